@@ -1,0 +1,67 @@
+"""Everything one does twice: `nox -s demo`, `test`, `lint`, `types`, `docs`, `bench`, `oldest`."""
+
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["test", "lint", "types", "docs"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+OLDEST = {"jax": "0.8.1", "jaxlib": "0.8.1", "equinox": "0.13.1", "einops": "0.8.0", "optax": "0.2.6"}
+
+
+def group(name: str) -> list[str]:
+    """Return a dependency group of the project."""
+    return nox.project.dependency_groups(PROJECT, name)
+
+
+@nox.session
+def test(session: nox.Session) -> None:
+    """Pass every test, doctest, example and README block against the built wheel."""
+    session.install(".", *group("test"))
+    session.run("pytest", *(session.posargs or ["-n", "2"]))
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """Pass the tests with the oldest supported versions."""
+    session.install(".", *group("test"), *(f"{name}=={version}" for name, version in OLDEST.items()))
+    session.run("pytest", *(session.posargs or ["-n", "2", "tests"]))
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Re-initialize two networks under five schemes on real digits; leave a table and a picture."""
+    session.install(".", *group("demo"))
+    session.run("python", "examples/demo.py", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types strictly."""
+    session.install(".", *group("types"))
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a broken link or a missing name fails."""
+    session.install(".", *group("docs"))
+    session.run("mkdocs", "build", "--strict", "--site-dir", str(Path(session.create_tmp()) / "site"))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure initax against its peers; write the table of the docs."""
+    session.install(".", *group("bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs)

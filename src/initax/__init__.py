@@ -1,0 +1,26 @@
+"""Weight initialization as model surgery for JAX."""
+
+from initax import schemes as schemes
+from initax._axes import Axes as Axes
+from initax._errors import AxesError as AxesError
+from initax._errors import InitaxError as InitaxError
+from initax._errors import InitaxWarning as InitaxWarning
+from initax._errors import KeyTypeError as KeyTypeError
+from initax._errors import ModelError as ModelError
+from initax._errors import PlanError as PlanError
+from initax._errors import RuleError as RuleError
+from initax._errors import SchemeError as SchemeError
+from initax._gain import gain as gain
+from initax._keys import parameter_key as parameter_key
+from initax._layer import Layer as Layer
+from initax._layer import Parameter as Parameter
+from initax._layer import register_layer as register_layer
+from initax._plan import Draw as Draw
+from initax._plan import Plan as Plan
+from initax._plan import plan as plan
+from initax._reinit import draw as draw
+from initax._reinit import layers as layers
+from initax._reinit import reinit as reinit
+from initax.schemes._scheme import Scheme as Scheme
+
+__version__ = "0.1.0"

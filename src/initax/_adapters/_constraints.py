@@ -1,0 +1,67 @@
+"""Preimages: from the effective weight a scheme draws to the arrays that a reparameterized layer stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+POWER_ITERATIONS = 50
+"""Equinox itself iterates 15 times at construction; a Gaussian matrix has a small spectral gap and wants more."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightNormPreimage:
+    """Weight norm stores a direction and a magnitude: `w = g * v / |v|` (Salimans & Kingma 2016, eq. 2).
+
+    Attributes:
+        magnitude_shape: shape of `g`: one along every axis the norm is taken over.
+    """
+
+    magnitude_shape: tuple[int, ...]
+
+    def __call__(self, effective: jax.Array) -> tuple[jax.Array, ...]:
+        """Return the direction and the magnitude.
+
+        Where the effective weight is zero its direction is arbitrary; a zero direction would divide zero by zero.
+        """
+        reduced = tuple(axis for axis, size in enumerate(self.magnitude_shape) if size == 1)
+        magnitude = jnp.sqrt(jnp.sum(jnp.abs(effective) ** 2, axis=reduced, keepdims=True))
+        return jnp.where(magnitude == 0, jnp.ones_like(effective), effective), magnitude
+
+
+@dataclass(frozen=True, slots=True)
+class SpectralNormPreimage:
+    """Spectral norm divides by the largest singular value, which it estimates with vectors `u` and `v` it keeps.
+
+    Attributes:
+        eps: the least norm a vector is divided by.
+        stacks: number of leading stack axes.
+    """
+
+    eps: float
+    stacks: int = 0
+
+    def __call__(self, effective: jax.Array) -> tuple[jax.Array, ...]:
+        """Return the weight and its leading singular vectors, so that the first call divides by the right value."""
+        vectors = self._leading
+        for _ in range(self.stacks):
+            vectors = jax.vmap(vectors)
+        return effective, *vectors(effective)
+
+    def _leading(self, effective: jax.Array) -> tuple[jax.Array, jax.Array]:
+        matrix = jnp.reshape(effective, (effective.shape[0], -1))
+
+        def step(_: int, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            left = self._unit(matrix @ pair[1])
+            return left, self._unit(matrix.T @ left)
+
+        # The row of largest norm is never orthogonal to the leading direction of a matrix that is not zero.
+        start = self._unit(matrix[jnp.argmax(jnp.sum(matrix**2, axis=1))])
+        start = jnp.where(jnp.sum(start**2) > 0, start, jnp.full_like(start, matrix.shape[1] ** -0.5))
+        return lax.fori_loop(0, POWER_ITERATIONS, step, (self._unit(matrix @ start), start))
+
+    def _unit(self, vector: jax.Array) -> jax.Array:
+        return vector / jnp.maximum(self.eps, jnp.sqrt(jnp.sum(vector**2)))

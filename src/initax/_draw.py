@@ -1,0 +1,230 @@
+"""A plan's rows → arrays.
+
+Rows are grouped by what has to be compiled: kernel, shape, type, sharding and constraint. Each group has one cached
+sampler, called once per row. A jit around the whole would compile for minutes; this compiles once per distinct row.
+Inside somebody else's jit a group becomes one `lax.map` instead, for the same reason.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from initax._keys import as_key, fold_paths, vmap_is_exact
+from initax.schemes._initializer import Kernel, drawing_dtype, real_dtype
+
+Preimage = Callable[[jax.Array], tuple[jax.Array, ...]]
+
+BUCKET = 64
+"""Rows of one bucket. Many small equal arrays cost more to dispatch than to draw, so they are drawn BUCKET at a time."""
+BUCKET_LEAST = 256
+"""Rows from which a bucket's longer compilation (0.5 s instead of 0.2 s) pays off."""
+BUCKET_ENTRIES = 16_384
+"""Entries above which drawing costs more than dispatching, and a bucket would only cost memory."""
+HANDS = 16
+"""Arrays one program gives back. XLA's compile time grows with the number of outputs, some 7 ms each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is compiled once: everything about a row that is not a number or a key."""
+
+    kernel: Kernel
+    shape: tuple[int, ...]
+    dtype: Any
+    sharding: jax.sharding.Sharding | None = None
+    preimage: Preimage | None = None
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...]) -> tuple[jax.Array, ...]:
+        """Return the array to store, and those that go with it, from one typed key."""
+        wide = drawing_dtype(self.dtype)
+        effective = self.kernel(key, numbers, self.shape, wide)
+        stored = (effective,) if self.preimage is None else self.preimage(effective)
+        return tuple(each.astype(self.dtype) for each in stored)
+
+    def numbers(self, values: tuple[float, ...]) -> tuple[Any, ...]:
+        """Return the run-time numbers in the type that scales the drawn array."""
+        scalar = np.dtype(jax.dtypes.canonicalize_dtype(real_dtype(self.dtype))).type
+        return tuple(scalar(value) for value in values)
+
+    @property
+    def entries(self) -> int:
+        """Number of entries of the array."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One array to be drawn, with the paths it and its companions are stored at."""
+
+    paths: tuple[str, ...]
+    program: Program
+    numbers: tuple[float, ...]
+
+
+def draw(jobs: Sequence[Job], key: Any) -> dict[str, jax.Array]:
+    """Return the array of each path.
+
+    Args:
+        jobs: what to draw.
+        key: the user's key; each job draws from `parameter_key(key, path)` of its first path.
+
+    Raises:
+        KeyTypeError: `key` is not one JAX key.
+    """
+    typed = as_key(key)
+    if not jobs:
+        return {}
+    keys = fold_paths(typed, [job.paths[0] for job in jobs])
+    groups: dict[Program, list[int]] = {}
+    for index, job in enumerate(jobs):
+        groups.setdefault(job.program, []).append(index)
+    if isinstance(keys, jax.core.Tracer):
+        drawn = ((index, made) for program, rows in groups.items() for index, made in _traced(program, rows, jobs, keys))
+    else:
+        drawn = _concrete(groups, jobs, keys)
+    found = dict(drawn)
+    return {
+        path: array for index, job in enumerate(jobs) for path, array in zip(job.paths, found[index], strict=True)
+    }
+
+
+def draw_one(program: Program, numbers: tuple[float, ...], key: Any) -> jax.Array:
+    """Return one array, drawn from the key itself."""
+    typed = as_key(key)
+    data = jax.random.key_data(typed)
+    return _run(program, str(jax.random.key_impl(typed)), data, program.numbers(numbers))[0]
+
+
+Drawn = Iterable[tuple[int, tuple[jax.Array, ...]]]
+
+
+def _concrete(groups: dict[Program, list[int]], jobs: Sequence[Job], keys: jax.Array) -> Drawn:
+    implementation = str(jax.random.key_impl(keys))
+    data = np.asarray(jax.random.key_data(keys))
+    on_cpu = _default_platform() == "cpu"
+    for program, rows in groups.items():
+        numbers = [program.numbers(jobs[row].numbers) for row in rows]
+        if on_cpu and _fits_bucket(program, len(rows), vmap_is_exact(keys)):
+            yield from zip(rows, _bucketed(program, implementation, data[rows], numbers), strict=True)
+        else:
+            for row, values in zip(rows, numbers, strict=True):
+                yield row, _run(program, implementation, data[row], values)
+
+
+def _traced(program: Program, rows: list[int], jobs: Sequence[Job], keys: jax.Array) -> Drawn:
+    if len(rows) == 1:
+        yield rows[0], program(keys[rows[0]], program.numbers(jobs[rows[0]].numbers))
+        return
+    columns = zip(*(program.numbers(jobs[row].numbers) for row in rows), strict=True)
+    stacked = tuple(jnp.asarray(np.array(column)) for column in columns)
+    many = lax.map(lambda each: program(each[0], each[1]), (keys[np.array(rows)], stacked))
+    for place, row in enumerate(rows):
+        yield row, tuple(lax.index_in_dim(each, place, keepdims=False) for each in many)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sampler(program: Program, implementation: str) -> Any:
+    def sample(data: jax.Array, numbers: tuple[Any, ...]) -> tuple[jax.Array, ...]:
+        return program(jax.random.wrap_key_data(data, impl=implementation), numbers)
+
+    return jax.jit(sample) if program.sharding is None else jax.jit(sample, out_shardings=program.sharding)
+
+
+def _run(program: Program, implementation: str, data: Any, numbers: tuple[Any, ...]) -> tuple[jax.Array, ...]:
+    if (type(program.kernel), _default_platform()) in _only_on_cpu:
+        return _on_cpu(program, implementation, data, numbers)
+    try:
+        return tuple(_sampler(program, implementation)(data, numbers))
+    except (NotImplementedError, jax.errors.JaxRuntimeError) as error:
+        if not _is_unsupported(error):
+            raise
+        _only_on_cpu.add((type(program.kernel), _default_platform()))
+        return _on_cpu(program, implementation, data, numbers)
+
+
+_only_on_cpu: set[tuple[type[Kernel], str]] = set()
+"""Kernels that a platform was found unable to run."""
+
+
+def _is_unsupported(error: Exception) -> bool:
+    return isinstance(error, NotImplementedError) or "UNIMPLEMENTED" in str(error)
+
+
+def _on_cpu(program: Program, implementation: str, data: Any, numbers: tuple[Any, ...]) -> tuple[jax.Array, ...]:
+    """Draw on the CPU and bring the result to where the parameter lives."""
+    alone = Program(program.kernel, program.shape, program.dtype, None, program.preimage)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        drawn = _sampler(alone, implementation)(np.asarray(data), numbers)
+    host = [np.asarray(each) for each in drawn]
+    if program.sharding is None:
+        return tuple(jnp.asarray(each) for each in host)
+    return tuple(jax.device_put(each, program.sharding) for each in host)
+
+
+def _default_platform() -> str:
+    device = jax.config.jax_default_device
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else str(device.platform)
+
+
+def _fits_bucket(program: Program, count: int, exact: bool) -> bool:
+    return (
+        count >= (BUCKET_LEAST if program.kernel.random else HANDS)
+        and program.entries <= BUCKET_ENTRIES
+        and program.kernel.elementwise
+        and program.sharding is None
+        and program.preimage is None
+        and (exact or not program.kernel.random)
+    )
+
+
+def _bucketed(
+    program: Program, implementation: str, data: np.ndarray, numbers: list[tuple[Any, ...]]
+) -> Iterable[tuple[jax.Array, ...]]:
+    count = len(data)
+    width = BUCKET if program.kernel.random else HANDS
+    whole = -(-count // width) * width
+    places = np.minimum(np.arange(whole), count - 1)  # the last bucket is filled up with repeats, which are dropped
+    columns = tuple(np.array(column)[places] for column in zip(*numbers, strict=True))
+    made: list[jax.Array] = []
+    for start in range(0, whole, width):
+        rows = slice(start, start + width)
+        values = tuple(column[rows] for column in columns)
+        if program.kernel.random:
+            stack = _stack(program, implementation)(data[places[rows]], values)
+            for first in range(0, width, HANDS):
+                made += _unstack(stack, np.int32(first))
+        else:
+            made += _fill(program)(values)
+    return ((array,) for array in made[:count])
+
+
+@functools.lru_cache(maxsize=256)
+def _stack(program: Program, implementation: str) -> Any:
+    def sample(data: jax.Array, numbers: tuple[Any, ...]) -> jax.Array:
+        return program(jax.random.wrap_key_data(data, impl=implementation), numbers)[0]
+
+    return jax.jit(jax.vmap(sample))
+
+
+@jax.jit
+def _unstack(stack: jax.Array, first: jax.Array) -> list[jax.Array]:
+    return [lax.dynamic_index_in_dim(stack, first + place, keepdims=False) for place in range(HANDS)]
+
+
+@functools.lru_cache(maxsize=256)
+def _fill(program: Program) -> Any:
+    def fill(numbers: tuple[Any, ...]) -> list[jax.Array]:
+        unused = jax.random.key(0)
+        return [program(unused, tuple(column[place] for column in numbers))[0] for place in range(HANDS)]
+
+    return jax.jit(fill)

@@ -1,0 +1,69 @@
+"""The exceptions initax raises, and the one builder of their messages.
+
+Every message reads in the same order: what failed, the value that was seen, what exists instead (nearest first),
+and a line to paste.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InitaxError(Exception):
+    """Base class of everything initax raises on purpose."""
+
+
+class AxesError(InitaxError, ValueError):
+    """An axis pattern is malformed, or does not fit the array it is meant for."""
+
+
+class KeyTypeError(InitaxError, TypeError):
+    """What was passed as a random key is not one JAX key."""
+
+
+class SchemeError(InitaxError, ValueError):
+    """A scheme is unknown, has wrong arguments, or cannot serve the parameter it was chosen for."""
+
+
+class RuleError(InitaxError, ValueError):
+    """The rules are malformed, select nothing, or leave something uncovered that must be covered."""
+
+
+class ModelError(InitaxError, ValueError):
+    """There is nothing in the model that initax knows how to initialize."""
+
+
+class PlanError(InitaxError, ValueError):
+    """A stored plan does not fit the model it is applied to, or cannot be stored."""
+
+
+class InitaxWarning(UserWarning):
+    """Something was decided that the user may not have meant; the plan shows it too."""
+
+
+def message(head: str, *lines: str) -> str:
+    """Return one error text: the failure, then one indented line per fact. Empty lines are dropped."""
+    return "\n".join([head, *(f"  {line}" for line in lines if line)])
+
+
+def nearest(name: str, options: Iterable[str], count: int = 3) -> list[str]:
+    """Return the options that look most like `name`, best first, ignoring case."""
+    folded: dict[str, str] = {}
+    for option in options:
+        folded.setdefault(option.lower(), option)
+    found = difflib.get_close_matches(name.lower(), folded, n=count, cutoff=0.6)
+    return [folded[each] for each in found]
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return a `did you mean ...` line, or nothing where no option is near."""
+    found = nearest(name, options)
+    return "did you mean " + " or ".join(f'"{each}"' for each in found) + "?" if found else ""
+
+
+def listing(items: Iterable[str], limit: int = 12) -> str:
+    """Return the items joined by commas, cut after `limit` with the count of the rest."""
+    every = list(items)
+    shown = ", ".join(every[:limit])
+    return f"{shown}, … ({len(every) - limit} more)" if len(every) > limit else shown

@@ -1,0 +1,110 @@
+"""The exact gain of an activation: the factor that keeps the second moment of a signal at one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initax._errors import SchemeError, did_you_mean, listing, message
+
+REACH = 12
+NODES_PER_PANEL = 24
+"""Gauss-Legendre nodes on each panel of unit length in [-12, 12]: kinks at whole numbers (relu, relu6, hard_tanh,
+hard_sigmoid, celu, …) fall on panel borders, where they cost no accuracy; plain Gauss-Hermite is 0.65 % off for relu."""
+
+
+def gain(activation: str | Callable[[Any], Any]) -> float:
+    """Return the exact gain of an activation, `1 / sqrt(E[phi(z)^2])` for standard normal `z`.
+
+    A layer of unit-variance pre-activations followed by `activation` and a weight of standard deviation
+    `gain / sqrt(fan_in)` has unit-variance pre-activations again (He et al. 2015, eq. 10, for any activation).
+    PyTorch's table agrees for relu and leaky_relu and differs for tanh (5/3 there, 1.5925 exactly), sigmoid (1 there,
+    1.8462 exactly) and selu (3/4 there, 1 exactly).
+
+    Args:
+        activation: a function of one array, or the name of one: `"relu"`, `"tanh"`, any in `jax.nn`.
+
+    Returns:
+        The gain; it multiplies a standard deviation.
+
+    Raises:
+        SchemeError: no activation has that name, or the function is not a finite elementwise one.
+
+    Example:
+        >>> round(gain("relu"), 6), round(gain("tanh"), 6)
+        (1.414214, 1.592537)
+
+    References:
+        He et al. 2015, arXiv 1502.01852, eq. 10.
+    """
+    function = named_activation(activation) if isinstance(activation, str) else activation
+    if not callable(function):
+        raise SchemeError(message(f"gain takes an activation or its name, not {activation!r}.", 'ix.gain("relu")'))
+    return _gain(function)
+
+
+@functools.lru_cache(maxsize=256)
+def _gain(function: Callable[[Any], Any]) -> float:
+    nodes, weights = _quadrature()
+    name = getattr(function, "__name__", repr(function))
+    try:
+        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+            values = np.asarray(function(jnp.asarray(nodes)), dtype=np.float64)
+    except Exception as error:
+        raise SchemeError(
+            message(f"the activation {name} can't be applied to an array of reals: {error}".split("\n")[0])
+        ) from error
+    if values.shape != nodes.shape:
+        raise SchemeError(message(f"the activation {name} is not elementwise: {nodes.shape} became {values.shape}."))
+    moment = float(np.sum(weights * values**2))
+    if not (np.isfinite(moment) and moment > 0):
+        raise SchemeError(message(f"the activation {name} has second moment {moment}; its gain is not defined."))
+    return float(moment**-0.5)
+
+
+@functools.cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    panel, panel_weights = np.polynomial.legendre.leggauss(NODES_PER_PANEL)
+    starts = np.arange(-REACH, REACH)
+    nodes = (starts[:, None] + (panel + 1) / 2).ravel()
+    weights = np.tile(panel_weights / 2, len(starts)) * np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi)
+    return nodes, weights
+
+
+def named_activation(name: str) -> Callable[[Any], Any]:
+    """Return the activation of that name: `linear`, `sin`, or a function of `jax.nn`.
+
+    Raises:
+        SchemeError: there is none.
+    """
+    table = _activations()
+    if name not in table:
+        raise SchemeError(
+            message(
+                f'no activation is called "{name}".',
+                f"activations: {listing(sorted(table), limit=40)}",
+                did_you_mean(name, table),
+            )
+        )
+    return table[name]
+
+
+@functools.cache
+def _activations() -> dict[str, Callable[[Any], Any]]:
+    names = (
+        "celu elu gelu hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu log_sigmoid mish relu relu6 selu sigmoid "
+        "silu soft_sign softplus sparse_plus sparse_sigmoid squareplus swish tanh"
+    ).split()
+    table: dict[str, Callable[[Any], Any]] = {
+        name: getattr(jax.nn, name) for name in names if hasattr(jax.nn, name)
+    }
+    return table | {"linear": _identity, "identity": _identity, "sin": jnp.sin, "exp": jnp.exp}
+
+
+def _identity(x: Any) -> Any:
+    return x

@@ -1,0 +1,128 @@
+"""One random key per parameter path.
+
+A parameter's key depends on the user's key and the parameter's path and on nothing else: not on other layers, on the
+order of traversal, on devices or on jit. That is what makes a draw reproducible when the model around it changes.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from initax._errors import KeyTypeError, message
+
+
+def parameter_key(key: jax.Array, path: str) -> jax.Array:
+    """Return the key from which the parameter at `path` is drawn.
+
+    The path's 64-bit BLAKE2b digest is folded into the key, 32 bits at a time, so that ten thousand parameters share a
+    key with probability below 1e-11.
+
+    Args:
+        key: a JAX key, typed (`jax.random.key`) or legacy (`jax.random.PRNGKey`).
+        path: the parameter's dotted path, `"blocks.0.attn.query_proj.weight"`.
+
+    Returns:
+        A key of the same kind as `key`.
+
+    Raises:
+        KeyTypeError: `key` is not one JAX key.
+
+    Example:
+        >>> import jax
+        >>> key = parameter_key(jax.random.key(0), "layers.0.weight")
+        >>> jax.random.normal(key, (2, 3)).shape
+        (2, 3)
+    """
+    typed = as_key(key)
+    high, low = path_words(path)
+    folded = jax.random.fold_in(jax.random.fold_in(typed, high), low)
+    return folded if is_typed(key) else jax.random.key_data(folded)
+
+
+@functools.lru_cache(maxsize=65536)
+def path_words(path: str) -> tuple[np.uint32, np.uint32]:
+    """Return the two 32-bit words that stand for a path."""
+    digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
+    high, low = np.frombuffer(digest, dtype=">u4").astype(np.uint32)
+    return high, low
+
+
+def is_typed(key: Any) -> bool:
+    """Whether `key` is a typed key array."""
+    return isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+
+
+def as_key(key: Any) -> jax.Array:
+    """Return `key` as one typed key.
+
+    Raises:
+        KeyTypeError: `key` is a seed, a batch of keys, or no key at all.
+    """
+    if is_typed(key):
+        return _single(key, key.shape, ())
+    if isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32:
+        # The trailing axis of a legacy key is its data; how long it is depends on the default implementation.
+        array = _single(key, key.shape, _legacy_shape(str(jax.config.jax_default_prng_impl)))
+        return jax.random.wrap_key_data(jnp.asarray(array))
+    seed = isinstance(key, int | np.integer) and not isinstance(key, bool)
+    raise KeyTypeError(
+        message(
+            f"key must be a JAX random key, not {_describe(key)}.",
+            f"write jax.random.key({key})" if seed else "write jax.random.key(0)",
+        )
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _legacy_shape(implementation: str) -> tuple[int, ...]:
+    return tuple(jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=implementation))).shape)
+
+
+def _single(key: Any, shape: tuple[int, ...], expected: tuple[int, ...]) -> Any:
+    if tuple(shape) == expected:
+        return key
+    raise KeyTypeError(
+        message(
+            f"key must be one key, not an array of keys of shape {tuple(shape)}.",
+            "for an ensemble write jax.vmap(lambda key: ix.reinit(model, rules, key))(keys)",
+        )
+    )
+
+
+def _describe(key: Any) -> str:
+    if isinstance(key, jax.Array | np.ndarray):
+        return f"an array of shape {key.shape} and type {key.dtype}"
+    return f"{key!r} ({type(key).__name__})"
+
+
+def fold_paths(key: jax.Array, paths: Sequence[str]) -> jax.Array:
+    """Return one typed key per path, stacked, equal to `parameter_key(key, path)` for each.
+
+    One compiled program serves every count up to the next power of two.
+    """
+    words = np.array([path_words(path) for path in paths], dtype=np.uint32)
+    padded = np.zeros((1 << max(len(paths) - 1, 0).bit_length(), 2), dtype=np.uint32)
+    padded[: len(paths)] = words
+    return _fold(key, padded)
+
+
+@jax.jit
+def _fold(key: jax.Array, words: jax.Array) -> jax.Array:
+    def one(pair: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1])
+
+    # Only threefry promises equal bits under vmap.
+    return jax.vmap(one)(words) if vmap_is_exact(key) else lax.map(one, words)
+
+
+def vmap_is_exact(key: jax.Array) -> bool:
+    """Whether draws under `vmap` over keys equal the single draws bit for bit."""
+    return str(jax.random.key_impl(key)).startswith("threefry") or "fry" in str(key.dtype)

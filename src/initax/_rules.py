@@ -1,0 +1,217 @@
+"""Rules: selectors and the schemes they choose. The last rule that matches a layer wins."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from initax._errors import RuleError, SchemeError, listing, message, nearest
+from initax._layer import Layer
+from initax.schemes._scheme import Scheme, as_scheme
+
+EVERY = "*"
+KEEP = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One selector and its scheme.
+
+    Attributes:
+        selector: as the user wrote it.
+        text: how it is shown.
+        scheme: what it draws; `None` keeps the layer.
+        matches: whether it selects a layer.
+    """
+
+    selector: Any
+    text: str
+    scheme: Scheme | None
+    matches: Callable[[Layer], bool]
+
+
+def read_rules(rules: Any) -> tuple[Rule, ...]:
+    """Return a rule map as rules, in order.
+
+    Raises:
+        RuleError: it is no mapping, or a selector is of no known kind.
+        SchemeError: a scheme is unknown or malformed.
+    """
+    if not isinstance(rules, Mapping):
+        raise RuleError(_no_mapping(rules))
+    return tuple(_read(selector, scheme) for selector, scheme in rules.items())
+
+
+def _no_mapping(rules: Any) -> str:
+    head = f"rules must be a mapping from selectors to schemes, not {rules!r} ({type(rules).__name__})."
+    if isinstance(rules, str):
+        return message(head, f'for every layer write {{"*": "{rules}"}}')
+    if isinstance(rules, Sequence) and all(isinstance(each, Sequence) and len(each) == 2 for each in rules):
+        return message(head, "write dict(rules)")
+    return message(head, 'write {"Linear": "he_normal"}, or {"*": "he_normal"} for every layer')
+
+
+def _read(selector: Any, value: Any) -> Rule:
+    text, matches = _selector(selector)
+    try:
+        scheme = None if value is None else as_scheme(value)
+    except SchemeError as error:
+        raise type(error)(f'rule "{text}": {error}') from None
+    return Rule(selector, text, scheme, matches)
+
+
+def _selector(selector: Any) -> tuple[str, Callable[[Layer], bool]]:
+    if isinstance(selector, type):
+        return selector.__qualname__, lambda layer: issubclass(layer.cls, selector)
+    if isinstance(selector, str) and selector.strip():
+        tokens = tuple(selector.split())
+        return selector, functools.partial(_matches_tokens, tokens)
+    if callable(selector):
+        name = getattr(selector, "__qualname__", repr(selector)).replace("<locals>.", "")
+        return name, lambda layer: bool(selector(layer))
+    raise RuleError(
+        message(
+            f"a selector can't be {selector!r} ({type(selector).__name__}).",
+            'it is a class (eqx.nn.Linear), a name ("Linear"), a path ("layers.*.attn"), names in sequence for nesting',
+            '("MultiheadAttention Linear"), or a function of a layer',
+        )
+    )
+
+
+def _matches_tokens(tokens: tuple[str, ...], layer: Layer) -> bool:
+    if not _matches_one(tokens[-1], layer.path, layer.cls, layer.kind):
+        return False
+    around = iter(layer.ancestors)
+    return all(any(_matches_one(token, each.path, each.cls, "") for each in around) for token in tokens[:-1])
+
+
+def _matches_one(token: str, path: str, cls: type, kind: str) -> bool:
+    if token == EVERY:
+        return True
+    if "." in token or "*" in token or "?" in token or "[" in token:
+        return _glob(token).fullmatch(path) is not None
+    return token in (kind, path) or token in _class_names(cls)
+
+
+@functools.lru_cache(maxsize=4096)
+def _class_names(cls: type) -> frozenset[str]:
+    return frozenset(base.__name__ for base in cls.__mro__ if base is not object)
+
+
+@functools.lru_cache(maxsize=1024)
+def _glob(pattern: str) -> re.Pattern[str]:
+    """Compile a path glob: `*` and `?` stay within one part of the path, `**` crosses dots."""
+    parts: list[str] = []
+    for token in re.findall(r"\*\*\.|\.\*\*$|\*\*|\*|\?|\[[^\]]*\]|.", pattern):
+        match token:
+            case "**.":
+                parts.append(r"(?:.*\.)?")
+            case ".**":
+                parts.append(r"\..*")
+            case "**":
+                parts.append(".*")
+            case "*":
+                parts.append(r"[^.]*")
+            case "?":
+                parts.append(r"[^.]")
+            case _ if token.startswith("["):
+                parts.append("[" + token[1:-1].replace("!", "^", 1) + "]" if len(token) > 2 else re.escape(token))
+            case _:
+                parts.append(re.escape(token))
+    return re.compile("".join(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """Which rule decides each layer.
+
+    Attributes:
+        winners: the deciding rule of each layer, `None` where no rule selects it.
+        shadowed: rules that select layers and decide none, with the rules that do.
+    """
+
+    winners: tuple[Rule | None, ...]
+    shadowed: tuple[tuple[Rule, tuple[Rule, ...]], ...]
+
+
+def match(rules: Sequence[Rule], layers: Sequence[Layer], aliases: Mapping[str, str]) -> Matching:
+    """Return which rule decides each layer: the last one that matches.
+
+    Args:
+        rules: the rules, in order.
+        layers: the layers.
+        aliases: path at which a layer is reached again → path at which it is listed.
+
+    Raises:
+        RuleError: a rule selects no layer, or a predicate fails.
+    """
+    winners: list[Rule | None] = [None] * len(layers)
+    selected: dict[int, list[int]] = {}
+    for place, rule in enumerate(rules):
+        found = [index for index, layer in enumerate(layers) if _applies(rule, layer)]
+        if not found:
+            raise RuleError(_unmatched(rule, layers, aliases))
+        selected[place] = found
+        for index in found:
+            winners[index] = rule
+    shadowed = []
+    for place, rule in enumerate(rules):
+        deciding = [winners[index] for index in selected[place]]
+        if all(winner is not rule for winner in deciding):
+            unique = {id(winner): winner for winner in deciding if winner is not None}
+            shadowed.append((rule, tuple(unique.values())))
+    return Matching(tuple(winners), tuple(shadowed))
+
+
+def _applies(rule: Rule, layer: Layer) -> bool:
+    try:
+        return rule.matches(layer)
+    except Exception as error:
+        raise RuleError(
+            message(
+                f"the selector {rule.text} failed on layer \"{layer.path}\": {type(error).__name__}: {error}",
+                "a selector function takes an ix.Layer and returns whether it is selected",
+            )
+        ) from error
+
+
+def _unmatched(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str]) -> str:
+    head = f'selector "{rule.text}" matches no layer.'
+    kinds = Counter(layer.cls.__name__ for layer in layers)
+    have = "layers: " + listing(f"{name} ({count})" for name, count in kinds.items())
+    if not isinstance(rule.selector, str | type):
+        return message(head, have)
+    wanted = rule.selector.__name__ if isinstance(rule.selector, type) else rule.text
+    for parameter in (each for layer in layers for each in layer.parameters):
+        if wanted == parameter.path:
+            owner = parameter.path.removesuffix(parameter.name).removesuffix(".") or EVERY
+            role = parameter.role or "weight"
+            line = f'{{"{owner}": ix.Scheme(weight=None, {role}=...)}}' if role == "bias" else f'{{"{owner}": ...}}'
+            return message(head, f'"{wanted}" is a parameter of layer "{owner}"; select the layer: {line}')
+    if wanted in aliases:
+        return message(head, f'"{wanted}" is tied to "{aliases[wanted]}", which owns it; write "{aliases[wanted]}"')
+    inside = [
+        layer for layer in layers if any(_matches_one(wanted, each.path, each.cls, "") for each in layer.ancestors)
+    ]
+    if inside:
+        holders = {each.path for layer in inside for each in layer.ancestors}
+        line = f'"{wanted}.**"' if wanted in holders else f'"{wanted} *"'
+        count = f"{len(inside)} layer" + ("s" if len(inside) > 1 else "")
+        return message(head, f'"{wanted}" holds {count} but owns no array itself; for all of them write {line}')
+    suggestions = nearest(wanted, _words(layers))
+    near = "did you mean " + " or ".join(f'"{each}"' for each in suggestions) + "?" if suggestions else ""
+    return message(head, have, near)
+
+
+def _words(layers: Sequence[Layer]) -> Iterable[str]:
+    for layer in layers:
+        yield layer.cls.__name__
+        yield layer.kind
+        yield layer.path
+        for each in layer.ancestors:
+            yield each.cls.__name__
+            yield each.path

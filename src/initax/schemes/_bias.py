@@ -1,0 +1,67 @@
+"""Initializers for biases: log-odds of a prior, and the forget gate of an LSTM."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from initax._axes import Axes
+from initax._errors import SchemeError, listing, message
+from initax._layer import Layer, Parameter
+from initax.schemes._distributions import Constant
+from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, where
+
+
+@dataclass(frozen=True, slots=True)
+class Prior(Initializer):
+    """The log-odds of `p`, so that a sigmoid output starts at `p`."""
+
+    p: float = 0.01
+    fits_bias: ClassVar[bool] = True
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        return Constant("constant", (), math.log(self.p / (1 - self.p))).recipe(parameter, layer)
+
+
+@dataclass(frozen=True, slots=True)
+class GateKernel(Kernel):
+    """Zero but for one entry along the gate axis."""
+
+    axes: Axes
+    gate: int
+    elementwise: ClassVar[bool] = False
+    random: ClassVar[bool] = False
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        axis = self.axes.names.index("gate")
+        at_gate = (slice(None),) * axis + (self.gate,)
+        split = jnp.zeros(self.axes.split, dtype).at[at_gate].set(jnp.asarray(numbers[0]).astype(dtype))
+        return jnp.reshape(split, shape)
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetGate(Initializer):
+    """`value` for the forget gate, zero for the others."""
+
+    value: float = 1.0
+    fits_bias: ClassVar[bool] = True
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        if "forget" not in parameter.gates:
+            gates = f"its gates: {listing(parameter.gates)}" if parameter.gates else "it has no gates"
+            raise SchemeError(
+                message(
+                    f"forget_gate needs a forget gate; {where(parameter)} of {layer.cls.__name__} has none.",
+                    gates,
+                    'select the LSTM cells alone: {"LSTMCell": ...}',
+                )
+            )
+        kernel = GateKernel(known_axes(self.name, parameter), parameter.gates.index("forget"))
+        return Recipe(kernel, (self.value,), 0.0)

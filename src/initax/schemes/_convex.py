@@ -1,0 +1,118 @@
+"""Log-normal weights and a negative bias for input-convex networks (Hoedt & Klambauer 2023)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from initax._layer import Layer, Parameter
+from initax.schemes._distributions import Constant, Normal
+from initax.schemes._initializer import Initializer, Kernel, Recipe, fans_of, positive_fan, refuse_complex
+
+
+@dataclass(frozen=True, slots=True)
+class LogNormalKernel(Kernel):
+    """The exponential of a normal with mean `numbers[0]` and standard deviation `numbers[1]`."""
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        return jnp.exp(numbers[0] + numbers[1] * jax.random.normal(key, shape, dtype))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoedtConstants:
+    """Moments of weights and bias for one fan_in.
+
+    Attributes:
+        weight_mean: mean of a weight.
+        weight_var: variance of a weight.
+        log_mean: mean of its logarithm.
+        log_std: standard deviation of its logarithm.
+        bias_mean: mean of the bias, negative.
+        bias_std: standard deviation of the bias.
+    """
+
+    weight_mean: float
+    weight_var: float
+    log_mean: float
+    log_std: float
+    bias_mean: float
+    bias_std: float
+
+
+def hoedt_constants(
+    fan_in: float, variance: float = 1.0, correlation: float = 0.5, alpha: float = 0.0, bias_noise: float = 0.0
+) -> HoedtConstants:
+    """Return the moments that keep mean, variance and correlation through one positive-weight ReLU layer.
+
+    Args:
+        fan_in: inputs of one output.
+        variance: target variance of the pre-activations.
+        correlation: target correlation between them.
+        alpha: slope of a leaky ReLU; as in the authors' code it rescales the weight variance only.
+        bias_noise: share of the variance given to a random bias.
+
+    Example:
+        >>> constants = hoedt_constants(64)
+        >>> round(constants.log_std, 5), round(constants.bias_mean, 5)
+        (1.73075, -0.73229)
+
+    References:
+        Hoedt & Klambauer 2023, "Principled Weight Initialisation for Input-Convex Neural Networks", NeurIPS,
+        arXiv 2312.12474; the bias has the sign of the authors' code.
+    """
+    mix = math.sqrt(1 - correlation**2) + correlation * math.acos(-correlation)
+    shared = fan_in * (math.pi - fan_in + (fan_in - 1) * mix) / (2 * math.pi)
+    mean_square = correlation / shared
+    weight_var = 2 * (1 - correlation) / fan_in / (1 + alpha**2) * (1 - bias_noise)
+    second_moment = mean_square + weight_var
+    return HoedtConstants(
+        weight_mean=math.sqrt(mean_square),
+        weight_var=weight_var,
+        log_mean=math.log(mean_square) - math.log(second_moment) / 2,
+        log_std=math.sqrt(math.log(1 + weight_var / mean_square)),
+        bias_mean=-fan_in * math.sqrt(mean_square) * math.sqrt(variance / (2 * math.pi)),
+        bias_std=math.sqrt(bias_noise * (1 - correlation) * variance),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Hoedt(Initializer):
+    variance: float = 1.0
+    correlation: float = 0.5
+    alpha: float = 0.0
+    bias_noise: float = 0.0
+    fans: str = "nominal"
+
+    def _constants(self, parameter: Parameter) -> HoedtConstants:
+        refuse_complex("hoedt", parameter, "input-convex networks have real weights")
+        fan_in = positive_fan("hoedt", parameter, "fan_in", fans_of("hoedt", parameter, self.fans)[0])
+        return hoedt_constants(fan_in, self.variance, self.correlation, self.alpha, self.bias_noise)
+
+
+@dataclass(frozen=True, slots=True)
+class HoedtWeight(_Hoedt):
+    """Log-normal weights, all positive."""
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        constants = self._constants(parameter)
+        return Recipe(LogNormalKernel(), (constants.log_mean, constants.log_std), math.sqrt(constants.weight_var))
+
+
+@dataclass(frozen=True, slots=True)
+class HoedtBias(_Hoedt):
+    """The negative bias that takes the positive weights' mean off again."""
+
+    fits_bias: ClassVar[bool] = True
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        constants = self._constants(parameter)
+        if constants.bias_std == 0:
+            return Constant("constant", (), constants.bias_mean).recipe(parameter, layer)
+        return Normal("normal", (), constants.bias_std, constants.bias_mean).recipe(parameter, layer)

@@ -1,0 +1,181 @@
+"""Element-wise initializers: constants, and distributions with a given scale.
+
+Each draws a unit variate with JAX's own sampler and scales it by a run-time number, so results equal those of
+`jax.nn.initializers` bit for bit. XLA would merge the scale with the constant inside `jax.random.normal` and change the
+last bit between eager and jitted runs; a barrier keeps them equal.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from initax._layer import Layer, Parameter
+from initax.schemes._initializer import Initializer, Kernel, Recipe, is_complex, real_dtype, refuse_complex
+
+
+@dataclass(frozen=True, slots=True)
+class Full(Kernel):
+    """Every entry the same number."""
+
+    random: ClassVar[bool] = False
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        return jnp.full(shape, jnp.asarray(numbers[0]).astype(dtype), dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class NormalKernel(Kernel):
+    """Normal, real or circular complex; numbers are the standard deviation and, if not zero, the mean."""
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        return _affine(lax.optimization_barrier(jax.random.normal(key, shape, dtype)), numbers, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class TruncatedNormalKernel(Kernel):
+    """Standard normal cut at `lower` and `upper`, scaled afterwards."""
+
+    lower: float = -2.0
+    upper: float = 2.0
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        return _affine(jax.random.truncated_normal(key, self.lower, self.upper, shape, dtype), numbers, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class ComplexTruncatedNormalKernel(Kernel):
+    """Circular complex normal with its modulus cut at `upper`, by inversion of the modulus' distribution."""
+
+    upper: float = 2.0
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        real = real_dtype(dtype)
+        for_modulus, for_phase = jax.random.split(key)
+        inside = jax.random.uniform(for_modulus, shape, real) * (1 - math.exp(-(self.upper**2)))
+        phase = 2 * np.pi * jax.random.uniform(for_phase, shape, real)
+        modulus = jnp.sqrt(-jnp.log1p(-inside)) * numbers[0]
+        return lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
+
+
+@dataclass(frozen=True, slots=True)
+class UniformKernel(Kernel):
+    """Uniform between `lower` and 1, scaled afterwards; complex entries have independent uniform parts."""
+
+    lower: float = -1.0
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        if not is_complex(dtype):
+            return jax.random.uniform(key, shape, dtype, self.lower) * numbers[0]
+        parts = [jax.random.uniform(each, shape, real_dtype(dtype), self.lower) for each in jax.random.split(key)]
+        return lax.complex(*parts) * numbers[0]
+
+
+@dataclass(frozen=True, slots=True)
+class DiskKernel(Kernel):
+    """Uniform on a complex disk of unit variance, scaled afterwards: what `jax.nn.initializers` calls uniform."""
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        for_modulus, for_phase = jax.random.split(key)
+        modulus = jnp.sqrt(2 * jax.random.uniform(for_modulus, shape, real_dtype(dtype))) * numbers[0]
+        phase = 2 * np.pi * jax.random.uniform(for_phase, shape, real_dtype(dtype))
+        return lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
+
+
+def _affine(unit: jax.Array, numbers: tuple[Any, ...], dtype: Any) -> jax.Array:
+    scaled = unit * jnp.asarray(numbers[0], dtype)
+    return scaled + jnp.asarray(numbers[1], dtype) if len(numbers) > 1 else scaled
+
+
+@dataclass(frozen=True, slots=True)
+class Constant(Initializer):
+    """Every entry `value`."""
+
+    value: float = 0.0
+    fits_bias: ClassVar[bool] = True
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        return Recipe(Full(), (self.value,), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Normal(Initializer):
+    """Normal with a given standard deviation and mean."""
+
+    stddev: float = 0.01
+    mean: float = 0.0
+    fits_bias: ClassVar[bool] = True
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        return Recipe(NormalKernel(), _with_mean(self.stddev, self.mean), self.stddev)
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform(Initializer):
+    """Uniform between zero and `scale`, as JAX has it."""
+
+    scale: float = 0.01
+    fits_bias: ClassVar[bool] = True
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        refuse_complex("uniform", parameter, 'a uniform disk is ("variance_scaling", {"distribution": "uniform", ...})')
+        return Recipe(UniformKernel(0.0), (self.scale,), abs(self.scale) / math.sqrt(12))
+
+
+@dataclass(frozen=True, slots=True)
+class TruncatedNormal(Initializer):
+    """Normal cut at bounds in units of `stddev`, which is the standard deviation before the cut."""
+
+    stddev: float = 0.01
+    mean: float = 0.0
+    lower: float = -2.0
+    upper: float = 2.0
+    fits_bias: ClassVar[bool] = True
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        refuse_complex(
+            "truncated_normal",
+            parameter,
+            'a cut modulus is ("variance_scaling", {"distribution": "truncated_normal", ...})',
+        )
+        kernel = TruncatedNormalKernel(self.lower, self.upper)
+        return Recipe(kernel, _with_mean(self.stddev, self.mean), self.stddev * truncated_std(self.lower, self.upper))
+
+
+def _with_mean(stddev: float, mean: float) -> tuple[float, ...]:
+    return (stddev,) if mean == 0.0 else (stddev, mean)
+
+
+def truncated_std(lower: float, upper: float) -> float:
+    """Return the standard deviation of a standard normal cut at `lower` and `upper`.
+
+    Example:
+        >>> round(truncated_std(-2.0, 2.0), 10)
+        0.879625661
+    """
+
+    def density(x: float) -> float:
+        return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+    def edge(x: float) -> float:
+        return 0.0 if math.isinf(x) else x * density(x)
+
+    mass = (math.erf(upper / math.sqrt(2)) - math.erf(lower / math.sqrt(2))) / 2
+    mean = (density(lower) - density(upper)) / mass
+    return math.sqrt(1 + (edge(lower) - edge(upper)) / mass - mean**2)

@@ -1,0 +1,240 @@
+"""What an initializer is: a decision about one parameter that becomes a recipe, a kernel and its numbers.
+
+An `Initializer` looks at a parameter and its layer and answers with a `Recipe`. The recipe's kernel is all that gets
+compiled; its numbers are run-time arguments. So `he_normal`, `glorot_normal` and `lecun_normal` share one compiled
+program per shape and type, whatever the fans.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initax._axes import Axes
+from initax._errors import SchemeError, message
+from initax._gain import gain as exact_gain
+from initax._layer import Layer, Parameter
+
+Fans = Literal["nominal", "effective"]
+Args = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What is compiled: `(key, numbers, shape, dtype) -> array`. Two equal kernels share one program.
+
+    Attributes:
+        elementwise: each entry depends on the key and its own index only, so equal shapes may be drawn in one bucket.
+        random: whether the key is used.
+    """
+
+    elementwise: ClassVar[bool] = True
+    random: ClassVar[bool] = True
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array, in the stored layout."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one parameter is drawn.
+
+    Attributes:
+        kernel: what is compiled.
+        numbers: its run-time numbers: a standard deviation, a bound, a value.
+        std: standard deviation one entry is expected to have, over draws; `None` where it is not known.
+    """
+
+    kernel: Kernel
+    numbers: tuple[float, ...]
+    std: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Initializer:
+    """How the parameters of one role are drawn.
+
+    Attributes:
+        name: what a rule calls it.
+        args: the arguments that differ from the defaults, as pairs.
+    """
+
+    name: str
+    args: Args
+
+    fits_bias: ClassVar[bool] = False
+    """Whether it means something for a bias: it needs no axes."""
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter.
+
+        Raises:
+            SchemeError: the parameter's shape, type or axes can't be served.
+        """
+        raise NotImplementedError
+
+    def spec(self) -> Any:
+        """Return what JSON keeps of it: its name, or its name and arguments."""
+        return self.name if not self.args else [self.name, dict(self.args)]
+
+    def __str__(self) -> str:
+        """Return it as one would call it."""
+        inside = ", ".join(f"{name}={_shown(value)}" for name, value in self.args)
+        return f"{self.name}({inside})" if inside else self.name
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)
+
+
+def changed(**arguments: tuple[Any, Any]) -> Args:
+    """Return the arguments that differ from their defaults; each is given as `(value, default)`."""
+    return tuple((name, value) for name, (value, default) in arguments.items() if value != default)
+
+
+def drawing_dtype(dtype: Any) -> Any:
+    """Return the type to draw in: float32 for every narrower float, the type itself otherwise.
+
+    Drawn in bfloat16 a normal has 128 distinct values and no tail past 2.9 standard deviations.
+    """
+    narrow = jnp.issubdtype(dtype, np.floating) and jnp.finfo(dtype).bits < 32
+    return np.dtype(np.float32) if narrow else dtype
+
+
+def real_dtype(dtype: Any) -> Any:
+    """Return the real type of the numbers that scale an array of type `dtype`."""
+    return jnp.finfo(drawing_dtype(dtype)).dtype
+
+
+def is_complex(dtype: Any) -> bool:
+    """Whether entries are complex."""
+    return bool(jnp.issubdtype(dtype, np.complexfloating))
+
+
+def number(scheme: str, name: str, value: Any, *, least: float = -math.inf, most: float = math.inf) -> float:
+    """Return an argument as a Python float.
+
+    Raises:
+        SchemeError: it is traced, no number, or out of range.
+    """
+    if isinstance(value, jax.core.Tracer):
+        raise SchemeError(
+            message(
+                f"{scheme}: {name} is a traced value ({value.aval.str_short()}).",
+                "a plan is made of numbers known before anything runs",
+                f"pass a Python number, or mark the argument static: jax.jit(..., static_argnames=\"{name}\")",
+            )
+        )
+    try:
+        if isinstance(value, bool | str | bytes):
+            raise TypeError
+        found = float(value)
+    except (TypeError, ValueError):
+        raise SchemeError(message(f"{scheme}: {name} must be a number, not {value!r}.")) from None
+    if math.isnan(found) or not least <= found <= most:
+        bounds = {(0.0, math.inf): "at least 0", (0.0, 1.0): "between 0 and 1"}.get((least, most), "a finite number")
+        raise SchemeError(message(f"{scheme}: {name} must be {bounds}, not {value!r}."))
+    return found
+
+
+def choice(scheme: str, name: str, value: Any, options: tuple[str, ...]) -> str:
+    """Return an argument that must be one of a few words.
+
+    Raises:
+        SchemeError: it is none of them.
+    """
+    if value not in options:
+        raise SchemeError(
+            message(f"{scheme}: {name} must be one of {', '.join(map(repr, options))}, not {value!r}.")
+        )
+    return str(value)
+
+
+def gain_number(scheme: str, value: float | str | Callable[[Any], Any]) -> float:
+    """Return a gain given as a number, an activation or the name of one."""
+    if isinstance(value, str) or (callable(value) and not hasattr(value, "dtype")):
+        return exact_gain(value)
+    return number(scheme, "gain", value)
+
+
+def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, float]:
+    """Return fan_in and fan_out of a parameter, nominal or effective.
+
+    Raises:
+        SchemeError: the parameter has no fans, or one of them is zero.
+    """
+    both = (
+        (parameter.effective_fan_in, parameter.effective_fan_out)
+        if fans == "effective"
+        else (parameter.fan_in, parameter.fan_out)
+    )
+    fan_in, fan_out = both
+    if fan_in is None or fan_out is None:
+        raise SchemeError(
+            message(
+                f'{initializer} needs the fans of {where(parameter)}, and they are not known.',
+                f"shape {parameter.shape}, role {parameter.role}",
+                "a bias takes its weight's: keep the two in one layer, or choose an initializer without fans",
+            )
+        )
+    return float(fan_in), float(fan_out)
+
+
+def positive_fan(initializer: str, parameter: Parameter, name: str, value: float) -> float:
+    """Return a fan used as a divisor.
+
+    Raises:
+        SchemeError: it is zero.
+    """
+    if value <= 0:
+        raise SchemeError(
+            message(
+                f"{initializer} divides by {name}, which is 0 for {where(parameter)}.",
+                f"shape {parameter.shape}, axes {parameter.axes.pattern if parameter.axes else None}",
+                'an array with a zero-sized axis has nothing to scale by: use "zeros" or leave it out',
+            )
+        )
+    return value
+
+
+def known_axes(initializer: str, parameter: Parameter) -> Axes:
+    """Return the axes of a parameter.
+
+    Raises:
+        SchemeError: they are not known.
+    """
+    if parameter.axes is None:
+        raise SchemeError(message(f"{initializer} needs the axes of {where(parameter)}, and nobody declared them."))
+    return parameter.axes
+
+
+def where(parameter: Parameter) -> str:
+    """Return how an error names a parameter."""
+    return f'"{parameter.path}"' if parameter.path else "the array"
+
+
+def refuse_complex(initializer: str, parameter: Parameter, instead: str) -> None:
+    """Raise where an initializer is defined for reals only.
+
+    Raises:
+        SchemeError: the parameter is complex.
+    """
+    if is_complex(parameter.dtype):
+        raise SchemeError(
+            message(
+                f"{initializer} is defined for real arrays; {where(parameter)} is {np.dtype(parameter.dtype).name}.",
+                instead,
+            )
+        )
+
+
+def frozen_args(arguments: Mapping[str, Any]) -> Args:
+    """Return a mapping of arguments as sorted pairs."""
+    return tuple(sorted(arguments.items()))

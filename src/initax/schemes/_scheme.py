@@ -1,0 +1,314 @@
+"""A scheme, an initializer per role, and every way of writing one: names, pairs, mappings, callables."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from initax._axes import parse
+from initax._errors import SchemeError, did_you_mean, listing, message
+from initax._layer import ROLES, WEIGHT_ROLES, Role
+from initax.schemes._distributions import Constant
+from initax.schemes._foreign import foreign
+from initax.schemes._initializer import Initializer
+
+UNSET: Final = object()
+"""Stands for a role nobody spoke of; `None` means: keep the array as it is."""
+
+Parts = Mapping[Role, Initializer | None]
+_NAMED: dict[str, Callable[..., Scheme]] = {}
+
+
+class Scheme:
+    """How one layer's parameters are drawn together: an initializer per role.
+
+    Whatever is left out follows the weight: `recurrent` and `embedding` are drawn like it, `bias` becomes zeros, and a
+    norm's `scale` is kept. `None` keeps the arrays of a role as they are.
+
+    Args:
+        weight: the initializer of weights, or a whole scheme whose other roles are taken over too: a name, a pair of
+            name and arguments, an initializer, or `None`.
+        bias: the initializer of biases.
+        recurrent: the initializer of hidden-to-hidden weights.
+        embedding: the initializer of embedding tables.
+        scale: the initializer of a norm's scale.
+        axes: patterns to restate where only the user knows them: a mapping from the parameter's name within the layer,
+            or one pattern for the layer's weight.
+        sizes: sizes of named axes in these patterns.
+
+    Raises:
+        SchemeError: a name is unknown, an argument wrong, or an initializer does not fit its role.
+        AxesError: a pattern is malformed.
+
+    Example:
+        >>> import initax as ix
+        >>> ix.Scheme("he_normal", recurrent="orthogonal", bias=("constant", {"value": 0.1}))
+        Scheme(weight=he_normal, recurrent=orthogonal, bias=constant(value=0.1), embedding=he_normal)
+    """
+
+    __slots__ = ("_name", "_parts", "axes", "sizes")
+
+    _name: tuple[str, dict[str, Any]] | None
+    _parts: dict[Role, Initializer | None]
+    axes: dict[str, str]
+    sizes: dict[str, int]
+
+    def __init__(
+        self,
+        weight: Any = UNSET,
+        bias: Any = UNSET,
+        *,
+        recurrent: Any = UNSET,
+        embedding: Any = UNSET,
+        scale: Any = UNSET,
+        axes: Mapping[str, str] | str | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        base = None if weight is UNSET or weight is None else as_scheme(weight)
+        parts: dict[Role, Initializer | None] = {} if base is None else dict(base._parts)
+        if weight is None:
+            parts |= dict.fromkeys(WEIGHT_ROLES)
+        given: dict[Role, Any] = {"bias": bias, "recurrent": recurrent, "embedding": embedding, "scale": scale}
+        spoken = {role: as_initializer(value, role) for role, value in given.items() if value is not UNSET}
+        self._name = base._name if base is not None and not spoken else None
+        self._parts = _in_order(parts | spoken)
+        patterns = {"weight": axes} if isinstance(axes, str) else dict(axes or {})
+        for pattern in patterns.values():
+            parse(pattern)
+        self.axes = (base.axes if base is not None else {}) | patterns
+        self.sizes = (base.sizes if base is not None else {}) | dict(sizes or {})
+
+    @classmethod
+    def of(cls, parts: Parts, name: str | None = None, args: Mapping[str, Any] | None = None) -> Scheme:
+        """Return a scheme made of finished initializers; with a name it is a row of the table of names."""
+        made = cls.__new__(cls)
+        made._parts = _in_order(parts)
+        made._name = None if name is None else (name, dict(args or {}))
+        made.axes = {}
+        made.sizes = {}
+        return made
+
+    def part(self, role: Role) -> Any:
+        """Return the initializer of a role, `None` to keep it, or `UNSET` where the scheme does not speak of it."""
+        return self._parts.get(role, UNSET)
+
+    @property
+    def parts(self) -> Parts:
+        """The initializer of each role the scheme speaks of."""
+        return dict(self._parts)
+
+    def spec(self) -> Any:
+        """Return what JSON keeps of the scheme; `as_scheme` reads it back.
+
+        Raises:
+            SchemeError: one of its initializers is a callable.
+        """
+        restated = {key: dict(value) for key, value in (("axes", self.axes), ("sizes", self.sizes)) if value}
+        if self._name is None:
+            return {role: None if part is None else part.spec() for role, part in self._parts.items()} | restated
+        name, args = self._name
+        plain = [name, {key: _plain(value) for key, value in args.items()}] if args else name
+        return {"base": plain} | restated if restated else plain
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both draw alike."""
+        if not isinstance(other, Scheme):
+            return NotImplemented
+        return (self._parts, self.axes, self.sizes) == (other._parts, other.axes, other.sizes)
+
+    def __hash__(self) -> int:
+        """Return a hash that equal schemes share."""
+        return hash((tuple(self._parts), tuple(sorted(self.axes.items()))))
+
+    def __str__(self) -> str:
+        """Return the scheme as a rule would name it."""
+        if self._name is None:
+            return repr(self)
+        name, args = self._name
+        inside = ", ".join(f"{key}={value}" for key, value in args.items())
+        return f"{name}({inside})" if inside else name
+
+    def __repr__(self) -> str:
+        """Return the scheme, role by role."""
+        inside = [f"{role}={part}" for role, part in self._parts.items()]
+        inside += [f"axes={self.axes}"] if self.axes else []
+        inside += [f"sizes={self.sizes}"] if self.sizes else []
+        return f"Scheme({', '.join(inside)})"
+
+
+def _in_order(parts: Parts) -> dict[Role, Initializer | None]:
+    return {role: parts[role] for role in ROLES if role in parts}
+
+
+def _plain(value: Any) -> Any:
+    return value.spec() if isinstance(value, Scheme) else value
+
+
+def weights_only(initializer: Initializer | None, bias: Initializer | None = None) -> dict[Role, Initializer | None]:
+    """Return the parts of a scheme that draws every kind of weight alike; biases become zeros unless given."""
+    return {
+        "weight": initializer,
+        "recurrent": initializer,
+        "embedding": initializer,
+        "bias": Constant("zeros", ()) if bias is None else bias,
+    }
+
+
+def register(name: str, scheme: Any) -> None:
+    """Give a scheme of your own a name, for rules and for configuration files.
+
+    Args:
+        name: the name; it must be new.
+        scheme: anything a rule accepts, or a function of keyword arguments that returns such a thing.
+
+    Raises:
+        SchemeError: the name is taken, or is no identifier.
+
+    Example:
+        >>> import initax as ix
+        >>> ix.schemes.register("doc_gpt2", ("normal", {"stddev": 0.02}))
+        >>> ix.schemes.get("doc_gpt2")
+        Scheme(weight=normal(stddev=0.02), recurrent=normal(stddev=0.02), bias=zeros, embedding=normal(stddev=0.02))
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise SchemeError(message(f"a scheme's name is an identifier, not {name!r}."))
+    if name in _NAMED:
+        raise SchemeError(message(f'the scheme name "{name}" is taken.', "choose another; names are never replaced"))
+    if inspect.isfunction(scheme) and not {"key", "shape"} & set(inspect.signature(scheme).parameters):
+        enter(name, lambda **args: Scheme.of(as_scheme(scheme(**args)).parts, name, args))
+    else:
+        finished = Scheme.of(as_scheme(scheme).parts, name)
+        enter(name, lambda: finished)
+
+
+def enter(name: str, factory: Callable[..., Scheme]) -> None:
+    """Put a factory into the table of names."""
+    _NAMED[name] = factory
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all schemes, sorted."""
+    return tuple(sorted(_NAMED))
+
+
+def get(name: str, **args: Any) -> Scheme:
+    """Return the scheme of that name.
+
+    Args:
+        name: its name, `"he_normal"`.
+        **args: its arguments.
+
+    Raises:
+        SchemeError: the name is unknown, or it has no such argument, or an argument's value is wrong.
+
+    Example:
+        >>> import initax as ix
+        >>> str(ix.schemes.get("orthogonal", gain=0.5))
+        'orthogonal(gain=0.5)'
+    """
+    if name not in _NAMED:
+        raise SchemeError(
+            message(f'no scheme is called "{name}".', did_you_mean(name, _NAMED), f"schemes: {listing(names(), 60)}")
+        )
+    factory = _NAMED[name]
+    parameters = inspect.signature(factory).parameters
+    if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        for argument in args:
+            if argument not in parameters:
+                raise SchemeError(_unknown_argument(name, argument, tuple(parameters)))
+    missing = [key for key, each in parameters.items()
+               if each.default is inspect.Parameter.empty and each.kind is not inspect.Parameter.VAR_KEYWORD
+               and key not in args]
+    if missing:
+        pairs = ", ".join(f'"{key}": ...' for key in missing)
+        raise SchemeError(message(f"{name} needs {listing(missing)}.", f'write ("{name}", {{{pairs}}})'))
+    return factory(**args)
+
+
+def _unknown_argument(name: str, argument: str, parameters: tuple[str, ...]) -> str:
+    hint = did_you_mean(argument, parameters)
+    if {argument, *parameters} >= {"scale", "gain"}:
+        hint = "a gain multiplies the standard deviation, a scale the variance: write gain=..." \
+            if argument == "scale" else "a scale multiplies the variance, a gain the standard deviation: scale = gain**2"
+    has = f"arguments: {listing(parameters)}" if parameters else "it has none"
+    return message(f'{name} has no argument "{argument}".', has, hint)
+
+
+def as_scheme(value: Any) -> Scheme:
+    """Return what a rule says as a scheme.
+
+    Raises:
+        SchemeError: it is none.
+    """
+    match value:
+        case Scheme():
+            return value
+        case str():
+            return get(value)
+        case Initializer():
+            return Scheme.of(weights_only(value))
+        case [str() as name, Mapping() as args] if _is_arguments(args):
+            return get(name, **args)
+        case [weight, bias]:
+            return Scheme(weight, bias)
+        case Mapping():
+            return _from_mapping(value)
+    if callable(value) and not isinstance(value, type):
+        if value in _NAMED.values():
+            return as_scheme(value())
+        return Scheme.of(weights_only(foreign(value)))
+    hint = 'a fixed value is ("constant", {"value": ...})' if isinstance(value, int | float) else (
+        'a scheme is a name ("he_normal"), a pair of name and arguments, a pair (weight, bias), a mapping of roles, '
+        "an initializer, an ix.Scheme, or None to keep"
+    )
+    raise SchemeError(message(f"{value!r} ({type(value).__name__}) is no scheme.", hint))
+
+
+def _is_arguments(mapping: Mapping[str, Any]) -> bool:
+    return "name" not in mapping and "base" not in mapping
+
+
+def _from_mapping(mapping: Mapping[str, Any]) -> Scheme:
+    if "name" in mapping:
+        return get(mapping["name"], **{key: value for key, value in mapping.items() if key != "name"})
+    words = (*ROLES[:-1], "axes", "sizes")
+    for key in mapping:
+        if key not in (*words, "base"):
+            raise SchemeError(
+                message(
+                    f'a scheme has no role "{key}".',
+                    f"roles: {listing(ROLES[:-1])}; also axes, sizes, or name with arguments",
+                    did_you_mean(str(key), words),
+                )
+            )
+    rest = {key: value for key, value in mapping.items() if key not in ("base", "weight")}
+    return Scheme(mapping.get("weight", mapping.get("base", UNSET)), **rest)
+
+
+def as_initializer(value: Any, role: Role) -> Initializer | None:
+    """Return what a scheme says of one role as an initializer.
+
+    Raises:
+        SchemeError: it is none, or does not fit the role.
+    """
+    if value is None or isinstance(value, Initializer):
+        return value
+    scheme = as_scheme(value)
+    part: Initializer | None | object = scheme.part(role)
+    weight = scheme.part("weight")
+    if role in WEIGHT_ROLES:
+        part = weight if part is UNSET else part
+    elif isinstance(weight, Initializer) and weight.fits_bias and part in (UNSET, Constant("zeros", ())):
+        part = weight
+    elif role == "bias" and part == Constant("zeros", ()):
+        part = UNSET
+    if part is None or isinstance(part, Initializer):
+        return part
+    raise SchemeError(
+        message(
+            f"{scheme} says nothing about the role {role}.",
+            f'for a {role}: "zeros", "ones", ("constant", {{"value": ...}}), ("normal", {{"stddev": ...}})'
+            + (', "uniform_fan_in", ("prior", {"p": ...}), ("forget_gate", {"value": ...})' if role == "bias" else ""),
+        )
+    )

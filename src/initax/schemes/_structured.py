@@ -1,0 +1,196 @@
+"""Initializers with structure across entries: orthogonal, delta-orthogonal, Dirac, identity, sparse.
+
+They are made in the canonical layout `(batch entries, *receptive, in, out)` and put back, which makes them right per
+group, gate and stack entry in every framework's layout.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initax._axes import Axes
+from initax._errors import SchemeError, message
+from initax._layer import Layer, Parameter
+from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, where
+
+
+@dataclass(frozen=True, slots=True)
+class _Structured(Kernel):
+    axes: Axes
+    elementwise: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class HaarKernel(_Structured):
+    """Haar-distributed (semi-)orthogonal matrices `(receptive * in, out)`, one per batch entry."""
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        *receptive, inputs, outputs = self.axes.canonical_shape
+        rows = math.prod(receptive) * inputs
+        matrices = _haar(key, self.axes.batch_size, rows, outputs, dtype)
+        stacked = jnp.reshape(matrices, (self.axes.batch_size, *receptive, inputs, outputs))
+        return self.axes.from_canonical(stacked * jnp.asarray(numbers[0], dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaHaarKernel(_Structured):
+    """Zero but for the center tap, which is a Haar-distributed matrix `(in, out)`."""
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        *_, inputs, outputs = self.axes.canonical_shape
+        matrices = _haar(key, self.axes.batch_size, inputs, outputs, dtype)
+        return _at_center(self.axes, matrices * jnp.asarray(numbers[0], dtype), dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class EyeKernel(_Structured):
+    """The identity from inputs to outputs, shifted around the outputs, at the center tap."""
+
+    shift: int = 0
+    random: ClassVar[bool] = False
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        *_, inputs, outputs = self.axes.canonical_shape
+        eye = jnp.roll(jnp.eye(inputs, outputs, dtype=dtype), self.shift, axis=1) * jnp.asarray(numbers[0], dtype)
+        return _at_center(self.axes, jnp.broadcast_to(eye, (self.axes.batch_size, inputs, outputs)), dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class SparseKernel(_Structured):
+    """Normal with `zeros` of the incoming weights of every unit set to zero, chosen at random."""
+
+    zeros: int = 0
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        canonical = (self.axes.batch_size, *self.axes.canonical_shape)
+        for_values, for_places = jax.random.split(key)
+        values = jax.random.normal(for_values, canonical, dtype) * jnp.asarray(numbers[0], dtype)
+        flat = (canonical[0], math.prod(canonical[1:-1]), canonical[-1])
+        rank = jnp.argsort(jnp.argsort(jax.random.bits(for_places, flat), axis=1), axis=1)
+        return self.axes.from_canonical(jnp.where(jnp.reshape(rank, canonical) < self.zeros, 0, values))
+
+
+def _haar(key: jax.Array, batch: int, rows: int, columns: int, dtype: Any) -> jax.Array:
+    # A single matrix is drawn without a batch axis, so that it has the bits of jax.nn.initializers.orthogonal.
+    if batch == 1:
+        return jax.random.orthogonal(key, rows, (), dtype, columns)[None]
+    return jax.random.orthogonal(key, rows, (batch,), dtype, columns)
+
+
+def _at_center(axes: Axes, taps: jax.Array, dtype: Any) -> jax.Array:
+    receptive = axes.canonical_shape[:-2]
+    kernel = jnp.zeros((axes.batch_size, *axes.canonical_shape), dtype)
+    return axes.from_canonical(kernel.at[(slice(None), *((size - 1) // 2 for size in receptive))].set(taps))
+
+
+def _matrix_axes(name: str, parameter: Parameter) -> Axes:
+    axes = known_axes(name, parameter)
+    if not (axes.in_axis and axes.out_axis):
+        raise SchemeError(
+            message(
+                f"{name} needs input and output axes; {where(parameter)} has shape {parameter.shape}, "
+                f'axes "{axes.pattern}".',
+                'for a vector use "normal" or "zeros"',
+            )
+        )
+    return axes
+
+
+@dataclass(frozen=True, slots=True)
+class Orthogonal(Initializer):
+    """`gain` times a uniformly distributed (semi-)orthogonal matrix."""
+
+    gain: float = 1.0
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        axes = _matrix_axes("orthogonal", parameter)
+        longer = max(axes.fan_in, axes.canonical_shape[-1])
+        return Recipe(HaarKernel(axes), (self.gain,), abs(self.gain) / math.sqrt(longer))
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaOrthogonal(Initializer):
+    """`gain` times an orthogonal matrix at the center tap of a convolution."""
+
+    gain: float = 1.0
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        axes = _matrix_axes("delta_orthogonal", parameter)
+        *receptive, inputs, outputs = axes.canonical_shape
+        if not receptive:
+            raise SchemeError(
+                message(
+                    f"delta_orthogonal needs a receptive field; {where(parameter)} has shape {parameter.shape}, "
+                    f'axes "{axes.pattern}".',
+                    'for a matrix use "orthogonal"',
+                )
+            )
+        if inputs > outputs:
+            raise SchemeError(
+                message(
+                    f"delta_orthogonal needs at least as many outputs as inputs; {where(parameter)} has {inputs} inputs "
+                    f"and {outputs} outputs per group.",
+                    f'shape {parameter.shape}, axes "{axes.pattern}"',
+                    "a convolution that narrows can't preserve norms: use \"orthogonal\"",
+                )
+            )
+        return Recipe(
+            DeltaHaarKernel(axes), (self.gain,), abs(self.gain) / math.sqrt(outputs * math.prod(receptive))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Eye(Initializer):
+    """The identity from inputs to outputs, at the center tap of a convolution."""
+
+    gain: float = 1.0
+    shift: int = 0
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        axes = _matrix_axes(self.name, parameter)
+        if self.name == "dirac" and not axes.receptive_axis:
+            raise SchemeError(
+                message(
+                    f"dirac needs a receptive field; {where(parameter)} has shape {parameter.shape}, "
+                    f'axes "{axes.pattern}".',
+                    'for a matrix use "identity"',
+                )
+            )
+        return Recipe(EyeKernel(axes, self.shift), (self.gain,), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Sparse(Initializer):
+    """Normal, with the same number of zeros among the incoming weights of every unit."""
+
+    sparsity: float = 0.9
+    stddev: float = 0.01
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        axes = _matrix_axes("sparse", parameter)
+        zeros = zeros_among(axes.fan_in, self.sparsity)
+        kept = 1 - zeros / axes.fan_in
+        return Recipe(SparseKernel(axes, zeros), (self.stddev,), self.stddev * math.sqrt(kept))
+
+
+def zeros_among(fan_in: int, sparsity: float) -> int:
+    """Return how many of `fan_in` weights are zero.
+
+    The product is rounded up as in PyTorch, after rounding errors of the binary product are taken off: 28 % of 25 is 7,
+    where PyTorch makes it 8.
+    """
+    return int(np.ceil(sparsity * fan_in - 1e-9))
