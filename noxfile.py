@@ -21,7 +21,7 @@ def group(name: str) -> list[str]:
 def test(session: nox.Session) -> None:
     """Pass every test, doctest, example and README block against the built wheel."""
     session.install(".", *group("test"))
-    session.run("pytest", *(session.posargs or ["-n", "2"]))
+    session.run("pytest", *(session.posargs or ["-n", "2", "tests", "--pyargs", "initax"]))
 
 
 @nox.session

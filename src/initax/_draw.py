@@ -51,13 +51,19 @@ class Program:
 
     def numbers(self, values: tuple[float, ...]) -> tuple[Any, ...]:
         """Return the run-time numbers in the type that scales the drawn array."""
-        scalar = np.dtype(jax.dtypes.canonicalize_dtype(real_dtype(self.dtype))).type
-        return tuple(scalar(value) for value in values)
+        scalar = _scalar(self.dtype, bool(jax.config.jax_enable_x64))
+        return tuple(map(scalar, values))
 
     @property
     def entries(self) -> int:
         """Number of entries of the array."""
         return int(np.prod(self.shape, dtype=np.int64))
+
+
+@functools.lru_cache(maxsize=256)
+def _scalar(dtype: Any, x64: bool) -> Callable[[float], Any]:
+    scalar: Callable[[float], Any] = np.dtype(jax.dtypes.canonicalize_dtype(real_dtype(dtype))).type
+    return scalar
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,10 +167,17 @@ class Field:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """A row of the table of layers: a class's kind and its array fields."""
+    """A row of the table of layers.
+
+    Attributes:
+        kind: framework-free name.
+        fields: the array fields, by name.
+        static: everything the fields ask of a module is static, so that modules of equal structure read alike.
+    """
 
     kind: str
     fields: Mapping[str, Field]
+    static: bool = False
 
 
 _DECLARED: dict[type, Declaration] = {}
@@ -183,10 +190,7 @@ def declare(cls: type, declaration: Declaration) -> None:
 
 def declaration_of(cls: type) -> Declaration | None:
     """Return the row of a class or of the nearest of its bases."""
-    for base in cls.__mro__:
-        if base in _DECLARED:
-            return _DECLARED[base]
-    return None
+    return next((_DECLARED[base] for base in cls.__mro__ if base in _DECLARED), None)
 
 
 def register_layer(
@@ -316,7 +320,7 @@ def placement(array: Any) -> jax.sharding.Sharding | None:
 
 
 def declared_parameters(
-    module: Any, declaration: Declaration, arrays: Mapping[str, tuple[str, Any]]
+    module: Any, declaration: Declaration, arrays: Mapping[str, tuple[str, Any]], structure: Any = None
 ) -> tuple[Parameter, ...]:
     """Return the parameters of a module of a declared class.
 
@@ -324,46 +328,86 @@ def declared_parameters(
         module: the module, for the sizes it knows.
         declaration: its row in the table of layers.
         arrays: name within the layer → (path, array), everything the module itself owns.
+        structure: what modules that read alike have in common; their parameters are worked out once.
     """
-    fitted = {name: _fitted(module, declaration.fields[name], array) for name, (_, array) in arrays.items()
-              if name in declaration.fields}
-    stacks = {len(axes.batch_axis) - _own_batch(declaration.fields[name], module)
-              for name, axes in fitted.items() if isinstance(axes, Axes)}
+    reading = None
+    if declaration.static and structure is not None:
+        signature = (id(declaration), structure, *((name, each.shape, each.dtype) for name, (_, each) in arrays.items()))
+        reading = _READINGS.get(signature)
+    if reading is None:
+        reading = _read(module, declaration, arrays)
+        if declaration.static and structure is not None:
+            _READINGS[signature] = reading
+    return tuple(_placed(each, *arrays[each.name]) for each in reading)
+
+
+_READINGS: dict[Any, tuple[Parameter, ...]] = {}
+"""Parameters without their paths, by structure: a model has many layers and few that differ."""
+
+
+def _placed(reading: Parameter, path: str, array: Any) -> Parameter:
+    """A parameter at its path. Written out because `dataclasses.replace` takes longer than the rest of a plan."""
+    return Parameter(
+        path=path,
+        name=reading.name,
+        role=reading.role,
+        shape=reading.shape,
+        dtype=reading.dtype,
+        axes=reading.axes,
+        fan_in=reading.fan_in,
+        fan_out=reading.fan_out,
+        effective_fan_in=reading.effective_fan_in,
+        effective_fan_out=reading.effective_fan_out,
+        sharding=placement(array),
+        default=reading.default,
+        gates=reading.gates,
+        kept=reading.kept,
+    )
+
+
+def _read(module: Any, declaration: Declaration, arrays: Mapping[str, tuple[str, Any]]) -> tuple[Parameter, ...]:
+    rows = declaration.fields
+    fitted = {name: _fitted(module, rows[name], array) for name, (_, array) in arrays.items() if name in rows}
+    stacks = {
+        len(axes.batch_axis) - _own_batch(rows[name], module) for name, axes in fitted.items() if isinstance(axes, Axes)
+    }
     found: list[Parameter] = []
     for name, (path, array) in arrays.items():
-        shape = tuple(array.shape)
-        row = declaration.fields.get(name)
-        axes = fitted.get(name)
-        problem = why_not_drawable(shape, array.dtype)
-        if problem is None and row is None:
-            problem = "undeclared"
-        if problem is None and isinstance(axes, str):
-            problem = f"undeclared: {axes}"
-        if problem is None and len(stacks) > 1:
-            problem = "undeclared: the layer's arrays do not have the same stack axes"
-        if row is not None and row.role == "state":
-            problem = problem or "state"
+        row, axes = rows.get(name), fitted.get(name)
         known = axes if isinstance(axes, Axes) else None
-        fans = _fans(module, declaration, row, known, fitted)
+        fan_in, fan_out, effective_in, effective_out = _fans(module, declaration, row, known, fitted)
         found.append(
             Parameter(
                 path=path,
                 name=name,
                 role=row.role if row and known is not None else None,
-                shape=shape,
+                shape=tuple(array.shape),
                 dtype=array.dtype,
                 axes=known,
-                fan_in=fans[0],
-                fan_out=fans[1],
-                effective_fan_in=fans[2],
-                effective_fan_out=fans[3],
-                sharding=placement(array),
+                fan_in=fan_in,
+                fan_out=fan_out,
+                effective_fan_in=effective_in,
+                effective_fan_out=effective_out,
                 default=row.default_of(module) if row else None,
                 gates=row.gates if row else (),
-                kept=problem,
+                kept=_why_kept(row, axes, array, len(stacks) > 1),
             )
         )
     return tuple(found)
+
+
+def _why_kept(row: Field | None, axes: Axes | str | None, array: Any, uneven: bool) -> str | None:
+    """Why an array of a declared layer can't be drawn, or `None`."""
+    never = why_not_drawable(tuple(array.shape), array.dtype)
+    if never:
+        return never
+    if row is None:
+        return "undeclared"
+    if isinstance(axes, str):
+        return f"undeclared: {axes}"
+    if row.role == "state":
+        return "state"
+    return "undeclared: the layer's arrays do not have the same stack axes" if uneven else None
 
 
 def _fitted(module: Any, row: Field, array: Any) -> Axes | str:

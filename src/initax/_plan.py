@@ -292,6 +292,7 @@ class _Decided:
             parameter.path: (parameter, layer.kind) for layer in survey.layers for parameter in layer.parameters
         }
         self.set_with: set[str] = set()
+        self.texts: dict[int, str] = {}
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -318,6 +319,11 @@ class _Decided:
                 self.undeclared.setdefault(text, []).append((layer, parameter))
                 self.uncovered.append((layer, parameter, reason))
 
+    def _text(self, scheme: Scheme) -> str:
+        if id(scheme) not in self.texts:
+            self.texts[id(scheme)] = str(scheme)
+        return self.texts[id(scheme)]
+
     def _keep(self, layer: Layer, parameter: Parameter, reason: str, rule: str) -> None:
         self.kept.append(Kept(parameter=parameter, kind=layer.kind, reason=reason, rule=rule))
 
@@ -331,7 +337,7 @@ class _Decided:
             Draw(
                 parameter=parameter,
                 kind=layer.kind,
-                scheme=str(scheme),
+                scheme=self._text(scheme),
                 rule=text,
                 initializer=initializer,
                 recipe=recipe,
@@ -351,7 +357,7 @@ class _Decided:
                 Draw(
                     parameter=companion,
                     kind=kind,
-                    scheme=str(scheme),
+                    scheme=self._text(scheme),
                     rule=text,
                     initializer=None,
                     recipe=None,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import equinox as eqx
@@ -176,25 +179,23 @@ LAYERS: dict[type, Declaration] = {
 """Every class of `equinox.nn` that owns arrays: one row each. Subclasses inherit the row of the nearest base."""
 
 for _cls, _row in LAYERS.items():
-    declare(_cls, _row)
+    declare(_cls, replace(_row, static=True))
 
 
 def describe(node: Any, walk: Walk, path: str) -> Literal["module", "state"] | None:
     """Return what a node is to Equinox, and note what its wrappers and shared nodes mean for the arrays below."""
-    if isinstance(node, eqx.nn.State):
-        _note_state(node, walk, path)
-        return "state"
-    if isinstance(node, eqx.nn.StateIndex):
-        return "state"
-    if not isinstance(node, eqx.Module):
-        return None
-    if isinstance(node, eqx.nn.WeightNorm):
-        _weight_norm(node, walk, path)
-    elif isinstance(node, eqx.nn.SpectralNorm):
-        _spectral_norm(node, walk, path)
-    elif isinstance(node, eqx.nn.Shared):
-        _shared(node, walk, path)
-    return "module"
+    view, note = _view(type(node))
+    if note is not None:
+        note(node, walk, path)
+    return view
+
+
+@functools.lru_cache(maxsize=4096)
+def _view(cls: type) -> tuple[Literal["module", "state"] | None, Callable[[Any, Walk, str], None] | None]:
+    for special, view in SPECIAL.items():
+        if issubclass(cls, special):
+            return view
+    return ("module" if issubclass(cls, eqx.Module) else None), None
 
 
 def _dotted(path: str, *names: str) -> str:
@@ -278,3 +279,13 @@ def _shared(node: Any, walk: Walk, path: str) -> None:
 
 def _entry(entry: Any) -> str:
     return str(next(getattr(entry, name) for name in ("name", "key", "idx") if hasattr(entry, name)))
+
+
+SPECIAL: dict[type, tuple[Literal["module", "state"], Callable[[Any, Walk, str], None] | None]] = {
+    eqx.nn.State: ("state", _note_state),
+    eqx.nn.StateIndex: ("state", None),
+    eqx.nn.WeightNorm: ("module", _weight_norm),
+    eqx.nn.SpectralNorm: ("module", _spectral_norm),
+    eqx.nn.Shared: ("module", _shared),
+}
+"""Classes that say something about arrays elsewhere: what they are, and what to note of them."""

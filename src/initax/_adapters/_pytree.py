@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import tree_flatten_with_path
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey, tree_flatten_with_path
 
 from initax._axes import resolve
 from initax._errors import ModelError, message
@@ -86,6 +86,7 @@ class Walk:
         states: an adapter's own name for a state → path and value.
         notes: path of an array that is never drawn by itself → why.
         late: what an adapter can only know at the end.
+        leaf_types: types that JAX was seen to take for leaves.
     """
 
     is_shape: Callable[[Any], bool]
@@ -101,6 +102,7 @@ class Walk:
     states: dict[Any, tuple[str, Any]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     late: list[Callable[[], None]] = field(default_factory=list)
+    leaf_types: set[type] = field(default_factory=set)
 
 
 Own = dict[str, tuple[str, Any]]
@@ -145,22 +147,25 @@ def _is_shape(node: Any) -> bool:
     return type(node) is tuple and bool(node) and all(type(each) is int for each in node)
 
 
-def _children(node: Any, walk: Walk) -> list[tuple[str, Any]] | None:
-    """The node's children by name, or `None` for a leaf."""
-    if isinstance(node, ARRAYS) or walk.is_shape(node):
+def _children(node: Any, walk: Walk) -> tuple[list[tuple[str, Any]], Any] | None:
+    """The node's children by name, and its own structure; `None` for a leaf."""
+    if type(node) in walk.leaf_types or walk.is_shape(node):
         return None
-    found, _ = tree_flatten_with_path(node, is_leaf=lambda each: each is not node)
+    found, structure = tree_flatten_with_path(node, is_leaf=lambda each: each is not node)
     if len(found) == 1 and not found[0][0]:
+        walk.leaf_types.add(type(node))
         return None
-    if hasattr(node, "_fields") and isinstance(node, tuple):  # a named tuple
-        return list(zip(node._fields, node, strict=True))
-    return [(_name(path[0]), child) for path, child in found]
+    return [(_name(path[0]), child) for path, child in found], structure
 
 
 def _name(entry: Any) -> str:
-    for attribute in ("name", "key", "idx"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
+    match entry:
+        case GetAttrKey():
+            return entry.name
+        case SequenceKey():
+            return str(entry.idx)
+        case DictKey() | FlattenedIndexKey():
+            return str(entry.key)
     return str(entry)
 
 
@@ -168,14 +173,35 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _visit(node: Any, path: str, ancestors: tuple[Ancestor, ...], owner: tuple[str, Own] | None, walk: Walk) -> None:
-    """Walk a node. `owner` is the nearest module around, with its path, to which loose arrays belong."""
+Holder = tuple[str, Own]
+"""The path of what holds an array, and the arrays it holds."""
+
+
+def _visit(
+    node: Any,
+    path: str,
+    ancestors: tuple[Ancestor, ...],
+    owner: Holder | None,
+    walk: Walk,
+    container: Holder | None = None,
+) -> None:
+    """Walk a node.
+
+    Args:
+        node: the node.
+        path: its path.
+        ancestors: the modules and containers around it.
+        owner: the nearest module around, to which all loose arrays below belong.
+        walk: the walk.
+        container: outside any module, the container around, to which the node belongs if it is an array.
+    """
     if node is None:
         return
-    children = _children(node, walk)
-    if children is None:
-        _leaf(node, path, owner, walk)
+    found = _children(node, walk)
+    if found is None:
+        _leaf(node, path, owner or container, walk)
         return
+    children, structure = found
     cls = type(node)
     if cls.__module__.partition(".")[0] == "optax":
         _keep_below(node, path, ancestors, walk, "optimizer state")
@@ -204,7 +230,7 @@ def _visit(node: Any, path: str, ancestors: tuple[Ancestor, ...], owner: tuple[s
                 path=path,
                 kind=declared.kind,
                 cls=cls,
-                parameters=declared_parameters(node, declared, own),
+                parameters=declared_parameters(node, declared, own, structure),
                 ancestors=ancestors,
             )
         else:
@@ -214,7 +240,7 @@ def _visit(node: Any, path: str, ancestors: tuple[Ancestor, ...], owner: tuple[s
         walk.layers.insert(place, layer)
 
 
-def _leaf(leaf: Any, path: str, owner: tuple[str, Own] | None, walk: Walk) -> None:
+def _leaf(leaf: Any, path: str, owner: Holder | None, walk: Walk) -> None:
     index = len(walk.leaves)
     walk.leaves.append(leaf)
     if walk.is_shape(leaf):
@@ -280,10 +306,7 @@ def _container(
     place = len(walk.layers)
     around = (*ancestors, Ancestor(path, type(node)))
     for name, child in children:
-        if _children(child, walk) is None:
-            _visit(child, _join(path, name), ancestors, (path, own), walk)
-        else:
-            _visit(child, _join(path, name), around, None, walk)
+        _visit(child, _join(path, name), around, None, walk, container=(path, own))
     walk.layers[place:place] = _plain_layers(path, type(node), own, ancestors)
 
 

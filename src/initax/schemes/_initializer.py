@@ -7,6 +7,7 @@ program per shape and type, whatever the fans.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ def changed(**arguments: tuple[Any, Any]) -> Args:
     return tuple((name, value) for name, (value, default) in arguments.items() if value != default)
 
 
+@functools.lru_cache(maxsize=256)
 def drawing_dtype(dtype: Any) -> Any:
     """Return the type to draw in: float32 for every narrower float, the type itself otherwise.
 
@@ -108,11 +110,13 @@ def drawing_dtype(dtype: Any) -> Any:
     return np.dtype(np.float32) if narrow else dtype
 
 
+@functools.lru_cache(maxsize=256)
 def real_dtype(dtype: Any) -> Any:
     """Return the real type of the numbers that scale an array of type `dtype`."""
     return jnp.finfo(drawing_dtype(dtype)).dtype
 
 
+@functools.lru_cache(maxsize=256)
 def is_complex(dtype: Any) -> bool:
     """Whether entries are complex."""
     return bool(jnp.issubdtype(dtype, np.complexfloating))

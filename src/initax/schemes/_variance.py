@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -57,26 +58,29 @@ class VarianceScaling(Initializer):
             "fan_geo_avg": (fan_in * fan_out) ** 0.5,
         }[self.mode]
         variance = self.scale / positive_fan(self.name, parameter, self.mode, divisor)
-        kernel, number = self._kernel(variance, parameter)
-        return Recipe(kernel, (number,), math.sqrt(variance))
+        return _of_variance(self.distribution, variance, parameter.dtype)
 
-    def _kernel(self, variance: float, parameter: Parameter) -> tuple[Kernel, float]:
-        # JAX rounds the variance to the parameter's type before it takes the root; so do we, for equal bits.
-        real = real_dtype(parameter.dtype).type
-        rounded = real(variance)
-        if is_complex(parameter.dtype):
-            return {
-                "truncated_normal": (ComplexTruncatedNormalKernel(), math.sqrt(variance) / COMPLEX_TRUNCATED_STD),
-                "normal": (NormalKernel(), math.sqrt(variance)),
-                "uniform": (DiskKernel(), math.sqrt(variance)),
-            }[self.distribution]
-        kernels: dict[str, tuple[Kernel, float]] = {
-            "truncated_normal": (TruncatedNormalKernel(), np.sqrt(rounded) / real(TRUNCATED_STD)),
-            "normal": (NormalKernel(), np.sqrt(rounded)),
-            "uniform": (UniformKernel(), np.sqrt(real(3) * rounded)),
+
+@functools.lru_cache(maxsize=4096)
+def _of_variance(distribution: str, variance: float, dtype: Any) -> Recipe:
+    std = math.sqrt(variance)
+    if is_complex(dtype):
+        drawn: dict[str, tuple[Kernel, float]] = {
+            "truncated_normal": (ComplexTruncatedNormalKernel(), std / COMPLEX_TRUNCATED_STD),
+            "normal": (NormalKernel(), std),
+            "uniform": (DiskKernel(), std),
         }
-        kernel, number = kernels[self.distribution]
-        return kernel, float(number)
+    else:
+        # JAX rounds the variance to the parameter's type before it takes the root; so do we, for equal bits.
+        real = real_dtype(dtype).type
+        rounded = real(variance)
+        drawn = {
+            "truncated_normal": (TruncatedNormalKernel(), float(np.sqrt(rounded) / real(TRUNCATED_STD))),
+            "normal": (NormalKernel(), float(np.sqrt(rounded))),
+            "uniform": (UniformKernel(), float(np.sqrt(real(3) * rounded))),
+        }
+    kernel, number = drawn[distribution]
+    return Recipe(kernel, (number,), std)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,106 @@
+"""Run the benchmarks: `python -m benchmarks [--case CASE] [--repeats N] [--quick] [--write]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks._methods import METHODS
+from benchmarks._models import CASES
+from benchmarks._record import Measurement, Task
+from benchmarks._report import Results, Round, page, show
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+WIDTH = 160
+"""Columns of the tables where the output is no terminal."""
+
+
+def main() -> None:
+    """Measure every method on every case asked for; print the tables and, if asked, write the page."""
+    arguments = _arguments()
+    cases = list(CASES) if arguments.case == "all" else [arguments.case]
+    repeats = arguments.repeats or (1 if arguments.quick else 5)
+    calls = 3 if arguments.quick else 7
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    rounds: dict[str, list[Round]] = {}
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("", total=len(cases) * repeats * len(METHODS))
+
+        def run(case: str, method: str) -> Measurement | None:
+            progress.update(bar, description=f"{case} ({method})")
+            return _run(Task(case=case, method=method, quick=arguments.quick, limit=arguments.limit, calls=calls))
+
+        # The first process pays for cold disks and Python's bytecode; nobody counts it.
+        _run(Task(case="linears", method="ix", quick=True, limit=arguments.limit, calls=1))
+        for case in cases:
+            rounds[case] = []
+            given_up: set[str] = set()
+            for _ in range(repeats):
+                one: Round = {}
+                for method in METHODS:
+                    one[method] = None if method in given_up else run(case, method)
+                    if one[method] is None:
+                        given_up.add(method)
+                    progress.advance(bar)
+                rounds[case].append(one)
+    results = Results(rounds=rounds, limit=arguments.limit, calls=calls, quick=arguments.quick)
+    show(results, console)
+    if arguments.write:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(page(results), encoding="utf-8")
+        console.print(f"wrote {PAGE.relative_to(ROOT)}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Initax against its peers.")
+    parser.add_argument("--case", choices=[*CASES, "all"], default="all")
+    parser.add_argument("--repeats", type=_positive, help="processes per method and case (5, or 1 with --quick)")
+    parser.add_argument("--limit", type=_positive, default=60, help="seconds a first call may take (60)")
+    parser.add_argument("--quick", action="store_true", help="toy sizes, to see that everything runs")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    arguments = parser.parse_args()
+    if arguments.write and (arguments.quick or arguments.case != "all"):
+        parser.error("--write needs every case at full size: leave out --quick and --case")
+    return arguments
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
+def _run(task: Task) -> Measurement | None:
+    """Return what a fresh process measures, or `None` where its first call took longer than the limit."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks._child", task.to_json()],
+        cwd=ROOT,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode == -signal.SIGALRM:
+        return None
+    if ended.returncode != 0:
+        raise SystemExit(f"{task.case} ({task.method}) failed:\n{ended.stderr}")
+    return Measurement.from_json(ended.stdout.splitlines()[-1])
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of a child: no compilation cache, and the CPU unless the user asks for another device."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
+    return {"JAX_PLATFORMS": "cpu"} | kept | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Measure one method on one case in this process: `python -m benchmarks._child TASK` prints one line of JSON.
+
+Linux: resident memory is read from `/proc`. A first call over the limit ends the process by SIGALRM, which stops even
+a compiler that never comes back to Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.monitoring
+import numpy as np
+
+from benchmarks._methods import METHODS, Call
+from benchmarks._models import CASES
+from benchmarks._record import Measurement, Task
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+"""JAX's event for one program compiled by XLA."""
+
+
+def measure(task: Task) -> Measurement:
+    """Return what the task's method costs on the task's case.
+
+    Raises:
+        RuntimeError: the method drew something else than `he_normal` weights for every Linear.
+    """
+    model = CASES[task.case].build(task.quick)
+    keys = [jax.random.key(seed) for seed in range(task.calls + 1)]
+    _wait((model, keys))
+    compilations = 0
+
+    def count(event: str, *_: Any, **__: Any) -> None:
+        nonlocal compilations
+        compilations += event == COMPILED
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    gc.collect()
+    _forget_peak()
+    before = _resident()
+    signal.alarm(task.limit)
+    start = time.perf_counter()
+    call = METHODS[task.method].prepare()
+    imported = time.perf_counter() - start
+    first, drawn = _timed(call, model, keys[0])
+    signal.alarm(0)
+    peak, programs = _peak(), compilations
+    _check(model, drawn)
+    del drawn
+    warm = median(_timed(call, model, key)[0] for key in keys[1:])
+    return Measurement(
+        imported=imported,
+        first=first,
+        warm=warm,
+        peak=peak,
+        rise=peak - before,
+        compilations=programs,
+        plan=_plan(model, task.calls) if task.method == "ix" else None,
+        platform=jax.default_backend(),
+    )
+
+
+def _timed(call: Call, model: Any, key: jax.Array) -> tuple[float, Any]:
+    gc.collect()
+    start = time.perf_counter()
+    drawn = call(model, key)
+    _wait(drawn)
+    return time.perf_counter() - start, drawn
+
+
+def _plan(model: Any, calls: int) -> float:
+    import initax as ix
+
+    def once() -> float:
+        start = time.perf_counter()
+        ix.plan(model, {"Linear": "he_normal"})
+        return time.perf_counter() - start
+
+    return median(once() for _ in range(calls)) / len(ix.layers(model))
+
+
+def _wait(tree: Any) -> None:
+    for array in _arrays(tree):
+        array.block_until_ready()
+
+
+def _arrays(tree: Any) -> list[jax.Array]:
+    return [leaf for leaf in jax.tree.leaves(tree) if eqx.is_array(leaf)]
+
+
+def _check(model: Any, drawn: Any) -> None:
+    """Refuse to compare methods that do different work."""
+    before, after = ([leaf for leaf in _arrays(tree) if leaf.ndim == 2] for tree in (model, drawn))
+    if [each.shape for each in before] != [each.shape for each in after]:
+        raise RuntimeError(f"the method drew {len(after)} weights; the model has {len(before)}, or of other shapes")
+    entries = sum(each.size for each in after)
+    # he_normal's variance is 2 / fan_in, and a weight is stored (out, in).
+    square = sum(float(np.square(np.asarray(each), dtype=np.float64).sum()) * each.shape[1] / 2 for each in after)
+    if not abs(square / entries - 1) < 5 * math.sqrt(2 / entries):
+        raise RuntimeError(f"the weights' mean square is {square / entries:.4f} times what he_normal asks for")
+
+
+def _resident() -> int:
+    """Return the bytes resident now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _peak() -> int:
+    """Return the largest number of bytes that were resident at a time."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _forget_peak() -> None:
+    """Let the peak start from what is resident now, so that building the model is not counted; where Linux allows."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+if __name__ == "__main__":
+    print(measure(Task.from_json(sys.argv[1])).to_json())

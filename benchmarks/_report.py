@@ -1,0 +1,242 @@
+"""Measurements → tables, on the terminal and as a page of the documentation."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks._methods import METHODS
+from benchmarks._models import CASES
+from benchmarks._record import Measurement
+
+Unit = Callable[[float], tuple[str, float, int]]
+"""A number → how numbers of that size are written: the pattern around them, the size of the unit, the decimals."""
+
+Round = dict[str, Measurement | None]
+"""The measurements of one repeat by method; `None` where the first call took longer than the limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What initax may cost, as a multiple of a peer's cost; without `most` the ratio is only shown.
+
+    Attributes:
+        cost: the number that is compared, an attribute of `Measurement`.
+        peer: the peer's key in `METHODS`.
+        most: the largest ratio, by case.
+        strict: the cases whose ratio has to stay below `most`.
+    """
+
+    cost: str
+    peer: str
+    most: dict[str, float]
+    strict: frozenset[str] = frozenset()
+
+
+GOALS = (
+    Goal(cost="cold", peer="a", most=dict.fromkeys(CASES, 0.6)),
+    Goal(cost="cold", peer="b", most=dict.fromkeys(CASES, 0.1)),
+    Goal(cost="cold", peer="c", most={}),
+    Goal(cost="warm", peer="a", most={}),
+    Goal(cost="warm", peer="c", most={"transformer": 1.05, "linears": 1.0}, strict=frozenset({"linears"})),
+    Goal(cost="peak", peer="c", most=dict.fromkeys(CASES, 1.0)),
+    Goal(cost="rise", peer="c", most={}),
+)
+
+PLAN_MOST = 0.2e-3
+"""Seconds per layer that deciding may take."""
+
+COSTS = ("method", "import", "first call", "cold", "warm", "peak", "rise", "compiled")
+RATIOS = ("ratio", "median", "goal", "met")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """Everything one run of the benchmarks found.
+
+    Attributes:
+        rounds: per case, one entry per repeat.
+        limit: seconds after which a first call was given up.
+        calls: later calls per process.
+        quick: toy sizes, for which no goal is judged.
+    """
+
+    rounds: dict[str, list[Round]]
+    limit: int
+    calls: int
+    quick: bool
+
+    def costs(self, case: str) -> list[tuple[str, ...]]:
+        """Return one row per method: medians over the repeats, with the smallest and largest."""
+        return [self._costs(case, name) for name in METHODS]
+
+    def _costs(self, case: str, name: str) -> tuple[str, ...]:
+        label = f"({name}) {METHODS[name].text}"
+        found = [each for each in (one.get(name) for one in self.rounds[case]) if each is not None]
+        if not found:
+            return (label, "", "", f"> {self.limit} s", "", "", "", "")
+        return (
+            label,
+            _spread([each.imported for each in found], _time) if name == "ix" else "",
+            _spread([each.first for each in found], _time),
+            _spread([each.cold for each in found], _time),
+            _spread([each.warm for each in found], _time),
+            _spread([each.peak for each in found], _memory),
+            _spread([each.rise for each in found], _memory),
+            f"{median(each.compilations for each in found):g}",
+        )
+
+    def ratios(self, case: str) -> list[tuple[str, ...]]:
+        """Return one row per ratio, each the median of the ratios within one repeat, and whether its goal is met."""
+        return [*(self._ratio(case, goal) for goal in GOALS), self._plan(case)]
+
+    def _ratio(self, case: str, goal: Goal) -> tuple[str, ...]:
+        values, bounded = [], False
+        for one in self.rounds[case]:
+            own, peer = one["ix"], one[goal.peer]
+            if own is None or (peer is None and goal.cost != "cold"):
+                continue
+            bounded |= peer is None
+            values.append(getattr(own, goal.cost) / (self.limit if peer is None else getattr(peer, goal.cost)))
+        label, unit = f"{goal.cost}, ix / {goal.peer}", _below if bounded else _plain
+        most = goal.most.get(case)
+        if most is None:
+            return self._judged(label, values, unit, "", True)
+        strict = case in goal.strict
+        met = not values or (median(values) < most if strict else median(values) <= most)
+        return self._judged(label, values, unit, f"{'<' if strict else '≤'} {most:g}", met)
+
+    def _plan(self, case: str) -> tuple[str, ...]:
+        found = [each.plan for one in self.rounds[case] if (each := one["ix"]) is not None and each.plan is not None]
+        met = not found or median(found) <= PLAN_MOST
+        return self._judged("`ix.plan`, per layer", found, _time, f"≤ {PLAN_MOST * 1e3:g} ms", met)
+
+    def _judged(self, label: str, values: Sequence[float], unit: Unit, goal: str, met: bool) -> tuple[str, ...]:
+        if not values:
+            return (label, "", "", "")
+        if self.quick or not goal:
+            return (label, _spread(values, unit), "", "")
+        return (label, _spread(values, unit), goal, "yes" if met else "no")
+
+    def platform(self) -> str:
+        """Return the device the arrays were drawn on."""
+        found = {each.platform for rounds in self.rounds.values() for one in rounds for each in one.values() if each}
+        return ", ".join(sorted(found))
+
+
+def show(results: Results, console: Console) -> None:
+    """Print the tables."""
+    for case, rounds in results.rounds.items():
+        size = "toy size" if results.quick else CASES[case].text
+        title = f"{case}: {size} (repeats: {len(rounds)})"
+        for names, rows in ((COSTS, results.costs(case)), (RATIOS, results.ratios(case))):
+            table = Table(*names, title=title if names is COSTS else None, title_justify="left")
+            for row in rows:
+                table.add_row(*(cell.replace("`", "") for cell in row))
+            console.print(table)
+
+
+def page(results: Results) -> str:
+    """Return the page of the documentation."""
+    repeats = max(len(rounds) for rounds in results.rounds.values())
+    parts = [_HEAD.format(repeats=repeats, calls=results.calls, limit=results.limit), _machine(results)]
+    for case in results.rounds:
+        parts += [
+            f"## {case.capitalize()}",
+            CASES[case].text[0].upper() + CASES[case].text[1:] + ".",
+            _markdown(COSTS, results.costs(case)),
+            _markdown(RATIOS, results.ratios(case)),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+_HEAD = """\
+# Benchmarks
+
+<!-- Written by `python -m benchmarks --write`. -->
+
+What it costs to re-initialize an Equinox model that already exists: `he_normal` weights and zero biases for every
+Linear. Four ways to do it:
+
+- **(ix)** `ix.reinit(model, {{"Linear": "he_normal"}}, key)`.
+- **(a)** the `tree_at` recipe of
+  [Equinox's documentation](https://docs.kidger.site/equinox/tricks/#custom-parameter-initialisation) with
+  `jax.nn.initializers.he_normal(in_axis=1, out_axis=0)`, the biases set to zero the same way.
+- **(b)** the same recipe under one `eqx.filter_jit`.
+- **(c)** the draws alone: keys by `jax.random.split`, one compiled sampler per distinct shape, called once per array.
+  No model comes out.
+
+## How it is measured
+
+Every measurement is a process of its own. The methods take turns, in {repeats} rounds, so that a drift of the machine
+hits all alike. JAX and Equinox are imported, the model is built from NumPy arrays, and all of it is ready before the
+clock starts. No compilation cache is kept between processes. Each call ends when its arrays are ready.
+
+- **import**: `import initax`, with JAX and Equinox loaded already.
+- **first call**: the first call in the process, with everything JAX traces and XLA compiles for it. It is given up
+  after {limit} s.
+- **cold**: import and first call.
+- **warm**: median of {calls} later calls, each with another key.
+- **peak**: largest resident memory of the process up to the end of the first call; **rise**: the same above what was
+  resident with the model built. The old model stays alive, so the new one comes on top.
+- **compiled**: programs that XLA compiled in the first call.
+
+Each number is the median over the repeats, with the smallest and the largest in brackets. A ratio is taken within each
+repeat; its median counts. After its first call each method's result is checked: every weight was drawn, with
+`he_normal`'s variance."""
+
+
+def _machine(results: Results) -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "equinox", "initax"))
+    cores = len(os.sched_getaffinity(0))
+    return f"Machine: {_processor()}, {cores} cores, drawing on {results.platform()}; Python " + (
+        f"{platform.python_version()}, {packages}."
+    )
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [names, ["---"] + ["---:"] * (len(names) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _spread(values: Sequence[float], unit: Unit) -> str:
+    """Return the median, with the smallest and largest in brackets, in one unit and with equally many decimals."""
+    pattern, size, decimals = unit(median(values))
+    middle, least, most = (f"{value / size:.{decimals}f}" for value in (median(values), min(values), max(values)))
+    return pattern.format(middle if least == most else f"{middle} ({least}–{most})")
+
+
+def _time(seconds: float) -> tuple[str, float, int]:
+    for name, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            # Three significant digits.
+            return f"{{}} {name}", size, 2 - math.floor(math.log10(seconds / size)) if seconds < 1e3 * size else 0
+    return "{} ns", 1e-9, 0
+
+
+def _memory(_: float) -> tuple[str, float, int]:
+    return "{} MiB", 2.0**20, 0
+
+
+def _plain(_: float) -> tuple[str, float, int]:
+    return "{}", 1.0, 3
+
+
+def _below(_: float) -> tuple[str, float, int]:
+    return "< {}", 1.0, 3

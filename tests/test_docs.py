@@ -1,0 +1,138 @@
+"""Every code block of the README and the pages runs, prints what the page shows, and everything public has an entry.
+
+After a change of a printed table, `python tests/test_docs.py` writes the new outputs into the pages.
+"""
+
+import ast
+import contextlib
+import io
+import re
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import initax as ix
+from initax._adapters._equinox import LAYERS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_CODE = [page for page in PAGES if "```python" in page.read_text("utf-8")]
+COMMANDS = ("pip install nox && nox -s demo", "pip install nox && nox -s test")
+
+BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n*```text\n(?P<shown>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+ARROW = re.compile(r"# → (?P<value>.+)$")
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One block of code; `shown` is the output the page prints below it, `at` where that stands in the page."""
+
+    line: int
+    code: str
+    shown: str | None
+    at: tuple[int, int]
+
+
+def blocks_of(text: str) -> list[Block]:
+    return [
+        Block(
+            line=text.count("\n", 0, found.start("code")),
+            code=found["code"],
+            shown=found["shown"],
+            at=found.span("shown"),
+        )
+        for found in BLOCK.finditer(text)
+    ]
+
+
+def run(block: Block, namespace: dict[str, object], page: str) -> str:
+    """Run a block, hold the value of each `expression  # → value` against the page, return what was printed."""
+    lines = block.code.splitlines()
+    tree = ast.increment_lineno(ast.parse(block.code), block.line)
+    printed = io.StringIO()
+    arrows = sum("# → " in line for line in lines)
+    with contextlib.redirect_stdout(printed):
+        for node in tree.body:
+            arrow = ARROW.search(lines[node.end_lineno - block.line - 1])
+            if arrow and isinstance(node, ast.Expr):
+                arrows -= 1
+                value = eval(compile(ast.Expression(node.value), page, "eval"), namespace)
+                assert repr(value) == arrow["value"], f"{page}, line {node.end_lineno}: {value!r}"
+            else:
+                exec(compile(ast.Module([node], []), page, "exec"), namespace)
+    assert arrows == 0, f"{page}, line {block.line}: an arrow stands behind something that is no expression"
+    return "".join(f"{line.rstrip()}\n" for line in printed.getvalue().splitlines())
+
+
+@pytest.fixture
+def namespace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
+    """A page's own module, in a directory of its own."""
+    module = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    monkeypatch.chdir(tmp_path)
+    return module.__dict__
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
+def test_code_on_a_page_runs_and_prints_what_the_page_shows(page: Path, namespace: dict[str, object]) -> None:
+    text = page.read_text("utf-8")
+    blocks = blocks_of(text)
+    assert len(blocks) == len(re.findall(r"```py", text)), "a block of code is indented, or has options"
+    for block in blocks:
+        assert run(block, namespace, name_of(page)) == (block.shown or ""), f"{name_of(page)}, line {block.line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        assert "://" in target or (page.parent / target).exists(), target
+
+
+def public(module: types.ModuleType) -> set[str]:
+    return {f"{module.__name__}.{name}" for name in vars(module) if not name.startswith("_")}
+
+
+def test_every_public_name_has_an_entry() -> None:
+    """The reference lists exactly what `initax` and `initax.schemes` export."""
+    listed = set(re.findall(r"^::: (\S+)$", (ROOT / "docs/api.md").read_text("utf-8"), re.MULTILINE))
+    assert listed == (public(ix) - {"initax.schemes"}) | public(ix.schemes)
+
+
+@pytest.mark.parametrize("name", get_args(ix.schemes.SchemeName))
+def test_every_scheme_is_in_the_table_of_schemes(name: str) -> None:
+    assert re.search(rf"^\|[^|]*`{name}`", (ROOT / "docs/schemes.md").read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("cls", LAYERS, ids=lambda cls: cls.__name__)
+def test_every_layer_is_in_the_table_of_layers(cls: type) -> None:
+    assert re.search(rf"^\| `{cls.__name__}", (ROOT / "docs/layers.md").read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_shows_how_to_set_up(command: str) -> None:
+    assert command in (ROOT / "README.md").read_text("utf-8").splitlines()
+
+
+def write_outputs() -> None:
+    """Write what each block prints into the page."""
+    for page in WITH_CODE:
+        text = page.read_text("utf-8")
+        module = sys.modules["page"] = types.ModuleType("page")
+        outputs = [(block, run(block, module.__dict__, name_of(page))) for block in blocks_of(text)]
+        for block, printed in reversed(outputs):
+            if block.shown is not None:
+                start, end = block.at
+                text = text[:start] + printed + text[end:]
+        page.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    write_outputs()
