@@ -110,22 +110,24 @@ class Results:
         label, unit = f"{goal.cost}, ix / {goal.peer}", _below if bounded else _plain
         most = goal.most.get(case)
         if most is None:
-            return self._judged(label, values, unit, "", True)
+            return self._judged(label, values, unit, "", "")
         strict = case in goal.strict
         met = not values or (median(values) < most if strict else median(values) <= most)
-        return self._judged(label, values, unit, f"{'<' if strict else '≤'} {most:g}", met)
+        # A bound above the goal says nothing: a longer limit might bring it below.
+        verdict = "yes" if met else "unknown" if bounded else "no"
+        return self._judged(label, values, unit, f"{'<' if strict else '≤'} {most:g}", verdict)
 
     def _plan(self, case: str) -> tuple[str, ...]:
         found = [each.plan for one in self.rounds[case] if (each := one["ix"]) is not None and each.plan is not None]
         met = not found or median(found) <= PLAN_MOST
-        return self._judged("`ix.plan`, per layer", found, _time, f"≤ {PLAN_MOST * 1e3:g} ms", met)
+        return self._judged("`ix.plan`, per layer", found, _time, f"≤ {PLAN_MOST * 1e3:g} ms", "yes" if met else "no")
 
-    def _judged(self, label: str, values: Sequence[float], unit: Unit, goal: str, met: bool) -> tuple[str, ...]:
+    def _judged(self, label: str, values: Sequence[float], unit: Unit, goal: str, verdict: str) -> tuple[str, ...]:
         if not values:
             return (label, "", "", "")
         if self.quick or not goal:
             return (label, _spread(values, unit), "", "")
-        return (label, _spread(values, unit), goal, "yes" if met else "no")
+        return (label, _spread(values, unit), goal, verdict)
 
     def platform(self) -> str:
         """Return the device the arrays were drawn on."""

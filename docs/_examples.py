@@ -1,4 +1,4 @@
-"""An extension of griffe: the docstrings' section `Example` is what griffe knows as `Examples`, code that it sets as code."""
+"""An extension of griffe: reads the docstrings' section `Example` as griffe's `Examples`, which it sets as code."""
 
 import re
 

@@ -32,9 +32,9 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
 BATCH = 64
+WINDOW = 5
 TARGET = 0.5
 """A loss that a network reaches once it has begun to tell the digits apart; chance is log(10) = 2.3."""
-WINDOW = 5
 OPTIMIZER = optax.adam(1e-3)
 
 DEFAULT, HE, ORTHOGONAL = "Equinox's default", "he_normal", "orthogonal(gain=relu)"
@@ -56,17 +56,16 @@ class ConvNet(eqx.Module):
     head: eqx.nn.Linear
 
     def __init__(self, depth: int, width: int, key: jax.Array) -> None:
-        keys = jax.random.split(key, depth + 1)
-        sizes = [1] + [width] * depth
-        strides = [2 if layer == 2 else 1 for layer in range(depth)]
+        *keys, last = jax.random.split(key, depth + 1)
+        shapes = [(1, 1), (width, 1), (width, 2)] + [(width, 1)] * (depth - 3)
         self.convs = [
-            eqx.nn.Conv2d(sizes[layer], width, 3, stride, padding=1, key=keys[layer])
-            for layer, stride in enumerate(strides)
+            eqx.nn.Conv2d(channels, width, 3, stride, padding=1, key=each)
+            for each, (channels, stride) in zip(keys, shapes, strict=True)
         ]
-        self.head = eqx.nn.Linear(width * (8 // max(strides)) ** 2, 10, key=keys[-1])
+        self.head = eqx.nn.Linear(16 * width, 10, key=last)
 
     def __call__(self, image: jax.Array) -> list[jax.Array]:
-        """Return the pre-activation of every layer; the last are the logits."""
+        """Return the pre-activations of every layer; the last are the logits."""
         signal, found = image[None], []
         for conv in self.convs:
             found.append(conv(signal))
@@ -74,59 +73,45 @@ class ConvNet(eqx.Module):
         return [*found, self.head(signal.ravel())]
 
 
-class Block(eqx.Module):
-    """Self-attention and a perceptron, each added to what comes in."""
-
-    attention: eqx.nn.MultiheadAttention
-    up: eqx.nn.Linear
-    down: eqx.nn.Linear
-
-    def __init__(self, width: int, key: jax.Array) -> None:
-        keys = jax.random.split(key, 3)
-        self.attention = eqx.nn.MultiheadAttention(4, width, key=keys[0])
-        self.up = eqx.nn.Linear(width, 2 * width, key=keys[1])
-        self.down = eqx.nn.Linear(2 * width, width, key=keys[2])
-
-    def __call__(self, tokens: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-        """Return the new tokens and the pre-activations on the way."""
-        mixed = self.attention(tokens, tokens, tokens)
-        hidden = jax.vmap(self.up)(tokens + mixed)
-        out = jax.vmap(self.down)(jax.nn.relu(hidden))
-        return tokens + mixed + out, [mixed, hidden, out]
-
-
 class AttentionNet(eqx.Module):
-    """A small attention model that reads a digit row by row."""
+    """Attention and perceptrons in turn, each added to what comes in; a digit is read row by row."""
 
     embed: eqx.nn.Linear
     position: eqx.nn.Embedding
-    blocks: list[Block]
+    attention: list[eqx.nn.MultiheadAttention]
+    up: list[eqx.nn.Linear]
+    down: list[eqx.nn.Linear]
     head: eqx.nn.Linear
 
     def __init__(self, depth: int, width: int, key: jax.Array) -> None:
-        keys = jax.random.split(key, depth + 3)
-        self.embed = eqx.nn.Linear(8, width, key=keys[0])
-        self.position = eqx.nn.Embedding(8, width, key=keys[1])
-        self.head = eqx.nn.Linear(width, 10, key=keys[2])
-        self.blocks = [Block(width, each) for each in keys[3:]]
+        keys = iter(jax.random.split(key, 3 * depth + 3))
+        self.embed = eqx.nn.Linear(8, width, key=next(keys))
+        self.position = eqx.nn.Embedding(8, width, key=next(keys))
+        self.attention = [eqx.nn.MultiheadAttention(4, width, key=next(keys)) for _ in range(depth)]
+        self.up = [eqx.nn.Linear(width, 2 * width, key=next(keys)) for _ in range(depth)]
+        self.down = [eqx.nn.Linear(2 * width, width, key=next(keys)) for _ in range(depth)]
+        self.head = eqx.nn.Linear(width, 10, key=next(keys))
 
     def __call__(self, image: jax.Array) -> list[jax.Array]:
-        """Return the pre-activation of every layer; the last are the logits."""
+        """Return the pre-activations of every layer; the last are the logits."""
         tokens = jax.vmap(self.embed)(image) + self.position.weight
         found = [tokens]
-        for block in self.blocks:
-            tokens, inside = block(tokens)
-            found += inside
+        for attention, up, down in zip(self.attention, self.up, self.down, strict=True):
+            mixed = attention(tokens, tokens, tokens)
+            hidden = jax.vmap(up)(tokens + mixed)
+            out = jax.vmap(down)(jax.nn.relu(hidden))
+            tokens = tokens + mixed + out
+            found += [mixed, hidden, out]
         return [*found, self.head(tokens.mean(axis=0))]
 
 
 def rule_maps(model: eqx.Module) -> dict[str, dict[str, Any]]:
-    """Return the five rule maps of a network; only the fourth looks at more than one kind of layer."""
+    """Return the five rule maps of a network; only the fourth speaks of single layers."""
     small = ("scaled", {"scheme": "he_normal", "factor": 0.3})
     ends: dict[str, Any] = {"head": small}
     if isinstance(model, AttentionNet):
         # The last layer of each branch decides how much the branch adds to what passes by.
-        ends |= {"position": "default", "**.output_proj": small, "**.down": small}
+        ends |= {"position": "default", "attention.*.output_proj": small, "down.*": small}
     return {
         DEFAULT: {"*": "default"},
         HE: {"*": "he_normal"},
@@ -144,14 +129,20 @@ class Runs:
     scales: np.ndarray
     accuracies: np.ndarray
 
-    def smooth_losses(self) -> np.ndarray:
-        """Return the losses averaged over windows of steps, in the logarithm: single batches are noisy."""
+    @property
+    def smooth(self) -> np.ndarray:
+        """Losses averaged over windows of steps, in the logarithm: single batches are noisy."""
         return np.exp(sliding_window_view(np.log(self.losses), WINDOW, axis=1).mean(axis=2))
 
-    def steps_to_target(self) -> float:
-        """Return the step from which the median loss stays below the target, infinity where there is none."""
-        above = np.median(self.smooth_losses(), axis=0) >= TARGET
+    @property
+    def steps(self) -> float:
+        """The step from which the median loss stays below the target, infinity where there is none."""
+        above = np.median(self.smooth, axis=0) >= TARGET
         return np.inf if above[-1] else WINDOW + float(np.flatnonzero([True, *above])[-1])
+
+    @property
+    def steps_text(self) -> str:
+        return f"{self.steps:.0f}" if np.isfinite(self.steps) else "never"
 
 
 def digits() -> list[np.ndarray]:
@@ -204,63 +195,53 @@ def run(model: Any, rules: dict[str, Any], data: Any, steps: int, seeds: int, ti
 
 def summary(results: dict[str, dict[str, Runs]]) -> Table:
     """Return the medians over seeds as a table."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, title="medians over seeds", title_justify="left")
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, title="Medians over seeds", title_justify="left")
     made.add_column("")
-    for column in (
-        "scale at\nlast layer",
-        "loss at\nstart",
-        "loss at\nend",
-        f"steps to\nloss {TARGET}",
-        "test\naccuracy",
-    ):
-        made.add_column(column, justify="right")
+    for column in ("scale at|last layer", "loss at|start", "loss at|end", f"steps to|loss {TARGET}", "test|accuracy"):
+        made.add_column(column.replace("|", "\n"), justify="right")
     for name, schemes in results.items():
         made.add_row(f"[bold]{name}")
         for scheme, runs in schemes.items():
-            ends = (runs.scales[:, -1], runs.losses[:, 0], runs.smooth_losses()[:, -1])
-            numbers = (f"{np.median(each):.2g}" for each in ends)
-            made.add_row(scheme, *numbers, in_words(runs), f"{np.median(runs.accuracies):.1%}")
+            numbers = (np.median(each) for each in (runs.scales[:, -1], runs.losses[:, 0], runs.smooth[:, -1]))
+            accuracy_text = f"{np.median(runs.accuracies):.1%}"
+            made.add_row(scheme, *(f"{each:.2g}" for each in numbers), runs.steps_text, accuracy_text)
         made.add_section()
     return made
 
 
-def in_words(runs: Runs) -> str:
-    steps = runs.steps_to_target()
-    return f"{steps:.0f}" if np.isfinite(steps) else "never"
-
-
-def finding(schemes: dict[str, Runs]) -> str:
+def finding(name: str, schemes: dict[str, Runs]) -> str:
     """Return what a row of the picture shows: the fastest scheme, and what the two usual ones do."""
-    best = min(schemes, key=lambda scheme: schemes[scheme].steps_to_target())
-    told = dict.fromkeys((best, DEFAULT, HE))
-    return f"steps to loss {TARGET}: " + "; ".join(f"{scheme} {in_words(schemes[scheme])}" for scheme in told)
+    best = min(schemes, key=lambda scheme: schemes[scheme].steps)
+    first, *others = dict.fromkeys((best, DEFAULT, HE))
+    words = [f"at loss {TARGET} after {schemes[first].steps_text} steps with “{first}”"]
+    words += [f"{schemes[scheme].steps_text} with “{scheme}”" for scheme in others]
+    return f"{name}: {', '.join(words)}"
 
 
 def picture(results: dict[str, dict[str, Runs]], path: Path) -> None:
     """Draw a row per network: loss against steps, and the scale of the signal per layer at the start."""
-    figure = plt.figure(figsize=(12, 8.6), layout="constrained")
-    head, *rows = figure.subfigures(1 + len(results), 1, height_ratios=[0.17] + [1] * len(results))
-    head.suptitle(
+    figure = plt.figure(figsize=(12, 8.8), layout="constrained")
+    top, *rows = figure.subfigures(1 + len(results), 1, height_ratios=[0.18] + [1] * len(results))
+    top.suptitle(
         "Only the initial weights differ, and they decide whether a network learns", fontsize=16, weight="bold"
     )
     handles = [Line2D([], [], linewidth=2.5, label=scheme, **style) for scheme, style in LINES.items()]
-    head.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=11, handlelength=2.6)
+    top.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=11, handlelength=2.6)
     for row, (name, schemes) in zip(rows, results.items(), strict=True):
-        row.suptitle(f"{name}: {finding(schemes)}", fontsize=12.5)
+        row.suptitle(finding(name, schemes), fontsize=12.5)
         left, right = row.subplots(1, 2)
         for scheme, runs in schemes.items():
-            draw_band(left, WINDOW, runs.smooth_losses(), LINES[scheme])
+            draw_band(left, WINDOW, runs.smooth, LINES[scheme])
             draw_band(right, 1, runs.scales, LINES[scheme])
+        # The naive scheme's loss is astronomic; a picture that held it would show nothing else.
         highest = max(runs.losses[:, 0].max() for scheme, runs in schemes.items() if scheme != NAIVE)
         left.set(yscale="log", ylim=(1e-2, 3 * highest), xlabel="step", ylabel="training loss")
         left.axhline(TARGET, color="0.6", linewidth=0.8, zorder=0)
-        lowest = schemes[NAIVE].losses.min()
-        note = f"{NAIVE} is above the picture: never below {lowest:.0e}"
-        left.text(0.98, 0.95, note, color=LINES[NAIVE]["color"], ha="right", va="top", transform=left.transAxes)
+        left.text(0.01, 0.93 * TARGET, f"{TARGET}", color="0.4", va="top", transform=left.get_yaxis_transform())
+        note = f"{NAIVE} is above the picture, never below {schemes[NAIVE].losses.min():.0e}"
+        left.text(0.98, 0.97, note, color=LINES[NAIVE]["color"], ha="right", va="top", transform=left.transAxes)
         right.set(yscale="log", xlabel="layer, from input to output", ylabel="std of pre-activations over digits")
         right.xaxis.get_major_locator().set_params(integer=True)
-        for axes in (left, right):
-            axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
 
@@ -269,6 +250,7 @@ def draw_band(axes: Any, start: int, values: np.ndarray, style: dict[str, Any]) 
     where = np.arange(start, start + values.shape[1])
     axes.plot(where, np.median(values, axis=0), linewidth=2.2, **style)
     axes.fill_between(where, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.13, linewidth=0)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def main() -> None:
@@ -279,16 +261,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="toy size, to see that it works")
     options = parser.parse_args()
     if options.quick:
-        options.steps, options.seeds = 6, 2
-    size = (3, 4) if options.quick else (10, 16)
+        options.steps, options.seeds = WINDOW, 2
+    if options.steps < WINDOW or options.seeds < 1:
+        parser.error(f"at least {WINDOW} steps and 1 seed are needed")
+    convolutions, blocks, width = (3, 1, 4) if options.quick else (10, 3, 16)
     key = jax.random.key(0)
-    models = {
-        "Convolutional network": ConvNet(*size, key=key),
-        "Attention model": AttentionNet(1 if options.quick else 3, 2 * size[1], key=key),
-    }
-    console = Console()
-    print(ix.plan(models["Attention model"], rule_maps(models["Attention model"])[TUNED]))
-    data = digits()
+    attention = AttentionNet(blocks, 2 * width, key)
+    models = {"Convolutional network": ConvNet(convolutions, width, key), "Attention model": attention}
+    console, data = Console(), digits()
+    print(ix.plan(attention, rule_maps(attention)[TUNED]))
     results: dict[str, dict[str, Runs]] = {}
     columns = (TextColumn("{task.description:<46}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -304,7 +285,6 @@ def main() -> None:
         Console(file=file, width=100).print(summary(results))
     console.print(summary(results))
     console.print(f"The picture and the table are in {options.out}/")
-    np.save("/tmp/exp/res.npy", results, allow_pickle=True)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class UniformKernel(Kernel):
         if not is_complex(dtype):
             return jax.random.uniform(key, shape, dtype, self.lower) * numbers[0]
         parts = [jax.random.uniform(each, shape, real_dtype(dtype), self.lower) for each in jax.random.split(key)]
-        return lax.complex(*parts) * numbers[0]
+        return lax.complex(*parts) * jnp.asarray(numbers[0], dtype)
 
 
 @dataclass(frozen=True, slots=True)
