@@ -14,9 +14,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import optax
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.lib.stride_tricks import sliding_window_view
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -27,17 +28,13 @@ from sklearn.model_selection import train_test_split
 
 import initax as ix
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.lines import Line2D
-
 BATCH = 64
 WINDOW = 5
 TARGET = 0.5
 """A loss that a network reaches once it has begun to tell the digits apart; chance is log(10) = 2.3."""
 OPTIMIZER = optax.adam(1e-3)
 
-DEFAULT, HE, ORTHOGONAL = "Equinox's default", "he_normal", "orthogonal(gain=relu)"
+DEFAULT, HE, ORTHOGONAL = "Equinox default", "he_normal", "orthogonal(gain=relu)"
 TUNED, NAIVE = "he_normal, small ends", "normal(stddev=1)"
 LINES: dict[str, dict[str, Any]] = {
     DEFAULT: {"color": "#444444"},
@@ -140,8 +137,7 @@ class Runs:
         above = np.median(self.smooth, axis=0) >= TARGET
         return np.inf if above[-1] else WINDOW + float(np.flatnonzero([True, *above])[-1])
 
-    @property
-    def steps_text(self) -> str:
+    def __str__(self) -> str:
         return f"{self.steps:.0f}" if np.isfinite(self.steps) else "never"
 
 
@@ -204,7 +200,7 @@ def summary(results: dict[str, dict[str, Runs]]) -> Table:
         for scheme, runs in schemes.items():
             numbers = (np.median(each) for each in (runs.scales[:, -1], runs.losses[:, 0], runs.smooth[:, -1]))
             accuracy_text = f"{np.median(runs.accuracies):.1%}"
-            made.add_row(scheme, *(f"{each:.2g}" for each in numbers), runs.steps_text, accuracy_text)
+            made.add_row(scheme, *(f"{each:.2g}" for each in numbers), str(runs), accuracy_text)
         made.add_section()
     return made
 
@@ -213,14 +209,14 @@ def finding(name: str, schemes: dict[str, Runs]) -> str:
     """Return what a row of the picture shows: the fastest scheme, and what the two usual ones do."""
     best = min(schemes, key=lambda scheme: schemes[scheme].steps)
     first, *others = dict.fromkeys((best, DEFAULT, HE))
-    words = [f"at loss {TARGET} after {schemes[first].steps_text} steps with “{first}”"]
-    words += [f"{schemes[scheme].steps_text} with “{scheme}”" for scheme in others]
+    words = [f"at loss {TARGET} after {schemes[first]} steps with “{first}”"]
+    words += [f"{schemes[scheme]} with “{scheme}”" for scheme in others]
     return f"{name}: {', '.join(words)}"
 
 
 def picture(results: dict[str, dict[str, Runs]], path: Path) -> None:
-    """Draw a row per network: loss against steps, and the scale of the signal per layer at the start."""
-    figure = plt.figure(figsize=(12, 8.8), layout="constrained")
+    """Draw a row per network: loss against steps, and the scale of the signal per layer; bands span the seeds."""
+    figure = Figure(figsize=(12, 8.8), layout="constrained")
     top, *rows = figure.subfigures(1 + len(results), 1, height_ratios=[0.18] + [1] * len(results))
     top.suptitle(
         "Only the initial weights differ, and they decide whether a network learns", fontsize=16, weight="bold"
@@ -231,8 +227,10 @@ def picture(results: dict[str, dict[str, Runs]], path: Path) -> None:
         row.suptitle(finding(name, schemes), fontsize=12.5)
         left, right = row.subplots(1, 2)
         for scheme, runs in schemes.items():
-            draw_band(left, WINDOW, runs.smooth, LINES[scheme])
-            draw_band(right, 1, runs.scales, LINES[scheme])
+            for axes, first, values in ((left, WINDOW, runs.smooth), (right, 1, runs.scales)):
+                where, color = np.arange(first, first + values.shape[1]), LINES[scheme]["color"]
+                axes.plot(where, np.median(values, axis=0), linewidth=2.2, **LINES[scheme])
+                axes.fill_between(where, values.min(axis=0), values.max(axis=0), color=color, alpha=0.13, linewidth=0)
         # The naive scheme's loss is astronomic; a picture that held it would show nothing else.
         highest = max(runs.losses[:, 0].max() for scheme, runs in schemes.items() if scheme != NAIVE)
         left.set(yscale="log", ylim=(1e-2, 3 * highest), xlabel="step", ylabel="training loss")
@@ -243,14 +241,6 @@ def picture(results: dict[str, dict[str, Runs]], path: Path) -> None:
         right.set(yscale="log", xlabel="layer, from input to output", ylabel="std of pre-activations over digits")
         right.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=150)
-
-
-def draw_band(axes: Any, start: int, values: np.ndarray, style: dict[str, Any]) -> None:
-    """Draw the median over seeds as a line, lowest to highest as a band."""
-    where = np.arange(start, start + values.shape[1])
-    axes.plot(where, np.median(values, axis=0), linewidth=2.2, **style)
-    axes.fill_between(where, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.13, linewidth=0)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def main() -> None:

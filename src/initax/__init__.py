@@ -16,6 +16,7 @@ from initax._layer import Layer as Layer
 from initax._layer import Parameter as Parameter
 from initax._layer import register_layer as register_layer
 from initax._plan import Draw as Draw
+from initax._plan import Kept as Kept
 from initax._plan import Plan as Plan
 from initax._plan import plan as plan
 from initax._reinit import draw as draw

@@ -111,7 +111,7 @@ def resolve(pattern: str, shape: tuple[int, ...], sizes: Mapping[str, int] | Non
     Raises:
         AxesError: the pattern is malformed, has another rank than the array, or its sizes do not divide.
 
-    Example:
+    Examples:
         >>> axes = resolve("(g o) i ...", (32, 4, 3, 3), {"g": 4})
         >>> axes.fan_in, axes.fan_out, axes.canonical_shape
         (36, 72, (3, 3, 4, 8))

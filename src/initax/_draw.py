@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ Preimage = Callable[[jax.Array], tuple[jax.Array, ...]]
 BUCKET = 64
 """Rows of one bucket. Many small equal arrays cost more to dispatch than to draw, so they are drawn BUCKET at a time."""
 BUCKET_LEAST = 256
-"""Rows from which a bucket's longer compilation (0.5 s instead of 0.2 s) pays off."""
+"""Rows from which a bucket's longer compilation (0.6 s instead of 0.2 s) pays off within a few calls."""
 BUCKET_ENTRIES = 16_384
 """Entries above which drawing costs more than dispatching, and a bucket would only cost memory."""
 HANDS = 16
@@ -105,8 +105,8 @@ def draw(jobs: Sequence[Job], key: Any) -> dict[str, jax.Array]:
 def draw_one(program: Program, numbers: tuple[float, ...], key: Any) -> jax.Array:
     """Return one array, drawn from the key itself."""
     typed = as_key(key)
-    data = jax.random.key_data(typed)
-    return _run(program, str(jax.random.key_impl(typed)), data, program.numbers(numbers))[0]
+    sampler = functools.partial(_sampler, implementation=str(jax.random.key_impl(typed)))
+    return _run(sampler, program, jax.random.key_data(typed), program.numbers(numbers))[0]
 
 
 Drawn = Iterable[tuple[int, tuple[jax.Array, ...]]]
@@ -115,14 +115,20 @@ Drawn = Iterable[tuple[int, tuple[jax.Array, ...]]]
 def _concrete(groups: dict[Program, list[int]], jobs: Sequence[Job], keys: jax.Array) -> Drawn:
     implementation = str(jax.random.key_impl(keys))
     data = np.asarray(jax.random.key_data(keys))
+    sampler = functools.partial(_sampler, implementation=implementation)
     on_cpu = _default_platform() == "cpu"
     for program, rows in groups.items():
+        if not program.kernel.random:
+            for row in rows:
+                filler = functools.partial(_filler, numbers=program.numbers(jobs[row].numbers))
+                yield row, _run(filler, program)
+            continue
         numbers = [program.numbers(jobs[row].numbers) for row in rows]
         if on_cpu and _fits_bucket(program, len(rows), vmap_is_exact(keys)):
             yield from zip(rows, _bucketed(program, implementation, data[rows], numbers), strict=True)
         else:
             for row, values in zip(rows, numbers, strict=True):
-                yield row, _run(program, implementation, data[row], values)
+                yield row, _run(sampler, program, data[row], values)
 
 
 def _traced(program: Program, rows: list[int], jobs: Sequence[Job], keys: jax.Array) -> Drawn:
@@ -141,38 +147,39 @@ def _sampler(program: Program, implementation: str) -> Any:
     def sample(data: jax.Array, numbers: tuple[Any, ...]) -> tuple[jax.Array, ...]:
         return program(jax.random.wrap_key_data(data, impl=implementation), numbers)
 
-    return jax.jit(sample) if program.sharding is None else jax.jit(sample, out_shardings=program.sharding)
+    return _jitted(sample, program)
 
 
-def _run(program: Program, implementation: str, data: Any, numbers: tuple[Any, ...]) -> tuple[jax.Array, ...]:
-    if (type(program.kernel), _default_platform()) in _only_on_cpu:
-        return _on_cpu(program, implementation, data, numbers)
-    try:
-        return tuple(_sampler(program, implementation)(data, numbers))
-    except (NotImplementedError, jax.errors.JaxRuntimeError) as error:
-        if not _is_unsupported(error):
-            raise
-        _only_on_cpu.add((type(program.kernel), _default_platform()))
-        return _on_cpu(program, implementation, data, numbers)
+@functools.lru_cache(maxsize=1024)
+def _filler(program: Program, numbers: tuple[Any, ...]) -> Any:
+    """A program without arguments: calling it costs a tenth of calling one with a key."""
+    return _jitted(lambda: program(jax.random.key(0), numbers), program)
+
+
+def _jitted(function: Callable[..., tuple[jax.Array, ...]], program: Program) -> Any:
+    return jax.jit(function) if program.sharding is None else jax.jit(function, out_shardings=program.sharding)
+
+
+def _run(build: Callable[[Program], Any], program: Program, *arguments: Any) -> tuple[jax.Array, ...]:
+    """Build and call a compiled program, on the CPU where the default device can't run its kernel."""
+    kernel = (type(program.kernel), _default_platform())
+    if kernel not in _only_on_cpu:
+        try:
+            return tuple(build(program)(*arguments))
+        except (NotImplementedError, jax.errors.JaxRuntimeError) as error:
+            if not (isinstance(error, NotImplementedError) or "UNIMPLEMENTED" in str(error)):
+                raise
+            _only_on_cpu.add(kernel)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        drawn = build(replace(program, sharding=None))(*map(np.asarray, arguments[:1]), *arguments[1:])
+    host = [np.asarray(each) for each in drawn]  # through the host, and back to where the parameter lives
+    if program.sharding is None:
+        return tuple(jnp.asarray(each) for each in host)
+    return tuple(jax.device_put(each, program.sharding) for each in host)
 
 
 _only_on_cpu: set[tuple[type[Kernel], str]] = set()
 """Kernels that a platform was found unable to run."""
-
-
-def _is_unsupported(error: Exception) -> bool:
-    return isinstance(error, NotImplementedError) or "UNIMPLEMENTED" in str(error)
-
-
-def _on_cpu(program: Program, implementation: str, data: Any, numbers: tuple[Any, ...]) -> tuple[jax.Array, ...]:
-    """Draw on the CPU and bring the result to where the parameter lives."""
-    alone = Program(program.kernel, program.shape, program.dtype, None, program.preimage)
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        drawn = _sampler(alone, implementation)(np.asarray(data), numbers)
-    host = [np.asarray(each) for each in drawn]
-    if program.sharding is None:
-        return tuple(jnp.asarray(each) for each in host)
-    return tuple(jax.device_put(each, program.sharding) for each in host)
 
 
 def _default_platform() -> str:
@@ -184,12 +191,12 @@ def _default_platform() -> str:
 
 def _fits_bucket(program: Program, count: int, exact: bool) -> bool:
     return (
-        count >= (BUCKET_LEAST if program.kernel.random else HANDS)
+        exact
+        and count >= BUCKET_LEAST
         and program.entries <= BUCKET_ENTRIES
         and program.kernel.elementwise
         and program.sharding is None
         and program.preimage is None
-        and (exact or not program.kernel.random)
     )
 
 
@@ -197,20 +204,15 @@ def _bucketed(
     program: Program, implementation: str, data: np.ndarray, numbers: list[tuple[Any, ...]]
 ) -> Iterable[tuple[jax.Array, ...]]:
     count = len(data)
-    width = BUCKET if program.kernel.random else HANDS
-    whole = -(-count // width) * width
+    whole = -(-count // BUCKET) * BUCKET
     places = np.minimum(np.arange(whole), count - 1)  # the last bucket is filled up with repeats, which are dropped
     columns = tuple(np.array(column)[places] for column in zip(*numbers, strict=True))
     made: list[jax.Array] = []
-    for start in range(0, whole, width):
-        rows = slice(start, start + width)
-        values = tuple(column[rows] for column in columns)
-        if program.kernel.random:
-            stack = _stack(program, implementation)(data[places[rows]], values)
-            for first in range(0, width, HANDS):
-                made += _unstack(stack, np.int32(first))
-        else:
-            made += _fill(program)(values)
+    for start in range(0, whole, BUCKET):
+        rows = slice(start, start + BUCKET)
+        stack = _stack(program, implementation)(data[places[rows]], tuple(column[rows] for column in columns))
+        for first in range(0, BUCKET, HANDS):
+            made += _unstack(stack, np.int32(first))
     return ((array,) for array in made[:count])
 
 
@@ -225,12 +227,3 @@ def _stack(program: Program, implementation: str) -> Any:
 @jax.jit
 def _unstack(stack: jax.Array, first: jax.Array) -> list[jax.Array]:
     return [lax.dynamic_index_in_dim(stack, first + place, keepdims=False) for place in range(HANDS)]
-
-
-@functools.lru_cache(maxsize=256)
-def _fill(program: Program) -> Any:
-    def fill(numbers: tuple[Any, ...]) -> list[jax.Array]:
-        unused = jax.random.key(0)
-        return [program(unused, tuple(column[place] for column in numbers))[0] for place in range(HANDS)]
-
-    return jax.jit(fill)

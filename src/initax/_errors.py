@@ -7,6 +7,8 @@ and a line to paste.
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -60,6 +62,19 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return a `did you mean ...` line, or nothing where no option is near."""
     found = nearest(name, options)
     return "did you mean " + " or ".join(f'"{each}"' for each in found) + "?" if found else ""
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number and its noun, in the plural where it has to be."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def warn(text: str) -> None:
+    """Warn the user, on the line that called initax."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "initax":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, InitaxWarning, stacklevel=level)
 
 
 def listing(items: Iterable[str], limit: int = 12) -> str:

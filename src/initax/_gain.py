@@ -35,7 +35,7 @@ def gain(activation: str | Callable[[Any], Any]) -> float:
     Raises:
         SchemeError: no activation has that name, or the function is not a finite elementwise one.
 
-    Example:
+    Examples:
         >>> round(gain("relu"), 6), round(gain("tanh"), 6)
         (1.414214, 1.592537)
 

@@ -220,7 +220,7 @@ def register_layer(
         AxesError: a pattern is malformed.
         InitaxError: there is no field, or a role, size or bias names something that does not exist.
 
-    Example:
+    Examples:
         >>> import equinox as eqx, jax, jax.numpy as jnp, initax as ix
         >>> class Mixer(eqx.Module):
         ...     w: jax.Array
@@ -480,19 +480,39 @@ def with_axes(layer: Layer, patterns: Mapping[str, str], sizes: Mapping[str, int
             )
     restated = {name: _restated(layer[name], pattern, sizes, layer, where) for name, pattern in patterns.items()}
     weight = next((each for each in restated.values() if each.role in WEIGHT_ROLES), None)
-    parameters = []
-    for old in layer.parameters:
-        new = restated.get(old.name, old)
-        if weight is not None and new.role == "bias":
-            new = replace(
-                new,
-                fan_in=weight.fan_in,
-                fan_out=weight.fan_out,
-                effective_fan_in=weight.effective_fan_in,
-                effective_fan_out=weight.effective_fan_out,
+    return replace(
+        layer,
+        parameters=tuple(
+            _following(restated.get(old.name, old), weight, where) if weight else restated.get(old.name, old)
+            for old in layer.parameters
+        ),
+    )
+
+
+def _following(bias: Parameter, weight: Parameter, where: str) -> Parameter:
+    """The parameter, with the fans of the restated weight if it is its bias."""
+    if bias.role != "bias" or weight.axes is None:
+        return bias
+    outputs = math.prod(weight.axes.split[axis] for axis in weight.axes.out_axis)
+    if math.prod(bias.shape) not in (outputs, outputs * weight.axes.batch_size):
+        raise AxesError(
+            message(
+                f'{where}: {bias.path} of shape {bias.shape} does not fit {weight.path} read as "{weight.axes.pattern}".',
+                f"{weight.path} of shape {weight.shape} would have {outputs} outputs",
             )
-        parameters.append(new)
-    return replace(layer, parameters=tuple(parameters))
+        )
+    return replace(
+        bias,
+        fan_in=weight.fan_in,
+        fan_out=weight.fan_out,
+        effective_fan_in=weight.effective_fan_in,
+        effective_fan_out=weight.effective_fan_out,
+        kept=_unless_undeclared(bias.kept),
+    )
+
+
+def _unless_undeclared(kept: str | None) -> str | None:
+    return None if kept and kept.startswith("undeclared") else kept
 
 
 def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Layer, where: str) -> Parameter:
@@ -511,5 +531,5 @@ def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Lay
         fan_out=axes.fan_out if weighs else old.fan_out,
         effective_fan_in=axes.fan_in if weighs else old.effective_fan_in,
         effective_fan_out=axes.fan_out if weighs else old.effective_fan_out,
-        kept=None if old.kept and old.kept.startswith("undeclared") else old.kept,
+        kept=_unless_undeclared(old.kept),
     )

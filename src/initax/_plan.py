@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from initax._adapters import survey as survey_model
 from initax._adapters._pytree import Survey
 from initax._draw import Job, Program, draw
-from initax._errors import InitaxError, InitaxWarning, ModelError, PlanError, RuleError, SchemeError, listing, message
+from initax._errors import InitaxError, ModelError, PlanError, RuleError, SchemeError, count, listing, message, warn
 from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter, with_axes
 from initax._rules import Rule, match, read_rules
 from initax._table import Row, render
@@ -107,7 +106,7 @@ class Plan:
         Raises:
             KeyTypeError: `key` is not one JAX key.
 
-        Example:
+        Examples:
             >>> import equinox as eqx, jax, initax as ix
             >>> model = eqx.nn.Linear(3, 2, key=jax.random.key(0))
             >>> ix.plan(model, {"Linear": "he_normal"}).draw(jax.random.key(1)).weight.shape
@@ -139,7 +138,7 @@ class Plan:
         Args:
             other: the plan to compare with; lines say what changes from this one to that one.
 
-        Example:
+        Examples:
             >>> import equinox as eqx, jax, initax as ix
             >>> model = eqx.nn.Linear(3, 2, use_bias=False, key=jax.random.key(0))
             >>> he, zero = (ix.plan(model, {"*": name}) for name in ("he_normal", "zeros"))
@@ -166,7 +165,7 @@ class Plan:
         Raises:
             PlanError: a rule has a function for a selector or a callable for a scheme.
 
-        Example:
+        Examples:
             >>> import equinox as eqx, jax, initax as ix
             >>> model = eqx.nn.Linear(3, 2, key=jax.random.key(0))
             >>> plan = ix.plan(model, {"Linear": ("orthogonal", {"gain": 0.5})})
@@ -253,7 +252,7 @@ def plan(model: Any, rules: Mapping[Any, Any], *, default: Any = None) -> Plan:
         AxesError: restated axes do not fit.
         ModelError: the model holds no layer initax knows.
 
-    Example:
+    Examples:
         >>> import equinox as eqx, jax, initax as ix
         >>> plan = ix.plan(eqx.nn.MLP(4, 2, 8, depth=1, key=jax.random.key(0)), {"Linear": "he_normal"})
         >>> [(draw.parameter.path, round(draw.std, 3)) for draw in plan.draws if draw.std]
@@ -296,7 +295,7 @@ class _Decided:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-        warnings.warn(text, InitaxWarning, stacklevel=4)
+        warn(text)
 
     def layer(self, layer: Layer, rule: Rule | None, fallback: Scheme | str | None) -> None:
         scheme = rule.scheme if rule is not None else fallback if isinstance(fallback, Scheme) else None
@@ -304,7 +303,7 @@ class _Decided:
         if scheme is None:
             reason = "no rule selects it" if rule is None else f'rule "{text}" keeps it'
             for parameter in layer.parameters:
-                self._keep(layer, parameter, parameter.kept or reason, text)
+                self._keep(layer, parameter, parameter.kept or reason, rule)
                 if rule is None and (parameter.kept is None or parameter.kept.startswith("undeclared")):
                     self.uncovered.append((layer, parameter, parameter.kept or reason))
             return
@@ -314,7 +313,7 @@ class _Decided:
             if reason is None:
                 self._draw(layer, parameter, scheme, rule, text)
                 continue
-            self._keep(layer, parameter, reason, text)
+            self._keep(layer, parameter, reason, rule)
             if reason.startswith("undeclared"):
                 self.undeclared.setdefault(text, []).append((layer, parameter))
                 self.uncovered.append((layer, parameter, reason))
@@ -324,8 +323,8 @@ class _Decided:
             self.texts[id(scheme)] = str(scheme)
         return self.texts[id(scheme)]
 
-    def _keep(self, layer: Layer, parameter: Parameter, reason: str, rule: str) -> None:
-        self.kept.append(Kept(parameter=parameter, kind=layer.kind, reason=reason, rule=rule))
+    def _keep(self, layer: Layer, parameter: Parameter, reason: str, rule: Rule | None) -> None:
+        self.kept.append(Kept(parameter=parameter, kind=layer.kind, reason=reason, rule=rule.text if rule else None))
 
     def _draw(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None, text: str) -> None:
         initializer: Initializer = scheme.part(parameter.role or "weight")
@@ -372,7 +371,7 @@ class _Decided:
         if default == "error" and left:
             raise RuleError(
                 message(
-                    f"{len(left)} arrays are covered by no rule, and default=\"error\" asks for all of them.",
+                    f'{count(len(left), "array")} of the model no rule covers, and default="error" asks for all of them.',
                     *(_shown(layer, parameter, reason) for layer, parameter, reason in left[:8]),
                     f"… {len(left) - 8} more" if len(left) > 8 else "",
                     'add a rule for them, or {"*": None} in front to keep what the others do not select',
@@ -388,7 +387,7 @@ class _Decided:
         for text, found in self.undeclared.items():
             self.note(
                 message(
-                    f'rule "{text}" selects {len(found)} arrays whose axes nobody declared; they are kept:',
+                    f'rule "{text}" selects {count(len(found), "array")} whose axes nobody declared; kept as they are:',
                     *(_shown(layer, parameter, "") for layer, parameter in found[:4]),
                     f"… {len(found) - 4} more" if len(found) > 4 else "",
                     _declaration(found[0][0]),
@@ -396,10 +395,8 @@ class _Decided:
             )
 
     def _idle(self, rule: Rule, winners: tuple[Rule | None, ...]) -> str:
-        count = sum(winner is rule for winner in winners)
-        head = f'rule "{rule.text}": {rule.scheme} draws nothing in the {count} layers it decides.'
-        if count == 1:
-            head = head.replace("1 layers it decides", "one layer it decides")
+        decided = count(sum(winner is rule for winner in winners), "layer")
+        head = f'rule "{rule.text}": {rule.scheme} draws nothing in the {decided} it decides.'
         if rule.text in self.undeclared:
             found = self.undeclared[rule.text]
             shown = (_shown(layer, parameter, parameter.kept or "") for layer, parameter in found[:4])
@@ -415,7 +412,7 @@ class _Decided:
         if any(each.reason.startswith("set with ") for each in own):
             return f'for the layers inside write {{"{rule.text} *": ...}}'
         tied = [each.reason.removeprefix("tied to ") for each in own if each.reason.startswith("tied to ")]
-        return f"select its owner, which holds {tied[0]}" if tied else ""
+        return f'select the layer that owns it: "{tied[0].rpartition(".")[0] or "*"}"' if tied else ""
 
 
 def _restated(layer: Layer, scheme: Scheme, where: str) -> Layer:
@@ -472,17 +469,28 @@ def _shown(layer: Layer, parameter: Parameter, reason: str) -> str:
 
 def _declaration(layer: Layer) -> str:
     """The line that declares a layer, with a guess at the patterns for the user to put right."""
+    if layer.cls.__name__ in ("ArrayImpl", "ndarray", "ShapeDtypeStruct"):
+        return "for a single array write ix.draw(scheme, key, shape)"
     arrays = [each for each in layer.parameters if each.kept and each.kept.startswith("undeclared")]
-    guess = {2: "i o", 1: "o"}
-    patterns = [(each.name, guess.get(len(each.shape), "... i o")) for each in arrays]
-    if not all(name.isidentifier() for name, _ in patterns):
-        inside = "**{" + ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns) + "}"
-    else:
-        inside = ", ".join(f'{name}="{pattern}"' for name, pattern in patterns)
+    patterns = {each.name: _guess(each.shape, [other.shape for other in arrays]) for each in arrays}
     if layer.cls.__module__ == "builtins":
-        axes = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns)
+        axes = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
         return f"say what the axes are, in stored order: ix.Scheme(..., axes={{{axes}}})"
-    return f'declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, kind="Linear", {inside})'
+    if all(name.isidentifier() for name in patterns):
+        fields = ", ".join(f'{name}="{pattern}"' for name, pattern in patterns.items())
+    else:
+        fields = "**{" + ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items()) + "}"
+    return f'declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, kind="Linear", {fields})'
+
+
+def _guess(shape: tuple[int, ...], others: list[tuple[int, ...]]) -> str:
+    """Axes an array may have: a vector beside a matrix tells which of its sides are the outputs."""
+    if len(shape) < 2:
+        return "o"
+    outputs_first = (shape[0],) in others and (shape[-1],) not in others
+    if len(shape) == 2:
+        return "o i" if outputs_first else "i o"
+    return "o i ..." if outputs_first else "... i o"
 
 
 def _axes_text(parameter: Parameter) -> str:

@@ -42,7 +42,7 @@ def reinit(model: Model, rules: Mapping[Any, Any], key: Any, *, default: Any = N
         KeyTypeError: `key` is not one JAX key.
         ModelError: the model holds no layer initax knows.
 
-    Example:
+    Examples:
         >>> import equinox as eqx, jax, initax as ix
         >>> model = eqx.nn.MLP(4, 2, 8, depth=2, key=jax.random.key(0))
         >>> model = ix.reinit(model, {"Linear": "he_normal", "layers.2": "zeros"}, jax.random.key(1))
@@ -63,7 +63,7 @@ def layers(model: Any) -> tuple[Layer, ...]:
     Raises:
         ModelError: two arrays have the same dotted path.
 
-    Example:
+    Examples:
         >>> import equinox as eqx, jax, initax as ix
         >>> (layer,) = ix.layers(eqx.nn.Conv2d(4, 8, 3, groups=2, key=jax.random.key(0)))
         >>> layer.kind, layer["weight"].axes.pattern, layer["weight"].fan_in, layer["weight"].fan_out
@@ -102,7 +102,7 @@ def draw(
         AxesError: the axes do not fit the shape.
         KeyTypeError: `key` is not one JAX key.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax, jax.numpy as jnp
         >>> ix.draw("orthogonal", jax.random.key(0), (64, 50), jnp.float16, axes="o i").dtype
         dtype('float16')

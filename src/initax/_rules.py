@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from initax._errors import RuleError, SchemeError, listing, message, nearest
-from initax._layer import Layer
+from initax._errors import RuleError, SchemeError, count, did_you_mean, listing, message
+from initax._layer import Ancestor, Layer
 from initax.schemes._scheme import Scheme, as_scheme
 
 EVERY = "*"
@@ -71,7 +71,7 @@ def _selector(selector: Any) -> tuple[str, Callable[[Layer], bool]]:
         tokens = tuple(selector.split())
         return selector, functools.partial(_matches_tokens, tokens)
     if callable(selector):
-        name = getattr(selector, "__qualname__", repr(selector)).replace("<locals>.", "")
+        name = getattr(selector, "__name__", repr(selector))
         return name, lambda layer: bool(selector(layer))
     raise RuleError(
         message(
@@ -194,24 +194,39 @@ def _unmatched(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str]) 
             return message(head, f'"{wanted}" is a parameter of layer "{owner}"; select the layer: {line}')
     if wanted in aliases:
         return message(head, f'"{wanted}" is tied to "{aliases[wanted]}", which owns it; write "{aliases[wanted]}"')
-    inside = [
-        layer for layer in layers if any(_matches_one(wanted, each.path, each.cls, "") for each in layer.ancestors)
-    ]
+    if isinstance(rule.selector, str) and len(rule.text.split()) > 1:
+        return message(head, have, _sequence_hint(rule.text.split(), layers))
+    inside = [layer for layer in layers if _is_inside(wanted, layer)]
     if inside:
-        holders = {each.path for layer in inside for each in layer.ancestors}
-        line = f'"{wanted}.**"' if wanted in holders else f'"{wanted} *"'
-        count = f"{len(inside)} layer" + ("s" if len(inside) > 1 else "")
-        return message(head, f'"{wanted}" holds {count} but owns no array itself; for all of them write {line}')
-    suggestions = nearest(wanted, _words(layers))
-    near = "did you mean " + " or ".join(f'"{each}"' for each in suggestions) + "?" if suggestions else ""
-    return message(head, have, near)
+        line = f'"{wanted} *"' if any(wanted in _class_names(each.cls) for each in _around(inside)) else f'"{wanted}.**"'
+        holds = f'"{wanted}" holds {count(len(inside), "layer")} but owns no array itself'
+        return message(head, f"{holds}; for all of them write {line}")
+    return message(head, have, did_you_mean(wanted, _words(layers)))
+
+
+def _is_inside(name: str, layer: Layer) -> bool:
+    return layer.path.startswith(f"{name}.") or any(_matches_one(name, each.path, each.cls, "") for each in layer.ancestors)
+
+
+def _around(layers: Sequence[Layer]) -> Iterable[Ancestor]:
+    return (each for layer in layers for each in layer.ancestors)
+
+
+def _sequence_hint(tokens: Sequence[str], layers: Sequence[Layer]) -> str:
+    """Say which word of a sequence is at fault."""
+    for token in tokens:
+        modules = any(_matches_one(token, each.path, each.cls, "") for each in _around(layers))
+        if not modules and not any(_matches_one(token, each.path, each.cls, each.kind) for each in layers):
+            near = did_you_mean(token, _words(layers))
+            return f'nothing in the model is "{token}"' + (f"; {near}" if near else "")
+    outer = " inside ".join(f'a "{token}"' for token in reversed(tokens))
+    return f"each word names something, but there is no {outer[2:]}"
 
 
 def _words(layers: Sequence[Layer]) -> Iterable[str]:
+    """Words that would select something."""
     for layer in layers:
         yield layer.cls.__name__
         yield layer.kind
         yield layer.path
-        for each in layer.ancestors:
-            yield each.cls.__name__
-            yield each.path
+        yield from (each.cls.__name__ for each in layer.ancestors)

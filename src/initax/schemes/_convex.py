@@ -56,7 +56,7 @@ def hoedt_constants(
         alpha: slope of a leaky ReLU; as in the authors' code it rescales the weight variance only.
         bias_noise: share of the variance given to a random bias.
 
-    Example:
+    Examples:
         >>> constants = hoedt_constants(64)
         >>> round(constants.log_std, 5), round(constants.bias_mean, 5)
         (1.73075, -0.73229)

@@ -165,7 +165,7 @@ def _with_mean(stddev: float, mean: float) -> tuple[float, ...]:
 def truncated_std(lower: float, upper: float) -> float:
     """Return the standard deviation of a standard normal cut at `lower` and `upper`.
 
-    Example:
+    Examples:
         >>> round(truncated_std(-2.0, 2.0), 10)
         0.879625661
     """

@@ -41,7 +41,7 @@ class Scheme:
         SchemeError: a name is unknown, an argument wrong, or an initializer does not fit its role.
         AxesError: a pattern is malformed.
 
-    Example:
+    Examples:
         >>> import initax as ix
         >>> ix.Scheme("he_normal", recurrent="orthogonal", bias=("constant", {"value": 0.1}))
         Scheme(weight=he_normal, recurrent=orthogonal, bias=constant(value=0.1), embedding=he_normal)
@@ -124,7 +124,9 @@ class Scheme:
     def __str__(self) -> str:
         """Return the scheme as a rule would name it."""
         if self._name is None:
-            return repr(self)
+            follows = weights_only(self._parts.get("weight"))
+            own = [f"{role}={part}" for role, part in self._parts.items() if role not in follows or part != follows[role]]
+            return ", ".join([str(follows["weight"]), *own]) if "weight" in self._parts else ", ".join(own)
         name, args = self._name
         inside = ", ".join(f"{key}={value}" for key, value in args.items())
         return f"{name}({inside})" if inside else name
@@ -165,7 +167,7 @@ def register(name: str, scheme: Any) -> None:
     Raises:
         SchemeError: the name is taken, or is no identifier.
 
-    Example:
+    Examples:
         >>> import initax as ix
         >>> ix.schemes.register("doc_gpt2", ("normal", {"stddev": 0.02}))
         >>> ix.schemes.get("doc_gpt2")
@@ -202,7 +204,7 @@ def get(name: str, **args: Any) -> Scheme:
     Raises:
         SchemeError: the name is unknown, or it has no such argument, or an argument's value is wrong.
 
-    Example:
+    Examples:
         >>> import initax as ix
         >>> str(ix.schemes.get("orthogonal", gain=0.5))
         'orthogonal(gain=0.5)'
@@ -307,7 +309,7 @@ def as_initializer(value: Any, role: Role) -> Initializer | None:
         return part
     raise SchemeError(
         message(
-            f"{scheme} says nothing about the role {role}.",
+            f"{scheme} can't draw a {role}.",
             f'for a {role}: "zeros", "ones", ("constant", {{"value": ...}}), ("normal", {{"stddev": ...}})'
             + (', "uniform_fan_in", ("prior", {"p": ...}), ("forget_gate", {"value": ...})' if role == "bias" else ""),
         )

@@ -61,7 +61,7 @@ def variance_scaling(
     Raises:
         SchemeError: an argument is out of range; when a plan is made, a fan is zero or unknown.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> ix.draw(ix.schemes.variance_scaling(2.0, "fan_out"), jax.random.key(0), (64, 32)).shape
         (64, 32)
@@ -91,7 +91,7 @@ def he_normal(*, fans: Fans = "nominal") -> Scheme:
     Args:
         fans: `"nominal"` or `"effective"`.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> ix.draw("he_normal", jax.random.key(0), (64, 32)).shape
         (64, 32)
@@ -109,7 +109,7 @@ def he_uniform(*, fans: Fans = "nominal") -> Scheme:
     Args:
         fans: `"nominal"` or `"effective"`.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> ix.draw("he_uniform", jax.random.key(0), (3, 3, 16, 32)).shape
         (3, 3, 16, 32)
@@ -127,7 +127,7 @@ def glorot_normal(*, fans: Fans = "nominal") -> Scheme:
     Args:
         fans: `"nominal"` or `"effective"`.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> ix.draw("glorot_normal", jax.random.key(0), (64, 32)).shape
         (64, 32)
@@ -145,7 +145,7 @@ def glorot_uniform(*, fans: Fans = "nominal") -> Scheme:
     Args:
         fans: `"nominal"` or `"effective"`.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> ix.draw("glorot_uniform", jax.random.key(0), (64, 32)).shape
         (64, 32)
@@ -163,7 +163,7 @@ def lecun_normal(*, fans: Fans = "nominal") -> Scheme:
     Args:
         fans: `"nominal"` or `"effective"`.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> ix.draw("lecun_normal", jax.random.key(0), (64, 32)).shape
         (64, 32)
@@ -181,7 +181,7 @@ def lecun_uniform(*, fans: Fans = "nominal") -> Scheme:
     Args:
         fans: `"nominal"` or `"effective"`.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> ix.draw("lecun_uniform", jax.random.key(0), (64, 32)).shape
         (64, 32)
@@ -196,7 +196,7 @@ def lecun_uniform(*, fans: Fans = "nominal") -> Scheme:
 def zeros() -> Scheme:
     """Return zero weights and zero biases.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> float(ix.draw("zeros", jax.random.key(0), (4, 2)).sum())
         0.0
@@ -208,7 +208,7 @@ def zeros() -> Scheme:
 def ones() -> Scheme:
     """Return weights of one and zero biases.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> float(ix.draw("ones", jax.random.key(0), (4, 2)).sum())
         8.0
@@ -226,7 +226,7 @@ def constant(value: float) -> Scheme:
     Raises:
         SchemeError: `value` is no number.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> float(ix.draw(("constant", {"value": 0.5}), jax.random.key(0), (4, 2)).sum())
         4.0
@@ -248,7 +248,7 @@ def uniform(scale: float = 0.01) -> Scheme:
     Raises:
         SchemeError: `scale` is no number; when a plan is made, a weight is complex.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> ix.draw("uniform", jax.random.key(0), (4, 2)).shape
         (4, 2)
@@ -269,7 +269,7 @@ def normal(stddev: float = 0.01, mean: float = 0.0) -> Scheme:
     Raises:
         SchemeError: `stddev` is negative or no number.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> ix.draw(ix.schemes.normal(0.02), jax.random.key(0), (4, 2)).shape
         (4, 2)
@@ -290,7 +290,7 @@ def biased_normal(stddev: float = 0.01, mean: float = 0.0) -> Scheme:
     Raises:
         SchemeError: `stddev` is negative or no number.
 
-    Example:
+    Examples:
         >>> import initax as ix
         >>> ix.schemes.biased_normal(0.1).parts["bias"].stddev
         0.1
@@ -320,7 +320,7 @@ def truncated_normal(
     Raises:
         SchemeError: `stddev` is not positive, or the bounds are not in order; when a plan is made, a weight is complex.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> scheme = ix.schemes.truncated_normal(0.02, lower=-0.03, upper=0.03, absolute=True)
         >>> bool(abs(ix.draw(scheme, jax.random.key(0), (64, 32))).max() <= 0.03)
@@ -354,7 +354,7 @@ def orthogonal(gain: Gain = 1.0) -> Scheme:
     Raises:
         SchemeError: when a plan is made, a weight has no input or output axis.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax, jax.numpy as jnp
         >>> w = ix.draw("orthogonal", jax.random.key(0), (64, 50), axes="o i")
         >>> bool(jnp.allclose(w.T @ w, jnp.eye(50), atol=1e-5))
@@ -378,7 +378,7 @@ def delta_orthogonal(gain: Gain = 1.0) -> Scheme:
     Raises:
         SchemeError: when a plan is made, a weight has no receptive field, or fewer outputs than inputs.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> ix.draw("delta_orthogonal", jax.random.key(0), (3, 3, 4, 8)).shape
         (3, 3, 4, 8)
@@ -404,7 +404,7 @@ def dirac(gain: Gain = 1.0) -> Scheme:
     Raises:
         SchemeError: when a plan is made, a weight has no receptive field.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> float(ix.draw("dirac", jax.random.key(0), (3, 3, 4, 8)).sum())
         4.0
@@ -428,7 +428,7 @@ def identity(gain: Gain = 1.0, shift: int = 0) -> Scheme:
     Raises:
         SchemeError: `shift` is no whole number; when a plan is made, a weight has no input or output axis.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> ix.draw(ix.schemes.identity(shift=1), jax.random.key(0), (2, 3)).tolist()
         [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
@@ -457,7 +457,7 @@ def sparse(sparsity: float = 0.9, stddev: float = 0.01) -> Scheme:
     Raises:
         SchemeError: an argument is out of range; when a plan is made, a weight has no input or output axis.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> w = ix.draw(ix.schemes.sparse(0.75), jax.random.key(0), (20, 6), axes="i o")
         >>> (w == 0).sum(axis=0).tolist()
@@ -485,7 +485,7 @@ def uniform_fan_in(*, fans: Fans = "nominal", fan: float | None = None) -> Schem
     Raises:
         SchemeError: when a plan is made, a fan is zero or unknown.
 
-    Example:
+    Examples:
         >>> import initax as ix
         >>> ix.Scheme("he_normal", bias="uniform_fan_in").parts["bias"].name
         'uniform_fan_in'
@@ -507,7 +507,7 @@ def prior(p: float = 0.01) -> Scheme:
     Raises:
         SchemeError: `p` is out of range.
 
-    Example:
+    Examples:
         >>> import initax as ix
         >>> ix.Scheme("normal", bias=("prior", {"p": 0.1})).parts["bias"].p
         0.1
@@ -532,7 +532,7 @@ def forget_gate(value: float = 1.0) -> Scheme:
     Raises:
         SchemeError: `value` is no number; when a plan is made, a layer has no forget gate.
 
-    Example:
+    Examples:
         >>> import initax as ix
         >>> ix.Scheme("orthogonal", bias="forget_gate").parts["bias"].value
         1.0
@@ -552,7 +552,7 @@ def torch_default() -> Scheme:
     The hidden size in recurrent cells, a standard normal for embeddings, one and zero in norms, 0.25 for PReLU.
     For a transposed convolution PyTorch counts the outputs as fan_in; this takes the true one, as Equinox does.
 
-    Example:
+    Examples:
         >>> import initax as ix
         >>> ix.schemes.torch_default().parts["scale"].slope
         0.25
@@ -572,7 +572,7 @@ def flax_default() -> Scheme:
 
     Embeddings are normal of variance `1 / features`, scales of norms one, a PReLU's slope 0.01.
 
-    Example:
+    Examples:
         >>> import initax as ix
         >>> ix.schemes.flax_default().parts["recurrent"].name
         'orthogonal'
@@ -613,7 +613,7 @@ class Default(Initializer):
 def default() -> Scheme:
     """Return what each layer's own framework gives it, biases and norms included.
 
-    Example:
+    Examples:
         >>> import initax as ix, equinox as eqx, jax
         >>> model = eqx.nn.MLP(2, 3, 8, depth=1, key=jax.random.key(0))
         >>> [draw.initializer.name for draw in ix.plan(model, {"*": "default"}).draws][:2]
@@ -647,7 +647,7 @@ def hoedt(
     Raises:
         SchemeError: an argument is out of range; when a plan is made, a weight is complex or a fan zero or unknown.
 
-    Example:
+    Examples:
         >>> import initax as ix, jax
         >>> bool((ix.draw("hoedt", jax.random.key(0), (64, 64)) > 0).all())
         True
@@ -722,7 +722,7 @@ def scaled(scheme: Any, factor: float) -> Scheme:
     Raises:
         SchemeError: the scheme or the factor is wrong.
 
-    Example:
+    Examples:
         >>> import initax as ix
         >>> str(ix.schemes.scaled("glorot_normal", 0.5).parts["weight"])
         'scaled(glorot_normal, 0.5)'

@@ -1,0 +1,41 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+OPTIONS = {"demo": ["--quick"]}
+LEFT = {"demo": {"demo-output/initialization.png", "demo-output/table.txt"}}
+SCHEMES = ["Equinox default", "he_normal", "orthogonal(gain=relu)", "he_normal, small ends", "normal(stddev=1)"]
+# Toy sizes cost compilation and little else; XLA compiles twice as fast without its optimizations.
+FAST = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
+
+
+def run(script, folder):
+    command = [sys.executable, "-W", "error", str(script), *OPTIONS.get(script.stem, [])]
+    # The eight fake devices of the other tests are not what a user has.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | FAST
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_there_are_examples():
+    assert {"demo", "quickstart_equinox", "custom_layer"} <= {script.stem for script in SCRIPTS}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_an_example_runs_and_leaves_its_files(script, tmp_path):
+    """An example exits with 0, prints a plan, warns of nothing, and leaves the files it speaks of and no others."""
+    done = run(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "drawn: " in done.stdout
+    left = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*") if path.is_file()}
+    assert set(left) == LEFT.get(script.stem, set())
+    if script.stem == "demo":
+        assert left["demo-output/initialization.png"].read_bytes().startswith(b"\x89PNG")
+        table = left["demo-output/table.txt"].read_text(encoding="utf-8").splitlines()
+        assert [sum(line.strip().startswith(f"{name}  ") for line in table) for name in SCHEMES] == [2] * 5

@@ -1,0 +1,106 @@
+"""Plans: printed, compared, stored, and made without data."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import initax as ix
+from tests.tables import EVERY, KEY, SMALL_SCHEMES, cases, scheme_id
+
+nn = eqx.nn
+
+
+
+def model():
+    return {
+        "conv": nn.Conv2d(4, 6, 3, stride=2, groups=2, key=KEY),
+        "norm": nn.LayerNorm(6),
+        "out": nn.Linear(6, 2, key=KEY),
+        "steps": jnp.arange(3),
+    }
+
+
+def test_the_table_shows_every_decision():
+    lines = str(ix.plan(model(), {"Conv": "he_normal", "out": ("orthogonal", {"gain": 0.5})})).splitlines()
+    assert [" ".join(line.split()) for line in lines if line.strip(" ─")] == [
+        "drawn: 4",
+        "parameter kind shape axes fan_in fan_out scheme std rule",
+        "conv.weight Conv (6, 2, 3, 3) (g o) i ... 18 27 (≈6.75) he_normal 0.3333 Conv",
+        "conv.bias Conv (6, 1, 1) (g o) 1 1 18 27 (≈6.75) zeros 0 Conv",
+        "out.weight Linear (2, 6) o i 6 2 orthogonal(gain=0.5) 0.2041 out",
+        "out.bias Linear (2,) o 6 2 zeros 0 out",
+        "kept: 3",
+        "array kind shape why",
+        "steps Undeclared (3,) int32: only floating and complex arrays are drawn",
+        "norm.weight Norm (6,) no rule selects it",
+        "norm.bias Norm (6,) no rule selects it",
+    ]
+
+
+def test_a_plan_is_short_in_a_list():
+    assert repr(ix.plan(model(), {"Conv": "he_normal"})) == "Plan(2 drawn, 5 kept)"
+
+
+def test_diff_says_what_changes():
+    before = ix.plan(model(), {"Conv": "he_normal"})
+    after = ix.plan(model(), {"Conv": "lecun_normal", "out": "zeros"})
+    assert before.diff(before) == ()
+    assert before.diff(after) == (
+        "~ conv.weight: scheme he_normal → lecun_normal, initializer he_normal → lecun_normal, std 0.333333 → 0.235702",
+        "~ conv.bias: scheme he_normal → lecun_normal",
+        "~ out.weight: kept, no rule selects it → zeros, shape (2, 6)",
+        "~ out.bias: kept, no rule selects it → zeros, shape (2,)",
+    )
+    smaller = ix.plan({"out": model()["out"]}, {"out": "zeros"})
+    assert "- conv.weight: lecun_normal, shape (6, 2, 3, 3)" in after.diff(smaller)
+    assert "+ conv.weight: lecun_normal, shape (6, 2, 3, 3)" in smaller.diff(after)
+
+
+@pytest.mark.parametrize("scheme", SMALL_SCHEMES, ids=scheme_id)
+def test_json_and_back_draws_the_same(scheme, key):
+    plan = ix.plan(model(), {"*": scheme, "norm": None}, default="default")
+    again = ix.Plan.from_json(plan.to_json(), model())
+    assert again == plan
+    assert again.to_json() == plan.to_json()
+    for one, other in zip(jax.tree.leaves(plan.draw(key)), jax.tree.leaves(again.draw(key)), strict=True):
+        assert one is other or np.array_equal(one, other)
+
+
+def test_json_keeps_classes_restated_axes_and_role_mappings():
+    rules = {
+        nn.Conv2d: {"weight": "he_normal", "bias": ("constant", {"value": 0.1})},
+        "out": ix.Scheme("normal", axes={"weight": "o i"}),
+        "norm": {"scale": "ones", "bias": None},
+    }
+    plan = ix.plan(model(), rules)
+    assert ix.Plan.from_json(plan.to_json(), model()) == plan
+
+
+@pytest.mark.parametrize("case", cases(EVERY))
+def test_a_plan_of_an_abstract_model_is_the_plan_of_the_model(case):
+    concrete, abstract = ix.plan(case.make(), {"*": "default"}), ix.plan(eqx.filter_eval_shape(case.make), {"*": "default"})
+    assert concrete.draws == abstract.draws or concrete.diff(abstract) == ()
+
+
+def test_a_plan_can_be_made_inside_jit_and_drawn_outside(key):
+    seen = []
+
+    @eqx.filter_jit
+    def look(inside):
+        seen.append(ix.plan(inside, {"Linear": "he_normal"}))
+        return 0
+
+    look(model())
+    assert seen[0] == ix.plan(model(), {"Linear": "he_normal"})
+
+
+def test_kept_and_draws_cover_every_array_once():
+    plan = ix.plan(model(), {"*": "he_normal"})
+    paths = [each.parameter.path for each in (*plan.draws, *plan.kept)]
+    assert sorted(paths) == sorted(set(paths))
+    assert len(paths) == len([leaf for leaf in jax.tree.leaves(model()) if eqx.is_array(leaf)])
+    for parameter, reason in plan.kept:
+        assert parameter.path
+        assert reason

@@ -1,0 +1,204 @@
+"""Selectors, and which rule wins."""
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+import initax as ix
+from tests.tables import KEY
+
+nn = eqx.nn
+
+
+class Fancy(nn.Linear):
+    """A user's subclass."""
+
+
+class Block(eqx.Module):
+    attn: nn.MultiheadAttention
+    norm: nn.LayerNorm
+    mlp: nn.MLP
+
+    def __init__(self, key):
+        self.attn = nn.MultiheadAttention(2, 4, key=key)
+        self.norm = nn.LayerNorm(4)
+        self.mlp = nn.MLP(4, 4, 8, depth=1, key=key)
+
+
+class Net(eqx.Module):
+    stem: nn.Conv2d
+    blocks: list[Block]
+    heads: dict[str, Fancy]
+
+    def __init__(self, key=KEY):
+        self.stem = nn.Conv2d(3, 4, 3, key=key)
+        self.blocks = [Block(key), Block(key)]
+        self.heads = {"policy": Fancy(4, 2, key=key), "value": Fancy(4, 1, key=key)}
+
+
+ATTENTION = {f"blocks.{block}.attn.{name}_proj" for block in (0, 1) for name in ("query", "key", "value", "output")}
+MLPS = {f"blocks.{block}.mlp.layers.{place}" for block in (0, 1) for place in (0, 1)}
+HEADS = {"heads.policy", "heads.value"}
+LINEAR = ATTENTION | MLPS | HEADS
+
+
+@pytest.mark.parametrize(
+    ("selector", "selected"),
+    [
+        ("Linear", LINEAR),
+        (nn.Linear, LINEAR),
+        ("Fancy", HEADS),
+        (Fancy, HEADS),
+        ("Conv", {"stem"}),
+        ("Conv2d", {"stem"}),
+        ("stem", {"stem"}),
+        ("heads.value", {"heads.value"}),
+        ("heads.*", HEADS),
+        ("blocks.0.attn.query_proj", {"blocks.0.attn.query_proj"}),
+        ("blocks.*.attn.query_proj", {f"blocks.{block}.attn.query_proj" for block in (0, 1)}),
+        ("blocks.[0].attn.*", {path for path in ATTENTION if path.startswith("blocks.0")}),
+        ("blocks.[!0].attn.*", {path for path in ATTENTION if path.startswith("blocks.1")}),
+        ("blocks.?.mlp.**", MLPS),
+        ("**.query_proj", {f"blocks.{block}.attn.query_proj" for block in (0, 1)}),
+        ("**.stem", {"stem"}),
+        ("**", LINEAR | {"stem"}),
+        ("*", LINEAR | {"stem"}),
+        ("MultiheadAttention Linear", ATTENTION),
+        ("Block MLP Linear", MLPS),
+        ("Block *", ATTENTION | MLPS),
+        ("blocks.0 MLP *", {path for path in MLPS if path.startswith("blocks.0")}),
+        (lambda layer: layer["weight"].fan_in == 8 and layer.kind == "Linear",
+         {"blocks.0.mlp.layers.1", "blocks.1.mlp.layers.1"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_selector_selects(selector, selected):
+    plan = ix.plan(Net(), {selector: "he_normal"})
+    drawn = {each.parameter.path.rpartition(".")[0] for each in plan.draws if each.parameter.role == "weight"}
+    assert drawn == selected
+
+
+def decided(rules, **kwargs):
+    return {each.parameter.path: str(each.initializer) for each in ix.plan(Net(), rules, **kwargs).draws}
+
+
+def test_the_last_rule_that_matches_wins():
+    base = {"Linear": "he_normal"}
+    assert decided(base)["heads.value.weight"] == "he_normal"
+    assert decided(base | {"heads.value": "zeros"})["heads.value.weight"] == "zeros"
+    assert decided(base | {"heads.value": "zeros"})["heads.policy.weight"] == "he_normal"
+
+
+def test_none_keeps_a_layer():
+    assert "heads.value.weight" not in decided({"Linear": "he_normal", "heads.value": None})
+
+
+def test_a_rule_that_a_later_one_overrides_entirely_is_warned_of():
+    with pytest.warns(ix.InitaxWarning) as caught:
+        ix.plan(Net(), {"heads.value": "zeros", "Linear": "he_normal"})
+    assert str(caught[0].message) == (
+        'rule "heads.value" decides nothing: every layer it selects is decided by "Linear", which comes later; '
+        "the last rule that matches wins"
+    )
+    assert caught[0].filename == __file__
+
+
+def test_default_serves_what_no_rule_selects():
+    found = decided({"heads.*": "zeros"}, default="default")
+    assert found["heads.value.weight"] == "zeros"
+    assert found["blocks.0.norm.weight"] == found["stem.weight"] == "default"
+    assert "stem.weight" not in decided({"heads.*": "zeros"})
+
+
+def test_roles_of_a_scheme():
+    cell = nn.LSTMCell(3, 4, key=KEY)
+    plan = ix.plan({"cell": cell, "table": nn.Embedding(5, 4, key=KEY), "norm": nn.LayerNorm(4)}, {
+        "*": ix.Scheme("glorot_uniform", recurrent="orthogonal", bias="forget_gate", embedding="normal", scale="ones"),
+        "norm": {"scale": "ones", "bias": "zeros"},
+    })  # fmt: skip
+    assert {each.parameter.path: str(each.initializer) for each in plan.draws} == {
+        "cell.weight_ih": "glorot_uniform",
+        "cell.weight_hh": "orthogonal",
+        "cell.bias": "forget_gate",
+        "table.weight": "normal",
+        "norm.weight": "ones",
+        "norm.bias": "zeros",
+    }
+
+
+def test_a_part_that_is_none_keeps_its_role(key):
+    linear = nn.Linear(3, 4, key=KEY)
+    weights = ix.reinit(linear, {"*": ("he_normal", None)}, key)
+    assert weights.bias is linear.bias
+    assert weights.weight is not linear.weight
+    biases = ix.reinit(linear, {"*": (None, "zeros")}, key)
+    assert biases.weight is linear.weight
+    assert not np.any(biases.bias)
+
+
+# Ways to write one scheme, each with what it must equal.
+SAME = [
+    ("he_normal", ix.schemes.he_normal()),
+    (ix.schemes.he_normal, ix.schemes.he_normal()),
+    ("kaiming_uniform", ix.schemes.he_uniform()),
+    ("xavier_normal", ix.schemes.glorot_normal()),
+    (("orthogonal", {"gain": 0.5}), ix.schemes.orthogonal(0.5)),
+    (["orthogonal", {"gain": 0.5}], ix.schemes.orthogonal(gain=0.5)),
+    ({"name": "orthogonal", "gain": 0.5}, ix.schemes.orthogonal(0.5)),
+    (("he_normal", "zeros"), ix.schemes.he_normal()),
+    ({"weight": "he_normal"}, ix.schemes.he_normal()),
+    ({"weight": "he_normal", "bias": None}, ix.Scheme("he_normal", None)),
+    (("he_normal", {"name": "constant", "value": 0.1}), ix.Scheme("he_normal", bias=("constant", {"value": 0.1}))),
+    ({"base": "torch_default", "bias": "zeros"}, ix.Scheme("torch_default", bias="zeros")),
+    (ix.schemes.orthogonal().parts["weight"], ix.schemes.orthogonal()),
+    (("scaled", {"scheme": "he_normal", "factor": 0.5}), ix.schemes.scaled(ix.schemes.he_normal(), 0.5)),
+]
+
+
+@pytest.mark.parametrize(("written", "meant"), SAME, ids=lambda value: str(value)[:40])
+def test_a_scheme_may_be_written_in_many_ways(written, meant):
+    assert ix.plan(Net(), {"Linear": written}) == ix.plan(Net(), {"Linear": meant})
+    assert ix.Scheme(written) == meant
+    assert hash(ix.Scheme(written)) == hash(meant)
+
+
+def test_every_scheme_has_a_bias_of_its_own_or_zeros():
+    with_own = {"biased_normal", "uniform_fan_in", "torch_default", "default", "hoedt", "prior", "forget_gate"}
+    needs = {"constant": {"value": 1.0}, "scaled": {"scheme": "he_normal", "factor": 2.0}}
+    for name in ix.schemes.names():
+        scheme = ix.schemes.get(name, **needs.get(name, {}))
+        assert (str(scheme.parts["bias"]) != "zeros") == (name in with_own), name
+
+
+def test_restated_axes(key):
+    model = {"qkv": nn.Linear(8, 12, use_bias=False, key=KEY), "out": nn.Linear(8, 8, key=KEY)}
+    rules = {
+        "*": "xavier_uniform",
+        "**.qkv": ix.Scheme("xavier_uniform", axes={"weight": "(three o) i"}, sizes={"three": 3}),
+    }
+    plan = ix.plan(model, rules)
+    rows = {each.parameter.path: each for each in plan.draws}
+    assert (rows["qkv.weight"].parameter.fan_in, rows["qkv.weight"].parameter.fan_out) == (8, 4)
+    assert rows["qkv.weight"].std == pytest.approx((2 / 12) ** 0.5)
+    assert rows["out.weight"].parameter.fan_out == 8
+    orthogonal = ix.reinit(model, {"qkv": ix.Scheme("orthogonal", axes="(three o) i", sizes={"three": 3})}, key)
+    for part in np.asarray(orthogonal["qkv"].weight).reshape(3, 4, 8):
+        np.testing.assert_allclose(part @ part.T, np.eye(4), atol=1e-5)
+
+
+def test_the_bias_follows_restated_axes():
+    plan = ix.plan(nn.Linear(8, 12, key=KEY), {"*": ix.Scheme(("he_normal", "uniform_fan_in"), axes="i o")})
+    assert [each.parameter.fan_in for each in plan.draws] == [12, 12]
+    assert plan.draws[1].std == pytest.approx((1 / 12 / 3) ** 0.5)
+
+
+def test_a_registered_scheme_is_used_by_name():
+    ix.schemes.register("test_narrow", ("normal", {"stddev": 1e-3}))
+    ix.schemes.register("test_factory", lambda width=1.0: ("normal", {"stddev": 0.1 * width}))
+    ix.schemes.register("test_callable", jax.nn.initializers.normal(0.5))
+    found = ix.plan(Net(), {
+        "Conv": "test_narrow", "heads.policy": ("test_factory", {"width": 2.0}), "heads.value": "test_callable",
+    })  # fmt: skip
+    assert [each.std for each in found.draws if each.parameter.role == "weight"] == [1e-3, 0.2, None]
+    assert ix.Plan.from_json(found.to_json(), Net()) == found
