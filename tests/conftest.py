@@ -1,4 +1,4 @@
-"""Eight fake CPU devices, so that sharding is tested anywhere; strict promotion, so that nothing is cast by accident."""
+"""Eight fake CPU devices, so that sharding is tested anywhere; strict promotion, so that nothing is cast unasked."""
 
 import os
 

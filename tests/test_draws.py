@@ -85,8 +85,13 @@ def entries(model, plan):
 
 
 @pytest.mark.parametrize("layer", LARGE)
-@pytest.mark.parametrize("scheme", LAWS, ids=lambda scheme: scheme if isinstance(scheme, str) else "-".join(
-    [scheme[0], *(str(value) for _, value in scheme[1:])]))
+@pytest.mark.parametrize(
+    "scheme",
+    LAWS,
+    ids=lambda scheme: (
+        scheme if isinstance(scheme, str) else "-".join([scheme[0], *(str(value) for _, value in scheme[1:])])
+    ),
+)
 def test_draws_have_the_distribution_of_their_scheme(layer, scheme, key):
     make, batch, fan_in, fan_out = LARGE[layer]
     rules = {"*": ix.Scheme(spelled(scheme), recurrent=None)}
@@ -262,7 +267,9 @@ def test_sparse_zeroes_the_reference_count_of_incoming_weights(row, key):
 
 
 def test_sparse_chooses_its_zeros_uniformly_and_the_rest_are_normal(key):
-    layer = ix.reinit(eqx.nn.Conv2d(8, 400, 3, groups=2, key=KEY), {"*": ("sparse", {"sparsity": 0.75, "stddev": 2.0})}, key)
+    layer = ix.reinit(
+        eqx.nn.Conv2d(8, 400, 3, groups=2, key=KEY), {"*": ("sparse", {"sparsity": 0.75, "stddev": 2.0})}, key
+    )
     weight = np.asarray(layer.weight)
     assert ((weight == 0).reshape(400, -1).sum(axis=1) == 27).all()
     kept = weight[weight != 0]
@@ -274,8 +281,11 @@ def test_sparse_chooses_its_zeros_uniformly_and_the_rest_are_normal(key):
 # Hoedt
 
 
-@pytest.mark.parametrize("row", REFERENCE["hoedt_reference"]["rows"], ids=lambda row: "-".join(
-    f"{row[name]:g}" for name in ("fan_in", "var", "corr", "bias_noise", "alpha")))
+@pytest.mark.parametrize(
+    "row",
+    REFERENCE["hoedt_reference"]["rows"],
+    ids=lambda row: "-".join(f"{row[name]:g}" for name in ("fan_in", "var", "corr", "bias_noise", "alpha")),
+)
 def test_hoedt_constants_are_those_of_the_authors_code(row):
     found = hoedt_constants(row["fan_in"], row["var"], row["corr"], row["alpha"], row["bias_noise"])
     for ours, theirs in (
@@ -318,7 +328,7 @@ def test_bias_initializers(key):
 def test_the_forget_gate_is_the_one_the_cell_forgets_with(key):
     cell = eqx.nn.LSTMCell(3, 4, key=KEY)
     open_gate = ix.reinit(cell, {"*": ("zeros", ("forget_gate", {"value": 50.0}))}, key)
-    hidden, memory = open_gate(jnp.ones(3), (jnp.zeros(4), jnp.arange(4.0)))
+    _, memory = open_gate(jnp.ones(3), (jnp.zeros(4), jnp.arange(4.0)))
     np.testing.assert_allclose(memory, jnp.arange(4.0), rtol=1e-6)  # forgets nothing; the other gates are half open
     stack = eqx.filter_vmap(lambda each: eqx.nn.LSTMCell(3, 4, key=each))(jax.random.split(KEY, 2))
     bias = ix.reinit(stack, {"*": ("forget_gate", {"value": 2.0})}, key).bias

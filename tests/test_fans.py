@@ -13,8 +13,11 @@ from tests.tables import CELLS, WEIGHTED, cases
 def with_ones(layer):
     """The layer with every weight one and every bias zero: its Jacobian then counts."""
     layer = eqx.tree_at(lambda each: each.weight, layer, jnp.ones_like(layer.weight))
-    return eqx.tree_at(lambda each: each.bias, layer, replace_fn=jnp.zeros_like, is_leaf=lambda leaf: leaf is None) \
-        if layer.bias is not None else layer
+    return (
+        eqx.tree_at(lambda each: each.bias, layer, replace_fn=jnp.zeros_like, is_leaf=lambda leaf: leaf is None)
+        if layer.bias is not None
+        else layer
+    )
 
 
 @pytest.mark.parametrize("case", cases(WEIGHTED))

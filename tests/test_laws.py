@@ -47,7 +47,9 @@ def test_surgery_changes_the_planned_arrays_and_nothing_else(case, scheme, key):
         if path in drawn:
             assert leaf is not before[path]
             assert (leaf.shape, leaf.dtype, leaf.sharding) == (
-                before[path].shape, before[path].dtype, before[path].sharding,
+                before[path].shape,
+                before[path].dtype,
+                before[path].sharding,
             )
         else:
             assert leaf is before[path]
@@ -153,8 +155,9 @@ def test_sharding_is_kept_and_changes_no_value(scheme, key):
     assert new.weight.sharding == spread.weight.sharding
     assert len(new.weight.addressable_shards) == 8
     assert new.bias.sharding == model.bias.sharding
-    np.testing.assert_allclose(new.weight, plain.weight, atol=1e-6 if scheme_id(scheme) in
-                               ("orthogonal", "flax_default") else 0)
+    np.testing.assert_allclose(
+        new.weight, plain.weight, atol=1e-6 if scheme_id(scheme) in ("orthogonal", "flax_default") else 0
+    )
 
 
 def test_a_parameter_on_another_device_stays_there(key):
@@ -195,7 +198,9 @@ PLAIN = {
     "normal": ("normal", {"stddev": 0.037}, INITIALIZERS.normal(0.037)),
     "truncated": ("truncated_normal", {"stddev": 0.37}, INITIALIZERS.truncated_normal(0.37)),
     "truncated-bounds": (
-        "truncated_normal", {"stddev": 0.37, "lower": -1, "upper": 3}, INITIALIZERS.truncated_normal(0.37, lower=-1, upper=3)
+        "truncated_normal",
+        {"stddev": 0.37, "lower": -1, "upper": 3},
+        INITIALIZERS.truncated_normal(0.37, lower=-1, upper=3),
     ),
 }  # fmt: skip
 
@@ -248,7 +253,8 @@ def test_float64_has_the_bits_of_jax(row, key, x64):
         PARITY_LAYERS["conv2d-groups"](jnp.float64),
         name,
         arguments,
-        (lambda axes: build) if row in PLAIN
+        (lambda axes: build)
+        if row in PLAIN
         else lambda axes: build(in_axis=axes.in_axis, out_axis=axes.out_axis, batch_axis=axes.batch_axis),
         jnp.float64,
         key,
@@ -268,7 +274,9 @@ def test_half_precision_is_the_float32_draw_cast_once(row, dtype, key):
     name, arguments, build = FAMILY[row]
     drawn = ix.draw((name, arguments), key, (40, 30), dtype)
     assert drawn.dtype == dtype
-    assert np.array_equal(drawn, build(in_axis=-2, out_axis=-1, batch_axis=())(key, (40, 30), jnp.float32).astype(dtype))
+    assert np.array_equal(
+        drawn, build(in_axis=-2, out_axis=-1, batch_axis=())(key, (40, 30), jnp.float32).astype(dtype)
+    )
 
 
 # 5. Constraint
@@ -316,9 +324,7 @@ def test_spectral_norm_divides_by_the_new_singular_value_at_once(split, key):
 
 
 def test_spectral_norm_without_its_state_warns(key):
-    model, _ = eqx.nn.make_with_state(
-        lambda: eqx.nn.SpectralNorm(eqx.nn.Linear(7, 5, key=KEY), "weight", key=KEY)
-    )()
+    model, _ = eqx.nn.make_with_state(lambda: eqx.nn.SpectralNorm(eqx.nn.Linear(7, 5, key=KEY), "weight", key=KEY))()
     with pytest.warns(ix.InitaxWarning, match=r"write model, state = ix.reinit\(\(model, state\), ...\)"):
         ix.reinit(model, {"Linear": "normal"}, key)
 
@@ -446,7 +452,9 @@ def test_compilation_does_not_grow_with_depth(key):
     assert deep <= 1  # the keys of more paths
 
 
-@pytest.mark.parametrize("scheme", ["he_normal", jax.nn.initializers.he_normal, "orthogonal"], ids=["name", "closure", "qr"])
+@pytest.mark.parametrize(
+    "scheme", ["he_normal", jax.nn.initializers.he_normal, "orthogonal"], ids=["name", "closure", "qr"]
+)
 def test_a_second_call_compiles_nothing(scheme, key):
     model = chain(27, 3)
 

@@ -12,7 +12,6 @@ from tests.tables import EVERY, KEY, SMALL_SCHEMES, cases, scheme_id
 nn = eqx.nn
 
 
-
 def model():
     return {
         "conv": nn.Conv2d(4, 6, 3, stride=2, groups=2, key=KEY),
@@ -80,7 +79,10 @@ def test_json_keeps_classes_restated_axes_and_role_mappings():
 
 @pytest.mark.parametrize("case", cases(EVERY))
 def test_a_plan_of_an_abstract_model_is_the_plan_of_the_model(case):
-    concrete, abstract = ix.plan(case.make(), {"*": "default"}), ix.plan(eqx.filter_eval_shape(case.make), {"*": "default"})
+    concrete, abstract = (
+        ix.plan(case.make(), {"*": "default"}),
+        ix.plan(eqx.filter_eval_shape(case.make), {"*": "default"}),
+    )
     assert concrete.draws == abstract.draws or concrete.diff(abstract) == ()
 
 

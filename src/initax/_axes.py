@@ -176,12 +176,14 @@ def parse(pattern: str) -> tuple[tuple[str, ...], ...]:
         AxesError: `pattern` is no string, is malformed, repeats a name, or names a receptive axis.
     """
     if not isinstance(pattern, str):
-        raise AxesError(message(f"an axis pattern is a string such as \"o i\", not {pattern!r}."))
+        raise AxesError(message(f'an axis pattern is a string such as "o i", not {pattern!r}.'))
     try:
         expression = ParsedExpression(pattern)
     except Exception as error:  # einops raises EinopsError, and plain ones for a few malformed expressions
         raise AxesError(
-            message(f'axis pattern "{pattern}" is malformed: {error}', 'write it as in "o i", "(g o) i ..." or "... i o"')
+            message(
+                f'axis pattern "{pattern}" is malformed: {error}', 'write it as in "o i", "(g o) i ..." or "... i o"'
+            )
         ) from None
     if expression.has_ellipsis_parenthesized:
         raise AxesError(message(f'axis pattern "{pattern}" has "..." inside parentheses.', 'write "..." on its own'))
@@ -194,7 +196,7 @@ def parse(pattern: str) -> tuple[tuple[str, ...], ...]:
             raise AxesError(
                 message(
                     f'axis pattern "{pattern}" names the axis "{name}".',
-                    'axes of a receptive field are written "..."; any other name is a batch axis, which leaves the fans',
+                    'axes of a receptive field are written "..."; any other name is a batch axis, outside the fans',
                     f'write "{pattern_without(groups)}", or give a batch axis another name',
                 )
             )
@@ -231,7 +233,9 @@ def _split_one(
     if not free and given != size:
         raise AxesError(message(f"{where} has size {size}, not {given}.", f"sizes given: {dict(known)}"))
     if free and (given == 0 or size % given):
-        raise AxesError(message(f"{where} has size {size}, which {given} does not divide.", f"sizes given: {dict(known)}"))
+        raise AxesError(
+            message(f"{where} has size {size}, which {given} does not divide.", f"sizes given: {dict(known)}")
+        )
     for name in group:
         yield known[name] if name in known else size // given
 

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from initax._keys import as_key, fold_paths, vmap_is_exact
+from initax._keys import CONFIG, as_key, fold_paths, vmap_is_exact
 from initax.schemes._initializer import Kernel, drawing_dtype, real_dtype
 
 Preimage = Callable[[jax.Array], tuple[jax.Array, ...]]
 
 BUCKET = 64
-"""Rows of one bucket. Many small equal arrays cost more to dispatch than to draw, so they are drawn BUCKET at a time."""
+"""Rows of one bucket: many small equal arrays cost more to dispatch than to draw, so they are drawn together."""
 BUCKET_LEAST = 256
 """Rows from which a bucket's longer compilation (0.6 s instead of 0.2 s) pays off within a few calls."""
 BUCKET_ENTRIES = 16_384
@@ -51,7 +51,7 @@ class Program:
 
     def numbers(self, values: tuple[float, ...]) -> tuple[Any, ...]:
         """Return the run-time numbers in the type that scales the drawn array."""
-        scalar = _scalar(self.dtype, bool(jax.config.jax_enable_x64))
+        scalar = _scalar(self.dtype, bool(CONFIG.jax_enable_x64))
         return tuple(map(scalar, values))
 
     @property
@@ -92,14 +92,9 @@ def draw(jobs: Sequence[Job], key: Any) -> dict[str, jax.Array]:
     groups: dict[Program, list[int]] = {}
     for index, job in enumerate(jobs):
         groups.setdefault(job.program, []).append(index)
-    if isinstance(keys, jax.core.Tracer):
-        drawn = ((index, made) for program, rows in groups.items() for index, made in _traced(program, rows, jobs, keys))
-    else:
-        drawn = _concrete(groups, jobs, keys)
-    found = dict(drawn)
-    return {
-        path: array for index, job in enumerate(jobs) for path, array in zip(job.paths, found[index], strict=True)
-    }
+    make = _traced if isinstance(keys, jax.core.Tracer) else _concrete
+    found = dict(make(groups, jobs, keys))
+    return {path: array for index, job in enumerate(jobs) for path, array in zip(job.paths, found[index], strict=True)}
 
 
 def draw_one(program: Program, numbers: tuple[float, ...], key: Any) -> jax.Array:
@@ -118,12 +113,10 @@ def _concrete(groups: dict[Program, list[int]], jobs: Sequence[Job], keys: jax.A
     sampler = functools.partial(_sampler, implementation=implementation)
     on_cpu = _default_platform() == "cpu"
     for program, rows in groups.items():
-        if not program.kernel.random:
-            for row in rows:
-                filler = functools.partial(_filler, numbers=program.numbers(jobs[row].numbers))
-                yield row, _run(filler, program)
-            continue
         numbers = [program.numbers(jobs[row].numbers) for row in rows]
+        if not program.kernel.random:
+            yield from zip(rows, _filled(program, numbers), strict=True)
+            continue
         if on_cpu and _fits_bucket(program, len(rows), vmap_is_exact(keys)):
             yield from zip(rows, _bucketed(program, implementation, data[rows], numbers), strict=True)
         else:
@@ -131,15 +124,16 @@ def _concrete(groups: dict[Program, list[int]], jobs: Sequence[Job], keys: jax.A
                 yield row, _run(sampler, program, data[row], values)
 
 
-def _traced(program: Program, rows: list[int], jobs: Sequence[Job], keys: jax.Array) -> Drawn:
-    if len(rows) == 1:
-        yield rows[0], program(keys[rows[0]], program.numbers(jobs[rows[0]].numbers))
-        return
-    columns = zip(*(program.numbers(jobs[row].numbers) for row in rows), strict=True)
-    stacked = tuple(jnp.asarray(np.array(column)) for column in columns)
-    many = lax.map(lambda each: program(each[0], each[1]), (keys[np.array(rows)], stacked))
-    for place, row in enumerate(rows):
-        yield row, tuple(lax.index_in_dim(each, place, keepdims=False) for each in many)
+def _traced(groups: dict[Program, list[int]], jobs: Sequence[Job], keys: jax.Array) -> Drawn:
+    for program, rows in groups.items():
+        if len(rows) == 1:
+            yield rows[0], program(keys[rows[0]], program.numbers(jobs[rows[0]].numbers))
+            continue
+        columns = zip(*(program.numbers(jobs[row].numbers) for row in rows), strict=True)
+        stacked = tuple(jnp.asarray(np.array(column)) for column in columns)
+        many = lax.map(lambda each, program=program: program(*each), (keys[np.array(rows)], stacked))
+        for place, row in enumerate(rows):
+            yield row, tuple(lax.index_in_dim(each, place, keepdims=False) for each in many)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -148,6 +142,15 @@ def _sampler(program: Program, implementation: str) -> Any:
         return program(jax.random.wrap_key_data(data, impl=implementation), numbers)
 
     return _jitted(sample, program)
+
+
+def _filled(program: Program, numbers: list[tuple[Any, ...]]) -> Iterable[tuple[jax.Array, ...]]:
+    """Arrays without random numbers. A few small ones come from the host, which compiles nothing."""
+    if len(numbers) < BUCKET_LEAST and program.entries <= BUCKET_ENTRIES and program.preimage is None:
+        made = [program.kernel.on_host(each, program.shape, program.dtype) for each in numbers]
+        if made[0] is not None:
+            return ((array,) for array in jax.device_put(made, program.sharding))
+    return (_run(functools.partial(_filler, numbers=each), program) for each in numbers)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -183,9 +186,9 @@ _only_on_cpu: set[tuple[type[Kernel], str]] = set()
 
 
 def _default_platform() -> str:
-    device = jax.config.jax_default_device
+    device = CONFIG.jax_default_device
     if device is None:
-        return jax.default_backend()
+        return str(jax.default_backend())
     return device if isinstance(device, str) else str(device.platform)
 
 

@@ -14,8 +14,8 @@ from initax._errors import SchemeError, did_you_mean, listing, message
 
 REACH = 12
 NODES_PER_PANEL = 24
-"""Gauss-Legendre nodes on each panel of unit length in [-12, 12]: kinks at whole numbers (relu, relu6, hard_tanh,
-hard_sigmoid, celu, …) fall on panel borders, where they cost no accuracy; plain Gauss-Hermite is 0.65 % off for relu."""
+"""Gauss-Legendre nodes on each panel of unit length in [-12, 12]. Kinks at whole numbers (relu, relu6, hard_tanh,
+hard_sigmoid, …) fall on panel borders, where they cost no accuracy; plain Gauss-Hermite is 0.65 % off for relu."""
 
 
 def gain(activation: str | Callable[[Any], Any]) -> float:
@@ -94,16 +94,18 @@ def named_activation(name: str) -> Callable[[Any], Any]:
     return table[name]
 
 
+IN_JAX = frozenset(
+    {"celu", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "leaky_relu", "log_sigmoid", "mish"}
+    | {"relu", "relu6", "selu", "sigmoid", "silu", "soft_sign", "softplus", "sparse_plus", "sparse_sigmoid"}
+    | {"squareplus", "swish", "tanh"}
+)
+"""The elementwise activations of `jax.nn`."""
+
+
 @functools.cache
 def _activations() -> dict[str, Callable[[Any], Any]]:
-    names = (
-        "celu elu gelu hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu log_sigmoid mish relu relu6 selu sigmoid "
-        "silu soft_sign softplus sparse_plus sparse_sigmoid squareplus swish tanh"
-    ).split()
-    table: dict[str, Callable[[Any], Any]] = {
-        name: getattr(jax.nn, name) for name in names if hasattr(jax.nn, name)
-    }
-    return table | {"linear": _identity, "identity": _identity, "sin": jnp.sin, "exp": jnp.exp}
+    own = {"linear": _identity, "identity": _identity, "sin": jnp.sin, "exp": jnp.exp}
+    return {name: getattr(jax.nn, name) for name in IN_JAX if hasattr(jax.nn, name)} | own
 
 
 def _identity(x: Any) -> Any:

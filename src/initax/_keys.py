@@ -18,6 +18,9 @@ from jax import lax
 
 from initax._errors import KeyTypeError, message
 
+CONFIG: Any = jax.config
+"""JAX's configuration, whose options its type stubs do not list."""
+
 
 def parameter_key(key: jax.Array, path: str) -> jax.Array:
     """Return the key from which the parameter at `path` is drawn.
@@ -43,8 +46,10 @@ def parameter_key(key: jax.Array, path: str) -> jax.Array:
     """
     typed = as_key(key)
     high, low = path_words(path)
-    folded = jax.random.fold_in(jax.random.fold_in(typed, high), low)
-    return folded if is_typed(key) else jax.random.key_data(folded)
+    folded: jax.Array = jax.random.fold_in(jax.random.fold_in(typed, high), low)
+    if not is_typed(key):
+        folded = jax.random.key_data(folded)
+    return folded
 
 
 @functools.lru_cache(maxsize=65536)
@@ -67,11 +72,13 @@ def as_key(key: Any) -> jax.Array:
         KeyTypeError: `key` is a seed, a batch of keys, or no key at all.
     """
     if is_typed(key):
-        return _single(key, key.shape, ())
+        one: jax.Array = _single(key, key.shape, ())
+        return one
     if isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32:
         # The trailing axis of a legacy key is its data; how long it is depends on the default implementation.
-        array = _single(key, key.shape, _legacy_shape(str(jax.config.jax_default_prng_impl)))
-        return jax.random.wrap_key_data(jnp.asarray(array))
+        array = _single(key, key.shape, _legacy_shape(str(CONFIG.jax_default_prng_impl)))
+        typed: jax.Array = jax.random.wrap_key_data(jnp.asarray(array))
+        return typed
     seed = isinstance(key, int | np.integer) and not isinstance(key, bool)
     raise KeyTypeError(
         message(
@@ -112,16 +119,19 @@ def fold_paths(key: jax.Array, paths: Sequence[str]) -> jax.Array:
     words = np.array([path_words(path) for path in paths], dtype=np.uint32)
     padded = np.zeros((1 << max(len(paths) - 1, 0).bit_length(), 2), dtype=np.uint32)
     padded[: len(paths)] = words
-    return _fold(key, padded)
+    keys: jax.Array = _fold(key, padded)
+    return keys
 
 
 @jax.jit
 def _fold(key: jax.Array, words: jax.Array) -> jax.Array:
     def one(pair: jax.Array) -> jax.Array:
-        return lax.fori_loop(0, 2, lambda place, folded: jax.random.fold_in(folded, pair[place]), key)
+        folded: jax.Array = lax.fori_loop(0, 2, lambda place, each: jax.random.fold_in(each, pair[place]), key)
+        return folded
 
     # Loops compile four times faster than the same folds vectorized and written out, and there is little to compute.
-    return lax.map(one, words)
+    keys: jax.Array = lax.map(one, words)
+    return keys
 
 
 def vmap_is_exact(key: jax.Array) -> bool:

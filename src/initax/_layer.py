@@ -211,7 +211,7 @@ def register_layer(
         roles: the role of a field, where it can't be told. A field with an input axis is a `weight`, one named `scale`
             or belonging to a `Norm` is a `scale`, the rest are biases.
         sizes: sizes of named axes, as numbers or names of attributes; needed for merged axes: `{"g": "groups"}`.
-        of: the weight each bias belongs to, where there are several: `{"b2": "w2"}`.
+        of: the weight each bias belongs to, where there are several: `{"b2": "w2"}`; else such a bias has no fans.
         default: what `"default"` gives a field: the name of an initializer or a pair of name and arguments.
         **fields: axis patterns by field name: `w="i o", b="o"`. A field inside a container is written
             `**{"params.w": "i o"}`.
@@ -281,7 +281,7 @@ def register_layer(
                     pattern=pattern,
                     role=role_of[name],
                     sizes={axis: size for axis, size in (sizes or {}).items() if axis in axis_names[name]},
-                    of=(of or {}).get(name) or (weights[0] if weights and role_of[name] == "bias" else None),
+                    of=(of or {}).get(name) or (weights[0] if len(weights) == 1 and role_of[name] == "bias" else None),
                     default=(default or {}).get(name),
                 )
                 for name, pattern in fields.items()
@@ -332,7 +332,11 @@ def declared_parameters(
     """
     reading = None
     if declaration.static and structure is not None:
-        signature = (id(declaration), structure, *((name, each.shape, each.dtype) for name, (_, each) in arrays.items()))
+        signature = (
+            id(declaration),
+            structure,
+            *((name, each.shape, each.dtype) for name, (_, each) in arrays.items()),
+        )
         reading = _READINGS.get(signature)
     if reading is None:
         reading = _read(module, declaration, arrays)
@@ -478,6 +482,16 @@ def with_axes(layer: Layer, patterns: Mapping[str, str], sizes: Mapping[str, int
                     did_you_mean(name, names),
                 )
             )
+    axes = {axis for pattern in patterns.values() for group in parse(pattern) for axis in group} - {"..."}
+    for axis in sizes:
+        if axis not in axes:
+            raise AxesError(
+                message(
+                    f'{where}: sizes name the axis "{axis}", which no pattern has.',
+                    f"axes: {listing(sorted(axes))}",
+                    did_you_mean(axis, axes),
+                )
+            )
     restated = {name: _restated(layer[name], pattern, sizes, layer, where) for name, pattern in patterns.items()}
     weight = next((each for each in restated.values() if each.role in WEIGHT_ROLES), None)
     return replace(
@@ -497,7 +511,8 @@ def _following(bias: Parameter, weight: Parameter, where: str) -> Parameter:
     if math.prod(bias.shape) not in (outputs, outputs * weight.axes.batch_size):
         raise AxesError(
             message(
-                f'{where}: {bias.path} of shape {bias.shape} does not fit {weight.path} read as "{weight.axes.pattern}".',
+                f"{where}: {bias.path} of shape {bias.shape} does not fit {weight.path} "
+                f'read as "{weight.axes.pattern}".',
                 f"{weight.path} of shape {weight.shape} would have {outputs} outputs",
             )
         )

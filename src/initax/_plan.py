@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import survey as survey_model
@@ -17,7 +17,7 @@ from initax._errors import InitaxError, ModelError, PlanError, RuleError, Scheme
 from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter, with_axes
 from initax._rules import Rule, match, read_rules
 from initax._table import Row, render
-from initax.schemes._initializer import Initializer, Recipe
+from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe
 from initax.schemes._scheme import UNSET, Scheme, as_scheme
 
 FORMAT = 1
@@ -198,7 +198,9 @@ class Plan:
         except (ValueError, KeyError, TypeError) as error:
             raise PlanError(message(f"this is no stored plan: {type(error).__name__}: {error}")) from error
         if stored.get("initax") != FORMAT:
-            raise PlanError(message(f"the plan is stored in format {stored.get('initax')!r}, this initax reads {FORMAT}."))
+            raise PlanError(
+                message(f"the plan is stored in format {stored.get('initax')!r}, this initax reads {FORMAT}.")
+            )
         found = plan(model, rules, default=stored.get("default"))
         changes = _diff(decisions, json.loads(json.dumps(found._rows())))
         if changes:
@@ -301,11 +303,7 @@ class _Decided:
         scheme = rule.scheme if rule is not None else fallback if isinstance(fallback, Scheme) else None
         text = rule.text if rule is not None else "default="
         if scheme is None:
-            reason = "no rule selects it" if rule is None else f'rule "{text}" keeps it'
-            for parameter in layer.parameters:
-                self._keep(layer, parameter, parameter.kept or reason, rule)
-                if rule is None and (parameter.kept is None or parameter.kept.startswith("undeclared")):
-                    self.uncovered.append((layer, parameter, parameter.kept or reason))
+            self._keep_all(layer, rule)
             return
         layer = _restated(layer, scheme, f'rule "{text}"')
         for parameter in layer.parameters:
@@ -314,9 +312,16 @@ class _Decided:
                 self._draw(layer, parameter, scheme, rule, text)
                 continue
             self._keep(layer, parameter, reason, rule)
-            if reason.startswith("undeclared"):
+            if reason.startswith(("undeclared", NO_DEFAULT)):
                 self.undeclared.setdefault(text, []).append((layer, parameter))
                 self.uncovered.append((layer, parameter, reason))
+
+    def _keep_all(self, layer: Layer, rule: Rule | None) -> None:
+        reason = "no rule selects it" if rule is None else f'rule "{rule.text}" keeps it'
+        for parameter in layer.parameters:
+            self._keep(layer, parameter, parameter.kept or reason, rule)
+            if rule is None and (parameter.kept is None or parameter.kept.startswith("undeclared")):
+                self.uncovered.append((layer, parameter, parameter.kept or reason))
 
     def _text(self, scheme: Scheme) -> str:
         if id(scheme) not in self.texts:
@@ -371,7 +376,7 @@ class _Decided:
         if default == "error" and left:
             raise RuleError(
                 message(
-                    f'{count(len(left), "array")} of the model no rule covers, and default="error" asks for all of them.',
+                    f'no rule covers {count(len(left), "array")}, and default="error" asks for all of them.',
                     *(_shown(layer, parameter, reason) for layer, parameter, reason in left[:8]),
                     f"… {len(left) - 8} more" if len(left) > 8 else "",
                     'add a rule for them, or {"*": None} in front to keep what the others do not select',
@@ -387,8 +392,8 @@ class _Decided:
         for text, found in self.undeclared.items():
             self.note(
                 message(
-                    f'rule "{text}" selects {count(len(found), "array")} whose axes nobody declared; kept as they are:',
-                    *(_shown(layer, parameter, "") for layer, parameter in found[:4]),
+                    f'rule "{text}" selects {count(len(found), "array")} it can\'t draw; kept as they are:',
+                    *(_shown(layer, parameter, parameter.kept or NO_DEFAULT) for layer, parameter in found[:4]),
                     f"… {len(found) - 4} more" if len(found) > 4 else "",
                     _declaration(found[0][0]),
                 )
@@ -399,7 +404,7 @@ class _Decided:
         head = f'rule "{rule.text}": {rule.scheme} draws nothing in the {decided} it decides.'
         if rule.text in self.undeclared:
             found = self.undeclared[rule.text]
-            shown = (_shown(layer, parameter, parameter.kept or "") for layer, parameter in found[:4])
+            shown = (_shown(layer, parameter, parameter.kept or NO_DEFAULT) for layer, parameter in found[:4])
             return message(head, *shown, _declaration(found[0][0]))
         own = [each for each in self.kept if each.rule == rule.text]
         lines = [f"{each.parameter.path or '(model)'}: {each.reason}" for each in own[:4]]
@@ -438,7 +443,8 @@ def _why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> 
         return f"{scheme} says nothing about a {'scale' if not weighed else role}"
     if part is None:
         return f'rule "{rule}" keeps every {role}'
-    return None
+    silent: str | None = part.declines(parameter)
+    return silent
 
 
 def _refuse_without_layers(survey: Survey, model: Any) -> None:
@@ -471,8 +477,15 @@ def _declaration(layer: Layer) -> str:
     """The line that declares a layer, with a guess at the patterns for the user to put right."""
     if layer.cls.__name__ in ("ArrayImpl", "ndarray", "ShapeDtypeStruct"):
         return "for a single array write ix.draw(scheme, key, shape)"
-    arrays = [each for each in layer.parameters if each.kept and each.kept.startswith("undeclared")]
-    patterns = {each.name: _guess(each.shape, [other.shape for other in arrays]) for each in arrays}
+    arrays = [each for each in layer.parameters if each.axes or (each.kept and each.kept.startswith("undeclared"))]
+    shapes = [each.shape for each in arrays]
+    patterns = {each.name: each.axes.pattern if each.axes else _guess(each.shape, shapes) for each in arrays}
+    misfits = any("does not fit" in (each.kept or "") for each in arrays)
+    if misfits:
+        patterns = {each.name: _guess(each.shape, shapes) for each in arrays}
+    if all(each.axes for each in arrays) and not misfits:
+        default = ", ".join(f'"{each.name}": "lecun_normal"' for each in arrays if each.role in WEIGHT_ROLES)
+        return f"declare it: ix.register_layer({layer.cls.__name__}, ..., default={{{default}}})"
     if layer.cls.__module__ == "builtins":
         axes = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
         return f"say what the axes are, in stored order: ix.Scheme(..., axes={{{axes}}})"
@@ -532,9 +545,7 @@ def _kept_row(each: Kept) -> dict[str, Any]:
 
 
 def _dtype_text(parameter: Parameter) -> str:
-    return str(parameter.dtype) if jax.dtypes.issubdtype(parameter.dtype, jax.dtypes.extended) else (
-        np.dtype(parameter.dtype).name
-    )
+    return str(jnp.dtype(parameter.dtype)) if jnp.issubdtype(parameter.dtype, np.generic) else str(parameter.dtype)
 
 
 def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:

@@ -173,7 +173,7 @@ def _applies(rule: Rule, layer: Layer) -> bool:
     except Exception as error:
         raise RuleError(
             message(
-                f"the selector {rule.text} failed on layer \"{layer.path}\": {type(error).__name__}: {error}",
+                f'the selector {rule.text} failed on layer "{layer.path}": {type(error).__name__}: {error}',
                 "a selector function takes an ix.Layer and returns whether it is selected",
             )
         ) from error
@@ -198,14 +198,18 @@ def _unmatched(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str]) 
         return message(head, have, _sequence_hint(rule.text.split(), layers))
     inside = [layer for layer in layers if _is_inside(wanted, layer)]
     if inside:
-        line = f'"{wanted} *"' if any(wanted in _class_names(each.cls) for each in _around(inside)) else f'"{wanted}.**"'
+        line = (
+            f'"{wanted} *"' if any(wanted in _class_names(each.cls) for each in _around(inside)) else f'"{wanted}.**"'
+        )
         holds = f'"{wanted}" holds {count(len(inside), "layer")} but owns no array itself'
         return message(head, f"{holds}; for all of them write {line}")
     return message(head, have, did_you_mean(wanted, _words(layers)))
 
 
 def _is_inside(name: str, layer: Layer) -> bool:
-    return layer.path.startswith(f"{name}.") or any(_matches_one(name, each.path, each.cls, "") for each in layer.ancestors)
+    return layer.path.startswith(f"{name}.") or any(
+        _matches_one(name, each.path, each.cls, "") for each in layer.ancestors
+    )
 
 
 def _around(layers: Sequence[Layer]) -> Iterable[Ancestor]:

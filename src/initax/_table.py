@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
@@ -23,12 +25,10 @@ class Row:
 
 
 WIDTH = 240
-"""Tables are as wide as they need to be, up to this; a narrower terminal folds lines by itself."""
+"""Columns of a table that does not go to a terminal; there it is folded to the terminal's width."""
 
 
-def render(
-    drawn: Sequence[Row], kept: Sequence[tuple[str, str, tuple[int, ...], str]], notes: Sequence[str]
-) -> str:
+def render(drawn: Sequence[Row], kept: Sequence[tuple[str, str, tuple[int, ...], str]], notes: Sequence[str]) -> str:
     """Return the tables of what is drawn and what is kept, and the notes below them."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -38,16 +38,21 @@ def render(
     def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
         made = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
         for column in columns:
-            made.add_column(column, justify="right" if column in ("fan_in", "fan_out", "std") else "left", no_wrap=True)
+            made.add_column(
+                column, justify="right" if column in ("fan_in", "fan_out", "std") else "left", overflow="fold"
+            )
         for row in rows:
             made.add_row(*(Text(cell) for cell in row))
         return made
 
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, force_terminal=False)
+    width = shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
     if drawn:
         columns = ("parameter", "kind", "shape", "axes", "fan_in", "fan_out", "scheme", "std", "rule")
-        rows = [tuple(str(cell) if cell != "" or place else "(model)" for place, cell in enumerate(astuple(row)))
-                for row in drawn]
+        rows = [
+            tuple(str(cell) if cell != "" or place else "(model)" for place, cell in enumerate(astuple(row)))
+            for row in drawn
+        ]
         console.print(table(f"drawn: {len(drawn)}", columns, rows))
     if kept:
         rows = [(path or "(model)", kind, str(shape), reason) for path, kind, shape, reason in kept]

@@ -61,7 +61,10 @@ class SpectralNormPreimage:
         # The row of largest norm is never orthogonal to the leading direction of a matrix that is not zero.
         start = self._unit(matrix[jnp.argmax(jnp.sum(matrix**2, axis=1))])
         start = jnp.where(jnp.sum(start**2) > 0, start, jnp.full_like(start, matrix.shape[1] ** -0.5))
-        return lax.fori_loop(0, POWER_ITERATIONS, step, (self._unit(matrix @ start), start))
+        found: tuple[jax.Array, jax.Array] = lax.fori_loop(
+            0, POWER_ITERATIONS, step, (self._unit(matrix @ start), start)
+        )
+        return found
 
     def _unit(self, vector: jax.Array) -> jax.Array:
         return vector / jnp.maximum(self.eps, jnp.sqrt(jnp.sum(vector**2)))

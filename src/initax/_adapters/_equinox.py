@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 
 from initax._adapters._constraints import SpectralNormPreimage, WeightNormPreimage
-from initax._adapters._pytree import Walk
+from initax._adapters._pytree import Walk, entry_name
 from initax._axes import Axes
 from initax._layer import Constraint, Declaration, DefaultSpec, Field, declare
 
@@ -20,8 +20,8 @@ GRU_GATES = ("reset", "update", "new")
 LSTM_GATES = ("input", "forget", "cell", "output")
 
 
-def _size(features: int | Literal["scalar"]) -> int:
-    return 1 if features == "scalar" else features
+def _size(features: Any) -> int:
+    return 1 if features == "scalar" else int(features)
 
 
 def _linear_sizes(module: Any) -> dict[str, int]:
@@ -42,7 +42,7 @@ def _conv_bias_sizes(module: Any) -> dict[str, int]:
 
 
 def _conv_bias_pattern(module: Any) -> str:
-    return "(g o)" + " 1" * module.num_spatial_dims
+    return "(g o)" + " 1" * int(module.num_spatial_dims)
 
 
 def _strided(module: Any, axes: Axes) -> tuple[float, float]:
@@ -78,7 +78,10 @@ def _cell(gates: tuple[str, ...], further: dict[str, Field]) -> Declaration:
                 pattern="(gate o) i", role="weight", sizes={"gate": count, **_recurrent_sizes("input_size")}, **shared
             ),
             "weight_hh": Field(
-                pattern="(gate o) i", role="recurrent", sizes={"gate": count, **_recurrent_sizes("hidden_size")}, **shared
+                pattern="(gate o) i",
+                role="recurrent",
+                sizes={"gate": count, **_recurrent_sizes("hidden_size")},
+                **shared,
             ),
             "bias": Field(
                 pattern="(gate o)", role="bias", sizes={"gate": count, "o": "hidden_size"}, of="weight_ih", **shared
@@ -184,18 +187,21 @@ for _cls, _row in LAYERS.items():
 
 def describe(node: Any, walk: Walk, path: str) -> Literal["module", "state"] | None:
     """Return what a node is to Equinox, and note what its wrappers and shared nodes mean for the arrays below."""
-    view, note = _view(type(node))
+    view, note = _VIEWS.get(type(node)) or _view(type(node))
     if note is not None:
         note(node, walk, path)
     return view
 
 
-@functools.lru_cache(maxsize=4096)
-def _view(cls: type) -> tuple[Literal["module", "state"] | None, Callable[[Any, Walk, str], None] | None]:
-    for special, view in SPECIAL.items():
-        if issubclass(cls, special):
-            return view
-    return ("module" if issubclass(cls, eqx.Module) else None), None
+View = tuple[Literal["module", "state"] | None, Callable[[Any, Walk, str], None] | None]
+_VIEWS: weakref.WeakKeyDictionary[type, View] = weakref.WeakKeyDictionary()
+"""What each class was found to be; an `isinstance` check on an Equinox module costs more than all else here."""
+
+
+def _view(cls: type) -> View:
+    found: View = next((view for special, view in SPECIAL.items() if issubclass(cls, special)), (None, None))
+    _VIEWS[cls] = ("module", None) if found[0] is None and issubclass(cls, eqx.Module) else found
+    return _VIEWS[cls]
 
 
 def _dotted(path: str, *names: str) -> str:
@@ -214,7 +220,8 @@ def _weight_norm(node: Any, walk: Walk, path: str) -> None:
 
 
 def _note_state(node: Any, walk: Walk, path: str) -> None:
-    markers = jax.tree_util.tree_structure(node).node_data()[1]
+    structure: Any = jax.tree_util.tree_structure(node)
+    markers = structure.node_data()[1]
     values, _ = jax.tree_util.tree_flatten(node, is_leaf=lambda each: each is not node)
     for place, (marker, value) in enumerate(zip(markers, values, strict=True)):
         walk.states[marker] = (_dotted(path, str(place)), value)
@@ -257,8 +264,9 @@ class _Mark:
 
 
 def _shared(node: Any, walk: Walk, path: str) -> None:
+    treedef: Any
     found, treedef = jax.tree_util.tree_flatten_with_path(node.pytree)
-    marks = [_Mark(_dotted(path, "pytree", *(_entry(each) for each in entries)), leaf) for entries, leaf in found]
+    marks = [_Mark(_dotted(path, "pytree", *map(entry_name, entries)), leaf) for entries, leaf in found]
     marked = treedef.unflatten(marks)
     tied = jax.tree_util.tree_leaves(node.where(marked))
     try:
@@ -277,11 +285,7 @@ def _shared(node: Any, walk: Walk, path: str) -> None:
             walk.placeholders[placeholder.path] = jax.ShapeDtypeStruct(source.leaf.shape, source.leaf.dtype)
 
 
-def _entry(entry: Any) -> str:
-    return str(next(getattr(entry, name) for name in ("name", "key", "idx") if hasattr(entry, name)))
-
-
-SPECIAL: dict[type, tuple[Literal["module", "state"], Callable[[Any, Walk, str], None] | None]] = {
+SPECIAL: dict[type, View] = {
     eqx.nn.State: ("state", _note_state),
     eqx.nn.StateIndex: ("state", None),
     eqx.nn.WeightNorm: ("module", _weight_norm),

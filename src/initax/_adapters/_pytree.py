@@ -120,6 +120,8 @@ def survey(model: Any, describers: tuple[Describe, ...]) -> Survey:
     _visit(model, "", (), None, walk)
     for finish in walk.late:
         finish()
+    leaves: list[Any]
+    treedef: Any
     leaves, treedef = jax.tree_util.tree_flatten(model, is_leaf=is_shape)
     layers = tuple(_finished(layer, walk) for layer in walk.layers)
     return Survey(
@@ -155,13 +157,14 @@ def _children(node: Any, walk: Walk) -> tuple[list[tuple[str, Any]], Any] | None
     if len(found) == 1 and not found[0][0]:
         walk.leaf_types.add(type(node))
         return None
-    return [(_name(path[0]), child) for path, child in found], structure
+    return [(entry_name(path[0]), child) for path, child in found], structure
 
 
-def _name(entry: Any) -> str:
+def entry_name(entry: Any) -> str:
+    """Return the part of a dotted path that a JAX key entry stands for."""
     match entry:
         case GetAttrKey():
-            return entry.name
+            return str(entry.name)
         case SequenceKey():
             return str(entry.idx)
         case DictKey() | FlattenedIndexKey():
@@ -292,7 +295,9 @@ def _unknown(own: Own, reason: str) -> tuple[Parameter, ...]:
 def _keep_below(node: Any, path: str, ancestors: tuple[Ancestor, ...], walk: Walk, reason: str) -> None:
     own: Own = {}
     for entries, leaf in tree_flatten_with_path(node)[0]:
-        _leaf(leaf, ".".join([path, *map(_name, entries)] if path else map(_name, entries)), (path, own), walk)
+        _leaf(
+            leaf, ".".join([path, *map(entry_name, entries)] if path else map(entry_name, entries)), (path, own), walk
+        )
     if own:
         parameters = tuple(replace(each, role="state") for each in _unknown(own, reason))
         walk.layers.append(Layer(path=path, kind="State", cls=type(node), parameters=parameters, ancestors=ancestors))
@@ -315,7 +320,11 @@ def _plain_layers(path: str, cls: type, own: Own, ancestors: tuple[Ancestor, ...
     vectors = {name: entry for name, entry in own.items() if name not in weights}
     if not weights and any(name.lower() in SCALES for name in vectors):
         parameters = tuple(
-            replace(each, role="scale" if each.name.lower() in SCALES else "bias", kept=None if each.kept == "" else each.kept)
+            replace(
+                each,
+                role="scale" if each.name.lower() in SCALES else "bias",
+                kept=None if each.kept == "" else each.kept,
+            )
             for each in _unknown(vectors, "")
         )
         return [Layer(path=path, kind="Norm", cls=cls, parameters=parameters, ancestors=ancestors)]
@@ -329,7 +338,9 @@ def _plain_layers(path: str, cls: type, own: Own, ancestors: tuple[Ancestor, ...
         where = (path, ancestors) if alone else (_join(path, name), (*ancestors, Ancestor(path, cls)))
         layers.append(_plain_layer(where[0], cls, group, where[1], name, bias))
     if left:
-        why = "undeclared: no weight beside it" if not weights else "undeclared: which weight it goes with can't be told"
+        why = (
+            "undeclared: no weight beside it" if not weights else "undeclared: which weight it goes with can't be told"
+        )
         layers.append(Layer(path=path, kind=UNDECLARED, cls=cls, parameters=_unknown(left, why), ancestors=ancestors))
     return layers
 
@@ -358,7 +369,11 @@ def _plain_layer(
     weight_shape = tuple(own[weight][1].shape)
     if len(weight_shape) < 2:
         return Layer(
-            path=path, kind=UNDECLARED, cls=cls, parameters=_unknown(own, "undeclared: not a matrix"), ancestors=ancestors
+            path=path,
+            kind=UNDECLARED,
+            cls=cls,
+            parameters=_unknown(own, "undeclared: not a matrix"),
+            ancestors=ancestors,
         )
     axes = resolve(PLAIN_PATTERN, weight_shape)
     problem = None
@@ -396,13 +411,13 @@ def _finished(layer: Layer, walk: Walk) -> Layer:
         each.path in walk.ties or each.path in walk.constraints or each.path in walk.notes for each in layer.parameters
     ):
         return layer
-    parameters = []
-    for each in layer.parameters:
-        if each.path in walk.ties:
-            each = replace(each, kept=f"tied to {walk.ties[each.path]}")
-        elif each.path in walk.notes:
-            each = replace(each, kept=walk.notes[each.path])
-        elif each.path in walk.constraints:
-            each = replace(each, constraint=walk.constraints[each.path])
-        parameters.append(each)
-    return replace(layer, parameters=tuple(parameters))
+    return replace(layer, parameters=tuple(_noted(each, walk) for each in layer.parameters))
+
+
+def _noted(parameter: Parameter, walk: Walk) -> Parameter:
+    path = parameter.path
+    if path in walk.ties:
+        return replace(parameter, kept=f"tied to {walk.ties[path]}")
+    if path in walk.notes:
+        return replace(parameter, kept=walk.notes[path])
+    return replace(parameter, constraint=walk.constraints.get(path))

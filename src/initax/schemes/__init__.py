@@ -31,7 +31,8 @@ from initax.schemes._table import uniform as uniform
 from initax.schemes._table import uniform_fan_in as uniform_fan_in
 from initax.schemes._table import variance_scaling as variance_scaling
 from initax.schemes._table import zeros as zeros
-from initax.schemes._table import he_normal as kaiming_normal
-from initax.schemes._table import he_uniform as kaiming_uniform
-from initax.schemes._table import glorot_normal as xavier_normal
-from initax.schemes._table import glorot_uniform as xavier_uniform
+
+kaiming_normal = he_normal
+kaiming_uniform = he_uniform
+xavier_normal = glorot_normal
+xavier_uniform = glorot_uniform

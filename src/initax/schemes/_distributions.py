@@ -30,6 +30,10 @@ class Full(Kernel):
         """Return the array."""
         return jnp.full(shape, jnp.asarray(numbers[0]).astype(dtype), dtype)
 
+    def on_host(self, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Return the array made without JAX."""
+        return np.full(shape, numbers[0], dtype)
+
 
 @dataclass(frozen=True, slots=True)
 class NormalKernel(Kernel):
@@ -77,7 +81,7 @@ class UniformKernel(Kernel):
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
         if not is_complex(dtype):
-            return jax.random.uniform(key, shape, dtype, self.lower) * numbers[0]
+            return jax.random.uniform(key, shape, dtype, self.lower) * jnp.asarray(numbers[0], dtype)
         parts = [jax.random.uniform(each, shape, real_dtype(dtype), self.lower) for each in jax.random.split(key)]
         return lax.complex(*parts) * jnp.asarray(numbers[0], dtype)
 

@@ -29,6 +29,7 @@ def identity_of(function: Any) -> Any:
 
     `jax.nn.initializers.he_normal()` is a new closure at each call; without this each would be compiled anew.
     """
+    inner: Any
     if isinstance(function, functools.partial):
         inner = (identity_of(function.func), function.args, tuple(sorted(function.keywords.items())))
     elif inspect.isfunction(function):
@@ -70,7 +71,8 @@ class ForeignKernel(Kernel):
         else:
             keys = jax.random.split(key, batch)
             entries = jax.vmap(one)(keys) if vmap_is_exact(key) else lax.map(one, keys)
-        return self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
+        made: jax.Array = self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
+        return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,9 @@ from initax._layer import Layer, Parameter
 Fans = Literal["nominal", "effective"]
 Args = tuple[tuple[str, Any], ...]
 
+NO_DEFAULT = "its layer declares no default"
+"""Why the scheme `default` keeps an array."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
@@ -41,6 +44,10 @@ class Kernel:
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array, in the stored layout."""
         raise NotImplementedError
+
+    def on_host(self, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
+        """Return the array made without JAX, where that needs no random numbers and no work; else `None`."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,10 @@ class Initializer:
 
     fits_bias: ClassVar[bool] = False
     """Whether it means something for a bias: it needs no axes."""
+
+    def declines(self, parameter: Parameter) -> str | None:
+        """Return why it has nothing to say of a parameter, which is then kept; `None` where it draws it."""
+        return None
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter.
@@ -106,14 +117,14 @@ def drawing_dtype(dtype: Any) -> Any:
 
     Drawn in bfloat16 a normal has 128 distinct values and no tail past 2.9 standard deviations.
     """
-    narrow = jnp.issubdtype(dtype, np.floating) and jnp.finfo(dtype).bits < 32
+    narrow = jnp.issubdtype(dtype, np.floating) and np.dtype(dtype).itemsize < 4
     return np.dtype(np.float32) if narrow else dtype
 
 
 @functools.lru_cache(maxsize=256)
 def real_dtype(dtype: Any) -> Any:
     """Return the real type of the numbers that scale an array of type `dtype`."""
-    return jnp.finfo(drawing_dtype(dtype)).dtype
+    return np.empty(0, drawing_dtype(dtype)).real.dtype
 
 
 @functools.lru_cache(maxsize=256)
@@ -133,7 +144,7 @@ def number(scheme: str, name: str, value: Any, *, least: float = -math.inf, most
             message(
                 f"{scheme}: {name} is a traced value ({value.aval.str_short()}).",
                 "a plan is made of numbers known before anything runs",
-                f"pass a Python number, or mark the argument static: jax.jit(..., static_argnames=\"{name}\")",
+                f'pass a Python number, or mark the argument static: jax.jit(..., static_argnames="{name}")',
             )
         )
     try:
@@ -155,9 +166,7 @@ def choice(scheme: str, name: str, value: Any, options: tuple[str, ...]) -> str:
         SchemeError: it is none of them.
     """
     if value not in options:
-        raise SchemeError(
-            message(f"{scheme}: {name} must be one of {', '.join(map(repr, options))}, not {value!r}.")
-        )
+        raise SchemeError(message(f"{scheme}: {name} must be one of {', '.join(map(repr, options))}, not {value!r}."))
     return str(value)
 
 
@@ -183,9 +192,9 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
     if fan_in is None or fan_out is None:
         raise SchemeError(
             message(
-                f'{initializer} needs the fans of {where(parameter)}, and they are not known.',
+                f"{initializer} needs the fans of {where(parameter)}, and they are not known.",
                 f"shape {parameter.shape}, role {parameter.role}",
-                "a bias takes its weight's: keep the two in one layer, or choose an initializer without fans",
+                "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})",
             )
         )
     return float(fan_in), float(fan_out)

@@ -65,6 +65,10 @@ class Scheme:
         axes: Mapping[str, str] | str | None = None,
         sizes: Mapping[str, int] | None = None,
     ) -> None:
+        if weight is UNSET and all(each is UNSET for each in (bias, recurrent, embedding, scale)):
+            raise SchemeError(
+                message("a scheme that names no initializer draws nothing.", 'write ix.Scheme("he_normal", ...)')
+            )
         base = None if weight is UNSET or weight is None else as_scheme(weight)
         parts: dict[Role, Initializer | None] = {} if base is None else dict(base._parts)
         if weight is None:
@@ -125,7 +129,9 @@ class Scheme:
         """Return the scheme as a rule would name it."""
         if self._name is None:
             follows = weights_only(self._parts.get("weight"))
-            own = [f"{role}={part}" for role, part in self._parts.items() if role not in follows or part != follows[role]]
+            own = [
+                f"{role}={part}" for role, part in self._parts.items() if role not in follows or part != follows[role]
+            ]
             return ", ".join([str(follows["weight"]), *own]) if "weight" in self._parts else ", ".join(own)
         name, args = self._name
         inside = ", ".join(f"{key}={value}" for key, value in args.items())
@@ -219,11 +225,19 @@ def get(name: str, **args: Any) -> Scheme:
         for argument in args:
             if argument not in parameters:
                 raise SchemeError(_unknown_argument(name, argument, tuple(parameters)))
-    missing = [key for key, each in parameters.items()
-               if each.default is inspect.Parameter.empty and each.kind is not inspect.Parameter.VAR_KEYWORD
-               and key not in args]
+    missing = [
+        key
+        for key, each in parameters.items()
+        if each.default is inspect.Parameter.empty
+        and each.kind is not inspect.Parameter.VAR_KEYWORD
+        and key not in args
+    ]
     if missing:
-        pairs = ", ".join(f'"{key}": ...' for key in missing)
+        pairs = ", ".join(
+            f'"{key}": {args[key]!r}' if key in args else f'"{key}": ...'
+            for key in parameters
+            if key in args or key in missing
+        )
         raise SchemeError(message(f"{name} needs {listing(missing)}.", f'write ("{name}", {{{pairs}}})'))
     return factory(**args)
 
@@ -231,8 +245,11 @@ def get(name: str, **args: Any) -> Scheme:
 def _unknown_argument(name: str, argument: str, parameters: tuple[str, ...]) -> str:
     hint = did_you_mean(argument, parameters)
     if {argument, *parameters} >= {"scale", "gain"}:
-        hint = "a gain multiplies the standard deviation, a scale the variance: write gain=..." \
-            if argument == "scale" else "a scale multiplies the variance, a gain the standard deviation: scale = gain**2"
+        hint = (
+            "a gain multiplies the standard deviation, a scale the variance: write gain=..."
+            if argument == "scale"
+            else "a scale multiplies the variance, a gain the standard deviation: scale = gain**2"
+        )
     has = f"arguments: {listing(parameters)}" if parameters else "it has none"
     return message(f'{name} has no argument "{argument}".', has, hint)
 
@@ -260,9 +277,14 @@ def as_scheme(value: Any) -> Scheme:
         if value in _NAMED.values():
             return as_scheme(value())
         return Scheme.of(weights_only(foreign(value)))
-    hint = 'a fixed value is ("constant", {"value": ...})' if isinstance(value, int | float) else (
-        'a scheme is a name ("he_normal"), a pair of name and arguments, a pair (weight, bias), a mapping of roles, '
-        "an initializer, an ix.Scheme, or None to keep"
+    hint = (
+        'a fixed value is ("constant", {"value": ...})'
+        if isinstance(value, int | float)
+        else (
+            'a scheme is a name ("he_normal"), a pair of name and arguments, a pair (weight, bias), a mapping of '
+            "roles, "
+            "an initializer, an ix.Scheme, or None to keep"
+        )
     )
     raise SchemeError(message(f"{value!r} ({type(value).__name__}) is no scheme.", hint))
 
@@ -297,7 +319,7 @@ def as_initializer(value: Any, role: Role) -> Initializer | None:
     if value is None or isinstance(value, Initializer):
         return value
     scheme = as_scheme(value)
-    part: Initializer | None | object = scheme.part(role)
+    part: Initializer | object | None = scheme.part(role)
     weight = scheme.part("weight")
     if role in WEIGHT_ROLES:
         part = weight if part is UNSET else part

@@ -36,7 +36,8 @@ class HaarKernel(_Structured):
         rows = math.prod(receptive) * inputs
         matrices = _haar(key, self.axes.batch_size, rows, outputs, dtype)
         stacked = jnp.reshape(matrices, (self.axes.batch_size, *receptive, inputs, outputs))
-        return self.axes.from_canonical(stacked * jnp.asarray(numbers[0], dtype))
+        made: jax.Array = self.axes.from_canonical(stacked * jnp.asarray(numbers[0], dtype))
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,8 @@ class SparseKernel(_Structured):
         values = jax.random.normal(for_values, canonical, dtype) * jnp.asarray(numbers[0], dtype)
         flat = (canonical[0], math.prod(canonical[1:-1]), canonical[-1])
         rank = jnp.argsort(jnp.argsort(jax.random.bits(for_places, flat), axis=1), axis=1)
-        return self.axes.from_canonical(jnp.where(jnp.reshape(rank, canonical) < self.zeros, 0, values))
+        made: jax.Array = self.axes.from_canonical(jnp.where(jnp.reshape(rank, canonical) < self.zeros, 0, values))
+        return made
 
 
 def _haar(key: jax.Array, batch: int, rows: int, columns: int, dtype: Any) -> jax.Array:
@@ -90,7 +92,9 @@ def _haar(key: jax.Array, batch: int, rows: int, columns: int, dtype: Any) -> ja
 def _at_center(axes: Axes, taps: jax.Array, dtype: Any) -> jax.Array:
     receptive = axes.canonical_shape[:-2]
     kernel = jnp.zeros((axes.batch_size, *axes.canonical_shape), dtype)
-    return axes.from_canonical(kernel.at[(slice(None), *((size - 1) // 2 for size in receptive))].set(taps))
+    center = (slice(None), *((size - 1) // 2 for size in receptive))
+    made: jax.Array = axes.from_canonical(kernel.at[center].set(taps))
+    return made
 
 
 def _matrix_axes(name: str, parameter: Parameter) -> Axes:
@@ -140,15 +144,13 @@ class DeltaOrthogonal(Initializer):
         if inputs > outputs:
             raise SchemeError(
                 message(
-                    f"delta_orthogonal needs at least as many outputs as inputs; {where(parameter)} has {inputs} inputs "
-                    f"and {outputs} outputs per group.",
+                    f"delta_orthogonal needs at least as many outputs as inputs; {where(parameter)} has {inputs} "
+                    f"inputs and {outputs} outputs per group.",
                     f'shape {parameter.shape}, axes "{axes.pattern}"',
-                    "a convolution that narrows can't preserve norms: use \"orthogonal\"",
+                    'a convolution that narrows can\'t preserve norms: use "orthogonal"',
                 )
             )
-        return Recipe(
-            DeltaHaarKernel(axes), (self.gain,), abs(self.gain) / math.sqrt(outputs * math.prod(receptive))
-        )
+        return Recipe(DeltaHaarKernel(axes), (self.gain,), abs(self.gain) / math.sqrt(outputs * math.prod(receptive)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,17 @@ from initax._layer import Layer, Parameter, Role
 from initax.schemes._bias import ForgetGate, Prior
 from initax.schemes._convex import HoedtBias, HoedtWeight
 from initax.schemes._distributions import Constant, Normal, TruncatedNormal, Uniform
-from initax.schemes._initializer import Fans, Initializer, Kernel, Recipe, changed, choice, gain_number, number
+from initax.schemes._initializer import (
+    NO_DEFAULT,
+    Fans,
+    Initializer,
+    Kernel,
+    Recipe,
+    changed,
+    choice,
+    gain_number,
+    number,
+)
 from initax.schemes._scheme import Scheme, as_initializer, as_scheme, enter, weights_only
 from initax.schemes._structured import DeltaOrthogonal, Eye, Orthogonal, Sparse
 from initax.schemes._variance import DISTRIBUTIONS, MODES, ScaleDefault, TorchUniform, UniformFanIn, VarianceScaling
@@ -75,10 +85,15 @@ def variance_scaling(
     choice("variance_scaling", "distribution", distribution, DISTRIBUTIONS)
     choice("variance_scaling", "fans", fans, ("nominal", "effective"))
     args = changed(
-        scale=(scale, 1.0), mode=(mode, "fan_in"), distribution=(distribution, "truncated_normal"), fans=(fans, "nominal")
+        scale=(scale, 1.0),
+        mode=(mode, "fan_in"),
+        distribution=(distribution, "truncated_normal"),
+        fans=(fans, "nominal"),
     )
     return _made(
-        "variance_scaling", args, weights_only(VarianceScaling("variance_scaling", args, scale, mode, distribution, fans))
+        "variance_scaling",
+        args,
+        weights_only(VarianceScaling("variance_scaling", args, scale, mode, distribution, fans)),
     )
 
 
@@ -593,19 +608,15 @@ class Default(Initializer):
 
     fits_bias: ClassVar[bool] = True
 
+    def declines(self, parameter: Parameter) -> str | None:
+        """Return why it has nothing to say of a parameter: its layer declares no default."""
+        return NO_DEFAULT if parameter.default is None else None
+
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        spec = parameter.default
-        if spec is None:
-            raise SchemeError(
-                message(
-                    f'"{parameter.path}" of {layer.cls.__name__} declares no default.',
-                    f'ix.register_layer({layer.cls.__name__}, ..., default={{"{parameter.name}": "lecun_normal"}})',
-                )
-            )
-        found = as_initializer(spec, parameter.role or "weight")
+        found = as_initializer(parameter.default, parameter.role or "weight")
         if found is None:
-            raise SchemeError(message(f'the default of "{parameter.path}", {spec!r}, draws nothing.'))
+            raise SchemeError(message(f'the default of "{parameter.path}", {parameter.default!r}, draws nothing.'))
         return found.recipe(parameter, layer)
 
 
