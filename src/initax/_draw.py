@@ -8,6 +8,7 @@ Inside somebody else's jit a group becomes one `lax.map` instead, for the same r
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -111,17 +112,46 @@ def _concrete(groups: dict[Program, list[int]], jobs: Sequence[Job], keys: jax.A
     implementation = str(jax.random.key_impl(keys))
     data = np.asarray(jax.random.key_data(keys))
     sampler = functools.partial(_sampler, implementation=implementation)
+    exact = vmap_is_exact(keys)
     on_cpu = _default_platform() == "cpu"
+    flat = _sharing(groups) if exact and CONFIG.jax_threefry_partitionable else {}
     for program, rows in groups.items():
         numbers = [program.numbers(jobs[row].numbers) for row in rows]
         if not program.kernel.random:
             yield from zip(rows, _filled(program, numbers), strict=True)
             continue
-        if on_cpu and _fits_bucket(program, len(rows), vmap_is_exact(keys)):
+        if exact and on_cpu and _fits_bucket(program, len(rows)):
             yield from zip(rows, _bucketed(program, implementation, data[rows], numbers), strict=True)
         else:
+            compiled = flat.get(program, program)
             for row, values in zip(rows, numbers, strict=True):
-                yield row, _run(sampler, program, data[row], values)
+                drawn = _run(sampler, compiled, data[row], values)
+                yield row, drawn if compiled is program else (_shaped(drawn[0], program.shape),)
+
+
+def _sharing(programs: Iterable[Program]) -> dict[Program, Program]:
+    """Programs that equal another but for the shape → the one program of that many entries they can share.
+
+    An element-wise draw depends on an entry's place in row-major order alone, so a (768, 3072) and a (3072, 768) are
+    the same numbers in another shape, and compiling one flat program is cheaper than compiling two.
+    """
+    flat = {
+        program: replace(program, shape=(program.entries,))
+        for program in programs
+        if _is_alone(program) and program.kernel.random
+    }
+    uses = Counter(flat.values())
+    return {program: one for program, one in flat.items() if uses[one] > 1}
+
+
+def _is_alone(program: Program) -> bool:
+    """Whether a program does nothing but draw entries, each from its own place."""
+    return program.kernel.elementwise and program.sharding is None and program.preimage is None
+
+
+@functools.partial(jax.jit, static_argnums=1, donate_argnums=0)
+def _shaped(flat: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.reshape(flat, shape)
 
 
 def _traced(groups: dict[Program, list[int]], jobs: Sequence[Job], keys: jax.Array) -> Drawn:
@@ -192,15 +222,8 @@ def _default_platform() -> str:
     return device if isinstance(device, str) else str(device.platform)
 
 
-def _fits_bucket(program: Program, count: int, exact: bool) -> bool:
-    return (
-        exact
-        and count >= BUCKET_LEAST
-        and program.entries <= BUCKET_ENTRIES
-        and program.kernel.elementwise
-        and program.sharding is None
-        and program.preimage is None
-    )
+def _fits_bucket(program: Program, count: int) -> bool:
+    return count >= BUCKET_LEAST and program.entries <= BUCKET_ENTRIES and _is_alone(program)
 
 
 def _bucketed(
