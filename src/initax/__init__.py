@@ -2,6 +2,8 @@
 
 from initax import schemes as schemes
 from initax._axes import Axes as Axes
+from initax._decide import Draw as Draw
+from initax._decide import Kept as Kept
 from initax._errors import AxesError as AxesError
 from initax._errors import InitaxError as InitaxError
 from initax._errors import InitaxWarning as InitaxWarning
@@ -15,8 +17,6 @@ from initax._keys import parameter_key as parameter_key
 from initax._layer import Layer as Layer
 from initax._layer import Parameter as Parameter
 from initax._layer import register_layer as register_layer
-from initax._plan import Draw as Draw
-from initax._plan import Kept as Kept
 from initax._plan import Plan as Plan
 from initax._plan import plan as plan
 from initax._reinit import draw as draw

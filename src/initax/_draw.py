@@ -29,7 +29,7 @@ BUCKET_LEAST = 256
 """Rows from which a bucket's longer compilation (0.6 s instead of 0.2 s) pays off within a few calls."""
 BUCKET_ENTRIES = 16_384
 """Entries above which drawing costs more than dispatching, and a bucket would only cost memory."""
-HANDS = 16
+HANDS = 8
 """Arrays one program gives back. XLA's compile time grows with the number of outputs, some 7 ms each."""
 
 

@@ -3,71 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import survey as survey_model
 from initax._adapters._pytree import Survey
+from initax._decide import Decisions, Draw, Kept, decide
 from initax._draw import Job, Program, draw
-from initax._errors import InitaxError, ModelError, PlanError, RuleError, SchemeError, count, listing, message, warn
-from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter, with_axes
-from initax._rules import Rule, match, read_rules
+from initax._errors import InitaxError, PlanError, message
+from initax._layer import Parameter
+from initax._rules import Rule, read_rules
 from initax._table import Row, render
-from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe
-from initax.schemes._scheme import UNSET, Scheme, as_scheme
+from initax.schemes._scheme import Scheme, as_scheme
 
 FORMAT = 1
 """Version of the JSON form of a plan."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
-    """One row of a plan: a parameter that will be drawn.
-
-    Attributes:
-        parameter: the parameter, with the axes the draw uses.
-        kind: kind of its layer.
-        scheme: the scheme the rule names, in words.
-        rule: the selector that decided.
-        initializer: what draws it; `None` for an array that is set with another one, as weight norm's magnitude is.
-        recipe: what will run; `None` likewise.
-        std: standard deviation of one entry of the effective weight over draws; `None` where it is not known.
-        follows: path of the parameter it is set with.
-    """
-
-    parameter: Parameter
-    kind: str
-    scheme: str
-    rule: str
-    initializer: Initializer | None
-    recipe: Recipe | None
-    std: float | None
-    follows: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """One array that stays as it is.
-
-    Attributes:
-        parameter: the parameter.
-        kind: kind of its layer.
-        reason: why it is kept.
-        rule: the selector that decided its layer; `None` where none did.
-    """
-
-    parameter: Parameter
-    kind: str
-    reason: str
-    rule: str | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yield parameter and reason, so that `for parameter, reason in plan.kept` works."""
-        return iter((self.parameter, self.reason))
 
 
 class Plan:
@@ -86,16 +40,14 @@ class Plan:
         survey: Survey,
         rules: tuple[Rule, ...],
         default: Any,
-        draws: tuple[Draw, ...],
-        kept: tuple[Kept, ...],
-        notes: tuple[str, ...],
+        decisions: Decisions,
     ) -> None:
         self._survey = survey
         self._rules = rules
         self._default = default
-        self.draws = draws
-        self.kept = kept
-        self.notes = notes
+        self.draws = decisions.draws
+        self.kept = decisions.kept
+        self.notes = decisions.notes
 
     def draw(self, key: Any) -> Any:
         """Return the model with the planned arrays drawn; everything else is the same object as before.
@@ -124,7 +76,7 @@ class Plan:
             program = Program(
                 kernel=each.recipe.kernel,
                 shape=parameter.shape,
-                dtype=parameter.dtype,
+                dtype=jax.dtypes.canonicalize_dtype(parameter.dtype),
                 sharding=parameter.sharding,
                 preimage=constraint.preimage if constraint else None,
             )
@@ -263,247 +215,7 @@ def plan(model: Any, rules: Mapping[Any, Any], *, default: Any = None) -> Plan:
     read = read_rules(rules)
     fallback = default if default is None or default == "error" else as_scheme(default)
     survey = survey_model(model)
-    _refuse_without_layers(survey, model)
-    matching = match(read, survey.layers, survey.aliases)
-    decided = _Decided(survey)
-    for layer, rule in zip(survey.layers, matching.winners, strict=True):
-        decided.layer(layer, rule, fallback)
-    decided.refuse_uncovered(default)
-    decided.refuse_idle(read, matching.winners)
-    for rule, winners in matching.shadowed:
-        decided.note(
-            f'rule "{rule.text}" decides nothing: every layer it selects is decided by '
-            + listing(f'"{winner.text}"' for winner in winners)
-            + ", which comes later; the last rule that matches wins"
-        )
-    return Plan(survey, read, fallback, tuple(decided.draws), tuple(decided.kept), tuple(decided.notes))
-
-
-class _Decided:
-    """The rows of a plan while they are decided."""
-
-    def __init__(self, survey: Survey) -> None:
-        self.draws: list[Draw] = []
-        self.kept: list[Kept] = []
-        self.notes: list[str] = []
-        self.drew: dict[int, int] = {}
-        self.uncovered: list[tuple[Layer, Parameter, str]] = []
-        self.undeclared: dict[str, list[tuple[Layer, Parameter]]] = {}
-        self.companions: dict[str, tuple[Parameter, str]] = {
-            parameter.path: (parameter, layer.kind) for layer in survey.layers for parameter in layer.parameters
-        }
-        self.set_with: set[str] = set()
-        self.texts: dict[int, str] = {}
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-        warn(text)
-
-    def layer(self, layer: Layer, rule: Rule | None, fallback: Scheme | str | None) -> None:
-        scheme = rule.scheme if rule is not None else fallback if isinstance(fallback, Scheme) else None
-        text = rule.text if rule is not None else "default="
-        if scheme is None:
-            self._keep_all(layer, rule)
-            return
-        layer = _restated(layer, scheme, f'rule "{text}"')
-        for parameter in layer.parameters:
-            reason = parameter.kept or _why_kept(parameter, layer, scheme, text)
-            if reason is None:
-                self._draw(layer, parameter, scheme, rule, text)
-                continue
-            self._keep(layer, parameter, reason, rule)
-            if reason.startswith(("undeclared", NO_DEFAULT)):
-                self.undeclared.setdefault(text, []).append((layer, parameter))
-                self.uncovered.append((layer, parameter, reason))
-
-    def _keep_all(self, layer: Layer, rule: Rule | None) -> None:
-        reason = "no rule selects it" if rule is None else f'rule "{rule.text}" keeps it'
-        for parameter in layer.parameters:
-            self._keep(layer, parameter, parameter.kept or reason, rule)
-            if rule is None and (parameter.kept is None or parameter.kept.startswith("undeclared")):
-                self.uncovered.append((layer, parameter, parameter.kept or reason))
-
-    def _text(self, scheme: Scheme) -> str:
-        if id(scheme) not in self.texts:
-            self.texts[id(scheme)] = str(scheme)
-        return self.texts[id(scheme)]
-
-    def _keep(self, layer: Layer, parameter: Parameter, reason: str, rule: Rule | None) -> None:
-        self.kept.append(Kept(parameter=parameter, kind=layer.kind, reason=reason, rule=rule.text if rule else None))
-
-    def _draw(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None, text: str) -> None:
-        initializer: Initializer = scheme.part(parameter.role or "weight")
-        try:
-            recipe = initializer.recipe(parameter, layer)
-        except SchemeError as error:
-            raise SchemeError(f'rule "{text}": {error}') from error.__cause__
-        self.draws.append(
-            Draw(
-                parameter=parameter,
-                kind=layer.kind,
-                scheme=self._text(scheme),
-                rule=text,
-                initializer=initializer,
-                recipe=recipe,
-                std=recipe.std,
-            )
-        )
-        self.drew[id(rule)] = self.drew.get(id(rule), 0) + 1
-        constraint = parameter.constraint
-        if constraint is None:
-            return
-        if constraint.warning:
-            self.note(constraint.warning)
-        for path in constraint.companions:
-            companion, kind = self.companions[path]
-            self.set_with.add(path)
-            self.draws.append(
-                Draw(
-                    parameter=companion,
-                    kind=kind,
-                    scheme=self._text(scheme),
-                    rule=text,
-                    initializer=None,
-                    recipe=None,
-                    std=None,
-                    follows=parameter.path,
-                )
-            )
-
-    def refuse_uncovered(self, default: Any) -> None:
-        self.kept = [each for each in self.kept if each.parameter.path not in self.set_with]
-        left = [each for each in self.uncovered if each[1].path not in self.set_with]
-        if default == "error" and left:
-            raise RuleError(
-                message(
-                    f'no rule covers {count(len(left), "array")}, and default="error" asks for all of them.',
-                    *(_shown(layer, parameter, reason) for layer, parameter, reason in left[:8]),
-                    f"… {len(left) - 8} more" if len(left) > 8 else "",
-                    'add a rule for them, or {"*": None} in front to keep what the others do not select',
-                )
-            )
-
-    def refuse_idle(self, rules: tuple[Rule, ...], winners: tuple[Rule | None, ...]) -> None:
-        for rule in rules:
-            decided = any(winner is rule for winner in winners)
-            if rule.scheme is None or not decided or self.drew.get(id(rule)):
-                continue
-            raise RuleError(self._idle(rule, winners))
-        for text, found in self.undeclared.items():
-            self.note(
-                message(
-                    f'rule "{text}" selects {count(len(found), "array")} it can\'t draw; kept as they are:',
-                    *(_shown(layer, parameter, parameter.kept or NO_DEFAULT) for layer, parameter in found[:4]),
-                    f"… {len(found) - 4} more" if len(found) > 4 else "",
-                    _declaration(found[0][0]),
-                )
-            )
-
-    def _idle(self, rule: Rule, winners: tuple[Rule | None, ...]) -> str:
-        decided = count(sum(winner is rule for winner in winners), "layer")
-        head = f'rule "{rule.text}": {rule.scheme} draws nothing in the {decided} it decides.'
-        if rule.text in self.undeclared:
-            found = self.undeclared[rule.text]
-            shown = (_shown(layer, parameter, parameter.kept or NO_DEFAULT) for layer, parameter in found[:4])
-            return message(head, *shown, _declaration(found[0][0]))
-        own = [each for each in self.kept if each.rule == rule.text]
-        lines = [f"{each.parameter.path or '(model)'}: {each.reason}" for each in own[:4]]
-        more = f"… {len(own) - 4} more" if len(own) > 4 else ""
-        return message(head, *lines, more, self._instead(rule, own))
-
-    def _instead(self, rule: Rule, own: list[Kept]) -> str:
-        if any(each.reason.endswith("says nothing about a scale") for each in own):
-            return f'write {{"{rule.text}": {{"scale": "ones", "bias": "zeros"}}}}, or "default"'
-        if any(each.reason.startswith("set with ") for each in own):
-            return f'for the layers inside write {{"{rule.text} *": ...}}'
-        tied = [each.reason.removeprefix("tied to ") for each in own if each.reason.startswith("tied to ")]
-        return f'select the layer that owns it: "{tied[0].rpartition(".")[0] or "*"}"' if tied else ""
-
-
-def _restated(layer: Layer, scheme: Scheme, where: str) -> Layer:
-    if not scheme.axes:
-        return layer
-    names = {parameter.name for parameter in layer.parameters}
-    weights = [each.name for each in layer.parameters if each.role in WEIGHT_ROLES]
-    # One pattern, given as a string, is for the layer's weight, whatever that is called here.
-    patterns = {
-        weights[0] if name == "weight" and name not in names and weights else name: pattern
-        for name, pattern in scheme.axes.items()
-    }
-    return with_axes(layer, patterns, scheme.sizes, where)
-
-
-def _why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> str | None:
-    """Why a scheme leaves a parameter alone, or `None` where it draws it."""
-    role = parameter.role or "weight"
-    part = scheme.part(role)
-    weighed = any(each.role in WEIGHT_ROLES for each in layer.parameters)
-    speaks_of_weights = scheme.part("weight") not in (UNSET, None)
-    if part is UNSET or (role == "bias" and not weighed and speaks_of_weights and scheme.part("scale") is UNSET):
-        return f"{scheme} says nothing about a {'scale' if not weighed else role}"
-    if part is None:
-        return f'rule "{rule}" keeps every {role}'
-    silent: str | None = part.declines(parameter)
-    return silent
-
-
-def _refuse_without_layers(survey: Survey, model: Any) -> None:
-    if any(layer.kind not in (UNDECLARED, "State") for layer in survey.layers):
-        return
-    arrays = [(layer, parameter) for layer in survey.layers for parameter in layer.parameters]
-    if not arrays:
-        raise ModelError(
-            message(
-                f"the model holds no array: {type(model).__name__}.",
-                "a model is an Equinox module, or a pytree of arrays, jax.ShapeDtypeStruct or shape tuples",
-            )
-        )
-    unknown = [layer for layer in survey.layers if layer.kind == UNDECLARED]
-    raise ModelError(
-        message(
-            f"the model holds no layer that initax knows: {type(model).__name__}.",
-            *(_shown(layer, parameter, parameter.kept or "") for layer, parameter in arrays[:6]),
-            _declaration(unknown[0]) if unknown else "",
-        )
-    )
-
-
-def _shown(layer: Layer, parameter: Parameter, reason: str) -> str:
-    inside = f" of {layer.cls.__name__}"
-    return f"{parameter.path or '(model)'} {parameter.shape}{inside}" + (f": {reason}" if reason else "")
-
-
-def _declaration(layer: Layer) -> str:
-    """The line that declares a layer, with a guess at the patterns for the user to put right."""
-    if layer.cls.__name__ in ("ArrayImpl", "ndarray", "ShapeDtypeStruct"):
-        return "for a single array write ix.draw(scheme, key, shape)"
-    arrays = [each for each in layer.parameters if each.axes or (each.kept and each.kept.startswith("undeclared"))]
-    shapes = [each.shape for each in arrays]
-    patterns = {each.name: each.axes.pattern if each.axes else _guess(each.shape, shapes) for each in arrays}
-    misfits = any("does not fit" in (each.kept or "") for each in arrays)
-    if misfits:
-        patterns = {each.name: _guess(each.shape, shapes) for each in arrays}
-    if all(each.axes for each in arrays) and not misfits:
-        default = ", ".join(f'"{each.name}": "lecun_normal"' for each in arrays if each.role in WEIGHT_ROLES)
-        return f"declare it: ix.register_layer({layer.cls.__name__}, ..., default={{{default}}})"
-    if layer.cls.__module__ == "builtins":
-        axes = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
-        return f"say what the axes are, in stored order: ix.Scheme(..., axes={{{axes}}})"
-    if all(name.isidentifier() for name in patterns):
-        fields = ", ".join(f'{name}="{pattern}"' for name, pattern in patterns.items())
-    else:
-        fields = "**{" + ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items()) + "}"
-    return f'declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, kind="Linear", {fields})'
-
-
-def _guess(shape: tuple[int, ...], others: list[tuple[int, ...]]) -> str:
-    """Axes an array may have: a vector beside a matrix tells which of its sides are the outputs."""
-    if len(shape) < 2:
-        return "o"
-    outputs_first = (shape[0],) in others and (shape[-1],) not in others
-    if len(shape) == 2:
-        return "o i" if outputs_first else "i o"
-    return "o i ..." if outputs_first else "... i o"
+    return Plan(survey, read, fallback, decide(survey.layers, survey.aliases, read, fallback, type(model)))
 
 
 def _axes_text(parameter: Parameter) -> str:

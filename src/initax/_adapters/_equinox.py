@@ -255,6 +255,13 @@ def _unchanged(effective: jax.Array) -> tuple[jax.Array, ...]:
     return (effective,)
 
 
+def _common(paths: list[str]) -> str:
+    """The dotted path all of these begin with."""
+    parts = [path.split(".") for path in paths]
+    same = [names[0] for names in zip(*parts, strict=False) if len(set(names)) == 1]
+    return ".".join(same[: min(map(len, parts)) - 1])
+
+
 class _Mark:
     """Stands for a leaf while `Shared` is asked what it ties to what."""
 
@@ -275,6 +282,8 @@ def _shared(node: Any, walk: Walk, path: str) -> None:
         shapes = jax.tree_util.tree_leaves(eqx.filter_eval_shape(node.get, node.pytree))
         sources = [_Mark(f"what Shared at {path or '(model)'} computes", shape) for shape in shapes]
     if len(tied) != len(sources):  # whole modules are tied: there is no array in their place to list
+        if len(tied) == 1:
+            walk.aliases[tied[0].path] = _common([source.path for source in sources])
         return
     for placeholder, source in zip(tied, sources, strict=True):
         if not isinstance(source, _Mark):

@@ -277,7 +277,7 @@ def _within(base: str, path: str) -> str:
     return path[len(base) + 1 :] if base else path
 
 
-def _unknown(own: Own, reason: str) -> tuple[Parameter, ...]:
+def _unknown(own: Own, reason: str | None) -> tuple[Parameter, ...]:
     return tuple(
         Parameter(
             path=path,
@@ -316,31 +316,25 @@ def _container(
 
 
 def _plain_layers(path: str, cls: type, own: Own, ancestors: tuple[Ancestor, ...]) -> list[Layer]:
-    weights = {name: entry for name, entry in own.items() if len(entry[1].shape) >= 2}
-    vectors = {name: entry for name, entry in own.items() if name not in weights}
-    if not weights and any(name.lower() in SCALES for name in vectors):
+    floats = {name: entry for name, entry in own.items() if jnp.issubdtype(entry[1].dtype, np.inexact)}
+    weights = {name: entry for name, entry in floats.items() if len(entry[1].shape) >= 2}
+    left = {name: entry for name, entry in own.items() if name not in weights}
+    if not weights and any(name.lower() in SCALES for name in left):
         parameters = tuple(
-            replace(
-                each,
-                role="scale" if each.name.lower() in SCALES else "bias",
-                kept=None if each.kept == "" else each.kept,
-            )
-            for each in _unknown(vectors, "")
+            replace(each, role="scale" if each.name.lower() in SCALES else "bias") for each in _unknown(left, None)
         )
         return [Layer(path=path, kind="Norm", cls=cls, parameters=parameters, ancestors=ancestors)]
     layers = []
-    left = dict(vectors)
     order = list(own)
     alone = len(weights) == 1
     for name, entry in weights.items():
-        bias = next(iter(left)) if alone and len(left) == 1 else _partner(name, left, order)
+        vectors = [each for each in left if each in floats and _may_be_bias(each)]
+        bias = vectors[0] if alone and len(vectors) == 1 else _partner(name, vectors, order)
         group: Own = {name: entry} | ({bias: left.pop(bias)} if bias is not None else {})
         where = (path, ancestors) if alone else (_join(path, name), (*ancestors, Ancestor(path, cls)))
         layers.append(_plain_layer(where[0], cls, group, where[1], name, bias))
     if left:
-        why = (
-            "undeclared: no weight beside it" if not weights else "undeclared: which weight it goes with can't be told"
-        )
+        why = "undeclared: which weight it goes with can't be told" if weights else "undeclared: no weight beside it"
         layers.append(Layer(path=path, kind=UNDECLARED, cls=cls, parameters=_unknown(left, why), ancestors=ancestors))
     return layers
 
@@ -352,7 +346,16 @@ BIAS_OF = {"weights": "biases", "weight": "bias", "kernel": "bias", "w": "b", "W
 """What a weight's name becomes in the name of its bias, tried in this order."""
 
 
-def _partner(weight: str, vectors: Own, order: list[str]) -> str | None:
+def _may_be_bias(name: str) -> bool:
+    """Whether a vector may be a bias by its name: a place in a list, `b`, `b_y`, `bias`, `beta`, `fc1_bias`, `offset`.
+
+    A vector of another name beside a matrix (the `D` of a state-space model, a `log_scale`) is not to be zeroed.
+    """
+    lower = name.lower()
+    return name.isdecimal() or lower.startswith("b") or "bias" in lower or lower in ("offset", "intercept")
+
+
+def _partner(weight: str, vectors: list[str], order: list[str]) -> str | None:
     """The vector that is a weight's bias: by name (`w1` and `b1`), or in a list by standing right behind it."""
     for own, other in BIAS_OF.items():
         if own in weight and weight.replace(own, other, 1) in vectors:

@@ -58,8 +58,8 @@ def hoedt_constants(
 
     Examples:
         >>> constants = hoedt_constants(64)
-        >>> round(constants.log_std, 5), round(constants.bias_mean, 5)
-        (1.73075, -0.73229)
+        >>> round(constants.log_std, 4), round(constants.bias_mean, 4)
+        (1.7307, -0.7323)
 
     References:
         Hoedt & Klambauer 2023, "Principled Weight Initialisation for Input-Convex Neural Networks", NeurIPS,

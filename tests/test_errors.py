@@ -1,0 +1,599 @@
+"""Every error as a user reads it: the whole text, from what failed to the line to paste."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+
+import initax as ix
+from tests.tables import KEY
+
+nn = eqx.nn
+
+
+class Mixer(eqx.Module):
+    """A user's layer that nobody declared."""
+
+    w: jax.Array
+    b: jax.Array
+
+    def __init__(self):
+        self.w = jnp.ones((8, 3))
+        self.b = jnp.ones(3)
+
+
+class Net(eqx.Module):
+    mlp: nn.MLP
+    conv: nn.Conv2d
+    norm: nn.LayerNorm
+    blocks: list[nn.MultiheadAttention]
+    mixer: Mixer
+
+    def __init__(self):
+        self.mlp = nn.MLP(3, 2, 5, 1, key=KEY)
+        self.conv = nn.Conv2d(8, 4, 3, key=KEY)
+        self.norm = nn.LayerNorm(5)
+        self.blocks = [nn.MultiheadAttention(2, 6, key=KEY)]
+        self.mixer = Mixer()
+
+
+def traced_stddev(key):
+    return jax.jit(lambda stddev: ix.reinit(nn.Linear(2, 3, key=KEY), {"*": ("normal", {"stddev": stddev})}, key))(0.1)
+
+
+def planned(rules, model=None, **kwargs):
+    return lambda key: ix.plan(Net() if model is None else model(), rules, **kwargs)
+
+
+SCHEMES = ", ".join(ix.schemes.names())
+
+# name → what is done, the error, its whole text
+ERRORS = {
+    "misspelled selector": (
+        planned({"Conv2D": "he_normal"}),
+        ix.RuleError,
+        """\
+selector "Conv2D" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  did you mean "Conv2d" or "Conv"?""",
+    ),
+    "container by name": (
+        planned({"MultiheadAttention": "he_normal"}),
+        ix.RuleError,
+        """\
+selector "MultiheadAttention" matches no layer.
+  "MultiheadAttention" holds 4 layers but owns no array itself; for all of them write "MultiheadAttention *\"""",
+    ),
+    "container by class": (
+        planned({nn.MLP: "he_normal"}),
+        ix.RuleError,
+        """\
+selector "MLP" matches no layer.
+  "MLP" holds 2 layers but owns no array itself; for all of them write "MLP *\"""",
+    ),
+    "container by path": (
+        planned({"blocks": "he_normal"}),
+        ix.RuleError,
+        """\
+selector "blocks" matches no layer.
+  "blocks" holds 4 layers but owns no array itself; for all of them write "blocks.**\"""",
+    ),
+    "parameter instead of layer": (
+        planned({"mlp.layers.0.bias": "zeros"}),
+        ix.RuleError,
+        """\
+selector "mlp.layers.0.bias" matches no layer.
+  "mlp.layers.0.bias" is a parameter of layer "mlp.layers.0"; select the layer: {"mlp.layers.0": \
+ix.Scheme(weight=None, bias=...)}""",
+    ),
+    "sequence with a misspelled word": (
+        planned({"MultiheadAtention Linear": "zeros"}),
+        ix.RuleError,
+        """\
+selector "MultiheadAtention Linear" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  nothing in the model is "MultiheadAtention"; did you mean "MultiheadAttention"?""",
+    ),
+    "sequence that is not nested": (
+        planned({"MLP Conv": "zeros"}),
+        ix.RuleError,
+        """\
+selector "MLP Conv" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  each word names something, but there is no "Conv" inside a "MLP\"""",
+    ),
+    "selector of no kind": (
+        planned({3: "zeros"}),
+        ix.RuleError,
+        """\
+a selector can't be 3 (int).
+  it is a class (eqx.nn.Linear), a name ("Linear"), a path ("layers.*.attn"), names in sequence for nesting
+  ("MultiheadAttention Linear"), or a function of a layer""",
+    ),
+    "selector that fails": (
+        planned({lambda layer: layer.width: "zeros"}),
+        ix.RuleError,
+        """\
+the selector <lambda> failed on layer "mlp.layers.0": AttributeError: 'Layer' object has no attribute 'width'
+  a selector function takes an ix.Layer and returns whether it is selected""",
+    ),
+    "rules that are a scheme": (
+        planned("he_normal"),
+        ix.RuleError,
+        """\
+rules must be a mapping from selectors to schemes, not 'he_normal' (str).
+  for every layer write {"*": "he_normal"}""",
+    ),
+    "rules that are a list": (
+        planned([("Linear", "zeros")]),
+        ix.RuleError,
+        """\
+rules must be a mapping from selectors to schemes, not [('Linear', 'zeros')] (list).
+  write dict(rules)""",
+    ),
+    "rules that are nothing": (
+        planned(None),
+        ix.RuleError,
+        """\
+rules must be a mapping from selectors to schemes, not None (NoneType).
+  write {"Linear": "he_normal"}, or {"*": "he_normal"} for every layer""",
+    ),
+    "unknown scheme": (
+        planned({"Linear": "he_norml"}),
+        ix.SchemeError,
+        f"""\
+rule "Linear": no scheme is called "he_norml".
+  did you mean "he_normal" or "he_uniform" or "normal"?
+  schemes: {SCHEMES}""",
+    ),
+    "get": (
+        lambda key: ix.schemes.get("orthogonl"),
+        ix.SchemeError,
+        f"""\
+no scheme is called "orthogonl".
+  did you mean "orthogonal" or "delta_orthogonal"?
+  schemes: {SCHEMES}""",
+    ),
+    "scale for gain": (
+        planned({"Linear": ("orthogonal", {"scale": 0.1})}),
+        ix.SchemeError,
+        """\
+rule "Linear": orthogonal has no argument "scale".
+  arguments: gain
+  a gain multiplies the standard deviation, a scale the variance: write gain=...""",
+    ),
+    "misspelled argument": (
+        planned({"Linear": ("normal", {"stdev": 0.1})}),
+        ix.SchemeError,
+        """\
+rule "Linear": normal has no argument "stdev".
+  arguments: stddev, mean
+  did you mean "stddev"?""",
+    ),
+    "missing argument": (
+        planned({"Linear": ("scaled", {"factor": 0.1})}),
+        ix.SchemeError,
+        """\
+rule "Linear": scaled needs scheme.
+  write ("scaled", {"scheme": ..., "factor": 0.1})""",
+    ),
+    "argument of the wrong type": (
+        planned({"Linear": ("normal", {"stddev": "0.1"})}),
+        ix.SchemeError,
+        """rule "Linear": normal: stddev must be a number, not '0.1'.""",
+    ),
+    "argument out of range": (
+        lambda key: ix.schemes.sparse(1.5),
+        ix.SchemeError,
+        "sparse: sparsity must be between 0 and 1, not 1.5.",
+    ),
+    "number for a scheme": (
+        planned({"Linear": 0.5}),
+        ix.SchemeError,
+        """\
+rule "Linear": 0.5 (float) is no scheme.
+  a fixed value is ("constant", {"value": ...})""",
+    ),
+    "unknown role": (
+        planned({"Linear": {"wieght": "zeros"}}),
+        ix.SchemeError,
+        """\
+rule "Linear": a scheme has no role "wieght".
+  roles: weight, recurrent, bias, embedding, scale; also axes, sizes, or name with arguments
+  did you mean "weight"?""",
+    ),
+    "weight scheme for a bias": (
+        planned({"Linear": ("he_normal", "orthogonal")}),
+        ix.SchemeError,
+        """\
+rule "Linear": orthogonal can't draw a bias.
+  for a bias: "zeros", "ones", ("constant", {"value": ...}), ("normal", {"stddev": ...}), "uniform_fan_in", \
+("prior", {"p": ...}), ("forget_gate", {"value": ...})""",
+    ),
+    "factory of JAX": (
+        planned({"mlp.**": jax.nn.initializers.he_normal}),
+        ix.SchemeError,
+        None,  # the text holds an address
+    ),
+    "initializer that fails": (
+        planned({"mlp.**": lambda key, shape: jnp.zeros(shape)}),
+        ix.SchemeError,
+        """\
+rule "mlp.**": the initializer <lambda> fails on "mlp.layers.0.weight": TypeError: <lambda>() got an unexpected \
+keyword argument 'dtype'
+  it was called with shape (3, 5) and type float32
+  an initializer takes (key, shape, dtype), and fan_in if it names it""",
+    ),
+    "initializer of the wrong shape": (
+        planned({"mlp.**": lambda key, shape, dtype: jnp.zeros((2, 2), dtype)}),
+        ix.SchemeError,
+        """\
+rule "mlp.**": the initializer <lambda> returned ShapeDtypeStruct(shape=(2, 2), dtype=float32) for shape (3, 5) \
+("mlp.layers.0.weight").
+  is it a factory? write <lambda>()""",
+    ),
+    "traced argument": (
+        traced_stddev,
+        ix.SchemeError,
+        """\
+rule "*": normal: stddev is a traced value (float32[]).
+  a plan is made of numbers known before anything runs
+  pass a Python number, or mark the argument static: jax.jit(..., static_argnames="stddev")""",
+    ),
+    "weight scheme for a norm": (
+        planned({"norm": "he_normal"}),
+        ix.RuleError,
+        """\
+rule "norm": he_normal draws nothing in the 1 layer it decides.
+  norm.weight: he_normal says nothing about a scale
+  norm.bias: he_normal says nothing about a scale
+  write {"norm": {"scale": "ones", "bias": "zeros"}}, or "default\"""",
+    ),
+    "undeclared layer": (
+        planned({"mixer": "he_normal"}),
+        ix.RuleError,
+        """\
+rule "mixer": he_normal draws nothing in the 1 layer it decides.
+  mixer.w (8, 3) of Mixer: undeclared
+  mixer.b (3,) of Mixer: undeclared
+  declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")""",
+    ),
+    "tied layer": (
+        planned({"1": "he_normal"}, lambda: [(layer := nn.Linear(2, 2, key=KEY)), layer]),
+        ix.RuleError,
+        """\
+rule "1": he_normal draws nothing in the 1 layer it decides.
+  1.weight: tied to 0.weight
+  1.bias: tied to 0.bias
+  select the layer that owns it: "0\"""",
+    ),
+    "not covered": (
+        planned({"Linear": "he_normal", "norm": "default"}, default="error"),
+        ix.RuleError,
+        """\
+no rule covers 4 arrays, and default="error" asks for all of them.
+  conv.weight (4, 8, 3, 3) of Conv2d: no rule selects it
+  conv.bias (4, 1, 1) of Conv2d: no rule selects it
+  mixer.w (8, 3) of Mixer: undeclared
+  mixer.b (3,) of Mixer: undeclared
+  add a rule for them, or {"*": None} in front to keep what the others do not select""",
+    ),
+    "delta_orthogonal that narrows": (
+        planned({"conv": "delta_orthogonal"}),
+        ix.SchemeError,
+        """\
+rule "conv": delta_orthogonal needs at least as many outputs as inputs; "conv.weight" has 8 inputs and 4 outputs \
+per group.
+  shape (4, 8, 3, 3), axes "(g o) i ..."
+  a convolution that narrows can't preserve norms: use "orthogonal\"""",
+    ),
+    "dirac on a matrix": (
+        planned({"mlp.**": "dirac"}),
+        ix.SchemeError,
+        """\
+rule "mlp.**": dirac needs a receptive field; "mlp.layers.0.weight" has shape (5, 3), axes "o i".
+  for a matrix use "identity\"""",
+    ),
+    "forget gate of a GRU": (
+        planned({"*": "forget_gate"}, lambda: nn.GRUCell(2, 3, key=KEY)),
+        ix.SchemeError,
+        """\
+rule "*": forget_gate needs a forget gate; "bias" of GRUCell has none.
+  its gates: reset, update, new
+  select the LSTM cells alone: {"LSTMCell": ...}""",
+    ),
+    "real scheme for complex weights": (
+        planned({"*": "uniform"}, lambda: nn.Linear(2, 3, dtype=jnp.complex64, key=KEY)),
+        ix.SchemeError,
+        """\
+rule "*": uniform is defined for real arrays; "weight" is complex64.
+  a uniform disk is ("variance_scaling", {"distribution": "uniform", ...})""",
+    ),
+    "zero fan of a bias": (
+        planned({"*": "uniform_fan_in"}, lambda: nn.Linear(0, 3, key=KEY)),
+        ix.SchemeError,
+        """\
+rule "*": uniform_fan_in divides by fan_in, which is 0 for "bias".
+  shape (3,), axes o
+  an array with a zero-sized axis has nothing to scale by: use "zeros" or leave it out""",
+    ),
+    "zero-sized axis": (
+        lambda key: ix.draw("he_normal", key, (0, 7)),
+        ix.SchemeError,
+        """\
+he_normal divides by fan_in, which is 0 for the array.
+  shape (0, 7), axes ... i o
+  an array with a zero-sized axis has nothing to scale by: use "zeros" or leave it out""",
+    ),
+    "orthogonal on a vector": (
+        lambda key: ix.draw("orthogonal", key, (5,)),
+        ix.SchemeError,
+        """\
+a weight of shape (5,) has no input and output axis.
+  say what its axes are, axes="o"; or draw it as a bias, role="bias\"""",
+    ),
+    "orthogonal without inputs": (
+        lambda key: ix.draw("orthogonal", key, (5,), axes="o"),
+        ix.SchemeError,
+        """\
+orthogonal needs input and output axes; the array has shape (5,), axes "o".
+  for a vector use "normal" or "zeros\"""",
+    ),
+    "integer array": (
+        lambda key: ix.draw("zeros", key, (5, 5), jnp.int32),
+        ix.SchemeError,
+        "only floating and complex arrays are drawn, not int32.",
+    ),
+    "seed for a key": (
+        lambda key: ix.reinit(Net(), {"Linear": "zeros"}, 42),
+        ix.KeyTypeError,
+        """\
+key must be a JAX random key, not 42 (int).
+  write jax.random.key(42)""",
+    ),
+    "batch of keys": (
+        lambda key: ix.reinit(Net(), {"Linear": "zeros"}, jax.random.split(key, 3)),
+        ix.KeyTypeError,
+        """\
+key must be one key, not an array of keys of shape (3,).
+  for an ensemble write eqx.filter_vmap(lambda key: ix.reinit(model, rules, key))(keys)
+  or the same with jax.vmap where the model is a plain pytree of arrays""",
+    ),
+    "array for a key": (
+        lambda key: ix.plan(Net(), {"Linear": "zeros"}).draw(jnp.ones(2)),
+        ix.KeyTypeError,
+        """\
+key must be a JAX random key, not an array of shape (2,) and type float32.
+  write jax.random.key(0)""",
+    ),
+    "model without a known layer": (
+        planned({"*": "zeros"}, Mixer),
+        ix.ModelError,
+        """\
+the model holds no layer that initax knows: Mixer.
+  w (8, 3) of Mixer: undeclared
+  b (3,) of Mixer: undeclared
+  declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")""",
+    ),
+    "model without an array": (
+        planned({"*": "zeros"}, lambda: jax.nn.relu),
+        ix.ModelError,
+        """\
+the model holds no array: custom_jvp.
+  a model is an Equinox module, or a pytree of arrays, jax.ShapeDtypeStruct or shape tuples""",
+    ),
+    "single vector": (
+        planned({"*": "zeros"}, lambda: jnp.ones(3)),
+        ix.ModelError,
+        """\
+the model holds no layer that initax knows: ArrayImpl.
+  (model) (3,) of ArrayImpl: undeclared: not a matrix
+  for a single array write ix.draw(scheme, key, shape)""",
+    ),
+    "two arrays of one path": (
+        planned({"*": "zeros"}, lambda: {"a.b": jnp.ones((2, 2)), "a": {"b": jnp.ones((2, 2))}}),
+        ix.ModelError,
+        """\
+two arrays have the path "a.b".
+  a mapping key that holds a dot reads like a nested one; rename one of them""",
+    ),
+    "transposed plain weight": (
+        planned({"*": "he_normal"}, lambda: {"w": jnp.ones((10, 256)), "b": jnp.ones(10)}),
+        ix.RuleError,
+        """\
+rule "*": he_normal draws nothing in the 1 layer it decides.
+  w (10, 256) of dict: undeclared: b (10,) does not fit w (10, 256) read as "... i o"
+  b (10,) of dict: undeclared: b (10,) does not fit w (10, 256) read as "... i o"
+  say what the axes are, in stored order: ix.Scheme(..., axes={"w": "o i", "b": "o"})""",
+    ),
+    "restated axes that contradict the bias": (
+        planned({"*": ix.Scheme("he_normal", axes="i o")}, lambda: {"w": jnp.ones((10, 256)), "b": jnp.ones(10)}),
+        ix.AxesError,
+        """\
+rule "*": b of shape (10,) does not fit w read as "i o".
+  w of shape (10, 256) would have 256 outputs""",
+    ),
+    "restated axes of nothing": (
+        planned({"mlp.**": ix.Scheme("zeros", axes={"wieght": "o i"})}),
+        ix.AxesError,
+        """\
+rule "mlp.**": axes are given for "wieght", which layer "mlp.layers.0" (Linear) lacks.
+  it has: weight, bias
+  did you mean "weight"?""",
+    ),
+    "restated size of nothing": (
+        planned({"mlp.**": ix.Scheme("zeros", axes="(three o) i", sizes={"thre": 1})}),
+        ix.AxesError,
+        """\
+rule "mlp.**": sizes name the axis "thre", which no pattern has.
+  axes: i, o, three
+  did you mean "three"?""",
+    ),
+    "restated axes of the wrong rank": (
+        planned({"mlp.**": ix.Scheme("zeros", axes="stack o i")}),
+        ix.AxesError,
+        """\
+rule "mlp.**": mlp.layers.0.weight: pattern "stack o i" has 3 axes, the array of shape (5, 3) has 2.""",
+    ),
+    "scheme without initializer": (
+        lambda key: ix.Scheme(axes="o i"),
+        ix.SchemeError,
+        """\
+a scheme that names no initializer draws nothing.
+  write ix.Scheme("he_normal", ...)""",
+    ),
+    "wrong rank": (
+        lambda key: ix.draw("he_normal", key, (3, 4, 5), axes="o i"),
+        ix.AxesError,
+        """\
+pattern "o i" has 2 axes, the array of shape (3, 4, 5) has 3.
+  a receptive field is written "...": "o i ..."; a stack is named: "stack o i\"""",
+    ),
+    "receptive axes named": (
+        lambda key: ix.draw("he_normal", key, (3, 3, 4, 5), axes="kh kw i o"),
+        ix.AxesError,
+        """\
+axis pattern "kh kw i o" names the axis "kh".
+  axes of a receptive field are written "..."; any other name is a batch axis, outside the fans
+  write "... i o", or give a batch axis another name""",
+    ),
+    "merged axis untold": (
+        lambda key: ix.draw("he_normal", key, (30, 5), axes="(g o) i"),
+        ix.AxesError,
+        """\
+axis 0 of shape (30, 5), "(g o)" in pattern "(g o) i", can't be told apart.
+  its size 30 is the product of g, o
+  give all but one: sizes={"g": ...}""",
+    ),
+    "size that does not divide": (
+        lambda key: ix.draw("he_normal", key, (30, 5), axes="(g o) i", sizes={"g": 7}),
+        ix.AxesError,
+        """\
+axis 0 of shape (30, 5), "(g o)" in pattern "(g o) i", has size 30, which 7 does not divide.
+  sizes given: {'g': 7}""",
+    ),
+    "unknown size": (
+        lambda key: ix.draw("he_normal", key, (30, 5), axes="(groups o) i", sizes={"group": 3}),
+        ix.AxesError,
+        """\
+sizes name the axis "group", which pattern "(groups o) i" does not have.
+  axes: groups, o, i
+  did you mean "groups"?""",
+    ),
+    "malformed pattern": (
+        lambda key: ix.draw("he_normal", key, (30, 5), axes="(g o i"),
+        ix.AxesError,
+        """\
+axis pattern "(g o i" is malformed: Imbalanced parentheses in expression: "(g o i"
+  write it as in "o i", "(g o) i ..." or "... i o\"""",
+    ),
+    "unknown activation": (
+        lambda key: ix.schemes.orthogonal("rleu"),
+        ix.SchemeError,
+        None,  # lists what this JAX has
+    ),
+    "activation that reduces": (
+        lambda key: ix.gain(lambda x: x.sum()),
+        ix.SchemeError,
+        "the activation <lambda> is not elementwise: (576,) became ().",
+    ),
+    "taken scheme name": (
+        lambda key: ix.schemes.register("he_normal", "zeros"),
+        ix.SchemeError,
+        """\
+the scheme name "he_normal" is taken.
+  choose another; names are never replaced""",
+    ),
+    "declaration without arrays": (
+        lambda key: ix.register_layer(Mixer, kind="Linear"),
+        ix.InitaxError,
+        """\
+register_layer(Mixer) declares no array.
+  ix.register_layer(Mixer, kind="Linear", weight="o i", bias="o")""",
+    ),
+    "declaration of an unknown role": (
+        lambda key: ix.register_layer(Mixer, kind="Linear", w="i o", roles={"w": "wieght"}),
+        ix.InitaxError,
+        """\
+register_layer(Mixer): "wieght" is no role (field "w").
+  roles: weight, recurrent, bias, embedding, scale, state
+  did you mean "weight"?""",
+    ),
+    "stored function": (
+        lambda key: ix.plan(Net(), {lambda layer: layer.kind == "Conv": "zeros"}).to_json(),
+        ix.PlanError,
+        """\
+a plan with the function <lambda> for a selector can't be stored.
+  select by class, name or path instead: {"Linear": ...}""",
+    ),
+    "stored callable": (
+        lambda key: ix.plan(Net(), {"Linear": jax.nn.initializers.zeros}).to_json(),
+        ix.PlanError,
+        """\
+rule "Linear": the initializer zeros is a callable and can't be stored.
+  register it: ix.schemes.register("my_scheme", initializer), and use the name""",
+    ),
+    "stored plan of another model": (
+        lambda key: ix.Plan.from_json(
+            ix.plan([nn.Linear(2, 3, use_bias=False, key=KEY)], {"Linear": "zeros"}).to_json(),
+            [nn.Linear(2, 4, use_bias=False, key=KEY)],
+        ),
+        ix.PlanError,
+        """\
+the stored plan decides otherwise on this model.
+  ~ 0.weight: shape [3, 2] → [4, 2], fan_out 3 → 4""",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_says_what_was_wrong_and_what_to_write(name, key):
+    do, error, text = ERRORS[name]
+    with pytest.raises(error) as caught:
+        do(key)
+    assert type(caught.value) is error
+    if text is not None:
+        assert str(caught.value) == text
+
+
+def test_a_factory_in_place_of_an_initializer_is_named(key):
+    with pytest.raises(ix.SchemeError, match=r"is it a factory\? write he_normal\(\)"):
+        ix.plan(Net(), {"Linear": jax.nn.initializers.he_normal})
+
+
+def test_an_unknown_activation_is_answered_with_the_nearest():
+    with pytest.raises(ix.SchemeError, match='no activation is called "rleu"') as caught:
+        ix.gain("rleu")
+    assert 'did you mean "relu"' in str(caught.value)
+
+
+def test_undeclared_arrays_are_warned_of_and_kept(key):
+    net = Net()
+    with pytest.warns(ix.InitaxWarning) as caught:
+        new = ix.reinit(net, {"*": "he_normal"}, key)
+    assert new.mixer.w is net.mixer.w
+    assert caught[0].filename == __file__
+    assert (
+        str(caught[0].message)
+        == """\
+rule "*" selects 2 arrays it can't draw; kept as they are:
+  mixer.w (8, 3) of Mixer: undeclared
+  mixer.b (3,) of Mixer: undeclared
+  declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (ix.AxesError, ValueError),
+        (ix.KeyTypeError, TypeError),
+        (ix.SchemeError, ValueError),
+        (ix.RuleError, ValueError),
+        (ix.ModelError, ValueError),
+        (ix.PlanError, ValueError),
+    ],
+)
+def test_every_error_is_also_the_fitting_builtin(error, builtin):
+    assert issubclass(error, ix.InitaxError)
+    assert issubclass(error, builtin)

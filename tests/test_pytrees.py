@@ -1,0 +1,258 @@
+"""Plain pytrees, and what a user's own classes look like to initax."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import initax as ix
+from tests.tables import KEY
+
+nn = eqx.nn
+
+
+class Affine(NamedTuple):
+    w: jax.Array
+    b: jax.Array
+
+
+def weight(*shape):
+    return jnp.ones(shape)
+
+
+# model → path of each drawn array and the fan_in it is drawn with
+MODELS = {
+    "shape tuples": ({"w_yx": (256, 10), "b_y": (10,)}, {"w_yx": 256, "b_y": 256}),
+    "structs": ({"w": jax.ShapeDtypeStruct((7, 5), jnp.float32)}, {"w": 7}),
+    "nested dicts": (
+        {"enc": {"kernel": weight(7, 5), "bias": weight(5)}, "dec": {"kernel": weight(5, 3), "bias": weight(3)}},
+        {"dec.kernel": 5, "dec.bias": 5, "enc.kernel": 7, "enc.bias": 7},
+    ),
+    "flat dict": (
+        {"w1": weight(7, 5), "b1": weight(5), "w2": weight(5, 3), "b2": weight(3)},
+        {"w1": 7, "b1": 7, "w2": 5, "b2": 5},
+    ),
+    "flat dict of words": (
+        {"in_weight": weight(7, 5), "in_bias": weight(5), "out_weight": weight(5, 3), "out_bias": weight(3)},
+        {"in_weight": 7, "in_bias": 7, "out_weight": 5, "out_bias": 5},
+    ),
+    "list of pairs": ([(weight(7, 5), weight(5)), (weight(5, 3), weight(3))], {"0.0": 7, "0.1": 7, "1.0": 5, "1.1": 5}),
+    "flat list": ([weight(7, 5), weight(5), weight(5, 3), weight(3)], {"0": 7, "1": 7, "2": 5, "3": 5}),
+    "named tuples": ([Affine(weight(7, 5), weight(5))], {"0.w": 7, "0.b": 7}),
+    "convolution": ({"conv": {"w": weight(3, 3, 7, 5), "b": weight(5)}}, {"conv.w": 63, "conv.b": 63}),
+    "a single matrix": (weight(7, 5), {"": 7}),
+    "numpy": ({"w": np.ones((7, 5), np.float32)}, {"w": 7}),
+    "norm beside a layer": (
+        {"norm": {"scale": weight(5), "bias": weight(5)}, "w": weight(7, 5)},
+        {"w": 7},
+    ),
+    "a vector that is no bias": ({"A_log": weight(7, 5), "D": weight(5), "b": weight(5)}, {"A_log": 7, "b": 7}),
+    "integers beside a layer": ({"w": weight(7, 5), "steps": jnp.arange(3)}, {"w": 7}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.filterwarnings("ignore:rule .* selects 1 array it can't draw:initax.InitaxWarning")
+def test_a_container_with_a_weight_and_a_bias_is_a_layer(name, key):
+    model, fans = MODELS[name]
+    plan = ix.plan(model, {"*": ("he_normal", "uniform_fan_in")})
+    assert {each.parameter.path: each.parameter.fan_in for each in plan.draws} == fans
+    new = plan.draw(key)
+    assert jax.tree.structure(new) == jax.tree.structure(
+        model, is_leaf=lambda leaf: name == "shape tuples" and (isinstance(leaf, tuple))
+    )
+
+
+def test_numpy_stays_numpy(key):
+    new = ix.reinit({"w": np.ones((7, 5))}, {"*": "he_normal"}, key)
+    assert isinstance(new["w"], np.ndarray)
+    assert new["w"].dtype == np.float64
+
+
+def test_the_default_pattern_can_be_changed(key):
+    plan = ix.plan({"w": weight(10, 256), "b": weight(10)}, {"*": ix.Scheme("he_normal", axes="o i")})
+    assert [each.parameter.fan_in for each in plan.draws] == [256, 256]
+
+
+def test_parameters_of_haiku_are_layers_by_module(key):
+    model = {"mlp/~/0": {"w": weight(7, 5), "b": weight(5)}, "mlp/~/1": {"w": weight(5, 3), "b": weight(3)}}
+    plan = ix.plan(model, {"*": "he_normal", "mlp/~/1": "zeros"})
+    assert {each.parameter.path: str(each.initializer) for each in plan.draws} == {
+        "mlp/~/0.w": "he_normal",
+        "mlp/~/0.b": "zeros",
+        "mlp/~/1.w": "zeros",
+        "mlp/~/1.b": "zeros",
+    }
+
+
+def test_optimizer_state_is_never_drawn(key):
+    model = eqx.filter(nn.MLP(3, 2, 5, 1, key=KEY), eqx.is_array)
+    state = optax.adam(1e-3).init(model)
+    new, new_state = ix.reinit((model, state), {"*": "ones"}, key)
+    assert float(new.layers[0].weight.sum()) == 15
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(new_state), strict=True):
+        assert before is after
+    reasons = {reason for _, reason in ix.plan((model, state), {"*": "ones"}).kept}
+    assert reasons == {"optimizer state", "int32: only floating and complex arrays are drawn"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "reason"),
+    [
+        (jnp.int8, "int8: only floating and complex arrays are drawn"),
+        (jnp.bool_, "bool: only floating and complex arrays are drawn"),
+        ("key", "a random key"),
+    ],
+)
+def test_what_is_no_float_is_kept_and_listed(dtype, reason, key):
+    odd = jax.random.split(KEY, (5, 7)) if dtype == "key" else jnp.ones((5, 7), dtype)
+    model = [eqx.tree_at(lambda each: each.weight, nn.Linear(7, 5, key=KEY), odd), nn.Linear(2, 2, key=KEY)]
+    plan = ix.plan(model, {"*": "he_normal"})
+    # A bias goes with its weight: where that stays, it stays.
+    assert [(each.path, why) for each, why in plan.kept] == [
+        ("0.weight", reason),
+        ("0.bias", "its weight is not drawn"),
+    ]
+    assert plan.draw(key)[0].weight is odd
+    only_biases = ix.plan(model, {"*": (None, "zeros")})
+    assert [each.parameter.path for each in only_biases.draws] == ["0.bias", "1.bias"]
+
+
+class Experts(eqx.Module):
+    """A user's layer: raw arrays, a merged axis, two weights."""
+
+    up: jax.Array
+    down: jax.Array
+    bias: jax.Array
+    heads: int = eqx.field(static=True)
+
+    def __init__(self):
+        self.up, self.down, self.bias, self.heads = weight(4, 7, 15), weight(4, 15, 7), weight(4, 7), 3
+
+
+def test_a_declared_layer_is_drawn_like_a_built_in_one(key):
+    class Declared(Experts):
+        pass
+
+    ix.register_layer(
+        Declared,
+        kind="Experts",
+        up="expert i (head o)",
+        down="expert i o",
+        bias="expert o",
+        sizes={"head": "heads"},
+        of={"bias": "down"},
+        default={"up": "lecun_normal", "bias": ("constant", {"value": 0.5})},
+    )
+    (layer,) = ix.layers(Declared())
+    assert (layer.kind, layer["up"].fan_out, layer["up"].axes.batch_size) == ("Experts", 5, 12)
+    assert layer["bias"].fan_in == 15
+    new = ix.reinit(Declared(), {"Experts": "orthogonal"}, key)
+    for matrix in np.asarray(new.down):
+        np.testing.assert_allclose(matrix.T @ matrix, np.eye(7), atol=1e-5)
+    with pytest.warns(ix.InitaxWarning, match="down .* its layer declares no default"):
+        plan = ix.plan(Declared(), {"*": "default"})
+    assert [each.parameter.path for each in plan.draws] == ["up", "bias"]
+
+    class Derived(Declared):
+        extra: jax.Array
+
+        def __init__(self):
+            super().__init__()
+            self.extra = weight(3)
+
+    assert ix.layers(Derived())[0].kind == "Experts"
+    assert ix.layers(Derived())[0]["extra"].kept == "undeclared"
+    stack = eqx.filter_vmap(lambda _: Declared())(jnp.arange(2))
+    assert ix.layers(stack)[0]["up"].axes.pattern == "stack expert i (head o)"
+
+
+def test_a_bias_of_several_weights_has_no_fans_until_told():
+    class Untold(Experts):
+        pass
+
+    ix.register_layer(
+        Untold, kind="Experts", up="expert i (head o)", down="expert i o", bias="expert o", sizes={"head": 3}
+    )
+    assert ix.layers(Untold())[0]["bias"].fan_in is None
+    assert len(ix.plan(Untold(), {"*": "he_normal"}).draws) == 3
+    with pytest.raises(ix.SchemeError, match=r"of several it has to be told: ix.register_layer\(..., of="):
+        ix.plan(Untold(), {"*": "uniform_fan_in"})
+
+
+def test_a_subclass_of_linear_is_a_linear(key):
+    class Scaled(nn.Linear):
+        gate: jax.Array
+
+        def __init__(self):
+            super().__init__(7, 5, key=KEY)
+            self.gate = jnp.ones(())
+
+    with pytest.warns(ix.InitaxWarning, match="gate"):
+        plan = ix.plan(Scaled(), {"Linear": "he_normal"})
+    assert [each.parameter.fan_in for each in plan.draws] == [7, 7]
+
+
+def test_arrays_that_do_not_fit_their_layer_are_not_guessed_at():
+    narrow = eqx.tree_at(lambda each: each.weight, nn.Linear(7, 5, key=KEY), jnp.ones((5, 3)))
+    (layer,) = ix.layers(narrow)
+    assert layer["weight"].kept == 'undeclared: shape (5, 3) does not fit the layer\'s own (5, 7), pattern "o i".'
+    uneven = eqx.tree_at(lambda each: each.weight, nn.Linear(7, 5, key=KEY), jnp.ones((2, 5, 7)))
+    assert "do not have the same stack axes" in ix.layers(uneven)[0]["weight"].kept
+
+
+def test_a_weight_inside_a_wrapper_is_listed_and_not_drawn(key):
+    class Softplus(eqx.Module):
+        original: jax.Array
+
+    wrapped = eqx.tree_at(lambda each: each.weight, nn.Linear(7, 5, key=KEY), Softplus(weight(5, 7)))
+    with pytest.warns(ix.InitaxWarning, match=r"weight.original \(5, 7\) of Softplus: undeclared"):
+        new = ix.reinit([wrapped, nn.Linear(2, 2, key=KEY)], {"*": "zeros"}, key)
+    assert float(new[0].weight.original.sum()) == 35
+    assert new[0].bias is wrapped.bias
+
+
+def test_tied_tables_are_drawn_once_by_their_owner(key):
+    from tests.tables import tied
+
+    shared = tied()
+    plan = ix.plan(shared, {"*": "lecun_normal"})
+    assert [each.parameter.path for each in plan.draws] == ["pytree.0.weight", "pytree.1.bias"]
+    assert [(parameter.path, why) for parameter, why in plan.kept] == [("pytree.1.weight", "tied to pytree.0.weight")]
+    assert plan.draws[1].parameter.fan_in == 5
+    embedding, linear = plan.draw(key)()
+    assert linear.weight is embedding.weight
+
+
+def test_a_tie_that_computes_is_listed(key):
+    pair = (nn.Linear(5, 11, key=KEY), nn.Linear(11, 5, key=KEY))
+    shared = nn.Shared(pair, lambda pair: pair[1].weight, lambda pair: pair[0].weight.T)
+    plan = ix.plan(shared, {"*": "he_normal"})
+    assert [(each.path, why) for each, why in plan.kept] == [
+        ("pytree.1.weight", "tied to what Shared at (model) computes")
+    ]
+    first, second = plan.draw(key)()
+    np.testing.assert_array_equal(second.weight, first.weight.T)
+
+
+def test_whole_modules_may_be_tied(key):
+    pair = (nn.Linear(5, 5, key=KEY), nn.Linear(5, 5, key=KEY))
+    shared = nn.Shared(pair, lambda pair: pair[1], lambda pair: pair[0])
+    first, second = ix.reinit(shared, {"Linear": "he_normal"}, key)()
+    assert first.weight is second.weight
+    with pytest.raises(ix.RuleError, match=r'"pytree\.1" is tied to "pytree\.0", which owns it'):
+        ix.plan(shared, {"pytree.1": "zeros"})
+
+
+def test_batch_norm_state_is_kept(key):
+    model, state = nn.make_with_state(
+        lambda: nn.Sequential([nn.Linear(3, 5, key=KEY), nn.BatchNorm(5, "b", mode="batch")])
+    )()
+    new, new_state = ix.reinit((model, state), {"*": "default"}, key)
+    assert new[0].weight is not model[0].weight
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(new_state), strict=True):
+        assert before is after
