@@ -256,3 +256,15 @@ def test_batch_norm_state_is_kept(key):
     assert new[0].weight is not model[0].weight
     for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(new_state), strict=True):
         assert before is after
+
+
+def test_static_fields_that_cannot_be_compared_do_no_harm():
+    class Tagged(nn.Linear):
+        tags: list = eqx.field(static=True)
+
+        def __init__(self, size):
+            super().__init__(size, 2, key=KEY)
+            self.tags = [{"size": size}]
+
+    fans = [layer["weight"].fan_in for layer in ix.layers([Tagged(3), Tagged(4), Tagged(3)])]
+    assert fans == [3, 4, 3]

@@ -330,19 +330,24 @@ def declared_parameters(
         arrays: name within the layer → (path, array), everything the module itself owns.
         structure: what modules that read alike have in common; their parameters are worked out once.
     """
-    reading = None
     if declaration.static and structure is not None:
-        signature = (
-            id(declaration),
-            structure,
-            *((name, each.shape, each.dtype) for name, (_, each) in arrays.items()),
-        )
-        reading = _READINGS.get(signature)
-    if reading is None:
+        reading = _known_reading(module, declaration, arrays, structure)
+    else:
         reading = _read(module, declaration, arrays)
-        if declaration.static and structure is not None:
-            _READINGS[signature] = reading
     return tuple(_placed(each, *arrays[each.name]) for each in reading)
+
+
+def _known_reading(
+    module: Any, declaration: Declaration, arrays: Mapping[str, tuple[str, Any]], structure: Any
+) -> tuple[Parameter, ...]:
+    shapes = ((name, each.shape, each.dtype) for name, (_, each) in arrays.items())
+    signature = (id(declaration), structure, *shapes)
+    try:
+        if signature not in _READINGS:
+            _READINGS[signature] = _read(module, declaration, arrays)
+        return _READINGS[signature]
+    except (TypeError, ValueError):  # a static field that can't be hashed or compared, a list or an array say
+        return _read(module, declaration, arrays)
 
 
 _READINGS: dict[Any, tuple[Parameter, ...]] = {}
