@@ -501,8 +501,8 @@ axis pattern "(g o i" is malformed: Imbalanced parentheses in expression: "(g o 
         lambda key: ix.schemes.register("he_normal", "zeros"),
         ix.SchemeError,
         """\
-the scheme name "he_normal" is taken.
-  choose another; names are never replaced""",
+"he_normal" is a scheme of initax and keeps its meaning.
+  choose another name""",
     ),
     "declaration without arrays": (
         lambda key: ix.register_layer(Mixer, kind="Linear"),

@@ -268,3 +268,14 @@ def test_static_fields_that_cannot_be_compared_do_no_harm():
 
     fans = [layer["weight"].fan_in for layer in ix.layers([Tagged(3), Tagged(4), Tagged(3)])]
     assert fans == [3, 4, 3]
+
+
+def test_state_that_holds_a_weight_itself_does_not_own_it(key):
+    params = {"w": jnp.ones((7, 5)), "b": jnp.ones(5)}
+    state = optax.lookahead(optax.sgd(0.1), sync_period=2, slow_step_size=0.5).init(
+        optax.LookaheadParams(params, params)
+    )
+    trace = optax.TraceState(trace=params)
+    new_trace, _, new = ix.reinit((trace, state, params), {"*": "zeros"}, key)
+    assert float(new["w"].sum()) == 0
+    assert new_trace.trace["w"] is params["w"]

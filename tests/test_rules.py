@@ -203,3 +203,9 @@ def test_a_registered_scheme_is_used_by_name():
     })  # fmt: skip
     assert [each.std for each in found.draws if each.parameter.role == "weight"] == [1e-3, 0.2, None]
     assert ix.Plan.from_json(found.to_json(), Net()) == found
+
+
+def test_a_name_of_ones_own_may_be_given_anew():
+    for stddev in (0.1, 0.2):
+        ix.schemes.register("test_anew", ("normal", {"stddev": stddev}))
+        assert ix.schemes.get("test_anew").parts["weight"].stddev == stddev

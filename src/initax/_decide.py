@@ -243,8 +243,9 @@ class _Deciding:
             return f'write {{"{rule.text}": {{"scale": "ones", "bias": "zeros"}}}}, or "default"'
         if any(each.reason.startswith("set with ") for each in own):
             return f'for the layers inside write {{"{rule.text} *": ...}}'
-        tied = [each.reason.removeprefix("tied to ") for each in own if each.reason.startswith("tied to ")]
-        return f'select the layer that owns it: "{tied[0].rpartition(".")[0] or "*"}"' if tied else ""
+        owners = [each.reason.removeprefix("tied to ") for each in own if each.reason.startswith("tied to ")]
+        known = [owner for owner in owners if owner in self.companions]
+        return f'select the layer that owns it: "{known[0].rpartition(".")[0] or "*"}"' if known else ""
 
 
 def _restated(layer: Layer, scheme: Scheme, where: str) -> Layer:

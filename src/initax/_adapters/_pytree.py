@@ -120,16 +120,13 @@ def survey(model: Any, describers: tuple[Describe, ...]) -> Survey:
     _visit(model, "", (), None, walk)
     for finish in walk.late:
         finish()
-    leaves: list[Any]
-    treedef: Any
-    leaves, treedef = jax.tree_util.tree_flatten(model, is_leaf=is_shape)
-    layers = tuple(_finished(layer, walk) for layer in walk.layers)
+    structure: Any = jax.tree_util.tree_structure(model, is_leaf=is_shape)
     return Survey(
-        layers=layers,
+        layers=tuple(_finished(layer, walk) for layer in walk.layers),
         places={path: tuple(places) for path, places in walk.places.items()},
         aliases=walk.aliases,
-        leaves=leaves,
-        rebuild=treedef.unflatten,
+        leaves=walk.leaves,
+        rebuild=structure.unflatten,
     )
 
 
@@ -243,7 +240,7 @@ def _visit(
         walk.layers.insert(place, layer)
 
 
-def _leaf(leaf: Any, path: str, owner: Holder | None, walk: Walk) -> None:
+def _leaf(leaf: Any, path: str, owner: Holder | None, walk: Walk, *, is_state: bool = False) -> None:
     index = len(walk.leaves)
     walk.leaves.append(leaf)
     if walk.is_shape(leaf):
@@ -261,7 +258,7 @@ def _leaf(leaf: Any, path: str, owner: Holder | None, walk: Walk) -> None:
             )
         )
     walk.places[path] = [index]
-    if not isinstance(leaf, jax.ShapeDtypeStruct):
+    if not (is_state or isinstance(leaf, jax.ShapeDtypeStruct)):
         first = walk.owners.setdefault(id(leaf), path)
         if first != path:
             walk.places[first].append(index)
@@ -293,11 +290,10 @@ def _unknown(own: Own, reason: str | None) -> tuple[Parameter, ...]:
 
 
 def _keep_below(node: Any, path: str, ancestors: tuple[Ancestor, ...], walk: Walk, reason: str) -> None:
+    """State of one kind or another: every array below is listed and left alone, be it tied to a weight or not."""
     own: Own = {}
     for entries, leaf in tree_flatten_with_path(node)[0]:
-        _leaf(
-            leaf, ".".join([path, *map(entry_name, entries)] if path else map(entry_name, entries)), (path, own), walk
-        )
+        _leaf(leaf, _join(path, ".".join(map(entry_name, entries))), (path, own), walk, is_state=True)
     if own:
         parameters = tuple(replace(each, role="state") for each in _unknown(own, reason))
         walk.layers.append(Layer(path=path, kind="State", cls=type(node), parameters=parameters, ancestors=ancestors))

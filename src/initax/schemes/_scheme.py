@@ -18,6 +18,8 @@ UNSET: Final = object()
 
 Parts = Mapping[Role, Initializer | None]
 _NAMED: dict[str, Callable[..., Scheme]] = {}
+_OWN: set[str] = set()
+"""Names that users gave."""
 
 
 class Scheme:
@@ -166,12 +168,14 @@ def weights_only(initializer: Initializer | None, bias: Initializer | None = Non
 def register(name: str, scheme: Any) -> None:
     """Give a scheme of your own a name, for rules and for configuration files.
 
+    A name of your own may be given anew, as happens when a notebook's cell runs twice; those of initax stay.
+
     Args:
-        name: the name; it must be new.
+        name: the name.
         scheme: anything a rule accepts, or a function of keyword arguments that returns such a thing.
 
     Raises:
-        SchemeError: the name is taken, or is no identifier.
+        SchemeError: the name is one of initax, or no identifier.
 
     Examples:
         >>> import initax as ix
@@ -181,8 +185,9 @@ def register(name: str, scheme: Any) -> None:
     """
     if not isinstance(name, str) or not name.isidentifier():
         raise SchemeError(message(f"a scheme's name is an identifier, not {name!r}."))
-    if name in _NAMED:
-        raise SchemeError(message(f'the scheme name "{name}" is taken.', "choose another; names are never replaced"))
+    if name in _NAMED and name not in _OWN:
+        raise SchemeError(message(f'"{name}" is a scheme of initax and keeps its meaning.', "choose another name"))
+    _OWN.add(name)
     if inspect.isfunction(scheme) and not {"key", "shape"} & set(inspect.signature(scheme).parameters):
         enter(name, lambda **args: Scheme.of(as_scheme(scheme(**args)).parts, name, args))
     else:
