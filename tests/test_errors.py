@@ -45,7 +45,7 @@ def planned(rules, model=None, **kwargs):
     return lambda key: ix.plan(Net() if model is None else model(), rules, **kwargs)
 
 
-SCHEMES = ", ".join(ix.schemes.names())
+SCHEMES = "<every scheme>"
 
 # name → what is done, the error, its whole text
 ERRORS = {
@@ -553,7 +553,7 @@ def test_an_error_says_what_was_wrong_and_what_to_write(name, key):
         do(key)
     assert type(caught.value) is error
     if text is not None:
-        assert str(caught.value) == text
+        assert str(caught.value) == text.replace(SCHEMES, ", ".join(ix.schemes.names()))
 
 
 def test_a_factory_in_place_of_an_initializer_is_named(key):

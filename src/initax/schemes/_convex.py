@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from initax._layer import Layer, Parameter
 from initax.schemes._distributions import Constant, Normal
@@ -20,7 +21,8 @@ class LogNormalKernel(Kernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        return jnp.exp(numbers[0] + numbers[1] * jax.random.normal(key, shape, dtype))
+        unit = lax.optimization_barrier(jax.random.normal(key, shape, dtype))  # one result, eager and jitted
+        return jnp.exp(numbers[0] + numbers[1] * unit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

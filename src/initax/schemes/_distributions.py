@@ -1,8 +1,7 @@
 """Element-wise initializers: constants, and distributions with a given scale.
 
 Each draws a unit variate with JAX's own sampler and scales it by a run-time number, so results equal those of
-`jax.nn.initializers` bit for bit. XLA would merge the scale with the constant inside `jax.random.normal` and change the
-last bit between eager and jitted runs; a barrier keeps them equal.
+`jax.nn.initializers` bit for bit, eager and jitted.
 """
 
 from __future__ import annotations
@@ -18,6 +17,11 @@ from jax import lax
 
 from initax._layer import Layer, Parameter
 from initax.schemes._initializer import Initializer, Kernel, Recipe, is_complex, real_dtype, refuse_complex
+
+SCALES_AFTERWARDS = jax.__version_info__ < (0, 12)
+"""Up to JAX 0.11 `initializers.normal` multiplies a finished normal; XLA, given both in one program, merges the two
+constant factors and changes the last bit of a third of the entries. A barrier keeps jitted draws equal to eager ones.
+From 0.12 on JAX merges the factors itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,12 @@ class NormalKernel(Kernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        return _affine(lax.optimization_barrier(jax.random.normal(key, shape, dtype)), numbers, dtype)
+        scale = jnp.asarray(numbers[0], dtype)
+        if SCALES_AFTERWARDS:
+            scaled = lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * scale
+        else:
+            scaled = jax.nn.initializers.normal(scale)(key, shape, dtype)
+        return _shifted(scaled, numbers, dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,8 @@ class TruncatedNormalKernel(Kernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        return _affine(jax.random.truncated_normal(key, self.lower, self.upper, shape, dtype), numbers, dtype)
+        unit = jax.random.truncated_normal(key, self.lower, self.upper, shape, dtype)
+        return _shifted(unit * jnp.asarray(numbers[0], dtype), numbers, dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +108,7 @@ class DiskKernel(Kernel):
         return lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
 
 
-def _affine(unit: jax.Array, numbers: tuple[Any, ...], dtype: Any) -> jax.Array:
-    scaled = unit * jnp.asarray(numbers[0], dtype)
+def _shifted(scaled: jax.Array, numbers: tuple[Any, ...], dtype: Any) -> jax.Array:
     return scaled + jnp.asarray(numbers[1], dtype) if len(numbers) > 1 else scaled
 
 
