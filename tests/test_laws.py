@@ -160,6 +160,22 @@ def test_sharding_is_kept_and_changes_no_value(scheme, key):
     )
 
 
+def test_what_goes_with_a_sharded_weight_keeps_its_own_sharding(key):
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
+    model = eqx.nn.WeightNorm(eqx.nn.Linear(16, 8, key=KEY))
+    plain = ix.reinit(model, {"*": "he_normal"}, key)
+    homes = (NamedSharding(mesh, PartitionSpec("model", "data")), NamedSharding(mesh, PartitionSpec("model")))
+    spread = eqx.tree_at(
+        lambda each: (each.layer.weight, each.g),
+        model,
+        (jax.device_put(model.layer.weight, homes[0]), jax.device_put(model.g, homes[1])),
+    )
+    new = ix.reinit(spread, {"*": "he_normal"}, key)
+    assert (new.layer.weight.sharding, new.g.sharding) == homes
+    assert np.array_equal(new.layer.weight, plain.layer.weight)
+    np.testing.assert_allclose(new.g, plain.g, rtol=1e-6)
+
+
 def test_a_parameter_on_another_device_stays_there(key):
     model = jax.device_put({"w": jnp.ones((4, 3)), "b": jnp.ones(3)}, jax.devices()[5])
     new = ix.reinit(model, {"*": "he_normal"}, key)

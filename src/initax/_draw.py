@@ -35,12 +35,20 @@ HANDS = 8
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is compiled once: everything about a row that is not a number or a key."""
+    """What is compiled once: everything about a row that is not a number or a key.
+
+    Attributes:
+        kernel: what draws the effective weight.
+        shape: its shape.
+        dtype: the type it is stored in.
+        shardings: where the array lives, and those that go with it; `None` where JAX may choose.
+        preimage: from the effective weight to the stored arrays, where a constraint stands between.
+    """
 
     kernel: Kernel
     shape: tuple[int, ...]
     dtype: Any
-    sharding: jax.sharding.Sharding | None = None
+    shardings: tuple[jax.sharding.Sharding | None, ...] = (None,)
     preimage: Preimage | None = None
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...]) -> tuple[jax.Array, ...]:
@@ -146,7 +154,7 @@ def _sharing(programs: Iterable[Program]) -> dict[Program, Program]:
 
 def _is_alone(program: Program) -> bool:
     """Whether a program does nothing but draw entries, each from its own place."""
-    return program.kernel.elementwise and program.sharding is None and program.preimage is None
+    return program.kernel.elementwise and program.shardings == (None,) and program.preimage is None
 
 
 @functools.partial(jax.jit, static_argnums=1, donate_argnums=0)
@@ -179,7 +187,7 @@ def _filled(program: Program, numbers: list[tuple[Any, ...]]) -> Iterable[tuple[
     if len(numbers) < BUCKET_LEAST and program.entries <= BUCKET_ENTRIES and program.preimage is None:
         made = [program.kernel.on_host(each, program.shape, program.dtype) for each in numbers]
         if made[0] is not None:
-            return ((array,) for array in jax.device_put(made, program.sharding))
+            return ((array,) for array in jax.device_put(made, program.shardings[0]))
     return (_run(functools.partial(_filler, numbers=each), program) for each in numbers)
 
 
@@ -190,7 +198,8 @@ def _filler(program: Program, numbers: tuple[Any, ...]) -> Any:
 
 
 def _jitted(function: Callable[..., tuple[jax.Array, ...]], program: Program) -> Any:
-    return jax.jit(function) if program.sharding is None else jax.jit(function, out_shardings=program.sharding)
+    placed = any(sharding is not None for sharding in program.shardings)
+    return jax.jit(function, out_shardings=program.shardings) if placed else jax.jit(function)
 
 
 def _run(build: Callable[[Program], Any], program: Program, *arguments: Any) -> tuple[jax.Array, ...]:
@@ -204,11 +213,12 @@ def _run(build: Callable[[Program], Any], program: Program, *arguments: Any) -> 
                 raise
             _only_on_cpu.add(kernel)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        drawn = build(replace(program, sharding=None))(*map(np.asarray, arguments[:1]), *arguments[1:])
-    host = [np.asarray(each) for each in drawn]  # through the host, and back to where the parameter lives
-    if program.sharding is None:
-        return tuple(jnp.asarray(each) for each in host)
-    return tuple(jax.device_put(each, program.sharding) for each in host)
+        anywhere = replace(program, shardings=(None,) * len(program.shardings))
+        drawn = build(anywhere)(*map(np.asarray, arguments[:1]), *arguments[1:])
+    # Through the host, and back to where the parameter lives.
+    return tuple(
+        jax.device_put(np.asarray(each), sharding) for each, sharding in zip(drawn, program.shardings, strict=True)
+    )
 
 
 _only_on_cpu: set[tuple[type[Kernel], str]] = set()

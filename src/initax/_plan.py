@@ -68,19 +68,20 @@ class Plan:
 
     def _jobs(self) -> list[Job]:
         jobs = []
+        homes = {each.parameter.path: each.parameter.sharding for each in self.draws}
         for each in self.draws:
             if each.recipe is None:
                 continue
             parameter = each.parameter
             constraint = parameter.constraint
+            paths = (parameter.path, *(constraint.companions if constraint else ()))
             program = Program(
                 kernel=each.recipe.kernel,
                 shape=parameter.shape,
                 dtype=jax.dtypes.canonicalize_dtype(parameter.dtype),
-                sharding=parameter.sharding,
+                shardings=tuple(homes[path] for path in paths),
                 preimage=constraint.preimage if constraint else None,
             )
-            paths = (parameter.path, *(constraint.companions if constraint else ()))
             jobs.append(Job(paths, program, each.recipe.numbers))
         return jobs
 
