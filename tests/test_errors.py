@@ -457,6 +457,27 @@ axis pattern "kh kw i o" names the axis "kh".
   axes of a receptive field are written "..."; any other name is a batch axis, outside the fans
   write "... i o", or give a batch axis another name""",
     ),
+    "batch axis that reads like an input": (
+        lambda key: ix.draw("he_normal", key, (3, 4, 5), axes="instance o i"),
+        ix.AxesError,
+        """\
+axis pattern "instance o i" names the axis "instance", and names with "i" are for inputs.
+  if it is one, write "i" or "i1"; a batch axis needs another first letter""",
+    ),
+    "number for an axis": (
+        lambda key: ix.draw("he_normal", key, (3, 4, 5), axes="3 o i"),
+        ix.AxesError,
+        """\
+axis pattern "3 o i" has a number for an axis.
+  axes have names, "stack o i"; their sizes are read off the array, or given: sizes={"stack": 3}""",
+    ),
+    "capital letters": (
+        lambda key: ix.draw("he_normal", key, (4, 5), axes="O I"),
+        ix.AxesError,
+        """\
+axis pattern "O I" names the axis "O", and names with "o" are for outputs.
+  if it is one, write "o" or "o1"; a batch axis needs another first letter""",
+    ),
     "merged axis untold": (
         lambda key: ix.draw("he_normal", key, (30, 5), axes="(g o) i"),
         ix.AxesError,

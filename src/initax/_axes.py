@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from initax._errors import AxesError, did_you_mean, listing, message
 RECEPTIVE = "..."
 RESERVED = frozenset({"h", "w", "d", "k", "kh", "kw", "kd", "height", "width", "depth", "kernel", "spatial"})
 """Names people give to the axes of a receptive field. As batch axes they would silently shrink every fan."""
+SIDED = re.compile(r"(i|in|inputs?|o|out|outputs?)(\d*|_\w+)")
+"""Names of inputs and outputs: `i`, `i1`, `in`, `in_features`, `outputs`. An `instance` or an `order` is no input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,8 @@ def resolve(pattern: str, shape: tuple[int, ...], sizes: Mapping[str, int] | Non
     """Return the axes that `pattern` gives an array of shape `shape`.
 
     Args:
-        pattern: axis names in the stored order. Names beginning with `i` are inputs, with `o` outputs, `...` is the
-            receptive field, any other name a batch axis; `(g o)` is an axis that holds both.
+        pattern: axis names in the stored order. `i`, `i1`, `in`, … are inputs, `o`, `o1`, `out`, … outputs, `...` is
+            the receptive field, any other name a batch axis; `(g o)` is an axis that holds both.
         shape: the stored shape.
         sizes: sizes of named axes, needed where a merged axis can't be told apart.
 
@@ -200,7 +203,28 @@ def parse(pattern: str) -> tuple[tuple[str, ...], ...]:
                     f'write "{pattern_without(groups)}", or give a batch axis another name',
                 )
             )
+        _refuse_name(pattern, name)
     return tuple(groups)
+
+
+def _refuse_name(pattern: str, name: str) -> None:
+    """Raise where an axis has a name that would be read as something else than it says."""
+    if name != RECEPTIVE and not name.isidentifier():
+        raise AxesError(
+            message(
+                f'axis pattern "{pattern}" has a number for an axis.',
+                'axes have names, "stack o i"; their sizes are read off the array, or given: sizes={"stack": 3}',
+            )
+        )
+    letter = name[0].lower()
+    if letter in "io" and not SIDED.fullmatch(name):
+        side = "inputs" if letter == "i" else "outputs"
+        raise AxesError(
+            message(
+                f'axis pattern "{pattern}" names the axis "{name}", and names with "{letter}" are for {side}.',
+                f'if it is one, write "{letter}" or "{letter}1"; a batch axis needs another first letter',
+            )
+        )
 
 
 def pattern_without(groups: list[tuple[str, ...]]) -> str:

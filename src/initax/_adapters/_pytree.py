@@ -5,6 +5,7 @@ One walk, in the order in which JAX flattens the tree, so that every array is kn
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -173,6 +174,21 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
+UNREAD = {"flax.nnx": "for its arrays as a plain pytree write nnx.to_pure_dict(nnx.state(model)), and restate axes"}
+"""Frameworks whose modules are pytrees that look plain and are not → what to do instead."""
+
+
+_PACKAGES: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
+
+
+def _packages(cls: type) -> frozenset[str]:
+    """The packages that a class and its bases come from, two levels deep."""
+    if cls not in _PACKAGES:
+        parts = [base.__module__.split(".") for base in cls.__mro__]
+        _PACKAGES[cls] = frozenset(".".join(names[:depth]) for names in parts for depth in (1, 2))
+    return _PACKAGES[cls]
+
+
 Holder = tuple[str, Own]
 """The path of what holds an array, and the arrays it holds."""
 
@@ -203,9 +219,17 @@ def _visit(
         return
     children, structure = found
     cls = type(node)
-    if cls.__module__.partition(".")[0] == "optax":
+    packages = _packages(cls)
+    if "optax" in packages:
         _keep_below(node, path, ancestors, walk, "optimizer state")
         return
+    for package in packages & UNREAD.keys():
+        raise ModelError(
+            message(
+                f"{path or 'the model'} is of {package} ({cls.__name__}), which this version of initax can't read.",
+                f"as a plain pytree its axes would be guessed wrong; {UNREAD[package]}",
+            )
+        )
     declared = declaration_of(cls)
     views = [describe(node, walk, path) for describe in walk.describers]
     if "state" in views:
