@@ -21,7 +21,7 @@ class Case:
     input: tuple[int, ...] | None = None
 
 
-def conv(cls, *args, dims, **kwargs):
+def conv(cls, *args, **kwargs):
     return lambda: cls(*args, padding="SAME", padding_mode="CIRCULAR", key=KEY, **kwargs)
 
 
@@ -31,20 +31,20 @@ WEIGHTED = (
     Case("linear-nobias", lambda: nn.Linear(7, 5, use_bias=False, key=KEY), (7,)),
     Case("linear-scalar-in", lambda: nn.Linear("scalar", 5, key=KEY), ()),
     Case("linear-scalar-out", lambda: nn.Linear(7, "scalar", key=KEY), (7,)),
-    Case("conv1d", conv(nn.Conv1d, 3, 5, 3, dims=1), (3, 12)),
-    Case("conv1d-even", conv(nn.Conv1d, 3, 5, 4, dims=1), (3, 12)),
-    Case("conv2d", conv(nn.Conv2d, 3, 5, (3, 2), dims=2), (3, 6, 6)),
-    Case("conv2d-groups", conv(nn.Conv2d, 6, 15, 3, groups=3, dims=2), (6, 6, 6)),
-    Case("conv2d-depthwise", conv(nn.Conv2d, 5, 10, 3, groups=5, dims=2), (5, 6, 6)),
-    Case("conv2d-stride", conv(nn.Conv2d, 3, 5, 3, stride=2, dims=2), (3, 8, 8)),
-    Case("conv2d-dilation", conv(nn.Conv2d, 3, 5, 3, dilation=2, dims=2), (3, 8, 8)),
-    Case("conv3d", conv(nn.Conv3d, 2, 3, 3, dims=3), (2, 4, 4, 4)),
+    Case("conv1d", conv(nn.Conv1d, 3, 5, 3), (3, 12)),
+    Case("conv1d-even", conv(nn.Conv1d, 3, 5, 4), (3, 12)),
+    Case("conv2d", conv(nn.Conv2d, 3, 5, (3, 2)), (3, 6, 6)),
+    Case("conv2d-groups", conv(nn.Conv2d, 6, 15, 3, groups=3), (6, 6, 6)),
+    Case("conv2d-depthwise", conv(nn.Conv2d, 5, 10, 3, groups=5), (5, 6, 6)),
+    Case("conv2d-stride", conv(nn.Conv2d, 3, 5, 3, stride=2), (3, 8, 8)),
+    Case("conv2d-dilation", conv(nn.Conv2d, 3, 5, 3, dilation=2), (3, 8, 8)),
+    Case("conv3d", conv(nn.Conv3d, 2, 3, 3), (2, 4, 4, 4)),
     Case("conv-general", lambda: nn.Conv(1, 3, 5, 3, padding="SAME", padding_mode="CIRCULAR", key=KEY), (3, 12)),
-    Case("transpose1d", conv(nn.ConvTranspose1d, 3, 5, 3, dims=1), (3, 12)),
-    Case("transpose2d-stride", conv(nn.ConvTranspose2d, 3, 5, 4, stride=2, dims=2), (3, 6, 6)),
-    Case("transpose2d-groups", conv(nn.ConvTranspose2d, 6, 15, 3, groups=3, dims=2), (6, 6, 6)),
-    Case("transpose2d-dilation", conv(nn.ConvTranspose2d, 3, 5, 3, dilation=2, dims=2), (3, 8, 8)),
-    Case("transpose3d", conv(nn.ConvTranspose3d, 2, 3, 2, stride=2, dims=3), (2, 3, 3, 3)),
+    Case("transpose1d", conv(nn.ConvTranspose1d, 3, 5, 3), (3, 12)),
+    Case("transpose2d-stride", conv(nn.ConvTranspose2d, 3, 5, 4, stride=2), (3, 6, 6)),
+    Case("transpose2d-groups", conv(nn.ConvTranspose2d, 6, 15, 3, groups=3), (6, 6, 6)),
+    Case("transpose2d-dilation", conv(nn.ConvTranspose2d, 3, 5, 3, dilation=2), (3, 8, 8)),
+    Case("transpose3d", conv(nn.ConvTranspose3d, 2, 3, 2, stride=2), (2, 3, 3, 3)),
 )
 CELLS = (
     Case("gru", lambda: nn.GRUCell(3, 5, key=KEY)),

@@ -83,7 +83,7 @@ def test_a_plan_of_an_abstract_model_is_the_plan_of_the_model(case):
         ix.plan(case.make(), {"*": "default"}),
         ix.plan(eqx.filter_eval_shape(case.make), {"*": "default"}),
     )
-    assert concrete.draws == abstract.draws or concrete.diff(abstract) == ()
+    assert concrete.diff(abstract) == ()
 
 
 def test_a_plan_can_be_made_inside_jit_and_drawn_outside(key):

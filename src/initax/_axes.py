@@ -71,15 +71,6 @@ class Axes:
         outputs = math.prod(self.split[axis] for axis in self.out_axis)
         return (*receptive, inputs, outputs)
 
-    @property
-    def is_canonical(self) -> bool:
-        """Whether the stored array already is `(*receptive, in, out)` with no batch axis."""
-        return not self.batch_axis and self.shape == self.canonical_shape and self._order == sorted(self._order)
-
-    @property
-    def _order(self) -> list[int]:
-        return [*self.receptive_axis, *self.in_axis, *self.out_axis]
-
     def to_canonical(self, array: Any) -> Any:
         """Return `array` of the stored shape as `(batch entries, *receptive, in, out)`."""
         stored, canonical = self._patterns()
@@ -312,7 +303,7 @@ def fit(
         AxesError: no placement of stack axes makes the shape fit.
     """
     groups = parse(pattern)
-    own = _own_shape(groups, dict(sizes), receptive)
+    own = own_shape(groups, dict(sizes), receptive)
     extra = len(shape) - len(own)
     if (RECEPTIVE,) in groups and receptive is None and extra >= 0:
         return _resolve(pattern, shape, sizes)
@@ -324,9 +315,10 @@ def fit(
     raise AxesError(message(f'shape {shape} does not fit the layer\'s own ({wanted}), pattern "{pattern}".'))
 
 
-def _own_shape(
+def own_shape(
     groups: tuple[tuple[str, ...], ...], sizes: Mapping[str, int], receptive: tuple[int, ...] | None
 ) -> list[int | None]:
+    """Return the shape that a layer's own sizes give a parsed pattern, `None` along the axes it does not know."""
     own: list[int | None] = []
     for group in groups:
         if group == (RECEPTIVE,):

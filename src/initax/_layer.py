@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._axes import Axes, fit, parse, resolve
+from initax._axes import Axes, fit, own_shape, parse, resolve
 from initax._errors import AxesError, InitaxError, did_you_mean, listing, message
 
 Role = Literal["weight", "recurrent", "bias", "embedding", "scale", "state"]
@@ -453,16 +453,10 @@ def _fans(
 
 def _axes_by_size(module: Any, row: Field) -> Axes | None:
     """The axes of a weight that is not there (tied elsewhere), from the sizes its module knows."""
-    sizes = dict(row.sizes_of(module))
-    shape: list[int] = []
-    for group in parse(row.pattern_of(module)):
-        if group == ("...",):
-            shape += row.receptive_of(module) or ()
-        elif all(name in sizes for name in group):
-            shape.append(math.prod(sizes[name] for name in group))
-        else:
-            return None
-    return resolve(row.pattern_of(module), tuple(shape), sizes)
+    pattern, sizes = row.pattern_of(module), dict(row.sizes_of(module))
+    own = own_shape(parse(pattern), sizes, row.receptive_of(module))
+    known = tuple(size for size in own if size is not None)
+    return resolve(pattern, known, sizes) if len(known) == len(own) else None
 
 
 def with_axes(layer: Layer, patterns: Mapping[str, str], sizes: Mapping[str, int], where: str) -> Layer:

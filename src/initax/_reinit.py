@@ -122,7 +122,9 @@ def draw(
             )
         )
     resolved = resolve(pattern, shape, sizes)
-    nominal = (resolved.fan_in, resolved.fan_out) if weighs else (None, None)
+    if weighs:
+        fan_in = resolved.fan_in if fan_in is None else fan_in
+        fan_out = resolved.fan_out if fan_out is None else fan_out
     parameter = Parameter(
         path="",
         name=role,
@@ -130,10 +132,10 @@ def draw(
         shape=shape,
         dtype=found,
         axes=resolved,
-        fan_in=nominal[0] if fan_in is None else fan_in,
-        fan_out=nominal[1] if fan_out is None else (nominal[1] if fan_out is None else fan_out),
-        effective_fan_in=nominal[0] if fan_in is None else fan_in,
-        effective_fan_out=nominal[1] if fan_out is None else fan_out,
+        fan_in=fan_in,
+        fan_out=fan_out,
+        effective_fan_in=fan_in,
+        effective_fan_out=fan_out,
     )
     chosen = as_scheme(scheme)
     part = chosen.part(role)

@@ -14,7 +14,6 @@ from initax._layer import Ancestor, Layer
 from initax.schemes._scheme import Scheme, as_scheme
 
 EVERY = "*"
-KEEP = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -246,8 +246,3 @@ def refuse_complex(initializer: str, parameter: Parameter, instead: str) -> None
                 instead,
             )
         )
-
-
-def frozen_args(arguments: Mapping[str, Any]) -> Args:
-    """Return a mapping of arguments as sorted pairs."""
-    return tuple(sorted(arguments.items()))
