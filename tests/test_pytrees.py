@@ -279,15 +279,3 @@ def test_state_that_holds_a_weight_itself_does_not_own_it(key):
     new_trace, _, new = ix.reinit((trace, state, params), {"*": "zeros"}, key)
     assert float(new["w"].sum()) == 0
     assert new_trace.trace["w"] is params["w"]
-
-
-def test_a_module_of_a_framework_that_cannot_be_read_yet_is_refused():
-    cls = type("Linear", (), {"__module__": "flax.nnx.nn.linear"})
-    jax.tree_util.register_pytree_node(cls, lambda module: ((weight(7, 5),), None), lambda _, __: cls())
-    with pytest.raises(ix.ModelError) as caught:
-        ix.plan({"layer": cls()}, {"*": "he_normal"})
-    assert str(caught.value) == (
-        "layer is of flax.nnx (Linear), which this version of initax can't read.\n"
-        "  as a plain pytree its axes would be guessed wrong; for its arrays as a plain pytree write "
-        "nnx.to_pure_dict(nnx.state(model)), and restate axes"
-    )

@@ -16,9 +16,9 @@ from initax._gain import gain as gain
 from initax._keys import parameter_key as parameter_key
 from initax._layer import Layer as Layer
 from initax._layer import Parameter as Parameter
-from initax._layer import register_layer as register_layer
 from initax._plan import Plan as Plan
 from initax._plan import plan as plan
+from initax._register import register_layer as register_layer
 from initax._reinit import draw as draw
 from initax._reinit import layers as layers
 from initax._reinit import reinit as reinit

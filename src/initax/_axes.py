@@ -64,6 +64,17 @@ class Axes:
         return math.prod(self.split[axis] for axis in self.batch_axis)
 
     @property
+    def stack_axis(self) -> tuple[int, ...]:
+        """Axes of the stored array that `vmap` or a scan put there: each entry is a module of its own."""
+        found: list[int] = []
+        place = 0
+        for group in parse(self.pattern):
+            if group[:1] and group[0] in STACK_NAMES:
+                found.append(place)
+            place += len(self.receptive_axis) if group == (RECEPTIVE,) else 1
+        return tuple(found)
+
+    @property
     def canonical_shape(self) -> tuple[int, ...]:
         """Shape `(*receptive, in, out)` of one batch entry."""
         receptive = tuple(self.split[axis] for axis in self.receptive_axis)
@@ -287,6 +298,7 @@ def fit(
     shape: tuple[int, ...],
     sizes: tuple[tuple[str, int], ...] = (),
     receptive: tuple[int, ...] | None = None,
+    stacks: tuple[int, ...] | None = None,
 ) -> Axes:
     """Return the axes of an array whose layer knows its own shape, with any further axes taken as stack axes.
 
@@ -298,6 +310,7 @@ def fit(
         shape: the stored shape.
         sizes: sizes of named axes the layer knows.
         receptive: sizes of its receptive field, where the pattern has one.
+        stacks: where the stack axes stand, if that is known.
 
     Raises:
         AxesError: no placement of stack axes makes the shape fit.
@@ -306,8 +319,12 @@ def fit(
     own = own_shape(groups, dict(sizes), receptive)
     extra = len(shape) - len(own)
     if (RECEPTIVE,) in groups and receptive is None and extra >= 0:
-        return _resolve(pattern, shape, sizes)
-    for places in itertools.combinations(range(len(shape)), extra) if extra >= 0 else ():
+        if not stacks:
+            return _resolve(pattern, shape, sizes)
+        receptive = (0,) * (extra - len(stacks))
+        return _resolve(_with_stacks(groups, stacks, receptive), shape, sizes)
+    everywhere = itertools.combinations(range(len(shape)), extra) if extra >= 0 else ()
+    for places in everywhere if stacks is None else (stacks,) if len(stacks) == extra else ():
         rest = [size for axis, size in enumerate(shape) if axis not in places]
         if all(want is None or want == have for want, have in zip(own, rest, strict=True)):
             return _resolve(_with_stacks(groups, places, receptive) if places else pattern, shape, sizes)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from initax._errors import ModelError, RuleError, SchemeError, count, listing, message, warn
-from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter, with_axes
+from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter
+from initax._restate import with_axes
 from initax._rules import Rule, match
 from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe
 from initax.schemes._scheme import UNSET, Scheme
@@ -273,6 +274,8 @@ def _why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> 
         reason = _why_bias_stays(layer, scheme)
         if reason:
             return reason
+    if parameter.reserved and not part.draws_reserved:
+        return parameter.reserved
     silent: str | None = part.declines(parameter)
     return silent
 
@@ -318,6 +321,8 @@ def _declaration(layer: Layer) -> str:
     """The line that declares a layer, with a guess at the patterns for the user to put right."""
     if layer.cls.__name__ in ("ArrayImpl", "ndarray", "ShapeDtypeStruct"):
         return "for a single array write ix.draw(scheme, key, shape)"
+    if any(each.kept and each.kept.startswith("undeclared: its name") for each in layer.parameters):
+        return "pass the Linen module and what it is called on: module=module, inputs=x"
     arrays = [each for each in layer.parameters if each.axes or (each.kept and each.kept.startswith("undeclared"))]
     shapes = [each.shape for each in arrays]
     patterns = {each.name: each.axes.pattern if each.axes else _guess(each.shape, shapes) for each in arrays}

@@ -5,25 +5,43 @@ Adapters make `Layer`s out of models; rules, schemes, plans and draws only ever 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._axes import Axes, fit, own_shape, parse, resolve
-from initax._errors import AxesError, InitaxError, did_you_mean, listing, message
+from initax._axes import Axes
 
 Role = Literal["weight", "recurrent", "bias", "embedding", "scale", "state"]
 ROLES: tuple[Role, ...] = get_args(Role)
 WEIGHT_ROLES: tuple[Role, ...] = ("weight", "recurrent", "embedding")
 """Roles whose fans mean something; a bias goes with one of them."""
 
-DefaultSpec = str | tuple[str, Mapping[str, float]]
-"""How a layer's own framework initializes a parameter: the name of an initializer, and its arguments if it has any."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameworkInit:
+    """How a framework itself draws a parameter, to the letter: its own initializer, in the shape it calls it with.
+
+    Attributes:
+        function: the initializer, `(key, shape, dtype) -> array`.
+        shape: the shape one layer, without stack axes, asks it for; the result is reshaped to what is stored. Its
+            default axes may be wrong there; then so is what the framework gives.
+    """
+
+    function: Callable[..., Any]
+    shape: tuple[int, ...]
+
+
+DefaultSpec = str | tuple[str, Mapping[str, float | str]] | FrameworkInit
+"""How a layer's own framework initializes a parameter: the name of an initializer, and its arguments if it has any, or
+the framework's own function."""
+
+LSTM_GATES = ("input", "forget", "cell", "output")
+GRU_GATES = ("reset", "update", "new")
+"""Gates in the order in which Equinox and Flax store them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +80,8 @@ class Parameter:
         sharding: where the array lives, where the user has said so.
         constraint: the map from stored array to effective weight.
         default: what the layer's own framework gives it.
-        gates: names of the entries along a gate axis, in stored order.
+        gates: names of the entries along a gate axis, in stored order; the one gate of an array that holds no other.
+        reserved: why no scheme but `default` draws it, where that is so: LoRA's zero matrix.
         kept: why it can never be drawn (`None` where it can): an integer array, tied, state, undeclared, empty.
     """
 
@@ -80,6 +99,7 @@ class Parameter:
     constraint: Constraint | None = None
     default: DefaultSpec | None = None
     gates: tuple[str, ...] = ()
+    reserved: str | None = None
     kept: str | None = None
 
 
@@ -132,7 +152,8 @@ class Field:
         receptive: name of the attribute that holds the receptive field's sizes.
         of: for a bias, the name of the weight it belongs to.
         default: what the framework gives it, or a function from the module to that.
-        gates: names of the entries along a gate axis.
+        gates: names of the entries along a gate axis, or the one gate of an array that holds no other.
+        reserved: why no scheme but `default` draws it.
         effective: function from module and axes to effective fan_in and fan_out, where they differ.
     """
 
@@ -143,6 +164,7 @@ class Field:
     of: str | None = None
     default: DefaultSpec | Callable[[Any], DefaultSpec] | None = None
     gates: tuple[str, ...] = ()
+    reserved: str | None = None
     effective: Callable[[Any, Axes], tuple[float, float]] | None = None
 
     def pattern_of(self, module: Any) -> str:
@@ -193,113 +215,6 @@ def declaration_of(cls: type) -> Declaration | None:
     return next((_DECLARED[base] for base in cls.__mro__ if base in _DECLARED), None)
 
 
-def register_layer(
-    cls: type,
-    *,
-    kind: str,
-    roles: Mapping[str, Role] | None = None,
-    sizes: Mapping[str, int | str] | None = None,
-    of: Mapping[str, str] | None = None,
-    default: Mapping[str, DefaultSpec] | None = None,
-    **fields: str,
-) -> type:
-    """Return `cls`, declared: from now on its arrays are found and drawn like those of a built-in layer.
-
-    Args:
-        cls: a module class, or any class registered as a pytree. Subclasses inherit the declaration.
-        kind: what it is: `"Linear"`, `"Conv"`, `"Norm"`, …, or a word of your own to select it by.
-        roles: the role of a field, where it can't be told. A field with an input axis is a `weight`, one named `scale`
-            or belonging to a `Norm` is a `scale`, the rest are biases.
-        sizes: sizes of named axes, as numbers or names of attributes; needed for merged axes: `{"g": "groups"}`.
-        of: the weight each bias belongs to, where there are several: `{"b2": "w2"}`; else such a bias has no fans.
-        default: what `"default"` gives a field: the name of an initializer or a pair of name and arguments.
-        **fields: axis patterns by field name: `w="i o", b="o"`. A field inside a container is written
-            `**{"params.w": "i o"}`.
-
-    Raises:
-        AxesError: a pattern is malformed.
-        InitaxError: there is no field, or a role, size or bias names something that does not exist.
-
-    Examples:
-        >>> import equinox as eqx, jax, jax.numpy as jnp, initax as ix
-        >>> class Mixer(eqx.Module):
-        ...     w: jax.Array
-        ...     b: jax.Array
-        >>> _ = ix.register_layer(Mixer, kind="Linear", w="i o", b="o")
-        >>> [p.fan_in for p in ix.layers(Mixer(jnp.ones((8, 3)), jnp.ones(3)))[0].parameters]
-        [8, 8]
-    """
-    if not isinstance(cls, type):
-        raise InitaxError(
-            message(f"register_layer takes a class, not {cls!r}.", "ix.register_layer(MyLayer, kind=..., w=...)")
-        )
-    if not fields:
-        raise InitaxError(
-            message(
-                f"register_layer({cls.__name__}) declares no array.",
-                f'ix.register_layer({cls.__name__}, kind="{kind}", weight="o i", bias="o")',
-            )
-        )
-    named = {"roles": roles or {}, "of": of or {}, "default": default or {}}
-    for argument, mapping in named.items():
-        for name in mapping:
-            if name not in fields:
-                raise InitaxError(
-                    message(
-                        f'register_layer({cls.__name__}): {argument} names the field "{name}", which is not declared.',
-                        f"fields: {listing(fields)}",
-                        did_you_mean(name, fields),
-                    )
-                )
-    axis_names = {name: {axis for group in parse(pattern) for axis in group} for name, pattern in fields.items()}
-    for axis in sizes or {}:
-        if not any(axis in names for names in axis_names.values()):
-            raise AxesError(
-                message(
-                    f'register_layer({cls.__name__}): sizes name the axis "{axis}", which no pattern has.',
-                    "patterns: " + listing(f'{name}="{pattern}"' for name, pattern in fields.items()),
-                )
-            )
-    given = dict(roles or {})
-    role_of = {name: given.get(name) or _guess_role(name, axis_names[name], kind) for name in fields}
-    for name, role in role_of.items():
-        if role not in ROLES:
-            raise InitaxError(
-                message(
-                    f'register_layer({cls.__name__}): "{role}" is no role (field "{name}").',
-                    f"roles: {listing(ROLES)}",
-                    did_you_mean(str(role), ROLES),
-                )
-            )
-    weights = [name for name, role in role_of.items() if role in WEIGHT_ROLES]
-    declare(
-        cls,
-        Declaration(
-            kind=kind,
-            fields={
-                name: Field(
-                    pattern=pattern,
-                    role=role_of[name],
-                    sizes={axis: size for axis, size in (sizes or {}).items() if axis in axis_names[name]},
-                    of=(of or {}).get(name) or (weights[0] if len(weights) == 1 and role_of[name] == "bias" else None),
-                    default=(default or {}).get(name),
-                )
-                for name, pattern in fields.items()
-            },
-        ),
-    )
-    return cls
-
-
-def _guess_role(name: str, axes: set[str], kind: str) -> Role:
-    last = name.rpartition(".")[2].lower()
-    if any(axis.startswith("i") for axis in axes):
-        return "embedding" if kind == "Embedding" else "weight"
-    if last in ("scale", "gamma") or (kind == "Norm" and last not in ("bias", "beta", "b")):
-        return "scale"
-    return "bias"
-
-
 def why_not_drawable(shape: tuple[int, ...], dtype: Any) -> str | None:
     """Return why an array is never drawn whatever its role, or `None`."""
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
@@ -317,233 +232,3 @@ def placement(array: Any) -> jax.sharding.Sharding | None:
         return None
     sharding = getattr(array, "sharding", None)
     return sharding if isinstance(sharding, jax.sharding.Sharding) else None
-
-
-def declared_parameters(
-    module: Any, declaration: Declaration, arrays: Mapping[str, tuple[str, Any]], structure: Any = None
-) -> tuple[Parameter, ...]:
-    """Return the parameters of a module of a declared class.
-
-    Args:
-        module: the module, for the sizes it knows.
-        declaration: its row in the table of layers.
-        arrays: name within the layer → (path, array), everything the module itself owns.
-        structure: what modules that read alike have in common; their parameters are worked out once.
-    """
-    if declaration.static and structure is not None:
-        reading = _known_reading(module, declaration, arrays, structure)
-    else:
-        reading = _read(module, declaration, arrays)
-    return tuple(_placed(each, *arrays[each.name]) for each in reading)
-
-
-def _known_reading(
-    module: Any, declaration: Declaration, arrays: Mapping[str, tuple[str, Any]], structure: Any
-) -> tuple[Parameter, ...]:
-    shapes = ((name, each.shape, each.dtype) for name, (_, each) in arrays.items())
-    signature = (id(declaration), structure, *shapes)
-    try:
-        if signature not in _READINGS:
-            _READINGS[signature] = _read(module, declaration, arrays)
-        return _READINGS[signature]
-    except (TypeError, ValueError):  # a static field that can't be hashed or compared, a list or an array say
-        return _read(module, declaration, arrays)
-
-
-_READINGS: dict[Any, tuple[Parameter, ...]] = {}
-"""Parameters without their paths, by structure: a model has many layers and few that differ."""
-
-
-def _placed(reading: Parameter, path: str, array: Any) -> Parameter:
-    """A parameter at its path. Written out because `dataclasses.replace` takes longer than the rest of a plan."""
-    return Parameter(
-        path=path,
-        name=reading.name,
-        role=reading.role,
-        shape=reading.shape,
-        dtype=reading.dtype,
-        axes=reading.axes,
-        fan_in=reading.fan_in,
-        fan_out=reading.fan_out,
-        effective_fan_in=reading.effective_fan_in,
-        effective_fan_out=reading.effective_fan_out,
-        sharding=placement(array),
-        default=reading.default,
-        gates=reading.gates,
-        kept=reading.kept,
-    )
-
-
-def _read(module: Any, declaration: Declaration, arrays: Mapping[str, tuple[str, Any]]) -> tuple[Parameter, ...]:
-    rows = declaration.fields
-    fitted = {name: _fitted(module, rows[name], array) for name, (_, array) in arrays.items() if name in rows}
-    stacks = {
-        len(axes.batch_axis) - _own_batch(rows[name], module) for name, axes in fitted.items() if isinstance(axes, Axes)
-    }
-    found: list[Parameter] = []
-    for name, (path, array) in arrays.items():
-        row, axes = rows.get(name), fitted.get(name)
-        known = axes if isinstance(axes, Axes) else None
-        fan_in, fan_out, effective_in, effective_out = _fans(module, declaration, row, known, fitted)
-        found.append(
-            Parameter(
-                path=path,
-                name=name,
-                role=row.role if row and known is not None else None,
-                shape=tuple(array.shape),
-                dtype=array.dtype,
-                axes=known,
-                fan_in=fan_in,
-                fan_out=fan_out,
-                effective_fan_in=effective_in,
-                effective_fan_out=effective_out,
-                default=row.default_of(module) if row else None,
-                gates=row.gates if row else (),
-                kept=_why_kept(row, axes, array, len(stacks) > 1),
-            )
-        )
-    return tuple(found)
-
-
-def _why_kept(row: Field | None, axes: Axes | str | None, array: Any, uneven: bool) -> str | None:
-    """Why an array of a declared layer can't be drawn, or `None`."""
-    never = why_not_drawable(tuple(array.shape), array.dtype)
-    if never:
-        return never
-    if row is None:
-        return "undeclared"
-    if isinstance(axes, str):
-        return f"undeclared: {axes}"
-    if row.role == "state":
-        return "state"
-    return "undeclared: the layer's arrays do not have the same stack axes" if uneven else None
-
-
-def _fitted(module: Any, row: Field, array: Any) -> Axes | str:
-    try:
-        return fit(row.pattern_of(module), tuple(array.shape), row.sizes_of(module), row.receptive_of(module))
-    except AxesError as error:
-        return str(error).replace("\n", ";")
-
-
-def _own_batch(row: Field, module: Any) -> int:
-    names = [name for group in parse(row.pattern_of(module)) for name in group]
-    return sum(name[0] not in "io." for name in names)
-
-
-Fans = tuple[float | None, float | None, float | None, float | None]
-
-
-def _fans(
-    module: Any, declaration: Declaration, row: Field | None, axes: Axes | None, fitted: Mapping[str, Axes | str]
-) -> Fans:
-    if row is None or axes is None:
-        return None, None, None, None
-    if row.role in WEIGHT_ROLES:
-        effective = row.effective(module, axes) if row.effective else (axes.fan_in, axes.fan_out)
-        return axes.fan_in, axes.fan_out, *effective
-    weight = declaration.fields.get(row.of or "")
-    if weight is None:
-        return None, None, None, None
-    of = fitted.get(row.of or "")
-    if not isinstance(of, Axes):
-        of = _axes_by_size(module, weight)
-    return _fans(module, declaration, weight, of, fitted)
-
-
-def _axes_by_size(module: Any, row: Field) -> Axes | None:
-    """The axes of a weight that is not there (tied elsewhere), from the sizes its module knows."""
-    pattern, sizes = row.pattern_of(module), dict(row.sizes_of(module))
-    own = own_shape(parse(pattern), sizes, row.receptive_of(module))
-    known = tuple(size for size in own if size is not None)
-    return resolve(pattern, known, sizes) if len(known) == len(own) else None
-
-
-def with_axes(layer: Layer, patterns: Mapping[str, str], sizes: Mapping[str, int], where: str) -> Layer:
-    """Return the layer with the axes of some parameters restated.
-
-    Args:
-        layer: the layer.
-        patterns: name within the layer → pattern.
-        sizes: sizes of named axes, each used where a pattern has it.
-        where: the rule, for errors.
-
-    Raises:
-        AxesError: a name is not in the layer, or a pattern does not fit the array.
-    """
-    names = [parameter.name for parameter in layer.parameters]
-    for name in patterns:
-        if name not in names:
-            raise AxesError(
-                message(
-                    f'{where}: axes are given for "{name}", which layer "{layer.path}" ({layer.cls.__name__}) lacks.',
-                    f"it has: {listing(names)}",
-                    did_you_mean(name, names),
-                )
-            )
-    axes = {axis for pattern in patterns.values() for group in parse(pattern) for axis in group} - {"..."}
-    for axis in sizes:
-        if axis not in axes:
-            raise AxesError(
-                message(
-                    f'{where}: sizes name the axis "{axis}", which no pattern has.',
-                    f"axes: {listing(sorted(axes))}",
-                    did_you_mean(axis, axes),
-                )
-            )
-    restated = {name: _restated(layer[name], pattern, sizes, layer, where) for name, pattern in patterns.items()}
-    weight = next((each for each in restated.values() if each.role in WEIGHT_ROLES), None)
-    return replace(
-        layer,
-        parameters=tuple(
-            _following(restated.get(old.name, old), weight, where) if weight else restated.get(old.name, old)
-            for old in layer.parameters
-        ),
-    )
-
-
-def _following(bias: Parameter, weight: Parameter, where: str) -> Parameter:
-    """The parameter, with the fans of the restated weight if it is its bias."""
-    if bias.role != "bias" or weight.axes is None:
-        return bias
-    outputs = math.prod(weight.axes.split[axis] for axis in weight.axes.out_axis)
-    if math.prod(bias.shape) not in (outputs, outputs * weight.axes.batch_size):
-        raise AxesError(
-            message(
-                f"{where}: {bias.path} of shape {bias.shape} does not fit {weight.path} "
-                f'read as "{weight.axes.pattern}".',
-                f"{weight.path} of shape {weight.shape} would have {outputs} outputs",
-            )
-        )
-    return replace(
-        bias,
-        fan_in=weight.fan_in,
-        fan_out=weight.fan_out,
-        effective_fan_in=weight.effective_fan_in,
-        effective_fan_out=weight.effective_fan_out,
-        kept=_unless_undeclared(bias.kept),
-    )
-
-
-def _unless_undeclared(kept: str | None) -> str | None:
-    return None if kept and kept.startswith("undeclared") else kept
-
-
-def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Layer, where: str) -> Parameter:
-    names = {name for group in parse(pattern) for name in group}
-    try:
-        axes = resolve(pattern, old.shape, {name: size for name, size in sizes.items() if name in names})
-    except AxesError as error:
-        raise AxesError(f"{where}: {old.path or '(model)'}: {error}") from None
-    role = old.role or _guess_role(old.name, names, layer.kind)
-    weighs = role in WEIGHT_ROLES
-    return replace(
-        old,
-        role=role,
-        axes=axes,
-        fan_in=axes.fan_in if weighs else old.fan_in,
-        fan_out=axes.fan_out if weighs else old.fan_out,
-        effective_fan_in=axes.fan_in if weighs else old.effective_fan_in,
-        effective_fan_out=axes.fan_out if weighs else old.effective_fan_out,
-        kept=_unless_undeclared(old.kept),
-    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from initax._adapters import check_key, key_of
 from initax._adapters import survey as survey_model
 from initax._adapters._pytree import Survey
 from initax._decide import Decisions, Draw, Kept, decide
@@ -47,7 +48,7 @@ class Plan:
         self._default = default
         self.draws = decisions.draws
         self.kept = decisions.kept
-        self.notes = decisions.notes
+        self.notes = (*survey.notes, *decisions.notes)
 
     def draw(self, key: Any) -> Any:
         """Return the model with the planned arrays drawn; everything else is the same object as before.
@@ -64,7 +65,10 @@ class Plan:
             >>> ix.plan(model, {"Linear": "he_normal"}).draw(jax.random.key(1)).weight.shape
             (2, 3)
         """
-        return self._survey.write(draw(self._jobs(), key))
+        check_key(key)
+        jobs = self._jobs()
+        self._survey.refuse_deleted(path for job in jobs for path in job.paths)
+        return self._survey.write(draw(jobs, key_of(key)))
 
     def _jobs(self) -> list[Job]:
         jobs = []
@@ -134,12 +138,23 @@ class Plan:
         return json.dumps(stored, indent=1)
 
     @classmethod
-    def from_json(cls, text: str, model: Any) -> Plan:
+    def from_json(
+        cls,
+        text: str,
+        model: Any,
+        *,
+        inputs: Any = None,
+        forward: Callable[..., Any] | None = None,
+        module: Any = None,
+    ) -> Plan:
         """Return a stored plan for a model, after checking that it still decides the same.
 
         Args:
             text: what `to_json` returned.
             model: the model, or an abstract one of the same structure.
+            inputs: what the model is called on, where the plan was made with it.
+            forward: how it is called, likewise.
+            module: the module of Linen variables, likewise.
 
         Raises:
             PlanError: the text is no stored plan, or the plan decides otherwise on this model.
@@ -154,7 +169,7 @@ class Plan:
             raise PlanError(
                 message(f"the plan is stored in format {stored.get('initax')!r}, this initax reads {FORMAT}.")
             )
-        found = plan(model, rules, default=stored.get("default"))
+        found = plan(model, rules, inputs=inputs, forward=forward, module=module, default=stored.get("default"))
         changes = _diff(decisions, json.loads(json.dumps(found._rows())))
         if changes:
             raise PlanError(message("the stored plan decides otherwise on this model.", *changes[:20]))
@@ -188,14 +203,27 @@ class Plan:
         return render(drawn, kept, self.notes)
 
 
-def plan(model: Any, rules: Mapping[Any, Any], *, default: Any = None) -> Plan:
+def plan(
+    model: Any,
+    rules: Mapping[Any, Any],
+    *,
+    inputs: Any = None,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+    default: Any = None,
+) -> Plan:
     """Return every decision `reinit` would make, with nothing drawn.
 
     A plan depends on structure, shapes and types only: abstract models do, and so do traced ones inside `jax.jit`.
 
     Args:
-        model: an Equinox module, or any pytree of arrays, `jax.ShapeDtypeStruct`s or shape tuples.
+        model: an Equinox or NNX module, Linen variables, or any pytree of arrays, `jax.ShapeDtypeStruct`s or
+            shape tuples.
         rules: selector → scheme; the last rule that matches a layer decides it.
+        module: where the model is variables of Flax Linen, the module they belong to.
+        inputs: what the model is called on: a tuple of arguments, or one argument; shapes will do.
+        forward: how it is called, `forward(model, *inputs)`, where a plain call is not it; for Linen the module stands
+            for the model.
         default: the scheme of layers no rule selects; `None` keeps them, `"error"` refuses a model with any.
 
     Returns:
@@ -215,7 +243,7 @@ def plan(model: Any, rules: Mapping[Any, Any], *, default: Any = None) -> Plan:
     """
     read = read_rules(rules)
     fallback = default if default is None or default == "error" else as_scheme(default)
-    survey = survey_model(model)
+    survey = survey_model(model, module=module, inputs=inputs, forward=forward)
     return Plan(survey, read, fallback, decide(survey.layers, survey.aliases, read, fallback, type(model)))
 
 

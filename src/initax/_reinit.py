@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from initax._adapters import survey
+from initax._adapters import check_key, key_of, survey
 from initax._axes import resolve
 from initax._draw import Program, draw_one
 from initax._errors import SchemeError, message
-from initax._keys import as_key
 from initax._layer import WEIGHT_ROLES, Layer, Parameter, Role
 from initax._plan import plan
 from initax.schemes._scheme import UNSET, as_scheme
@@ -20,16 +19,31 @@ from initax.schemes._scheme import UNSET, as_scheme
 Model = TypeVar("Model")
 
 
-def reinit(model: Model, rules: Mapping[Any, Any], key: Any, *, default: Any = None) -> Model:
+def reinit(
+    model: Model,
+    rules: Mapping[Any, Any],
+    key: Any,
+    *,
+    inputs: Any = None,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+    default: Any = None,
+) -> Model:
     """Return the model with other initial weights, and everything else exactly as it was.
 
     Args:
-        model: an Equinox module, or any pytree of arrays, `jax.ShapeDtypeStruct`s or shape tuples.
+        model: an Equinox or NNX module, Linen variables, or any pytree of arrays, `jax.ShapeDtypeStruct`s or
+            shape tuples.
         rules: selector → scheme. A selector is a class, a name (`"Linear"`), a path (`"blocks.*.attn.query_proj"`,
             `"*"` for every layer), names in sequence (`"MultiheadAttention Linear"`) or a function of a `Layer`. A
             scheme is a name, a pair of name and arguments, a pair of weight and bias, a mapping of roles, an
             initializer, an `ix.Scheme`, or `None` to keep the layer. The last rule that matches a layer decides it.
-        key: a JAX random key. A parameter's draw depends on the key, its path, its shape and its scheme only.
+        key: a JAX random key, or an `nnx.Rngs`, whose next key it takes. A draw depends on the key, the path, the
+            shape and the scheme of its parameter only.
+        module: where the model is variables of Flax Linen, the module they belong to.
+        inputs: what the model is called on: a tuple of arguments, or one argument; shapes will do.
+        forward: how it is called, `forward(model, *inputs)`, where a plain call is not it; for Linen the module stands
+            for the model.
         default: the scheme of layers no rule selects; `None` keeps them, `"error"` refuses a model with any.
 
     Returns:
@@ -49,16 +63,23 @@ def reinit(model: Model, rules: Mapping[Any, Any], key: Any, *, default: Any = N
         >>> float(model.layers[2].weight.sum())
         0.0
     """
-    as_key(key)
-    result: Model = plan(model, rules, default=default).draw(key)
+    check_key(key)
+    result: Model = plan(model, rules, inputs=inputs, forward=forward, module=module, default=default).draw(key)
     return result
 
 
-def layers(model: Any) -> tuple[Layer, ...]:
+def layers(
+    model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
+) -> tuple[Layer, ...]:
     """Return the layers initax finds in a model, with their parameters, axes and fans.
 
     Args:
-        model: an Equinox module, or any pytree of arrays, `jax.ShapeDtypeStruct`s or shape tuples.
+        model: an Equinox or NNX module, Linen variables, or any pytree of arrays, `jax.ShapeDtypeStruct`s or
+            shape tuples.
+        module: where the model is variables of Flax Linen, the module they belong to.
+        inputs: what the model is called on: a tuple of arguments, or one argument; shapes will do.
+        forward: how it is called, `forward(model, *inputs)`, where a plain call is not it; for Linen the module stands
+            for the model.
 
     Raises:
         ModelError: two arrays have the same dotted path.
@@ -69,7 +90,7 @@ def layers(model: Any) -> tuple[Layer, ...]:
         >>> layer.kind, layer["weight"].axes.pattern, layer["weight"].fan_in, layer["weight"].fan_out
         ('Conv', '(g o) i ...', 18, 36)
     """
-    return survey(model).layers
+    return survey(model, module=module, inputs=inputs, forward=forward).layers
 
 
 def draw(
@@ -107,7 +128,7 @@ def draw(
         >>> ix.draw("orthogonal", jax.random.key(0), (64, 50), jnp.float16, axes="o i").dtype
         dtype('float16')
     """
-    as_key(key)
+    check_key(key)
     weighs = role in WEIGHT_ROLES
     shape = tuple(shape)
     found = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
@@ -143,4 +164,4 @@ def draw(
         raise SchemeError(message(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}"))
     layer = Layer(path="", kind="Linear", cls=type(None), parameters=(parameter,))
     recipe = part.recipe(parameter, layer)
-    return draw_one(Program(recipe.kernel, shape, found), recipe.numbers, key)
+    return draw_one(Program(recipe.kernel, shape, found), recipe.numbers, key_of(key))

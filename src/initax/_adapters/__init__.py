@@ -1,30 +1,84 @@
 """Adapters: a model of some framework → layers, and new arrays → a model. Nothing else in initax names a framework.
 
-An adapter is loaded when its framework already is, and a model can only be of a framework that is loaded: nobody pays
-for what they don't use.
+An adapter is loaded when a model holds something of its framework: nobody pays for what they don't use.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
-import sys
+from collections.abc import Callable
 from typing import Any
 
-from initax._adapters._pytree import Describe, Survey
+from initax._adapters._pytree import Adapter, Survey, packages_of
 from initax._adapters._pytree import survey as _survey
+from initax._adapters._variables import Readings, are_variables, survey_variables, take_apart
+from initax._errors import ModelError, message
+from initax._keys import as_key
 
-ADAPTERS = {"equinox": "initax._adapters._equinox"}
-"""Framework → the module that describes its nodes."""
+ADAPTERS = {"equinox": "initax._adapters._equinox", "flax.nnx": "initax._adapters._nnx"}
+"""Package that a node's class, or one of its bases, comes from → the module that describes such nodes."""
+
+LINEN = "initax._adapters._linen"
+"""Linen's modules are no nodes: they stand apart from their variables and are named by `module=`."""
 
 
-def survey(model: Any) -> Survey:
-    """Return what initax finds in a model: its layers, and how to write arrays back."""
-    return _survey(model, _describers())
+def key_of(source: Any) -> Any:
+    """Return the random key that a framework's own source of keys gives next; anything else as it is."""
+    for adapter in _adapters_of(packages_of(type(source))):
+        key = adapter.key_of(source)
+        if key is not None:
+            return key
+    return source
 
 
-def _describers() -> tuple[Describe, ...]:
-    found: list[Describe] = []
-    for framework, adapter in ADAPTERS.items():
-        if framework in sys.modules:
-            found.append(importlib.import_module(adapter).describe)
+def check_key(source: Any) -> None:
+    """Raise if `source` is neither a JAX key nor a framework's source of keys. Nothing is taken from a source.
+
+    Raises:
+        KeyTypeError: it is neither.
+    """
+    if not any(adapter.gives_keys(source) for adapter in _adapters_of(packages_of(type(source)))):
+        as_key(source)
+
+
+def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Callable[..., Any] | None = None) -> Survey:
+    """Return what initax finds in a model: its layers, and how to write arrays back.
+
+    Args:
+        model: the model.
+        module: where the model is variables of a module that stands apart from them, that module.
+        inputs: what the module is called on.
+        forward: how it is called, where a plain call is not it.
+
+    Raises:
+        ModelError: two arrays have the same dotted path, or the module does not go with the model and the inputs.
+    """
+    if module is not None or (inputs is not None and hasattr(model, "apply_fn")):
+        linen = importlib.import_module(LINEN)
+        module = linen.module_of(model) if module is None else module
+        if module is not None:
+            found: Survey = linen.survey(model, module, inputs, forward)
+            return found
+    if are_variables(model):
+        return survey_variables(model, take_apart(model), Readings())
+    _refuse_module(model)
+    return _survey(model, _adapters_of)
+
+
+def _refuse_module(model: Any) -> None:
+    """Raise where the model is a module that holds no arrays itself."""
+    if "flax.linen" in packages_of(type(model)):
+        name = type(model).__name__
+        raise ModelError(
+            message(
+                f"a Linen module holds no arrays: {name}.",
+                f"variables = {name}(...).init(key, x); ix.reinit(variables, rules, key, module=module, inputs=x)",
+            )
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _adapters_of(packages: frozenset[str]) -> tuple[Adapter, ...]:
+    found: list[Any] = [importlib.import_module(name) for package, name in ADAPTERS.items() if package in packages]
     return tuple(found)

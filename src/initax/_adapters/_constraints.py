@@ -17,9 +17,11 @@ class WeightNormPreimage:
     """Weight norm stores a direction and a magnitude: `w = g * v / |v|` (Salimans & Kingma 2016, eq. 2).
 
     Attributes:
-        magnitude_shape: shape of `g`: one along every axis the norm is taken over.
+        reduced: axes that the norm is taken over.
+        magnitude_shape: shape in which `g` is stored.
     """
 
+    reduced: tuple[int, ...]
     magnitude_shape: tuple[int, ...]
 
     def __call__(self, effective: jax.Array) -> tuple[jax.Array, ...]:
@@ -27,9 +29,9 @@ class WeightNormPreimage:
 
         Where the effective weight is zero its direction is arbitrary; a zero direction would divide zero by zero.
         """
-        reduced = tuple(axis for axis, size in enumerate(self.magnitude_shape) if size == 1)
-        magnitude = jnp.sqrt(jnp.sum(jnp.abs(effective) ** 2, axis=reduced, keepdims=True))
-        return jnp.where(magnitude == 0, jnp.ones_like(effective), effective), magnitude
+        magnitude = jnp.sqrt(jnp.sum(jnp.abs(effective) ** 2, axis=self.reduced, keepdims=True))
+        direction = jnp.where(magnitude == 0, jnp.ones_like(effective), effective)
+        return direction, jnp.reshape(magnitude, self.magnitude_shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +53,32 @@ class SpectralNormPreimage:
             vectors = jax.vmap(vectors)
         return effective, *vectors(effective)
 
-    def _leading(self, effective: jax.Array) -> tuple[jax.Array, jax.Array]:
-        matrix = jnp.reshape(effective, (effective.shape[0], -1))
+    def _leading(self, effective: jax.Array) -> tuple[jax.Array, ...]:
+        return leading_pair(jnp.reshape(effective, (effective.shape[0], -1)), self.eps)
 
-        def step(_: int, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            left = self._unit(matrix @ pair[1])
-            return left, self._unit(matrix.T @ left)
 
-        # The row of largest norm is never orthogonal to the leading direction of a matrix that is not zero.
-        start = self._unit(matrix[jnp.argmax(jnp.sum(matrix**2, axis=1))])
-        start = jnp.where(jnp.sum(start**2) > 0, start, jnp.full_like(start, matrix.shape[1] ** -0.5))
-        found: tuple[jax.Array, jax.Array] = lax.fori_loop(
-            0, POWER_ITERATIONS, step, (self._unit(matrix @ start), start)
-        )
-        return found
+@dataclass(frozen=True, slots=True)
+class FlaxSpectralNormPreimage(SpectralNormPreimage):
+    """Flax keeps the right singular vector `u` of the weight as `(everything else, out)`, and the singular value."""
 
-    def _unit(self, vector: jax.Array) -> jax.Array:
-        return vector / jnp.maximum(self.eps, jnp.sqrt(jnp.sum(vector**2)))
+    def _leading(self, effective: jax.Array) -> tuple[jax.Array, ...]:
+        matrix = jnp.reshape(effective, (-1, effective.shape[-1]))
+        left, right = leading_pair(matrix, self.eps)
+        return right[None], left @ matrix @ right
+
+
+def leading_pair(matrix: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
+    """Return the left and right singular vectors of a matrix that go with its largest singular value."""
+
+    def unit(vector: jax.Array) -> jax.Array:
+        return vector / jnp.maximum(eps, jnp.sqrt(jnp.sum(vector**2)))
+
+    def step(_: int, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        left = unit(matrix @ pair[1])
+        return left, unit(matrix.T @ left)
+
+    # The row of largest norm is never orthogonal to the leading direction of a matrix that is not zero.
+    start = unit(matrix[jnp.argmax(jnp.sum(matrix**2, axis=1))])
+    start = jnp.where(jnp.sum(start**2) > 0, start, jnp.full_like(start, matrix.shape[1] ** -0.5))
+    found: tuple[jax.Array, jax.Array] = lax.fori_loop(0, POWER_ITERATIONS, step, (unit(matrix @ start), start))
+    return found

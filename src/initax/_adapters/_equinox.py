@@ -13,11 +13,9 @@ import jax
 
 from initax._adapters._constraints import SpectralNormPreimage, WeightNormPreimage
 from initax._adapters._pytree import Walk, entry_name
+from initax._adapters._rows import looked_up
 from initax._axes import Axes
-from initax._layer import Constraint, Declaration, DefaultSpec, Field, declare
-
-GRU_GATES = ("reset", "update", "new")
-LSTM_GATES = ("input", "forget", "cell", "output")
+from initax._layer import GRU_GATES, LSTM_GATES, Constraint, Declaration, DefaultSpec, Field, declare
 
 
 def _size(features: Any) -> int:
@@ -53,11 +51,6 @@ def _strided(module: Any, axes: Axes) -> tuple[float, float]:
 def _transposed(module: Any, axes: Axes) -> tuple[float, float]:
     """A transposed convolution's stride spreads the inputs: each output sees 1/stride of the kernel."""
     return axes.fan_in / math.prod(module.stride), axes.fan_out
-
-
-def _looked_up(module: Any, axes: Axes) -> tuple[float, float]:
-    """A look-up sums over the one row it takes."""
-    return 1, axes.fan_in
 
 
 def _recurrent_sizes(inputs: str) -> dict[str, int | str]:
@@ -156,7 +149,7 @@ LAYERS: dict[type, Declaration] = {
                 role="embedding",
                 sizes={"o": "num_embeddings", "i": "embedding_size"},
                 default=("normal", {"stddev": 1.0}),
-                effective=_looked_up,
+                effective=looked_up,
             )
         },
     ),
@@ -213,10 +206,14 @@ def _weight_norm(node: Any, walk: Walk, path: str) -> None:
     magnitude = _dotted(path, "g")
     walk.constraints[weight] = Constraint(
         name="weight norm",
-        preimage=WeightNormPreimage(tuple(node.g.shape)),
+        preimage=WeightNormPreimage(_single_axes(node.g.shape), tuple(node.g.shape)),
         companions=(magnitude,),
     )
     walk.notes[magnitude] = f"set with {weight}"
+
+
+def _single_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(axis for axis, size in enumerate(shape) if size == 1)
 
 
 def _note_state(node: Any, walk: Walk, path: str) -> None:
@@ -302,3 +299,12 @@ SPECIAL: dict[type, View] = {
     eqx.nn.Shared: ("module", _shared),
 }
 """Classes that say something about arrays elsewhere: what they are, and what to note of them."""
+
+
+def gives_keys(source: Any) -> bool:
+    """Return whether this is a source of random keys; Equinox has none."""
+    return False
+
+
+def key_of(source: Any) -> None:
+    """Return nothing: Equinox has no source of random keys."""

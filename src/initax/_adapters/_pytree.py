@@ -5,32 +5,29 @@ One walk, in the order in which JAX flattens the tree, so that every array is kn
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey, tree_flatten_with_path
 
-from initax._axes import resolve
+from initax._adapters._plain import Own, join, plain_layer, plain_layers, unknown
+from initax._declared import declared_parameters
 from initax._errors import ModelError, message
 from initax._layer import (
     UNDECLARED,
     Ancestor,
     Constraint,
+    Declaration,
     Layer,
     Parameter,
     declaration_of,
-    declared_parameters,
-    placement,
-    why_not_drawable,
 )
-
-PLAIN_PATTERN = "... i o"
-"""How plain containers are read unless a rule restates the axes: receptive field, inputs, outputs."""
 
 
 @dataclass(slots=True)
@@ -43,6 +40,7 @@ class Survey:
         aliases: path at which a layer or array is reached again → path of its owner.
         leaves: the leaves of the model, as JAX flattens it.
         rebuild: function from new leaves to a model.
+        notes: what could not be told, for the plan.
     """
 
     layers: tuple[Layer, ...]
@@ -50,6 +48,7 @@ class Survey:
     aliases: Mapping[str, str]
     leaves: list[Any]
     rebuild: Callable[[list[Any]], Any]
+    notes: tuple[str, ...] = ()
 
     def write(self, arrays: Mapping[str, Any]) -> Any:
         """Return the model with the arrays at these paths replaced; every other leaf is the same object."""
@@ -61,10 +60,68 @@ class Survey:
                 leaves[place] = np.asarray(array, old.dtype) if is_numpy else array
         return self.rebuild(leaves)
 
+    def refuse_deleted(self, drawn: Iterable[str]) -> None:
+        """Raise where an array that would stay is gone: donated to a jitted function, or deleted.
 
-Describe = Callable[[Any, "Walk", str], Literal["module", "state"] | None]
-"""An adapter's view of a node: a module of its framework, state to be left alone, or neither. It may leave constraints,
-ties and notes in the walk."""
+        Args:
+            drawn: paths that get a new array, which need no old one.
+
+        Raises:
+            ModelError: there is such an array.
+        """
+        new = {place for path in drawn for place in self.places[path]}
+        for path, places in self.places.items():
+            leaf = self.leaves[places[0]]
+            if places[0] not in new and isinstance(leaf, jax.Array) and _is_gone(leaf):
+                raise ModelError(
+                    message(
+                        f'the array at "{path or "(model)"}" {leaf.shape} is deleted, and no rule draws a new one.',
+                        "it was donated to a jitted function or deleted; keep what that function returned instead",
+                    )
+                )
+
+
+def _is_gone(array: jax.Array) -> bool:
+    return not isinstance(array, jax.core.Tracer) and bool(array.is_deleted())
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A node that JAX does not flatten the way its framework means it.
+
+    Attributes:
+        children: the node's children by name, where it is a module or a container.
+        is_module: whether it is a module.
+        leaf: where it is a box around one value, that value.
+        identity: what makes two boxes the same one.
+        state: why the value is never drawn, if it is not.
+    """
+
+    children: tuple[tuple[str, Any], ...] | None = None
+    is_module: bool = False
+    leaf: Any = None
+    identity: int | None = None
+    state: str | None = None
+
+
+class Adapter(Protocol):
+    """What a framework's adapter does for the walk."""
+
+    def describe(self, node: Any, walk: Walk, path: str) -> Literal["module", "state"] | Opened | None:
+        """Return what a node is: a module of the framework, state to be left alone, opened otherwise, or nothing.
+
+        It may leave constraints, ties and notes in the walk, and say how the model is written back.
+        """
+
+    def gives_keys(self, source: Any) -> bool:
+        """Return whether this is one of the framework's sources of random keys."""
+
+    def key_of(self, source: Any) -> jax.Array | None:
+        """Return the next key of such a source; `None` for anything else."""
+
+
+AdaptersOf = Callable[[frozenset[str]], tuple[Adapter, ...]]
+"""Function from the packages that a class comes from to the adapters that know it."""
 
 ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
 
@@ -75,7 +132,7 @@ class Walk:
 
     Attributes:
         is_shape: whether a node is a shape that stands for an array.
-        describers: the adapters of the frameworks at hand.
+        adapters_of: which adapters know a class.
         layers: the layers found so far.
         leaves: the leaves seen so far; their number is the next leaf's index.
         places: path of each array → leaf indices that hold it.
@@ -88,10 +145,14 @@ class Walk:
         notes: path of an array that is never drawn by itself → why.
         late: what an adapter can only know at the end.
         leaf_types: types that JAX was seen to take for leaves.
+        indices: path of each leaf, reached again or not → its index.
+        state_at: path of an array that its framework calls state → why it is kept.
+        active: identities of the opened nodes around the one that is visited; graphs may have cycles.
+        rebuild: how an adapter wants the model written back, from the leaves in the order of the walk.
     """
 
     is_shape: Callable[[Any], bool]
-    describers: tuple[Describe, ...]
+    adapters_of: AdaptersOf
     layers: list[Layer] = field(default_factory=list)
     leaves: list[Any] = field(default_factory=list)
     places: dict[str, list[int]] = field(default_factory=dict)
@@ -104,30 +165,34 @@ class Walk:
     notes: dict[str, str] = field(default_factory=dict)
     late: list[Callable[[], None]] = field(default_factory=list)
     leaf_types: set[type] = field(default_factory=set)
+    indices: dict[str, int] = field(default_factory=dict)
+    state_at: dict[str, str] = field(default_factory=dict)
+    active: set[int] = field(default_factory=set)
+    rebuild: Callable[[Any, Walk, list[Any]], Any] | None = None
 
 
-Own = dict[str, tuple[str, Any]]
-"""Arrays a module owns: name within it → (path, array)."""
-
-
-def survey(model: Any, describers: tuple[Describe, ...]) -> Survey:
+def survey(model: Any, adapters_of: AdaptersOf) -> Survey:
     """Return the layers of a pytree and the means to write it back.
 
     Raises:
         ModelError: two arrays have the same dotted path.
     """
     is_shape = _shape_leaves(model)
-    walk = Walk(is_shape=is_shape, describers=describers)
+    walk = Walk(is_shape=is_shape, adapters_of=adapters_of)
     _visit(model, "", (), None, walk)
     for finish in walk.late:
         finish()
-    structure: Any = jax.tree_util.tree_structure(model, is_leaf=is_shape)
+    if walk.rebuild is not None:
+        rebuild: Callable[[list[Any]], Any] = functools.partial(walk.rebuild, model, walk)
+    else:
+        structure: Any = jax.tree_util.tree_structure(model, is_leaf=is_shape)
+        rebuild = structure.unflatten
     return Survey(
         layers=tuple(_finished(layer, walk) for layer in walk.layers),
         places={path: tuple(places) for path, places in walk.places.items()},
         aliases=walk.aliases,
         leaves=walk.leaves,
-        rebuild=structure.unflatten,
+        rebuild=rebuild,
     )
 
 
@@ -166,22 +231,14 @@ def entry_name(entry: Any) -> str:
         case SequenceKey():
             return str(entry.idx)
         case DictKey() | FlattenedIndexKey():
-            return str(entry.key)
+            return ".".join(map(str, entry.key)) if isinstance(entry.key, tuple) else str(entry.key)
     return str(entry)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-UNREAD = {"flax.nnx": "for its arrays as a plain pytree write nnx.to_pure_dict(nnx.state(model)), and restate axes"}
-"""Frameworks whose modules are pytrees that look plain and are not → what to do instead."""
 
 
 _PACKAGES: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
 
 
-def _packages(cls: type) -> frozenset[str]:
+def packages_of(cls: type) -> frozenset[str]:
     """The packages that a class and its bases come from, two levels deep."""
     if cls not in _PACKAGES:
         parts = [base.__module__.split(".") for base in cls.__mro__]
@@ -200,6 +257,8 @@ def _visit(
     owner: Holder | None,
     walk: Walk,
     container: Holder | None = None,
+    *,
+    absorbed: bool = False,
 ) -> None:
     """Walk a node.
 
@@ -210,69 +269,115 @@ def _visit(
         owner: the nearest module around, to which all loose arrays below belong.
         walk: the walk.
         container: outside any module, the container around, to which the node belongs if it is an array.
+        absorbed: whether the module around declares this node's arrays as its own.
     """
     if node is None:
         return
-    found = _children(node, walk)
-    if found is None:
+    cls = type(node)
+    if cls in walk.leaf_types:
         _leaf(node, path, owner or container, walk)
         return
-    children, structure = found
-    cls = type(node)
-    packages = _packages(cls)
-    if "optax" in packages:
-        _keep_below(node, path, ancestors, walk, "optimizer state")
+    packages = packages_of(cls)
+    views = [adapter.describe(node, walk, path) for adapter in walk.adapters_of(packages)]
+    opened = next((view for view in views if isinstance(view, Opened)), None)
+    if opened is not None and opened.children is None:
+        _boxed(opened, path, ancestors, owner, walk, container)
         return
-    for package in packages & UNREAD.keys():
-        raise ModelError(
-            message(
-                f"{path or 'the model'} is of {package} ({cls.__name__}), which this version of initax can't read.",
-                f"as a plain pytree its axes would be guessed wrong; {UNREAD[package]}",
-            )
-        )
+    if opened is not None and id(node) in walk.active:
+        return
+    structure = None
+    if opened is not None and opened.children is not None:
+        children: Sequence[tuple[str, Any]] = opened.children
+    else:
+        found = _children(node, walk)
+        if found is None:
+            _leaf(node, path, owner or container, walk)
+            return
+        children, structure = found
+    if "optax" in packages or "state" in views:
+        _keep_below(node, path, ancestors, walk, "optimizer state" if "optax" in packages else "state")
+        return
     declared = declaration_of(cls)
-    views = [describe(node, walk, path) for describe in walk.describers]
-    if "state" in views:
-        _keep_below(node, path, ancestors, walk, "state")
-        return
-    is_module = "module" in views or declared is not None
+    is_module = "module" in views or declared is not None or (opened is not None and opened.is_module)
     if not is_module and owner is None:
         _container(node, children, path, ancestors, walk)
-        return
-    if not is_module:
+    elif not is_module or absorbed:
         for name, child in children:
-            _visit(child, _join(path, name), ancestors, owner, walk)
-        return
+            _visit(child, join(path, name), ancestors, owner, walk)
+    else:
+        _module(node, children, structure, declared, path, ancestors, walk)
+
+
+def _module(
+    node: Any,
+    children: Sequence[tuple[str, Any]],
+    structure: Any,
+    declared: Declaration | None,
+    path: str,
+    ancestors: tuple[Ancestor, ...],
+    walk: Walk,
+) -> None:
+    """A module: a layer, if it owns arrays, with the layers inside it behind."""
     own: Own = {}
+    cls = type(node)
     around = (*ancestors, Ancestor(path, cls))
     place = len(walk.layers)
+    inside = {name.partition(".")[0] for name in declared.fields if "." in name} if declared else set()
+    walk.active.add(id(node))
     for name, child in children:
-        _visit(child, _join(path, name), around, (path, own), walk)
-    if own:
-        if declared is not None:
-            layer = Layer(
-                path=path,
-                kind=declared.kind,
-                cls=cls,
-                parameters=declared_parameters(node, declared, own, structure),
-                ancestors=ancestors,
-            )
-        else:
-            layer = Layer(
-                path=path, kind=UNDECLARED, cls=cls, parameters=_unknown(own, "undeclared"), ancestors=ancestors
-            )
-        walk.layers.insert(place, layer)
+        _visit(child, join(path, name), around, (path, own), walk, absorbed=name in inside)
+    walk.active.discard(id(node))
+    if not own:
+        return
+    if declared is not None:
+        parameters = declared_parameters(node, declared, own, structure)
+    else:
+        parameters = unknown(own, "undeclared")
+    kind = declared.kind if declared is not None else UNDECLARED
+    if kind == UNDECLARED and all(where in walk.state_at for where, _ in own.values()):
+        kind = "State"
+    walk.layers.insert(place, Layer(path=path, kind=kind, cls=cls, parameters=parameters, ancestors=ancestors))
 
 
-def _leaf(leaf: Any, path: str, owner: Holder | None, walk: Walk, *, is_state: bool = False) -> None:
+def _boxed(
+    opened: Opened,
+    path: str,
+    ancestors: tuple[Ancestor, ...],
+    owner: Holder | None,
+    walk: Walk,
+    container: Holder | None,
+) -> None:
+    """A box around one value: an array, or a tree of them."""
+    value = opened.leaf
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        if opened.state is not None:
+            walk.state_at[path] = opened.state
+        _leaf(value, path, owner or container, walk, identity=opened.identity)
+        return
+    before = set(walk.places)
+    _visit(value, path, ancestors, owner, walk, container)
+    if opened.state is not None:
+        walk.state_at |= dict.fromkeys(walk.places.keys() - before, opened.state)
+
+
+def _leaf(
+    leaf: Any,
+    path: str,
+    owner: Holder | None,
+    walk: Walk,
+    *,
+    is_state: bool = False,
+    identity: int | None = None,
+) -> None:
     index = len(walk.leaves)
     walk.leaves.append(leaf)
+    walk.indices[path] = index
     if walk.is_shape(leaf):
         leaf = jax.ShapeDtypeStruct(leaf, jnp.result_type(float))
     if path in walk.placeholders and owner is not None:
         owner[1][_within(owner[0], path)] = (path, walk.placeholders[path])
         return
-    if not isinstance(leaf, ARRAYS):
+    if not isinstance(leaf, ARRAYS) and identity is None:
         return
     if path in walk.places:
         raise ModelError(
@@ -282,14 +387,15 @@ def _leaf(leaf: Any, path: str, owner: Holder | None, walk: Walk, *, is_state: b
             )
         )
     walk.places[path] = [index]
-    if not (is_state or isinstance(leaf, jax.ShapeDtypeStruct)):
-        first = walk.owners.setdefault(id(leaf), path)
-        if first != path:
-            walk.places[first].append(index)
-            walk.aliases[path] = first
-            walk.ties[path] = first
+    concrete = [] if is_state or isinstance(leaf, jax.ShapeDtypeStruct) else [id(leaf)]
+    firsts = [walk.owners.setdefault(each, path) for each in (identity, *concrete) if each is not None]
+    first = next((each for each in firsts if each != path), path)
+    if first != path:
+        walk.places[first].append(index)
+        walk.aliases[path] = first
+        walk.ties[path] = first
     if owner is None:  # the model is a single array
-        walk.layers.append(_plain_layer("", type(leaf), {"": (path, leaf)}, (), "", None))
+        walk.layers.append(plain_layer("", type(leaf), {"": (path, leaf)}, (), "", None))
         return
     owner[1][_within(owner[0], path)] = (path, leaf)
 
@@ -298,140 +404,33 @@ def _within(base: str, path: str) -> str:
     return path[len(base) + 1 :] if base else path
 
 
-def _unknown(own: Own, reason: str | None) -> tuple[Parameter, ...]:
-    return tuple(
-        Parameter(
-            path=path,
-            name=name,
-            role=None,
-            shape=tuple(array.shape),
-            dtype=array.dtype,
-            sharding=placement(array),
-            kept=why_not_drawable(tuple(array.shape), array.dtype) or reason,
-        )
-        for name, (path, array) in own.items()
-    )
-
-
 def _keep_below(node: Any, path: str, ancestors: tuple[Ancestor, ...], walk: Walk, reason: str) -> None:
     """State of one kind or another: every array below is listed and left alone, be it tied to a weight or not."""
     own: Own = {}
     for entries, leaf in tree_flatten_with_path(node)[0]:
-        _leaf(leaf, _join(path, ".".join(map(entry_name, entries))), (path, own), walk, is_state=True)
+        _leaf(leaf, join(path, ".".join(map(entry_name, entries))), (path, own), walk, is_state=True)
     if own:
-        parameters = tuple(replace(each, role="state") for each in _unknown(own, reason))
+        parameters = tuple(replace(each, role="state") for each in unknown(own, reason))
         walk.layers.append(Layer(path=path, kind="State", cls=type(node), parameters=parameters, ancestors=ancestors))
 
 
 def _container(
-    node: Any, children: list[tuple[str, Any]], path: str, ancestors: tuple[Ancestor, ...], walk: Walk
+    node: Any, children: Sequence[tuple[str, Any]], path: str, ancestors: tuple[Ancestor, ...], walk: Walk
 ) -> None:
     """A plain container outside any module: its arrays are weights and biases of the container, or of each other."""
     own: Own = {}
     place = len(walk.layers)
     around = (*ancestors, Ancestor(path, type(node)))
     for name, child in children:
-        _visit(child, _join(path, name), around, None, walk, container=(path, own))
-    walk.layers[place:place] = _plain_layers(path, type(node), own, ancestors)
-
-
-def _plain_layers(path: str, cls: type, own: Own, ancestors: tuple[Ancestor, ...]) -> list[Layer]:
-    floats = {name: entry for name, entry in own.items() if jnp.issubdtype(entry[1].dtype, np.inexact)}
-    weights = {name: entry for name, entry in floats.items() if len(entry[1].shape) >= 2}
-    left = {name: entry for name, entry in own.items() if name not in weights}
-    if not weights and any(name.lower() in SCALES for name in left):
-        parameters = tuple(
-            replace(each, role="scale" if each.name.lower() in SCALES else "bias") for each in _unknown(left, None)
-        )
-        return [Layer(path=path, kind="Norm", cls=cls, parameters=parameters, ancestors=ancestors)]
-    layers = []
-    order = list(own)
-    alone = len(weights) == 1
-    for name, entry in weights.items():
-        vectors = [each for each in left if each in floats and _may_be_bias(each)]
-        bias = vectors[0] if alone and len(vectors) == 1 else _partner(name, vectors, order)
-        group: Own = {name: entry} | ({bias: left.pop(bias)} if bias is not None else {})
-        where = (path, ancestors) if alone else (_join(path, name), (*ancestors, Ancestor(path, cls)))
-        layers.append(_plain_layer(where[0], cls, group, where[1], name, bias))
-    if left:
-        why = "undeclared: which weight it goes with can't be told" if weights else "undeclared: no weight beside it"
-        layers.append(Layer(path=path, kind=UNDECLARED, cls=cls, parameters=_unknown(left, why), ancestors=ancestors))
-    return layers
-
-
-SCALES = frozenset({"scale", "gamma"})
-"""Names that make a container of vectors a norm."""
-
-BIAS_OF = {"weights": "biases", "weight": "bias", "kernel": "bias", "w": "b", "W": "b"}
-"""What a weight's name becomes in the name of its bias, tried in this order."""
-
-
-def _may_be_bias(name: str) -> bool:
-    """Whether a vector may be a bias by its name: a place in a list, `b`, `b_y`, `bias`, `beta`, `fc1_bias`, `offset`.
-
-    A vector of another name beside a matrix (the `D` of a state-space model, a `log_scale`) is not to be zeroed.
-    """
-    lower = name.lower()
-    return name.isdecimal() or lower.startswith("b") or "bias" in lower or lower in ("offset", "intercept")
-
-
-def _partner(weight: str, vectors: list[str], order: list[str]) -> str | None:
-    """The vector that is a weight's bias: by name (`w1` and `b1`), or in a list by standing right behind it."""
-    for own, other in BIAS_OF.items():
-        if own in weight and weight.replace(own, other, 1) in vectors:
-            return weight.replace(own, other, 1)
-    if weight.isdecimal():
-        behind = order[order.index(weight) + 1 : order.index(weight) + 2]
-        return behind[0] if behind and behind[0] in vectors else None
-    return None
-
-
-def _plain_layer(
-    path: str, cls: type, own: Own, ancestors: tuple[Ancestor, ...], weight: str, bias: str | None
-) -> Layer:
-    weight_shape = tuple(own[weight][1].shape)
-    if len(weight_shape) < 2:
-        return Layer(
-            path=path,
-            kind=UNDECLARED,
-            cls=cls,
-            parameters=_unknown(own, "undeclared: not a matrix"),
-            ancestors=ancestors,
-        )
-    axes = resolve(PLAIN_PATTERN, weight_shape)
-    problem = None
-    if bias is not None and tuple(own[bias][1].shape) not in ((weight_shape[-1],), ()):
-        size = tuple(own[bias][1].shape)
-        problem = f'undeclared: {bias} {size} does not fit {weight} {weight_shape} read as "{PLAIN_PATTERN}"'
-    parameters = []
-    for name, (where, array) in own.items():
-        shape = tuple(array.shape)
-        is_weight = name == weight
-        kept = why_not_drawable(shape, array.dtype) or problem
-        parameters.append(
-            Parameter(
-                path=where,
-                name=name,
-                role="weight" if is_weight else "bias",
-                shape=shape,
-                dtype=array.dtype,
-                axes=axes if is_weight else resolve("o", shape) if shape else None,
-                fan_in=axes.fan_in,
-                fan_out=axes.fan_out,
-                effective_fan_in=axes.fan_in,
-                effective_fan_out=axes.fan_out,
-                sharding=placement(array),
-                kept=kept,
-            )
-        )
-    kind = "Linear" if len(weight_shape) == 2 else "Conv"
-    return Layer(path=path, kind=kind, cls=cls, parameters=tuple(parameters), ancestors=ancestors)
+        _visit(child, join(path, name), around, None, walk, container=(path, own))
+    walk.layers[place:place] = plain_layers(path, type(node), own, ancestors)
 
 
 def _finished(layer: Layer, walk: Walk) -> Layer:
     """Add what only the whole walk knows: ties, constraints, notes of the adapters."""
     if not any(
-        each.path in walk.ties or each.path in walk.constraints or each.path in walk.notes for each in layer.parameters
+        each.path in walk.ties or each.path in walk.constraints or each.path in walk.notes or each.path in walk.state_at
+        for each in layer.parameters
     ):
         return layer
     return replace(layer, parameters=tuple(_noted(each, walk) for each in layer.parameters))
@@ -441,6 +440,8 @@ def _noted(parameter: Parameter, walk: Walk) -> Parameter:
     path = parameter.path
     if path in walk.ties:
         return replace(parameter, kept=f"tied to {walk.ties[path]}")
+    if path in walk.state_at and path not in walk.notes:
+        return replace(parameter, role="state", kept=walk.state_at[path])
     if path in walk.notes:
         return replace(parameter, kept=walk.notes[path])
     return replace(parameter, constraint=walk.constraints.get(path))

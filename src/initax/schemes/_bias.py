@@ -54,8 +54,9 @@ class ForgetGate(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        if "forget" not in parameter.gates:
-            gates = f"its gates: {listing(parameter.gates)}" if parameter.gates else "it has no gates"
+        known = tuple(dict.fromkeys(gate for each in layer.parameters for gate in each.gates))
+        if "forget" not in known or not parameter.gates:
+            gates = f"its gates: {listing(known)}" if known else "it has no gates"
             raise SchemeError(
                 message(
                     f"forget_gate needs a forget gate; {where(parameter)} of {layer.cls.__name__} has none.",
@@ -63,5 +64,8 @@ class ForgetGate(Initializer):
                     'select the LSTM cells alone: {"LSTMCell": ...}',
                 )
             )
+        if len(parameter.gates) == 1:  # the gates stand in arrays of their own
+            value = self.value if parameter.gates == ("forget",) else 0.0
+            return Constant("constant", (), value).recipe(parameter, layer)
         kernel = GateKernel(known_axes(self.name, parameter), parameter.gates.index("forget"))
         return Recipe(kernel, (self.value,), 0.0)

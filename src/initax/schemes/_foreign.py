@@ -20,7 +20,7 @@ from jax import lax
 from initax._axes import Axes
 from initax._errors import SchemeError, message
 from initax._keys import vmap_is_exact
-from initax._layer import WEIGHT_ROLES, Layer, Parameter
+from initax._layer import WEIGHT_ROLES, FrameworkInit, Layer, Parameter
 from initax.schemes._initializer import Initializer, Kernel, Recipe, drawing_dtype, known_axes, where
 
 
@@ -31,7 +31,11 @@ def identity_of(function: Any) -> Any:
     """
     inner: Any
     if isinstance(function, functools.partial):
-        inner = (identity_of(function.func), function.args, tuple(sorted(function.keywords.items())))
+        inner = (
+            identity_of(function.func),
+            tuple(map(identity_of, function.args)),
+            tuple(sorted(function.keywords.items())),
+        )
     elif inspect.isfunction(function):
         cells = tuple(cell.cell_contents for cell in function.__closure__ or ())
         keywords = tuple(sorted((function.__kwdefaults__ or {}).items()))
@@ -114,6 +118,54 @@ class Foreign(Initializer):
                 'register it: ix.schemes.register("my_scheme", initializer), and use the name',
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class FrameworkKernel(Kernel):
+    """A framework's own initializer, called the way the framework calls it, once per stack entry."""
+
+    identity: Any
+    function: Callable[..., Any] = field(compare=False)
+    call_shape: tuple[int, ...]
+    stack_axis: tuple[int, ...]
+    elementwise: ClassVar[bool] = False
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        own = tuple(size for axis, size in enumerate(shape) if axis not in self.stack_axis)
+
+        def one(entry_key: jax.Array) -> jax.Array:
+            made = jnp.asarray(self.function(entry_key, self.call_shape, dtype)).astype(dtype)
+            return jnp.reshape(made, own)
+
+        if not self.stack_axis:
+            return one(key)
+        stack = tuple(shape[axis] for axis in self.stack_axis)
+        keys = jax.random.split(key, math.prod(stack))
+        entries = jax.vmap(one)(keys) if vmap_is_exact(key) else lax.map(one, keys)
+        return jnp.moveaxis(jnp.reshape(entries, (*stack, *own)), range(len(stack)), self.stack_axis)
+
+
+@dataclass(frozen=True, slots=True)
+class Framework(Initializer):
+    """What a framework's own function gives, whatever it takes the axes for."""
+
+    init: FrameworkInit
+    fits_bias: ClassVar[bool] = True
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        stack_axis = parameter.axes.stack_axis if parameter.axes else ()
+        own = math.prod(size for axis, size in enumerate(parameter.shape) if axis not in stack_axis)
+        if own != math.prod(self.init.shape):
+            raise SchemeError(
+                message(
+                    f"the initializer that {layer.cls.__name__} has for {where(parameter)} asks for {self.init.shape}.",
+                    f"the array has shape {parameter.shape}",
+                )
+            )
+        function = self.init.function
+        return Recipe(FrameworkKernel(identity_of(function), function, self.init.shape, stack_axis), (), None)
 
 
 def foreign(function: Callable[..., Any]) -> Foreign:

@@ -80,6 +80,9 @@ class Initializer:
     fits_bias: ClassVar[bool] = False
     """Whether it means something for a bias: it needs no axes."""
 
+    draws_reserved: ClassVar[bool] = False
+    """Whether it also draws arrays that are reserved for their framework's default."""
+
     def declines(self, parameter: Parameter) -> str | None:
         """Return why it has nothing to say of a parameter, which is then kept; `None` where it draws it."""
         return None

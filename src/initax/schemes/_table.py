@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from initax._errors import SchemeError, message
-from initax._layer import Layer, Parameter, Role
+from initax._layer import FrameworkInit, Layer, Parameter, Role
 from initax.schemes._bias import ForgetGate, Prior
 from initax.schemes._convex import HoedtBias, HoedtWeight
 from initax.schemes._distributions import Constant, Normal, TruncatedNormal, Uniform
+from initax.schemes._foreign import Framework
 from initax.schemes._initializer import (
     NO_DEFAULT,
     Fans,
@@ -607,6 +608,7 @@ class Default(Initializer):
     """What the layer's own framework gives the parameter."""
 
     fits_bias: ClassVar[bool] = True
+    draws_reserved: ClassVar[bool] = True
 
     def declines(self, parameter: Parameter) -> str | None:
         """Return why it has nothing to say of a parameter: its layer declares no default."""
@@ -614,6 +616,8 @@ class Default(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
+        if isinstance(parameter.default, FrameworkInit):
+            return Framework(self.name, (), parameter.default).recipe(parameter, layer)
         found = as_initializer(parameter.default, parameter.role or "weight")
         if found is None:
             raise SchemeError(message(f'the default of "{parameter.path}", {parameter.default!r}, draws nothing.'))

@@ -1,0 +1,429 @@
+"""Flax Linen: the table of its modules, and variables read by running the module they belong to."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax.core import meta
+
+from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage
+from initax._adapters._linen_run import Record, run
+from initax._adapters._plain import Own, unknown
+from initax._adapters._pytree import Survey
+from initax._adapters._rows import (
+    conv_effective,
+    einsum_patterns,
+    general_pattern,
+    looked_up,
+    numbered,
+    per_axis,
+    transposed_effective,
+)
+from initax._adapters._variables import (
+    PARAMS,
+    Names,
+    Readings,
+    Variables,
+    are_variables,
+    survey_variables,
+    take_apart,
+)
+from initax._axes import Axes
+from initax._declared import declared_parameters
+from initax._errors import ModelError, message
+from initax._layer import (
+    GRU_GATES,
+    LSTM_GATES,
+    UNDECLARED,
+    Constraint,
+    Declaration,
+    DefaultSpec,
+    Field,
+    FrameworkInit,
+    Parameter,
+    Role,
+    declaration_of,
+    declare,
+)
+
+MGU_GATES = ("forget", "new")
+CONV_LSTM_GATES = ("input", "cell", "forget", "output")
+
+
+class Seen:
+    """A module as it was called: its own fields, its parameters' shapes inside it, and the call's arguments."""
+
+    def __init__(self, module: Any, shapes: Mapping[str, tuple[int, ...]], call: tuple[Any, Any]) -> None:
+        self.module = module
+        self.shapes = shapes
+        self.args, self.kwargs = call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+
+def _unboxed(init: Callable[..., Any], key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Any:
+    return meta.unbox(init(key, shape, dtype))
+
+
+def _own(attribute: str, name: str, flat: Callable[[Seen], tuple[int, ...]] | None = None) -> Any:
+    """The default of an array: the module's own initializer, called with the shape the module calls it with."""
+
+    def default(seen: Seen) -> DefaultSpec:
+        shape = flat(seen) if flat is not None else seen.shapes[name]
+        return FrameworkInit(function=functools.partial(_unboxed, getattr(seen, attribute)), shape=shape)
+
+    return default
+
+
+def _tuple(value: Any) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value or ())
+
+
+def _counts(seen: Seen) -> tuple[int, int, int]:
+    return len(_tuple(seen.batch_dims)), len(_tuple(seen.axis)), len(_tuple(seen.features))
+
+
+def _general_flat(seen: Seen) -> tuple[int, ...]:
+    shape, outputs = seen.shapes["kernel"], _counts(seen)[2]
+    return math.prod(shape[:-outputs]), math.prod(shape[-outputs:])
+
+
+def _general_bias_pattern(seen: Seen) -> str:
+    batch, _, outputs = _counts(seen)
+    return general_pattern(batch, 0, outputs)
+
+
+def _equation(seen: Seen) -> str:
+    given = seen.args[1] if len(seen.args) > 1 else seen.kwargs.get("einsum_str")
+    return str(given or seen.module.einsum_str)
+
+
+def _kernel_size(seen: Seen) -> tuple[int, ...]:
+    return _tuple(seen.kernel_size)
+
+
+def _strided(seen: Seen, axes: Axes) -> tuple[float, float]:
+    rank = len(_kernel_size(seen))
+    return conv_effective(axes, per_axis(seen.strides, rank), per_axis(seen.input_dilation, rank), seen.mask)
+
+
+def _local(seen: Seen, axes: Axes) -> tuple[float, float]:
+    """Each position has a kernel of its own, which holds the taps among the inputs."""
+    size = _kernel_size(seen)
+    reach = math.prod(size) / math.prod(per_axis(seen.strides, len(size)))
+    return axes.fan_in, axes.fan_out * reach
+
+
+def _transposed(seen: Seen, axes: Axes) -> tuple[float, float]:
+    return transposed_effective(axes, per_axis(seen.strides, len(_kernel_size(seen))), seen.mask)
+
+
+def _positions(seen: Seen) -> list[str]:
+    return numbered("p", len(_kernel_size(seen)))
+
+
+def _weight(pattern: str | Callable[[Any], str], name: str = "kernel", **further: Any) -> Field:
+    return Field(pattern=pattern, role=further.pop("role", "weight"), default=_own(f"{name}_init", name), **further)
+
+
+def _bias(pattern: str | Callable[[Any], str] = "o", **further: Any) -> Field:
+    return Field(pattern=pattern, role="bias", of="kernel", default=_own("bias_init", "bias"), **further)
+
+
+def _outputs(name: str) -> Callable[[Any], str]:
+    return lambda seen: " ".join(numbered("o", len(seen.shapes[name])))
+
+
+def _norm(*names: str) -> Declaration:
+    rows = {
+        "scale": Field(pattern=_outputs("scale"), role="scale", default=_own("scale_init", "scale")),
+        "bias": Field(pattern=_outputs("bias"), role="bias", default=_own("bias_init", "bias")),
+    }
+    return Declaration(kind="Norm", fields={name: rows[name] for name in names or rows})
+
+
+def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hidden: Mapping[str, str]) -> Declaration:
+    """A cell whose gates are modules of their own.
+
+    Args:
+        gates: gate → names of its input module and its hidden one; a cell without gates has one, called "".
+        inner: gates whose input module has a bias → the cell's field with its initializer.
+        hidden: the same for hidden modules.
+    """
+    fields: dict[str, Field] = {}
+    for gate, names in gates.items():
+        own: dict[str, Any] = {"gates": (gate,) if gate else ()}
+        kernel, recurrent = (f"{name}.kernel" for name in names)
+        fields |= {
+            kernel: Field(pattern="i o", role="weight", default=_own("kernel_init", kernel), **own),
+            recurrent: Field(pattern="i o", role="recurrent", default=_own("recurrent_kernel_init", recurrent), **own),
+        }
+        # A bias that serves both sides has the fans of the input side, as in the other frameworks.
+        for name, init, of in (
+            (names[0], inner.get(gate), kernel),
+            (names[1], hidden.get(gate), recurrent if gate in inner else kernel),
+        ):
+            if init is not None:
+                bias = f"{name}.bias"
+                fields[bias] = Field(pattern="o", role="bias", of=of, default=_own(init, bias), **own)
+    return Declaration(kind="RNNCell", fields=fields)
+
+
+def _lettered(gates: tuple[str, ...], letters: str) -> dict[str, tuple[str, str]]:
+    return {gate: (f"i{letter}", f"h{letter}") for gate, letter in zip(gates, letters, strict=True)}
+
+
+def _conv_lstm() -> Declaration:
+    own: dict[str, Any] = {"sizes": {"gate": len(CONV_LSTM_GATES)}, "gates": CONV_LSTM_GATES}
+    roles: tuple[tuple[str, Role], ...] = (("ih", "weight"), ("hh", "recurrent"))
+    fields: dict[str, Field] = {}
+    for name, role in roles:
+        kernel = f"{name}.kernel"
+        fields |= {
+            kernel: Field(pattern="... i (gate o)", role=role, default="lecun_normal", **own),
+            f"{name}.bias": Field(pattern="(gate o)", role="bias", of=kernel, default="zeros", **own),
+        }
+    return Declaration(kind="RNNCell", fields=fields)
+
+
+LSTM = _cell(_lettered(LSTM_GATES, "ifgo"), inner={}, hidden=dict.fromkeys(LSTM_GATES, "bias_init"))
+LAYERS: dict[type, Declaration] = {
+    nn.Dense: Declaration(kind="Linear", fields={"kernel": _weight("i o"), "bias": _bias()}),
+    nn.DenseGeneral: Declaration(
+        kind="Linear",
+        fields={
+            "kernel": Field(
+                pattern=lambda seen: general_pattern(*_counts(seen)),
+                role="weight",
+                default=_own("kernel_init", "kernel", _general_flat),
+            ),
+            "bias": Field(
+                pattern=_general_bias_pattern,
+                role="bias",
+                of="kernel",
+                default=_own("bias_init", "bias", lambda seen: (math.prod(seen.shapes["bias"]),)),
+            ),
+        },
+    ),
+    nn.Einsum: Declaration(
+        kind="Linear",
+        fields={
+            "kernel": _weight(lambda seen: einsum_patterns(_equation(seen))[0]),
+            "bias": _bias(lambda seen: einsum_patterns(_equation(seen))[1]),
+        },
+    ),
+    nn.Conv: Declaration(
+        kind="Conv",
+        fields={
+            "kernel": _weight("... i (g o)", sizes={"g": "feature_group_count"}, effective=_strided),
+            "bias": _bias("(g o)", sizes={"g": "feature_group_count"}),
+        },
+    ),
+    nn.ConvLocal: Declaration(
+        kind="ConvLocal",
+        fields={
+            "kernel": _weight(lambda seen: " ".join([*_positions(seen), "i", "o"]), effective=_local),
+            "bias": _bias(lambda seen: " ".join([*_positions(seen), "o"])),
+        },
+    ),
+    nn.ConvTranspose: Declaration(
+        kind="ConvTranspose",
+        fields={
+            "kernel": _weight(
+                lambda seen: "... o i" if seen.transpose_kernel else "... i o",
+                effective=_transposed,
+            ),
+            "bias": _bias(),
+        },
+    ),
+    nn.Embed: Declaration(
+        kind="Embedding",
+        fields={"embedding": _weight("o i", "embedding", role="embedding", effective=looked_up)},
+    ),
+    nn.LSTMCell: LSTM,
+    nn.OptimizedLSTMCell: LSTM,
+    nn.GRUCell: _cell(
+        _lettered(GRU_GATES, "rzn"), inner=dict.fromkeys(GRU_GATES, "bias_init"), hidden={"new": "bias_init"}
+    ),
+    nn.MGUCell: _cell(
+        _lettered(MGU_GATES, "fn"),
+        inner={"forget": "forget_bias_init", "new": "activation_bias_init"},
+        hidden={"new": "activation_bias_init"},
+    ),
+    nn.SimpleCell: _cell({"": ("i", "h")}, inner={"": "bias_init"}, hidden={}),
+    nn.ConvLSTMCell: _conv_lstm(),
+    nn.BatchNorm: _norm(),
+    nn.LayerNorm: _norm(),
+    nn.RMSNorm: _norm("scale"),
+    nn.GroupNorm: _norm(),
+    nn.InstanceNorm: _norm(),
+    nn.WeightNorm: Declaration(kind="WeightNorm", fields={}),
+    nn.PReLU: Declaration(
+        kind="PReLU",
+        fields={
+            "negative_slope": Field(
+                pattern="...",
+                role="scale",
+                default=lambda seen: ("constant", {"value": float(seen.negative_slope_init)}),
+            )
+        },
+    ),
+}
+"""Every class of `flax.linen` that owns parameters: one row each. Subclasses inherit the row of the nearest base."""
+
+for _cls, _row in LAYERS.items():
+    declare(_cls, _row)
+
+
+def survey(model: Any, module: Any, inputs: Any, forward: Callable[..., Any] | None) -> Survey:
+    """Return what initax finds in the variables of a Linen module.
+
+    Args:
+        model: the variables: all collections, `params` alone, or a train state.
+        module: the module.
+        inputs: what it is called on.
+        forward: how it is called, where a plain call is not it.
+
+    Raises:
+        ModelError: `module` is no Linen module, there are no variables or inputs, or they do not fit it.
+    """
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            message(
+                f"module= takes a flax.linen module, not {module!r} ({type(module).__name__}).",
+                f"make an instance: module={module.__name__}(...)" if isinstance(module, type) else "",
+            )
+        )
+    name = type(module).__name__
+    if not isinstance(model, Mapping) and not are_variables(model):
+        raise ModelError(
+            message(
+                f"module={name} goes with its variables, not with {type(model).__name__}.",
+                f"variables = {name}(...).init(key, x); ix.reinit(variables, rules, key, module=module, inputs=x)",
+            )
+        )
+    if inputs is None:
+        raise ModelError(
+            message(
+                f"module={name} needs inputs=, what the module is called on.",
+                "shapes will do: inputs=jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)",
+            )
+        )
+    variables = take_apart(model)
+    collections = variables.collections()
+    record = run(module, collections, inputs, forward)
+    return survey_variables(model, variables, _readings(record, variables))
+
+
+def module_of(model: Any) -> Any:
+    """Return the Linen module whose `apply` a train state carries, or `None`."""
+    bound = getattr(getattr(model, "apply_fn", None), "__self__", None)
+    return bound if isinstance(bound, nn.Module) else None
+
+
+def _readings(record: Record, variables: Variables) -> Readings:
+    readings = Readings(
+        owner=functools.partial(_owner, record),
+        classes={names: type(module) for names, module in record.modules.items()},
+        read=functools.partial(_read, record),
+        order=tuple(record.modules),
+    )
+    readings.constraints, readings.notes = _wrappers(record, variables)
+    return readings
+
+
+def _owner(record: Record, names: Names) -> Names | None:
+    for count in range(len(names)):
+        module = record.modules.get(names[:count])
+        declared = declaration_of(type(module))
+        if declared is not None and len(names) - count > 1 and ".".join(names[count:]) in declared.fields:
+            return names[:count]
+    return next((names[:count] for count in range(len(names), -1, -1) if names[:count] in record.modules), None)
+
+
+def _read(record: Record, names: Names, own: Own) -> tuple[str, tuple[Parameter, ...]]:
+    module = record.modules[names]
+    declared = declaration_of(type(module))
+    if declared is None:
+        return UNDECLARED, unknown(own, "undeclared")
+    inside = {name: (*names, *name.split(".")) for name in own}
+    shapes = {name: record.shapes[where] for name, where in inside.items() if where in record.shapes}
+    stacks = {name: record.stacks[where] for name, where in inside.items() if where in record.stacks}
+    order = [*declared.fields, *own]
+    known = {name: own[name] for name in sorted(own, key=order.index) if name in shapes}
+    seen = Seen(module, shapes, record.calls[names])
+    parameters = declared_parameters(seen, declared, known, None, stacks)
+    rest = {name: entry for name, entry in own.items() if name not in known}
+    return declared.kind, (*parameters, *unknown(rest, "undeclared: the call on the inputs does not use it"))
+
+
+Notes = tuple[dict[str, Constraint], dict[str, str]]
+
+
+def _wrappers(record: Record, variables: Variables) -> Notes:
+    """What weight norm and spectral norm mean for the arrays of the layers they wrap, which stand beside them."""
+    constraints: dict[str, Constraint] = {}
+    notes: dict[str, str] = {}
+    at = {(entry.collection, *entry.names): entry for entry in variables.entries}
+    for names, module in record.modules.items():
+        if not isinstance(module, nn.WeightNorm | nn.SpectralNorm):
+            continue
+        inside = (*names[:-1], str(module.layer_instance.name))
+        for entry in variables.entries:
+            if entry.collection != PARAMS or entry.names[: len(inside)] != inside:
+                continue
+            text = "/".join((inside[-1], *entry.names[len(inside) :]))
+            if isinstance(module, nn.WeightNorm):
+                found = _weight_norm(module, entry, at.get((PARAMS, *names, f"{text}/scale")), record)
+            else:
+                stored = [at.get((module.collection_name, *names, f"{text}/{each}")) for each in ("u", "sigma")]
+                found = _spectral_norm(module, entry, stored, record)
+            if found is not None:
+                constraints[entry.path] = found
+                notes |= dict.fromkeys(found.companions, f"set with {entry.path}")
+    return constraints, notes
+
+
+def _weight_norm(module: Any, entry: Any, scale: Any, record: Record) -> Constraint | None:
+    text = "/".join(entry.names)
+    if module.variable_filter and not any(part in text for part in module.variable_filter):
+        return None
+    if scale is None:
+        return Constraint(
+            name="weight norm",
+            preimage=_unchanged,
+            warning=f"weight norm without a scale holds every norm of {entry.path} at 1, whatever is drawn",
+        )
+    shape, stacks = tuple(entry.leaf.shape), record.stacks.get(entry.names, ())
+    own = [axis for axis in range(len(shape)) if axis not in stacks]
+    features = () if module.feature_axes is None else _tuple(module.feature_axes)
+    kept = {own[axis] for axis in features} | set(stacks)
+    reduced = tuple(axis for axis in range(len(shape)) if axis not in kept)
+    preimage = WeightNormPreimage(reduced, tuple(scale.leaf.shape))
+    return Constraint(name="weight norm", preimage=preimage, companions=(scale.path,))
+
+
+def _spectral_norm(module: Any, entry: Any, stored: list[Any], record: Record) -> Constraint | None:
+    shape = tuple(entry.leaf.shape)
+    stacks = record.stacks.get(entry.names, ())
+    if len(shape) - len(stacks) <= 1 or module.n_steps < 1:
+        return None
+    if None in stored:
+        return Constraint(
+            name="spectral norm",
+            preimage=_unchanged,
+            warning=f"the singular vectors that go with {entry.path} are in the collection "
+            f'"{module.collection_name}" and would be stale; pass all variables, not params alone',
+        )
+    preimage = FlaxSpectralNormPreimage(module.epsilon, stacks=len(stacks))
+    return Constraint(name="spectral norm", preimage=preimage, companions=tuple(each.path for each in stored))
+
+
+def _unchanged(effective: jax.Array) -> tuple[jax.Array, ...]:
+    return (effective,)

@@ -1,0 +1,423 @@
+"""Flax NNX: the table of its layers, what its Variables mean, and how a new module is made of an old one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import initializers
+from jax.tree_util import tree_flatten_with_path
+
+from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage
+from initax._adapters._plain import join
+from initax._adapters._pytree import Opened, Walk, entry_name
+from initax._adapters._rows import (
+    conv_effective,
+    einsum_patterns,
+    general_pattern,
+    looked_up,
+    per_axis,
+    transposed_effective,
+)
+from initax._axes import Axes
+from initax._errors import KeyTypeError, message
+from initax._layer import (
+    GRU_GATES,
+    LSTM_GATES,
+    Constraint,
+    Declaration,
+    DefaultSpec,
+    Field,
+    FrameworkInit,
+    declare,
+)
+
+LECUN: DefaultSpec = "lecun_normal"
+MASK = Field(pattern="...", role="state")
+LORA_B = "LoRA's zero matrix: drawn, the adapter would not start at zero"
+
+
+def _linear_sizes(module: Any) -> dict[str, int]:
+    return {"i": module.in_features, "o": module.out_features}
+
+
+def _general_sizes(module: Any) -> dict[str, int]:
+    names = _general_pattern(module).split()
+    return dict(zip(names, (*module.batch_axis.values(), *module.in_features, *module.out_features), strict=True))
+
+
+def _general_pattern(module: Any) -> str:
+    return general_pattern(len(module.batch_axis), len(module.in_features), len(module.out_features))
+
+
+def _general_bias_pattern(module: Any) -> str:
+    return general_pattern(len(module.batch_axis), 0, len(module.out_features))
+
+
+def _general_bias_sizes(module: Any) -> dict[str, int]:
+    names = _general_bias_pattern(module).split()
+    return {name: size for name, size in _general_sizes(module).items() if name in names}
+
+
+def _general_default(module: Any) -> DefaultSpec:
+    """Flax flattens the kernel before it draws, and takes the batch axes for inputs."""
+    batch, outputs = tuple(module.batch_axis.values()), math.prod(module.out_features)
+    return FrameworkInit(
+        function=initializers.lecun_normal(), shape=(math.prod((*batch, *module.in_features)), outputs)
+    )
+
+
+def _einsum_default(module: Any) -> DefaultSpec:
+    return FrameworkInit(function=initializers.lecun_normal(), shape=tuple(module.kernel_shape))
+
+
+def _einsum_kernel(module: Any) -> str:
+    return einsum_patterns(module.einsum_str)[0] if module.einsum_str else ""
+
+
+def _einsum_bias(module: Any) -> str:
+    return einsum_patterns(module.einsum_str)[1] if module.einsum_str else ""
+
+
+def _einsum_sizes(module: Any) -> dict[str, int]:
+    return dict(zip(_einsum_kernel(module).split(), module.kernel_shape, strict=True))
+
+
+def _einsum_bias_sizes(module: Any) -> dict[str, int]:
+    return {name: size for name, size in _einsum_sizes(module).items() if name in _einsum_bias(module).split()}
+
+
+def _conv_sizes(module: Any) -> dict[str, int]:
+    groups = module.feature_group_count
+    return {"g": groups, "o": module.out_features // groups, "i": module.in_features // groups}
+
+
+def _conv_bias_sizes(module: Any) -> dict[str, int]:
+    groups = module.feature_group_count
+    return {"g": groups, "o": module.out_features // groups}
+
+
+def _strided(module: Any, axes: Axes) -> tuple[float, float]:
+    rank = len(module.kernel_size)
+    return conv_effective(axes, per_axis(module.strides, rank), per_axis(module.input_dilation, rank), module.mask)
+
+
+def _transposed(module: Any, axes: Axes) -> tuple[float, float]:
+    return transposed_effective(axes, per_axis(module.strides, len(module.kernel_size)), module.mask)
+
+
+def _transposed_default(module: Any) -> DefaultSpec:
+    """Flax draws a transposed kernel `(*k, out, in)` as if it were `(*k, in, out)`."""
+    features = (module.out_features, module.in_features)
+    shape = features if module.transpose_kernel else features[::-1]
+    return FrameworkInit(function=initializers.lecun_normal(), shape=(*module.kernel_size, *shape))
+
+
+def _norm() -> Declaration:
+    sizes = {"o": "num_features"}
+    return Declaration(
+        kind="Norm",
+        fields={
+            "scale": Field(pattern="o", role="scale", sizes=sizes, default="ones"),
+            "bias": Field(pattern="o", role="bias", sizes=sizes, default="zeros"),
+        },
+    )
+
+
+def _packed(gates: tuple[str, ...], inputs: str, *, recurrent: bool = False) -> Field:
+    """A kernel `(in, gates * hidden)`; Flax draws it whole, so that no gate's own matrix is orthogonal."""
+    count = len(gates)
+
+    def default(module: Any) -> DefaultSpec:
+        whole = (getattr(module, inputs), count * module.hidden_features)
+        return FrameworkInit(function=initializers.orthogonal(), shape=whole) if recurrent else LECUN
+
+    return Field(
+        pattern="i (gate o)",
+        role="recurrent" if recurrent else "weight",
+        sizes={"gate": count, "i": inputs, "o": "hidden_features"},
+        default=default,
+        gates=gates,
+    )
+
+
+def _packed_bias(gates: tuple[str, ...]) -> Field:
+    return Field(
+        pattern="(gate o)",
+        role="bias",
+        sizes={"gate": len(gates), "o": "hidden_features"},
+        of="dense_i.kernel",
+        default="zeros",
+        gates=gates,
+    )
+
+
+def _single(inputs: str, *, recurrent: bool = False, gate: tuple[str, ...] = ()) -> Field:
+    return Field(
+        pattern="i o",
+        role="recurrent" if recurrent else "weight",
+        sizes={"i": inputs, "o": "hidden_features"},
+        default="orthogonal" if recurrent else LECUN,
+        gates=gate,
+    )
+
+
+def _single_bias(of: str, gate: tuple[str, ...] = ()) -> Field:
+    return Field(pattern="o", role="bias", sizes={"o": "hidden_features"}, of=of, default="zeros", gates=gate)
+
+
+def _lstm() -> dict[str, Field]:
+    fields: dict[str, Field] = {}
+    for gate, inside, hidden in zip(LSTM_GATES, ("ii", "if_", "ig", "io"), ("hi", "hf", "hg", "ho"), strict=True):
+        fields |= {
+            f"{inside}.kernel": _single("in_features", gate=(gate,)),
+            f"{hidden}.kernel": _single("hidden_features", recurrent=True, gate=(gate,)),
+            f"{hidden}.bias": _single_bias(f"{inside}.kernel", (gate,)),
+        }
+    return fields
+
+
+LAYERS: dict[type, Declaration] = {
+    nnx.Linear: Declaration(
+        kind="Linear",
+        fields={
+            "kernel": Field(pattern="i o", role="weight", sizes=_linear_sizes, default=LECUN),
+            "bias": Field(pattern="o", role="bias", sizes={"o": "out_features"}, of="kernel", default="zeros"),
+        },
+    ),
+    nnx.LinearGeneral: Declaration(
+        kind="Linear",
+        fields={
+            "kernel": Field(pattern=_general_pattern, role="weight", sizes=_general_sizes, default=_general_default),
+            "bias": Field(
+                pattern=_general_bias_pattern, role="bias", sizes=_general_bias_sizes, of="kernel", default="zeros"
+            ),
+        },
+    ),
+    nnx.Einsum: Declaration(
+        kind="Linear",
+        fields={
+            "kernel": Field(pattern=_einsum_kernel, role="weight", sizes=_einsum_sizes, default=_einsum_default),
+            "bias": Field(pattern=_einsum_bias, role="bias", sizes=_einsum_bias_sizes, of="kernel", default="zeros"),
+        },
+    ),
+    nnx.Conv: Declaration(
+        kind="Conv",
+        fields={
+            "kernel": Field(
+                pattern="... i (g o)",
+                role="weight",
+                sizes=_conv_sizes,
+                receptive="kernel_size",
+                default=LECUN,
+                effective=_strided,
+            ),
+            "bias": Field(pattern="(g o)", role="bias", sizes=_conv_bias_sizes, of="kernel", default="zeros"),
+            "mask": MASK,
+        },
+    ),
+    nnx.ConvTranspose: Declaration(
+        kind="ConvTranspose",
+        fields={
+            "kernel": Field(
+                pattern=lambda module: "... o i" if module.transpose_kernel else "... i o",
+                role="weight",
+                sizes=_linear_sizes,
+                receptive="kernel_size",
+                default=_transposed_default,
+                effective=_transposed,
+            ),
+            "bias": Field(pattern="o", role="bias", sizes={"o": "out_features"}, of="kernel", default="zeros"),
+            "mask": MASK,
+        },
+    ),
+    nnx.Embed: Declaration(
+        kind="Embedding",
+        fields={
+            "embedding": Field(
+                pattern="o i",
+                role="embedding",
+                sizes={"o": "num_embeddings", "i": "features"},
+                default=("variance_scaling", {"distribution": "normal"}),
+                effective=looked_up,
+            )
+        },
+    ),
+    nnx.LSTMCell: Declaration(kind="RNNCell", fields=_lstm()),
+    nnx.OptimizedLSTMCell: Declaration(
+        kind="RNNCell",
+        fields={
+            "dense_i.kernel": _packed(LSTM_GATES, "in_features"),
+            "dense_h.kernel": _packed(LSTM_GATES, "hidden_features", recurrent=True),
+            "dense_h.bias": _packed_bias(LSTM_GATES),
+        },
+    ),
+    nnx.GRUCell: Declaration(
+        kind="RNNCell",
+        fields={
+            "dense_i.kernel": _packed(GRU_GATES, "in_features"),
+            "dense_i.bias": _packed_bias(GRU_GATES),
+            "dense_h.kernel": _packed(GRU_GATES, "hidden_features", recurrent=True),
+        },
+    ),
+    nnx.SimpleCell: Declaration(
+        kind="RNNCell",
+        fields={
+            "dense_i.kernel": _single("in_features"),
+            "dense_i.bias": _single_bias("dense_i.kernel"),
+            "dense_h.kernel": _single("hidden_features", recurrent=True),
+        },
+    ),
+    nnx.LoRA: Declaration(
+        kind="LoRA",
+        fields={
+            "lora_a": Field(pattern="i o", role="weight", sizes={"i": "in_features"}, default="he_uniform"),
+            "lora_b": Field(
+                pattern="i o", role="weight", sizes={"o": "out_features"}, default="zeros", reserved=LORA_B
+            ),
+        },
+    ),
+    nnx.BatchNorm: _norm(),
+    nnx.LayerNorm: _norm(),
+    nnx.RMSNorm: _norm(),
+    nnx.GroupNorm: _norm(),
+    nnx.InstanceNorm: _norm(),
+    nnx.WeightNorm: Declaration(kind="WeightNorm", fields={}),
+    nnx.PReLU: Declaration(
+        kind="PReLU",
+        fields={"negative_slope": Field(pattern="...", role="scale", default=("constant", {"value": 0.01}))},
+    ),
+}
+"""Every class of `flax.nnx` that owns parameters: one row each. Subclasses inherit the row of the nearest base."""
+
+for _cls, _row in LAYERS.items():
+    declare(_cls, _row)
+
+STATE: tuple[tuple[type, str], ...] = (
+    (nnx.BatchStat, "running statistics"),
+    (nnx.Cache, "a cache"),
+    (nnx.RngState, "random state"),
+    (nnx.optimizer.OptState, "optimizer state"),
+    (nnx.Intermediate, "an intermediate value"),
+)
+"""Types of Variables that hold no parameters → what they hold."""
+
+
+def describe(node: Any, walk: Walk, path: str) -> Opened | None:
+    """Return a module's children by name, or the value in a Variable, and note what wrappers mean for what they wrap.
+
+    NNX modules are graphs and need not be pytrees; their own attributes tell more than the way JAX flattens them.
+    """
+    if isinstance(node, nnx.Variable):
+        walk.rebuild = _rebuild
+        state = next((what for cls, what in STATE if isinstance(node, cls)), None)
+        return Opened(leaf=node.get_raw_value(), identity=id(node), state=state)
+    if not isinstance(node, nnx.Pytree) or isinstance(node, type):
+        return None
+    walk.rebuild = _rebuild
+    if isinstance(node, nnx.WeightNorm):
+        _weight_norm(node, walk, path)
+    if isinstance(node, nnx.SpectralNorm):
+        _spectral_norm(node, walk, path)
+    children = tuple((str(name), child) for name, child in vars(node).items() if not name.startswith("_pytree__"))
+    return Opened(children=children, is_module=not isinstance(node, nnx.List | nnx.Dict))
+
+
+def _dotted(names: tuple[Any, ...]) -> str:
+    return ".".join(_dotted(name) if isinstance(name, tuple) else str(name) for name in names)
+
+
+def _weight_norm(node: Any, walk: Walk, path: str) -> None:
+    """Note that an effective weight is a direction times a scale: the one is in the layer inside, the other here."""
+    inside = join(path, "layer_instance")
+    for names, variable in nnx.to_flat_state(nnx.state(node.layer_instance, nnx.Param)):
+        weight = f"{inside}.{_dotted(names)}"
+        if not node.variable_filter(names, variable):
+            continue
+        shape = tuple(variable.shape)
+        scale = node.scales.get(names) if node.use_scale else None
+        features = node.feature_axes if isinstance(node.feature_axes, tuple | list) else (node.feature_axes,)
+        # The wrapper counts axes in its own layer; stack axes, if there are any, stand in front of them.
+        stacks = len(scale.shape) - len(features) if scale is not None else 0
+        own = len(shape) - stacks
+        kept = {stacks + axis % own for axis in features} | set(range(stacks))
+        reduced = tuple(axis for axis in range(len(shape)) if axis not in kept)
+        if scale is None:
+            walk.constraints[weight] = Constraint(
+                name="weight norm",
+                preimage=_unchanged,
+                warning=f"weight norm without a scale holds every norm of {weight} at 1, whatever is drawn",
+            )
+            continue
+        magnitude = f"{path}.scales.{_dotted(names)}" if path else f"scales.{_dotted(names)}"
+        walk.constraints[weight] = Constraint(
+            name="weight norm",
+            preimage=WeightNormPreimage(reduced, tuple(scale.shape)),
+            companions=(magnitude,),
+        )
+        walk.notes[magnitude] = f"set with {weight}"
+
+
+def _spectral_norm(node: Any, walk: Walk, path: str) -> None:
+    """Note that the singular vectors and value that go with a weight must change with it."""
+    stored: Mapping[Any, Any] = node.batch_stats
+    for names in [each[:-1] for each in stored if each[-1] == "u"]:
+        weight = join(path, f"layer_instance.{_dotted(names)}")
+        companions = tuple(join(path, f"batch_stats.{_dotted((*names, each))}") for each in ("u", "sigma"))
+        shape = tuple(stored[(*names, "u")].shape)
+        preimage = FlaxSpectralNormPreimage(node.epsilon, stacks=len(shape) - 2)
+        walk.constraints[weight] = Constraint(name="spectral norm", preimage=preimage, companions=companions)
+        walk.notes |= dict.fromkeys(companions, f"set with {weight}")
+
+
+def _unchanged(effective: jax.Array) -> tuple[jax.Array, ...]:
+    return (effective,)
+
+
+def _rebuild(model: Any, walk: Walk, leaves: list[Any]) -> Any:
+    """Return a new graph with new Variables that hold these leaves; the old one is left as it was."""
+    graph, state = nnx.split(model)
+    flat = [(names, _renewed(value, _dotted(names), walk, leaves)) for names, value in nnx.to_flat_state(state)]
+    return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def _renewed(value: Any, path: str, walk: Walk, leaves: list[Any]) -> Any:
+    def at(where: str, old: Any) -> Any:
+        return leaves[walk.indices[where]] if where in walk.indices else old
+
+    if not isinstance(value, nnx.Variable):
+        return at(path, value)
+    raw = value.get_raw_value()
+    if path in walk.indices:
+        new = at(path, raw)
+        return value.copy() if new is raw else value.copy(new)
+    found, structure = tree_flatten_with_path(raw)
+    below = [at(join(path, ".".join(map(entry_name, entries))), old) for entries, old in found]
+    return value.copy(jax.tree_util.tree_unflatten(structure, below))
+
+
+def gives_keys(source: Any) -> bool:
+    """Return whether this is a source of random keys: an `nnx.Rngs` or one of its streams."""
+    return isinstance(source, nnx.Rngs | nnx.RngStream)
+
+
+def key_of(source: Any) -> jax.Array | None:
+    """Return a new key from an `nnx.Rngs` (its stream `params`) or one of its streams; `None` for anything else.
+
+    Raises:
+        KeyTypeError: the Rngs has neither a stream `params` nor a default one.
+    """
+    if isinstance(source, nnx.RngStream):
+        return jnp.asarray(source())
+    if not isinstance(source, nnx.Rngs):
+        return None
+    try:
+        return jnp.asarray(source.params())
+    except (AttributeError, KeyError, ValueError) as error:
+        raise KeyTypeError(
+            message("the nnx.Rngs has no stream for parameters.", "write nnx.Rngs(0), or nnx.Rngs(params=0)")
+        ) from error

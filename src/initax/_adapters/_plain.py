@@ -1,0 +1,135 @@
+"""Plain containers: what a mapping or list of arrays outside any module is taken for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from initax._axes import resolve
+from initax._layer import UNDECLARED, Ancestor, Layer, Parameter, placement, why_not_drawable
+
+PLAIN_PATTERN = "... i o"
+"""How plain containers are read unless a rule restates the axes: receptive field, inputs, outputs."""
+
+
+Own = dict[str, tuple[str, Any]]
+"""Arrays a module owns: name within it → (path, array)."""
+
+
+def join(path: str, name: str) -> str:
+    """Return a dotted path with one more name."""
+    return f"{path}.{name}" if path else name
+
+
+def unknown(own: Own, reason: str | None) -> tuple[Parameter, ...]:
+    """Return arrays of which nothing is known but the reason why they are kept."""
+    return tuple(
+        Parameter(
+            path=path,
+            name=name,
+            role=None,
+            shape=tuple(array.shape),
+            dtype=array.dtype,
+            sharding=placement(array),
+            kept=why_not_drawable(tuple(array.shape), array.dtype) or reason,
+        )
+        for name, (path, array) in own.items()
+    )
+
+
+def plain_layers(path: str, cls: type, own: Own, ancestors: tuple[Ancestor, ...]) -> list[Layer]:
+    """Return the layers that the arrays of one container make."""
+    floats = {name: entry for name, entry in own.items() if jnp.issubdtype(entry[1].dtype, np.inexact)}
+    weights = {name: entry for name, entry in floats.items() if len(entry[1].shape) >= 2}
+    left = {name: entry for name, entry in own.items() if name not in weights}
+    if not weights and any(name.lower() in SCALES for name in left):
+        parameters = tuple(
+            replace(each, role="scale" if each.name.lower() in SCALES else "bias") for each in unknown(left, None)
+        )
+        return [Layer(path=path, kind="Norm", cls=cls, parameters=parameters, ancestors=ancestors)]
+    layers = []
+    order = list(own)
+    alone = len(weights) == 1
+    for name, entry in weights.items():
+        vectors = [each for each in left if each in floats and _may_be_bias(each)]
+        bias = vectors[0] if alone and len(vectors) == 1 else _partner(name, vectors, order)
+        group: Own = {name: entry} | ({bias: left.pop(bias)} if bias is not None else {})
+        where = (path, ancestors) if alone else (join(path, name), (*ancestors, Ancestor(path, cls)))
+        layers.append(plain_layer(where[0], cls, group, where[1], name, bias))
+    if left:
+        why = "undeclared: which weight it goes with can't be told" if weights else "undeclared: no weight beside it"
+        layers.append(Layer(path=path, kind=UNDECLARED, cls=cls, parameters=unknown(left, why), ancestors=ancestors))
+    return layers
+
+
+SCALES = frozenset({"scale", "gamma"})
+"""Names that make a container of vectors a norm."""
+
+BIAS_OF = {"weights": "biases", "weight": "bias", "kernel": "bias", "w": "b", "W": "b"}
+"""What a weight's name becomes in the name of its bias, tried in this order."""
+
+
+def _may_be_bias(name: str) -> bool:
+    """Whether a vector may be a bias by its name: a place in a list, `b`, `b_y`, `bias`, `beta`, `fc1_bias`, `offset`.
+
+    A vector of another name beside a matrix (the `D` of a state-space model, a `log_scale`) is not to be zeroed.
+    """
+    lower = name.lower()
+    return name.isdecimal() or lower.startswith("b") or "bias" in lower or lower in ("offset", "intercept")
+
+
+def _partner(weight: str, vectors: list[str], order: list[str]) -> str | None:
+    """The vector that is a weight's bias: by name (`w1` and `b1`), or in a list by standing right behind it."""
+    for own, other in BIAS_OF.items():
+        if own in weight and weight.replace(own, other, 1) in vectors:
+            return weight.replace(own, other, 1)
+    if weight.isdecimal():
+        behind = order[order.index(weight) + 1 : order.index(weight) + 2]
+        return behind[0] if behind and behind[0] in vectors else None
+    return None
+
+
+def plain_layer(
+    path: str, cls: type, own: Own, ancestors: tuple[Ancestor, ...], weight: str, bias: str | None
+) -> Layer:
+    """Return the layer that a weight and its bias make."""
+    weight_shape = tuple(own[weight][1].shape)
+    if len(weight_shape) < 2:
+        return Layer(
+            path=path,
+            kind=UNDECLARED,
+            cls=cls,
+            parameters=unknown(own, "undeclared: not a matrix"),
+            ancestors=ancestors,
+        )
+    axes = resolve(PLAIN_PATTERN, weight_shape)
+    problem = None
+    if bias is not None and tuple(own[bias][1].shape) not in ((weight_shape[-1],), ()):
+        size = tuple(own[bias][1].shape)
+        problem = f'undeclared: {bias} {size} does not fit {weight} {weight_shape} read as "{PLAIN_PATTERN}"'
+    parameters = []
+    for name, (where, array) in own.items():
+        shape = tuple(array.shape)
+        is_weight = name == weight
+        kept = why_not_drawable(shape, array.dtype) or problem
+        parameters.append(
+            Parameter(
+                path=where,
+                name=name,
+                role="weight" if is_weight else "bias",
+                shape=shape,
+                dtype=array.dtype,
+                axes=axes if is_weight else resolve("o", shape) if shape else None,
+                fan_in=axes.fan_in,
+                fan_out=axes.fan_out,
+                effective_fan_in=axes.fan_in,
+                effective_fan_out=axes.fan_out,
+                sharding=placement(array),
+                kept=kept,
+            )
+        )
+    kind = "Linear" if len(weight_shape) == 2 else "Conv"
+    return Layer(path=path, kind=kind, cls=cls, parameters=tuple(parameters), ancestors=ancestors)

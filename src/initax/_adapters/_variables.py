@@ -1,0 +1,258 @@
+"""Variables of Flax Linen as nested mappings: whose array each leaf is, read without Flax.
+
+What is passed may be the whole dict of collections, its `params` alone, or a train state that holds them. The paths are
+the same for all three, `Dense_0.kernel`, so that the same key gives the same draws. Other collections are state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+from jax.tree_util import DictKey, tree_flatten_with_path
+
+from initax._adapters._names import cell_of, named_layer
+from initax._adapters._plain import Own, unknown
+from initax._adapters._pytree import ARRAYS, Survey, entry_name
+from initax._errors import ModelError, listing, message
+from initax._layer import Ancestor, Constraint, Layer, Parameter
+
+PARAMS = "params"
+NAMES = frozenset({"kernel", "embedding"})
+"""Names that Flax gives its weights, by which a mapping of parameters is known."""
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One leaf of the model.
+
+    Attributes:
+        collection: the collection it is in; `None` for what else a train state holds.
+        names: the modules around it and its own name.
+        index: its place among the leaves.
+        leaf: the leaf.
+    """
+
+    collection: str | None
+    names: Names
+    index: int
+    leaf: Any
+
+    @property
+    def path(self) -> str:
+        """The dotted path."""
+        inside = ".".join(self.names).replace("/", ".")
+        return inside if self.collection in (PARAMS, None) else f"{self.collection}.{inside}"
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """A model taken apart.
+
+    Attributes:
+        entries: the leaves, in JAX's order.
+        leaves: the same, bare.
+        rebuild: function from new leaves to a model.
+    """
+
+    entries: tuple[Entry, ...]
+    leaves: list[Any]
+    rebuild: Callable[[list[Any]], Any]
+
+    def collections(self) -> dict[str, dict[str, Any]]:
+        """Return the collections as nested dicts of entries."""
+        made: dict[str, dict[str, Any]] = {}
+        for entry in self.entries:
+            if entry.collection is None:
+                continue
+            place = made.setdefault(entry.collection, {})
+            for name in entry.names[:-1]:
+                place = place.setdefault(name, {})
+            place[entry.names[-1]] = entry
+        return made
+
+
+@dataclass(slots=True)
+class Readings:
+    """What running the module tells of its parameters; empty where there is no module to run.
+
+    Attributes:
+        owner: function from the names of a parameter to those of the module it belongs to; `None` where none was seen.
+        classes: names of a module → its class.
+        read: function from a module's names and its own arrays to its kind and its parameters.
+        constraints: path of a weight → what stands between the stored arrays and the effective weight.
+        notes: path of an array that is never drawn by itself → why.
+        order: names of modules in the order in which they were called.
+    """
+
+    owner: Callable[[Names], Names | None] = cell_of
+    classes: Mapping[Names, type] = field(default_factory=dict)
+    read: Callable[[Names, Own], tuple[str, tuple[Parameter, ...]]] | None = None
+    constraints: Mapping[str, Constraint] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    order: Sequence[Names] = ()
+
+
+def are_variables(model: Any) -> bool:
+    """Return whether a model looks like variables of Flax Linen, or a train state that holds some."""
+    if _is_train_state(model):
+        return True
+    if not isinstance(model, Mapping) or not model:
+        return False
+    if isinstance(model.get(PARAMS), Mapping):
+        return True
+    return all(isinstance(each, Mapping) for each in model.values()) and not NAMES.isdisjoint(_leaf_names(model))
+
+
+def _is_train_state(model: Any) -> bool:
+    return hasattr(model, "apply_fn") and isinstance(getattr(model, PARAMS, None), Mapping)
+
+
+def _leaf_names(tree: Any) -> set[str]:
+    found: set[str] = set()
+    for name, child in tree.items():
+        found |= _leaf_names(child) if isinstance(child, Mapping) else {str(name)}
+    return found
+
+
+def take_apart(model: Any) -> Variables:
+    """Return the leaves of variables, each with its collection and names."""
+    found, structure = tree_flatten_with_path(model)
+    tree: Any = structure
+    whole = isinstance(model, Mapping) and isinstance(model.get(PARAMS), Mapping)
+    inner = _is_train_state(model) and isinstance(getattr(model, PARAMS).get(PARAMS), Mapping)
+    entries = []
+    for index, (keys, leaf) in enumerate(found):
+        collection: str | None = PARAMS
+        rest = keys
+        if _is_train_state(model):
+            field_name, rest = entry_name(keys[0]), keys[1:]
+            collection = field_name if field_name in (PARAMS, "batch_stats") else None
+            if collection == PARAMS and inner:
+                collection, rest = entry_name(rest[0]), rest[1:]
+        elif whole:
+            collection, rest = entry_name(keys[0]), keys[1:]
+        # A box around an array, `nn.Partitioned` say, is one attribute more, which is no name.
+        names = tuple(entry_name(key) for key in rest if isinstance(key, DictKey))
+        if collection is None or not names:
+            collection, names = None, tuple(map(entry_name, keys))
+        entries.append(Entry(collection, names, index, leaf))
+    return Variables(tuple(entries), [leaf for _, leaf in found], tree.unflatten)
+
+
+def survey_variables(model: Any, variables: Variables, readings: Readings) -> Survey:
+    """Return the layers of variables.
+
+    Args:
+        model: what the user passed.
+        variables: the same, taken apart.
+        readings: what running the module told.
+
+    Raises:
+        ModelError: two arrays have the same dotted path.
+    """
+    places: dict[str, list[int]] = {}
+    firsts: dict[int, str] = {}
+    ties: dict[str, str] = {}
+    owners: dict[Names, list[Entry]] = {}
+    states: dict[str, list[Entry]] = {}
+    for entry in variables.entries:
+        if not isinstance(entry.leaf, ARRAYS):
+            continue
+        if entry.path in places:
+            raise ModelError(
+                message(f'two arrays have the path "{entry.path}".', "rename the collection or the module")
+            )
+        places[entry.path] = [entry.index]
+        if entry.collection != PARAMS:
+            states.setdefault(_state_group(entry), []).append(entry)
+            continue
+        if not isinstance(entry.leaf, jax.ShapeDtypeStruct):
+            first = firsts.setdefault(id(entry.leaf), entry.path)
+            if first != entry.path:
+                places[first].append(entry.index)
+                ties[entry.path] = first
+        owner = readings.owner(entry.names)
+        owners.setdefault(entry.names[:-1] if owner is None else owner, []).append(entry)
+    called = {names: place for place, names in enumerate(readings.order)}
+    ordered = sorted(owners, key=lambda names: called.get(names, len(called)))
+    layers = [_layer(names, owners[names], readings, type(model)) for names in ordered]
+    layers += [_state_layer(group, entries) for group, entries in states.items()]
+    if readings.read is None:
+        readings.notes = dict.fromkeys(
+            _wrapped(variables), "undeclared: another module wraps it, weight norm it may be"
+        )
+    return Survey(
+        layers=tuple(_noted(layer, readings, ties) for layer in layers),
+        places={path: tuple(indices) for path, indices in places.items()},
+        aliases=dict(ties),
+        leaves=variables.leaves,
+        rebuild=variables.rebuild,
+        notes=_ungrouped(layers) if readings.read is None else (),
+    )
+
+
+def _wrapped(variables: Variables) -> list[str]:
+    """Paths of the weights that a wrapper's arrays are named by: `WeightNorm_0`'s `Dense_0/kernel/scale`."""
+    found = []
+    for entry in variables.entries:
+        if entry.collection is not None and "/" in entry.names[-1] and len(entry.names) > 1:
+            found.append(".".join((*entry.names[:-2], *entry.names[-1].split("/")[:-1])))
+    return found
+
+
+def _ungrouped(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """What names can't tell of convolutions."""
+    kernels = [each.path for layer in layers if layer.kind == "Conv" for each in layer.parameters if each.fan_out]
+    if not kernels:
+        return ()
+    return (
+        f"groups can't be told by name: fan_out of {listing(kernels[:2], 2)} is counted for one group; "
+        "where there are more, pass module= and inputs=",
+    )
+
+
+def _layer(names: Names, entries: list[Entry], readings: Readings, outer: type) -> Layer:
+    own: Own = {".".join(each.names[len(names) :]): (each.path, each.leaf) for each in entries}
+    path = ".".join(names)
+    around = tuple(
+        Ancestor(".".join(names[:count]), readings.classes.get(names[:count], dict)) for count in range(len(names))
+    )
+    if readings.read is None:
+        return named_layer(path, names, own, around)
+    if names not in readings.classes:
+        parameters = unknown(own, "undeclared: the call on the inputs does not reach it")
+        return Layer(path=path, kind="Undeclared", cls=dict, parameters=parameters, ancestors=around)
+    kind, parameters = readings.read(names, own)
+    return Layer(path=path, kind=kind, cls=readings.classes[names], parameters=parameters, ancestors=around)
+
+
+def _state_group(entry: Entry) -> str:
+    return entry.names[0] if entry.collection is None else ".".join((entry.collection, *entry.names[:-1]))
+
+
+def _state_layer(group: str, entries: list[Entry]) -> Layer:
+    reason = f"state: collection {entries[0].collection}" if entries[0].collection else _train_state_reason(group)
+    own: Own = {each.path: (each.path, each.leaf) for each in entries}
+    parameters = tuple(replace(each, role="state") for each in unknown(own, reason))
+    return Layer(path=group, kind="State", cls=dict, parameters=parameters)
+
+
+def _train_state_reason(group: str) -> str:
+    return "optimizer state" if group == "opt_state" else "state"
+
+
+def _noted(layer: Layer, readings: Readings, ties: Mapping[str, str]) -> Layer:
+    def noted(parameter: Parameter) -> Parameter:
+        if parameter.path in ties:
+            return replace(parameter, kept=f"tied to {ties[parameter.path]}")
+        if parameter.path in readings.notes:
+            return replace(parameter, kept=readings.notes[parameter.path])
+        constraint = readings.constraints.get(parameter.path)
+        return parameter if constraint is None else replace(parameter, constraint=constraint)
+
+    return replace(layer, parameters=tuple(map(noted, layer.parameters)))

@@ -1,0 +1,116 @@
+"""Declaring layers: the verb with which users enter their own classes into the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from initax._axes import parse
+from initax._errors import AxesError, InitaxError, did_you_mean, listing, message
+from initax._layer import ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
+
+
+def register_layer(
+    cls: type,
+    *,
+    kind: str,
+    roles: Mapping[str, Role] | None = None,
+    sizes: Mapping[str, int | str] | None = None,
+    of: Mapping[str, str] | None = None,
+    default: Mapping[str, DefaultSpec] | None = None,
+    **fields: str,
+) -> type:
+    """Return `cls`, declared: from now on its arrays are found and drawn like those of a built-in layer.
+
+    Args:
+        cls: a module class, or any class registered as a pytree. Subclasses inherit the declaration.
+        kind: what it is: `"Linear"`, `"Conv"`, `"Norm"`, …, or a word of your own to select it by.
+        roles: the role of a field, where it can't be told. A field with an input axis is a `weight`, one named `scale`
+            or belonging to a `Norm` is a `scale`, the rest are biases.
+        sizes: sizes of named axes, as numbers or names of attributes; needed for merged axes: `{"g": "groups"}`.
+        of: the weight each bias belongs to, where there are several: `{"b2": "w2"}`; else such a bias has no fans.
+        default: what `"default"` gives a field: the name of an initializer or a pair of name and arguments.
+        **fields: axis patterns by field name: `w="i o", b="o"`. A field inside a container is written
+            `**{"params.w": "i o"}`.
+
+    Raises:
+        AxesError: a pattern is malformed.
+        InitaxError: there is no field, or a role, size or bias names something that does not exist.
+
+    Examples:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, initax as ix
+        >>> class Mixer(eqx.Module):
+        ...     w: jax.Array
+        ...     b: jax.Array
+        >>> _ = ix.register_layer(Mixer, kind="Linear", w="i o", b="o")
+        >>> [p.fan_in for p in ix.layers(Mixer(jnp.ones((8, 3)), jnp.ones(3)))[0].parameters]
+        [8, 8]
+    """
+    if not isinstance(cls, type):
+        raise InitaxError(
+            message(f"register_layer takes a class, not {cls!r}.", "ix.register_layer(MyLayer, kind=..., w=...)")
+        )
+    if not fields:
+        raise InitaxError(
+            message(
+                f"register_layer({cls.__name__}) declares no array.",
+                f'ix.register_layer({cls.__name__}, kind="{kind}", weight="o i", bias="o")',
+            )
+        )
+    named = {"roles": roles or {}, "of": of or {}, "default": default or {}}
+    for argument, mapping in named.items():
+        for name in mapping:
+            if name not in fields:
+                raise InitaxError(
+                    message(
+                        f'register_layer({cls.__name__}): {argument} names the field "{name}", which is not declared.',
+                        f"fields: {listing(fields)}",
+                        did_you_mean(name, fields),
+                    )
+                )
+    axis_names = {name: {axis for group in parse(pattern) for axis in group} for name, pattern in fields.items()}
+    for axis in sizes or {}:
+        if not any(axis in names for names in axis_names.values()):
+            raise AxesError(
+                message(
+                    f'register_layer({cls.__name__}): sizes name the axis "{axis}", which no pattern has.',
+                    "patterns: " + listing(f'{name}="{pattern}"' for name, pattern in fields.items()),
+                )
+            )
+    given = dict(roles or {})
+    role_of = {name: given.get(name) or guess_role(name, axis_names[name], kind) for name in fields}
+    for name, role in role_of.items():
+        if role not in ROLES:
+            raise InitaxError(
+                message(
+                    f'register_layer({cls.__name__}): "{role}" is no role (field "{name}").',
+                    f"roles: {listing(ROLES)}",
+                    did_you_mean(str(role), ROLES),
+                )
+            )
+    weights = [name for name, role in role_of.items() if role in WEIGHT_ROLES]
+    declare(
+        cls,
+        Declaration(
+            kind=kind,
+            fields={
+                name: Field(
+                    pattern=pattern,
+                    role=role_of[name],
+                    sizes={axis: size for axis, size in (sizes or {}).items() if axis in axis_names[name]},
+                    of=(of or {}).get(name) or (weights[0] if len(weights) == 1 and role_of[name] == "bias" else None),
+                    default=(default or {}).get(name),
+                )
+                for name, pattern in fields.items()
+            },
+        ),
+    )
+    return cls
+
+
+def guess_role(name: str, axes: set[str], kind: str) -> Role:
+    last = name.rpartition(".")[2].lower()
+    if any(axis.startswith("i") for axis in axes):
+        return "embedding" if kind == "Embedding" else "weight"
+    if last in ("scale", "gamma") or (kind == "Norm" and last not in ("bias", "beta", "b")):
+        return "scale"
+    return "bias"
