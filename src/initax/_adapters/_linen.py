@@ -374,7 +374,8 @@ def _wrappers(record: Record, variables: Variables) -> Notes:
     for names, module in record.modules.items():
         if not isinstance(module, nn.WeightNorm | nn.SpectralNorm):
             continue
-        inside = (*names[:-1], str(module.layer_instance.name))
+        name = str(module.layer_instance.name)
+        inside = (*names, name) if (*names, name) in record.modules else (*names[:-1], name)
         for entry in variables.entries:
             if entry.collection != PARAMS or entry.names[: len(inside)] != inside:
                 continue

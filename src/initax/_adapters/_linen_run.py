@@ -16,7 +16,7 @@ from flax.core import DenyList
 from flax.core.meta import AxisMetadata
 from jax.tree_util import DictKey
 
-from initax._adapters._variables import PARAMS, Entry, Names
+from initax._adapters._variables import PARAMS, Entry, Names, wrapped
 from initax._errors import ModelError, listing, message
 
 
@@ -102,9 +102,11 @@ def run(
     flat, structure = jax.tree_util.tree_flatten(arguments)
     is_array = [hasattr(each, "shape") and hasattr(each, "dtype") for each in flat]
     arrays = [_abstract(each) for each, array in zip(flat, is_array, strict=True) if array]
-    wrapped = _wrapped(collections)
+    # The wrappers name their arrays by the weight's path with every key of the tree on the way, and a box would be one
+    # more. So these weights are left bare.
+    bare = wrapped(jax.tree_util.tree_leaves(dict(collections)))
     boxed = {
-        name: jax.tree_util.tree_map(lambda entry: _boxed(entry, record, wrapped), tree)
+        name: jax.tree_util.tree_map(lambda entry: _boxed(entry, record, bare), tree)
         for name, tree in collections.items()
     }
 
@@ -133,7 +135,7 @@ def run(
     except Exception as error:
         raise ModelError(_failed(module, collections, arguments, error)) from error
     for entry in jax.tree_util.tree_leaves(collections.get(PARAMS, {})):
-        companion = wrapped.get(entry.names)
+        companion = bare.get(entry.names)
         if companion is not None:
             rank = len(entry.leaf.shape)
             # What goes with the weight went through the same transforms; running statistics are stacked in front.
@@ -145,30 +147,16 @@ def run(
     return record
 
 
-def _wrapped(collections: Mapping[str, Mapping[str, Any]]) -> dict[Names, Entry]:
-    """Names of the weights that weight norm or spectral norm wraps → an array that goes with each.
-
-    The wrappers name their arrays by the weight's path, `Dense_0/kernel/scale`, with every key of the tree on the way:
-    a box around the weight would be one more. So these weights are left bare.
-    """
-    found: dict[Names, Entry] = {}
-    for entry in jax.tree_util.tree_leaves(dict(collections)):
-        *around, last = entry.names
-        if "/" in last and around:
-            found[(*around[:-1], *last.split("/")[:-1])] = entry
-    return found
-
-
 def _abstract(array: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(array.shape), array.dtype)
 
 
-def _boxed(entry: Entry, record: Record, wrapped: Mapping[Names, Entry]) -> Any:
+def _boxed(entry: Entry, record: Record, bare: Mapping[Names, Entry]) -> Any:
     leaf = entry.leaf
     if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
         return leaf
     shaped = _abstract(leaf)
-    if entry.collection != PARAMS or entry.names in wrapped:
+    if entry.collection != PARAMS or entry.names in bare:
         return shaped
     return _Box(value=shaped, names=entry.names, rank=len(shaped.shape), removed=(), record=record)
 

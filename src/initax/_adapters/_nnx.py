@@ -117,8 +117,8 @@ def _transposed_default(module: Any) -> DefaultSpec:
     return FrameworkInit(function=initializers.lecun_normal(), shape=(*module.kernel_size, *shape))
 
 
-def _norm() -> Declaration:
-    sizes = {"o": "num_features"}
+def _norm(sizes: Any = None) -> Declaration:
+    sizes = sizes or {"o": "num_features"}
     return Declaration(
         kind="Norm",
         fields={
@@ -284,7 +284,7 @@ LAYERS: dict[type, Declaration] = {
     nnx.BatchNorm: _norm(),
     nnx.LayerNorm: _norm(),
     nnx.RMSNorm: _norm(),
-    nnx.GroupNorm: _norm(),
+    nnx.GroupNorm: _norm(lambda module: {"o": module.num_groups * module.group_size}),
     nnx.InstanceNorm: _norm(),
     nnx.WeightNorm: Declaration(kind="WeightNorm", fields={}),
     nnx.PReLU: Declaration(

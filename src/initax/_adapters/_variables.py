@@ -6,7 +6,7 @@ the same for all three, `Dense_0.kernel`, so that the same key gives the same dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -184,7 +184,7 @@ def survey_variables(model: Any, variables: Variables, readings: Readings) -> Su
     layers += [_state_layer(group, entries) for group, entries in states.items()]
     if readings.read is None:
         readings.notes = dict.fromkeys(
-            _wrapped(variables), "undeclared: another module wraps it, weight norm it may be"
+            map(".".join, wrapped(variables.entries)), "undeclared: another module wraps it, weight norm it may be"
         )
     return Survey(
         layers=tuple(_noted(layer, readings, ties) for layer in layers),
@@ -196,12 +196,21 @@ def survey_variables(model: Any, variables: Variables, readings: Readings) -> Su
     )
 
 
-def _wrapped(variables: Variables) -> list[str]:
-    """Paths of the weights that a wrapper's arrays are named by: `WeightNorm_0`'s `Dense_0/kernel/scale`."""
-    found = []
-    for entry in variables.entries:
-        if entry.collection is not None and "/" in entry.names[-1] and len(entry.names) > 1:
-            found.append(".".join((*entry.names[:-2], *entry.names[-1].split("/")[:-1])))
+def wrapped(entries: Iterable[Entry]) -> dict[Names, Entry]:
+    """Return the names of the weights that a wrapper's arrays are named by, each with one of those arrays.
+
+    The weight of `WeightNorm_0`'s `Dense_0/kernel/scale` is in a module beside the wrapper, or inside it where nothing
+    is around the wrapper.
+    """
+    every = list(entries)
+    params = {entry.names for entry in every if entry.collection == PARAMS}
+    found: dict[Names, Entry] = {}
+    for entry in every:
+        *around, last = entry.names
+        inside = tuple(last.split("/")[:-1])
+        if entry.collection is not None and inside:
+            places = ((*around, *inside), (*around[:-1], *inside))
+            found |= {names: entry for names in places if names in params}
     return found
 
 

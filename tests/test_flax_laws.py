@@ -1,0 +1,512 @@
+"""The laws of initax over the layers of Flax NNX and Linen."""
+
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+from flax.core import FrozenDict, freeze, unfreeze
+from flax.training.train_state import TrainState
+
+import initax as ix
+from tests.flax_tables import (
+    FLAX_EVERY,
+    FLAX_WEIGHTED,
+    LINEN_OTHERS,
+    NNX_OTHERS,
+    NNX_WEIGHTED,
+    Fused,
+    Held,
+    cases,
+)
+
+WITH_WEIGHTS = [
+    case
+    for case in FLAX_EVERY
+    if not any(word in case.name for word in ("norm", "prelu")) or "weightnorm" in case.name or "spectral" in case.name
+]
+SCHEMES = ("default", "he_normal", "orthogonal")
+pytestmark = pytest.mark.filterwarnings("ignore:SelfAttention will be deprecated:DeprecationWarning")
+
+
+def scheme_id(scheme):
+    return scheme if isinstance(scheme, str) else scheme[0]
+
+
+def named(model):
+    """Leaves by the path at which they stand, whatever the framework."""
+    if isinstance(model, nnx.Pytree):
+        flat = nnx.to_flat_state(nnx.state(model))
+        return {path: value.get_raw_value() if isinstance(value, nnx.Variable) else value for path, value in flat}
+    found, _ = jax.tree_util.tree_flatten_with_path(model)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in found}
+
+
+def structure(model):
+    return nnx.graphdef(model) if isinstance(model, nnx.Pytree) else jax.tree.structure(model)
+
+
+# 1. Surgery
+
+
+@pytest.mark.parametrize("case", cases(WITH_WEIGHTS))
+@pytest.mark.parametrize("scheme", SCHEMES, ids=scheme_id)
+def test_surgery_changes_the_planned_arrays_and_nothing_else(case, scheme, key):
+    built = case.make()
+    before = named(built.model)
+    plan = ix.plan(built.model, {"*": scheme}, **built.options)
+    after = plan.draw(key)
+    assert structure(after) == structure(built.model)
+    assert plan.draws
+    new = named(after)
+    changed = [path for path in before if new[path] is not before[path]]
+    assert len(changed) == len(plan.draws)
+    for path in changed:
+        assert (new[path].shape, new[path].dtype) == (before[path].shape, before[path].dtype)
+    assert all(each is named(built.model)[path] for path, each in before.items()), "the model was mutated"
+    listed = len(plan.draws) + len(plan.kept)
+    assert listed == sum(hasattr(leaf, "shape") for leaf in before.values())
+
+
+@pytest.mark.parametrize("case", cases(FLAX_EVERY))
+def test_every_array_of_every_layer_is_known_and_default_covers_it(case):
+    built = case.make()
+    for layer in ix.layers(built.model, **built.options):
+        for parameter in layer.parameters:
+            assert parameter.role is not None or parameter.kept.startswith("set with"), (parameter.path, parameter.kept)
+    ix.plan(built.model, {"*": "default"}, default="error", **built.options)
+
+
+@pytest.mark.parametrize("name", sorted(set(dir(nnx))))
+def test_every_class_of_nnx_that_owns_parameters_has_a_row(name):
+    """A new Flax with a new layer fails here, not in a user's experiment."""
+    from initax._adapters._nnx import LAYERS
+
+    cls = getattr(nnx, name)
+    holds_layers = {
+        "Bidirectional", "Dict", "Dropout", "List", "LoRALinear", "MultiHeadAttention", "Module", "ModelAndOptimizer",
+        "Optimizer", "RNN", "RNNCellBase", "Sequential", "SpectralNorm",
+    }  # fmt: skip
+    if isinstance(cls, type) and issubclass(cls, nnx.Module) and cls.__module__.startswith("flax.nnx"):
+        has_row = any(issubclass(cls, row) for row in LAYERS)
+        holds_none = cls.__module__.startswith(("flax.nnx.training", "flax.nnx.rnglib"))
+        assert has_row or name in holds_layers or holds_none
+
+
+@pytest.mark.parametrize("name", sorted(set(dir(nn))))
+def test_every_class_of_linen_that_owns_parameters_has_a_row(name):
+    from initax._adapters._linen import LAYERS
+
+    cls = getattr(nn, name)
+    holds_none_or_layers = {
+        "Bidirectional", "Dropout", "Module", "MultiHeadAttention", "MultiHeadDotProductAttention", "RNN",
+        "RNNCellBase", "SelfAttention", "Sequential", "SpectralNorm",
+    }  # fmt: skip
+    if isinstance(cls, type) and issubclass(cls, nn.Module) and cls is not nn.Module:
+        fp8 = "Fp8" in name  # quantized products hold scales of their inputs, no parameters
+        assert any(issubclass(cls, row) for row in LAYERS) or name in holds_none_or_layers or fp8
+
+
+def test_shared_variables_stay_shared_and_the_input_is_not_mutated(key):
+    class Tied(nnx.Module):
+        def __init__(self, rngs):
+            self.embed = nnx.Embed(11, 5, rngs=rngs)
+            self.out = nnx.Linear(5, 11, use_bias=False, rngs=rngs)
+            self.again = self.out
+            self.own = nnx.Param(jnp.ones(3))
+            self.alias = nnx.List([self.embed.embedding])
+
+    model = Tied(nnx.Rngs(0))
+    old = model.out.kernel.get_raw_value()
+    plan = ix.plan(model, {"Linear": "he_normal", "Embedding": "normal"})
+    new = plan.draw(key)
+    assert new is not model
+    assert new.again is new.out
+    assert new.alias[0] is new.embed.embedding
+    assert new.out.kernel is not model.out.kernel
+    new.out.kernel[...] = jnp.zeros_like(old)
+    assert model.out.kernel.get_raw_value() is old
+    reasons = {parameter.path: reason for parameter, reason in plan.kept}
+    assert reasons["again.kernel"] == "tied to out.kernel"
+    assert reasons["alias.0"] == "tied to embed.embedding"
+
+
+def test_abstract_variables_that_are_shared_are_drawn_once(key):
+    def make():
+        linear = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+        return nnx.Sequential(linear, linear)
+
+    abstract = nnx.eval_shape(make)
+    new = ix.reinit(abstract, {"*": "he_normal"}, key)
+    assert new.layers[0] is new.layers[1]
+    concrete = ix.reinit(make(), {"*": "he_normal"}, key)
+    assert np.array_equal(new.layers[0].kernel[...], concrete.layers[0].kernel[...])
+    assert isinstance(new.layers[0].kernel.get_raw_value(), jax.Array)
+
+
+def test_type_and_metadata_of_variables_are_kept(key):
+    class Frozen(nnx.Param):
+        pass
+
+    seen = []
+    model = nnx.Linear(4, 6, rngs=nnx.Rngs(0))
+    model.kernel = nnx.Param(jnp.ones((4, 6)), out_sharding=(None, "model"), eager_sharding=False)
+    model.bias = Frozen(jnp.ones(6), trainable=False, on_set_value=lambda variable, value: seen.append(1) or value)
+    new = ix.reinit(model, {"*": "he_normal"}, key)
+    assert new.kernel.get_metadata() == model.kernel.get_metadata()
+    assert new.kernel.get_metadata()["out_sharding"] == (None, "model")
+    assert type(new.bias) is Frozen
+    assert new.bias.trainable is False
+    assert seen == []
+    new.bias.set_value(jnp.zeros(6))
+    assert seen == [1]
+
+
+def test_graphs_that_are_no_pytrees_and_have_cycles_are_read(key):
+    class Node(nnx.Module, pytree=False):
+        def __init__(self, rngs):
+            self.linear = nnx.Linear(3, 3, rngs=rngs)
+            self.child = None
+            self.parent = None
+
+    root, child = Node(nnx.Rngs(0)), Node(nnx.Rngs(1))
+    root.child, child.parent = child, root
+    new = ix.reinit(root, {"*": "zeros"}, key)
+    assert new.child.parent is new
+    assert float(jnp.abs(new.child.linear.kernel[...]).sum()) == 0
+    assert float(jnp.abs(root.child.linear.kernel[...]).sum()) > 0
+
+
+def test_state_is_never_drawn(key):
+    class Everything(nnx.Module):
+        def __init__(self, rngs):
+            self.linear = nnx.Linear(3, 5, rngs=rngs)
+            self.norm = nnx.BatchNorm(5, rngs=rngs)
+            self.drop = nnx.Dropout(0.5, rngs=rngs)
+            self.cache = nnx.Cache(jnp.ones((2, 2)))
+            self.seen = nnx.Intermediate(jnp.ones((2, 2)))
+            self.loose = jnp.ones((2, 2))
+
+    model = Everything(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
+    with pytest.warns(ix.InitaxWarning, match="1 array"):
+        plan = ix.plan((model, optimizer), {"*": "he_normal"})
+    assert {each.parameter.path for each in plan.draws} == {"0.linear.kernel", "0.linear.bias"}
+    reasons = {parameter.path: reason for parameter, reason in plan.kept}
+    assert reasons["0.norm.mean"] == "running statistics"
+    assert reasons["0.cache"] == "a cache"
+    assert reasons["0.seen"] == "an intermediate value"
+    assert reasons["0.drop.rngs.key"] == "random state"
+    assert reasons["0.loose"] == "undeclared"
+    new, _ = plan.draw(key)
+    assert new.loose is model.loose
+    assert new.norm.mean.get_raw_value() is model.norm.mean.get_raw_value()
+
+
+# 2. Law of the draw, per batch entry
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_stacks_of_nnx_on_any_axis_are_entries_of_their_own(axis, key):
+    @nnx.vmap(in_axes=0, out_axes=axis)
+    def stack(key):
+        return nnx.Linear(5, 7, use_bias=False, rngs=nnx.Rngs(key))
+
+    model = stack(jax.random.split(key, 3))
+    (layer,) = ix.layers(model)
+    assert (layer["kernel"].fan_in, layer["kernel"].fan_out) == (5, 7)
+    new = ix.reinit(model, {"*": "orthogonal"}, key)
+    for kernel in jnp.moveaxis(new.kernel[...], axis, 0):
+        np.testing.assert_allclose(kernel @ kernel.T, np.eye(5), atol=1e-5)
+
+
+def test_a_scanned_stack_of_nnx_is_read(key):
+    @nnx.split_rngs(splits=4)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def make(rngs):
+        return nnx.Sequential(nnx.Linear(5, 5, rngs=rngs), nnx.LayerNorm(5, rngs=rngs))
+
+    plan = ix.plan(make(nnx.Rngs(0)), {"*": "he_normal"})
+    assert {each.parameter.path: each.parameter.axes.pattern for each in plan.draws} == {
+        "layers.0.kernel": "stack i o",
+        "layers.0.bias": "stack o",
+    }
+
+
+def test_lifted_transforms_of_linen_tell_where_the_stack_axis_is(key):
+    """All of these kernels are (5, 5, 5): sizes tell nothing."""
+    module, x = Fused(), jnp.zeros(7)
+    variables = module.init(key, x)
+    for _ in range(2):  # the second time JAX's own caches are warm
+        plan = ix.plan(variables, {"*": "orthogonal"}, module=module, inputs=x)
+        axes = {each.parameter.path: each.parameter.axes.pattern for each in plan.draws}
+        assert axes["layers.inner.kernel"] == "i stack o"
+        assert axes["layers.inner.bias"] == "o stack"
+        assert axes["heads.kernel"] == "i o stack"
+        assert axes["out.kernel"] == "i o"
+    new = plan.draw(key)["params"]
+    for kernel in (*jnp.moveaxis(new["layers"]["inner"]["kernel"], 1, 0), *jnp.moveaxis(new["heads"]["kernel"], 2, 0)):
+        np.testing.assert_allclose(kernel.T @ kernel, np.eye(5), atol=1e-5)
+
+
+# 4. Parity
+
+
+@pytest.mark.parametrize("case", cases(FLAX_WEIGHTED, NNX_OTHERS[1:8], LINEN_OTHERS[1:9]))
+@pytest.mark.parametrize(
+    ("name", "factory"),
+    [
+        ("he_normal", jax.nn.initializers.he_normal),
+        ("glorot_uniform", jax.nn.initializers.glorot_uniform),
+        ("lecun_normal", jax.nn.initializers.lecun_normal),
+    ],
+    ids=["he_normal", "glorot_uniform", "lecun_normal"],
+)
+def test_element_wise_draws_are_jax_initializers_with_the_right_axes(case, name, factory, key):
+    built = case.make()
+    plan = ix.plan(built.model, {"*": name}, **built.options)
+    new = named(plan.draw(key))
+    drawn = {shape_and_bytes(leaf) for leaf in new.values() if hasattr(leaf, "dtype") and leaf.ndim > 1}
+    for each in plan.draws:
+        parameter = each.parameter
+        if parameter.role not in ("weight", "recurrent"):
+            continue
+        axes = parameter.axes
+        own = jax.jit(
+            lambda key, axes=axes: factory(axes.in_axis, axes.out_axis, axes.batch_axis)(key, axes.split).reshape(
+                axes.shape
+            )
+        )(ix.parameter_key(key, parameter.path))
+        assert shape_and_bytes(own) in drawn, parameter.path
+
+
+def shape_and_bytes(array):
+    return array.shape, np.asarray(array).tobytes()
+
+
+# 3. Stable keys, and the many ways to pass the same variables
+
+
+def small():
+    module = nn.Sequential([nn.Dense(5), nn.BatchNorm(use_running_average=True), nn.Dense(3)])
+    x = jnp.zeros((2, 7))
+    return module, x, module.init(jax.random.key(0), x)
+
+
+def test_variables_params_frozen_dicts_and_train_states_draw_alike(key):
+    module, x, variables = small()
+    rules = {"Dense": "he_normal"}
+    options = {"module": module, "inputs": x}
+    whole = ix.reinit(variables, rules, key, **options)
+    params = ix.reinit(variables["params"], rules, key, **options)
+    frozen = ix.reinit(freeze(variables), rules, key, **options)
+    unnamed = ix.reinit(variables, {"layers_[02]": "he_normal", "layers_1": None}, key)
+
+    class State(TrainState):
+        batch_stats: dict
+
+    state = State.create(
+        apply_fn=module.apply, params=variables["params"], tx=optax.adam(1e-3), batch_stats=variables["batch_stats"]
+    )
+    new = ix.reinit(state, rules, key, inputs=x)
+    assert isinstance(frozen, FrozenDict)
+    assert isinstance(new, State)
+    assert new.opt_state[0].mu["layers_0"]["kernel"] is state.opt_state[0].mu["layers_0"]["kernel"]
+    assert new.batch_stats["layers_1"]["mean"] is state.batch_stats["layers_1"]["mean"]
+    for other in (params, frozen["params"], new.params, unnamed["params"]):
+        jax.tree.map(np.testing.assert_array_equal, unfreeze(whole["params"]), unfreeze(other))
+    assert whole["batch_stats"]["layers_1"]["mean"] is variables["batch_stats"]["layers_1"]["mean"]
+
+
+def test_boxes_of_linen_are_kept(key):
+    init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
+    module, x = nn.Dense(5, kernel_init=init), jnp.zeros(7)
+    variables = module.init(key, x)
+    new = ix.reinit(variables, {"*": "he_normal"}, key, module=module, inputs=x)
+    box = new["params"]["kernel"]
+    assert isinstance(box, nn.Partitioned)
+    assert box.names == (None, "model")
+    plain = ix.reinit(nn.meta.unbox(variables), {"*": "he_normal"}, key, module=module, inputs=x)
+    assert np.array_equal(box.value, plain["params"]["kernel"])
+    default = ix.reinit(variables, {"*": "default"}, key, module=module, inputs=x)
+    assert isinstance(default["params"]["kernel"], nn.Partitioned)
+
+
+def test_abstract_variables_of_linen_become_concrete(key):
+    module, x, variables = small()
+    abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), x))
+    rules = {"*": "default", "Dense": "he_normal"}
+    new = ix.reinit(abstract, rules, key, module=module, inputs=x)
+    old = ix.reinit(variables, rules, key, module=module, inputs=x)
+    jax.tree.map(np.testing.assert_array_equal, new["params"], old["params"])
+
+
+@pytest.mark.parametrize("case", cases((NNX_WEIGHTED[0], NNX_OTHERS[1], LINEN_OTHERS[1])))
+def test_jit_changes_no_draw(case, key):
+    built = case.make()
+    eager = named(ix.reinit(built.model, {"*": "he_normal"}, key, **built.options))
+
+    if isinstance(built.model, nnx.Module):
+        new = nnx.jit(lambda model, key: ix.reinit(model, {"*": "he_normal"}, key))(built.model, key)
+    else:
+        new = jax.jit(lambda model, key: ix.reinit(model, {"*": "he_normal"}, key, **built.options))(built.model, key)
+    for path, leaf in named(new).items():
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            continue
+        assert np.array_equal(leaf, eager[path])
+
+
+def test_an_rngs_gives_its_next_key_once(key):
+    model = Held(nnx.Rngs(0))
+    rngs = nnx.Rngs(params=3)
+    first = ix.reinit(model, {"*": "he_normal"}, rngs)
+    assert int(rngs.params.count[...]) == 1
+    same = ix.reinit(model, {"*": "he_normal"}, nnx.Rngs(params=3).params())
+    other = ix.reinit(model, {"*": "he_normal"}, rngs.params)
+    kernel = first.blocks[0].kernel[...]
+    assert np.array_equal(kernel, same.blocks[0].kernel[...])
+    assert not np.array_equal(kernel, other.blocks[0].kernel[...])
+    assert ix.draw("he_normal", nnx.Rngs(0), (4, 3)).shape == (4, 3)
+
+
+# 5. Constraints
+
+
+@pytest.mark.parametrize("name", ["nnx-weightnorm", "linen-weightnorm"])
+def test_behind_weight_norm_the_effective_weight_has_the_law(name, key):
+    case = next(each for each in NNX_OTHERS + LINEN_OTHERS if each.name == name)
+    built = case.make()
+    new = ix.reinit(built.model, {"Linear": "orthogonal"}, key, **built.options)
+    inputs = jnp.eye(7)
+    effective = built.call(new, inputs)
+    np.testing.assert_allclose(effective.T @ effective, np.eye(5), atol=1e-5)
+    np.testing.assert_allclose(built.call(new, inputs), effective, atol=1e-6)  # NNX stores the product at each call
+
+
+@pytest.mark.parametrize("name", ["nnx-spectralnorm", "linen-spectralnorm"])
+def test_behind_spectral_norm_the_first_call_divides_by_the_right_value(name, key):
+    case = next(each for each in NNX_OTHERS + LINEN_OTHERS if each.name == name)
+    built = case.make()
+    new = ix.reinit(built.model, {"Linear": ("normal", {"stddev": 3.0})}, key, **built.options)
+    effective = built.call(new, jnp.eye(7))
+    assert float(jnp.linalg.norm(effective, 2)) == pytest.approx(1, abs=1e-4)
+
+
+def test_weight_norm_in_a_stack_is_right_for_every_entry(key):
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def make(rngs):
+        return nnx.WeightNorm(nnx.Linear(7, 5, rngs=rngs), rngs=rngs)
+
+    new = ix.reinit(make(nnx.Rngs(0)), {"Linear": "he_normal"}, key)
+    kernel = new.layer_instance.kernel[...]
+    norms = jnp.sqrt(jnp.sum(kernel**2, axis=1))
+    np.testing.assert_allclose(new.scales[("kernel",)], norms, rtol=1e-6)
+
+
+# Companions that stay as they are
+
+
+def test_lora_starts_at_zero_whatever_the_rule(key):
+    model = nnx.LoRALinear(7, 5, lora_rank=2, rngs=nnx.Rngs(0))
+    model.lora.lora_b[...] = jnp.ones((2, 5))
+    new = ix.reinit(model, {"*": "he_normal"}, key)
+    assert not np.array_equal(new.lora.lora_a[...], model.lora.lora_a[...])
+    assert new.lora.lora_b.get_raw_value() is model.lora.lora_b.get_raw_value()
+    linear = ix.plan(model, {"Linear": "he_normal"})
+    assert {each.parameter.path for each in linear.draws} == {"kernel", "bias"}
+    default = ix.reinit(model, {"*": "default"}, key)
+    assert float(jnp.abs(default.lora.lora_b[...]).sum()) == 0
+
+
+@pytest.mark.parametrize("name", ["nnx-lstm", "nnx-lstm-optimized", "linen-lstm", "linen-lstm-optimized"])
+def test_the_forget_gate_is_found_where_gates_are_packed_and_where_they_are_not(name, key):
+    case = next(each for each in NNX_OTHERS + LINEN_OTHERS if each.name == name)
+    built = case.make()
+    new = ix.reinit(built.model, {"RNNCell": ("he_normal", ("forget_gate", {"value": 2.0}))}, key, **built.options)
+    biases = {path: leaf for path, leaf in named(new).items() if "bias" in str(path)}
+    assert sum(float(leaf.sum()) for leaf in biases.values()) == 2.0 * 5
+    if len(biases) > 1:
+        (path,) = [path for path, leaf in biases.items() if float(leaf.sum())]
+        assert "hf" in str(path)
+    else:
+        (packed,) = biases.values()
+        assert np.array_equal(packed.reshape(4, 5)[1], np.full(5, 2.0))
+
+
+def test_a_layer_of_ones_own_is_declared_and_drawn(key):
+    class Mixer(nnx.Module):
+        def __init__(self, rngs):
+            self.w = nnx.Param(jnp.ones((3, 8, 4)))
+            self.b = nnx.Param(jnp.ones((3, 4)))
+
+    class Blend(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x @ self.param("w", nn.initializers.ones, (8, 4))
+
+    ix.register_layer(Mixer, kind="Linear", w="expert i o", b="expert o")
+    ix.register_layer(Blend, kind="Linear", w="i o")
+    model = ix.reinit(Mixer(nnx.Rngs(0)), {"Linear": "orthogonal"}, key)
+    for expert in model.w[...]:
+        np.testing.assert_allclose(expert.T @ expert, np.eye(4), atol=1e-5)
+    module, x = Blend(), jnp.ones((2, 8))
+    variables = ix.reinit(module.init(key, x), {"Blend": "zeros"}, key, module=module, inputs=x)
+    assert float(jnp.abs(variables["params"]["w"]).sum()) == 0
+
+
+# 9. Nobody pays for what they don't use
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        pytest.param("import initax", ("flax", "equinox", "optax"), id="import"),
+        pytest.param(
+            "from flax import nnx\nimport jax, initax as ix\n"
+            "ix.reinit(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), {'*': 'he_normal'}, jax.random.key(0))",
+            ("initax._adapters._linen", "initax._adapters._equinox", "equinox"),
+            id="nnx",
+        ),
+        pytest.param(
+            "from flax import linen as nn\nimport jax, jax.numpy as jnp, initax as ix\n"
+            "module, x = nn.Dense(3), jnp.ones(2)\nvariables = module.init(jax.random.key(0), x)\n"
+            "ix.reinit(variables, {'*': 'he_normal'}, jax.random.key(0), module=module, inputs=x)",
+            ("initax._adapters._nnx", "initax._adapters._equinox", "equinox"),
+            id="linen",
+        ),
+    ],
+)
+def test_only_the_adapter_of_the_model_is_loaded(code, absent):
+    check = f"\nimport sys\nassert not [name for name in {absent!r} if name in sys.modules], sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code + check], check=True, timeout=120)
+
+
+def test_the_numbers_of_an_einsum_with_its_equation_at_the_call_are_told(key):
+    class Late(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Einsum((7, 3, 5), use_bias=False, name="mix")(x, "ld,dhk->lhk")
+
+    module, x = Late(), jnp.ones((2, 7))
+    plan = ix.plan(module.init(key, x), {"*": "he_normal"}, module=module, inputs=x)
+    assert plan.draws[0].parameter.axes.pattern == "i o1 o2"
+    assert plan.draws[0].std == pytest.approx(math.sqrt(2 / 7))
+    late = nnx.Einsum(None, (7, 3, 5), rngs=nnx.Rngs(0)) if _takes_none() else None
+    if late is not None:
+        reason = ix.layers(late)[0]["kernel"].kept
+        assert reason.startswith("undeclared")
+
+
+def _takes_none():
+    try:
+        nnx.Einsum(None, (7, 3, 5), rngs=nnx.Rngs(0))
+    except AttributeError:
+        return False
+    return True
