@@ -150,6 +150,7 @@ def test_abstract_variables_that_are_shared_are_drawn_once(key):
     assert isinstance(new.layers[0].kernel.get_raw_value(), jax.Array)
 
 
+@pytest.mark.filterwarnings("ignore:Variable hooks are deprecated:UserWarning")
 def test_type_and_metadata_of_variables_are_kept(key):
     class Frozen(nnx.Param):
         pass

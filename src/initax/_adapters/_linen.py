@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 from flax.core import meta
+from jax.nn import initializers
 
 from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage
 from initax._adapters._linen_run import Record, run
@@ -55,6 +56,9 @@ MGU_GATES = ("forget", "new")
 CONV_LSTM_GATES = ("input", "cell", "forget", "output")
 
 
+UNUSED = "undeclared: the call on the inputs does not use it"
+
+
 class Seen:
     """A module as it was called: its own fields, its parameters' shapes inside it, and the call's arguments."""
 
@@ -75,8 +79,11 @@ def _own(attribute: str, name: str, flat: Callable[[Seen], tuple[int, ...]] | No
     """The default of an array: the module's own initializer, called with the shape the module calls it with."""
 
     def default(seen: Seen) -> DefaultSpec:
+        init = getattr(seen, attribute)
+        if init in (initializers.zeros, initializers.ones):
+            return str(init.__name__)
         shape = flat(seen) if flat is not None else seen.shapes[name]
-        return FrameworkInit(function=functools.partial(_unboxed, getattr(seen, attribute)), shape=shape)
+        return FrameworkInit(function=functools.partial(_unboxed, init), shape=shape)
 
     return default
 
@@ -350,9 +357,11 @@ def _owner(record: Record, names: Names) -> Names | None:
 def _read(record: Record, names: Names, own: Own) -> tuple[str, tuple[Parameter, ...]]:
     module = record.modules[names]
     declared = declaration_of(type(module))
-    if declared is None:
-        return UNDECLARED, unknown(own, "undeclared")
     inside = {name: (*names, *name.split(".")) for name in own}
+    if declared is None:
+        used = {name: own[name] for name, where in inside.items() if where in record.shapes}
+        rest = {name: entry for name, entry in own.items() if name not in used}
+        return UNDECLARED, (*unknown(used, "undeclared"), *unknown(rest, UNUSED))
     shapes = {name: record.shapes[where] for name, where in inside.items() if where in record.shapes}
     stacks = {name: record.stacks[where] for name, where in inside.items() if where in record.stacks}
     order = [*declared.fields, *own]
@@ -360,7 +369,7 @@ def _read(record: Record, names: Names, own: Own) -> tuple[str, tuple[Parameter,
     seen = Seen(module, shapes, record.calls[names])
     parameters = declared_parameters(seen, declared, known, None, stacks)
     rest = {name: entry for name, entry in own.items() if name not in known}
-    return declared.kind, (*parameters, *unknown(rest, "undeclared: the call on the inputs does not use it"))
+    return declared.kind, (*parameters, *unknown(rest, UNUSED))
 
 
 Notes = tuple[dict[str, Constraint], dict[str, str]]

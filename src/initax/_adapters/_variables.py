@@ -216,7 +216,9 @@ def wrapped(entries: Iterable[Entry]) -> dict[Names, Entry]:
 
 def _ungrouped(layers: Sequence[Layer]) -> tuple[str, ...]:
     """What names can't tell of convolutions."""
-    kernels = [each.path for layer in layers if layer.kind == "Conv" for each in layer.parameters if each.fan_out]
+    kernels = [
+        each.path for layer in layers if layer.kind == "Conv" for each in layer.parameters if each.role == "weight"
+    ]
     if not kernels:
         return ()
     return (
@@ -234,7 +236,7 @@ def _layer(names: Names, entries: list[Entry], readings: Readings, outer: type) 
     if readings.read is None:
         return named_layer(path, names, own, around)
     if names not in readings.classes:
-        parameters = unknown(own, "undeclared: the call on the inputs does not reach it")
+        parameters = unknown(own, "undeclared: the call on the inputs does not use it")
         return Layer(path=path, kind="Undeclared", cls=dict, parameters=parameters, ancestors=around)
     kind, parameters = readings.read(names, own)
     return Layer(path=path, kind=kind, cls=readings.classes[names], parameters=parameters, ancestors=around)
