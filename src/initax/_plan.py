@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from initax._errors import InitaxError, PlanError, message
 from initax._layer import Parameter
 from initax._rules import Rule, read_rules
 from initax._table import Row, render
+from initax._traced import traced_survey
 from initax.schemes._scheme import Scheme, as_scheme
 
 FORMAT = 1
@@ -134,12 +136,14 @@ class Plan:
         return json.dumps(stored, indent=1)
 
     @classmethod
-    def from_json(cls, text: str, model: Any) -> Plan:
+    def from_json(cls, text: str, model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None) -> Plan:
         """Return a stored plan for a model, after checking that it still decides the same.
 
         Args:
             text: what `to_json` returned.
             model: the model, or an abstract one of the same structure.
+            inputs: what the model is called on, where the plan was made with `inputs=`.
+            forward: how it is called, likewise.
 
         Raises:
             PlanError: the text is no stored plan, or the plan decides otherwise on this model.
@@ -154,7 +158,7 @@ class Plan:
             raise PlanError(
                 message(f"the plan is stored in format {stored.get('initax')!r}, this initax reads {FORMAT}.")
             )
-        found = plan(model, rules, default=stored.get("default"))
+        found = plan(model, rules, inputs=inputs, forward=forward, default=stored.get("default"))
         changes = _diff(decisions, json.loads(json.dumps(found._rows())))
         if changes:
             raise PlanError(message("the stored plan decides otherwise on this model.", *changes[:20]))
@@ -188,7 +192,14 @@ class Plan:
         return render(drawn, kept, self.notes)
 
 
-def plan(model: Any, rules: Mapping[Any, Any], *, default: Any = None) -> Plan:
+def plan(
+    model: Any,
+    rules: Mapping[Any, Any],
+    *,
+    inputs: Any = None,
+    forward: Callable[..., Any] | None = None,
+    default: Any = None,
+) -> Plan:
     """Return every decision `reinit` would make, with nothing drawn.
 
     A plan depends on structure, shapes and types only: abstract models do, and so do traced ones inside `jax.jit`.
@@ -196,6 +207,9 @@ def plan(model: Any, rules: Mapping[Any, Any], *, default: Any = None) -> Plan:
     Args:
         model: an Equinox module, or any pytree of arrays, `jax.ShapeDtypeStruct`s or shape tuples.
         rules: selector → scheme; the last rule that matches a layer decides it.
+        inputs: a tuple of what the model is called on, arrays or `jax.ShapeDtypeStruct`s (one array alone will do). The
+            axes of arrays nobody declared are then read off a trace of the call, in which nothing is computed.
+        forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it.
         default: the scheme of layers no rule selects; `None` keeps them, `"error"` refuses a model with any.
 
     Returns:
@@ -205,7 +219,7 @@ def plan(model: Any, rules: Mapping[Any, Any], *, default: Any = None) -> Plan:
         RuleError: the rules are no mapping, select nothing, draw nothing, or leave something uncovered.
         SchemeError: a scheme is unknown or can't serve a parameter it was chosen for.
         AxesError: restated axes do not fit.
-        ModelError: the model holds no layer initax knows.
+        ModelError: the model holds no layer initax knows, or its forward pass fails.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix
@@ -215,8 +229,9 @@ def plan(model: Any, rules: Mapping[Any, Any], *, default: Any = None) -> Plan:
     """
     read = read_rules(rules)
     fallback = default if default is None or default == "error" else as_scheme(default)
-    survey = survey_model(model)
-    return Plan(survey, read, fallback, decide(survey.layers, survey.aliases, read, fallback, type(model)))
+    survey, notes = traced_survey(survey_model(model), inputs, forward)
+    decisions = decide(survey.layers, survey.aliases, read, fallback, type(model))
+    return Plan(survey, read, fallback, replace(decisions, notes=(*decisions.notes, *notes)))
 
 
 def _axes_text(parameter: Parameter) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -15,12 +15,21 @@ from initax._errors import SchemeError, message
 from initax._keys import as_key
 from initax._layer import WEIGHT_ROLES, Layer, Parameter, Role
 from initax._plan import plan
+from initax._traced import traced_survey
 from initax.schemes._scheme import UNSET, as_scheme
 
 Model = TypeVar("Model")
 
 
-def reinit(model: Model, rules: Mapping[Any, Any], key: Any, *, default: Any = None) -> Model:
+def reinit(
+    model: Model,
+    rules: Mapping[Any, Any],
+    key: Any,
+    *,
+    inputs: Any = None,
+    forward: Callable[..., Any] | None = None,
+    default: Any = None,
+) -> Model:
     """Return the model with other initial weights, and everything else exactly as it was.
 
     Args:
@@ -30,6 +39,9 @@ def reinit(model: Model, rules: Mapping[Any, Any], key: Any, *, default: Any = N
             scheme is a name, a pair of name and arguments, a pair of weight and bias, a mapping of roles, an
             initializer, an `ix.Scheme`, or `None` to keep the layer. The last rule that matches a layer decides it.
         key: a JAX random key. A parameter's draw depends on the key, its path, its shape and its scheme only.
+        inputs: a tuple of what the model is called on, arrays or `jax.ShapeDtypeStruct`s (one array alone will do). The
+            axes of arrays nobody declared are then read off a trace of the call, in which nothing is computed.
+        forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it.
         default: the scheme of layers no rule selects; `None` keeps them, `"error"` refuses a model with any.
 
     Returns:
@@ -40,7 +52,7 @@ def reinit(model: Model, rules: Mapping[Any, Any], key: Any, *, default: Any = N
         SchemeError: a scheme is unknown or can't serve a parameter it was chosen for.
         AxesError: restated axes do not fit.
         KeyTypeError: `key` is not one JAX key.
-        ModelError: the model holds no layer initax knows.
+        ModelError: the model holds no layer initax knows, or its forward pass fails.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix
@@ -50,18 +62,20 @@ def reinit(model: Model, rules: Mapping[Any, Any], key: Any, *, default: Any = N
         0.0
     """
     as_key(key)
-    result: Model = plan(model, rules, default=default).draw(key)
+    result: Model = plan(model, rules, inputs=inputs, forward=forward, default=default).draw(key)
     return result
 
 
-def layers(model: Any) -> tuple[Layer, ...]:
+def layers(model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None) -> tuple[Layer, ...]:
     """Return the layers initax finds in a model, with their parameters, axes and fans.
 
     Args:
         model: an Equinox module, or any pytree of arrays, `jax.ShapeDtypeStruct`s or shape tuples.
+        inputs: a tuple of what the model is called on; axes nobody declared are then read off a trace of the call.
+        forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it.
 
     Raises:
-        ModelError: two arrays have the same dotted path.
+        ModelError: two arrays have the same dotted path, or the forward pass fails.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix
@@ -69,7 +83,7 @@ def layers(model: Any) -> tuple[Layer, ...]:
         >>> layer.kind, layer["weight"].axes.pattern, layer["weight"].fan_in, layer["weight"].fan_out
         ('Conv', '(g o) i ...', 18, 36)
     """
-    return survey(model).layers
+    return traced_survey(survey(model), inputs, forward)[0].layers
 
 
 def draw(
