@@ -134,7 +134,6 @@ def test_undeclared_arrays_get_the_traced_axes_and_others_a_reason(key):
     assert not bool(jnp.all(drawn.matrix == 1))
 
 
-@pytest.mark.filterwarnings("ignore:rule .* selects 1 array it can't draw:initax.InitaxWarning")
 class Block(eqx.Module):
     """A norm and a layer in one class."""
 
@@ -157,6 +156,7 @@ def test_in_a_class_with_a_norm_the_bias_of_a_weight_goes_with_it():
     }
 
 
+@pytest.mark.filterwarnings("ignore:rule .* selects 1 array it can't draw:initax.InitaxWarning")
 def test_abstract_models_and_concrete_inputs_are_read_alike():
     rules = {"*": "he_normal"}
     concrete = ix.plan(mixer(), rules, inputs=(jnp.ones(7),))
