@@ -14,9 +14,9 @@ from initax._adapters._equinox import LAYERS
 PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
 PUBLIC = {
-    "Axes", "AxesError", "Draw", "InitaxError", "InitaxWarning", "Kept", "KeyTypeError", "Layer", "ModelError",
-    "Parameter", "Plan", "PlanError", "RuleError", "Scheme", "SchemeError", "draw", "gain", "layers", "parameter_key",
-    "plan", "register_layer", "reinit", "schemes",
+    "Axes", "AxesError", "Calibrated", "Draw", "InitaxError", "InitaxWarning", "Kept", "KeyTypeError", "Layer",
+    "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "RuleError", "Scheme", "SchemeError", "draw",
+    "gain", "layers", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "schemes",
 }  # fmt: skip
 
 FLOORS = [
@@ -35,10 +35,11 @@ FLOORS = [
     ["schemes/_variance", "schemes/_structured", "schemes/_bias", "schemes/_convex", "schemes/_scheme"],
     ["schemes/_table"],
     ["schemes/__init__"],
-    ["_rules", "_table", "_draw", "_adapters/_constraints", "_adapters/_pytree"],
+    ["_rules", "_table", "_report", "_draw", "_adapters/_constraints", "_adapters/_pytree"],
     ["_adapters/_equinox", "_adapters/__init__", "_decide"],
     ["_trace/__init__"],
-    ["_traced"],
+    ["_traced", "_trace/_play"],
+    ["_lsuv"],
     ["_plan"],
     ["_reinit"],
     ["__init__"],

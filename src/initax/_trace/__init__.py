@@ -44,10 +44,26 @@ def readings_of(closed: Any, names: Sequence[str], constants: int = 0) -> dict[s
         names: names of the arrays.
         constants: how many arguments behind them are constants; the rest are inputs.
     """
+    uses = uses_of(closed, len(names), constants)
+    return {
+        name: read(tuple(var.aval.shape), [use for use in uses.found if use.param == at], names)
+        for at, (name, var) in enumerate(zip(names, closed.jaxpr.invars, strict=False))
+    }
+
+
+def uses_of(closed: Any, arrays: int, constants: int = 0) -> Uses:
+    """Return every use of the first arguments of a closed jaxpr.
+
+    Args:
+        closed: the jaxpr.
+        arrays: how many arguments are arrays that may be weights.
+        constants: how many arguments behind them are constants; the rest are inputs.
+    """
     shapes: list[tuple[int, ...]] = [tuple(var.aval.shape) for var in closed.jaxpr.invars]
-    signals = len(names) + constants
     operands = [
-        Value(shape=shape, weights=(whole(at, shape),)) if at < len(names) else Value(shape=shape, data=at >= signals)
+        Value(shape=shape, weights=(whole(at, shape),))
+        if at < arrays
+        else Value(shape=shape, data=at >= arrays + constants)
         for at, shape in enumerate(shapes)
     ]
     uses = Uses()
@@ -55,6 +71,4 @@ def readings_of(closed: Any, names: Sequence[str], constants: int = 0) -> dict[s
     for result in walk(closed.jaxpr, held, operands, uses):
         if result.data or any(view.fed_by_constant for view in result.weights):
             settle(result, uses, "")
-    return {
-        name: read(shapes[at], [use for use in uses.found if use.param == at], names) for at, name in enumerate(names)
-    }
+    return uses

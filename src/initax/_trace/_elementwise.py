@@ -100,6 +100,7 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
         partners=tuple(dict.fromkeys(partners)) if covered else (),
         covered=covered,
         stop=stop,
+        view=view,
     )
     return (View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use)),)
 

@@ -106,6 +106,7 @@ def consume(
             through=frozenset(through - {view.param}),
             normalized=view.normalized,
             stop=view.stop or stop,
+            view=view,
         )
         if kind == "scale":
             use.parts = {factor: "along" if part in ("in", "field") else part for factor, part in own.items()}

@@ -9,6 +9,9 @@ from typing import Literal
 
 from initax._trace._views import Factor, Stop, View
 
+Place = tuple[int, ...]
+"""Where an equation stands: its number in each jaxpr on the way to it. A branch of a `cond` has a number of its own."""
+
 Part = Literal["in", "out", "batch", "field", "along"]
 """What a factor does in a use; `along` is an axis that a scale shares with the signal, entry by entry."""
 What = Literal["weight", "conv", "transposed", "scale", "bias", "embedding", "other"]
@@ -32,6 +35,8 @@ class Use:
         through: other parameters it was contracted with before it met the signal.
         normalized: it is divided by a statistic of itself.
         stop: why it can't be read.
+        view: the parameter as a contraction, a convolution or a sum takes it, where it meets the signal so.
+        at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
     """
 
     param: int
@@ -47,6 +52,8 @@ class Use:
     through: frozenset[int] = frozenset()
     normalized: bool = False
     stop: Stop | None = None
+    view: View | None = None
+    at: Place = ()
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of the outputs all of whose entries go different ways."""
@@ -89,14 +96,24 @@ class Value:
 
 
 class Uses:
-    """The uses found so far, and counters of what needs a number."""
+    """The uses found so far, and what the walk knows of the place it is at.
+
+    Attributes:
+        found: the uses, in the order of the forward pass.
+        links: number of contractions of parameters with each other.
+        at: the equation the walk is at.
+        loops: the equations that are loops → the parameters of which each step takes one entry.
+    """
 
     def __init__(self) -> None:
         self.found: list[Use] = []
         self.links = 0
+        self.at: Place = ()
+        self.loops: dict[Place, dict[int, tuple[Factor, ...]]] = {}
 
     def add(self, use: Use) -> int:
         """Enter a use and return its number."""
+        use.at = self.at
         self.found.append(use)
         return len(self.found) - 1
 

@@ -65,9 +65,12 @@ def walk(jaxpr: Any, consts: Sequence[Value], operands: Sequence[Value], uses: U
     def read(atom: Any) -> Value:
         return Value(shape=tuple(np.shape(atom.val))) if isinstance(atom, Literal) else known[atom]
 
-    for eqn in jaxpr.eqns:
+    around = uses.at
+    for place, eqn in enumerate(jaxpr.eqns):
+        uses.at = (*around, place)
         results = _step(eqn, [read(atom) for atom in eqn.invars], uses)
         known |= zip(eqn.outvars, results, strict=True)
+    uses.at = around
     return [read(atom) for atom in jaxpr.outvars]
 
 
@@ -96,6 +99,11 @@ def _scan(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
     consts, carries = params["num_consts"], params["num_carry"]
     first, carry, stacked = values[:consts], values[consts : consts + carries], values[consts + carries :]
     rows = [_row(value) for value in stacked]
+    uses.loops[uses.at] = {
+        view.param: tuple(factor for factor in view.axes[0] if factor.axis != FOREIGN)
+        for value in stacked
+        for view in value.weights
+    }
     body = params["jaxpr"]
     carry, results = _loop(body, first, carry, rows, uses, line_of(eqn))
     shapes = shapes_of(eqn)
@@ -189,13 +197,18 @@ def _started(value: Value, uses: Uses, where: str) -> Value:
 def _while(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
     tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     carry = values[tests + consts :]
+    uses.loops[uses.at] = {}
     _, results = _loop(eqn.params["body_jaxpr"], values[tests : tests + consts], carry, [], uses, line_of(eqn))
     return results
 
 
 def _cond(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
     which, operands = values[0], values[1:]
-    branches = [_call(branch, operands, uses) for branch in eqn.params["branches"]]
+    around, branches = uses.at, []
+    for place, branch in enumerate(eqn.params["branches"]):
+        uses.at = (*around, place)
+        branches.append(_call(branch, operands, uses))
+    uses.at = around
     return [
         _either([results[at] for results in branches], which, shape, uses, line_of(eqn))
         for at, shape in enumerate(shapes_of(eqn))
