@@ -15,8 +15,9 @@ PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
 PUBLIC = {
     "Axes", "AxesError", "Calibrated", "Draw", "InitaxError", "InitaxWarning", "Kept", "KeyTypeError", "Layer",
-    "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "RuleError", "Scheme", "SchemeError", "draw",
-    "gain", "layers", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "schemes",
+    "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "RuleError", "Scheme", "SchemeError", "Signal",
+    "SignalReport", "draw", "gain", "layers", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "schemes",
+    "signal_propagation",
 }  # fmt: skip
 
 FLOORS = [
@@ -41,7 +42,7 @@ FLOORS = [
     ["_traced", "_trace/_play"],
     ["_lsuv"],
     ["_plan"],
-    ["_reinit"],
+    ["_reinit", "_propagation"],
     ["__init__"],
 ]
 """Every module on its floor; a module imports from floors below its own."""

@@ -22,6 +22,9 @@ from initax._lsuv import LsuvReport as LsuvReport
 from initax._lsuv import lsuv as lsuv
 from initax._plan import Plan as Plan
 from initax._plan import plan as plan
+from initax._propagation import Signal as Signal
+from initax._propagation import SignalReport as SignalReport
+from initax._propagation import signal_propagation as signal_propagation
 from initax._reinit import draw as draw
 from initax._reinit import layers as layers
 from initax._reinit import reinit as reinit

@@ -29,11 +29,13 @@ class Traced:
         closed: the closed jaxpr; its arguments are the arrays, then constants, then inputs.
         paths: path of each array that may hold weights, in the order of the arguments.
         constants: how many arguments behind them are arrays that can't be weights, or random keys.
+        structure: the structure of what the forward pass returns, arrays only.
     """
 
     closed: Any
     paths: tuple[str, ...]
     constants: int
+    structure: Any
 
     def readings(self) -> dict[str, Reading]:
         """Return what the forward pass says of each array."""
@@ -84,7 +86,7 @@ def trace_with_values(survey: Survey, inputs: Any, forward: Callable[..., Any] |
         for at, value in zip([*keys, *moving], [*constant[count:], *moved], strict=True):
             values[at] = value
         result = call(survey.rebuild(leaves), *jax.tree_util.tree_unflatten(structure, values))
-        return [each for each in jax.tree_util.tree_leaves(result) if isinstance(each, jax.Array)]
+        return jax.tree_util.tree_map(lambda each: each if isinstance(each, jax.Array) else None, result)
 
     values = (
         [arrays[path] for path in weights],
@@ -92,7 +94,7 @@ def trace_with_values(survey: Survey, inputs: Any, forward: Callable[..., Any] |
         [given[at] for at in moving],
     )
     try:
-        closed = jax.make_jaxpr(run)(*jax.tree_util.tree_map(_abstract, values))
+        closed, shape = jax.make_jaxpr(run, return_shape=True)(*jax.tree_util.tree_map(_abstract, values))
     except InitaxError:
         raise
     except Exception as error:
@@ -105,7 +107,9 @@ def trace_with_values(survey: Survey, inputs: Any, forward: Callable[..., Any] |
                 "say how the model is called: forward=lambda model, x: ..." if forward is None else "",
             )
         ) from error
-    return Traced(closed=closed, paths=tuple(weights), constants=len(values[1])), [*values[0], *values[1], *values[2]]
+    structure = jax.tree_util.tree_structure(shape)
+    traced = Traced(closed=closed, paths=tuple(weights), constants=len(values[1]), structure=structure)
+    return traced, [*values[0], *values[1], *values[2]]
 
 
 def _called(model: Any, *inputs: Any) -> Any:

@@ -102,7 +102,7 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
         stop=stop,
         view=view,
     )
-    return (View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use)),)
+    return uses.outputs((View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use)),))
 
 
 def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None, at: int, uses: Uses) -> None:

@@ -233,7 +233,7 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     ]
     other_batch = right_batch if left.weights else left_batch
     _confirm_batch(other, other_batch, one, batched, uses)
-    outputs = consume(one, roles, places, shape, uses, where)
+    outputs = uses.outputs(consume(one, roles, places, shape, uses, where))
     other_places = from_right if left.weights else from_left
     return Value(shape=shape, data=True, outputs=outputs, stretched=_stretched(other, other_places, batch))
 
@@ -353,7 +353,8 @@ def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) 
         what="transposed" if up > 1 else "conv",
         strides=(up, down),
     )
-    return Value(shape=shape, data=True, outputs=tuple(_uncut(view, numbers.out_spec[1]) for view in outputs))
+    joined = tuple(_uncut(view, numbers.out_spec[1]) for view in outputs)
+    return Value(shape=shape, data=True, outputs=uses.outputs(joined))
 
 
 def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, where: str) -> Value:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from initax._trace._views import Factor, Stop, View
+from initax._trace._views import FOREIGN, Factor, Stop, View
 
 Place = tuple[int, ...]
 """Where an equation stands: its number in each jaxpr on the way to it. A branch of a `cond` has a number of its own."""
@@ -36,6 +36,7 @@ class Use:
         normalized: it is divided by a statistic of itself.
         stop: why it can't be read.
         view: the parameter as a contraction, a convolution or a sum takes it, where it meets the signal so.
+        units: the axes of the result along which its outputs lie.
         at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
     """
 
@@ -53,6 +54,7 @@ class Use:
     normalized: bool = False
     stop: Stop | None = None
     view: View | None = None
+    units: tuple[int, ...] = ()
     at: Place = ()
 
     def gates(self) -> tuple[Factor, ...]:
@@ -116,6 +118,13 @@ class Uses:
         use.at = self.at
         self.found.append(use)
         return len(self.found) - 1
+
+    def outputs(self, views: tuple[View, ...]) -> tuple[View, ...]:
+        """Note in the uses of some outputs along which axes they lie, and return the outputs."""
+        for view in views:
+            own = (at for at, axis in enumerate(view.axes) if any(factor.axis != FOREIGN for factor in axis))
+            self.found[view.use].units = tuple(own)
+        return views
 
     def link(self) -> int:
         """Return a new number for a contraction of two parameters."""
