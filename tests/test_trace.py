@@ -273,6 +273,15 @@ def test_a_deep_abstract_transformer_needs_no_memory_and_little_time(as_users_wr
     assert fans["down"] == (4 * width, width)
 
 
+def test_a_bias_goes_with_the_weight_it_is_added_to_and_a_norm_s_with_none(as_users_write):
+    model = next(each for each in MODELS if each.name == "a norm right behind a weight")
+    found = readings(model.forward, model.arrays, list(model.inputs))
+    assert {name: found[name].partners for name in ("shift", "b")} == {
+        "shift": (),
+        "b": (list(model.arrays).index("v"),),
+    }
+
+
 # Errors
 
 

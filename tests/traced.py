@@ -327,6 +327,12 @@ def batch_norm(p, x):
     return ((x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-5) * p["gamma"] + p["beta"]) @ p["w"], mean, var
 
 
+def convolution_and_norm(p, x):
+    x = jnp.einsum("bti,io->bto", x, p["w"])
+    x = (x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
+    return (x * p["scale"] + p["shift"]) @ p["v"] + p["b"]
+
+
 def quantized(p, x):
     w = p["w"] + lax.stop_gradient(jnp.round(p["w"] * 8) / 8 - p["w"])
     return w @ x
@@ -450,6 +456,10 @@ MODELS = (
           {**dict.fromkeys(("mean", "var"), "it is scaled and mixed with the signal, as a running mean would be "
                            "(traced.py:LINE)"),
            "gamma": (N, None, None, 1), "beta": (B, None, None, 1), "w": (W, 7, 5, 1)}),
+    Model("a norm right behind a weight", convolution_and_norm,
+          {"w": S(7, 5), "scale": S(5), "shift": S(5), "v": S(5, 3), "b": S(3)}, (S(2, 4, 7),),
+          {"w": (W, 7, 5, 1), "scale": (N, None, None, 1), "shift": (B, None, None, 1), "v": (W, 5, 3, 1),
+           "b": (B, None, None, 1)}),
     Model("quantized on the way", quantized, {"w": S(5, 7)}, (S(7),), {"w": (W, 7, 5, 1)}),
     Model("a codebook", codebook, {"codes": S(11, 7)}, (S(4, 7),),
           {"codes": "it is subtracted, as a running mean would be (traced.py:LINE)"}),

@@ -76,12 +76,15 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
     covered = all(any(_marks(each, at) for each in before) for at in own)
     # Of the weights before it, the nearest are those that reach along every axis of the bias.
     partners = tuple(
-        each.param for each in signal.outputs if own and all(_marks(each, at) and _meets(each, view, at) for at in own)
+        each.param
+        for each in signal.outputs
+        if own and not each.scaled and all(_marks(each, at) and _meets(each, view, at) for at in own)
     )
     parts: dict[Factor, Part] = {}
     assign(parts, view.own, "out")
     for at in own:
-        _like_the_weight(parts, view, next((each for each in before if _marks(each, at)), None), at, uses)
+        nearest = next((each for each in before if _marks(each, at) and not each.scaled), None)
+        _like_the_weight(parts, view, nearest, at, uses)
     assign(parts, view.batch, "batch")
     stop = view.stop
     if minus:
@@ -168,7 +171,7 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
         views, same = _merged(left, right, where, "multiplied with")
         return Value(shape=shape, weights=views, data=same)
     if not left.weights and not right.weights:
-        return _both(left, right, shape)
+        return _scaled(_both(left, right, shape))
     params, signal = (left, right) if left.weights else (right, left)
     products = []
     for view in params.weights:
@@ -186,10 +189,15 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
     return Value(
         shape=shape,
         data=True,
-        outputs=signal.outputs,
+        outputs=_scaled(signal).outputs,
         products=tuple(products),
         stretched=signal.stretched & params.stretched,
     )
+
+
+def _scaled(value: Value) -> Value:
+    """A signal whose outputs were scaled by a signal or a norm: a bias added now is no longer their weight's."""
+    return replace(value, outputs=tuple(replace(view, scaled=True) for view in value.outputs))
 
 
 def _is_signal(value: Value) -> bool:
@@ -206,7 +214,7 @@ def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where
         views, same = _merged(left, replace(right, weights=below), where, "divided by")
         return Value(shape=shape, weights=views, data=same)
     if right.data and not left.weights and not right.weights:
-        return replace(_both(left, right, shape), data=True)
+        return replace(_scaled(_both(left, right, shape)), data=True)
     return nonlinear("a division", [left, right], shape, uses, where)
 
 

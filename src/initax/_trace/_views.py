@@ -99,7 +99,7 @@ class View:
         fixed: factors of which one entry was taken, and which.
         links: contractions with other parameters or constants.
         slots: where the parameter stands in joined axes, by the number of the axis's factor.
-        scaled: it was multiplied with a constant.
+        scaled: it was multiplied with a constant; of outputs, with a signal or a norm's scale.
         times: other parameters it was multiplied with, entry by entry.
         normalized: it was divided by, or shifted by, a statistic of itself.
         shifted: a constant was added to it.
