@@ -165,27 +165,30 @@ def _written(
 ) -> tuple[str, dict[str, int]] | str:
     """The pattern, and the sizes of axes merged in it."""
     axes: list[list[tuple[str, int]]] = []
-    for axis, _ in enumerate(shape):
+    for axis, size in enumerate(shape):
         own = [(part, cell.size) for cell, part in zip(cells, parts, strict=True) if cell.axis == axis]
-        named = _merged([(_letter(part), size) for part, size in own if part is not None])
-        axes.append([("group" if name == "stack" and len(named) > 1 else name, size) for name, size in named])
+        named = _merged([(_letter(part), entries) for part, entries in own if part is not None])
+        if ROLE[uses[0].what] in ("scale", "bias") and size == 1 < max(shape):
+            named = []  # there to be broadcast
+        merged = len(named) > 1
+        axes.append([("group" if name == "stack" and merged else name, entries) for name, entries in named])
     fields = [at for at, axis in enumerate(axes) if any(name == "..." for name, _ in axis)]
     if any(len(axes[at]) > 1 for at in fields) or (fields and fields != list(range(fields[0], fields[-1] + 1))):
         return "the axes of its receptive field do not stand together"
     counts: dict[str, int] = {}
-    for merged in axes:
-        for name, _ in merged:
+    for each in axes:
+        for name, _ in each:
             counts[name] = counts.get(name, 0) + 1
     seen: dict[str, int] = {}
     sizes: dict[str, int] = {}
     written: list[str] = []
-    for merged in axes:
+    for each in axes:
         names = []
-        for name, size in merged:
+        for name, entries in each:
             seen[name] = seen.get(name, 0) + 1
             own_name = _named(name, counts[name], seen[name])
-            if len(merged) > 1:
-                sizes[own_name] = size
+            if len(each) > 1:
+                sizes[own_name] = entries
             names.append(own_name)
         if names == ["..."] and written[-1:] == ["..."]:
             continue
