@@ -64,6 +64,7 @@ class Parameter:
         default: what the layer's own framework gives it.
         gates: names of the entries along a gate axis, in stored order.
         kept: why it can never be drawn (`None` where it can): an integer array, tied, state, undeclared, empty.
+        reach: mean square of the signal that reaches it, where a trace was asked for it and can tell.
     """
 
     path: str
@@ -81,6 +82,7 @@ class Parameter:
     default: DefaultSpec | None = None
     gates: tuple[str, ...] = ()
     kept: str | None = None
+    reach: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,13 @@ from initax._adapters import survey as survey_model
 from initax._adapters._pytree import Survey
 from initax._decide import Decisions, Draw, Kept, decide
 from initax._draw import Job, Program, draw
-from initax._errors import InitaxError, PlanError, message
+from initax._errors import InitaxError, PlanError, count, listing, message, warn
 from initax._layer import Parameter
 from initax._rules import Rule, read_rules
 from initax._table import Row, render
 from initax._traced import traced_survey
 from initax.schemes._scheme import Scheme, as_scheme
+from initax.schemes._variance import Auto
 
 FORMAT = 1
 """Version of the JSON form of a plan."""
@@ -229,9 +230,32 @@ def plan(
     """
     read = read_rules(rules)
     fallback = default if default is None or default == "error" else as_scheme(default)
-    survey, notes = traced_survey(survey_model(model), inputs, forward)
+    schemes = [rule.scheme for rule in read] + [fallback]
+    lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
+    survey, notes = traced_survey(survey_model(model), inputs, forward, lengths)
     decisions = decide(survey.layers, survey.aliases, read, fallback, type(model))
-    return Plan(survey, read, fallback, replace(decisions, notes=(*decisions.notes, *notes)))
+    blind = _blind(decisions.draws, inputs is None) if lengths else ()
+    return Plan(survey, read, fallback, replace(decisions, notes=(*decisions.notes, *notes, *blind)))
+
+
+def _asks_for_lengths(scheme: Scheme) -> bool:
+    return any(isinstance(part, Auto) for part in scheme.parts.values())
+
+
+def _blind(draws: tuple[Draw, ...], without_inputs: bool) -> tuple[str, ...]:
+    """What `auto` could not be told, for the user to know."""
+    unknown = [
+        each for each in draws if isinstance(each.initializer, Auto) and each.initializer.is_blind(each.parameter)
+    ]
+    if not unknown:
+        return ()
+    text = message(
+        f"auto can't tell what reaches {count(len(unknown), 'weight')} and takes gain 1: "
+        + listing((each.parameter.path or "(model)" for each in unknown), 6),
+        "say what the model is called on, inputs=..." if without_inputs else "",
+    )
+    warn(text)
+    return (text,)
 
 
 def _axes_text(parameter: Parameter) -> str:

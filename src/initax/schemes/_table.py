@@ -27,7 +27,14 @@ from initax.schemes._initializer import (
 )
 from initax.schemes._scheme import Scheme, as_initializer, as_scheme, enter, weights_only
 from initax.schemes._structured import DeltaOrthogonal, Eye, Orthogonal, Sparse
-from initax.schemes._variance import DISTRIBUTIONS, MODES, ScaleDefault, TorchUniform, UniformFanIn, VarianceScaling
+from initax.schemes._variance import (
+    DISTRIBUTIONS,
+    MODES,
+    ScaleDefault,
+    TorchUniform,
+    UniformFanIn,
+    VarianceScaling,
+)
 
 Factory = TypeVar("Factory", bound=Callable[..., Scheme])
 Gain = float | str | Callable[[Any], Any]
@@ -753,6 +760,7 @@ def scaled(scheme: Any, factor: float) -> Scheme:
 
 
 SchemeName = Literal[
+    "auto",
     "biased_normal",
     "constant",
     "default",
