@@ -1,4 +1,4 @@
-"""Everything one does twice: `nox -s demo`, `test`, `lint`, `types`, `docs`, `bench`, `oldest`."""
+"""Everything one does twice: `nox -s demo`, `test`, `lint`, `types`, `docs`, `bench`, `oldest`, `wild`."""
 
 from pathlib import Path
 
@@ -58,6 +58,13 @@ def docs(session: nox.Session) -> None:
     """Build the documentation; a broken link or a missing name fails."""
     session.install(".", *group("docs"))
     session.run("mkdocs", "build", "--strict", "--site-dir", str(Path(session.create_tmp()) / "site"))
+
+
+@nox.session
+def wild(session: nox.Session) -> None:
+    """Read the models of other people's packages, and hold that against what a person read in their code."""
+    session.install(".", *group("wild"))
+    session.run("pytest", *(session.posargs or ["-n", "2", "-W", "ignore", "wild"]))
 
 
 @nox.session

@@ -415,9 +415,28 @@ def test_gains_are_the_reference(name):
     assert ix.gain(names.get(name, name)) == pytest.approx(expected, rel=1e-8)
 
 
-@pytest.mark.parametrize("name", ["linear", "relu"])
+TORCH_IS_EXACT = {
+    "linear": "linear",
+    "relu": "relu",
+    "leaky_relu": jax.nn.leaky_relu,
+    "leaky_relu(0.2)": lambda x: jax.nn.leaky_relu(x, 0.2),
+}
+
+
+@pytest.mark.parametrize("name", TORCH_IS_EXACT)
 def test_gains_agree_with_pytorch_where_it_is_exact(name):
-    assert ix.gain(name) == pytest.approx(REFERENCE["torch_calculate_gain"][name], rel=1e-9)
+    assert ix.gain(TORCH_IS_EXACT[name]) == pytest.approx(REFERENCE["torch_calculate_gain"][name], rel=1e-9)
+
+
+@pytest.mark.parametrize("kink", [0.3, -1.237, math.pi / 4, 2.5])
+def test_gains_are_exact_for_kinks_and_jumps_anywhere(kink):
+    """Of max(x - k, 0) and of x where x > k: both moments in closed form, from the normal's tail and density."""
+    tail = math.erfc(kink / math.sqrt(2)) / 2
+    density = math.exp(-(kink**2) / 2) / math.sqrt(2 * math.pi)
+    ramp = (1 + kink**2) * tail - kink * density
+    jump = tail + kink * density
+    assert ix.gain(lambda x: jnp.maximum(x - kink, 0)) == pytest.approx(ramp**-0.5, rel=1e-12)
+    assert ix.gain(lambda x: jnp.where(x > kink, x, 0)) == pytest.approx(jump**-0.5, rel=1e-11)
 
 
 def test_a_gain_may_be_an_activation_or_its_name(key):

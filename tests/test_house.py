@@ -14,9 +14,10 @@ from initax._adapters._equinox import LAYERS
 PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
 PUBLIC = {
-    "Axes", "AxesError", "Draw", "InitaxError", "InitaxWarning", "Kept", "KeyTypeError", "Layer", "ModelError",
-    "Parameter", "Plan", "PlanError", "RuleError", "Scheme", "SchemeError", "draw", "gain", "layers", "parameter_key",
-    "plan", "register_layer", "reinit", "schemes",
+    "Axes", "AxesError", "Calibrated", "Draw", "InitaxError", "InitaxWarning", "Kept", "KeyTypeError", "Layer",
+    "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "RuleError", "Scheme", "SchemeError", "Signal",
+    "SignalReport", "draw", "gain", "layers", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "schemes",
+    "signal_propagation",
 }  # fmt: skip
 
 FLOORS = [
@@ -25,18 +26,29 @@ FLOORS = [
     ["_layer"],
     ["_declared", "_register"],
     ["_restate"],
+    ["_trace/_views"],
+    ["_trace/_uses"],
+    ["_trace/_meet", "_trace/_reading"],
+    ["_trace/_layout"],
+    ["_trace/_elementwise"],
+    ["_trace/_equations"],
+    ["_trace/_walk"],
     ["schemes/_initializer"],
     ["schemes/_distributions", "schemes/_foreign"],
     ["schemes/_variance", "schemes/_structured", "schemes/_bias", "schemes/_convex", "schemes/_scheme"],
     ["schemes/_table"],
+    ["schemes/_auto"],
     ["schemes/__init__"],
-    ["_rules", "_table", "_draw", "_adapters/_constraints", "_adapters/_plain", "_adapters/_rows"],
+    ["_rules", "_table", "_report", "_draw", "_adapters/_constraints", "_adapters/_plain", "_adapters/_rows"],
     ["_adapters/_names", "_adapters/_pytree"],
     ["_adapters/_variables", "_decide"],
     ["_adapters/_linen_run"],
     ["_adapters/_equinox", "_adapters/_nnx", "_adapters/_linen", "_adapters/__init__"],
+    ["_trace/__init__", "_trace/_moments"],
+    ["_traced", "_trace/_play"],
+    ["_lsuv"],
     ["_plan"],
-    ["_reinit"],
+    ["_reinit", "_propagation"],
     ["__init__"],
 ]
 """Every module on its floor; a module imports from floors below its own."""

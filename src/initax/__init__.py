@@ -16,8 +16,14 @@ from initax._gain import gain as gain
 from initax._keys import parameter_key as parameter_key
 from initax._layer import Layer as Layer
 from initax._layer import Parameter as Parameter
+from initax._lsuv import Calibrated as Calibrated
+from initax._lsuv import LsuvReport as LsuvReport
+from initax._lsuv import lsuv as lsuv
 from initax._plan import Plan as Plan
 from initax._plan import plan as plan
+from initax._propagation import Signal as Signal
+from initax._propagation import SignalReport as SignalReport
+from initax._propagation import signal_propagation as signal_propagation
 from initax._register import register_layer as register_layer
 from initax._reinit import draw as draw
 from initax._reinit import layers as layers

@@ -271,7 +271,7 @@ def _why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> 
     if part is None:
         return f'rule "{rule}" keeps every {role}'
     if role == "bias" and scheme.part("weight") not in (UNSET, None):
-        reason = _why_bias_stays(layer, scheme)
+        reason = _why_bias_stays(parameter, layer, scheme)
         if reason:
             return reason
     if parameter.reserved and not part.draws_reserved:
@@ -280,9 +280,12 @@ def _why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> 
     return silent
 
 
-def _why_bias_stays(layer: Layer, scheme: Scheme) -> str | None:
-    """Why the bias of a layer stays under a scheme for weights: a bias goes with its weight."""
-    if layer.kind == "Norm" or any(each.role == "scale" for each in layer.parameters):
+def _why_bias_stays(bias: Parameter, layer: Layer, scheme: Scheme) -> str | None:
+    """Why the bias of a layer stays under a scheme for weights: a bias goes with its weight.
+
+    In a layer that has a norm's scale too, a bias that has no weight's fans is the norm's.
+    """
+    if layer.kind == "Norm" or (bias.fan_in is None and any(each.role == "scale" for each in layer.parameters)):
         return f"{scheme} says nothing about a scale" if scheme.part("scale") is UNSET else None
     weights = [each for each in layer.parameters if each.role in WEIGHT_ROLES]
     elsewhere = ("tied to", "empty")

@@ -14,8 +14,14 @@ from initax._errors import SchemeError, did_you_mean, listing, message
 
 REACH = 12
 NODES_PER_PANEL = 24
-"""Gauss-Legendre nodes on each panel of unit length in [-12, 12]. Kinks at whole numbers (relu, relu6, hard_tanh,
-hard_sigmoid, …) fall on panel borders, where they cost no accuracy; plain Gauss-Hermite is 0.65 % off for relu."""
+"""Gauss-Legendre nodes on each panel of [-12, 12], at first of unit length. Kinks at whole numbers (relu, relu6,
+hard_tanh, …) fall on panel borders, where they cost no accuracy; plain Gauss-Hermite is 0.65 % off for relu."""
+
+HALVINGS = 44
+"""A panel on which its two halves say something else holds a kink or a jump and is halved, so often at most."""
+
+AGREE = 1e-14
+"""Relative to the whole, what a panel and its two halves may differ by."""
 
 
 def gain(activation: str | Callable[[Any], Any]) -> float:
@@ -50,29 +56,52 @@ def gain(activation: str | Callable[[Any], Any]) -> float:
 
 @functools.lru_cache(maxsize=256)
 def _gain(function: Callable[[Any], Any]) -> float:
-    nodes, weights = _quadrature()
     name = getattr(function, "__name__", repr(function))
-    try:
-        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-            values = np.asarray(function(jnp.asarray(nodes)), dtype=np.float64)
-    except Exception as error:
-        raise SchemeError(
-            message(f"the activation {name} can't be applied to an array of reals: {error}".split("\n")[0])
-        ) from error
-    if values.shape != nodes.shape:
-        raise SchemeError(message(f"the activation {name} is not elementwise: {nodes.shape} became {values.shape}."))
-    moment = float(np.sum(weights * values**2))
+    moment = _second_moment(function, name)
     if not (np.isfinite(moment) and moment > 0):
         raise SchemeError(message(f"the activation {name} has second moment {moment}; its gain is not defined."))
     return float(moment**-0.5)
 
 
+def _second_moment(function: Callable[[Any], Any], name: str) -> float:
+    """The integral of the square under the standard normal, panel by panel, halved where kinks are."""
+    starts, width, total = np.arange(-REACH, REACH, dtype=np.float64), 1.0, 0.0
+    panels = _integrals(function, name, starts, width)
+    scale = float(np.sum(np.abs(panels)))
+    for _ in range(HALVINGS):
+        left = _integrals(function, name, starts, width / 2)
+        right = _integrals(function, name, starts + width / 2, width / 2)
+        apart = np.abs(panels - left - right) > AGREE * scale
+        total += float(np.sum((left + right)[~apart]))
+        if not apart.any():
+            return total
+        starts = np.concatenate([starts[apart], starts[apart] + width / 2])
+        panels = np.concatenate([left[apart], right[apart]])
+        width /= 2
+    return total + float(np.sum(panels))
+
+
+def _integrals(function: Callable[[Any], Any], name: str, starts: np.ndarray, width: float) -> np.ndarray:
+    """The integral of the square over each panel of this width."""
+    panel, weights = _panel()
+    nodes = starts[:, None] + (panel + 1) / 2 * width
+    try:
+        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+            values = np.asarray(function(jnp.asarray(nodes.ravel())), dtype=np.float64)
+    except Exception as error:
+        raise SchemeError(
+            message(f"the activation {name} can't be applied to an array of reals: {error}".split("\n")[0])
+        ) from error
+    if values.shape != (nodes.size,):
+        raise SchemeError(message(f"the activation {name} is not elementwise: {(nodes.size,)} became {values.shape}."))
+    density = np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi)
+    found: np.ndarray = (values.reshape(nodes.shape) ** 2 * density) @ weights * (width / 2)
+    return found
+
+
 @functools.cache
-def _quadrature() -> tuple[np.ndarray, np.ndarray]:
-    panel, panel_weights = np.polynomial.legendre.leggauss(NODES_PER_PANEL)
-    starts = np.arange(-REACH, REACH)
-    nodes = (starts[:, None] + (panel + 1) / 2).ravel()
-    weights = np.tile(panel_weights / 2, len(starts)) * np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi)
+def _panel() -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = np.polynomial.legendre.leggauss(NODES_PER_PANEL)
     return nodes, weights
 
 

@@ -83,6 +83,7 @@ class Parameter:
         gates: names of the entries along a gate axis, in stored order; the one gate of an array that holds no other.
         reserved: why no scheme but `default` draws it, where that is so: LoRA's zero matrix.
         kept: why it can never be drawn (`None` where it can): an integer array, tied, state, undeclared, empty.
+        reach: mean square of the signal that reaches it, where a trace was asked for it and can tell.
     """
 
     path: str
@@ -101,6 +102,7 @@ class Parameter:
     gates: tuple[str, ...] = ()
     reserved: str | None = None
     kept: str | None = None
+    reach: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,11 +16,13 @@ from initax._adapters import survey as survey_model
 from initax._adapters._pytree import Survey
 from initax._decide import Decisions, Draw, Kept, decide
 from initax._draw import Job, Program, draw
-from initax._errors import InitaxError, PlanError, message
+from initax._errors import InitaxError, PlanError, count, listing, message, warn
 from initax._layer import Parameter
 from initax._rules import Rule, read_rules
 from initax._table import Row, render
+from initax._traced import traced_survey
 from initax.schemes._scheme import Scheme, as_scheme
+from initax.schemes._variance import Auto
 
 FORMAT = 1
 """Version of the JSON form of a plan."""
@@ -65,10 +68,28 @@ class Plan:
             >>> ix.plan(model, {"Linear": "he_normal"}).draw(jax.random.key(1)).weight.shape
             (2, 3)
         """
+        return self._survey.write(self.arrays(key))
+
+    def arrays(self, key: Any) -> dict[str, jax.Array]:
+        """Return the planned arrays by path, without the model around them.
+
+        Args:
+            key: a JAX random key.
+
+        Raises:
+            KeyTypeError: `key` is not one JAX key.
+            ModelError: an array that would stay is deleted.
+
+        Examples:
+            >>> import equinox as eqx, jax, initax as ix
+            >>> model = eqx.nn.Linear(3, 2, key=jax.random.key(0))
+            >>> {path: array.shape for path, array in ix.plan(model, {"*": "zeros"}).arrays(jax.random.key(1)).items()}
+            {'weight': (2, 3), 'bias': (2,)}
+        """
         check_key(key)
         jobs = self._jobs()
         self._survey.refuse_deleted(path for job in jobs for path in job.paths)
-        return self._survey.write(draw(jobs, key_of(key)))
+        return draw(jobs, key_of(key))
 
     def _jobs(self) -> list[Job]:
         jobs = []
@@ -220,10 +241,11 @@ def plan(
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays, `jax.ShapeDtypeStruct`s or
             shape tuples.
         rules: selector → scheme; the last rule that matches a layer decides it.
+        inputs: what the model is called on, a tuple of arguments or one argument, abstract or not. The
+            axes of arrays nobody declared are then read off a trace of the call, in which nothing is computed.
+        forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it; for Linen, of the
+            module and the inputs.
         module: where the model is variables of Flax Linen, the module they belong to.
-        inputs: what the model is called on: a tuple of arguments, or one argument; shapes will do.
-        forward: how it is called, `forward(model, *inputs)`, where a plain call is not it; for Linen the module stands
-            for the model.
         default: the scheme of layers no rule selects; `None` keeps them, `"error"` refuses a model with any.
 
     Returns:
@@ -233,7 +255,7 @@ def plan(
         RuleError: the rules are no mapping, select nothing, draw nothing, or leave something uncovered.
         SchemeError: a scheme is unknown or can't serve a parameter it was chosen for.
         AxesError: restated axes do not fit.
-        ModelError: the model holds no layer initax knows.
+        ModelError: the model holds no layer initax knows, or its forward pass fails.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix
@@ -243,8 +265,33 @@ def plan(
     """
     read = read_rules(rules)
     fallback = default if default is None or default == "error" else as_scheme(default)
-    survey = survey_model(model, module=module, inputs=inputs, forward=forward)
-    return Plan(survey, read, fallback, decide(survey.layers, survey.aliases, read, fallback, type(model)))
+    schemes = [rule.scheme for rule in read] + [fallback]
+    lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
+    found = survey_model(model, module=module, inputs=inputs, forward=forward)
+    survey, notes = traced_survey(found, inputs, found.call or forward, lengths)
+    decisions = decide(survey.layers, survey.aliases, read, fallback, type(model))
+    blind = _blind(decisions.draws, inputs is None) if lengths else ()
+    return Plan(survey, read, fallback, replace(decisions, notes=(*decisions.notes, *notes, *blind)))
+
+
+def _asks_for_lengths(scheme: Scheme) -> bool:
+    return any(isinstance(part, Auto) for part in scheme.parts.values())
+
+
+def _blind(draws: tuple[Draw, ...], without_inputs: bool) -> tuple[str, ...]:
+    """What `auto` could not be told, for the user to know."""
+    unknown = [
+        each for each in draws if isinstance(each.initializer, Auto) and each.initializer.is_blind(each.parameter)
+    ]
+    if not unknown:
+        return ()
+    text = message(
+        f"auto can't tell what reaches {count(len(unknown), 'weight')} and takes gain 1: "
+        + listing((each.parameter.path or "(model)" for each in unknown), 6),
+        "say what the model is called on, inputs=..." if without_inputs else "",
+    )
+    warn(text)
+    return (text,)
 
 
 def _axes_text(parameter: Parameter) -> str:

@@ -14,6 +14,7 @@ from initax._draw import Program, draw_one
 from initax._errors import SchemeError, message
 from initax._layer import WEIGHT_ROLES, Layer, Parameter, Role
 from initax._plan import plan
+from initax._traced import traced_survey
 from initax.schemes._scheme import UNSET, as_scheme
 
 Model = TypeVar("Model")
@@ -40,10 +41,11 @@ def reinit(
             initializer, an `ix.Scheme`, or `None` to keep the layer. The last rule that matches a layer decides it.
         key: a JAX random key, or an `nnx.Rngs`, whose next key it takes. A draw depends on the key, the path, the
             shape and the scheme of its parameter only.
+        inputs: what the model is called on, a tuple of arguments or one argument, abstract or not. The
+            axes of arrays nobody declared are then read off a trace of the call, in which nothing is computed.
+        forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it; for Linen, of the
+            module and the inputs.
         module: where the model is variables of Flax Linen, the module they belong to.
-        inputs: what the model is called on: a tuple of arguments, or one argument; shapes will do.
-        forward: how it is called, `forward(model, *inputs)`, where a plain call is not it; for Linen the module stands
-            for the model.
         default: the scheme of layers no rule selects; `None` keeps them, `"error"` refuses a model with any.
 
     Returns:
@@ -54,7 +56,7 @@ def reinit(
         SchemeError: a scheme is unknown or can't serve a parameter it was chosen for.
         AxesError: restated axes do not fit.
         KeyTypeError: `key` is not one JAX key.
-        ModelError: the model holds no layer initax knows.
+        ModelError: the model holds no layer initax knows, or its forward pass fails.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix
@@ -76,13 +78,14 @@ def layers(
     Args:
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays, `jax.ShapeDtypeStruct`s or
             shape tuples.
+        inputs: what the model is called on, a tuple of arguments or one argument, abstract or not. The
+            axes of arrays nobody declared are then read off a trace of the call, in which nothing is computed.
+        forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it; for Linen, of the
+            module and the inputs.
         module: where the model is variables of Flax Linen, the module they belong to.
-        inputs: what the model is called on: a tuple of arguments, or one argument; shapes will do.
-        forward: how it is called, `forward(model, *inputs)`, where a plain call is not it; for Linen the module stands
-            for the model.
 
     Raises:
-        ModelError: two arrays have the same dotted path.
+        ModelError: two arrays have the same dotted path, or the forward pass fails.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix
@@ -90,7 +93,8 @@ def layers(
         >>> layer.kind, layer["weight"].axes.pattern, layer["weight"].fan_in, layer["weight"].fan_out
         ('Conv', '(g o) i ...', 18, 36)
     """
-    return survey(model, module=module, inputs=inputs, forward=forward).layers
+    found = survey(model, module=module, inputs=inputs, forward=forward)
+    return traced_survey(found, inputs, found.call or forward)[0].layers
 
 
 def draw(

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 from flax import linen as nn
-from flax.core import meta
+from flax.core import DenyList, meta
 from jax.nn import initializers
 
 from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage
@@ -325,7 +325,24 @@ def survey(model: Any, module: Any, inputs: Any, forward: Callable[..., Any] | N
     variables = take_apart(model)
     collections = variables.collections()
     record = run(module, collections, inputs, forward)
-    return survey_variables(model, variables, _readings(record, variables))
+    found = survey_variables(model, variables, _readings(record, variables))
+    found.call = functools.partial(_call, module, forward)
+    return found
+
+
+def _call(module: Any, forward: Callable[..., Any] | None, model: Any, *inputs: Any) -> Any:
+    """Call the module with variables in whatever form they were passed."""
+    entries = take_apart(model).entries
+    variables: dict[str, Any] = {}
+    for entry in entries:
+        if entry.collection is None:
+            continue
+        place = variables.setdefault(entry.collection, {})
+        for name in entry.names[:-1]:
+            place = place.setdefault(name, {})
+        place[entry.names[-1]] = entry.leaf
+    rngs = {"params": jax.random.key(0)}
+    return module.apply(variables, *inputs, rngs=rngs, mutable=DenyList(PARAMS), method=forward)[0]
 
 
 def module_of(model: Any) -> Any:

@@ -41,6 +41,7 @@ class Survey:
         leaves: the leaves of the model, as JAX flattens it.
         rebuild: function from new leaves to a model.
         notes: what could not be told, for the plan.
+        call: function of a model and inputs, where a model of this kind can't be called itself.
     """
 
     layers: tuple[Layer, ...]
@@ -49,6 +50,7 @@ class Survey:
     leaves: list[Any]
     rebuild: Callable[[list[Any]], Any]
     notes: tuple[str, ...] = ()
+    call: Callable[..., Any] | None = None
 
     def write(self, arrays: Mapping[str, Any]) -> Any:
         """Return the model with the arrays at these paths replaced; every other leaf is the same object."""

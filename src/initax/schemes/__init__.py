@@ -1,5 +1,6 @@
 """Schemes by name: `ix.schemes.he_normal()`, `ix.schemes.get("orthogonal", gain=0.5)`, `ix.schemes.names()`."""
 
+from initax.schemes._auto import auto as auto
 from initax.schemes._scheme import get as get
 from initax.schemes._scheme import names as names
 from initax.schemes._scheme import register as register

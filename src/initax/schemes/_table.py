@@ -28,7 +28,14 @@ from initax.schemes._initializer import (
 )
 from initax.schemes._scheme import Scheme, as_initializer, as_scheme, enter, weights_only
 from initax.schemes._structured import DeltaOrthogonal, Eye, Orthogonal, Sparse
-from initax.schemes._variance import DISTRIBUTIONS, MODES, ScaleDefault, TorchUniform, UniformFanIn, VarianceScaling
+from initax.schemes._variance import (
+    DISTRIBUTIONS,
+    MODES,
+    ScaleDefault,
+    TorchUniform,
+    UniformFanIn,
+    VarianceScaling,
+)
 
 Factory = TypeVar("Factory", bound=Callable[..., Scheme])
 Gain = float | str | Callable[[Any], Any]
@@ -757,6 +764,7 @@ def scaled(scheme: Any, factor: float) -> Scheme:
 
 
 SchemeName = Literal[
+    "auto",
     "biased_normal",
     "constant",
     "default",

@@ -84,6 +84,24 @@ def _of_variance(distribution: str, variance: float, dtype: Any) -> Recipe:
 
 
 @dataclass(frozen=True, slots=True)
+class Auto(Initializer):
+    """Variance `1 / (n m)` with `n` the effective fan_in and `m` the mean square of what reaches the weight."""
+
+    distribution: str = "truncated_normal"
+
+    def is_blind(self, parameter: Parameter) -> bool:
+        """Whether what reaches a parameter is not known; a look-up in an embedding takes a row as it is."""
+        return parameter.reach is None and parameter.role != "embedding"
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        fan_in, _ = fans_of(self.name, parameter, "effective")
+        reach = 1.0 if parameter.reach is None or parameter.role == "embedding" else parameter.reach
+        variance = 1 / (positive_fan(self.name, parameter, "fan_in", fan_in) * reach)
+        return _of_variance(self.distribution, variance, parameter.dtype)
+
+
+@dataclass(frozen=True, slots=True)
 class UniformFanIn(Initializer):
     """Uniform between plus and minus `1 / sqrt(fan_in)`, for weights and biases alike.
 

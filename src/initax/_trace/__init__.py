@@ -1,0 +1,74 @@
+"""The walk over the forward pass: from a function, named arrays and inputs to what each array is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from initax._trace._meet import settle
+from initax._trace._reading import Reading, read
+from initax._trace._uses import Uses, Value
+from initax._trace._views import whole
+from initax._trace._walk import walk
+
+
+def readings(forward: Callable[..., Any], arrays: Mapping[str, Any], inputs: Sequence[Any]) -> dict[str, Reading]:
+    """Return what the forward pass says of each array.
+
+    Args:
+        forward: function of a mapping from name to array, and of the inputs.
+        arrays: name → array or `jax.ShapeDtypeStruct`.
+        inputs: pytrees of arrays or `jax.ShapeDtypeStruct`s.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> found = readings(lambda p, x: jnp.tanh(p["w"] @ x) + p["b"], {"w": jnp.ones((5, 3)), "b": jnp.ones(5)},
+        ...                  [jnp.ones(3)])
+        >>> found["w"].pattern, found["w"].role, found["b"].role
+        ('o i', 'weight', 'bias')
+    """
+    names = list(arrays)
+    closed = jax.make_jaxpr(lambda values, args: forward(dict(zip(names, values, strict=True)), *args))(
+        [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in arrays.values()], list(inputs)
+    )
+    return readings_of(closed, names)
+
+
+def readings_of(closed: Any, names: Sequence[str], constants: int = 0) -> dict[str, Reading]:
+    """Return what a closed jaxpr says of its first arguments, which are the arrays of these names.
+
+    Args:
+        closed: the jaxpr.
+        names: names of the arrays.
+        constants: how many arguments behind them are constants; the rest are inputs.
+    """
+    uses = uses_of(closed, len(names), constants)
+    return {
+        name: read(tuple(var.aval.shape), [use for use in uses.found if use.param == at], names)
+        for at, (name, var) in enumerate(zip(names, closed.jaxpr.invars, strict=False))
+    }
+
+
+def uses_of(closed: Any, arrays: int, constants: int = 0) -> Uses:
+    """Return every use of the first arguments of a closed jaxpr.
+
+    Args:
+        closed: the jaxpr.
+        arrays: how many arguments are arrays that may be weights.
+        constants: how many arguments behind them are constants; the rest are inputs.
+    """
+    shapes: list[tuple[int, ...]] = [tuple(var.aval.shape) for var in closed.jaxpr.invars]
+    operands = [
+        Value(shape=shape, weights=(whole(at, shape),))
+        if at < arrays
+        else Value(shape=shape, data=at >= arrays + constants)
+        for at, shape in enumerate(shapes)
+    ]
+    uses = Uses()
+    held = [Value(shape=tuple(var.aval.shape)) for var in closed.jaxpr.constvars]
+    for result in walk(closed.jaxpr, held, operands, uses):
+        if result.data or any(view.fed_by_constant for view in result.weights):
+            settle(result, uses, "")
+    return uses

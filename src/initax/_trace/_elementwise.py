@@ -1,0 +1,254 @@
+"""Sums, products and functions entry by entry: where biases and scales are met, and where a weight stops being one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from initax._trace._layout import broadcast
+from initax._trace._meet import settle
+from initax._trace._uses import Part, Use, Uses, Value, assign
+from initax._trace._views import FOREIGN, Factor, Stop, View, regroup
+
+LINEAR = frozenset({"neg", "convert_element_type", "copy", "real", "imag", "conj", "reduce_precision", "copy_p"})
+"""Functions of one argument that leave a weight a weight."""
+
+
+def unary(name: str, value: Value, uses: Uses, where: str) -> Value:
+    """Follow a function of one value, entry by entry."""
+    if name in LINEAR:
+        return value
+    return nonlinear(name, [value], value.shape, uses, where)
+
+
+def fitted(value: Value, shape: tuple[int, ...]) -> Value:
+    """Return an operand broadcast to the result, as element-wise equations do with scalars and axes of size one."""
+    if value.shape == shape:
+        return value
+    return broadcast(value, shape, range(len(shape)) if value.shape else ())
+
+
+def nonlinear(name: str, values: Sequence[Value], shape: tuple[int, ...], uses: Uses, where: str) -> Value:
+    """Follow a function after which stored entries are no weights, and outputs no outputs."""
+    values = [fitted(value, shape) if len(value.shape) in (0, len(shape)) else value for value in values]
+    if any(value.data for value in values) or any(view.fed_by_constant for value in values for view in value.weights):
+        for value in values:
+            settle(value, uses, where)
+        return Value(shape=shape, data=True, stretched=_shared(values))
+    stop = Stop(f"{name} stands between it and the signal", where)
+    views = tuple(view.halted(stop) for value in values for view in value.weights)
+    return Value(shape=shape, weights=views)
+
+
+def _shared(values: Sequence[Value]) -> frozenset[int]:
+    """Axes along which everything combined is constant."""
+    full = [value for value in values if value.data or value.weights]
+    return frozenset.intersection(*(value.stretched for value in full)) if full else frozenset()
+
+
+def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where: str) -> Value:
+    """Follow a sum or a difference: of parameters, of signals, or of a signal and a bias."""
+    left, right = (fitted(settle(value, uses, where) if value.looked else value, shape) for value in (left, right))
+    if left.weights and right.weights:
+        views, same = _merged(left, right, where, "added to")
+        return Value(shape=shape, weights=views, data=same)
+    if not left.weights and not right.weights:
+        return _both(left, right, shape)
+    params, signal = (left, right) if left.weights else (right, left)
+    if not signal.data:
+        views = tuple(replace(view, shifted=True) for view in params.weights)
+        return replace(params, weights=views)
+    if any(view.fed_by_constant for view in params.weights):
+        return _both(settle(params, uses, where), signal, shape)
+    minus = name == "sub"
+    outputs = list(signal.outputs)
+    for view in params.weights:
+        outputs += _bias(view, params, signal, uses, where, minus)
+    return Value(shape=shape, data=True, outputs=tuple(outputs), stretched=signal.stretched & params.stretched)
+
+
+def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minus: bool) -> tuple[View, ...]:
+    own = [at for at, axis in enumerate(view.axes) if any(f.axis != FOREIGN and f.size > 1 for f in axis)]
+    if view.stop and len(params.stretched) == len(params.shape):
+        return ()  # a regularizer added to a loss, a statistic of the weights
+    before = (*signal.outputs, *signal.products)
+    covered = all(any(_marks(each, at) for each in before) for at in own)
+    # Of the weights before it, the nearest are those that reach along every axis of the bias.
+    partners = tuple(
+        each.param
+        for each in signal.outputs
+        if own and not each.scaled and all(_marks(each, at) and _meets(each, view, at) for at in own)
+    )
+    parts: dict[Factor, Part] = {}
+    assign(parts, view.own, "out")
+    for at in own:
+        nearest = next((each for each in before if _marks(each, at) and not each.scaled), None)
+        _like_the_weight(parts, view, nearest, at, uses)
+    assign(parts, view.batch, "batch")
+    stop = view.stop
+    if minus:
+        stop = stop or Stop("it is subtracted, as a running mean would be", where)
+    elif view.times or any(link.number > 0 for link in view.links):
+        stop = stop or Stop("it is combined with another parameter and then added to the signal", where)
+    elif view.scaled and not covered:
+        stop = stop or Stop("it is scaled and mixed with the signal, as a running mean would be", where)
+    elif not covered and len(own) > 1:
+        stop = stop or Stop(f"it is added to the signal along {len(own)} axes that are no outputs of a weight", where)
+    use = Use(
+        param=view.param,
+        what="bias",
+        where=where,
+        parts=parts,
+        partners=tuple(dict.fromkeys(partners)) if covered else (),
+        covered=covered,
+        stop=stop,
+        view=view,
+    )
+    return uses.outputs((View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use)),))
+
+
+def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None, at: int, uses: Uses) -> None:
+    """Batch axes of a weight are batch axes of its bias: groups of a convolution, members of a stack."""
+    if before is None or all(factor.axis == FOREIGN for factor in before.axes[at]):
+        return
+    theirs = uses.found[before.use].parts
+    pieces = [piece for factor in before.axes[at] for piece in _pieces(factor, theirs)]
+    mine = regroup(view.axes[at], [piece.size for piece in pieces])
+    if mine is None or all(theirs.get(piece) != "batch" for piece in pieces):
+        return
+    for factor in view.axes[at]:
+        parts.pop(factor, None)
+    for factors, piece in zip(mine, pieces, strict=True):
+        assign(parts, factors, "batch" if theirs.get(piece) == "batch" else "out")
+
+
+def _pieces(factor: Factor, parts: Mapping[Factor, Part]) -> list[Factor]:
+    """The parts that a use tells apart within a factor, outermost first; the factor itself where it tells none."""
+    end = factor.inner * factor.size
+    inside = [
+        each
+        for each in parts
+        if each.axis == factor.axis and factor.inner <= each.inner and each.inner * each.size <= end
+    ]
+    inside.sort(key=lambda each: -each.inner)
+    return inside if math.prod(each.size for each in inside) == factor.size else [factor]
+
+
+def _marks(view: View, axis: int) -> bool:
+    return any(factor.axis != FOREIGN for factor in view.axes[axis])
+
+
+def _meets(weight: View, bias: View, axis: int) -> bool:
+    """Whether a bias and the outputs of a weight are in the same slot of an axis, if in slots they are."""
+    theirs, mine = weight.slot(axis), bias.slot(axis)
+    return theirs is None or mine is None or theirs.offset == mine.offset
+
+
+def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:
+    """A sum of two signals holds the outputs of both."""
+    outputs = tuple(dict.fromkeys((*left.outputs, *right.outputs)))
+    return Value(
+        shape=shape,
+        data=left.data or right.data,
+        outputs=outputs[:KEPT],
+        stretched=_shared([left, right]),
+    )
+
+
+KEPT = 64
+"""A residual stream is a sum of everything before it; no more weights than these are remembered behind a value."""
+
+
+def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where: str) -> Value:
+    """Follow a product: of parameters, of signals, or of a signal and a scale."""
+    constants = [not value.data and not value.weights for value in (left, right)]
+    if any(constants):
+        other = fitted(right if constants[0] else left, shape)
+        return replace(other, weights=tuple(replace(view, scaled=True) for view in other.weights))
+    left, right = (fitted(settle(value, uses, where) if _is_signal(value) else value, shape) for value in (left, right))
+    if left.weights and right.weights:
+        views, same = _merged(left, right, where, "multiplied with")
+        return Value(shape=shape, weights=views, data=same)
+    if not left.weights and not right.weights:
+        return _scaled(_both(left, right, shape))
+    params, signal = (left, right) if left.weights else (right, left)
+    products = []
+    for view in params.weights:
+        parts: dict[Factor, Part] = {}
+        for at, axis in enumerate(view.axes):
+            assign(parts, view.opened(axis), "out" if at in signal.stretched else "along")
+        assign(parts, view.batch, "batch")
+        stop = view.stop
+        if view.shifted:
+            stop = stop or Stop("a constant is added to it before it scales the signal", where)
+        if view.times or view.links:
+            stop = stop or Stop("it is combined with another parameter and then scales the signal", where)
+        use = Use(param=view.param, what="scale", where=where, parts=parts, normalized=view.normalized, stop=stop)
+        products.append(View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use)))
+    return Value(
+        shape=shape,
+        data=True,
+        outputs=_scaled(signal).outputs,
+        products=tuple(products),
+        stretched=signal.stretched & params.stretched,
+    )
+
+
+def _scaled(value: Value) -> Value:
+    """A signal whose outputs were scaled by a signal or a norm: a bias added now is no longer their weight's."""
+    return replace(value, outputs=tuple(replace(view, scaled=True) for view in value.outputs))
+
+
+def _is_signal(value: Value) -> bool:
+    return value.looked or any(view.fed_by_constant for view in value.weights)
+
+
+def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where: str) -> Value:
+    """Follow a quotient: by a constant it is a product, by a statistic of the weight itself a normalization."""
+    if not right.data and not right.weights:
+        return multiplied(left, right, shape, uses, where)
+    left, right = fitted(left, shape), fitted(right, shape)
+    if left.weights and right.weights and not (_is_signal(left) or _is_signal(right)):
+        below = tuple(view.halted(Stop("another parameter is divided by it", where)) for view in right.weights)
+        views, same = _merged(left, replace(right, weights=below), where, "divided by")
+        return Value(shape=shape, weights=views, data=same)
+    if right.data and not left.weights and not right.weights:
+        return replace(_scaled(_both(left, right, shape)), data=True)
+    return nonlinear("a division", [left, right], shape, uses, where)
+
+
+def _merged(left: Value, right: Value, where: str, how: str) -> tuple[tuple[View, ...], bool]:
+    """The parameters of two operands. A parameter in both, once as a statistic of itself, is normalized."""
+    groups = [left.weights, right.weights]
+    product = how != "added to"
+    kept: list[View] = []
+    for place, views in enumerate(groups):
+        others = groups[1 - place]
+        for view in views:
+            twins = [each for each in others if each.param == view.param]
+            if not twins:
+                met = frozenset(each.param for each in others) if product else frozenset()
+                kept.append(replace(view, times=view.times | met))
+                continue
+            kept += _with_twins(view, twins, place, product, where)
+    own = {view.param for view in kept if view.normalized}
+    kept = [replace(view, times=view.times - own) if view.normalized else view for view in kept]
+    return tuple(dict.fromkeys(kept)), left.data or right.data
+
+
+def _with_twins(view: View, twins: list[View], place: int, product: bool, where: str) -> list[View]:
+    """What is left of a view when the other operand holds the same parameter."""
+    if view.stop and any(not twin.stop for twin in twins):
+        return []  # the statistic; its twin is marked below
+    if not view.stop and all(twin.stop for twin in twins):
+        return [replace(view, normalized=True)]
+    if not product:
+        return [view]
+    if view.stop:
+        return [view] if place == 0 else []
+    if all(len(twin.own) < len(view.own) for twin in twins):
+        return [replace(view, normalized=True)]
+    if any(len(twin.own) > len(view.own) for twin in twins):
+        return []
+    return [view.halted(Stop("it is multiplied with itself", where))]

@@ -1,0 +1,247 @@
+"""Single equations: for each primitive, what it does to the parameters and signals in its operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from jax.extend.core import Literal
+
+from initax._trace import _elementwise as elementwise
+from initax._trace import _layout as layout
+from initax._trace._meet import convolution, dot_general
+from initax._trace._uses import Part, Uses, Value, assign
+from initax._trace._views import FOREIGN, Factor, Stop
+
+Values = Sequence[Value]
+
+
+def shapes_of(eqn: Any) -> list[tuple[int, ...]]:
+    """Return the shapes of an equation's results."""
+    return [tuple(getattr(var.aval, "shape", ())) for var in eqn.outvars]
+
+
+def equation(eqn: Any, values: Values, uses: Uses, where: str) -> list[Value]:
+    """Follow one equation.
+
+    Args:
+        eqn: the equation.
+        values: what its operands hold.
+        uses: where uses are entered.
+        where: its line.
+    """
+    name = eqn.primitive.name
+    if name == "split":
+        return _split(eqn, values[0], uses, where)
+    shapes = shapes_of(eqn)
+    rule = RULES.get(name)
+    result = rule(eqn, values, uses, where) if rule is not None and len(shapes) == 1 else None
+    if result is None and len(values) == 1 and len(shapes) == 1 and values[0].shape == shapes[0]:
+        result = elementwise.unary(name, values[0], uses, where)
+    return [result] if result is not None else _unknown(name, values, shapes, uses, where)
+
+
+def _unknown(name: str, values: Values, shapes: list[tuple[int, ...]], uses: Uses, where: str) -> list[Value]:
+    """An equation nobody taught the walk: what it does to parameters is not known, and said."""
+    ordered = [*values[1:], values[0]] if name == "select_n" else values  # what is chosen says more than the condition
+    return [elementwise.nonlinear(name, ordered, shape, uses, where) for shape in shapes]
+
+
+def _reshape(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    order = eqn.params["dimensions"] or range(len(values[0].shape))
+    turned = layout.rearrange(values[0], order, [values[0].shape[axis] for axis in order])
+    return layout.reshape(turned, shapes_of(eqn)[0], where)
+
+
+def _transpose(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    return layout.rearrange(values[0], eqn.params["permutation"], shapes_of(eqn)[0])
+
+
+def _squeeze(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    places = [axis for axis in range(len(values[0].shape)) if axis not in eqn.params["dimensions"]]
+    return layout.rearrange(values[0], places, shapes_of(eqn)[0])
+
+
+def _broadcast(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    return layout.broadcast(values[0], shapes_of(eqn)[0], eqn.params["broadcast_dimensions"])
+
+
+def _reversed(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    return values[0]
+
+
+def _gather(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    return layout.gather(values[0], values[1], eqn, where)
+
+
+def _concatenate(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    return layout.join(values, shapes_of(eqn)[0], eqn.params["dimension"], uses, where)
+
+
+def _dot_general(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    return dot_general(values[0], values[1], eqn, uses, where)
+
+
+def _convolution(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    return convolution(values[0], values[1], eqn, uses, where)
+
+
+def _added(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    return elementwise.added(eqn.primitive.name, values[0], values[1], shapes_of(eqn)[0], uses, where)
+
+
+def _multiplied(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    return elementwise.multiplied(values[0], values[1], shapes_of(eqn)[0], uses, where)
+
+
+def _divided(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    return elementwise.divided(values[0], values[1], shapes_of(eqn)[0], uses, where)
+
+
+def _complex(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    layout.together(values, uses)
+    return _added(eqn, values, uses, where)
+
+
+def _slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    value = values[0]
+    strides = eqn.params["strides"] or [1] * len(value.shape)
+    shape = shapes_of(eqn)[0]
+    for axis, (start, stride) in enumerate(zip(eqn.params["start_indices"], strides, strict=True)):
+        value = layout.cut(value, axis, int(start), shape[axis], int(stride), uses, where)
+    return value
+
+
+def _split(eqn: Any, value: Value, uses: Uses, where: str) -> list[Value]:
+    axis, start, results = eqn.params["axis"], 0, []
+    for size in map(int, eqn.params["sizes"]):
+        results.append(layout.cut(value, axis, start, size, 1, uses, where))
+        start += size
+    return results
+
+
+def _dynamic_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    value, starts = values[0], values[1:]
+    for axis, size in enumerate(eqn.params["slice_sizes"]):
+        if size == value.shape[axis]:
+            continue
+        start = eqn.invars[1 + axis]
+        if isinstance(start, Literal):
+            value = layout.cut(value, axis, int(start.val), size, 1, uses, where)
+        elif size == 1:
+            value = layout.entry(replace(value, outputs=()), axis, starts[axis].data, where)
+        else:
+            value = _lost(value, axis, size, where)
+    return value
+
+
+def _lost(value: Value, axis: int, size: int, where: str) -> Value:
+    """A window of an axis at a place that is not known."""
+    shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
+    stop = Stop("a window at a changing place is taken of it", where)
+    views = tuple(
+        replace(view, axes=(*view.axes[:axis], (Factor(FOREIGN, 1, size),), *view.axes[axis + 1 :]))
+        if all(factor.axis == FOREIGN for factor in view.axes[axis])
+        else replace(view.halted(stop), axes=tuple((Factor(FOREIGN, 1, each),) for each in shape))
+        for view in value.weights
+    )
+    return Value(shape=shape, data=value.data, weights=views)
+
+
+def _overwritten(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    layout.together(values[:2], uses)
+    if any(value.weights for value in values):
+        return None
+    return Value(shape=shapes_of(eqn)[0], data=any(value.data for value in values))
+
+
+def _padded(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    changed = [axis for axis, each in enumerate(eqn.params["padding_config"]) if any(each)]
+    if not changed:
+        return values[0]
+    if values[0].weights:
+        return None
+    kept = [view for view in values[0].outputs if all(f.axis == FOREIGN for at in changed for f in view.axes[at])]
+    places: list[int | None] = [None if at in changed else at for at in range(len(values[0].shape))]
+    padded = layout.rearrange(replace(values[0], outputs=tuple(kept), products=()), places, shapes_of(eqn)[0])
+    return replace(padded, stretched=frozenset())
+
+
+def _select(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    """A choice between values, entry by entry: a mask of constants leaves a weight a weight."""
+    shape = shapes_of(eqn)[0]
+    which, *cases = (elementwise.fitted(value, shape) for value in values)
+    held = [case for case in cases if case.weights]
+    if not held:
+        if which.weights:
+            return None
+        joined = elementwise.added("add", cases[0], cases[-1], shape, uses, where)
+        return replace(joined, data=joined.data or which.data, stretched=frozenset())
+    plain = not which.weights and all(case.weights or not case.data for case in cases)
+    if not plain or (which.data and not all(case.looked for case in held)):
+        return None
+    views = tuple(dict.fromkeys(view for case in held for view in case.weights))
+    return Value(shape=shape, data=any(case.data for case in held), weights=views)
+
+
+def _summed(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """A sum over axes: after a product with the signal it is a contraction, written out."""
+    value, axes, shape = values[0], eqn.params["axes"], shapes_of(eqn)[0]
+    if value.weights:
+        views = (replace(view, axes=_without(view.axes, axes)) for view in value.weights)
+        smaller = replace(value, shape=shape, weights=tuple(views))
+        return elementwise.nonlinear("a sum over its axes", [smaller], shape, uses, where)
+    rest = [at for at in range(len(value.shape)) if at not in axes]
+    outputs = []
+    for view in value.products:
+        use = uses.found[view.use]
+        summed = [factor for axis in axes for factor in view.axes[axis] if factor.axis != FOREIGN and factor.size > 1]
+        if not summed or use.what != "scale":
+            continue
+        kept = [factor for at in rest for factor in view.axes[at] if factor.axis != FOREIGN and factor.size > 1]
+        if any(use.parts.get(factor) == "out" for factor in kept):
+            assign(use.parts, summed, "in")
+            use.parts = {factor: _of_weight(part) for factor, part in use.parts.items()}
+            use.what = "weight"
+            outputs.append(replace(view, axes=tuple(view.axes[at] for at in rest)))
+        else:
+            use.stop = use.stop or Stop("it scales the signal, which is then summed: a scale or a weight", where)
+    flat = frozenset(at for at, old in enumerate(rest) if old in value.stretched)
+    return Value(shape=shape, data=value.data, outputs=tuple(outputs), stretched=flat)
+
+
+def _without(every: Sequence[Any], gone: Sequence[int]) -> tuple[Any, ...]:
+    return tuple(each for at, each in enumerate(every) if at not in gone)
+
+
+def _of_weight(part: Part) -> Part:
+    return "batch" if part == "along" else part
+
+
+RULES: dict[str, Callable[[Any, Values, Uses, str], Value | None]] = {
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "squeeze": _squeeze,
+    "broadcast_in_dim": _broadcast,
+    "rev": _reversed,
+    "slice": _slice,
+    "dynamic_slice": _dynamic_slice,
+    "gather": _gather,
+    "concatenate": _concatenate,
+    "dynamic_update_slice": _overwritten,
+    "scatter": _overwritten,
+    "scatter-add": _overwritten,
+    "pad": _padded,
+    "dot_general": _dot_general,
+    "conv_general_dilated": _convolution,
+    "add": _added,
+    "sub": _added,
+    "add_any": _added,
+    "mul": _multiplied,
+    "div": _divided,
+    "complex": _complex,
+    "select_n": _select,
+    "reduce_sum": _summed,
+}
+"""Primitive → the rule that follows it; `None` from a rule means that it can't."""

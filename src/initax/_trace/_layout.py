@@ -1,0 +1,163 @@
+"""Equations that only move entries: reshapes, transposes, broadcasts, slices, look-ups, joins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from initax._trace._meet import settle
+from initax._trace._uses import Uses, Value
+from initax._trace._views import FOREIGN, Factor, Stop, View, beside_slot, foreign, in_slot, part, placed, reshaped
+
+
+def _each(
+    value: Value, shape: Sequence[int], move: Callable[[View], View | None], stop: Stop, flat: frozenset[int]
+) -> Value:
+    """A value moved: weights that can't follow stop, outputs and products that can't are forgotten."""
+    shape = tuple(shape)
+    weights = []
+    for view in value.weights:
+        moved = move(view)
+        lost = replace(view, axes=tuple(foreign(size)[:1] for size in shape))
+        weights.append(lost.halted(stop) if moved is None else moved)
+    outputs, products = (
+        tuple(moved for view in views if (moved := move(view)) is not None) for views in (value.outputs, value.products)
+    )
+    return Value(
+        shape=shape, data=value.data, weights=tuple(weights), outputs=outputs, products=products, stretched=flat
+    )
+
+
+def reshape(value: Value, shape: Sequence[int], where: str) -> Value:
+    """Follow a reshape."""
+    flat = frozenset(_kept_axes(value, shape))
+    stop = Stop("a reshape cuts its axes unevenly", where)
+    return _each(value, shape, lambda view: reshaped(view, shape), stop, flat)
+
+
+def _kept_axes(value: Value, shape: Sequence[int]) -> list[int]:
+    """Axes of the new shape that are a stretched axis of the old one."""
+    before = {(math.prod(value.shape[:at]), value.shape[at]) for at in value.stretched}
+    return [at for at in range(len(shape)) if (math.prod(shape[:at]), shape[at]) in before]
+
+
+def rearrange(value: Value, places: Sequence[int | None], shape: Sequence[int]) -> Value:
+    """Follow a transpose, a squeeze, or new axes: for each new axis the old one, `None` where it is broadcast."""
+    flat = frozenset(at for at, old in enumerate(places) if old is None or old in value.stretched)
+    return _each(value, shape, lambda view: placed(view, places, shape), Stop(""), flat)
+
+
+def broadcast(value: Value, shape: Sequence[int], dimensions: Sequence[int]) -> Value:
+    """Follow a broadcast: axes of size one that become larger belong to no parameter."""
+    places: list[int | None] = [None] * len(shape)
+    for old, new in enumerate(dimensions):
+        if value.shape[old] == shape[new]:
+            places[new] = old
+    return rearrange(value, places, shape)
+
+
+def cut(value: Value, axis: int, start: int, size: int, stride: int, uses: Uses, where: str) -> Value:
+    """Follow a slice along one axis: one of equal parts is an entry of a batch axis."""
+    total = value.shape[axis]
+    if size == total:
+        return value
+    shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
+    value = replace(value, weights=tuple(view for view in value.weights if not beside_slot(view, axis, start, size)))
+    stop = Stop(f"a slice takes entries {start} to {start + (size - 1) * stride + 1} of {total}, no equal part", where)
+
+    def move(view: View) -> View | None:
+        if all(factor.axis == FOREIGN for factor in view.axes[axis]):
+            return replace(view, axes=(*view.axes[:axis], foreign(size), *view.axes[axis + 1 :]))
+        if view.slot(axis) is not None and view.use >= 0:
+            return part(view, axis, start, size, stride, total)
+        found = part(view, axis, start, size, stride, total)
+        if view.use >= 0:
+            use = uses.found[view.use]
+            if found is None:
+                use.spoiled = True
+            else:
+                use.taken |= set(found.fixed) - set(view.fixed)
+        return found
+
+    return _each(value, shape, move, stop, value.stretched)
+
+
+def entry(value: Value, axis: int, with_data: bool, where: str) -> Value:
+    """Follow a look-up of one entry along an axis, by a loop counter or by the data; the axis stays, of size one."""
+    shape = (*value.shape[:axis], 1, *value.shape[axis + 1 :])
+
+    def move(view: View) -> View:
+        gone = tuple(factor for factor in view.axes[axis] if factor.axis != FOREIGN)
+        own = replace(view, axes=(*view.axes[:axis], foreign(1), *view.axes[axis + 1 :]))
+        return replace(own, looked=own.looked + gone) if with_data else replace(own, batch=own.batch + gone)
+
+    moved = _each(value, shape, move, Stop(""), value.stretched)
+    return replace(moved, data=moved.data or with_data)
+
+
+def gather(value: Value, indices: Value, eqn: Any, where: str) -> Value:
+    """Follow a look-up of entries by an array of indices."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    shape = tuple(eqn.outvars[0].aval.shape)
+    paired = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
+    gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    rest = [axis for axis in range(len(value.shape)) if axis not in gone]
+    around = [at for at in range(len(shape)) if at not in numbers.offset_dims]
+    places: list[int | None] = [None] * len(shape)
+    for at, axis in zip(numbers.offset_dims, rest, strict=True):
+        places[at] = axis
+    for axis, which in paired.items():
+        places[around[which]] = axis
+    whole = {axis for axis in range(len(value.shape)) if sizes[axis] == value.shape[axis] or axis in paired}
+    single = [axis for axis in range(len(value.shape)) if axis not in whole]
+    many = math.prod(indices.shape[:-1]) > 1
+    stop = Stop("a gather takes windows of it", where)
+
+    def move(view: View) -> View | None:
+        taken: list[Factor] = []
+        for axis in single:
+            own = [factor for factor in view.axes[axis] if factor.axis != FOREIGN]
+            if own and sizes[axis] != 1:
+                return None
+            taken += own
+        one = replace(view, axes=tuple(foreign(1) if at in single else axis for at, axis in enumerate(view.axes)))
+        # An axis of one entry that the look-up collapses is no axis of the result, but still one of the parameter.
+        moved = placed(one, places, shape)
+        if indices.data:
+            return replace(moved, looked=moved.looked + tuple(taken))
+        return replace(moved, batch=moved.batch + tuple(taken), picked=moved.picked or (many and bool(taken)))
+
+    moved = _each(replace(value, outputs=(), products=()), shape, move, stop, frozenset())
+    return replace(moved, data=moved.data or indices.data)
+
+
+def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, where: str) -> Value:
+    """Follow a concatenation. Parts of one output axis that come together again are no gates."""
+    together(values, uses)
+    if any(value.data for value in values):
+        values = [settle(value, uses, where) for value in values]
+    if not any(value.weights for value in values):
+        return Value(shape=tuple(shape), data=any(value.data for value in values))
+    views = []
+    offset = 0
+    for value in values:
+        for view in value.weights:
+            # Along the joined axis it is a part of something larger; along all others it is what it was.
+            if all(factor.axis == FOREIGN for factor in view.axes[axis]):
+                views.append(replace(view, axes=(*view.axes[:axis], foreign(shape[axis]), *view.axes[axis + 1 :])))
+            else:
+                views.append(in_slot(view, axis, offset, shape[axis]))
+        offset += value.shape[axis]
+    return Value(shape=tuple(shape), weights=tuple(views))
+
+
+def together(values: Sequence[Value], uses: Uses) -> None:
+    """Note that parts of one output axis came together again."""
+    seen: dict[tuple[int, Factor], int] = {}
+    for at, value in enumerate(values):
+        for view in value.outputs:
+            for factor, _ in view.fixed:
+                if seen.setdefault((view.use, factor), at) != at:
+                    uses.found[view.use].rejoined.add(factor)

@@ -1,0 +1,391 @@
+"""Where parameters meet the signal: contractions, convolutions, sums and products, and what that says of their axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from initax._trace._uses import Part, Use, Uses, Value, What, assign, resolve_links, size
+from initax._trace._views import FOREIGN, Factor, Link, Stop, View, foreign, placed, regroup
+
+
+def settle(value: Value, uses: Uses, where: str) -> Value:
+    """Return a value as a signal: look-ups are embeddings, weights of constants are weights, others are the signal."""
+    if not value.weights:
+        return value
+    outputs: list[View] = []
+    for view in value.weights:
+        parts: dict[Factor, Part] = {}
+        if view.looked or view.picked:
+            assign(parts, view.looked, "out")
+            assign(parts, view.own, "in")
+            assign(parts, view.batch, "batch")
+            stop = view.stop or _entangled(view)
+            if view.picked and not view.looked:
+                stop = stop or Stop("rows of it are picked by constant indices", where)
+            uses.add(Use(param=view.param, what="embedding", where=where, parts=parts, stop=stop))
+        elif view.fed_by_constant:
+            outputs.append(_fed(view, value, uses, where))
+        else:
+            others = any(each.fed_by_constant for each in value.weights)
+            assign(parts, view.own, "out")
+            assign(parts, view.batch, "batch")
+            stop = view.stop or _entangled(view)
+            if not others:
+                stop = stop or Stop("it is a signal itself, no weight of one", where)
+            uses.add(Use(param=view.param, what="bias" if others else "other", where=where, parts=parts, stop=stop))
+    return Value(shape=value.shape, data=True, outputs=tuple(outputs), stretched=value.stretched)
+
+
+def _fed(view: View, value: Value, uses: Uses, where: str) -> View:
+    """The outputs of a weight that was contracted with a constant, a zero state say."""
+    parts: dict[Factor, Part] = {}
+    for link in view.links:
+        assign(parts, link.factors, "in")
+    assign(parts, view.own, "out")
+    assign(parts, view.batch, "batch")
+    tangled = any(link.number > 0 for link in view.links)
+    stop = view.stop or (Stop("it is contracted with a parameter and a constant", where) if tangled else None)
+    use = Use(param=view.param, what="weight", where=where, parts=parts, normalized=view.normalized, stop=stop)
+    return View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use))
+
+
+def _entangled(view: View) -> Stop | None:
+    if view.times:
+        return Stop("it is multiplied with another parameter")
+    if any(link.number > 0 for link in view.links):
+        return Stop("it is contracted with another parameter")
+    return None
+
+
+def consume(
+    value: Value,
+    roles: Sequence[Part],
+    places: Sequence[int | None],
+    shape: Sequence[int],
+    uses: Uses,
+    where: str,
+    what: What = "weight",
+    strides: tuple[float, float] = (1, 1),
+) -> tuple[View, ...]:
+    """Enter the uses of every parameter in a value that is contracted with the signal.
+
+    Args:
+        value: the value that holds them.
+        roles: what each axis of it does.
+        places: for each axis of the result, the axis of `value` it comes from.
+        shape: shape of the result.
+        uses: where to enter.
+        where: the line.
+        what: contraction or convolution.
+        strides: by how much strides divide the effective fans.
+
+    Returns:
+        The outputs of each parameter, as views of the result.
+    """
+    views = value.weights
+    parts: list[dict[Factor, Part]] = [{} for _ in views]
+    for view, own in zip(views, parts, strict=True):
+        for axis, role in zip(view.axes, roles, strict=True):
+            assign(own, view.opened(axis), role)
+    direct = [any(part == "in" for part in own.values()) for own in parts]
+    resolve_links(views, parts)
+    outputs = []
+    for place, (view, own) in enumerate(zip(views, parts, strict=True)):
+        assign(own, (*view.batch, *view.looked), "batch")
+        kind, stop = _judged(place, views, parts, direct, roles)
+        through = {each.param for each in views if {a.number for a in each.links} & {b.number for b in view.links}}
+        use = Use(
+            param=view.param,
+            what=what if kind == "weight" else kind,
+            where=where,
+            parts=own,
+            strides=strides if kind == "weight" else (1, 1),
+            through=frozenset(through - {view.param}),
+            normalized=view.normalized,
+            stop=view.stop or stop,
+            view=view,
+        )
+        if kind == "scale":
+            use.parts = {factor: "along" if part in ("in", "field") else part for factor, part in own.items()}
+        result = placed(view, places, shape)
+        outputs.append(View(param=view.param, axes=result.axes, slots=view.slots, use=uses.add(use)))
+    return tuple(outputs)
+
+
+def _judged(
+    place: int, views: tuple[View, ...], parts: list[dict[Factor, Part]], direct: list[bool], roles: Sequence[Part]
+) -> tuple[What, Stop | None]:
+    """What a parameter is in a contraction that several may take part in, or why that can't be told."""
+    view, own = views[place], parts[place]
+    if view.picked:
+        return "weight", Stop("rows of it are picked by constant indices")
+    if view.fed_by_constant:
+        return "weight", Stop("it is contracted with a constant first")
+    if any(factor not in own for link in view.links for factor in link.factors):
+        return "weight", Stop("it is contracted with another parameter, and which comes first can't be told")
+    if view.links and not _is_low_rank(place, views, direct):
+        return "weight", Stop(
+            "it is contracted with another parameter and the axis between is no bottleneck; "
+            "which comes first can't be told"
+        )
+    if view.times:
+        full = [_is_full(each) for each in parts]
+        others = [full[at] for at, each in enumerate(views) if each.param in view.times]
+        if full[place] and not any(others):
+            return "weight", None
+        if not full[place] and any(others):
+            return "scale", None
+        return "weight", Stop(
+            "it is multiplied entry by entry with another parameter; which is the weight can't be told"
+        )
+    if "in" not in own.values():
+        return "weight", Stop("no axis of it is summed over")
+    if not view.links and (repeated := _repeated(view, own, roles)):
+        return "weight", Stop(repeated)
+    if not view.links and len(views) > 1 and _is_broadcast(place, views):
+        return "weight", Stop("it is added to a larger parameter before it meets the signal")
+    return "weight", None
+
+
+def _repeated(view: View, own: dict[Factor, Part], roles: Sequence[Part]) -> str:
+    """Why entries that are used again and again have no fans to speak of; empty where that is not so."""
+    alone = [at for at, axis in enumerate(view.axes) if all(f.axis == FOREIGN for f in axis) and size(axis) > 1]
+    if any(
+        f.axis == FOREIGN and f.size > 1 for at, r in enumerate(roles) if r in ("in", "field") for f in view.axes[at]
+    ):
+        return "it is repeated along what is summed over"
+    if "out" not in own.values() and any(roles[at] == "out" for at in alone):
+        return "it is the same for every output"
+    inputs = {factor.axis for factor, part in own.items() if part == "in" and factor.size > 1}
+    if any(factor.axis in inputs for factor, _ in view.fixed):
+        return "parts of it along an input axis are used one by one"
+    return ""
+
+
+def _is_full(own: dict[Factor, Part]) -> bool:
+    return "in" in own.values() and "out" in own.values()
+
+
+def _is_low_rank(place: int, views: tuple[View, ...], direct: list[bool]) -> bool:
+    """Whether a product of parameters may be read in the direction of the signal.
+
+    `A @ B @ x` may be two factors of one weight, or learned queries times their own weight that meet keys. The first
+    has a bottleneck, or another weight is added that says which side is which.
+    """
+    numbers = {link.number for link in views[place].links}
+    chain = [each for each in views if any(link.number in numbers for link in each.links)]
+    if any(at != place and direct[at] and not each.links and len(each.own) > 1 for at, each in enumerate(views)):
+        return True
+    if any(not each.links and _narrower(each, views) for each in views):
+        return False
+    inner = max(size(link.factors) for each in chain for link in each.links)
+    return all(inner < max(size(each.own), 1) for each in chain if each.own)
+
+
+def _narrower(view: View, views: tuple[View, ...]) -> bool:
+    return size(view.own) < max(size(each.own) for each in views)
+
+
+def _is_broadcast(place: int, views: tuple[View, ...]) -> bool:
+    own = views[place]
+    for at in range(len(own.axes)):
+        if all(factor.axis == FOREIGN for factor in own.axes[at]) and any(
+            factor.axis != FOREIGN and factor.size > 1 for each in views for factor in each.axes[at]
+        ):
+            return True
+    return False
+
+
+def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> Value:
+    """Follow a contraction: of a parameter with the signal, of two parameters, or of two signals."""
+    (left_sum, right_sum), (left_batch, right_batch) = eqn.params["dimension_numbers"]
+    shape = tuple(eqn.outvars[0].aval.shape)
+    left, right = _settled(left, right, left_sum, left_batch, right_sum, uses, where)
+    free_left = [axis for axis in range(len(left.shape)) if axis not in (*left_sum, *left_batch)]
+    free_right = [axis for axis in range(len(right.shape)) if axis not in (*right_sum, *right_batch)]
+    batch = len(left_batch)
+    from_left = [*left_batch, *free_left, *[None] * len(free_right)]
+    from_right = [*right_batch, *[None] * len(free_left), *free_right]
+    if left.weights and right.weights:
+        return _linked(left, right, left_sum, right_sum, from_left, from_right, shape, uses)
+    if not left.weights and not right.weights:
+        return Value(shape=shape, data=left.data or right.data, stretched=_moved(left, right, from_left, from_right))
+    one, other, summed, batched, places = (
+        (left, right, left_sum, left_batch, from_left)
+        if left.weights
+        else (right, left, right_sum, right_batch, from_right)
+    )
+    if not other.data:
+        number = -uses.link()
+        views = tuple(
+            replace(
+                placed(view, places, shape),
+                links=(*view.links, Link(number, tuple(f for axis in summed for f in view.opened(view.axes[axis])))),
+            )
+            for view in one.weights
+        )
+        return Value(shape=shape, data=one.data, weights=views)
+    roles: list[Part] = [
+        "in" if axis in summed else "batch" if axis in batched else "out" for axis in range(len(one.shape))
+    ]
+    other_batch = right_batch if left.weights else left_batch
+    _confirm_batch(other, other_batch, one, batched, uses)
+    outputs = uses.outputs(consume(one, roles, places, shape, uses, where))
+    other_places = from_right if left.weights else from_left
+    return Value(shape=shape, data=True, outputs=outputs, stretched=_stretched(other, other_places, batch))
+
+
+def _stretched(signal: Value, places: Sequence[int | None], batch: int) -> frozenset[int]:
+    return frozenset(at for at, old in enumerate(places) if at >= batch and old is not None and old in signal.stretched)
+
+
+def _moved(
+    left: Value, right: Value, from_left: Sequence[int | None], from_right: Sequence[int | None]
+) -> frozenset[int]:
+    found = set()
+    for at, (one, other) in enumerate(zip(from_left, from_right, strict=True)):
+        flat = [side for side, old in ((left, one), (right, other)) if old is not None]
+        olds = [old for old in (one, other) if old is not None]
+        if all(old in side.stretched for side, old in zip(flat, olds, strict=True)):
+            found.add(at)
+    return frozenset(found)
+
+
+def _confirm_batch(
+    signal: Value, signal_batch: Sequence[int], weight: Value, weight_batch: Sequence[int], uses: Uses
+) -> None:
+    """An output axis along which the next weight has members of its own is a batch axis of both."""
+    for there, here in zip(signal_batch, weight_batch, strict=True):
+        if not any(factor.axis != FOREIGN and factor.size > 1 for view in weight.weights for factor in view.axes[here]):
+            continue
+        for view in signal.outputs:
+            for factor in view.axes[there]:
+                if factor.axis != FOREIGN and factor.size > 1:
+                    uses.found[view.use].taken |= {(factor, digit) for digit in range(factor.size)}
+
+
+def _settled(
+    left: Value,
+    right: Value,
+    left_sum: Sequence[int],
+    left_batch: Sequence[int],
+    right_sum: Sequence[int],
+    uses: Uses,
+    where: str,
+) -> tuple[Value, Value]:
+    """Decide which looked-up or constant-fed operands are signals by now."""
+
+    def is_member(value: Value, other: Value, summed: Sequence[int]) -> bool:
+        """Whether a look-up is of weights, one of many experts, and not of rows of an embedding."""
+        if not value.looked or other.weights or not other.data:
+            return False
+        taken = {factor for axis in summed for view in value.weights for factor in view.opened(view.axes[axis])}
+        own = {factor for view in value.weights for factor in view.own if factor.size > 1}
+        return bool(own & taken) and bool(own - taken)
+
+    def ready(value: Value, other: Value, summed: Sequence[int]) -> Value:
+        if value.looked and not is_member(value, other, summed):
+            return settle(value, uses, where)
+        if value.weights and other.weights and any(view.fed_by_constant for view in value.weights):
+            return settle(value, uses, where)
+        return value
+
+    first = ready(left, right, left_sum)
+    second = ready(right, first, right_sum)
+    return first if first is not left else ready(left, second, left_sum), second
+
+
+def _linked(
+    left: Value,
+    right: Value,
+    left_sum: Sequence[int],
+    right_sum: Sequence[int],
+    from_left: Sequence[int | None],
+    from_right: Sequence[int | None],
+    shape: tuple[int, ...],
+    uses: Uses,
+) -> Value:
+    number = uses.link()
+    views = []
+    for value, summed, places in ((left, left_sum, from_left), (right, right_sum, from_right)):
+        for view in value.weights:
+            gone = tuple(factor for axis in summed for factor in view.opened(view.axes[axis]))
+            views.append(replace(placed(view, places, shape), links=(*view.links, Link(number, gone))))
+    return Value(shape=shape, weights=tuple(views))
+
+
+def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) -> Value:
+    """Follow a convolution: plain, grouped, dilated, strided or transposed."""
+    shape = tuple(eqn.outvars[0].aval.shape)
+    signal = settle(signal, uses, where)
+    if kernel.looked and not signal.data:
+        kernel = settle(kernel, uses, where)
+    if not kernel.weights:
+        return Value(shape=shape, data=signal.data or kernel.data)
+    numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
+    out_axis, in_axis, *_ = numbers.rhs_spec
+    kernel = _ungrouped(kernel, out_axis, groups, eqn.params["batch_group_count"], where)
+    # The output axis of the kernel counts for two while its use is entered: groups, and outputs of one group.
+    wide = (*kernel.shape[:out_axis], groups, kernel.shape[out_axis] // groups, *kernel.shape[out_axis + 1 :])
+    roles: list[Part] = []
+    for axis in range(len(kernel.shape)):
+        if axis == out_axis:
+            roles += ["batch", "out"]
+        else:
+            roles.append("in" if axis == in_axis else "field")
+    cut = tuple(_cut(view, out_axis, groups) for view in kernel.weights)
+    places: list[int | None] = [None] * len(shape)
+    places.insert(numbers.out_spec[1], out_axis)
+    places[numbers.out_spec[1] + 1] = out_axis + 1
+    long = list(shape)
+    long[numbers.out_spec[1] : numbers.out_spec[1] + 1] = [groups, shape[numbers.out_spec[1]] // groups]
+    up, down = math.prod(eqn.params["lhs_dilation"]), math.prod(eqn.params["window_strides"])
+    outputs = consume(
+        Value(shape=wide, weights=cut, data=kernel.data),
+        roles,
+        places,
+        long,
+        uses,
+        where,
+        what="transposed" if up > 1 else "conv",
+        strides=(up, down),
+    )
+    joined = tuple(_uncut(view, numbers.out_spec[1]) for view in outputs)
+    return Value(shape=shape, data=True, outputs=uses.outputs(joined))
+
+
+def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, where: str) -> Value:
+    stop = None
+    if batch_groups > 1:
+        stop = Stop("its convolution groups the batch", where)
+    elif any(
+        regroup(view.axes[out_axis], (groups, kernel.shape[out_axis] // groups)) is None for view in kernel.weights
+    ):
+        stop = Stop("the groups of its convolution cut an axis unevenly", where)
+    if stop is None:
+        return kernel
+    views = (
+        replace(
+            view.halted(stop), axes=(*view.axes[:out_axis], foreign(kernel.shape[out_axis]), *view.axes[out_axis + 1 :])
+        )
+        for view in kernel.weights
+    )
+    return replace(kernel, weights=tuple(views))
+
+
+def _cut(view: View, axis: int, groups: int) -> View:
+    length = size(view.axes[axis])
+    pair = regroup(view.axes[axis], (groups, length // groups)) or (foreign(groups), foreign(length // groups))
+    outer, inner = (each or foreign(1) for each in pair)
+    if groups == 1 and view.axes[axis][0].size == 1:
+        outer, inner = foreign(1), view.axes[axis]
+    return replace(view, axes=(*view.axes[:axis], outer, inner, *view.axes[axis + 1 :]))
+
+
+def _uncut(view: View, axis: int) -> View:
+    both = (*view.axes[axis], *view.axes[axis + 1])
+    kept = tuple(factor for factor in both if factor.size > 1) or both[:1]
+    return replace(view, axes=(*view.axes[:axis], kept, *view.axes[axis + 2 :]))

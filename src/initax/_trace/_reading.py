@@ -1,0 +1,216 @@
+"""From the uses of a parameter to one reading of its axes, or to the reason why there is none."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from initax._trace._uses import Part, Use
+from initax._trace._views import Factor
+
+ROLE = {
+    "weight": "weight",
+    "conv": "weight",
+    "transposed": "weight",
+    "embedding": "embedding",
+    "scale": "scale",
+    "bias": "bias",
+}
+KIND = {
+    "weight": "Linear",
+    "conv": "Conv",
+    "transposed": "ConvTranspose",
+    "embedding": "Embedding",
+    "scale": "Norm",
+    "bias": "",
+}
+WORDS = {"in": "an input", "out": "an output", "batch": "a batch axis", "field": "a receptive axis", "along": "its own"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What the forward pass says of one parameter.
+
+    Attributes:
+        pattern: its axes; `None` where they can't be told.
+        sizes: sizes of the axes that are merged in the pattern.
+        role: what it is for; `None` likewise.
+        kind: the kind of layer that uses a parameter so; empty for a bias.
+        strides: by how much strides divide the effective fan_in and fan_out.
+        partners: for a bias, the parameters whose outputs it is added to, in the order of the forward pass.
+        reason: why its axes can't be told.
+        notes: what one should know about a reading.
+        where: the lines at which it is used.
+    """
+
+    pattern: str | None = None
+    sizes: Mapping[str, int] | None = None
+    role: str | None = None
+    kind: str = ""
+    strides: tuple[float, float] = (1, 1)
+    partners: tuple[int, ...] = ()
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
+
+
+def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Reading:
+    """Return the one reading that all uses of a parameter agree on.
+
+    Args:
+        shape: its stored shape.
+        uses: its uses, in the order of the forward pass.
+        names: paths of all parameters, for notes.
+    """
+    where = tuple(dict.fromkeys(use.where for use in uses if use.where))
+    if 0 in shape:
+        return Reading(reason=f"shape {tuple(shape)} has no entries")
+    if not uses:
+        return Reading(reason="the forward pass does not use it")
+    stopped = [use for use in uses if use.stop]
+    if stopped:
+        return Reading(reason=_at(str(stopped[0].stop), stopped[0].where), where=where)
+    roles = {ROLE[use.what] for use in uses}
+    if len(roles - {"embedding"}) > 1 or (roles > {"embedding"} and roles != {"embedding", "weight"}):
+        lines = {ROLE[use.what]: use.where for use in uses}
+        said = ", ".join(_at(f"a {role}", place) for role, place in lines.items())
+        return Reading(reason=f"its uses disagree: it is {said}", where=where)
+    cells = _cells(shape, uses)
+    if isinstance(cells, str):
+        return Reading(reason=cells, where=where)
+    parts = _agreed(cells, uses)
+    if isinstance(parts, str):
+        return Reading(reason=parts, where=where)
+    written = _written(shape, cells, parts, uses)
+    if isinstance(written, str):
+        return Reading(reason=written, where=where)
+    leading = next((use for use in uses if use.what == "embedding"), uses[0])
+    notes = []
+    if any(use.normalized for use in uses):
+        notes.append(
+            "it is combined with a function of itself before it is used, as weight norm does; see that its scale counts"
+        )
+    through = sorted({names[each] for use in uses for each in use.through})
+    if through:
+        notes.append(f"it is contracted with {', '.join(through)} before it meets the signal, and read in that order")
+    return Reading(
+        pattern=written[0],
+        sizes=written[1],
+        role=ROLE[leading.what],
+        kind=KIND[leading.what],
+        strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
+        partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
+        notes=tuple(notes),
+        where=where,
+    )
+
+
+def _at(text: str, where: str) -> str:
+    return f"{text} ({where})" if where and not text.endswith(")") else text
+
+
+def _cells(shape: Sequence[int], uses: Sequence[Use]) -> list[Factor] | str:
+    """The finest parts of the stored axes that any use tells apart, outermost first."""
+    cells = []
+    for axis, size in enumerate(shape):
+        borders = {1, size}
+        for use in uses:
+            for factor in (*use.parts, *use.gates()):
+                if factor.axis == axis:
+                    borders |= {factor.inner, factor.inner * factor.size}
+        order = sorted(borders)
+        if any(outer % inner for inner, outer in itertools.pairwise(order)):
+            return f"axis {axis} of size {size} is cut in ways that don't fit each other"
+        pairs = list(itertools.pairwise(order)) or [(1, 1)]
+        cells += [Factor(axis, inner, outer // inner) for inner, outer in reversed(pairs)]
+    return cells
+
+
+def _covers(factor: Factor, cell: Factor) -> bool:
+    if factor.axis != cell.axis:
+        return False
+    return factor.inner <= cell.inner and cell.inner * cell.size <= factor.inner * factor.size
+
+
+def _agreed(cells: Sequence[Factor], uses: Sequence[Use]) -> list[Part | None] | str:
+    """What each cell does, on which all uses must agree."""
+    found: list[Part | None] = []
+    for cell in cells:
+        said: dict[Part, str] = {}
+        for use in uses:
+            part = _part_of(cell, use)
+            if part is not None:
+                said.setdefault(part, use.where)
+        if len(said) > 1 and cell.size > 1:
+            words = ", ".join(_at(WORDS[part], place) for part, place in said.items())
+            return f"its uses disagree: axis {cell.axis} is {words}"
+        if not said and cell.size > 1:
+            return f"what its axis {cell.axis} of size {cell.size} does can't be told"
+        found.append(next(iter(said), None))
+    return found
+
+
+def _part_of(cell: Factor, use: Use) -> Part | None:
+    part = next((part for factor, part in use.parts.items() if _covers(factor, cell)), None)
+    if part == "out" and any(_covers(factor, cell) for factor in use.gates()):
+        return "batch"
+    if part == "along" and ROLE[use.what] == "weight":
+        return "batch"
+    return part
+
+
+def _written(
+    shape: Sequence[int], cells: Sequence[Factor], parts: Sequence[Part | None], uses: Sequence[Use]
+) -> tuple[str, dict[str, int]] | str:
+    """The pattern, and the sizes of axes merged in it."""
+    axes: list[list[tuple[str, int]]] = []
+    for axis, size in enumerate(shape):
+        own = [(part, cell.size) for cell, part in zip(cells, parts, strict=True) if cell.axis == axis]
+        named = _merged([(_letter(part), entries) for part, entries in own if part is not None])
+        if ROLE[uses[0].what] in ("scale", "bias") and size == 1 < max(shape):
+            named = []  # there to be broadcast
+        merged = len(named) > 1
+        axes.append([("group" if name == "stack" and merged else name, entries) for name, entries in named])
+    fields = [at for at, axis in enumerate(axes) if any(name == "..." for name, _ in axis)]
+    if any(len(axes[at]) > 1 for at in fields) or (fields and fields != list(range(fields[0], fields[-1] + 1))):
+        return "the axes of its receptive field do not stand together"
+    counts: dict[str, int] = {}
+    for each in axes:
+        for name, _ in each:
+            counts[name] = counts.get(name, 0) + 1
+    seen: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    written: list[str] = []
+    for each in axes:
+        names = []
+        for name, entries in each:
+            seen[name] = seen.get(name, 0) + 1
+            own_name = _named(name, counts[name], seen[name])
+            if len(each) > 1:
+                sizes[own_name] = entries
+            names.append(own_name)
+        if names == ["..."] and written[-1:] == ["..."]:
+            continue
+        written.append(names[0] if len(names) == 1 else f"({' '.join(names)})" if names else "1")
+    return " ".join(written), sizes
+
+
+def _letter(part: Part) -> str:
+    return {"in": "i", "out": "o", "along": "o", "field": "...", "batch": "stack"}[part]
+
+
+def _merged(axis: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    result: list[tuple[str, int]] = []
+    for name, size in axis:
+        if result and result[-1][0] == name:
+            result[-1] = (name, result[-1][1] * size)
+        elif size > 1 or len(axis) == 1:
+            result.append((name, size))
+    return result or axis[:1]
+
+
+def _named(name: str, count: int, place: int) -> str:
+    if name == "..." or count == 1 or (place == 1 and name in ("stack", "group")):
+        return name
+    return f"{name}{place}"

@@ -1,0 +1,184 @@
+"""Uses: each place at which a parameter meets the signal, and what each of its axes does there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from initax._trace._views import FOREIGN, Factor, Stop, View
+
+Place = tuple[int, ...]
+"""Where an equation stands: its number in each jaxpr on the way to it. A branch of a `cond` has a number of its own."""
+
+Part = Literal["in", "out", "batch", "field", "along"]
+"""What a factor does in a use; `along` is an axis that a scale shares with the signal, entry by entry."""
+What = Literal["weight", "conv", "transposed", "scale", "bias", "embedding", "other"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Use:
+    """One place where a parameter meets the signal. Later equations add to it what they do with its outputs.
+
+    Attributes:
+        param: which parameter.
+        what: what it is to the signal.
+        where: the line of the forward pass.
+        parts: what each factor does.
+        strides: by how much a convolution's strides divide the effective fan_in and fan_out.
+        taken: factors of the outputs of which single entries were taken, and which.
+        spoiled: the outputs were cut into parts that are not equal.
+        rejoined: factors whose parts came together again.
+        partners: parameters whose outputs a bias is added to.
+        covered: a bias or scale has no axis that no weight or scale before it has.
+        through: other parameters it was contracted with before it met the signal.
+        normalized: it is divided by a statistic of itself.
+        stop: why it can't be read.
+        view: the parameter as a contraction, a convolution or a sum takes it, where it meets the signal so.
+        units: the axes of the result along which its outputs lie.
+        at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
+    """
+
+    param: int
+    what: What
+    where: str = ""
+    parts: dict[Factor, Part] = field(default_factory=dict)
+    strides: tuple[float, float] = (1, 1)
+    taken: set[tuple[Factor, int]] = field(default_factory=set)
+    spoiled: bool = False
+    rejoined: set[Factor] = field(default_factory=set)
+    partners: tuple[int, ...] = ()
+    covered: bool = True
+    through: frozenset[int] = frozenset()
+    normalized: bool = False
+    stop: Stop | None = None
+    view: View | None = None
+    units: tuple[int, ...] = ()
+    at: Place = ()
+
+    def gates(self) -> tuple[Factor, ...]:
+        """Return the factors of the outputs all of whose entries go different ways."""
+        if self.spoiled:
+            return ()
+        found: dict[Factor, set[int]] = {}
+        for factor, digit in self.taken:
+            found.setdefault(factor, set()).add(digit)
+        return tuple(
+            factor
+            for factor, digits in found.items()
+            if factor.size > 1 and len(digits) == factor.size and factor not in self.rejoined
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """What is known of one value of the forward pass.
+
+    Attributes:
+        shape: its shape.
+        data: whether it depends on the inputs, or is a signal for another reason.
+        weights: parameters in it that have not met the signal yet.
+        outputs: weights whose outputs it holds, with nothing but sums, scalings and layout since.
+        products: scales it was multiplied with, with nothing but layout since.
+        stretched: axes along which it is constant because it was broadcast.
+    """
+
+    shape: tuple[int, ...]
+    data: bool = False
+    weights: tuple[View, ...] = ()
+    outputs: tuple[View, ...] = ()
+    products: tuple[View, ...] = ()
+    stretched: frozenset[int] = frozenset()
+
+    @property
+    def looked(self) -> bool:
+        """Whether it is a look-up in a parameter."""
+        return any(view.looked or view.picked for view in self.weights)
+
+
+class Uses:
+    """The uses found so far, and what the walk knows of the place it is at.
+
+    Attributes:
+        found: the uses, in the order of the forward pass.
+        links: number of contractions of parameters with each other.
+        at: the equation the walk is at.
+        loops: the equations that are loops → the parameters of which each step takes one entry.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[Use] = []
+        self.links = 0
+        self.at: Place = ()
+        self.loops: dict[Place, dict[int, tuple[Factor, ...]]] = {}
+
+    def add(self, use: Use) -> int:
+        """Enter a use and return its number."""
+        use.at = self.at
+        self.found.append(use)
+        return len(self.found) - 1
+
+    def outputs(self, views: tuple[View, ...]) -> tuple[View, ...]:
+        """Note in the uses of some outputs along which axes they lie, and return the outputs."""
+        for view in views:
+            own = (at for at, axis in enumerate(view.axes) if any(factor.axis != FOREIGN for factor in axis))
+            self.found[view.use].units = tuple(own)
+        return views
+
+    def link(self) -> int:
+        """Return a new number for a contraction of two parameters."""
+        self.links += 1
+        return self.links
+
+    def mark(self) -> tuple[int, int]:
+        """Return where the list stands, for `forget`."""
+        return len(self.found), self.links
+
+    def forget(self, mark: tuple[int, int]) -> None:
+        """Drop what was entered since a mark."""
+        del self.found[mark[0] :]
+        self.links = mark[1]
+
+
+def assign(parts: dict[Factor, Part], factors: Iterable[Factor], part: Part) -> None:
+    """Say what some factors do; factors of no parameter are passed over."""
+    for factor in factors:
+        if factor.axis >= 0:
+            parts[factor] = part
+
+
+def resolve_links(views: tuple[View, ...], parts: list[dict[Factor, Part]]) -> None:
+    """Carry the signal through contractions of parameters with each other: what one puts out, the next takes in.
+
+    Of two parameters contracted first, the one that meets the signal is upstream. A link with the signal on both
+    sides, or on none, stays open.
+    """
+    fed = [any(part == "in" for part in each.values()) for each in parts]
+    done: set[int] = set()
+    moved = True
+    while moved:
+        moved = False
+        for number in {link.number for view in views for link in view.links if link.number > 0} - done:
+            sides: dict[int, list[int]] = {}
+            for place, view in enumerate(views):
+                if any(link.number == number for link in view.links):
+                    sides.setdefault(view.param, []).append(place)
+            up = [place for places in sides.values() for place in places if fed[place]]
+            down = [place for places in sides.values() for place in places if not fed[place]]
+            if not up or not down:
+                continue
+            done.add(number)
+            moved = True
+            sides_of: tuple[tuple[list[int], Part], ...] = ((up, "out"), (down, "in"))
+            for places, part in sides_of:
+                for place in places:
+                    for link in views[place].links:
+                        if link.number == number:
+                            assign(parts[place], link.factors, part)
+                    fed[place] = True
+
+
+def size(factors: Iterable[Factor]) -> int:
+    """Return the number of entries of a product of factors."""
+    return math.prod(factor.size for factor in factors)

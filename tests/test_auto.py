@@ -1,0 +1,145 @@
+"""The scheme `auto`: lengths followed along the forward pass, held against closed forms and against measurement."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import initax as ix
+from tests.tables import KEY
+from tests.traced import S
+
+nn = eqx.nn
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "softplus": jax.nn.softplus,
+}
+
+
+def batched(model, x):
+    return jax.vmap(model)(x)
+
+
+def reach(model, inputs, forward=None):
+    plan = ix.plan(model, {"*": "auto"}, inputs=inputs, forward=forward)
+    return {each.parameter.path: each.parameter.reach for each in plan.draws if each.parameter.role == "weight"}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_behind_an_activation_the_length_is_its_second_moment(name):
+    model = nn.MLP(5, 3, 7, depth=2, activation=ACTIVATIONS[name], key=KEY)
+    found = reach(model, S(5))
+    assert found["layers.0.weight"] == pytest.approx(1, rel=1e-6)
+    for at in (1, 2):
+        assert found[f"layers.{at}.weight"] == pytest.approx(ix.gain(ACTIVATIONS[name]) ** -2, rel=1e-5)
+
+
+CASES = {
+    "a residual sum": (lambda p, x: (x + jax.nn.relu(x @ p["a"])) @ p["b"], 1.5),
+    "a product": (lambda p, x: (x * jax.nn.relu(x @ p["a"])) @ p["b"], 0.5),
+    "a constant factor": (lambda p, x: (3 * (x @ p["a"])) @ p["b"], 9.0),
+    "a function of itself": (lambda p, x: jnp.square(x @ p["a"]) @ p["b"], 3.0),
+    "a mean": (lambda p, x: ((x @ p["a"]).reshape(-1, 4, 6).mean(1)) @ p["b"], 0.25),
+    "a concatenation": (lambda p, x: jnp.concatenate([jax.nn.relu(x @ p["a"]), x], 1)[:, :6] @ p["b"], 0.75),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_lengths_are_what_the_closed_form_says(name):
+    forward, expected = CASES[name]
+    found = reach({"a": S(6, 6), "b": S(6, 6)}, S(8, 6), forward)
+    assert found["b"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("window", "expected"), [(2, (1.029375, 0.491715)), (3, (1.485013, 0.357353))])
+def test_a_max_pooling_is_the_largest_of_independent_normals(window, expected):
+    """Of four and of nine standard normals: mean and variance as tabulated for AutoInit."""
+    mean, variance = expected
+
+    def forward(p, x):
+        y = jnp.einsum("bhwi,io->bhwo", x, p["a"])
+        pooled = lax.reduce_window(y, -jnp.inf, lax.max, (1, window, window, 1), (1, window, window, 1), "VALID")
+        return jnp.einsum("bhwi,io->bhwo", pooled, p["b"])
+
+    found = reach({"a": S(6, 6), "b": S(6, 6)}, S(2, 6, 6, 6), forward)
+    assert found["b"] == pytest.approx(mean**2 + variance, rel=2e-3)
+
+
+def test_a_steady_scan_has_one_length_and_another_none():
+    def forward(p, x):
+        x = jax.nn.relu(x @ p["first"])
+        x, _ = lax.scan(lambda x, w: (jax.nn.relu(x @ w), None), x, p["steady"])
+        x, _ = lax.scan(lambda x, w: (x + x @ w, None), x, p["growing"])
+        return x
+
+    params = {"first": S(6, 6), "steady": S(5, 6, 6), "growing": S(5, 6, 6)}
+    with pytest.warns(ix.InitaxWarning) as caught:
+        plan = ix.plan(params, {"*": "auto"}, inputs=S(8, 6), forward=forward)
+    found = {each.parameter.path: each.parameter.reach for each in plan.draws}
+    assert found["steady"] == pytest.approx(0.5, rel=1e-5)
+    assert found["growing"] is None
+    assert [str(each.message) for each in caught] == ["auto can't tell what reaches 1 weight and takes gain 1: growing"]
+    assert plan.notes == ("auto can't tell what reaches 1 weight and takes gain 1: growing",)
+
+
+def test_without_inputs_auto_says_that_it_is_blind():
+    with pytest.warns(ix.InitaxWarning) as caught:
+        plan = ix.plan(nn.Linear(4, 3, key=KEY), {"*": "auto"})
+    assert plan.draws[0].std == pytest.approx(0.5)
+    assert [str(each.message) for each in caught] == [
+        "auto can't tell what reaches 1 weight and takes gain 1: weight\n  say what the model is called on, inputs=..."
+    ]
+
+
+def test_behind_attention_it_says_so():
+    def forward(p, x):
+        weights = jax.nn.softmax((x @ p["q"]) @ (x @ p["k"]).T)
+        return (weights @ x) @ p["out"]
+
+    with pytest.warns(ix.InitaxWarning, match="auto can't tell what reaches 1 weight and takes gain 1: out"):
+        ix.plan({name: S(6, 6) for name in ("q", "k", "out")}, {"*": "auto"}, inputs=S(8, 6), forward=forward)
+
+
+# A deviation of the length grows by the slope of the length map each layer. Where the slope is above one (gelu 1.14,
+# silu 1.17) the random deviations of a finite width outgrow any bound; no scale chosen without data prevents that.
+STEADY_LAYERS = {"relu": 30, "tanh": 30, "softplus": 30, "gelu": 10, "silu": 10}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_second_moment_holds_through_the_layers(name):
+    depth = STEADY_LAYERS[name]
+    model = nn.MLP(128, 128, 128, depth=depth - 1, activation=ACTIVATIONS[name], key=KEY)
+    x = jax.random.normal(jax.random.key(1), (64, 128))
+    keys = jax.random.split(jax.random.key(2), 5)
+    report = ix.signal_propagation(model, x, forward=batched, rules={"*": "auto"}, keys=keys)
+    middle = np.array([np.median(each.mean_square) for each in report.signals])
+    assert middle.shape == (depth,)
+    assert np.all((middle > 0.5) & (middle < 2)), middle
+
+
+class Residual(eqx.Module):
+    """A residual convolutional network without norms."""
+
+    blocks: list
+
+    def __call__(self, x):
+        for block in self.blocks:
+            x = x + block(jax.nn.relu(x))
+        return x
+
+
+def test_the_second_moment_holds_in_a_residual_network_without_norms():
+    keys = jax.random.split(KEY, 30)
+    convs = [nn.Conv2d(12, 12, 3, padding="SAME", padding_mode="CIRCULAR", key=key) for key in keys]
+    plan = ix.plan(Residual(convs), {"*": "auto"}, inputs=S(12, 6, 6))
+    found = [each.parameter.reach for each in plan.draws if each.parameter.role == "weight"]
+    assert np.allclose(found, [(1 + depth) / 2 for depth in range(30)], rtol=1e-4)
+    x = jax.random.normal(jax.random.key(1), (16, 12, 6, 6))
+    report = ix.signal_propagation(plan.draw(jax.random.key(2)), x, forward=batched)
+    squares = np.array([float(each.mean_square[0]) for each in report.signals])
+    assert np.all((squares > 0.5) & (squares < 2)), squares

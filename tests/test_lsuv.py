@@ -1,0 +1,294 @@
+"""Calibration on data: variances are measured here by other means than the walk over the jaxpr."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import initax as ix
+from tests.tables import KEY
+from tests.traced import S
+
+nn = eqx.nn
+X = jax.random.normal(jax.random.key(3), (128, 32))
+
+
+class Deep(eqx.Module):
+    """Fifty layers and a loop over them, written so that every pre-activation can be had."""
+
+    layers: list
+    residual: bool = eqx.field(static=True)
+
+    def pre_activations(self, x):
+        found = []
+        for layer in self.layers:
+            found.append(layer.weight @ x)
+            step = jax.nn.relu(found[-1] + layer.bias)
+            x = x + step if self.residual else step
+        return found
+
+    def __call__(self, x):
+        return self.pre_activations(x)[-1]
+
+
+def deep(residual, depth=50, width=32):
+    keys = jax.random.split(KEY, depth)
+    return Deep([nn.Linear(width, width, key=key) for key in keys], residual)
+
+
+def batched(model, x):
+    return jax.vmap(model)(x)
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+def test_every_output_of_fifty_layers_has_the_target_variance(residual):
+    model, report = ix.lsuv(deep(residual), X, forward=batched)
+    assert len(report.layers) == 50
+    for each in jax.vmap(model.pre_activations)(X):
+        assert abs(float(jnp.var(each)) - 1) < 0.01
+    assert [row.path for row in report.layers] == [f"layers.{at}.weight" for at in range(50)]
+
+
+def test_the_report_says_what_was_measured_and_done():
+    before = deep(False, depth=3)
+    after, report = ix.lsuv(before, X, forward=batched, target=0.5)
+    first = before.layers[0]
+    row = report.layers[0]
+    assert float(row.before) == pytest.approx(float(jnp.var(X @ first.weight.T)), rel=1e-4)
+    assert float(row.factor) == pytest.approx((0.5 / float(row.before)) ** 0.5, rel=1e-5)
+    assert np.allclose(after.layers[0].weight, first.weight * row.factor, rtol=1e-6)
+    assert float(row.after) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_everything_else_is_the_same_object():
+    before = deep(False, depth=3)
+    after, _ = ix.lsuv(before, X, forward=batched, skip="layers.1")
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    assert all(old.bias is new.bias for old, new in zip(before.layers, after.layers, strict=True))
+    assert after.layers[1].weight is before.layers[1].weight
+    assert after.layers[0].weight is not before.layers[0].weight
+
+
+def test_each_layer_of_a_scanned_stack_is_calibrated_on_its_own():
+    def forward(params, x):
+        def step(x, layer):
+            out = x @ layer["w"]
+            return jax.nn.relu(out + layer["b"]), out
+
+        return lax.scan(step, x, params)[1]
+
+    params = {"w": jax.random.normal(KEY, (20, 32, 32)), "b": jnp.zeros((20, 32))}
+    with jax.numpy_rank_promotion("allow"):
+        new, report = ix.lsuv(params, X, forward=forward)
+        outputs = forward(new, X)
+    assert report.layers[0].factor.shape == (20,)
+    assert np.allclose(jnp.var(outputs, axis=(1, 2)), 1, atol=0.01)
+    assert np.unique(report.layers[0].factor).size == 20
+
+
+def test_a_stack_indexed_by_hand_is_calibrated_entry_by_entry():
+    def forward(params, x):
+        outputs = []
+        for layer in range(4):
+            outputs.append(x @ params["w"][layer])
+            x = jnp.tanh(outputs[-1])
+        return outputs
+
+    params = {"w": 3 * jax.random.normal(KEY, (4, 32, 32))}
+    new, report = ix.lsuv(params, X, forward=forward)
+    assert [row.path for row in report.layers] == ["w[0]", "w[1]", "w[2]", "w[3]"]
+    assert np.allclose([jnp.var(each) for each in forward(new, X)], 1, atol=0.01)
+
+
+def test_a_nested_scan_calibrates_every_entry():
+    def forward(params, x):
+        def inner(x, w):
+            return jnp.tanh(x @ w), x @ w
+
+        def outer(x, w):
+            return lax.scan(inner, x, w)
+
+        return lax.scan(outer, x, params["w"].reshape(2, 3, 32, 32))[1]
+
+    new, report = ix.lsuv({"w": jax.random.normal(KEY, (6, 32, 32))}, X, forward=forward)
+    assert report.layers[0].factor.shape == (2, 3)
+    assert np.allclose(jnp.var(forward(new, X), axis=(2, 3)), 1, atol=0.01)
+
+
+@pytest.mark.parametrize("loop", ["unrolled", "scan", "while"])
+def test_a_tied_weight_keeps_the_factor_of_its_first_use(loop):
+    def forward(params, x):
+        if loop == "unrolled":
+            for _ in range(3):
+                x = jnp.tanh(x @ params["w"])
+            return x
+        if loop == "scan":
+            return lax.scan(lambda x, _: (jnp.tanh(x @ params["w"]), None), x, None, length=3)[0]
+        return lax.while_loop(
+            lambda state: state[0] < 3, lambda state: (state[0] + 1, jnp.tanh(state[1] @ params["w"])), (0, x)
+        )[1]
+
+    params = {"w": jax.random.normal(KEY, (32, 32))}
+    new, report = ix.lsuv(params, X, forward=forward)
+    factor = 1 / float(jnp.std(X @ params["w"]))
+    assert float(report.layers[0].factor) == pytest.approx(factor, rel=1e-4)
+    assert np.allclose(new["w"], params["w"] * factor, rtol=1e-4)
+
+
+def test_branches_are_calibrated_as_they_run():
+    def forward(params, x):
+        return lax.cond(jnp.sum(x) > 1e9, lambda x: x @ params["a"], lambda x: x @ params["b"], x)
+
+    params = {"a": jnp.ones((32, 32)), "b": 2 * jax.random.normal(KEY, (32, 32))}
+    new, _ = ix.lsuv(params, X, forward=forward)
+    assert float(jnp.var(forward(new, X))) == pytest.approx(1, abs=0.01)
+    assert np.array_equal(new["a"], params["a"])
+
+
+def test_norms_convolutions_and_jitted_parts_are_played_as_they_are():
+    keys = iter(jax.random.split(KEY, 4))
+    net = nn.Sequential(
+        [
+            nn.Conv2d(3, 8, 3, key=next(keys)),
+            nn.GroupNorm(2, 8),
+            nn.Lambda(jax.jit(jax.nn.gelu)),
+            nn.ConvTranspose2d(8, 4, 4, stride=2, key=next(keys)),
+        ]
+    )
+    images = jax.random.normal(KEY, (8, 3, 10, 10))
+    new, report = ix.lsuv(net, images, forward=batched)
+    first = jax.vmap(new[0])(images) - new[0].bias[None]
+    last = jax.vmap(new)(images) - new[3].bias[None]
+    assert float(jnp.var(first)) == pytest.approx(1, abs=0.01)
+    assert float(jnp.var(last)) == pytest.approx(1, abs=0.01)
+    assert new[1].weight is net[1].weight
+    assert report.skipped == {}
+
+
+def test_centering_gives_every_unit_mean_zero():
+    def forward(params, x):
+        hidden = jnp.tanh(x @ params["w1"] + params["b1"])
+        return hidden @ params["w2"] + params["b2"]
+
+    shifted = X + 2
+    weights = jax.random.split(KEY)
+    params = {
+        "w1": jax.random.normal(weights[0], (32, 16)),
+        "b1": jnp.ones(16),
+        "w2": jax.random.normal(weights[1], (16, 4)),
+        "b2": jnp.zeros(4),
+    }
+    with jax.numpy_rank_promotion("allow"):
+        new, _ = ix.lsuv(params, shifted, forward=forward, center=True)
+        first = shifted @ new["w1"] + new["b1"]
+        last = forward(new, shifted)
+    assert float(jnp.max(jnp.abs(jnp.mean(first, 0)))) < 1e-4
+    assert float(jnp.max(jnp.abs(jnp.mean(last, 0)))) < 1e-4
+    assert float(jnp.var(shifted @ new["w1"])) == pytest.approx(1, abs=0.01)
+
+
+def test_centering_reaches_stacks_and_convolutions():
+    keys = jax.random.split(KEY, 2)
+    scanned = nn.MLP(32, 32, 32, depth=4, scan=True, key=keys[0])
+    new, _ = ix.lsuv(scanned, X, forward=batched, center=True)
+    first, middle = new.layers[0], new.layers[1]
+    hidden = jax.nn.relu(X @ first.weight.T + first.bias[None])
+    outputs = hidden @ middle.weight[0].T + middle.bias[0][None]
+    assert float(jnp.max(jnp.abs(jnp.mean(outputs, 0)))) < 1e-4
+    conv = nn.Conv2d(3, 8, 3, key=keys[1])
+    images = jax.random.normal(KEY, (8, 3, 10, 10)) + 1
+    conv, _ = ix.lsuv(conv, images, forward=batched, center=True)
+    assert float(jnp.max(jnp.abs(jnp.mean(jax.vmap(conv)(images), (0, 2, 3))))) < 1e-4
+
+
+def test_a_tolerance_leaves_what_is_close():
+    model = deep(False, depth=1)
+    variance = float(jnp.var(X @ model.layers[0].weight.T))
+    _, near = ix.lsuv(model, X, forward=batched, target=variance * 1.05, tolerance=0.1)
+    _, far = ix.lsuv(model, X, forward=batched, target=variance * 1.25, tolerance=0.1)
+    assert float(near.layers[0].factor) == 1
+    assert float(far.layers[0].factor) == pytest.approx(1.25**0.5, rel=1e-4)
+
+
+def test_low_precision_is_measured_in_float32():
+    params = {"w": jax.random.normal(KEY, (32, 32), jnp.bfloat16)}
+    new, _ = ix.lsuv(params, X.astype(jnp.bfloat16), forward=lambda p, x: x @ p["w"])
+    assert new["w"].dtype == jnp.bfloat16
+    assert float(jnp.var((X.astype(jnp.bfloat16) @ new["w"]).astype(jnp.float32))) == pytest.approx(1, abs=0.01)
+
+
+def test_what_has_no_one_weight_is_left_alone_with_a_reason():
+    def forward(params, x):
+        low = x @ (params["w"] + params["b"] @ params["a"])
+        return low @ jnp.exp(params["e"]) @ params["t"] + params["t"][0] * low @ params["t"]
+
+    params = {
+        **{name: jax.random.normal(KEY, shape) for name, shape in {"w": (32, 8), "a": (2, 8), "b": (32, 2)}.items()},
+        "e": jnp.zeros((8, 8)),
+        "t": jax.random.normal(KEY, (8, 8)),
+        "last": jnp.ones((8, 8)),
+    }
+    with jax.numpy_rank_promotion("allow"):
+        new, report = ix.lsuv(params, X, forward=lambda p, x: forward(p, x) @ p["last"])
+    assert [row.path for row in report.layers] == ["last"]
+    assert {path: reason.partition(" (")[0] for path, reason in report.skipped.items()} == {
+        "a": "it shares its operation with other parameters",
+        "b": "it shares its operation with other parameters",
+        "e": "exp stands between it and the signal",
+        "t": "it is used as something else than a weight too",
+        "w": "it shares its operation with other parameters",
+    }
+    assert new["w"] is params["w"]
+
+
+def test_the_report_prints_as_a_table():
+    _, report = ix.lsuv(
+        {"a": jnp.eye(2), "b": 2 * jnp.eye(2)},
+        jnp.array([[1.0, -1.0], [-1.0, 1.0]]),
+        forward=lambda p, x: x @ p["a"] @ p["b"],
+        skip="a",
+    )
+    assert str(report) == (
+        "calibrated: 1\n\n"
+        " weight   before   after   factor\n"
+        " ────────────────────────────────\n"
+        " b             4       1      0.5\n\n"
+        "left alone: 1\n\n"
+        " weight   why\n"
+        " ─────────────────────────\n"
+        " a        skipped as asked"
+    )
+
+
+ERRORS = {
+    "a target of zero": (
+        lambda: ix.lsuv(deep(False, 1), X, forward=batched, target=0.0),
+        ix.InitaxError,
+        "lsuv: target is a variance and must be positive, not 0.0.",
+    ),
+    "abstract inputs": (
+        lambda: ix.lsuv(deep(False, 1), S(4, 32), forward=batched),
+        ix.InitaxError,
+        "lsuv measures on real inputs and weights; some are abstract.\n  pass arrays",
+    ),
+    "nothing to calibrate": (
+        lambda: ix.lsuv({"w": jnp.ones((3, 3))}, jnp.ones(3), forward=lambda p, x: (p["w"] + p["w"].T) @ x),
+        ix.InitaxError,
+        "lsuv finds no weight to calibrate.\n  w: it shares its operation with other parameters",
+    ),
+    "a selector of nothing": (
+        lambda: ix.lsuv(deep(False, 1), X, forward=batched, skip="Linaer"),
+        ix.RuleError,
+        'selector "Linaer" matches no layer.\n  layers: Linear (1)\n  did you mean "Linear"?',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_say_what_is_wrong(name):
+    run, kind, text = ERRORS[name]
+    with pytest.raises(kind) as caught:
+        run()
+    assert str(caught.value) == text

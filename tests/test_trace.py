@@ -1,0 +1,320 @@
+"""Axes read off a trace: models nobody declared, the arithmetic of views, and what a plan says of them."""
+
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import initax as ix
+from initax._axes import resolve
+from initax._trace import _views, readings
+from tests.tables import KEY
+from tests.traced import MODELS, S, transformer
+
+
+@pytest.fixture
+def as_users_write():
+    """The models are written as users write them, with implicit broadcasts."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def in_words(reading, shape):
+    """A reading as the table writes it."""
+    if reading.reason is not None:
+        return re.sub(r"\.py:\d+", ".py:LINE", reading.reason)
+    axes = resolve(reading.pattern, shape, reading.sizes)
+    weighs = reading.role in ("weight", "embedding")
+    return reading.role, axes.fan_in if weighs else None, axes.fan_out if weighs else None, axes.batch_size
+
+
+@pytest.mark.parametrize("model", [pytest.param(each, id=each.name.replace(" ", "-")) for each in MODELS])
+def test_a_model_nobody_declared_is_read_as_its_mathematics_says(model, as_users_write):
+    found = readings(model.forward, model.arrays, list(model.inputs))
+    words = {name: in_words(found[name], tuple(array.shape)) for name, array in model.arrays.items()}
+    assert words == model.expected
+
+
+# The arithmetic of views, against NumPy: follow the indices of the stored entries themselves.
+
+
+def moved(view, entries, rng):
+    """One random step, on the view and on the array of stored indices."""
+    shape = entries.shape
+    match rng.integers(4):
+        case 0 if entries.ndim:
+            order = tuple(rng.permutation(entries.ndim))
+            return _views.placed(view, order, [shape[axis] for axis in order]), entries.transpose(order)
+        case 1:
+            sizes = [size for size in (2, 3, 2, 3, 5) if rng.random() < 0.5]
+            while sizes and entries.size % np.prod(sizes):
+                sizes.pop()
+            target = (*sizes, entries.size // int(np.prod(sizes, dtype=int)))
+            return _views.reshaped(view, target), entries.reshape(target)
+        case 2 if entries.ndim:
+            axis = int(rng.integers(entries.ndim))
+            total = shape[axis]
+            size = int(rng.choice([each for each in range(1, total + 1) if total % each == 0]))
+            start = size * int(rng.integers(total // size))
+            cut = np.take(entries, range(start, start + size), axis)
+            return (view if size == total else _views.part(view, axis, start, size, 1, total)), cut
+        case _ if entries.ndim:
+            axis = int(rng.integers(entries.ndim))
+            total = shape[axis]
+            stride = int(rng.choice([each for each in range(1, total + 1) if total % each == 0]))
+            start = int(rng.integers(stride))
+            cut = np.take(entries, range(start, total, stride), axis)
+            return (view if stride == 1 else _views.part(view, axis, start, total // stride, stride, total)), cut
+    return view, entries
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_view_knows_which_stored_entry_each_of_its_entries_is(seed):
+    rng = np.random.default_rng(seed)
+    stored = (12, 5, 6)
+    view, entries = _views.whole(0, stored), np.arange(360).reshape(stored)
+    for _ in range(6):
+        after, entries_after = moved(view, entries, rng)
+        if after is None:
+            break
+        view, entries = after, entries_after
+    digits = np.zeros((*entries.shape, 3), int)
+    for factor, digit in view.fixed:
+        digits[..., factor.axis] += digit * factor.inner
+    for axis, factors in enumerate(view.axes):
+        assert np.prod([factor.size for factor in factors]) == entries.shape[axis]
+        along = np.arange(entries.shape[axis]).reshape([-1 if at == axis else 1 for at in range(entries.ndim)])
+        for factor, digit in zip(factors, unravel(along, factors), strict=True):
+            if factor.axis != _views.FOREIGN:
+                digits[..., factor.axis] += digit * factor.inner
+    assert np.array_equal(np.ravel_multi_index(tuple(np.moveaxis(digits, -1, 0)), stored), entries)
+
+
+def unravel(index, factors):
+    return np.unravel_index(index, tuple(factor.size for factor in factors))
+
+
+# What a plan makes of it
+
+
+class Mixer(eqx.Module):
+    """A layer of one's own: a matrix stored (in, out), a bias, and a vector that goes through an exponential."""
+
+    matrix: jax.Array
+    offset: jax.Array
+    log_rate: jax.Array
+    head: eqx.nn.Linear
+
+    def __call__(self, x):
+        return self.head(jnp.tanh(x @ self.matrix + self.offset) * jnp.exp(self.log_rate))
+
+
+def mixer():
+    return Mixer(jnp.ones((7, 5)), jnp.zeros(5), jnp.zeros(5), eqx.nn.Linear(5, 2, key=KEY))
+
+
+@pytest.mark.filterwarnings("ignore:rule .* selects 1 array it can't draw:initax.InitaxWarning")
+def test_undeclared_arrays_get_the_traced_axes_and_others_a_reason(key):
+    plan = ix.plan(mixer(), {"*": ("he_normal", "uniform_fan_in")}, inputs=S(7))
+    rows = {each.parameter.path: (each.kind, each.parameter.role, each.parameter.fan_in) for each in plan.draws}
+    assert rows == {
+        "matrix": ("Linear", "weight", 7),
+        "offset": ("Linear", "bias", 7),
+        "head.weight": ("Linear", "weight", 5),
+        "head.bias": ("Linear", "bias", 5),
+    }
+    ((parameter, reason),) = plan.kept
+    assert parameter.path == "log_rate"
+    assert re.fullmatch(r"undeclared: exp stands between it and the signal \(test_trace\.py:\d+\)", reason)
+    drawn = plan.draw(key)
+    assert bool(jnp.all(drawn.log_rate == 0))
+    assert not bool(jnp.all(drawn.matrix == 1))
+
+
+class Block(eqx.Module):
+    """A norm and a layer in one class."""
+
+    scale: jax.Array
+    shift: jax.Array
+    w: jax.Array
+    b: jax.Array
+
+    def __call__(self, x):
+        return jax.nn.relu((x / jnp.std(x) * self.scale + self.shift) @ self.w + self.b)
+
+
+def test_in_a_class_with_a_norm_the_bias_of_a_weight_goes_with_it():
+    block = Block(jnp.ones(7), jnp.zeros(7), jnp.ones((7, 5)), jnp.zeros(5))
+    plan = ix.plan(block, {"*": "he_normal"}, inputs=S(7))
+    assert [each.parameter.path for each in plan.draws] == ["w", "b"]
+    assert {parameter.path: reason for parameter, reason in plan.kept} == {
+        "scale": "he_normal says nothing about a scale",
+        "shift": "he_normal says nothing about a scale",
+    }
+
+
+@pytest.mark.filterwarnings("ignore:rule .* selects 1 array it can't draw:initax.InitaxWarning")
+def test_abstract_models_and_concrete_inputs_are_read_alike():
+    rules = {"*": "he_normal"}
+    concrete = ix.plan(mixer(), rules, inputs=(jnp.ones(7),))
+    abstract = ix.plan(eqx.filter_eval_shape(mixer), rules, inputs=(S(7),))
+    assert concrete == abstract
+    assert ix.Plan.from_json(concrete.to_json(), mixer(), inputs=S(7)) == concrete
+
+
+def test_a_trace_overrules_what_a_plain_container_was_guessed_to_be(key):
+    params = {"w": S(5, 7), "b": S(5)}
+    (layer,) = ix.layers(params, inputs=S(7), forward=lambda p, x: p["w"] @ x + p["b"])
+    assert (layer["w"].axes.pattern, layer["w"].fan_in, layer["b"].fan_in) == ("o i", 7, 7)
+    (guessed,) = ix.layers(params)
+    assert (guessed["w"].axes.pattern, guessed["w"].fan_in) == ("... i o", 5)
+
+
+def test_draws_of_a_traced_stack_have_the_law_of_their_fans(key):
+    params = {"w": jnp.zeros((3, 4, 64, 32))}
+
+    def forward(p, x):
+        for layer in range(3):
+            x = jnp.tanh(jnp.einsum("gi,goi->go", x, p["w"][layer].swapaxes(-1, -2))).repeat(2, axis=-1)
+        return x
+
+    new = ix.reinit(params, {"*": "he_normal"}, key, inputs=S(4, 64), forward=forward)["w"]
+    count = new.size
+    # The relative error of a variance of n truncated normals has standard deviation sqrt(1.37 / n).
+    assert abs(float(jnp.var(new)) * 64 / 2 - 1) < 4.9 * (1.37 / count) ** 0.5
+
+
+def test_fans_a_convolution_really_has_are_read_too():
+    def forward(p, x):
+        up = jax.lax.conv_transpose(x, p["up"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.conv_general_dilated(up, p["down"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    layers = ix.layers({"up": S(4, 4, 7, 5), "down": S(3, 3, 5, 2)}, inputs=S(1, 6, 6, 7), forward=forward)
+    read = {each.path: each for layer in layers for each in layer.parameters}
+    assert [layer.kind for layer in layers] == ["Conv", "ConvTranspose"]
+    assert (read["up"].fan_in, read["up"].effective_fan_in) == (112, 28)
+    assert (read["down"].fan_out, read["down"].effective_fan_out) == (18, 4.5)
+
+
+def test_a_declaration_stands_against_the_trace_and_the_plan_says_so():
+    class Swapped(eqx.Module):
+        w: jax.Array
+
+        def __call__(self, x):
+            return self.w @ x
+
+    ix.register_layer(Swapped, kind="Linear", w="i o")
+    with pytest.warns(ix.InitaxWarning, match="the forward pass disagrees"):
+        plan = ix.plan(Swapped(jnp.ones((5, 7))), {"*": "he_normal"}, inputs=S(7))
+    assert plan.draws[0].parameter.fan_in == 5
+    (note,) = plan.notes
+    assert re.sub(r"\.py:\d+", ".py:LINE", note) == (
+        "the forward pass disagrees with the declared axes of 1 of the arrays; declarations stand:\n"
+        '  w (5, 7): declared "i o" (weight, fan_in 5), used as "o i" (weight, fan_in 7) at test_trace.py:LINE'
+    )
+
+
+def test_outputs_split_in_equal_parts_are_noted_for_declared_layers():
+    class Gated(eqx.Module):
+        linear: eqx.nn.Linear
+
+        def __call__(self, x):
+            value, gate = jnp.split(self.linear(x), 2)
+            return value * jax.nn.sigmoid(gate)
+
+    plan = ix.plan(Gated(eqx.nn.Linear(7, 10, key=KEY)), {"*": "glorot_normal"}, inputs=S(7))
+    assert plan.draws[0].parameter.fan_out == 10
+    (note,) = plan.notes
+    assert re.sub(r" at \S+$", " at LINE", note, flags=re.MULTILINE) == (
+        "outputs that the forward pass splits into equal parts are declared as one axis; declarations stand:\n"
+        '  linear.weight (10, 7): declared "o i" (fan_out 10), used as "(group o) i" (fan_out 5) at LINE\n'
+        '  to draw each part on its own restate the axes, ix.Scheme(..., axes="...", sizes={...})'
+    )
+
+
+def test_what_one_should_know_of_a_reading_is_noted():
+    def forward(p, x):
+        return (p["b"] @ p["a"]) @ x
+
+    plan = ix.plan({"a": S(2, 7), "b": S(5, 2)}, {"*": "lecun_normal"}, inputs=S(7), forward=forward)
+    assert plan.notes == (
+        "a: it is contracted with b before it meets the signal, and read in that order",
+        "b: it is contracted with a before it meets the signal, and read in that order",
+    )
+
+
+def test_keys_among_the_inputs_are_no_signal():
+    def forward(p, key, x):
+        return (p["mean"] + 0.1 * jax.random.normal(key, (5, 7))) @ x
+
+    (layer,) = ix.layers({"mean": S(5, 7)}, inputs=(jax.random.key(0), S(7)), forward=forward)
+    assert layer["mean"].fan_in == 7
+
+
+def test_a_deep_abstract_transformer_needs_no_memory_and_little_time(as_users_write):
+    width, depth = 4096, 48
+    arrays = {
+        "table": S(50_000, width),
+        "final": S(width),
+        **{f"norm{at}": S(depth, width) for at in (1, 2)},
+        "qkv": S(depth, width, 3 * width),
+        "proj": S(depth, width, width),
+        "up": S(depth, width, 4 * width),
+        "up_b": S(depth, 4 * width),
+        "down": S(depth, 4 * width, width),
+        "down_b": S(depth, width),
+    }
+    layers = ix.layers(arrays, inputs=jax.ShapeDtypeStruct((128,), jnp.int32), forward=transformer)
+    fans = {each.path: (each.fan_in, each.fan_out) for layer in layers for each in layer.parameters if each.fan_in}
+    assert fans["qkv"] == (width, width)
+    assert fans["down"] == (4 * width, width)
+
+
+def test_a_bias_goes_with_the_weight_it_is_added_to_and_a_norm_s_with_none(as_users_write):
+    model = next(each for each in MODELS if each.name == "a norm right behind a weight")
+    found = readings(model.forward, model.arrays, list(model.inputs))
+    assert {name: found[name].partners for name in ("shift", "b")} == {
+        "shift": (),
+        "b": (list(model.arrays).index("v"),),
+    }
+
+
+# Errors
+
+
+ERRORS = {
+    "forward without inputs": (
+        lambda: ix.plan({"w": S(3, 4)}, {"*": "zeros"}, forward=lambda p, x: x),
+        "forward= says how the model is called, but not on what.\n"
+        "  give inputs=, arrays or jax.ShapeDtypeStruct((8, 3), jnp.float32); () where it takes none",
+    ),
+    "a model that is no function": (
+        lambda: ix.plan({"w": S(3, 4)}, {"*": "zeros"}, inputs=S(4)),
+        "inputs= is given, but the model can't be called on them: it is no function.\n"
+        "  say how: forward=lambda model, x: ...",
+    ),
+    "a call that fails": (
+        lambda: ix.plan(mixer(), {"*": "zeros"}, inputs=(S(7), S(2, 3), True)),
+        "the forward pass fails on these inputs: TypeError: Mixer.__call__() takes 2 positional arguments but 4 were "
+        "given\n"
+        "  inputs: float32[7], float32[2,3], True\n"
+        "  say how the model is called: forward=lambda model, x: ...",
+    ),
+    "nothing that can be read": (
+        lambda: ix.plan({"a": S(5)}, {"*": "zeros"}, inputs=S(5), forward=lambda p, x: jnp.exp(p["a"]) * x),
+        "the model holds no layer that initax knows: dict.\n"
+        "  a (5,) of dict: undeclared: exp stands between it and the signal (test_trace.py:LINE)\n"
+        '  say what the axes are, in stored order: ix.Scheme(..., axes={"a": "o"})',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_say_what_to_write(name):
+    run, text = ERRORS[name]
+    with pytest.raises(ix.ModelError) as caught:
+        run()
+    assert re.sub(r"\.py:\d+", ".py:LINE", str(caught.value)) == text
