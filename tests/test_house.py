@@ -22,6 +22,8 @@ PUBLIC = {
 FLOORS = [
     ["_errors"],
     ["_axes", "_keys", "_gain"],
+    ["_moments"],
+    ["_ensemble"],
     ["_layer"],
     ["schemes/_initializer"],
     ["schemes/_distributions", "schemes/_foreign"],
