@@ -15,25 +15,32 @@ PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
 PUBLIC = {
     "Axes", "AxesError", "Draw", "InitaxError", "InitaxWarning", "Kept", "KeyTypeError", "Layer", "ModelError",
-    "Parameter", "Plan", "PlanError", "RuleError", "Scheme", "SchemeError", "draw", "gain", "layers", "parameter_key",
-    "plan", "register_layer", "reinit", "schemes",
+    "Parameter", "Plan", "PlanError", "RuleError", "Scheme", "SchemeError", "convex", "draw", "gain", "layers",
+    "parameter_key", "plan", "register_layer", "reinit", "schemes",
 }  # fmt: skip
 
 FLOORS = [
     ["_errors"],
-    ["_axes", "_keys", "_gain"],
+    ["_axes", "_keys", "_gain", "_positivity"],
     ["_moments"],
     ["_ensemble"],
+    ["_constraint"],
     ["_layer"],
     ["schemes/_initializer"],
     ["schemes/_distributions", "schemes/_foreign"],
     ["schemes/_variance", "schemes/_structured", "schemes/_bias", "schemes/_convex", "schemes/_scheme"],
+    ["schemes/_icnn", "schemes/_positive"],
     ["schemes/_table"],
+    ["schemes/_convex_table"],
     ["schemes/__init__"],
-    ["_rules", "_table", "_draw", "_adapters/_constraints", "_adapters/_pytree"],
-    ["_adapters/_equinox", "_adapters/__init__", "_decide"],
+    ["_rules", "_table", "_draw", "_adapters/_constraints", "_adapters/_wrappers"],
+    ["_adapters/_pytree"],
+    ["_adapters/_equinox", "_adapters/_klax", "_adapters/__init__", "_decide"],
     ["_plan"],
     ["_reinit"],
+    ["convex/_network"],
+    ["convex/_rules", "convex/_standardize", "convex/_equinox", "convex/_nnx"],
+    ["convex/__init__"],
     ["__init__"],
 ]
 """Every module on its floor; a module imports from floors below its own."""
@@ -70,7 +77,11 @@ def test_imports_go_down(name):
                 break
 
 
-@pytest.mark.parametrize("name", [name for floor in FLOORS for name in floor if name != "_adapters/_equinox"])
+FRAMEWORKS = {"_adapters/_equinox", "_adapters/_klax", "convex/_equinox", "convex/_nnx"}
+"""Modules that are there for one framework, and loaded when it is asked for."""
+
+
+@pytest.mark.parametrize("name", [name for floor in FLOORS for name in floor if name not in FRAMEWORKS])
 def test_only_an_adapter_names_its_framework(name):
     imported = {
         alias.name
@@ -78,7 +89,14 @@ def test_only_an_adapter_names_its_framework(name):
         if isinstance(node, ast.Import)
         for alias in node.names
     } | {node.module for node in ast.walk(ast.parse(modules()[name].read_text())) if isinstance(node, ast.ImportFrom)}
-    assert not {each.partition(".")[0] for each in imported if each} & {"equinox", "flax", "optax", "torch"}
+    assert not {each.partition(".")[0] for each in imported if each} & {
+        "equinox",
+        "flax",
+        "klax",
+        "optax",
+        "paramax",
+        "torch",
+    }
 
 
 def test_the_names_for_type_checkers_are_the_names():

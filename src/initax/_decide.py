@@ -10,6 +10,7 @@ from initax._errors import ModelError, RuleError, SchemeError, count, listing, m
 from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter, with_axes
 from initax._rules import Rule, match
 from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe
+from initax.schemes._positive import refuse_misfit
 from initax.schemes._scheme import UNSET, Scheme
 
 
@@ -162,6 +163,8 @@ class _Deciding:
         initializer: Initializer = scheme.part(parameter.role or "weight")
         try:
             recipe = initializer.recipe(parameter, layer)
+            if parameter.constraint is not None:
+                refuse_misfit(initializer, recipe, parameter, parameter.constraint)
         except SchemeError as error:
             raise SchemeError(f'rule "{text}": {error}') from error.__cause__
         self.draws.append(

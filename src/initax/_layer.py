@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._axes import Axes, fit, own_shape, parse, resolve
+from initax._constraint import Constraint as Constraint  # noqa: PLC0414  adapters take it from here
+from initax._constraint import positive
 from initax._errors import AxesError, InitaxError, did_you_mean, listing, message
 
 Role = Literal["weight", "recurrent", "bias", "embedding", "scale", "state"]
@@ -24,24 +26,6 @@ WEIGHT_ROLES: tuple[Role, ...] = ("weight", "recurrent", "embedding")
 
 DefaultSpec = str | tuple[str, Mapping[str, float]]
 """How a layer's own framework initializes a parameter: the name of an initializer, and its arguments if it has any."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constraint:
-    """What stands between the stored arrays and the effective weight.
-
-    Attributes:
-        name: what it is called in a plan, `"weight norm"`.
-        preimage: hashable function from the effective weight to the arrays to store: the parameter's own first, then
-            one per path in `companions`.
-        companions: paths of the further arrays that must change with the parameter.
-        warning: what the user must know when the parameter is drawn.
-    """
-
-    name: str
-    preimage: Callable[[jax.Array], tuple[jax.Array, ...]]
-    companions: tuple[str, ...] = ()
-    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +118,7 @@ class Field:
         default: what the framework gives it, or a function from the module to that.
         gates: names of the entries along a gate axis.
         effective: function from module and axes to effective fan_in and fan_out, where they differ.
+        constraint: the map that the layer itself applies to the array, or a function from the module to it.
     """
 
     pattern: str | Callable[[Any], str]
@@ -144,6 +129,7 @@ class Field:
     default: DefaultSpec | Callable[[Any], DefaultSpec] | None = None
     gates: tuple[str, ...] = ()
     effective: Callable[[Any, Axes], tuple[float, float]] | None = None
+    constraint: Constraint | Callable[[Any], Constraint | None] | None = None
 
     def pattern_of(self, module: Any) -> str:
         """Return the pattern for this module."""
@@ -163,6 +149,10 @@ class Field:
     def default_of(self, module: Any) -> DefaultSpec | None:
         """Return what the framework gives this field."""
         return self.default(module) if callable(self.default) else self.default
+
+    def constraint_of(self, module: Any) -> Constraint | None:
+        """Return what the layer itself puts between the stored array and the effective weight."""
+        return self.constraint(module) if callable(self.constraint) else self.constraint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +191,7 @@ def register_layer(
     sizes: Mapping[str, int | str] | None = None,
     of: Mapping[str, str] | None = None,
     default: Mapping[str, DefaultSpec] | None = None,
+    positivity: Mapping[str, str] | None = None,
     **fields: str,
 ) -> type:
     """Return `cls`, declared: from now on its arrays are found and drawn like those of a built-in layer.
@@ -213,6 +204,8 @@ def register_layer(
         sizes: sizes of named axes, as numbers or names of attributes; needed for merged axes: `{"g": "groups"}`.
         of: the weight each bias belongs to, where there are several: `{"b2": "w2"}`; else such a bias has no fans.
         default: what `"default"` gives a field: the name of an initializer or a pair of name and arguments.
+        positivity: the map by which the layer itself makes a field positive: `{"w": "softplus"}`. The effective weight
+            then has the scheme's law, and its inverse image is what is stored.
         **fields: axis patterns by field name: `w="i o", b="o"`. A field inside a container is written
             `**{"params.w": "i o"}`.
 
@@ -240,7 +233,7 @@ def register_layer(
                 f'ix.register_layer({cls.__name__}, kind="{kind}", weight="o i", bias="o")',
             )
         )
-    named = {"roles": roles or {}, "of": of or {}, "default": default or {}}
+    named = {"roles": roles or {}, "of": of or {}, "default": default or {}, "positivity": positivity or {}}
     for argument, mapping in named.items():
         for name in mapping:
             if name not in fields:
@@ -272,6 +265,7 @@ def register_layer(
                 )
             )
     weights = [name for name, role in role_of.items() if role in WEIGHT_ROLES]
+    maps = positivity or {}
     declare(
         cls,
         Declaration(
@@ -283,6 +277,7 @@ def register_layer(
                     sizes={axis: size for axis, size in (sizes or {}).items() if axis in axis_names[name]},
                     of=(of or {}).get(name) or (weights[0] if len(weights) == 1 and role_of[name] == "bias" else None),
                     default=(default or {}).get(name),
+                    constraint=positive(maps[name]) if name in maps else None,
                 )
                 for name, pattern in fields.items()
             },
@@ -368,6 +363,7 @@ def _placed(reading: Parameter, path: str, array: Any) -> Parameter:
         effective_fan_in=reading.effective_fan_in,
         effective_fan_out=reading.effective_fan_out,
         sharding=placement(array),
+        constraint=reading.constraint,
         default=reading.default,
         gates=reading.gates,
         kept=reading.kept,
@@ -397,6 +393,7 @@ def _read(module: Any, declaration: Declaration, arrays: Mapping[str, tuple[str,
                 fan_out=fan_out,
                 effective_fan_in=effective_in,
                 effective_fan_out=effective_out,
+                constraint=row.constraint_of(module) if row else None,
                 default=row.default_of(module) if row else None,
                 gates=row.gates if row else (),
                 kept=_why_kept(row, axes, array, len(stacks) > 1),

@@ -1,6 +1,6 @@
 """Gaussian moments of an activation: closed forms where there are any, quadrature split at the kinks elsewhere.
 
-Plain Gauss-Hermite quadrature is 0.65 % off for the mean of a relu, because a kink amid its nodes costs it all accuracy.
+Plain Gauss-Hermite quadrature is 0.65 % off for the mean of a relu: a kink amid its nodes costs it all accuracy.
 So the kinks are found first and made borders of Gauss-Legendre panels; the two-dimensional moment is taken over the
 same panels in both variables, with the density of correlated normals as its weight.
 """

@@ -13,7 +13,7 @@ from typing import Any
 from initax._adapters._pytree import Describe, Survey
 from initax._adapters._pytree import survey as _survey
 
-ADAPTERS = {"equinox": "initax._adapters._equinox"}
+ADAPTERS = {"equinox": "initax._adapters._equinox", "klax": "initax._adapters._klax"}
 """Framework → the module that describes its nodes."""
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey, tree_flatten_with_path
 
+from initax._adapters._wrappers import Opened, opened
 from initax._axes import resolve
 from initax._errors import ModelError, message
 from initax._layer import (
@@ -193,7 +194,7 @@ Holder = tuple[str, Own]
 """The path of what holds an array, and the arrays it holds."""
 
 
-def _visit(
+def _visit(  # noqa: PLR0912  one walk, one kind of node a branch
     node: Any,
     path: str,
     ancestors: tuple[Ancestor, ...],
@@ -216,6 +217,8 @@ def _visit(
     found = _children(node, walk)
     if found is None:
         _leaf(node, path, owner or container, walk)
+        return
+    if _stands_for_an_array(node, path, ancestors, owner or container, walk):
         return
     children, structure = found
     cls = type(node)
@@ -292,6 +295,49 @@ def _leaf(leaf: Any, path: str, owner: Holder | None, walk: Walk, *, is_state: b
         walk.layers.append(_plain_layer("", type(leaf), {"": (path, leaf)}, (), "", None))
         return
     owner[1][_within(owner[0], path)] = (path, leaf)
+
+
+def _stands_for_an_array(
+    node: Any, path: str, ancestors: tuple[Ancestor, ...], holder: Holder | None, walk: Walk
+) -> bool:
+    """Whether a node is a wrapper in an array's place, which is then read; one around a module leaves notes only."""
+    wrapper = opened(node)
+    if wrapper is None or holder is None:
+        return False
+    if wrapper.array is not None:
+        _wrapped(node, path, wrapper, wrapper.array, holder, ancestors, walk)
+        return True
+    below = [_join(path, ".".join(map(entry_name, entries))) for entries, _ in tree_flatten_with_path(node)[0]]
+    walk.notes |= dict.fromkeys(below, wrapper.kept or f"inside {type(node).__name__}")
+    return False
+
+
+def _wrapped(
+    node: Any,
+    path: str,
+    wrapper: Opened,
+    array: str,
+    holder: Holder,
+    ancestors: tuple[Ancestor, ...],
+    walk: Walk,
+) -> None:
+    """A wrapper in an array's place: the array it stands for belongs to the holder, under the wrapper's own name."""
+    main = _join(path, array)
+    others: Own = {}
+    for entries, leaf in tree_flatten_with_path(node)[0]:
+        below = _join(path, ".".join(map(entry_name, entries)))
+        _leaf(leaf, below, holder if below == main else (path, others), walk)
+        name = _within(holder[0], below)
+        if below == main and name in holder[1]:
+            holder[1][_within(holder[0], path)] = holder[1].pop(name)
+    if wrapper.kept is not None:
+        walk.notes[main] = wrapper.kept
+    else:
+        walk.constraints[main] = wrapper.constraint(path)
+    if others:
+        reason = wrapper.kept or f"set with {main}"
+        parameters = tuple(replace(each, role="scale") for each in _unknown(others, reason))
+        walk.layers.append(Layer(path=path, kind="Wrapper", cls=type(node), parameters=parameters, ancestors=ancestors))
 
 
 def _within(base: str, path: str) -> str:
@@ -443,4 +489,4 @@ def _noted(parameter: Parameter, walk: Walk) -> Parameter:
         return replace(parameter, kept=f"tied to {walk.ties[path]}")
     if path in walk.notes:
         return replace(parameter, kept=walk.notes[path])
-    return replace(parameter, constraint=walk.constraints.get(path))
+    return replace(parameter, constraint=walk.constraints.get(path) or parameter.constraint)
