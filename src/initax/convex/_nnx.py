@@ -74,7 +74,7 @@ class ConvexLinear(nnx.Module):
             total = total + x @ (mapping(weight) if self.non_decreasing else weight)
         if self.context is not None:
             total = total + u @ self.context[...]
-        return total + self.bias[...]
+        return total + jnp.reshape(self.bias[...], (1,) * (jnp.ndim(total) - 1) + (-1,))
 
 
 def _rows(x: Any, size: Size, what: str) -> Any:
