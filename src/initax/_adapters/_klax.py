@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Literal
-
-import klax
 
 from initax._adapters._pytree import Walk
 from initax._layer import Declaration, Field, declare
@@ -12,15 +11,18 @@ from initax._layer import Declaration, Field, declare
 MOST_INPUTS = 16
 """Inputs of an `InputSplitLinear` that are known; it has one weight for each."""
 
-LAYERS: dict[type, Declaration] = {
-    klax.nn.Linear: Declaration(
+KLAX: Any = sys.modules.get("klax")
+"""klax, if the user has loaded it: it needs a newer Python than initax, and is never loaded from here."""
+
+ROWS = {
+    "Linear": Declaration(
         kind="Linear",
         fields={
             "weight": Field(pattern="i o", role="weight"),
             "bias": Field(pattern="o", role="bias", of="weight"),
         },
     ),
-    klax.nn.InputSplitLinear: Declaration(
+    "InputSplitLinear": Declaration(
         kind="Linear",
         fields={f"weights.{place}": Field(pattern="i o", role="weight") for place in range(MOST_INPUTS)}
         | {"bias": Field(pattern="o", role="bias", of="weights.0")},
@@ -28,8 +30,9 @@ LAYERS: dict[type, Declaration] = {
 }
 """Classes of `klax.nn` with weights and biases: one row each."""
 
-for _cls, _row in LAYERS.items():
-    declare(_cls, _row)
+if KLAX is not None:
+    for _name, _row in ROWS.items():
+        declare(getattr(KLAX.nn, _name), _row)
 
 
 def describe(node: Any, walk: Walk, path: str) -> Literal["module", "state"] | None:
