@@ -179,6 +179,9 @@ def depth(seeds: int = 5, layers: int = 30) -> str:
     return table(head, rows)
 
 
+MAPPED = "initax, behind softplus"
+
+
 def training(seeds: int = 5, steps: int = 3000) -> str:
     """Return test errors of networks with passthrough."""
     rows = []
@@ -190,8 +193,14 @@ def training(seeds: int = 5, steps: int = 3000) -> str:
             errors, _ = train(drawn(model, method, seeds), steps)
             cells.append(f"{show(float(np.median(errors)))} ({show(errors.min())} … {show(errors.max())})")
             print(name, len(widths), method, cells[-1], f"{time.perf_counter() - started:.0f} s", file=sys.stderr)
+        mapped = [
+            ix.convex.FICNN(model.in_size, "scalar", widths, activation=name, key=jax.random.key(100 + seed))
+            for seed in range(seeds)
+        ]
+        errors, _ = train(mapped, steps)
+        cells.append(f"{show(float(np.median(errors)))} ({show(errors.min())} … {show(errors.max())})")
         rows.append([f"{len(widths)} × {widths[0]} {name}", *cells])
-    return table(["network", *METHODS], rows)
+    return table(["network", *METHODS, MAPPED], rows)
 
 
 def alone(seeds: int = 5, steps: int = 2000) -> str:

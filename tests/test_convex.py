@@ -269,6 +269,19 @@ def test_nnx_and_equinox_networks_have_the_same_laws_and_reinit_gives_the_same_d
             assert stored is None or stored.T.shape == getattr(theirs, weight).shape
 
 
+def test_rules_give_a_partial_network_what_it_begins_with():
+    model = ix.convex.PICNN(4, 3, 2, [8, 8], key=KEY)
+    rules = ix.convex.rules(model, "softplus")
+    assert list(rules) == ["layers.0", "layers.1", "layers.2"]
+    again = ix.reinit(model, rules, KEY)
+    for one, other in zip(jax.tree.leaves(model), jax.tree.leaves(again), strict=True):
+        assert np.array_equal(one, other)
+    stds = {each.parameter.path: each.std for each in ix.plan(model, rules).draws}
+    assert stds["layers.0.passthrough"] == pytest.approx(math.sqrt(1 / 2 / 4))
+    assert stds["layers.0.context"] == pytest.approx(math.sqrt(1 / 2 / 3))
+    assert stds["layers.1.context"] == pytest.approx(math.sqrt(1 / 4 / 8))
+
+
 def test_nnx_rows_are_batches_and_rngs_are_taken():
     model = ix.convex.nnx.FICNN(3, 2, [8], rngs=nnx.Rngs(params=5))
     x = jnp.ones((4, 5, 3))
@@ -307,9 +320,21 @@ class Apart(eqx.Module):
         self.skips = [inputs, *(eqx.nn.Linear(3, size, use_bias=bias == "skips", key=KEY) for size in (8, 1))]
 
 
-@pytest.mark.parametrize(("holder", "other"), [("hidden", "skips"), ("skips", "hidden")])
-def test_passthroughs_that_are_layers_of_their_own_are_found(holder, other, key):
-    model = Apart(holder)
+class SkipsFirst(eqx.Module):
+    """The same with the passthroughs in front."""
+
+    skips: list
+    hidden: list
+
+    def __init__(self, bias):
+        inner = Apart(bias)
+        self.hidden, self.skips = inner.hidden, inner.skips
+
+
+@pytest.mark.parametrize("network", [Apart, SkipsFirst])
+@pytest.mark.parametrize("holder", ["hidden", "skips"])
+def test_passthroughs_that_are_layers_of_their_own_are_found(holder, network, key):
+    model = network(holder)
     rules = ix.convex.rules(model, "relu")
     parts = {path: arguments["part"] for path, (_, arguments) in rules.items()}
     assert parts == {

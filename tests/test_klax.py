@@ -59,6 +59,19 @@ def test_thirty_layers_keep_mean_and_variance_where_klax_does_not(key):
     assert float(jax.vmap(klax.finalize(model))(x).mean()) > 1e6
 
 
+def test_rules_find_the_convex_path_of_a_picnn(key):
+    model = klax.nn.PICNN(8, 5, 1, [32, 32], key=KEY)
+    rules = ix.convex.rules(model, "softplus")
+    assert {path: arguments["part"] for path, (_, arguments) in rules.items()} == {
+        "layers.0.linear_y": "first",
+        "layers.1.linear_y": "auto",
+        "layers.2.linear_y": "auto",
+    }
+    stds = {each.parameter.path: each.std for each in ix.plan(model, rules).draws}
+    assert stds["layers.0.linear_y.weights.0"] == pytest.approx(math.sqrt(1 / 2 / 8))
+    assert stds["layers.1.linear_y.weights.2"] == pytest.approx(math.sqrt(1 / 4 / 32))
+
+
 def test_weights_behind_klax_wrappers_have_the_law_of_the_scheme(key):
     for wrap, scheme in (
         (klax.NonNegative, "hoedt"),

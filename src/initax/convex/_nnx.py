@@ -140,11 +140,10 @@ class FICNN(nnx.Module):
             icnn(final_activation)  # the same check: convex and non-decreasing
         each = shapes(in_size, out_size, width_sizes, use_passthrough=use_passthrough)
         warn_if_too_deep(len(each), use_passthrough=use_passthrough)
-        first = icnn(activation, correlation, k=k, tau=tau, input_square=input_square, part="first")
         self.layers = nnx.List(
             ConvexLinear(
                 shape,
-                scheme if place else first,
+                scheme,
                 path=f"layers.{place}",
                 positivity=positivity,
                 non_decreasing=non_decreasing,

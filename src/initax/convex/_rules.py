@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -57,7 +58,7 @@ def rules(
         >>> model = ix.convex.FICNN(3, 1, [8], key=jax.random.key(0))
         >>> for path, (scheme, arguments) in ix.convex.rules(model, "relu").items():
         ...     print(path, scheme, arguments["part"])
-        layers.0 icnn first
+        layers.0 icnn auto
         layers.1 icnn auto
 
     References:
@@ -134,7 +135,8 @@ def _found(layers: list[Layer], told: Mapping[str, str]) -> Found:
     alone = [each for each in hidden if not _is_mixed(each)]
     if not beside and alone:
         beside = _beside(others, first, alone)
-    found: Found = [(first, "first", "auto")]
+    # A layer that names its passthrough shows by itself that it is the first, and whether it sees a context too.
+    found: Found = [(first, "auto" if _names_passthrough(first) else "first", "auto")]
     bias_is_own = all(_has_bias(each) for each in alone)
     for layer in hidden:
         if _is_mixed(layer):
@@ -148,6 +150,10 @@ def _found(layers: list[Layer], told: Mapping[str, str]) -> Found:
     return sorted(found, key=lambda row: order[id(row[0])])
 
 
+def _names_passthrough(layer: Layer) -> bool:
+    return any(weight.name == PASSTHROUGH for weight in weights_of(layer))
+
+
 def _shows(layer: Layer) -> str:
     return "positive" if hidden_weight(layer) is not None else ""
 
@@ -155,13 +161,25 @@ def _shows(layer: Layer) -> str:
 def _first(layers: list[Layer], hidden: list[Layer], others: list[Layer], told: Mapping[str, str]) -> Layer:
     """The layer that sees the network's input alone."""
     named_so = [each for each in layers if told.get(each.path) == "first"]
-    by_name = [each for each in others if any(weight.name == PASSTHROUGH for weight in weights_of(each))]
+    by_name = [each for each in others if _names_passthrough(each)]
     if named_so or by_name:
         return (named_so or by_name)[0]
     if not others:  # every weight is positive: a non-decreasing network
         return hidden[0]
     before = [each for each in others if layers.index(each) < layers.index(hidden[0])]
-    return before[-1] if before else others[0]
+    likely = before or others
+    fan_in = weights_of(hidden[0])[0].fan_in
+    likely = [each for each in likely if weights_of(each)[0].fan_out == fan_in] or likely
+    likely = [each for each in likely if _stem(each) == _stem(hidden[0])] or likely
+    # The layer just in front, unless it is one of a list that holds the first layer and all the passthroughs.
+    alike = [each for each in others if _stem(each) == _stem(likely[-1])]
+    apart = len(alike) == len(hidden) + 1 and not any(map(_is_mixed, hidden))
+    return alike[0] if apart else likely[-1] if before else likely[0]
+
+
+def _stem(layer: Layer) -> str:
+    """A layer's path without its numbers, which layers of one list share."""
+    return re.sub(r"\d+", "", layer.path)
 
 
 def _beside(others: list[Layer], first: Layer, alone: list[Layer]) -> list[Layer]:

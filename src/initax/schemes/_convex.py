@@ -30,6 +30,8 @@ class LogNormalKernel(Kernel):
 
     def above(self, numbers: tuple[float, ...], bound: float) -> float:
         """Return the normal's tail beyond the bound's logarithm."""
+        if numbers[1] == 0:
+            return float(numbers[0] >= math.log(bound))
         return math.erfc((math.log(bound) - numbers[0]) / (numbers[1] * math.sqrt(2))) / 2
 
 

@@ -122,7 +122,8 @@ class IcnnWeight(_Icnn):
             refuse_unstable("icnn", self.activation, self.k, self.tau, self.variance)
         share = self.tau if part == "passthrough" else 1.0
         # Several inputs at one layer, as in a partially convex network, share what is theirs.
-        several = sum(each is not hidden_weight(layer) for each in weights_of(layer)) if self.part == "auto" else 1
+        hidden = hidden_weight(layer) if self.part == "auto" else None
+        several = max(sum(each is not hidden for each in weights_of(layer)), 1)
         std = math.sqrt(share * self.variance / (several * fan_in * self.input_square))
         if is_positive(parameter):
             return Recipe(HalfNormalKernel(), (std,), std * math.sqrt(1 - 2 / math.pi))
