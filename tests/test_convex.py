@@ -1,9 +1,11 @@
 """The scheme icnn, input-convex networks of Equinox and NNX, rules that find their parts, standardization, training."""
 
 import functools
+import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -20,6 +22,7 @@ from initax._ensemble import ensemble, k_max, with_passthrough
 from initax._positivity import POSITIVITY
 from tests.tables import KEY
 
+REFERENCE = json.loads((Path(__file__).parent / "reference.json").read_text())
 LEAKY = functools.partial(jax.nn.leaky_relu, negative_slope=0.1)
 
 
@@ -70,6 +73,26 @@ def test_the_budget_adds_up():
     assert 50 * pair.weight_mean * phi.mean() + pair.bias_mean == pytest.approx(0, abs=4.9 * phi.std() / 2000)
     share = 50 * pair.weight_var * (phi**2).mean()
     assert share + 0.4 == pytest.approx(1, abs=4.9 * 0.6 * (phi**2).std() / (phi**2).mean() / 2000)
+
+
+@pytest.mark.parametrize(
+    "row", REFERENCE["icnn_passthrough"]["rows"], ids=lambda row: f"{row['activation']}-{row['tau']}"
+)
+def test_plans_have_the_numbers_of_the_reference(row):
+    activation = {"leaky_relu_0.1": LEAKY, "celu+1": lambda x: jax.nn.celu(x) + 1}.get(
+        row["activation"], row["activation"]
+    )
+    shared = {"activation": activation, "variance": row["q"], "tau": row["tau"], "k": row["k"]}
+
+    def drawn_by(part, inputs):
+        layer = eqx.filter_eval_shape(eqx.nn.Linear, inputs, 5, key=KEY)
+        return ix.plan(layer, {"*": icnn(part=part, **shared)}).draws
+
+    weight, bias = drawn_by("positive", row["fan_in"])
+    assert weight.recipe.numbers == (pytest.approx(row["log_mean"], rel=1e-9), pytest.approx(row["log_std"], rel=1e-9))
+    assert weight.std == pytest.approx(math.sqrt(row["weight_var"]), rel=1e-9)
+    assert bias.recipe.numbers[0] == pytest.approx(row["bias_mean"], rel=1e-9)
+    assert drawn_by("passthrough", row["x_size"])[0].std == pytest.approx(row["passthrough_std"], rel=1e-9)
 
 
 def test_random_biases_take_their_share(key):
@@ -203,17 +226,43 @@ def test_a_network_that_is_not_convex_would_be_caught(key):
     assert worst > 1e-3 * scale
 
 
-@pytest.mark.parametrize("positivity", ["softplus", "clip", "exp"])
-def test_a_network_is_convex_after_training_too(positivity, key):
-    model = ix.convex.FICNN(8, "scalar", [16, 16], positivity=positivity, key=KEY)
-    with jax.numpy_dtype_promotion("standard"):  # optax counts its steps in integers
+@pytest.mark.parametrize(
+    ("positivity", "wide"),
+    [("softplus", False), ("softplus", True), ("clip", False), ("exp", False)],
+    ids=["softplus", "softplus-float64", "clip", "exp"],
+)
+def test_a_network_is_convex_after_training_too(positivity, wide, key):
+    dtype = jnp.float64 if wide else jnp.float32
+    with jax.enable_x64(wide), jax.numpy_dtype_promotion("standard"):  # optax counts its steps in integers
+        model = ix.convex.FICNN(8, "scalar", [16, 16], positivity=positivity, dtype=dtype, key=KEY)
         (error,), (trained,) = train([model], 150, rate=1e-2)
-    assert error < 0.5
-    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(trained), jax.tree.leaves(model), strict=True))
-    check_convex(trained, key, jnp.float32, size=8)
-    hessians = jax.jit(jax.vmap(jax.hessian(trained)))(jax.random.normal(key, (20, 8)))
-    eigenvalues = jnp.linalg.eigvalsh(hessians)
-    assert float(eigenvalues.min()) > -1e-5 * float(eigenvalues.max())
+        assert error < 0.5
+        both = zip(jax.tree.leaves(trained), jax.tree.leaves(model), strict=True)
+        assert any(not np.array_equal(one, other) for one, other in both)
+        check_convex(trained, key, dtype, size=8)
+        points = jax.random.normal(key, (20, 8), dtype)
+        eigenvalues = np.asarray(jnp.linalg.eigvalsh(jax.jit(jax.vmap(jax.hessian(trained)))(points)))
+    assert eigenvalues.dtype == dtype
+    assert eigenvalues.min() > -100 * jnp.finfo(dtype).eps * eigenvalues.max()
+
+
+def test_an_nnx_network_learns_and_stays_convex(key):
+    graph, state = nnx.split(ix.convex.nnx.FICNN(4, "scalar", [16, 16], rngs=KEY))
+    x = jax.random.normal(key, (64, 4))
+
+    @jax.jit
+    def step(state):
+        loss, gradients = jax.value_and_grad(lambda each: jnp.mean((nnx.merge(graph, each)(x) - (x**2).sum(1)) ** 2))(
+            state
+        )
+        return jax.tree.map(lambda value, slope: value - 0.003 * slope, state, gradients), loss
+
+    losses = []
+    for _ in range(200):
+        state, loss = step(state)
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] / 3
+    check_convex(nnx.merge(graph, state), key, jnp.float32)
 
 
 @pytest.mark.parametrize("kind", ["equinox", "nnx"])

@@ -9,19 +9,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from initax._constraint import Constraint, positive
 from initax._errors import ModelError, message
-from initax._layer import Declaration, Field, declare
+from initax._layer import declare
 from initax._moments import Activation, as_function
 from initax._positivity import positivity as positivity_of
 from initax._reinit import reinit
 from initax.convex._network import (
     GATE,
-    KIND,
     Shape,
     Size,
     context_path,
     contexts_of,
+    declaration,
     initial,
     number_of,
     shapes,
@@ -89,27 +88,7 @@ class ConvexLinear(eqx.Module):
         return total
 
 
-def _of_weight(module: Any) -> Constraint:
-    return positive(module.positivity)
-
-
-def _of_passthrough(module: Any) -> Constraint | None:
-    return positive(module.positivity) if module.non_decreasing else None
-
-
-declare(
-    ConvexLinear,
-    Declaration(
-        kind=KIND,
-        fields={
-            "weight": Field(pattern="o i", role="weight", constraint=_of_weight),
-            "passthrough": Field(pattern="o i", role="weight", constraint=_of_passthrough),
-            "context": Field(pattern="o i", role="weight"),
-            "bias": Field(pattern="o", role="bias", of="weight"),
-        },
-        static=True,
-    ),
-)
+declare(ConvexLinear, declaration("o i"))
 
 
 def _vector(x: Any, size: Size, what: str) -> jax.Array:

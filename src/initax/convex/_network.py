@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from initax._axes import resolve
-from initax._constraint import positive
+from initax._constraint import Constraint, positive
 from initax._draw import Job, Program, draw
 from initax._errors import ModelError, message, warn
 from initax._keys import as_key
-from initax._layer import Layer, Parameter
+from initax._layer import Declaration, Field, Layer, Parameter
 from initax._positivity import Map
 from initax.schemes._positive import refuse_misfit
 from initax.schemes._scheme import Scheme
@@ -54,6 +54,32 @@ class Shape:
         """Return the inputs of each weight there is."""
         each = dict(zip(WEIGHTS, (self.hidden, self.inputs, self.context), strict=True))
         return {name: size for name, size in each.items() if size}
+
+
+def _of_weight(module: Any) -> Constraint:
+    return positive(module.positivity)
+
+
+def _of_passthrough(module: Any) -> Constraint | None:
+    return positive(module.positivity) if module.non_decreasing else None
+
+
+def declaration(pattern: str) -> Declaration:
+    """Return the row of a layer in the table of layers.
+
+    Args:
+        pattern: axes of a weight in the stored layout.
+    """
+    return Declaration(
+        kind=KIND,
+        fields={
+            "weight": Field(pattern=pattern, role="weight", constraint=_of_weight),
+            "passthrough": Field(pattern=pattern, role="weight", constraint=_of_passthrough),
+            "context": Field(pattern=pattern, role="weight"),
+            "bias": Field(pattern="o", role="bias", of="weight"),
+        },
+        static=True,
+    )
 
 
 def shapes(

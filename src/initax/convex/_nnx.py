@@ -11,6 +11,7 @@ from flax import nnx
 
 from initax._errors import ModelError, message
 from initax._keys import parameter_key
+from initax._layer import declare
 from initax._moments import Activation, as_function
 from initax._positivity import positivity as positivity_of
 from initax._reinit import draw
@@ -20,6 +21,7 @@ from initax.convex._network import (
     Size,
     context_path,
     contexts_of,
+    declaration,
     initial,
     number_of,
     shapes,
@@ -75,6 +77,9 @@ class ConvexLinear(nnx.Module):
         if self.context is not None:
             total = total + u @ self.context[...]
         return total + jnp.reshape(self.bias[...], (1,) * (jnp.ndim(total) - 1) + (-1,))
+
+
+declare(ConvexLinear, declaration("i o"))
 
 
 def _rows(x: Any, size: Size, what: str) -> Any:
