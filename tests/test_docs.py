@@ -101,9 +101,11 @@ def public(module: types.ModuleType) -> set[str]:
 
 
 def test_every_public_name_has_an_entry() -> None:
-    """The reference lists exactly what `initax` and `initax.schemes` export."""
+    """The reference lists exactly what `initax`, `initax.schemes` and `initax.convex` export."""
     listed = set(re.findall(r"^::: (\S+)$", (ROOT / "docs/api.md").read_text("utf-8"), re.MULTILINE))
-    assert listed == (public(ix) - {"initax.schemes"}) | public(ix.schemes)
+    convex = {f"initax.convex.{name}" for name in ix.convex.__all__} - {"initax.convex.nnx"}
+    networks = {f"initax.convex.nnx.{name}" for name in ("FICNN", "PICNN")}
+    assert listed == (public(ix) - {"initax.schemes", "initax.convex"}) | public(ix.schemes) | convex | networks
 
 
 @pytest.mark.parametrize("name", get_args(ix.schemes.SchemeName))

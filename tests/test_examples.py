@@ -7,8 +7,11 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
-OPTIONS = {"demo": ["--quick"]}
-LEFT = {"demo": {"demo-output/initialization.png", "demo-output/table.txt"}}
+OPTIONS = {"demo": ["--quick"], "ficnn": ["--quick"]}
+LEFT = {
+    "demo": {"demo-output/initialization.png", "demo-output/table.txt"},
+    "ficnn": {"ficnn-output/ficnn.png"},
+}
 SCHEMES = ["Equinox default", "he_normal", "orthogonal(gain=relu)", "he_normal, small ends", "normal(stddev=1)"]
 # Toy sizes cost compilation and little else; XLA compiles twice as fast without its optimizations.
 FAST = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
@@ -24,7 +27,7 @@ def run(script, folder):
 
 
 def test_there_are_examples():
-    assert {"demo", "quickstart_equinox", "custom_layer"} <= {script.stem for script in SCRIPTS}
+    assert {"demo", "quickstart_equinox", "custom_layer", "ficnn"} <= {script.stem for script in SCRIPTS}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

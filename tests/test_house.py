@@ -16,13 +16,16 @@ PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 PUBLIC = {
     "Axes", "AxesError", "Calibrated", "Draw", "InitaxError", "InitaxWarning", "Kept", "KeyTypeError", "Layer",
     "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "RuleError", "Scheme", "SchemeError", "Signal",
-    "SignalReport", "draw", "gain", "layers", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "schemes",
-    "signal_propagation",
+    "SignalReport", "convex", "draw", "gain", "layers", "lsuv", "parameter_key", "plan", "register_layer", "reinit",
+    "schemes", "signal_propagation",
 }  # fmt: skip
 
 FLOORS = [
     ["_errors"],
-    ["_axes", "_keys", "_gain"],
+    ["_axes", "_keys", "_gain", "_positivity"],
+    ["_moments"],
+    ["_ensemble"],
+    ["_constraint"],
     ["_layer"],
     ["_declared", "_register"],
     ["_restate"],
@@ -36,19 +39,24 @@ FLOORS = [
     ["schemes/_initializer"],
     ["schemes/_distributions", "schemes/_foreign"],
     ["schemes/_variance", "schemes/_structured", "schemes/_bias", "schemes/_convex", "schemes/_scheme"],
+    ["schemes/_icnn", "schemes/_positive"],
     ["schemes/_table"],
-    ["schemes/_auto"],
+    ["schemes/_auto", "schemes/_convex_table"],
     ["schemes/__init__"],
     ["_rules", "_table", "_report", "_draw", "_adapters/_constraints", "_adapters/_plain", "_adapters/_rows"],
-    ["_adapters/_names", "_adapters/_pytree"],
+    ["_adapters/_names", "_adapters/_wrappers"],
+    ["_adapters/_pytree"],
     ["_adapters/_variables", "_decide"],
     ["_adapters/_linen_run"],
-    ["_adapters/_equinox", "_adapters/_nnx", "_adapters/_linen", "_adapters/__init__"],
+    ["_adapters/_equinox", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen", "_adapters/__init__"],
     ["_trace/__init__", "_trace/_moments"],
     ["_traced", "_trace/_play"],
     ["_lsuv"],
     ["_plan"],
     ["_reinit", "_propagation"],
+    ["convex/_network"],
+    ["convex/_rules", "convex/_standardize", "convex/_equinox", "convex/_nnx"],
+    ["convex/__init__"],
     ["__init__"],
 ]
 """Every module on its floor; a module imports from floors below its own."""
@@ -85,10 +93,14 @@ def test_imports_go_down(name):
                 break
 
 
-ADAPTERS = {"_adapters/_equinox", "_adapters/_nnx", "_adapters/_linen", "_adapters/_linen_run"}
+FRAMEWORKS = {
+    "_adapters/_equinox", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen", "_adapters/_linen_run",
+    "convex/_equinox", "convex/_nnx",
+}  # fmt: skip
+"""Modules that are there for one framework, and loaded when it is asked for."""
 
 
-@pytest.mark.parametrize("name", [name for floor in FLOORS for name in floor if name not in ADAPTERS])
+@pytest.mark.parametrize("name", [name for floor in FLOORS for name in floor if name not in FRAMEWORKS])
 def test_only_an_adapter_names_its_framework(name):
     imported = {
         alias.name
@@ -96,7 +108,14 @@ def test_only_an_adapter_names_its_framework(name):
         if isinstance(node, ast.Import)
         for alias in node.names
     } | {node.module for node in ast.walk(ast.parse(modules()[name].read_text())) if isinstance(node, ast.ImportFrom)}
-    assert not {each.partition(".")[0] for each in imported if each} & {"equinox", "flax", "optax", "torch"}
+    assert not {each.partition(".")[0] for each in imported if each} & {
+        "equinox",
+        "flax",
+        "klax",
+        "optax",
+        "paramax",
+        "torch",
+    }
 
 
 def test_the_names_for_type_checkers_are_the_names():

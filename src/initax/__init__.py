@@ -1,5 +1,6 @@
 """Weight initialization as model surgery for JAX."""
 
+from initax import convex as convex
 from initax import schemes as schemes
 from initax._axes import Axes as Axes
 from initax._decide import Draw as Draw

@@ -11,6 +11,7 @@ from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._restate import with_axes
 from initax._rules import Rule, match
 from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe
+from initax.schemes._positive import refuse_misfit
 from initax.schemes._scheme import UNSET, Scheme
 
 
@@ -163,6 +164,8 @@ class _Deciding:
         initializer: Initializer = scheme.part(parameter.role or "weight")
         try:
             recipe = initializer.recipe(parameter, layer)
+            if parameter.constraint is not None:
+                refuse_misfit(initializer, recipe, parameter, parameter.constraint)
         except SchemeError as error:
             raise SchemeError(f'rule "{text}": {error}') from error.__cause__
         self.draws.append(

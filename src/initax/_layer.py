@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._axes import Axes
+from initax._constraint import Constraint as Constraint  # noqa: PLC0414  adapters take it from here
 
 Role = Literal["weight", "recurrent", "bias", "embedding", "scale", "state"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -42,24 +43,6 @@ the framework's own function."""
 LSTM_GATES = ("input", "forget", "cell", "output")
 GRU_GATES = ("reset", "update", "new")
 """Gates in the order in which Equinox and Flax store them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constraint:
-    """What stands between the stored arrays and the effective weight.
-
-    Attributes:
-        name: what it is called in a plan, `"weight norm"`.
-        preimage: hashable function from the effective weight to the arrays to store: the parameter's own first, then
-            one per path in `companions`.
-        companions: paths of the further arrays that must change with the parameter.
-        warning: what the user must know when the parameter is drawn.
-    """
-
-    name: str
-    preimage: Callable[[jax.Array], tuple[jax.Array, ...]]
-    companions: tuple[str, ...] = ()
-    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +140,7 @@ class Field:
         gates: names of the entries along a gate axis, or the one gate of an array that holds no other.
         reserved: why no scheme but `default` draws it.
         effective: function from module and axes to effective fan_in and fan_out, where they differ.
+        constraint: the map that the layer itself applies to the array, or a function from the module to it.
     """
 
     pattern: str | Callable[[Any], str]
@@ -168,6 +152,7 @@ class Field:
     gates: tuple[str, ...] = ()
     reserved: str | None = None
     effective: Callable[[Any, Axes], tuple[float, float]] | None = None
+    constraint: Constraint | Callable[[Any], Constraint | None] | None = None
 
     def pattern_of(self, module: Any) -> str:
         """Return the pattern for this module."""
@@ -187,6 +172,10 @@ class Field:
     def default_of(self, module: Any) -> DefaultSpec | None:
         """Return what the framework gives this field."""
         return self.default(module) if callable(self.default) else self.default
+
+    def constraint_of(self, module: Any) -> Constraint | None:
+        """Return what the layer itself puts between the stored array and the effective weight."""
+        return self.constraint(module) if callable(self.constraint) else self.constraint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from initax._axes import parse
+from initax._constraint import positive
 from initax._errors import AxesError, InitaxError, did_you_mean, listing, message
 from initax._layer import ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
 
@@ -17,6 +18,7 @@ def register_layer(
     sizes: Mapping[str, int | str] | None = None,
     of: Mapping[str, str] | None = None,
     default: Mapping[str, DefaultSpec] | None = None,
+    positivity: Mapping[str, str] | None = None,
     **fields: str,
 ) -> type:
     """Return `cls`, declared: from now on its arrays are found and drawn like those of a built-in layer.
@@ -29,6 +31,8 @@ def register_layer(
         sizes: sizes of named axes, as numbers or names of attributes; needed for merged axes: `{"g": "groups"}`.
         of: the weight each bias belongs to, where there are several: `{"b2": "w2"}`; else such a bias has no fans.
         default: what `"default"` gives a field: the name of an initializer or a pair of name and arguments.
+        positivity: the map by which the layer itself makes a field positive: `{"w": "softplus"}`. The effective weight
+            then has the scheme's law, and its inverse image is what is stored.
         **fields: axis patterns by field name: `w="i o", b="o"`. A field inside a container is written
             `**{"params.w": "i o"}`.
 
@@ -56,7 +60,7 @@ def register_layer(
                 f'ix.register_layer({cls.__name__}, kind="{kind}", weight="o i", bias="o")',
             )
         )
-    named = {"roles": roles or {}, "of": of or {}, "default": default or {}}
+    named = {"roles": roles or {}, "of": of or {}, "default": default or {}, "positivity": positivity or {}}
     for argument, mapping in named.items():
         for name in mapping:
             if name not in fields:
@@ -88,6 +92,7 @@ def register_layer(
                 )
             )
     weights = [name for name, role in role_of.items() if role in WEIGHT_ROLES]
+    maps = positivity or {}
     declare(
         cls,
         Declaration(
@@ -99,6 +104,7 @@ def register_layer(
                     sizes={axis: size for axis, size in (sizes or {}).items() if axis in axis_names[name]},
                     of=(of or {}).get(name) or (weights[0] if len(weights) == 1 and role_of[name] == "bias" else None),
                     default=(default or {}).get(name),
+                    constraint=positive(maps[name]) if name in maps else None,
                 )
                 for name, pattern in fields.items()
             },

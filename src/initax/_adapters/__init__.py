@@ -16,8 +16,15 @@ from initax._adapters._variables import Readings, are_variables, survey_variable
 from initax._errors import ModelError, message
 from initax._keys import as_key
 
-ADAPTERS = {"equinox": "initax._adapters._equinox", "flax.nnx": "initax._adapters._nnx"}
+ADAPTERS = {
+    "equinox": "initax._adapters._equinox",
+    "flax.nnx": "initax._adapters._nnx",
+    "klax": "initax._adapters._klax",
+}
 """Package that a node's class, or one of its bases, comes from → the module that describes such nodes."""
+
+KEYS = "flax.nnx"
+"""The framework that has sources of random keys of its own."""
 
 LINEN = "initax._adapters._linen"
 """Linen's modules are no nodes: they stand apart from their variables and are named by `module=`."""
@@ -25,11 +32,7 @@ LINEN = "initax._adapters._linen"
 
 def key_of(source: Any) -> Any:
     """Return the random key that a framework's own source of keys gives next; anything else as it is."""
-    for adapter in _adapters_of(packages_of(type(source))):
-        key = adapter.key_of(source)
-        if key is not None:
-            return key
-    return source
+    return source if _source_of(source) is None else _source_of(source).key_of(source)
 
 
 def check_key(source: Any) -> None:
@@ -38,8 +41,16 @@ def check_key(source: Any) -> None:
     Raises:
         KeyTypeError: it is neither.
     """
-    if not any(adapter.gives_keys(source) for adapter in _adapters_of(packages_of(type(source)))):
+    if _source_of(source) is None:
         as_key(source)
+
+
+def _source_of(source: Any) -> Any:
+    """The adapter whose framework calls this a source of random keys, or `None`."""
+    if KEYS not in packages_of(type(source)):
+        return None
+    adapter = importlib.import_module(ADAPTERS[KEYS])
+    return adapter if adapter.gives_keys(source) else None
 
 
 def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Callable[..., Any] | None = None) -> Survey:

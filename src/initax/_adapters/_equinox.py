@@ -299,12 +299,3 @@ SPECIAL: dict[type, View] = {
     eqx.nn.Shared: ("module", _shared),
 }
 """Classes that say something about arrays elsewhere: what they are, and what to note of them."""
-
-
-def gives_keys(source: Any) -> bool:
-    """Return whether this is a source of random keys; Equinox has none."""
-    return False
-
-
-def key_of(source: Any) -> None:
-    """Return nothing: Equinox has no source of random keys."""

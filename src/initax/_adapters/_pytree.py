@@ -17,6 +17,7 @@ import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey, tree_flatten_with_path
 
 from initax._adapters._plain import Own, join, plain_layer, plain_layers, unknown
+from initax._adapters._wrappers import Wrapped, unwrap
 from initax._declared import declared_parameters
 from initax._errors import ModelError, message
 from initax._layer import (
@@ -114,12 +115,6 @@ class Adapter(Protocol):
 
         It may leave constraints, ties and notes in the walk, and say how the model is written back.
         """
-
-    def gives_keys(self, source: Any) -> bool:
-        """Return whether this is one of the framework's sources of random keys."""
-
-    def key_of(self, source: Any) -> jax.Array | None:
-        """Return the next key of such a source; `None` for anything else."""
 
 
 AdaptersOf = Callable[[frozenset[str]], tuple[Adapter, ...]]
@@ -252,7 +247,7 @@ Holder = tuple[str, Own]
 """The path of what holds an array, and the arrays it holds."""
 
 
-def _visit(
+def _visit(  # noqa: PLR0912  one walk, one kind of node a branch
     node: Any,
     path: str,
     ancestors: tuple[Ancestor, ...],
@@ -294,6 +289,8 @@ def _visit(
         found = _children(node, walk)
         if found is None:
             _leaf(node, path, owner or container, walk)
+            return
+        if _stands_for_an_array(node, path, ancestors, owner or container, walk):
             return
         children, structure = found
     if "optax" in packages or "state" in views:
@@ -402,6 +399,49 @@ def _leaf(
     owner[1][_within(owner[0], path)] = (path, leaf)
 
 
+def _stands_for_an_array(
+    node: Any, path: str, ancestors: tuple[Ancestor, ...], holder: Holder | None, walk: Walk
+) -> bool:
+    """Whether a node is a wrapper in an array's place, which is then read; one around a module leaves notes only."""
+    wrapper = unwrap(node)
+    if wrapper is None or holder is None:
+        return False
+    if wrapper.array is not None:
+        _wrapped(node, path, wrapper, wrapper.array, holder, ancestors, walk)
+        return True
+    below = [join(path, ".".join(map(entry_name, entries))) for entries, _ in tree_flatten_with_path(node)[0]]
+    walk.notes |= dict.fromkeys(below, wrapper.kept or f"inside {type(node).__name__}")
+    return False
+
+
+def _wrapped(
+    node: Any,
+    path: str,
+    wrapper: Wrapped,
+    array: str,
+    holder: Holder,
+    ancestors: tuple[Ancestor, ...],
+    walk: Walk,
+) -> None:
+    """A wrapper in an array's place: the array it stands for belongs to the holder, under the wrapper's own name."""
+    main = join(path, array)
+    others: Own = {}
+    for entries, leaf in tree_flatten_with_path(node)[0]:
+        below = join(path, ".".join(map(entry_name, entries)))
+        _leaf(leaf, below, holder if below == main else (path, others), walk)
+        name = _within(holder[0], below)
+        if below == main and name in holder[1]:
+            holder[1][_within(holder[0], path)] = holder[1].pop(name)
+    if wrapper.kept is not None:
+        walk.notes[main] = wrapper.kept
+    else:
+        walk.constraints[main] = wrapper.constraint(path)
+    if others:
+        reason = wrapper.kept or f"set with {main}"
+        parameters = tuple(replace(each, role="scale") for each in unknown(others, reason))
+        walk.layers.append(Layer(path=path, kind="Wrapper", cls=type(node), parameters=parameters, ancestors=ancestors))
+
+
 def _within(base: str, path: str) -> str:
     return path[len(base) + 1 :] if base else path
 
@@ -446,4 +486,4 @@ def _noted(parameter: Parameter, walk: Walk) -> Parameter:
         return replace(parameter, role="state", kept=walk.state_at[path])
     if path in walk.notes:
         return replace(parameter, kept=walk.notes[path])
-    return replace(parameter, constraint=walk.constraints.get(path))
+    return replace(parameter, constraint=walk.constraints.get(path) or parameter.constraint)

@@ -1,6 +1,8 @@
 """Schemes by name: `ix.schemes.he_normal()`, `ix.schemes.get("orthogonal", gain=0.5)`, `ix.schemes.names()`."""
 
 from initax.schemes._auto import auto as auto
+from initax.schemes._convex_table import hoedt as hoedt
+from initax.schemes._convex_table import icnn as icnn
 from initax.schemes._scheme import get as get
 from initax.schemes._scheme import names as names
 from initax.schemes._scheme import register as register
@@ -16,7 +18,6 @@ from initax.schemes._table import glorot_normal as glorot_normal
 from initax.schemes._table import glorot_uniform as glorot_uniform
 from initax.schemes._table import he_normal as he_normal
 from initax.schemes._table import he_uniform as he_uniform
-from initax.schemes._table import hoedt as hoedt
 from initax.schemes._table import identity as identity
 from initax.schemes._table import lecun_normal as lecun_normal
 from initax.schemes._table import lecun_uniform as lecun_uniform

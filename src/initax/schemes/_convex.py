@@ -24,6 +24,16 @@ class LogNormalKernel(Kernel):
         unit = lax.optimization_barrier(jax.random.normal(key, shape, dtype))  # one result, eager and jitted
         return jnp.exp(numbers[0] + numbers[1] * unit)
 
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return zero, which no entry quite is."""
+        return 0.0
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return the normal's tail beyond the bound's logarithm."""
+        if numbers[1] == 0:
+            return float(numbers[0] >= math.log(bound))
+        return math.erfc((math.log(bound) - numbers[0]) / (numbers[1] * math.sqrt(2))) / 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoedtConstants:

@@ -38,6 +38,14 @@ class Full(Kernel):
         """Return the array made without JAX."""
         return np.full(shape, numbers[0], dtype)
 
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return the number."""
+        return numbers[0]
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return whether the number is."""
+        return float(numbers[0] >= bound)
+
 
 @dataclass(frozen=True, slots=True)
 class NormalKernel(Kernel):
@@ -94,6 +102,15 @@ class UniformKernel(Kernel):
             return jax.random.uniform(key, shape, dtype, self.lower) * jnp.asarray(numbers[0], dtype)
         parts = [jax.random.uniform(each, shape, real_dtype(dtype), self.lower) for each in jax.random.split(key)]
         return lax.complex(*parts) * jnp.asarray(numbers[0], dtype)
+
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return the lower end of the interval."""
+        return min(self.lower * numbers[0], numbers[0])
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return the share of the interval beyond the bound."""
+        low, high = sorted((self.lower * numbers[0], numbers[0]))
+        return min(max((high - bound) / (high - low), 0.0), 1.0) if high > low else float(low >= bound)
 
 
 @dataclass(frozen=True, slots=True)

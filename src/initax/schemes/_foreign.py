@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from initax._axes import Axes
@@ -77,6 +78,20 @@ class ForeignKernel(Kernel):
             entries = jax.vmap(one)(keys) if vmap_is_exact(key) else lax.map(one, keys)
         made: jax.Array = self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
         return made
+
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return the least entry of one array drawn for that purpose: nothing else is known of a callable."""
+        keywords = {} if self.fan_in is None else {"fan_in": self.fan_in}
+        with jax.ensure_compile_time_eval():
+            seen = self.function(jax.random.key(0), self.entry_shape, dtype=np.dtype(np.float32), **keywords)
+            return float(np.min(np.asarray(seen), initial=math.inf))
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return the share in that array."""
+        keywords = {} if self.fan_in is None else {"fan_in": self.fan_in}
+        with jax.ensure_compile_time_eval():
+            seen = self.function(jax.random.key(0), self.entry_shape, dtype=np.dtype(np.float32), **keywords)
+            return float(np.mean(np.asarray(seen) >= bound))
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,14 @@ class Kernel:
         """Return the array, in the stored layout."""
         raise NotImplementedError
 
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return a number that no entry is below."""
+        return -math.inf
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return the share of entries expected to be at or above a bound, or more than that."""
+        return 1.0
+
     def on_host(self, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
         """Return the array made without JAX, where that needs no random numbers and no work; else `None`."""
         return None
@@ -106,6 +114,8 @@ class Initializer:
 
 
 def _shown(value: Any) -> str:
+    if callable(value):
+        return str(getattr(value, "__name__", repr(value)))
     return f"{value:.6g}" if isinstance(value, float) else repr(value)
 
 

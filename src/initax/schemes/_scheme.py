@@ -152,7 +152,12 @@ def _in_order(parts: Parts) -> dict[Role, Initializer | None]:
 
 
 def _plain(value: Any) -> Any:
-    return value.spec() if isinstance(value, Scheme) else value
+    if isinstance(value, Scheme):
+        return value.spec()
+    if callable(value):
+        name = getattr(value, "__name__", type(value).__name__)
+        raise SchemeError(message(f"the function {name} among a scheme's arguments can't be stored.", "use a name"))
+    return value
 
 
 def weights_only(initializer: Initializer | None, bias: Initializer | None = None) -> dict[Role, Initializer | None]:
@@ -221,9 +226,8 @@ def get(name: str, **args: Any) -> Scheme:
         'orthogonal(gain=0.5)'
     """
     if name not in _NAMED:
-        raise SchemeError(
-            message(f'no scheme is called "{name}".', did_you_mean(name, _NAMED), f"schemes: {listing(names(), 60)}")
-        )
+        hint = ELSEWHERE.get(name) or did_you_mean(name, _NAMED)
+        raise SchemeError(message(f'no scheme is called "{name}".', hint, f"schemes: {listing(names(), 60)}"))
     factory = _NAMED[name]
     parameters = inspect.signature(factory).parameters
     if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
@@ -247,8 +251,26 @@ def get(name: str, **args: Any) -> Scheme:
     return factory(**args)
 
 
+ELSEWHERE = {
+    "hoedt_normal": 'in klax; here "hoedt" draws weight and bias together, and "icnn" knows activation and passthrough',
+    "hoedt_bias": 'in klax; here "hoedt" draws weight and bias together, the bias with the authors\' sign',
+}
+"""Names that other packages give to schemes → what to write."""
+
+ARGUMENTS_ELSEWHERE = {
+    "corr": "correlation",
+    "var": "variance",
+    "target_var": "variance",
+    "target_corr": "correlation",
+    "constrained_weight_init": "weight",
+    "constrained_bias_init": "bias",
+}
+"""Arguments in the authors' code and in klax → what they are called here."""
+
+
 def _unknown_argument(name: str, argument: str, parameters: tuple[str, ...]) -> str:
-    hint = did_you_mean(argument, parameters)
+    known = ARGUMENTS_ELSEWHERE.get(argument)
+    hint = f'here it is called "{known}"' if known in parameters else did_you_mean(argument, parameters)
     if {argument, *parameters} >= {"scale", "gain"}:
         hint = (
             "a gain multiplies the standard deviation, a scale the variance: write gain=..."

@@ -64,6 +64,10 @@ class EyeKernel(_Structured):
         eye = jnp.roll(jnp.eye(inputs, outputs, dtype=dtype), self.shift, axis=1) * jnp.asarray(numbers[0], dtype)
         return _at_center(self.axes, jnp.broadcast_to(eye, (self.axes.batch_size, inputs, outputs)), dtype)
 
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return zero, or the tap where that is negative."""
+        return min(numbers[0], 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class SparseKernel(_Structured):

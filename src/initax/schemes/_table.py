@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
@@ -12,7 +13,6 @@ import jax.numpy as jnp
 from initax._errors import SchemeError, message
 from initax._layer import FrameworkInit, Layer, Parameter, Role
 from initax.schemes._bias import ForgetGate, Prior
-from initax.schemes._convex import HoedtBias, HoedtWeight
 from initax.schemes._distributions import Constant, Normal, TruncatedNormal, Uniform
 from initax.schemes._foreign import Framework
 from initax.schemes._initializer import (
@@ -53,14 +53,15 @@ def row(*names: str) -> Callable[[Factory], Factory]:
     return put
 
 
-def _made(name: str, args: tuple[tuple[str, Any], ...], parts: dict[Role, Initializer | None]) -> Scheme:
+def made(name: str, args: tuple[tuple[str, Any], ...], parts: dict[Role, Initializer | None]) -> Scheme:
+    """Return a scheme under its name, with the arguments that differ from the defaults."""
     return Scheme.of(parts, name, dict(args))
 
 
 def _variance(name: str, scale: float, mode: str, distribution: str, fans: str) -> Scheme:
     choice(name, "fans", fans, ("nominal", "effective"))
     args = changed(fans=(fans, "nominal"))
-    return _made(name, args, weights_only(VarianceScaling(name, args, scale, mode, distribution, fans)))
+    return made(name, args, weights_only(VarianceScaling(name, args, scale, mode, distribution, fans)))
 
 
 @row("variance_scaling")
@@ -98,7 +99,7 @@ def variance_scaling(
         distribution=(distribution, "truncated_normal"),
         fans=(fans, "nominal"),
     )
-    return _made(
+    return made(
         "variance_scaling",
         args,
         weights_only(VarianceScaling("variance_scaling", args, scale, mode, distribution, fans)),
@@ -224,7 +225,7 @@ def zeros() -> Scheme:
         >>> float(ix.draw("zeros", jax.random.key(0), (4, 2)).sum())
         0.0
     """
-    return _made("zeros", (), weights_only(ZEROS))
+    return made("zeros", (), weights_only(ZEROS))
 
 
 @row("ones")
@@ -236,7 +237,7 @@ def ones() -> Scheme:
         >>> float(ix.draw("ones", jax.random.key(0), (4, 2)).sum())
         8.0
     """
-    return _made("ones", (), weights_only(Constant("ones", (), 1.0)))
+    return made("ones", (), weights_only(Constant("ones", (), 1.0)))
 
 
 @row("constant")
@@ -256,7 +257,7 @@ def constant(value: float) -> Scheme:
     """
     value = number("constant", "value", value)
     args = (("value", value),)
-    return _made("constant", args, weights_only(Constant("constant", args, value)))
+    return made("constant", args, weights_only(Constant("constant", args, value)))
 
 
 @row("uniform")
@@ -278,7 +279,7 @@ def uniform(scale: float = 0.01) -> Scheme:
     """
     scale = number("uniform", "scale", scale)
     args = changed(scale=(scale, 0.01))
-    return _made("uniform", args, weights_only(Uniform("uniform", args, scale)))
+    return made("uniform", args, weights_only(Uniform("uniform", args, scale)))
 
 
 @row("normal")
@@ -299,7 +300,7 @@ def normal(stddev: float = 0.01, mean: float = 0.0) -> Scheme:
     """
     stddev, mean = number("normal", "stddev", stddev, least=0.0), number("normal", "mean", mean)
     args = changed(stddev=(stddev, 0.01), mean=(mean, 0.0))
-    return _made("normal", args, weights_only(Normal("normal", args, stddev, mean)))
+    return made("normal", args, weights_only(Normal("normal", args, stddev, mean)))
 
 
 @row("biased_normal")
@@ -321,7 +322,7 @@ def biased_normal(stddev: float = 0.01, mean: float = 0.0) -> Scheme:
     stddev, mean = number("biased_normal", "stddev", stddev, least=0.0), number("biased_normal", "mean", mean)
     args = changed(stddev=(stddev, 0.01), mean=(mean, 0.0))
     drawn = Normal("biased_normal", args, stddev, mean)
-    return _made("biased_normal", args, weights_only(drawn, drawn))
+    return made("biased_normal", args, weights_only(drawn, drawn))
 
 
 @row("truncated_normal")
@@ -361,7 +362,7 @@ def truncated_normal(
         if stddev == 0:
             raise SchemeError(message(f"{name}: stddev must be positive where bounds are absolute, not 0."))
         lower, upper = (lower - mean) / stddev, (upper - mean) / stddev
-    return _made(name, args, weights_only(TruncatedNormal(name, args, stddev, mean, lower, upper)))
+    return made(name, args, weights_only(TruncatedNormal(name, args, stddev, mean, lower, upper)))
 
 
 @row("orthogonal")
@@ -388,7 +389,7 @@ def orthogonal(gain: Gain = 1.0) -> Scheme:
     """
     value = gain_number("orthogonal", gain)
     args = changed(gain=(value, 1.0))
-    return _made("orthogonal", args, weights_only(Orthogonal("orthogonal", args, value)))
+    return made("orthogonal", args, weights_only(Orthogonal("orthogonal", args, value)))
 
 
 @row("delta_orthogonal")
@@ -411,7 +412,7 @@ def delta_orthogonal(gain: Gain = 1.0) -> Scheme:
     """
     value = gain_number("delta_orthogonal", gain)
     args = changed(gain=(value, 1.0))
-    return _made("delta_orthogonal", args, weights_only(DeltaOrthogonal("delta_orthogonal", args, value)))
+    return made("delta_orthogonal", args, weights_only(DeltaOrthogonal("delta_orthogonal", args, value)))
 
 
 @row("dirac")
@@ -437,7 +438,7 @@ def dirac(gain: Gain = 1.0) -> Scheme:
     """
     value = gain_number("dirac", gain)
     args = changed(gain=(value, 1.0))
-    return _made("dirac", args, weights_only(Eye("dirac", args, value)))
+    return made("dirac", args, weights_only(Eye("dirac", args, value)))
 
 
 @row("identity")
@@ -464,7 +465,7 @@ def identity(gain: Gain = 1.0, shift: int = 0) -> Scheme:
     if not steps.is_integer():
         raise SchemeError(message(f"identity: shift must be a whole number, not {shift!r}."))
     args = changed(gain=(value, 1.0), shift=(int(steps), 0))
-    return _made("identity", args, weights_only(Eye("identity", args, value, int(steps))))
+    return made("identity", args, weights_only(Eye("identity", args, value, int(steps))))
 
 
 @row("sparse")
@@ -492,7 +493,7 @@ def sparse(sparsity: float = 0.9, stddev: float = 0.01) -> Scheme:
     sparsity = number("sparse", "sparsity", sparsity, least=0.0, most=1.0)
     stddev = number("sparse", "stddev", stddev, least=0.0)
     args = changed(sparsity=(sparsity, 0.9), stddev=(stddev, 0.01))
-    return _made("sparse", args, weights_only(Sparse("sparse", args, sparsity, stddev)))
+    return made("sparse", args, weights_only(Sparse("sparse", args, sparsity, stddev)))
 
 
 @row("uniform_fan_in")
@@ -517,7 +518,7 @@ def uniform_fan_in(*, fans: Fans = "nominal", fan: float | None = None) -> Schem
     fan = None if fan is None else number("uniform_fan_in", "fan", fan, least=0.0)
     args = changed(fans=(fans, "nominal"), fan=(fan, None))
     drawn = UniformFanIn("uniform_fan_in", args, fans, fan)
-    return _made("uniform_fan_in", args, weights_only(drawn, drawn))
+    return made("uniform_fan_in", args, weights_only(drawn, drawn))
 
 
 @row("prior")
@@ -542,7 +543,7 @@ def prior(p: float = 0.01) -> Scheme:
     if p in (0.0, 1.0):
         raise SchemeError(message(f"prior: p must be strictly between 0 and 1, not {p}."))
     args = changed(p=(p, 0.01))
-    return _made("prior", args, weights_only(None, Prior("prior", args, p)))
+    return made("prior", args, weights_only(None, Prior("prior", args, p)))
 
 
 @row("forget_gate")
@@ -565,7 +566,7 @@ def forget_gate(value: float = 1.0) -> Scheme:
     """
     value = number("forget_gate", "value", value)
     args = changed(value=(value, 1.0))
-    return _made("forget_gate", args, weights_only(None, ForgetGate("forget_gate", args, value)))
+    return made("forget_gate", args, weights_only(None, ForgetGate("forget_gate", args, value)))
 
 
 @row("torch_default")
@@ -586,7 +587,7 @@ def torch_default() -> Scheme:
     drawn = TorchUniform("torch_default", ())
     parts = weights_only(drawn, drawn)
     parts |= {"embedding": Normal("normal", (("stddev", 1.0),), 1.0), "scale": ScaleDefault("torch_default", ())}
-    return _made("torch_default", (), parts)
+    return made("torch_default", (), parts)
 
 
 @row("flax_default")
@@ -607,7 +608,7 @@ def flax_default() -> Scheme:
         "embedding": VarianceScaling("variance_scaling", embedding, 1.0, "fan_in", "normal"),
         "scale": ScaleDefault("flax_default", (), 0.01),
     }
-    return _made("flax_default", (), parts)
+    return made("flax_default", (), parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -642,57 +643,7 @@ def default() -> Scheme:
         ['default', 'default']
     """
     drawn = Default("default", ())
-    return _made("default", (), weights_only(drawn, drawn) | {"scale": drawn})
-
-
-@row("hoedt")
-def hoedt(
-    variance: float = 1.0,
-    correlation: float = 0.5,
-    alpha: float = 0.0,
-    bias_noise: float = 0.0,
-    *,
-    fans: Fans = "nominal",
-) -> Scheme:
-    """Return log-normal weights and the negative bias that goes with them, for input-convex ReLU networks.
-
-    The two preserve mean, variance and correlation of the pre-activations through one layer of non-negative weights.
-    klax 0.2.0 returns the bias with the opposite sign, which makes activations grow 1.85-fold per layer.
-
-    Args:
-        variance: target variance of the pre-activations.
-        correlation: target correlation between them, between 0 and 1.
-        alpha: slope of a leaky ReLU.
-        bias_noise: share of the variance given to a random bias, between 0 and 1.
-        fans: `"nominal"` or `"effective"`.
-
-    Raises:
-        SchemeError: an argument is out of range; when a plan is made, a weight is complex or a fan zero or unknown.
-
-    Examples:
-        >>> import initax as ix, jax
-        >>> bool((ix.draw("hoedt", jax.random.key(0), (64, 64)) > 0).all())
-        True
-
-    References:
-        Hoedt & Klambauer 2023, NeurIPS, arXiv 2312.12474.
-    """
-    variance = number("hoedt", "variance", variance, least=0.0)
-    correlation = number("hoedt", "correlation", correlation, least=0.0, most=1.0)
-    if correlation in (0.0, 1.0):
-        raise SchemeError(message(f"hoedt: correlation must be strictly between 0 and 1, not {correlation}."))
-    alpha = number("hoedt", "alpha", alpha)
-    bias_noise = number("hoedt", "bias_noise", bias_noise, least=0.0, most=1.0)
-    choice("hoedt", "fans", fans, ("nominal", "effective"))
-    args = changed(
-        variance=(variance, 1.0),
-        correlation=(correlation, 0.5),
-        alpha=(alpha, 0.0),
-        bias_noise=(bias_noise, 0.0),
-        fans=(fans, "nominal"),
-    )
-    values = (variance, correlation, alpha, bias_noise, fans)
-    return _made("hoedt", args, weights_only(HoedtWeight("hoedt", args, *values), HoedtBias("hoedt", args, *values)))
+    return made("default", (), weights_only(drawn, drawn) | {"scale": drawn})
 
 
 @dataclass(frozen=True, slots=True)
@@ -709,6 +660,14 @@ class ScaledKernel(Kernel):
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
         return self.inner(key, numbers[:-1], shape, dtype) * jnp.asarray(numbers[-1], dtype)
+
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """As the inner kernel, where the factor keeps the sign."""
+        return self.inner.lowest(numbers[:-1]) * numbers[-1] if numbers[-1] > 0 else -math.inf
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """As the inner kernel."""
+        return self.inner.above(numbers[:-1], bound / numbers[-1]) if numbers[-1] > 0 else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -758,9 +717,9 @@ def scaled(scheme: Any, factor: float) -> Scheme:
             return part
         return Scaled("scaled", (), part, factor)
 
-    made = _made("scaled", args, {role: of(part, role) for role, part in base.parts.items()})
-    made.axes, made.sizes = dict(base.axes), dict(base.sizes)
-    return made
+    whole = made("scaled", args, {role: of(part, role) for role, part in base.parts.items()})
+    whole.axes, whole.sizes = dict(base.axes), dict(base.sizes)
+    return whole
 
 
 SchemeName = Literal[
@@ -777,6 +736,7 @@ SchemeName = Literal[
     "he_normal",
     "he_uniform",
     "hoedt",
+    "icnn",
     "identity",
     "kaiming_normal",
     "kaiming_uniform",

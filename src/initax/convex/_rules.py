@@ -1,0 +1,198 @@
+"""Rules that repair an input-convex network somebody else wrote: which weights are what, and `icnn` for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from initax._adapters import survey
+from initax._errors import RuleError, listing, message
+from initax._layer import Layer
+from initax._moments import Activation
+from initax.convex._network import warn_if_too_deep
+from initax.schemes._icnn import PARTS, PASSTHROUGH, hidden_weight, is_positive, named, weights_of
+
+Rules = dict[str, tuple[str, dict[str, Any]]]
+
+
+def rules(
+    model: Any,
+    activation: Activation,
+    *,
+    parts: Mapping[str, str] | None = None,
+    correlation: float = 0.5,
+    variance: float = 1.0,
+    k: float = 1.0,
+    tau: float = 0.5,
+    input_square: float = 1.0,
+) -> Rules:
+    """Return rules that give an input-convex network the weights and biases of `icnn`.
+
+    What is positive is known from the model: klax's and paramax's wrappers, `ix.register_layer(..., positivity=...)`,
+    or an `ix.convex.FICNN`. A layer with a positive weight and another one has a passthrough; so has a network whose
+    positive layers come with as many unconstrained ones of the input's size beside the first. Layers in front of the
+    network, an encoder say, get no rule.
+
+    Args:
+        model: the model, or an abstract one.
+        activation: the activation in front of the positive weights, a function or its name.
+        parts: what layers are where the model does not show it, by path or pattern: `"first"`, `"positive"`, `"alone"`,
+            `"passthrough"`, or `"none"` for a layer that has no part in it. Networks kept positive by a projection
+            after each step need it.
+        correlation: see `ix.schemes.icnn`, here and below.
+        variance: variance of the pre-activations.
+        k: sum of a unit's positive weights.
+        tau: share of the variance from the passthrough.
+        input_square: mean square of the network's inputs.
+
+    Returns:
+        Rules, one per layer, for `ix.reinit` and `ix.plan`; add your own with `|`.
+
+    Raises:
+        RuleError: no weight is known to be positive, what a layer is can't be told, or `parts` names no layer.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> model = ix.convex.FICNN(3, 1, [8], key=jax.random.key(0))
+        >>> for path, (scheme, arguments) in ix.convex.rules(model, "relu").items():
+        ...     print(path, scheme, arguments["part"])
+        layers.0 icnn auto
+        layers.1 icnn auto
+
+    References:
+        Amos et al. 2017, arXiv 1609.07152, eq. 2, for the parts of such a network.
+    """
+    layers = [each for each in survey(model).layers if weights_of(each)]
+    told = _told(layers, parts or {})
+    found = _found([each for each in layers if told.get(each.path) != "none"], told)
+    _, shown = named(activation)
+    shared = {
+        name: value
+        for name, value, default in (
+            ("correlation", correlation, 0.5),
+            ("variance", variance, 1.0),
+            ("k", k, 1.0),
+            ("tau", tau, 0.5),
+            ("input_square", input_square, 1.0),
+        )
+        if value != default
+    }
+    has_passthrough = any(part in ("positive", PASSTHROUGH) or _is_mixed(layer) for layer, part, _ in found)
+    warn_if_too_deep(len({layer.path for layer, _, _ in found}), use_passthrough=has_passthrough)
+    return {
+        layer.path or "*": ("icnn", {"activation": shown, **shared, "part": part, "bias": bias})
+        for layer, part, bias in found
+    }
+
+
+Found = list[tuple[Layer, str, str]]
+"""Layers, what they are, and where the bias of positive weights stands."""
+
+
+def _is_mixed(layer: Layer) -> bool:
+    """Whether a layer has a positive weight and another one: its passthrough."""
+    return hidden_weight(layer) is not None and len(weights_of(layer)) > 1
+
+
+def _told(layers: list[Layer], parts: Mapping[str, str]) -> dict[str, str]:
+    told: dict[str, str] = {}
+    for pattern, part in parts.items():
+        if part not in (*PARTS, "none"):
+            options = ", ".join((*PARTS, "none"))
+            raise RuleError(message(f'parts: "{part}" is no part of a convex network.', f"parts: {options}"))
+        matching = [each.path for each in layers if fnmatchcase(each.path, pattern)]
+        if not matching:
+            raise RuleError(message(f'parts: "{pattern}" matches no layer.', f"layers: {_paths(layers)}"))
+        told |= dict.fromkeys(matching, part)
+    return told
+
+
+def _paths(layers: list[Layer]) -> str:
+    return listing(f'"{each.path}"' for each in layers)
+
+
+def _has_bias(layer: Layer) -> bool:
+    return any(each.role == "bias" for each in layer.parameters)
+
+
+def _found(layers: list[Layer], told: Mapping[str, str]) -> Found:
+    hidden = [each for each in layers if told.get(each.path, _shows(each)) in ("positive", "alone")]
+    if not hidden:
+        raise RuleError(
+            message(
+                "no weight of the model is known to be positive, so there is no convex network in it.",
+                f"layers: {_paths(layers)}",
+                "say how the layer makes it so, ix.register_layer(..., positivity={...}),",
+                'or what its layers are: ix.convex.rules(..., parts={"first": "first", "hidden.*": "alone"})',
+            )
+        )
+    others = [each for each in layers if each not in hidden]
+    first = _first(layers, hidden, others, told)
+    hidden = [each for each in hidden if each is not first]
+    beside = [each for each in others if each is not first and told.get(each.path) == PASSTHROUGH]
+    alone = [each for each in hidden if not _is_mixed(each)]
+    if not beside and alone:
+        beside = _beside(others, first, alone)
+    # A layer that names its passthrough shows by itself that it is the first, and whether it sees a context too.
+    found: Found = [(first, "auto" if _names_passthrough(first) else "first", "auto")]
+    bias_is_own = all(_has_bias(each) for each in alone)
+    for layer in hidden:
+        if _is_mixed(layer):
+            found.append((layer, "auto", "auto"))
+        elif beside:
+            found.append((layer, "positive", "own" if bias_is_own else "elsewhere"))
+        else:
+            found.append((layer, "alone", "auto"))
+    found += [(each, PASSTHROUGH, "elsewhere" if bias_is_own else "own") for each in beside]
+    order = {id(each): place for place, each in enumerate(layers)}
+    return sorted(found, key=lambda row: order[id(row[0])])
+
+
+def _names_passthrough(layer: Layer) -> bool:
+    return any(weight.name == PASSTHROUGH for weight in weights_of(layer))
+
+
+def _shows(layer: Layer) -> str:
+    return "positive" if hidden_weight(layer) is not None else ""
+
+
+def _first(layers: list[Layer], hidden: list[Layer], others: list[Layer], told: Mapping[str, str]) -> Layer:
+    """The layer that sees the network's input alone."""
+    named_so = [each for each in layers if told.get(each.path) == "first"]
+    by_name = [each for each in others if _names_passthrough(each)]
+    if named_so or by_name:
+        return (named_so or by_name)[0]
+    if not others:  # every weight is positive: a non-decreasing network
+        return hidden[0]
+    before = [each for each in others if layers.index(each) < layers.index(hidden[0])]
+    likely = before or others
+    fan_in = weights_of(hidden[0])[0].fan_in
+    likely = [each for each in likely if weights_of(each)[0].fan_out == fan_in] or likely
+    likely = [each for each in likely if _stem(each) == _stem(hidden[0])] or likely
+    # The layer just in front, unless it is one of a list that holds the first layer and all the passthroughs.
+    alike = [each for each in others if _stem(each) == _stem(likely[-1])]
+    apart = len(alike) == len(hidden) + 1 and not any(map(_is_mixed, hidden))
+    return alike[0] if apart else likely[-1] if before else likely[0]
+
+
+def _stem(layer: Layer) -> str:
+    """A layer's path without its numbers, which layers of one list share."""
+    return re.sub(r"\d+", "", layer.path)
+
+
+def _beside(others: list[Layer], first: Layer, alone: list[Layer]) -> list[Layer]:
+    """Unconstrained layers of the input's size beside the first: passthroughs that are layers of their own."""
+    fan_in = weights_of(first)[0].fan_in
+    found = [each for each in others if each is not first and weights_of(each)[0].fan_in == fan_in]
+    found = [each for each in found if not any(is_positive(weight) for weight in weights_of(each))]
+    if len(found) not in (0, len(alone)):
+        raise RuleError(
+            message(
+                f"what these layers are can't be told: {_paths(found)}.",
+                f"as passthroughs they would have to be as many as the positive layers: {_paths(alone)}",
+                'say it: ix.convex.rules(..., parts={"path": "passthrough"}), or "none" for a layer that has no part',
+            )
+        )
+    return found

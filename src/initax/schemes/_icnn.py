@@ -1,0 +1,178 @@
+"""Weights and biases of input-convex networks for any activation, with and without passthrough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from initax._ensemble import Positive, ensemble, refuse_unstable, with_passthrough
+from initax._errors import SchemeError, message
+from initax._layer import WEIGHT_ROLES, Layer, Parameter
+from initax._moments import activation_name, as_function
+from initax.schemes._convex import LogNormalKernel
+from initax.schemes._distributions import Constant, Normal, NormalKernel
+from initax.schemes._initializer import Initializer, Kernel, Recipe, fans_of, positive_fan, refuse_complex, where
+
+Part = Literal["auto", "first", "alone", "positive", "passthrough"]
+PARTS = ("auto", "first", "alone", "positive", "passthrough")
+"""What a weight is in its network: the first layer's, a positive one with or without passthrough beside it, or that."""
+BiasAt = Literal["auto", "own", "elsewhere"]
+BIAS_AT = ("auto", "own", "elsewhere")
+PASSTHROUGH = "passthrough"
+"""Name of a parameter that sees the network's input, whether it is constrained or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class HalfNormalKernel(Kernel):
+    """The modulus of a normal of standard deviation `numbers[0]`."""
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        unit = lax.optimization_barrier(jax.random.normal(key, shape, dtype))  # one result, eager and jitted
+        return jnp.abs(unit) * jnp.asarray(numbers[0], dtype)
+
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return zero."""
+        return 0.0
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return the normal's two tails."""
+        return math.erfc(bound / (numbers[0] * math.sqrt(2)))
+
+
+def is_positive(parameter: Parameter) -> bool:
+    """Whether a parameter is known to be kept positive."""
+    return parameter.constraint is not None and parameter.constraint.positive
+
+
+def weights_of(layer: Layer) -> tuple[Parameter, ...]:
+    """Return the weights of a layer."""
+    return tuple(each for each in layer.parameters if each.role in WEIGHT_ROLES)
+
+
+def hidden_weight(layer: Layer) -> Parameter | None:
+    """Return the weight of a layer that sees the layer before: the first positive one that is no passthrough."""
+    return next((each for each in weights_of(layer) if is_positive(each) and each.name != PASSTHROUGH), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Icnn(Initializer):
+    activation: Callable[[Any], Any]
+    correlation: float = 0.5
+    variance: float = 1.0
+    bias_noise: float = 0.0
+    k: float = 1.0
+    tau: float = 0.5
+    input_square: float = 1.0
+    part: str = "auto"
+    bias: str = "auto"
+    fans: str = "nominal"
+
+    def _part_of(self, parameter: Parameter, layer: Layer) -> str:
+        """Tell what a weight is, or what the weight is that a bias goes with."""
+        if self.part != "auto":
+            return self.part
+        hidden = hidden_weight(layer)
+        if hidden is None:
+            if any(each.name == PASSTHROUGH for each in weights_of(layer)):
+                return "first"
+            raise SchemeError(_unknown_part(parameter, layer))
+        if parameter.role in WEIGHT_ROLES and parameter is not hidden:
+            return "passthrough"
+        return "positive" if len(weights_of(layer)) > 1 else "alone"
+
+    def _fan_in(self, parameter: Parameter) -> float:
+        refuse_complex("icnn", parameter, "input-convex networks have real weights")
+        return positive_fan("icnn", parameter, "fan_in", fans_of("icnn", parameter, self.fans)[0])
+
+    def _positive(self, part: str, fan_in: float) -> Positive:
+        if part == "alone":
+            return ensemble(self.activation, fan_in, self.variance, self.correlation, self.bias_noise)
+        refuse_unstable("icnn", self.activation, self.k, self.tau, self.variance)
+        return with_passthrough(self.activation, fan_in, self.variance, self.tau, self.k)
+
+
+def _unknown_part(parameter: Parameter, layer: Layer) -> str:
+    cls = "" if layer.cls is type(None) else f" of {layer.cls.__name__}"
+    return message(
+        f"icnn can't tell what {where(parameter)}{cls} is: no weight beside it is known to be positive.",
+        'say it: ("icnn", {"part": "first"}), "positive" (with a passthrough), "alone" (without) or "passthrough"',
+        "or let it be found for a whole network: ix.convex.rules(model, activation)",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class IcnnWeight(_Icnn):
+    """Log-normal where it sees the layer before, normal where it sees the network's input."""
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        part, fan_in = self._part_of(parameter, layer), self._fan_in(parameter)
+        if part in ("positive", "alone"):
+            self._refuse_without_bias(parameter, layer)
+            found = self._positive(part, fan_in)
+            return Recipe(LogNormalKernel(), (found.log_mean, found.log_std), math.sqrt(found.weight_var))
+        if part == "passthrough":
+            refuse_unstable("icnn", self.activation, self.k, self.tau, self.variance)
+        share = self.tau if part == "passthrough" else 1.0
+        # Several inputs at one layer, as in a partially convex network, share what is theirs.
+        hidden = hidden_weight(layer) if self.part == "auto" else None
+        several = max(sum(each is not hidden for each in weights_of(layer)), 1)
+        std = math.sqrt(share * self.variance / (several * fan_in * self.input_square))
+        if is_positive(parameter):
+            return Recipe(HalfNormalKernel(), (std,), std * math.sqrt(1 - 2 / math.pi))
+        return Recipe(NormalKernel(), (std,), std)
+
+    def _refuse_without_bias(self, parameter: Parameter, layer: Layer) -> None:
+        alone = layer.cls is type(None)  # a single array, drawn by `ix.draw`
+        if self.bias == "elsewhere" or alone or any(each.role == "bias" for each in layer.parameters):
+            return
+        raise SchemeError(
+            message(
+                f"icnn needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
+                f"positive weights shift the mean by {self._shift(parameter, layer):+.4g}; a bias has to take that off",
+                'build the layer with one, or say that another layer holds it: ("icnn", {"bias": "elsewhere"})',
+            )
+        )
+
+    def _shift(self, parameter: Parameter, layer: Layer) -> float:
+        return -self._positive(self._part_of(parameter, layer), self._fan_in(parameter)).bias_mean
+
+
+@dataclass(frozen=True, slots=True)
+class IcnnBias(_Icnn):
+    """The negative bias that takes the positive weights' mean off again; zero where there are none."""
+
+    fits_bias: ClassVar[bool] = True
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        part = self._part_of(parameter, layer)
+        own = {"auto": part != "passthrough", "own": True, "elsewhere": False}[self.bias]
+        if part == "first" or not own:
+            return Constant("zeros", ()).recipe(parameter, layer)
+        hidden = hidden_weight(layer) if self.part == "auto" else None
+        # Only without a passthrough does the bias depend on the fan_in.
+        fan_in = self._fan_in(hidden or parameter) if part == "alone" else 1.0
+        found = self._positive(part, fan_in)
+        if found.bias_std == 0:
+            return Constant("constant", (), found.bias_mean).recipe(parameter, layer)
+        return Normal("normal", (), found.bias_std, found.bias_mean).recipe(parameter, layer)
+
+
+def named(activation: Any) -> tuple[Callable[[Any], Any], Any]:
+    """Return an activation as a function, and as what a plan stores: its name where it has one."""
+    function = as_function(activation)
+    if isinstance(activation, str):
+        return function, activation
+    name = activation_name(activation)
+    try:
+        return function, name if as_function(name) is function else activation
+    except SchemeError:
+        return function, activation

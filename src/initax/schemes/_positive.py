@@ -1,0 +1,46 @@
+"""Whether what an initializer draws fits behind a positivity map. Asked before anything is drawn."""
+
+from __future__ import annotations
+
+import math
+
+from initax._errors import SchemeError, message
+from initax._layer import Constraint, Parameter
+from initax.schemes._initializer import Initializer, Recipe, where
+
+EXPECTED = 1e-3
+"""Entries of an array that may be expected beyond a map's upper bound: one draw in a thousand has one, and is cut."""
+
+
+def refuse_misfit(initializer: Initializer, recipe: Recipe, parameter: Parameter, constraint: Constraint) -> None:
+    """Raise where a draw could have values that the constraint's map has not.
+
+    Raises:
+        SchemeError: entries can be negative, or zero where the map has no zero, or beyond the map's upper bound.
+    """
+    if not constraint.positive:
+        return
+    lowest = recipe.kernel.lowest(recipe.numbers)
+    instead = (
+        'for positive weights: "hoedt", ("icnn", {"activation": ...}), ("constant", {"value": ...}), ("uniform", ...)'
+    )
+    whole = "for a whole input-convex network: ix.convex.rules(model, activation)"
+    if lowest < 0:
+        head = f"{initializer} gives negative values, and {where(parameter)} is positive ({constraint.name})."
+        raise SchemeError(message(head, instead, whole))
+    if lowest == 0 and not constraint.reaches_zero and not recipe.kernel.random:
+        head = f"{initializer} gives zeros, and {where(parameter)} is never zero ({constraint.name})."
+        raise SchemeError(message(head, instead, whole))
+    if math.isinf(constraint.most):
+        return
+    share = recipe.kernel.above(recipe.numbers, constraint.most)
+    expected = share * math.prod(parameter.shape)
+    if expected > EXPECTED:
+        raise SchemeError(
+            message(
+                f"{initializer} gives weights above {constraint.most:g}, which {where(parameter)} can't hold "
+                f"({constraint.name}).",
+                f"expected: {expected:.3g} of {math.prod(parameter.shape)} entries",
+                "use a map without an upper bound: softplus, exp, square",
+            )
+        )
