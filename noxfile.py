@@ -1,4 +1,4 @@
-"""Everything one does twice: `nox -s demo`, `test`, `lint`, `types`, `docs`, `bench`, `oldest`, `wild`."""
+"""Everything one does twice: `nox -s demo`, `test`, `lint`, `types`, `docs`, `bench`, `oldest`, `alone`, `wild`."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import nox
 
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["test", "lint", "types", "docs"]
+nox.options.sessions = ["test", "lint", "types", "docs", "alone"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-OLDEST = {"jax": "0.9.0", "jaxlib": "0.9.0", "equinox": "0.13.5", "einops": "0.8.0", "optax": "0.2.6"}
+OLDEST = {"jax": "0.9.0", "jaxlib": "0.9.0", "equinox": "0.13.5", "flax": "0.12.1", "einops": "0.8.0", "optax": "0.2.6"}
 
 
 def group(name: str) -> list[str]:
@@ -29,6 +29,14 @@ def oldest(session: nox.Session) -> None:
     """Pass the tests with the oldest supported versions."""
     session.install(".", *group("test"), *(f"{name}=={version}" for name, version in OLDEST.items()))
     session.run("pytest", *(session.posargs or ["-n", "2", "tests"]))
+
+
+@nox.session
+@nox.parametrize("framework", ["equinox", "flax"])
+def alone(session: nox.Session, framework: str) -> None:
+    """Re-initialize models of one framework where no other is installed."""
+    session.install(f".[{framework}]", "pytest>=8.3")
+    session.run("pytest", *(session.posargs or ["tests/test_alone.py"]))
 
 
 @nox.session

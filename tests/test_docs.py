@@ -17,6 +17,8 @@ import pytest
 
 import initax as ix
 from initax._adapters._equinox import LAYERS
+from initax._adapters._linen import LAYERS as LINEN
+from initax._adapters._nnx import LAYERS as NNX
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -116,6 +118,14 @@ def test_every_scheme_is_in_the_table_of_schemes(name: str) -> None:
 @pytest.mark.parametrize("cls", LAYERS, ids=lambda cls: cls.__name__)
 def test_every_layer_is_in_the_table_of_layers(cls: type) -> None:
     assert re.search(rf"^\| `{cls.__name__}", (ROOT / "docs/layers.md").read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("cls", [*NNX, *LINEN], ids=lambda cls: f"{cls.__module__.split('.')[1]}-{cls.__name__}")
+def test_every_layer_of_flax_is_in_its_table(cls: type) -> None:
+    column = 1 if cls in NNX else 2
+    rows = [row.split("|") for row in (ROOT / "docs/flax.md").read_text("utf-8").splitlines() if row.startswith("|")]
+    same = any("the same" in row[2] and f"`{cls.__name__}`" in row[1] for row in rows)
+    assert same or any(f"`{cls.__name__}`" in row[column] for row in rows)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -115,7 +115,7 @@ def test_parameters_the_call_does_not_reach_are_kept_and_said():
     (kept,) = plan.kept
     assert (kept.parameter.path, kept.reason) == (
         "old.kernel",
-        "undeclared: the call on the inputs does not use it",
+        "undeclared: the forward pass does not use it",
     )
 
 

@@ -140,5 +140,13 @@ def test_an_optimized_lstm_of_flax_is_not_orthogonal_by_gate_and_ours_is():
     assert all(off(gates(cell)[:, each]) > 0.3 for each in range(4))
     ours = ix.reinit(cell, {"*": "orthogonal"}, KEY)
     assert all(off(gates(ours)[:, each]) < 1e-5 for each in range(4))
+
+
+@pytest.mark.parametrize(("cls", "gates"), [(nnx.OptimizedLSTMCell, 4), (nnx.GRUCell, 3)])
+def test_packed_recurrent_defaults_are_orthonormal_as_a_whole_and_too_small_by_the_gates(cls, gates):
+    cell = cls(8, 8, rngs=nnx.Rngs(0))
     default = ix.reinit(cell, {"*": "default"}, KEY).dense_h.kernel[...]
-    np.testing.assert_allclose(default @ default.T, np.eye(8), atol=1e-5)
+    ours = ix.reinit(cell, {"*": "orthogonal"}, KEY).dense_h.kernel[...]
+    for kernel in (default, cell.dense_h.kernel[...]):
+        np.testing.assert_allclose(kernel @ kernel.T, np.eye(8), atol=1e-5)
+        assert float(jnp.sum(kernel**2) / jnp.sum(ours**2)) == pytest.approx(1 / gates)

@@ -12,7 +12,7 @@ from initax._restate import with_axes
 from initax._rules import Rule, match
 from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe
 from initax.schemes._positive import refuse_misfit
-from initax.schemes._scheme import UNSET, Scheme
+from initax.schemes._scheme import UNSET, Scheme, as_scheme
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +136,10 @@ class _Deciding:
             return
         layer = _restated(layer, scheme, f'rule "{text}"')
         for parameter in layer.parameters:
+            born = parameter.role == "state" and parameter.kept is None
+            if born:
+                self._draw(layer, parameter, as_scheme("default"), rule, text)
+                continue
             reason = parameter.kept or _why_kept(parameter, layer, scheme, text)
             if reason is None:
                 self._draw(layer, parameter, scheme, rule, text)
@@ -161,7 +165,8 @@ class _Deciding:
         self.kept.append(Kept(parameter=parameter, kind=layer.kind, reason=reason, rule=rule.text if rule else None))
 
     def _draw(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None, text: str) -> None:
-        initializer: Initializer = scheme.part(parameter.role or "weight")
+        role = "weight" if parameter.role in (None, "state") else parameter.role
+        initializer: Initializer = scheme.part(role)
         try:
             recipe = initializer.recipe(parameter, layer)
             if parameter.constraint is not None:

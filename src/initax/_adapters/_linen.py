@@ -56,7 +56,7 @@ MGU_GATES = ("forget", "new")
 CONV_LSTM_GATES = ("input", "cell", "forget", "output")
 
 
-UNUSED = "undeclared: the call on the inputs does not use it"
+UNUSED = "undeclared: the forward pass does not use it"
 
 
 class Seen:

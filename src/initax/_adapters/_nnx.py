@@ -117,13 +117,15 @@ def _transposed_default(module: Any) -> DefaultSpec:
     return FrameworkInit(function=initializers.lecun_normal(), shape=(*module.kernel_size, *shape))
 
 
-def _norm(sizes: Any = None) -> Declaration:
+def _norm(sizes: Any = None, state: Mapping[str, str] | None = None) -> Declaration:
     sizes = sizes or {"o": "num_features"}
+    kept = {name: Field(pattern="o", role="state", sizes=sizes, default=value) for name, value in (state or {}).items()}
     return Declaration(
         kind="Norm",
         fields={
             "scale": Field(pattern="o", role="scale", sizes=sizes, default="ones"),
             "bias": Field(pattern="o", role="bias", sizes=sizes, default="zeros"),
+            **kept,
         },
     )
 
@@ -281,7 +283,7 @@ LAYERS: dict[type, Declaration] = {
             ),
         },
     ),
-    nnx.BatchNorm: _norm(),
+    nnx.BatchNorm: _norm(state={"mean": "zeros", "var": "ones"}),
     nnx.LayerNorm: _norm(),
     nnx.RMSNorm: _norm(),
     nnx.GroupNorm: _norm(lambda module: {"o": module.num_groups * module.group_size}),
@@ -323,7 +325,7 @@ def describe(node: Any, walk: Walk, path: str) -> Opened | None:
         _weight_norm(node, walk, path)
     if isinstance(node, nnx.SpectralNorm):
         _spectral_norm(node, walk, path)
-    children = tuple((str(name), child) for name, child in vars(node).items() if not name.startswith("_pytree__"))
+    children = tuple((str(name), child) for name, child in vars(node).items() if not str(name).startswith("_pytree__"))
     return Opened(children=children, is_module=not isinstance(node, nnx.List | nnx.Dict))
 
 

@@ -483,7 +483,10 @@ def _noted(parameter: Parameter, walk: Walk) -> Parameter:
     if path in walk.ties:
         return replace(parameter, kept=f"tied to {walk.ties[path]}")
     if path in walk.state_at and path not in walk.notes:
-        return replace(parameter, role="state", kept=walk.state_at[path])
+        # State that was never made takes the value its framework starts it with, once a rule selects its layer.
+        made = not isinstance(walk.leaves[walk.indices[path]], jax.ShapeDtypeStruct)
+        born = not made and parameter.default is not None
+        return replace(parameter, role="state", kept=None if born else walk.state_at[path])
     if path in walk.notes:
         return replace(parameter, kept=walk.notes[path])
     return replace(parameter, constraint=walk.constraints.get(path) or parameter.constraint)

@@ -236,7 +236,7 @@ def _layer(names: Names, entries: list[Entry], readings: Readings, outer: type) 
     if readings.read is None:
         return named_layer(path, names, own, around)
     if names not in readings.classes:
-        parameters = unknown(own, "undeclared: the call on the inputs does not use it")
+        parameters = unknown(own, "undeclared: the forward pass does not use it")
         return Layer(path=path, kind="Undeclared", cls=dict, parameters=parameters, ancestors=around)
     kind, parameters = readings.read(names, own)
     return Layer(path=path, kind=kind, cls=readings.classes[names], parameters=parameters, ancestors=around)
@@ -249,8 +249,21 @@ def _state_group(entry: Entry) -> str:
 def _state_layer(group: str, entries: list[Entry]) -> Layer:
     reason = f"state: collection {entries[0].collection}" if entries[0].collection else _train_state_reason(group)
     own: Own = {each.path: (each.path, each.leaf) for each in entries}
-    parameters = tuple(replace(each, role="state") for each in unknown(own, reason))
+    parameters = tuple(_state(each, own[each.name][1]) for each in unknown(own, reason))
     return Layer(path=group, kind="State", cls=dict, parameters=parameters)
+
+
+START = {"mean": "zeros", "var": "ones"}
+"""Running statistics of `batch_stats` → what they start with."""
+
+
+def _state(parameter: Parameter, leaf: Any) -> Parameter:
+    """State is kept, but for running statistics that were never made: they take the value they start with."""
+    collection, _, name = parameter.path.rpartition(".")
+    start = START.get(name) if collection.startswith("batch_stats") else None
+    if start is None or not isinstance(leaf, jax.ShapeDtypeStruct):
+        return replace(parameter, role="state")
+    return replace(parameter, role="state", default=start, kept=None)
 
 
 def _train_state_reason(group: str) -> str:

@@ -626,7 +626,7 @@ class Default(Initializer):
         """Return the recipe for one parameter."""
         if isinstance(parameter.default, FrameworkInit):
             return Framework(self.name, (), parameter.default).recipe(parameter, layer)
-        found = as_initializer(parameter.default, parameter.role or "weight")
+        found = as_initializer(parameter.default, "bias" if parameter.role == "state" else parameter.role or "weight")
         if found is None:
             raise SchemeError(message(f'the default of "{parameter.path}", {parameter.default!r}, draws nothing.'))
         return found.recipe(parameter, layer)
