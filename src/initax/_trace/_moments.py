@@ -20,7 +20,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from initax._trace._uses import Place, Uses
-from initax._trace._walk import CALLS, SAME
+from initax._trace._walk import CALLS, SAME, scan_parts
 
 ENTRYWISE = frozenset(
     {
@@ -240,7 +240,7 @@ class Lengths:
 
     def _scan(self, eqn: Any, values: list[Known], place: Place) -> list[Known]:
         params = eqn.params
-        consts, carries = params["num_consts"], params["num_carry"]
+        consts, carries = scan_parts(params)
         body = params["jaxpr"]
         carry, before = values[consts : consts + carries], self.reached
         steps: list[dict[int, list[float | None]]] = []

@@ -14,7 +14,7 @@ from jax import lax
 from jax.extend.core import Literal
 
 from initax._trace._uses import Place
-from initax._trace._walk import CALLS
+from initax._trace._walk import CALLS, scan_parts
 
 State = dict[Any, Any]
 """What is carried from equation to equation, by key: arrays."""
@@ -100,7 +100,7 @@ class Player:
 
     def _scan(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
         params, body = eqn.params, eqn.params["jaxpr"]
-        consts, carries = params["num_consts"], params["num_carry"]
+        consts, carries = scan_parts(params)
         first, carry, rows = values[:consts], values[consts : consts + carries], values[consts + carries :]
         fresh = self.fresh.get(place, {})
 

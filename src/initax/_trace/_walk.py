@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,9 +94,17 @@ def _call(inner: Any, values: Sequence[Value], uses: Uses) -> list[Value]:
     return walk(jaxpr, consts, values, uses)
 
 
+def scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many operands of a scan are constants, and how many are carried from step to step."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carried, _ = params["ft_in"].unpack()  # from JAX 0.12 on
+    return len(list(constants)), len(list(carried))
+
+
 def _scan(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
     params = eqn.params
-    consts, carries = params["num_consts"], params["num_carry"]
+    consts, carries = scan_parts(params)
     first, carry, stacked = values[:consts], values[consts : consts + carries], values[consts + carries :]
     rows = [_row(value) for value in stacked]
     uses.loops[uses.at] = {
