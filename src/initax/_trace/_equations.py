@@ -34,6 +34,8 @@ def equation(eqn: Any, values: Values, uses: Uses, where: str) -> list[Value]:
     name = eqn.primitive.name
     if name == "split":
         return _split(eqn, values[0], uses, where)
+    if name == "unstack":
+        return _unstack(eqn, values[0], uses, where)
     shapes = shapes_of(eqn)
     rule = RULES.get(name)
     result = rule(eqn, values, uses, where) if rule is not None and len(shapes) == 1 else None
@@ -119,6 +121,15 @@ def _split(eqn: Any, value: Value, uses: Uses, where: str) -> list[Value]:
         results.append(layout.cut(value, axis, start, size, 1, uses, where))
         start += size
     return results
+
+
+def _unstack(eqn: Any, value: Value, uses: Uses, where: str) -> list[Value]:
+    """Entries along an axis, each alone; JAX has a primitive for it from 0.12 on."""
+    axis = eqn.params["axis"] % len(value.shape)
+    shape = (*value.shape[:axis], *value.shape[axis + 1 :])
+    places = [each for each in range(len(value.shape)) if each != axis]
+    entries = (layout.cut(value, axis, start, 1, 1, uses, where) for start in range(value.shape[axis]))
+    return [layout.rearrange(entry, places, shape) for entry in entries]
 
 
 def _dynamic_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value:

@@ -168,7 +168,7 @@ class Lengths:
             return values
         if name == "scan":
             return self._scan(eqn, values, place)
-        if name == "split":
+        if name in ("split", "unstack"):
             return [values[0]] * count
         if count > 1:
             return [None] * count
