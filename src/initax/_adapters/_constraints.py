@@ -12,6 +12,11 @@ POWER_ITERATIONS = 50
 """Equinox itself iterates 15 times at construction; a Gaussian matrix has a small spectral gap and wants more."""
 
 
+def unchanged(effective: jax.Array) -> tuple[jax.Array, ...]:
+    """Return the effective weight to be stored as it is."""
+    return (effective,)
+
+
 @dataclass(frozen=True, slots=True)
 class WeightNormPreimage:
     """Weight norm stores a direction and a magnitude: `w = g * v / |v|` (Salimans & Kingma 2016, eq. 2).

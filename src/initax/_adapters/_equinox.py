@@ -11,7 +11,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 
-from initax._adapters._constraints import SpectralNormPreimage, WeightNormPreimage
+from initax._adapters._constraints import SpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._pytree import Walk, entry_name
 from initax._adapters._rows import looked_up
 from initax._axes import Axes
@@ -234,7 +234,7 @@ def _spectral_norm(node: Any, walk: Walk, path: str) -> None:
         if found is None:
             walk.constraints[weight] = Constraint(
                 name="spectral norm",
-                preimage=_unchanged,
+                preimage=unchanged,
                 warning=f"the singular vectors that go with {weight} are in the model's state and would be stale; "
                 "write model, state = ix.reinit((model, state), ...)",
             )
@@ -246,10 +246,6 @@ def _spectral_norm(node: Any, walk: Walk, path: str) -> None:
         walk.notes |= dict.fromkeys(companions, f"set with {weight}")
 
     walk.late.append(finish)
-
-
-def _unchanged(effective: jax.Array) -> tuple[jax.Array, ...]:
-    return (effective,)
 
 
 def _common(paths: list[str]) -> str:

@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax.core import DenyList, meta
 from jax.nn import initializers
 
-from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage
+from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._linen_run import Record, run
 from initax._adapters._plain import Own, unknown
 from initax._adapters._pytree import Survey
@@ -424,7 +424,7 @@ def _weight_norm(module: Any, entry: Any, scale: Any, record: Record) -> Constra
     if scale is None:
         return Constraint(
             name="weight norm",
-            preimage=_unchanged,
+            preimage=unchanged,
             warning=f"weight norm without a scale holds every norm of {entry.path} at 1, whatever is drawn",
         )
     shape, stacks = tuple(entry.leaf.shape), record.stacks.get(entry.names, ())
@@ -444,13 +444,9 @@ def _spectral_norm(module: Any, entry: Any, stored: list[Any], record: Record) -
     if None in stored:
         return Constraint(
             name="spectral norm",
-            preimage=_unchanged,
+            preimage=unchanged,
             warning=f"the singular vectors that go with {entry.path} are in the collection "
             f'"{module.collection_name}" and would be stale; pass all variables, not params alone',
         )
     preimage = FlaxSpectralNormPreimage(module.epsilon, stacks=len(stacks))
     return Constraint(name="spectral norm", preimage=preimage, companions=tuple(each.path for each in stored))
-
-
-def _unchanged(effective: jax.Array) -> tuple[jax.Array, ...]:
-    return (effective,)

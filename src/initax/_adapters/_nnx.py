@@ -12,7 +12,7 @@ from flax import nnx
 from jax.nn import initializers
 from jax.tree_util import tree_flatten_with_path
 
-from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage
+from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._plain import join
 from initax._adapters._pytree import Opened, Walk, entry_name
 from initax._adapters._rows import (
@@ -351,7 +351,7 @@ def _weight_norm(node: Any, walk: Walk, path: str) -> None:
         if scale is None:
             walk.constraints[weight] = Constraint(
                 name="weight norm",
-                preimage=_unchanged,
+                preimage=unchanged,
                 warning=f"weight norm without a scale holds every norm of {weight} at 1, whatever is drawn",
             )
             continue
@@ -374,10 +374,6 @@ def _spectral_norm(node: Any, walk: Walk, path: str) -> None:
         preimage = FlaxSpectralNormPreimage(node.epsilon, stacks=len(shape) - 2)
         walk.constraints[weight] = Constraint(name="spectral norm", preimage=preimage, companions=companions)
         walk.notes |= dict.fromkeys(companions, f"set with {weight}")
-
-
-def _unchanged(effective: jax.Array) -> tuple[jax.Array, ...]:
-    return (effective,)
 
 
 def _rebuild(model: Any, walk: Walk, leaves: list[Any]) -> Any:
