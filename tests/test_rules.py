@@ -164,7 +164,7 @@ def test_a_scheme_may_be_written_in_many_ways(written, meant):
 
 
 def test_every_scheme_has_a_bias_of_its_own_or_zeros():
-    with_own = {"biased_normal", "uniform_fan_in", "torch_default", "default", "hoedt", "prior", "forget_gate"}
+    with_own = {"biased_normal", "uniform_fan_in", "torch_default", "default", "hoedt", "icnn", "prior", "forget_gate"}
     needs = {"constant": {"value": 1.0}, "scaled": {"scheme": "he_normal", "factor": 2.0}}
     for name in ix.schemes.names():
         scheme = ix.schemes.get(name, **needs.get(name, {}))
