@@ -94,7 +94,7 @@ def test_every_class_of_nnx_that_owns_parameters_has_a_row(name):
     cls = getattr(nnx, name)
     holds_layers = {
         "Bidirectional", "Dict", "Dropout", "List", "LoRALinear", "MultiHeadAttention", "Module", "ModelAndOptimizer",
-        "Optimizer", "RNN", "RNNCellBase", "Sequential", "SpectralNorm",
+        "Optimizer", "RNN", "RNNCellBase", "RoPE", "Sequential", "SpectralNorm",
     }  # fmt: skip
     assert any(issubclass(cls, row) for row in LAYERS) or name in holds_layers
 
