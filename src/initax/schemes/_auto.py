@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from initax.schemes._initializer import changed, choice
 from initax.schemes._scheme import Scheme, weights_only
-from initax.schemes._table import made as made
-from initax.schemes._table import row
+from initax.schemes._table import made, row
 from initax.schemes._variance import DISTRIBUTIONS, Auto
 
 
