@@ -1,11 +1,14 @@
 """What initialization does to input-convex networks: signals by depth, training, and standardization on data.
 
 `python -m benchmarks.convex` measures all of it in a quarter of an hour on two cores and prints the tables of
-docs/convex.md; `python -m benchmarks.convex depth` (or `training`, `maps`, `alone`) one of them.
+docs/convex.md; `python -m benchmarks.convex depth` (or `training`, `maps`, `klaxs_own`, `alone`) one of them.
+`klaxs_own` needs klax, and so Python 3.12.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 import sys
 import time
@@ -108,7 +111,14 @@ def project(model: Model) -> Model:
     return eqx.tree_at(lambda each: each.layers, model, tuple(map(layer, model.layers)))
 
 
-def train(models: Sequence[Model], steps: int, rate: float = 1e-3, batch: int = 64) -> tuple[np.ndarray, list[Model]]:
+def train(
+    models: Sequence[Model],
+    steps: int,
+    rate: float = 1e-3,
+    batch: int = 64,
+    project: Callable[[Model], Model] = project,
+    unwrap: Callable[[Model], Model] = lambda model: model,
+) -> tuple[np.ndarray, list[Model]]:
     """Return the test error of each model after training, relative to predicting the mean, and the models.
 
     Args:
@@ -116,13 +126,15 @@ def train(models: Sequence[Model], steps: int, rate: float = 1e-3, batch: int = 
         steps: steps of Adam.
         rate: its learning rate.
         batch: samples of one step.
+        project: what happens to the model after each step.
+        unwrap: what makes the model one that can be called.
     """
     optimizer = optax.adam(rate)
     test_x = jax.random.normal(jax.random.key(999), (4096, models[0].in_size))
     test_y = target(test_x)
 
     def loss(arrays: Any, static: Any, x: jax.Array) -> jax.Array:
-        return jnp.mean((jax.vmap(eqx.combine(arrays, static))(x) - target(x)) ** 2)
+        return jnp.mean((jax.vmap(unwrap(eqx.combine(arrays, static)))(x) - target(x)) ** 2)
 
     @eqx.filter_jit
     def run(model: Model, key: jax.Array) -> tuple[jax.Array, Model]:
@@ -181,7 +193,7 @@ def depth(seeds: int = 5, layers: int = 30) -> str:
 
 TRAINED = (("softplus", [32] * 2), ("softplus", [64] * 20), ("relu", [64] * 10))
 """Activation and widths of the networks that are trained."""
-MAPS = ("softplus", "exp", "square", "abs")
+MAPS = ("square", "abs", "softplus", "exp")
 
 
 def training(seeds: int = 5, steps: int = 3000) -> str:
@@ -214,6 +226,31 @@ def maps(seeds: int = 5, steps: int = 3000) -> str:
     return table(["network", *MAPS], rows)
 
 
+def klaxs_own(seeds: int = 5, steps: int = 3000) -> str:
+    """Return test errors of klax's own networks, trained as `klax.fit` does: as klax draws them and under our rules."""
+    if importlib.util.find_spec("klax") is None:
+        return "klax is not installed; it needs Python 3.12"
+    klax: Any = importlib.import_module("klax")
+    rows = []
+    for name, widths in TRAINED:
+        activation = getattr(jax.nn, name)
+        theirs = [
+            klax.nn.FICNN(8, "scalar", widths, activation=activation, key=jax.random.key(100 + seed))
+            for seed in range(seeds)
+        ]
+        repaired = [
+            ix.reinit(model, ix.convex.rules(model, name), jax.random.key(100 + seed))
+            for seed, model in enumerate(theirs)
+        ]
+        cells = []
+        for models in (theirs, repaired):
+            errors, _ = train(models, steps, project=klax.apply, unwrap=klax.unwrap)
+            cells.append(f"{show(float(np.median(errors)))} ({show(errors.min())} … {show(errors.max())})")
+            print(name, len(widths), "klax.nn.FICNN", cells[-1], file=sys.stderr)
+        rows.append([f"{len(widths)} × {widths[0]} {name}", *cells])
+    return table(["`klax.nn.FICNN`", "as klax 0.2.0 draws it", "under `ix.convex.rules`"], rows)
+
+
 def alone(seeds: int = 5, steps: int = 2000) -> str:
     """Return test errors of networks without passthrough, with and without standardization on data."""
     rows = []
@@ -236,7 +273,7 @@ def alone(seeds: int = 5, steps: int = 2000) -> str:
 
 def main(names: Sequence[str]) -> None:
     """Print the tables."""
-    for each in (depth, training, maps, alone):
+    for each in (depth, training, maps, klaxs_own, alone):
         if not names or each.__name__ in names:
             print(f"{each.__doc__}\n\n{each()}\n")
 

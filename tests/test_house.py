@@ -54,7 +54,7 @@ FLOORS = [
     ["_lsuv"],
     ["_plan"],
     ["_reinit", "_propagation"],
-    ["convex/_network"],
+    ["convex/_klax_names", "convex/_network"],
     ["convex/_rules", "convex/_standardize", "convex/_equinox", "convex/_nnx"],
     ["convex/__init__"],
     ["__init__"],

@@ -1,5 +1,6 @@
 """klax's networks as they are: what is found in them, and that rules repair them. klax needs Python 3.12."""
 
+import inspect
 import math
 
 import jax
@@ -12,6 +13,7 @@ from scipy import stats
 import initax as ix
 from initax._adapters._klax import ROWS
 from initax._ensemble import ensemble, with_passthrough
+from initax.convex._klax_names import ANSWERS
 from tests.tables import KEY
 
 OPTIONS = {
@@ -57,6 +59,13 @@ def test_thirty_layers_keep_mean_and_variance_where_klax_does_not(key):
     assert -0.4 < mean < 0.3
     assert 0.4 < variance < 2.5
     assert float(jax.vmap(klax.finalize(model))(x).mean()) > 1e6
+
+
+@pytest.mark.parametrize("name", ["FICNN", "PICNN"])
+def test_every_argument_of_klax_is_one_of_ours_or_answered(name):
+    theirs, ours = (inspect.signature(getattr(each, name)).parameters for each in (klax.nn, ix.convex))
+    assert set(theirs) - set(ours) <= set(ANSWERS)
+    assert not set(ANSWERS) & set(ours)
 
 
 def test_rules_find_the_convex_path_of_a_picnn(key):

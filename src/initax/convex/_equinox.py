@@ -14,6 +14,7 @@ from initax._layer import declare
 from initax._moments import Activation, as_function
 from initax._positivity import positivity as positivity_of
 from initax._reinit import reinit
+from initax.convex._klax_names import answers_klax
 from initax.convex._network import (
     GATE,
     Shape,
@@ -110,6 +111,11 @@ class FICNN(eqx.Module):
     weights times the input (the passthrough) and a bias. Sums of convex functions with positive weights under a convex,
     non-decreasing activation are convex. Weights and biases are those of `icnn` for the activation.
 
+    A positive weight is stored as its inverse image under `positivity`. Behind the default, `"square"`, networks learn
+    about as well as with weights stored as they are. `"softplus"` and `"exp"` have little slope where weights are
+    small, as most of a log-normal's are, and end at up to twice the error. A weight stored as exactly zero has no slope
+    under `"square"`, and so stays zero; what `icnn` draws is never that small.
+
     Args:
         in_size: size of the input, or `"scalar"`.
         out_size: size of the output, or `"scalar"`.
@@ -118,8 +124,8 @@ class FICNN(eqx.Module):
         non_decreasing: the weights on the input are positive too, so that outputs rise with every input.
         activation: a convex, non-decreasing function, or its name.
         final_activation: likewise, applied to the output; the identity if left out.
-        positivity: how weights are kept positive: `"softplus"`, `"exp"`, `"square"`, `"abs"`, `"clip"`,
-            `"elu_plus_one"`, `"negative_exp"`, or one that was registered.
+        positivity: how weights are kept positive: `"square"`, `"abs"`, `"softplus"`, `"exp"`, `"elu_plus_one"`,
+            `"negative_exp"`, `"clip"`, or one that was registered.
         correlation: correlation between units that `icnn` aims at where there is no passthrough.
         k: sum of a unit's positive weights.
         tau: share of the variance that the passthrough brings.
@@ -130,7 +136,7 @@ class FICNN(eqx.Module):
     Raises:
         SchemeError: the activation is not convex and non-decreasing, or an argument of `icnn` is out of range.
         InitaxError: no positivity map has that name.
-        ModelError: a size is not positive.
+        ModelError: a size is not positive, or an argument is one of klax's and not of ours.
 
     Examples:
         >>> import initax as ix, jax, jax.numpy as jnp
@@ -151,6 +157,7 @@ class FICNN(eqx.Module):
     use_passthrough: bool = eqx.field(static=True)
     non_decreasing: bool = eqx.field(static=True)
 
+    @answers_klax
     def __init__(
         self,
         in_size: Size,
@@ -161,7 +168,7 @@ class FICNN(eqx.Module):
         non_decreasing: bool = False,
         activation: Activation = jax.nn.softplus,
         final_activation: Activation | None = None,
-        positivity: str = "softplus",
+        positivity: str = "square",
         correlation: float = 0.5,
         k: float = 1.0,
         tau: float = 0.5,
@@ -230,7 +237,7 @@ class PICNN(eqx.Module):
         non_decreasing: outputs rise with every convex input.
         activation: a convex, non-decreasing function, or its name.
         context_activation: the activation of the context's layers, any function or its name.
-        positivity: how weights are kept positive.
+        positivity: how weights are kept positive, as in `FICNN`.
         k: sum of a unit's positive weights.
         tau: share of the variance that input and context bring together.
         input_square: mean square of the inputs.
@@ -240,7 +247,8 @@ class PICNN(eqx.Module):
     Raises:
         SchemeError: the activation is not convex and non-decreasing, or an argument of `icnn` is out of range.
         InitaxError: no positivity map has that name.
-        ModelError: a size is not positive, or the two paths are not of the same length.
+        ModelError: a size is not positive, the two paths are not of the same length, or an argument is one of klax's
+            and not of ours.
 
     Examples:
         >>> import initax as ix, jax, jax.numpy as jnp
@@ -262,6 +270,7 @@ class PICNN(eqx.Module):
     context_size: Size = eqx.field(static=True)
     out_size: Size = eqx.field(static=True)
 
+    @answers_klax
     def __init__(
         self,
         in_size: Size,
@@ -273,7 +282,7 @@ class PICNN(eqx.Module):
         non_decreasing: bool = False,
         activation: Activation = jax.nn.softplus,
         context_activation: Activation = jax.nn.softplus,
-        positivity: str = "softplus",
+        positivity: str = "square",
         k: float = 1.0,
         tau: float = 0.5,
         input_square: float = 1.0,

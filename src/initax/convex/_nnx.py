@@ -15,6 +15,7 @@ from initax._layer import declare
 from initax._moments import Activation, as_function
 from initax._positivity import positivity as positivity_of
 from initax._reinit import draw
+from initax.convex._klax_names import answers_klax
 from initax.convex._network import (
     GATE,
     Shape,
@@ -104,7 +105,7 @@ class FICNN(nnx.Module):
         non_decreasing: the weights on the input are positive too.
         activation: a convex, non-decreasing function, or its name.
         final_activation: likewise, applied to the output.
-        positivity: how weights are kept positive.
+        positivity: how weights are kept positive, `"square"` unless you choose another map.
         correlation: correlation between units where there is no passthrough.
         k: sum of a unit's positive weights.
         tau: share of the variance that the passthrough brings.
@@ -115,12 +116,13 @@ class FICNN(nnx.Module):
     Raises:
         SchemeError: the activation is not convex and non-decreasing, or an argument of `icnn` is out of range.
         InitaxError: no positivity map has that name.
-        ModelError: a size is not positive.
+        ModelError: a size is not positive, or an argument is one of klax's and not of ours.
 
     References:
         Amos et al. 2017, "Input Convex Neural Networks", arXiv 1609.07152, eq. 2.
     """
 
+    @answers_klax
     def __init__(
         self,
         in_size: Size,
@@ -131,7 +133,7 @@ class FICNN(nnx.Module):
         non_decreasing: bool = False,
         activation: Activation = jax.nn.softplus,
         final_activation: Activation | None = None,
-        positivity: str = "softplus",
+        positivity: str = "square",
         correlation: float = 0.5,
         k: float = 1.0,
         tau: float = 0.5,
@@ -210,7 +212,7 @@ class PICNN(nnx.Module):
         non_decreasing: outputs rise with every convex input.
         activation: a convex, non-decreasing function, or its name.
         context_activation: the activation of the context's layers.
-        positivity: how weights are kept positive.
+        positivity: how weights are kept positive, `"square"` unless you choose another map.
         k: sum of a unit's positive weights.
         tau: share of the variance that input and context bring together.
         input_square: mean square of the inputs.
@@ -220,12 +222,14 @@ class PICNN(nnx.Module):
     Raises:
         SchemeError: the activation is not convex and non-decreasing, or an argument of `icnn` is out of range.
         InitaxError: no positivity map has that name.
-        ModelError: a size is not positive, or the two paths are not of the same length.
+        ModelError: a size is not positive, the two paths are not of the same length, or an argument is one of klax's
+            and not of ours.
 
     References:
         Amos et al. 2017, "Input Convex Neural Networks", arXiv 1609.07152, eq. 3.
     """
 
+    @answers_klax
     def __init__(
         self,
         in_size: Size,
@@ -237,7 +241,7 @@ class PICNN(nnx.Module):
         non_decreasing: bool = False,
         activation: Activation = jax.nn.softplus,
         context_activation: Activation = jax.nn.softplus,
-        positivity: str = "softplus",
+        positivity: str = "square",
         k: float = 1.0,
         tau: float = 0.5,
         input_square: float = 1.0,
@@ -265,7 +269,7 @@ class PICNN(nnx.Module):
 
         def linear(path: str, inputs: int, outputs: int, scheme: Any) -> Any:
             made: Any = nnx.Linear(inputs, outputs, param_dtype=dtype or jnp.result_type(float), rngs=nnx.Rngs(0))
-            kernel, bias = (parameter_key(key, f"{path}.{name}") for name in ("weight", "bias"))
+            kernel, bias = (parameter_key(key, f"{path}.{name}") for name in ("kernel", "bias"))
             made.kernel[...] = draw(scheme, kernel, (inputs, outputs), dtype)
             made.bias[...] = draw(scheme, bias, (outputs,), dtype, role="bias")
             return made

@@ -1,0 +1,60 @@
+"""Arguments that klax's convex networks take and ours do not: what each of them is here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from initax._errors import ModelError, message
+
+P = ParamSpec("P")
+Self = TypeVar("Self")
+
+_DRAWN = (
+    "weights and biases of all layers are drawn together, by icnn for the activation",
+    "leave it out; for another draw write ix.reinit(model, rules, key) afterwards",
+)
+_BIASED = ("positive weights shift the mean, and the bias of each layer takes that off", "leave it out")
+_GATED = ("gates are relu of a linear function of the context, and start open", "leave it out")
+
+
+def _called(name: str) -> tuple[str, ...]:
+    return (f'here it is called "{name}"',)
+
+
+ANSWERS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("weight_init", "bias_init", "constrained_weight_init", "constrained_bias_init"), _DRAWN),
+    **dict.fromkeys(("interconnect_weight_init", "interconnect_bias_init", "activation_yu", "activation_xu"), _GATED),
+    **dict.fromkeys(("use_bias", "use_final_bias"), _BIASED),
+    "x_size": _called("in_size"),
+    "p_size": _called("context_size"),
+    "activation_y": _called("activation"),
+    "activation_u": _called("context_activation"),
+    "final_activation_y": ("the output is not activated; apply a convex, non-decreasing function to it yourself",),
+}
+"""Arguments of klax 0.2.0's `FICNN` and `PICNN` by name → lines that say what to write instead."""
+
+
+def answers_klax(init: Callable[Concatenate[Self, P], None]) -> Callable[Concatenate[Self, P], None]:
+    """Return an `__init__` that answers klax's arguments with what they are here, and is otherwise the same.
+
+    Args:
+        init: the `__init__` of a network.
+
+    Raises:
+        ModelError: on the call, if an argument is one of klax's.
+    """
+
+    @functools.wraps(init)
+    def checked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        _refuse(type(self).__name__, kwargs)
+        init(self, *args, **kwargs)
+
+    return checked
+
+
+def _refuse(network: str, arguments: dict[str, Any]) -> None:
+    for name in arguments:
+        if name in ANSWERS:
+            raise ModelError(message(f'{network} has no argument "{name}", which klax\'s has.', *ANSWERS[name]))
