@@ -169,6 +169,11 @@ KLAX = {
         "  gates are relu of a linear function of the context, and start open\n"
         "  leave it out"
     ),
+    "PICNN-use_passthrough": (
+        'PICNN has no argument "use_passthrough", which klax\'s has.\n'
+        "  every layer sees the input, which is what lets deep networks train\n"
+        "  leave it out"
+    ),
     "PICNN-activation_u": (
         'PICNN has no argument "activation_u", which klax\'s has.\n  here it is called "context_activation"'
     ),

@@ -65,7 +65,6 @@ def test_thirty_layers_keep_mean_and_variance_where_klax_does_not(key):
 def test_every_argument_of_klax_is_one_of_ours_or_answered(name):
     theirs, ours = (inspect.signature(getattr(each, name)).parameters for each in (klax.nn, ix.convex))
     assert set(theirs) - set(ours) <= set(ANSWERS)
-    assert not set(ANSWERS) & set(ours)
 
 
 def test_rules_find_the_convex_path_of_a_picnn(key):

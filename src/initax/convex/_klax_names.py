@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
 
 from initax._errors import ModelError, message
 
@@ -27,13 +28,14 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("weight_init", "bias_init", "constrained_weight_init", "constrained_bias_init"), _DRAWN),
     **dict.fromkeys(("interconnect_weight_init", "interconnect_bias_init", "activation_yu", "activation_xu"), _GATED),
     **dict.fromkeys(("use_bias", "use_final_bias"), _BIASED),
+    "use_passthrough": ("every layer sees the input, which is what lets deep networks train", "leave it out"),
     "x_size": _called("in_size"),
     "p_size": _called("context_size"),
     "activation_y": _called("activation"),
     "activation_u": _called("context_activation"),
     "final_activation_y": ("the output is not activated; apply a convex, non-decreasing function to it yourself",),
 }
-"""Arguments of klax 0.2.0's `FICNN` and `PICNN` by name → lines that say what to write instead."""
+"""Arguments of klax 0.2.0's `FICNN` and `PICNN` by name → what to write where ours lacks the name."""
 
 
 def answers_klax(init: Callable[Concatenate[Self, P], None]) -> Callable[Concatenate[Self, P], None]:
@@ -45,16 +47,17 @@ def answers_klax(init: Callable[Concatenate[Self, P], None]) -> Callable[Concate
     Raises:
         ModelError: on the call, if an argument is one of klax's.
     """
+    known = inspect.signature(init).parameters
 
     @functools.wraps(init)
     def checked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        _refuse(type(self).__name__, kwargs)
+        _refuse(type(self).__name__, [name for name in kwargs if name not in known])
         init(self, *args, **kwargs)
 
     return checked
 
 
-def _refuse(network: str, arguments: dict[str, Any]) -> None:
-    for name in arguments:
+def _refuse(network: str, unknown: Sequence[str]) -> None:
+    for name in unknown:
         if name in ANSWERS:
             raise ModelError(message(f'{network} has no argument "{name}", which klax\'s has.', *ANSWERS[name]))
