@@ -1,7 +1,8 @@
-"""Models of other people's packages: every floating array is drawn with axes a person checked, or kept for a reason.
+"""Models of other people's packages: every floating array is drawn with axes that were checked, or kept for a reason.
 
-`nox -s wild` installs the packages and runs this; nothing is downloaded, weights are random. `CHECKED` was written by
-reading each package's code. Where a class is declared (Equinox's own, and what subclasses it), declaration and trace
+`nox -s wild` installs the packages and runs this; nothing is downloaded, weights are random. `CHECKED` was gone over by
+hand: for some packages by reading their code, for the others by holding what the trace reads against names and shapes
+of the layers. Where a class is declared (Equinox's own, and what subclasses it), declaration and trace
 must agree, or the trace may find equal parts that the declaration does not know of.
 """
 
