@@ -9,7 +9,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["test", "lint", "types", "docs", "alone"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-OLDEST = {"jax": "0.9.0", "jaxlib": "0.9.0", "equinox": "0.13.5", "flax": "0.12.1", "einops": "0.8.0", "optax": "0.2.6"}
+OLDEST = {"jax": "0.9.0", "jaxlib": "0.9.0", "equinox": "0.13.5", "flax": "0.12.2", "einops": "0.8.0", "optax": "0.2.6"}
 
 
 def group(name: str) -> list[str]:
