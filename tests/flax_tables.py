@@ -1,6 +1,7 @@
 """The layers of Flax NNX and Linen that the laws are held against, and the same layer in three frameworks."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,7 +163,9 @@ def in_sequence(rngs):
     return nnx.Sequential(nnx.Linear(7, 5, rngs=rngs), nnx.relu, nnx.Linear(5, 3, rngs=rngs))
 
 
-GROUPED = {"num_kv_heads": 2, "use_bias": False, "normalize_qk": True, "decode": False}
+GROUPED = {"use_bias": False, "normalize_qk": True, "decode": False}
+if "num_kv_heads" in inspect.signature(nnx.MultiHeadAttention).parameters:  # newer versions of Flax
+    GROUPED["num_kv_heads"] = 2
 NNX_OTHERS = (
     Case("nnx-embed", of_nnx(nnx.Embed, 11, 5), ()),
     Case("nnx-attention", of_nnx(nnx.MultiHeadAttention, 2, 6, qkv_features=8, decode=False), (3, 6)),
