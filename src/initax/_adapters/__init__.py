@@ -32,7 +32,8 @@ LINEN = "initax._adapters._linen"
 
 def key_of(source: Any) -> Any:
     """Return the random key that a framework's own source of keys gives next; anything else as it is."""
-    return source if _source_of(source) is None else _source_of(source).key_of(source)
+    adapter = _source_of(source)
+    return source if adapter is None else adapter.key_of(source)
 
 
 def check_key(source: Any) -> None:
@@ -72,7 +73,7 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
             found: Survey = linen.survey(model, module, inputs, forward)
             return found
     if are_variables(model):
-        return survey_variables(model, take_apart(model), Readings())
+        return survey_variables(take_apart(model), Readings())
     _refuse_module(model)
     return _survey(model, _adapters_of)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 from flax import linen as nn
-from flax.core import DenyList, meta
+from flax.core import meta
 from jax.nn import initializers
 
 from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
-from initax._adapters._linen_run import Record, run
+from initax._adapters._linen_run import Record, apply, run
 from initax._adapters._plain import Own, unknown
 from initax._adapters._pytree import Survey
 from initax._adapters._rows import (
@@ -27,6 +27,7 @@ from initax._adapters._rows import (
 )
 from initax._adapters._variables import (
     PARAMS,
+    UNUSED,
     Names,
     Readings,
     Variables,
@@ -54,9 +55,6 @@ from initax._layer import (
 
 MGU_GATES = ("forget", "new")
 CONV_LSTM_GATES = ("input", "cell", "forget", "output")
-
-
-UNUSED = "undeclared: the forward pass does not use it"
 
 
 class Seen:
@@ -323,26 +321,16 @@ def survey(model: Any, module: Any, inputs: Any, forward: Callable[..., Any] | N
             )
         )
     variables = take_apart(model)
-    collections = variables.collections()
-    record = run(module, collections, inputs, forward)
-    found = survey_variables(model, variables, _readings(record, variables))
+    record = run(module, variables.collections(), inputs, forward)
+    found = survey_variables(variables, _readings(record, variables))
     found.call = functools.partial(_call, module, forward)
     return found
 
 
 def _call(module: Any, forward: Callable[..., Any] | None, model: Any, *inputs: Any) -> Any:
     """Call the module with variables in whatever form they were passed."""
-    entries = take_apart(model).entries
-    variables: dict[str, Any] = {}
-    for entry in entries:
-        if entry.collection is None:
-            continue
-        place = variables.setdefault(entry.collection, {})
-        for name in entry.names[:-1]:
-            place = place.setdefault(name, {})
-        place[entry.names[-1]] = entry.leaf
-    rngs = {"params": jax.random.key(0)}
-    return module.apply(variables, *inputs, rngs=rngs, mutable=DenyList(PARAMS), method=forward)[0]
+    variables = jax.tree_util.tree_map(lambda entry: entry.leaf, take_apart(model).collections())
+    return apply(module, variables, inputs, forward)[0]
 
 
 def module_of(model: Any) -> Any:

@@ -80,6 +80,15 @@ def _places(rank: int, removed: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(left.pop(index) for index in removed))
 
 
+def apply(module: Any, variables: Any, inputs: Sequence[Any], forward: Callable[..., Any] | None) -> tuple[Any, Any]:
+    """Return what a module gives on inputs, and its collections afterwards; a missing parameter is an error."""
+    key = jax.random.key(0)  # every stream of random numbers falls back on this one
+    result: tuple[Any, Any] = module.apply(
+        variables, *inputs, rngs={"params": key}, mutable=DenyList(PARAMS), method=forward
+    )
+    return result
+
+
 def run(
     module: Any,
     collections: Mapping[str, Mapping[str, Any]],
@@ -114,8 +123,7 @@ def run(
         following = iter(traced)
         given = [next(following) if array else each for each, array in zip(flat, is_array, strict=True)]
         restored = jax.tree_util.tree_unflatten(structure, given)
-        key = jax.random.key(0)
-        return module.apply(variables, *restored, rngs={"params": key}, mutable=DenyList(PARAMS), method=forward)[1]
+        return apply(module, variables, restored, forward)[1]
 
     def watch(
         following: Callable[..., Any],

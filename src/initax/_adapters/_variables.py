@@ -17,9 +17,10 @@ from initax._adapters._names import cell_of, named_layer
 from initax._adapters._plain import Own, unknown
 from initax._adapters._pytree import ARRAYS, Survey, entry_name
 from initax._errors import ModelError, listing, message
-from initax._layer import Ancestor, Constraint, Layer, Parameter
+from initax._layer import UNDECLARED, Ancestor, Constraint, Layer, Parameter
 
 PARAMS = "params"
+UNUSED = "undeclared: the forward pass does not use it"
 NAMES = frozenset({"kernel", "embedding"})
 """Names that Flax gives its weights, by which a mapping of parameters is known."""
 
@@ -144,12 +145,11 @@ def take_apart(model: Any) -> Variables:
     return Variables(tuple(entries), [leaf for _, leaf in found], tree.unflatten)
 
 
-def survey_variables(model: Any, variables: Variables, readings: Readings) -> Survey:
+def survey_variables(variables: Variables, readings: Readings) -> Survey:
     """Return the layers of variables.
 
     Args:
-        model: what the user passed.
-        variables: the same, taken apart.
+        variables: what the user passed, taken apart.
         readings: what running the module told.
 
     Raises:
@@ -180,7 +180,7 @@ def survey_variables(model: Any, variables: Variables, readings: Readings) -> Su
         owners.setdefault(entry.names[:-1] if owner is None else owner, []).append(entry)
     called = {names: place for place, names in enumerate(readings.order)}
     ordered = sorted(owners, key=lambda names: called.get(names, len(called)))
-    layers = [_layer(names, owners[names], readings, type(model)) for names in ordered]
+    layers = [_layer(names, owners[names], readings) for names in ordered]
     layers += [_state_layer(group, entries) for group, entries in states.items()]
     if readings.read is None:
         readings.notes = dict.fromkeys(
@@ -227,7 +227,7 @@ def _ungrouped(layers: Sequence[Layer]) -> tuple[str, ...]:
     )
 
 
-def _layer(names: Names, entries: list[Entry], readings: Readings, outer: type) -> Layer:
+def _layer(names: Names, entries: list[Entry], readings: Readings) -> Layer:
     own: Own = {".".join(each.names[len(names) :]): (each.path, each.leaf) for each in entries}
     path = ".".join(names)
     around = tuple(
@@ -236,8 +236,8 @@ def _layer(names: Names, entries: list[Entry], readings: Readings, outer: type) 
     if readings.read is None:
         return named_layer(path, names, own, around)
     if names not in readings.classes:
-        parameters = unknown(own, "undeclared: the forward pass does not use it")
-        return Layer(path=path, kind="Undeclared", cls=dict, parameters=parameters, ancestors=around)
+        parameters = unknown(own, UNUSED)
+        return Layer(path=path, kind=UNDECLARED, cls=dict, parameters=parameters, ancestors=around)
     kind, parameters = readings.read(names, own)
     return Layer(path=path, kind=kind, cls=readings.classes[names], parameters=parameters, ancestors=around)
 
