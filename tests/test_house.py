@@ -14,15 +14,16 @@ from initax._adapters._equinox import LAYERS
 PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
 PUBLIC = {
-    "Axes", "AxesError", "Calibrated", "Draw", "InitaxError", "InitaxWarning", "Kept", "KeyTypeError", "Layer",
-    "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "RuleError", "Scheme", "SchemeError", "Signal",
-    "SignalReport", "convex", "draw", "gain", "layers", "lsuv", "parameter_key", "plan", "register_layer", "reinit",
-    "schemes", "signal_propagation",
+    "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "InitaxError", "InitaxWarning", "Kept", "KeyTypeError",
+    "Layer", "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "RuleError", "Scheme", "SchemeError",
+    "Signal", "SignalReport", "convex", "draw", "gain", "layers", "lsuv", "parameter_key", "plan", "register_layer",
+    "reinit", "schemes", "signal_propagation",
 }  # fmt: skip
 
 FLOORS = [
     ["_errors"],
-    ["_axes", "_keys", "_gain", "_positivity"],
+    ["_axes", "_gain", "_positivity", "_progress", "_threefry"],
+    ["_keys", "_processes"],
     ["_moments"],
     ["_ensemble"],
     ["_constraint"],
@@ -43,8 +44,8 @@ FLOORS = [
     ["schemes/_table"],
     ["schemes/_auto", "schemes/_convex_table"],
     ["schemes/__init__"],
-    ["_rules", "_table", "_report", "_draw", "_adapters/_constraints", "_adapters/_plain", "_adapters/_rows"],
-    ["_adapters/_names", "_adapters/_wrappers"],
+    ["_rules", "_table", "_report", "_program", "_adapters/_constraints", "_adapters/_plain", "_adapters/_rows"],
+    ["_draw", "_adapters/_names", "_adapters/_wrappers"],
     ["_adapters/_pytree"],
     ["_adapters/_variables", "_decide"],
     ["_adapters/_linen_run"],

@@ -105,7 +105,6 @@ def test_a_bucket_of_many_equal_layers_equals_the_single_draws(scheme, implement
     monkeypatch.setattr(_draw, "BUCKET_LEAST", 4)
     monkeypatch.setattr(_draw, "HANDS", 4)
     monkeypatch.setattr(_draw, "BUCKET", 8)
-    _draw._unstack.clear_cache()
     key = jax.random.key(3, impl=implementation)
     model = [eqx.nn.Linear(6, 6, key=KEY) for _ in range(11)]
     many = ix.reinit(model, {"*": scheme}, key)
@@ -113,7 +112,6 @@ def test_a_bucket_of_many_equal_layers_equals_the_single_draws(scheme, implement
         single = ix.reinit({str(place): model[place]}, {"*": scheme}, key)
         for one, other in zip(arrays(single), arrays(many[place]), strict=True):
             assert np.array_equal(one, other)
-    _draw._unstack.clear_cache()
 
 
 @pytest.mark.parametrize("scheme", SMALL_SCHEMES, ids=scheme_id)

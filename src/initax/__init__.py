@@ -6,6 +6,7 @@ from initax._axes import Axes as Axes
 from initax._decide import Draw as Draw
 from initax._decide import Kept as Kept
 from initax._errors import AxesError as AxesError
+from initax._errors import DrawError as DrawError
 from initax._errors import InitaxError as InitaxError
 from initax._errors import InitaxWarning as InitaxWarning
 from initax._errors import KeyTypeError as KeyTypeError

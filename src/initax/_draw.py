@@ -1,15 +1,16 @@
 """A plan's rows → arrays.
 
 Rows are grouped by what has to be compiled: kernel, shape, type, sharding and constraint. Each group has one cached
-sampler, called once per row. A jit around the whole would compile for minutes; this compiles once per distinct row.
-Inside somebody else's jit a group becomes one `lax.map` instead, for the same reason.
+program; those that are new are compiled together, and each is then called once per row. A jit around the whole would
+compile for minutes; this compiles once per distinct row. Inside somebody else's jit a group becomes one `lax.map`
+instead, for the same reason.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +19,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from initax._keys import CONFIG, as_key, fold_paths, vmap_is_exact
-from initax.schemes._initializer import Kernel, drawing_dtype, real_dtype
-
-Preimage = Callable[[jax.Array], tuple[jax.Array, ...]]
+from initax._keys import CONFIG, as_key, fold_paths, fold_paths_on_host, vmap_is_exact
+from initax._processes import agree, meet
+from initax._program import (
+    Arrays,
+    Compiled,
+    Need,
+    Program,
+    compile_together,
+    default_platform,
+    drawing_implementation,
+    failure,
+    filler,
+    run,
+    sampler,
+)
+from initax._progress import bar
 
 BUCKET = 64
 """Rows of one bucket: many small equal arrays cost more to dispatch than to draw, so they are drawn together."""
@@ -33,108 +46,146 @@ HANDS = 8
 """Arrays one program gives back. XLA's compile time grows with the number of outputs, some 7 ms each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
-    """What is compiled once: everything about a row that is not a number or a key.
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One array to be drawn.
 
     Attributes:
-        kernel: what draws the effective weight.
-        shape: its shape.
-        dtype: the type it is stored in.
-        shardings: where the array lives, and those that go with it; `None` where JAX may choose.
-        preimage: from the effective weight to the stored arrays, where a constraint stands between.
+        paths: its path, and those its companions are stored at.
+        program: what draws it.
+        numbers: the program's run-time numbers.
+        old: the array stored there now, where the program sees it.
+        free: arrays that nothing needs once it is drawn.
     """
-
-    kernel: Kernel
-    shape: tuple[int, ...]
-    dtype: Any
-    shardings: tuple[jax.sharding.Sharding | None, ...] = (None,)
-    preimage: Preimage | None = None
-
-    def __call__(self, key: jax.Array, numbers: tuple[Any, ...]) -> tuple[jax.Array, ...]:
-        """Return the array to store, and those that go with it, from one typed key."""
-        wide = drawing_dtype(self.dtype)
-        effective = self.kernel(key, numbers, self.shape, wide)
-        stored = (effective,) if self.preimage is None else self.preimage(effective)
-        return tuple(each.astype(self.dtype) for each in stored)
-
-    def numbers(self, values: tuple[float, ...]) -> tuple[Any, ...]:
-        """Return the run-time numbers in the type that scales the drawn array."""
-        scalar = _scalar(self.dtype, bool(CONFIG.jax_enable_x64))
-        return tuple(map(scalar, values))
-
-    @property
-    def entries(self) -> int:
-        """Number of entries of the array."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-
-@functools.lru_cache(maxsize=256)
-def _scalar(dtype: Any, x64: bool) -> Callable[[float], Any]:
-    scalar: Callable[[float], Any] = np.dtype(jax.dtypes.canonicalize_dtype(real_dtype(dtype))).type
-    return scalar
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One array to be drawn, with the paths it and its companions are stored at."""
 
     paths: tuple[str, ...]
     program: Program
     numbers: tuple[float, ...]
+    old: Any = None
+    free: tuple[Any, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """What the program is called on after key and numbers."""
+        return () if self.old is None else (self.old,)
 
 
-def draw(jobs: Sequence[Job], key: Any) -> dict[str, jax.Array]:
+Groups = Mapping[Program, list[int]]
+Drawn = Iterable[tuple[int, Arrays]]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How one group is drawn: what it needs compiled, and its rows with their arrays, drawn one after the other."""
+
+    needs: tuple[Need, ...]
+    made: Drawn
+
+
+def draw(jobs: Sequence[Job], key: Any, *, progress: bool = False) -> dict[str, jax.Array]:
     """Return the array of each path.
 
     Args:
         jobs: what to draw.
         key: the user's key; each job draws from `parameter_key(key, path)` of its first path.
+        progress: whether to show how far it is, on the standard error stream.
 
     Raises:
         KeyTypeError: `key` is not one JAX key.
+        DrawError: an array can't be drawn for want of memory, or processes were to draw different things.
     """
     typed = as_key(key)
     if not jobs:
         return {}
-    keys = fold_paths(typed, [job.paths[0] for job in jobs])
-    groups: dict[Program, list[int]] = {}
-    for index, job in enumerate(jobs):
-        groups.setdefault(job.program, []).append(index)
-    make = _traced if isinstance(keys, jax.core.Tracer) else _concrete
-    found = dict(make(groups, jobs, keys))
+    groups = _grouped(jobs)
+    if _is_traced(typed, jobs):
+        found = dict(_traced(groups, jobs, fold_paths(typed, [job.paths[0] for job in jobs])))
+    else:
+        found = _concrete(groups, jobs, typed, progress)
     return {path: array for index, job in enumerate(jobs) for path, array in zip(job.paths, found[index], strict=True)}
 
 
 def draw_one(program: Program, numbers: tuple[float, ...], key: Any) -> jax.Array:
     """Return one array, drawn from the key itself."""
     typed = as_key(key)
-    sampler = functools.partial(_sampler, implementation=str(jax.random.key_impl(typed)))
-    return _run(sampler, program, jax.random.key_data(typed), program.numbers(numbers))[0]
+    build = functools.partial(sampler, implementation=drawing_implementation(str(jax.random.key_impl(typed))))
+    return run(build, program, "", jax.random.key_data(typed), program.numbers(numbers))[0]
 
 
-Drawn = Iterable[tuple[int, tuple[jax.Array, ...]]]
+def lower(jobs: Sequence[Job]) -> dict[tuple[str, ...], jax.stages.Lowered]:
+    """Return each distinct program that draws large arrays one by one, lowered, by the paths that it draws."""
+    implementation = str(CONFIG.jax_default_prng_impl)
+    data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=implementation)))
+    build = functools.partial(sampler, implementation=drawing_implementation(implementation))
+    return {
+        tuple(path for row in rows for path in jobs[row].paths): build(program).jitted.lower(
+            data, program.numbers(jobs[rows[0]].numbers), *jobs[rows[0]].inputs
+        )
+        for program, rows in _grouped(jobs).items()
+    }
 
 
-def _concrete(groups: dict[Program, list[int]], jobs: Sequence[Job], keys: jax.Array) -> Drawn:
-    implementation = str(jax.random.key_impl(keys))
-    data = np.asarray(jax.random.key_data(keys))
-    sampler = functools.partial(_sampler, implementation=implementation)
-    exact = vmap_is_exact(keys)
-    on_cpu = _default_platform() == "cpu"
+def _is_traced(key: jax.Array, jobs: Sequence[Job]) -> bool:
+    """Whether this runs inside a transformation: there even what is made of a concrete key is traced."""
+    seen = (jax.random.key_data(key), *(job.old for job in jobs))
+    return any(isinstance(each, jax.core.Tracer) for each in seen)
+
+
+def _grouped(jobs: Sequence[Job]) -> dict[Program, list[int]]:
+    groups: dict[Program, list[int]] = {}
+    for index, job in enumerate(jobs):
+        groups.setdefault(job.program, []).append(index)
+    return groups
+
+
+def _concrete(groups: Groups, jobs: Sequence[Job], key: jax.Array, progress: bool) -> dict[int, Arrays]:
+    together = any(program.spans_processes for program in groups)
+    if together:
+        agree(_account(jobs, key))
+    implementation = drawing_implementation(str(jax.random.key_impl(key)))
+    data = fold_paths_on_host(key, [job.paths[0] for job in jobs])
+    exact = vmap_is_exact(key)
     flat = _sharing(groups) if exact and CONFIG.jax_threefry_partitionable else {}
+    ways = []
     for program, rows in groups.items():
         numbers = [program.numbers(jobs[row].numbers) for row in rows]
-        if not program.kernel.random:
-            yield from zip(rows, _filled(program, numbers), strict=True)
-            continue
-        if exact and on_cpu and _fits_bucket(program, len(rows)):
-            yield from zip(rows, _bucketed(program, implementation, data[rows], numbers), strict=True)
+        if not program.kernel.random and not program.kernel.sees_old:
+            ways.append(_filled(program, rows, numbers, jobs))
+        elif exact and default_platform() == "cpu" and _fits_bucket(program, len(rows)):
+            ways.append(_bucketed(program, implementation, rows, data[rows], numbers))
         else:
-            compiled = flat.get(program, program)
-            for row, values in zip(rows, numbers, strict=True):
-                drawn = _run(sampler, compiled, data[row], values)
-                yield row, drawn if compiled is program else (_shaped(drawn[0], program.shape),)
+            ways.append(_singly(program, flat.get(program, program), implementation, rows, data, numbers, jobs))
+    found: dict[int, Arrays] = {}
+    with bar(sum(job.program.entries for job in jobs), shown=progress) as step:
+        step(f"compiling {len(groups)} programs", 0)
+        compile_together(need for way in ways for need in way.needs)
+        for row, arrays in (each for way in ways for each in way.made):
+            found[row] = arrays
+            if progress or jobs[row].free:
+                _await(jobs[row], arrays)
+            for old in jobs[row].free:
+                old.delete()
+            step(jobs[row].paths[0] or "drawing", jobs[row].program.entries)
+    # Where memory is short, JAX says so when an array is asked for, not when it is ordered.
+    for row, arrays in found.items():
+        _await(jobs[row], arrays)
+    if together:
+        meet()
+    return found
+
+
+def _await(job: Job, arrays: Arrays) -> None:
+    try:
+        jax.block_until_ready(arrays)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        raise failure(error, job.program, job.paths[0]) from error
+
+
+def _account(jobs: Sequence[Job], key: jax.Array) -> tuple[str, ...]:
+    """What every process has to draw alike, one line each."""
+    words = np.asarray(jax.random.key_data(key)).tolist()
+    rows = (f"{job.paths} {job.program.kernel!r} {job.program.shape} {job.program.dtype} {job.numbers}" for job in jobs)
+    return (f"key {jax.random.key_impl(key)} {words}", *rows)
 
 
 def _sharing(programs: Iterable[Program]) -> dict[Program, Program]:
@@ -146,120 +197,114 @@ def _sharing(programs: Iterable[Program]) -> dict[Program, Program]:
     flat = {
         program: replace(program, shape=(program.entries,))
         for program in programs
-        if _is_alone(program) and program.kernel.random
+        if program.is_alone and program.kernel.random
     }
     uses = Counter(flat.values())
     return {program: one for program, one in flat.items() if uses[one] > 1}
 
 
-def _is_alone(program: Program) -> bool:
-    """Whether a program does nothing but draw entries, each from its own place."""
-    return program.kernel.elementwise and program.shardings == (None,) and program.preimage is None
+def _singly(
+    program: Program,
+    compiled: Program,
+    implementation: Any,
+    rows: list[int],
+    data: np.ndarray,
+    numbers: list[tuple[Any, ...]],
+    jobs: Sequence[Job],
+) -> Way:
+    """One call per row. `compiled` is the program, or a flat one whose arrays have to be shaped afterwards."""
+    build = functools.partial(sampler, implementation=implementation)
+    is_flat = compiled is not program
+    shaped = _shaper(program.shape) if is_flat else None
+
+    def made() -> Iterator[tuple[int, Arrays]]:
+        for row, values in zip(rows, numbers, strict=True):
+            drawn = run(build, compiled, jobs[row].paths[0], data[row], values, *jobs[row].inputs)
+            yield row, drawn if shaped is None else (shaped(drawn[0]),)
+
+    needs = [Need(build(compiled), (data[rows[0]], numbers[0], *jobs[rows[0]].inputs))]
+    if shaped is not None:
+        needs.append(Need(shaped, (jax.ShapeDtypeStruct(compiled.shape, compiled.dtype),)))
+    return Way(tuple(needs), made())
 
 
-@functools.partial(jax.jit, static_argnums=1, donate_argnums=0)
-def _shaped(flat: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jnp.reshape(flat, shape)
+@functools.lru_cache(maxsize=1024)
+def _shaper(shape: tuple[int, ...]) -> Compiled:
+    return Compiled(lambda flat: jnp.reshape(flat, shape), donate_argnums=0)
 
 
-def _traced(groups: dict[Program, list[int]], jobs: Sequence[Job], keys: jax.Array) -> Drawn:
+def _traced(groups: Groups, jobs: Sequence[Job], keys: jax.Array) -> Drawn:
+    implementation = drawing_implementation(str(jax.random.key_impl(keys)))
+    faster: jax.Array = jax.random.wrap_key_data(jax.random.key_data(keys), impl=implementation)
     for program, rows in groups.items():
         if len(rows) == 1:
-            yield rows[0], program(keys[rows[0]], program.numbers(jobs[rows[0]].numbers))
+            row = rows[0]
+            yield row, program(faster[row], program.numbers(jobs[row].numbers), *jobs[row].inputs)
             continue
         columns = zip(*(program.numbers(jobs[row].numbers) for row in rows), strict=True)
         stacked = tuple(jnp.asarray(np.array(column)) for column in columns)
-        many = lax.map(lambda each, program=program: program(*each), (keys[np.array(rows)], stacked))
+        olds = tuple(jnp.stack(column) for column in zip(*(jobs[row].inputs for row in rows), strict=True))
+        many = lax.map(lambda each, program=program: program(*each), (faster[np.array(rows)], stacked, *olds))
         for place, row in enumerate(rows):
             yield row, tuple(lax.index_in_dim(each, place, keepdims=False) for each in many)
 
 
-@functools.lru_cache(maxsize=1024)
-def _sampler(program: Program, implementation: str) -> Any:
-    def sample(data: jax.Array, numbers: tuple[Any, ...]) -> tuple[jax.Array, ...]:
-        return program(jax.random.wrap_key_data(data, impl=implementation), numbers)
-
-    return _jitted(sample, program)
-
-
-def _filled(program: Program, numbers: list[tuple[Any, ...]]) -> Iterable[tuple[jax.Array, ...]]:
+def _filled(program: Program, rows: list[int], numbers: list[tuple[Any, ...]], jobs: Sequence[Job]) -> Way:
     """Arrays without random numbers. A few small ones come from the host, which compiles nothing."""
-    if len(numbers) < BUCKET_LEAST and program.entries <= BUCKET_ENTRIES and program.preimage is None:
+    if len(rows) < BUCKET_LEAST and program.entries <= BUCKET_ENTRIES and program.preimage is None:
         made = [program.kernel.on_host(each, program.shape, program.dtype) for each in numbers]
-        if made[0] is not None:
-            return ((array,) for array in jax.device_put(made, program.shardings[0]))
-    return (_run(functools.partial(_filler, numbers=each), program) for each in numbers)
+        if made[0] is not None and not program.spans_processes:
+            arrays = jax.device_put(made, program.shardings[0])
+            return Way((), zip(rows, ((array,) for array in arrays), strict=True))
 
+    def each_of(values: tuple[Any, ...]) -> Callable[[Program], Compiled]:
+        return functools.partial(filler, numbers=values)
 
-@functools.lru_cache(maxsize=1024)
-def _filler(program: Program, numbers: tuple[Any, ...]) -> Any:
-    """A program without arguments: calling it costs a tenth of calling one with a key."""
-    return _jitted(lambda: program(jax.random.key(0), numbers), program)
-
-
-def _jitted(function: Callable[..., tuple[jax.Array, ...]], program: Program) -> Any:
-    placed = any(sharding is not None for sharding in program.shardings)
-    return jax.jit(function, out_shardings=program.shardings) if placed else jax.jit(function)
-
-
-def _run(build: Callable[[Program], Any], program: Program, *arguments: Any) -> tuple[jax.Array, ...]:
-    """Build and call a compiled program, on the CPU where the default device can't run its kernel."""
-    kernel = (type(program.kernel), _default_platform())
-    if kernel not in _only_on_cpu:
-        try:
-            return tuple(build(program)(*arguments))
-        except (NotImplementedError, jax.errors.JaxRuntimeError) as error:
-            if not (isinstance(error, NotImplementedError) or "UNIMPLEMENTED" in str(error)):
-                raise
-            _only_on_cpu.add(kernel)
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        anywhere = replace(program, shardings=(None,) * len(program.shardings))
-        drawn = build(anywhere)(*map(np.asarray, arguments[:1]), *arguments[1:])
-    # Through the host, and back to where the parameter lives.
-    return tuple(
-        jax.device_put(np.asarray(each), sharding) for each, sharding in zip(drawn, program.shardings, strict=True)
+    drawn = (
+        (row, run(each_of(values), program, jobs[row].paths[0])) for row, values in zip(rows, numbers, strict=True)
     )
-
-
-_only_on_cpu: set[tuple[type[Kernel], str]] = set()
-"""Kernels that a platform was found unable to run."""
-
-
-def _default_platform() -> str:
-    device = CONFIG.jax_default_device
-    if device is None:
-        return str(jax.default_backend())
-    return device if isinstance(device, str) else str(device.platform)
+    return Way(tuple(Need(filler(program, values), ()) for values in dict.fromkeys(numbers)), drawn)
 
 
 def _fits_bucket(program: Program, count: int) -> bool:
-    return count >= BUCKET_LEAST and program.entries <= BUCKET_ENTRIES and _is_alone(program)
+    return count >= BUCKET_LEAST and program.entries <= BUCKET_ENTRIES and program.is_alone
 
 
 def _bucketed(
-    program: Program, implementation: str, data: np.ndarray, numbers: list[tuple[Any, ...]]
-) -> Iterable[tuple[jax.Array, ...]]:
-    count = len(data)
+    program: Program, implementation: Any, rows: list[int], data: np.ndarray, numbers: list[tuple[Any, ...]]
+) -> Way:
+    count = len(rows)
     whole = -(-count // BUCKET) * BUCKET
     places = np.minimum(np.arange(whole), count - 1)  # the last bucket is filled up with repeats, which are dropped
     columns = tuple(np.array(column)[places] for column in zip(*numbers, strict=True))
-    made: list[jax.Array] = []
-    for start in range(0, whole, BUCKET):
-        rows = slice(start, start + BUCKET)
-        stack = _stack(program, implementation)(data[places[rows]], tuple(column[rows] for column in columns))
-        for first in range(0, BUCKET, HANDS):
-            made += _unstack(stack, np.int32(first))
-    return ((array,) for array in made[:count])
+    stack, unstack = _stack(program, implementation), _unstack(HANDS, program)
+
+    def inputs(start: int) -> tuple[Any, ...]:
+        taken = slice(start, start + BUCKET)
+        return data[places[taken]], tuple(column[taken] for column in columns)
+
+    def made() -> Iterator[tuple[int, Arrays]]:
+        for start in range(0, whole, BUCKET):
+            bucket = stack(*inputs(start))
+            for first in range(start, min(start + BUCKET, count), HANDS):
+                arrays = unstack(bucket, np.int32(first - start))
+                yield from ((row, (array,)) for row, array in zip(rows[first:], arrays, strict=False))
+
+    bucket_shape = jax.ShapeDtypeStruct((BUCKET, *program.shape), program.dtype)
+    return Way((Need(stack, inputs(0)), Need(unstack, (bucket_shape, np.int32(0)))), made())
 
 
 @functools.lru_cache(maxsize=256)
-def _stack(program: Program, implementation: str) -> Any:
+def _stack(program: Program, implementation: Any) -> Compiled:
     def sample(data: jax.Array, numbers: tuple[Any, ...]) -> jax.Array:
         return program(jax.random.wrap_key_data(data, impl=implementation), numbers)[0]
 
-    return jax.jit(jax.vmap(sample))
+    return Compiled(jax.vmap(sample))
 
 
-@jax.jit
-def _unstack(stack: jax.Array, first: jax.Array) -> list[jax.Array]:
-    return [lax.dynamic_index_in_dim(stack, first + place, keepdims=False) for place in range(HANDS)]
+@functools.lru_cache(maxsize=256)
+def _unstack(hands: int, program: Program) -> Compiled:
+    """From a bucket of a program to some of its arrays."""
+    return Compiled(
+        lambda stack, first: [lax.dynamic_index_in_dim(stack, first + place, keepdims=False) for place in range(hands)]
+    )

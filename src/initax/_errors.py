@@ -40,6 +40,10 @@ class PlanError(InitaxError, ValueError):
     """A stored plan does not fit the model it is applied to, or cannot be stored."""
 
 
+class DrawError(InitaxError, RuntimeError):
+    """An array could not be drawn: no memory for it, or other processes that were to draw something else."""
+
+
 class InitaxWarning(UserWarning):
     """Something was decided that the user may not have meant; the plan shows it too."""
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from initax import _threefry
 from initax._errors import KeyTypeError, message
 
 CONFIG: Any = jax.config
@@ -112,15 +113,27 @@ def _describe(key: Any) -> str:
 
 
 def fold_paths(key: jax.Array, paths: Sequence[str]) -> jax.Array:
-    """Return one typed key per path, stacked, equal to `parameter_key(key, path)` for each.
+    """Return one typed key per path, stacked, equal to `parameter_key(key, path)` for each; what follows is padding.
 
     One compiled program serves every count up to the next power of two.
     """
-    words = np.array([path_words(path) for path in paths], dtype=np.uint32)
+    words = _words(paths)
     padded = np.zeros((1 << max(len(paths) - 1, 0).bit_length(), 2), dtype=np.uint32)
     padded[: len(paths)] = words
     keys: jax.Array = _fold(key, padded)
     return keys
+
+
+def fold_paths_on_host(key: jax.Array, paths: Sequence[str]) -> np.ndarray:
+    """Return the data of these keys as a NumPy array. For Threefry nothing is compiled."""
+    if str(jax.random.key_impl(key)) == _threefry.NAME:
+        data, words = np.asarray(jax.random.key_data(key)), _words(paths)
+        return _threefry.fold_in(_threefry.fold_in(data, words[:, 0]), words[:, 1])
+    return np.asarray(jax.random.key_data(fold_paths(key, paths)))[: len(paths)]
+
+
+def _words(paths: Sequence[str]) -> np.ndarray:
+    return np.array([path_words(path) for path in paths], dtype=np.uint32)
 
 
 @jax.jit
@@ -136,4 +149,12 @@ def _fold(key: jax.Array, words: jax.Array) -> jax.Array:
 
 def vmap_is_exact(key: jax.Array) -> bool:
     """Whether draws under `vmap` over keys equal the single draws bit for bit."""
-    return str(jax.random.key_impl(key)).startswith("threefry") or "fry" in str(key.dtype)
+    return "fry" in str(key.dtype)
+
+
+def as_others_know_it(key: jax.Array) -> jax.Array:
+    """Return a key of the faster Threefry as one of JAX's own, for code that may look at what kind of key it gets."""
+    if jax.random.key_impl(key) != _threefry.FUSED:
+        return key
+    known: jax.Array = jax.random.wrap_key_data(jax.random.key_data(key), impl=_threefry.NAME)
+    return known

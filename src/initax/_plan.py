@@ -15,9 +15,10 @@ from initax._adapters import check_key, key_of
 from initax._adapters import survey as survey_model
 from initax._adapters._pytree import Survey
 from initax._decide import Decisions, Draw, Kept, decide
-from initax._draw import Job, Program, draw
+from initax._draw import Job, draw, lower
 from initax._errors import InitaxError, PlanError, count, listing, message, warn
 from initax._layer import Parameter
+from initax._program import Program
 from initax._rules import Rule, read_rules
 from initax._table import Row, render
 from initax._traced import traced_survey
@@ -53,14 +54,19 @@ class Plan:
         self.kept = decisions.kept
         self.notes = (*survey.notes, *decisions.notes)
 
-    def draw(self, key: Any) -> Any:
+    def draw(self, key: Any, *, donate: bool = False, progress: bool = False) -> Any:
         """Return the model with the planned arrays drawn; everything else is the same object as before.
 
         Args:
             key: a JAX random key.
+            donate: whether each old array may be deleted as soon as its successor is there. The old model is lost
+                then, and no more memory is needed than for the model and its largest array.
+            progress: whether to show a bar, on the standard error stream.
 
         Raises:
             KeyTypeError: `key` is not one JAX key.
+            PlanError: a scheme needs the old values of an abstract model.
+            DrawError: there is not enough memory for an array, or processes were to draw different things.
 
         Examples:
             >>> import equinox as eqx, jax, initax as ix
@@ -68,17 +74,21 @@ class Plan:
             >>> ix.plan(model, {"Linear": "he_normal"}).draw(jax.random.key(1)).weight.shape
             (2, 3)
         """
-        return self._survey.write(self.arrays(key))
+        return self._survey.write(self.arrays(key, donate=donate, progress=progress))
 
-    def arrays(self, key: Any) -> dict[str, jax.Array]:
+    def arrays(self, key: Any, *, donate: bool = False, progress: bool = False) -> dict[str, jax.Array]:
         """Return the planned arrays by path, without the model around them.
 
         Args:
             key: a JAX random key.
+            donate: whether each old array may be deleted as soon as its successor is there.
+            progress: whether to show a bar, on the standard error stream.
 
         Raises:
             KeyTypeError: `key` is not one JAX key.
             ModelError: an array that would stay is deleted.
+            PlanError: a scheme needs the old values of an abstract model.
+            DrawError: there is not enough memory for an array, or processes were to draw different things.
 
         Examples:
             >>> import equinox as eqx, jax, initax as ix
@@ -87,28 +97,63 @@ class Plan:
             {'weight': (2, 3), 'bias': (2,)}
         """
         check_key(key)
-        jobs = self._jobs()
+        jobs = self._jobs(donate=donate)
         self._survey.refuse_deleted(path for job in jobs for path in job.paths)
-        return draw(jobs, key_of(key))
+        return draw(jobs, key_of(key), progress=progress)
 
-    def _jobs(self) -> list[Job]:
+    def lower(self) -> dict[tuple[str, ...], jax.stages.Lowered]:
+        """Return the programs that draw this plan, lowered and not compiled, each by the paths of what it draws.
+
+        Each is a function of one key's data and a few numbers. `compile()` one to see what it costs:
+        `memory_analysis()` gives bytes per device, `as_text()` the program and its collectives, of which an
+        element-wise draw has none. Many small equal arrays are drawn several at a time by a program that is not here.
+
+        Examples:
+            >>> import equinox as eqx, jax, initax as ix
+            >>> model = [eqx.nn.Linear(3, 3, key=jax.random.key(0)) for _ in range(2)]
+            >>> [paths for paths in ix.plan(model, {"*": ("he_normal", None)}).lower()]
+            [('0.weight', '1.weight')]
+        """
+        return lower(self._jobs())
+
+    def _jobs(self, *, donate: bool = False) -> list[Job]:
         jobs = []
         homes = {each.parameter.path: each.parameter.sharding for each in self.draws}
+        drawn = [_paths(each) for each in self.draws if each.recipe is not None]
+        free = self._survey.replaced(path for paths in drawn for path in paths) if donate else {}
         for each in self.draws:
             if each.recipe is None:
                 continue
             parameter = each.parameter
-            constraint = parameter.constraint
-            paths = (parameter.path, *(constraint.companions if constraint else ()))
+            paths = _paths(each)
             program = Program(
                 kernel=each.recipe.kernel,
                 shape=parameter.shape,
                 dtype=jax.dtypes.canonicalize_dtype(parameter.dtype),
                 shardings=tuple(homes[path] for path in paths),
-                preimage=constraint.preimage if constraint else None,
+                preimage=parameter.constraint.preimage if parameter.constraint else None,
             )
-            jobs.append(Job(paths, program, each.recipe.numbers))
+            jobs.append(
+                Job(
+                    paths,
+                    program,
+                    each.recipe.numbers,
+                    old=self._old(each) if program.kernel.sees_old else None,
+                    free=tuple(array for path in paths for array in free.get(path, ())),
+                )
+            )
         return jobs
+
+    def _old(self, each: Draw) -> Any:
+        old = self._survey.at(each.parameter.path)
+        if isinstance(old, jax.Array | np.ndarray):
+            return old
+        raise PlanError(
+            message(
+                f'{each.initializer} keeps a part of what "{each.parameter.path}" holds, and the model is abstract.',
+                "draw the model first, then call it on what comes back",
+            )
+        )
 
     def diff(self, other: Plan) -> tuple[str, ...]:
         """Return what differs between two plans, one line per parameter: `+` added, `-` gone, `~` changed.
@@ -272,6 +317,12 @@ def plan(
     decisions = decide(survey.layers, survey.aliases, read, fallback, type(model))
     blind = _blind(decisions.draws, inputs is None) if lengths else ()
     return Plan(survey, read, fallback, replace(decisions, notes=(*decisions.notes, *notes, *blind)))
+
+
+def _paths(each: Draw) -> tuple[str, ...]:
+    """The path of a drawn array, and those of what has to change with it."""
+    constraint = each.parameter.constraint
+    return (each.parameter.path, *(constraint.companions if constraint else ()))
 
 
 def _asks_for_lengths(scheme: Scheme) -> bool:

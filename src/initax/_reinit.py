@@ -10,10 +10,11 @@ import jax.numpy as jnp
 
 from initax._adapters import check_key, key_of, survey
 from initax._axes import resolve
-from initax._draw import Program, draw_one
+from initax._draw import draw_one
 from initax._errors import SchemeError, message
 from initax._layer import WEIGHT_ROLES, Layer, Parameter, Role
 from initax._plan import plan
+from initax._program import Program
 from initax._traced import traced_survey
 from initax.schemes._scheme import UNSET, as_scheme
 
@@ -29,6 +30,8 @@ def reinit(
     forward: Callable[..., Any] | None = None,
     module: Any = None,
     default: Any = None,
+    donate: bool = False,
+    progress: bool = False,
 ) -> Model:
     """Return the model with other initial weights, and everything else exactly as it was.
 
@@ -47,6 +50,9 @@ def reinit(
             module and the inputs.
         module: where the model is variables of Flax Linen, the module they belong to.
         default: the scheme of layers no rule selects; `None` keeps them, `"error"` refuses a model with any.
+        donate: whether each old array may be deleted as soon as its successor is there. The old model is lost then, and
+            no more memory is needed than for the model and its largest array.
+        progress: whether to show a bar, on the standard error stream.
 
     Returns:
         A new model of the same structure. Arrays that no rule redraws are the same objects as before.
@@ -57,6 +63,7 @@ def reinit(
         AxesError: restated axes do not fit.
         KeyTypeError: `key` is not one JAX key.
         ModelError: the model holds no layer initax knows, or its forward pass fails.
+        DrawError: there is not enough memory for an array, or processes were to draw different things.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix
@@ -66,7 +73,8 @@ def reinit(
         0.0
     """
     check_key(key)
-    result: Model = plan(model, rules, inputs=inputs, forward=forward, module=module, default=default).draw(key)
+    planned = plan(model, rules, inputs=inputs, forward=forward, module=module, default=default)
+    result: Model = planned.draw(key, donate=donate, progress=progress)
     return result
 
 

@@ -63,6 +63,30 @@ class Survey:
                 leaves[place] = np.asarray(array, old.dtype) if is_numpy else array
         return self.rebuild(leaves)
 
+    def at(self, path: str) -> Any:
+        """Return the array at a path."""
+        return self.leaves[self.places[path][0]]
+
+    def replaced(self, drawn: Iterable[str]) -> dict[str, tuple[jax.Array, ...]]:
+        """Return the old arrays that nothing in the model needs once new ones are drawn, each by the last path it is at.
+
+        Args:
+            drawn: paths that get a new array, in the order in which they get it.
+        """
+        paths = list(drawn)
+        new = {place for path in paths for place in self.places[path]}
+        stays = {id(leaf) for place, leaf in enumerate(self.leaves) if place not in new}
+        last: dict[int, tuple[str, jax.Array]] = {}
+        for path in paths:
+            for place in self.places[path]:
+                leaf = self.leaves[place]
+                if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and id(leaf) not in stays:
+                    last[id(leaf)] = (path, leaf)
+        found: dict[str, tuple[jax.Array, ...]] = {}
+        for path, leaf in last.values():
+            found[path] = (*found.get(path, ()), leaf)
+        return found
+
     def refuse_deleted(self, drawn: Iterable[str]) -> None:
         """Raise where an array that would stay is gone: donated to a jitted function, or deleted.
 

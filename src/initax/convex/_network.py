@@ -12,11 +12,12 @@ import jax.numpy as jnp
 
 from initax._axes import resolve
 from initax._constraint import Constraint, positive
-from initax._draw import Job, Program, draw
+from initax._draw import Job, draw
 from initax._errors import ModelError, message, warn
 from initax._keys import as_key
 from initax._layer import Declaration, Field, Layer, Parameter
 from initax._positivity import Map
+from initax._program import Program
 from initax.schemes._positive import refuse_misfit
 from initax.schemes._scheme import Scheme
 

@@ -20,7 +20,7 @@ from jax import lax
 
 from initax._axes import Axes
 from initax._errors import SchemeError, message
-from initax._keys import vmap_is_exact
+from initax._keys import as_others_know_it, vmap_is_exact
 from initax._layer import WEIGHT_ROLES, FrameworkInit, Layer, Parameter
 from initax.schemes._initializer import Initializer, Kernel, Recipe, drawing_dtype, known_axes, where
 
@@ -50,6 +50,11 @@ def identity_of(function: Any) -> Any:
     return inner
 
 
+def _key_for(function: Any, key: jax.Array) -> jax.Array:
+    """The key as the function may see it. JAX's own functions only hand it on to samplers, which take any."""
+    return key if str(getattr(function, "__module__", "")).startswith("jax.") else as_others_know_it(key)
+
+
 @dataclass(frozen=True, slots=True)
 class ForeignKernel(Kernel):
     """A callable, once per batch entry in the canonical layout."""
@@ -64,6 +69,7 @@ class ForeignKernel(Kernel):
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
         keywords = {} if self.fan_in is None else {"fan_in": self.fan_in}
+        key = _key_for(self.function, key)
 
         def one(entry_key: jax.Array) -> jax.Array:
             return jnp.asarray(self.function(entry_key, self.entry_shape, dtype=dtype, **keywords)).astype(dtype)
@@ -147,6 +153,7 @@ class FrameworkKernel(Kernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
+        key = _key_for(self.function, key)
         own = tuple(size for axis, size in enumerate(shape) if axis not in self.stack_axis)
 
         def one(entry_key: jax.Array) -> jax.Array:

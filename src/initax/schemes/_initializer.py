@@ -36,13 +36,19 @@ class Kernel:
     Attributes:
         elementwise: each entry depends on the key and its own index only, so equal shapes may be drawn in one bucket.
         random: whether the key is used.
+        sees_old: whether what is stored depends on what was: then `blend` says how.
     """
 
     elementwise: ClassVar[bool] = True
     random: ClassVar[bool] = True
+    sees_old: ClassVar[bool] = False
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array, in the stored layout."""
+        raise NotImplementedError
+
+    def blend(self, old: jax.Array, drawn: jax.Array, numbers: tuple[Any, ...]) -> jax.Array:
+        """Return what becomes of the old array and the drawn one."""
         raise NotImplementedError
 
     def lowest(self, numbers: tuple[float, ...]) -> float:
