@@ -23,7 +23,7 @@ PUBLIC = {
 FLOORS = [
     ["_errors"],
     ["_axes", "_gain", "_positivity", "_progress", "_threefry"],
-    ["_keys", "_processes"],
+    ["_homes", "_keys", "_processes"],
     ["_moments"],
     ["_ensemble"],
     ["_constraint"],
@@ -45,7 +45,7 @@ FLOORS = [
     ["schemes/_auto", "schemes/_convex_table"],
     ["schemes/__init__"],
     ["_rules", "_table", "_report", "_program", "_adapters/_constraints", "_adapters/_plain", "_adapters/_rows"],
-    ["_draw", "_adapters/_names", "_adapters/_wrappers"],
+    ["_draw", "_adapters/_linen_boxes", "_adapters/_names", "_adapters/_wrappers"],
     ["_adapters/_pytree"],
     ["_adapters/_variables", "_decide"],
     ["_adapters/_linen_run"],
@@ -95,8 +95,8 @@ def test_imports_go_down(name):
 
 
 FRAMEWORKS = {
-    "_adapters/_equinox", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen", "_adapters/_linen_run",
-    "convex/_equinox", "convex/_nnx",
+    "_adapters/_equinox", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen", "_adapters/_linen_boxes",
+    "_adapters/_linen_run", "convex/_equinox", "convex/_nnx",
 }  # fmt: skip
 """Modules that are there for one framework, and loaded when it is asked for."""
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from initax._axes import Axes, fit, own_shape, parse, resolve
 from initax._errors import AxesError
-from initax._layer import WEIGHT_ROLES, Declaration, Field, Parameter, placement, why_not_drawable
+from initax._homes import placement
+from initax._layer import WEIGHT_ROLES, Declaration, Field, Parameter, why_not_drawable
 
 
 def declared_parameters(

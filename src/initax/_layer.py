@@ -215,11 +215,3 @@ def why_not_drawable(shape: tuple[int, ...], dtype: Any) -> str | None:
     if 0 in shape:
         return f"empty: shape {shape} has no entries"
     return None
-
-
-def placement(array: Any) -> jax.sharding.Sharding | None:
-    """Return where an array must stay: its sharding, unless JAX merely put it on the default device."""
-    if isinstance(array, jax.core.Tracer) or not getattr(array, "committed", True):
-        return None
-    sharding = getattr(array, "sharding", None)
-    return sharding if isinstance(sharding, jax.sharding.Sharding) else None

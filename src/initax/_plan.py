@@ -17,6 +17,7 @@ from initax._adapters._pytree import Survey
 from initax._decide import Decisions, Draw, Kept, decide
 from initax._draw import Job, draw, lower
 from initax._errors import InitaxError, PlanError, count, listing, message, warn
+from initax._homes import refuse_misfit
 from initax._layer import Parameter
 from initax._program import Program
 from initax._rules import Rule, read_rules
@@ -65,7 +66,7 @@ class Plan:
 
         Raises:
             KeyTypeError: `key` is not one JAX key.
-            PlanError: a scheme needs the old values of an abstract model.
+            PlanError: a scheme needs the old values of an abstract model, or a mesh does not divide an axis.
             DrawError: there is not enough memory for an array, or processes were to draw different things.
 
         Examples:
@@ -87,7 +88,7 @@ class Plan:
         Raises:
             KeyTypeError: `key` is not one JAX key.
             ModelError: an array that would stay is deleted.
-            PlanError: a scheme needs the old values of an abstract model.
+            PlanError: a scheme needs the old values of an abstract model, or a mesh does not divide an axis.
             DrawError: there is not enough memory for an array, or processes were to draw different things.
 
         Examples:
@@ -119,8 +120,11 @@ class Plan:
     def _jobs(self, *, donate: bool = False) -> list[Job]:
         jobs = []
         homes = {each.parameter.path: each.parameter.sharding for each in self.draws}
+        shapes = {each.parameter.path: each.parameter.shape for each in self.draws}
         drawn = [_paths(each) for each in self.draws if each.recipe is not None]
         free = self._survey.replaced(path for paths in drawn for path in paths) if donate else {}
+        for path, home in homes.items():
+            refuse_misfit(path, shapes[path], home)
         for each in self.draws:
             if each.recipe is None:
                 continue

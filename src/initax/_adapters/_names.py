@@ -6,7 +6,8 @@ import re
 
 from initax._adapters._plain import Own, unknown
 from initax._axes import Axes, resolve
-from initax._layer import UNDECLARED, WEIGHT_ROLES, Ancestor, Layer, Parameter, Role, placement, why_not_drawable
+from initax._homes import placement
+from initax._layer import UNDECLARED, WEIGHT_ROLES, Ancestor, Layer, Parameter, Role, why_not_drawable
 
 AUTOMATIC = re.compile(r"(?P<cls>[A-Za-z]\w*?)_\d+")
 """The names Flax gives modules that have none: the class and a number."""

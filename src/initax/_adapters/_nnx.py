@@ -25,6 +25,7 @@ from initax._adapters._rows import (
 )
 from initax._axes import Axes
 from initax._errors import KeyTypeError, message
+from initax._homes import at_home
 from initax._layer import (
     GRU_GATES,
     LSTM_GATES,
@@ -317,7 +318,7 @@ def describe(node: Any, walk: Walk, path: str) -> Opened | None:
     if isinstance(node, nnx.Variable):
         walk.rebuild = _rebuild
         state = next((what for cls, what in STATE if isinstance(node, cls)), None)
-        return Opened(leaf=node.get_raw_value(), identity=id(node), state=state)
+        return Opened(leaf=_value(node), identity=id(node), state=state)
     if not isinstance(node, nnx.Pytree) or isinstance(node, type):
         return None
     walk.rebuild = _rebuild
@@ -327,6 +328,16 @@ def describe(node: Any, walk: Walk, path: str) -> Opened | None:
         _spectral_norm(node, walk, path)
     children = tuple((str(name), child) for name, child in vars(node).items() if not str(name).startswith("_pytree__"))
     return Opened(children=children, is_module=not isinstance(node, nnx.List | nnx.Dict))
+
+
+def _value(variable: Any) -> Any:
+    """The value in a Variable; an abstract one with the sharding that its metadata name."""
+    raw = variable.get_raw_value()
+    metadata = variable.get_metadata()
+    if not isinstance(raw, jax.ShapeDtypeStruct) or not metadata.get("out_sharding"):
+        return raw
+    spec = nnx.get_partition_spec(variable).get_raw_value()
+    return at_home(raw, spec, metadata.get("mesh"))
 
 
 def _dotted(names: tuple[Any, ...]) -> str:

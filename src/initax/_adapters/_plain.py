@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._axes import resolve
-from initax._layer import UNDECLARED, Ancestor, Layer, Parameter, placement, why_not_drawable
+from initax._homes import placement
+from initax._layer import UNDECLARED, Ancestor, Layer, Parameter, why_not_drawable
 
 PLAIN_PATTERN = "... i o"
 """How plain containers are read unless a rule restates the axes: receptive field, inputs, outputs."""

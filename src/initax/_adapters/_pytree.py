@@ -68,7 +68,7 @@ class Survey:
         return self.leaves[self.places[path][0]]
 
     def replaced(self, drawn: Iterable[str]) -> dict[str, tuple[jax.Array, ...]]:
-        """Return the old arrays that nothing in the model needs once new ones are drawn, each by the last path it is at.
+        """Return the old arrays that nothing needs once new ones are drawn, each by the last path it is at.
 
         Args:
             drawn: paths that get a new array, in the order in which they get it.

@@ -122,7 +122,7 @@ def _leaf_names(tree: Any) -> set[str]:
 
 def take_apart(model: Any) -> Variables:
     """Return the leaves of variables, each with its collection and names."""
-    found, structure = tree_flatten_with_path(model)
+    found, structure = tree_flatten_with_path(_boxes_at_home(model))
     tree: Any = structure
     whole = isinstance(model, Mapping) and isinstance(model.get(PARAMS), Mapping)
     inner = _is_train_state(model) and isinstance(getattr(model, PARAMS).get(PARAMS), Mapping)
@@ -143,6 +143,23 @@ def take_apart(model: Any) -> Variables:
             collection, names = None, tuple(map(entry_name, keys))
         entries.append(Entry(collection, names, index, leaf))
     return Variables(tuple(entries), [leaf for _, leaf in found], tree.unflatten)
+
+
+def _boxes_at_home(model: Any) -> Any:
+    """The model with the abstract arrays in boxes, `nn.Partitioned` say, given the shardings that the boxes name."""
+
+    def at_its_home(node: Any) -> Any:
+        if not _is_box(node):
+            return node
+        from initax._adapters._linen_boxes import box_at_home  # who has a box has Flax
+
+        return box_at_home(node)
+
+    return jax.tree.map(at_its_home, model, is_leaf=_is_box)
+
+
+def _is_box(node: Any) -> bool:
+    return all(hasattr(node, name) for name in ("get_partition_spec", "replace_boxed", "value", "mesh"))
 
 
 def survey_variables(variables: Variables, readings: Readings) -> Survey:

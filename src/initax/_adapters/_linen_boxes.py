@@ -1,0 +1,27 @@
+"""Flax Linen's boxes around arrays that say over which axes of a mesh they go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax.linen.spmd import logical_to_mesh_axes
+
+from initax._homes import at_home, mesh_around
+
+
+def box_at_home(box: Any) -> Any:
+    """Return a box with its abstract array given the sharding that its names mean, where there is a mesh for it.
+
+    Args:
+        box: an `nn.Partitioned`, or an `nn.LogicallyPartitioned`, whose names its rules or those around translate.
+    """
+    mesh = box.mesh if isinstance(box.mesh, jax.sharding.Mesh) else mesh_around()
+    if mesh is None or not isinstance(box.value, jax.ShapeDtypeStruct):
+        return box
+    spec = box.get_partition_spec()
+    if isinstance(box, nn.LogicallyPartitioned):
+        spec = logical_to_mesh_axes(spec, box.rules or nn.get_logical_axis_rules())
+    named = {name for names in spec for name in ((names,) if isinstance(names, str) else names or ())}
+    return box.replace_boxed(at_home(box.value, spec, mesh)) if named <= set(mesh.axis_names) else box
