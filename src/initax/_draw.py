@@ -258,8 +258,11 @@ def _filled(program: Program, rows: list[int], numbers: list[tuple[Any, ...]], j
     if len(rows) < BUCKET_LEAST and program.entries <= BUCKET_ENTRIES and program.preimage is None:
         made = [program.kernel.on_host(each, program.shape, program.dtype) for each in numbers]
         if made[0] is not None and not program.spans_processes:
-            arrays = jax.device_put(made, program.shardings[0])
-            return Way((), zip(rows, ((array,) for array in arrays), strict=True))
+            home = program.shardings[0]
+            # All at once is ten times faster; one by one leaves room, where old arrays are to make it.
+            frees = any(jobs[row].free for row in rows)
+            arrays = (jax.device_put(each, home) for each in made) if frees else jax.device_put(made, home)
+            return Way((), ((row, (array,)) for row, array in zip(rows, arrays, strict=True)))
 
     def each_of(values: tuple[Any, ...]) -> Callable[[Program], Compiled]:
         return functools.partial(filler, numbers=values)

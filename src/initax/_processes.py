@@ -73,6 +73,6 @@ def _gather(words: np.ndarray) -> np.ndarray:
             message(
                 f"process {jax.process_index()} of {jax.process_count()} lost another one while they drew a model.",
                 str(error).split("\n", maxsplit=1)[0],
-                "nothing is half done here: the model it was called with is as before; start all processes again",
+                "start all processes again",
             )
         ) from error

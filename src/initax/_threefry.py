@@ -8,6 +8,7 @@ rounds are one fused pass over the output and need no memory beside it. The bits
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -59,15 +60,28 @@ def counters(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """
     if max(shape, default=0) >= COUNTERS:
         raise OverflowError(f"an axis of {max(shape)} entries")
-    low, high = jnp.zeros(shape, np.uint32), jnp.zeros(shape, np.uint32)
+    along = [lax.broadcasted_iota(np.uint32, shape, axis) for axis in range(len(shape))]
+    high, low = place_of(along, shape)
+    return jnp.broadcast_to(high, shape), jnp.broadcast_to(low, shape)
+
+
+def place_of(index: Sequence[Any], shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Return the place in row-major order that an index has, as high and low 32-bit words.
+
+    Args:
+        index: the index along each axis, NumPy or JAX arrays of 32-bit words.
+        shape: the shape of the array that is indexed.
+    """
+    low = high = np.zeros((), np.uint32)
     stride = 1
-    for axis in reversed(range(len(shape))):
-        along = lax.broadcasted_iota(np.uint32, shape, axis)
-        more_high, more_low = _times(along, stride) if stride * shape[axis] > COUNTERS else (None, along * _low(stride))
-        low = low + more_low
-        if more_high is not None:
+    for along, size in zip(reversed(index), reversed(shape), strict=True):
+        if stride * size <= COUNTERS:
+            low = low + along * _low(stride)
+        else:
+            more_high, more_low = _times(along, stride)
+            low = low + more_low
             high = high + more_high + (low < more_low).astype(np.uint32)
-        stride *= shape[axis]
+        stride *= size
     return high, low
 
 
@@ -75,7 +89,7 @@ def _low(stride: int) -> np.uint32:
     return np.uint32(stride % COUNTERS)
 
 
-def _times(words: jax.Array, factor: int) -> tuple[jax.Array, jax.Array]:
+def _times(words: Any, factor: int) -> tuple[Any, Any]:
     """The 64-bit product of words and a number, as high and low words."""
     top, half, mask = factor // COUNTERS, np.uint32(16), np.uint32(0xFFFF)
     below, above = np.uint32(factor % COUNTERS & 0xFFFF), np.uint32(factor % COUNTERS >> 16)
