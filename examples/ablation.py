@@ -1,7 +1,7 @@
 """Six initializations of a small convolutional network on handwritten digits, ten seeds each, with intervals.
 
-`python examples/ablation.py` takes a minute or two on two cores and leaves ablation-output/: the runs, to which a second
-call adds nothing, the tables and a picture. All sixty networks are trained by one compiled function.
+`python examples/ablation.py` takes a minute or two on two cores and leaves ablation-output/: the runs, to which a
+second call adds nothing, the tables and a picture. All sixty networks are trained by one compiled function.
 """
 
 import argparse
