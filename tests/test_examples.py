@@ -7,8 +7,9 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
-OPTIONS = {"demo": ["--quick"], "ficnn": ["--quick"]}
+OPTIONS = {"ablation": ["--quick"], "demo": ["--quick"], "ficnn": ["--quick"]}
 LEFT = {
+    "ablation": {"ablation-output/ablation.png", "ablation-output/runs.jsonl", "ablation-output/table.txt"},
     "demo": {"demo-output/initialization.png", "demo-output/table.txt"},
     "ficnn": {"ficnn-output/ficnn.png"},
 }

@@ -14,10 +14,10 @@ from initax._adapters._equinox import LAYERS
 PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
 PUBLIC = {
-    "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "InitaxError", "InitaxWarning", "Kept", "KeyTypeError",
-    "Layer", "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "RuleError", "Scheme", "SchemeError",
-    "Signal", "SignalReport", "convex", "draw", "gain", "layers", "lsuv", "parameter_key", "plan", "register_layer",
-    "reinit", "schemes", "signal_propagation",
+    "Ablation", "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "InitaxError", "InitaxWarning", "Kept",
+    "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "RuleError", "Run",
+    "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "ablate", "convex", "draw", "gain", "layers",
+    "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "schemes", "signal_propagation",
 }  # fmt: skip
 
 FLOORS = [
@@ -54,7 +54,12 @@ FLOORS = [
     ["_traced", "_trace/_play"],
     ["_lsuv"],
     ["_plan"],
-    ["_reinit", "_propagation"],
+    ["_reinit", "_propagation", "_rule_file"],
+    ["_ablation/_bootstrap", "_ablation/_plot", "_ablation/_run"],
+    ["_ablation/_file", "_ablation/_models", "_ablation/_summary"],
+    ["_ablation/_execute", "_ablation/_tables"],
+    ["_ablation/_result"],
+    ["_ablation/__init__", "_ablate"],
     ["convex/_klax_names", "convex/_network"],
     ["convex/_rules", "convex/_standardize", "convex/_equinox", "convex/_nnx"],
     ["convex/__init__"],

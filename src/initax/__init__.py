@@ -2,6 +2,10 @@
 
 from initax import convex as convex
 from initax import schemes as schemes
+from initax._ablate import ablate as ablate
+from initax._ablation._result import Ablation as Ablation
+from initax._ablation._run import Run as Run
+from initax._ablation._summary import Summary as Summary
 from initax._axes import Axes as Axes
 from initax._decide import Draw as Draw
 from initax._decide import Kept as Kept
@@ -30,6 +34,7 @@ from initax._register import register_layer as register_layer
 from initax._reinit import draw as draw
 from initax._reinit import layers as layers
 from initax._reinit import reinit as reinit
+from initax._rule_file import load_rules as load_rules
 from initax.schemes._scheme import Scheme as Scheme
 
 __version__ = "0.1.0"

@@ -1,0 +1,186 @@
+"""How runs are done: all seeds of a scheme in one compiled call, one at a time in another, or as plain Python.
+
+Compiled runs take the arrays of the model as arguments, so that one program serves every scheme.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from initax._ablation._models import Arrays, Models
+from initax._ablation._run import Metric, check_metrics, read_metrics
+from initax._errors import InitaxError, message
+
+Experiment = Callable[[Any, jax.Array], Mapping[str, Any]]
+Task = tuple[str, int]
+"""Scheme and seed."""
+Outcome = tuple[Task, dict[str, Metric], str | None, float]
+"""Which run, what it measured, why it failed, and the seconds it took."""
+
+
+class Executor(Protocol):
+    """A way to do runs."""
+
+    def __call__(self, missing: Sequence[Task]) -> Iterator[list[Outcome]]:
+        """Do the missing runs, and give them as they are done."""
+
+
+def in_python(models: Models, run: Experiment) -> Executor:
+    """Return what calls a function of a model and a key, one run after the other."""
+
+    def prepare(task: Task) -> tuple[Any, jax.Array]:
+        # What no rule draws is shared by all runs, and a run may donate it or change it in place: it gets copies.
+        arrays = {path: array.copy() for path, array in models.arrays(*task).items()}
+        return models.write(arrays), models.keys[task[1]]
+
+    return lambda missing: ([_tried(task, prepare, run)] for task in _by_seed(missing))
+
+
+def in_jit(models: Models, run: Experiment) -> Executor:
+    """Return what compiles a function of a model and a key once, and calls it for one run after the other."""
+
+    def execute(missing: Sequence[Task]) -> Iterator[list[Outcome]]:
+        compiled = Compiled(models, run)
+
+        def prepare(task: Task) -> Any:
+            return compiled.place(models.arrays(*task), models.keys[task[1]])
+
+        return ([_tried(task, prepare, compiled)] for task in _by_seed(missing))
+
+    return execute
+
+
+def in_vmap(models: Models, run: Experiment) -> Executor:
+    """Return what compiles a function of a model and a key once, for all seeds together, and calls it for each scheme.
+
+    Where a call fails its seeds are run one at a time, by a second program, so that those that can go through do.
+    """
+    number = len(models.keys)
+
+    def batch(together: Compiled, scheme: str) -> tuple[list[dict[str, Metric]], float]:
+        every = [models.arrays(scheme, seed) for seed in range(number)]
+        stacks = {
+            path: jnp.stack([each[path] for each in every]) if path in models.varying else array
+            for path, array in every[0].items()
+        }
+        arguments = together.place(stacks, models.keys)
+        began = time.perf_counter()
+        found = {name: np.asarray(array) for name, array in together(*arguments).items()}
+        seconds = (time.perf_counter() - began) / number
+        return [read_metrics({name: array[seed] for name, array in found.items()}) for seed in range(number)], seconds
+
+    def execute(missing: Sequence[Task]) -> Iterator[list[Outcome]]:
+        together = Compiled(models, run, number)
+        for scheme in dict.fromkeys(scheme for scheme, _ in missing):
+            tasks = [task for task in missing if task[0] == scheme]
+            try:
+                metrics, seconds = batch(together, scheme)
+            except Exception:
+                yield from in_jit(models, run)(tasks)
+                continue
+            # A part of the seeds would be another program: all are run again, and what is known already is dropped.
+            yield [(task, metrics[task[1]], None, seconds) for task in tasks]
+
+    return execute
+
+
+EXECUTORS: dict[str, Callable[[Models, Experiment], Executor]] = {
+    "vmap": in_vmap,
+    "jit": in_jit,
+    "python": in_python,
+}
+
+
+def _by_seed(missing: Sequence[Task]) -> list[Task]:
+    """Seed by seed: an ablation that is cut short has as many runs of one scheme as of another."""
+    return sorted(missing, key=lambda task: task[1])
+
+
+def _tried(task: Task, prepare: Callable[[Task], tuple[Any, ...]], call: Callable[..., Any]) -> Outcome:
+    began = time.perf_counter()
+    try:
+        arguments = prepare(task)
+        began = time.perf_counter()
+        metrics = read_metrics(call(*arguments))
+    except Exception as error:
+        return task, {}, f"{type(error).__name__}: {error}", time.perf_counter() - began
+    return task, metrics, None, time.perf_counter() - began
+
+
+class Compiled:
+    """A function of every array and a key, compiled once; for several seeds, for all of them at a time.
+
+    Args:
+        models: the models it is for.
+        run: the function of a model and a key.
+        seeds: how many at a time; one alone, without an axis for it, if left out.
+
+    Raises:
+        InitaxError: the function can't be traced or compiled, or does not return metrics.
+    """
+
+    def __init__(self, models: Models, run: Experiment, seeds: int | None = None) -> None:
+        varying = models.varying
+        self._names: tuple[str, ...] = ()
+        self._varying = varying
+
+        def ablated(fixed: Arrays, moving: Arrays, key: jax.Array) -> dict[str, Any]:
+            returned = run(models.write({**fixed, **moving}), key)
+            check_metrics(returned)
+            self._names = tuple(returned)  # JAX sorts the names
+            return {name: jnp.asarray(value) for name, value in returned.items()}
+
+        base = models.base(0)
+        fixed = {path: _abstract(array, None) for path, array in base.items() if path not in varying}
+        moving = {path: _abstract(array, seeds) for path, array in base.items() if path in varying}
+        key = _abstract(models.keys[0], seeds)
+        function = ablated if seeds is None else jax.vmap(ablated, in_axes=(None, 0, 0))
+        try:
+            self._compiled = jax.jit(function).lower(fixed, moving, key).compile()
+        except InitaxError:
+            raise
+        except Exception as error:
+            first = str(error).strip().splitlines()[:1]
+            raise InitaxError(
+                message(
+                    f"run fails while JAX traces and compiles it: {': '.join([type(error).__name__, *first])}",
+                    'if it is no pure JAX function, write how="python"',
+                )
+            ) from error
+
+    def place(self, arrays: Arrays, key: jax.Array) -> tuple[Any, ...]:
+        """Return the arguments, where the program wants them."""
+        fixed = {path: _strong(array) for path, array in arrays.items() if path not in self._varying}
+        moving = {path: _strong(array) for path, array in arrays.items() if path in self._varying}
+        placed: tuple[Any, ...] = jax.device_put((fixed, moving, key), self._compiled.input_shardings[0])
+        return placed
+
+    def __call__(self, *arguments: Any) -> dict[str, Any]:
+        """Return the metrics, once they are computed."""
+        found: dict[str, Any] = jax.block_until_ready(self._compiled(*arguments))
+        return {name: found[name] for name in self._names}
+
+
+def _abstract(leaf: Any, seeds: int | None) -> jax.ShapeDtypeStruct:
+    shape, dtype = (leaf, jnp.result_type(float)) if type(leaf) is tuple else (leaf.shape, leaf.dtype)
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        sharding = None
+    elif seeds is not None:
+        sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+    whole = shape if seeds is None else (seeds, *shape)
+    canonical = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct(whole, canonical, sharding=sharding)
+
+
+def _strong(array: Any) -> Any:
+    """The array as a JAX array whose type does not yield to others, as a number's would."""
+    array = jnp.asarray(array)
+    return array.astype(array.dtype) if getattr(array, "weak_type", False) else array

@@ -1,0 +1,168 @@
+"""The file of an ablation: JSON Lines that are only ever appended to, first what it is about, then one line a run.
+
+A process killed while it writes leaves a last line without an end; that one run is done again. Everything else that
+does not fit is refused: another ablation's file is never touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from initax._ablation._run import Run
+from initax._errors import InitaxError, listing, message
+
+FORMAT = 1
+"""Version of the file."""
+
+Header = Mapping[str, Any]
+
+
+def header_of(plans: Mapping[str, Any], keys: Mapping[str, Any]) -> Header:
+    """Return the first line of a file: what the ablation is about.
+
+    Args:
+        plans: name of each scheme → its plan, plain data with a fingerprint.
+        keys: the keys, plain data.
+    """
+    plain: Header = json.loads(json.dumps({"initax": "ablation", "format": FORMAT, "schemes": plans, "keys": keys}))
+    return plain
+
+
+class RunFile:
+    """The file of one ablation, open for more runs.
+
+    Args:
+        path: where it is; made, with the folders above, if it is not there.
+        header: what the ablation is about.
+
+    Raises:
+        InitaxError: the file is none of an ablation, one of another ablation, or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], header: Header) -> None:
+        self.path = Path(path)
+        first = _line(header)
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if not whole and not first.startswith(content):
+            raise InitaxError(_foreign(self.path))
+        self.runs: tuple[Run, ...] = ()
+        if whole:
+            found, self.runs = _read(self.path, whole)
+            _refuse_other(self.path, found, header)
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        if content != whole:
+            os.truncate(self.path, len(whole))
+        if not whole:
+            self._write(first)
+
+    def append(self, runs: Iterable[Run]) -> None:
+        """Add runs; they are on the disk when this returns."""
+        self._write(b"".join(f"{run.to_json()}\n".encode() for run in runs))
+
+    def _write(self, content: bytes) -> None:
+        with self.path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_file(path: str | os.PathLike[str]) -> tuple[Header, tuple[Run, ...]]:
+    """Return what a file is about, and its runs; a torn last line is passed over.
+
+    Raises:
+        InitaxError: the file is none of an ablation, or damaged.
+        FileNotFoundError: there is no such file.
+    """
+    content = Path(path).read_bytes()
+    return _read(Path(path), content[: content.rfind(b"\n") + 1])
+
+
+def _line(header: Header) -> bytes:
+    return f"{json.dumps(header, ensure_ascii=False)}\n".encode()
+
+
+def _foreign(path: Path) -> str:
+    return message(f"{path} is no file of an ablation.", "it is left as it is; pass another path")
+
+
+def _read(path: Path, content: bytes) -> tuple[Header, tuple[Run, ...]]:
+    first, *lines = content.split(b"\n")
+    try:
+        header = json.loads(first)
+        known = header["initax"] == "ablation" and {"schemes", "keys"} <= set(header)
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise InitaxError(_foreign(path))
+    if header.get("format") != FORMAT:
+        raise InitaxError(message(f"{path} is in format {header.get('format')!r}, this initax reads {FORMAT}."))
+    runs: dict[tuple[str, int], Run] = {}
+    for number, line in enumerate(lines[:-1], 2):
+        try:
+            run = Run.from_json(line.decode())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InitaxError(
+                message(f"{path}, line {number} is no run: {type(error).__name__}: {error}", "mend or delete the line")
+            ) from error
+        runs[run.scheme, run.seed] = run  # what was run again stands further down
+    return header, tuple(runs.values())
+
+
+def _refuse_other(path: Path, found: Header, wanted: Header) -> None:
+    if found != wanted:
+        raise InitaxError(
+            message(
+                f"{path} holds another ablation.",
+                *_differences(found, wanted),
+                "pass another path, or delete the file",
+            )
+        )
+
+
+def _differences(found: Header, wanted: Header) -> Iterator[str]:
+    old, new = found["schemes"], wanted["schemes"]
+    if set(old) != set(new):
+        yield f"its schemes: {listing(old)}; now: {listing(new)}"
+    for name in (each for each in new if each in old and old[each] != new[each]):
+        yield from _changes(name, old[name], new[name])
+    if found["keys"] != wanted["keys"]:
+        counts = [len(each["keys"]["data"]) for each in (found, wanted)]
+        yield (
+            f"its {counts[0]} keys are not these {counts[1]}"
+            if counts[0] == counts[1]
+            else f"it has {counts[0]} keys, now there are {counts[1]}"
+        )
+
+
+def _changes(name: str, old: Any, new: Any) -> Iterator[str]:
+    """What differs between two plans of a scheme: its rules, else the first decision that does."""
+    before, after = old["rules"], new["rules"]
+    for one, other in zip(before, after, strict=False):
+        if one != other:
+            yield f'scheme "{name}": its rules have {_rule(one)}, now {_rule(other)}'
+            return
+    if len(before) != len(after):
+        yield f'scheme "{name}": it has {len(before)} rules, now there are {len(after)}'
+        return
+    old, new = old["decisions"], new["decisions"]
+    path = next(each for each in {**old, **new} if old.get(each) != new.get(each))
+    shown = path or "(model)"
+    if path not in old or path not in new:
+        news = "is new" if path in new else "is gone"
+        yield f'scheme "{name}": {shown} {tuple({**old, **new}[path]["shape"])} {news}'
+        return
+    entries = [each for each in {**old[path], **new[path]} if old[path].get(each) != new[path].get(each)]
+    yield f'scheme "{name}": {shown}: ' + ", ".join(
+        f"{each} {old[path].get(each)} → {new[path].get(each)}" for each in entries
+    )
+
+
+def _rule(pair: Any) -> str:
+    selector, scheme = pair
+    return f'"{selector}": {json.dumps(scheme)}'

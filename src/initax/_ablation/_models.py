@@ -1,0 +1,186 @@
+"""The models of an ablation: of every scheme and seed, each the same structure with other arrays."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initax._adapters import survey as survey_model
+from initax._adapters._pytree import Survey
+from initax._errors import InitaxError, ModelError, SchemeError, listing, message
+from initax._plan import Plan, plan
+from initax._rules import read_rules
+
+Arrays = dict[str, Any]
+"""Path → array."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """Where the models come from.
+
+    Attributes:
+        keys: one typed key for each seed.
+        plans: name of each scheme → its plan.
+        write: function from every array to a model.
+        base: function from a seed's index to the arrays of the model that is re-initialized.
+        varying: paths of arrays that differ from seed to seed under some scheme.
+    """
+
+    keys: jax.Array
+    plans: Mapping[str, Plan]
+    write: Callable[[Mapping[str, Any]], Any]
+    base: Callable[[int], Arrays]
+    varying: frozenset[str]
+
+    def arrays(self, scheme: str, seed: int) -> Arrays:
+        """Return every array of one model."""
+        return self.base(seed) | self.plans[scheme].arrays(self.keys[seed])
+
+
+def models_of(
+    model: Any,
+    schemes: Mapping[str, Any],
+    keys: jax.Array,
+    *,
+    inputs: Any,
+    forward: Callable[..., Any] | None,
+    module: Any,
+    default: Any,
+    cache: int,
+) -> Models:
+    """Return where the models of an ablation come from; every decision is made here, and nothing is drawn.
+
+    Args:
+        model: a model, or a function from a key to one.
+        schemes: name → rules.
+        keys: one typed key for each seed.
+        inputs: as for `ix.plan`.
+        forward: as for `ix.plan`.
+        module: as for `ix.plan`.
+        default: as for `ix.plan`.
+        cache: of how many seeds to keep the model that a function makes.
+
+    Raises:
+        InitaxError: what `ix.plan` raises, with the scheme's name in front; or an array would stay that is abstract; or
+            the function makes models of different shapes for different keys.
+    """
+    build: Callable[[Any], Any] | None = model if is_builder(model) else None
+    skeleton = model if build is None else build(keys[0])
+    plans: dict[str, Plan] = {}
+    for name, rules in schemes.items():
+        try:
+            plans[name] = plan(skeleton, rules, inputs=inputs, forward=forward, module=module, default=default)
+        except InitaxError as error:
+            raise type(error)(f'scheme "{name}": {error}') from error
+    survey = functools.partial(survey_model, module=module, inputs=inputs, forward=forward)
+    found = survey(skeleton)
+    arrays = _arrays(found)
+    drawn = {each.parameter.path for made in plans.values() for each in made.draws}
+    _refuse_abstract(arrays, plans)
+
+    @functools.lru_cache(maxsize=cache)
+    def built(seed: int) -> Arrays:
+        return arrays if build is None or seed == 0 else _arrays(survey(build(keys[seed])))
+
+    for seed in range(len(keys)):
+        _refuse_changed(arrays, built(seed), seed)
+    return Models(
+        keys=keys,
+        plans=plans,
+        write=found.write,
+        base=built,
+        varying=frozenset(arrays if build is not None else drawn),
+    )
+
+
+def is_builder(model: Any) -> bool:
+    """Whether this is a function that makes a model: something to call that JAX does not take for a tree."""
+    leaves = jax.tree_util.tree_leaves(model)
+    return callable(model) and len(leaves) == 1 and leaves[0] is model
+
+
+def _arrays(survey: Survey) -> Arrays:
+    return {path: survey.leaves[places[0]] for path, places in survey.places.items()}
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
+
+
+def _refuse_abstract(arrays: Arrays, plans: Mapping[str, Plan]) -> None:
+    for name, each in plans.items():
+        drawn = {draw.parameter.path for draw in each.draws}
+        missing = [path for path, array in arrays.items() if path not in drawn and not _is_array(array)]
+        if missing:
+            raise ModelError(
+                message(
+                    f'scheme "{name}" draws no {missing[0] or "(model)"}, and the model has only its shape.',
+                    f"without arrays: {listing(missing)}",
+                    "draw them too, or pass a function that makes the model: ix.ablate(lambda key: ..., ...)",
+                )
+            )
+
+
+def _refuse_changed(first: Arrays, other: Arrays, seed: int) -> None:
+    if first is other:
+        return
+    shapes = [{path: (array.shape, array.dtype) for path, array in each.items()} for each in (first, other)]
+    if shapes[0] != shapes[1]:
+        path = next(path for path in {**first, **other} if shapes[0].get(path) != shapes[1].get(path))
+        one, two = (f"{each[path][1]}{list(each[path][0])}" if path in each else "none" for each in shapes)
+        raise ModelError(
+            message(
+                "the function that makes the model makes another one for another key.",
+                f"{path or '(model)'}: {one} for key 0, {two} for key {seed}",
+            )
+        )
+
+
+def plan_data(name: str, rules: Mapping[Any, Any], models: Models) -> dict[str, Any]:
+    """Return a scheme's plan as plain data: rules, every decision, and a fingerprint of both.
+
+    What a function draws has no name that outlives the process. Its arrays are drawn once, under the first key, and
+    their standard deviations stand for it, to three digits.
+    """
+    made = models.plans[name]
+    specs, callables = [], False
+    for rule in read_rules(rules):
+        try:
+            spec = None if rule.scheme is None else rule.scheme.spec()
+        except SchemeError:
+            spec, callables = str(rule.scheme), True
+        specs.append([rule.text, spec])
+    measured = made.arrays(models.keys[0]) if callables else {}
+    decisions: dict[str, Any] = {}
+    for draw in made.draws:
+        path, std = draw.parameter.path, draw.std
+        decisions[path] = {
+            "shape": list(draw.parameter.shape),
+            "dtype": str(draw.parameter.dtype),
+            "axes": draw.parameter.axes.pattern if draw.parameter.axes else "",
+            "initializer": str(draw.initializer) if draw.initializer else f"with {draw.follows}",
+            "rule": draw.rule,
+            "std": f"{float(jnp.std(measured[path])):.3g}" if std is None and path in measured else _short(std),
+        }
+    for kept in made.kept:
+        decisions[kept.parameter.path] = {
+            "shape": list(kept.parameter.shape),
+            "dtype": str(kept.parameter.dtype),
+            "kept": kept.reason,
+        }
+    content = {"rules": specs, "decisions": decisions}
+    digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return {"fingerprint": digest, **content}
+
+
+def _short(std: float | None) -> float | None:
+    return None if std is None else float(f"{std:.9g}")

@@ -1,0 +1,187 @@
+"""What an ablation found: its runs, means with intervals, paired differences, a table and a picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initax._ablation._bootstrap import RESAMPLES
+from initax._ablation._file import read_file
+from initax._ablation._plot import Band, draw_panels
+from initax._ablation._run import Run
+from initax._ablation._summary import Summary, summarize
+from initax._ablation._tables import failure_list, metric_table
+from initax._errors import InitaxError, did_you_mean, listing, message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ablation:
+    """The same experiment under several rule maps: print it for tables, `plot()` it, take its runs.
+
+    Attributes:
+        runs: every run, scheme by scheme and seed by seed.
+        plans: name of each scheme → its rules, every decision they led to, and a fingerprint of both; plain data.
+        keys: the keys, one for each seed.
+        baseline: the scheme that differences are taken from.
+    """
+
+    runs: tuple[Run, ...]
+    plans: Mapping[str, Mapping[str, Any]]
+    keys: jax.Array
+    baseline: str
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, baseline: str | None = None) -> Ablation:
+        """Return what a file holds so far, without the model and the code it came from.
+
+        Args:
+            path: the file that `ix.ablate` wrote.
+            baseline: the scheme that differences are taken from; the first one if left out.
+
+        Raises:
+            InitaxError: the file is none of an ablation, or damaged, or there is no such baseline.
+            FileNotFoundError: there is no such file.
+        """
+        header, runs = read_file(path)
+        data = jnp.array(header["keys"]["data"], jnp.uint32)
+        keys = jax.random.wrap_key_data(data, impl=header["keys"]["implementation"])
+        return cls.of(runs, header["schemes"], keys, baseline)
+
+    @classmethod
+    def of(
+        cls, runs: Sequence[Run], plans: Mapping[str, Mapping[str, Any]], keys: jax.Array, baseline: str | None
+    ) -> Ablation:
+        """Return runs in order, with a baseline that exists."""
+        names = list(plans)
+        chosen = names[0] if baseline is None else check_scheme(baseline, names, "baseline")
+        ordered = sorted(runs, key=lambda run: (names.index(run.scheme), run.seed))
+        return cls(runs=tuple(ordered), plans=plans, keys=keys, baseline=chosen)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics, in the order in which they turn up."""
+        return tuple(dict.fromkeys(name for run in self.runs for name in run.metrics))
+
+    def values(self, metric: str) -> dict[str, np.ndarray]:
+        """Return a metric of every scheme, each an array of shape `(seeds, ...)`.
+
+        Args:
+            metric: its name.
+
+        Returns:
+            Name of the scheme → numbers; `nan` for runs that failed, did not return it, or are still to come.
+
+        Raises:
+            InitaxError: no run has this metric, or runs have it in different shapes.
+        """
+        if metric not in self.metrics:
+            raise InitaxError(
+                message(
+                    f'no run has a metric "{metric}".',
+                    f"metrics: {listing(self.metrics)}" if self.metrics else "every run failed",
+                    did_you_mean(metric, self.metrics),
+                )
+            )
+        having = [run for run in self.runs if metric in run.metrics]
+        shapes = list(dict.fromkeys(np.shape(run.metrics[metric]) for run in having))
+        if len(shapes) > 1:
+            raise InitaxError(
+                message(f'runs have the metric "{metric}" in different shapes: {listing(map(str, shapes))}.')
+            )
+        found = {name: np.full((len(self.keys), *shapes[0]), np.nan) for name in self.plans}
+        for run in having:
+            found[run.scheme][run.seed] = run.metrics[metric]
+        return found
+
+    def summary(
+        self, metric: str, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    ) -> tuple[Summary, ...]:
+        """Return a metric's mean, its interval and the paired difference from the baseline, scheme by scheme.
+
+        Intervals are bootstrapped over seeds (BCa). The same resamples serve every scheme and entry.
+
+        Args:
+            metric: its name.
+            confidence: how often such intervals hold the true mean.
+            resamples: number of resamples.
+            seed: seed of the resampling, so that the same runs give the same intervals.
+
+        Raises:
+            InitaxError: no run has this metric, or runs have it in different shapes; `confidence` is not between 0
+                and 1.
+        """
+        if not 0 < confidence < 1:
+            raise InitaxError(message(f"confidence must be strictly between 0 and 1, not {confidence!r}."))
+        return summarize(
+            metric,
+            self.values(metric),
+            {name: self._seeds(name, metric) for name in self.plans},
+            {name: sum(run.scheme == name and run.error is not None for run in self.runs) for name in self.plans},
+            self.baseline,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+        )
+
+    def _seeds(self, scheme: str, metric: str) -> np.ndarray:
+        """Whether each seed has the metric."""
+        has = np.zeros(len(self.keys), bool)
+        has[[run.seed for run in self.runs if run.scheme == scheme and metric in run.metrics]] = True
+        return has
+
+    def _shape(self, metric: str) -> tuple[int, ...] | None:
+        """The shape that a metric has in every run; `None` where runs differ."""
+        shapes = {np.shape(run.metrics[metric]) for run in self.runs if metric in run.metrics}
+        return shapes.pop() if len(shapes) == 1 else None
+
+    def __str__(self) -> str:
+        """Return a table of every metric that is a number or a curve, and what failed."""
+        shown = {name: shape for name in self.metrics if (shape := self._shape(name)) is not None and len(shape) < 2}
+        tables = [
+            metric_table(name + (f", last of {shape[0]}" if shape else ""), self.summary(name), self.baseline)
+            for name, shape in shown.items()
+        ]
+        left = [name for name in self.metrics if name not in shown]
+        parts = (*tables, f"not in a table: {listing(left)}" if left else "", failure_list(self.runs))
+        return "\n\n".join(part for part in parts if part)
+
+    def plot(self, metrics: Sequence[str] | str | None = None, *, confidence: float = 0.95) -> Any:
+        """Return a matplotlib figure with a panel for each metric: means with intervals, as bands along a curve.
+
+        Args:
+            metrics: which ones; every number and curve if left out.
+            confidence: how often such intervals hold the true mean.
+
+        Raises:
+            InitaxError: a metric is neither a number nor a curve, there is none, or matplotlib is not installed.
+        """
+        shapes = {name: self._shape(name) for name in self.metrics}
+        every = [name for name, shape in shapes.items() if shape is not None and len(shape) < 2]
+        panels: dict[str, list[Band]] = {}
+        for name in [metrics] if isinstance(metrics, str) else every if metrics is None else metrics:
+            found = self.summary(name, confidence=confidence)
+            if (rank := np.ndim(found[0].mean)) > 1:
+                raise InitaxError(message(f'"{name}" has {rank} axes; plot() shows numbers and curves.'))
+            panels[name] = [Band(each.scheme, each.mean, each.low, each.high) for each in found]
+        if not panels:
+            raise InitaxError(message("plot() finds no metric to show: every run failed, or returned larger arrays."))
+        return draw_panels(panels)
+
+
+def check_scheme(name: str, names: Sequence[str], what: str) -> str:
+    """Return a scheme's name.
+
+    Raises:
+        InitaxError: there is no scheme of that name.
+    """
+    if name in names:
+        return name
+    raise InitaxError(
+        message(f'{what}: no scheme is called "{name}".', f"schemes: {listing(names)}", did_you_mean(str(name), names))
+    )
