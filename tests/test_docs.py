@@ -5,9 +5,11 @@ After a change of a printed table, `python tests/test_docs.py` writes the new ou
 
 import ast
 import contextlib
+import importlib
 import io
 import re
 import sys
+import tempfile
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,10 +137,12 @@ def test_readme_shows_how_to_set_up(command: str) -> None:
 
 def write_outputs() -> None:
     """Write what each block prints into the page."""
+    importlib.import_module("tests.conftest")  # the same devices as in the tests
     for page in WITH_CODE:
         text = page.read_text("utf-8")
         module = sys.modules["page"] = types.ModuleType("page")
-        outputs = [(block, run(block, module.__dict__, name_of(page))) for block in blocks_of(text)]
+        with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
+            outputs = [(block, run(block, module.__dict__, name_of(page))) for block in blocks_of(text)]
         for block, printed in reversed(outputs):
             if block.shown is not None:
                 start, end = block.at
