@@ -1,0 +1,186 @@
+"""Haar-distributed (semi-)orthogonal and unitary matrices, by Stewart's construction.
+
+Householder's QR decomposition of a Gaussian matrix reflects one column after another onto an axis, and each column it
+meets is again Gaussian, independent of those before and one entry shorter. So nothing has to be decomposed: draw those
+columns, take their reflectors, multiply the reflectors out. The product is made of matrix products alone, in blocks.
+
+References:
+    Stewart 1980, SIAM J. Numer. Anal. 17(3), section 3. Mezzadri 2007, arXiv math-ph/0609050, section 5, for the
+    phases. Schreiber & Van Loan 1989, SIAM J. Sci. Stat. Comput. 10(1), eq. 2.2, and Puglisi 1992, eq. 7, for
+    `I - W T Wᴴ`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+BLOCK = 16
+"""Columns of `T` found at a time."""
+FEW = 32
+"""Columns up to which reflectors are applied one by one."""
+PANEL = 256
+"""Columns from which a matrix is worth another panel."""
+PANELS = 4
+"""Panels at most. Their updates are written out, one shape each, so compilation grows with them and with nothing else:
+on two cores 0.9 s for one panel, 1.5 s for four, 2.0 s for eight, which are no faster up to n = 2048."""
+
+
+def haar(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Return matrices whose shorter side is orthonormal, uniformly distributed, one per leading index.
+
+    Everything is batched, so that a sharded leading axis is split without communication. The same on every backend:
+    on the CPU it beats LAPACK's `orgqr` on the same reflectors 2.3 times at n = 1024 to 2048, whose threads wait for
+    each other where another process holds a core; on accelerators, where it was not measured, products are what they do
+    best.
+
+    Args:
+        key: a typed key.
+        shape: `(*batch, rows, columns)`.
+        dtype: float32, float64, complex64 or complex128.
+
+    Examples:
+        >>> q = haar(jax.random.key(0), (3, 8, 5), jnp.float32)
+        >>> bool(jnp.allclose(q.mT @ q, jnp.eye(5), atol=1e-5))
+        True
+    """
+    *batch, rows, columns = shape
+    if 0 in shape:
+        return jnp.zeros(shape, dtype)
+    if rows < columns:
+        return jnp.swapaxes(haar(key, (*batch, columns, rows), dtype), -1, -2)
+    reflectors, phases = _reflectors(_trapezoid(key, tuple(batch), rows, columns, dtype))
+    return _product(reflectors, phases)
+
+
+def _trapezoid(key: jax.Array, batch: tuple[int, ...], rows: int, columns: int, dtype: Any) -> jax.Array:
+    """Return a Gaussian matrix that is zero above its diagonal.
+
+    Of a large one hardly a number more is drawn than it has entries: the two triangles of its upper square are cut from
+    one rectangle, along the diagonal. In a square matrix that saves half the random numbers, a fifth of all the time.
+    """
+    if columns < PANEL:
+        return jnp.tril(jax.random.normal(key, (*batch, rows, columns), dtype))
+    for_triangles, for_square, for_rest = jax.random.split(key, 3)
+    left = -(-columns // 2)
+    right = columns - left
+    triangles = jax.random.normal(for_triangles, (*batch, left, left + 1), dtype)
+    square = jax.random.normal(for_square, (*batch, right, left), dtype)
+    rest = jax.random.normal(for_rest, (*batch, rows - columns, columns), dtype)
+    upper = jnp.concatenate([jnp.tril(triangles[..., :left]), jnp.zeros((*batch, left, right), dtype)], axis=-1)
+    other = jnp.swapaxes(jnp.triu(triangles[..., :right, 1 : right + 1]), -1, -2)
+    return jnp.concatenate([upper, jnp.concatenate([square, other], axis=-1), rest], axis=-2)
+
+
+def _reflectors(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return `w` of every column's reflector `I - w wᴴ`, and the phases that make their product Haar.
+
+    A reflector sends its column `x` to `-phase(x₁) |x| e₁`, so that nothing cancels in `x₁ + phase(x₁) |x|`. The
+    diagonal of R has those phases; dividing by them makes the decomposition unique, and its Q uniform (Mezzadri 2007,
+    theorem 1). One column of all zeros, which a last column of one entry is once in 2²⁴, is taken as `e₁`.
+    """
+    eye = jnp.eye(*vectors.shape[-2:], dtype=bool)
+    head = jnp.diagonal(vectors, axis1=-2, axis2=-1)
+    norm = jnp.sqrt(jnp.sum(jnp.square(jnp.abs(vectors)), axis=-2))
+    empty = norm == 0
+    head, norm = jnp.where(empty, 1, head), jnp.where(empty, 1, norm)
+    size = jnp.abs(head)
+    phase = jnp.where(size == 0, 1, head / jnp.where(size == 0, 1, size))
+    first = (head + phase * norm)[..., None, :]
+    scale = lax.rsqrt(norm * (norm + size))[..., None, :]
+    return jnp.where(eye, first, vectors) * scale, -phase
+
+
+def _product(reflectors: jax.Array, phases: jax.Array) -> jax.Array:
+    """Return the first columns of the product of all reflectors, each column times its phase.
+
+    From the last panel to the first: `I - W T Wᴴ` of a panel's reflectors meets what those behind it have made, which
+    is the identity but for the lower right corner.
+    """
+    *batch, rows, columns = reflectors.shape
+    if columns <= FEW:
+        return _one_by_one(reflectors, phases)
+    count = max(1, min(PANELS, columns // PANEL))
+    blocks = -(-columns // (BLOCK * count))
+    block = -(-columns // (blocks * count))
+    width = blocks * block
+    # Columns of zeros are reflectors that change nothing; they fill up the last panel.
+    padded = jnp.pad(reflectors, _margins(len(batch), (0, 0), (0, count * width - columns)))
+    panels = [padded[..., start:, start : start + width] for start in range(0, count * width, width)]
+    factors = _triangular_factors(jnp.stack([_times(_adjoint(panel), panel) for panel in panels], axis=-3), block)
+    made = jnp.zeros((*batch, rows - columns, 0), reflectors.dtype)
+    for place in reversed(range(count)):
+        start, end = place * width, min((place + 1) * width, columns)
+        panel, own = panels[place], phases[..., None, start:end]
+        head, tail = panel[..., : end - start, :], panel[..., end - start :, :]
+        seen = jnp.concatenate([_adjoint(head) * own, _times(_adjoint(tail), made)], axis=-1)
+        made = jnp.pad(made, _margins(len(batch), (end - start, 0), (end - start, 0)))
+        made += jnp.eye(*made.shape[-2:], dtype=made.dtype) * jnp.pad(own, _margins(len(batch), (0, 0), (0, columns - end)))
+        made -= _times(panel, _times(factors[..., place, :, :], seen))
+    return made
+
+
+def _one_by_one(reflectors: jax.Array, phases: jax.Array) -> jax.Array:
+    """Return the same for a few columns, where a matrix product costs more to call than to compute."""
+    columns = reflectors.shape[-1]
+
+    def reflect(turn: Any, made: jax.Array) -> jax.Array:
+        one = lax.dynamic_index_in_dim(reflectors, columns - 1 - turn, -1)
+        return made - one * jnp.sum(jnp.conj(one) * made, axis=-2, keepdims=True)
+
+    start = jnp.eye(*reflectors.shape[-2:], dtype=reflectors.dtype) * phases[..., None, :]
+    made: jax.Array = lax.fori_loop(0, columns, reflect, start)
+    return made
+
+
+def _triangular_factors(grams: jax.Array, block: int) -> jax.Array:
+    """Return `T` of each panel `W`: the inverse of the upper triangle of `Wᴴ W` with ones on the diagonal.
+
+    By substitution: the diagonal blocks first, all at once and column by column, then block column by block column.
+    Two loops of one shape each, so that compilation doesn't grow with the panel.
+    """
+    *lead, width, _ = grams.shape
+    count = width // block
+    shape = grams.shape
+    grams = jnp.reshape(grams, (-1, width, width))
+    grid = jnp.reshape(grams, (-1, count, block, count, block))
+    corners = jnp.sum(jnp.where(jnp.eye(count, dtype=bool)[:, None, :, None], grid, 0), axis=-2)
+    above = jnp.arange(block)
+
+    def column(place: Any, inverse: jax.Array) -> jax.Array:
+        entries = lax.dynamic_index_in_dim(corners, place, -1, keepdims=False)
+        entries = jnp.where(above < place, entries, 0)[..., None, :]
+        solved = jnp.where(above == place, 1, -jnp.sum(inverse * entries, axis=-1))
+        return lax.dynamic_update_index_in_dim(inverse, solved, place, inverse.ndim - 1)
+
+    inverses = lax.fori_loop(0, block, column, jnp.zeros_like(corners))
+    diagonal = jnp.eye(count, dtype=grams.dtype)[:, None, :, None] * inverses[..., None, :]
+    start = jnp.reshape(diagonal, grams.shape)
+    rows = jnp.arange(width)[:, None]
+
+    def block_column(place: Any, inverse: jax.Array) -> jax.Array:
+        first = place * block
+        entries = jnp.where(rows < first, lax.dynamic_slice_in_dim(grams, first, block, -1), 0)
+        own = lax.dynamic_slice_in_dim(inverse, first, block, -1)
+        corner = lax.dynamic_slice_in_dim(own, first, block, -2)
+        solved = own - _times(_times(inverse, entries), corner)
+        return lax.dynamic_update_slice_in_dim(inverse, solved, first, -1)
+
+    factors: jax.Array = lax.fori_loop(1, count, block_column, start)
+    return jnp.reshape(factors, shape)
+
+
+def _times(left: jax.Array, right: jax.Array) -> jax.Array:
+    # In full precision: an accelerator's default would leave an error of 1e-3.
+    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
+
+
+def _adjoint(matrix: jax.Array) -> jax.Array:
+    return jnp.conj(jnp.swapaxes(matrix, -1, -2))
+
+
+def _margins(batch: int, rows: tuple[int, int], columns: tuple[int, int]) -> list[tuple[int, int]]:
+    return [(0, 0)] * batch + [rows, columns]
