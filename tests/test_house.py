@@ -23,7 +23,9 @@ PUBLIC = {
 FLOORS = [
     ["_errors"],
     ["_axes", "_keys", "_gain", "_positivity"],
-    ["_moments"],
+    ["_mesh", "_moments"],
+    ["_haar"],
+    ["_polar"],
     ["_ensemble"],
     ["_constraint"],
     ["_layer"],

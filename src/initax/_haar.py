@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from initax._mesh import Split
+
 BLOCK = 16
 """Columns of `T` found at a time."""
 FEW = 32
@@ -29,18 +31,19 @@ PANELS = 4
 on two cores 0.9 s for one panel, 1.5 s for four, 2.0 s for eight, which are no faster up to n = 2048."""
 
 
-def haar(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def haar(key: jax.Array, shape: tuple[int, ...], dtype: Any, split: Split | None = None) -> jax.Array:
     """Return matrices whose shorter side is orthonormal, uniformly distributed, one per leading index.
 
-    Everything is batched, so that a sharded leading axis is split without communication. The same on every backend:
-    on the CPU it beats LAPACK's `orgqr` on the same reflectors 2.3 times at n = 1024 to 2048, whose threads wait for
-    each other where another process holds a core; on accelerators, where it was not measured, products are what they do
-    best.
+    The same on every backend: on the CPU products beat LAPACK's `orgqr` on the same reflectors 2.3 times at n = 1024 to
+    2048, whose threads wait for each other where another process holds a core; on accelerators, where none of it was
+    measured, products are what they do best.
 
     Args:
         key: a typed key.
         shape: `(*batch, rows, columns)`.
         dtype: float32, float64, complex64 or complex128.
+        split: where the matrices live. Each is made whole where a part of it lives, so that devices have nothing to
+            tell each other; values don't depend on it but for rounding.
 
     Examples:
         >>> q = haar(jax.random.key(0), (3, 8, 5), jnp.float32)
@@ -51,9 +54,16 @@ def haar(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     if 0 in shape:
         return jnp.zeros(shape, dtype)
     if rows < columns:
-        return jnp.swapaxes(haar(key, (*batch, columns, rows), dtype), -1, -2)
-    reflectors, phases = _reflectors(_trapezoid(key, tuple(batch), rows, columns, dtype))
-    return _product(reflectors, phases)
+        return jnp.swapaxes(haar(key, (*batch, columns, rows), dtype, split), -1, -2)
+    vectors = _trapezoid(key, tuple(batch), rows, columns, dtype)
+    if split is None:
+        return _product(*_reflectors(vectors))
+    spec = split.spec(None, None)
+    vectors = split.constrain(vectors, None, None)
+    made: jax.Array = jax.shard_map(
+        lambda own: _product(*_reflectors(own)), mesh=split.mesh, in_specs=spec, out_specs=spec, check_vma=False
+    )(vectors)
+    return made
 
 
 def _trapezoid(key: jax.Array, batch: tuple[int, ...], rows: int, columns: int, dtype: Any) -> jax.Array:
@@ -82,7 +92,7 @@ def _reflectors(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
     diagonal of R has those phases; dividing by them makes the decomposition unique, and its Q uniform (Mezzadri 2007,
     theorem 1). One column of all zeros, which a last column of one entry is once in 2²⁴, is taken as `e₁`.
     """
-    eye = jnp.eye(*vectors.shape[-2:], dtype=bool)
+    eye = jnp.eye(vectors.shape[-2], vectors.shape[-1], dtype=bool)
     head = jnp.diagonal(vectors, axis1=-2, axis2=-1)
     norm = jnp.sqrt(jnp.sum(jnp.square(jnp.abs(vectors)), axis=-2))
     empty = norm == 0
@@ -110,28 +120,31 @@ def _product(reflectors: jax.Array, phases: jax.Array) -> jax.Array:
     # Columns of zeros are reflectors that change nothing; they fill up the last panel.
     padded = jnp.pad(reflectors, _margins(len(batch), (0, 0), (0, count * width - columns)))
     panels = [padded[..., start:, start : start + width] for start in range(0, count * width, width)]
-    factors = _triangular_factors(jnp.stack([_times(_adjoint(panel), panel) for panel in panels], axis=-3), block)
+    factors = _triangular_factors(jnp.stack([times(adjoint(panel), panel) for panel in panels], axis=-3), block)
     made = jnp.zeros((*batch, rows - columns, 0), reflectors.dtype)
     for place in reversed(range(count)):
         start, end = place * width, min((place + 1) * width, columns)
         panel, own = panels[place], phases[..., None, start:end]
         head, tail = panel[..., : end - start, :], panel[..., end - start :, :]
-        seen = jnp.concatenate([_adjoint(head) * own, _times(_adjoint(tail), made)], axis=-1)
+        seen = jnp.concatenate([adjoint(head) * own, times(adjoint(tail), made)], axis=-1)
         made = jnp.pad(made, _margins(len(batch), (end - start, 0), (end - start, 0)))
-        made += jnp.eye(*made.shape[-2:], dtype=made.dtype) * jnp.pad(own, _margins(len(batch), (0, 0), (0, columns - end)))
-        made -= _times(panel, _times(factors[..., place, :, :], seen))
+        made += jnp.eye(made.shape[-2], made.shape[-1], dtype=made.dtype) * jnp.pad(
+            own, _margins(len(batch), (0, 0), (0, columns - end))
+        )
+        made -= times(panel, times(factors[..., place, :, :], seen))
     return made
 
 
 def _one_by_one(reflectors: jax.Array, phases: jax.Array) -> jax.Array:
     """Return the same for a few columns, where a matrix product costs more to call than to compute."""
-    columns = reflectors.shape[-1]
+    rows, columns = reflectors.shape[-2:]
 
     def reflect(turn: Any, made: jax.Array) -> jax.Array:
         one = lax.dynamic_index_in_dim(reflectors, columns - 1 - turn, -1)
-        return made - one * jnp.sum(jnp.conj(one) * made, axis=-2, keepdims=True)
+        found: jax.Array = made - one * jnp.sum(jnp.conj(one) * made, axis=-2, keepdims=True)
+        return found
 
-    start = jnp.eye(*reflectors.shape[-2:], dtype=reflectors.dtype) * phases[..., None, :]
+    start = jnp.eye(rows, columns, dtype=reflectors.dtype) * phases[..., None, :]
     made: jax.Array = lax.fori_loop(0, columns, reflect, start)
     return made
 
@@ -142,9 +155,8 @@ def _triangular_factors(grams: jax.Array, block: int) -> jax.Array:
     By substitution: the diagonal blocks first, all at once and column by column, then block column by block column.
     Two loops of one shape each, so that compilation doesn't grow with the panel.
     """
-    *lead, width, _ = grams.shape
+    shape, width = grams.shape, grams.shape[-1]
     count = width // block
-    shape = grams.shape
     grams = jnp.reshape(grams, (-1, width, width))
     grid = jnp.reshape(grams, (-1, count, block, count, block))
     corners = jnp.sum(jnp.where(jnp.eye(count, dtype=bool)[:, None, :, None], grid, 0), axis=-2)
@@ -154,7 +166,8 @@ def _triangular_factors(grams: jax.Array, block: int) -> jax.Array:
         entries = lax.dynamic_index_in_dim(corners, place, -1, keepdims=False)
         entries = jnp.where(above < place, entries, 0)[..., None, :]
         solved = jnp.where(above == place, 1, -jnp.sum(inverse * entries, axis=-1))
-        return lax.dynamic_update_index_in_dim(inverse, solved, place, inverse.ndim - 1)
+        found: jax.Array = lax.dynamic_update_index_in_dim(inverse, solved, place, inverse.ndim - 1)
+        return found
 
     inverses = lax.fori_loop(0, block, column, jnp.zeros_like(corners))
     diagonal = jnp.eye(count, dtype=grams.dtype)[:, None, :, None] * inverses[..., None, :]
@@ -166,19 +179,22 @@ def _triangular_factors(grams: jax.Array, block: int) -> jax.Array:
         entries = jnp.where(rows < first, lax.dynamic_slice_in_dim(grams, first, block, -1), 0)
         own = lax.dynamic_slice_in_dim(inverse, first, block, -1)
         corner = lax.dynamic_slice_in_dim(own, first, block, -2)
-        solved = own - _times(_times(inverse, entries), corner)
-        return lax.dynamic_update_slice_in_dim(inverse, solved, first, -1)
+        solved = own - times(times(inverse, entries), corner)
+        found: jax.Array = lax.dynamic_update_slice_in_dim(inverse, solved, first, -1)
+        return found
 
     factors: jax.Array = lax.fori_loop(1, count, block_column, start)
     return jnp.reshape(factors, shape)
 
 
-def _times(left: jax.Array, right: jax.Array) -> jax.Array:
+def times(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Return the matrix product."""
     # In full precision: an accelerator's default would leave an error of 1e-3.
     return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
-def _adjoint(matrix: jax.Array) -> jax.Array:
+def adjoint(matrix: jax.Array) -> jax.Array:
+    """Return the conjugate transpose."""
     return jnp.conj(jnp.swapaxes(matrix, -1, -2))
 
 
