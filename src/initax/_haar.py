@@ -92,16 +92,18 @@ def _reflectors(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
     diagonal of R has those phases; dividing by them makes the decomposition unique, and its Q uniform (Mezzadri 2007,
     theorem 1). One column of all zeros, which a last column of one entry is once in 2²⁴, is taken as `e₁`.
     """
-    eye = jnp.eye(vectors.shape[-2], vectors.shape[-1], dtype=bool)
+    shape = vectors.shape
+    on_diagonal = is_diagonal(shape)
     head = jnp.diagonal(vectors, axis1=-2, axis2=-1)
-    norm = jnp.sqrt(jnp.sum(jnp.square(jnp.abs(vectors)), axis=-2))
-    empty = norm == 0
-    head, norm = jnp.where(empty, 1, head), jnp.where(empty, 1, norm)
     size = jnp.abs(head)
-    phase = jnp.where(size == 0, 1, head / jnp.where(size == 0, 1, size))
-    first = (head + phase * norm)[..., None, :]
-    scale = lax.rsqrt(norm * (norm + size))[..., None, :]
-    return jnp.where(eye, first, vectors) * scale, -phase
+    below = jnp.sum(jnp.square(jnp.abs(jnp.where(on_diagonal, 0, vectors))), axis=-2)
+    empty = (size == 0) & (below == 0)
+    head, size = jnp.where(empty, 1, head), jnp.where(empty, 1, size)
+    norm = jnp.sqrt(below + size**2)
+    phase = jnp.where(size == 0, 1, head / jnp.where(size == 0, 1, size).astype(head.dtype))
+    first = head + phase * norm.astype(head.dtype)
+    scale = jnp.sqrt(2 / (below + jnp.square(jnp.abs(first)))).astype(head.dtype)
+    return jnp.where(on_diagonal, _each_row(first, shape), vectors) * _each_row(scale, shape), -phase
 
 
 def _product(reflectors: jax.Array, phases: jax.Array) -> jax.Array:
@@ -128,23 +130,22 @@ def _product(reflectors: jax.Array, phases: jax.Array) -> jax.Array:
         head, tail = panel[..., : end - start, :], panel[..., end - start :, :]
         seen = jnp.concatenate([adjoint(head) * own, times(adjoint(tail), made)], axis=-1)
         made = jnp.pad(made, _margins(len(batch), (end - start, 0), (end - start, 0)))
-        made += jnp.eye(made.shape[-2], made.shape[-1], dtype=made.dtype) * jnp.pad(
-            own, _margins(len(batch), (0, 0), (0, columns - end))
-        )
+        signs = jnp.pad(own, _margins(len(batch), (0, 0), (0, columns - end)))
+        made += jnp.where(is_diagonal(made.shape), signs, 0)
         made -= times(panel, times(factors[..., place, :, :], seen))
     return made
 
 
 def _one_by_one(reflectors: jax.Array, phases: jax.Array) -> jax.Array:
     """Return the same for a few columns, where a matrix product costs more to call than to compute."""
-    rows, columns = reflectors.shape[-2:]
+    columns = reflectors.shape[-1]
 
     def reflect(turn: Any, made: jax.Array) -> jax.Array:
         one = lax.dynamic_index_in_dim(reflectors, columns - 1 - turn, -1)
         found: jax.Array = made - one * jnp.sum(jnp.conj(one) * made, axis=-2, keepdims=True)
         return found
 
-    start = jnp.eye(rows, columns, dtype=reflectors.dtype) * phases[..., None, :]
+    start = jnp.where(is_diagonal(reflectors.shape), _each_row(phases, reflectors.shape), 0)
     made: jax.Array = lax.fori_loop(0, columns, reflect, start)
     return made
 
@@ -159,20 +160,20 @@ def _triangular_factors(grams: jax.Array, block: int) -> jax.Array:
     count = width // block
     grams = jnp.reshape(grams, (-1, width, width))
     grid = jnp.reshape(grams, (-1, count, block, count, block))
-    corners = jnp.sum(jnp.where(jnp.eye(count, dtype=bool)[:, None, :, None], grid, 0), axis=-2)
-    above = jnp.arange(block)
+    on_diagonal = is_diagonal(grid.shape, -4, -2)
+    corners = jnp.sum(jnp.where(on_diagonal, grid, 0), axis=-2)
+    above = lax.broadcasted_iota(jnp.int32, corners.shape[:-1], corners.ndim - 2)
 
     def column(place: Any, inverse: jax.Array) -> jax.Array:
         entries = lax.dynamic_index_in_dim(corners, place, -1, keepdims=False)
-        entries = jnp.where(above < place, entries, 0)[..., None, :]
+        entries = _each_row(jnp.where(above < place, entries, 0), inverse.shape)
         solved = jnp.where(above == place, 1, -jnp.sum(inverse * entries, axis=-1))
         found: jax.Array = lax.dynamic_update_index_in_dim(inverse, solved, place, inverse.ndim - 1)
         return found
 
     inverses = lax.fori_loop(0, block, column, jnp.zeros_like(corners))
-    diagonal = jnp.eye(count, dtype=grams.dtype)[:, None, :, None] * inverses[..., None, :]
-    start = jnp.reshape(diagonal, grams.shape)
-    rows = jnp.arange(width)[:, None]
+    start = jnp.reshape(jnp.where(on_diagonal, inverses[..., None, :], 0), grams.shape)
+    rows = lax.broadcasted_iota(jnp.int32, (*grams.shape[:-1], block), grams.ndim - 2)
 
     def block_column(place: Any, inverse: jax.Array) -> jax.Array:
         first = place * block
@@ -185,6 +186,18 @@ def _triangular_factors(grams: jax.Array, block: int) -> jax.Array:
 
     factors: jax.Array = lax.fori_loop(1, count, block_column, start)
     return jnp.reshape(factors, shape)
+
+
+def is_diagonal(shape: tuple[int, ...], row: int = -2, column: int = -1) -> jax.Array:
+    """Return which entries of a stack of matrices lie on the diagonal."""
+    rank = len(shape)
+    one, other = (lax.broadcasted_iota(jnp.int32, shape, axis % rank) for axis in (row, column))
+    found: jax.Array = one == other
+    return found
+
+
+def _each_row(entries: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.broadcast_to(entries[..., None, :], shape)
 
 
 def times(left: jax.Array, right: jax.Array) -> jax.Array:

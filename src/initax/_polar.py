@@ -92,14 +92,15 @@ def _factor(start: jax.Array, columns: int, bound: float, names: tuple[str, ...]
     place = lax.axis_index(names) if names else 0
     count = lax.axis_size(names) if names else 1
     block = width // count
-    own_rows = place * block + jnp.arange(block)[:, None]
-    identity = (own_rows == jnp.arange(width)) & (own_rows < columns)
+    shape = (*start.shape[:-2], block, width)
+    rows, across = (lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (len(shape) - 2, len(shape) - 1))
+    identity = ((rows + place * block == across) & (across < columns)).astype(start.dtype)
 
     def gram(matrix: jax.Array) -> jax.Array:
         def add(made: jax.Array, other: jax.Array, _: Any) -> jax.Array:
             return made + times(adjoint(lax.dynamic_slice_in_dim(other, place * block, block, -1)), other)
 
-        return _around(add, jnp.zeros((*matrix.shape[:-2], block, width), matrix.dtype), matrix, names)
+        return _around(add, jnp.zeros(shape, matrix.dtype), matrix, names)
 
     def times_rows(matrix: jax.Array, rows: jax.Array) -> jax.Array:
         def add(made: jax.Array, other: jax.Array, origin: Any) -> jax.Array:
@@ -116,8 +117,11 @@ def _factor(start: jax.Array, columns: int, bound: float, names: tuple[str, ...]
         rows = gram(matrix)
         squares = jnp.sum(jnp.square(jnp.abs(rows - identity)), axis=(-2, -1))
         error = jnp.sqrt(jnp.max(lax.psum(squares, names) if names else squares))
+        # No singular value is farther from one than this; where they are near, scaling must end.
+        lower = jnp.maximum(lower, jnp.sqrt(jnp.maximum(1 - error, 0)))
         scale = jnp.minimum(LARGEST_SCALE, jnp.sqrt(3 / (1 + lower + lower**2)))
-        matrix = (scale / 2) * (3 * matrix - scale**2 * times_rows(matrix, rows))
+        factor, square = ((value).astype(start.dtype) for value in (scale / 2, scale**2))
+        matrix = factor * (3 * matrix - square * times_rows(matrix, rows))
         lower = jnp.minimum(_cubic(scale * lower), _cubic(scale))
         return matrix, lower, error, turn + 1
 
