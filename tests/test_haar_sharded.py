@@ -1,5 +1,6 @@
 """Orthogonal draws of parameters that live on a mesh: no communication, or no device with a whole matrix."""
 
+import contextlib
 import math
 import re
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
 from initax._axes import resolve
@@ -132,6 +133,20 @@ def test_where_an_array_lives_means_nothing_inside_somebody_elses_shard_map(meth
     alone = ix.reinit({"w": jnp.ones((16, 8))}, rules, key)["w"]
     for shard in everywhere:
         np.testing.assert_allclose(shard, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("is_set", [False, True], ids=["named", "set"])
+@pytest.mark.parametrize("method", ["householder", "polar"])
+def test_a_mesh_that_wants_shardings_in_types_changes_nothing(method, is_set, key):
+    """Explicit axes, which `jax.make_mesh` gives unless told otherwise; alone, and as the context of everything."""
+    explicit = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit, AxisType.Explicit))
+    home = NamedSharding(explicit, PartitionSpec("data", "model"))
+    model = {"w": jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=home)}
+    rules = {"*": ix.Scheme(("orthogonal", {"method": method}), axes="o i")}
+    with jax.set_mesh(explicit) if is_set else contextlib.nullcontext():
+        drawn = ix.reinit(model, rules, key)["w"]
+    assert drawn.sharding == home
+    np.testing.assert_allclose(drawn, ix.reinit({"w": jnp.ones((16, 8))}, rules, key)["w"], atol=1e-6)
 
 
 # Which method

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from initax._axes import RECEPTIVE, Axes, parse
 
@@ -22,11 +22,13 @@ class Split:
         mesh: the mesh.
         batch: the mesh axes along each batch axis.
         matrix: the mesh axes that split every matrix, whichever way.
+        home: the partition of the stored array.
     """
 
     mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
     batch: tuple[MeshAxes, ...]
     matrix: MeshAxes
+    home: PartitionSpec
 
     @property
     def devices(self) -> int:
@@ -59,7 +61,8 @@ def split_of(axes: Axes, sharding: jax.sharding.Sharding | None) -> Split | None
     """
     if not isinstance(sharding, NamedSharding) or all(entry is None for entry in sharding.spec):
         return None
-    mesh = sharding.mesh
+    # The draw's own arrays have no sharding in their types, whatever the mesh asks of the user's.
+    mesh = sharding.mesh.update(axis_types=(AxisType.Auto,) * len(sharding.mesh.axis_names))
     sizes = dict(zip(axes.names, axes.split, strict=True))
     batch: dict[str, MeshAxes] = {axes.names[place]: () for place in axes.batch_axis}
     matrix: set[str] = set()
@@ -74,7 +77,7 @@ def split_of(axes: Axes, sharding: jax.sharding.Sharding | None) -> Split | None
                 break
         matrix.update(left)
     # In the order of the mesh, in which devices are counted along several axes.
-    return Split(mesh, tuple(batch.values()), tuple(name for name in mesh.axis_names if name in matrix))
+    return Split(mesh, tuple(batch.values()), tuple(name for name in mesh.axis_names if name in matrix), sharding.spec)
 
 
 def _stored(axes: Axes) -> Iterator[tuple[str, ...]]:

@@ -48,16 +48,25 @@ class HaarKernel(_Structured):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        *receptive, inputs, outputs = self.axes.canonical_shape
-        matrices = self._matrices(key, math.prod(receptive) * inputs, outputs, dtype)
-        stacked = jnp.reshape(matrices, (self.axes.batch_size, *receptive, inputs, outputs))
-        made: jax.Array = self.axes.from_canonical(stacked * jnp.asarray(numbers[0], dtype))
+        context = jax.sharding.get_abstract_mesh()
+        # Inside a shard_map of somebody else there is no mesh left to spread over.
+        split = None if context.manual_axes else self.split
+        if split is None or not context.explicit_axes:
+            return self._drawn(key, numbers[0], dtype, split)
+        # Where the user's mesh wants shardings in types, the draw keeps to itself how it spreads.
+        spread = jax.sharding.auto_axes(lambda key, gain: self._drawn(key, gain, dtype, split), out_sharding=split.home)
+        made: jax.Array = spread(key, numbers[0])
         return made
 
-    def _matrices(self, key: jax.Array, rows: int, columns: int, dtype: Any) -> jax.Array:
+    def _drawn(self, key: jax.Array, gain: Any, dtype: Any, split: Split | None) -> jax.Array:
+        *receptive, inputs, outputs = self.axes.canonical_shape
+        matrices = self._matrices(key, math.prod(receptive) * inputs, outputs, dtype, split)
+        stacked = jnp.reshape(matrices, (self.axes.batch_size, *receptive, inputs, outputs))
+        made: jax.Array = self.axes.from_canonical(stacked * jnp.asarray(gain, dtype))
+        return made
+
+    def _matrices(self, key: jax.Array, rows: int, columns: int, dtype: Any, split: Split | None) -> jax.Array:
         stack = (*(self.axes.split[axis] for axis in self.axes.batch_axis), rows, columns)
-        # Inside a shard_map, or a vmap, of somebody else there is no mesh left to spread over.
-        split = None if jax.sharding.get_abstract_mesh().manual_axes else self.split
         return (polar if self.is_polar else haar)(key, stack, dtype, split)
 
 
@@ -65,12 +74,11 @@ class HaarKernel(_Structured):
 class DeltaHaarKernel(HaarKernel):
     """Zero but for the center tap, which is a Haar-distributed matrix `(in, out)`."""
 
-    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """Return the array."""
+    def _drawn(self, key: jax.Array, gain: Any, dtype: Any, split: Split | None) -> jax.Array:
         *_, inputs, outputs = self.axes.canonical_shape
-        matrices = self._matrices(key, inputs, outputs, dtype)
+        matrices = self._matrices(key, inputs, outputs, dtype, split)
         taps = jnp.reshape(matrices, (self.axes.batch_size, inputs, outputs))
-        return _at_center(self.axes, taps * jnp.asarray(numbers[0], dtype), dtype)
+        return _at_center(self.axes, taps * jnp.asarray(gain, dtype), dtype)
 
 
 @dataclass(frozen=True, slots=True)
