@@ -159,7 +159,7 @@ no scheme is called "orthogonl".
         ix.SchemeError,
         """\
 rule "Linear": orthogonal has no argument "scale".
-  arguments: gain
+  arguments: gain, method
   a gain multiplies the standard deviation, a scale the variance: write gain=...""",
     ),
     "misspelled argument": (

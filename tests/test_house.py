@@ -23,8 +23,9 @@ PUBLIC = {
 FLOORS = [
     ["_errors"],
     ["_axes", "_gain", "_positivity", "_progress", "_threefry"],
-    ["_homes", "_keys", "_processes"],
-    ["_moments"],
+    ["_homes", "_keys", "_mesh", "_moments", "_processes"],
+    ["_haar"],
+    ["_polar"],
     ["_ensemble"],
     ["_constraint"],
     ["_layer"],

@@ -16,8 +16,16 @@ import numpy as np
 
 from initax._axes import Axes
 from initax._errors import SchemeError, message
+from initax._haar import haar
 from initax._layer import Layer, Parameter
+from initax._mesh import Split, split_of
+from initax._polar import polar
 from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, where
+
+METHODS = ("auto", "householder", "polar")
+LARGEST = 2**28
+"""Entries of the largest matrix that a device is asked to draw by itself: 16,384 x 16,384, 1 GiB in float32. The draw's
+temporaries take five times that. It depends on no device, mesh or backend, and neither do the values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +36,49 @@ class _Structured(Kernel):
 
 @dataclass(frozen=True, slots=True)
 class HaarKernel(_Structured):
-    """Haar-distributed (semi-)orthogonal matrices `(receptive * in, out)`, one per batch entry."""
+    """Haar-distributed (semi-)orthogonal matrices `(receptive * in, out)`, one per batch entry.
+
+    Attributes:
+        is_polar: whether they are polar factors, made by all devices together.
+        split: where they live.
+    """
+
+    is_polar: bool = False
+    split: Split | None = None
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        *receptive, inputs, outputs = self.axes.canonical_shape
-        rows = math.prod(receptive) * inputs
-        matrices = _haar(key, self.axes.batch_size, rows, outputs, dtype)
-        stacked = jnp.reshape(matrices, (self.axes.batch_size, *receptive, inputs, outputs))
-        made: jax.Array = self.axes.from_canonical(stacked * jnp.asarray(numbers[0], dtype))
+        context = jax.sharding.get_abstract_mesh()
+        # Inside a shard_map of somebody else there is no mesh left to spread over.
+        split = None if context.manual_axes else self.split
+        if split is None or not context.explicit_axes:
+            return self._drawn(key, numbers[0], dtype, split)
+        # Where the user's mesh wants shardings in types, the draw keeps to itself how it spreads.
+        spread = jax.sharding.auto_axes(lambda key, gain: self._drawn(key, gain, dtype, split), out_sharding=split.home)
+        made: jax.Array = spread(key, numbers[0])
         return made
+
+    def _drawn(self, key: jax.Array, gain: Any, dtype: Any, split: Split | None) -> jax.Array:
+        *receptive, inputs, outputs = self.axes.canonical_shape
+        matrices = self._matrices(key, math.prod(receptive) * inputs, outputs, dtype, split)
+        stacked = jnp.reshape(matrices, (self.axes.batch_size, *receptive, inputs, outputs))
+        made: jax.Array = self.axes.from_canonical(stacked * jnp.asarray(gain, dtype))
+        return made
+
+    def _matrices(self, key: jax.Array, rows: int, columns: int, dtype: Any, split: Split | None) -> jax.Array:
+        stack = (*(self.axes.split[axis] for axis in self.axes.batch_axis), rows, columns)
+        return (polar if self.is_polar else haar)(key, stack, dtype, split)
 
 
 @dataclass(frozen=True, slots=True)
-class DeltaHaarKernel(_Structured):
+class DeltaHaarKernel(HaarKernel):
     """Zero but for the center tap, which is a Haar-distributed matrix `(in, out)`."""
 
-    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """Return the array."""
+    def _drawn(self, key: jax.Array, gain: Any, dtype: Any, split: Split | None) -> jax.Array:
         *_, inputs, outputs = self.axes.canonical_shape
-        matrices = _haar(key, self.axes.batch_size, inputs, outputs, dtype)
-        return _at_center(self.axes, matrices * jnp.asarray(numbers[0], dtype), dtype)
+        matrices = self._matrices(key, inputs, outputs, dtype, split)
+        taps = jnp.reshape(matrices, (self.axes.batch_size, inputs, outputs))
+        return _at_center(self.axes, taps * jnp.asarray(gain, dtype), dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +116,6 @@ class SparseKernel(_Structured):
         return made
 
 
-def _haar(key: jax.Array, batch: int, rows: int, columns: int, dtype: Any) -> jax.Array:
-    # A single matrix is drawn without a batch axis, so that it has the bits of jax.nn.initializers.orthogonal.
-    if batch == 1:
-        return jax.random.orthogonal(key, rows, (), dtype, columns)[None]
-    return jax.random.orthogonal(key, rows, (batch,), dtype, columns)
-
-
 def _at_center(axes: Axes, taps: jax.Array, dtype: Any) -> jax.Array:
     receptive = axes.canonical_shape[:-2]
     kernel = jnp.zeros((axes.batch_size, *axes.canonical_shape), dtype)
@@ -119,12 +142,16 @@ class Orthogonal(Initializer):
     """`gain` times a uniformly distributed (semi-)orthogonal matrix."""
 
     gain: float = 1.0
+    method: str = "auto"
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         axes = _matrix_axes("orthogonal", parameter)
+        entries = math.prod(axes.canonical_shape)
+        is_polar = self.method == "polar" or (self.method == "auto" and entries > LARGEST)
+        kernel = HaarKernel(axes, is_polar, split_of(axes, parameter.sharding))
         longer = max(axes.fan_in, axes.canonical_shape[-1])
-        return Recipe(HaarKernel(axes), (self.gain,), abs(self.gain) / math.sqrt(longer))
+        return Recipe(kernel, (self.gain,), abs(self.gain) / math.sqrt(longer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +181,8 @@ class DeltaOrthogonal(Initializer):
                     'a convolution that narrows can\'t preserve norms: use "orthogonal"',
                 )
             )
-        return Recipe(DeltaHaarKernel(axes), (self.gain,), abs(self.gain) / math.sqrt(outputs * math.prod(receptive)))
+        kernel = DeltaHaarKernel(axes, split=split_of(axes, parameter.sharding))
+        return Recipe(kernel, (self.gain,), abs(self.gain) / math.sqrt(outputs * math.prod(receptive)))
 
 
 @dataclass(frozen=True, slots=True)

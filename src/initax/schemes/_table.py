@@ -27,7 +27,7 @@ from initax.schemes._initializer import (
     number,
 )
 from initax.schemes._scheme import Scheme, as_initializer, as_scheme, enter, weights_only
-from initax.schemes._structured import DeltaOrthogonal, Eye, Orthogonal, Sparse
+from initax.schemes._structured import METHODS, DeltaOrthogonal, Eye, Orthogonal, Sparse
 from initax.schemes._variance import (
     DISTRIBUTIONS,
     MODES,
@@ -366,17 +366,20 @@ def truncated_normal(
 
 
 @row("orthogonal")
-def orthogonal(gain: Gain = 1.0) -> Scheme:
-    """Return `gain` times Haar-distributed orthogonal weights, and zero biases.
+def orthogonal(gain: Gain = 1.0, *, method: Literal["auto", "householder", "polar"] = "auto") -> Scheme:
+    """Return `gain` times Haar-distributed orthogonal weights, and zero biases; complex weights are unitary.
 
     A convolution is a matrix `(receptive field * in, out)`; the shorter side is orthonormal. Every group, gate and
     stack entry is orthogonal by itself.
 
     Args:
         gain: multiplies the standard deviation; a number, or an activation or its name.
+        method: `"householder"` multiplies random reflectors out, each matrix on one device; `"polar"` takes the polar
+            factor of a Gaussian matrix, ten to thirty times the work, which all devices that share a matrix do
+            together; `"auto"` is polar above 2²⁸ entries of one matrix. Both draw the same law, not the same numbers.
 
     Raises:
-        SchemeError: when a plan is made, a weight has no input or output axis.
+        SchemeError: `method` is none of the three; when a plan is made, a weight has no input or output axis.
 
     Examples:
         >>> import initax as ix, jax, jax.numpy as jnp
@@ -385,11 +388,13 @@ def orthogonal(gain: Gain = 1.0) -> Scheme:
         True
 
     References:
-        Saxe et al. 2014, arXiv 1312.6120; Mezzadri 2007, arXiv math-ph/0609050, for the uniform distribution.
+        Saxe et al. 2014, arXiv 1312.6120; Stewart 1980, SIAM J. Numer. Anal. 17(3), and Mezzadri 2007, arXiv
+        math-ph/0609050, for the uniform distribution.
     """
     value = gain_number("orthogonal", gain)
-    args = changed(gain=(value, 1.0))
-    return made("orthogonal", args, weights_only(Orthogonal("orthogonal", args, value)))
+    choice("orthogonal", "method", method, METHODS)
+    args = changed(gain=(value, 1.0), method=(method, "auto"))
+    return made("orthogonal", args, weights_only(Orthogonal("orthogonal", args, value, method)))
 
 
 @row("delta_orthogonal")
