@@ -43,7 +43,7 @@ FLOORS = [
     ["schemes/_variance", "schemes/_structured", "schemes/_bias", "schemes/_convex", "schemes/_scheme"],
     ["schemes/_icnn", "schemes/_positive"],
     ["schemes/_table"],
-    ["schemes/_auto", "schemes/_convex_table"],
+    ["schemes/_auto", "schemes/_convex_table", "schemes/_shrink"],
     ["schemes/__init__"],
     ["_rules", "_table", "_report", "_program", "_adapters/_constraints", "_adapters/_plain", "_adapters/_rows"],
     ["_draw", "_adapters/_linen_boxes", "_adapters/_names", "_adapters/_wrappers"],

@@ -6,6 +6,7 @@ from initax.schemes._convex_table import icnn as icnn
 from initax.schemes._scheme import get as get
 from initax.schemes._scheme import names as names
 from initax.schemes._scheme import register as register
+from initax.schemes._shrink import shrink_perturb as shrink_perturb
 from initax.schemes._table import SchemeName as SchemeName
 from initax.schemes._table import biased_normal as biased_normal
 from initax.schemes._table import constant as constant

@@ -752,6 +752,7 @@ SchemeName = Literal[
     "orthogonal",
     "prior",
     "scaled",
+    "shrink_perturb",
     "sparse",
     "torch_default",
     "truncated_normal",

@@ -1,0 +1,123 @@
+"""The scheme `shrink_perturb`: a part of what an array holds, and a part of what another scheme draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from initax._errors import SchemeError, message
+from initax._layer import Layer, Parameter, Role
+from initax.schemes._initializer import Initializer, Kernel, Recipe, number, where
+from initax.schemes._scheme import Scheme, as_scheme
+from initax.schemes._table import made, row
+from initax.schemes._variance import Auto
+
+
+@dataclass(frozen=True, slots=True)
+class ShrinkPerturbKernel(Kernel):
+    """The old array times the last number, plus another kernel's array times the one before it."""
+
+    inner: Kernel
+    sees_old: ClassVar[bool] = True
+
+    @property
+    def elementwise(self) -> bool:  # type: ignore[override]
+        """As the inner kernel."""
+        return self.inner.elementwise
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return what is added to the old array."""
+        return self.inner(key, numbers[:-2], shape, dtype) * jnp.asarray(numbers[-2], dtype)
+
+    def blend(self, old: jax.Array, drawn: jax.Array, numbers: tuple[Any, ...]) -> jax.Array:
+        """Return the sum."""
+        return old * jnp.asarray(numbers[-1], old.dtype) + drawn
+
+
+@dataclass(frozen=True, slots=True)
+class ShrinkPerturb(Initializer):
+    """`shrink` times the old array plus `perturb` times what another initializer draws."""
+
+    inner: Initializer
+    shrink: float
+    perturb: float
+
+    @property
+    def fits_bias(self) -> bool:  # type: ignore[override]
+        """As the inner initializer."""
+        return self.inner.fits_bias
+
+    def declines(self, parameter: Parameter) -> str | None:
+        """As the inner initializer."""
+        return self.inner.declines(parameter)
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        if parameter.constraint is not None:
+            raise SchemeError(
+                message(
+                    f"shrink_perturb adds to what is stored; {where(parameter)} is stored behind "
+                    f"{parameter.constraint.name}.",
+                    "the sum would not be the effective weight's",
+                    "draw it anew, or keep it",
+                )
+            )
+        recipe = self.inner.recipe(parameter, layer)
+        numbers = (*recipe.numbers, self.perturb, self.shrink)
+        return replace(recipe, kernel=ShrinkPerturbKernel(recipe.kernel), numbers=numbers, std=None)
+
+    def spec(self) -> Any:
+        """Return what JSON keeps of it."""
+        return [self.name, {"shrink": self.shrink, "scheme": self.inner.spec(), "perturb": self.perturb}]
+
+    def __str__(self) -> str:
+        """Return it as one would call it."""
+        return f"{self.name}({self.shrink:.6g}, {self.inner}, {self.perturb:.6g})"
+
+
+@row("shrink_perturb")
+def shrink_perturb(shrink: float, scheme: Any, perturb: float = 1.0) -> Scheme:
+    """Return weights and biases that are partly what they were: `shrink * old + perturb * drawn`.
+
+    Training that goes on with more data from the old weights generalizes worse than training from new ones; from
+    shrunken and perturbed ones it does not. What the other scheme keeps, the scale of norms say, stays as it is.
+
+    Args:
+        shrink: multiplies the old arrays; 0 draws anew, 1 adds noise.
+        scheme: what draws the rest, written in any way a rule accepts. Where it makes zeros, as for biases, the old
+            array only shrinks.
+        perturb: multiplies what is drawn.
+
+    Raises:
+        SchemeError: a number or the scheme is wrong, or the stored array is not the effective weight. A model without
+            values, an abstract one, is a `PlanError` when it is drawn.
+
+    Examples:
+        >>> import equinox as eqx, initax as ix, jax
+        >>> layer = eqx.nn.Linear(200, 300, key=jax.random.key(0))
+        >>> new = ix.reinit(layer, {"*": ix.schemes.shrink_perturb(0.5, "zeros")}, jax.random.key(1))
+        >>> bool((new.weight == layer.weight / 2).all())
+        True
+
+    References:
+        Ash & Adams 2020, "On warm-starting neural network training", arXiv 1910.08475, section 4.
+    """
+    base = as_scheme(scheme)
+    kept, added = number("shrink_perturb", "shrink", shrink), number("shrink_perturb", "perturb", perturb)
+    if any(isinstance(part, Auto) for part in base.parts.values()):
+        raise SchemeError(
+            message(
+                "shrink_perturb can't add to what auto draws: auto scales a whole weight to what reaches it.",
+                'name a scheme that needs no inputs, "he_normal"',
+            )
+        )
+    parts: dict[Role, Initializer | None] = {
+        role: None if part is None else ShrinkPerturb("shrink_perturb", (), part, kept, added)
+        for role, part in base.parts.items()
+    }
+    whole = made("shrink_perturb", (("shrink", kept), ("scheme", base), ("perturb", added)), parts)
+    whole.axes, whole.sizes = dict(base.axes), dict(base.sizes)
+    return whole
