@@ -376,7 +376,7 @@ def orthogonal(gain: Gain = 1.0, *, method: Literal["auto", "householder", "pola
         gain: multiplies the standard deviation; a number, or an activation or its name.
         method: `"householder"` multiplies random reflectors out, each matrix on one device; `"polar"` takes the polar
             factor of a Gaussian matrix, ten to thirty times the work, which all devices that share a matrix do
-            together; `"auto"` is polar above 2²⁸ entries of one matrix. The two draw the same law, not the same numbers.
+            together; `"auto"` is polar above 2²⁸ entries of one matrix. Both draw the same law, not the same numbers.
 
     Raises:
         SchemeError: `method` is none of the three; when a plan is made, a weight has no input or output axis.
