@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks._layers import shapes_of
 from benchmarks._methods import METHODS
 from benchmarks._models import CASES
 from benchmarks._record import Measurement, Task
@@ -32,20 +33,31 @@ def main() -> None:
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     rounds: dict[str, list[Round]] = {}
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("", total=len(cases) * repeats * len(METHODS))
+        there = [name for name, method in METHODS.items() if method.is_there]
+        bar = progress.add_task("", total=len(cases) * repeats * len(there))
 
         def run(case: str, method: str) -> Measurement | None:
             progress.update(bar, description=f"{case} ({method})")
-            return _run(Task(case=case, method=method, quick=arguments.quick, limit=arguments.limit, calls=calls))
+            return _run(
+                Task(
+                    case=case,
+                    method=method,
+                    quick=arguments.quick,
+                    limit=arguments.limit,
+                    calls=min(calls, CASES[case].calls),
+                )
+            )
 
         # The first process pays for cold disks and Python's bytecode; nobody counts it.
         _run(Task(case="linears", method="ix", quick=True, limit=arguments.limit, calls=1))
         for case in cases:
             rounds[case] = []
             given_up: set[str] = set()
+            shapes = shapes_of(CASES[case].build(True))
+            serve = [name for name in there if METHODS[name].serves(shapes)]
             for _ in range(repeats):
                 one: Round = {}
-                for method in METHODS:
+                for method in serve:
                     one[method] = None if method in given_up else run(case, method)
                     if one[method] is None:
                         given_up.add(method)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import math
 import os
 import resource
@@ -23,6 +24,7 @@ import jax
 import jax.monitoring
 import numpy as np
 
+from benchmarks._layers import Shape, shapes_of
 from benchmarks._methods import METHODS, Call
 from benchmarks._models import CASES
 from benchmarks._record import Measurement, Task
@@ -35,9 +37,11 @@ def measure(task: Task) -> Measurement:
     """Return what the task's method costs on the task's case.
 
     Raises:
-        RuntimeError: the method drew something else than `he_normal` weights for every Linear.
+        RuntimeError: the method drew something else than weights of He's variance for every layer.
     """
+    method = METHODS[task.method]
     model = CASES[task.case].build(task.quick)
+    shapes = shapes_of(model)
     keys = [jax.random.key(seed) for seed in range(task.calls + 1)]
     _wait((model, keys))
     compilations = 0
@@ -47,19 +51,23 @@ def measure(task: Task) -> Measurement:
         compilations += event == COMPILED
 
     jax.monitoring.register_event_duration_secs_listener(count)
+    start = time.perf_counter()
+    if method.needs is not None:
+        importlib.import_module(method.needs)
+    imported = time.perf_counter() - start
+    call = method.prepare(model)
     gc.collect()
     _forget_peak()
-    before = _resident()
+    before, compiled = _resident(), compilations
     signal.alarm(task.limit)
-    start = time.perf_counter()
-    call = METHODS[task.method].prepare()
-    imported = time.perf_counter() - start
     first, drawn = _timed(call, model, keys[0])
     signal.alarm(0)
-    peak, programs = _peak(), compilations
-    _check(model, drawn)
+    peak, programs = _peak(), compilations - compiled
+    _check(shapes, method.weights(drawn), has_gain=method.has_gain)
     del drawn
+    signal.alarm(task.limit)
     warm = median(_timed(call, model, key)[0] for key in keys[1:])
+    signal.alarm(0)
     return Measurement(
         imported=imported,
         first=first,
@@ -85,7 +93,7 @@ def _plan(model: Any, calls: int) -> float:
 
     def once() -> float:
         start = time.perf_counter()
-        ix.plan(model, {"Linear": "he_normal"})
+        ix.plan(model, {"*": "he_normal"})
         return time.perf_counter() - start
 
     return median(once() for _ in range(calls)) / len(ix.layers(model))
@@ -100,16 +108,21 @@ def _arrays(tree: Any) -> list[jax.Array]:
     return [leaf for leaf in jax.tree.leaves(tree) if eqx.is_array(leaf)]
 
 
-def _check(model: Any, drawn: Any) -> None:
+def _check(shapes: list[Shape], weights: list[Any], *, has_gain: bool) -> None:
     """Refuse to compare methods that do different work."""
-    before, after = ([leaf for leaf in _arrays(tree) if leaf.ndim == 2] for tree in (model, drawn))
-    if [each.shape for each in before] != [each.shape for each in after]:
-        raise RuntimeError(f"the method drew {len(after)} weights; the model has {len(before)}, or of other shapes")
-    entries = sum(each.size for each in after)
-    # he_normal's variance is 2 / fan_in, and a weight is stored (out, in).
-    square = sum(float(np.square(np.asarray(each), dtype=np.float64).sum()) * each.shape[1] / 2 for each in after)
+    sizes = sorted(math.prod(each.shape) for each in weights)
+    if sizes != sorted(shape.entries for shape in shapes):
+        raise RuntimeError(f"the method drew {len(sizes)} weights; the model has {len(shapes)}, or of other sizes")
+    if not has_gain:
+        return
+    # He's variance is 2 / fan_in.
+    entries = sum(sizes)
+    square = sum(
+        float(np.square(np.asarray(each), dtype=np.float64).sum()) * shape.fan_in / 2
+        for shape, each in zip(shapes, weights, strict=True)
+    )
     if not abs(square / entries - 1) < 5 * math.sqrt(2 / entries):
-        raise RuntimeError(f"the weights' mean square is {square / entries:.4f} times what he_normal asks for")
+        raise RuntimeError(f"the weights' mean square is {square / entries:.4f} times what He's variance is")
 
 
 def _resident() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +15,40 @@ class Case:
     Attributes:
         text: one line that describes the full size.
         build: the model, at toy size or full size.
+        calls: most later calls that are timed.
     """
 
     text: str
     build: Callable[[bool], Any]
+    calls: int = 7
 
 
-def transformer(quick: bool) -> Any:
-    """Return a transformer's blocks: 12 of width 768, or at toy size 2 of width 32."""
+def transformer(quick: bool, *, depth: int, width: int) -> Any:
+    """Return a transformer's blocks, or at toy size 2 of width 32."""
+    block = _block(quick, width)
+    return [_filled(block) for _ in range(2 if quick else depth)]
+
+
+def scanned(quick: bool) -> Any:
+    """Return the same 12 blocks of width 768 as one block of stacked arrays, for a scan."""
+    import jax
+
+    block = _block(quick, 768)
+    depth = 2 if quick else 12
+
+    def stacked(leaf: Any) -> Any:
+        is_array = isinstance(leaf, jax.ShapeDtypeStruct)
+        return jax.ShapeDtypeStruct((depth, *leaf.shape), leaf.dtype) if is_array else leaf
+
+    return _filled(jax.tree.map(stacked, block))
+
+
+def _block(quick: bool, width: int) -> Any:
     import equinox as eqx
     import jax
 
-    depth, width, heads = (2, 32, 4) if quick else (12, 768, 12)
+    width = 32 if quick else width
+    heads = 4 if quick else width // 64
 
     class Block(eqx.Module):
         attention: eqx.nn.MultiheadAttention
@@ -45,8 +68,29 @@ def transformer(quick: bool) -> Any:
             feed_forward_norm=eqx.nn.LayerNorm(width),
         )
 
-    abstract = eqx.filter_eval_shape(block)
-    return [_filled(abstract) for _ in range(depth)]
+    return eqx.filter_eval_shape(block)
+
+
+def resnet(quick: bool) -> Any:
+    """Return ResNet-50's convolutions and its head, or at toy size those of its first stage."""
+    import equinox as eqx
+    import jax
+
+    key = jax.random.key(0)
+
+    def conv(inputs: int, outputs: int, kernel: int) -> Any:
+        return eqx.nn.Conv2d(inputs, outputs, kernel, use_bias=False, key=key)
+
+    def layers() -> list[Any]:
+        made, inputs = [conv(3, 64, 7)], 64
+        for width, depth in ((64, 3), (128, 4), (256, 6), (512, 3))[: 1 if quick else 4]:
+            for place in range(depth):
+                made += [conv(inputs, width, 1), conv(width, width, 3), conv(width, 4 * width, 1)]
+                made += [conv(inputs, 4 * width, 1)] if place == 0 else []
+                inputs = 4 * width
+        return [*made, eqx.nn.Linear(inputs, 1000, key=key)]
+
+    return _filled(eqx.filter_eval_shape(layers))
 
 
 def linears(quick: bool) -> Any:
@@ -71,11 +115,24 @@ def _filled(abstract: Any) -> Any:
     return jax.tree.map(fill, abstract)
 
 
+_BLOCK = "attention (4 biased projections {0} → {0}), two LayerNorms, feed-forward {0} → {1} → {0}"
+
 CASES = {
     "transformer": Case(
-        text="12 blocks of width 768: attention (4 biased projections 768 → 768), two LayerNorms, "
-        "feed-forward 768 → 3072 → 768; 72 Linears, 85 million parameters",
-        build=transformer,
+        text=f"12 blocks of width 768: {_BLOCK.format(768, 3072)}; 72 Linears, 85 million parameters",
+        build=functools.partial(transformer, depth=12, width=768),
+    ),
+    "deep transformer": Case(
+        text=f"48 blocks of width 1,024: {_BLOCK.format('1,024', '4,096')}; 288 Linears, 604 million parameters",
+        build=functools.partial(transformer, depth=48, width=1024),
+        calls=3,
+    ),
+    "resnet": Case(
+        text="the 53 convolutions of ResNet-50, without biases, and its head; 25 million parameters", build=resnet
     ),
     "linears": Case(text="a list of 1,000 Linears 64 → 64", build=linears),
+    "scanned": Case(
+        text="the 12 blocks of width 768 as one block of stacked arrays; 6 Linears, 85 million parameters",
+        build=scanned,
+    ),
 }

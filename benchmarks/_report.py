@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import platform
@@ -42,12 +43,14 @@ class Goal:
     strict: frozenset[str] = frozenset()
 
 
+DEEP = "deep transformer"
+
 GOALS = (
-    Goal(cost="cold", peer="a", most=dict.fromkeys(CASES, 0.6)),
-    Goal(cost="cold", peer="b", most=dict.fromkeys(CASES, 0.1)),
-    Goal(cost="cold", peer="c", most={}),
-    Goal(cost="warm", peer="a", most={}),
-    Goal(cost="warm", peer="c", most={"transformer": 1.05, "linears": 1.0}, strict=frozenset({"linears"})),
+    Goal(cost="cold", peer="a", most=dict.fromkeys(CASES, 0.6) | {DEEP: 0.5}),
+    Goal(cost="cold", peer="b", most=dict.fromkeys(CASES, 0.1) | {DEEP: 0.05}),
+    *(Goal(cost="cold", peer=peer, most={}) for peer in "cefgtn"),
+    *(Goal(cost="warm", peer=peer, most={}) for peer in "abefgtn"),
+    Goal(cost="warm", peer="c", most=dict.fromkeys(CASES, 1.05)),
     Goal(cost="peak", peer="c", most=dict.fromkeys(CASES, 1.0)),
     Goal(cost="rise", peer="c", most={}),
 )
@@ -77,7 +80,7 @@ class Results:
 
     def costs(self, case: str) -> list[tuple[str, ...]]:
         """Return one row per method: medians over the repeats, with the smallest and largest."""
-        return [self._costs(case, name) for name in METHODS]
+        return [self._costs(case, name) for name in METHODS if any(name in one for one in self.rounds[case])]
 
     def _costs(self, case: str, name: str) -> tuple[str, ...]:
         label = f"({name}) {METHODS[name].text}"
@@ -86,7 +89,7 @@ class Results:
             return (label, "", "", f"> {self.limit} s", "", "", "", "")
         return (
             label,
-            _spread([each.imported for each in found], _time) if name == "ix" else "",
+            _spread([each.imported for each in found], _time) if METHODS[name].needs else "",
             _spread([each.first for each in found], _time),
             _spread([each.cold for each in found], _time),
             _spread([each.warm for each in found], _time),
@@ -97,7 +100,8 @@ class Results:
 
     def ratios(self, case: str) -> list[tuple[str, ...]]:
         """Return one row per ratio, each the median of the ratios within one repeat, and whether its goal is met."""
-        return [*(self._ratio(case, goal) for goal in GOALS), self._plan(case)]
+        there = [goal for goal in GOALS if any(goal.peer in one for one in self.rounds[case])]
+        return [*(self._ratio(case, goal) for goal in there), self._plan(case)]
 
     def _ratio(self, case: str, goal: Goal) -> tuple[str, ...]:
         values, bounded = [], False
@@ -150,7 +154,10 @@ def show(results: Results, console: Console) -> None:
 def page(results: Results) -> str:
     """Return the page of the documentation."""
     repeats = max(len(rounds) for rounds in results.rounds.values())
-    parts = [_HEAD.format(repeats=repeats, calls=results.calls, limit=results.limit), _machine(results)]
+    parts = [
+        _HEAD.format(repeats=repeats, calls=results.calls, few=CASES[DEEP].calls, limit=results.limit),
+        _machine(results),
+    ]
     for case in results.rounds:
         parts += [
             f"## {case.capitalize()}",
@@ -166,16 +173,21 @@ _HEAD = """\
 
 <!-- Written by `python -m benchmarks --write`. -->
 
-What it costs to re-initialize an Equinox model that already exists: `he_normal` weights and zero biases for every
-Linear. Four ways to do it:
+What it costs to re-initialize a model that already exists: weights of He's variance and zero biases for every Linear
+and convolution. The ways to do it:
 
-- **(ix)** `ix.reinit(model, {{"Linear": "he_normal"}}, key)`.
+- **(ix)** `ix.reinit(model, {{"*": "he_normal"}}, key)`; **(ixd)** the same with `donate=True`.
 - **(a)** the `tree_at` recipe of
   [Equinox's documentation](https://docs.kidger.site/equinox/tricks/#custom-parameter-initialisation) with
-  `jax.nn.initializers.he_normal(in_axis=1, out_axis=0)`, the biases set to zero the same way.
+  `jax.nn.initializers.he_normal` and the right axes, the biases set to zero the same way.
 - **(b)** the same recipe under one `eqx.filter_jit`.
 - **(c)** the draws alone: keys by `jax.random.split`, one compiled sampler per distinct shape, called once per array.
   No model comes out.
+- **(e)** `jax.nn.initializers` by hand, called for each array. No model comes out.
+- **(f)** Flax NNX modules of the same shapes, made anew; **(g)** the same under one `nnx.jit`.
+- **(t)** `torch.nn.init.kaiming_normal_` on tensors of the same shapes, in place.
+- **(n)** `anyinit` on a chain of the same Linears in Flax, where they make a chain. It traces the network and chooses
+  the variances itself.
 
 ## How it is measured
 
@@ -183,26 +195,36 @@ Every measurement is a process of its own. The methods take turns, in {repeats} 
 hits all alike. JAX and Equinox are imported, the model is built from NumPy arrays, and all of it is ready before the
 clock starts. No compilation cache is kept between processes. Each call ends when its arrays are ready.
 
-- **import**: `import initax`, with JAX and Equinox loaded already.
+- **import**: importing what the method needs, with JAX and Equinox loaded already.
 - **first call**: the first call in the process, with everything JAX traces and XLA compiles for it. It is given up
   after {limit} s.
 - **cold**: import and first call.
-- **warm**: median of {calls} later calls, each with another key.
+- **warm**: median of {calls} later calls ({few} for the deep transformer), each with another key.
 - **peak**: largest resident memory of the process up to the end of the first call; **rise**: the same above what was
   resident with the model built. The old model stays alive, so the new one comes on top.
 - **compiled**: programs that XLA compiled in the first call.
 
 Each number is the median over the repeats, with the smallest and the largest in brackets. A ratio is taken within each
-repeat; its median counts. After its first call each method's result is checked: every weight was drawn, with
-`he_normal`'s variance."""
+repeat; its median counts. After its first call each method's result is checked: every weight was drawn, with He's
+variance. The resident model of (t) and (n) comes beside Equinox's; look at the rise there.
+
+Orthogonal draws are [measured by themselves](orthogonal.md), decoders of up to 405 billion parameters
+[are only planned](scale.md)."""
 
 
 def _machine(results: Results) -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "equinox", "initax"))
+    packages = ", ".join(
+        f"{name} {version(name)}"
+        for name in _installed("jax", "jaxlib", "equinox", "flax", "torch", "anyinit", "initax")
+    )
     cores = len(os.sched_getaffinity(0))
     return f"Machine: {_processor()}, {cores} cores, drawing on {results.platform()}; Python " + (
         f"{platform.python_version()}, {packages}."
     )
+
+
+def _installed(*names: str) -> list[str]:
+    return [name for name in names if importlib.util.find_spec(name) is not None]
 
 
 def _processor() -> str:
