@@ -1,5 +1,7 @@
-"""Everything one does twice: `nox -s demo`, `test`, `lint`, `types`, `docs`, `bench`, `oldest`, `alone`, `wild`."""
+"""What one does twice: `nox -s demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `oldest`, `alone`, `wild`."""
 
+import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -10,6 +12,9 @@ nox.options.sessions = ["test", "lint", "types", "docs", "alone"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 OLDEST = {"jax": "0.9.0", "jaxlib": "0.9.0", "equinox": "0.13.5", "flax": "0.12.2", "einops": "0.8.0", "optax": "0.2.6"}
+
+
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
 def group(name: str) -> list[str]:
@@ -61,11 +66,34 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
+def build(session: nox.Session) -> Path:
+    """Draw the pictures, build the pages, and return the folder they are in."""
+    folder = Path(session.create_tmp()).resolve() / "site"
+    session.run("python", "examples/gallery.py", "--output", "docs/pictures")
+    session.run("mkdocs", "build", "--strict", "--site-dir", str(folder))
+    return folder
+
+
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation; a broken link or a missing name fails."""
+    """Build the documentation, pictures included; a broken link or a missing name fails."""
     session.install(".", *group("docs"))
-    session.run("mkdocs", "build", "--strict", "--site-dir", str(Path(session.create_tmp()) / "site"))
+    build(session)
+
+
+@nox.session
+def site(session: nox.Session) -> None:
+    """Build the documentation and go through it in headless Chromium, on a wide screen and on a phone's."""
+    browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        session.error(
+            f"no Chromium: none of {', '.join(BROWSERS)} is on the path. "
+            "apt-get install chromium-headless-shell, or CHROMIUM=/path/to/chromium nox -s site"
+        )
+    session.install(".", *group("docs"), *group("site"))
+    session.run(
+        "pytest", "tests/in_browser.py", *session.posargs, env={"CHROMIUM": browser, "SITE": str(build(session))}
+    )
 
 
 @nox.session

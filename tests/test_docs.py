@@ -21,6 +21,7 @@ import initax as ix
 from initax._adapters._equinox import LAYERS
 from initax._adapters._linen import LAYERS as LINEN
 from initax._adapters._nnx import LAYERS as NNX
+from tests.test_examples import LEFT
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -97,7 +98,15 @@ def test_code_on_a_page_runs_and_prints_what_the_page_shows(page: Path, namespac
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
-        assert "://" in target or (page.parent / target).exists(), target
+        made = target.replace("pictures/", "gallery-output/") in LEFT["gallery"]
+        assert "://" in target or made or (page.parent / target).exists(), target
+
+
+def test_the_gallery_shows_every_picture_that_is_made() -> None:
+    """On light and on dark pages; the pages are built with them, and hold none of their own."""
+    shown = re.findall(r"\(pictures/(\w+)-(\w+)\.svg#only-(\w+)\)", (ROOT / "docs/gallery.md").read_text("utf-8"))
+    assert all(ground == only for _, ground, only in shown)
+    assert {f"gallery-output/{name}-{ground}.svg" for name, ground, _ in shown} == LEFT["gallery"]
 
 
 def public(module: types.ModuleType) -> set[str]:

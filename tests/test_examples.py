@@ -7,11 +7,16 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
-OPTIONS = {"ablation": ["--quick"], "demo": ["--quick"], "ficnn": ["--quick"]}
+OPTIONS = {"ablation": ["--quick"], "demo": ["--quick"], "ficnn": ["--quick"], "gallery": ["--quick"]}
 LEFT = {
     "ablation": {"ablation-output/ablation.png", "ablation-output/runs.jsonl", "ablation-output/table.txt"},
     "demo": {"demo-output/initialization.png", "demo-output/table.txt"},
     "ficnn": {"ficnn-output/ficnn.png"},
+    "gallery": {
+        f"gallery-output/{picture}-{ground}.svg"
+        for picture in ("signal", "spectra", "densities", "by_hand", "calibration", "convex", "training")
+        for ground in ("light", "dark")
+    },
 }
 SCHEMES = ["Equinox default", "he_normal", "orthogonal(gain=relu)", "he_normal, small ends", "normal(stddev=1)"]
 # Toy sizes cost compilation and little else; XLA compiles twice as fast without its optimizations.

@@ -1,0 +1,161 @@
+"""The built pages, gone through in headless Chromium: `nox -s site` builds them and runs this.
+
+Every page is opened on a wide screen and on a phone's; nothing may fail to load, log an error, come from another
+machine or stick out at the side. `SITE` is the folder of the pages, `CHROMIUM` the browser.
+"""
+
+import functools
+import http.server
+import os
+import re
+import threading
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(page.stem for page in DOCS.glob("*.md"))
+WIDTHS = {"wide": (1280, 800), "phone": (390, 844)}
+
+SEARCHES = {
+    "orthogonal": "orthogonal/",
+    "register_layer": "api/",
+    "kaiming_uniform": "coming_from/",
+    "last rule wins": "rules/",
+    "fan_out of groups": "axes/",
+}
+"""What one may look for → a page that has to be among the results."""
+
+STICKS_OUT = """() => {
+    const scrolls = e => e && (/auto|scroll|hidden/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+    return [...document.querySelectorAll('.md-content *')]
+        .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e))
+        .map(e => e.outerHTML.slice(0, 120));
+}"""
+"""Elements of the text beyond the right edge that stand in no box that scrolls."""
+
+PICTURES = """() => [...document.images]
+    .filter(e => e.checkVisibility())
+    .map(e => [e.src.split('/').pop(), e.complete && e.naturalWidth > 100 && e.getBoundingClientRect().width > 100])"""
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address():
+    """Where the pages are served, on this machine alone."""
+    handler = functools.partial(Quiet, directory=os.environ["SITE"])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=os.environ["CHROMIUM"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser, address, request):
+    """A new tab of a stated width; whatever went wrong in it by the end of the test fails the test."""
+    width, height = WIDTHS[getattr(request, "param", "wide")]
+    wrong = []
+    context = browser.new_context(viewport={"width": width, "height": height}, base_url=address)
+    tab = context.new_page()
+    tab.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("requestfailed", lambda request: wrong.append(f"{request.url}: {request.failure}"))
+    tab.on("response", lambda response: response.status >= 400 and wrong.append(f"{response.url}: {response.status}"))
+    tab.on(
+        "request",
+        lambda request: (
+            request.url.startswith(("http:", "https:", "ws"))
+            and not request.url.startswith(address)
+            and wrong.append(f"{request.url}: from another machine")
+        ),
+    )
+    yield tab
+    context.close()
+    assert wrong == []
+
+
+def open_page(tab, page):
+    tab.goto("" if page == "index" else f"{page}/", wait_until="networkidle")
+
+
+@pytest.mark.parametrize("tab", WIDTHS, indirect=True)
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_loads_and_fits(tab, page):
+    """One heading, a title, every picture shown, a text of at least 14 pixels that nobody has to push sideways."""
+    open_page(tab, page)
+    assert tab.locator("h1").count() == 1
+    assert "initax" in tab.title()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= tab.evaluate("innerWidth")
+    assert tab.evaluate(STICKS_OUT) == []
+    sizes = tab.eval_on_selector_all(".md-content p", "all => all.map(e => parseFloat(getComputedStyle(e).fontSize))")
+    assert min(sizes) >= 14
+    assert [name for name, shown in tab.evaluate(PICTURES) if not shown] == []
+
+
+@pytest.mark.parametrize("ground", ["light", "dark"])
+def test_the_gallery_shows_every_picture_on_either_ground(tab, ground):
+    named = set(re.findall(rf"pictures/(\w+-{ground}\.svg)", (DOCS / "gallery.md").read_text("utf-8")))
+    tab.emulate_media(color_scheme=ground)
+    open_page(tab, "gallery")
+    assert dict(tab.evaluate(PICTURES)) == dict.fromkeys(named, True)
+    assert len(named) >= 5
+
+
+@pytest.mark.parametrize("tab", WIDTHS, indirect=True)
+@pytest.mark.parametrize("query", SEARCHES)
+def test_search_finds(tab, query):
+    """A result leads to its page; on a phone the search opens behind its button."""
+    open_page(tab, "index")
+    if not tab.locator(".md-search__form").is_visible():
+        tab.locator(".md-header__button[for=__search]").click()
+    tab.get_by_role("textbox", name="Search").press_sequentially(query)
+    result = tab.locator(f".md-search-result__link[href*='/{SEARCHES[query]}']").first
+    result.wait_for(timeout=20_000)
+    result.click()
+    tab.wait_for_url(f"**/{SEARCHES[query]}**")
+    assert tab.locator("h1").is_visible()
+
+
+def test_search_finds_nothing_where_nothing_is(tab):
+    open_page(tab, "index")
+    tab.get_by_role("textbox", name="Search").press_sequentially("qqzzxx")
+    tab.get_by_text("No matching documents").wait_for(timeout=20_000)
+
+
+@pytest.mark.parametrize("tab", ["phone"], indirect=True)
+def test_a_phone_reaches_every_page(tab):
+    """The menu behind the button lists all pages of the site."""
+    open_page(tab, "index")
+    tab.locator(".md-header__button[for=__drawer]").click()
+    tab.locator(".md-nav--primary").first.wait_for()
+    links = tab.locator(".md-nav--primary a.md-nav__link").evaluate_all("all => all.map(e => e.pathname)")
+    assert {f"/{page}/" for page in PAGES if page != "index"} | {"/"} <= set(links)
+
+
+def test_the_reference_has_an_entry_with_a_text_for_every_public_name(tab):
+    """Each name has a heading of its own, a signature or a base, and words."""
+    open_page(tab, "api")
+    names = re.findall(r"^::: (\S+)$", (DOCS / "api.md").read_text("utf-8"), re.MULTILINE)
+    for name in names:
+        entry = tab.locator(f".doc-object:has(> [id='{name}'])")
+        assert entry.count() == 1, name
+        assert len(entry.locator(".doc-contents p").first.inner_text()) > 20, name
+
+
+def test_code_can_be_copied(tab):
+    open_page(tab, "index")
+    assert tab.locator(".highlight button[title='Copy to clipboard'], .highlight .md-clipboard").count() >= 2
