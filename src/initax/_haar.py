@@ -20,7 +20,7 @@ from jax import lax
 
 from initax._mesh import Split
 
-# How the reflectors are multiplied out was chosen by measurement; medians in float32, JAX 0.10.2, two quiet CPU cores:
+# How reflectors are multiplied out was chosen by measuring prototypes; medians in float32, JAX 0.10.2, two quiet cores:
 #
 #     n                                   64       512      1024     2048
 #     JAX's QR of a Gaussian              0.42 ms  15.3 ms  93.6 ms  410 ms
