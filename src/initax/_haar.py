@@ -53,7 +53,7 @@ def haar(key: jax.Array, shape: tuple[int, ...], dtype: Any, split: Split | None
             tell each other; values don't depend on it but for rounding.
 
     Examples:
-        >>> q = haar(jax.random.key(0), (3, 8, 5), jnp.float32)
+        >>> q = haar(jax.random.key(0), (8, 5), jnp.float32)
         >>> bool(jnp.allclose(q.mT @ q, jnp.eye(5), atol=1e-5))
         True
     """
