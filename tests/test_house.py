@@ -17,7 +17,8 @@ PUBLIC = {
     "Ablation", "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "InitaxError", "InitaxWarning", "Kept",
     "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "RuleError", "Run",
     "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "ablate", "convex", "draw", "gain", "layers",
-    "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "schemes", "signal_propagation",
+    "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "reset_optimizer", "schemes",
+    "signal_propagation",
 }  # fmt: skip
 
 FLOORS = [
@@ -55,6 +56,7 @@ FLOORS = [
     ["_traced", "_trace/_play"],
     ["_lsuv"],
     ["_plan"],
+    ["_optimizer"],
     ["_reinit", "_propagation", "_rule_file"],
     ["_ablation/_bootstrap", "_ablation/_plot", "_ablation/_run"],
     ["_ablation/_file", "_ablation/_models", "_ablation/_summary"],
