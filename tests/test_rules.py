@@ -164,8 +164,14 @@ def test_a_scheme_may_be_written_in_many_ways(written, meant):
 
 
 def test_every_scheme_has_a_bias_of_its_own_or_zeros():
-    with_own = {"biased_normal", "uniform_fan_in", "torch_default", "default", "hoedt", "icnn", "prior", "forget_gate"}
-    needs = {"constant": {"value": 1.0}, "scaled": {"scheme": "he_normal", "factor": 2.0}}
+    with_own = {
+        "biased_normal", "uniform_fan_in", "torch_default", "default", "hoedt", "icnn", "prior", "forget_gate", "siren"
+    }  # fmt: skip
+    base = {"base_width": 64}
+    needs = {
+        "constant": {"value": 1.0}, "scaled": {"scheme": "he_normal", "factor": 2.0}, "mup_hidden": base,
+        "mup_readout": base,
+    }  # fmt: skip
     for name in ix.schemes.names():
         scheme = ix.schemes.get(name, **needs.get(name, {}))
         assert (str(scheme.parts["bias"]) != "zeros") == (name in with_own), name

@@ -172,6 +172,20 @@ def number(scheme: str, name: str, value: Any, *, least: float = -math.inf, most
     return found
 
 
+def positive_number(scheme: str, name: str, value: Any) -> float:
+    """Return an argument as a positive, finite Python float.
+
+    Raises:
+        SchemeError: it is traced, no number, or not positive and finite.
+    """
+    found = number(scheme, name, value)
+    if not 0 < found < math.inf:
+        raise SchemeError(
+            message(f"{scheme}: {name} must be positive, not {value!r}.", f'write ("{scheme}", {{"{name}": 1.0}})')
+        )
+    return found
+
+
 def choice(scheme: str, name: str, value: Any, options: tuple[str, ...]) -> str:
     """Return an argument that must be one of a few words.
 
