@@ -39,12 +39,15 @@ FLOORS = [
     ["_trace/_elementwise"],
     ["_trace/_equations"],
     ["_trace/_walk"],
-    ["schemes/_initializer"],
+    ["schemes/_initializer", "schemes/_depth"],
     ["schemes/_distributions", "schemes/_foreign"],
     ["schemes/_variance", "schemes/_structured", "schemes/_bias", "schemes/_convex", "schemes/_scheme"],
     ["schemes/_icnn", "schemes/_positive"],
     ["schemes/_table"],
-    ["schemes/_auto", "schemes/_convex_table", "schemes/_shrink"],
+    [
+        "schemes/_auto", "schemes/_convex_table", "schemes/_irnn", "schemes/_mup", "schemes/_scaled", "schemes/_siren",
+        "schemes/_shrink", "schemes/_zero_init",
+    ],
     ["schemes/__init__"],
     ["_rules", "_table", "_report", "_program", "_adapters/_constraints", "_adapters/_plain", "_adapters/_rows"],
     ["_draw", "_adapters/_linen_boxes", "_adapters/_names", "_adapters/_wrappers"],
@@ -67,7 +70,7 @@ FLOORS = [
     ["convex/_rules", "convex/_standardize", "convex/_equinox", "convex/_nnx"],
     ["convex/__init__"],
     ["__init__"],
-]
+]  # fmt: skip
 """Every module on its floor; a module imports from floors below its own."""
 
 

@@ -58,11 +58,12 @@ class VarianceScaling(Initializer):
             "fan_geo_avg": (fan_in * fan_out) ** 0.5,
         }[self.mode]
         variance = self.scale / positive_fan(self.name, parameter, self.mode, divisor)
-        return _of_variance(self.distribution, variance, parameter.dtype)
+        return of_variance(self.distribution, variance, parameter.dtype)
 
 
 @functools.lru_cache(maxsize=4096)
-def _of_variance(distribution: str, variance: float, dtype: Any) -> Recipe:
+def of_variance(distribution: str, variance: float, dtype: Any) -> Recipe:
+    """Return the recipe of a distribution with zero mean and a given variance."""
     std = math.sqrt(variance)
     if is_complex(dtype):
         drawn: dict[str, tuple[Kernel, float]] = {
@@ -98,7 +99,7 @@ class Auto(Initializer):
         fan_in, _ = fans_of(self.name, parameter, "effective")
         reach = 1.0 if parameter.reach is None or parameter.role == "embedding" else parameter.reach
         variance = 1 / (positive_fan(self.name, parameter, "fan_in", fan_in) * reach)
-        return _of_variance(self.distribution, variance, parameter.dtype)
+        return of_variance(self.distribution, variance, parameter.dtype)
 
 
 @dataclass(frozen=True, slots=True)
