@@ -180,8 +180,6 @@ CHECKED = {
     flowjax: {
         "base_dist.bijection.loc": "it is subtracted, as a running mean would be",
         "base_dist.bijection.scale.args.0": BEHIND.format("max"),
-        "*.layers.0.weight.args.1": "stack o i",
-        "*.layers.1.weight.args.1": "stack (o group) i",
     },
     flowjax_coupling: {
         "base_dist.bijection.loc": "it is subtracted, as a running mean would be",
@@ -221,7 +219,7 @@ CHECKED = {
         "*.diag_kernel": BEHIND.format("max"),
         "*.lin_kernel": "i o",
         "*.quad_kernel": "o1 i o2",
-        "params.w_zs_*.kernel": "i o",
+        "w_zs_*.kernel": "i o",
         "*.bias": "o",
     },
     haiku_resnet: {
