@@ -34,7 +34,7 @@ FLOORS = [
     ["_restate"],
     ["_trace/_views"],
     ["_trace/_uses"],
-    ["_trace/_meet", "_trace/_reading"],
+    ["_trace/_indices", "_trace/_meet", "_trace/_reading"],
     ["_trace/_layout"],
     ["_trace/_elementwise"],
     ["_trace/_equations"],
