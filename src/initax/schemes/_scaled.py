@@ -88,7 +88,7 @@ class ScaledAuto(Auto):
         return f"scaled({self._inner()}, {self.factor:.6g})"
 
     def _inner(self) -> Auto:
-        return Auto(self.name, self.args, self.distribution)
+        return Auto(self.name, self.args, self.distribution, self.bias_share)
 
 
 def _times(recipe: Recipe, factor: float) -> Recipe:
@@ -124,7 +124,7 @@ def scaled(scheme: Any, factor: float | tuple[str, Mapping[str, int]]) -> Scheme
             return part
         if isinstance(part, Auto):
             before = part.factor if isinstance(part, ScaledAuto) else 1.0
-            return ScaledAuto(part.name, part.args, part.distribution, before * by)
+            return ScaledAuto(part.name, part.args, part.distribution, part.bias_share, before * by)
         return Scaled("scaled", (), part, by)
 
     whole = made("scaled", args, {role: of(part, role) for role, part in base.parts.items()})

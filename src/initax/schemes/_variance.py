@@ -86,9 +86,13 @@ def of_variance(distribution: str, variance: float, dtype: Any) -> Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Auto(Initializer):
-    """Variance `1 / (n m)` with `n` the effective fan_in and `m` the mean square of what reaches the weight."""
+    """Variance `1 / (n m)` with `n` the effective fan_in and `m` the mean square of what reaches the weight.
+
+    Where a share of the variance is left to the layer's bias, the weight has the rest.
+    """
 
     distribution: str = "truncated_normal"
+    bias_share: float = 0.0
 
     def is_blind(self, parameter: Parameter) -> bool:
         """Whether what reaches a parameter is not known; a look-up in an embedding takes a row as it is."""
@@ -98,7 +102,9 @@ class Auto(Initializer):
         """Return the recipe for one parameter."""
         fan_in, _ = fans_of(self.name, parameter, "effective")
         reach = 1.0 if parameter.reach is None or parameter.role == "embedding" else parameter.reach
-        variance = 1 / (positive_fan(self.name, parameter, "fan_in", fan_in) * reach)
+        has_bias = parameter.role != "embedding" and any(each.role == "bias" for each in layer.parameters)
+        share = 1 - self.bias_share if has_bias else 1.0
+        variance = share / (positive_fan(self.name, parameter, "fan_in", fan_in) * reach)
         return of_variance(self.distribution, variance, parameter.dtype)
 
 
