@@ -106,6 +106,7 @@ SMALL_SCHEMES = (
     ("biased_normal", {"stddev": 0.1}),
     "orthogonal",
     "identity",
+    "zero_init",
     ("sparse", {"sparsity": 0.5}),
     "hoedt",
     ("scaled", {"scheme": "glorot_normal", "factor": 0.5}),

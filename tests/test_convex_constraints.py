@@ -96,6 +96,18 @@ def test_weight_normalization_takes_schemes_of_any_sign(key):
     np.testing.assert_allclose(paramax.unwrap(new)["a"].weight, plain, rtol=2e-5, atol=1e-7)
 
 
+def test_behind_a_mask_a_weight_is_drawn_whole_and_its_effective_fans_are_what_is_let_through(key):
+    mask = jnp.tri(64, dtype=bool)
+    model = {"a": linear(lambda weight: paramax.Parameterize(jnp.where, mask, weight, 0))}
+    (drawn,) = (each for each in ix.plan(model, {"Linear": "he_normal"}).draws if each.parameter.role == "weight")
+    assert (drawn.parameter.fan_in, drawn.parameter.effective_fan_in) == (64, 32.5)
+    new = ix.reinit(model, {"Linear": "he_normal"}, key)["a"]
+    plain = ix.draw("he_normal", ix.parameter_key(key, "a.weight.args.1"), (64, 64), axes="o i")
+    np.testing.assert_array_equal(new.weight.args[1], plain)
+    np.testing.assert_array_equal(new.weight.args[0], mask)
+    np.testing.assert_array_equal(paramax.unwrap(new).weight, jnp.where(mask, plain, 0))
+
+
 def test_a_map_of_ones_own_is_registered_with_its_inverse(key):
     def cube(stored):
         return jnp.abs(stored) ** 3

@@ -102,6 +102,11 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert "://" in target or made or (page.parent / target).exists(), target
 
 
+def test_the_first_page_leads_to_every_other() -> None:
+    linked = set(re.findall(r"\]\((\w+\.md)", (ROOT / "docs/index.md").read_text("utf-8")))
+    assert linked == {page.name for page in PAGES if page.parent.name == "docs"} - {"index.md"}
+
+
 def test_the_gallery_shows_every_picture_that_is_made() -> None:
     """On light and on dark pages; the pages are built with them, and hold none of their own."""
     shown = re.findall(r"\(pictures/(\w+)-(\w+)\.svg#only-(\w+)\)", (ROOT / "docs/gallery.md").read_text("utf-8"))

@@ -59,6 +59,8 @@ LAWS = {
         math.sqrt(3 / math.sqrt(i * o))
     ),
     "uniform_fan_in": lambda i, o: symmetric(math.sqrt(1 / i)),
+    "siren": lambda i, o: symmetric(math.sqrt(6 / i) / 30),
+    ("siren", ("w0", 5.0), ("first", True)): lambda i, o: symmetric(1 / i),
     "uniform": lambda i, o: stats.uniform(0, 0.01),
     ("normal", ("stddev", 0.3), ("mean", 1.5)): lambda i, o: stats.norm(1.5, 0.3),
     ("truncated_normal", ("stddev", 0.5), ("lower", -1.0), ("upper", 2.0)): lambda i, o: stats.truncnorm(

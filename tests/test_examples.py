@@ -1,4 +1,6 @@
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +35,7 @@ def run(script, folder):
 
 
 def test_there_are_examples():
-    assert {"demo", "quickstart_equinox", "custom_layer", "ficnn"} <= {script.stem for script in SCRIPTS}
+    assert {"demo", "quickstart_equinox", "custom_layer", "ficnn", "gpt2_init"} <= {script.stem for script in SCRIPTS}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
@@ -48,3 +50,11 @@ def test_an_example_runs_and_leaves_its_files(script, tmp_path):
         assert left["demo-output/initialization.png"].read_bytes().startswith(b"\x89PNG")
         table = left["demo-output/table.txt"].read_text(encoding="utf-8").splitlines()
         assert [sum(line.strip().startswith(f"{name}  ") for line in table) for name in SCHEMES] == [2] * 5
+    if script.stem == "gpt2_init":
+        pairs = re.findall(r"^(\S+) +std ([\d.]+), wanted ([\d.]+)$", done.stdout, re.MULTILINE)
+        # Six weights of four blocks and two tables, the tied head not among them; the narrowest has 2,048 entries.
+        assert len(pairs) == 4 * 6 + 2
+        assert all(abs(float(std) / float(wanted) - 1) < 4.9 / math.sqrt(2 * 2048) for _, std, wanted in pairs)
+        residual = {path: wanted for path, _, wanted in pairs if path.endswith(("output_proj.weight", "down.weight"))}
+        assert set(residual.values()) == {f"{0.02 / math.sqrt(8):.5f}"}
+        assert "the head is the embedding: True" in done.stdout

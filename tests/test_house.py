@@ -17,7 +17,8 @@ PUBLIC = {
     "Ablation", "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "InitaxError", "InitaxWarning", "Kept",
     "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "RuleError", "Run",
     "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "ablate", "convex", "draw", "gain", "layers",
-    "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "schemes", "signal_propagation",
+    "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "reset_optimizer", "schemes",
+    "signal_propagation",
 }  # fmt: skip
 
 FLOORS = [
@@ -33,17 +34,20 @@ FLOORS = [
     ["_restate"],
     ["_trace/_views"],
     ["_trace/_uses"],
-    ["_trace/_meet", "_trace/_reading"],
+    ["_trace/_indices", "_trace/_meet", "_trace/_reading"],
     ["_trace/_layout"],
     ["_trace/_elementwise"],
     ["_trace/_equations"],
     ["_trace/_walk"],
-    ["schemes/_initializer"],
+    ["schemes/_initializer", "schemes/_depth"],
     ["schemes/_distributions", "schemes/_foreign"],
     ["schemes/_variance", "schemes/_structured", "schemes/_bias", "schemes/_convex", "schemes/_scheme"],
     ["schemes/_icnn", "schemes/_positive"],
     ["schemes/_table"],
-    ["schemes/_auto", "schemes/_convex_table", "schemes/_shrink"],
+    [
+        "schemes/_auto", "schemes/_convex_table", "schemes/_irnn", "schemes/_mup", "schemes/_scaled", "schemes/_siren",
+        "schemes/_shrink", "schemes/_zero_init",
+    ],
     ["schemes/__init__"],
     ["_rules", "_table", "_report", "_program", "_adapters/_constraints", "_adapters/_plain", "_adapters/_rows"],
     ["_draw", "_adapters/_linen_boxes", "_adapters/_names", "_adapters/_wrappers"],
@@ -55,6 +59,7 @@ FLOORS = [
     ["_traced", "_trace/_play"],
     ["_lsuv"],
     ["_plan"],
+    ["_optimizer"],
     ["_reinit", "_propagation", "_rule_file"],
     ["_ablation/_bootstrap", "_ablation/_plot", "_ablation/_run"],
     ["_ablation/_file", "_ablation/_models", "_ablation/_summary"],
@@ -65,7 +70,7 @@ FLOORS = [
     ["convex/_rules", "convex/_standardize", "convex/_equinox", "convex/_nnx"],
     ["convex/__init__"],
     ["__init__"],
-]
+]  # fmt: skip
 """Every module on its floor; a module imports from floors below its own."""
 
 

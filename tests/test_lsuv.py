@@ -117,6 +117,97 @@ def test_a_nested_scan_calibrates_every_entry():
     assert np.allclose(jnp.var(forward(new, X), axis=(2, 3)), 1, atol=0.01)
 
 
+def layer_of(p, i, x):
+    return jnp.tanh(x @ p["w"][i] + p["b"][i])
+
+
+STACKS = {
+    "a counter": lambda p, x: lax.fori_loop(0, 4, lambda i, x: layer_of(p, i, x), x),
+    "a counter with no fixed end": lambda p, x: lax.fori_loop(
+        0, 4 + jnp.sum(x > 99), lambda i, x: layer_of(p, i, x), x
+    ),
+    "a counter going down": lambda p, x: lax.fori_loop(0, 4, lambda i, x: layer_of(p, 3 - i, x), x),
+    "dynamic_index_in_dim": lambda p, x: lax.fori_loop(
+        0,
+        4,
+        lambda i, x: jnp.tanh(x @ lax.dynamic_index_in_dim(p["w"], i, keepdims=False) + p["b"][i]),
+        x,
+    ),
+    "a scan over numbers": lambda p, x: lax.scan(lambda x, i: (layer_of(p, i, x), None), x, jnp.arange(4))[0],
+    "twice over": lambda p, x: lax.fori_loop(0, 8, lambda i, x: layer_of(p, i % 4, x), x),
+    "a layer inside jit": lambda p, x: lax.fori_loop(
+        0, 4, lambda i, x: jax.jit(lambda w, b, x: jnp.tanh(x @ w + b))(p["w"][i], p["b"][i], x), x
+    ),
+    "two counters": lambda p, x: lax.fori_loop(
+        0,
+        2,
+        lambda i, x: lax.fori_loop(
+            0, 2, lambda j, x: jnp.tanh(x @ p["w"].reshape(2, 2, 32, 32)[i, j] + p["b"].reshape(2, 2, 32)[i, j]), x
+        ),
+        x,
+    ),
+    "a scan, and a counter in it": lambda p, x: lax.scan(
+        lambda x, row: (lax.fori_loop(0, 2, lambda j, x: jnp.tanh(x @ row[0][j] + row[1][j]), x), None),
+        x,
+        (p["w"].reshape(2, 2, 32, 32), p["b"].reshape(2, 2, 32)),
+    )[0],
+}
+"""Loops over one stack of four layers, that pick each one's weight and bias by a counter."""
+DOWN = ("a counter going down",)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_weights_picked_by_a_loop_counter_are_calibrated_entry_by_entry(name):
+    params = {"w": 3 * jax.random.normal(KEY, (4, 32, 32)), "b": jnp.ones((4, 32))}
+    with jax.numpy_rank_promotion("allow"):
+        new, report = ix.lsuv(params, X, forward=STACKS[name], center=True)
+        x = X
+        for layer in reversed(range(4)) if name in DOWN else range(4):
+            outputs = x @ new["w"][layer]
+            assert float(jnp.var(outputs)) == pytest.approx(1, abs=0.01)
+            assert float(jnp.max(jnp.abs(jnp.mean(outputs + new["b"][layer], 0)))) < 1e-4
+            x = layer_of(new, layer, x)
+    assert report.layers[0].factor.size == 4
+    assert report.skipped == {}
+
+
+def test_entries_a_counter_never_comes_to_are_left_alone_and_named():
+    params = {"w": 3 * jax.random.normal(KEY, (4, 32, 32))}
+    new, report = ix.lsuv(params, X, forward=lambda p, x: lax.fori_loop(1, 3, lambda i, x: jnp.tanh(x @ p["w"][i]), x))
+    assert report.skipped == {"w[0]": "it did not run on these inputs", "w[3]": "it did not run on these inputs"}
+    assert np.array_equal(np.isnan(report.layers[0].before), [True, False, False, True])
+    assert "nan" not in str(report)
+    assert np.array_equal(new["w"][0], params["w"][0])
+    assert np.array_equal(new["w"][3], params["w"][3])
+    assert float(jnp.var(X @ new["w"][1])) == pytest.approx(1, abs=0.01)
+
+
+PICKED = {
+    "its entries are picked by the data": lambda p, x: x @ p["w"][jnp.argmax(x[0]) % 4],
+    "rows of it are picked by constant indices": lambda p, x: jnp.einsum(
+        "nbi,nio->nbo", x.reshape(4, 32, 32), p["w"][jnp.array([2, 0, 3, 1])]
+    ).reshape(128, 32),
+}
+
+
+@pytest.mark.parametrize("reason", PICKED)
+def test_entries_picked_otherwise_are_left_alone_with_a_reason(reason):
+    params = {"w": jax.random.normal(KEY, (4, 32, 32)), "last": jnp.ones((32, 4))}
+    new, report = ix.lsuv(params, X, forward=lambda p, x: PICKED[reason](p, x) @ p["last"])
+    assert {path: why.partition(" (")[0] for path, why in report.skipped.items()} == {"w": reason}
+    assert new["w"] is params["w"]
+
+
+def test_a_stack_used_in_two_ways_is_left_alone():
+    def forward(p, x):
+        x = lax.fori_loop(0, 4, lambda i, x: jnp.tanh(x @ p["w"][i]), x)
+        return x @ p["w"][0] @ p["last"]
+
+    params = {"w": jax.random.normal(KEY, (4, 32, 32)), "last": jnp.ones((32, 4))}
+    _, report = ix.lsuv(params, X, forward=forward)
+    assert report.skipped == {"w": "its uses take different parts of it"}
+
+
 @pytest.mark.parametrize("loop", ["unrolled", "scan", "while"])
 def test_a_tied_weight_keeps_the_factor_of_its_first_use(loop):
     def forward(params, x):
@@ -142,9 +233,11 @@ def test_branches_are_calibrated_as_they_run():
         return lax.cond(jnp.sum(x) > 1e9, lambda x: x @ params["a"], lambda x: x @ params["b"], x)
 
     params = {"a": jnp.ones((32, 32)), "b": 2 * jax.random.normal(KEY, (32, 32))}
-    new, _ = ix.lsuv(params, X, forward=forward)
+    new, report = ix.lsuv(params, X, forward=forward)
     assert float(jnp.var(forward(new, X))) == pytest.approx(1, abs=0.01)
     assert np.array_equal(new["a"], params["a"])
+    assert [row.path for row in report.layers] == ["b"]
+    assert report.skipped == {"a": "it did not run on these inputs"}
 
 
 def test_norms_convolutions_and_jitted_parts_are_played_as_they_are():

@@ -108,14 +108,88 @@ def test_channels_of_a_convolution_are_its_units():
     assert float(signal.correlation[0]) == pytest.approx(1, abs=1e-5)
 
 
-def test_operations_in_a_while_loop_are_named_as_not_measured():
-    def forward(p, x):
-        return lax.while_loop(lambda s: s[0] < 2, lambda s: (s[0] + 1, s[1] @ p["loop"]), (0, x @ p["w"]))[1]
+def chosen(x, n, w, v):
+    """One step, in one of two branches."""
+    return lax.cond(n % 2 == 0, lambda x: jnp.tanh(x @ w), lambda x: jnp.tanh(x @ v), x)
 
-    report = ix.signal_propagation({"loop": jnp.eye(6), "w": jnp.eye(6)}, X, forward=forward)
-    assert [signal.path for signal in report.signals] == ["w"]
-    assert report.unmeasured == ("loop",)
-    assert str(report).endswith("not measured: loop")
+
+LOOPS = {
+    "while": lambda p, x: lax.while_loop(
+        lambda s: s[0] < 3 + jnp.sum(x > 99), lambda s: (s[0] + 1, jnp.tanh(s[1] @ p["w"])), (0, x)
+    )[1],
+    "a branch": lambda p, x: chosen(x, jnp.sum(x > 99), p["w"], p["v"]),
+    "a branch in a scan": lambda p, x: lax.scan(lambda x, n: (chosen(x, n, p["w"], p["v"]), None), x, jnp.arange(3))[0],
+    "a branch in a while": lambda p, x: lax.while_loop(
+        lambda s: s[0] < 3, lambda s: (s[0] + 1, chosen(s[1], s[0], p["w"], p["v"])), (jnp.sum(x > 99), x)
+    )[1],
+    "a while in a scan": lambda p, x: lax.scan(
+        lambda x, n: (
+            lax.while_loop(lambda s: s[0] < n, lambda s: (s[0] + 1, jnp.tanh(s[1] @ p["w"])), (jnp.sum(x > 99), x))[1],
+            None,
+        ),
+        x,
+        jnp.arange(3),
+    )[0],
+}
+WRITTEN_OUT = {
+    "while": {"w[0]": "w", "w[1]": "w", "w[2]": "w"},
+    "a branch": {"w": "w"},
+    "a branch in a scan": {"w[0]": "w", "v[1]": "v", "w[2]": "w"},
+    "a branch in a while": {"w[0]": "w", "v[1]": "v", "w[2]": "w"},
+    "a while in a scan": {"w[1, 0]": "w", "w[2, 0]": "w", "w[2, 1]": "w"},
+}
+"""For each model: what its rows are called → the weight of that step, in order; each step is tanh of a product."""
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_loops_and_branches_are_measured_step_by_step_as_they_run(name):
+    params = {"w": jax.random.normal(KEY, (6, 6)), "v": jax.random.normal(jax.random.key(1), (6, 6))}
+    report = ix.signal_propagation(params, X, forward=LOOPS[name])
+    assert [signal.path for signal in report.signals] == list(WRITTEN_OUT[name])
+    assert report.unmeasured == (("v",) if name == "a branch" else ())
+    x = X
+    for signal, weight in zip(report.signals, WRITTEN_OUT[name].values(), strict=True):
+        y = x @ np.asarray(params[weight])
+        assert float(signal.mean_square[0]) == pytest.approx((y**2).mean(), rel=1e-4)
+        assert float(signal.std[0]) == pytest.approx(y.std(), rel=1e-4)
+        x = np.tanh(y)
+
+
+def test_what_runs_with_some_keys_only_is_measured_with_those():
+    def forward(p, x):
+        positive = p["w"][0, 0] > 0
+        x = lax.cond(positive, lambda x: x @ p["w"], lambda x: x @ p["v"], x)
+        return lax.while_loop(lambda s: s[0] < jnp.where(positive, 3, 2), lambda s: (s[0] + 1, s[1] @ p["u"]), (0, x))[
+            1
+        ]
+
+    params, keys = {name: jnp.eye(6) for name in "uvw"}, jax.random.split(KEY, 8)
+    rules = {"*": "he_normal"}
+    report = ix.signal_propagation(params, X, forward=forward, rules=rules, keys=keys)
+    alone = [ix.reinit(params, rules, key, inputs=X, forward=forward) for key in keys]
+    positive = np.array([float(each["w"][0, 0]) > 0 for each in alone])
+    assert 0 < positive.sum() < 8
+    rows = {signal.path: signal for signal in report.signals}
+    assert list(rows) == ["v", "w", "u[0]", "u[1]", "u[2]"]
+    for path, ran in {"v": ~positive, "w": positive, "u[0]": positive | True, "u[2]": positive}.items():
+        assert np.array_equal(rows[path].ran, ran), path
+        assert np.array_equal(np.isnan(rows[path].mean_square), ~ran), path
+    for own, found in zip(alone, rows["w"].mean_square, strict=True):
+        if float(own["w"][0, 0]) > 0:
+            assert float(found) == pytest.approx(float(jnp.mean((X @ own["w"]) ** 2)), rel=1e-4)
+    assert rows["w"].median("mean_square") == pytest.approx(float(np.median(rows["w"].mean_square[positive])))
+    report.assert_healthy(mean_square=(0.01, 100), saturated=1)
+    assert np.isfinite(report.plot().axes[0].lines[0].get_ydata()).all()
+
+
+def test_what_never_runs_is_named():
+    report = ix.signal_propagation(
+        {"w": jnp.eye(6)},
+        X,
+        forward=lambda p, x: lax.while_loop(lambda s: s[0] < jnp.sum(x > 99), lambda s: (s[0], s[1] @ p["w"]), (0, x)),
+    )
+    assert report.signals == ()
+    assert str(report) == "0 operations\n\nnot measured: w"
 
 
 def test_a_weight_used_again_has_a_row_for_each_use():
@@ -190,6 +264,11 @@ ERRORS = {
     "abstract inputs": (
         lambda: ix.signal_propagation(mlp(), S(4, 6), forward=batched),
         "signal_propagation measures on real inputs; some are abstract.\n  pass arrays",
+    ),
+    "a loss behind a while loop": (
+        lambda: ix.signal_propagation({"v": jnp.eye(6), "w": jnp.eye(6)}, X, forward=LOOPS["while"], loss=mean_square),
+        "signal_propagation: JAX can't differentiate the loss: a loop of the forward pass has no fixed number of "
+        "steps.\n  leave out loss=, or write the loop as jax.lax.scan",
     ),
     "no operation": (
         lambda: ix.signal_propagation({"w": jnp.ones((6, 6))}, X, forward=lambda p, x: x),

@@ -166,12 +166,14 @@ def test_a_scheme_may_be_written_in_many_ways(written, meant):
 def test_every_scheme_has_a_bias_of_its_own_or_zeros():
     with_own = {
         "biased_normal", "uniform_fan_in", "torch_default", "default", "hoedt", "icnn", "prior", "forget_gate",
-        "shrink_perturb",
+        "shrink_perturb", "siren",
     }  # fmt: skip
     needs = {
         "constant": {"value": 1.0},
         "scaled": {"scheme": "he_normal", "factor": 2.0},
         "shrink_perturb": {"shrink": 0.5, "scheme": "he_normal"},
+        "mup_hidden": {"base_width": 64},
+        "mup_readout": {"base_width": 64},
     }
     for name in ix.schemes.names():
         scheme = ix.schemes.get(name, **needs.get(name, {}))

@@ -109,7 +109,7 @@ def test_an_abstract_nnx_module_is_born_sharded(where, key):
         new = ix.reinit(model, {"*": "he_normal"}, key)
     drawn = new.kernel.get_value()
     assert drawn.sharding == NamedSharding(MESH, SPEC)
-    assert tuple(new.kernel.get_metadata()["out_sharding"]) == ("data", "model")
+    assert nnx.get_partition_spec(new.kernel).get_raw_value() == SPEC
     assert np.array_equal(drawn, ix.reinit({"kernel": (16, 8)}, {"*": "he_normal"}, key)["kernel"])
 
 

@@ -114,3 +114,15 @@ def test_behind_a_constraint_it_is_refused():
 def test_auto_is_refused():
     with pytest.raises(ix.SchemeError, match="shrink_perturb can't add to what auto draws"):
         ix.schemes.shrink_perturb(0.4, "auto")
+
+
+@pytest.mark.parametrize("outer", ["scaled", "shrink_perturb"])
+def test_what_keeps_a_part_can_not_be_changed_by_another_scheme(outer):
+    inner = ix.schemes.shrink_perturb(0.4, "he_normal")
+    scheme = ix.schemes.scaled(inner, 0.5) if outer == "scaled" else ix.schemes.shrink_perturb(0.4, inner)
+    with pytest.raises(ix.SchemeError) as caught:
+        ix.plan(eqx.nn.Linear(3, 2, key=KEY), {"*": scheme})
+    assert str(caught.value) == (
+        f'rule "*": {outer} can\'t take a scheme that keeps a part of what "weight" holds.\n'
+        '  write it the other way around: ("shrink_perturb", {"shrink": ..., "scheme": ("scaled", ...)})'
+    )

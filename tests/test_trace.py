@@ -318,3 +318,45 @@ def test_errors_say_what_to_write(name):
     with pytest.raises(ix.ModelError) as caught:
         run()
     assert re.sub(r"\.py:\d+", ".py:LINE", str(caught.value)) == text
+
+
+class Encoder(eqx.Module):
+    """A pre-norm transformer block."""
+
+    attention: eqx.nn.MultiheadAttention
+    up: eqx.nn.Linear
+    down: eqx.nn.Linear
+    norms: list
+
+    def __init__(self, width, key):
+        keys = jax.random.split(key, 3)
+        self.attention = eqx.nn.MultiheadAttention(8, width, key=keys[0])
+        self.up = eqx.nn.Linear(width, 4 * width, key=keys[1])
+        self.down = eqx.nn.Linear(4 * width, width, key=keys[2])
+        self.norms = [eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width)]
+
+    def __call__(self, x):
+        y = jax.vmap(self.norms[0])(x)
+        x = x + self.attention(y, y, y)
+        return x + jax.vmap(self.down)(jax.nn.gelu(jax.vmap(self.up)(jax.vmap(self.norms[1])(x))))
+
+
+def test_tracing_a_transformer_of_forty_eight_layers_makes_no_array():
+    """Its weights would take twelve terabytes: one array made of them, and the test runs out of memory."""
+    width = 2**16
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 48))
+    blocks = eqx.filter_eval_shape(lambda keys: [Encoder(width, keys[at]) for at in range(48)], keys)
+    assert sum(each.size * 4 for each in jax.tree.leaves(blocks) if isinstance(each, jax.ShapeDtypeStruct)) > 9e12
+
+    def forward(blocks, x):
+        for block in blocks:
+            x = block(x)
+        return x
+
+    before = {id(each) for each in jax.live_arrays()}
+    inputs = jax.ShapeDtypeStruct((16, width), jnp.float32)
+    plan = ix.plan(blocks, {"Linear": "lecun_normal"}, inputs=inputs, forward=forward)
+    weights = [each.parameter for each in plan.draws if each.parameter.role == "weight"]
+    assert len(weights) == 48 * 6
+    assert {(each.fan_in, each.fan_out) for each in weights} == {(width, width), (width, 4 * width), (4 * width, width)}
+    assert all(each.size < width for each in jax.live_arrays() if id(each) not in before)

@@ -306,7 +306,7 @@ def joined(p, x):
 
 
 def diagonal(p, x):
-    return jnp.diag(p["d"]) @ x + jnp.where(jnp.eye(5) > 0, p["e"][None, :], 0.0) @ x
+    return jnp.where(jnp.eye(5) > 0, p["d"][:, None], 0.0) @ x + jnp.where(jnp.eye(5) > 0, p["e"][None, :], 0.0) @ x
 
 
 def repeated(p, x):

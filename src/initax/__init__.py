@@ -25,6 +25,7 @@ from initax._layer import Parameter as Parameter
 from initax._lsuv import Calibrated as Calibrated
 from initax._lsuv import LsuvReport as LsuvReport
 from initax._lsuv import lsuv as lsuv
+from initax._optimizer import reset_optimizer as reset_optimizer
 from initax._plan import Plan as Plan
 from initax._plan import plan as plan
 from initax._propagation import Signal as Signal

@@ -24,6 +24,7 @@ class Constraint:
         positive: no effective weight is negative.
         reaches_zero: an effective weight can be zero.
         most: bound that every effective weight is below.
+        share: the share of the entries that a mask lets through.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Constraint:
     positive: bool = False
     reaches_zero: bool = True
     most: float = math.inf
+    share: float = 1.0
 
 
 def positive(mapping: str | Map) -> Constraint:

@@ -275,7 +275,7 @@ def _why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> 
     role = parameter.role or "weight"
     part = scheme.part(role)
     if part is UNSET:
-        return f"{scheme} says nothing about a {role}"
+        return f"{scheme} says nothing about {'an' if role == 'embedding' else 'a'} {role}"
     if part is None:
         return f'rule "{rule}" keeps every {role}'
     if role == "bias" and scheme.part("weight") not in (UNSET, None):

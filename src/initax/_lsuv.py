@@ -21,7 +21,7 @@ from initax._rules import match, read_rules
 from initax._trace import uses_of
 from initax._trace._play import Player
 from initax._trace._uses import Place, Use, Uses
-from initax._trace._views import Factor
+from initax._trace._views import Factor, Pick
 from initax._traced import Traced, trace_with_values
 
 Model = TypeVar("Model")
@@ -37,7 +37,8 @@ class Calibrated:
 
     Attributes:
         path: its path; entries used alone have them behind, `layers.w[2]`.
-        before: variance of its output before, one number per step where a loop runs over a stack.
+        before: variance of its output before, one number per entry where a loop runs over a stack or picks entries;
+            `nan` for entries it never comes to.
         after: the same afterwards.
         factor: what the weight was multiplied with.
     """
@@ -71,7 +72,7 @@ class LsuvReport:
 
 
 def _span(values: np.ndarray) -> str:
-    low, high = float(values.min()), float(values.max())
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
     return f"{low:.4g}" if values.size == 1 else f"{low:.4g} … {high:.4g}"
 
 
@@ -90,8 +91,9 @@ def lsuv(
 
     The forward pass is played once, on the real inputs: at each contraction or convolution with a weight the variance
     of the output, before the bias, is measured over examples, units and positions, and the weight divided by its root
-    before the pass goes on. Each step of a scan calibrates its own entry of a stack; a weight used again keeps the
-    factor of its first use. Norms, biases, residual branches and embeddings are played as they are.
+    before the pass goes on. Each step of a scan calibrates its own entry of a stack, and so does each step of a loop
+    that picks entries by its counter; a weight used again keeps the factor of its first use. Norms, biases, residual
+    branches and embeddings are played as they are.
 
     Args:
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
@@ -134,27 +136,23 @@ def lsuv(
     if not jobs:
         lines = (f"{path}: {reason}" for path, reason in list(skipped.items())[:8])
         raise InitaxError(message("lsuv finds no weight to calibrate.", *lines))
-    blank = {job.key: _unmeasured() for job in jobs.values()} | {job.key: job.blank() for job in shifts.values()}
     fresh: dict[Place, dict[Any, Any]] = {}
     every: tuple[_Job | _Shift, ...] = (*jobs.values(), *shifts.values())
+    blank: dict[Key, Any] = {job.key: job.blank() for job in every}
     for job in every:
         for loop in job.loops:
             fresh.setdefault(loop, {})[job.key] = blank[job.key]
     play = functools.partial(_play, traced, jobs, shifts, blank, fresh, float(target), float(tolerance))
     new, state = jax.jit(play)(values)
     changed = {path: array for place, path in enumerate(traced.paths) if (array := new.get(place)) is not None}
-    report = LsuvReport(layers=_rows(jobs, state, traced), skipped=skipped)
+    layers, idle = _rows(jobs, state, traced)
+    report = LsuvReport(layers=layers, skipped={**skipped, **dict.fromkeys(idle, "it did not run on these inputs")})
     result: Model = found.write(changed)
     return result, report
 
 
 Record = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 """Factor, whether it is known, variance before, variance after."""
-
-
-def _unmeasured() -> Record:
-    one = jnp.ones((), jnp.float32)
-    return one, jnp.zeros((), bool), one, one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,12 +162,19 @@ class _Job:
     Attributes:
         key: the weight it belongs to.
         loops: the loops that each take one entry of it, outermost first.
-        factors: the parts of the stored axes that each of these loops runs over.
+        picks: where counters pick entries of it.
+        factors: the parts of the stored axes that each of these loops, and then each pick, runs over.
     """
 
     key: Key
     loops: tuple[Place, ...]
+    picks: tuple[Pick, ...]
     factors: tuple[tuple[Factor, ...], ...]
+
+    def blank(self) -> Record:
+        """Return the record of a weight not yet measured, one for each entry that can be picked."""
+        one = jnp.ones(_sizes(self.picks), jnp.float32)
+        return one, jnp.zeros(one.shape, bool), one, one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,20 +184,27 @@ class _Shift:
     Attributes:
         key: the bias.
         loops: as for a weight.
-        factors: the parts of the stored axes that loops, and then the axes of the sum, run over.
+        picks: as for a weight.
+        factors: the parts of the stored axes that loops, then picks, and then the axes of the sum, run over.
         axes: the axes of the sum along which each entry has its own bias.
         sizes: their sizes.
     """
 
     key: Key
     loops: tuple[Place, ...]
+    picks: tuple[Pick, ...]
     factors: tuple[tuple[Factor, ...], ...]
     axes: tuple[int, ...]
     sizes: tuple[int, ...]
 
     def blank(self) -> tuple[jax.Array, jax.Array]:
         """Return the record of a bias not yet set: the change, and whether it is known."""
-        return jnp.zeros(self.sizes, jnp.float32), jnp.zeros((), bool)
+        picked = _sizes(self.picks)
+        return jnp.zeros((*picked, *self.sizes), jnp.float32), jnp.zeros(picked, bool)
+
+
+def _sizes(picks: Sequence[Pick]) -> tuple[int, ...]:
+    return tuple(math.prod(factor.size for factor in pick.factors) for pick in picks)
 
 
 def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[Place, _Job], dict[str, str]]:
@@ -215,8 +227,10 @@ def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[P
             continue
         for use in own:
             loops = _loops_of(use, uses)
-            factors = tuple(uses.loops[loop][place] for loop in loops)
-            jobs[use.at] = _Job(key=(place, use.view.fixed if use.view else ()), loops=loops, factors=factors)
+            assert use.view is not None
+            picks = use.view.picks
+            factors = (*(uses.loops[loop][place] for loop in loops), *(pick.factors for pick in picks))
+            jobs[use.at] = _Job(key=(place, use.view.fixed), loops=loops, picks=picks, factors=factors)
     return jobs, skipped
 
 
@@ -261,13 +275,30 @@ def _why_not(
     loops = {_loops_of(use, uses) for use in own}
     if len(loops) > 1 or any(_is_reentered(use, uses) for use in own):
         return "several loops run over its stack"
-    for use in own:
-        assert use.view is not None
-        peeled = [factor for loop in _loops_of(use, uses) for factor in uses.loops[loop][use.param]]
-        alone = [factor for factor, _ in use.view.fixed]
-        if use.view.looked or any(factor not in (*peeled, *alone) for factor in use.view.batch):
-            return "its entries are picked by a counter or by the data"
+    if any(use.view and use.view.looked for use in own):
+        return "its entries are picked by the data"
+    if not all(_is_known(use, uses) for use in own):
+        return "its entries are picked in a way that can't be followed"
+    if len({_parts(use) for use in own}) > 1:
+        return "its uses take different parts of it"
     return None
+
+
+def _is_known(use: Use, uses: Uses) -> bool:
+    """Whether it is known which entry of each batch axis a use takes: by a loop, by a counter or always the same."""
+    if use.view is None:
+        return False
+    loops = [factor for loop in _loops_of(use, uses) for factor in uses.loops[loop][use.param]]
+    picked = [factor for pick in use.view.picks for factor in pick.factors]
+    known = (*loops, *picked, *(factor for factor, _ in use.view.fixed))
+    return not use.view.looked and all(factor in known for factor in use.view.batch)
+
+
+def _parts(use: Use) -> tuple[Any, ...]:
+    """The parts of the stored axes of which a use takes single entries, whichever they are."""
+    if use.view is None:
+        return ()
+    return tuple(pick.factors for pick in use.view.picks), frozenset(factor for factor, _ in use.view.fixed)
 
 
 def _is_reentered(use: Use, uses: Uses) -> bool:
@@ -280,23 +311,26 @@ def _is_reentered(use: Use, uses: Uses) -> bool:
 def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Shift]:
     """The sums with biases of calibrated weights."""
     shifts: dict[Place, _Shift] = {}
-    places: dict[int, set[tuple[Place, ...]]] = {}
+    places: dict[int, set[Any]] = {}
     for use in uses.found:
         view = use.view
         if use.what != "bias" or view is None or use.stop or not calibrated & set(use.partners):
             continue
         own = tuple(at for at, axis in enumerate(view.axes) if any(each.axis >= 0 and each.size > 1 for each in axis))
         loops = _loops_of(use, uses)
-        peeled = [factor for loop in loops for factor in uses.loops[loop][use.param]]
-        alone = [factor for factor, _ in view.fixed]
         odd = any(each.axis < 0 for at in own for each in view.axes[at])
-        if odd or _is_reentered(use, uses) or any(factor not in (*peeled, *alone) for factor in view.batch):
+        if odd or _is_reentered(use, uses) or not _is_known(use, uses):
             continue
-        places.setdefault(use.param, set()).add(loops)
+        places.setdefault(use.param, set()).add((loops, _parts(use)))
         shifts[use.at] = _Shift(
             key=(use.param, view.fixed),
             loops=loops,
-            factors=(*(uses.loops[loop][use.param] for loop in loops), *(view.axes[at] for at in own)),
+            picks=view.picks,
+            factors=(
+                *(uses.loops[loop][use.param] for loop in loops),
+                *(pick.factors for pick in view.picks),
+                *(view.axes[at] for at in own),
+            ),
             axes=own,
             sizes=tuple(math.prod(each.size for each in view.axes[at]) for at in own),
         )
@@ -314,18 +348,33 @@ def _play(
     values: Sequence[Any],
 ) -> tuple[dict[int, Any], dict[Key, Record]]:
     """Play the forward pass, and return the new arrays and what was measured."""
-
-    def hook(place: Place, output: Any, state: dict[Any, Any]) -> tuple[Any, dict[Any, Any], None]:
-        if place in shifts:
-            key = shifts[place].key
-            output, record = _centered(output, state[key], shifts[place])
-        else:
-            key = jobs[place].key
-            output, record = _measured(output, state[key], target, tolerance)
-        return output, {**state, key: record}, None
-
     every: dict[Place, _Job | _Shift] = {**jobs, **shifts}
-    player = Player(hook, every, {place: dict(each) for place, each in fresh.items()}, dict(blank))
+    picks = {pick for job in every.values() for pick in job.picks}
+    numbers = {_number(pick): jnp.zeros((), jnp.int32) for pick in picks}
+
+    def hook(
+        place: Place, operands: Sequence[Any], output: Any, state: dict[Any, Any]
+    ) -> tuple[Any, dict[Any, Any], None]:
+        for pick in picks:
+            if pick.at == place:
+                number = jnp.ravel(operands[pick.operand])[pick.entry].astype(jnp.int32)
+                state = {**state, _number(pick): jnp.clip(number, 0, _sizes([pick])[0] - 1)}
+        job = every.get(place)
+        if job is None:
+            return output, state, None
+        entry = tuple(state[_number(pick)] for pick in job.picks)
+        kept = state[job.key]
+        record = tuple(each[entry] for each in kept) if entry else kept
+        if isinstance(job, _Shift):
+            output, record = _centered(output, record, job)
+        else:
+            output, record = _measured(output, record, target, tolerance)
+        if entry:
+            record = tuple(old.at[entry].set(new) for old, new in zip(kept, record, strict=True))
+        return output, {**state, job.key: record}, None
+
+    places = {*every, *(pick.at for pick in picks)}
+    player = Player(hook, places, {place: dict(each) for place, each in fresh.items()}, {**blank, **numbers})
     player.play(traced.closed.jaxpr, traced.closed.consts, list(values))
     new: dict[int, Any] = {}
     for key, job in {job.key: job for job in every.values()}.items():
@@ -337,7 +386,12 @@ def _play(
     return new, {job.key: player.state[job.key] for job in jobs.values()}
 
 
-def _measured(output: Any, record: Record, target: float, tolerance: float) -> tuple[Any, Record]:
+def _number(pick: Pick) -> tuple[int, tuple[int, ...]]:
+    """The key of the state under which it is kept which entry was picked last; no parameter has a number below zero."""
+    return -1, (*pick.at, pick.operand, pick.entry)
+
+
+def _measured(output: Any, record: Any, target: float, tolerance: float) -> tuple[Any, Record]:
     factor, known, before, after = record
     variance = _variance(output)
     apart = (jnp.abs(variance / target - 1) > tolerance) & (variance > 0) & jnp.isfinite(variance)
@@ -380,16 +434,24 @@ def _digit(shape: Sequence[int], factor: Factor) -> jax.Array:
     return index.reshape([-1 if axis == factor.axis else 1 for axis in range(len(shape))])
 
 
-def _rows(jobs: Mapping[Place, _Job], state: Mapping[Key, Record], traced: Traced) -> tuple[Calibrated, ...]:
+def _rows(
+    jobs: Mapping[Place, _Job], state: Mapping[Key, Record], traced: Traced
+) -> tuple[tuple[Calibrated, ...], list[str]]:
+    """The calibrated weights, and the paths of weights and entries that were never reached."""
     rows: dict[Key, Calibrated] = {}
-    for place in sorted(jobs):
-        key = jobs[place].key
-        factor, _, before, after = (np.asarray(each) for each in state[key])
-        alone = _alone(key[1])
-        rows.setdefault(key, Calibrated(path=traced.paths[key[0]] + alone, before=before, after=after, factor=factor))
-    return tuple(rows.values())
+    idle: list[str] = []
+    for key in dict.fromkeys(jobs[place].key for place in sorted(jobs)):
+        factor, known, before, after = (np.asarray(each) for each in state[key])
+        path = traced.paths[key[0]] + _alone(digit for _, digit in key[1])
+        if not known.any():
+            idle.append(path)
+            continue
+        idle += [path + _alone(map(int, entry)) for entry in np.argwhere(~known)]
+        before, after = (np.where(known, each, np.nan) for each in (before, after))
+        rows[key] = Calibrated(path=path, before=before, after=after, factor=factor)
+    return tuple(rows.values()), idle
 
 
-def _alone(fixed: Iterable[tuple[Factor, int]]) -> str:
-    inside = ", ".join(str(digit) for _, digit in fixed)
+def _alone(entry: Iterable[int]) -> str:
+    inside = ", ".join(map(str, entry))
     return f"[{inside}]" if inside else ""

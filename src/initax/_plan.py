@@ -159,6 +159,11 @@ class Plan:
             )
         )
 
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Path at which a tied array is reached again → path of its owner."""
+        return {path: owner for path, owner in self._survey.aliases.items() if owner in self._survey.places}
+
     def diff(self, other: Plan) -> tuple[str, ...]:
         """Return what differs between two plans, one line per parameter: `+` added, `-` gone, `~` changed.
 

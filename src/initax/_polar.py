@@ -48,7 +48,7 @@ def polar(key: jax.Array, shape: tuple[int, ...], dtype: Any, split: Split | Non
         split: where the matrices live; values don't depend on it but for rounding.
 
     Examples:
-        >>> q = polar(jax.random.key(0), (3, 8, 5), jnp.float32)
+        >>> q = polar(jax.random.key(0), (8, 5), jnp.float32)
         >>> bool(jnp.allclose(q.mT @ q, jnp.eye(5), atol=1e-5))
         True
     """

@@ -18,7 +18,7 @@ from initax._keys import is_typed
 from initax._plan import plan
 from initax._report import table
 from initax._trace import uses_of
-from initax._trace._play import Player
+from initax._trace._play import Player, longest_trips
 from initax._trace._uses import Place, Use, Uses
 from initax._traced import Traced, trace_with_values
 
@@ -43,6 +43,8 @@ class Signal:
         gradient_norm: norm of the loss's gradient for the weight; `nan` without a loss, and for a weight that several
             steps of a loop share.
         gradient_variance: variance of the entries of that gradient.
+        ran: for each key, whether the operation ran: a branch may not be taken, and a `while` loop end before. Where it
+            did not, the other numbers are `nan`.
     """
 
     path: str
@@ -54,9 +56,14 @@ class Signal:
     correlation: np.ndarray
     gradient_norm: np.ndarray
     gradient_variance: np.ndarray
+    ran: np.ndarray
+
+    def median(self, number: str) -> float:
+        """Return the median of a number over the keys with which the operation ran."""
+        return float(np.median(getattr(self, number)[self.ran]))
 
 
-NUMBERS = tuple(each.name for each in fields(Signal) if each.name != "path")
+NUMBERS = tuple(each.name for each in fields(Signal) if each.name not in ("path", "ran"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +72,7 @@ class SignalReport:
 
     Attributes:
         signals: one per weighted operation, in the order of the forward pass, steps of a loop one by one.
-        unmeasured: paths of weights whose operations were not seen: in a `while` loop or a branch, or written out.
+        unmeasured: paths of weights none of whose operations was seen: they did not run, or are written out.
     """
 
     signals: tuple[Signal, ...]
@@ -84,14 +91,13 @@ class SignalReport:
     def __str__(self) -> str:
         """Return the medians as a table; columns that hold nothing are left out."""
         shown = [name for name in NUMBERS if any(np.isfinite(getattr(signal, name)).any() for signal in self.signals)]
-        rows = [
-            (signal.path, *(f"{float(np.median(getattr(signal, name))):.4g}" for name in shown))
-            for signal in self.signals
-        ]
+        rows = [(signal.path, *(f"{signal.median(name):.4g}" for name in shown)) for signal in self.signals]
         heads = [name.replace("_", " ") for name in shown]
         keys = self.signals[0].mean.size if self.signals else 0
         title = count(len(self.signals), "operation") + (f", medians over {keys} keys" if keys > 1 else "")
         below = f"\n\nnot measured: {', '.join(self.unmeasured)}" if self.unmeasured else ""
+        if not rows:
+            return title + below
         return table(title, ("weight", *heads), rows) + below
 
     def assert_healthy(
@@ -131,12 +137,12 @@ class SignalReport:
         wrong = []
         for signal in self.signals:
             for name, (low, high) in bounds.items():
-                value = float(np.median(getattr(signal, name)))
+                value = signal.median(name)
                 if name == "correlation" and math.isnan(value):
                     continue
                 if not low <= value <= high:
                     wrong.append(f"{signal.path}: {name} {value:.4g}, not in [{low:g}, {high:g}]")
-        norms = [float(np.median(signal.gradient_norm)) for signal in self.signals]
+        norms = [signal.median("gradient_norm") for signal in self.signals]
         if math.isfinite(gradient_ratio):
             ratio = max(norms) / min(norms) if min(norms) > 0 else math.inf
             if not ratio <= gradient_ratio:
@@ -165,13 +171,13 @@ class SignalReport:
         figure = Figure(figsize=(4.5 * len(shown), 3.2), layout="constrained")
         depth = np.arange(1, len(self.signals) + 1)
         for panel, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-            values = np.stack([np.asarray(getattr(signal, name), float) for signal in self.signals])
-            low, middle, high = np.quantile(values, (0.1, 0.5, 0.9), axis=1)
+            values = [np.asarray(getattr(signal, name), float)[signal.ran] for signal in self.signals]
+            low, middle, high = np.array([np.quantile(each, (0.1, 0.5, 0.9)) for each in values]).T
             panel.fill_between(depth, low, high, alpha=0.25, linewidth=0)
             panel.plot(depth, middle)
             panel.set_xlabel("weighted operation")
             panel.set_title(name.replace("_", " "))
-            if name != "correlation" and np.nanmin(values) > 0:
+            if name != "correlation" and np.nanmin(np.concatenate(values)) > 0:
                 panel.set_yscale("log")
         return figure
 
@@ -238,22 +244,23 @@ def signal_propagation(
     operations = _operations(uses, examples)
     if not operations:
         raise InitaxError(message("signal_propagation finds no contraction or convolution with a weight."))
-
-    def measure(arrays: Sequence[Any]) -> dict[str, Any]:
-        return _measured(traced, operations, loss, [*arrays, *values[len(arrays) :]])
-
     weights = values[: len(traced.paths)]
-    if rules is None:
-        measured = jax.jit(measure)(weights)
-        measured = jax.tree_util.tree_map(lambda each: each[None], measured)
-    else:
-        drawn = plan(model, rules, inputs=inputs, forward=forward, module=module)
+    drawn = None if rules is None else plan(model, rules, inputs=inputs, forward=forward, module=module)
 
-        def redrawn(key: Any) -> dict[str, Any]:
+    def every(measure: Callable[[Sequence[Any]], Any]) -> Any:
+        """What is measured with each key, stacked."""
+        if drawn is None:
+            return jax.tree_util.tree_map(lambda each: each[None], jax.jit(measure)(values))
+
+        def redrawn(key: Any) -> Any:
             fresh = drawn.arrays(key)
-            return measure([fresh.get(path, old) for path, old in zip(traced.paths, weights, strict=True)])
+            own = [fresh.get(path, old) for path, old in zip(traced.paths, weights, strict=True)]
+            return measure([*own, *values[len(own) :]])
 
-        measured = jax.jit(jax.vmap(redrawn))(_as_keys(keys))
+        return jax.jit(jax.vmap(redrawn))(_as_keys(keys))
+
+    trips = _trips(traced, operations, uses, every)
+    measured = every(lambda arrays: _measured(traced, operations, trips, loss, arrays))
     return _reported(traced, operations, uses, measured)
 
 
@@ -334,15 +341,31 @@ def _follows(bias: Use, weight: Use) -> bool:
     return same and bias.partners == (weight.param,) and len(bias.units) == len(weight.units)
 
 
+def _trips(
+    traced: Traced, operations: Mapping[Place, _Operation], uses: Uses, every: Callable[[Any], Any]
+) -> dict[Place, int]:
+    """How many steps the `while` loops around the operations make at most, with any key: they are played to see."""
+    loops = {place[:depth] for place in operations for depth in range(1, len(place))} & uses.whiles
+    if not loops:
+        return {}
+    closed = traced.closed
+    found = every(lambda arrays: longest_trips(closed.jaxpr, closed.consts, list(arrays), operations, loops))
+    return {loop: int(np.max(steps)) for loop, steps in found.items()}
+
+
 def _measured(
-    traced: Traced, operations: Mapping[Place, _Operation], loss: Callable[[Any], Any] | None, values: Sequence[Any]
-) -> dict[str, Any]:
-    def hook(place: Place, output: Any, state: dict[Any, Any]) -> tuple[Any, dict[Any, Any], Any]:
+    traced: Traced,
+    operations: Mapping[Place, _Operation],
+    trips: Mapping[Place, int],
+    loss: Callable[[Any], Any] | None,
+    values: Sequence[Any],
+) -> dict[Place, Any]:
+    def hook(place: Place, operands: Any, output: Any, state: dict[Any, Any]) -> tuple[Any, dict[Any, Any], Any]:
         return output, state, _statistics(output, operations[place])
 
-    player = Player(hook, operations)
+    player = Player(hook, operations, trips=trips)
     player.play(traced.closed.jaxpr, traced.closed.consts, list(values))
-    measured: dict[str, Any] = {str(place): each for place, each in player.emitted.items()}
+    measured = player.emitted
     if loss is None:
         return measured
     number = len(traced.paths)
@@ -351,10 +374,21 @@ def _measured(
         leaves = jax.core.eval_jaxpr(traced.closed.jaxpr, traced.closed.consts, *arrays, *values[number:])
         return loss(jax.tree_util.tree_unflatten(traced.structure, leaves))
 
-    gradients = jax.grad(total)(list(values[:number]))
+    try:
+        gradients = jax.grad(total)(list(values[:number]))
+    except ValueError as error:
+        if "Reverse-mode differentiation" not in str(error):
+            raise
+        raise InitaxError(
+            message(
+                "signal_propagation: JAX can't differentiate the loss: a loop of the forward pass has no fixed number "
+                "of steps.",
+                "leave out loss=, or write the loop as jax.lax.scan",
+            )
+        ) from error
     for place, operation in operations.items():
-        if str(place) in measured:
-            measured[str(place)] |= _gradient(gradients[operation.params[0]], operation)
+        if place in measured:
+            measured[place] |= _gradient(gradients[operation.params[0]], operation)
     return measured
 
 
@@ -369,6 +403,7 @@ def _statistics(output: Any, operation: _Operation) -> dict[str, jax.Array]:
         "dead": jnp.mean((jnp.max(jnp.real(wide), axis=others) < 0).astype(jnp.float32)),
         "saturated": jnp.mean((size > SATURATED).astype(jnp.float32)),
         "correlation": _correlation(wide, others, operation.examples),
+        "ran": jnp.ones((), bool),
     }
 
 
@@ -404,23 +439,26 @@ def _gradient(gradient: Any, operation: _Operation) -> dict[str, jax.Array]:
 
 
 def _reported(
-    traced: Traced, operations: Mapping[Place, _Operation], uses: Uses, measured: Mapping[str, Any]
+    traced: Traced, operations: Mapping[Place, _Operation], uses: Uses, measured: Mapping[Place, Any]
 ) -> SignalReport:
     rows: list[tuple[tuple[int, ...], Signal]] = []
     seen: set[int] = set()
     for place, operation in operations.items():
-        if str(place) not in measured:
+        if place not in measured:
             continue
-        seen |= set(operation.params)
-        numbers = {name: np.asarray(value) for name, value in measured[str(place)].items()}
-        steps = numbers["mean"].shape[1:]
+        numbers = {name: np.asarray(value) for name, value in measured[place].items()}
+        keys, *steps = numbers["ran"].shape
         path = " + ".join(traced.paths[each] for each in operation.params)
         alone = operation.use.view.fixed if operation.use.view else ()
         path += f"[{', '.join(str(digit) for _, digit in alone)}]" if alone else ""
         for step in itertools.product(*map(range, steps)):
-            here = {name: _entry(numbers.get(name), step, numbers["mean"].shape[0]) for name in NUMBERS}
+            ran = _entry(numbers["ran"], step, keys)
+            if not ran.any():
+                continue
+            seen |= set(operation.params)
+            here = {name: np.where(ran, _entry(numbers.get(name), step, keys), np.nan) for name in NUMBERS}
             label = path + (f"[{', '.join(map(str, step))}]" if step else "")
-            rows.append((tuple(_order(place, operation.loops, step)), Signal(path=label, **here)))
+            rows.append((tuple(_order(place, operation.loops, step)), Signal(path=label, ran=ran, **here)))
     weights = {use.param for use in uses.found if use.what in OPERATIONS}
     rows.sort(key=lambda row: row[0])
     return SignalReport(

@@ -333,11 +333,14 @@ def describe(node: Any, walk: Walk, path: str) -> Opened | None:
 def _value(variable: Any) -> Any:
     """The value in a Variable; an abstract one with the sharding that its metadata name."""
     raw = variable.get_raw_value()
-    metadata = variable.get_metadata()
-    if not isinstance(raw, jax.ShapeDtypeStruct) or not metadata.get("out_sharding"):
+    if not isinstance(raw, jax.ShapeDtypeStruct):
         return raw
     spec = nnx.get_partition_spec(variable).get_raw_value()
-    return at_home(raw, spec, metadata.get("mesh"))
+    return (
+        raw
+        if spec is None or all(names is None for names in spec)
+        else at_home(raw, spec, variable.get_metadata().get("mesh"))
+    )
 
 
 def _dotted(names: tuple[Any, ...]) -> str:

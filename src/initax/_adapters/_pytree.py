@@ -513,4 +513,8 @@ def _noted(parameter: Parameter, walk: Walk) -> Parameter:
         return replace(parameter, role="state", kept=None if born else walk.state_at[path])
     if path in walk.notes:
         return replace(parameter, kept=walk.notes[path])
-    return replace(parameter, constraint=walk.constraints.get(path) or parameter.constraint)
+    found = replace(parameter, constraint=walk.constraints.get(path) or parameter.constraint)
+    if found.constraint is None or found.constraint.share == 1:
+        return found
+    fans = {name: getattr(found, name) for name in ("effective_fan_in", "effective_fan_out")}
+    return replace(found, **{name: fan and fan * found.constraint.share for name, fan in fans.items()})

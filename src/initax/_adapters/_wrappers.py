@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -91,6 +91,7 @@ class Wrapped:
         positive: no effective weight is negative.
         reaches_zero: an effective weight can be zero.
         most: bound that every effective weight is below.
+        share: the share of the entries that a mask lets through.
         kept: why the array is never drawn.
     """
 
@@ -101,6 +102,7 @@ class Wrapped:
     positive: bool = False
     reaches_zero: bool = True
     most: float = float("inf")
+    share: float = 1.0
     kept: str | None = None
 
     def constraint(self, path: str) -> Constraint:
@@ -112,6 +114,7 @@ class Wrapped:
             positive=self.positive,
             reaches_zero=self.reaches_zero,
             most=self.most,
+            share=self.share,
         )
 
 
@@ -151,6 +154,7 @@ def _below(child: Any, name: str) -> Wrapped:
         positive=inner.positive,
         reaches_zero=inner.reaches_zero,
         most=inner.most,
+        share=inner.share,
         kept=inner.kept,
     )
 
@@ -168,6 +172,7 @@ def _mapped(inner: Wrapped, outer: Map) -> Wrapped:
         positive=outer.positive or inner.positive,
         reaches_zero=outer.reaches_zero and inner.reaches_zero,
         most=min(outer.most, inner.most),
+        share=inner.share,
         kept=inner.kept,
     )
 
@@ -176,6 +181,8 @@ def _parameterize(node: Any) -> Wrapped:
     found = map_of(node.fn)
     if len(node.args) == 1 and not node.kwargs and found is not None:
         return _mapped(_below(node.args[0], "args.0"), found)
+    if node.fn is jnp.where and not node.kwargs and _is_mask(node.args):
+        return _masked(_below(node.args[1], "args.1"), node.args[0])
     inner = next(
         (
             each
@@ -187,6 +194,20 @@ def _parameterize(node: Any) -> Wrapped:
     called = getattr(node.fn, "__name__", type(node.fn).__name__)
     line = f'ix.convex.register_positivity("{called}", {called}, inverse=...)'
     return _kept(inner, f"undeclared: behind Parameterize({called}), whose inverse is not known; {line}")
+
+
+def _is_mask(args: tuple[Any, ...]) -> bool:
+    """Whether these arguments of `jnp.where` are a mask, a weight and zero."""
+    if len(args) != 3 or not isinstance(args[0], ARRAYS) or args[0].dtype != jnp.bool_:
+        return False
+    return isinstance(args[2], int | float) and args[2] == 0
+
+
+def _masked(inner: Wrapped, mask: Any) -> Wrapped:
+    """A weight some of whose entries never count: all are drawn, the mask does the rest."""
+    concrete = isinstance(mask, jax.Array) and not isinstance(mask, jax.core.Tracer)
+    share = float(jnp.mean(mask.astype(jnp.float32))) if concrete else 1.0
+    return replace(inner, names=("mask", *inner.names), reaches_zero=True, share=inner.share * share)
 
 
 def _kept(inner: Wrapped, reason: str) -> Wrapped:
@@ -207,6 +228,7 @@ def _weight_normalization(node: Any) -> Wrapped:
         positive=inner.positive and scale.positive,
         reaches_zero=inner.reaches_zero,
         most=inner.most,
+        share=inner.share,
         kept=inner.kept,
     )
 

@@ -74,7 +74,8 @@ def _reversed(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
 
 
 def _gather(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
-    return layout.gather(values[0], values[1], eqn, where)
+    found = layout.strided(values[0], values[1], eqn, uses, where)
+    return found if found is not None else layout.gather(values[0], values[1], eqn, uses.at, where)
 
 
 def _concatenate(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
@@ -141,7 +142,7 @@ def _dynamic_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
         if isinstance(start, Literal):
             value = layout.cut(value, axis, int(start.val), size, 1, uses, where)
         elif size == 1:
-            value = layout.entry(replace(value, outputs=()), axis, starts[axis].data, where)
+            value = layout.entry(replace(value, outputs=()), axis, starts[axis].data, uses.at, 1 + axis)
         else:
             value = _lost(value, axis, size, where)
     return value

@@ -8,8 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 from initax._trace._meet import settle
-from initax._trace._uses import Uses, Value
-from initax._trace._views import FOREIGN, Factor, Stop, View, beside_slot, foreign, in_slot, part, placed, reshaped
+from initax._trace._uses import Place, Uses, Value
+from initax._trace._views import (
+    FOREIGN,
+    Factor,
+    Pick,
+    Stop,
+    View,
+    beside_slot,
+    foreign,
+    in_slot,
+    part,
+    placed,
+    reshaped,
+)
 
 
 def _each(
@@ -84,30 +96,61 @@ def cut(value: Value, axis: int, start: int, size: int, stride: int, uses: Uses,
     return _each(value, shape, move, stop, value.stretched)
 
 
-def entry(value: Value, axis: int, with_data: bool, where: str) -> Value:
-    """Follow a look-up of one entry along an axis, by a loop counter or by the data; the axis stays, of size one."""
+def entry(value: Value, axis: int, with_data: bool, at: Place, operand: int) -> Value:
+    """Follow a look-up of one entry along an axis, by a loop counter or by the data; the axis stays, of size one.
+
+    Args:
+        value: what is looked up in.
+        axis: the axis.
+        with_data: whether the number of the entry comes with the data.
+        at: the equation.
+        operand: which of its operands is the number.
+    """
     shape = (*value.shape[:axis], 1, *value.shape[axis + 1 :])
 
     def move(view: View) -> View:
         gone = tuple(factor for factor in view.axes[axis] if factor.axis != FOREIGN)
         own = replace(view, axes=(*view.axes[:axis], foreign(1), *view.axes[axis + 1 :]))
-        return replace(own, looked=own.looked + gone) if with_data else replace(own, batch=own.batch + gone)
+        if with_data:
+            return replace(own, looked=own.looked + gone)
+        picks = (Pick(gone, at, operand),) if gone == view.axes[axis] and view.slot(axis) is None else ()
+        return replace(own, batch=own.batch + gone, picks=own.picks + picks)
 
     moved = _each(value, shape, move, Stop(""), value.stretched)
     return replace(moved, data=moved.data or with_data)
 
 
-def gather(value: Value, indices: Value, eqn: Any, where: str) -> Value:
+def strided(value: Value, indices: Value, eqn: Any, uses: Uses, where: str) -> Value | None:
+    """Follow a look-up along one axis by evenly spaced constants, which is a slice; `None` for any other look-up."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    shape = tuple(eqn.outvars[0].aval.shape)
+    new = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
+    if indices.steps is None or len(numbers.start_index_map) != 1 or numbers.operand_batching_dims or len(new) != 1:
+        return None
+    (axis,), (start, step) = numbers.start_index_map, indices.steps
+    rest = [each for each in range(len(value.shape)) if each != axis]
+    number = shape[new[0]]
+    whole = all(sizes[each] == value.shape[each] for each in rest) and sizes[axis] == 1
+    if not whole or axis not in numbers.collapsed_slice_dims or number < 2:
+        return None
+    if step < 1 or start < 0 or start + step * (number - 1) >= value.shape[axis]:
+        return None
+    places = rest.copy()
+    places.insert(new[0], axis)
+    return rearrange(cut(value, axis, start, number, step, uses, where), places, shape)
+
+
+def gather(value: Value, indices: Value, eqn: Any, at: Place, where: str) -> Value:
     """Follow a look-up of entries by an array of indices."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = tuple(eqn.outvars[0].aval.shape)
     paired = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
     gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
     rest = [axis for axis in range(len(value.shape)) if axis not in gone]
-    around = [at for at in range(len(shape)) if at not in numbers.offset_dims]
+    around = [each for each in range(len(shape)) if each not in numbers.offset_dims]
     places: list[int | None] = [None] * len(shape)
-    for at, axis in zip(numbers.offset_dims, rest, strict=True):
-        places[at] = axis
+    for own, axis in zip(numbers.offset_dims, rest, strict=True):
+        places[own] = axis
     for axis, which in paired.items():
         places[around[which]] = axis
     whole = {axis for axis in range(len(value.shape)) if sizes[axis] == value.shape[axis] or axis in paired}
@@ -117,17 +160,21 @@ def gather(value: Value, indices: Value, eqn: Any, where: str) -> Value:
 
     def move(view: View) -> View | None:
         taken: list[Factor] = []
+        picks: list[Pick] = []
         for axis in single:
-            own = [factor for factor in view.axes[axis] if factor.axis != FOREIGN]
+            own = tuple(factor for factor in view.axes[axis] if factor.axis != FOREIGN)
             if own and sizes[axis] != 1:
                 return None
             taken += own
+            if own == view.axes[axis] and view.slot(axis) is None and axis in numbers.start_index_map:
+                picks.append(Pick(own, at, 1, numbers.start_index_map.index(axis)))
         one = replace(view, axes=tuple(foreign(1) if at in single else axis for at, axis in enumerate(view.axes)))
         # An axis of one entry that the look-up collapses is no axis of the result, but still one of the parameter.
         moved = placed(one, places, shape)
         if indices.data:
             return replace(moved, looked=moved.looked + tuple(taken))
-        return replace(moved, batch=moved.batch + tuple(taken), picked=moved.picked or (many and bool(taken)))
+        moved = replace(moved, batch=moved.batch + tuple(taken), picked=moved.picked or (many and bool(taken)))
+        return moved if many else replace(moved, picks=moved.picks + tuple(picks))
 
     moved = _each(replace(value, outputs=(), products=()), shape, move, stop, frozenset())
     return replace(moved, data=moved.data or indices.data)

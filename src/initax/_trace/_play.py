@@ -19,8 +19,12 @@ from initax._trace._walk import CALLS, scan_parts
 State = dict[Any, Any]
 """What is carried from equation to equation, by key: arrays."""
 
-Hook = Callable[[Place, Any, State], tuple[Any, State, Any]]
-"""From an equation's place, its result and the state to the result to go on with, the new state, and what to emit."""
+Hook = Callable[[Place, Sequence[Any], Any, State], tuple[Any, State, Any]]
+"""From an equation's place, its operands, its result and the state to the result to go on with, the new state, and what
+to emit: a pytree of arrays, or `None`."""
+
+TRIPS = "trips"
+"""The key of the state under which steps of `while` loops are counted, by loop, where they are."""
 
 
 def _strong(literal: Any) -> Any:
@@ -44,6 +48,11 @@ class Player:
         places: equations of one result to call it at.
         fresh: for each loop, the keys of the state that start anew in each step, and with what; after the loop they
             hold what every step left, stacked.
+        state: what is carried, at first.
+        trips: for each `while` loop out of which something is emitted, how many steps there is room for.
+
+    What is emitted in a loop comes out stacked, an entry for each step. A branch that is not taken, and a step that a
+    `while` loop does not make, emit zeros.
     """
 
     def __init__(
@@ -52,11 +61,13 @@ class Player:
         places: Iterable[Place],
         fresh: Mapping[Place, State] | None = None,
         state: State | None = None,
+        trips: Mapping[Place, int] | None = None,
     ) -> None:
         self.hook = hook
         self.places = frozenset(places)
         self.fresh = dict(fresh or {})
         self.state: State = dict(state or {})
+        self.trips = dict(trips or {})
         self.emitted: dict[Place, Any] = {}
         self.around = {place[:depth] for place in self.places for depth in range(1, len(place))}
 
@@ -90,13 +101,13 @@ class Player:
             return {"scan": self._scan, "while": self._while, "cond": self._cond}[name](eqn, values, place)
         results = _evaluated(eqn, values)
         if place in self.places:
-            results[0], self.state, emitted = self.hook(place, results[0], self.state)
+            results[0], self.state, emitted = self.hook(place, values, results[0], self.state)
             if emitted is not None:
                 self.emitted[place] = emitted
         return results
 
     def _child(self, state: State) -> Player:
-        return Player(self.hook, self.places, self.fresh, state)
+        return Player(self.hook, self.places, self.fresh, state, self.trips)
 
     def _scan(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
         params, body = eqn.params, eqn.params["jaxpr"]
@@ -109,45 +120,91 @@ class Player:
             results = inner.play(body.jaxpr, body.consts, [*first, *held[0], *row], place)
             carried = {key: inner.state[key] for key in held[1]}
             stacked = {key: inner.state[key] for key in fresh}
-            emitted = {str(each): (each, value) for each, value in inner.emitted.items()}
-            at.update({name: each for name, (each, _) in emitted.items()})
-            own = {name: value for name, (_, value) in emitted.items()}
-            return (results[:carries], carried), (results[carries:], stacked, own)
+            return (results[:carries], carried), (results[carries:], stacked, inner.emitted)
 
-        at: dict[str, Place] = {}
         kept = {key: value for key, value in self.state.items() if key not in fresh}
         (carry, state), (collected, stacked, emitted) = lax.scan(
             step, (carry, kept), rows, length=params["length"], reverse=params["reverse"]
         )
         self.state = {**state, **stacked}
-        self.emitted |= {at[name]: value for name, value in emitted.items()}
+        self.emitted |= emitted
         return [*carry, *collected]
 
     def _while(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
         tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
         test, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
+        closed_over = values[tests : tests + consts]
 
-        def goes_on(held: tuple[list[Any], State]) -> Any:
+        def goes_on(held: tuple[list[Any], State, Any, Any]) -> Any:
             return jax.core.eval_jaxpr(test.jaxpr, test.consts, *values[:tests], *held[0])[0]
 
-        def step(held: tuple[list[Any], State]) -> tuple[list[Any], State]:
-            inner = self._child(held[1])
-            arguments = [*values[tests : tests + consts], *held[0]]
-            return inner.play(body.jaxpr, body.consts, arguments, place), inner.state
+        def step(values: list[Any], state: State) -> tuple[list[Any], State, dict[Place, Any]]:
+            inner = self._child(state)
+            results = inner.play(body.jaxpr, body.consts, [*closed_over, *values], place)
+            return results, inner.state, inner.emitted
 
-        results, self.state = lax.while_loop(goes_on, step, (values[tests + consts :], self.state))
+        def onward(held: tuple[list[Any], State, Any, Any]) -> tuple[list[Any], State, Any, Any]:
+            results, state, emitted = step(held[0], held[1])
+            room = jax.tree_util.tree_map(lambda rows, row: rows.at[held[2]].set(row), held[3], emitted)
+            return results, state, held[2] + 1, room
+
+        first = (values[tests + consts :], self.state)
+        one = jax.eval_shape(step, *first)[2]
+        room = jax.tree_util.tree_map(lambda each: jnp.zeros((max(self.trips[place], 1), *each.shape), each.dtype), one)
+        held = lax.while_loop(goes_on, onward, (*first, jnp.zeros((), jnp.int32), room))
+        results, self.state, steps, emitted = held
+        self.emitted |= emitted
+        if TRIPS in self.state:
+            longest = jnp.maximum(self.state[TRIPS][place], steps)
+            self.state = {**self.state, TRIPS: {**self.state[TRIPS], place: longest}}
         return list(results)
 
     def _cond(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
         which, operands = values[0], values[1:]
 
         def branch(number: int, closed: Any) -> Callable[..., Any]:
-            def run(state: State, *arguments: Any) -> tuple[list[Any], State]:
+            def run(state: State, *arguments: Any) -> tuple[list[Any], State, dict[Place, Any]]:
                 inner = self._child(state)
-                return inner.play(closed.jaxpr, closed.consts, arguments, (*place, number)), inner.state
+                return inner.play(closed.jaxpr, closed.consts, arguments, (*place, number)), inner.state, inner.emitted
 
             return run
 
         branches = [branch(number, closed) for number, closed in enumerate(eqn.params["branches"])]
-        results, self.state = lax.switch(jnp.asarray(which, jnp.int32), branches, self.state, *operands)
+        every: dict[Place, Any] = {}
+        for run in branches:
+            every |= jax.eval_shape(run, self.state, *operands)[2]
+
+        def whole(run: Callable[..., Any]) -> Callable[..., Any]:
+            def filled(*arguments: Any) -> tuple[list[Any], State, dict[Place, Any]]:
+                results, state, emitted = run(*arguments)
+                return results, state, {**jax.tree_util.tree_map(_zeros, every), **emitted}
+
+            return filled
+
+        which = jnp.asarray(which, jnp.int32)
+        results, self.state, emitted = lax.switch(which, [whole(run) for run in branches], self.state, *operands)
+        self.emitted |= emitted
         return list(results)
+
+
+def _zeros(like: Any) -> jax.Array:
+    return jnp.zeros(like.shape, like.dtype)
+
+
+def longest_trips(
+    jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], places: Iterable[Place], loops: Iterable[Place]
+) -> dict[Place, jax.Array]:
+    """Return how many steps some `while` loops make at most, each time they are run.
+
+    Args:
+        jaxpr: an open jaxpr.
+        consts: values of its constants.
+        values: values of its arguments.
+        places: equations in the loops.
+        loops: the loops.
+    """
+    counts = {loop: jnp.zeros((), jnp.int32) for loop in loops}
+    player = Player(lambda place, operands, result, state: (result, state, None), places, state={TRIPS: counts})
+    player.play(jaxpr, consts, values)
+    found: dict[Place, jax.Array] = player.state[TRIPS]
+    return found

@@ -82,6 +82,7 @@ class Value:
         outputs: weights whose outputs it holds, with nothing but sums, scalings and layout since.
         products: scales it was multiplied with, with nothing but layout since.
         stretched: axes along which it is constant because it was broadcast.
+        steps: for constants whose entries, in row-major order, are `first + step * n`: the two numbers.
     """
 
     shape: tuple[int, ...]
@@ -90,6 +91,7 @@ class Value:
     outputs: tuple[View, ...] = ()
     products: tuple[View, ...] = ()
     stretched: frozenset[int] = frozenset()
+    steps: tuple[int, int] | None = None
 
     @property
     def looked(self) -> bool:
@@ -105,6 +107,7 @@ class Uses:
         links: number of contractions of parameters with each other.
         at: the equation the walk is at.
         loops: the equations that are loops → the parameters of which each step takes one entry.
+        whiles: those of them whose number of steps is not known before they run.
     """
 
     def __init__(self) -> None:
@@ -112,6 +115,7 @@ class Uses:
         self.links = 0
         self.at: Place = ()
         self.loops: dict[Place, dict[int, tuple[Factor, ...]]] = {}
+        self.whiles: set[Place] = set()
 
     def add(self, use: Use) -> int:
         """Enter a use and return its number."""

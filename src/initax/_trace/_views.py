@@ -19,7 +19,7 @@ SLOT = -2
 such axis of a view has the next number down."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Factor:
     """A part of a stored axis: of index `n` along the axis, the digit `(n // inner) % size`.
 
@@ -86,6 +86,23 @@ class Slot:
     factors: tuple[Factor, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Factors of which one entry was taken, by a number that is known when the equation runs.
+
+    Attributes:
+        factors: the factors, outermost first.
+        at: the place of the equation.
+        operand: which of its operands holds the number, clamped to what there is.
+        entry: which entry of that operand it is.
+    """
+
+    factors: tuple[Factor, ...]
+    at: tuple[int, ...]
+    operand: int
+    entry: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """A parameter inside a value, or behind one as the weight whose outputs it holds.
@@ -97,6 +114,7 @@ class View:
         looked: factors taken by indices that come with the data.
         picked: the look-up was by many constant indices, which are no data but no single entry either.
         fixed: factors of which one entry was taken, and which.
+        picks: those of `batch` that a loop counter picks, and where.
         links: contractions with other parameters or constants.
         slots: where the parameter stands in joined axes, by the number of the axis's factor.
         scaled: it was multiplied with a constant; of outputs, with a signal or a norm's scale.
@@ -113,6 +131,7 @@ class View:
     looked: tuple[Factor, ...] = ()
     picked: bool = False
     fixed: tuple[tuple[Factor, int], ...] = ()
+    picks: tuple[Pick, ...] = ()
     links: tuple[Link, ...] = ()
     slots: tuple[Slot, ...] = ()
     scaled: bool = False

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.extend.core import Literal
 
 from initax._trace._equations import equation, shapes_of
+from initax._trace._indices import constant, stepped
 from initax._trace._meet import settle
 from initax._trace._uses import Part, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View
@@ -63,7 +63,7 @@ def walk(jaxpr: Any, consts: Sequence[Value], operands: Sequence[Value], uses: U
     known |= zip(jaxpr.invars, operands, strict=True)
 
     def read(atom: Any) -> Value:
-        return Value(shape=tuple(np.shape(atom.val))) if isinstance(atom, Literal) else known[atom]
+        return constant(atom.val) if isinstance(atom, Literal) else known[atom]
 
     around = uses.at
     for place, eqn in enumerate(jaxpr.eqns):
@@ -77,7 +77,7 @@ def walk(jaxpr: Any, consts: Sequence[Value], operands: Sequence[Value], uses: U
 def _step(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
     name = eqn.primitive.name
     if not any(value.data or value.weights for value in values):
-        return [Value(shape=shape) for shape in shapes_of(eqn)]
+        return [Value(shape=shape, steps=stepped(eqn, values)) for shape in shapes_of(eqn)]
     if name in CALLS and CALLS[name] in eqn.params:
         return _call(eqn.params[CALLS[name]], values, uses)
     if name in SAME:
@@ -206,6 +206,7 @@ def _while(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
     tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     carry = values[tests + consts :]
     uses.loops[uses.at] = {}
+    uses.whiles.add(uses.at)
     _, results = _loop(eqn.params["body_jaxpr"], values[tests : tests + consts], carry, [], uses, line_of(eqn))
     return results
 

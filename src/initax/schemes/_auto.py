@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from initax.schemes._initializer import changed, choice
+import math
+
+from initax.schemes._distributions import Normal
+from initax.schemes._initializer import changed, choice, number
 from initax.schemes._scheme import Scheme, weights_only
 from initax.schemes._table import made, row
 from initax.schemes._variance import DISTRIBUTIONS, Auto
 
 
 @row("auto")
-def auto(*, distribution: str = "truncated_normal") -> Scheme:
-    """Return weights by what reaches them, so that variance one goes in and variance one comes out; zero biases.
+def auto(*, distribution: str = "truncated_normal", bias_share: float = 0.0) -> Scheme:
+    """Return weights by what reaches them, so that variance one goes in and variance one comes out.
 
     With `inputs=` the forward pass is followed from the inputs, taken for standard normal, through activations,
     residual sums, poolings and norms, and each weight has variance `1 / (fan_in m)` with `m` the mean square of the
@@ -19,6 +22,13 @@ def auto(*, distribution: str = "truncated_normal") -> Scheme:
 
     Args:
         distribution: `"truncated_normal"`, `"normal"` or `"uniform"`.
+        bias_share: share of each layer's variance that a normal bias has, between 0 and 1; where a layer has no bias,
+            its weight has it all. A chance deviation of the length grows from layer to layer by the slope of the
+            activation's length map, which is above one for gelu (1.14) and silu (1.17); a share `b` makes that
+            `1 - b` times as much, so that with 0.3 a deep network keeps its length. Examples grow more alike.
+
+    Raises:
+        SchemeError: an argument is wrong.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix
@@ -28,8 +38,11 @@ def auto(*, distribution: str = "truncated_normal") -> Scheme:
         [0.125, 0.04, 0.04]
 
     References:
-        Bingham & Miikkulainen 2023, arXiv 2109.08958, section 3.
+        Bingham & Miikkulainen 2023, arXiv 2109.08958, section 3. Schoenholz et al. 2017, arXiv 1611.01232, section 3,
+        for the slope of the length map and what a bias does to it.
     """
     choice("auto", "distribution", distribution, DISTRIBUTIONS)
-    args = changed(distribution=(distribution, "truncated_normal"))
-    return made("auto", args, weights_only(Auto("auto", args, distribution)))
+    share = number("auto", "bias_share", bias_share, least=0.0, most=1.0)
+    args = changed(distribution=(distribution, "truncated_normal"), bias_share=(share, 0.0))
+    bias = Normal("auto", args, math.sqrt(share)) if share else None
+    return made("auto", args, weights_only(Auto("auto", args, distribution, share), bias))

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from initax._errors import SchemeError, message
 from initax._moments import Activation, refuse_unsuitable
 from initax.schemes._convex import HoedtBias, HoedtWeight
 from initax.schemes._icnn import BIAS_AT, PARTS, BiasAt, IcnnBias, IcnnWeight, Part, named
-from initax.schemes._initializer import Fans, changed, choice, number
+from initax.schemes._initializer import Fans, changed, choice, number, positive_number
 from initax.schemes._scheme import Scheme, weights_only
 from initax.schemes._table import made, row
-
-
-def _positive_number(scheme: str, name: str, value: Any) -> float:
-    found = number(scheme, name, value)
-    if not 0 < found < math.inf:
-        raise SchemeError(
-            message(f"{scheme}: {name} must be positive, not {value!r}.", f'write ("{scheme}", {{"{name}": 1.0}})')
-        )
-    return found
 
 
 def _correlation(scheme: str, value: Any) -> float:
@@ -69,7 +59,7 @@ def hoedt(
     References:
         Hoedt & Klambauer 2023, NeurIPS, arXiv 2312.12474.
     """
-    variance = _positive_number("hoedt", "variance", variance)
+    variance = positive_number("hoedt", "variance", variance)
     correlation = _correlation("hoedt", correlation)
     alpha = number("hoedt", "alpha", alpha)
     bias_noise = number("hoedt", "bias_noise", bias_noise, least=0.0, most=1.0)
@@ -138,8 +128,8 @@ def icnn(
         Amos et al. 2017, arXiv 1609.07152, for the networks; Hoedt & Klambauer 2023, arXiv 2312.12474, for the weights
         without a passthrough, here with the moments of any activation.
     """
-    variance = _positive_number("icnn", "variance", variance)
-    k, input_square = _positive_number("icnn", "k", k), _positive_number("icnn", "input_square", input_square)
+    variance = positive_number("icnn", "variance", variance)
+    k, input_square = positive_number("icnn", "k", k), positive_number("icnn", "input_square", input_square)
     correlation = _correlation("icnn", correlation)
     tau = number("icnn", "tau", tau)
     if not 0 < tau < 1:

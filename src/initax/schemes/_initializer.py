@@ -178,6 +178,20 @@ def number(scheme: str, name: str, value: Any, *, least: float = -math.inf, most
     return found
 
 
+def positive_number(scheme: str, name: str, value: Any) -> float:
+    """Return an argument as a positive, finite Python float.
+
+    Raises:
+        SchemeError: it is traced, no number, or not positive and finite.
+    """
+    found = number(scheme, name, value)
+    if not 0 < found < math.inf:
+        raise SchemeError(
+            message(f"{scheme}: {name} must be positive, not {value!r}.", f'write ("{scheme}", {{"{name}": 1.0}})')
+        )
+    return found
+
+
 def choice(scheme: str, name: str, value: Any, options: tuple[str, ...]) -> str:
     """Return an argument that must be one of a few words.
 
@@ -245,6 +259,21 @@ def known_axes(initializer: str, parameter: Parameter) -> Axes:
     if parameter.axes is None:
         raise SchemeError(message(f"{initializer} needs the axes of {where(parameter)}, and nobody declared them."))
     return parameter.axes
+
+
+def refuse_old(scheme: str, recipe: Recipe, parameter: Parameter) -> None:
+    """Raise where what a recipe makes can't be changed any more, because a part of it is the old array.
+
+    Raises:
+        SchemeError: it is so.
+    """
+    if recipe.kernel.sees_old:
+        raise SchemeError(
+            message(
+                f"{scheme} can't take a scheme that keeps a part of what {where(parameter)} holds.",
+                'write it the other way around: ("shrink_perturb", {"shrink": ..., "scheme": ("scaled", ...)})',
+            )
+        )
 
 
 def where(parameter: Parameter) -> str:

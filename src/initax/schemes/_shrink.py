@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from initax._errors import SchemeError, message
 from initax._layer import Layer, Parameter, Role
-from initax.schemes._initializer import Initializer, Kernel, Recipe, number, where
+from initax.schemes._initializer import Initializer, Kernel, Recipe, number, refuse_old, where
 from initax.schemes._scheme import Scheme, as_scheme
 from initax.schemes._table import made, row
 from initax.schemes._variance import Auto
@@ -66,6 +66,7 @@ class ShrinkPerturb(Initializer):
                 )
             )
         recipe = self.inner.recipe(parameter, layer)
+        refuse_old("shrink_perturb", recipe, parameter)
         numbers = (*recipe.numbers, self.perturb, self.shrink)
         return replace(recipe, kernel=ShrinkPerturbKernel(recipe.kernel), numbers=numbers, std=None)
 

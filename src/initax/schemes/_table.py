@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
-
-import jax
-import jax.numpy as jnp
 
 from initax._errors import SchemeError, message
 from initax._layer import FrameworkInit, Layer, Parameter, Role
@@ -19,14 +15,13 @@ from initax.schemes._initializer import (
     NO_DEFAULT,
     Fans,
     Initializer,
-    Kernel,
     Recipe,
     changed,
     choice,
     gain_number,
     number,
 )
-from initax.schemes._scheme import Scheme, as_initializer, as_scheme, enter, weights_only
+from initax.schemes._scheme import Scheme, as_initializer, enter, weights_only
 from initax.schemes._structured import METHODS, DeltaOrthogonal, Eye, Orthogonal, Sparse
 from initax.schemes._variance import (
     DISTRIBUTIONS,
@@ -651,82 +646,6 @@ def default() -> Scheme:
     return made("default", (), weights_only(drawn, drawn) | {"scale": drawn})
 
 
-@dataclass(frozen=True, slots=True)
-class ScaledKernel(Kernel):
-    """Another kernel's array times the last number."""
-
-    inner: Kernel
-
-    @property
-    def elementwise(self) -> bool:  # type: ignore[override]
-        """As the inner kernel."""
-        return self.inner.elementwise
-
-    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """Return the array."""
-        return self.inner(key, numbers[:-1], shape, dtype) * jnp.asarray(numbers[-1], dtype)
-
-    def lowest(self, numbers: tuple[float, ...]) -> float:
-        """As the inner kernel, where the factor keeps the sign."""
-        return self.inner.lowest(numbers[:-1]) * numbers[-1] if numbers[-1] > 0 else -math.inf
-
-    def above(self, numbers: tuple[float, ...], bound: float) -> float:
-        """As the inner kernel."""
-        return self.inner.above(numbers[:-1], bound / numbers[-1]) if numbers[-1] > 0 else 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Scaled(Initializer):
-    """Another initializer's array times a factor."""
-
-    inner: Initializer
-    factor: float
-
-    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
-        """Return the recipe for one parameter."""
-        recipe = self.inner.recipe(parameter, layer)
-        std = None if recipe.std is None else recipe.std * abs(self.factor)
-        return replace(recipe, kernel=ScaledKernel(recipe.kernel), numbers=(*recipe.numbers, self.factor), std=std)
-
-    def spec(self) -> Any:
-        """Return what JSON keeps of it."""
-        return [self.name, {"scheme": self.inner.spec(), "factor": self.factor}]
-
-    def __str__(self) -> str:
-        """Return it as one would call it."""
-        return f"scaled({self.inner}, {self.factor:.6g})"
-
-
-@row("scaled")
-def scaled(scheme: Any, factor: float) -> Scheme:
-    """Return another scheme with its weights multiplied by a factor; its biases and scales stay as they are.
-
-    Args:
-        scheme: the scheme, written in any way a rule accepts.
-        factor: multiplies the weights, and so their standard deviation.
-
-    Raises:
-        SchemeError: the scheme or the factor is wrong.
-
-    Examples:
-        >>> import initax as ix
-        >>> str(ix.schemes.scaled("glorot_normal", 0.5).parts["weight"])
-        'scaled(glorot_normal, 0.5)'
-    """
-    base = as_scheme(scheme)
-    factor = number("scaled", "factor", factor)
-    args = (("scheme", base), ("factor", factor))
-
-    def of(part: Initializer | None, role: Role) -> Initializer | None:
-        if part is None or role in ("bias", "scale"):
-            return part
-        return Scaled("scaled", (), part, factor)
-
-    whole = made("scaled", args, {role: of(part, role) for role, part in base.parts.items()})
-    whole.axes, whole.sizes = dict(base.axes), dict(base.sizes)
-    return whole
-
-
 SchemeName = Literal[
     "auto",
     "biased_normal",
@@ -743,16 +662,20 @@ SchemeName = Literal[
     "hoedt",
     "icnn",
     "identity",
+    "irnn",
     "kaiming_normal",
     "kaiming_uniform",
     "lecun_normal",
     "lecun_uniform",
+    "mup_hidden",
+    "mup_readout",
     "normal",
     "ones",
     "orthogonal",
     "prior",
     "scaled",
     "shrink_perturb",
+    "siren",
     "sparse",
     "torch_default",
     "truncated_normal",
@@ -761,6 +684,7 @@ SchemeName = Literal[
     "variance_scaling",
     "xavier_normal",
     "xavier_uniform",
+    "zero_init",
     "zeros",
 ]
 """The names of the schemes initax ships, for type checkers."""

@@ -58,11 +58,12 @@ class VarianceScaling(Initializer):
             "fan_geo_avg": (fan_in * fan_out) ** 0.5,
         }[self.mode]
         variance = self.scale / positive_fan(self.name, parameter, self.mode, divisor)
-        return _of_variance(self.distribution, variance, parameter.dtype)
+        return of_variance(self.distribution, variance, parameter.dtype)
 
 
 @functools.lru_cache(maxsize=4096)
-def _of_variance(distribution: str, variance: float, dtype: Any) -> Recipe:
+def of_variance(distribution: str, variance: float, dtype: Any) -> Recipe:
+    """Return the recipe of a distribution with zero mean and a given variance."""
     std = math.sqrt(variance)
     if is_complex(dtype):
         drawn: dict[str, tuple[Kernel, float]] = {
@@ -85,9 +86,13 @@ def _of_variance(distribution: str, variance: float, dtype: Any) -> Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Auto(Initializer):
-    """Variance `1 / (n m)` with `n` the effective fan_in and `m` the mean square of what reaches the weight."""
+    """Variance `1 / (n m)` with `n` the effective fan_in and `m` the mean square of what reaches the weight.
+
+    Where a share of the variance is left to the layer's bias, the weight has the rest.
+    """
 
     distribution: str = "truncated_normal"
+    bias_share: float = 0.0
 
     def is_blind(self, parameter: Parameter) -> bool:
         """Whether what reaches a parameter is not known; a look-up in an embedding takes a row as it is."""
@@ -97,8 +102,10 @@ class Auto(Initializer):
         """Return the recipe for one parameter."""
         fan_in, _ = fans_of(self.name, parameter, "effective")
         reach = 1.0 if parameter.reach is None or parameter.role == "embedding" else parameter.reach
-        variance = 1 / (positive_fan(self.name, parameter, "fan_in", fan_in) * reach)
-        return _of_variance(self.distribution, variance, parameter.dtype)
+        has_bias = parameter.role != "embedding" and any(each.role == "bias" for each in layer.parameters)
+        share = 1 - self.bias_share if has_bias else 1.0
+        variance = share / (positive_fan(self.name, parameter, "fan_in", fan_in) * reach)
+        return of_variance(self.distribution, variance, parameter.dtype)
 
 
 @dataclass(frozen=True, slots=True)

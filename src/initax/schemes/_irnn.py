@@ -1,0 +1,64 @@
+"""The scheme `irnn`: recurrent networks of ReLUs that start as the identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from initax._errors import SchemeError, message
+from initax._layer import Layer, Parameter
+from initax.schemes._distributions import Normal
+from initax.schemes._initializer import Initializer, Recipe, changed, known_axes, number, where
+from initax.schemes._scheme import Scheme, weights_only
+from initax.schemes._structured import Eye
+from initax.schemes._table import made, row
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentIdentity(Initializer):
+    """`gain` times the identity from hidden state to hidden state, per gate."""
+
+    gain: float = 1.0
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        axes = known_axes("irnn", parameter)
+        *_, inputs, outputs = axes.canonical_shape
+        if inputs != outputs:
+            raise SchemeError(
+                message(
+                    f"irnn needs square recurrent weights; {where(parameter)} has {inputs} inputs, {outputs} outputs.",
+                    f'shape {parameter.shape}, axes "{axes.pattern}"',
+                    'for a partial identity: ix.Scheme("irnn", recurrent="identity")',
+                )
+            )
+        return Eye("irnn", self.args, self.gain).recipe(parameter, layer)
+
+
+@row("irnn")
+def irnn(gain: float = 1.0, stddev: float = 0.001) -> Scheme:
+    """Return identity matrices for recurrent weights, small normal ones for all others, zero biases.
+
+    For plain recurrent cells with ReLUs, which then carry their state on unchanged. A cell with gates gets an identity
+    per gate.
+
+    Args:
+        gain: the value on the diagonal; the paper uses 0.01 where long memory does not help.
+        stddev: standard deviation of the other weights.
+
+    Raises:
+        SchemeError: an argument is no number, or `stddev` negative; when a plan is made, a recurrent weight is not
+            square.
+
+    Examples:
+        >>> import initax as ix
+        >>> ix.schemes.irnn()
+        Scheme(weight=normal(stddev=0.001), recurrent=irnn, bias=zeros, embedding=normal(stddev=0.001))
+
+    References:
+        Le et al. 2015, arXiv 1504.00941, section 3; 0.01 in section 4.4.
+    """
+    gain, stddev = number("irnn", "gain", gain), number("irnn", "stddev", stddev, least=0.0)
+    args = changed(gain=(gain, 1.0), stddev=(stddev, 0.001))
+    others = Normal("normal", changed(stddev=(stddev, 0.01)), stddev)
+    recurrent = RecurrentIdentity("irnn", changed(gain=(gain, 1.0)), gain)
+    return made("irnn", args, weights_only(others) | {"recurrent": recurrent})

@@ -1,0 +1,79 @@
+"""The scheme `zero_init`: ZerO, only zeros and ones, up to a Hadamard transform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from initax._axes import Axes
+from initax._layer import Layer, Parameter
+from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes
+from initax.schemes._scheme import Scheme, weights_only
+from initax.schemes._structured import Eye
+from initax.schemes._table import made, row
+
+
+@dataclass(frozen=True, slots=True)
+class HadamardKernel(Kernel):
+    """The first columns of a Hadamard matrix, at the center tap of a convolution; the number is their entry's size."""
+
+    axes: Axes
+    elementwise: ClassVar[bool] = False
+    random: ClassVar[bool] = False
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        *receptive, inputs, outputs = self.axes.canonical_shape
+        # Entry (i, o) of Sylvester's matrix is negative where i and o share an odd number of binary digits.
+        shared = lax.population_count(jnp.arange(inputs)[:, None] & jnp.arange(outputs)[None, :])
+        value = jnp.asarray(numbers[0], dtype)
+        taps = jnp.where(shared % 2 == 1, -value, value).reshape(1, *(1 for _ in receptive), inputs, outputs)
+        around = [((size - 1) // 2, size - 1 - (size - 1) // 2) for size in receptive]
+        kernel = jnp.pad(taps, [(0, 0), *around, (0, 0), (0, 0)])
+        made: jax.Array = self.axes.from_canonical(jnp.broadcast_to(kernel, (self.axes.batch_size, *kernel.shape[1:])))
+        return made
+
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return the negative entry."""
+        return -numbers[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroInit(Initializer):
+    """The identity, or where there are more outputs than inputs a normalized Hadamard matrix."""
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        identity = Eye(self.name, ()).recipe(parameter, layer)
+        axes = known_axes(self.name, parameter)
+        *_, inputs, outputs = axes.canonical_shape
+        if outputs <= inputs:
+            return identity
+        return Recipe(HadamardKernel(axes), (2.0 ** (-(outputs - 1).bit_length() / 2),), 0.0)
+
+
+@row("zero_init")
+def zero_init() -> Scheme:
+    """Return ZerO's deterministic weights, the identity or a Hadamard transform, and zero biases.
+
+    With at most as many outputs as inputs a (partial) identity; with more, the first columns of the Hadamard matrix
+    of the next power of two, divided by its square root. These are orthonormal where the number of outputs is itself
+    a power of two, and have singular values of at most one elsewhere. A convolution has the matrix at its center tap,
+    per group. The paper sets the last layer of each residual branch, and the classifier, to `zeros`.
+
+    Raises:
+        SchemeError: when a plan is made, a weight has no input or output axis.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> ix.draw("zero_init", jax.random.key(0), (4, 2), axes="o i").tolist()
+        [[0.5, 0.5], [0.5, -0.5], [0.5, 0.5], [0.5, -0.5]]
+
+    References:
+        Zhao et al. 2022, arXiv 2110.12661, algorithm 1, normalized as in the authors' code.
+    """
+    return made("zero_init", (), weights_only(ZeroInit("zero_init", ())))

@@ -1,0 +1,294 @@
+"""The optimizer's state after a reset, leaf by leaf: forgotten where the plan draws, the same object elsewhere."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+from flax.training.train_state import TrainState
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import initax as ix
+from tests.tables import KEY
+
+SCHEDULE = optax.cosine_decay_schedule(1e-3, 100)
+LABELS = {"first": "adam", "head": "sgd"}
+# Optimizer → how many arrays its state holds of each redrawn parameter, by the layer's place.
+OPTIMIZERS = {
+    "adam": (optax.adam(1e-3), 2),
+    "adamw": (optax.adamw(1e-3), 2),
+    "amsgrad": (optax.amsgrad(1e-3), 3),
+    "sgd with momentum": (optax.sgd(1e-2, momentum=0.9), 1),
+    "lion": (optax.lion(1e-3), 1),
+    "rmsprop": (optax.rmsprop(1e-3), 1),
+    "adafactor": (optax.adafactor(1e-3, min_dim_size_to_factor=2), 3),
+    "clipping and a schedule": (optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(SCHEDULE)), 2),
+    "several steps": (optax.MultiSteps(optax.adam(1e-3), 2), 3),
+    "injected hyperparameters": (optax.inject_hyperparams(optax.adam)(learning_rate=1e-3), 2),
+    "masked": (optax.masked(optax.adam(1e-3), {"first": False, "head": True}), 2),
+    "labelled": (optax.multi_transform({"adam": optax.adam(1e-3), "sgd": optax.sgd(0.1, 0.9)}, LABELS), 1),
+    "exponential average": (optax.chain(optax.ema(0.9), optax.adam(1e-3)), 3),
+}
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def model():
+    return {"first": {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}, "head": {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}}
+
+
+def used(optimizer, params):
+    """A state after two updates, so that nothing in it is zero by chance."""
+    state = optimizer.init(params)
+    for seed in (1, 2):
+        grads = jax.tree.map(lambda leaf, seed=seed: seed + jnp.ones_like(leaf), params)
+        _, state = optimizer.update(grads, state, params)
+    return state
+
+
+def named(state):
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_only_what_belongs_to_redrawn_parameters_is_forgotten(name):
+    optimizer, moments = OPTIMIZERS[name]
+    params = model()
+    before = used(optimizer, params)
+    after = ix.reset_optimizer(before, ix.plan(params, {"head": "he_normal"}))
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    old, new, start = named(before), named(after), named(optimizer.init(params))
+    changed = [path for path in old if new[path] is not old[path]]
+    assert len(changed) == 2 * moments
+    for path in old:
+        if "['head']" in path:
+            assert path in changed
+            assert np.array_equal(new[path], start[path])
+            assert new[path].dtype == old[path].dtype
+        else:
+            assert new[path] is old[path], path
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_counts_start_over_where_that_is_asked_for(name):
+    optimizer, _ = OPTIMIZERS[name]
+    params = model()
+    before = used(optimizer, params)
+    after = ix.reset_optimizer(before, ix.plan(params, {"*": "he_normal"}), counts="reset")
+    for path, leaf in named(after).items():
+        np.testing.assert_array_equal(leaf, named(optimizer.init(params))[path], err_msg=path)
+
+
+def test_training_goes_on_as_from_the_start_for_what_was_reset():
+    """Adam with every count and moment reset gives the updates of a new one; the other layer's are undisturbed."""
+    optimizer, params = optax.adam(1e-2), model()
+    state = used(optimizer, params)
+    grads = jax.tree.map(jnp.ones_like, params)
+    reset = ix.reset_optimizer(state, ix.plan(params, {"head": "he_normal"}))
+    updates, _ = optimizer.update(grads, reset, params)
+    undisturbed, _ = optimizer.update(grads, state, params)
+    assert np.array_equal(updates["first"]["w"], undisturbed["first"]["w"])
+    assert not np.array_equal(updates["head"]["w"], undisturbed["head"]["w"])
+    whole = ix.reset_optimizer(state, ix.plan(params, {"*": "he_normal"}), counts="reset")
+    updates, _ = optimizer.update(grads, whole, params)
+    new, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_array_equal(updates["head"]["w"], new["head"]["w"])
+
+
+# What does not start at zero
+
+ELSEWHERE = {
+    "adagrad": optax.adagrad(1e-2),
+    "schedule free": optax.contrib.schedule_free_adamw(1e-3),
+    "lbfgs": optax.lbfgs(),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_starts_elsewhere_needs_the_state_it_starts_from(name):
+    optimizer, params = ELSEWHERE[name], model()
+    plan = ix.plan(params, {"head": "he_normal"})
+    state = optimizer.init(params)
+    with pytest.raises(ix.PlanError, match=r"write reset_optimizer\(..., fresh=optimizer.init\(new_params\)\)"):
+        ix.reset_optimizer(state, plan)
+    state = jax.tree.map(lambda leaf: leaf + 1, state)
+    new = plan.draw(KEY)
+    fresh = optimizer.init(new)
+    after = named(ix.reset_optimizer(state, plan, fresh=fresh))
+    for path, leaf in named(state).items():
+        assert after[path] is (named(fresh)[path] if "['head']" in path else leaf)
+
+
+def test_a_state_of_another_optimizer_is_no_fresh_one():
+    params = model()
+    with pytest.raises(ix.PlanError) as caught:
+        ix.reset_optimizer(
+            optax.adam(1e-3).init(params), ix.plan(params, {"*": "zeros"}), fresh=optax.sgd(0.1, 0.9).init(params)
+        )
+    assert str(caught.value) == (
+        "fresh is no state of the same optimizer and parameters.\n"
+        "  the state has 9 arrays, fresh has 4\n"
+        "  write fresh=optimizer.init(params) with the optimizer and the parameters that the state is for"
+    )
+
+
+# Frameworks
+
+
+class Net(eqx.Module):
+    layers: list
+    tied: eqx.nn.Linear
+
+    def __init__(self, key):
+        first = eqx.nn.Linear(3, 3, key=key)
+        self.layers = [first, eqx.nn.Linear(3, 2, key=key)]
+        self.tied = first
+
+
+def test_equinox_and_what_is_tied():
+    net = Net(KEY)
+    params = eqx.filter(net, eqx.is_array)
+    state = used(optax.adam(1e-3), params)
+    after = ix.reset_optimizer(state, ix.plan(net, {"layers.0": "he_normal"}))
+    for moments, old in ((after[0].mu, state[0].mu), (after[0].nu, state[0].nu)):
+        assert not moments.tied.weight.any()
+        assert not moments.layers[0].weight.any()
+        assert moments.layers[1].weight is old.layers[1].weight
+    assert after[0].count is state[0].count
+
+
+def test_the_optimizer_of_nnx_comes_back_as_a_new_one():
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.head = nnx.Linear(4, 3, rngs=rngs), nnx.Linear(3, 2, rngs=rngs)
+
+    net = Model(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(net, optax.adam(1e-3), wrt=nnx.Param)
+    grads = jax.tree.map(jnp.ones_like, nnx.state(net, nnx.Param))
+    optimizer.update(net, grads)
+    after = ix.reset_optimizer(optimizer, ix.plan(net, {"head": "he_normal"}))
+    assert isinstance(after, nnx.Optimizer)
+    old, new = optimizer.opt_state[0], after.opt_state[0]
+    assert not new.mu["head"]["kernel"].get_value().any()
+    assert old.mu["head"]["kernel"].get_value().any()
+    assert new.mu["first"]["kernel"].get_value() is old.mu["first"]["kernel"].get_value()
+    assert int(new.count.get_value()) == 1
+    after.update(net, grads)
+    assert int(after.step.get_value()) == 2
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["variables", "params"])
+def test_a_train_state_of_linen(whole):
+    module = nn.Sequential([nn.Dense(3), nn.Dense(2)])
+    variables = module.init(KEY, jnp.ones((1, 4)))
+    params = variables if whole else variables["params"]
+    state = TrainState.create(apply_fn=module.apply, params=params, tx=optax.adam(1e-3))
+    state = state.apply_gradients(grads=jax.tree.map(jnp.ones_like, params))
+    after = ix.reset_optimizer(state, ix.plan(variables, {"layers_1": "he_normal"}))
+    assert after.params is state.params
+
+    def mu(each):
+        found = each.opt_state[0].mu
+        return found["params"] if whole else found
+
+    assert not mu(after)["layers_1"]["kernel"].any()
+    assert mu(after)["layers_0"]["kernel"] is mu(state)["layers_0"]["kernel"]
+    again = ix.reset_optimizer(state, ix.plan(state, {"layers_1": "he_normal"}))
+    assert jax.tree.all(jax.tree.map(np.array_equal, again.opt_state, after.opt_state))
+
+
+def test_a_model_of_one_array():
+    params = jnp.ones((4, 3))
+    state = used(optax.adam(1e-3), params)
+    after = ix.reset_optimizer(state, ix.plan(params, {"*": "he_normal"}))
+    assert not after[0].mu.any()
+    assert int(after[0].count) == 2
+
+
+def test_names_that_end_alike_are_told_apart():
+    params = {"head": {"w": jnp.ones((3, 2))}, "deep": {"head": {"w": jnp.ones((3, 2))}}}
+    state = used(optax.adam(1e-3), params)
+    after = ix.reset_optimizer(state, ix.plan(params, {"head": "he_normal"}))
+    assert not after[0].mu["head"]["w"].any()
+    assert after[0].mu["deep"]["head"]["w"] is state[0].mu["deep"]["head"]["w"]
+
+
+# Inside a step, and on a mesh
+
+
+def test_a_layer_and_its_moments_are_reset_inside_a_jitted_step(key):
+    optimizer = optax.adam(1e-2)
+    net = eqx.nn.MLP(3, 1, 8, depth=2, key=KEY)
+    state = used(optimizer, eqx.filter(net, eqx.is_array))
+    rules = {"layers.2": "he_normal"}
+
+    @eqx.filter_jit
+    def step(net, state, key):
+        return ix.reinit(net, rules, key), ix.reset_optimizer(state, ix.plan(net, rules))
+
+    new, after = step(net, state, key)
+    eager = ix.reinit(net, rules, key)
+    assert np.array_equal(new.layers[2].weight, eager.layers[2].weight)
+    assert np.array_equal(new.layers[0].weight, net.layers[0].weight)
+    assert not after[0].mu.layers[2].weight.any()
+    assert np.array_equal(after[0].mu.layers[0].weight, state[0].mu.layers[0].weight)
+
+
+def test_a_reset_may_be_a_branch_of_a_jitted_step(key):
+    plan = ix.plan(model(), {"head": "he_normal"})
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, state, key, now):
+        def reset():
+            return ix.plan(params, {"head": "he_normal"}).draw(key), ix.reset_optimizer(state, plan)
+
+        return jax.lax.cond(now, reset, lambda: (params, state))
+
+    params = model()
+    state = used(optimizer, params)
+    new, after = step(params, state, key, True)
+    assert np.array_equal(new["head"]["w"], plan.draw(key)["head"]["w"])
+    assert not after[0].nu["head"]["w"].any()
+    same, kept = step(params, state, key, False)
+    assert np.array_equal(same["head"]["w"], params["head"]["w"])
+    assert np.array_equal(kept[0].nu["head"]["w"], state[0].nu["head"]["w"])
+
+
+def test_moments_stay_where_they_live():
+    home = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
+    params = {"w": jax.device_put(jnp.ones((8, 3)), home)}
+    state = optax.adam(1e-3).init(params)
+    state = jax.tree.map(lambda leaf: jax.device_put(leaf, home) if leaf.ndim else leaf, state)
+    after = ix.reset_optimizer(state, ix.plan(params, {"*": "he_normal"}))
+    assert after[0].mu["w"].sharding == home
+
+
+# Errors
+
+
+def test_a_state_of_another_model_is_refused():
+    params = model()
+    state = optax.adam(1e-3).init({"x": jnp.ones(3)})
+    with pytest.raises(ix.PlanError) as caught:
+        ix.reset_optimizer(state, ix.plan(params, {"head": "he_normal"}))
+    assert str(caught.value) == (
+        "no array of the optimizer's state belongs to what the plan draws.\n"
+        "  the plan draws: head.w, head.b\n"
+        "  the state holds: 0.count, 0.mu.x, 0.nu.x\n"
+        "  pass the state of this model's optimizer: optimizer.init(eqx.filter(model, eqx.is_array)), an "
+        "nnx.Optimizer, a TrainState"
+    )
+
+
+def test_counts_are_kept_or_reset():
+    params = model()
+    with pytest.raises(ix.PlanError, match='counts must be "keep" or "reset", not \'zero\''):
+        ix.reset_optimizer(optax.adam(1e-3).init(params), ix.plan(params, {"*": "zeros"}), counts="zero")
