@@ -28,6 +28,11 @@ def forward(model, x):
     return jax.vmap(model)(x)
 
 
+def some(options, quick):
+    """Return all of them, or the first two where it is only to be shown that it runs."""
+    return dict(list(options.items())[:2]) if quick else options
+
+
 def bands(panel, values, label):
     """Draw the median over the last axis and the band of four fifths of the draws."""
     low, middle, high = np.quantile(values, (0.1, 0.5, 0.9), axis=1)
@@ -50,7 +55,7 @@ def signal(quick: bool) -> Drawing:
     keys = jax.random.split(jax.random.key(2), draws)
     reports = {
         name: ix.signal_propagation(model, x, forward=forward, rules={"Linear": scheme}, keys=keys)
-        for name, scheme in schemes.items()
+        for name, scheme in some(schemes, quick).items()
     }
     print(ix.plan(model, {"Linear": "he_normal"}))
 
@@ -132,7 +137,7 @@ def by_hand(quick: bool) -> Drawing:
         "attention query (512, 8, 64)": ((512, 8, 64), "i o1 o2"),
         "nnx Conv(64, 256, (3, 3))": ((3, 3, 64, 256), "... i o"),
     }
-    names = list(shapes)[:2] if quick else list(shapes)
+    names = list(some(shapes, quick))
     key = jax.random.key(0)
     ratios = []
     for name in names:
@@ -158,7 +163,7 @@ def calibration(quick: bool) -> Drawing:
     depth, width = (6, 16) if quick else (40, 64)
     x = jax.random.normal(jax.random.key(1), (256, width))
     variances = {}
-    for activation in (jnp.tanh, jax.nn.silu, jax.nn.relu):
+    for activation in (jnp.tanh,) if quick else (jnp.tanh, jax.nn.silu, jax.nn.relu):
         model = eqx.nn.MLP(width, width, width, depth - 1, activation=activation, scan=True, key=jax.random.key(0))
         model = ix.reinit(model, {"Linear": "lecun_normal"}, jax.random.key(2))
         calibrated, _ = ix.lsuv(model, x, forward=forward)
@@ -191,7 +196,8 @@ def convex(quick: bool) -> Drawing:
         "uniform, zero bias": {"*": ("uniform", {"scale": 2 / width}), "layers.0": "lecun_normal"},
     }
     reports = {
-        name: ix.signal_propagation(model, x, forward=forward, rules=each, keys=keys) for name, each in rules.items()
+        name: ix.signal_propagation(model, x, forward=forward, rules=each, keys=keys)
+        for name, each in some(rules, quick).items()
     }
 
     def drawing() -> Figure:
@@ -212,7 +218,7 @@ def training(quick: bool) -> Drawing:
     seeds, steps = (2, 5) if quick else (10, 100)
     keys = jax.random.split(jax.random.key(1), seeds)
     model = ablation.ConvNet(jax.random.key(0))
-    result = ix.ablate(model, ablation.SCHEMES, keys, ablation.experiment(steps), progress=False)
+    result = ix.ablate(model, some(ablation.SCHEMES, quick), keys, ablation.experiment(steps), progress=False)
     return result.plot
 
 
