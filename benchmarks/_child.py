@@ -29,9 +29,6 @@ from benchmarks._methods import METHODS, Call
 from benchmarks._models import CASES
 from benchmarks._record import Measurement, Task
 
-M_MMAP_THRESHOLD, FROM = -3, 128 * 1024
-"""Of glibc's `mallopt`: blocks of so many bytes are mapped one by one, and unmapped when freed. Once set, it stays."""
-
 COMPILED = "/jax/core/compile/backend_compile_duration"
 """JAX's event for one program compiled by XLA."""
 
@@ -72,10 +69,6 @@ def measure(task: Task) -> Measurement:
     signal.alarm(task.limit)
     warm = median(_timed(call, model, key)[0] for key in keys[1:-1])
     rise_again = _rise(call, model, keys[-1])
-    _keep_nothing()
-    # What lives on among the arrays freed so far moves out of their way.
-    _rise(call, model, keys[-1])
-    lean = _rise(call, model, keys[-1])
     signal.alarm(0)
     return Measurement(
         imported=imported,
@@ -84,7 +77,6 @@ def measure(task: Task) -> Measurement:
         peak=peak,
         rise=peak - before,
         rise_again=rise_again,
-        lean=lean,
         drawn=sum(sizes),
         largest=max(sizes),
         compilations=programs,
@@ -109,12 +101,6 @@ def _rise(call: Call, model: Any, key: jax.Array) -> int:
     before = _resident()
     _wait(call(model, key))
     return _peak() - before
-
-
-def _keep_nothing() -> None:
-    """Have large blocks handed back when they are freed; left alone, glibc keeps them for what comes next."""
-    if ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, FROM) != 1:
-        raise RuntimeError("mallopt refused the threshold")
 
 
 def _plan(model: Any, calls: int) -> float:

@@ -46,7 +46,6 @@ class Measurement:
         peak: largest resident memory of the process until the first call has ended.
         rise: `peak` above what was resident when the model had been built.
         rise_again: largest resident memory during one more call, above what was resident before it.
-        lean: the same where the allocator hands back at once what is freed.
         drawn: bytes of the weights and biases that are drawn.
         largest: bytes of the largest of them.
         compilations: programs XLA compiled in the first call.
@@ -60,7 +59,6 @@ class Measurement:
     peak: int
     rise: int
     rise_again: int
-    lean: int
     drawn: int
     largest: int
     compilations: int
@@ -72,9 +70,10 @@ class Measurement:
         """The first call with the import it needs."""
         return self.imported + self.first
 
-    def room(self, rise: int) -> float:
-        """Return what is drawn and a call's rise, as a multiple of what is drawn and the largest array of it."""
-        return (self.drawn + rise) / (self.drawn + self.largest)
+    @property
+    def room(self) -> float:
+        """What is drawn and what one more call takes beside it, as a multiple of it with its largest array."""
+        return (self.drawn + self.rise_again) / (self.drawn + self.largest)
 
     def to_json(self) -> str:
         """Return the line that `from_json` reads."""

@@ -52,13 +52,13 @@ GOALS = (
     *(Goal(cost="warm", peer=peer, most={}) for peer in "abefgtn"),
     Goal(cost="warm", peer="c", most=dict.fromkeys(CASES, 1.05)),
     Goal(cost="peak", peer="c", most=dict.fromkeys(CASES, 1.0)),
-    *(Goal(cost=cost, peer="c", most={}) for cost in ("rise", "rise_again", "lean")),
+    *(Goal(cost=cost, peer="c", most={}) for cost in ("rise", "rise_again")),
 )
 
 PLAN_MOST = 0.2e-3
 """Seconds per layer that deciding may take."""
 
-COSTS = ("method", "import", "first call", "cold", "warm", "peak", "rise", "rise again", "lean", "compiled")
+COSTS = ("method", "import", "first call", "cold", "warm", "peak", "rise", "rise again", "compiled")
 RATIOS = ("ratio", "median", "goal", "met")
 
 
@@ -86,7 +86,7 @@ class Results:
         label = f"({name}) {METHODS[name].text}"
         found = [each for each in (one.get(name) for one in self.rounds[case]) if each is not None]
         if not found:
-            return (label, "", "", f"> {self.limit} s", "", "", "", "", "", "")
+            return (label, "", "", f"> {self.limit} s", "", "", "", "", "")
         return (
             label,
             _spread([each.imported for each in found], _time) if METHODS[name].needs else "",
@@ -96,7 +96,6 @@ class Results:
             _spread([each.peak for each in found], _memory),
             _spread([each.rise for each in found], _memory),
             _spread([each.rise_again for each in found], _memory),
-            _spread([each.lean for each in found], _memory),
             f"{median(each.compilations for each in found):g}",
         )
 
@@ -104,12 +103,7 @@ class Results:
         """Return one row per ratio, each the median of the ratios within one repeat, and whether its goal is met."""
         there = [goal for goal in GOALS if any(goal.peer in one for one in self.rounds[case])]
         depth = [self._depth()] if case == DEEP and SHALLOW in self.rounds else []
-        return [
-            *(self._ratio(case, goal) for goal in there),
-            *(self._room(case, cost) for cost in ("rise_again", "lean")),
-            *depth,
-            self._plan(case),
-        ]
+        return [*(self._ratio(case, goal) for goal in there), self._room(case), *depth, self._plan(case)]
 
     def _ratio(self, case: str, goal: Goal) -> tuple[str, ...]:
         values, bounded = [], False
@@ -129,16 +123,10 @@ class Results:
         verdict = "yes" if met else "unknown" if bounded else "no"
         return self._judged(label, values, unit, f"{'<' if strict else '≤'} {most:g}", verdict)
 
-    def _room(self, case: str, cost: str) -> tuple[str, ...]:
-        found = [each.room(getattr(each, cost)) for one in self.rounds[case] if (each := one["ixd"]) is not None]
+    def _room(self, case: str) -> tuple[str, ...]:
+        found = [each.room for one in self.rounds[case] if (each := one["ixd"]) is not None]
         met = not found or median(found) <= 1
-        return self._judged(
-            f"model + {cost.replace('_', ' ')}, ixd / model + largest array",
-            found,
-            _plain,
-            "≤ 1",
-            "yes" if met else "no",
-        )
+        return self._judged("held, ixd / model and largest array", found, _plain, "≤ 1", "yes" if met else "no")
 
     def _depth(self) -> tuple[str, ...]:
         pairs = [(one["ix"], other["ix"]) for one, other in zip(self.rounds[DEEP], self.rounds[SHALLOW], strict=True)]
@@ -230,10 +218,9 @@ clock starts. No compilation cache is kept between processes. Each call ends whe
 - **warm**: median of {calls} later calls ({few} for the deep transformer), each with another key.
 - **peak**: largest resident memory of the process up to the end of the first call; **rise**: the same above what was
   resident with the model built. The old model stays alive, except under (ixd), so the new one comes on top.
-- **rise again**: the same for one more call after those, with nothing left to import or compile, under the allocator
-  as it comes. glibc keeps much of what is freed for later, and what it keeps is resident: this is what a user sees.
-- **lean**: the same where glibc is told to hand back at once blocks from 128 KiB on (`M_MMAP_THRESHOLD`): what the
-  call itself needs. The timings are taken before.
+- **rise again**: the same for one more call after those, with nothing left to import or compile. glibc keeps some of
+  what is freed, and what it keeps is resident.
+- **held**: the arrays that are drawn and (ixd)'s rise again, next to those arrays and the largest of them.
 - **compiled**: programs that XLA compiled in the first call.
 
 Each number is the median over the repeats, with the smallest and the largest in brackets. A ratio is taken within each
