@@ -1,17 +1,17 @@
 """Measure one method on one case in this process: `python -m benchmarks._child TASK` prints one line of JSON.
 
-Linux: resident memory is read from `/proc`. A first call over the limit ends the process by SIGALRM, which stops even
-a compiler that never comes back to Python.
+Linux with glibc: resident memory is read from `/proc`, and what is free is handed back before one more call is watched.
+A first call over the limit ends the process by SIGALRM, which stops even a compiler that never comes back to Python.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import math
 import os
-import resource
 import signal
 import sys
 import time
@@ -24,7 +24,7 @@ import jax
 import jax.monitoring
 import numpy as np
 
-from benchmarks._layers import Shape, shapes_of
+from benchmarks._layers import Shape, biases_of, shapes_of, weights_of
 from benchmarks._methods import METHODS, Call
 from benchmarks._models import CASES
 from benchmarks._record import Measurement, Task
@@ -42,7 +42,8 @@ def measure(task: Task) -> Measurement:
     method = METHODS[task.method]
     model = CASES[task.case].build(task.quick)
     shapes = shapes_of(model)
-    keys = [jax.random.key(seed) for seed in range(task.calls + 1)]
+    sizes = [array.nbytes for array in (*weights_of(model), *biases_of(model))]
+    keys = [jax.random.key(seed) for seed in range(task.calls + 2)]
     _wait((model, keys))
     compilations = 0
 
@@ -66,7 +67,8 @@ def measure(task: Task) -> Measurement:
     _check(shapes, method.weights(drawn), has_gain=method.has_gain)
     del drawn
     signal.alarm(task.limit)
-    warm = median(_timed(call, model, key)[0] for key in keys[1:])
+    warm = median(_timed(call, model, key)[0] for key in keys[1:-1])
+    rise_again = _rise(call, model, keys[-1])
     signal.alarm(0)
     return Measurement(
         imported=imported,
@@ -74,6 +76,9 @@ def measure(task: Task) -> Measurement:
         warm=warm,
         peak=peak,
         rise=peak - before,
+        rise_again=rise_again,
+        drawn=sum(sizes),
+        largest=max(sizes),
         compilations=programs,
         plan=_plan(model, task.calls) if task.method == "ix" else None,
         platform=jax.default_backend(),
@@ -86,6 +91,16 @@ def _timed(call: Call, model: Any, key: jax.Array) -> tuple[float, Any]:
     drawn = call(model, key)
     _wait(drawn)
     return time.perf_counter() - start, drawn
+
+
+def _rise(call: Call, model: Any, key: jax.Array) -> int:
+    """Return the bytes that one call adds at most to what is resident."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    _forget_peak()
+    before = _resident()
+    _wait(call(model, key))
+    return _peak() - before
 
 
 def _plan(model: Any, calls: int) -> float:
@@ -132,7 +147,8 @@ def _resident() -> int:
 
 def _peak() -> int:
     """Return the largest number of bytes that were resident at a time."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def _forget_peak() -> None:

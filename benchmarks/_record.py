@@ -45,6 +45,9 @@ class Measurement:
         warm: median of the later calls, each with another key.
         peak: largest resident memory of the process until the first call has ended.
         rise: `peak` above what was resident when the model had been built.
+        rise_again: largest resident memory during one more call, above what was resident before it.
+        drawn: bytes of the weights and biases that are drawn.
+        largest: bytes of the largest of them.
         compilations: programs XLA compiled in the first call.
         plan: median of `ix.plan`, per layer; only where the method is initax.
         platform: where it ran, `"cpu"`.
@@ -55,6 +58,9 @@ class Measurement:
     warm: float
     peak: int
     rise: int
+    rise_again: int
+    drawn: int
+    largest: int
     compilations: int
     plan: float | None
     platform: str
@@ -63,6 +69,11 @@ class Measurement:
     def cold(self) -> float:
         """The first call with the import it needs."""
         return self.imported + self.first
+
+    @property
+    def room(self) -> float:
+        """What is drawn and what one more call takes beside it, as a multiple of it with its largest array."""
+        return (self.drawn + self.rise_again) / (self.drawn + self.largest)
 
     def to_json(self) -> str:
         """Return the line that `from_json` reads."""

@@ -43,7 +43,7 @@ class Goal:
     strict: frozenset[str] = frozenset()
 
 
-DEEP = "deep transformer"
+SHALLOW, DEEP = "transformer", "deep transformer"
 
 GOALS = (
     Goal(cost="cold", peer="a", most=dict.fromkeys(CASES, 0.6) | {DEEP: 0.5}),
@@ -52,13 +52,13 @@ GOALS = (
     *(Goal(cost="warm", peer=peer, most={}) for peer in "abefgtn"),
     Goal(cost="warm", peer="c", most=dict.fromkeys(CASES, 1.05)),
     Goal(cost="peak", peer="c", most=dict.fromkeys(CASES, 1.0)),
-    Goal(cost="rise", peer="c", most={}),
+    *(Goal(cost=cost, peer="c", most={}) for cost in ("rise", "rise_again")),
 )
 
 PLAN_MOST = 0.2e-3
 """Seconds per layer that deciding may take."""
 
-COSTS = ("method", "import", "first call", "cold", "warm", "peak", "rise", "compiled")
+COSTS = ("method", "import", "first call", "cold", "warm", "peak", "rise", "rise again", "compiled")
 RATIOS = ("ratio", "median", "goal", "met")
 
 
@@ -86,7 +86,7 @@ class Results:
         label = f"({name}) {METHODS[name].text}"
         found = [each for each in (one.get(name) for one in self.rounds[case]) if each is not None]
         if not found:
-            return (label, "", "", f"> {self.limit} s", "", "", "", "")
+            return (label, "", "", f"> {self.limit} s", "", "", "", "", "")
         return (
             label,
             _spread([each.imported for each in found], _time) if METHODS[name].needs else "",
@@ -95,13 +95,15 @@ class Results:
             _spread([each.warm for each in found], _time),
             _spread([each.peak for each in found], _memory),
             _spread([each.rise for each in found], _memory),
+            _spread([each.rise_again for each in found], _memory),
             f"{median(each.compilations for each in found):g}",
         )
 
     def ratios(self, case: str) -> list[tuple[str, ...]]:
         """Return one row per ratio, each the median of the ratios within one repeat, and whether its goal is met."""
         there = [goal for goal in GOALS if any(goal.peer in one for one in self.rounds[case])]
-        return [*(self._ratio(case, goal) for goal in there), self._plan(case)]
+        depth = [self._depth()] if case == DEEP and SHALLOW in self.rounds else []
+        return [*(self._ratio(case, goal) for goal in there), self._room(case), *depth, self._plan(case)]
 
     def _ratio(self, case: str, goal: Goal) -> tuple[str, ...]:
         values, bounded = [], False
@@ -111,7 +113,7 @@ class Results:
                 continue
             bounded |= peer is None
             values.append(getattr(own, goal.cost) / (self.limit if peer is None else getattr(peer, goal.cost)))
-        label, unit = f"{goal.cost}, ix / {goal.peer}", _below if bounded else _plain
+        label, unit = f"{goal.cost.replace('_', ' ')}, ix / {goal.peer}", _below if bounded else _plain
         most = goal.most.get(case)
         if most is None:
             return self._judged(label, values, unit, "", "")
@@ -120,6 +122,17 @@ class Results:
         # A bound above the goal says nothing: a longer limit might bring it below.
         verdict = "yes" if met else "unknown" if bounded else "no"
         return self._judged(label, values, unit, f"{'<' if strict else '≤'} {most:g}", verdict)
+
+    def _room(self, case: str) -> tuple[str, ...]:
+        found = [each.room for one in self.rounds[case] if (each := one["ixd"]) is not None]
+        met = not found or median(found) <= 1
+        return self._judged("held, ixd / model and largest array", found, _plain, "≤ 1", "yes" if met else "no")
+
+    def _depth(self) -> tuple[str, ...]:
+        pairs = [(one["ix"], other["ix"]) for one, other in zip(self.rounds[DEEP], self.rounds[SHALLOW], strict=True)]
+        found = [deep.compilations / shallow.compilations for deep, shallow in pairs if deep and shallow]
+        met = max(found, default=1) <= 1
+        return self._judged("compiled, 48 / 12 blocks", found, _plain, "≤ 1", "yes" if met else "no")
 
     def _plan(self, case: str) -> tuple[str, ...]:
         found = [each.plan for one in self.rounds[case] if (each := one["ix"]) is not None and each.plan is not None]
@@ -141,6 +154,8 @@ class Results:
 
 def show(results: Results, console: Console) -> None:
     """Print the tables."""
+    for line in _left_out():
+        console.print(line)
     for case, rounds in results.rounds.items():
         size = "toy size" if results.quick else CASES[case].text
         title = f"{case}: {size} (repeats: {len(rounds)})"
@@ -157,6 +172,7 @@ def page(results: Results) -> str:
     parts = [
         _HEAD.format(repeats=repeats, calls=results.calls, few=CASES[DEEP].calls, limit=results.limit),
         _machine(results),
+        *_left_out(),
     ]
     for case in results.rounds:
         parts += [
@@ -201,7 +217,10 @@ clock starts. No compilation cache is kept between processes. Each call ends whe
 - **cold**: import and first call.
 - **warm**: median of {calls} later calls ({few} for the deep transformer), each with another key.
 - **peak**: largest resident memory of the process up to the end of the first call; **rise**: the same above what was
-  resident with the model built. The old model stays alive, so the new one comes on top.
+  resident with the model built. The old model stays alive, except under (ixd), so the new one comes on top.
+- **rise again**: the same for one more call after those, with nothing left to import or compile. glibc keeps some of
+  what is freed, and what it keeps is resident.
+- **held**: the arrays that are drawn and (ixd)'s rise again, next to those arrays and the largest of them.
 - **compiled**: programs that XLA compiled in the first call.
 
 Each number is the median over the repeats, with the smallest and the largest in brackets. A ratio is taken within each
@@ -221,6 +240,12 @@ def _machine(results: Results) -> str:
     return f"Machine: {_processor()}, {cores} cores, drawing on {results.platform()}; Python " + (
         f"{platform.python_version()}, {packages}."
     )
+
+
+def _left_out() -> list[str]:
+    """Return a line about the methods whose package is not installed; none where all are."""
+    absent = [f"({name}) {method.text}" for name, method in METHODS.items() if not method.is_there]
+    return [f"Left out, because not installed: {', '.join(absent)}."] if absent else []
 
 
 def _installed(*names: str) -> list[str]:
