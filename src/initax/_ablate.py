@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -19,6 +18,7 @@ from initax._ablation._result import Ablation, check_scheme
 from initax._ablation._run import Run
 from initax._errors import InitaxError, KeyTypeError, did_you_mean, listing, message
 from initax._keys import as_key
+from initax._progress import bar
 
 
 def ablate(
@@ -121,13 +121,17 @@ def ablate(
             scheme=scheme, seed=seed, key=key, plan=plan, metrics=metrics, error=error, seconds=round(seconds, 6)
         )
 
-    with _bar(len(typed) * len(schemes), len(done), progress if missing else False) as advance:
+    failed = 0
+    visible = bool(missing) and (sys.stderr.isatty() if progress is None else progress)
+    with bar(len(typed) * len(schemes), shown=visible, done=len(done), counted=True) as step:
+        step("ablation", 0)
         for outcomes in EXECUTORS[how](models, run)(missing) if missing else ():
             fresh = [recorded(outcome) for outcome in outcomes]
             if file:
                 file.append(fresh)
             runs |= {(each.scheme, each.seed): each for each in fresh}
-            advance(fresh)
+            failed += sum(each.error is not None for each in fresh)
+            step(fresh[-1].scheme + (f", {failed} failed" if failed else ""), len(fresh))
     return Ablation.of(tuple(runs.values()), header["schemes"], typed, baseline)
 
 
@@ -158,29 +162,3 @@ def as_keys(keys: Any) -> jax.Array:
             )
     stacked: jax.Array = jnp.stack(every)
     return stacked
-
-
-Advance = Callable[[Sequence[Run]], None]
-
-
-@contextmanager
-def _bar(total: int, done: int, shown: bool | None) -> Iterator[Advance]:
-    """A progress bar on the standard error; what it yields is told of each finished run."""
-    if not (sys.stderr.isatty() if shown is None else shown):
-        yield lambda runs: None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("ablation", total=total, completed=done)
-        failed = 0
-
-        def advance(runs: Sequence[Run]) -> None:
-            nonlocal failed
-            failed += sum(run.error is not None for run in runs)
-            text = f"{runs[-1].scheme}, {failed} failed" if failed else runs[-1].scheme
-            bar.update(task, advance=len(runs), description=text)
-
-        yield advance
