@@ -24,7 +24,8 @@ PUBLIC = {
 FLOORS = [
     ["_errors"],
     ["_axes", "_gain", "_positivity", "_progress", "_threefry"],
-    ["_homes", "_keys", "_mesh", "_moments", "_processes"],
+    ["_homes", "_keys", "_moments", "_processes"],
+    ["_mesh"],
     ["_haar"],
     ["_polar"],
     ["_ensemble"],

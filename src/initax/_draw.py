@@ -8,7 +8,6 @@ instead, for the same reason.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from initax._homes import mesh_around, no_mesh
+from initax._homes import no_mesh
 from initax._keys import CONFIG, as_key, fold_paths, fold_paths_on_host, vmap_is_exact
 from initax._processes import agree, meet
 from initax._program import (
@@ -103,7 +102,7 @@ def draw(jobs: Sequence[Job], key: Any, *, progress: bool = False) -> dict[str, 
     if _is_traced(typed, jobs):
         found = dict(_traced(groups, jobs, fold_paths(typed, [job.paths[0] for job in jobs])))
     else:
-        with no_mesh() if mesh_around() else contextlib.nullcontext():
+        with no_mesh():
             found = _concrete(groups, jobs, typed, progress)
     return {path: array for index, job in enumerate(jobs) for path, array in zip(job.paths, found[index], strict=True)}
 
@@ -120,7 +119,7 @@ def lower(jobs: Sequence[Job]) -> dict[tuple[str, ...], jax.stages.Lowered]:
     implementation = str(CONFIG.jax_default_prng_impl)
     data = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=implementation)))
     build = functools.partial(sampler, implementation=drawing_implementation(implementation))
-    with no_mesh() if mesh_around() else contextlib.nullcontext():
+    with no_mesh():
         return {
             tuple(path for row in rows for path in jobs[row].paths): build(program).jitted.lower(
                 data, program.numbers(jobs[rows[0]].numbers), *jobs[rows[0]].inputs

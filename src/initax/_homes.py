@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -51,13 +52,21 @@ def at_home(array: Any, spec: PartitionSpec, mesh: Any) -> Any:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(where, spec))
 
 
-def no_mesh() -> Any:
+def no_mesh() -> AbstractContextManager[Any]:
     """Return a context in which no mesh is around.
 
     Under a mesh of explicit axes every intermediate array of a program without shardings of its own is whole on every
     device; what is drawn for a device is then cut out of it.
     """
-    return jax.set_mesh(Mesh(np.empty((), dtype=object), ()))
+    if mesh_around() is None:
+        return nullcontext()
+    away: AbstractContextManager[Any] = jax.set_mesh(Mesh(np.empty((), dtype=object), ()))
+    return away
+
+
+def mesh_names(entry: Any) -> tuple[str, ...]:
+    """Return the axes of a mesh that an entry of a `PartitionSpec` names: none, one or several."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def refuse_misfit(path: str, shape: tuple[int, ...], sharding: Sharding | None) -> None:
@@ -97,8 +106,7 @@ def _undivided(shape: tuple[int, ...], sharding: Sharding) -> list[str]:
     if len(sharding.spec) > len(shape):
         return [f"{sharding.spec} names {len(sharding.spec)} axes, and it has {len(shape)}"]
     lines = []
-    for axis, names in enumerate(sharding.spec):
-        spread = () if names is None else (names,) if isinstance(names, str) else tuple(names)
+    for axis, spread in enumerate(map(mesh_names, sharding.spec)):
         parts = math.prod(sharding.mesh.shape[name] for name in spread)
         if shape[axis] % parts:
             over = ", ".join(f'"{name}"' for name in spread)

@@ -10,6 +10,7 @@ import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from initax._axes import RECEPTIVE, Axes, parse
+from initax._homes import mesh_names
 
 MeshAxes = tuple[str, ...]
 
@@ -67,7 +68,7 @@ def split_of(axes: Axes, sharding: jax.sharding.Sharding | None) -> Split | None
     batch: dict[str, MeshAxes] = {axes.names[place]: () for place in axes.batch_axis}
     matrix: set[str] = set()
     for names, entry in zip(_stored(axes), sharding.spec, strict=False):
-        left = [] if entry is None else [entry] if isinstance(entry, str) else list(entry)
+        left = list(mesh_names(entry))
         for name in names:
             remaining = sizes[name]
             while name in batch and left and remaining % mesh.shape[left[0]] == 0:

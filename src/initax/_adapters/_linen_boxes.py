@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 from flax.linen.spmd import logical_to_mesh_axes
 
-from initax._homes import at_home, mesh_around
+from initax._homes import at_home, mesh_around, mesh_names
 
 
 def box_at_home(box: Any) -> Any:
@@ -23,5 +23,5 @@ def box_at_home(box: Any) -> Any:
     spec = box.get_partition_spec()
     if isinstance(box, nn.LogicallyPartitioned):
         spec = logical_to_mesh_axes(spec, box.rules or nn.get_logical_axis_rules())
-    named = {name for names in spec for name in ((names,) if isinstance(names, str) else names or ())}
+    named = {name for entry in spec for name in mesh_names(entry)}
     return box.replace_boxed(at_home(box.value, spec, mesh)) if named <= set(mesh.axis_names) else box
