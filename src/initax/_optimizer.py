@@ -151,22 +151,18 @@ def _refuse_elsewhere(opt_state: Any) -> None:
     Raises:
         PlanError: there is such a state.
     """
-    nodes = [opt_state]
-    while nodes:
-        node = nodes.pop()
-        if type(node).__name__ in STARTS_ELSEWHERE:
-            raise PlanError(
-                message(
-                    f"{type(node).__name__} holds arrays that do not start at zero.",
-                    "write reset_optimizer(..., fresh=optimizer.init(new_params))",
-                )
+    nodes = jax.tree.leaves(opt_state, is_leaf=_starts_elsewhere)
+    for node in filter(_starts_elsewhere, nodes):
+        raise PlanError(
+            message(
+                f"{type(node).__name__} holds arrays that do not start at zero.",
+                "write reset_optimizer(..., fresh=optimizer.init(new_params))",
             )
-        nodes += _children(node)
+        )
 
 
-def _children(node: Any) -> list[Any]:
-    found: list[Any] = jax.tree.leaves(node, is_leaf=lambda each: each is not node)
-    return [child for child in found if child is not node]
+def _starts_elsewhere(node: Any) -> bool:
+    return type(node).__name__ in STARTS_ELSEWHERE
 
 
 def _nothing(plan: Plan, paths: list[str]) -> str:

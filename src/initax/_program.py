@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from initax._errors import DrawError, listing, message
+from initax._errors import DrawError, message
 from initax._keys import CONFIG
 from initax._threefry import FUSED, NAME
 from initax.schemes._initializer import Kernel, drawing_dtype, real_dtype
@@ -204,9 +204,9 @@ def _brought(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.A
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def failure(error: Exception, program: Program, *paths: str) -> DrawError:
+def failure(error: Exception, program: Program, path: str) -> DrawError:
     """Return the error that says which parameter could not be drawn, and whether it was for want of memory."""
-    where = listing((f'"{path}"' if path else "the array" for path in paths), 3)
+    where = f'"{path}"' if path else "the array"
     size = program.entries * np.dtype(program.dtype).itemsize
     what = f"{size / 2**20:,.1f} MiB as {np.dtype(program.dtype).name} of shape {program.shape}"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "ut of memory" in str(error):
