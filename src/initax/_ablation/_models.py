@@ -109,7 +109,7 @@ def is_builder(model: Any) -> bool:
 
 
 def _arrays(survey: Survey) -> Arrays:
-    return {path: survey.leaves[places[0]] for path, places in survey.places.items()}
+    return {path: survey.at(path) for path in survey.places}
 
 
 def _is_array(leaf: Any) -> bool:
