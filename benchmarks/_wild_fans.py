@@ -1,37 +1,21 @@
 """Fans of other people's models, written from the code of their packages: a weight's shape, and what multiplies it."""
 
-from benchmarks._wild_models import (
-    equimo,
-    equimo_convnext,
-    esm2quinox,
-    evosax,
-    flowjax,
-    flowjax_coupling,
-    haiku_lstm,
-    haiku_resnet,
-    jaxonmodels,
-    jraph,
-    megalodon_jax,
-    ott,
-    pdequinox,
-    pdequinox_unet,
-    transformer_flows,
-)
+from benchmarks import _wild_models as models
 
 FANS = {
     # flowjax/bijections/masked_autoregressive.py: eqx.nn.MLP under a mask; five coordinates, two conditions
-    flowjax: {"*.layers.0.weight.args.1": (7, 17), "*.layers.1.weight.args.1": (17, 10)},
+    models.flowjax: {"*.layers.0.weight.args.1": (7, 17), "*.layers.1.weight.args.1": (17, 10)},
     # flowjax/bijections/coupling.py: eqx.nn.MLP from two of the coordinates to two numbers for each of three
-    flowjax_coupling: {"*.layers.0.weight": (2, 17), "*.layers.1.weight": (17, 6)},
+    models.flowjax_coupling: {"*.layers.0.weight": (2, 17), "*.layers.1.weight": (17, 6)},
     # pdequinox/conv/_spectral_conv.py: "i...,oi...->o..." on weights (corner, out, in, mode, mode)
-    pdequinox: {
+    models.pdequinox: {
         "lifting.weight": (3, 7),
         "*.spectral_conv.weights_*": (7, 7),
         "*.by_pass_conv.weight": (7, 7),
         "projection.weight": (7, 2),
     },
     # pdequinox/conv/_conv.py: convolutions forward and transposed (no swap) are stored (out, in / groups, *kernel)
-    pdequinox_unet: {
+    models.pdequinox_unet: {
         "lifting.conv_1.weight": (3 * 9, 8 * 9),
         "lifting.conv_2.weight": (8 * 9, 8 * 9),
         "lifting.bypass_conv.weight": (3, 8),
@@ -58,7 +42,7 @@ FANS = {
         "projection.weight": (8, 2),
     },
     # equimo/layers: eqx.nn.Conv2d and eqx.nn.Linear; query, key and value in one Linear
-    equimo: {
+    models.equimo: {
         "patch_embed.proj.weight": (3 * 64, 24 * 64),
         "*.attn.qkv.weight": (24, 3 * 24),
         "*.attn.proj.weight": (24, 24),
@@ -67,7 +51,7 @@ FANS = {
         "head.weight": (24, 10),
     },
     # equimo/layers: a depthwise convolution, two of size one, a patch of four and then of two for each stage
-    equimo_convnext: {
+    models.equimo_convnext: {
         "*.dwconv.weight": (49, 49),
         **{f"blocks.{at}.*.pwconv1.weight": (8 * 2**at, 32 * 2**at) for at in range(4)},
         **{f"blocks.{at}.*.pwconv2.weight": (32 * 2**at, 8 * 2**at) for at in range(4)},
@@ -76,7 +60,7 @@ FANS = {
         "head.weight": (64, 10),
     },
     # transformer_flows/transformer_flow.py: Linear is (out, in), applied weight @ x, stacked by two nested scans
-    transformer_flows: {
+    models.transformer_flows: {
         "blocks.proj_in.weight": (12, 16),
         "*_proj.weight": (16, 16),
         "*.net.layers.0.weight": (16, 64),
@@ -84,7 +68,7 @@ FANS = {
         "blocks.proj_out.weight": (16, 24),
     },
     # jaxonmodels/models/mamba.py, layers/state_space.py: eqx.nn.Linear; eqx.nn.Conv1d with a group for each channel
-    jaxonmodels: {
+    models.jaxonmodels: {
         "*.in_proj.weight": (32, 128),
         "*.conv1d.weight": (4, 4),
         "*.ssm.input_proj.weight": (64, 8 + 2 * 64),
@@ -93,7 +77,7 @@ FANS = {
         "shared_emb_lm_head.pytree.0.weight": (32, 16),
     },
     # megalodon_jax/layers/attention.py: eqx.nn.Linear of model 16, z 8, value 24, feed-forward 20
-    megalodon_jax: {
+    models.megalodon_jax: {
         "model.embed.weight": (16, 37),
         "lm_head.weight": (16, 37),
         "*.attn.wz.weight": (16, 8),
@@ -104,7 +88,7 @@ FANS = {
         "*.ffn.fc2.weight": (20, 16),
     },
     # esm2quinox/_layer.py: eqx.nn layers under filter_vmap; the embedding is logit_head.linear2's weight
-    esm2quinox: {
+    models.esm2quinox: {
         "*_proj.weight": (16, 16),
         "layers.linear1.weight": (16, 64),
         "layers.linear2.weight": (64, 16),
@@ -112,9 +96,9 @@ FANS = {
         "logit_head.linear2.weight": (16, 33),
     },
     # jraph/_src/models.py: an edge sees 7 + two nodes of 5 + globals 2; a node 5 + edges 6 + 6 + 2; globals 4 + 6 + 2
-    jraph: {"edge.w": (19, 6), "node.w": (19, 4), "globals.w": (12, 3)},
+    models.jraph: {"edge.w": (19, 6), "node.w": (19, 4), "globals.w": (12, 3)},
     # ott/neural/networks/layers/posdef.py: tensordot(x, quad_kernel, (-1, 1)), (potential, data, rank); x @ lin_kernel
-    ott: {
+    models.ott: {
         "w_xs_0.*_kernel": (3, 8),
         "w_xs_1.*_kernel": (3, 9),
         "w_xs_2.*_kernel": (3, 1),
@@ -123,7 +107,7 @@ FANS = {
         "w_zs_1.kernel": (9, 1),
     },
     # haiku/_src/conv.py: (*kernel, in, out); later blocks of a group, and second convolutions, keep the width
-    haiku_resnet: {
+    models.haiku_resnet: {
         "*~/initial_conv.w": (3 * 49, 64 * 49),
         "*group_0/*conv_?.w": (64 * 9, 64 * 9),
         **{
@@ -135,8 +119,8 @@ FANS = {
         "*logits.w": (512, 5),
     },
     # haiku/_src/recurrent.py: Linear(4 * hidden) of input and state joined, split in four
-    haiku_lstm: {"lstm/linear.w": (3 + 5, 5)},
+    models.haiku_lstm: {"lstm/linear.w": (3 + 5, 5)},
     # evosax/problems/networks/mlp.py: flax.linen.Dense
-    evosax: {"*Dense_0.kernel": (5, 8), "*Dense_1.kernel": (8, 8), "*Dense_2.kernel": (8, 3)},
+    models.evosax: {"*Dense_0.kernel": (5, 8), "*Dense_1.kernel": (8, 8), "*Dense_2.kernel": (8, 3)},
 }
 """For each model: path → fan_in and fan_out of every weight that is drawn; the first that matches holds."""

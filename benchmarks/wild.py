@@ -16,24 +16,8 @@ import jax.numpy as jnp
 import pytest
 
 import initax as ix
+from benchmarks import _wild_models as models
 from benchmarks._wild_fans import FANS
-from benchmarks._wild_models import (
-    equimo,
-    equimo_convnext,
-    esm2quinox,
-    evosax,
-    flowjax,
-    flowjax_coupling,
-    haiku_lstm,
-    haiku_resnet,
-    jaxonmodels,
-    jraph,
-    megalodon_jax,
-    ott,
-    pdequinox,
-    pdequinox_unet,
-    transformer_flows,
-)
 from initax._adapters import survey
 from initax._layer import WEIGHT_ROLES
 from initax._traced import compare, trace
@@ -42,22 +26,22 @@ BEHIND = "{} stands between it and the signal"
 SIGNAL = "it is a signal itself, no weight of one"
 CENTERED = "a constant is added to it before it scales the signal"
 CHECKED = {
-    flowjax: {
+    models.flowjax: {
         "base_dist.bijection.loc": "it is subtracted, as a running mean would be",
         "base_dist.bijection.scale.args.0": BEHIND.format("max"),
     },
-    flowjax_coupling: {
+    models.flowjax_coupling: {
         "base_dist.bijection.loc": "it is subtracted, as a running mean would be",
         "base_dist.bijection.scale.args.0": BEHIND.format("max"),
     },
-    pdequinox: {"*.spectral_conv.weights_*": "stack o i stack2 stack3"},
-    pdequinox_unet: {"*.weight": "o i ...", "*.bias": "o 1 1"},
-    equimo: {
+    models.pdequinox: {"*.spectral_conv.weights_*": "stack o i stack2 stack3"},
+    models.pdequinox_unet: {"*.weight": "o i ...", "*.bias": "o 1 1"},
+    models.equimo: {
         "*_token*": SIGNAL,
         "global_pos_embed.weight": "it is added to the signal along 2 axes that are no outputs of a weight",
     },
-    equimo_convnext: {"*.norm.weight": "o", "*.norm.bias": "o", "*.gamma": "o"},
-    transformer_flows: {
+    models.equimo_convnext: {"*.norm.weight": "o", "*.norm.bias": "o", "*.gamma": "o"},
+    models.transformer_flows: {
         "blocks.pos_embed": "it is added to the signal along 2 axes that are no outputs of a weight",
         "blocks.proj_*.weight": "stack o i",
         "blocks.proj_*.bias": "stack o",
@@ -65,8 +49,8 @@ CHECKED = {
         "*.net.layers.*.weight": "stack stack2 o i",
         "*.net.layers.*.bias": "stack stack2 o",
     },
-    jaxonmodels: {"*.A_log": BEHIND.format("exp"), "*.ssm.D": "o"},
-    megalodon_jax: {
+    models.jaxonmodels: {"*.A_log": BEHIND.format("exp"), "*.ssm.D": "o"},
+    models.megalodon_jax: {
         "*.attn.gamma": CENTERED,
         "*.attn.beta": "stack (o group)",
         "*norm.weight": CENTERED,
@@ -78,24 +62,24 @@ CHECKED = {
         "*.cema.gamma_*": BEHIND.format("a sum over its axes"),
         "*.cema.omega": "o",
     },
-    esm2quinox: {},
-    jraph: {"*.w": "i o", "*.b": "o"},
-    ott: {
+    models.esm2quinox: {},
+    models.jraph: {"*.w": "i o", "*.b": "o"},
+    models.ott: {
         "*.diag_kernel": BEHIND.format("max"),
         "*.lin_kernel": "i o",
         "*.quad_kernel": "o1 i o2",
         "w_zs_*.kernel": "i o",
         "*.bias": "o",
     },
-    haiku_resnet: {
+    models.haiku_resnet: {
         "*batchnorm*.offset": "1 1 1 o",
         "*batchnorm*.scale": "1 1 1 o",
         "*conv*.w": "... i o",
         "*logits.w": "i o",
         "*.b": "o",
     },
-    haiku_lstm: {"lstm/linear.w": "i (group o)", "lstm/linear.b": "(group o)"},
-    evosax: {"*.kernel": "i o", "*.bias": "o"},
+    models.haiku_lstm: {"lstm/linear.w": "i (group o)", "lstm/linear.b": "(group o)"},
+    models.evosax: {"*.kernel": "i o", "*.bias": "o"},
 }
 """For each model: path → the axes of an array that no class declares, or the reason why it is kept; the first that
 matches holds."""

@@ -122,3 +122,19 @@ def scheme_id(scheme):
 def arrays(tree):
     """Return the array leaves of a tree."""
     return [leaf for leaf in jax.tree.leaves(tree) if eqx.is_array(leaf)]
+
+
+def compilations(function):
+    """Return how many programs XLA compiles while a function runs."""
+    seen = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        function()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return len(seen)

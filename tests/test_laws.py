@@ -13,7 +13,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
 from initax import _draw, _plan
-from tests.tables import CELLS, EVERY, KEY, NESTED, NORMS, SMALL_SCHEMES, WEIGHTED, arrays, cases, scheme_id
+from tests.tables import (
+    CELLS,
+    EVERY,
+    KEY,
+    NESTED,
+    NORMS,
+    SMALL_SCHEMES,
+    WEIGHTED,
+    arrays,
+    cases,
+    compilations,
+    scheme_id,
+)
 
 WITH_WEIGHTS = WEIGHTED + CELLS + NESTED
 
@@ -444,22 +456,6 @@ def test_a_wrong_key_is_refused_before_the_plan(monkeypatch):
 
 
 # 8. Cost
-
-
-def compilations(function):
-    """Names of the programs XLA compiles while a function runs."""
-    seen = []
-
-    def listen(event, duration, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        function()
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    return len(seen)
 
 
 def test_compilation_does_not_grow_with_depth(key):

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import initax as ix
 from initax import _draw
 from initax._program import compile_together
-from tests.tables import KEY
+from tests.tables import KEY, compilations
 
 
 def mesh_of(*sizes, types=AxisType.Auto):
@@ -225,21 +225,6 @@ def test_donation_spares_an_array_that_two_paths_hold_and_one_keeps(key):
 
 
 # Compilation
-
-
-def compilations(call):
-    seen = []
-
-    def listener(event, duration, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    try:
-        call()
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listener)
-    return len(seen)
 
 
 @pytest.mark.parametrize("context", ["plain", "x64", "another device"])
