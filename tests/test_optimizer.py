@@ -210,6 +210,9 @@ def test_a_model_of_one_array():
     after = ix.reset_optimizer(state, ix.plan(params, {"*": "he_normal"}))
     assert not after[0].mu.any()
     assert int(after[0].count) == 2
+    injected = optax.inject_hyperparams(optax.adam)(learning_rate=1e-3).init(params)
+    kept = ix.reset_optimizer(injected, ix.plan(params, {"*": "he_normal"}))
+    assert kept.hyperparams["learning_rate"] is injected.hyperparams["learning_rate"]
 
 
 def test_names_that_end_alike_are_told_apart():

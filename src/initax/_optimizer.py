@@ -71,7 +71,7 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
     drawn = _drawn(plan)
     found, structure = tree_flatten_with_path(opt_state)
     started_leaves = _leaves_of(fresh, structure) if fresh is not None else [None] * len(found)
-    belongs = [_owner(tuple(path), drawn) for path, _ in found]
+    belongs = [_owner(tuple(path), leaf, drawn) for path, leaf in found]
     resets = [owner is not None and drawn[owner] for owner in belongs]
     if not any(resets):
         raise PlanError(_nothing(plan, [".".join(map(entry_name, path)) for path, _ in found]))
@@ -94,16 +94,14 @@ def _drawn(plan: Plan) -> dict[tuple[str, ...], bool]:
     return {tuple(path.split(".")): aliases.get(path, path) in drawn for path in (*every, *aliases)}
 
 
-def _owner(path: tuple[Any, ...], drawn: Mapping[tuple[str, ...], bool]) -> tuple[str, ...] | None:
-    """The parameter whose path this path ends with."""
+def _owner(path: tuple[Any, ...], leaf: Any, drawn: Mapping[tuple[str, ...], bool]) -> tuple[str, ...] | None:
+    """The parameter whose path this path ends with; where the model is a single array, it owns all that has axes."""
     for entries in _spellings(path):
         names = tuple(part for entry in entries for part in entry_name(entry).split("."))
         for first in range(len(names)):
             if names[first:] in drawn:
                 return names[first:]
-        if ("",) in drawn:  # the model is a single array
-            return ("",) if len(names) > 0 and not _is_counting(names[-1]) else None
-    return None
+    return ("",) if ("",) in drawn and getattr(leaf, "ndim", 0) > 0 else None
 
 
 def _spellings(path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
@@ -111,10 +109,6 @@ def _spellings(path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     yield path
     if path and isinstance(path[-1], GetAttrKey) and path[-1].name in ("value", "raw_value"):
         yield path[:-1]
-
-
-def _is_counting(name: str) -> bool:
-    return name in ("count", "mini_step", "gradient_step", "step")
 
 
 def _is_count(leaf: Any) -> bool:
