@@ -106,6 +106,9 @@ def test_behind_a_mask_a_weight_is_drawn_whole_and_its_effective_fans_are_what_i
     np.testing.assert_array_equal(new.weight.args[1], plain)
     np.testing.assert_array_equal(new.weight.args[0], mask)
     np.testing.assert_array_equal(paramax.unwrap(new).weight, jnp.where(mask, plain, 0))
+    effective = {"Linear": ("he_normal", {"fans": "effective"})}
+    jitted = jax.jit(lambda key: ix.reinit(model, effective, key)["a"].weight.args[1])(key)
+    np.testing.assert_array_equal(jitted, ix.reinit(model, effective, key)["a"].weight.args[1])
 
 
 def test_a_map_of_ones_own_is_registered_with_its_inverse(key):

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from initax._constraint import Constraint
 from initax._positivity import Map, inverse_softplus, map_of, same
@@ -206,7 +207,7 @@ def _is_mask(args: tuple[Any, ...]) -> bool:
 def _masked(inner: Wrapped, mask: Any) -> Wrapped:
     """A weight some of whose entries never count: all are drawn, the mask does the rest."""
     concrete = isinstance(mask, jax.Array) and not isinstance(mask, jax.core.Tracer)
-    share = float(jnp.mean(mask.astype(jnp.float32))) if concrete else 1.0
+    share = float(np.mean(np.asarray(mask))) if concrete else 1.0  # on the host: inside jit JAX would trace it
     return replace(inner, names=("mask", *inner.names), reaches_zero=True, share=inner.share * share)
 
 
