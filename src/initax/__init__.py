@@ -36,6 +36,7 @@ from initax._reinit import draw as draw
 from initax._reinit import layers as layers
 from initax._reinit import reinit as reinit
 from initax._rule_file import load_rules as load_rules
+from initax._units import reset_units as reset_units
 from initax.schemes._scheme import Scheme as Scheme
 
 __version__ = "0.1.0"

@@ -75,6 +75,17 @@ class Axes:
         return tuple(found)
 
     @property
+    def unit_axis(self) -> tuple[int, ...]:
+        """Axes of the stored array along which every entry is an output, or one of a group, gate or stack of them."""
+        found: list[int] = []
+        place = 0
+        for group in parse(self.pattern):
+            if group and all(_meaning(name) in ("out", "batch") for name in group):
+                found.append(place)
+            place += len(self.receptive_axis) if group == (RECEPTIVE,) else 1
+        return tuple(found)
+
+    @property
     def canonical_shape(self) -> tuple[int, ...]:
         """Shape `(*receptive, in, out)` of one batch entry."""
         receptive = tuple(self.split[axis] for axis in self.receptive_axis)

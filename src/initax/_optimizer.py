@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey, tree_flatten_with_path
 
-from initax._adapters._pytree import entry_name
+from initax._adapters._pytree import Survey, entry_name
 from initax._errors import PlanError, listing, message
 from initax._homes import placement
 from initax._plan import Plan
@@ -63,26 +63,58 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
     """
     if counts not in ("keep", "reset"):
         raise PlanError(message(f'counts must be "keep" or "reset", not {counts!r}.'))
+    return _forgetful(opt_state, _drawn(plan), fresh, counts)
+
+
+def forget_entries(opt_state: State, survey: Survey, entries: Mapping[str, Any]) -> State:
+    """Return an optimizer's state that remembers nothing of some entries of some parameters.
+
+    Args:
+        opt_state: any optax state, an `nnx.Optimizer`, or a `TrainState`.
+        survey: the model.
+        entries: path of a parameter → which of its entries, of its shape, true or false.
+
+    Raises:
+        PlanError: nothing in the state belongs to these parameters, or what does starts elsewhere than at zero, or is
+            no array of their shape.
+    """
+    owned = {**{path: entries.get(path, False) for path in survey.places}}
+    owned |= {path: owned[owner] for path, owner in survey.aliases.items() if owner in owned}
+    return _forgetful(opt_state, {tuple(path.split(".")): which for path, which in owned.items()}, None, "keep")
+
+
+def _forgetful(opt_state: State, drawn: Mapping[tuple[str, ...], Any], fresh: Any, counts: Counts) -> State:
+    """The state with what belongs to some parameters, or to some entries of them, as it was at the start.
+
+    Args:
+        opt_state: the state.
+        drawn: the parts of every parameter's path → whether it is forgotten; or which of its entries are.
+        fresh: a state to take the start from.
+        counts: what becomes of counts.
+    """
     inner = getattr(opt_state, "opt_state", None)
     if inner is not None and hasattr(opt_state, "replace") and hasattr(opt_state, "apply_fn"):
         started = getattr(fresh, "opt_state", fresh)
-        made: State = opt_state.replace(opt_state=reset_optimizer(inner, plan, fresh=started, counts=counts))
+        made: State = opt_state.replace(opt_state=_forgetful(inner, drawn, started, counts))
         return made
-    drawn = _drawn(plan)
     found, structure = tree_flatten_with_path(opt_state)
     started_leaves = _leaves_of(fresh, structure) if fresh is not None else [None] * len(found)
     belongs = [_owner(tuple(path), leaf, drawn) for path, leaf in found]
-    resets = [owner is not None and drawn[owner] for owner in belongs]
-    if not any(resets):
-        raise PlanError(_nothing(plan, [".".join(map(entry_name, path)) for path, _ in found]))
+    resets = [False if owner is None else drawn[owner] for owner in belongs]
+    if all(reset is False for reset in resets):
+        raise PlanError(_nothing(drawn, [".".join(map(entry_name, path)) for path, _ in found]))
     if fresh is None:
         _refuse_elsewhere(opt_state)
-    leaves = [
-        _restarted(leaf, started) if reset or (counts == "reset" and owner is None and _is_count(leaf)) else leaf
-        for (_, leaf), started, owner, reset in zip(found, started_leaves, belongs, resets, strict=True)
-    ]
-    whole: Any = structure
-    result: State = whole.unflatten(leaves)
+    leaves = []
+    for (path, leaf), started, owner, reset in zip(found, started_leaves, belongs, resets, strict=True):
+        starts_over = counts == "reset" and owner is None and _is_count(leaf)
+        if reset is False and not starts_over:
+            leaves.append(leaf)
+        elif reset is True or starts_over:
+            leaves.append(_restarted(leaf, started))
+        else:
+            leaves.append(_restarted_in_part(leaf, reset, path))
+    result: State = structure.unflatten(leaves)
     return result
 
 
@@ -94,7 +126,7 @@ def _drawn(plan: Plan) -> dict[tuple[str, ...], bool]:
     return {tuple(path.split(".")): aliases.get(path, path) in drawn for path in (*every, *aliases)}
 
 
-def _owner(path: tuple[Any, ...], leaf: Any, drawn: Mapping[tuple[str, ...], bool]) -> tuple[str, ...] | None:
+def _owner(path: tuple[Any, ...], leaf: Any, drawn: Mapping[tuple[str, ...], Any]) -> tuple[str, ...] | None:
     """The parameter whose path this path ends with; where the model is a single array, it owns all that has axes."""
     for entries in _spellings(path):
         names = tuple(part for entry in entries for part in entry_name(entry).split("."))
@@ -123,6 +155,23 @@ def _restarted(leaf: Any, started: Any) -> Any:
     if not isinstance(leaf, jax.Array):
         return leaf
     return jnp.zeros(leaf.shape, leaf.dtype, device=placement(leaf))
+
+
+def _restarted_in_part(leaf: Any, entries: Any, path: Any) -> Any:
+    """An array of the state with zeros at these entries; a placeholder for one stays."""
+    if not hasattr(leaf, "shape") or leaf.size <= 1 < np.size(entries):
+        return leaf
+    if leaf.shape != np.shape(entries):
+        raise PlanError(
+            message(
+                f'"{".".join(map(entry_name, path))}" {leaf.shape} does not remember each entry of its parameter '
+                f"{np.shape(entries)} alone.",
+                "reset the whole layer: ix.reset_optimizer(opt_state, plan)",
+            )
+        )
+    return np.where(entries, np.zeros((), leaf.dtype), leaf) if isinstance(leaf, np.ndarray) else jnp.where(
+        entries, jnp.zeros((), leaf.dtype), leaf
+    )
 
 
 def _leaves_of(fresh: Any, structure: Any) -> list[Any]:
@@ -159,11 +208,11 @@ def _starts_elsewhere(node: Any) -> bool:
     return type(node).__name__ in STARTS_ELSEWHERE
 
 
-def _nothing(plan: Plan, paths: list[str]) -> str:
-    drawn = [each.parameter.path for each in plan.draws]
+def _nothing(drawn: Mapping[tuple[str, ...], Any], paths: list[str]) -> str:
+    asked = [".".join(path) for path, reset in drawn.items() if reset is not False]
     return message(
-        "no array of the optimizer's state belongs to what the plan draws.",
-        f"the plan draws: {listing(drawn, 4)}",
+        "no array of the optimizer's state belongs to what is drawn.",
+        f"drawn: {listing(asked, 4)}",
         f"the state holds: {listing(paths, 4)}",
         "pass the state of this model's optimizer: optimizer.init(eqx.filter(model, eqx.is_array)), an nnx.Optimizer, "
         "a TrainState",

@@ -7,8 +7,11 @@ from typing import Any
 
 import jax
 
+from initax._trace._entries import Reader
 from initax._trace._meet import settle
 from initax._trace._reading import Reading, read
+from initax._trace._units import Follow
+from initax._trace._units import LostError as LostError  # noqa: PLC0414  who asks for readers catches it
 from initax._trace._uses import Uses, Value
 from initax._trace._views import whole
 from initax._trace._walk import walk
@@ -59,6 +62,32 @@ def uses_of(closed: Any, arrays: int, constants: int = 0) -> Uses:
         arrays: how many arguments are arrays that may be weights.
         constants: how many arguments behind them are constants; the rest are inputs.
     """
+    uses = Uses()
+    _walked(closed, arrays, constants, uses)
+    return uses
+
+
+def readers_of(closed: Any, arrays: int, constants: int, param: int, axes: Sequence[int]) -> list[Reader]:
+    """Return the weights that take in the outputs of one, and which of their entries take in which.
+
+    Args:
+        closed: the jaxpr.
+        arrays: how many arguments are arrays that may be weights.
+        constants: how many arguments behind them are constants; the rest are inputs.
+        param: the number of the weight.
+        axes: its stored axes that are outputs.
+
+    Raises:
+        LostError: the outputs can't be followed everywhere.
+    """
+    shapes = [tuple(var.aval.shape) for var in closed.jaxpr.invars[:arrays]]
+    follow = Follow(param=param, shape=shapes[param], axes=tuple(axes), shapes=shapes)
+    uses = Uses(follow)
+    return follow.finish(uses, _walked(closed, arrays, constants, uses))
+
+
+def _walked(closed: Any, arrays: int, constants: int, uses: Uses) -> list[Value]:
+    """Enter every use, and return what the results hold."""
     shapes: list[tuple[int, ...]] = [tuple(var.aval.shape) for var in closed.jaxpr.invars]
     operands = [
         Value(shape=shape, weights=(whole(at, shape),))
@@ -66,9 +95,9 @@ def uses_of(closed: Any, arrays: int, constants: int = 0) -> Uses:
         else Value(shape=shape, data=at >= arrays + constants)
         for at, shape in enumerate(shapes)
     ]
-    uses = Uses()
     held = [Value(shape=tuple(var.aval.shape)) for var in closed.jaxpr.constvars]
-    for result in walk(closed.jaxpr, held, operands, uses):
+    results = walk(closed.jaxpr, held, operands, uses)
+    for result in results:
         if result.data or any(view.fed_by_constant for view in result.weights):
             settle(result, uses, "")
-    return uses
+    return results

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from initax._trace._views import FOREIGN, Factor, Stop, View
 
@@ -83,6 +83,8 @@ class Value:
         products: scales it was multiplied with, with nothing but layout since.
         stretched: axes along which it is constant because it was broadcast.
         steps: for constants whose entries, in row-major order, are `first + step * n`: the two numbers.
+        units: where units are followed, along which axes they lie.
+        mixed: why there is something in it that was made of several units, and is no unit.
     """
 
     shape: tuple[int, ...]
@@ -92,11 +94,25 @@ class Value:
     products: tuple[View, ...] = ()
     stretched: frozenset[int] = frozenset()
     steps: tuple[int, int] | None = None
+    units: tuple[View, ...] = ()
+    mixed: Stop | None = None
 
     @property
     def looked(self) -> bool:
         """Whether it is a look-up in a parameter."""
         return any(view.looked or view.picked for view in self.weights)
+
+
+class Follows(Protocol):
+    """Follows units from equation to equation."""
+
+    def after(
+        self, eqn: Any, values: Sequence[Value], results: Sequence[Value], uses: Uses, first: int, where: str
+    ) -> list[Value]:
+        """Return the results of an equation with what they hold of the units."""
+
+    def round_a_loop(self, values: Sequence[Value], where: str) -> None:
+        """Raise where values that a loop carries, and changes, hold units."""
 
 
 class Uses:
@@ -108,9 +124,11 @@ class Uses:
         at: the equation the walk is at.
         loops: the equations that are loops → the parameters of which each step takes one entry.
         whiles: those of them whose number of steps is not known before they run.
+        follow: what follows units from equation to equation, where that was asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, follow: Follows | None = None) -> None:
+        self.follow = follow
         self.found: list[Use] = []
         self.links = 0
         self.at: Place = ()

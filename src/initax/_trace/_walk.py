@@ -10,11 +10,12 @@ from typing import Any
 import jax
 from jax.extend.core import Literal
 
+from initax._trace._entries import marked
 from initax._trace._equations import equation, shapes_of
 from initax._trace._indices import constant, stepped
 from initax._trace._meet import settle
 from initax._trace._uses import Part, Use, Uses, Value, assign
-from initax._trace._views import FOREIGN, Factor, Stop, View
+from initax._trace._views import FOREIGN, Factor, Stop, View, foreign
 
 CALLS = {
     "jit": "jaxpr",
@@ -85,7 +86,10 @@ def _step(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
     control = {"scan": _scan, "while": _while, "cond": _cond}.get(name)
     if control is not None:
         return control(eqn, values, uses)
-    return equation(eqn, values, uses, line_of(eqn) if any(value.weights for value in values) else "")
+    where = line_of(eqn) if uses.follow is not None or any(value.weights for value in values) else ""
+    first = len(uses.found)
+    results = equation(eqn, values, uses, where)
+    return results if uses.follow is None else uses.follow.after(eqn, values, results, uses, first, where)
 
 
 def _call(inner: Any, values: Sequence[Value], uses: Uses) -> list[Value]:
@@ -141,6 +145,8 @@ def _row(value: Value) -> Value:
         weights=tuple(map(move, value.weights)),
         outputs=outputs,
         stretched=frozenset(at - 1 for at in value.stretched if at),
+        units=tuple(replace(view, axes=view.axes[1:]) for view in value.units if 0 not in marked(view)),
+        mixed=Stop("a loop takes them one by one") if any(0 in marked(view) for view in value.units) else value.mixed,
     )
 
 
@@ -153,8 +159,11 @@ def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, whe
         )
         return Value(shape=shape, weights=views)
     value = settle(value, uses, where)
-    outputs = tuple(replace(view, axes=((Factor(FOREIGN, 1, shape[0]),), *view.axes)) for view in value.outputs)
-    return Value(shape=shape, data=value.data or data, outputs=outputs)
+    outputs, units = (
+        tuple(replace(view, axes=(foreign(shape[0]), *view.axes)) for view in views)
+        for views in (value.outputs, value.units)
+    )
+    return Value(shape=shape, data=value.data or data, outputs=outputs, units=units, mixed=value.mixed)
 
 
 def _loop(
@@ -174,6 +183,9 @@ def _loop(
         uses.forget(mark)
         entered = [value if same else _started(value, uses, where) for value, same in zip(state, fixed, strict=True)]
         results = _call(body, [*consts, *entered, *rows], uses)
+        if uses.follow is not None:
+            moving = [at for at, same in enumerate(fixed) if not same]
+            uses.follow.round_a_loop([each[at] for each in (state, results) for at in moving], where)
         changed = False
         for at, (before, after) in enumerate(zip(entered, results[: len(carry)], strict=True)):
             if not fixed[at] and not before.data and (after.data or after.weights):
@@ -230,4 +242,8 @@ def _either(cases: Sequence[Value], which: Value, shape: tuple[int, ...], uses: 
     weights = tuple(dict.fromkeys(view for case in cases for view in case.weights))
     outputs = tuple(dict.fromkeys(view for case in cases for view in case.outputs))
     data = any(case.data for case in cases) or (which.data and not weights)
-    return Value(shape=shape, data=data, weights=weights, outputs=outputs)
+    units = cases[0].units
+    mixed = next((case.mixed for case in (which, *cases) if case.mixed), None)
+    if which.units or any(set(case.units) != set(units) for case in cases):
+        units, mixed = (), Stop("a branch of them goes one way, another goes another", where)
+    return Value(shape=shape, data=data, weights=weights, outputs=outputs, units=units, mixed=mixed)

@@ -1,0 +1,131 @@
+"""Which entries of an array belong to which unit of another: digits of factors, worked out with whole numbers.
+
+A unit is an entry along the output axes of a weight. What a signal's axis holds of those axes is known by its factors,
+and so is what a second weight's axis holds of its own; an index along the axis they share joins the two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from initax._trace._views import FOREIGN, SLOT, Factor, View
+
+Whole = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A weight that takes in units.
+
+    Attributes:
+        param: which parameter.
+        units: for each entry of it the number of the unit it is multiplied with, -1 for none; it broadcasts to the
+            stored shape.
+        fixed: the parts of its stored axes of which it uses one entry here, and which.
+    """
+
+    param: int
+    units: Whole
+    fixed: tuple[tuple[Factor, int], ...] = ()
+
+
+def covers(view: View, shape: Sequence[int], axes: Sequence[int]) -> bool:
+    """Whether a view of outputs still tells every entry along these stored axes from every other.
+
+    Args:
+        view: the outputs, in a signal.
+        shape: the stored shape of the weight that made them.
+        axes: stored axes of it.
+    """
+    held = {factor for axis in view.axes for factor in view.opened(axis)} | {factor for factor, _ in view.fixed}
+    known = math.prod(factor.size for factor in held if factor.axis in axes)
+    return known == math.prod(shape[axis] for axis in axes) and all(f.axis in (*axes, FOREIGN) for f in held)
+
+
+def marked(view: View) -> tuple[int, ...]:
+    """Return the axes of a signal along which it holds different units, or something beside them."""
+    return tuple(
+        at
+        for at, axis in enumerate(view.axes)
+        if any(factor.axis <= SLOT or (factor.axis != FOREIGN and factor.size > 1) for factor in axis)
+    )
+
+
+def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: Sequence[int]) -> Whole:
+    """Return the number of the unit at each index along some axes of a signal, -1 where there is none.
+
+    Args:
+        view: the outputs, in the signal.
+        along: axes of the signal, all that `marked` gives.
+        shape: the stored shape of the weight that made them.
+        axes: its output axes, in stored order; the last one counts fastest.
+    """
+    stride = {axis: math.prod(shape[each] for each in axes[place + 1 :]) for place, axis in enumerate(axes)}
+    numbers: Whole = np.full([1] * len(along), sum(digit * f.inner * stride[f.axis] for f, digit in view.fixed), np.intp)
+    missing = np.zeros([1] * len(along), bool)
+    for place, axis in enumerate(along):
+        lengthwise = [-1 if at == place else 1 for at in range(len(along))]
+        for factor, digit in _digits(np.arange(math.prod(each.size for each in view.axes[axis])), view.axes[axis]):
+            inside = [(factor, digit)]
+            if factor.axis <= SLOT:
+                slot = view.slots[SLOT - factor.axis]
+                here = digit - slot.offset
+                outside = (here < 0) | (here >= math.prod(each.size for each in slot.factors))
+                missing = missing | outside.reshape(lengthwise)
+                inside = _digits(here, slot.factors)
+            for each, own in inside:
+                if each.axis != FOREIGN:
+                    numbers = numbers + (own * each.inner * stride[each.axis]).reshape(lengthwise)
+    return np.where(missing, -1, numbers)
+
+
+def _digits(index: Whole, factors: Sequence[Factor]) -> list[tuple[Factor, Whole]]:
+    """The digit of each factor, outermost first, of an index along their product."""
+    found = []
+    for factor in reversed(factors):
+        found.append((factor, index % factor.size))
+        index = index // factor.size
+    return found[::-1]
+
+
+def coordinates(view: View, axes: Sequence[int], shape: Sequence[int]) -> tuple[list[Whole], np.ndarray] | None:
+    """Return, for each stored entry of a weight, its index along some axes of the operand; `None` where there is none.
+
+    Args:
+        view: the weight as the operand holds it.
+        axes: axes of the operand.
+        shape: the weight's stored shape.
+
+    Returns:
+        For each axis the indices, and which entries are in the operand at all; all broadcast to the stored shape.
+    """
+    factors = [view.axes[axis] for axis in axes]
+    if any(f.axis <= SLOT or (f.axis == FOREIGN and f.size > 1) for each in factors for f in each):
+        return None
+    alone = [[-1 if at == axis else 1 for at in range(len(shape))] for axis in range(len(shape))]
+    grid = [np.arange(size).reshape(alone[axis]) for axis, size in enumerate(shape)]
+
+    def digit(factor: Factor) -> Whole:
+        own: Whole = grid[factor.axis] // factor.inner % factor.size
+        return own
+
+    found = []
+    for each in factors:
+        index: Whole = np.zeros([1] * len(shape), np.intp)
+        for factor in each:
+            index = index * factor.size + (digit(factor) if factor.axis != FOREIGN else 0)
+        found.append(index)
+    inside = np.ones([1] * len(shape), bool)
+    for factor, at in view.fixed:
+        inside = inside & (digit(factor) == at)
+    return found, inside
+
+
+def apart(one: Sequence[tuple[Factor, int]], other: Sequence[tuple[Factor, int]]) -> bool:
+    """Whether two uses of one parameter take different entries of it."""
+    taken: Mapping[Factor, int] = dict(one)
+    return any(taken.get(factor, digit) != digit for factor, digit in other)

@@ -1,0 +1,370 @@
+"""Where the units of one weight go: through functions, norms, pooling and layout, to the weights that take them in.
+
+The walk tells what weights are; this tells, equation by equation, along which axes of a signal the units of the one
+weight that is followed lie. Nothing may be lost on the way: what can't be followed is an error, with the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from initax._trace import _elementwise as elementwise
+from initax._trace._entries import Reader, apart, coordinates, covers, marked, unit_numbers
+from initax._trace._equations import equation, shapes_of
+from initax._trace._uses import Place, Use, Uses, Value
+from initax._trace._views import Stop, View, foreign, in_slot, placed
+
+CONTRACTIONS = ("weight", "conv", "transposed")
+LAYOUT = frozenset(
+    {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "split", "unstack"}
+    | {"dynamic_slice", "gather"}
+)
+PRODUCTS = frozenset({"mul", "div", "eq", "ne", "gt", "ge", "lt", "le"})
+"""Entry by entry, and nothing is left of the other operand where the units are cut off; or only true and false."""
+
+FUNCTIONS = PRODUCTS | frozenset(
+    {"abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil"}
+    | {"clamp", "complex", "conj", "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma", "erf", "erf_inv"}
+    | {"erfc", "exp", "exp2", "expm1", "floor", "imag", "integer_pow", "is_finite", "lgamma", "log", "log1p"}
+    | {"logistic", "max", "min", "neg", "nextafter", "not", "or", "pow", "real", "reduce_precision", "rem", "round"}
+    | {"rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh", "xor"}
+)
+"""Equations that work entry by entry."""
+
+ADDED = {
+    "add": "they are added to another signal",
+    "add_any": "they are added to another signal",
+    "sub": "they are added to another signal",
+    "select_n": "they are chosen entry by entry from beside another signal",
+}
+"""Functions of two signals after which what takes in the units takes in the other too."""
+
+State = tuple[tuple[View, ...], Stop | None]
+"""The units a value holds, and why it holds something that is made of several of them."""
+Pairs = tuple[tuple[int, int, int, int], ...]
+"""Axes of a weight, and how an index along the signal's axis is made of theirs: `index // div % mod * times`."""
+
+
+class LostError(Exception):
+    """The units can't be followed.
+
+    Args:
+        stop: why, and where.
+    """
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__(str(stop))
+
+
+@dataclass(slots=True, kw_only=True)
+class Follow:
+    """What is followed, and what takes it in.
+
+    Attributes:
+        param: the weight whose units are followed.
+        shape: its stored shape.
+        axes: its output axes, in stored order.
+        shapes: stored shapes of all parameters.
+        started: places where units come out of it.
+        readers: place of an equation → the weights that take in units there.
+    """
+
+    param: int
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    shapes: Sequence[tuple[int, ...]]
+    started: set[Place] = field(default_factory=set)
+    readers: dict[Place, list[Reader]] = field(default_factory=dict)
+
+    def after(
+        self, eqn: Any, values: Sequence[Value], results: Sequence[Value], uses: Uses, first: int, where: str
+    ) -> list[Value]:
+        """Return the results of an equation with what they hold of the units.
+
+        Args:
+            eqn: the equation.
+            values: what its operands hold.
+            results: what the walk found for its results.
+            uses: all uses.
+            first: how many there were before the equation.
+            where: its line.
+
+        Raises:
+            LostError: the units can't be followed.
+        """
+        fresh = [use for use in uses.found[first:] if use.what in CONTRACTIONS and use.view is not None]
+        moved: list[State] = [((), None)] * len(results)
+        if any(value.units or value.mixed for value in values):
+            if fresh:
+                self._taken_in(eqn, values, fresh, uses.at, where)
+            else:
+                moved = _moved(eqn, values, where)
+        held = (replace(one, units=units, mixed=mixed) for one, (units, mixed) in zip(results, moved, strict=True))
+        return [self._started(each, uses, first, where) for each in held]
+
+    def round_a_loop(self, values: Sequence[Value], where: str) -> None:
+        """Raise where values that a loop carries, and changes, hold units.
+
+        Raises:
+            LostError: they do.
+        """
+        if any(value.units or value.mixed for value in values):
+            raise LostError(Stop("they go round a loop", where))
+
+    def _started(self, result: Value, uses: Uses, first: int, where: str) -> Value:
+        """A result in which units come out of the weight."""
+        views = tuple(view for view in result.outputs if view.param == self.param and view.use >= first)
+        views = tuple(view for view in views if uses.found[view.use].what in CONTRACTIONS and uses.found[view.use].view)
+        if not views:
+            return result
+        if not all(covers(view, self.shape, self.axes) for view in views):
+            raise LostError(Stop("a loop or a look-up takes parts of the weight one by one", where))
+        self.started |= {uses.found[view.use].at for view in views}
+        return replace(result, units=tuple(View(param=self.param, axes=view.axes, slots=view.slots) for view in views))
+
+    def _taken_in(self, eqn: Any, values: Sequence[Value], fresh: Sequence[Use], at: Place, where: str) -> None:
+        """Enter the weights that take in units."""
+        signal = next(place for place, value in enumerate(values) if value.units or value.mixed)
+        value, other = values[signal], values[1 - signal]
+        if not value.units:
+            raise LostError(value.mixed or Stop("", where))
+        if any(use.stop for use in fresh) or len(other.weights) != 1 or not _is_plain(other.weights[0]):
+            raise LostError(Stop("they meet a weight that is made of others, looked up, or taken by a loop", where))
+        self.readers[at] = [self._reader(_pairs(eqn, signal), units, other.weights[0], where) for units in value.units]
+
+    def _reader(self, pairs: Mapping[int, Pairs], units: View, weight: View, where: str) -> Reader:
+        own = marked(units)
+        shape = self.shapes[weight.param]
+        asked = sorted({axis for each in own for axis, *_ in pairs.get(each, ())})
+        found = coordinates(weight, asked, shape)
+        if found is None or any(each not in pairs for each in own):
+            raise LostError(Stop("the same entries of a weight take in several of them", where))
+        index = dict(zip(asked, found[0], strict=True))
+        numbers = unit_numbers(units, own, self.shape, self.axes)
+        at = tuple(sum(index[axis] // div % mod * times for axis, div, mod, times in pairs[each]) for each in own)
+        return Reader(param=weight.param, units=np.where(found[1], numbers[at], -1), fixed=weight.fixed)
+
+    def finish(self, uses: Uses, results: Sequence[Value]) -> list[Reader]:
+        """Return the weights that take in units, once the walk is over.
+
+        Args:
+            uses: all uses.
+            results: what the forward pass returns.
+
+        Raises:
+            LostError: one of them does something else as well, or units went where they can't be followed.
+        """
+        own = [use for use in uses.found if use.param == self.param]
+        if not own:
+            raise LostError(Stop("the forward pass does not use it"))
+        for use in own:
+            if use.stop or use.at not in self.started:
+                raise LostError(use.stop or Stop("what it puts out can't be followed", use.where))
+        mixed = next((value.mixed for value in results if value.mixed), None)
+        if mixed:
+            raise LostError(mixed)
+        readers = [reader for each in self.readers.values() for reader in each]
+        if any(reader.param == self.param for reader in readers):
+            raise LostError(Stop("it takes in its own outputs"))
+        for use in uses.found:
+            if use.at in self.readers or use.what == "bias":
+                continue
+            fixed = use.view.fixed if use.view is not None else ()
+            if any(each.param == use.param and not apart(each.fixed, fixed) for each in readers):
+                raise LostError(Stop("a weight that takes them in takes in another signal too", use.where))
+        return readers
+
+
+def _is_plain(view: View) -> bool:
+    """Whether the entries of a weight in an operand are its stored ones, up to layout and constants."""
+    altered = view.stop or view.links or view.looked or view.picked or view.times or view.normalized or view.shifted
+    return not altered and not view.slots and len(view.batch) == len(view.fixed)
+
+
+def _pairs(eqn: Any, signal: int) -> Mapping[int, Pairs]:
+    """For each axis of the signal that meets axes of the weight: which, and how an index along it is made of theirs."""
+    if eqn.primitive.name == "dot_general":
+        summed, batched = eqn.params["dimension_numbers"]
+        axes = [*zip(summed[signal], summed[1 - signal], strict=True), *zip(batched[signal], batched[1 - signal], strict=True)]
+        sizes = eqn.invars[signal].aval.shape
+        return {mine: ((theirs, 1, sizes[mine], 1),) for mine, theirs in axes}
+    if signal != 0 or eqn.params["batch_group_count"] > 1:
+        return {}
+    numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
+    out_axis, in_axis = numbers.rhs_spec[:2]
+    kernel = eqn.invars[1].aval.shape
+    inputs = (in_axis, 1, kernel[in_axis], 1)
+    group = (out_axis, kernel[out_axis] // groups, groups, kernel[in_axis])
+    return {numbers.lhs_spec[1]: (inputs,) if groups == 1 else (group, inputs)}
+
+
+def _moved(eqn: Any, values: Sequence[Value], where: str) -> list[State]:
+    """What the results of an equation without weights hold of the units."""
+    name, shapes = eqn.primitive.name, shapes_of(eqn)
+    if name in FUNCTIONS:
+        return [_joined(name, values, shapes[0], where)]
+    if not any(value.units for value in values):
+        return [((), next(value.mixed for value in values if value.mixed))] * len(shapes)
+    lost: State = ((), Stop(_mixing(name), where))
+    if any(value.mixed for value in values):
+        return [lost] * len(shapes)
+    if name == "concatenate":
+        return [_beside(values, eqn.params["dimension"], shapes[0], where)]
+    if name == "sort":
+        apart_ = all(eqn.params["dimension"] not in marked(view) for value in values for view in value.units)
+        return [_joined(name, values, shapes[0], where) if apart_ else lost] * len(shapes)
+    if name == "dot_general":
+        return [_contracted(eqn, values, shapes[0]) or lost]
+    if any(value.units for value in values[1:]):
+        return [lost] * len(shapes)
+    if name in LAYOUT:
+        return [each or lost for each in _laid(eqn, values, where)]
+    move = MOVES.get(name)
+    if move is None:
+        return [lost] * len(shapes)
+    views = [move(eqn.params, view, shapes[0]) for view in values[0].units]
+    return [(tuple(view for view in views if view), None) if all(views) else lost] * len(shapes)
+
+
+def _mixing(name: str) -> str:
+    words = {"reduce_sum": "they are summed", "dot_general": "they are contracted with something that is no weight"}
+    return words.get(name, f"{name} makes one thing of several of them")
+
+
+def _joined(name: str, values: Sequence[Value], shape: tuple[int, ...], where: str) -> State:
+    """A function of several signals, entry by entry."""
+    held = [_fitted(value, shape) for value in values]
+    units = tuple(dict.fromkeys(view for each in held for view in each))
+    if not units:
+        return (), next(value.mixed for value in values if value.mixed)
+    if name not in PRODUCTS:
+        first = 1 if name == "select_n" else 0
+        for value, own in zip(values[first:], held[first:], strict=True):
+            if value.data and not own and not value.mixed:
+                raise LostError(Stop(ADDED.get(name, f"{name} joins them with another signal"), where))
+            if own and set(own) != set(units):
+                raise LostError(Stop("several of them are added together", where))
+    return units, None
+
+
+def _fitted(value: Value, shape: tuple[int, ...]) -> tuple[View, ...]:
+    return elementwise.fitted(Value(shape=value.shape, outputs=value.units), shape).outputs
+
+
+def _beside(values: Sequence[Value], axis: int, shape: tuple[int, ...], where: str) -> State:
+    """Units beside something else along an axis. Along any axis but their own, all must be the same units."""
+    units: list[View] = []
+    offset = 0
+    for value in values:
+        for view in value.units:
+            if axis in marked(view):
+                units.append(_slotted(view, axis, offset, shape[axis]))
+                continue
+            others = [each for each in values if each.data and not any(_alike(view, own, axis) for own in each.units)]
+            if others:
+                raise LostError(Stop("they are joined with another signal along another axis", where))
+            units.append(replace(view, axes=(*view.axes[:axis], foreign(shape[axis]), *view.axes[axis + 1 :])))
+        offset += value.shape[axis]
+    return tuple(dict.fromkeys(units)), None
+
+
+def _slotted(view: View, axis: int, offset: int, total: int) -> View:
+    """A view in one slot of a joined axis, which it may already be in a slot of."""
+    before = view.slot(axis)
+    if before is None:
+        return in_slot(view, axis, offset, total)
+    inner = replace(view, axes=(*view.axes[:axis], before.factors, *view.axes[axis + 1 :]))
+    return in_slot(inner, axis, offset + before.offset, total)
+
+
+def _alike(one: View, other: View, but: int) -> bool:
+    return replace(one, axes=(*one.axes[:but], *one.axes[but + 1 :])) == replace(
+        other, axes=(*other.axes[:but], *other.axes[but + 1 :])
+    )
+
+
+def _laid(eqn: Any, values: Sequence[Value], where: str) -> list[State | None]:
+    """A reshape, a transpose, a slice: as the walk lays out a weight, so lie the units."""
+    blank = [Value(shape=value.shape, steps=value.steps) for value in values[1:]]
+    units: list[list[View]] = [[] for _ in eqn.outvars]
+    lost = [False] * len(eqn.outvars)
+    for view in values[0].units:
+        moved = equation(eqn, [Value(shape=values[0].shape, weights=(view,)), *blank], Uses(), where)
+        for place, result in enumerate(moved):
+            units[place] += [each for each in result.weights if _is_plain_view(each)]
+            lost[place] = lost[place] or not all(map(_is_plain_view, result.weights))
+    return [None if gone else (tuple(each), None) for each, gone in zip(units, lost, strict=True)]
+
+
+def _is_plain_view(view: View) -> bool:
+    return not (view.stop or view.looked or view.picked) and len(view.batch) == len(view.fixed)
+
+
+def _contracted(eqn: Any, values: Sequence[Value], shape: tuple[int, ...]) -> State | None:
+    """A contraction with a signal or a constant: of axes along which all is of one unit."""
+    summed, batched = eqn.params["dimension_numbers"]
+    free = [
+        [axis for axis in range(len(value.shape)) if axis not in (*gone, *kept)]
+        for value, gone, kept in zip(values, summed, batched, strict=True)
+    ]
+    places: list[list[int | None]] = [
+        [*batched[0], *free[0], *[None] * len(free[1])],
+        [*batched[1], *[None] * len(free[0]), *free[1]],
+    ]
+    if any(set(marked(view)) & set(gone) for value, gone in zip(values, summed, strict=True) for view in value.units):
+        return None
+    views = (placed(view, own, shape) for value, own in zip(values, places, strict=True) for view in value.units)
+    return tuple(dict.fromkeys(views)), None
+
+
+def _reduced(params: Mapping[str, Any], view: View, shape: tuple[int, ...]) -> View | None:
+    if set(params["axes"]) & set(marked(view)):
+        return None
+    return replace(view, axes=tuple(axis for at, axis in enumerate(view.axes) if at not in params["axes"]))
+
+
+def _along(params: Mapping[str, Any], view: View, shape: tuple[int, ...]) -> View | None:
+    return None if params["axis"] in marked(view) else view
+
+
+def _reversed(params: Mapping[str, Any], view: View, shape: tuple[int, ...]) -> View | None:
+    return None if set(params["dimensions"]) & set(marked(view)) else view
+
+
+def _padded(params: Mapping[str, Any], view: View, shape: tuple[int, ...]) -> View | None:
+    return _resized(view, [at for at, each in enumerate(params["padding_config"]) if any(each)], shape)
+
+
+def _windowed(params: Mapping[str, Any], view: View, shape: tuple[int, ...]) -> View | None:
+    """Pooling."""
+    each = [params["window_dimensions"], params["window_strides"], params["base_dilation"], params["window_dilation"]]
+    moved = [at for at, sizes in enumerate(zip(*each, strict=True)) if set(sizes) != {1}]
+    return _resized(view, [*moved, *(at for at, pads in enumerate(params["padding"]) if any(pads))], shape)
+
+
+def _transformed(params: Mapping[str, Any], view: View, shape: tuple[int, ...]) -> View | None:
+    return _resized(view, range(len(shape) - len(params["fft_lengths"]), len(shape)), shape)
+
+
+def _resized(view: View, axes: Iterable[int], shape: tuple[int, ...]) -> View | None:
+    """The view of a signal that was altered along some axes."""
+    changed = set(axes)
+    if changed & set(marked(view)):
+        return None
+    return replace(view, axes=tuple(foreign(shape[at]) if at in changed else axis for at, axis in enumerate(view.axes)))
+
+
+MOVES: dict[str, Callable[[Mapping[str, Any], View, tuple[int, ...]], View | None]] = {
+    **dict.fromkeys(("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"), _reduced),
+    **dict.fromkeys(("argmax", "argmin"), _reduced),
+    **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"), _along),
+    **dict.fromkeys(("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min"), _windowed),
+    "rev": _reversed,
+    "pad": _padded,
+    "fft": _transformed,
+}
+"""Primitive → what becomes of units in its first operand; `None` where several of them are made one."""
