@@ -283,8 +283,8 @@ def test_a_state_of_another_model_is_refused():
     with pytest.raises(ix.PlanError) as caught:
         ix.reset_optimizer(state, ix.plan(params, {"head": "he_normal"}))
     assert str(caught.value) == (
-        "no array of the optimizer's state belongs to what the plan draws.\n"
-        "  the plan draws: head.w, head.b\n"
+        "no array of the optimizer's state belongs to what is drawn.\n"
+        "  drawn: head.w, head.b\n"
         "  the state holds: 0.count, 0.mu.x, 0.nu.x\n"
         "  pass the state of this model's optimizer: optimizer.init(eqx.filter(model, eqx.is_array)), an "
         "nnx.Optimizer, a TrainState"

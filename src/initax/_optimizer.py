@@ -114,13 +114,13 @@ def _forgetful(opt_state: State, drawn: Mapping[tuple[str, ...], Any], fresh: An
             leaves.append(_restarted(leaf, started))
         else:
             leaves.append(_restarted_in_part(leaf, reset, path))
-    result: State = structure.unflatten(leaves)
+    result: State = jax.tree_util.tree_unflatten(structure, leaves)
     return result
 
 
 def _drawn(plan: Plan) -> dict[tuple[str, ...], bool]:
     """The parts of every parameter's path → whether the plan draws it; a tied one goes with its owner."""
-    drawn = {each.parameter.path for each in plan.draws}
+    drawn = dict.fromkeys(each.parameter.path for each in plan.draws)
     every = [*drawn, *(kept.parameter.path for kept in plan.kept)]
     aliases: Mapping[str, str] = plan.aliases
     return {tuple(path.split(".")): aliases.get(path, path) in drawn for path in (*every, *aliases)}
@@ -169,8 +169,10 @@ def _restarted_in_part(leaf: Any, entries: Any, path: Any) -> Any:
                 "reset the whole layer: ix.reset_optimizer(opt_state, plan)",
             )
         )
-    return np.where(entries, np.zeros((), leaf.dtype), leaf) if isinstance(leaf, np.ndarray) else jnp.where(
-        entries, jnp.zeros((), leaf.dtype), leaf
+    return (
+        np.where(entries, np.zeros((), leaf.dtype), leaf)
+        if isinstance(leaf, np.ndarray)
+        else jnp.where(entries, jnp.zeros((), leaf.dtype), leaf)
     )
 
 

@@ -13,7 +13,7 @@ from initax._adapters import check_key
 from initax._adapters import survey as survey_model
 from initax._adapters._pytree import Survey
 from initax._errors import ModelError, RuleError, did_you_mean, listing, message
-from initax._layer import WEIGHT_ROLES, Layer, Parameter
+from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._optimizer import forget_entries
 from initax._plan import plan
 from initax._trace import LostError, readers_of
@@ -84,8 +84,8 @@ def reset_units(
         opt_state: the optimizer's state, if its memory of what is drawn and of what is cut off is to be zero too.
 
     Returns:
-        The model; with `opt_state` the model and the state. What is drawn are the entries that `ix.reinit` with the same
-        key would draw for the whole layer; every array without reset entries is the same object as before.
+        The model; with `opt_state` the model and the state. What is drawn are the entries that `ix.reinit` with the
+        same key would draw for the whole layer; arrays without such entries are the same objects as before.
 
     Raises:
         RuleError: there is no such layer, or the mask is not of its units.
@@ -104,7 +104,7 @@ def reset_units(
         [[True, False, False], [True, False, False]]
 
     References:
-        Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning", arXiv 2302.12902, algorithm 1.
+        Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning", arXiv 2302.12902, alg. 1.
     """
     check_key(key)
     if inputs is None:
@@ -120,9 +120,7 @@ def reset_units(
     weight = _weight_of(chosen)
     where = _mask_of(mask, weight, chosen)
     cut = _cut_off(survey, weight, where, inputs, forward)
-    new = plan(
-        model, {_only(chosen.path): scheme}, inputs=inputs, forward=forward, module=module
-    ).arrays(key)
+    new = plan(model, {_only(chosen.path): scheme}, inputs=inputs, forward=forward, module=module).arrays(key)
     entries = {path: _spread(where, _parameter(chosen, path)) for path in new}
     arrays = {path: _chosen(entries[path], array, survey.at(path)) for path, array in new.items()}
     for path, own in cut.items():
@@ -135,6 +133,7 @@ def _only(path: str) -> Callable[[Layer], bool]:
     def is_it(layer: Layer) -> bool:
         return layer.path == path
 
+    is_it.__name__ = path or "(model)"
     return is_it
 
 
@@ -149,7 +148,9 @@ def _layer_of(survey: Survey, path: str) -> Layer:
             return each
     raise RuleError(
         message(
-            f'the model has no layer "{path}".' if isinstance(path, str) else f"a layer's path is a string, not {path!r}.",
+            f'the model has no layer "{path}".'
+            if isinstance(path, str)
+            else f"a layer's path is a string, not {path!r}.",
             f"layers: {listing(each or '(model)' for each in paths)}",
             did_you_mean(path, paths) if isinstance(path, str) else "",
         )
@@ -170,7 +171,9 @@ def _weight_of(layer: Layer) -> Parameter:
             )
         )
     (weight,) = weights
-    reason = weight.kept or weight.reserved or (f"it is stored behind {weight.constraint.name}" if weight.constraint else "")
+    reason = (
+        weight.kept or weight.reserved or (f"it is stored behind {weight.constraint.name}" if weight.constraint else "")
+    )
     others = [each.name for each in layer.parameters if each is not weight and each.role not in ("bias", "state")]
     if reason or others:
         raise ModelError(
@@ -189,17 +192,16 @@ def _units(parameter: Parameter) -> tuple[int, ...]:
 
 def _mask_of(mask: Any, weight: Parameter, layer: Layer) -> Any:
     found = mask if isinstance(mask, jax.Array) else np.asarray(mask)
-    if found.shape != _units(weight) or found.dtype != np.bool_:
-        raise RuleError(
-            message(
-                f'the mask is {found.dtype.name}{list(found.shape)}, the units of "{layer.path or "(model)"}" are '
-                f"bool{list(_units(weight))}.",
-                "true means that a unit is reset: mask = score <= 0.025"
-                if found.shape == _units(weight)
-                else f'one entry for each output of {weight.path} {weight.shape}, "{weight.axes.pattern if weight.axes else ""}"',
-            )
-        )
-    return found
+    units, axes = _units(weight), weight.axes
+    if found.shape == units and found.dtype == np.bool_:
+        return found
+    hint = "true means that a unit is reset: mask = score <= 0.025"
+    if found.shape != units and axes is not None:
+        hint = f'one entry for each output of {weight.path} {weight.shape}, "{axes.pattern}"'
+    shown = f"{found.dtype.name}{list(found.shape)}"
+    raise RuleError(
+        message(f'the mask is {shown}, the units of "{layer.path or "(model)"}" are bool{list(units)}.', hint)
+    )
 
 
 def _parameter(layer: Layer, path: str) -> Parameter:
@@ -240,9 +242,10 @@ def _cut_off(
     found: dict[str, Any] = {}
     for reader in readers:
         parameter = parameters[traced.paths[reader.param]]
-        if parameter.constraint is not None or parameter.kept is not None:
-            reason = parameter.kept or f"it is stored behind {parameter.constraint.name if parameter.constraint else ''}"
-            raise ModelError(message(f"{parameter.path} takes in units of {weight.path} and can't be set to zero.", reason))
+        if parameter.kept is not None and not parameter.kept.startswith(UNDECLARED.lower()):
+            raise ModelError(
+                message(f"{parameter.path} takes in units of {weight.path} and is never changed.", parameter.kept)
+            )
         own = (reader.units >= 0) & flat[np.maximum(reader.units, 0)]
         own = (jnp if isinstance(own, jax.Array) else np).broadcast_to(own, parameter.shape)
         found[parameter.path] = found[parameter.path] | own if parameter.path in found else own

@@ -11,7 +11,7 @@ from initax._trace._entries import Reader
 from initax._trace._meet import settle
 from initax._trace._reading import Reading, read
 from initax._trace._units import Follow
-from initax._trace._units import LostError as LostError  # noqa: PLC0414  who asks for readers catches it
+from initax._trace._units import LostError as LostError
 from initax._trace._uses import Uses, Value
 from initax._trace._views import whole
 from initax._trace._walk import walk

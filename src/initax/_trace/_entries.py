@@ -65,7 +65,9 @@ def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: S
         axes: its output axes, in stored order; the last one counts fastest.
     """
     stride = {axis: math.prod(shape[each] for each in axes[place + 1 :]) for place, axis in enumerate(axes)}
-    numbers: Whole = np.full([1] * len(along), sum(digit * f.inner * stride[f.axis] for f, digit in view.fixed), np.intp)
+    numbers: Whole = np.full(
+        [1] * len(along), sum(digit * f.inner * stride[f.axis] for f, digit in view.fixed), np.intp
+    )
     missing = np.zeros([1] * len(along), bool)
     for place, axis in enumerate(along):
         lengthwise = [-1 if at == place else 1 for at in range(len(along))]

@@ -15,7 +15,7 @@ import numpy as np
 from initax._trace import _elementwise as elementwise
 from initax._trace._entries import Reader, apart, coordinates, covers, marked, unit_numbers
 from initax._trace._equations import equation, shapes_of
-from initax._trace._uses import Place, Use, Uses, Value
+from initax._trace._uses import Place, Uses, Value
 from initax._trace._views import Stop, View, foreign, in_slot, placed
 
 CONTRACTIONS = ("weight", "conv", "transposed")
@@ -100,7 +100,7 @@ class Follow:
         moved: list[State] = [((), None)] * len(results)
         if any(value.units or value.mixed for value in values):
             if fresh:
-                self._taken_in(eqn, values, fresh, uses.at, where)
+                self._taken_in(eqn, values, uses.at, where)
             else:
                 moved = _moved(eqn, values, where)
         held = (replace(one, units=units, mixed=mixed) for one, (units, mixed) in zip(results, moved, strict=True))
@@ -126,13 +126,13 @@ class Follow:
         self.started |= {uses.found[view.use].at for view in views}
         return replace(result, units=tuple(View(param=self.param, axes=view.axes, slots=view.slots) for view in views))
 
-    def _taken_in(self, eqn: Any, values: Sequence[Value], fresh: Sequence[Use], at: Place, where: str) -> None:
+    def _taken_in(self, eqn: Any, values: Sequence[Value], at: Place, where: str) -> None:
         """Enter the weights that take in units."""
         signal = next(place for place, value in enumerate(values) if value.units or value.mixed)
         value, other = values[signal], values[1 - signal]
         if not value.units:
             raise LostError(value.mixed or Stop("", where))
-        if any(use.stop for use in fresh) or len(other.weights) != 1 or not _is_plain(other.weights[0]):
+        if len(other.weights) != 1 or not _is_plain(other.weights[0]):
             raise LostError(Stop("they meet a weight that is made of others, looked up, or taken by a loop", where))
         self.readers[at] = [self._reader(_pairs(eqn, signal), units, other.weights[0], where) for units in value.units]
 
@@ -162,7 +162,7 @@ class Follow:
         if not own:
             raise LostError(Stop("the forward pass does not use it"))
         for use in own:
-            if use.stop or use.at not in self.started:
+            if use.stop or use.through or use.at not in self.started:
                 raise LostError(use.stop or Stop("what it puts out can't be followed", use.where))
         mixed = next((value.mixed for value in results if value.mixed), None)
         if mixed:
@@ -189,7 +189,10 @@ def _pairs(eqn: Any, signal: int) -> Mapping[int, Pairs]:
     """For each axis of the signal that meets axes of the weight: which, and how an index along it is made of theirs."""
     if eqn.primitive.name == "dot_general":
         summed, batched = eqn.params["dimension_numbers"]
-        axes = [*zip(summed[signal], summed[1 - signal], strict=True), *zip(batched[signal], batched[1 - signal], strict=True)]
+        axes = [
+            *zip(summed[signal], summed[1 - signal], strict=True),
+            *zip(batched[signal], batched[1 - signal], strict=True),
+        ]
         sizes = eqn.invars[signal].aval.shape
         return {mine: ((theirs, 1, sizes[mine], 1),) for mine, theirs in axes}
     if signal != 0 or eqn.params["batch_group_count"] > 1:
