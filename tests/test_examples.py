@@ -9,7 +9,13 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
-OPTIONS = {"ablation": ["--quick"], "demo": ["--quick"], "ficnn": ["--quick"], "gallery": ["--quick"]}
+OPTIONS = {
+    "ablation": ["--quick"],
+    "demo": ["--quick"],
+    "ficnn": ["--quick"],
+    "gallery": ["--quick"],
+    "redo": ["--quick"],
+}
 LEFT = {
     "ablation": {"ablation-output/ablation.png", "ablation-output/runs.jsonl", "ablation-output/table.txt"},
     "demo": {"demo-output/initialization.png", "demo-output/table.txt"},
@@ -50,6 +56,9 @@ def test_an_example_runs_and_leaves_its_files(script, tmp_path):
         assert left["demo-output/initialization.png"].read_bytes().startswith(b"\x89PNG")
         table = left["demo-output/table.txt"].read_text(encoding="utf-8").splitlines()
         assert [sum(line.strip().startswith(f"{name}  ") for line in table) for name in SCHEMES] == [2] * 5
+    if script.stem == "redo":
+        shares = [int(share) for share in re.findall(r"dormant at the end: (\d+)%", done.stdout)]
+        assert shares[1] < shares[0]
     if script.stem == "gpt2_init":
         pairs = re.findall(r"^(\S+) +std ([\d.]+), wanted ([\d.]+)$", done.stdout, re.MULTILINE)
         # Six weights of four blocks and two tables, the tied head not among them; the narrowest has 2,048 entries.

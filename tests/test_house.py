@@ -17,8 +17,8 @@ PUBLIC = {
     "Ablation", "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "InitaxError", "InitaxWarning", "Kept",
     "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "RuleError", "Run",
     "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "ablate", "convex", "draw", "gain", "layers",
-    "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "reset_optimizer", "schemes",
-    "signal_propagation",
+    "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "reset_optimizer",
+    "reset_units", "schemes", "signal_propagation",
 }  # fmt: skip
 
 FLOORS = [
@@ -34,11 +34,12 @@ FLOORS = [
     ["_declared", "_register"],
     ["_restate"],
     ["_trace/_views"],
-    ["_trace/_uses"],
+    ["_trace/_entries", "_trace/_uses"],
     ["_trace/_indices", "_trace/_meet", "_trace/_reading"],
     ["_trace/_layout"],
     ["_trace/_elementwise"],
     ["_trace/_equations"],
+    ["_trace/_units"],
     ["_trace/_walk"],
     ["schemes/_initializer", "schemes/_depth"],
     ["schemes/_distributions", "schemes/_foreign"],
@@ -61,7 +62,7 @@ FLOORS = [
     ["_lsuv"],
     ["_plan"],
     ["_optimizer"],
-    ["_reinit", "_propagation", "_rule_file"],
+    ["_reinit", "_propagation", "_rule_file", "_units"],
     ["_ablation/_bootstrap", "_ablation/_plot", "_ablation/_run"],
     ["_ablation/_file", "_ablation/_models", "_ablation/_summary"],
     ["_ablation/_execute", "_ablation/_tables"],
