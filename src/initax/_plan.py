@@ -361,7 +361,9 @@ def _axes_text(parameter: Parameter) -> str:
 def _fan_text(nominal: float | None, effective: float | None) -> str:
     if nominal is None:
         return ""
-    if effective is None or effective == nominal:
+    if effective is None:
+        return f"{nominal:g} (≈?)"
+    if effective == nominal:
         return f"{nominal:g}"
     return f"{nominal:g} (≈{effective:g})"
 

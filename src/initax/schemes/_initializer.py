@@ -214,7 +214,7 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
     """Return fan_in and fan_out of a parameter, nominal or effective.
 
     Raises:
-        SchemeError: the parameter has no fans, or one of them is zero.
+        SchemeError: the parameter has no fans, or a mask takes away one knows not how much of the effective ones.
     """
     both = (
         (parameter.effective_fan_in, parameter.effective_fan_out)
@@ -222,6 +222,15 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
         else (parameter.fan_in, parameter.fan_out)
     )
     fan_in, fan_out = both
+    if parameter.fan_in is not None and fan_in is None:
+        raise SchemeError(
+            message(
+                f"{initializer} needs the effective fans of {where(parameter)}, and what its mask lets through "
+                "is not known here: the mask is traced or abstract.",
+                f"shape {parameter.shape}, nominal fan_in {parameter.fan_in:g}, fan_out {parameter.fan_out:g}",
+                "plan where it is an array, outside jax.jit: plan = ix.plan(model, ...); then inside: plan.draw(key)",
+            )
+        )
     if fan_in is None or fan_out is None:
         raise SchemeError(
             message(
