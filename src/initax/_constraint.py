@@ -28,6 +28,7 @@ class Constraint:
         most: bound that every effective weight is below.
         share: the share of the entries that a mask lets through; `None` where its entries are not known, because it is
             traced or abstract.
+        scales: a multiple of what is stored is the same multiple of the effective weight.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Constraint:
     reaches_zero: bool = True
     most: float = math.inf
     share: float | None = 1.0
+    scales: bool = False
 
     def left_of(self, fan: float | None) -> float | None:
         """Return what its mask leaves of an effective fan; `None` where that is not known."""

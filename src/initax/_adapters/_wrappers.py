@@ -115,6 +115,7 @@ class Wrapped:
             reaches_zero=self.reaches_zero,
             most=self.most,
             share=self.share,
+            scales=isinstance(self.preimage, Stored),
         )
 
 
