@@ -97,6 +97,9 @@ class Initializer:
     draws_reserved: ClassVar[bool] = False
     """Whether it also draws arrays that are reserved for their framework's default."""
 
+    needs_reach: ClassVar[bool] = False
+    """Whether it asks how long the signal is that reaches a weight, which a trace has to be followed for."""
+
     def declines(self, parameter: Parameter) -> str | None:
         """Return why it has nothing to say of a parameter, which is then kept; `None` where it draws it."""
         return None
