@@ -1,4 +1,7 @@
-"""What one does twice: `nox -s demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `oldest`, `alone`, `wild`."""
+"""What one does twice, `nox -s` and a name.
+
+`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`.
+"""
 
 import os
 import shutil
@@ -108,3 +111,11 @@ def bench(session: nox.Session) -> None:
     """Measure initax against its peers; write the table of the docs."""
     session.install(".", *group("bench"))
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def calibration(session: nox.Session) -> None:
+    """Measure `auto` and `lsuv` against AnyInit and the PyTorch package; `-- --write` writes the tables of the docs."""
+    session.install(".", *group("calibration"))
+    for name in ("anyinit", "lsuv"):
+        session.run("python", "-m", f"benchmarks.{name}", *session.posargs)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -16,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import initax as ix
+from benchmarks._written import write
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "calibration.md"
-START, END = "<!-- written by benchmarks.auto -->", "<!-- end -->"
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": jax.nn.relu, "tanh": jnp.tanh, "softplus": jax.nn.softplus, "gelu": jax.nn.gelu, "silu": jax.nn.silu,
 }  # fmt: skip
@@ -70,9 +68,7 @@ def main() -> None:
     made = "\n\n".join("\n".join(table(share)) for share in (0.3, 0.0))
     print(made)
     if arguments.write:
-        before, rest = PAGE.read_text(encoding="utf-8").split(START)
-        after = rest.split(END)[1]
-        PAGE.write_text(f"{before}{START}\n\n{made}\n\n{END}{after}", encoding="utf-8")
+        write("calibration", "auto", made)
 
 
 if __name__ == "__main__":

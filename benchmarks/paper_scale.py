@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 DEVICES = 256
@@ -24,9 +23,8 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 import initax as ix  # noqa: E402
+from benchmarks._written import write  # noqa: E402
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "scale.md"
-START, END = "<!-- written by benchmarks.paper_scale -->", "<!-- end -->"
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast")
 
 
@@ -191,10 +189,7 @@ def main() -> None:
         table.add_row(*row.cells())
     Console(width=200).print(table)
     if arguments.write:
-        before, rest = PAGE.read_text(encoding="utf-8").split(START)
-        after = rest.split(END)[1]
-        made = "\n".join(markdown(rows))
-        PAGE.write_text(f"{before}{START}\n\n{made}\n\n{END}{after}", encoding="utf-8")
+        write("scale", "paper_scale", "\n".join(markdown(rows)))
 
 
 if __name__ == "__main__":

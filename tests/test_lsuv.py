@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import paramax
 import pytest
 from jax import lax
 
@@ -385,3 +386,58 @@ def test_errors_say_what_is_wrong(name):
     with pytest.raises(kind) as caught:
         run()
     assert str(caught.value) == text
+
+
+MASK = jnp.tri(32, dtype=bool)
+BEHIND = {
+    "softplus": lambda weight: paramax.Parameterize(jax.nn.softplus, weight),
+    "abs": lambda weight: paramax.Parameterize(jnp.abs, weight),
+    "mask of softplus": lambda weight: paramax.Parameterize(jnp.where, MASK, BEHIND["softplus"](weight), 0),
+    "weight norm": paramax.WeightNormalization,
+}
+
+
+def wrapped(wrap):
+    first, second = (nn.Linear(32, 32, key=key) for key in jax.random.split(KEY))
+    return [first, eqx.tree_at(lambda layer: layer.weight, second, wrap(second.weight))]
+
+
+def unwrapped(model, x):
+    first, second = paramax.unwrap(model)
+    return jax.vmap(lambda x: second(first(x)))(x)
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_a_weight_behind_a_map_is_left_alone_and_the_map_is_named(name):
+    before = wrapped(BEHIND[name])
+    after, report = ix.lsuv(before, X, forward=unwrapped)
+    (reason,) = report.skipped.values()
+    assert reason == f"behind {name}: only a weight stored as it is, or masked, can be multiplied"
+    assert [layer.path for layer in report.layers] == ["0.weight"]
+    assert eqx.tree_equal(after[1], before[1])
+
+
+def test_a_masked_weight_is_scaled_and_keeps_its_mask():
+    before = wrapped(lambda weight: paramax.Parameterize(jnp.where, MASK, weight, 0))
+    after, report = ix.lsuv(before, X, forward=unwrapped)
+    assert [layer.path for layer in report.layers] == ["0.weight", "1.weight.args.1"]
+    assert report.skipped == {}
+    np.testing.assert_array_equal(after[1].weight.args[0], MASK)
+    hidden = jax.vmap(after[0])(X)
+    assert float(jnp.var(hidden @ paramax.unwrap(after)[1].weight.T)) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_frozen_weight_is_left_alone():
+    before = wrapped(paramax.NonTrainable)
+    after, report = ix.lsuv(before, X, forward=unwrapped)
+    assert report.skipped == {"1.weight.tree": "frozen by NonTrainable"}
+    assert after[1].weight.tree is before[1].weight.tree
+
+
+def test_a_weight_normalized_by_the_forward_pass_itself_is_left_alone():
+    def normalized(model, x):
+        return x @ (model["v"] / jnp.linalg.norm(model["v"], axis=0, keepdims=True)) @ model["w"]
+
+    model = {"v": jnp.ones((32, 16)), "w": jnp.ones((16, 8))}
+    _, report = ix.lsuv(model, X, forward=normalized)
+    assert report.skipped == {"v": "it is normalized: its scale has no effect"}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
+import numpy as np
 
 from initax._positivity import Map, MapsPreimage, positivity
 
@@ -24,7 +26,9 @@ class Constraint:
         positive: no effective weight is negative.
         reaches_zero: an effective weight can be zero.
         most: bound that every effective weight is below.
-        share: the share of the entries that a mask lets through.
+        share: the share of the entries that a mask lets through; `None` where its entries are not known, because it is
+            traced or abstract.
+        scales: a multiple of what is stored is the same multiple of the effective weight.
     """
 
     name: str
@@ -34,7 +38,19 @@ class Constraint:
     positive: bool = False
     reaches_zero: bool = True
     most: float = math.inf
-    share: float = 1.0
+    share: float | None = 1.0
+    scales: bool = False
+
+    def left_of(self, fan: float | None) -> float | None:
+        """Return what its mask leaves of an effective fan; `None` where that is not known."""
+        return None if fan is None or self.share is None else fan * self.share
+
+
+def share_of(mask: Any) -> float | None:
+    """Return the share of the entries that a mask lets through; `None` where they are not known."""
+    if isinstance(mask, jax.core.Tracer | jax.ShapeDtypeStruct):
+        return None
+    return float(np.mean(np.asarray(mask) != 0))  # on the host: inside jit JAX would trace it
 
 
 def positive(mapping: str | Map) -> Constraint:

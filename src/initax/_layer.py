@@ -58,8 +58,9 @@ class Parameter:
         axes: in, out, batch and receptive axes; `None` where they are unknown.
         fan_in: inputs of one output, per batch entry, as the field counts them; a bias has its weight's.
         fan_out: outputs of one input, counted likewise.
-        effective_fan_in: what one output really sums over, on average.
-        effective_fan_out: what one input really reaches, on average.
+        effective_fan_in: what one output really sums over, on average; `None` beside a known fan_in where a mask takes
+            some away whose entries are traced or abstract.
+        effective_fan_out: what one input really reaches, on average; `None` likewise.
         sharding: where the array lives, where the user has said so.
         constraint: the map from stored array to effective weight.
         default: what the layer's own framework gives it.
@@ -151,7 +152,7 @@ class Field:
     default: DefaultSpec | Callable[[Any], DefaultSpec] | None = None
     gates: tuple[str, ...] = ()
     reserved: str | None = None
-    effective: Callable[[Any, Axes], tuple[float, float]] | None = None
+    effective: Callable[[Any, Axes], tuple[float | None, float | None]] | None = None
     constraint: Constraint | Callable[[Any], Constraint | None] | None = None
 
     def pattern_of(self, module: Any) -> str:

@@ -259,9 +259,10 @@ def _why_not(
     """Why a weight can't be calibrated, or `None`."""
     if skipped:
         return "skipped as asked"
-    if parameter.role == "state":
-        return "state"
-    if parameter.constraint is not None or any(use.normalized for use in own):
+    reason = _why_fixed(parameter)
+    if reason is not None:
+        return reason
+    if any(use.normalized for use in own):
         return "it is normalized: its scale has no effect"
     stopped = next((use for use in own if use.stop), None)
     if stopped is not None:
@@ -281,6 +282,17 @@ def _why_not(
         return "its entries are picked in a way that can't be followed"
     if len({_parts(use) for use in own}) > 1:
         return "its uses take different parts of it"
+    return None
+
+
+def _why_fixed(parameter: Parameter) -> str | None:
+    """Why an array can't be multiplied, whatever its uses, or `None`."""
+    if parameter.role == "state":
+        return "state"
+    if parameter.kept is not None and parameter.kept.startswith("frozen"):
+        return parameter.kept
+    if parameter.constraint is not None and not parameter.constraint.scales:
+        return f"behind {parameter.constraint.name}: only a weight stored as it is, or masked, can be multiplied"
     return None
 
 

@@ -24,7 +24,6 @@ from initax._rules import Rule, read_rules
 from initax._table import Row, render
 from initax._traced import traced_survey
 from initax.schemes._scheme import Scheme, as_scheme
-from initax.schemes._variance import Auto
 
 FORMAT = 1
 """Version of the JSON form of a plan."""
@@ -335,14 +334,13 @@ def _paths(each: Draw) -> tuple[str, ...]:
 
 
 def _asks_for_lengths(scheme: Scheme) -> bool:
-    return any(isinstance(part, Auto) for part in scheme.parts.values())
+    return any(part is not None and part.needs_reach for part in scheme.parts.values())
 
 
 def _blind(draws: tuple[Draw, ...], without_inputs: bool) -> tuple[str, ...]:
-    """What `auto` could not be told, for the user to know."""
-    unknown = [
-        each for each in draws if isinstance(each.initializer, Auto) and each.initializer.is_blind(each.parameter)
-    ]
+    """What `auto` could not be told, for the user to know; a look-up in an embedding takes a row as it is."""
+    asking = (each for each in draws if each.initializer is not None and each.initializer.needs_reach)
+    unknown = [each for each in asking if each.parameter.reach is None and each.parameter.role != "embedding"]
     if not unknown:
         return ()
     text = message(
@@ -361,7 +359,9 @@ def _axes_text(parameter: Parameter) -> str:
 def _fan_text(nominal: float | None, effective: float | None) -> str:
     if nominal is None:
         return ""
-    if effective is None or effective == nominal:
+    if effective is None:
+        return f"{nominal:g} (≈?)"
+    if effective == nominal:
         return f"{nominal:g}"
     return f"{nominal:g} (≈{effective:g})"
 

@@ -90,13 +90,26 @@ def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Lay
         raise AxesError(f"{where}: {old.path or '(model)'}: {error}") from None
     role = old.role or guess_role(old.name, names, layer.kind)
     weighs = role in WEIGHT_ROLES
+    effective = (old.effective_fan_in, old.effective_fan_out)
+    if weighs:
+        effective = (
+            _effective(axes.fan_in, old, old.fan_in, effective[0]),
+            _effective(axes.fan_out, old, old.fan_out, effective[1]),
+        )
     return replace(
         old,
         role=role,
         axes=axes,
         fan_in=axes.fan_in if weighs else old.fan_in,
         fan_out=axes.fan_out if weighs else old.fan_out,
-        effective_fan_in=axes.fan_in if weighs else old.effective_fan_in,
-        effective_fan_out=axes.fan_out if weighs else old.effective_fan_out,
+        effective_fan_in=effective[0],
+        effective_fan_out=effective[1],
         kept=_unless_undeclared(old.kept),
     )
+
+
+def _effective(fan: float, old: Parameter, nominal: float | None, effective: float | None) -> float | None:
+    """The effective fan that goes with a restated one: strides and masks take away the same share as before."""
+    if not nominal or old.role == "embedding":
+        return fan if old.constraint is None else old.constraint.left_of(fan)
+    return None if effective is None else fan * effective / nominal

@@ -274,8 +274,11 @@ def read_parameter(parameter: Parameter, reading: Reading) -> Parameter:
         )
     axes = resolve(reading.pattern, parameter.shape, reading.sizes)
     role = cast("Role", reading.role)
-    effective = (1.0, float(axes.fan_in)) if role == "embedding" else None
-    effective = effective or (axes.fan_in / reading.strides[0], axes.fan_out / reading.strides[1])
+    effective: tuple[float | None, float | None] = (axes.fan_in / reading.strides[0], axes.fan_out / reading.strides[1])
+    if role == "embedding":
+        effective = (1.0, float(axes.fan_in))
+    if parameter.constraint is not None:
+        effective = parameter.constraint.left_of(effective[0]), parameter.constraint.left_of(effective[1])
     weighs = role in WEIGHT_ROLES
     return replace(
         parameter,

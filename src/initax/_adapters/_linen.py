@@ -17,6 +17,7 @@ from initax._adapters._linen_run import Record, apply, run
 from initax._adapters._plain import Own, unknown
 from initax._adapters._pytree import Survey
 from initax._adapters._rows import (
+    Fans,
     conv_effective,
     einsum_patterns,
     general_pattern,
@@ -113,7 +114,7 @@ def _kernel_size(seen: Seen) -> tuple[int, ...]:
     return _tuple(seen.kernel_size)
 
 
-def _strided(seen: Seen, axes: Axes) -> tuple[float, float]:
+def _strided(seen: Seen, axes: Axes) -> Fans:
     rank = len(_kernel_size(seen))
     return conv_effective(axes, per_axis(seen.strides, rank), per_axis(seen.input_dilation, rank), seen.mask)
 
@@ -125,7 +126,7 @@ def _local(seen: Seen, axes: Axes) -> tuple[float, float]:
     return axes.fan_in, axes.fan_out * reach
 
 
-def _transposed(seen: Seen, axes: Axes) -> tuple[float, float]:
+def _transposed(seen: Seen, axes: Axes) -> Fans:
     return transposed_effective(axes, per_axis(seen.strides, len(_kernel_size(seen))), seen.mask)
 
 

@@ -16,6 +16,7 @@ from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPr
 from initax._adapters._plain import join
 from initax._adapters._pytree import Opened, Walk, entry_name
 from initax._adapters._rows import (
+    Fans,
     conv_effective,
     einsum_patterns,
     general_pattern,
@@ -102,12 +103,12 @@ def _conv_bias_sizes(module: Any) -> dict[str, int]:
     return {"g": groups, "o": module.out_features // groups}
 
 
-def _strided(module: Any, axes: Axes) -> tuple[float, float]:
+def _strided(module: Any, axes: Axes) -> Fans:
     rank = len(module.kernel_size)
     return conv_effective(axes, per_axis(module.strides, rank), per_axis(module.input_dilation, rank), module.mask)
 
 
-def _transposed(module: Any, axes: Axes) -> tuple[float, float]:
+def _transposed(module: Any, axes: Axes) -> Fans:
     return transposed_effective(axes, per_axis(module.strides, len(module.kernel_size)), module.mask)
 
 

@@ -22,6 +22,7 @@ from initax._declared import declared_parameters
 from initax._errors import ModelError, message
 from initax._layer import (
     UNDECLARED,
+    WEIGHT_ROLES,
     Ancestor,
     Constraint,
     Declaration,
@@ -499,7 +500,8 @@ def _finished(layer: Layer, walk: Walk) -> Layer:
         for each in layer.parameters
     ):
         return layer
-    return replace(layer, parameters=tuple(_noted(each, walk) for each in layer.parameters))
+    noted = (_noted(each, walk) for each in layer.parameters)
+    return replace(layer, parameters=tuple(_behind_mask(each, layer, walk) for each in noted))
 
 
 def _noted(parameter: Parameter, walk: Walk) -> Parameter:
@@ -513,8 +515,24 @@ def _noted(parameter: Parameter, walk: Walk) -> Parameter:
         return replace(parameter, role="state", kept=None if born else walk.state_at[path])
     if path in walk.notes:
         return replace(parameter, kept=walk.notes[path])
-    found = replace(parameter, constraint=walk.constraints.get(path) or parameter.constraint)
-    if found.constraint is None or found.constraint.share == 1:
-        return found
-    fans = {name: getattr(found, name) for name in ("effective_fan_in", "effective_fan_out")}
-    return replace(found, **{name: fan and fan * found.constraint.share for name, fan in fans.items()})
+    return replace(parameter, constraint=walk.constraints.get(path) or parameter.constraint)
+
+
+def _behind_mask(parameter: Parameter, layer: Layer, walk: Walk) -> Parameter:
+    """The parameter with the effective fans that a mask leaves its weight; a bias has its weight's."""
+    weight = parameter.name if parameter.role in WEIGHT_ROLES else _weight_beside(parameter, layer)
+    mask = next((walk.constraints.get(each.path) for each in layer.parameters if each.name == weight), None)
+    if mask is None or mask.share == 1:
+        return parameter
+    fans = mask.left_of(parameter.effective_fan_in), mask.left_of(parameter.effective_fan_out)
+    return replace(parameter, effective_fan_in=fans[0], effective_fan_out=fans[1])
+
+
+def _weight_beside(bias: Parameter, layer: Layer) -> str | None:
+    """The name of the weight that a bias goes with, as it is declared, or as there is only one."""
+    declaration = declaration_of(layer.cls)
+    if declaration is not None:
+        row = declaration.fields.get(bias.name)
+        return row.of if row is not None else None
+    weights = [each.name for each in layer.parameters if each.role in WEIGHT_ROLES]
+    return weights[0] if len(weights) == 1 else None

@@ -6,12 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
 from initax._axes import Axes
+from initax._constraint import share_of
 
-Fans = tuple[float, float]
+Fans = tuple[float, float] | tuple[None, None]
 
 
 def numbered(letter: str, count: int) -> list[str]:
@@ -61,23 +59,20 @@ def conv_effective(axes: Axes, strides: Sequence[int], input_dilation: Sequence[
     """Return the effective fans of a convolution.
 
     A stride skips outputs: each input reaches `1 / stride` of the kernel's. Spread inputs leave `1 / dilation` of the
-    taps something to multiply. A mask takes taps away.
+    taps something to multiply. A mask takes taps away; how many is not known where it is traced or abstract.
     """
-    kept = _kept_share(mask)
+    kept = 1.0 if mask is None else share_of(mask)
+    if kept is None:
+        return None, None
     return axes.fan_in * kept / math.prod(input_dilation), axes.fan_out * kept / math.prod(strides)
 
 
 def transposed_effective(axes: Axes, strides: Sequence[int], mask: Any) -> Fans:
     """Return the effective fans of a transposed convolution, whose stride spreads the inputs."""
-    kept = _kept_share(mask)
+    kept = 1.0 if mask is None else share_of(mask)
+    if kept is None:
+        return None, None
     return axes.fan_in * kept / math.prod(strides), axes.fan_out * kept
-
-
-def _kept_share(mask: Any) -> float:
-    """The share of a kernel that a mask lets through: one where there is none, or where its entries are not known."""
-    if mask is None or isinstance(mask, jax.core.Tracer | jax.ShapeDtypeStruct):
-        return 1.0
-    return float(np.mean(np.asarray(mask) != 0))
 
 
 def looked_up(module: Any, axes: Axes) -> Fans:

@@ -14,9 +14,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from initax._constraint import Constraint
+from initax._constraint import Constraint, share_of
 from initax._positivity import Map, inverse_softplus, map_of, same
 
 Preimage = Callable[[jax.Array], tuple[jax.Array, ...]]
@@ -92,7 +91,7 @@ class Wrapped:
         positive: no effective weight is negative.
         reaches_zero: an effective weight can be zero.
         most: bound that every effective weight is below.
-        share: the share of the entries that a mask lets through.
+        share: the share of the entries that a mask lets through; `None` where its entries are not known.
         kept: why the array is never drawn.
     """
 
@@ -103,7 +102,7 @@ class Wrapped:
     positive: bool = False
     reaches_zero: bool = True
     most: float = float("inf")
-    share: float = 1.0
+    share: float | None = 1.0
     kept: str | None = None
 
     def constraint(self, path: str) -> Constraint:
@@ -116,6 +115,7 @@ class Wrapped:
             reaches_zero=self.reaches_zero,
             most=self.most,
             share=self.share,
+            scales=isinstance(self.preimage, Stored),
         )
 
 
@@ -206,9 +206,9 @@ def _is_mask(args: tuple[Any, ...]) -> bool:
 
 def _masked(inner: Wrapped, mask: Any) -> Wrapped:
     """A weight some of whose entries never count: all are drawn, the mask does the rest."""
-    concrete = isinstance(mask, jax.Array) and not isinstance(mask, jax.core.Tracer)
-    share = float(np.mean(np.asarray(mask))) if concrete else 1.0  # on the host: inside jit JAX would trace it
-    return replace(inner, names=("mask", *inner.names), reaches_zero=True, share=inner.share * share)
+    own = share_of(mask)
+    share = None if own is None or inner.share is None else inner.share * own
+    return replace(inner, names=("mask", *inner.names), reaches_zero=True, share=share)
 
 
 def _kept(inner: Wrapped, reason: str) -> Wrapped:

@@ -97,6 +97,9 @@ class Initializer:
     draws_reserved: ClassVar[bool] = False
     """Whether it also draws arrays that are reserved for their framework's default."""
 
+    needs_reach: ClassVar[bool] = False
+    """Whether it asks how long the signal is that reaches a weight, which a trace has to be followed for."""
+
     def declines(self, parameter: Parameter) -> str | None:
         """Return why it has nothing to say of a parameter, which is then kept; `None` where it draws it."""
         return None
@@ -214,7 +217,7 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
     """Return fan_in and fan_out of a parameter, nominal or effective.
 
     Raises:
-        SchemeError: the parameter has no fans, or one of them is zero.
+        SchemeError: the parameter has no fans, or a mask takes away one knows not how much of the effective ones.
     """
     both = (
         (parameter.effective_fan_in, parameter.effective_fan_out)
@@ -222,6 +225,15 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
         else (parameter.fan_in, parameter.fan_out)
     )
     fan_in, fan_out = both
+    if parameter.fan_in is not None and fan_in is None:
+        raise SchemeError(
+            message(
+                f"{initializer} needs the effective fans of {where(parameter)}, and what its mask lets through "
+                "is not known here: the mask is traced or abstract.",
+                f"shape {parameter.shape}, nominal fan_in {parameter.fan_in:g}, fan_out {parameter.fan_out:g}",
+                "plan where it is an array, outside jax.jit: plan = ix.plan(model, ...); then inside: plan.draw(key)",
+            )
+        )
     if fan_in is None or fan_out is None:
         raise SchemeError(
             message(

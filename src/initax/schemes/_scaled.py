@@ -16,7 +16,6 @@ from initax.schemes._depth import depth_factor
 from initax.schemes._initializer import Initializer, Kernel, Recipe, number, refuse_old
 from initax.schemes._scheme import Scheme, as_scheme
 from initax.schemes._table import made, row
-from initax.schemes._variance import Auto
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,11 @@ class Scaled(Initializer):
     inner: Initializer
     factor: float
 
+    @property
+    def needs_reach(self) -> bool:  # type: ignore[override]
+        """As the inner initializer."""
+        return self.inner.needs_reach
+
     def declines(self, parameter: Parameter) -> str | None:
         """As the inner initializer."""
         return self.inner.declines(parameter)
@@ -58,7 +62,8 @@ class Scaled(Initializer):
         """Return the recipe for one parameter."""
         recipe = self.inner.recipe(parameter, layer)
         refuse_old("scaled", recipe, parameter)
-        return _times(recipe, self.factor)
+        std = None if recipe.std is None else recipe.std * abs(self.factor)
+        return replace(recipe, kernel=ScaledKernel(recipe.kernel), numbers=(*recipe.numbers, self.factor), std=std)
 
     def spec(self) -> Any:
         """Return what JSON keeps of it."""
@@ -67,33 +72,6 @@ class Scaled(Initializer):
     def __str__(self) -> str:
         """Return it as one would call it."""
         return f"scaled({self.inner}, {self.factor:.6g})"
-
-
-@dataclass(frozen=True, slots=True)
-class ScaledAuto(Auto):
-    """`auto` times a factor: itself an `Auto`, so that a plan finds out what reaches its weights."""
-
-    factor: float = 1.0
-
-    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
-        """Return the recipe for one parameter."""
-        return _times(self._inner().recipe(parameter, layer), self.factor)
-
-    def spec(self) -> Any:
-        """Return what JSON keeps of it."""
-        return ["scaled", {"scheme": self._inner().spec(), "factor": self.factor}]
-
-    def __str__(self) -> str:
-        """Return it as one would call it."""
-        return f"scaled({self._inner()}, {self.factor:.6g})"
-
-    def _inner(self) -> Auto:
-        return Auto(self.name, self.args, self.distribution, self.bias_share)
-
-
-def _times(recipe: Recipe, factor: float) -> Recipe:
-    std = None if recipe.std is None else recipe.std * abs(factor)
-    return replace(recipe, kernel=ScaledKernel(recipe.kernel), numbers=(*recipe.numbers, factor), std=std)
 
 
 @row("scaled")
@@ -122,9 +100,6 @@ def scaled(scheme: Any, factor: float | tuple[str, Mapping[str, int]]) -> Scheme
     def of(part: Initializer | None, role: Role) -> Initializer | None:
         if part is None or role in ("bias", "scale"):
             return part
-        if isinstance(part, Auto):
-            before = part.factor if isinstance(part, ScaledAuto) else 1.0
-            return ScaledAuto(part.name, part.args, part.distribution, part.bias_share, before * by)
         return Scaled("scaled", (), part, by)
 
     whole = made("scaled", args, {role: of(part, role) for role, part in base.parts.items()})

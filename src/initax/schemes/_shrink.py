@@ -13,7 +13,6 @@ from initax._layer import Layer, Parameter, Role
 from initax.schemes._initializer import Initializer, Kernel, Recipe, number, refuse_old, where
 from initax.schemes._scheme import Scheme, as_scheme
 from initax.schemes._table import made, row
-from initax.schemes._variance import Auto
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ def shrink_perturb(shrink: float, scheme: Any, perturb: float = 1.0) -> Scheme:
     """
     base = as_scheme(scheme)
     kept, added = number("shrink_perturb", "shrink", shrink), number("shrink_perturb", "perturb", perturb)
-    if any(isinstance(part, Auto) for part in base.parts.values()):
+    if any(part is not None and part.needs_reach for part in base.parts.values()):
         raise SchemeError(
             message(
                 "shrink_perturb can't add to what auto draws: auto scales a whole weight to what reaches it.",

@@ -93,10 +93,7 @@ class Auto(Initializer):
 
     distribution: str = "truncated_normal"
     bias_share: float = 0.0
-
-    def is_blind(self, parameter: Parameter) -> bool:
-        """Whether what reaches a parameter is not known; a look-up in an embedding takes a row as it is."""
-        return parameter.reach is None and parameter.role != "embedding"
+    needs_reach: ClassVar[bool] = True
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
