@@ -144,7 +144,38 @@ def wrapped(p, x):
     return jax.jit(lambda y: y @ p["b"])(inner(x).astype(jnp.float32).T.T)
 
 
+def stacked(p, x):
+    def step(h, pair):
+        return h + jnp.tanh(h @ pair[0]) @ pair[1], None
+
+    return jax.lax.scan(step, x, (p["a"], p["b"]))[0]
+
+
+def stacked_twice(p, x):
+    def outer(h, pair):
+        return jax.lax.scan(lambda h, pair: (h + jnp.tanh(h @ pair[0]) @ pair[1], None), h, pair)[0], None
+
+    return jax.lax.scan(outer, x, (p["a"], p["b"]))[0]
+
+
+def stacked_and_collected(p, x):
+    hidden = jax.lax.scan(lambda _, a: (None, jnp.tanh(x @ a)), None, p["a"])[1]
+    return jnp.einsum("snh,sho->no", hidden, p["b"])
+
+
+def one_by_one(p, x):
+    for at in range(3):
+        x = x + jnp.tanh(x @ p["a"][at]) @ p["b"][at]
+    return x
+
+
+def every_layer_reads(p, x):
+    hidden = jnp.tanh(x @ p["a"])
+    return jax.lax.scan(lambda h, b: (jnp.tanh(h) + hidden @ b, None), x, p["b"])[0]
+
+
 ROWS = np.arange(6) % 3 == 0
+DEEP = np.stack([ROWS, np.arange(6) == 5, np.zeros(6, bool)])
 FOUR = np.array([True, False, False, True])
 MATRIX = {"a": (5, 6), "b": (6, 3)}
 IMAGE = (2, 3, 4, 4)
@@ -180,6 +211,16 @@ FOLLOWED = {
         np.stack([ROWS, np.arange(6) == 5]),
         np.stack([ROWS, np.arange(6) == 5])[..., None],
     ),
+    stacked: ({"a": (3, 5, 6), "b": (3, 6, 5)}, (7, 5), DEEP, DEEP[..., None]),
+    stacked_twice: (
+        {"a": (3, 2, 5, 6), "b": (3, 2, 6, 5)},
+        (7, 5),
+        np.stack([DEEP, DEEP[::-1]], 1),
+        np.stack([DEEP, DEEP[::-1]], 1)[..., None],
+    ),
+    stacked_and_collected: ({"a": (3, 5, 6), "b": (3, 6, 2)}, (7, 5), DEEP, DEEP[..., None]),
+    one_by_one: ({"a": (3, 5, 6), "b": (3, 6, 5)}, (7, 5), DEEP, DEEP[..., None]),
+    every_layer_reads: ({"a": (5, 6), "b": (3, 6, 5)}, (7, 5), ROWS, np.s_[:, ROWS]),
     rotary: (MATRIX, (7, 5), ROWS, np.s_[ROWS, :]),
     wrapped: (MATRIX, (7, 5), ROWS, np.s_[ROWS, :]),
 }
@@ -264,11 +305,12 @@ def summed(p, x):
     return jnp.tanh(x @ p["a"]).sum(-1, keepdims=True) * x @ p["b"]
 
 
-def stacked(p, x):
-    def step(h, pair):
-        return h + jnp.tanh(h @ pair[0]) @ pair[1], None
+def picked(p, x):
+    return jax.lax.fori_loop(0, 4, lambda at, h: h + jnp.tanh(h @ p["a"][at]) @ p["b"][at], x)
 
-    return jax.lax.scan(step, x, (p["a"], p["b"]))[0]
+
+def one_for_all(p, x):
+    return jax.lax.scan(lambda h, a: (h + jnp.tanh(h @ a) @ p["b"], None), x, p["a"])[0]
 
 
 def per_head(p, x):
@@ -298,11 +340,12 @@ REFUSED = {
     shared: ({"a": (5, 5), "b": (5, 3)}, "a weight that takes them in takes in another signal too"),
     looped: ({"a": (5, 6), "b": (6, 3)}, "they go round a loop"),
     summed: ({"a": (5, 6), "b": (5, 3)}, "they are summed"),
-    stacked: ({"a": (4, 5, 6), "b": (4, 6, 5)}, "a loop or a look-up takes parts of the weight one by one"),
+    picked: ({"a": (4, 5, 6), "b": (4, 6, 5)}, "a loop or a look-up takes parts of the weight one by one"),
+    one_for_all: ({"a": (4, 5, 6), "b": (6, 5)}, "the same entries of a weight take in several of them"),
     per_head: ({"a": (5, 6), "b": (3, 2)}, "the same entries of a weight take in several of them"),
     low_rank: (
         {"a": (5, 6), "b": (6, 3), "u": (6, 1), "v": (1, 3)},
-        "they meet a weight that is made of others, looked up, or taken by a loop",
+        "they meet a weight that is made of others, or looked up",
     ),
     sorted_units: ({"a": (5, 6), "b": (6, 3)}, "sort makes one thing of several of them"),
     with_a_token: ({"a": (5, 6), "k": (5, 6), "b": (6, 3)}, "they are joined with another signal along another axis"),

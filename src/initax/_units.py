@@ -73,8 +73,8 @@ def reset_units(
     Args:
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
         layer: path of the layer whose outputs are the units, `"layers.0"`.
-        mask: which units, booleans of the layer's output axes: `(features,)` for a Linear, `(channels,)` for a Conv. It
-            may be traced.
+        mask: which units, booleans of the layer's output axes: `(features,)` for a Linear, `(channels,)` for a Conv,
+            `(stack, features)` for a stack of Linears. It may be traced.
         key: a JAX random key, or an `nnx.Rngs`.
         inputs: what the model is called on, a tuple of arguments or one argument, abstract or not.
         forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it; for Linen, of the

@@ -41,7 +41,7 @@ def covers(view: View, shape: Sequence[int], axes: Sequence[int]) -> bool:
         shape: the stored shape of the weight that made them.
         axes: stored axes of it.
     """
-    held = {factor for axis in view.axes for factor in view.opened(axis)} | {factor for factor, _ in view.fixed}
+    held = {factor for axis in view.axes for factor in view.opened(axis)} | set(view.batch)
     known = math.prod(factor.size for factor in held if factor.axis in axes)
     return known == math.prod(shape[axis] for axis in axes) and all(f.axis in (*axes, FOREIGN) for f in held)
 
@@ -64,7 +64,7 @@ def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: S
         shape: the stored shape of the weight that made them.
         axes: its output axes, in stored order; the last one counts fastest.
     """
-    stride = {axis: math.prod(shape[each] for each in axes[place + 1 :]) for place, axis in enumerate(axes)}
+    stride = _strides(shape, axes)
     numbers: Whole = np.full(
         [1] * len(along), sum(digit * f.inner * stride[f.axis] for f, digit in view.fixed), np.intp
     )
@@ -92,6 +92,32 @@ def _digits(index: Whole, factors: Sequence[Factor]) -> list[tuple[Factor, Whole
         found.append((factor, index % factor.size))
         index = index // factor.size
     return found[::-1]
+
+
+def steps_of(view: View) -> tuple[Factor, ...]:
+    """Return the factors of which a loop around takes one entry at a time, outermost first."""
+    fixed = [factor for factor, _ in view.fixed]
+    return tuple(factor for factor in view.batch if factor not in fixed)
+
+
+def step_numbers(index: Whole, factors: Sequence[Factor], shape: Sequence[int], axes: Sequence[int]) -> Whole:
+    """Return what a loop's step adds to the number of a unit.
+
+    Args:
+        index: numbers of steps.
+        factors: what the loop takes of the weight's stored axes.
+        shape: the stored shape of the weight.
+        axes: its output axes, in stored order; the last one counts fastest.
+    """
+    stride = _strides(shape, axes)
+    added: Whole = np.zeros_like(index)
+    for factor, digit in _digits(index, factors):
+        added += digit * factor.inner * stride[factor.axis]
+    return added
+
+
+def _strides(shape: Sequence[int], axes: Sequence[int]) -> dict[int, int]:
+    return {axis: math.prod(shape[each] for each in axes[place + 1 :]) for place, axis in enumerate(axes)}
 
 
 def coordinates(view: View, axes: Sequence[int], shape: Sequence[int]) -> tuple[list[Whole], np.ndarray] | None:

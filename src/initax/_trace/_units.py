@@ -13,10 +13,20 @@ from typing import Any
 import numpy as np
 
 from initax._trace import _elementwise as elementwise
-from initax._trace._entries import Reader, apart, coordinates, covers, marked, unit_numbers
+from initax._trace._entries import (
+    Reader,
+    Whole,
+    apart,
+    coordinates,
+    covers,
+    marked,
+    step_numbers,
+    steps_of,
+    unit_numbers,
+)
 from initax._trace._equations import equation, shapes_of
 from initax._trace._uses import Place, Uses, Value
-from initax._trace._views import Stop, View, foreign, in_slot, placed
+from initax._trace._views import Factor, Stop, View, foreign, in_slot, placed
 
 CONTRACTIONS = ("weight", "conv", "transposed")
 LAYOUT = frozenset(
@@ -100,7 +110,7 @@ class Follow:
         moved: list[State] = [((), None)] * len(results)
         if any(value.units or value.mixed for value in values):
             if fresh:
-                self._taken_in(eqn, values, uses.at, where)
+                self._taken_in(eqn, values, uses, where)
             else:
                 moved = _moved(eqn, values, where)
         held = (replace(one, units=units, mixed=mixed) for one, (units, mixed) in zip(results, moved, strict=True))
@@ -117,26 +127,31 @@ class Follow:
 
     def _started(self, result: Value, uses: Uses, first: int, where: str) -> Value:
         """A result in which units come out of the weight."""
-        views = tuple(view for view in result.outputs if view.param == self.param and view.use >= first)
-        views = tuple(view for view in views if uses.found[view.use].what in CONTRACTIONS and uses.found[view.use].view)
-        if not views:
-            return result
-        if not all(covers(view, self.shape, self.axes) for view in views):
-            raise LostError(Stop("a loop or a look-up takes parts of the weight one by one", where))
-        self.started |= {uses.found[view.use].at for view in views}
-        return replace(result, units=tuple(View(param=self.param, axes=view.axes, slots=view.slots) for view in views))
+        views = []
+        for view in result.outputs:
+            weight = uses.found[view.use].view if view.param == self.param and view.use >= first else None
+            if weight is None or uses.found[view.use].what not in CONTRACTIONS:
+                continue
+            unit = View(param=self.param, axes=view.axes, slots=view.slots, batch=weight.batch, fixed=weight.fixed)
+            loops = [factor for _, factors in _loops(uses, self.param) for factor in factors]
+            if list(steps_of(weight)) != loops or not covers(unit, self.shape, self.axes):
+                raise LostError(Stop("a loop or a look-up takes parts of the weight one by one", where))
+            views.append(unit)
+            self.started.add(uses.found[view.use].at)
+        return replace(result, units=tuple(views), mixed=None) if views else result
 
-    def _taken_in(self, eqn: Any, values: Sequence[Value], at: Place, where: str) -> None:
+    def _taken_in(self, eqn: Any, values: Sequence[Value], uses: Uses, where: str) -> None:
         """Enter the weights that take in units."""
         signal = next(place for place, value in enumerate(values) if value.units or value.mixed)
         value, other = values[signal], values[1 - signal]
         if not value.units:
             raise LostError(value.mixed or Stop("", where))
         if len(other.weights) != 1 or not _is_plain(other.weights[0]):
-            raise LostError(Stop("they meet a weight that is made of others, looked up, or taken by a loop", where))
-        self.readers[at] = [self._reader(_pairs(eqn, signal), units, other.weights[0], where) for units in value.units]
+            raise LostError(Stop("they meet a weight that is made of others, or looked up", where))
+        pairs = _pairs(eqn, signal)
+        self.readers[uses.at] = [self._reader(pairs, units, other.weights[0], uses, where) for units in value.units]
 
-    def _reader(self, pairs: Mapping[int, Pairs], units: View, weight: View, where: str) -> Reader:
+    def _reader(self, pairs: Mapping[int, Pairs], units: View, weight: View, uses: Uses, where: str) -> Reader:
         own = marked(units)
         shape = self.shapes[weight.param]
         asked = sorted({axis for each in own for axis, *_ in pairs.get(each, ())})
@@ -146,7 +161,25 @@ class Follow:
         index = dict(zip(asked, found[0], strict=True))
         numbers = unit_numbers(units, own, self.shape, self.axes)
         at = tuple(sum(index[axis] // div % mod * times for axis, div, mod, times in pairs[each]) for each in own)
-        return Reader(param=weight.param, units=np.where(found[1], numbers[at], -1), fixed=weight.fixed)
+        taken = numbers[at]
+        if steps_of(units):
+            taken = np.where(taken < 0, -1, taken + self._step(weight, uses, where))
+        return Reader(param=weight.param, units=np.where(found[1], taken, -1), fixed=weight.fixed)
+
+    def _step(self, weight: View, uses: Uses, where: str) -> Whole:
+        """What the steps of the loops around add to the numbers of the units, entry by entry of a weight."""
+        added: Whole = np.zeros([1] * len(self.shapes[weight.param]), np.intp)
+        taken: list[Factor] = []
+        for place, factors in _loops(uses, self.param):
+            theirs = uses.loops[place].get(weight.param, ())
+            found = coordinates(replace(weight, axes=(theirs,), fixed=()), (0,), self.shapes[weight.param])
+            if not theirs or found is None:
+                raise LostError(Stop("the same entries of a weight take in several of them", where))
+            added = added + step_numbers(found[0][0], factors, self.shape, self.axes)
+            taken += theirs
+        if tuple(taken) != steps_of(weight):
+            raise LostError(Stop("they meet a weight that another loop takes entries of", where))
+        return added
 
     def finish(self, uses: Uses, results: Sequence[Value]) -> list[Reader]:
         """Return the weights that take in units, once the walk is over.
@@ -182,7 +215,14 @@ class Follow:
 def _is_plain(view: View) -> bool:
     """Whether the entries of a weight in an operand are its stored ones, up to layout and constants."""
     altered = view.stop or view.links or view.looked or view.picked or view.times or view.normalized or view.shifted
-    return not altered and not view.slots and len(view.batch) == len(view.fixed)
+    return not altered and not view.slots
+
+
+def _loops(uses: Uses, param: int) -> list[tuple[Place, tuple[Factor, ...]]]:
+    """The loops around the equation the walk is at that take entries of a parameter, and the factors they take."""
+    around = (uses.at[:end] for end in range(1, len(uses.at)))
+    every = ((place, uses.loops.get(place, {}).get(param, ())) for place in around)
+    return [(place, factors) for place, factors in every if factors]
 
 
 def _pairs(eqn: Any, signal: int) -> Mapping[int, Pairs]:
@@ -298,13 +338,11 @@ def _laid(eqn: Any, values: Sequence[Value], where: str) -> list[State | None]:
     for view in values[0].units:
         moved = equation(eqn, [Value(shape=values[0].shape, weights=(view,)), *blank], Uses(), where)
         for place, result in enumerate(moved):
-            units[place] += [each for each in result.weights if _is_plain_view(each)]
-            lost[place] = lost[place] or not all(map(_is_plain_view, result.weights))
+            clear = [each for each in result.weights if steps_of(each) == steps_of(view)]
+            clear = [each for each in clear if not (each.stop or each.looked or each.picked)]
+            units[place] += clear
+            lost[place] = lost[place] or len(clear) < len(result.weights)
     return [None if gone else (tuple(each), None) for each, gone in zip(units, lost, strict=True)]
-
-
-def _is_plain_view(view: View) -> bool:
-    return not (view.stop or view.looked or view.picked) and len(view.batch) == len(view.fixed)
 
 
 def _contracted(eqn: Any, values: Sequence[Value], shape: tuple[int, ...]) -> State | None:

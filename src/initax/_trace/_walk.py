@@ -159,11 +159,17 @@ def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, whe
         )
         return Value(shape=shape, weights=views)
     value = settle(value, uses, where)
-    outputs, units = (
-        tuple(replace(view, axes=(foreign(shape[0]), *view.axes)) for view in views)
-        for views in (value.outputs, value.units)
-    )
+    outputs = tuple(replace(view, axes=(foreign(shape[0]), *view.axes)) for view in value.outputs)
+    units = tuple(_unstepped(view, uses.loops[uses.at].get(view.param, ()), shape[0]) for view in value.units)
     return Value(shape=shape, data=value.data or data, outputs=outputs, units=units, mixed=value.mixed)
+
+
+def _unstepped(view: View, taken: tuple[Factor, ...], steps: int) -> View:
+    """Units of all steps of a loop, collected: the entries it took one by one are an axis again."""
+    if not set(taken) <= set(view.batch):
+        return replace(view, axes=(foreign(steps), *view.axes))
+    left = tuple(factor for factor in view.batch if factor not in taken)
+    return replace(view, axes=(taken or foreign(steps), *view.axes), batch=left)
 
 
 def _loop(
