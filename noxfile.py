@@ -29,14 +29,14 @@ def group(name: str) -> list[str]:
 def test(session: nox.Session) -> None:
     """Pass every test, doctest, example and README block against the built wheel."""
     session.install(".", *group("test"))
-    session.run("pytest", *(session.posargs or ["-n", "2", "tests", "--pyargs", "initax"]))
+    session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "loadfile", "tests", "--pyargs", "initax"]))
 
 
 @nox.session
 def oldest(session: nox.Session) -> None:
     """Pass the tests with the oldest supported versions."""
     session.install(".", *group("test"), *(f"{name}=={version}" for name, version in OLDEST.items()))
-    session.run("pytest", *(session.posargs or ["-n", "2", "tests"]))
+    session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "loadfile", "tests"]))
 
 
 @nox.session

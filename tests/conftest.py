@@ -13,6 +13,20 @@ collect_ignore = [] if sys.version_info >= (3, 12) else ["test_klax.py"]  # klax
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+OPTIMIZED = frozenset(
+    {"test_draws", "test_flax_laws", "test_haar", "test_haar_sharded", "test_laws", "test_scale", "test_threefry"}
+)
+"""Files about bits, memory and collectives, which are those of optimized programs; all others compile twice as fast."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimizations(request):
+    """Turn XLA's optimizations on or off for a file; programs compiled the other way are dropped."""
+    off = request.module.__name__.rpartition(".")[2] not in OPTIMIZED
+    if off != jax.config.read("jax_disable_most_optimizations"):
+        jax.config.update("jax_disable_most_optimizations", off)
+        jax.clear_caches()
+
 
 @pytest.fixture
 def key():
