@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import paramax
 import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
@@ -121,6 +122,11 @@ def over_time(p, x):
     return jax.lax.scan(step, jnp.zeros(3), jax.lax.map(lambda row: jax.nn.relu(p["a"] @ row), x))[1]
 
 
+def read_twice(p, x):
+    hidden = jnp.tanh(x @ p["a"])
+    return hidden @ p["b"] + jnp.sin(hidden) @ p["b"]
+
+
 def chosen(p, x):
     y = jax.nn.relu(p["a"] @ x)
     return jax.lax.cond(x[0] > 0, lambda y: jnp.sin(y) @ p["b"], lambda y: y @ p["b"], y)
@@ -204,6 +210,7 @@ FOLLOWED = {
     values: ({**MATRIX, "q": (5, 4), "k": (5, 4)}, (7, 5), ROWS, np.s_[ROWS, :]),
     excited: ({"a": (4, 3, 3, 3), "b": (2, 4, 1, 1), "c": (4, 4)}, IMAGE, FOUR, np.s_[:, FOUR]),
     over_time: ({"a": (6, 5), "b": (6, 3), "h": (3, 3)}, (7, 5), ROWS, np.s_[ROWS, :]),
+    read_twice: (MATRIX, (7, 5), ROWS, np.s_[ROWS, :]),
     chosen: ({"a": (6, 5), "b": (6, 3)}, (5,), ROWS, np.s_[ROWS, :]),
     ensemble: (
         {"a": (2, 5, 6), "b": (2, 6, 3)},
@@ -317,6 +324,11 @@ def per_head(p, x):
     return jnp.tanh(x @ p["a"]).reshape(-1, 2, 3) @ p["b"]
 
 
+def two_halves(p, x):
+    hidden = jnp.tanh(x @ p["a"])
+    return hidden[:, :3] @ p["b"] + jnp.sin(hidden[:, 3:]) @ p["b"]
+
+
 def low_rank(p, x):
     return jnp.tanh(x @ p["a"]) @ (p["b"] + p["u"] @ p["v"])
 
@@ -343,6 +355,7 @@ REFUSED = {
     picked: ({"a": (4, 5, 6), "b": (4, 6, 5)}, "a loop or a look-up takes parts of the weight one by one"),
     one_for_all: ({"a": (4, 5, 6), "b": (6, 5)}, "the same entries of a weight take in several of them"),
     per_head: ({"a": (5, 6), "b": (3, 2)}, "the same entries of a weight take in several of them"),
+    two_halves: ({"a": (5, 6), "b": (3, 2)}, "the same entries of a weight take in several of them"),
     low_rank: (
         {"a": (5, 6), "b": (6, 3), "u": (6, 1), "v": (1, 3)},
         "they meet a weight that is made of others, or looked up",
@@ -543,6 +556,19 @@ def refusal(error, *args, **kwargs):
     with pytest.raises(error) as caught:
         ix.reset_units(*args, **kwargs)
     return str(caught.value)
+
+
+def test_a_frozen_weight_is_never_changed():
+    first, second = (eqx.nn.Linear(4, 4, key=key) for key in jax.random.split(KEY))
+    frozen = eqx.tree_at(lambda layer: layer.weight, second, replace_fn=paramax.NonTrainable)
+
+    def call(model, x):
+        return paramax.unwrap(model[1])(jnp.tanh(model[0](x)))
+
+    args = ([first, frozen], "0", np.zeros(4, bool), KEY)
+    assert refusal(ix.ModelError, *args, inputs=jnp.ones(4), forward=call) == (
+        "1.weight.tree takes in units of 0.weight and is never changed.\n  frozen by NonTrainable"
+    )
 
 
 def test_errors():

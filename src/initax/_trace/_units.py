@@ -6,6 +6,7 @@ weight that is followed lie. Nothing may be lost on the way: what can't be follo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -209,7 +210,16 @@ class Follow:
             fixed = use.view.fixed if use.view is not None else ()
             if any(each.param == use.param and not apart(each.fixed, fixed) for each in readers):
                 raise LostError(Stop("a weight that takes them in takes in another signal too", use.where))
+        for one, other in itertools.combinations(self.readers.values(), 2):
+            if _differ(one, other):
+                raise LostError(Stop("the same entries of a weight take in several of them"))
         return readers
+
+
+def _differ(one: Sequence[Reader], other: Sequence[Reader]) -> bool:
+    """Whether what one place and another read of a weight's entries is not the same."""
+    pairs = [(a, b) for a in one for b in other if a.param == b.param and not apart(a.fixed, b.fixed)]
+    return any(bool(np.any(a.units != b.units)) for a, b in pairs)
 
 
 def _is_plain(view: View) -> bool:
