@@ -42,7 +42,7 @@ def measure(task: Task) -> Measurement:
     method = METHODS[task.method]
     model = CASES[task.case].build(task.quick)
     shapes = shapes_of(model)
-    sizes = [array.nbytes for array in (*weights_of(model), *biases_of(model))]
+    drawn_bytes = sum(array.nbytes for array in (*weights_of(model), *biases_of(model)))
     keys = [jax.random.key(seed) for seed in range(task.calls + 2)]
     _wait((model, keys))
     compilations = 0
@@ -77,8 +77,8 @@ def measure(task: Task) -> Measurement:
         peak=peak,
         rise=peak - before,
         rise_again=rise_again,
-        drawn=sum(sizes),
-        largest=max(sizes),
+        drawn=drawn_bytes,
+        one=_one(model) if method.needs == "initax" else None,
         compilations=programs,
         plan=_plan(model, task.calls) if task.method == "ix" else None,
         platform=jax.default_backend(),
@@ -101,6 +101,16 @@ def _rise(call: Call, model: Any, key: jax.Array) -> int:
     before = _resident()
     _wait(call(model, key))
     return _peak() - before
+
+
+def _one(model: Any) -> int:
+    """Return the bytes of the largest array and of what its draw needs beside it, as XLA accounts for its program."""
+    import initax as ix
+
+    programs = ix.plan(model, {"*": "he_normal"}).lower().values()
+    costs = [lowered.compile().memory_analysis() for lowered in programs]
+    largest = max(costs, key=lambda cost: (cost.output_size_in_bytes, cost.temp_size_in_bytes))
+    return int(largest.output_size_in_bytes + largest.temp_size_in_bytes)
 
 
 def _plan(model: Any, calls: int) -> float:

@@ -47,7 +47,7 @@ class Measurement:
         rise: `peak` above what was resident when the model had been built.
         rise_again: largest resident memory during one more call, above what was resident before it.
         drawn: bytes of the weights and biases that are drawn.
-        largest: bytes of the largest of them.
+        one: bytes of the largest of them and of what its draw needs beside it; only where the method is initax.
         compilations: programs XLA compiled in the first call.
         plan: median of `ix.plan`, per layer; only where the method is initax.
         platform: where it ran, `"cpu"`.
@@ -60,7 +60,7 @@ class Measurement:
     rise: int
     rise_again: int
     drawn: int
-    largest: int
+    one: int | None
     compilations: int
     plan: float | None
     platform: str
@@ -69,11 +69,6 @@ class Measurement:
     def cold(self) -> float:
         """The first call with the import it needs."""
         return self.imported + self.first
-
-    @property
-    def room(self) -> float:
-        """What is drawn and what one more call takes beside it, as a multiple of it with its largest array."""
-        return (self.drawn + self.rise_again) / (self.drawn + self.largest)
 
     def to_json(self) -> str:
         """Return the line that `from_json` reads."""

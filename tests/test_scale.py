@@ -11,7 +11,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
 from initax import _draw
-from initax._program import compile_together
+from initax._program import Compiled, compile_together
+from initax.schemes._distributions import Full
 from tests.tables import KEY, compilations
 
 
@@ -198,6 +199,38 @@ def test_donation_needs_memory_for_the_model_and_its_largest_array(key, monkeypa
     assert max(seen) <= before + max(each.nbytes for each in arrays) + 300 * 4 * 2
     assert all(each.is_deleted() for each in arrays)
     assert [each.weight.shape[0] for each in new] == sizes
+
+
+def test_constants_from_the_host_are_made_one_by_one(key, monkeypatch):
+    model = [jnp.ones((2, 2)) for _ in range(6)]
+    gone = []
+    real = Full.on_host
+
+    def spied(kernel, *arguments):
+        gone.append(sum(each.is_deleted() for each in model))
+        return real(kernel, *arguments)
+
+    monkeypatch.setattr(Full, "on_host", spied)
+    ix.reinit(model, {"*": "zeros"}, key, donate=True)
+    assert gone == list(range(6))
+
+
+def test_donation_needs_memory_for_one_bucket_where_small_arrays_are_drawn_together(key, monkeypatch):
+    model = [jnp.ones((16, 16)) for _ in range(_draw.BUCKET_LEAST + 10)]
+    before = sum(each.nbytes for each in model)
+    others = live_bytes() - before
+    seen = []
+    real = Compiled.__call__
+
+    def spied(compiled, *arguments):
+        made = real(compiled, *arguments)
+        seen.append(live_bytes() - others)
+        return made
+
+    monkeypatch.setattr(Compiled, "__call__", spied)
+    ix.reinit(model, {"*": "he_normal"}, key, donate=True)
+    assert before < max(seen) <= before + (_draw.BUCKET + 2 * _draw.HANDS) * model[0].nbytes
+    assert all(each.is_deleted() for each in model)
 
 
 def live_bytes():
