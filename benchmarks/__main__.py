@@ -43,7 +43,7 @@ def main() -> None:
         there = [name for name, method in METHODS.items() if method.is_there]
         bar = progress.add_task("", total=len(cases) * repeats * len(there))
 
-        def run(case: str, method: str) -> Measurement | None:
+        def run(case: str, method: str, before: Measurement | None) -> Measurement | None:
             progress.update(bar, description=f"{case} ({method})")
             return _measured(
                 Task(
@@ -52,7 +52,8 @@ def main() -> None:
                     quick=arguments.quick,
                     limit=arguments.limit,
                     calls=min(calls, CASES[case].calls),
-                )
+                ),
+                before,
             )
 
         # The first process pays for cold disks and Python's bytecode; nobody counts it.
@@ -65,7 +66,8 @@ def main() -> None:
             for _ in range(repeats):
                 one: Round = {}
                 for method in serve:
-                    one[method] = None if method in given_up else run(case, method)
+                    before = rounds[case][0][method] if rounds[case] else None
+                    one[method] = None if method in given_up else run(case, method, before)
                     if one[method] is None:
                         given_up.add(method)
                     progress.advance(bar)
@@ -98,13 +100,18 @@ def _positive(text: str) -> int:
     return number
 
 
-def _measured(task: Task) -> Measurement | None:
-    """Return what two fresh processes measure, or `None` where a first call took longer than the limit.
+def _measured(task: Task, before: Measurement | None) -> Measurement | None:
+    """Return what fresh processes measure, or `None` where a first call took longer than the limit.
 
-    One as processes are; what a call holds is measured in another, in which what is freed is resident no longer.
+    One as processes are; what a call holds is measured in another, in which what is freed is resident no longer. It
+    is the same every time, and measured once.
+
+    Args:
+        task: what to measure.
+        before: what an earlier round measured of it.
     """
     found = _run(task)
-    lean = found and _run(replace(task, calls=LEAN_CALLS), LEAN)
+    lean = before or (found and _run(replace(task, calls=LEAN_CALLS), LEAN))
     return replace(found, rise_again=lean.rise_again) if found and lean else None
 
 

@@ -233,7 +233,7 @@ clock starts. No compilation cache is kept between processes. Each call ends whe
 - **peak**: largest resident memory of the process up to the end of the first call; **rise**: the same above what was
   resident with the model built. The old model stays alive, except under (ixd), so the new one comes on top.
 - **rise again**: the same for one more call after some, with nothing left to import or compile. glibc keeps much of
-  what is freed, and what it keeps is resident; so this is measured in a process of its own, for all methods alike,
+  what is freed, and what it keeps is resident; so this is measured in a process of its own, once for each method,
   under `MALLOC_MMAP_THRESHOLD_={lean}`: larger blocks are handed back when they are freed, and what is resident is
   what is held. Handing back takes time, so nothing is timed in it.
 - **held**: the arrays that are drawn and (ixd)'s rise again, next to those arrays, the largest of them and what its
