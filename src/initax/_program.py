@@ -6,6 +6,7 @@ Programs are lowered in the caller's thread and compiled in others, as many at a
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +66,7 @@ class Program:
     @property
     def entries(self) -> int:
         """Number of entries of the array."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def is_alone(self) -> bool:

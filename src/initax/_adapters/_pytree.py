@@ -199,7 +199,8 @@ def survey(model: Any, adapters_of: AdaptersOf) -> Survey:
     Raises:
         ModelError: two arrays have the same dotted path.
     """
-    is_shape = _shape_leaves(model)
+    leaves, structure = jax.tree_util.tree_flatten(model)
+    is_shape = _shape_leaves(leaves)
     walk = Walk(is_shape=is_shape, adapters_of=adapters_of)
     _visit(model, "", (), None, walk)
     for finish in walk.late:
@@ -207,8 +208,8 @@ def survey(model: Any, adapters_of: AdaptersOf) -> Survey:
     if walk.rebuild is not None:
         rebuild: Callable[[list[Any]], Any] = functools.partial(walk.rebuild, model, walk)
     else:
-        structure: Any = jax.tree_util.tree_structure(model, is_leaf=is_shape)
-        rebuild = structure.unflatten
+        shaped: Any = structure if is_shape is _never else jax.tree_util.tree_structure(model, is_leaf=is_shape)
+        rebuild = shaped.unflatten
     return Survey(
         layers=tuple(_finished(layer, walk) for layer in walk.layers),
         places={path: tuple(places) for path, places in walk.places.items()},
@@ -218,9 +219,8 @@ def survey(model: Any, adapters_of: AdaptersOf) -> Survey:
     )
 
 
-def _shape_leaves(model: Any) -> Callable[[Any], bool]:
+def _shape_leaves(leaves: list[Any]) -> Callable[[Any], bool]:
     """Shapes written as tuples count as arrays in a tree that holds nothing but numbers: `{"w": (256, 10)}`."""
-    leaves = jax.tree_util.tree_leaves(model)
     if leaves and all(type(leaf) is int for leaf in leaves):
         return _is_shape
     return _never
