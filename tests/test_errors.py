@@ -57,6 +57,104 @@ selector "Conv2D" matches no layer.
   layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
   did you mean "Conv2d" or "Conv"?""",
     ),
+    "role as a selector": (
+        planned({"recurrent": "orthogonal"}, lambda: nn.GRUCell(2, 3, key=KEY)),
+        ix.RuleError,
+        """\
+selector "recurrent" matches no layer.
+  layers: GRUCell (1)
+  "recurrent" is a role of arrays, which a scheme speaks of: {"*": {"weight": ..., "recurrent": ...}}""",
+    ),
+    "role that is nearly a kind": (
+        planned({"embedding": "zeros"}, lambda: [nn.Embedding(2, 3, key=KEY)]),
+        ix.RuleError,
+        """\
+selector "embedding" matches no layer.
+  layers: Embedding (1)
+  did you mean "Embedding"?
+  "embedding" is a role of arrays, which a scheme speaks of: {"*": {"weight": ..., "embedding": ...}}""",
+    ),
+    "weight as a selector": (
+        planned({"weight": "he_normal"}, lambda: [nn.Linear(2, 3, key=KEY)]),
+        ix.RuleError,
+        """\
+selector "weight" matches no layer.
+  layers: Linear (1)
+  "weight" is a role of arrays, which a scheme speaks of: {"*": {"weight": ...}}""",
+    ),
+    "glob of arrays": (
+        planned({"**.w": "he_normal"}),
+        ix.RuleError,
+        """\
+selector "**.w" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  "**.w" names arrays, and a selector selects layers: "Mixer\"""",
+    ),
+    "path in a wrapped model": (
+        planned({"mixer": "he_normal"}, lambda: {"inner": Net()}),
+        ix.RuleError,
+        """\
+selector "mixer" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  write "**.mixer", which selects inner.mixer""",
+    ),
+    "container in a wrapped model": (
+        planned({"blocks.*": "he_normal"}, lambda: {"inner": Net()}),
+        ix.RuleError,
+        """\
+selector "blocks.*" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  write "**.blocks.**", which selects inner.blocks.0.query_proj, inner.blocks.0.key_proj, \
+inner.blocks.0.value_proj, … (1 more)""",
+    ),
+    "glob that stops a level short": (
+        planned({"*.*": "he_normal"}, lambda: [Net().mlp]),
+        ix.RuleError,
+        """\
+selector "*.*" matches no layer.
+  layers: Linear (2)
+  write "*.**", which selects 0.layers.0, 0.layers.1""",
+    ),
+    "index from the end": (
+        planned({"mlp.layers.-1": "zeros"}),
+        ix.RuleError,
+        """\
+selector "mlp.layers.-1" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  write "mlp.layers.1", which selects mlp.layers.1""",
+    ),
+    "index from the end behind a glob": (
+        planned({"*.layers.-2": "zeros"}, lambda: [Net().mlp, Net().mlp]),
+        ix.RuleError,
+        """\
+selector "*.layers.-2" matches no layer.
+  layers: Linear (4)
+  write "*.layers.0", which selects 0.layers.0, 1.layers.0""",
+    ),
+    "index from the end of a list of modules": (
+        planned({"-1": "zeros"}, lambda: [Net().mlp, Net().mlp]),
+        ix.RuleError,
+        """\
+selector "-1" matches no layer.
+  layers: Linear (4)
+  write "1.**", which selects 1.layers.0, 1.layers.1""",
+    ),
+    "index from the end of lists of different lengths": (
+        planned({"q.*.-1": "zeros"}, lambda: {"q": [[nn.Linear(2, 2, key=KEY) for _ in range(n)] for n in (1, 2)]}),
+        ix.RuleError,
+        """\
+selector "q.*.-1" matches no layer.
+  layers: Linear (3)
+  paths: q.0.0, q.1.0, q.1.1""",
+    ),
+    "path that leads nowhere": (
+        planned({"decoder.*": "zeros"}, lambda: [nn.Linear(2, 2, key=KEY) for _ in range(8)]),
+        ix.RuleError,
+        """\
+selector "decoder.*" matches no layer.
+  layers: Linear (8)
+  paths: 0, 1, 2, 3, 4, 5, … (2 more)""",
+    ),
     "container by name": (
         planned({"MultiheadAttention": "he_normal"}),
         ix.RuleError,

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import paramax
 import pytest
+from flax import nnx
 from jax import lax
 
 import initax as ix
@@ -229,6 +230,76 @@ def test_a_tied_weight_keeps_the_factor_of_its_first_use(loop):
     assert np.allclose(new["w"], params["w"] * factor, rtol=1e-4)
 
 
+@pytest.mark.parametrize("loop", ["unrolled", "scan", "while"])
+def test_a_recurrent_weight_is_calibrated_where_its_input_is_no_longer_zero(loop):
+    steps = jax.random.normal(KEY, (4, 128, 32))
+
+    def forward(params, steps):
+        def step(state, x):
+            return jnp.tanh(x @ params["i"] + state @ params["h"])
+
+        state = 0 * steps[0]
+        if loop == "unrolled":
+            for x in steps:
+                state = step(state, x)
+            return state
+        if loop == "scan":
+            return lax.scan(lambda state, x: (step(state, x), None), state, steps)[0]
+        return lax.while_loop(
+            lambda held: held[0] < 4, lambda held: (held[0] + 1, step(held[1], steps[held[0]])), (0, state)
+        )[1]
+
+    params = {name: jax.random.normal(key, (32, 32)) for name, key in zip("ih", jax.random.split(KEY), strict=True)}
+    new, report = ix.lsuv(params, steps, forward=forward)
+    state = jnp.tanh(steps[0] @ new["i"])
+    assert {row.path for row in report.layers} == {"i", "h"}
+    assert report.skipped == {}
+    assert float(jnp.var(state @ new["h"])) == pytest.approx(1, abs=0.01)
+    before = next(row.before for row in report.layers if row.path == "h")
+    assert float(before) == pytest.approx(float(jnp.var(state @ params["h"])), rel=1e-3)
+
+
+def test_the_recurrent_weight_of_an_lstm_is_calibrated():
+    cell = nnx.RNN(nnx.OptimizedLSTMCell(3, 8, rngs=nnx.Rngs(0)))
+    _, report = ix.lsuv(cell, jax.random.normal(KEY, (16, 5, 3)))
+    assert [row.path for row in report.layers] == ["cell.dense_i.kernel", "cell.dense_h.kernel"]
+    assert [round(float(row.after), 4) for row in report.layers] == [1, 1]
+    assert report.skipped == {}
+
+
+def test_a_weight_whose_output_never_varies_is_left_alone():
+    def forward(params, x):
+        return x @ params["zero"] + (0 * x) @ params["unreached"] + x[:1] @ params["gate"] + x @ params["w"]
+
+    params = {
+        "zero": jnp.zeros((32, 1)),
+        "unreached": jnp.ones((32, 1)),
+        "gate": jnp.ones((32, 1)),
+        "w": jax.random.normal(KEY, (32, 1)),
+    }
+    with jax.numpy_rank_promotion("allow"):
+        new, report = ix.lsuv(params, X, forward=forward)
+    assert [row.path for row in report.layers] == ["w"]
+    assert report.skipped == {
+        "zero": "its output is zero on these inputs",
+        "unreached": "its output is zero on these inputs",
+        "gate": "its output is one number, without variance, on these inputs",
+    }
+    assert all(new[name] is params[name] for name in ("zero", "unreached", "gate"))
+
+
+def test_entries_of_a_stack_each_say_why_they_are_left_alone():
+    weights = jax.random.normal(KEY, (4, 32, 32)).at[2].set(0)
+    _, report = ix.lsuv(
+        {"w": weights}, X, forward=lambda p, x: lax.fori_loop(1, 4, lambda i, x: x + jnp.tanh(x @ p["w"][i]), x)
+    )
+    assert report.skipped == {
+        "w[0]": "it did not run on these inputs",
+        "w[2]": "its output is zero on these inputs",
+    }
+    assert np.array_equal(np.isnan(report.layers[0].before), [True, False, True, False])
+
+
 def test_branches_are_calibrated_as_they_run():
     def forward(params, x):
         return lax.cond(jnp.sum(x) > 1e9, lambda x: x @ params["a"], lambda x: x @ params["b"], x)
@@ -300,9 +371,10 @@ def test_centering_reaches_stacks_and_convolutions():
 def test_a_tolerance_leaves_what_is_close():
     model = deep(False, depth=1)
     variance = float(jnp.var(X @ model.layers[0].weight.T))
-    _, near = ix.lsuv(model, X, forward=batched, target=variance * 1.05, tolerance=0.1)
+    kept, near = ix.lsuv(model, X, forward=batched, target=variance * 1.05, tolerance=0.1)
     _, far = ix.lsuv(model, X, forward=batched, target=variance * 1.25, tolerance=0.1)
     assert float(near.layers[0].factor) == 1
+    assert kept.layers[0].weight is model.layers[0].weight
     assert float(far.layers[0].factor) == pytest.approx(1.25**0.5, rel=1e-4)
 
 

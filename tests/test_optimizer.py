@@ -295,3 +295,25 @@ def test_counts_are_kept_or_reset():
     params = model()
     with pytest.raises(ix.PlanError, match='counts must be "keep" or "reset", not \'zero\''):
         ix.reset_optimizer(optax.adam(1e-3).init(params), ix.plan(params, {"*": "zeros"}), counts="zero")
+
+
+def test_what_is_no_plan_is_refused():
+    model = eqx.nn.MLP(2, 1, 4, depth=1, key=KEY)
+    state = optax.adam(1e-3).init(eqx.filter(model, eqx.is_array))
+    plan = ix.plan(model, {"layers.1": "default"})
+
+    def refusal(*args):
+        with pytest.raises(ix.PlanError) as caught:
+            ix.reset_optimizer(*args)
+        return str(caught.value)
+
+    assert refusal(state, "layers.1") == (
+        "plan must be what ix.plan returns, not 'layers.1'.\n"
+        '  write ix.reset_optimizer(opt_state, ix.plan(model, {"layers.1": "default"}))'
+    )
+    assert refusal(state, {"layers.1": "zeros"}) == (
+        "plan must be what ix.plan returns, not a dict.\n  write ix.reset_optimizer(opt_state, ix.plan(model, rules))"
+    )
+    assert refusal(plan, state) == (
+        "plan must be what ix.plan returns, not a tuple.\n  the state comes first: ix.reset_optimizer(opt_state, plan)"
+    )

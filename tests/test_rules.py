@@ -1,9 +1,12 @@
 """Selectors, and which rule wins."""
 
+import warnings
+
 import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import initax as ix
 from tests.tables import KEY
@@ -102,6 +105,58 @@ def test_a_rule_that_a_later_one_overrides_entirely_is_warned_of():
         "the last rule that matches wins"
     )
     assert caught[0].filename == __file__
+
+
+def noted(model, rules):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        plan = ix.plan(model, rules)
+    assert [str(each.message) for each in caught] == list(plan.notes)
+    return plan
+
+
+def test_a_base_rule_left_with_what_it_cant_draw_is_warned_of():
+    model = [nn.Linear(3, 4, key=KEY), nn.LayerNorm(4), nn.Conv1d(3, 3, 3, key=KEY)]
+    plan = noted(model, {"*": "he_normal", "Linear": "zeros", "Conv": None})
+    assert plan.notes == (
+        'rule "*" draws nothing: every layer in which it could is decided by "Linear", "Conv", which comes later; '
+        "the last rule that matches wins",
+    )
+    assert [each.parameter.path for each in plan.draws] == ["0.weight", "0.bias"]
+    with pytest.raises(ix.RuleError, match=r'^rule "LayerNorm": he_normal draws nothing in the 1 layer it decides\.'):
+        ix.plan(model, {"LayerNorm": "he_normal", "Linear": "zeros"})
+
+
+def test_a_weight_that_a_later_rule_does_not_speak_of_is_warned_of():
+    model = [nn.GRUCell(3, 4, key=KEY), nn.Linear(3, 4, key=KEY)]
+    plan = noted(model, {"*": "he_normal", "GRUCell": {"recurrent": "orthogonal"}})
+    assert plan.notes == (
+        'rule "GRUCell" speaks of recurrent only; what an earlier rule would draw is kept:\n'
+        "  0.weight_ih (12, 3) of GRUCell\n"
+        '  write {"GRUCell": {"weight": ..., "recurrent": ...}}, with None for what is to be kept',
+    )
+    for whole in ({"weight": "he_normal", "recurrent": "orthogonal"}, {"weight": None, "recurrent": "orthogonal"}):
+        assert noted(model, {"*": "he_normal", "GRUCell": whole}).notes == ()
+    assert noted(model, {"GRUCell": {"recurrent": "orthogonal"}, "Linear": "zeros"}).notes == ()
+    (shadowed,) = noted(model, {"*": "he_normal", "0": None, "GRUCell": {"recurrent": "orthogonal"}}).notes
+    assert shadowed.startswith('rule "0" decides nothing')
+    both = noted(model, {"*": "he_normal", "RNNCell": {"recurrent": "orthogonal"}, "0": {"bias": "ones"}})
+    text = (
+        'rule "0" speaks of bias only; what an earlier rule would draw is kept:\n'
+        "  0.weight_ih (12, 3) of GRUCell\n"
+        "  0.weight_hh (12, 4) of GRUCell\n"
+        '  write {"0": {"weight": ..., "recurrent": ..., "bias": ...}}, with None for what is to be kept'
+    )
+    assert text in both.notes
+
+
+def test_what_holds_random_state_alone_is_no_reason_to_refuse_a_base_rule():
+    model = nnx.RNN(nnx.GRUCell(3, 8, rngs=nnx.Rngs(0)))
+    plan = noted(model, {"*": "he_normal", "GRUCell": "glorot_normal"})
+    assert plan.notes == (
+        'rule "*" draws nothing: every layer in which it could is decided by "GRUCell", which comes later; '
+        "the last rule that matches wins",
+    )
 
 
 def test_default_serves_what_no_rule_selects():

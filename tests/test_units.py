@@ -585,6 +585,34 @@ def test_errors():
     assert refusal(ix.RuleError, model, 0, mask, KEY, inputs=x) == (
         "a layer's path is a string, not 0.\n  layers: layers.0, layers.1, layers.2"
     )
+    assert refusal(ix.RuleError, model, model.layers[1], mask, KEY, inputs=x) == (
+        'a layer\'s path is a string, not a Linear.\n  write "layers.1"'
+    )
+    assert refusal(ix.RuleError, model, ix.layers(model)[2], mask, KEY, inputs=x) == (
+        'a layer\'s path is a string, not a Layer.\n  write "layers.2"'
+    )
+    assert refusal(ix.RuleError, model, model, mask, KEY, inputs=x) == (
+        'a layer\'s path is a string, not a MLP.\n  it holds 3 layers; name one: "layers.0", "layers.1", "layers.2"'
+    )
+    assert refusal(ix.RuleError, model, mlp(), mask, KEY, inputs=x) == (
+        "a layer's path is a string, not a MLP.\n  layers: layers.0, layers.1, layers.2"
+    )
+    assert refusal(ix.RuleError, model, "layers", mask, KEY, inputs=x) == (
+        '"layers" owns no units itself.\n  it holds 3 layers; name one: "layers.0", "layers.1", "layers.2"'
+    )
+    assert refusal(ix.RuleError, model, "layers.0.bias", mask, KEY, inputs=x) == (
+        '"layers.0.bias" is an array of a layer.\n  name the layer: "layers.0"'
+    )
+    for indices in (np.array([0, 2]), [0, 2], jnp.arange(2), np.arange(6)):
+        found = np.asarray(indices)
+        assert refusal(ix.RuleError, model, "layers.0", indices, KEY, inputs=x) == (
+            f'the mask is {found.dtype}[{found.size}], the units of "layers.0" are bool[6].\n'
+            + (
+                "  if these are indices, write jnp.zeros(6, bool).at[indices].set(True)"
+                if found.size < 6
+                else "  true means that a unit is reset: mask = score <= 0.025"
+            )
+        )
     assert refusal(ix.RuleError, model, "layers.0", mask[:4], KEY, inputs=x) == (
         'the mask is bool[4], the units of "layers.0" are bool[6].\n'
         '  one entry for each output of layers.0.weight (6, 4), "o i"'

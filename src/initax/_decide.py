@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from initax._errors import ModelError, RuleError, SchemeError, count, listing, message, warn
-from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter
+from initax._layer import ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._restate import with_axes
 from initax._rules import Rule, match
 from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe
@@ -98,7 +98,8 @@ def decide(
     for layer, rule in zip(layers, matching.winners, strict=True):
         decided.layer(layer, rule, default)
     decided.refuse_uncovered(default)
-    decided.refuse_idle(rules, matching.winners)
+    decided.refuse_idle(rules, matching.winners, layers)
+    decided.note_unspoken(rules)
     for rule, winners in matching.shadowed:
         decided.note(
             f'rule "{rule.text}" decides nothing: every layer it selects is decided by '
@@ -122,6 +123,7 @@ class _Deciding:
             parameter.path: (parameter, layer.kind) for layer in layers for parameter in layer.parameters
         }
         self.set_with: set[str] = set()
+        self.unspoken: dict[int, list[tuple[Layer, Parameter]]] = {}
         self.texts: dict[int, str] = {}
 
     def note(self, text: str) -> None:
@@ -145,6 +147,8 @@ class _Deciding:
                 self._draw(layer, parameter, scheme, rule, text)
                 continue
             self._keep(layer, parameter, reason, rule)
+            if parameter.role in WEIGHT_ROLES and not parameter.kept and scheme.part(parameter.role) is UNSET:
+                self.unspoken.setdefault(id(rule), []).append((layer, parameter))
             if reason.startswith(("undeclared", NO_DEFAULT)):
                 self.undeclared.setdefault(text, []).append((layer, parameter))
                 self.uncovered.append((layer, parameter, reason))
@@ -219,12 +223,23 @@ class _Deciding:
                 )
             )
 
-    def refuse_idle(self, rules: tuple[Rule, ...], winners: tuple[Rule | None, ...]) -> None:
+    def refuse_idle(self, rules: tuple[Rule, ...], winners: tuple[Rule | None, ...], layers: Sequence[Layer]) -> None:
         for rule in rules:
             decided = any(winner is rule for winner in winners)
             if rule.scheme is None or not decided or self.drew.get(id(rule)):
                 continue
-            raise RuleError(self._idle(rule, winners))
+            taken = (
+                winner.text
+                for layer, winner in zip(layers, winners, strict=True)
+                if winner is not None and winner is not rule and _would_draw(rule, layer, layer.parameters)
+            )
+            later = listing(f'"{text}"' for text in dict.fromkeys(taken))
+            if not later:
+                raise RuleError(self._idle(rule, winners))
+            self.note(
+                f'rule "{rule.text}" draws nothing: every layer in which it could is decided by {later}, which comes '
+                "later; the last rule that matches wins"
+            )
         for text, found in self.undeclared.items():
             self.note(
                 message(
@@ -232,6 +247,29 @@ class _Deciding:
                     *(_shown(layer, parameter, parameter.kept or NO_DEFAULT) for layer, parameter in found[:4]),
                     f"… {len(found) - 4} more" if len(found) > 4 else "",
                     _declaration(found[0][0]),
+                )
+            )
+
+    def note_unspoken(self, rules: tuple[Rule, ...]) -> None:
+        """Note weights that a rule says nothing about and an earlier one would have drawn."""
+        for at, rule in enumerate(rules):
+            found = [
+                (layer, parameter)
+                for layer, parameter in self.unspoken.get(id(rule), ())
+                if any(_would_draw(each, layer, (parameter,)) for each in _until_kept(rules[:at], layer))
+            ]
+            if not found or rule.scheme is None:
+                continue
+            spoken = list(rule.scheme.parts)
+            roles = [role for role in ROLES if role in {*spoken, *(parameter.role for _, parameter in found)}]
+            whole = ", ".join(f'"{role}": ...' for role in roles)
+            self.note(
+                message(
+                    f'rule "{rule.text}" speaks of {" and ".join(spoken)} only; what an earlier rule would draw '
+                    "is kept:",
+                    *(_shown(layer, parameter, "") for layer, parameter in found[:4]),
+                    f"… {len(found) - 4} more" if len(found) > 4 else "",
+                    f'write {{"{rule.text}": {{{whole}}}}}, with None for what is to be kept',
                 )
             )
 
@@ -286,6 +324,22 @@ def _why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> 
         return parameter.reserved
     silent: str | None = part.declines(parameter)
     return silent
+
+
+def _would_draw(rule: Rule, layer: Layer, parameters: Sequence[Parameter]) -> bool:
+    """Whether a rule selects a layer and would draw one of these parameters of it, if it decided the layer."""
+    scheme = rule.scheme
+    if scheme is None or not rule.matches(layer):
+        return False
+    return any(each.kept is None and _why_kept(each, layer, scheme, rule.text) is None for each in parameters)
+
+
+def _until_kept(rules: Sequence[Rule], layer: Layer) -> Iterator[Rule]:
+    """The rules, last first, up to one that keeps the layer."""
+    for rule in reversed(rules):
+        if rule.scheme is None and rule.matches(layer):
+            return
+        yield rule
 
 
 def _why_bias_stays(bias: Parameter, layer: Layer, scheme: Scheme) -> str | None:

@@ -92,8 +92,9 @@ def lsuv(
     The forward pass is played once, on the real inputs: at each contraction or convolution with a weight the variance
     of the output, before the bias, is measured over examples, units and positions, and the weight divided by its root
     before the pass goes on. Each step of a scan calibrates its own entry of a stack, and so does each step of a loop
-    that picks entries by its counter; a weight used again keeps the factor of its first use. Norms, biases, residual
-    branches and embeddings are played as they are.
+    that picks entries by its counter; a weight used again keeps the factor of its first use whose output is not zero:
+    a recurrent weight that of the second step, where the first state is zeros. Norms, biases, residual branches and
+    embeddings are played as they are.
 
     Args:
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
@@ -144,15 +145,20 @@ def lsuv(
             fresh.setdefault(loop, {})[job.key] = blank[job.key]
     play = functools.partial(_play, traced, jobs, shifts, blank, fresh, float(target), float(tolerance))
     new, state = jax.jit(play)(values)
-    changed = {path: array for place, path in enumerate(traced.paths) if (array := new.get(place)) is not None}
     layers, idle = _rows(jobs, state, traced)
-    report = LsuvReport(layers=layers, skipped={**skipped, **dict.fromkeys(idle, "it did not run on these inputs")})
+    scaled = {key[0] for key, record in state.items() if np.any(np.asarray(record[0]) != 1)}
+    centered = {shift.key[0] for shift in shifts.values()}
+    changed = {path: new[at] for at, path in enumerate(traced.paths) if at in scaled | centered}
+    report = LsuvReport(layers=layers, skipped={**skipped, **idle})
     result: Model = found.write(changed)
     return result, report
 
 
 Record = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 """Factor, whether it is known, variance before, variance after."""
+
+UNSEEN = -1.0
+"""The variance of an output that was never computed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +180,7 @@ class _Job:
     def blank(self) -> Record:
         """Return the record of a weight not yet measured, one for each entry that can be picked."""
         one = jnp.ones(_sizes(self.picks), jnp.float32)
-        return one, jnp.zeros(one.shape, bool), one, one
+        return one, jnp.zeros(one.shape, bool), UNSEEN * one, one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -410,8 +416,9 @@ def _measured(output: Any, record: Any, target: float, tolerance: float) -> tupl
     own = jnp.where(apart, jnp.sqrt(target / jnp.where(apart, variance, 1)), 1).astype(jnp.float32)
     factor = jnp.where(known, factor, own)
     scaled = output * factor.astype(output.dtype)
-    now = jnp.ones((), bool)
-    return scaled, (factor, now, jnp.where(known, before, variance), jnp.where(known, after, _variance(scaled)))
+    # An output of zeros tells nothing of the weight, and whatever factor a later use finds leaves it as it is.
+    seen = known | jnp.any(output != 0)
+    return scaled, (factor, seen, jnp.where(known, before, variance), jnp.where(known, after, _variance(scaled)))
 
 
 def _centered(output: Any, record: Any, shift: _Shift) -> tuple[Any, Any]:
@@ -448,20 +455,30 @@ def _digit(shape: Sequence[int], factor: Factor) -> jax.Array:
 
 def _rows(
     jobs: Mapping[Place, _Job], state: Mapping[Key, Record], traced: Traced
-) -> tuple[tuple[Calibrated, ...], list[str]]:
-    """The calibrated weights, and the paths of weights and entries that were never reached."""
+) -> tuple[tuple[Calibrated, ...], dict[str, str]]:
+    """The calibrated weights, and the paths of weights and entries whose factor could not be told, with the reason."""
     rows: dict[Key, Calibrated] = {}
-    idle: list[str] = []
+    idle: dict[str, str] = {}
     for key in dict.fromkeys(jobs[place].key for place in sorted(jobs)):
         factor, known, before, after = (np.asarray(each) for each in state[key])
         path = traced.paths[key[0]] + _alone(digit for _, digit in key[1])
-        if not known.any():
-            idle.append(path)
+        reasons = np.where(before == UNSEEN, "it did not run on these inputs", _why_unknown(known, before))
+        known = reasons == ""
+        if not known.any() and np.unique(reasons).size == 1:
+            idle[path] = str(reasons.flat[0])
             continue
-        idle += [path + _alone(map(int, entry)) for entry in np.argwhere(~known)]
+        idle |= {path + _alone(map(int, entry)): str(reasons[tuple(entry)]) for entry in np.argwhere(~known)}
+        if not known.any():
+            continue
         before, after = (np.where(known, each, np.nan) for each in (before, after))
         rows[key] = Calibrated(path=path, before=before, after=after, factor=factor)
     return tuple(rows.values()), idle
+
+
+def _why_unknown(known: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Why the variance of an output that was computed tells nothing, per entry; empty where it does."""
+    constant = np.where(known & (before == 0), "its output is one number, without variance, on these inputs", "")
+    return np.where(known, constant, "its output is zero on these inputs")
 
 
 def _alone(entry: Iterable[int]) -> str:

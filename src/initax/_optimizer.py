@@ -47,7 +47,8 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
         The state. Arrays of parameters that the plan does not draw are the same objects as before.
 
     Raises:
-        PlanError: nothing in the state belongs to what the plan draws, or what starts elsewhere needs `fresh`.
+        PlanError: `plan` is none, nothing in the state belongs to what it draws, or what starts elsewhere needs
+            `fresh`.
 
     Examples:
         >>> import equinox as eqx, initax as ix, jax, optax
@@ -63,6 +64,8 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
     """
     if counts not in ("keep", "reset"):
         raise PlanError(message(f'counts must be "keep" or "reset", not {counts!r}.'))
+    if not isinstance(plan, Plan):
+        raise PlanError(_no_plan(opt_state, plan))
     return _forgetful(opt_state, _drawn(plan), fresh, counts)
 
 
@@ -116,6 +119,15 @@ def _forgetful(opt_state: State, drawn: Mapping[tuple[str, ...], Any], fresh: An
             leaves.append(_restarted_in_part(leaf, reset, path))
     result: State = jax.tree_util.tree_unflatten(structure, leaves)
     return result
+
+
+def _no_plan(opt_state: Any, plan: Any) -> str:
+    shown = repr(plan) if isinstance(plan, str) else f"a {type(plan).__name__}"
+    head = f"plan must be what ix.plan returns, not {shown}."
+    if isinstance(opt_state, Plan):
+        return message(head, "the state comes first: ix.reset_optimizer(opt_state, plan)")
+    rules = f'{{"{plan}": "default"}}' if isinstance(plan, str) else "rules"
+    return message(head, f"write ix.reset_optimizer(opt_state, ix.plan(model, {rules}))")
 
 
 def _drawn(plan: Plan) -> dict[tuple[str, ...], bool]:

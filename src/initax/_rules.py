@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from initax._errors import RuleError, SchemeError, count, did_you_mean, listing, message
-from initax._layer import Ancestor, Layer
+from initax._layer import ROLES, Ancestor, Layer
 from initax.schemes._scheme import Scheme, as_scheme
 
 EVERY = "*"
@@ -202,7 +202,16 @@ def _unmatched(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str]) 
         )
         holds = f'"{wanted}" holds {count(len(inside), "layer")} but owns no array itself'
         return message(head, f"{holds}; for all of them write {line}")
-    return message(head, have, did_you_mean(wanted, _words(layers)))
+    near = did_you_mean(wanted, _words(layers))
+    if isinstance(rule.selector, type):
+        return message(head, have, near)
+    meant = _path_hint(wanted, layers)
+    if meant:
+        return message(head, have, meant)
+    arrays = _array_hint(wanted, layers)
+    if not near and not arrays and ("." in wanted or "*" in wanted):
+        near = f"paths: {listing((layer.path or '(model)' for layer in layers), 6)}"
+    return message(head, have, near, arrays)
 
 
 def _is_inside(name: str, layer: Layer) -> bool:
@@ -213,6 +222,45 @@ def _is_inside(name: str, layer: Layer) -> bool:
 
 def _around(layers: Sequence[Layer]) -> Iterable[Ancestor]:
     return (each for layer in layers for each in layer.ancestors)
+
+
+def _path_hint(text: str, layers: Sequence[Layer]) -> str:
+    """The path that was meant: further inside the model, one level up, or with an index counted from the end."""
+    path = _from_the_front(text, layers)
+    inside = f"{path}*" if path.endswith(".*") else f"{path}.**"
+    for each in (path, inside, f"**.{path}", f"**.{inside}"):
+        found = [layer.path for layer in layers if _glob(each).fullmatch(layer.path)]
+        if found:
+            return f'write "{each}", which selects {listing(found, 3)}'
+    return ""
+
+
+def _from_the_front(text: str, layers: Sequence[Layer]) -> str:
+    """The path, its last index counted from the front where it is counted from the end."""
+    before, dot, index = text.rpartition(".")
+    if not re.fullmatch(r"-\d+", index):
+        return text
+    around = rf"(?:.*\.)?{_glob(before).pattern}\." if dot else ""
+    last: dict[str, int] = {}
+    for layer in layers:
+        if found := re.fullmatch(rf"({around})(\d+)(?:\..*)?", layer.path):
+            last[found[1]] = max(last.get(found[1], 0), int(found[2]))
+    places = {each + 1 + int(index) for each in last.values()}
+    place = places.pop() if len(places) == 1 else -1
+    return f"{before}{dot}{place}" if place >= 0 else text
+
+
+def _array_hint(text: str, layers: Sequence[Layer]) -> str:
+    """What to select in place of arrays, or of their role."""
+    if text in ROLES and text != "state":
+        whole = f'"{text}": ...' if text == "weight" else f'"weight": ..., "{text}": ...'
+        return f'"{text}" is a role of arrays, which a scheme speaks of: {{"*": {{{whole}}}}}'
+    path = _glob(f"**.{text}")
+    owners = [layer for layer in layers if any(path.fullmatch(each.path) for each in layer.parameters)]
+    names = list(dict.fromkeys(f'"{each.cls.__name__}"' for each in owners))
+    if not owners:
+        return ""
+    return f'"{text}" names arrays, and a selector selects layers: ' + " or ".join(names[:3])
 
 
 def _sequence_hint(tokens: Sequence[str], layers: Sequence[Layer]) -> str:

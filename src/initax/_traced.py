@@ -104,8 +104,8 @@ def trace_with_values(survey: Survey, inputs: Any, forward: Callable[..., Any] |
                 f"the forward pass fails on these inputs: {type(error).__name__}: {str(error).splitlines()[0]}"
                 if str(error)
                 else f"the forward pass fails on these inputs: {type(error).__name__}",
-                f"inputs: {listing(map(_shown, given))}",
-                "say how the model is called: forward=lambda model, x: ..." if forward is None else "",
+                f"inputs: {listing(map(_shown_whole, arguments))}",
+                _how_to_call(survey, inputs) if forward is None else "",
             )
         ) from error
     structure = jax.tree_util.tree_structure(shape)
@@ -115,6 +115,25 @@ def trace_with_values(survey: Survey, inputs: Any, forward: Callable[..., Any] |
 
 def _called(model: Any, *inputs: Any) -> Any:
     return model(*inputs)
+
+
+def _how_to_call(survey: Survey, inputs: Any) -> str:
+    """The line that says how the model is called; other ways of calling it are tried out, abstractly."""
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    if isinstance(inputs, list) and _is_traced(survey, tuple(inputs), _called):
+        return "a list is one argument, and several are a tuple: inputs=" + ("x" if len(inputs) == 1 else "(x, y)")
+    if _is_traced(survey, arguments, lambda model, *given: jax.vmap(model)(*given)):
+        x = "x" if len(arguments) == 1 else "*x"
+        return f"for a whole batch write forward=lambda model, {x}: jax.vmap(model)({x})"
+    return "say how the model is called: forward=lambda model, x: ..."
+
+
+def _is_traced(survey: Survey, inputs: tuple[Any, ...], forward: Callable[..., Any]) -> bool:
+    try:
+        trace_with_values(survey, inputs, forward)
+    except Exception:
+        return False
+    return True
 
 
 def _array(leaf: Any) -> Any:
@@ -129,6 +148,22 @@ def _shown(leaf: Any) -> str:
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         return f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]"
     return repr(leaf)
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """A text that stands for itself in what holds it."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _shown_whole(argument: Any) -> str:
+    """An argument with its lists and mappings: a list of one array is not that array."""
+    shown = repr(jax.tree_util.tree_map(lambda leaf: _Word(_shown(leaf)), argument))
+    return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
 
 def traced_survey(

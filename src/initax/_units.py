@@ -12,7 +12,7 @@ import numpy as np
 from initax._adapters import check_key
 from initax._adapters import survey as survey_model
 from initax._adapters._pytree import Survey
-from initax._errors import ModelError, RuleError, did_you_mean, listing, message
+from initax._errors import ModelError, RuleError, count, did_you_mean, listing, message
 from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._optimizer import forget_entries
 from initax._plan import plan
@@ -141,20 +141,38 @@ def _chosen(which: Any, new: Any, old: Any) -> Any:
     return jnp.where(which, new, old)
 
 
-def _layer_of(survey: Survey, path: str) -> Layer:
+def _layer_of(survey: Survey, path: Any) -> Layer:
     paths = [each.path for each in survey.layers]
+    every = f"layers: {listing(each or '(model)' for each in paths)}"
+    if not isinstance(path, str):
+        held = _held_by(survey, path)
+        shown = repr(path) if isinstance(path, int | float | None) else f"a {type(path).__name__}"
+        hint = f'write "{held[0]}"' if len(held) == 1 else _name_one(held) if held else every
+        raise RuleError(message(f"a layer's path is a string, not {shown}.", hint))
     for each in survey.layers:
         if each.path == survey.aliases.get(path, path):
             return each
-    raise RuleError(
-        message(
-            f'the model has no layer "{path}".'
-            if isinstance(path, str)
-            else f"a layer's path is a string, not {path!r}.",
-            f"layers: {listing(each or '(model)' for each in paths)}",
-            did_you_mean(path, paths) if isinstance(path, str) else "",
-        )
-    )
+    inside = [each for each in paths if each.startswith(f"{path}.")]
+    owner = next((each.path for each in survey.layers for own in each.parameters if own.path == path), None)
+    if inside:
+        raise RuleError(message(f'"{path}" owns no units itself.', _name_one(inside)))
+    if owner is not None:
+        raise RuleError(message(f'"{path}" is an array of a layer.', f'name the layer: "{owner}"'))
+    raise RuleError(message(f'the model has no layer "{path}".', every, did_you_mean(path, paths)))
+
+
+def _name_one(paths: list[str]) -> str:
+    quoted = (f'"{each}"' for each in paths)
+    return f"it holds {count(len(paths), 'layer')}; name one: {listing(quoted)}"
+
+
+def _held_by(survey: Survey, thing: Any) -> list[str]:
+    """The layers in what was passed in place of a path: a layer's description, or a module of the model."""
+    if isinstance(thing, Layer):
+        return [thing.path]
+    own = {id(leaf) for leaf in jax.tree.leaves(thing)}
+    arrays = {path: id(survey.at(path)) for path in survey.places}
+    return [each.path for each in survey.layers if any(arrays.get(array.path) in own for array in each.parameters)]
 
 
 def _weight_of(layer: Layer) -> Parameter:
@@ -198,6 +216,8 @@ def _mask_of(mask: Any, weight: Parameter, layer: Layer) -> Any:
     hint = "true means that a unit is reset: mask = score <= 0.025"
     if found.shape != units and axes is not None:
         hint = f'one entry for each output of {weight.path} {weight.shape}, "{axes.pattern}"'
+        if len(units) == found.ndim == 1 and np.issubdtype(found.dtype, np.integer):
+            hint = f"if these are indices, write jnp.zeros({units[0]}, bool).at[indices].set(True)"
     shown = f"{found.dtype.name}{list(found.shape)}"
     raise RuleError(
         message(f'the mask is {shown}, the units of "{layer.path or "(model)"}" are bool{list(units)}.', hint)
