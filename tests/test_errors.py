@@ -22,6 +22,35 @@ class Mixer(eqx.Module):
         self.b = jnp.ones(3)
 
 
+class Attention(eqx.Module):
+    """A user's attention, and what no trace and no rank can tell of it."""
+
+    wq: jax.Array
+    wo: jax.Array
+    pos: jax.Array
+
+    def __init__(self):
+        self.wq, self.wo, self.pos = jnp.ones((4, 8, 2)), jnp.ones((4, 2, 8)), jnp.ones((3, 8))
+
+
+class Tokens(eqx.Module):
+    """What stands in the place of a signal, beside a layer."""
+
+    pos: jax.Array
+    cls: jax.Array
+    head: nn.Linear
+
+    def __init__(self):
+        self.pos, self.cls, self.head = jnp.ones((5, 8)), jnp.ones(8), nn.Linear(8, 3, key=KEY)
+
+
+class Registers(Tokens):
+    """The same, declared as biases."""
+
+
+ix.register_layer(Registers, kind="Tokens", pos="n o", cls="o")
+
+
 class Net(eqx.Module):
     mlp: nn.MLP
     conv: nn.Conv2d
@@ -256,7 +285,45 @@ rule "norm": he_normal draws nothing in the 1 layer it decides.
 rule "mixer": he_normal draws nothing in the 1 layer it decides.
   mixer.w (8, 3) of Mixer: undeclared
   mixer.b (3,) of Mixer: undeclared
-  declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")""",
+  let a trace find the axes: inputs=x, what the model is called on
+  or declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")""",
+    ),
+    "undeclared layer of more axes than two": (
+        planned({"*": "he_normal"}, Attention),
+        ix.ModelError,
+        """\
+the model holds no layer that initax knows: Attention.
+  wq (4, 8, 2) of Attention: undeclared
+  wo (4, 2, 8) of Attention: undeclared
+  pos (3, 8) of Attention: undeclared
+  let a trace find the axes: inputs=x, what the model is called on
+  or declare it, axes in stored order: ix.register_layer(Attention, kind="Linear", roles={"pos": "embedding"}, \
+wq="? ? ?", wo="? ? ?", pos="n o")""",
+    ),
+    "undeclared positions": (
+        planned({"Tokens": ("normal", {"stddev": 0.02})}, Tokens),
+        ix.RuleError,
+        """\
+rule "Tokens": normal(stddev=0.02) draws nothing in the 1 layer it decides.
+  pos (5, 8) of Tokens: undeclared
+  cls (8,) of Tokens: undeclared
+  declare it, axes in stored order: ix.register_layer(Tokens, kind="Embedding", pos="n o", cls="o")""",
+    ),
+    "positions declared as biases": (
+        planned({"Registers": ("normal", {"stddev": 0.02})}, Registers),
+        ix.RuleError,
+        """\
+rule "Registers": normal(stddev=0.02) draws nothing in the 1 layer it decides.
+  pos: its weight is not drawn
+  cls: its weight is not drawn
+  learned positions and tokens are no bias: ix.register_layer(..., roles={"pos": "embedding", "cls": "embedding"})""",
+    ),
+    "parameter of the model itself": (
+        planned({"pos": "zeros"}, Tokens),
+        ix.RuleError,
+        """\
+selector "pos" matches no layer.
+  "pos" is a parameter of layer "Tokens"; select the layer: {"Tokens": ...}""",
     ),
     "tied layer": (
         planned({"1": "he_normal"}, lambda: [(layer := nn.Linear(2, 2, key=KEY)), layer]),
@@ -373,7 +440,8 @@ key must be a JAX random key, not an array of shape (2,) and type float32.
 the model holds no layer that initax knows: Mixer.
   w (8, 3) of Mixer: undeclared
   b (3,) of Mixer: undeclared
-  declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")""",
+  let a trace find the axes: inputs=x, what the model is called on
+  or declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")""",
     ),
     "model without an array": (
         planned({"*": "zeros"}, lambda: jax.nn.relu),
@@ -457,6 +525,22 @@ axis pattern "kh kw i o" names the axis "kh".
   axes of a receptive field are written "..."; any other name is a batch axis, outside the fans
   write "... i o", or give a batch axis another name""",
     ),
+    "heads named like a receptive axis": (
+        lambda key: ix.draw("he_normal", key, (4, 8, 2), axes="h i o"),
+        ix.AxesError,
+        """\
+axis pattern "h i o" names the axis "h".
+  axes of a receptive field are written "..."; any other name is a batch axis, outside the fans
+  write "... i o" for a convolution; heads are outputs, "i o1 o2", or inputs, "i1 i2 o\"""",
+    ),
+    "axes left open": (
+        lambda key: ix.register_layer(Attention, kind="Linear", wq="? ? ?"),
+        ix.AxesError,
+        """\
+axis pattern "? ? ?" leaves an axis open.
+  write "i" for an axis one output sums over, "o" for outputs, "..." for the receptive field of a convolution,
+  and any other name for a batch axis: "i o1 o2" for heads, "expert i o\"""",
+    ),
     "batch axis that reads like an input": (
         lambda key: ix.draw("he_normal", key, (3, 4, 5), axes="instance o i"),
         ix.AxesError,
@@ -532,6 +616,20 @@ axis pattern "(g o i" is malformed: Imbalanced parentheses in expression: "(g o 
 register_layer(Mixer) declares no array.
   ix.register_layer(Mixer, kind="Linear", weight="o i", bias="o")""",
     ),
+    "declaration of an unknown field": (
+        lambda key: ix.register_layer(Mixer, kind="Linear", w="i o", bias="o"),
+        ix.InitaxError,
+        """\
+register_layer(Mixer): Mixer has no field "bias".
+  fields: w, b""",
+    ),
+    "declaration of a kind in small letters": (
+        lambda key: ix.register_layer(Mixer, kind="linear", w="i o", b="o"),
+        ix.InitaxError,
+        """\
+register_layer(Mixer): the kind "linear" is written "Linear".
+  kind="Linear\"""",
+    ),
     "declaration of an unknown role": (
         lambda key: ix.register_layer(Mixer, kind="Linear", w="i o", roles={"w": "wieght"}),
         ix.InitaxError,
@@ -600,7 +698,8 @@ def test_undeclared_arrays_are_warned_of_and_kept(key):
 rule "*" selects 2 arrays it can't draw; kept as they are:
   mixer.w (8, 3) of Mixer: undeclared
   mixer.b (3,) of Mixer: undeclared
-  declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")"""
+  let a trace find the axes: inputs=x, what the model is called on
+  or declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")"""
     )
 
 

@@ -187,7 +187,7 @@ def _unmatched(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str]) 
     wanted = rule.selector.__name__ if isinstance(rule.selector, type) else rule.text
     for parameter in (each for layer in layers for each in layer.parameters):
         if wanted == parameter.path:
-            owner = parameter.path.removesuffix(parameter.name).removesuffix(".") or EVERY
+            owner = parameter.path.removesuffix(parameter.name).removesuffix(".") or _root(layers)
             role = parameter.role or "weight"
             line = f'{{"{owner}": ix.Scheme(weight=None, {role}=...)}}' if role == "bias" else f'{{"{owner}": ...}}'
             return message(head, f'"{wanted}" is a parameter of layer "{owner}"; select the layer: {line}')
@@ -203,6 +203,12 @@ def _unmatched(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str]) 
         holds = f'"{wanted}" holds {count(len(inside), "layer")} but owns no array itself'
         return message(head, f"{holds}; for all of them write {line}")
     return message(head, have, did_you_mean(wanted, _words(layers)))
+
+
+def _root(layers: Sequence[Layer]) -> str:
+    """A word for the layer that the whole model is: its path is empty."""
+    name = next((layer.cls.__name__ for layer in layers if not layer.path), EVERY)
+    return name if sum(_matches_one(name, each.path, each.cls, each.kind) for each in layers) == 1 else EVERY
 
 
 def _is_inside(name: str, layer: Layer) -> bool:
