@@ -130,9 +130,9 @@ def _refuse_unknown(cls: type, kind: str, fields: Mapping[str, str]) -> None:
             raise InitaxError(
                 message(f'register_layer({cls.__name__}): the kind "{kind}" is written "{known}".', f'kind="{known}"')
             )
-    if not dataclasses.is_dataclass(cls):
+    has = [each.name for each in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    if not has or "parent" in has:  # the fields of a Linen module are its settings, not its arrays
         return
-    has = [each.name for each in dataclasses.fields(cls)]
     for name in fields:
         if not hasattr(cls, name) and name.partition(".")[0] not in has:
             raise InitaxError(
