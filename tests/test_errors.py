@@ -231,6 +231,106 @@ rule "Linear": a scheme has no role "wieght".
   roles: weight, recurrent, bias, embedding, scale; also axes, sizes, or name with arguments
   did you mean "weight"?""",
     ),
+    "number beside a name": (
+        planned({"Linear": ("normal", 0.02)}),
+        ix.SchemeError,
+        """\
+rule "Linear": 0.02 (float) beside "normal" is no scheme.
+  for its stddev write ("normal", {"stddev": 0.02})
+  for biases of 0.02 write ("normal", ("constant", {"value": 0.02}))""",
+    ),
+    "number beside a name in a scheme": (
+        lambda key: ix.Scheme("constant", 1),
+        ix.SchemeError,
+        """\
+1 (int) beside "constant" is no scheme.
+  for its value write ("constant", {"value": 1})""",
+    ),
+    "number beside a name that takes none": (
+        planned({"Linear": ("he_normal", 0)}),
+        ix.SchemeError,
+        """\
+rule "Linear": 0 (int) beside "he_normal" is no scheme.
+  for biases of 0 write ("he_normal", ("constant", {"value": 0}))""",
+    ),
+    "number beside a name that needs more": (
+        planned({"Linear": ("scaled", 0.1)}),
+        ix.SchemeError,
+        """\
+rule "Linear": scaled needs scheme, factor.
+  write ("scaled", {"scheme": ..., "factor": ...})""",
+    ),
+    "argument beside a name": (
+        lambda key: ix.schemes.get("scaled", scheme={"weight": "normal", "stddev": 0.02}, factor=2),
+        ix.SchemeError,
+        """\
+a scheme has no role "stddev".
+  roles: weight, recurrent, bias, embedding, scale; also axes, sizes, or name with arguments
+  an argument goes with its name: ("normal", {"stddev": 0.02})""",
+    ),
+    "mode of PyTorch": (
+        planned({"Linear": ("he_normal", {"mode": "fan_out"})}),
+        ix.SchemeError,
+        """\
+rule "Linear": he_normal has no argument "mode".
+  arguments: fans
+  write ("variance_scaling", {"scale": 2.0, "mode": "fan_out", "distribution": "truncated_normal"})""",
+    ),
+    "nonlinearity of PyTorch": (
+        planned({"Linear": ("kaiming_normal", {"nonlinearity": "tanh"})}),
+        ix.SchemeError,
+        """\
+rule "Linear": kaiming_normal has no argument "nonlinearity".
+  arguments: fans
+  write ("variance_scaling", {"scale": ix.gain("tanh")**2, "mode": "fan_in", "distribution": "truncated_normal"})""",
+    ),
+    "a of PyTorch": (
+        planned({"Linear": ("kaiming_uniform", {"a": 0.2})}),
+        ix.SchemeError,
+        """\
+rule "Linear": kaiming_uniform has no argument "a".
+  arguments: fans
+  write ("variance_scaling", {"scale": 2 / (1 + 0.2**2), "mode": "fan_in", "distribution": "uniform"})""",
+    ),
+    "gain of PyTorch": (
+        planned({"Linear": ("xavier_uniform", {"gain": 1.5})}),
+        ix.SchemeError,
+        """\
+rule "Linear": xavier_uniform has no argument "gain".
+  arguments: fans
+  write ("variance_scaling", {"scale": 1.0 * 1.5**2, "mode": "fan_avg", "distribution": "uniform"})""",
+    ),
+    "std": (
+        planned({"Linear": ("normal", {"std": 0.1})}),
+        ix.SchemeError,
+        """\
+rule "Linear": normal has no argument "std".
+  arguments: stddev, mean
+  here it is called "stddev\"""",
+    ),
+    "initializer that was called": (
+        planned({"Linear": jax.nn.initializers.he_normal()(KEY, (2, 3))}),
+        ix.SchemeError,
+        """\
+rule "Linear": an array of shape (2, 3) is no scheme.
+  pass the initializer, not what it returns: jax.nn.initializers.he_normal(), without (key, shape)""",
+    ),
+    "beginning of a name": (
+        planned({"Linear": "he"}),
+        ix.SchemeError,
+        f"""\
+rule "Linear": no scheme is called "he".
+  did you mean "he_normal" or "he_uniform"?
+  schemes: {SCHEMES}""",
+    ),
+    "array for a role": (
+        planned({"Linear": {"kernel": "zeros"}}),
+        ix.SchemeError,
+        """\
+rule "Linear": a scheme has no role "kernel".
+  roles: weight, recurrent, bias, embedding, scale; also axes, sizes, or name with arguments
+  an array "kernel" has the role "weight\"""",
+    ),
     "weight scheme for a bias": (
         planned({"Linear": ("he_normal", "orthogonal")}),
         ix.SchemeError,
@@ -673,6 +773,32 @@ def test_an_error_says_what_was_wrong_and_what_to_write(name, key):
     assert type(caught.value) is error
     if text is not None:
         assert str(caught.value) == text.replace(SCHEMES, ", ".join(ix.schemes.names()))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "line"),
+    [
+        (("he_normal", {"mode": "fan_out"}), 'write ("variance_scaling", {'),
+        (("xavier_uniform", {"gain": 1.5}), 'write ("variance_scaling", {'),
+        (("kaiming_uniform", {"a": 5**0.5}), 'write ("variance_scaling", {'),
+        (("kaiming_normal", {"nonlinearity": "relu"}), 'write ("variance_scaling", {'),
+        (("orthogonal", 0.5), "for its gain write ("),
+    ],
+)
+def test_the_line_to_paste_draws_what_was_meant(scheme, line):
+    with pytest.raises(ix.SchemeError) as caught:
+        ix.plan(Net(), {"Linear": scheme})
+    (text,) = (each.strip() for each in str(caught.value).splitlines() if each.strip().startswith(line))
+    pasted = eval(text.partition("write ")[2], {"ix": ix})
+    meant = {  # for conv-free layers of 3 inputs and 5 outputs
+        "he_normal": (2 / 5) ** 0.5,
+        "xavier_uniform": 1.5 * (2 / 8) ** 0.5,
+        "kaiming_uniform": (1 / 3 / 3) ** 0.5,
+        "kaiming_normal": (2 / 3) ** 0.5,
+        "orthogonal": 0.5 / 5**0.5,
+    }
+    (weight,) = (each for each in ix.plan(Net(), {"mlp.layers.0": pasted}).draws if each.parameter.role == "weight")
+    assert weight.std == pytest.approx(meant[scheme[0]], rel=1e-6)
 
 
 def test_a_factory_in_place_of_an_initializer_is_named(key):
