@@ -22,6 +22,35 @@ class Mixer(eqx.Module):
         self.b = jnp.ones(3)
 
 
+class Attention(eqx.Module):
+    """A user's attention, and what no trace and no rank can tell of it."""
+
+    wq: jax.Array
+    wo: jax.Array
+    pos: jax.Array
+
+    def __init__(self):
+        self.wq, self.wo, self.pos = jnp.ones((4, 8, 2)), jnp.ones((4, 2, 8)), jnp.ones((3, 8))
+
+
+class Tokens(eqx.Module):
+    """What stands in the place of a signal, beside a layer."""
+
+    pos: jax.Array
+    cls: jax.Array
+    head: nn.Linear
+
+    def __init__(self):
+        self.pos, self.cls, self.head = jnp.ones((5, 8)), jnp.ones(8), nn.Linear(8, 3, key=KEY)
+
+
+class Registers(Tokens):
+    """The same, declared as biases."""
+
+
+ix.register_layer(Registers, kind="Tokens", pos="n o", cls="o")
+
+
 class Net(eqx.Module):
     mlp: nn.MLP
     conv: nn.Conv2d
@@ -300,6 +329,106 @@ rule "Linear": a scheme has no role "wieght".
   roles: weight, recurrent, bias, embedding, scale; also axes, sizes, or name with arguments
   did you mean "weight"?""",
     ),
+    "number beside a name": (
+        planned({"Linear": ("normal", 0.02)}),
+        ix.SchemeError,
+        """\
+rule "Linear": 0.02 (float) beside "normal" is no scheme.
+  for its stddev write ("normal", {"stddev": 0.02})
+  for biases of 0.02 write ("normal", ("constant", {"value": 0.02}))""",
+    ),
+    "number beside a name in a scheme": (
+        lambda key: ix.Scheme("constant", 1),
+        ix.SchemeError,
+        """\
+1 (int) beside "constant" is no scheme.
+  for its value write ("constant", {"value": 1})""",
+    ),
+    "number beside a name that takes none": (
+        planned({"Linear": ("he_normal", 0)}),
+        ix.SchemeError,
+        """\
+rule "Linear": 0 (int) beside "he_normal" is no scheme.
+  for biases of 0 write ("he_normal", ("constant", {"value": 0}))""",
+    ),
+    "number beside a name that needs more": (
+        planned({"Linear": ("scaled", 0.1)}),
+        ix.SchemeError,
+        """\
+rule "Linear": scaled needs scheme, factor.
+  write ("scaled", {"scheme": ..., "factor": ...})""",
+    ),
+    "argument beside a name": (
+        lambda key: ix.schemes.get("scaled", scheme={"weight": "normal", "stddev": 0.02}, factor=2),
+        ix.SchemeError,
+        """\
+a scheme has no role "stddev".
+  roles: weight, recurrent, bias, embedding, scale; also axes, sizes, or name with arguments
+  an argument goes with its name: ("normal", {"stddev": 0.02})""",
+    ),
+    "mode of PyTorch": (
+        planned({"Linear": ("he_normal", {"mode": "fan_out"})}),
+        ix.SchemeError,
+        """\
+rule "Linear": he_normal has no argument "mode".
+  arguments: fans
+  write ("variance_scaling", {"scale": 2.0, "mode": "fan_out", "distribution": "truncated_normal"})""",
+    ),
+    "nonlinearity of PyTorch": (
+        planned({"Linear": ("kaiming_normal", {"nonlinearity": "tanh"})}),
+        ix.SchemeError,
+        """\
+rule "Linear": kaiming_normal has no argument "nonlinearity".
+  arguments: fans
+  write ("variance_scaling", {"scale": ix.gain("tanh")**2, "mode": "fan_in", "distribution": "truncated_normal"})""",
+    ),
+    "a of PyTorch": (
+        planned({"Linear": ("kaiming_uniform", {"a": 0.2})}),
+        ix.SchemeError,
+        """\
+rule "Linear": kaiming_uniform has no argument "a".
+  arguments: fans
+  write ("variance_scaling", {"scale": 2 / (1 + 0.2**2), "mode": "fan_in", "distribution": "uniform"})""",
+    ),
+    "gain of PyTorch": (
+        planned({"Linear": ("xavier_uniform", {"gain": 1.5})}),
+        ix.SchemeError,
+        """\
+rule "Linear": xavier_uniform has no argument "gain".
+  arguments: fans
+  write ("variance_scaling", {"scale": 1.0 * 1.5**2, "mode": "fan_avg", "distribution": "uniform"})""",
+    ),
+    "std": (
+        planned({"Linear": ("normal", {"std": 0.1})}),
+        ix.SchemeError,
+        """\
+rule "Linear": normal has no argument "std".
+  arguments: stddev, mean
+  here it is called "stddev\"""",
+    ),
+    "initializer that was called": (
+        planned({"Linear": jax.nn.initializers.he_normal()(KEY, (2, 3))}),
+        ix.SchemeError,
+        """\
+rule "Linear": an array of shape (2, 3) is no scheme.
+  pass the initializer, not what it returns: jax.nn.initializers.he_normal(), without (key, shape)""",
+    ),
+    "beginning of a name": (
+        planned({"Linear": "he"}),
+        ix.SchemeError,
+        f"""\
+rule "Linear": no scheme is called "he".
+  did you mean "he_normal" or "he_uniform"?
+  schemes: {SCHEMES}""",
+    ),
+    "array for a role": (
+        planned({"Linear": {"kernel": "zeros"}}),
+        ix.SchemeError,
+        """\
+rule "Linear": a scheme has no role "kernel".
+  roles: weight, recurrent, bias, embedding, scale; also axes, sizes, or name with arguments
+  an array "kernel" has the role "weight\"""",
+    ),
     "weight scheme for a bias": (
         planned({"Linear": ("he_normal", "orthogonal")}),
         ix.SchemeError,
@@ -354,7 +483,45 @@ rule "norm": he_normal draws nothing in the 1 layer it decides.
 rule "mixer": he_normal draws nothing in the 1 layer it decides.
   mixer.w (8, 3) of Mixer: undeclared
   mixer.b (3,) of Mixer: undeclared
-  declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")""",
+  let a trace find the axes: inputs=x, what the model is called on
+  or declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")""",
+    ),
+    "undeclared layer of more axes than two": (
+        planned({"*": "he_normal"}, Attention),
+        ix.ModelError,
+        """\
+the model holds no layer that initax knows: Attention.
+  wq (4, 8, 2) of Attention: undeclared
+  wo (4, 2, 8) of Attention: undeclared
+  pos (3, 8) of Attention: undeclared
+  let a trace find the axes: inputs=x, what the model is called on
+  or declare it, axes in stored order: ix.register_layer(Attention, kind="Linear", roles={"pos": "embedding"}, \
+wq="? ? ?", wo="? ? ?", pos="n o")""",
+    ),
+    "undeclared positions": (
+        planned({"Tokens": ("normal", {"stddev": 0.02})}, Tokens),
+        ix.RuleError,
+        """\
+rule "Tokens": normal(stddev=0.02) draws nothing in the 1 layer it decides.
+  pos (5, 8) of Tokens: undeclared
+  cls (8,) of Tokens: undeclared
+  declare it, axes in stored order: ix.register_layer(Tokens, kind="Embedding", pos="n o", cls="o")""",
+    ),
+    "positions declared as biases": (
+        planned({"Registers": ("normal", {"stddev": 0.02})}, Registers),
+        ix.RuleError,
+        """\
+rule "Registers": normal(stddev=0.02) draws nothing in the 1 layer it decides.
+  pos: its weight is not drawn
+  cls: its weight is not drawn
+  learned positions and tokens are no bias: ix.register_layer(..., roles={"pos": "embedding", "cls": "embedding"})""",
+    ),
+    "parameter of the model itself": (
+        planned({"pos": "zeros"}, Tokens),
+        ix.RuleError,
+        """\
+selector "pos" matches no layer.
+  "pos" is a parameter of layer "Tokens"; select the layer: {"Tokens": ...}""",
     ),
     "tied layer": (
         planned({"1": "he_normal"}, lambda: [(layer := nn.Linear(2, 2, key=KEY)), layer]),
@@ -471,7 +638,8 @@ key must be a JAX random key, not an array of shape (2,) and type float32.
 the model holds no layer that initax knows: Mixer.
   w (8, 3) of Mixer: undeclared
   b (3,) of Mixer: undeclared
-  declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")""",
+  let a trace find the axes: inputs=x, what the model is called on
+  or declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")""",
     ),
     "model without an array": (
         planned({"*": "zeros"}, lambda: jax.nn.relu),
@@ -555,6 +723,22 @@ axis pattern "kh kw i o" names the axis "kh".
   axes of a receptive field are written "..."; any other name is a batch axis, outside the fans
   write "... i o", or give a batch axis another name""",
     ),
+    "heads named like a receptive axis": (
+        lambda key: ix.draw("he_normal", key, (4, 8, 2), axes="h i o"),
+        ix.AxesError,
+        """\
+axis pattern "h i o" names the axis "h".
+  axes of a receptive field are written "..."; any other name is a batch axis, outside the fans
+  write "... i o" for a convolution; heads are outputs, "i o1 o2", or inputs, "i1 i2 o\"""",
+    ),
+    "axes left open": (
+        lambda key: ix.register_layer(Attention, kind="Linear", wq="? ? ?"),
+        ix.AxesError,
+        """\
+axis pattern "? ? ?" leaves an axis open.
+  write "i" for an axis one output sums over, "o" for outputs, "..." for the receptive field of a convolution,
+  and any other name for a batch axis: "i o1 o2" for heads, "expert i o\"""",
+    ),
     "batch axis that reads like an input": (
         lambda key: ix.draw("he_normal", key, (3, 4, 5), axes="instance o i"),
         ix.AxesError,
@@ -630,6 +814,20 @@ axis pattern "(g o i" is malformed: Imbalanced parentheses in expression: "(g o 
 register_layer(Mixer) declares no array.
   ix.register_layer(Mixer, kind="Linear", weight="o i", bias="o")""",
     ),
+    "declaration of an unknown field": (
+        lambda key: ix.register_layer(Mixer, kind="Linear", w="i o", bias="o"),
+        ix.InitaxError,
+        """\
+register_layer(Mixer): Mixer has no field "bias".
+  fields: w, b""",
+    ),
+    "declaration of a kind in small letters": (
+        lambda key: ix.register_layer(Mixer, kind="linear", w="i o", b="o"),
+        ix.InitaxError,
+        """\
+register_layer(Mixer): the kind "linear" is written "Linear".
+  kind="Linear\"""",
+    ),
     "declaration of an unknown role": (
         lambda key: ix.register_layer(Mixer, kind="Linear", w="i o", roles={"w": "wieght"}),
         ix.InitaxError,
@@ -675,6 +873,32 @@ def test_an_error_says_what_was_wrong_and_what_to_write(name, key):
         assert str(caught.value) == text.replace(SCHEMES, ", ".join(ix.schemes.names()))
 
 
+@pytest.mark.parametrize(
+    ("scheme", "line"),
+    [
+        (("he_normal", {"mode": "fan_out"}), 'write ("variance_scaling", {'),
+        (("xavier_uniform", {"gain": 1.5}), 'write ("variance_scaling", {'),
+        (("kaiming_uniform", {"a": 5**0.5}), 'write ("variance_scaling", {'),
+        (("kaiming_normal", {"nonlinearity": "relu"}), 'write ("variance_scaling", {'),
+        (("orthogonal", 0.5), "for its gain write ("),
+    ],
+)
+def test_the_line_to_paste_draws_what_was_meant(scheme, line):
+    with pytest.raises(ix.SchemeError) as caught:
+        ix.plan(Net(), {"Linear": scheme})
+    (text,) = (each.strip() for each in str(caught.value).splitlines() if each.strip().startswith(line))
+    pasted = eval(text.partition("write ")[2], {"ix": ix})
+    meant = {  # for conv-free layers of 3 inputs and 5 outputs
+        "he_normal": (2 / 5) ** 0.5,
+        "xavier_uniform": 1.5 * (2 / 8) ** 0.5,
+        "kaiming_uniform": (1 / 3 / 3) ** 0.5,
+        "kaiming_normal": (2 / 3) ** 0.5,
+        "orthogonal": 0.5 / 5**0.5,
+    }
+    (weight,) = (each for each in ix.plan(Net(), {"mlp.layers.0": pasted}).draws if each.parameter.role == "weight")
+    assert weight.std == pytest.approx(meant[scheme[0]], rel=1e-6)
+
+
 def test_a_factory_in_place_of_an_initializer_is_named(key):
     with pytest.raises(ix.SchemeError, match=r"is it a factory\? write he_normal\(\)"):
         ix.plan(Net(), {"Linear": jax.nn.initializers.he_normal})
@@ -698,7 +922,8 @@ def test_undeclared_arrays_are_warned_of_and_kept(key):
 rule "*" selects 2 arrays it can't draw; kept as they are:
   mixer.w (8, 3) of Mixer: undeclared
   mixer.b (3,) of Mixer: undeclared
-  declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")"""
+  let a trace find the axes: inputs=x, what the model is called on
+  or declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")"""
     )
 
 

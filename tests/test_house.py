@@ -43,7 +43,9 @@ FLOORS = [
     ["_trace/_walk"],
     ["schemes/_initializer", "schemes/_depth"],
     ["schemes/_distributions", "schemes/_foreign"],
-    ["schemes/_variance", "schemes/_structured", "schemes/_bias", "schemes/_convex", "schemes/_scheme"],
+    ["schemes/_variance", "schemes/_structured", "schemes/_bias", "schemes/_convex"],
+    ["schemes/_elsewhere"],
+    ["schemes/_scheme"],
     ["schemes/_icnn", "schemes/_positive"],
     ["schemes/_table"],
     [

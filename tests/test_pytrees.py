@@ -10,6 +10,10 @@ import optax
 import pytest
 
 import initax as ix
+from initax._adapters._equinox import LAYERS as EQUINOX
+from initax._adapters._linen import LAYERS as LINEN
+from initax._adapters._nnx import LAYERS as NNX
+from initax._layer import KINDS
 from tests.tables import KEY
 
 nn = eqx.nn
@@ -182,6 +186,36 @@ def test_a_bias_of_several_weights_has_no_fans_until_told():
     assert len(ix.plan(Untold(), {"*": "he_normal"}).draws) == 3
     with pytest.raises(ix.SchemeError, match=r"of several it has to be told: ix.register_layer\(..., of="):
         ix.plan(Untold(), {"*": "uniform_fan_in"})
+
+
+def test_learned_positions_are_embeddings_whatever_they_are_called(key):
+    class Tokens(eqx.Module):
+        cls: jax.Array
+        kind: jax.Array
+        pos: jax.Array
+        head: nn.Linear
+
+        def __call__(self, x):
+            return jax.vmap(self.head)(jnp.concatenate([self.cls[None], self.kind[None], x]) + self.pos)
+
+    tokens = Tokens(weight(8), weight(8), weight(5, 8), nn.Linear(8, 3, key=KEY))
+    with pytest.warns(ix.InitaxWarning) as caught:
+        ix.plan(tokens, {"*": "he_normal"}, inputs=jnp.ones((3, 8)))
+    assert str(caught[0].message).splitlines()[-1] == (
+        "  declare it, axes in stored order: "
+        'ix.register_layer(Tokens, {"cls": "o", "kind": "o", "pos": "n o"}, kind="Embedding")'
+    )
+    ix.register_layer(Tokens, {"kind": "o"}, kind="Embedding", cls="o", pos="n o")
+    rules = {"Linear": "he_normal", "Embedding": ("normal", {"stddev": 0.02})}
+    plan = ix.plan(tokens, rules, inputs=jnp.ones((3, 8)))  # that the positions are added is no disagreement
+    stds = {draw.parameter.path: draw.std for draw in plan.draws}
+    assert stds == {"cls": 0.02, "kind": 0.02, "pos": 0.02, "head.weight": 0.5, "head.bias": 0.0}
+    assert 0.01 < float(ix.reinit(tokens, rules, key).pos.std()) < 0.03
+
+
+@pytest.mark.parametrize("table", [EQUINOX, LINEN, NNX], ids=["equinox", "linen", "nnx"])
+def test_the_kinds_of_the_frameworks_are_all_known(table):
+    assert {row.kind for row in table.values()} <= {*KINDS, "State", "Wrapper"}
 
 
 def test_a_subclass_of_linear_is_a_linear(key):

@@ -193,6 +193,15 @@ def parse(pattern: str) -> tuple[tuple[str, ...], ...]:
     """
     if not isinstance(pattern, str):
         raise AxesError(message(f'an axis pattern is a string such as "o i", not {pattern!r}.'))
+    if "?" in pattern:
+        raise AxesError(
+            message(
+                f'axis pattern "{pattern}" leaves an axis open.',
+                'write "i" for an axis one output sums over, "o" for outputs, "..." for the receptive field of a '
+                "convolution,",
+                'and any other name for a batch axis: "i o1 o2" for heads, "expert i o"',
+            )
+        )
     try:
         expression = ParsedExpression(pattern)
     except Exception as error:  # einops raises EinopsError, and plain ones for a few malformed expressions
@@ -213,7 +222,7 @@ def parse(pattern: str) -> tuple[tuple[str, ...], ...]:
                 message(
                     f'axis pattern "{pattern}" names the axis "{name}".',
                     'axes of a receptive field are written "..."; any other name is a batch axis, outside the fans',
-                    f'write "{pattern_without(groups)}", or give a batch axis another name',
+                    _without_reserved(groups),
                 )
             )
         _refuse_name(pattern, name)
@@ -238,6 +247,15 @@ def _refuse_name(pattern: str, name: str) -> None:
                 f'if it is one, write "{letter}" or "{letter}1"; a batch axis needs another first letter',
             )
         )
+
+
+def _without_reserved(groups: list[tuple[str, ...]]) -> str:
+    """A line with the pattern of a convolution, and where only `h` is reserved, with those of heads."""
+    line = f'write "{pattern_without(groups)}"'
+    reserved = [name.lower() for group in groups for name in group if name.lower() in RESERVED]
+    if reserved == ["h"]:
+        return f'{line} for a convolution; heads are outputs, "i o1 o2", or inputs, "i1 i2 o"'
+    return f"{line}, or give a batch axis another name"
 
 
 def pattern_without(groups: list[tuple[str, ...]]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from initax._errors import ModelError, RuleError, SchemeError, count, listing, message, warn
 from initax._layer import ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
+from initax._register import ARGUMENTS
 from initax._restate import with_axes
 from initax._rules import Rule, match
 from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe
@@ -246,7 +248,7 @@ class _Deciding:
                     f'rule "{text}" selects {count(len(found), "array")} it can\'t draw; kept as they are:',
                     *(_shown(layer, parameter, parameter.kept or NO_DEFAULT) for layer, parameter in found[:4]),
                     f"… {len(found) - 4} more" if len(found) > 4 else "",
-                    _declaration(found[0][0]),
+                    *_declaration(found[0][0]),
                 )
             )
 
@@ -279,7 +281,7 @@ class _Deciding:
         if rule.text in self.undeclared:
             found = self.undeclared[rule.text]
             shown = (_shown(layer, parameter, parameter.kept or NO_DEFAULT) for layer, parameter in found[:4])
-            return message(head, *shown, _declaration(found[0][0]))
+            return message(head, *shown, *_declaration(found[0][0]))
         own = [each for each in self.kept if each.rule == rule.text]
         lines = [f"{each.parameter.path or '(model)'}: {each.reason}" for each in own[:4]]
         more = f"… {len(own) - 4} more" if len(own) > 4 else ""
@@ -288,6 +290,10 @@ class _Deciding:
     def _instead(self, rule: Rule, own: list[Kept]) -> str:
         if any(each.reason.endswith("says nothing about a scale") for each in own):
             return f'write {{"{rule.text}": {{"scale": "ones", "bias": "zeros"}}}}, or "default"'
+        learned = [each.parameter.name for each in own if _is_learned_input(each.parameter)]
+        if learned:
+            roles = ", ".join(f'"{name}": "embedding"' for name in learned)
+            return f"learned positions and tokens are no bias: ix.register_layer(..., roles={{{roles}}})"
         if any(each.reason.startswith("set with ") for each in own):
             return f'for the layers inside write {{"{rule.text} *": ...}}'
         owners = [each.reason.removeprefix("tied to ") for each in own if each.reason.startswith("tied to ")]
@@ -372,7 +378,7 @@ def _refuse_without_layers(layers: Sequence[Layer], model: type) -> None:
         message(
             f"the model holds no layer that initax knows: {model.__name__}.",
             *(_shown(layer, parameter, parameter.kept or "") for layer, parameter in arrays[:6]),
-            _declaration(unknown[0]) if unknown else "",
+            *(_declaration(unknown[0]) if unknown else ()),
         )
     )
 
@@ -382,36 +388,64 @@ def _shown(layer: Layer, parameter: Parameter, reason: str) -> str:
     return f"{parameter.path or '(model)'} {parameter.shape}{inside}" + (f": {reason}" if reason else "")
 
 
-def _declaration(layer: Layer) -> str:
-    """The line that declares a layer, with a guess at the patterns for the user to put right."""
+def _declaration(layer: Layer) -> tuple[str, ...]:
+    """The lines that declare a layer, with a guess at the patterns for the user to put right."""
     if layer.cls.__name__ in ("ArrayImpl", "ndarray", "ShapeDtypeStruct"):
-        return "for a single array write ix.draw(scheme, key, shape)"
+        return ("for a single array write ix.draw(scheme, key, shape)",)
     if any(each.kept and each.kept.startswith("undeclared: its name") for each in layer.parameters):
-        return "pass the Linen module and what it is called on: module=module, inputs=x"
+        return ("pass the Linen module and what it is called on: module=module, inputs=x",)
     arrays = [each for each in layer.parameters if each.axes or (each.kept and each.kept.startswith("undeclared"))]
-    shapes = [each.shape for each in arrays]
-    patterns = {each.name: each.axes.pattern if each.axes else _guess(each.shape, shapes) for each in arrays}
     misfits = any("does not fit" in (each.kept or "") for each in arrays)
-    if misfits:
-        patterns = {each.name: _guess(each.shape, shapes) for each in arrays}
     if all(each.axes for each in arrays) and not misfits:
         default = ", ".join(f'"{each.name}": "lecun_normal"' for each in arrays if each.role in WEIGHT_ROLES)
-        return f"declare it: ix.register_layer({layer.cls.__name__}, ..., default={{{default}}})"
+        return (f"declare it: ix.register_layer({layer.cls.__name__}, ..., default={{{default}}})",)
+    shapes = [each.shape for each in arrays]
+    patterns = {
+        each.name: each.axes.pattern
+        if each.axes and not misfits and each.role in WEIGHT_ROLES
+        else _guess(each, layer, shapes)
+        for each in arrays
+    }
+    pairs = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
     if layer.cls.__module__ == "builtins":
-        axes = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
-        return f"say what the axes are, in stored order: ix.Scheme(..., axes={{{axes}}})"
-    if all(name.isidentifier() for name in patterns):
-        fields = ", ".join(f'{name}="{pattern}"' for name, pattern in patterns.items())
+        return (f"say what the axes are, in stored order: ix.Scheme(..., axes={{{pairs}}})",)
+    learned = [each.name for each in arrays if _is_learned_input(each)]
+    said = 'kind="Embedding"' if len(learned) == len(patterns) else 'kind="Linear"'
+    if learned and len(learned) < len(patterns):
+        said += ", roles={" + ", ".join(f'"{name}": "embedding"' for name in learned) + "}"
+    if all(name.isidentifier() and name not in ARGUMENTS for name in patterns):
+        said += "".join(f', {name}="{pattern}"' for name, pattern in patterns.items())
     else:
-        fields = "**{" + ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items()) + "}"
-    return f'declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, kind="Linear", {fields})'
+        said = f"{{{pairs}}}, {said}"
+    line = f"declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, {said})"
+    if len(learned) == len(patterns) or any(each.kept != "undeclared" for each in arrays):
+        return (line,)
+    return ("let a trace find the axes: inputs=x, what the model is called on", f"or {line}")
 
 
-def _guess(shape: tuple[int, ...], others: list[tuple[int, ...]]) -> str:
-    """Axes an array may have: a vector beside a matrix tells which of its sides are the outputs."""
-    if len(shape) < 2:
+LEARNED_INPUTS = re.compile(
+    r"(^|[._])(pos|position(al|s)?|cls|class|tok|tokens?|latents?|prompts?)\d*($|_)", re.IGNORECASE
+)
+"""Names of what stands in the place of a signal: learned positions, a class token. No axis of theirs is summed over."""
+
+
+def _is_learned_input(array: Parameter) -> bool:
+    return LEARNED_INPUTS.search(array.name) is not None or "is a signal itself" in (array.kept or "")
+
+
+def _guess(array: Parameter, layer: Layer, others: list[tuple[int, ...]]) -> str:
+    """Axes an array may have: a vector beside a matrix tells which of its sides are the outputs.
+
+    Of more than two axes of a layer that is no convolution nothing can be told, and `?` is refused when pasted.
+    """
+    shape, rank = array.shape, len(array.shape)
+    if _is_learned_input(array):
+        return " ".join([*("n" if rank == 2 else f"n{axis}" for axis in range(1, rank)), "o"])
+    if rank < 2:
         return "o"
+    if rank > 2 and "conv" not in layer.cls.__name__.lower():
+        return " ".join("?" * rank)
     outputs_first = (shape[0],) in others and (shape[-1],) not in others
-    if len(shape) == 2:
+    if rank == 2:
         return "o i" if outputs_first else "i o"
     return "o i ..." if outputs_first else "... i o"

@@ -54,11 +54,13 @@ def message(head: str, *lines: str) -> str:
 
 
 def nearest(name: str, options: Iterable[str], count: int = 3) -> list[str]:
-    """Return the options that look most like `name`, best first, ignoring case."""
+    """Return the options that look most like `name`, best first, else those that begin with it, ignoring case."""
     folded: dict[str, str] = {}
     for option in options:
         folded.setdefault(option.lower(), option)
     found = difflib.get_close_matches(name.lower(), folded, n=count, cutoff=0.6)
+    if not found and len(name) > 1:
+        found = [each for each in folded if each.startswith(name.lower())][:count]
     return [folded[each] for each in found]
 
 

@@ -123,6 +123,21 @@ class Layer:
         raise KeyError(name)
 
 
+KINDS = (
+    "Linear",
+    "Conv",
+    "ConvLocal",
+    "ConvTranspose",
+    "Embedding",
+    "RNNCell",
+    "Norm",
+    "PReLU",
+    "Attention",
+    "LoRA",
+    "WeightNorm",
+)
+"""Kinds that the layers of the frameworks have; a declared class may have another."""
+
 UNDECLARED = "Undeclared"
 """Kind of a module whose arrays nobody declared."""
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Final
 
 from initax._axes import parse
 from initax._constraint import positive
 from initax._errors import AxesError, InitaxError, did_you_mean, listing, message
-from initax._layer import ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
+from initax._layer import KINDS, ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
+
+ARGUMENTS: Final = frozenset({"kind", "roles", "sizes", "of", "default", "positivity"})
+"""Words that `register_layer` takes for itself; a field of that name goes into its mapping."""
 
 
 def register_layer(
     cls: type,
+    axes: Mapping[str, str] | None = None,
+    /,
     *,
     kind: str,
     roles: Mapping[str, Role] | None = None,
@@ -25,20 +32,21 @@ def register_layer(
 
     Args:
         cls: a module class, or any class registered as a pytree. Subclasses inherit the declaration.
+        axes: axis patterns by field name, for fields whose names can't be keywords: `{"params.w": "i o", "kind": "o"}`.
         kind: what it is: `"Linear"`, `"Conv"`, `"Norm"`, …, or a word of your own to select it by.
         roles: the role of a field, where it can't be told. A field with an input axis is a `weight`, one named `scale`
-            or belonging to a `Norm` is a `scale`, the rest are biases.
+            or belonging to a `Norm` is a `scale`, those of an `Embedding` are embeddings, the rest are biases.
         sizes: sizes of named axes, as numbers or names of attributes; needed for merged axes: `{"g": "groups"}`.
         of: the weight each bias belongs to, where there are several: `{"b2": "w2"}`; else such a bias has no fans.
         default: what `"default"` gives a field: the name of an initializer or a pair of name and arguments.
         positivity: the map by which the layer itself makes a field positive: `{"w": "softplus"}`. The effective weight
             then has the scheme's law, and its inverse image is what is stored.
-        **fields: axis patterns by field name: `w="i o", b="o"`. A field inside a container is written
-            `**{"params.w": "i o"}`.
+        **fields: axis patterns by field name: `w="i o", b="o"`.
 
     Raises:
         AxesError: a pattern is malformed.
-        InitaxError: there is no field, or a role, size or bias names something that does not exist.
+        InitaxError: there is no field, or one the class does not have; a role, size or bias names something that does
+            not exist; or a kind differs from one of initax by upper and lower case alone.
 
     Examples:
         >>> import equinox as eqx, jax, jax.numpy as jnp, initax as ix
@@ -53,6 +61,7 @@ def register_layer(
         raise InitaxError(
             message(f"register_layer takes a class, not {cls!r}.", "ix.register_layer(MyLayer, kind=..., w=...)")
         )
+    fields = {**(axes or {}), **fields}
     if not fields:
         raise InitaxError(
             message(
@@ -60,6 +69,7 @@ def register_layer(
                 f'ix.register_layer({cls.__name__}, kind="{kind}", weight="o i", bias="o")',
             )
         )
+    _refuse_unknown(cls, kind, fields)
     named = {"roles": roles or {}, "of": of or {}, "default": default or {}, "positivity": positivity or {}}
     for argument, mapping in named.items():
         for name in mapping:
@@ -113,10 +123,37 @@ def register_layer(
     return cls
 
 
+def _refuse_unknown(cls: type, kind: str, fields: Mapping[str, str]) -> None:
+    """Raise where a kind or a field is misspelled, as far as a class can tell."""
+    for known in KINDS:
+        if kind != known and kind.lower() == known.lower():
+            raise InitaxError(
+                message(f'register_layer({cls.__name__}): the kind "{kind}" is written "{known}".', f'kind="{known}"')
+            )
+    has = [each.name for each in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    if not has or "parent" in has:  # the fields of a Linen module are its settings, not its arrays
+        return
+    for name in fields:
+        if not hasattr(cls, name) and name.partition(".")[0] not in has:
+            raise InitaxError(
+                message(
+                    f'register_layer({cls.__name__}): {cls.__name__} has no field "{name}".',
+                    f"fields: {listing(has)}",
+                    did_you_mean(name, has),
+                )
+            )
+
+
+BIASES = ("bias", "beta", "b")
+"""Names that a bias has in any layer."""
+
+
 def guess_role(name: str, axes: set[str], kind: str) -> Role:
     last = name.rpartition(".")[2].lower()
+    if kind == "Embedding" and last not in BIASES:
+        return "embedding"
     if any(axis.startswith("i") for axis in axes):
-        return "embedding" if kind == "Embedding" else "weight"
-    if last in ("scale", "gamma") or (kind == "Norm" and last not in ("bias", "beta", "b")):
+        return "weight"
+    if last in ("scale", "gamma") or (kind == "Norm" and last not in BIASES):
         return "scale"
     return "bias"

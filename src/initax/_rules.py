@@ -187,7 +187,7 @@ def _unmatched(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str]) 
     wanted = rule.selector.__name__ if isinstance(rule.selector, type) else rule.text
     for parameter in (each for layer in layers for each in layer.parameters):
         if wanted == parameter.path:
-            owner = parameter.path.removesuffix(parameter.name).removesuffix(".") or EVERY
+            owner = parameter.path.removesuffix(parameter.name).removesuffix(".") or _root(layers)
             role = parameter.role or "weight"
             line = f'{{"{owner}": ix.Scheme(weight=None, {role}=...)}}' if role == "bias" else f'{{"{owner}": ...}}'
             return message(head, f'"{wanted}" is a parameter of layer "{owner}"; select the layer: {line}')
@@ -212,6 +212,12 @@ def _unmatched(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str]) 
     if not near and not arrays and ("." in wanted or "*" in wanted):
         near = f"paths: {listing((layer.path or '(model)' for layer in layers), 6)}"
     return message(head, have, near, arrays)
+
+
+def _root(layers: Sequence[Layer]) -> str:
+    """A word for the layer that the whole model is: its path is empty."""
+    name = next((layer.cls.__name__ for layer in layers if not layer.path), EVERY)
+    return name if sum(_matches_one(name, each.path, each.cls, each.kind) for each in layers) == 1 else EVERY
 
 
 def _is_inside(name: str, layer: Layer) -> bool:

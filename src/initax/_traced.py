@@ -373,6 +373,8 @@ def compare(parameter: Parameter, reading: Reading) -> str:
     """
     if parameter.axes is None or reading.pattern is None:
         return "agree"
+    if parameter.role == "embedding" and not parameter.axes.in_axis and reading.role == "bias":
+        return "agree"  # learned positions are added to a signal, and no bias
     if (parameter.role in WEIGHT_ROLES) != (reading.role in WEIGHT_ROLES):
         return "disagree"
     if parameter.role not in WEIGHT_ROLES:

@@ -10,6 +10,13 @@ from initax._axes import parse
 from initax._errors import SchemeError, did_you_mean, listing, message
 from initax._layer import ROLES, WEIGHT_ROLES, Role
 from initax.schemes._distributions import Constant
+from initax.schemes._elsewhere import (
+    ARGUMENTS_ELSEWHERE,
+    LAWS_ELSEWHERE,
+    NAMES_ELSEWHERE,
+    ROLES_ELSEWHERE,
+    as_variance_scaling,
+)
 from initax.schemes._foreign import foreign
 from initax.schemes._initializer import Initializer
 
@@ -67,6 +74,8 @@ class Scheme:
         axes: Mapping[str, str] | str | None = None,
         sizes: Mapping[str, int] | None = None,
     ) -> None:
+        if isinstance(weight, str) and weight in _NAMED and _is_number(bias) and len(_required(weight)) < 2:
+            raise SchemeError(_number_beside(weight, bias))
         if weight is UNSET and all(each is UNSET for each in (bias, recurrent, embedding, scale)):
             raise SchemeError(
                 message("a scheme that names no initializer draws nothing.", 'write ix.Scheme("he_normal", ...)')
@@ -226,21 +235,15 @@ def get(name: str, **args: Any) -> Scheme:
         'orthogonal(gain=0.5)'
     """
     if name not in _NAMED:
-        hint = ELSEWHERE.get(name) or did_you_mean(name, _NAMED)
+        hint = NAMES_ELSEWHERE.get(name) or did_you_mean(name, _NAMED)
         raise SchemeError(message(f'no scheme is called "{name}".', hint, f"schemes: {listing(names(), 60)}"))
     factory = _NAMED[name]
     parameters = inspect.signature(factory).parameters
     if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
-        for argument in args:
+        for argument, value in args.items():
             if argument not in parameters:
-                raise SchemeError(_unknown_argument(name, argument, tuple(parameters)))
-    missing = [
-        key
-        for key, each in parameters.items()
-        if each.default is inspect.Parameter.empty
-        and each.kind is not inspect.Parameter.VAR_KEYWORD
-        and key not in args
-    ]
+                raise SchemeError(_unknown_argument(name, argument, value, tuple(parameters)))
+    missing = [key for key in _required(name) if key not in args]
     if missing:
         pairs = ", ".join(
             f'"{key}": {args[key]!r}' if key in args else f'"{key}": ...'
@@ -251,26 +254,17 @@ def get(name: str, **args: Any) -> Scheme:
     return factory(**args)
 
 
-ELSEWHERE = {
-    "hoedt_normal": 'in klax; here "hoedt" draws weight and bias together, and "icnn" knows activation and passthrough',
-    "hoedt_bias": 'in klax; here "hoedt" draws weight and bias together, the bias with the authors\' sign',
-}
-"""Names that other packages give to schemes → what to write."""
-
-ARGUMENTS_ELSEWHERE = {
-    "corr": "correlation",
-    "var": "variance",
-    "target_var": "variance",
-    "target_corr": "correlation",
-    "constrained_weight_init": "weight",
-    "constrained_bias_init": "bias",
-}
-"""Arguments in the authors' code and in klax → what they are called here."""
+def _required(name: str) -> list[str]:
+    """Arguments of a scheme that have no default."""
+    each = inspect.signature(_NAMED[name]).parameters.values()
+    return [p.name for p in each if p.default is inspect.Parameter.empty and p.kind is not p.VAR_KEYWORD]
 
 
-def _unknown_argument(name: str, argument: str, parameters: tuple[str, ...]) -> str:
+def _unknown_argument(name: str, argument: str, value: Any, parameters: tuple[str, ...]) -> str:
     known = ARGUMENTS_ELSEWHERE.get(argument)
     hint = f'here it is called "{known}"' if known in parameters else did_you_mean(argument, parameters)
+    if argument in LAWS_ELSEWHERE and not _required(name):
+        hint = as_variance_scaling(_NAMED[name]().part("weight"), argument, value) or hint
     if {argument, *parameters} >= {"scale", "gain"}:
         hint = (
             "a gain multiplies the standard deviation, a scale the variance: write gain=..."
@@ -304,6 +298,13 @@ def as_scheme(value: Any) -> Scheme:
         if value in _NAMED.values():
             return as_scheme(value())
         return Scheme.of(weights_only(foreign(value)))
+    if getattr(value, "shape", ()):
+        raise SchemeError(
+            message(
+                f"an array of shape {tuple(value.shape)} is no scheme.",
+                "pass the initializer, not what it returns: jax.nn.initializers.he_normal(), without (key, shape)",
+            )
+        )
     hint = (
         'a fixed value is ("constant", {"value": ...})'
         if isinstance(value, int | float)
@@ -316,6 +317,21 @@ def as_scheme(value: Any) -> Scheme:
     raise SchemeError(message(f"{value!r} ({type(value).__name__}) is no scheme.", hint))
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number_beside(name: str, value: float) -> str:
+    """What a number beside a name may mean: its first argument, or the bias."""
+    parameters = inspect.signature(_NAMED[name]).parameters.values()
+    first = next((each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD), "scheme")
+    return message(
+        f'{value!r} ({type(value).__name__}) beside "{name}" is no scheme.',
+        "" if first == "scheme" else f'for its {first} write ("{name}", {{"{first}": {value!r}}})',
+        "" if _required(name) else f'for biases of {value!r} write ("{name}", ("constant", {{"value": {value!r}}}))',
+    )
+
+
 def _is_arguments(mapping: Mapping[str, Any]) -> bool:
     return "name" not in mapping and "base" not in mapping
 
@@ -323,18 +339,27 @@ def _is_arguments(mapping: Mapping[str, Any]) -> bool:
 def _from_mapping(mapping: Mapping[str, Any]) -> Scheme:
     if "name" in mapping:
         return get(mapping["name"], **{key: value for key, value in mapping.items() if key != "name"})
-    words = (*ROLES[:-1], "axes", "sizes")
     for key in mapping:
-        if key not in (*words, "base"):
-            raise SchemeError(
-                message(
-                    f'a scheme has no role "{key}".',
-                    f"roles: {listing(ROLES[:-1])}; also axes, sizes, or name with arguments",
-                    did_you_mean(str(key), words),
-                )
-            )
+        if key not in (*WORDS, "base"):
+            raise SchemeError(_unknown_role(str(key), mapping.get("weight"), mapping[key]))
     rest = {key: value for key, value in mapping.items() if key not in ("base", "weight")}
     return Scheme(mapping.get("weight", mapping.get("base", UNSET)), **rest)
+
+
+WORDS = (*ROLES[:-1], "axes", "sizes")
+"""Keys of a mapping that stands for a scheme."""
+
+
+def _unknown_role(key: str, weight: Any, value: Any) -> str:
+    known = ROLES_ELSEWHERE.get(key)
+    hint = f'an array "{key}" has the role "{known}"' if known else did_you_mean(key, WORDS)
+    if isinstance(weight, str) and weight in _NAMED and key in inspect.signature(_NAMED[weight]).parameters:
+        hint = f'an argument goes with its name: ("{weight}", {{"{key}": {value!r}}})'
+    return message(
+        f'a scheme has no role "{key}".',
+        f"roles: {listing(ROLES[:-1])}; also axes, sizes, or name with arguments",
+        hint,
+    )
 
 
 def as_initializer(value: Any, role: Role) -> Initializer | None:
