@@ -324,6 +324,91 @@ def test_variables_params_frozen_dicts_and_train_states_draw_alike(key):
     assert whole["batch_stats"]["layers_1"]["mean"] is variables["batch_stats"]["layers_1"]["mean"]
 
 
+class Positions(nn.Module):
+    """An array of the module's own beside a module, as learned positions are."""
+
+    inner: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Sequential([self.inner])(x + self.param("pos", nn.initializers.zeros, x.shape[1:])[None])
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.LayerNorm()(x + self.param("pos", nn.initializers.zeros, x.shape[1:])[None])
+
+
+class Own(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x @ self.param("w", nn.initializers.zeros, (x.shape[-1], 2, 4)).reshape(x.shape[-1], 8)
+
+
+class Holder(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return Own()(x)
+
+
+BY_NAME = {
+    "attention": nn.MultiHeadDotProductAttention(2, qkv_features=8),
+    "attention beside positions": Positions(nn.MultiHeadDotProductAttention(2, qkv_features=8)),
+    "general beside positions": Positions(nn.DenseGeneral((2, 4))),
+    "norm beside positions": Normed(),
+    "cell": nn.RNN(nn.LSTMCell(5)),
+    "dense alone": nn.Dense(5),
+    "general alone": nn.DenseGeneral((2, 4)),
+    "general alone, no bias": nn.DenseGeneral((2, 4), use_bias=False),
+    "convolution alone": nn.Conv(5, (3,)),
+    "arrays of a module's own": Holder(),
+}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.filterwarnings("ignore:rule .* it can't draw:initax.InitaxWarning")
+def test_params_without_the_module_read_as_the_whole_dict_of_variables(name):
+    variables = BY_NAME[name].init(jax.random.key(0), jnp.ones((2, 7, 8)))
+
+    def read(model):
+        try:
+            return str(ix.plan(model, {"*": "he_normal"}))
+        except ix.InitaxError as error:
+            return str(error)
+
+    whole = read(variables)
+    assert read(variables["params"]) == whole
+    for each in (freeze(variables), freeze(variables)["params"]):
+        assert read(each).replace("FrozenDict", "dict") == whole
+
+
+def test_positions_beside_an_attention_leave_its_axes_as_they_are():
+    module = Positions(nn.MultiHeadDotProductAttention(2))
+    params = nn.meta.unbox(module.init(jax.random.key(0), jnp.ones((2, 7, 8))))["params"]
+    attention = {"MultiHeadDotProductAttention_0": params.pop("inner")}
+    with pytest.warns(ix.InitaxWarning) as caught:
+        plan = ix.plan(params | attention, {"*": "he_normal"})
+    read = {each.parameter.path.split(".", 1)[1]: each.parameter for each in plan.draws}
+    assert {name: (each.axes.pattern, each.fan_in) for name, each in read.items()} == {
+        **dict.fromkeys(("query.kernel", "key.kernel", "value.kernel"), ("i o1 o2", 8)),
+        **dict.fromkeys(("query.bias", "key.bias", "value.bias"), ("o1 o2", 8)),
+        "out.kernel": ("i1 i2 o", 8),
+        "out.bias": ("o", 8),
+    }
+    assert [str(each.message) for each in caught] == [
+        'rule "*" selects 1 array it can\'t draw; kept as they are:\n'
+        "  pos (7, 8) of dict: undeclared: its name does not tell its axes\n"
+        "  pass the Linen module and what it is called on: module=module, inputs=x"
+    ]
+
+
+def test_an_embedding_alone_is_an_embedding():
+    params = nn.Embed(11, 5).init(jax.random.key(0), jnp.zeros(2, int))["params"]
+    (draw,) = ix.plan(params, {"Embedding": "normal"}).draws
+    assert (draw.parameter.axes.pattern, draw.parameter.fan_in) == ("o i", 5)
+
+
 def test_boxes_of_linen_are_kept(key):
     init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
     module, x = nn.Dense(5, kernel_init=init), jnp.zeros(7)

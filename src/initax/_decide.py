@@ -339,7 +339,7 @@ def _declaration(layer: Layer) -> str:
     patterns = {each.name: each.axes.pattern if each.axes else _guess(each.shape, shapes) for each in arrays}
     misfits = any("does not fit" in (each.kept or "") for each in arrays)
     if misfits:
-        patterns = {each.name: _guess(each.shape, shapes) for each in arrays}
+        patterns = {each.name: _guess(each.shape, shapes) for each in arrays} | _guess_wide(arrays)
     if all(each.axes for each in arrays) and not misfits:
         default = ", ".join(f'"{each.name}": "lecun_normal"' for each in arrays if each.role in WEIGHT_ROLES)
         return f"declare it: ix.register_layer({layer.cls.__name__}, ..., default={{{default}}})"
@@ -351,6 +351,21 @@ def _declaration(layer: Layer) -> str:
     else:
         fields = "**{" + ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items()) + "}"
     return f'declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, kind="Linear", {fields})'
+
+
+def _guess_wide(arrays: list[Parameter]) -> dict[str, str]:
+    """Axes that a weight and its bias of several axes may have: outputs of several axes, or stacked layers."""
+    wide = [each for each in arrays if each.role == "bias" and len(each.shape) > 1]
+    if not wide:
+        return {}
+    (weight, bias), size = (arrays if arrays[1] is wide[0] else arrays[::-1]), wide[0].shape
+    if weight.shape[-len(size) :] == size:
+        outputs = " ".join(f"o{place + 1}" for place in range(len(size)))
+        inputs = [f"i{place + 1}" for place in range(len(weight.shape) - len(size))]
+        return {weight.name: " ".join([*(inputs if len(inputs) > 1 else ["i"]), outputs]), bias.name: outputs}
+    if len(weight.shape) == 3 and size[0] == weight.shape[0]:
+        return {weight.name: "stack i o" if size[1] == weight.shape[2] else "stack o i", bias.name: "stack o"}
+    return {bias.name: " ".join(f"o{place + 1}" for place in range(len(size)))}
 
 
 def _guess(shape: tuple[int, ...], others: list[tuple[int, ...]]) -> str:

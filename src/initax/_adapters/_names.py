@@ -52,6 +52,11 @@ def cell_of(names: tuple[str, ...]) -> tuple[str, ...] | None:
     return names[:-2] if len(names) > 2 and _is_cell(names[:-2]) else None
 
 
+def is_automatic(name: str) -> bool:
+    """Return whether a name is one that Flax gives a module that has none: `Dense_0`, and no `W_0` or `layer_0`."""
+    return AUTOMATIC.fullmatch(name) is not None and name[0].isupper() and name.upper() != name
+
+
 def _is_cell(names: tuple[str, ...]) -> bool:
     return bool(names) and _class(names[-1]) in CELLS
 
