@@ -334,6 +334,8 @@ def _declaration(layer: Layer) -> str:
         return "for a single array write ix.draw(scheme, key, shape)"
     if any(each.kept and each.kept.startswith("undeclared: its name") for each in layer.parameters):
         return "pass the Linen module and what it is called on: module=module, inputs=x"
+    if any(each.kept and each.kept.startswith("undeclared: a state of NNX") for each in layer.parameters):
+        return "pass the module itself, or nnx.merge(graphdef, state)"
     arrays = [each for each in layer.parameters if each.axes or (each.kept and each.kept.startswith("undeclared"))]
     shapes = [each.shape for each in arrays]
     patterns = {each.name: each.axes.pattern if each.axes else _guess(each.shape, shapes) for each in arrays}

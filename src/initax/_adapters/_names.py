@@ -35,6 +35,9 @@ ATTENTION = {"query": "i o1 o2", "key": "i o1 o2", "value": "i o1 o2", "out": "i
 CELLS = frozenset({"LSTMCell", "OptimizedLSTMCell", "GRUCell", "MGUCell", "SimpleCell"})
 """Cells whose gates are modules of their own, `hi` and `ii`: those with `h` are recurrent."""
 
+PACKED = frozenset({"dense_i", "dense_h"})
+"""Parts of NNX's cells, which hold all gates in one kernel."""
+
 UNTOLD = "undeclared: its name does not tell its axes"
 
 
@@ -152,7 +155,7 @@ def _kernel(rank: int, names: tuple[str, ...], kind: str, own: Own) -> tuple[Rol
     cls = _class(names[-1]) if names else ""
     if _is_projection(names):
         return ("weight", ATTENTION[names[-1]]) if rank == 3 else (None, None)
-    if cls in ("DenseGeneral", "Einsum") and rank > 2:
+    if (cls in ("DenseGeneral", "Einsum") and rank > 2) or (names and names[-1] in PACKED):
         return None, None
     if kind == "Linear" and rank == 2:
         return "weight", "i o"

@@ -40,6 +40,7 @@ from initax._layer import (
 
 LECUN: DefaultSpec = "lecun_normal"
 MASK = Field(pattern="...", role="state")
+FLAT = "undeclared: a state of NNX does not tell its axes"
 LORA_B = "LoRA's zero matrix: drawn, the adapter would not start at zero"
 
 
@@ -320,6 +321,8 @@ def describe(node: Any, walk: Walk, path: str) -> Opened | None:
         walk.rebuild = _rebuild
         state = next((what for cls, what in STATE if isinstance(node, cls)), None)
         return Opened(leaf=_value(node), identity=id(node), state=state)
+    if isinstance(node, nnx.State | nnx.FlatState):
+        return Opened(unread=FLAT)
     if not isinstance(node, nnx.Pytree) or isinstance(node, type):
         return None
     walk.rebuild = _rebuild

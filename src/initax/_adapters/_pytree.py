@@ -123,6 +123,7 @@ class Opened:
         leaf: where it is a box around one value, that value.
         identity: what makes two boxes the same one.
         state: why the value is never drawn, if it is not.
+        unread: where the arrays below can't be read at all, why.
     """
 
     children: tuple[tuple[str, Any], ...] | None = None
@@ -130,6 +131,7 @@ class Opened:
     leaf: Any = None
     identity: int | None = None
     state: str | None = None
+    unread: str | None = None
 
 
 class Adapter(Protocol):
@@ -302,6 +304,9 @@ def _visit(  # noqa: PLR0912  one walk, one kind of node a branch
     packages = packages_of(cls)
     views = [adapter.describe(node, walk, path) for adapter in walk.adapters_of(packages)]
     opened = next((view for view in views if isinstance(view, Opened)), None)
+    if opened is not None and opened.unread is not None:
+        _keep_below(node, path, ancestors, walk, opened.unread, kind=UNDECLARED)
+        return
     if opened is not None and opened.children is None:
         _boxed(opened, path, ancestors, owner, walk, container)
         return
@@ -471,14 +476,20 @@ def _within(base: str, path: str) -> str:
     return path[len(base) + 1 :] if base else path
 
 
-def _keep_below(node: Any, path: str, ancestors: tuple[Ancestor, ...], walk: Walk, reason: str) -> None:
-    """State of one kind or another: every array below is listed and left alone, be it tied to a weight or not."""
+def _keep_below(
+    node: Any, path: str, ancestors: tuple[Ancestor, ...], walk: Walk, reason: str, *, kind: str = "State"
+) -> None:
+    """State, or what can't be read: every array below is listed and left alone, be it tied to a weight or not."""
     own: Own = {}
     for entries, leaf in tree_flatten_with_path(node)[0]:
-        _leaf(leaf, join(path, ".".join(map(entry_name, entries))), (path, own), walk, is_state=True)
+        # A box in what can't be read, a Variable say, is one attribute more, which is no name.
+        names = [each for each in entries if kind == "State" or not isinstance(each, GetAttrKey)]
+        _leaf(leaf, join(path, ".".join(map(entry_name, names))), (path, own), walk, is_state=True)
     if own:
-        parameters = tuple(replace(each, role="state") for each in unknown(own, reason))
-        walk.layers.append(Layer(path=path, kind="State", cls=type(node), parameters=parameters, ancestors=ancestors))
+        parameters = unknown(own, reason)
+        if kind == "State":
+            parameters = tuple(replace(each, role="state") for each in parameters)
+        walk.layers.append(Layer(path=path, kind=kind, cls=type(node), parameters=parameters, ancestors=ancestors))
 
 
 def _container(
