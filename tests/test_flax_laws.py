@@ -447,6 +447,77 @@ def test_running_statistics_that_were_never_made_start_as_the_framework_starts_t
     assert model(x).shape == module.apply(variables, x).shape == x.shape
 
 
+class Noisy(nnx.Module):
+    """A model that needs random keys when it is called; two dropouts with streams of their own, one Rngs it shares."""
+
+    def __init__(self, rngs):
+        self.lin = nnx.Linear(3, 3, rngs=rngs)
+        self.first = nnx.Dropout(0.5, rngs=rngs)
+        self.second = nnx.Dropout(0.5, rngs=rngs)
+        self.rnn = nnx.RNN(nnx.GRUCell(3, 5, rngs=rngs), rngs=rngs)
+        self.rngs = rngs
+
+    def __call__(self, x):
+        return self.rnn(self.second(self.first(self.lin(x))))
+
+
+def abstract_noisy():
+    return nnx.eval_shape(lambda: Noisy(nnx.Rngs(0, dropout=1)))
+
+
+@pytest.mark.parametrize("rules", [{"*": "default"}, {"Linear": "he_normal", "RNNCell": "orthogonal"}])
+def test_random_state_that_was_never_made_starts_from_the_key_and_its_path(rules, key):
+    abstract = abstract_noisy()
+    model = ix.reinit(abstract, rules, key)
+    assert model(jnp.ones((2, 4, 3))).shape == (2, 4, 5)
+    assert not jax.tree.leaves(
+        jax.tree.map(lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct) or None, nnx.state(model))
+    )
+    again = ix.reinit(abstract, rules, key)
+    traced = jax.jit(lambda key: nnx.state(ix.reinit(abstract, rules, key)))(key)
+    found = [each for each in ix.plan(abstract, rules).draws if each.follows == "the key"]
+    assert {each.parameter.path for each in found} == {
+        f"{at}.{name}"
+        for at in ("first.rngs", "second.rngs", "rngs.default", "rngs.dropout", "rnn.rngs")
+        for name in ("count", "key")
+    }
+    for stream, other, jitted in (
+        (model.first.rngs, again.first.rngs, traced["first"]["rngs"]),
+        (model.rngs.dropout, again.rngs.dropout, traced["rngs"]["dropout"]),
+    ):
+        assert stream.key[...] == other.key[...] == jitted["key"][...]
+    assert model.first.rngs.key[...] == ix.parameter_key(key, "first.rngs.key")
+    keys = [
+        model.first.rngs.key[...],
+        model.second.rngs.key[...],
+        model.rngs.default.key[...],
+        model.rngs.dropout.key[...],
+    ]
+    assert len({jax.random.key_data(each).tobytes() for each in keys}) == len(keys)
+
+
+def test_random_state_of_a_model_that_is_there_or_that_a_rule_keeps_stays(key):
+    model = Noisy(nnx.Rngs(0))
+    new = ix.reinit(model, {"*": "default"}, key)
+    assert new.first.rngs.key[...] == model.first.rngs.key[...]
+    plan = ix.plan(abstract_noisy(), {"*": None, "lin": "he_normal"})
+    assert [each.parameter.path for each in plan.draws] == ["lin.bias", "lin.kernel"]
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_stacked_streams_get_a_key_each_of_their_own_kind(impl, key):
+    def build():
+        rngs = nnx.Rngs(jax.random.key(0, impl=impl))
+        nnx.split_rngs(rngs, splits=4)
+        return nnx.List([rngs, nnx.Linear(3, 2, rngs=nnx.Rngs(1))])
+
+    (stream, _) = ix.reinit(nnx.eval_shape(build), {"*": "default"}, key)
+    keys = stream.default.key[...]
+    assert (keys.shape, str(jax.random.key_impl(keys))) == ((4,), impl)
+    assert len({each.tobytes() for each in jax.random.key_data(keys)}) == 4
+    assert np.array_equal(stream.default.count[...], np.zeros(4, np.uint32))
+
+
 @pytest.mark.parametrize("case", cases((NNX_WEIGHTED[0], NNX_OTHERS[1], LINEN_OTHERS[1])))
 def test_jit_changes_no_draw(case, key):
     built = case.make()

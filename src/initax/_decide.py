@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from initax._errors import ModelError, RuleError, SchemeError, count, listing, message, warn
-from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter
+from initax._layer import FROM_KEY, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._restate import with_axes
 from initax._rules import Rule, match
 from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe
@@ -131,6 +131,8 @@ class _Deciding:
     def layer(self, layer: Layer, rule: Rule | None, fallback: Scheme | str | None) -> None:
         scheme = rule.scheme if rule is not None else fallback if isinstance(fallback, Scheme) else None
         text = rule.text if rule is not None else "default="
+        if rule is None or scheme is not None:
+            layer = self._started(layer, "" if rule is None and scheme is None else text)
         if scheme is None:
             self._keep_all(layer, rule)
             return
@@ -155,6 +157,25 @@ class _Deciding:
             self._keep(layer, parameter, parameter.kept or reason, rule)
             if rule is None and (parameter.kept is None or parameter.kept.startswith("undeclared")):
                 self.uncovered.append((layer, parameter, parameter.kept or reason))
+
+    def _started(self, layer: Layer, text: str) -> Layer:
+        """The layer without random state that was never made, which starts whatever the scheme: no rule is for it."""
+        streams = [each for each in layer.parameters if each.kept is None and each.default == FROM_KEY]
+        for each in streams:
+            self.draws.append(
+                Draw(
+                    parameter=each,
+                    kind=layer.kind,
+                    scheme="default",
+                    rule=text,
+                    initializer=None,
+                    recipe=None,
+                    std=None,
+                    follows="the key",
+                )
+            )
+        others = tuple(each for each in layer.parameters if each not in streams) if streams else layer.parameters
+        return replace(layer, parameters=others)
 
     def _text(self, scheme: Scheme) -> str:
         if id(scheme) not in self.texts:
