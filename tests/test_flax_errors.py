@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from flax import linen as nn
 from flax import nnx
+from flax.training.train_state import TrainState
 
 import initax as ix
 
@@ -187,3 +189,59 @@ def test_groups_that_names_can_not_tell_are_noted():
         "groups can't be told by name: fan_out of Conv_0.kernel is counted for one group; where there are more, pass "
         "module= and inputs=",
     )
+
+
+class Positions(nnx.Module):
+    def __init__(self, rngs):
+        self.att = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+        self.cell = nnx.GRUCell(8, 8, rngs=rngs)
+        self.pos = nnx.Param(jnp.zeros((7, 8)))
+
+
+UNREAD = "undeclared: a state of NNX does not tell its axes"
+
+
+def test_a_state_of_nnx_is_no_model():
+    _, state = nnx.split(Positions(nnx.Rngs(0)))
+    assert error(state, {"*": "he_normal"}, KEY) == (
+        ix.ModelError,
+        "the model holds no layer that initax knows: State.\n"
+        f"  att.key.bias (2, 4) of State: {UNREAD}\n"
+        f"  att.key.kernel (8, 2, 4) of State: {UNREAD}\n"
+        f"  att.out.bias (8,) of State: {UNREAD}\n"
+        f"  att.out.kernel (2, 4, 8) of State: {UNREAD}\n"
+        f"  att.query.bias (2, 4) of State: {UNREAD}\n"
+        f"  att.query.kernel (8, 2, 4) of State: {UNREAD}\n"
+        "  pass the module itself, or nnx.merge(graphdef, state)",
+    )
+    kind, text = error(nnx.to_flat_state(state), {"*": "he_normal"}, KEY)
+    assert (kind, text.split("\n")[-1]) == (ix.ModelError, "  pass the module itself, or nnx.merge(graphdef, state)")
+
+
+def test_a_state_of_nnx_beside_a_module_is_kept_and_said():
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    _, state = nnx.split(nnx.Linear(3, 2, rngs=nnx.Rngs(1)))
+    with pytest.warns(ix.InitaxWarning) as caught:
+        new, same = ix.reinit((model, state), {"*": "ones"}, KEY)
+    assert [str(each.message) for each in caught] == [
+        'rule "*" selects 2 arrays it can\'t draw; kept as they are:\n'
+        f"  1.bias (2,) of State: {UNREAD}\n"
+        f"  1.kernel (3, 2) of State: {UNREAD}\n"
+        "  pass the module itself, or nnx.merge(graphdef, state)"
+    ]
+    assert float(new.kernel[...].sum()) == 6
+    assert same["kernel"].get_raw_value() is state["kernel"].get_raw_value()
+
+
+def test_a_train_state_of_nnx_is_not_read_by_names():
+    graph, state = nnx.split(Positions(nnx.Rngs(0)))
+    trained = TrainState.create(apply_fn=graph.apply, params=state, tx=optax.sgd(0.1))
+    kind, text = error(trained, {"*": "he_normal"}, KEY)
+    assert (kind, text.split("\n")[-1]) == (ix.ModelError, "  pass the module itself, or nnx.merge(graphdef, state)")
+
+
+def test_packed_gates_of_a_pure_dict_are_not_guessed_at():
+    model = nnx.Dict(cell=nnx.GRUCell(8, 8, rngs=nnx.Rngs(0)), lin=nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+    with pytest.warns(ix.InitaxWarning, match="3 arrays"):
+        plan = ix.plan(nnx.to_pure_dict(nnx.state(model)), {"*": "he_normal"})
+    assert [(each.parameter.path, each.parameter.fan_in) for each in plan.draws] == [("lin.bias", 3), ("lin.kernel", 3)]

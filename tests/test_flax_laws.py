@@ -324,6 +324,91 @@ def test_variables_params_frozen_dicts_and_train_states_draw_alike(key):
     assert whole["batch_stats"]["layers_1"]["mean"] is variables["batch_stats"]["layers_1"]["mean"]
 
 
+class Positions(nn.Module):
+    """An array of the module's own beside a module, as learned positions are."""
+
+    inner: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Sequential([self.inner])(x + self.param("pos", nn.initializers.zeros, x.shape[1:])[None])
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.LayerNorm()(x + self.param("pos", nn.initializers.zeros, x.shape[1:])[None])
+
+
+class Own(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x @ self.param("w", nn.initializers.zeros, (x.shape[-1], 2, 4)).reshape(x.shape[-1], 8)
+
+
+class Holder(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return Own()(x)
+
+
+BY_NAME = {
+    "attention": nn.MultiHeadDotProductAttention(2, qkv_features=8),
+    "attention beside positions": Positions(nn.MultiHeadDotProductAttention(2, qkv_features=8)),
+    "general beside positions": Positions(nn.DenseGeneral((2, 4))),
+    "norm beside positions": Normed(),
+    "cell": nn.RNN(nn.LSTMCell(5)),
+    "dense alone": nn.Dense(5),
+    "general alone": nn.DenseGeneral((2, 4)),
+    "general alone, no bias": nn.DenseGeneral((2, 4), use_bias=False),
+    "convolution alone": nn.Conv(5, (3,)),
+    "arrays of a module's own": Holder(),
+}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.filterwarnings("ignore:rule .* it can't draw:initax.InitaxWarning")
+def test_params_without_the_module_read_as_the_whole_dict_of_variables(name):
+    variables = BY_NAME[name].init(jax.random.key(0), jnp.ones((2, 7, 8)))
+
+    def read(model):
+        try:
+            return str(ix.plan(model, {"*": "he_normal"}))
+        except ix.InitaxError as error:
+            return str(error)
+
+    whole = read(variables)
+    assert read(variables["params"]) == whole
+    for each in (freeze(variables), freeze(variables)["params"]):
+        assert read(each).replace("FrozenDict", "dict") == whole
+
+
+def test_positions_beside_an_attention_leave_its_axes_as_they_are():
+    module = Positions(nn.MultiHeadDotProductAttention(2))
+    params = nn.meta.unbox(module.init(jax.random.key(0), jnp.ones((2, 7, 8))))["params"]
+    attention = {"MultiHeadDotProductAttention_0": params.pop("inner")}
+    with pytest.warns(ix.InitaxWarning) as caught:
+        plan = ix.plan(params | attention, {"*": "he_normal"})
+    read = {each.parameter.path.split(".", 1)[1]: each.parameter for each in plan.draws}
+    assert {name: (each.axes.pattern, each.fan_in) for name, each in read.items()} == {
+        **dict.fromkeys(("query.kernel", "key.kernel", "value.kernel"), ("i o1 o2", 8)),
+        **dict.fromkeys(("query.bias", "key.bias", "value.bias"), ("o1 o2", 8)),
+        "out.kernel": ("i1 i2 o", 8),
+        "out.bias": ("o", 8),
+    }
+    assert [str(each.message) for each in caught] == [
+        'rule "*" selects 1 array it can\'t draw; kept as they are:\n'
+        "  pos (7, 8) of dict: undeclared: its name does not tell its axes\n"
+        "  pass the Linen module and what it is called on: module=module, inputs=x"
+    ]
+
+
+def test_an_embedding_alone_is_an_embedding():
+    params = nn.Embed(11, 5).init(jax.random.key(0), jnp.zeros(2, int))["params"]
+    (draw,) = ix.plan(params, {"Embedding": "normal"}).draws
+    assert (draw.parameter.axes.pattern, draw.parameter.fan_in) == ("o i", 5)
+
+
 def test_boxes_of_linen_are_kept(key):
     init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
     module, x = nn.Dense(5, kernel_init=init), jnp.zeros(7)
@@ -360,6 +445,77 @@ def test_running_statistics_that_were_never_made_start_as_the_framework_starts_t
     ):
         assert np.array_equal(got, np.full(5, start))
     assert model(x).shape == module.apply(variables, x).shape == x.shape
+
+
+class Noisy(nnx.Module):
+    """A model that needs random keys when it is called; two dropouts with streams of their own, one Rngs it shares."""
+
+    def __init__(self, rngs):
+        self.lin = nnx.Linear(3, 3, rngs=rngs)
+        self.first = nnx.Dropout(0.5, rngs=rngs)
+        self.second = nnx.Dropout(0.5, rngs=rngs)
+        self.rnn = nnx.RNN(nnx.GRUCell(3, 5, rngs=rngs), rngs=rngs)
+        self.rngs = rngs
+
+    def __call__(self, x):
+        return self.rnn(self.second(self.first(self.lin(x))))
+
+
+def abstract_noisy():
+    return nnx.eval_shape(lambda: Noisy(nnx.Rngs(0, dropout=1)))
+
+
+@pytest.mark.parametrize("rules", [{"*": "default"}, {"Linear": "he_normal", "RNNCell": "orthogonal"}])
+def test_random_state_that_was_never_made_starts_from_the_key_and_its_path(rules, key):
+    abstract = abstract_noisy()
+    model = ix.reinit(abstract, rules, key)
+    assert model(jnp.ones((2, 4, 3))).shape == (2, 4, 5)
+    assert not jax.tree.leaves(
+        jax.tree.map(lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct) or None, nnx.state(model))
+    )
+    again = ix.reinit(abstract, rules, key)
+    traced = jax.jit(lambda key: nnx.state(ix.reinit(abstract, rules, key)))(key)
+    found = [each for each in ix.plan(abstract, rules).draws if each.follows == "the key"]
+    assert {each.parameter.path for each in found} == {
+        f"{at}.{name}"
+        for at in ("first.rngs", "second.rngs", "rngs.default", "rngs.dropout", "rnn.rngs")
+        for name in ("count", "key")
+    }
+    for stream, other, jitted in (
+        (model.first.rngs, again.first.rngs, traced["first"]["rngs"]),
+        (model.rngs.dropout, again.rngs.dropout, traced["rngs"]["dropout"]),
+    ):
+        assert stream.key[...] == other.key[...] == jitted["key"][...]
+    assert model.first.rngs.key[...] == ix.parameter_key(key, "first.rngs.key")
+    keys = [
+        model.first.rngs.key[...],
+        model.second.rngs.key[...],
+        model.rngs.default.key[...],
+        model.rngs.dropout.key[...],
+    ]
+    assert len({jax.random.key_data(each).tobytes() for each in keys}) == len(keys)
+
+
+def test_random_state_of_a_model_that_is_there_or_that_a_rule_keeps_stays(key):
+    model = Noisy(nnx.Rngs(0))
+    new = ix.reinit(model, {"*": "default"}, key)
+    assert new.first.rngs.key[...] == model.first.rngs.key[...]
+    plan = ix.plan(abstract_noisy(), {"*": None, "lin": "he_normal"})
+    assert [each.parameter.path for each in plan.draws] == ["lin.bias", "lin.kernel"]
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_stacked_streams_get_a_key_each_of_their_own_kind(impl, key):
+    def build():
+        rngs = nnx.Rngs(jax.random.key(0, impl=impl))
+        nnx.split_rngs(rngs, splits=4)
+        return nnx.List([rngs, nnx.Linear(3, 2, rngs=nnx.Rngs(1))])
+
+    (stream, _) = ix.reinit(nnx.eval_shape(build), {"*": "default"}, key)
+    keys = stream.default.key[...]
+    assert (keys.shape, str(jax.random.key_impl(keys))) == ((4,), impl)
+    assert len({each.tobytes() for each in jax.random.key_data(keys)}) == 4
+    assert np.array_equal(stream.default.count[...], np.zeros(4, np.uint32))
 
 
 @pytest.mark.parametrize("case", cases((NNX_WEIGHTED[0], NNX_OTHERS[1], LINEN_OTHERS[1])))

@@ -1,5 +1,6 @@
 """Plain pytrees, and what a user's own classes look like to initax."""
 
+import ast
 from typing import NamedTuple
 
 import equinox as eqx
@@ -55,6 +56,15 @@ MODELS = {
         {"w": 7},
     ),
     "a vector that is no bias": ({"A_log": weight(7, 5), "D": weight(5), "b": weight(5)}, {"A_log": 7, "b": 7}),
+    "names of Flax in lists": (
+        {"blocks": [{"kernel": weight(7, 5), "bias": weight(5)}], "head": weight(5, 3)},
+        {"head": 5, "blocks.0.kernel": 7, "blocks.0.bias": 7},
+    ),
+    "shape tuples named as in Flax": ({"enc": {"kernel": (7, 5), "bias": (5,)}}, {"enc.kernel": 7, "enc.bias": 7}),
+    "numbered by hand": (
+        {"layer_0": {"w": weight(7, 5), "b": weight(5)}, "W_1": weight(5, 3)},
+        {"W_1": 5, "layer_0.w": 7, "layer_0.b": 7},
+    ),
     "integers beside a layer": ({"w": weight(7, 5), "steps": jnp.arange(3)}, {"w": 7}),
 }
 
@@ -67,8 +77,36 @@ def test_a_container_with_a_weight_and_a_bias_is_a_layer(name, key):
     assert {each.parameter.path: each.parameter.fan_in for each in plan.draws} == fans
     new = plan.draw(key)
     assert jax.tree.structure(new) == jax.tree.structure(
-        model, is_leaf=lambda leaf: name == "shape tuples" and (isinstance(leaf, tuple))
+        model, is_leaf=lambda leaf: name.startswith("shape tuples") and (isinstance(leaf, tuple))
     )
+
+
+WIDE = {
+    "heads": ({"kernel": weight(8, 2, 4), "bias": weight(2, 4)}, '{"kernel": "i o1 o2", "bias": "o1 o2"}'),
+    "stacked": ({"w": weight(3, 8, 5), "b": weight(3, 5)}, '{"w": "stack i o", "b": "stack o"}'),
+    "stacked, outputs first": ({"w": weight(3, 5, 8), "b": weight(3, 5)}, '{"w": "stack o i", "b": "stack o"}'),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_bias_of_several_axes_is_never_a_matrix(name):
+    own, axes = WIDE[name]
+    with pytest.warns(ix.InitaxWarning) as caught:
+        plan = ix.plan([own, weight(2, 2)], {"*": "he_normal"})
+    assert [each.parameter.path for each in plan.draws] == ["1"]
+    (first, size), (second, other) = ((each, own[each].shape) for each in own)
+    reason = f'undeclared: {second} {other} does not fit {first} {size} read as "... i o"'
+    assert [str(each.message) for each in caught] == [
+        'rule "*" selects 2 arrays it can\'t draw; kept as they are:\n'
+        f"  0.{first} {size} of dict: {reason}\n"
+        f"  0.{second} {other} of dict: {reason}\n"
+        f"  say what the axes are, in stored order: ix.Scheme(..., axes={axes})"
+    ]
+    told = ix.plan([own], {"0": ix.Scheme("he_normal", axes=ast.literal_eval(axes))})
+    assert {each.parameter.path: (each.parameter.fan_in, str(each.initializer)) for each in told.draws} == {
+        f"0.{first}": (8, "he_normal"),
+        f"0.{second}": (8, "zeros"),
+    }
 
 
 def test_numpy_stays_numpy(key):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from initax._errors import ModelError, RuleError, SchemeError, count, listing, message, warn
-from initax._layer import ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
+from initax._layer import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._register import ARGUMENTS
 from initax._restate import with_axes
 from initax._rules import Rule, match
@@ -135,6 +135,8 @@ class _Deciding:
     def layer(self, layer: Layer, rule: Rule | None, fallback: Scheme | str | None) -> None:
         scheme = rule.scheme if rule is not None else fallback if isinstance(fallback, Scheme) else None
         text = rule.text if rule is not None else "default="
+        if rule is None or scheme is not None:
+            layer = self._started(layer, "" if rule is None and scheme is None else text)
         if scheme is None:
             self._keep_all(layer, rule)
             return
@@ -161,6 +163,25 @@ class _Deciding:
             self._keep(layer, parameter, parameter.kept or reason, rule)
             if rule is None and (parameter.kept is None or parameter.kept.startswith("undeclared")):
                 self.uncovered.append((layer, parameter, parameter.kept or reason))
+
+    def _started(self, layer: Layer, text: str) -> Layer:
+        """The layer without random state that was never made, which starts whatever the scheme: no rule is for it."""
+        streams = [each for each in layer.parameters if each.kept is None and each.default == FROM_KEY]
+        for each in streams:
+            self.draws.append(
+                Draw(
+                    parameter=each,
+                    kind=layer.kind,
+                    scheme="default",
+                    rule=text,
+                    initializer=None,
+                    recipe=None,
+                    std=None,
+                    follows="the key",
+                )
+            )
+        others = tuple(each for each in layer.parameters if each not in streams) if streams else layer.parameters
+        return replace(layer, parameters=others)
 
     def _text(self, scheme: Scheme) -> str:
         if id(scheme) not in self.texts:
@@ -394,6 +415,8 @@ def _declaration(layer: Layer) -> tuple[str, ...]:
         return ("for a single array write ix.draw(scheme, key, shape)",)
     if any(each.kept and each.kept.startswith("undeclared: its name") for each in layer.parameters):
         return ("pass the Linen module and what it is called on: module=module, inputs=x",)
+    if any(each.kept and each.kept.startswith("undeclared: a state of NNX") for each in layer.parameters):
+        return ("pass the module itself, or nnx.merge(graphdef, state)",)
     arrays = [each for each in layer.parameters if each.axes or (each.kept and each.kept.startswith("undeclared"))]
     misfits = any("does not fit" in (each.kept or "") for each in arrays)
     if all(each.axes for each in arrays) and not misfits:
@@ -406,6 +429,8 @@ def _declaration(layer: Layer) -> tuple[str, ...]:
         else _guess(each, layer, shapes)
         for each in arrays
     }
+    if misfits:
+        patterns |= _guess_wide(arrays)
     pairs = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
     if layer.cls.__module__ == "builtins":
         return (f"say what the axes are, in stored order: ix.Scheme(..., axes={{{pairs}}})",)
@@ -431,6 +456,21 @@ LEARNED_INPUTS = re.compile(
 
 def _is_learned_input(array: Parameter) -> bool:
     return LEARNED_INPUTS.search(array.name) is not None or "is a signal itself" in (array.kept or "")
+
+
+def _guess_wide(arrays: list[Parameter]) -> dict[str, str]:
+    """Axes that a weight and its bias of several axes may have: outputs of several axes, or stacked layers."""
+    wide = [each for each in arrays if each.role == "bias" and len(each.shape) > 1]
+    if not wide or len(arrays) != 2:
+        return {}
+    (weight, bias), size = (arrays if arrays[1] is wide[0] else arrays[::-1]), wide[0].shape
+    if weight.shape[-len(size) :] == size:
+        outputs = " ".join(f"o{place + 1}" for place in range(len(size)))
+        inputs = [f"i{place + 1}" for place in range(len(weight.shape) - len(size))]
+        return {weight.name: " ".join([*(inputs if len(inputs) > 1 else ["i"]), outputs]), bias.name: outputs}
+    if len(weight.shape) == 3 and size[0] == weight.shape[0]:
+        return {weight.name: "stack i o" if size[1] == weight.shape[2] else "stack o i", bias.name: "stack o"}
+    return {bias.name: " ".join(f"o{place + 1}" for place in range(len(size)))}
 
 
 def _guess(array: Parameter, layer: Layer, others: list[tuple[int, ...]]) -> str:

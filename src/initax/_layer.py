@@ -40,6 +40,9 @@ DefaultSpec = str | tuple[str, Mapping[str, float | str]] | FrameworkInit
 """How a layer's own framework initializes a parameter: the name of an initializer, and its arguments if it has any, or
 the framework's own function."""
 
+FROM_KEY = "from the key"
+"""Default of random state that was never made: nothing draws it, it starts from the user's key."""
+
 LSTM_GATES = ("input", "forget", "cell", "output")
 GRU_GATES = ("reset", "update", "new")
 """Gates in the order in which Equinox and Flax store them."""

@@ -99,7 +99,10 @@ class Plan:
         check_key(key)
         jobs = self._jobs(donate=donate)
         self._survey.refuse_deleted(path for job in jobs for path in job.paths)
-        return draw(jobs, key_of(key), progress=progress)
+        one = key_of(key)
+        streams = {each.parameter.path: self._survey.streams.get(each.parameter.path) for each in self.draws}
+        started = {path: start(one) for path, start in streams.items() if start is not None}
+        return draw(jobs, one, progress=progress) | started
 
     def lower(self) -> dict[tuple[str, ...], jax.stages.Lowered]:
         """Return the programs that draw this plan, lowered and not compiled, each by the paths of what it draws.

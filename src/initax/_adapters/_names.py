@@ -35,6 +35,9 @@ ATTENTION = {"query": "i o1 o2", "key": "i o1 o2", "value": "i o1 o2", "out": "i
 CELLS = frozenset({"LSTMCell", "OptimizedLSTMCell", "GRUCell", "MGUCell", "SimpleCell"})
 """Cells whose gates are modules of their own, `hi` and `ii`: those with `h` are recurrent."""
 
+PACKED = frozenset({"dense_i", "dense_h"})
+"""Parts of NNX's cells, which hold all gates in one kernel."""
+
 UNTOLD = "undeclared: its name does not tell its axes"
 
 
@@ -50,6 +53,11 @@ def named_layer(path: str, names: tuple[str, ...], own: Own, ancestors: tuple[An
 def cell_of(names: tuple[str, ...]) -> tuple[str, ...] | None:
     """Return the names of the cell that a parameter is a gate's of, by its name; `None` where it is none."""
     return names[:-2] if len(names) > 2 and _is_cell(names[:-2]) else None
+
+
+def is_automatic(name: str) -> bool:
+    """Return whether a name is one that Flax gives a module that has none: `Dense_0`, and no `W_0` or `layer_0`."""
+    return AUTOMATIC.fullmatch(name) is not None and name[0].isupper() and name.upper() != name
 
 
 def _is_cell(names: tuple[str, ...]) -> bool:
@@ -147,7 +155,7 @@ def _kernel(rank: int, names: tuple[str, ...], kind: str, own: Own) -> tuple[Rol
     cls = _class(names[-1]) if names else ""
     if _is_projection(names):
         return ("weight", ATTENTION[names[-1]]) if rank == 3 else (None, None)
-    if cls in ("DenseGeneral", "Einsum") and rank > 2:
+    if (cls in ("DenseGeneral", "Einsum") and rank > 2) or (names and names[-1] in PACKED):
         return None, None
     if kind == "Linear" and rank == 2:
         return "weight", "i o"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +28,7 @@ from initax._adapters._rows import (
 from initax._axes import Axes
 from initax._errors import KeyTypeError, message
 from initax._homes import at_home
+from initax._keys import as_key, parameter_key
 from initax._layer import (
     GRU_GATES,
     LSTM_GATES,
@@ -40,6 +42,7 @@ from initax._layer import (
 
 LECUN: DefaultSpec = "lecun_normal"
 MASK = Field(pattern="...", role="state")
+FLAT = "undeclared: a state of NNX does not tell its axes"
 LORA_B = "LoRA's zero matrix: drawn, the adapter would not start at zero"
 
 
@@ -319,7 +322,12 @@ def describe(node: Any, walk: Walk, path: str) -> Opened | None:
     if isinstance(node, nnx.Variable):
         walk.rebuild = _rebuild
         state = next((what for cls, what in STATE if isinstance(node, cls)), None)
-        return Opened(leaf=_value(node), identity=id(node), state=state)
+        value = _value(node)
+        if isinstance(node, nnx.RngState) and isinstance(value, jax.ShapeDtypeStruct):
+            walk.streams[path] = functools.partial(_started, node, value, path)
+        return Opened(leaf=value, identity=id(node), state=state)
+    if isinstance(node, nnx.State | nnx.FlatState):
+        return Opened(unread=FLAT)
     if not isinstance(node, nnx.Pytree) or isinstance(node, type):
         return None
     walk.rebuild = _rebuild
@@ -329,6 +337,27 @@ def describe(node: Any, walk: Walk, path: str) -> Opened | None:
         _spectral_norm(node, walk, path)
     children = tuple((str(name), child) for name, child in vars(node).items() if not str(name).startswith("_pytree__"))
     return Opened(children=children, is_module=not isinstance(node, nnx.List | nnx.Dict))
+
+
+def _started(variable: Any, value: jax.ShapeDtypeStruct, path: str, key: jax.Array) -> jax.Array:
+    """The start of a stream of random keys: nothing counted yet, and a key that depends on the user's and the path."""
+    if not isinstance(variable, nnx.RngKey):
+        return jnp.zeros(value.shape, value.dtype)
+    own = parameter_key(as_key(key), path)
+    if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        data = jax.random.bits(own, value.shape, jnp.uint32)
+        return data.astype(value.dtype)
+    if value.dtype != own.dtype:
+        made = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct((), value.dtype))
+        own = jax.random.wrap_key_data(jax.random.bits(own, made.shape, made.dtype), impl=_implementation(value))
+    return jax.random.split(own, value.shape) if value.shape else own
+
+
+def _implementation(keys: jax.ShapeDtypeStruct) -> Any:
+    """The implementation of abstract keys, which JAX tells of arrays and tracers only."""
+    found: list[Any] = []
+    jax.eval_shape(lambda each: found.append(jax.random.key_impl(each)), keys)
+    return found[0]
 
 
 def _value(variable: Any) -> Any:

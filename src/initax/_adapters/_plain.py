@@ -44,7 +44,9 @@ def unknown(own: Own, reason: str | None) -> tuple[Parameter, ...]:
 def plain_layers(path: str, cls: type, own: Own, ancestors: tuple[Ancestor, ...]) -> list[Layer]:
     """Return the layers that the arrays of one container make."""
     floats = {name: entry for name, entry in own.items() if jnp.issubdtype(entry[1].dtype, np.inexact)}
-    weights = {name: entry for name, entry in floats.items() if len(entry[1].shape) >= 2}
+    weights = {
+        name: entry for name, entry in floats.items() if len(entry[1].shape) >= 2 and not _is_wide_bias(name, floats)
+    }
     left = {name: entry for name, entry in own.items() if name not in weights}
     if not weights and any(name.lower() in SCALES for name in left):
         parameters = tuple(
@@ -80,6 +82,21 @@ def _may_be_bias(name: str) -> bool:
     """
     lower = name.lower()
     return name.isdecimal() or lower.startswith("b") or "bias" in lower or lower in ("offset", "intercept")
+
+
+def _is_wide_bias(name: str, own: Own) -> bool:
+    """Whether an array of several axes is a bias nevertheless: of heads, `(heads, features)`, or of stacked layers.
+
+    By its name, or as what would be the name of the bias of a weight that has more axes.
+    """
+    if "bias" in name.lower():
+        return True
+    rank = len(own[name][1].shape)
+    return any(
+        part in other and other.replace(part, bias, 1) == name and rank < len(entry[1].shape)
+        for other, entry in own.items()
+        for part, bias in BIAS_OF.items()
+    )
 
 
 def _partner(weight: str, vectors: list[str], order: list[str]) -> str | None:
@@ -123,7 +140,7 @@ def plain_layer(
                 role="weight" if is_weight else "bias",
                 shape=shape,
                 dtype=array.dtype,
-                axes=axes if is_weight else resolve("o", shape) if shape else None,
+                axes=axes if is_weight else resolve("o", shape) if len(shape) == 1 else None,
                 fan_in=axes.fan_in,
                 fan_out=axes.fan_out,
                 effective_fan_in=axes.fan_in,

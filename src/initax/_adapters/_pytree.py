@@ -21,6 +21,7 @@ from initax._adapters._wrappers import Wrapped, unwrap
 from initax._declared import declared_parameters
 from initax._errors import ModelError, message
 from initax._layer import (
+    FROM_KEY,
     UNDECLARED,
     WEIGHT_ROLES,
     Ancestor,
@@ -30,6 +31,9 @@ from initax._layer import (
     Parameter,
     declaration_of,
 )
+
+Stream = Callable[[jax.Array], Any]
+"""Function from the user's key to the start of a stream of random numbers."""
 
 
 @dataclass(slots=True)
@@ -44,6 +48,7 @@ class Survey:
         rebuild: function from new leaves to a model.
         notes: what could not be told, for the plan.
         call: function of a model and inputs, where a model of this kind can't be called itself.
+        streams: path of random state that was never made → function from the user's key to it.
     """
 
     layers: tuple[Layer, ...]
@@ -53,6 +58,7 @@ class Survey:
     rebuild: Callable[[list[Any]], Any]
     notes: tuple[str, ...] = ()
     call: Callable[..., Any] | None = None
+    streams: Mapping[str, Stream] = field(default_factory=dict)
 
     def write(self, arrays: Mapping[str, Any]) -> Any:
         """Return the model with the arrays at these paths replaced; every other leaf is the same object."""
@@ -123,6 +129,7 @@ class Opened:
         leaf: where it is a box around one value, that value.
         identity: what makes two boxes the same one.
         state: why the value is never drawn, if it is not.
+        unread: where the arrays below can't be read at all, why.
     """
 
     children: tuple[tuple[str, Any], ...] | None = None
@@ -130,6 +137,7 @@ class Opened:
     leaf: Any = None
     identity: int | None = None
     state: str | None = None
+    unread: str | None = None
 
 
 class Adapter(Protocol):
@@ -169,6 +177,7 @@ class Walk:
         leaf_types: types that JAX was seen to take for leaves.
         indices: path of each leaf, reached again or not → its index.
         state_at: path of an array that its framework calls state → why it is kept.
+        streams: path of random state that was never made → function from the user's key to it.
         active: identities of the opened nodes around the one that is visited; graphs may have cycles.
         rebuild: how an adapter wants the model written back, from the leaves in the order of the walk.
     """
@@ -189,6 +198,7 @@ class Walk:
     leaf_types: set[type] = field(default_factory=set)
     indices: dict[str, int] = field(default_factory=dict)
     state_at: dict[str, str] = field(default_factory=dict)
+    streams: dict[str, Stream] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
     rebuild: Callable[[Any, Walk, list[Any]], Any] | None = None
 
@@ -216,6 +226,7 @@ def survey(model: Any, adapters_of: AdaptersOf) -> Survey:
         aliases=walk.aliases,
         leaves=walk.leaves,
         rebuild=rebuild,
+        streams={path: stream for path, stream in walk.streams.items() if path not in walk.ties},
     )
 
 
@@ -302,6 +313,9 @@ def _visit(  # noqa: PLR0912  one walk, one kind of node a branch
     packages = packages_of(cls)
     views = [adapter.describe(node, walk, path) for adapter in walk.adapters_of(packages)]
     opened = next((view for view in views if isinstance(view, Opened)), None)
+    if opened is not None and opened.unread is not None:
+        _keep_below(node, path, ancestors, walk, opened.unread, kind=UNDECLARED)
+        return
     if opened is not None and opened.children is None:
         _boxed(opened, path, ancestors, owner, walk, container)
         return
@@ -471,14 +485,20 @@ def _within(base: str, path: str) -> str:
     return path[len(base) + 1 :] if base else path
 
 
-def _keep_below(node: Any, path: str, ancestors: tuple[Ancestor, ...], walk: Walk, reason: str) -> None:
-    """State of one kind or another: every array below is listed and left alone, be it tied to a weight or not."""
+def _keep_below(
+    node: Any, path: str, ancestors: tuple[Ancestor, ...], walk: Walk, reason: str, *, kind: str = "State"
+) -> None:
+    """State, or what can't be read: every array below is listed and left alone, be it tied to a weight or not."""
     own: Own = {}
     for entries, leaf in tree_flatten_with_path(node)[0]:
-        _leaf(leaf, join(path, ".".join(map(entry_name, entries))), (path, own), walk, is_state=True)
+        # A box in what can't be read, a Variable say, is one attribute more, which is no name.
+        names = [each for each in entries if kind == "State" or not isinstance(each, GetAttrKey)]
+        _leaf(leaf, join(path, ".".join(map(entry_name, names))), (path, own), walk, is_state=True)
     if own:
-        parameters = tuple(replace(each, role="state") for each in unknown(own, reason))
-        walk.layers.append(Layer(path=path, kind="State", cls=type(node), parameters=parameters, ancestors=ancestors))
+        parameters = unknown(own, reason)
+        if kind == "State":
+            parameters = tuple(replace(each, role="state") for each in parameters)
+        walk.layers.append(Layer(path=path, kind=kind, cls=type(node), parameters=parameters, ancestors=ancestors))
 
 
 def _container(
@@ -508,6 +528,8 @@ def _noted(parameter: Parameter, walk: Walk) -> Parameter:
     path = parameter.path
     if path in walk.ties:
         return replace(parameter, kept=f"tied to {walk.ties[path]}")
+    if path in walk.streams:
+        return replace(parameter, role="state", default=FROM_KEY, kept=None)
     if path in walk.state_at and path not in walk.notes:
         # State that was never made takes the value its framework starts it with, once a rule selects its layer.
         made = not isinstance(walk.leaves[walk.indices[path]], jax.ShapeDtypeStruct)

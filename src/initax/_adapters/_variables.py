@@ -13,9 +13,9 @@ from typing import Any
 import jax
 from jax.tree_util import DictKey, tree_flatten_with_path
 
-from initax._adapters._names import cell_of, named_layer
+from initax._adapters._names import cell_of, is_automatic, named_layer
 from initax._adapters._plain import Own, unknown
-from initax._adapters._pytree import ARRAYS, Survey, entry_name
+from initax._adapters._pytree import ARRAYS, Survey, entry_name, packages_of
 from initax._errors import ModelError, listing, message
 from initax._layer import UNDECLARED, Ancestor, Constraint, Layer, Parameter
 
@@ -23,6 +23,10 @@ PARAMS = "params"
 UNUSED = "undeclared: the forward pass does not use it"
 NAMES = frozenset({"kernel", "embedding"})
 """Names that Flax gives its weights, by which a mapping of parameters is known."""
+FROZEN = "flax.core"
+"""Where a `FrozenDict` comes from, which is Linen's alone."""
+NNX = "flax.nnx"
+"""Where mappings come from that are not Linen's."""
 
 Names = tuple[str, ...]
 
@@ -99,33 +103,55 @@ class Readings:
 
 
 def are_variables(model: Any) -> bool:
-    """Return whether a model looks like variables of Flax Linen, or a train state that holds some."""
+    """Return whether a model looks like variables of Flax Linen, or a train state that holds some.
+
+    A mapping of mappings is taken for parameters where names in it are Flax's, at whatever level: `kernel`, or
+    `Dense_0`. One that holds lists, tuples or modules of another framework is no Linen module's.
+    """
     if _is_train_state(model):
         return True
-    if not isinstance(model, Mapping) or not model:
+    if not _is_mapping(model) or not model:
         return False
-    if isinstance(model.get(PARAMS), Mapping):
+    if _is_mapping(model.get(PARAMS)):
         return True
-    return all(isinstance(each, Mapping) for each in model.values()) and not NAMES.isdisjoint(_leaf_names(model))
+    return _holds_arrays_alone(model) and (FROZEN in packages_of(type(model)) or _names_are_flax(model))
+
+
+def _is_mapping(node: Any) -> bool:
+    """Whether this is a mapping as Linen makes them. A state of NNX is one too, but its names are attributes."""
+    return isinstance(node, Mapping) and NNX not in packages_of(type(node))
 
 
 def _is_train_state(model: Any) -> bool:
-    return hasattr(model, "apply_fn") and isinstance(getattr(model, PARAMS, None), Mapping)
+    return hasattr(model, "apply_fn") and _is_mapping(getattr(model, PARAMS, None))
 
 
-def _leaf_names(tree: Any) -> set[str]:
-    found: set[str] = set()
-    for name, child in tree.items():
-        found |= _leaf_names(child) if isinstance(child, Mapping) else {str(name)}
-    return found
+def _holds_arrays_alone(tree: Any) -> bool:
+    return all(
+        _holds_arrays_alone(child)
+        if _is_mapping(child)
+        else isinstance(child, ARRAYS) or hasattr(child, "replace_boxed") or not _is_container(child)
+        for child in tree.values()
+    )
+
+
+def _is_container(node: Any) -> bool:
+    return bool(jax.tree_util.tree_leaves(node)) and not jax.tree_util.all_leaves([node])
+
+
+def _names_are_flax(tree: Any) -> bool:
+    return any(
+        is_automatic(str(name)) or _names_are_flax(child) if _is_mapping(child) else str(name) in NAMES
+        for name, child in tree.items()
+    )
 
 
 def take_apart(model: Any) -> Variables:
     """Return the leaves of variables, each with its collection and names."""
     found, structure = tree_flatten_with_path(_boxes_at_home(model))
     tree: Any = structure
-    whole = isinstance(model, Mapping) and isinstance(model.get(PARAMS), Mapping)
-    inner = _is_train_state(model) and isinstance(getattr(model, PARAMS).get(PARAMS), Mapping)
+    whole = _is_mapping(model) and _is_mapping(model.get(PARAMS))
+    inner = _is_train_state(model) and _is_mapping(getattr(model, PARAMS).get(PARAMS))
     entries = []
     for index, (keys, leaf) in enumerate(found):
         collection: str | None = PARAMS
