@@ -1,6 +1,6 @@
 """Every code block of the README and the pages runs, prints what the page shows, and everything public has an entry.
 
-After a change of a printed table, `python tests/test_docs.py` writes the new outputs into the pages.
+After a change of a printed table, `python -m tests.test_docs` writes the new outputs into the pages.
 """
 
 import ast
