@@ -396,7 +396,8 @@ def _kept_row(each: Kept) -> dict[str, Any]:
 
 
 def _dtype_text(parameter: Parameter) -> str:
-    return str(jnp.dtype(parameter.dtype)) if jnp.issubdtype(parameter.dtype, np.generic) else str(parameter.dtype)
+    is_key = jnp.issubdtype(parameter.dtype, jax.dtypes.prng_key)
+    return str(parameter.dtype) if is_key else str(jnp.dtype(parameter.dtype))
 
 
 def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
