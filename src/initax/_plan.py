@@ -325,7 +325,7 @@ def plan(
     lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
     found = survey_model(model, module=module, inputs=inputs, forward=forward)
     survey, notes = traced_survey(found, inputs, found.call or forward, lengths)
-    decisions = decide(survey.layers, survey.aliases, read, fallback, type(model))
+    decisions = decide(survey.layers, survey.aliases, read, fallback, type(model), survey.untold)
     blind = _blind(decisions.draws, inputs is None) if lengths else ()
     return Plan(survey, read, fallback, replace(decisions, notes=(*decisions.notes, *notes, *blind)))
 

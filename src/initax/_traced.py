@@ -66,7 +66,8 @@ def trace_with_values(survey: Survey, inputs: Any, forward: Callable[..., Any] |
         raise ModelError(
             message(
                 "inputs= is given, but the model can't be called on them: it is no function.",
-                "say how: forward=lambda model, x: ...",
+                survey.untold,
+                f"{'or ' if survey.untold else ''}say how: forward=lambda model, x: ...",
             )
         )
     arrays = {path: _array(survey.leaves[places[0]]) for path, places in survey.places.items()}
