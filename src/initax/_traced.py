@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._adapters._pytree import Survey
+from initax._adapters._survey import Survey
 from initax._axes import Axes, resolve
 from initax._errors import InitaxError, ModelError, listing, message, warn
 from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter, Role, declaration_of, why_not_drawable

@@ -10,8 +10,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from initax._adapters._pytree import Adapter, Survey, packages_of
+from initax._adapters._pytree import Adapter, packages_of
 from initax._adapters._pytree import survey as _survey
+from initax._adapters._survey import Survey
 from initax._adapters._variables import Readings, are_variables, survey_variables, take_apart
 from initax._errors import ModelError, message
 from initax._keys import as_key
