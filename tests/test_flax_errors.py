@@ -171,6 +171,50 @@ def test_names_of_linen_that_do_not_tell_axes_are_kept_and_said():
     ]
 
 
+TOLD = "pass the Linen module and what it is called on: module=module, inputs=x"
+
+
+@pytest.mark.parametrize("selector", ["Dense", nn.Dense])
+def test_a_class_where_only_names_are_known(selector):
+    assert error(VARIABLES, {selector: "zeros"}, KEY) == (
+        ix.RuleError,
+        'selector "Dense" matches no layer.\n'
+        "  layers: dict (1)\n"
+        '  did you mean "Dense_0"?\n'
+        f"  only names are known here, not classes; {TOLD}",
+    )
+
+
+def test_a_path_where_only_names_are_known():
+    assert error(VARIABLES, {"dense": "zeros"}, KEY) == (
+        ix.RuleError,
+        'selector "dense" matches no layer.\n  layers: dict (1)\n  did you mean "Dense_0"?',
+    )
+
+
+def test_a_class_in_a_train_state_without_inputs():
+    state = TrainState.create(apply_fn=NET.apply, params=VARIABLES["params"], tx=optax.sgd(0.1))
+    assert error(state, {"Dense": "zeros"}, KEY) == (
+        ix.RuleError,
+        'selector "Dense" matches no layer.\n'
+        "  layers: dict (1)\n"
+        '  did you mean "Dense_0"?\n'
+        "  only names are known here, not classes; pass what the Linen module is called on: inputs=x",
+    )
+
+
+def test_inputs_without_the_module():
+    text = (
+        "inputs= is given, but the model can't be called on them: it is no function.\n"
+        f"  {TOLD}\n"
+        "  or say how: forward=lambda model, x: ..."
+    )
+    assert error(VARIABLES, {"Linear": "zeros"}, KEY, inputs=X) == (ix.ModelError, text)
+    with pytest.raises(ix.ModelError) as caught:
+        ix.lsuv(VARIABLES, X)
+    assert str(caught.value) == text
+
+
 def test_a_weight_that_weight_norm_may_wrap_is_kept_where_only_names_are_known():
     module, x = nn.Sequential([nn.WeightNorm(nn.Dense(5)), nn.Dense(3)]), jnp.ones((2, 4))
     variables = module.init(KEY, x)

@@ -504,6 +504,13 @@ def test_random_state_of_a_model_that_is_there_or_that_a_rule_keeps_stays(key):
     assert [each.parameter.path for each in plan.draws] == ["lin.bias", "lin.kernel"]
 
 
+@pytest.mark.parametrize("make", [abstract_noisy, lambda: Noisy(nnx.Rngs(0))])
+def test_a_plan_with_random_state_can_be_stored(make):
+    model = make()
+    plan = ix.plan(model, {"*": "default"})
+    assert ix.Plan.from_json(plan.to_json(), model) == plan
+
+
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 def test_stacked_streams_get_a_key_each_of_their_own_kind(impl, key):
     def build():

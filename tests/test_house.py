@@ -53,7 +53,10 @@ FLOORS = [
         "schemes/_shrink", "schemes/_zero_init",
     ],
     ["schemes/__init__"],
-    ["_rules", "_table", "_report", "_program", "_adapters/_constraints", "_adapters/_plain", "_adapters/_rows"],
+    [
+        "_rules", "_table", "_report", "_program", "_adapters/_constraints", "_adapters/_plain", "_adapters/_rows",
+        "_adapters/_survey",
+    ],
     ["_draw", "_adapters/_linen_boxes", "_adapters/_names", "_adapters/_wrappers"],
     ["_adapters/_pytree"],
     ["_adapters/_variables", "_decide"],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import initax as ix
-from tests.tables import EVERY, KEY, SMALL_SCHEMES, cases, scheme_id
+from tests.tables import EVERY, KEY, SMALL_SCHEMES, cases, scheme_id, tied
 
 nn = eqx.nn
 
@@ -106,3 +106,38 @@ def test_kept_and_draws_cover_every_array_once():
     for parameter, reason in plan.kept:
         assert parameter.path
         assert reason
+
+
+LEFT = {
+    "not selected": (
+        {"layers.0": "he_normal"},
+        "4 arrays of the model stay abstract:\n"
+        "  layers.1.weight (8, 8): no rule selects it\n"
+        "  layers.1.bias (8,): no rule selects it\n"
+        "  layers.2.weight (2, 8): no rule selects it\n"
+        "  layers.2.bias (2,): no rule selects it\n"
+        '  what no rule selects is drawn as its framework draws it: add {"*": "default"} first',
+    ),
+    "kept by a rule": (
+        {"*": "he_normal", "layers.0": ("he_normal", None)},
+        '1 array of the model stays abstract:\n  layers.0.bias (8,): rule "layers.0" keeps every bias',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_an_abstract_model_drawn_in_part_is_said(name, key):
+    rules, text = LEFT[name]
+    abstract = eqx.filter_eval_shape(eqx.nn.MLP, 4, 2, 8, 2, key=KEY)
+    plan = ix.plan(abstract, rules)
+    with pytest.warns(ix.InitaxWarning) as caught:
+        plan.draw(key)
+    assert [str(each.message) for each in caught] == [text]
+    whole = ix.reinit(abstract, {"*": "default", "layers.0": "he_normal"}, key)
+    assert whole(jnp.ones(4)).shape == (2,)
+
+
+def test_a_tied_array_of_an_abstract_model_is_there_with_its_owner(key):
+    abstract = eqx.filter_eval_shape(tied)
+    first, second = ix.reinit(abstract, {"*": "lecun_normal"}, key)()
+    assert second.weight is first.weight

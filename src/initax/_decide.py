@@ -78,6 +78,7 @@ def decide(
     rules: tuple[Rule, ...],
     default: Scheme | str | None,
     model: type,
+    untold: str = "",
 ) -> Decisions:
     """Return what happens to every array.
 
@@ -87,6 +88,7 @@ def decide(
         rules: the rules, in order.
         default: the scheme of layers no rule selects; `None` keeps them, `"error"` refuses a model with any.
         model: class of the model, for errors.
+        untold: where only names are known of the layers, what to pass for their classes, for errors.
 
     Raises:
         RuleError: a rule selects or draws nothing, or something is left uncovered that must not be.
@@ -95,7 +97,7 @@ def decide(
         ModelError: there is no layer initax knows.
     """
     _refuse_without_layers(layers, model)
-    matching = match(rules, layers, aliases)
+    matching = match(rules, layers, aliases, untold)
     decided = _Deciding(layers)
     for layer, rule in zip(layers, matching.winners, strict=True):
         decided.layer(layer, rule, default)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import survey as survey_model
-from initax._adapters._pytree import Survey
+from initax._adapters._survey import Survey
 from initax._errors import InitaxError, message
 from initax._layer import Parameter
 from initax._report import table

@@ -13,7 +13,7 @@ import numpy as np
 
 from initax._adapters import check_key, key_of
 from initax._adapters import survey as survey_model
-from initax._adapters._pytree import Survey
+from initax._adapters._survey import Survey
 from initax._decide import Decisions, Draw, Kept, decide
 from initax._draw import Job, draw, lower
 from initax._errors import InitaxError, PlanError, count, listing, message, warn
@@ -57,6 +57,8 @@ class Plan:
     def draw(self, key: Any, *, donate: bool = False, progress: bool = False) -> Any:
         """Return the model with the planned arrays drawn; everything else is the same object as before.
 
+        Where arrays of an abstract model are left without values, a warning says which.
+
         Args:
             key: a JAX random key.
             donate: whether each old array may be deleted as soon as its successor is there. The old model is lost
@@ -74,7 +76,9 @@ class Plan:
             >>> ix.plan(model, {"Linear": "he_normal"}).draw(jax.random.key(1)).weight.shape
             (2, 3)
         """
-        return self._survey.write(self.arrays(key, donate=donate, progress=progress))
+        arrays = self.arrays(key, donate=donate, progress=progress)
+        self._warn_of_shapes(arrays)
+        return self._survey.write(arrays)
 
     def arrays(self, key: Any, *, donate: bool = False, progress: bool = False) -> dict[str, jax.Array]:
         """Return the planned arrays by path, without the model around them.
@@ -149,6 +153,24 @@ class Plan:
                 )
             )
         return jobs
+
+    def _warn_of_shapes(self, drawn: Mapping[str, Any]) -> None:
+        """Warn of the arrays that stay shapes, where an abstract model is drawn in part."""
+        shapes = self._survey.shapes_without(drawn)
+        left = [each for each in self.kept if each.parameter.path in shapes]
+        if not left:
+            return
+        unselected = any(each.rule is None and each.parameter.kept is None for each in left)
+        warn(
+            message(
+                f"{count(len(left), 'array')} of the model {'stay' if len(left) > 1 else 'stays'} abstract:",
+                *(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.reason}" for each in left[:4]),
+                f"… {len(left) - 4} more" if len(left) > 4 else "",
+                'what no rule selects is drawn as its framework draws it: add {"*": "default"} first'
+                if unselected
+                else "",
+            )
+        )
 
     def _old(self, each: Draw) -> Any:
         old = self._survey.at(each.parameter.path)
@@ -325,7 +347,7 @@ def plan(
     lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
     found = survey_model(model, module=module, inputs=inputs, forward=forward)
     survey, notes = traced_survey(found, inputs, found.call or forward, lengths)
-    decisions = decide(survey.layers, survey.aliases, read, fallback, type(model))
+    decisions = decide(survey.layers, survey.aliases, read, fallback, type(model), survey.untold)
     blind = _blind(decisions.draws, inputs is None) if lengths else ()
     return Plan(survey, read, fallback, replace(decisions, notes=(*decisions.notes, *notes, *blind)))
 
@@ -396,7 +418,8 @@ def _kept_row(each: Kept) -> dict[str, Any]:
 
 
 def _dtype_text(parameter: Parameter) -> str:
-    return str(jnp.dtype(parameter.dtype)) if jnp.issubdtype(parameter.dtype, np.generic) else str(parameter.dtype)
+    is_key = jnp.issubdtype(parameter.dtype, jax.dtypes.prng_key)
+    return str(parameter.dtype) if is_key else str(jnp.dtype(parameter.dtype))
 
 
 def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:

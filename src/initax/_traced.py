@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._adapters._pytree import Survey
+from initax._adapters._survey import Survey
 from initax._axes import Axes, resolve
 from initax._errors import InitaxError, ModelError, listing, message, warn
 from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter, Role, declaration_of, why_not_drawable
@@ -66,7 +66,8 @@ def trace_with_values(survey: Survey, inputs: Any, forward: Callable[..., Any] |
         raise ModelError(
             message(
                 "inputs= is given, but the model can't be called on them: it is no function.",
-                "say how: forward=lambda model, x: ...",
+                survey.untold,
+                f"{'or ' if survey.untold else ''}say how: forward=lambda model, x: ...",
             )
         )
     arrays = {path: _array(survey.leaves[places[0]]) for path, places in survey.places.items()}

@@ -11,7 +11,7 @@ import numpy as np
 
 from initax._adapters import check_key
 from initax._adapters import survey as survey_model
-from initax._adapters._pytree import Survey
+from initax._adapters._survey import Survey
 from initax._errors import ModelError, RuleError, count, did_you_mean, listing, message
 from initax._layer import UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._optimizer import forget_entries

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import survey as survey_model
-from initax._adapters._pytree import Survey
+from initax._adapters._survey import Survey
 from initax._errors import InitaxError, ModelError, SchemeError, listing, message
 from initax._plan import Plan, plan
 from initax._rules import read_rules

@@ -10,8 +10,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from initax._adapters._pytree import Adapter, Survey, packages_of
+from initax._adapters._pytree import Adapter, packages_of
 from initax._adapters._pytree import survey as _survey
+from initax._adapters._survey import Survey
 from initax._adapters._variables import Readings, are_variables, survey_variables, take_apart
 from initax._errors import ModelError, message
 from initax._keys import as_key
@@ -73,9 +74,19 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
             found: Survey = linen.survey(model, module, inputs, forward)
             return found
     if are_variables(model):
-        return survey_variables(take_apart(model), Readings())
+        named = survey_variables(take_apart(model), Readings())
+        named.untold = _untold(model)
+        return named
     _refuse_module(model)
     return _survey(model, _adapters_of)
+
+
+def _untold(model: Any) -> str:
+    """What to pass so that classes are told, too: a train state carries its module."""
+    carried = getattr(getattr(model, "apply_fn", None), "__self__", None)
+    if "flax.linen" in packages_of(type(carried)):
+        return "pass what the Linen module is called on: inputs=x"
+    return "pass the Linen module and what it is called on: module=module, inputs=x"
 
 
 def _refuse_module(model: Any) -> None:

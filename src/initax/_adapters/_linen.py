@@ -15,7 +15,6 @@ from jax.nn import initializers
 from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._linen_run import Record, apply, run
 from initax._adapters._plain import Own, unknown
-from initax._adapters._pytree import Survey
 from initax._adapters._rows import (
     Fans,
     conv_effective,
@@ -26,6 +25,7 @@ from initax._adapters._rows import (
     per_axis,
     transposed_effective,
 )
+from initax._adapters._survey import Survey
 from initax._adapters._variables import (
     PARAMS,
     UNUSED,

@@ -15,7 +15,8 @@ from jax.tree_util import DictKey, tree_flatten_with_path
 
 from initax._adapters._names import cell_of, is_automatic, named_layer
 from initax._adapters._plain import Own, unknown
-from initax._adapters._pytree import ARRAYS, Survey, entry_name, packages_of
+from initax._adapters._pytree import ARRAYS, entry_name, packages_of
+from initax._adapters._survey import Survey
 from initax._errors import ModelError, listing, message
 from initax._layer import UNDECLARED, Ancestor, Constraint, Layer, Parameter
 
