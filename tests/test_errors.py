@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen, nnx
 
 import initax as ix
 from tests.tables import KEY
@@ -184,6 +185,38 @@ selector "decoder.*" matches no layer.
   layers: Linear (8)
   paths: 0, 1, 2, 3, 4, 5, … (2 more)""",
     ),
+    "class of another framework": (
+        planned({nnx.Linear: "he_normal"}),
+        ix.RuleError,
+        """\
+selector "Linear" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  it is flax.nnx.nn.linear.Linear, and "mlp.layers.0" is equinox.nn.Linear; write "Linear\"""",
+    ),
+    "class of another framework and another name": (
+        planned({linen.Conv: "he_normal"}),
+        ix.RuleError,
+        """\
+selector "Conv" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  it is flax.linen.linear.Conv, and "conv" is equinox.nn.Conv2d; write "Conv\"""",
+    ),
+    "class of another framework by its name": (
+        planned({"Dense": "he_normal"}),
+        ix.RuleError,
+        """\
+selector "Dense" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  did you mean the kind "Linear"?""",
+    ),
+    "class of the same framework that is not there": (
+        planned({nn.BatchNorm: "zeros"}),
+        ix.RuleError,
+        """\
+selector "BatchNorm" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  did you mean "LayerNorm"?""",
+    ),
     "container by name": (
         planned({"MultiheadAttention": "he_normal"}),
         ix.RuleError,
@@ -250,6 +283,13 @@ the selector <lambda> failed on layer "mlp.layers.0": AttributeError: 'Layer' ob
         """\
 rules must be a mapping from selectors to schemes, not 'he_normal' (str).
   for every layer write {"*": "he_normal"}""",
+    ),
+    "rules that are a file": (
+        planned("rules.toml"),
+        ix.RuleError,
+        """\
+rules must be a mapping from selectors to schemes, not 'rules.toml' (str).
+  write ix.load_rules("rules.toml")""",
     ),
     "rules that are a list": (
         planned([("Linear", "zeros")]),

@@ -48,7 +48,10 @@ def read_rules(rules: Any) -> tuple[Rule, ...]:
 def _no_mapping(rules: Any) -> str:
     head = f"rules must be a mapping from selectors to schemes, not {rules!r} ({type(rules).__name__})."
     if isinstance(rules, str):
-        return message(head, f'for every layer write {{"*": "{rules}"}}')
+        is_file = rules.lower().endswith((".toml", ".json"))
+        return message(
+            head, f'write ix.load_rules("{rules}")' if is_file else f'for every layer write {{"*": "{rules}"}}'
+        )
     if isinstance(rules, Sequence) and all(isinstance(each, Sequence) and len(each) == 2 for each in rules):
         return message(head, "write dict(rules)")
     return message(head, 'write {"Linear": "he_normal"}, or {"*": "he_normal"} for every layer')
@@ -211,7 +214,7 @@ def _unmatched(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str]) 
         )
         holds = f'"{wanted}" holds {count(len(inside), "layer")} but owns no array itself'
         return message(head, f"{holds}; for all of them write {line}")
-    near = did_you_mean(wanted, _words(layers))
+    near = _by_another_name(rule.selector, wanted, layers) or did_you_mean(wanted, _words(layers))
     if isinstance(rule.selector, type):
         return message(head, have, near)
     meant = _path_hint(wanted, layers)
@@ -221,6 +224,48 @@ def _unmatched(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str]) 
     if not near and not arrays and ("." in wanted or "*" in wanted):
         near = f"paths: {listing((layer.path or '(model)' for layer in layers), 6)}"
     return message(head, have, near, arrays)
+
+
+KINDS_ELSEWHERE = {
+    "Dense": "Linear",
+    "DenseGeneral": "Linear",
+    "LinearGeneral": "Linear",
+    "Embed": "Embedding",
+    "Conv1d": "Conv",
+    "Conv2d": "Conv",
+    "Conv3d": "Conv",
+    "ConvTranspose1d": "ConvTranspose",
+    "ConvTranspose2d": "ConvTranspose",
+    "ConvTranspose3d": "ConvTranspose",
+    "BatchNorm": "Norm",
+    "GroupNorm": "Norm",
+    "InstanceNorm": "Norm",
+    "LayerNorm": "Norm",
+    "RMSNorm": "Norm",
+    "GRUCell": "RNNCell",
+    "LSTMCell": "RNNCell",
+    "OptimizedLSTMCell": "RNNCell",
+    "SimpleCell": "RNNCell",
+}
+"""Classes of one framework → the kind that selects what another has in their place."""
+
+
+def _by_another_name(selector: Any, wanted: str, layers: Sequence[Layer]) -> str:
+    """Say which name selects the layers that are meant by a class, or by a name, of another framework."""
+    for word in (wanted, KINDS_ELSEWHERE.get(wanted, "")):
+        found = next((each for each in layers if word and _matches_one(word, each.path, each.cls, each.kind)), None)
+        if found is None:
+            continue
+        if not isinstance(selector, type):
+            return f'did you mean the kind "{word}"?'
+        theirs, ours = _public_name(selector), _public_name(found.cls)
+        if word == wanted or theirs.split(".")[:2] != ours.split(".")[:2]:
+            return f'it is {theirs}, and "{found.path}" is {ours}; write "{word}"'
+    return ""
+
+
+def _public_name(cls: type) -> str:
+    return f"{cls.__module__.partition('._')[0]}.{cls.__qualname__}".removeprefix("builtins.")
 
 
 def _root(layers: Sequence[Layer]) -> str:
