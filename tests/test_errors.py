@@ -215,7 +215,7 @@ selector "Dense" matches no layer.
         """\
 selector "BatchNorm" matches no layer.
   layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
-  did you mean "LayerNorm"?""",
+  did you mean "Norm"?""",
     ),
     "container by name": (
         planned({"MultiheadAttention": "he_normal"}),

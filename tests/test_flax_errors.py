@@ -180,7 +180,7 @@ def test_a_class_where_only_names_are_known(selector):
         ix.RuleError,
         'selector "Dense" matches no layer.\n'
         "  layers: dict (1)\n"
-        '  did you mean "Dense_0"?\n'
+        '  did you mean the kind "Linear"?\n'
         f"  only names are known here, not classes; {TOLD}",
     )
 
@@ -198,7 +198,7 @@ def test_a_class_in_a_train_state_without_inputs():
         ix.RuleError,
         'selector "Dense" matches no layer.\n'
         "  layers: dict (1)\n"
-        '  did you mean "Dense_0"?\n'
+        '  did you mean the kind "Linear"?\n'
         "  only names are known here, not classes; pass what the Linen module is called on: inputs=x",
     )
 

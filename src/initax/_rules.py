@@ -256,7 +256,7 @@ def _by_another_name(selector: Any, wanted: str, layers: Sequence[Layer]) -> str
         found = next((each for each in layers if word and _matches_one(word, each.path, each.cls, each.kind)), None)
         if found is None:
             continue
-        if not isinstance(selector, type):
+        if not isinstance(selector, type) or found.cls.__module__ == "builtins":
             return f'did you mean the kind "{word}"?'
         theirs, ours = _public_name(selector), _public_name(found.cls)
         if word == wanted or theirs.split(".")[:2] != ours.split(".")[:2]:
