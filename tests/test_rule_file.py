@@ -246,7 +246,24 @@ the text, line 2: rule "Conv": 0.5 (float) is no scheme.
         ix.RuleError,
         """\
 the text, line 2: this is no TOML: Invalid value.
-  Conv = he_normal""",
+  Conv = he_normal
+  write Conv = "he_normal\"""",
+    ),
+    "no quotes in TOML": (
+        '* = "he_normal"\n',
+        ix.RuleError,
+        """\
+the text, line 1: this is no TOML: Invalid statement.
+  * = "he_normal"
+  write "*" = "he_normal\"""",
+    ),
+    "a table around all rules": (
+        '[rules]\nLinear = "he_normal"\n',
+        ix.SchemeError,
+        """\
+the text, line 2, key "Linear": rule "rules": a scheme has no role "Linear".
+  roles: weight, recurrent, bias, embedding, scale; also axes, sizes, or name with arguments
+  rules stand at the top, with no table [rules] around them""",
     ),
     "twice in TOML": (
         'Linear = "he_normal"\nLinear = "zeros"\n',

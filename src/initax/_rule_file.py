@@ -101,12 +101,26 @@ def _parsed(text: str, where: str, is_json: bool) -> Any:
         line = [number for keys, number in _json_keys(text) if keys[-1] == error.key][-1]
         why = f'"{error.key}" stands there twice'
     rows = text.splitlines()
+    row = rows[line - 1].strip() if line <= len(rows) else ""
     raise RuleError(
         message(
             f"{where}, line {line}: this is no {'JSON' if is_json else 'TOML'}: {why}.",
-            rows[line - 1].strip() if line <= len(rows) else "",
+            row,
+            "" if is_json else _quoted(row),
         )
     )
+
+
+def _quoted(row: str) -> str:
+    """The row with quotes around its selector and its scheme's name, where that makes it TOML."""
+    key, _, value = (part.strip() for part in row.partition("="))
+    selector = key if key[:1] in "\"'" or re.fullmatch(r"[\w-]+", key) else f'"{key}"'
+    scheme = f'"{value}"' if re.fullmatch(r"[A-Za-z]\w*", value) else value
+    try:
+        tomllib.loads(f"{selector} = {scheme}")
+    except tomllib.TOMLDecodeError:
+        return ""
+    return f"write {selector} = {scheme}" if (selector, scheme) != (key, value) else ""
 
 
 class _TwiceError(Exception):
@@ -136,11 +150,13 @@ def _with_none(value: Any) -> Any:
 
 
 def _unquoted(selector: str, value: Any) -> str:
-    """A line to paste where a path was written without quotes, which TOML takes for tables in tables."""
+    """What to write where TOML has tables in tables: around all rules, or for a path without quotes."""
     keys = [selector]
     while isinstance(value, Mapping) and value and not set(value) & WORDS:
         key, value = next(iter(value.items()))
         keys.append(key)
+    if len(keys) > 1 and selector == "rules":
+        return "rules stand at the top, with no table [rules] around them"
     return f'a path is written with quotes: "{".".join(keys)}"' if len(keys) > 1 else ""
 
 
