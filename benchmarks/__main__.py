@@ -1,14 +1,19 @@
-"""Run the benchmarks: `python -m benchmarks [--case CASE] [--repeats N] [--quick] [--write]`."""
+"""Run the benchmarks: `python -m benchmarks [--case CASE] [--repeats N] [--quick] [--keep FILE] [--write]`.
+
+All of it takes an hour on two cores. With `--keep` each case is kept in a file as soon as it is measured, and a later
+run with the same file goes on from there; the rounds of a case are always of one run.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -38,7 +43,7 @@ def main() -> None:
     repeats = arguments.repeats or (1 if arguments.quick else 5)
     calls = 3 if arguments.quick else 7
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-    rounds: dict[str, list[Round]] = {}
+    rounds: dict[str, list[Round]] = _kept(arguments.keep) if arguments.keep else {}
     with Progress(console=console, transient=True) as progress:
         there = [name for name, method in METHODS.items() if method.is_there]
         bar = progress.add_task("", total=len(cases) * repeats * len(there))
@@ -58,7 +63,7 @@ def main() -> None:
 
         # The first process pays for cold disks and Python's bytecode; nobody counts it.
         _run(Task(case="linears", method="ix", quick=True, limit=arguments.limit, calls=1))
-        for case in cases:
+        for case in (each for each in cases if each not in rounds):
             rounds[case] = []
             given_up: set[str] = set()
             shapes = shapes_of(CASES[case].build(True))
@@ -72,6 +77,9 @@ def main() -> None:
                         given_up.add(method)
                     progress.advance(bar)
                 rounds[case].append(one)
+            if arguments.keep:
+                _keep(arguments.keep, rounds)
+    rounds = {case: rounds[case] for case in cases}
     results = Results(rounds=rounds, limit=arguments.limit, calls=calls, quick=arguments.quick)
     show(results, console)
     if arguments.write:
@@ -86,11 +94,32 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=_positive, help="processes per method and case (5, or 1 with --quick)")
     parser.add_argument("--limit", type=_positive, default=60, help="seconds a first call may take (60)")
     parser.add_argument("--quick", action="store_true", help="toy sizes, to see that everything runs")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="keep what is measured there, and go on from it")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     arguments = parser.parse_args()
     if arguments.write and (arguments.quick or arguments.case != "all"):
         parser.error("--write needs every case at full size: leave out --quick and --case")
     return arguments
+
+
+def _kept(path: Path) -> dict[str, list[Round]]:
+    """Return the cases that were measured before, each with its rounds."""
+    if not path.exists():
+        return {}
+    stored = json.loads(path.read_text("utf-8"))
+    return {
+        case: [{name: Measurement(**found) if found else None for name, found in one.items()} for one in every]
+        for case, every in stored.items()
+    }
+
+
+def _keep(path: Path, rounds: Mapping[str, list[Round]]) -> None:
+    """Write every case that is measured, each with its rounds."""
+    stored = {
+        case: [{name: asdict(found) if found else None for name, found in one.items()} for one in every]
+        for case, every in rounds.items()
+    }
+    path.write_text(json.dumps(stored), "utf-8")
 
 
 def _positive(text: str) -> int:

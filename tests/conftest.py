@@ -15,8 +15,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 OPTIMIZED = frozenset(
     {"test_draws", "test_flax_laws", "test_haar", "test_haar_sharded", "test_laws", "test_scale", "test_threefry"}
+    | {"test_ablation_file", "test_processes"}
 )
-"""Files about bits, memory and collectives, which are those of optimized programs; all others compile twice as fast."""
+"""Files about bits, memory and collectives, which are those of optimized programs, and those that compare with other
+processes; all others compile twice as fast."""
 
 
 @pytest.fixture(scope="module", autouse=True)

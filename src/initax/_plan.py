@@ -157,7 +157,7 @@ class Plan:
     def _warn_of_shapes(self, drawn: Mapping[str, Any]) -> None:
         """Warn of the arrays that stay shapes, where an abstract model is drawn in part."""
         shapes = self._survey.shapes_without(drawn)
-        left = [each for each in self.kept if each.parameter.path in shapes]
+        left = [each for each in self.kept if each.parameter.path in shapes and 0 not in each.parameter.shape]
         if not left:
             return
         unselected = any(each.rule is None and each.parameter.kept is None for each in left)
