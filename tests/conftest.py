@@ -8,6 +8,8 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 import jax
 import pytest
 
+from initax.schemes._scheme import _NAMED
+
 collect_ignore = [] if sys.version_info >= (3, 12) else ["test_klax.py"]  # klax needs it
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -28,6 +30,15 @@ def optimizations(request):
     if off != jax.config.read("jax_disable_most_optimizations"):
         jax.config.update("jax_disable_most_optimizations", off)
         jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def named():
+    """Forget the schemes that the tests of a file gave names."""
+    before = dict(_NAMED)
+    yield
+    _NAMED.clear()
+    _NAMED.update(before)
 
 
 @pytest.fixture
