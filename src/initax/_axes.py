@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,21 +66,19 @@ class Axes:
     @property
     def stack_axis(self) -> tuple[int, ...]:
         """Axes of the stored array that `vmap` or a scan put there: each entry is a module of its own."""
-        found: list[int] = []
-        place = 0
-        for group in parse(self.pattern):
-            if group[:1] and group[0] in STACK_NAMES:
-                found.append(place)
-            place += len(self.receptive_axis) if group == (RECEPTIVE,) else 1
-        return tuple(found)
+        return self._stored(lambda group: group[0] in STACK_NAMES)
 
     @property
     def unit_axis(self) -> tuple[int, ...]:
         """Axes of the stored array along which every entry is an output, or one of a group, gate or stack of them."""
+        return self._stored(lambda group: all(_meaning(name) in ("out", "batch") for name in group))
+
+    def _stored(self, asked: Callable[[tuple[str, ...]], bool]) -> tuple[int, ...]:
+        """The axes of the stored array whose names are asked for."""
         found: list[int] = []
         place = 0
         for group in parse(self.pattern):
-            if group and all(_meaning(name) in ("out", "batch") for name in group):
+            if group and asked(group):
                 found.append(place)
             place += len(self.receptive_axis) if group == (RECEPTIVE,) else 1
         return tuple(found)

@@ -20,13 +20,12 @@ from initax._report import table
 from initax._rules import match, read_rules
 from initax._trace import uses_of
 from initax._trace._play import Player
-from initax._trace._uses import Place, Use, Uses
+from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 from initax._trace._views import Factor, Pick
 from initax._traced import Traced, trace_with_values
 
 Model = TypeVar("Model")
 
-OPERATIONS = ("weight", "conv", "transposed")
 Key = tuple[int, tuple[tuple[Factor, int], ...]]
 """A weight, and which entries of its batch axes are used alone: `w[0]`."""
 
@@ -221,11 +220,11 @@ def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[P
     skipped: dict[str, str] = {}
     at_place: dict[Place, int] = {}
     for use in uses.found:
-        if use.what in OPERATIONS or use.what == "scale":
+        if use.what in CONTRACTIONS or use.what == "scale":
             at_place[use.at] = at_place.get(use.at, 0) + 1
     for place, path in enumerate(traced.paths):
         own = [use for use in uses.found if use.param == place]
-        if not any(use.what in OPERATIONS for use in own):
+        if not any(use.what in CONTRACTIONS for use in own):
             continue
         reason = _why_not(parameters[path], own, at_place, uses, path in skipping)
         if reason:
@@ -273,7 +272,7 @@ def _why_not(
     stopped = next((use for use in own if use.stop), None)
     if stopped is not None:
         return str(stopped.stop)
-    if any(use.what not in OPERATIONS for use in own):
+    if any(use.what not in CONTRACTIONS for use in own):
         return "it is used as something else than a weight too"
     if any(use.view is None for use in own):
         return "its operation is written out, or fed by constants"

@@ -82,7 +82,7 @@ def forget_entries(opt_state: State, survey: Survey, entries: Mapping[str, Any])
         PlanError: nothing in the state belongs to these parameters, or what does starts elsewhere than at zero, or is
             no array of their shape.
     """
-    owned = {**{path: entries.get(path, False) for path in survey.places}}
+    owned = {path: entries.get(path, False) for path in survey.places}
     owned |= {path: owned[owner] for path, owner in survey.aliases.items() if owner in owned}
     return _forgetful(opt_state, {tuple(path.split(".")): which for path, which in owned.items()}, None, "keep")
 

@@ -19,10 +19,9 @@ from initax._plan import plan
 from initax._report import table
 from initax._trace import uses_of
 from initax._trace._play import Player, longest_trips
-from initax._trace._uses import Place, Use, Uses
+from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 from initax._traced import Traced, trace_with_values
 
-OPERATIONS = ("weight", "conv", "transposed")
 SATURATED = 3.0
 """Beyond it the slope of tanh is below 1 % and that of the sigmoid below 5 %."""
 
@@ -297,7 +296,7 @@ def _operations(uses: Uses, examples: int | None) -> dict[Place, _Operation]:
     taken: set[int] = set()
     found: dict[Place, _Operation] = {}
     for use in uses.found:
-        if use.what not in OPERATIONS or use.view is None or not use.at:
+        if use.what not in CONTRACTIONS or use.view is None or not use.at:
             continue
         place, units = use.at, use.units
         own = (at for at, bias in enumerate(biases) if _follows(bias, use) and at not in taken)
@@ -459,7 +458,7 @@ def _reported(
             here = {name: np.where(ran, _entry(numbers.get(name), step, keys), np.nan) for name in NUMBERS}
             label = path + (f"[{', '.join(map(str, step))}]" if step else "")
             rows.append((tuple(_order(place, operation.loops, step)), Signal(path=label, ran=ran, **here)))
-    weights = {use.param for use in uses.found if use.what in OPERATIONS}
+    weights = {use.param for use in uses.found if use.what in CONTRACTIONS}
     rows.sort(key=lambda row: row[0])
     return SignalReport(
         signals=tuple(signal for _, signal in rows),

@@ -122,9 +122,9 @@ def reset_units(
     cut = _cut_off(survey, weight, where, inputs, forward)
     new = plan(model, {_only(chosen.path): scheme}, inputs=inputs, forward=forward, module=module).arrays(key)
     entries = {path: _spread(where, _parameter(chosen, path)) for path in new}
-    arrays = {path: _chosen(entries[path], array, survey.at(path)) for path, array in new.items()}
+    arrays = {path: jnp.where(entries[path], array, survey.at(path)) for path, array in new.items()}
     for path, own in cut.items():
-        arrays[path] = _chosen(own, np.zeros((), survey.at(path).dtype), survey.at(path))
+        arrays[path] = jnp.where(own, np.zeros((), survey.at(path).dtype), survey.at(path))
     made = survey.write(arrays)
     return made if opt_state is None else (made, forget_entries(opt_state, survey, {**entries, **cut}))
 
@@ -135,10 +135,6 @@ def _only(path: str) -> Callable[[Layer], bool]:
 
     is_it.__name__ = path or "(model)"
     return is_it
-
-
-def _chosen(which: Any, new: Any, old: Any) -> Any:
-    return jnp.where(which, new, old)
 
 
 def _layer_of(survey: Survey, path: Any) -> Layer:

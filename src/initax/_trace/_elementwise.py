@@ -15,6 +15,73 @@ LINEAR = frozenset({"neg", "convert_element_type", "copy", "real", "imag", "conj
 """Functions of one argument that leave a weight a weight."""
 
 
+ENTRYWISE = frozenset(
+    {
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "add_any",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "convert_element_type",
+        "copy",
+        "cos",
+        "cosh",
+    }
+    | {
+        "div",
+        "eq",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+    }
+    | {
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "not",
+        "or",
+        "pow",
+        "round",
+        "rsqrt",
+        "select_n",
+        "sign",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+    }
+)
+"""Functions entry by entry that can be worked out from values alone."""
+
+
 def unary(name: str, value: Value, uses: Uses, where: str) -> Value:
     """Follow a function of one value, entry by entry."""
     if name in LINEAR:

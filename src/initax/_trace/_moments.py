@@ -19,46 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from initax._trace._uses import Place, Uses
+from initax._trace._elementwise import ENTRYWISE
+from initax._trace._uses import CONTRACTIONS, Place, Uses
 from initax._trace._walk import CALLS, SAME, scan_parts
 
-ENTRYWISE = frozenset(
-    {
-        "abs",
-        "acos",
-        "acosh",
-        "add",
-        "add_any",
-        "and",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "cbrt",
-        "ceil",
-        "clamp",
-    }
-    | {"convert_element_type", "copy", "cos", "cosh", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1"}
-    | {
-        "floor",
-        "ge",
-        "gt",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "log",
-        "log1p",
-        "logistic",
-        "lt",
-        "max",
-        "min",
-        "mul",
-        "ne",
-    }
-    | {"neg", "not", "or", "pow", "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan"}
-    | {"tanh", "xor"}
-)
 MOVES = frozenset(
     {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "slice", "dynamic_slice", "gather"}
     | {"reduce_precision"}
@@ -118,7 +82,7 @@ class Lengths:
         self.constants = constants
         self.places: dict[Place, list[int]] = {}
         for use in uses.found:
-            if use.what in ("weight", "conv", "transposed") and use.view is not None and not use.stop:
+            if use.what in CONTRACTIONS and use.view is not None and not use.stop:
                 self.places.setdefault(use.at, []).append(use.param)
         self.reached: dict[int, list[float | None]] = {}
         self.normals = 0

@@ -26,10 +26,9 @@ from initax._trace._entries import (
     unit_numbers,
 )
 from initax._trace._equations import equation, shapes_of
-from initax._trace._uses import Place, Uses, Value
+from initax._trace._uses import CONTRACTIONS, Place, Uses, Value
 from initax._trace._views import Factor, Stop, View, foreign, in_slot, placed
 
-CONTRACTIONS = ("weight", "conv", "transposed")
 LAYOUT = frozenset(
     {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "split", "unstack"}
     | {"dynamic_slice", "gather"}
@@ -37,13 +36,7 @@ LAYOUT = frozenset(
 PRODUCTS = frozenset({"mul", "div", "eq", "ne", "gt", "ge", "lt", "le"})
 """Entry by entry, and nothing is left of the other operand where the units are cut off; or only true and false."""
 
-FUNCTIONS = PRODUCTS | frozenset(
-    {"abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil"}
-    | {"clamp", "complex", "conj", "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma", "erf", "erf_inv"}
-    | {"erfc", "exp", "exp2", "expm1", "floor", "imag", "integer_pow", "is_finite", "lgamma", "log", "log1p"}
-    | {"logistic", "max", "min", "neg", "nextafter", "not", "or", "pow", "real", "reduce_precision", "rem", "round"}
-    | {"rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh", "xor"}
-)
+FUNCTIONS = elementwise.ENTRYWISE | elementwise.LINEAR | {"complex", "digamma", "lgamma", "nextafter", "rem"}
 """Equations that work entry by entry."""
 
 ADDED = {

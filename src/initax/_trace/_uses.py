@@ -15,6 +15,8 @@ Place = tuple[int, ...]
 Part = Literal["in", "out", "batch", "field", "along"]
 """What a factor does in a use; `along` is an axis that a scale shares with the signal, entry by entry."""
 What = Literal["weight", "conv", "transposed", "scale", "bias", "embedding", "other"]
+CONTRACTIONS: tuple[What, ...] = ("weight", "conv", "transposed")
+"""Uses of a weight, in which outputs come out of the signal."""
 
 
 @dataclass(slots=True, kw_only=True)
