@@ -70,6 +70,11 @@ class Measurement:
         """The first call with the import it needs."""
         return self.imported + self.first
 
+    @property
+    def preparation(self) -> float:
+        """What `cold` holds beyond a call: importing, deciding, tracing, compiling."""
+        return self.cold - self.warm
+
     def to_json(self) -> str:
         """Return the line that `from_json` reads."""
         return json.dumps(dataclasses.asdict(self))

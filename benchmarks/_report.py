@@ -48,6 +48,7 @@ SHALLOW, DEEP = "transformer", "deep transformer"
 GOALS = (
     Goal(cost="cold", peer="a", most=dict.fromkeys(CASES, 0.6) | {DEEP: 0.5}),
     Goal(cost="cold", peer="b", most=dict.fromkeys(CASES, 0.1) | {DEEP: 0.05}),
+    Goal(cost="preparation", peer="b", most={}),
     *(Goal(cost="cold", peer=peer, most={}) for peer in "cefgtn"),
     *(Goal(cost="warm", peer=peer, most={}) for peer in "abefgtn"),
     Goal(cost="warm", peer="c", most=dict.fromkeys(CASES, 1.05)),
@@ -242,8 +243,10 @@ clock starts. No compilation cache is kept between processes. Each call ends whe
 - **compiled**: programs that XLA compiled in the first call.
 
 Each number is the median over the repeats, with the smallest and the largest in brackets. A ratio is taken within each
-repeat; its median counts. After its first call each method's result is checked: every weight was drawn, with He's
-variance. The resident model of (t) and (n) comes beside Equinox's; look at the rise there.
+repeat; its median counts. **preparation** is cold less warm: importing, deciding, tracing and compiling without the
+drawing, which a large model spends most of its cold call on, however it is compiled. After its first call each method's
+result is checked: every weight was drawn, with He's variance. The resident model of (t) and (n) comes beside
+Equinox's; look at the rise there.
 
 Orthogonal draws are [measured by themselves](orthogonal.md), decoders of up to 405 billion parameters
 [are only planned](scale.md)."""
