@@ -154,11 +154,11 @@ def test_the_table():
     lines = str(ablation([*curves, failed("b", 3)])).splitlines()
     assert [" ".join(line.split()) for line in lines if line.strip(" ─")] == [
         "loss",
-        "scheme runs mean 95 % interval less a 95 % interval",
+        "scheme runs mean 95 % interval difference from a 95 % interval",
         "a 2 5 0 … 10",
         "b 2 6 1 … 11 +1 +1 … +1",
         "curve, last of 3",
-        "scheme runs mean 95 % interval less a 95 % interval",
+        "scheme runs mean 95 % interval difference from a 95 % interval",
         "a 2 0.5 0 … 1",
         "b 2 1.5 1 … 2 +1 +1 … +1",
         "not in a table: image",

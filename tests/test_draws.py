@@ -484,4 +484,11 @@ def test_what_a_backend_cannot_run_is_drawn_on_the_cpu_and_brought_back(key, mon
     assert new.weight.devices() == {jax.devices()[3]}
     half = ix.draw("orthogonal", key, (12, 7), jnp.bfloat16)
     assert np.array_equal(half, expected.astype(jnp.bfloat16))
+    home = jax.sharding.NamedSharding(jax.make_mesh((4,), ("stack",)), jax.sharding.PartitionSpec("stack"))
+    for scheme in ("orthogonal", ("scaled", {"scheme": "orthogonal", "factor": 0.5})):
+        rules = {"*": {"weight": scheme, "axes": "l o i"}}
+        one = ix.reinit({"w": jnp.ones((4, 12, 7))}, rules, key)["w"]
+        spread = ix.reinit({"w": jax.device_put(jnp.ones((4, 12, 7)), home)}, rules, key)["w"]
+        assert spread.sharding == home
+        assert np.array_equal(spread, one)
     _draw.sampler.cache_clear()

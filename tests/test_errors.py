@@ -329,6 +329,13 @@ rule "Linear": orthogonal has no argument "scale".
   arguments: gain, method
   a gain multiplies the standard deviation, a scale the variance: write gain=...""",
     ),
+    "gain for the end of an interval": (
+        planned({"Linear": ("uniform", {"gain": 2})}),
+        ix.SchemeError,
+        """\
+rule "Linear": uniform has no argument "gain".
+  arguments: scale""",
+    ),
     "misspelled argument": (
         planned({"Linear": ("normal", {"stdev": 0.1})}),
         ix.SchemeError,

@@ -1,6 +1,7 @@
 """The laws of initax over the layers of Flax NNX and Linen."""
 
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from flax import linen as nn
 from flax import nnx
 from flax.core import FrozenDict, freeze, unfreeze
 from flax.training.train_state import TrainState
+from flax.traverse_util import flatten_dict
 
 import initax as ix
 from tests.flax_tables import (
@@ -381,6 +383,98 @@ def test_params_without_the_module_read_as_the_whole_dict_of_variables(name):
     assert read(variables["params"]) == whole
     for each in (freeze(variables), freeze(variables)["params"]):
         assert read(each).replace("FrozenDict", "dict") == whole
+
+
+def boxed(params):
+    return jax.tree.map(lambda each: nn.Partitioned(each, (None,) * each.ndim), params)
+
+
+def trained(params):
+    return TrainState.create(apply_fn=None, params=params, tx=optax.adam(1e-3))
+
+
+# where variables stand → the whole, made of them, and the path of their parameters in it
+INSIDE = {
+    "a list": (lambda variables: [variables["params"], jnp.ones(3)], "0"),
+    "a list of whole dicts": (lambda variables: [variables], "0.params"),
+    "a list of frozen dicts": (lambda variables: [freeze(variables["params"])], "0"),
+    "a list of boxes": (lambda variables: [boxed(variables["params"])], "0"),
+    "a list of train states": (lambda variables: [trained(variables["params"])], "0.params"),
+    "beside an optimizer": (lambda variables: (variables["params"], optax.adam(1e-3).init(variables["params"])), "0"),
+    "beside a list": (lambda variables: {"net": variables["params"], "rest": [jnp.ones(3)]}, "net"),
+    "deep": (lambda variables: {"nets": ({"first": variables["params"]}, None)}, "nets.0.first"),
+    "Variables of NNX": (lambda variables: jax.tree.map(nnx.Param, variables["params"]), ""),
+    "flattened": (lambda variables: flatten_dict(variables["params"]), ""),
+    "flattened whole": (lambda variables: flatten_dict(variables), "params"),
+    "a list of flattened ones": (lambda variables: [flatten_dict(variables["params"])], "0"),
+    "a list of Variables": (lambda variables: [jax.tree.map(nnx.Param, variables["params"])], "0"),
+}
+
+
+@pytest.mark.parametrize("name", [*BY_NAME, "embedding"])
+@pytest.mark.parametrize("where", INSIDE)
+def test_variables_inside_something_else_read_as_by_themselves(where, name, key):
+    module, x = BY_NAME.get(name, nn.Embed(11, 5)), jnp.ones((2, 7, 8), int if name == "embedding" else float)
+    variables = nn.meta.unbox(module.init(jax.random.key(0), x))
+    make, path = INSIDE[where]
+    model = make(variables)
+
+    def read(layers, below=""):
+        return {
+            (each.path[len(below) :].lstrip("."), each.role, str(each.axes), each.fan_in, each.fan_out, each.kept)
+            for layer in layers
+            for each in layer.parameters
+            if each.path.startswith(below)
+        }
+
+    alone = read(ix.layers(variables["params"]))
+    assert read(ix.layers(model), path) == alone
+    weights = [each for each in alone if each[1] in ("weight", "recurrent", "embedding") and each[-1] is None]
+    if not weights:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ix.InitaxWarning)
+        new = ix.reinit(model, {"*": "he_normal"}, key)
+    assert jax.tree.structure(new) == jax.tree.structure(model)
+    old = dict(jax.tree_util.tree_flatten_with_path(model)[0])
+    changed = [where for where, each in jax.tree_util.tree_flatten_with_path(new)[0] if np.any(each != old[where])]
+    assert len(changed) == len(weights)
+
+
+def test_a_box_inside_something_else_is_born_where_its_names_say(key):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("model",))
+    init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"), mesh=mesh)
+    module = nn.Dense(16, kernel_init=init)
+    abstract = jax.eval_shape(lambda: module.init(key, jnp.zeros(7)))["params"]
+    (new,) = ix.reinit([abstract], {"*": "he_normal"}, key)
+    assert new["kernel"].value.sharding.spec == jax.sharding.PartitionSpec(None, "model")
+    assert new["kernel"].names == (None, "model")
+
+
+@pytest.mark.parametrize("sep", ["/", "."])
+def test_joined_names_are_not_read_as_a_plain_pytree(sep):
+    module = nn.MultiHeadDotProductAttention(2, qkv_features=8, use_bias=False)
+    params = module.init(jax.random.key(0), jnp.ones((2, 7, 8)))["params"]
+    with pytest.raises(ix.RuleError, match=r'unflatten_dict\(params, sep="/"\)'):
+        ix.plan(flatten_dict(params, sep=sep), {"*": "he_normal"})
+
+
+def test_a_flattened_dict_goes_with_its_module(key):
+    module, x = BY_NAME["cell"], jnp.ones((2, 7, 8))
+    variables = module.init(jax.random.key(0), x)["params"]
+    options = {"module": module, "inputs": x}
+    flat = ix.reinit(flatten_dict(variables), {"*": "default"}, key, **options)
+    whole = ix.reinit(variables, {"*": "default"}, key, **options)
+    jax.tree.map(np.testing.assert_array_equal, flat, flatten_dict(whole))
+
+
+def test_what_names_do_not_tell_of_variables_in_a_list_is_said(key):
+    params = nn.Conv(8, (3,), feature_group_count=4).init(key, jnp.ones((1, 7, 8)))["params"]
+    model = [{"Conv_0": params}]
+    (note,) = (each for each in ix.plan(model, {"Conv": "he_normal"}).notes if "groups" in each)
+    assert "pass each model by itself, its Linen module with module= and inputs=" in note
+    with pytest.raises(ix.RuleError, match="only names are known here, not classes; pass each model by itself"):
+        ix.plan(model, {nn.Conv: "he_normal"})
 
 
 def test_positions_beside_an_attention_leave_its_axes_as_they_are():

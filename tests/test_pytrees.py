@@ -82,7 +82,7 @@ def test_a_container_with_a_weight_and_a_bias_is_a_layer(name, key):
 
 
 WIDE = {
-    "heads": ({"kernel": weight(8, 2, 4), "bias": weight(2, 4)}, '{"kernel": "i o1 o2", "bias": "o1 o2"}'),
+    "heads": ({"w": weight(8, 2, 4), "b": weight(2, 4)}, '{"w": "i o1 o2", "b": "o1 o2"}'),
     "stacked": ({"w": weight(3, 8, 5), "b": weight(3, 5)}, '{"w": "stack i o", "b": "stack o"}'),
     "stacked, outputs first": ({"w": weight(3, 5, 8), "b": weight(3, 5)}, '{"w": "stack o i", "b": "stack o"}'),
 }
@@ -107,6 +107,50 @@ def test_a_bias_of_several_axes_is_never_a_matrix(name):
         f"0.{first}": (8, "he_normal"),
         f"0.{second}": (8, "zeros"),
     }
+
+
+PYTORCH = "a weight that PyTorch or a path calls conv.weight has its outputs first"
+TOLD = "1.w has its outputs first, by its bias, so this one may, too"
+
+# model → the weights that are kept, each with the reason, the axes to write, and the fan_in they then have
+OUTPUTS_FIRST = {
+    "a state dict": (
+        {"conv.weight": weight(64, 3, 7, 7), "head.weight": weight(4, 4)},
+        {"conv.weight": (PYTORCH, 147)},
+    ),
+    "a state dict with a bias": (
+        {"conv.weight": weight(64, 3, 7, 7), "fc.weight": weight(10, 512), "fc.bias": weight(10)},
+        {"conv.weight": (PYTORCH, 147), "fc.weight": (None, 512)},
+    ),
+    "told by another's bias": (
+        [{"w": weight(5, 3)}, {"w": weight(10, 256), "b": weight(10)}, {"w": weight(4, 4)}],
+        {"0.w": (TOLD, 3), "1.w": (None, 256)},
+    ),
+    "told by none": ([{"w": weight(5, 3)}, {"w": weight(256, 10), "b": weight(10)}], {}),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS_FIRST)
+@pytest.mark.filterwarnings("ignore:rule .* it can't draw:initax.InitaxWarning")
+def test_weights_that_may_have_their_outputs_first_are_not_read_the_other_way(name):
+    model, expected = OUTPUTS_FIRST[name]
+    reasons = {each.path: each.kept for layer in ix.layers(model) for each in layer.parameters if len(each.shape) > 1}
+    assert {path for path, kept in reasons.items() if kept} == set(expected)
+    assert {path: reasons[path] for path, (reason, _) in expected.items() if reason} == {
+        path: f"undeclared: {reason}" for path, (reason, _) in expected.items() if reason
+    }
+    if not expected:
+        return
+    plan = ix.plan(model, {"*": ix.Scheme("he_normal", axes="o i ...")})
+    fans = {each.parameter.path: each.parameter.fan_in for each in plan.draws}
+    assert {path: fans[path] for path in expected} == {path: fan for path, (_, fan) in expected.items()}
+
+
+def test_the_line_for_outputs_first_is_given():
+    with pytest.raises(ix.RuleError) as caught:
+        ix.plan({"conv.weight": weight(64, 3, 7, 7)}, {"*": "he_normal"})
+    line = """say what the axes are, in stored order: ix.Scheme(..., axes={"conv.weight": "o i ..."})"""
+    assert str(caught.value).splitlines()[-1].strip() == line
 
 
 def test_numpy_stays_numpy(key):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from initax._errors import ModelError, RuleError, SchemeError, count, listing, message, warn
-from initax._layer import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
+from initax._layer import FROM_KEY, OUTPUTS_FIRST, ROLES, UNDECLARED, UNSPLIT, WEIGHT_ROLES, Layer, Parameter
 from initax._register import ARGUMENTS
 from initax._restate import with_axes
 from initax._rules import Rule, match
@@ -96,9 +96,9 @@ def decide(
         AxesError: restated axes do not fit.
         ModelError: there is no layer initax knows.
     """
-    _refuse_without_layers(layers, model)
+    _refuse_without_layers(layers, model, untold)
     matching = match(rules, layers, aliases, untold)
-    decided = _Deciding(layers)
+    decided = _Deciding(layers, untold)
     for layer, rule in zip(layers, matching.winners, strict=True):
         decided.layer(layer, rule, default)
     decided.refuse_uncovered(default)
@@ -116,7 +116,8 @@ def decide(
 class _Deciding:
     """The rows of a plan while they are decided."""
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[Layer], untold: str) -> None:
+        self.untold = untold
         self.draws: list[Draw] = []
         self.kept: list[Kept] = []
         self.notes: list[str] = []
@@ -271,7 +272,7 @@ class _Deciding:
                     f'rule "{text}" selects {count(len(found), "array")} it can\'t draw; kept as they are:',
                     *(_shown(layer, parameter, parameter.kept or NO_DEFAULT) for layer, parameter in found[:4]),
                     f"… {len(found) - 4} more" if len(found) > 4 else "",
-                    *_declaration(found[0][0]),
+                    *_declaration(found[0][0], self.untold),
                 )
             )
 
@@ -304,7 +305,7 @@ class _Deciding:
         if rule.text in self.undeclared:
             found = self.undeclared[rule.text]
             shown = (_shown(layer, parameter, parameter.kept or NO_DEFAULT) for layer, parameter in found[:4])
-            return message(head, *shown, *_declaration(found[0][0]))
+            return message(head, *shown, *_declaration(found[0][0], self.untold))
         own = [each for each in self.kept if each.rule == rule.text]
         lines = [f"{each.parameter.path or '(model)'}: {each.reason}" for each in own[:4]]
         more = f"… {len(own) - 4} more" if len(own) > 4 else ""
@@ -385,7 +386,7 @@ def _why_bias_stays(bias: Parameter, layer: Layer, scheme: Scheme) -> str | None
     return "its weight is not drawn"
 
 
-def _refuse_without_layers(layers: Sequence[Layer], model: type) -> None:
+def _refuse_without_layers(layers: Sequence[Layer], model: type, untold: str) -> None:
     if any(layer.kind not in (UNDECLARED, "State") for layer in layers):
         return
     arrays = [(layer, parameter) for layer in layers for parameter in layer.parameters]
@@ -401,7 +402,7 @@ def _refuse_without_layers(layers: Sequence[Layer], model: type) -> None:
         message(
             f"the model holds no layer that initax knows: {model.__name__}.",
             *(_shown(layer, parameter, parameter.kept or "") for layer, parameter in arrays[:6]),
-            *(_declaration(unknown[0]) if unknown else ()),
+            *(_declaration(unknown[0], untold) if unknown else ()),
         )
     )
 
@@ -411,17 +412,25 @@ def _shown(layer: Layer, parameter: Parameter, reason: str) -> str:
     return f"{parameter.path or '(model)'} {parameter.shape}{inside}" + (f": {reason}" if reason else "")
 
 
-def _declaration(layer: Layer) -> tuple[str, ...]:
-    """The lines that declare a layer, with a guess at the patterns for the user to put right."""
+def _declaration(layer: Layer, untold: str) -> tuple[str, ...]:
+    """The lines that declare a layer, with a guess at the patterns for the user to put right.
+
+    Args:
+        layer: the layer.
+        untold: where only names are known, what to pass instead.
+    """
     if layer.cls.__name__ in ("ArrayImpl", "ndarray", "ShapeDtypeStruct"):
         return ("for a single array write ix.draw(scheme, key, shape)",)
     if any(each.kept and each.kept.startswith("undeclared: its name") for each in layer.parameters):
-        return ("pass the Linen module and what it is called on: module=module, inputs=x",)
+        return (untold,)
+    if any(each.kept == UNSPLIT for each in layer.parameters):
+        return ('take the names apart: flax.traverse_util.unflatten_dict(params, sep="/")',)
     if any(each.kept and each.kept.startswith("undeclared: a state of NNX") for each in layer.parameters):
         return ("pass the module itself, or nnx.merge(graphdef, state)",)
     arrays = [each for each in layer.parameters if each.axes or (each.kept and each.kept.startswith("undeclared"))]
     misfits = any("does not fit" in (each.kept or "") for each in arrays)
-    if all(each.axes for each in arrays) and not misfits:
+    doubted = {each.name: "o i ..." for each in arrays if OUTPUTS_FIRST in (each.kept or "")}
+    if all(each.axes for each in arrays) and not misfits and not doubted:
         default = ", ".join(f'"{each.name}": "lecun_normal"' for each in arrays if each.role in WEIGHT_ROLES)
         return (f"declare it: ix.register_layer({layer.cls.__name__}, ..., default={{{default}}})",)
     shapes = [each.shape for each in arrays]
@@ -433,6 +442,7 @@ def _declaration(layer: Layer) -> tuple[str, ...]:
     }
     if misfits:
         patterns |= _guess_wide(arrays)
+    patterns |= doubted
     pairs = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
     if layer.cls.__module__ == "builtins":
         return (f"say what the axes are, in stored order: ix.Scheme(..., axes={{{pairs}}})",)

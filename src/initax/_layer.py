@@ -143,6 +143,10 @@ KINDS = (
 
 UNDECLARED = "Undeclared"
 """Kind of a module whose arrays nobody declared."""
+OUTPUTS_FIRST = "has its outputs first"
+"""What is said of a weight that is not stored the way plain containers are read."""
+UNSPLIT = "undeclared: names of Flax that are joined do not tell its axes"
+"""Why a weight is kept whose name holds those of the modules around it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

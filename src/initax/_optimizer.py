@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey, tree_flatten_with_path
 
-from initax._adapters._pytree import entry_name
+from initax._adapters._nodes import entry_name
 from initax._adapters._survey import Survey
 from initax._errors import PlanError, listing, message
 from initax._homes import placement

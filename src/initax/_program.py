@@ -192,7 +192,8 @@ def run(build: Callable[[Program], Compiled], program: Program, path: str, *argu
 
 def _run_on_cpu(build: Callable[[Program], Compiled], program: Program, arguments: tuple[Any, ...]) -> Arrays:
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        anywhere = replace(program, shardings=(None,) * len(program.shardings))
+        homeless = (None,) * len(program.shardings)
+        anywhere = replace(program, kernel=program.kernel.anywhere(), shardings=homeless)
         drawn = build(anywhere)(*(np.asarray(each) if isinstance(each, jax.Array) else each for each in arguments))
     # Through the host, and back to where the parameter lives.
     return tuple(_brought(np.asarray(each), sharding) for each, sharding in zip(drawn, program.shardings, strict=True))

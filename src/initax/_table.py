@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from itertools import groupby
+
+from initax._report import printed, table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,41 +24,49 @@ class Row:
     rule: str
 
 
-WIDTH = 240
-"""Columns of a table that does not go to a terminal; there it is folded to the terminal's width."""
+KeptRow = tuple[str, str, tuple[int, ...], str]
+"""Path, kind, shape and reason of an array that is kept."""
+
+DRAWN = ("parameter", "kind", "shape", "axes", "fan_in", "fan_out", "scheme", "std", "rule")
+KEPT = ("array", "kind", "shape", "why")
+FEW = 3
+"""Arrays of an optimizer's state that are listed one by one; of more there is one row."""
 
 
-def render(drawn: Sequence[Row], kept: Sequence[tuple[str, str, tuple[int, ...], str]], notes: Sequence[str]) -> str:
+def render(drawn: Sequence[Row], kept: Sequence[KeptRow], notes: Sequence[str]) -> str:
     """Return the tables of what is drawn and what is kept, and the notes below them."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-        made = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-        for column in columns:
-            made.add_column(
-                column, justify="right" if column in ("fan_in", "fan_out", "std") else "left", overflow="fold"
-            )
-        for row in rows:
-            made.add_row(*(Text(cell) for cell in row))
-        return made
-
-    width = shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
-    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
+    parts = []
     if drawn:
-        columns = ("parameter", "kind", "shape", "axes", "fan_in", "fan_out", "scheme", "std", "rule")
         rows = [
             tuple(str(cell) if cell != "" or place else "(model)" for place, cell in enumerate(astuple(row)))
             for row in drawn
         ]
-        console.print(table(f"drawn: {len(drawn)}", columns, rows))
+        parts.append(table(f"drawn: {len(drawn)}", DRAWN, rows, right=("fan_in", "fan_out", "std")))
     if kept:
-        rows = [(path or "(model)", kind, str(shape), reason) for path, kind, shape, reason in kept]
-        console.print(table(f"kept: {len(kept)}", ("array", "kind", "shape", "why"), rows))
-    for note in notes:
-        console.print(Text(f"note: {note}"))
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()).strip("\n")
+        parts.append(table(f"kept: {len(kept)}", KEPT, _kept_rows(kept), right=()))
+    if notes:
+        from rich.text import Text
+
+        parts.append(printed(Text("\n".join(f"note: {note}" for note in notes))))
+    return "\n\n".join(parts)
+
+
+def _kept_rows(kept: Sequence[KeptRow]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for optimizer, group in groupby(kept, key=lambda row: row[3] == "optimizer state"):
+        found = list(group)
+        if optimizer and len(found) > FEW:
+            rows.append((_around([path for path, *_ in found]), found[0][1], f"{len(found)} arrays", found[0][3]))
+        else:
+            rows += [(path or "(model)", kind, str(shape), reason) for path, kind, shape, reason in found]
+    return rows
+
+
+def _around(paths: Sequence[str]) -> str:
+    """The part that dotted paths have in common, as a pattern."""
+    shared: list[str] = []
+    for names in zip(*(path.split(".") for path in paths), strict=False):
+        if len(set(names)) > 1:
+            break
+        shared.append(names[0])
+    return ".".join((*shared, "*"))

@@ -29,7 +29,7 @@ def metric_table(title: str, summaries: Sequence[Summary], baseline: str) -> str
         )
         for each in summaries
     ]
-    heads = ("scheme", "runs", "mean", "95 % interval", f"less {baseline}", "95 % interval")
+    heads = ("scheme", "runs", "mean", "95 % interval", f"difference from {baseline}", "95 % interval")
     return table(title, heads, rows)
 
 

@@ -10,7 +10,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from initax._adapters._pytree import Adapter, packages_of
+from initax._adapters._nodes import packages_of
+from initax._adapters._pytree import Adapter
 from initax._adapters._pytree import survey as _survey
 from initax._adapters._survey import Survey
 from initax._adapters._variables import Readings, are_variables, survey_variables, take_apart
@@ -19,6 +20,7 @@ from initax._keys import as_key
 
 ADAPTERS = {
     "equinox": "initax._adapters._equinox",
+    "flax.core": "initax._adapters._linen_boxes",
     "flax.nnx": "initax._adapters._nnx",
     "klax": "initax._adapters._klax",
 }

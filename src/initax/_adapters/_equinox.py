@@ -12,7 +12,8 @@ import equinox as eqx
 import jax
 
 from initax._adapters._constraints import SpectralNormPreimage, WeightNormPreimage, unchanged
-from initax._adapters._pytree import Walk, entry_name
+from initax._adapters._nodes import entry_name
+from initax._adapters._pytree import Walk
 from initax._adapters._rows import looked_up
 from initax._axes import Axes
 from initax._layer import GRU_GATES, LSTM_GATES, Constraint, Declaration, DefaultSpec, Field, declare

@@ -8,7 +8,13 @@ import jax
 from flax import linen as nn
 from flax.linen.spmd import logical_to_mesh_axes
 
+from initax._adapters._nodes import Opened
 from initax._homes import at_home, mesh_around, mesh_names
+
+
+def describe(node: Any, walk: Any, path: str) -> Opened | None:
+    """Return what is in a box, which goes by the box's name."""
+    return Opened(leaf=box_at_home(node).value) if isinstance(node, nn.Partitioned) else None
 
 
 def box_at_home(box: Any) -> Any:

@@ -14,8 +14,9 @@ from jax.nn import initializers
 from jax.tree_util import tree_flatten_with_path
 
 from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
+from initax._adapters._nodes import Opened, entry_name
 from initax._adapters._plain import join
-from initax._adapters._pytree import Opened, Walk, entry_name
+from initax._adapters._pytree import Walk
 from initax._adapters._rows import (
     Fans,
     conv_effective,

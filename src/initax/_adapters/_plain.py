@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +12,16 @@ import numpy as np
 
 from initax._axes import resolve
 from initax._homes import placement
-from initax._layer import UNDECLARED, Ancestor, Layer, Parameter, why_not_drawable
+from initax._layer import (
+    OUTPUTS_FIRST,
+    UNDECLARED,
+    UNSPLIT,
+    Ancestor,
+    Layer,
+    Parameter,
+    declaration_of,
+    why_not_drawable,
+)
 
 PLAIN_PATTERN = "... i o"
 """How plain containers are read unless a rule restates the axes: receptive field, inputs, outputs."""
@@ -80,7 +91,7 @@ def _may_be_bias(name: str) -> bool:
 
     A vector of another name beside a matrix (the `D` of a state-space model, a `log_scale`) is not to be zeroed.
     """
-    lower = name.lower()
+    lower = name.rpartition(".")[2].lower()
     return name.isdecimal() or lower.startswith("b") or "bias" in lower or lower in ("offset", "intercept")
 
 
@@ -108,6 +119,57 @@ def _partner(weight: str, vectors: list[str], order: list[str]) -> str | None:
         behind = order[order.index(weight) + 1 : order.index(weight) + 2]
         return behind[0] if behind and behind[0] in vectors else None
     return None
+
+
+JOINED = re.compile(r"[./](kernel|embedding)$")
+"""Names of Flax's weights with the names of the modules around them."""
+
+
+def doubted(layers: Sequence[Layer]) -> list[Layer]:
+    """Return layers where no weight is read as `... i o` that may well be stored the other way round.
+
+    The bias of one weight tells for all without one: PyTorch, Equinox and those who follow them keep outputs first
+    throughout. So does a name like `conv1.weight`, which is a path of theirs. One like `query/kernel` is a path of
+    Flax's, whose axes are told by the names once they are apart.
+    """
+    told = next((found for layer in layers if (found := _told_by_bias(layer))), None)
+    return [
+        replace(layer, parameters=tuple(_doubted(each, layer, told) for each in layer.parameters)) for layer in layers
+    ]
+
+
+def _told_by_bias(layer: Layer) -> str | None:
+    """The path of the layer's weight, if its bias fits what would be the inputs of the way it is read, and no other."""
+    if not _is_plain(layer) or len(layer.parameters) != 2:
+        return None
+    weight, bias = sorted(layer.parameters, key=lambda each: each.role == "bias")
+    fits = bias.role == "bias" and bias.shape == weight.shape[:1] != weight.shape[-1:]
+    return weight.path if fits else None
+
+
+def _doubted(weight: Parameter, layer: Layer, told: str | None) -> Parameter:
+    if weight.kept is not None or weight.role != "weight" or not _is_plain(layer):
+        return weight
+    if JOINED.search(weight.name):
+        return replace(weight, kept=UNSPLIT)
+    if len(layer.parameters) > 1:
+        return weight
+    if len(weight.shape) == 2 and weight.shape[0] == weight.shape[1]:
+        return weight
+    if weight.name.endswith(".weight"):
+        reason = f"a weight that PyTorch or a path calls {weight.name} {OUTPUTS_FIRST}"
+    elif told is not None:
+        reason = f"{told} {OUTPUTS_FIRST}, by its bias, so this one may, too"
+    else:
+        return weight
+    return replace(weight, kept=f"undeclared: {reason}")
+
+
+def _is_plain(layer: Layer) -> bool:
+    """Whether it is a weight of a plain container, as `plain_layer` makes it."""
+    return any(each.axes is not None and each.axes.pattern == PLAIN_PATTERN for each in layer.parameters) and (
+        declaration_of(layer.cls) is None
+    )
 
 
 def plain_layer(

@@ -6,18 +6,18 @@ One walk, in the order in which JAX flattens the tree, so that every array is kn
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey, tree_flatten_with_path
+from jax.tree_util import GetAttrKey, tree_flatten_with_path
 
-from initax._adapters._plain import Own, join, plain_layer, plain_layers, unknown
+from initax._adapters._nodes import ARRAYS, Opened, entry_name, packages_of
+from initax._adapters._plain import Own, doubted, join, plain_layer, plain_layers, unknown
 from initax._adapters._survey import Stream, Survey
+from initax._adapters._variables import are_named, read_by_name, ungrouped
 from initax._adapters._wrappers import Wrapped, unwrap
 from initax._declared import declared_parameters
 from initax._errors import ModelError, message
@@ -34,27 +34,6 @@ from initax._layer import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A node that JAX does not flatten the way its framework means it.
-
-    Attributes:
-        children: the node's children by name, where it is a module or a container.
-        is_module: whether it is a module.
-        leaf: where it is a box around one value, that value.
-        identity: what makes two boxes the same one.
-        state: why the value is never drawn, if it is not.
-        unread: where the arrays below can't be read at all, why.
-    """
-
-    children: tuple[tuple[str, Any], ...] | None = None
-    is_module: bool = False
-    leaf: Any = None
-    identity: int | None = None
-    state: str | None = None
-    unread: str | None = None
-
-
 class Adapter(Protocol):
     """What a framework's adapter does for the walk."""
 
@@ -67,8 +46,6 @@ class Adapter(Protocol):
 
 AdaptersOf = Callable[[frozenset[str]], tuple[Adapter, ...]]
 """Function from the packages that a class comes from to the adapters that know it."""
-
-ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
 
 
 @dataclass(slots=True)
@@ -94,6 +71,8 @@ class Walk:
         state_at: path of an array that its framework calls state → why it is kept.
         streams: path of random state that was never made → function from the user's key to it.
         active: identities of the opened nodes around the one that is visited; graphs may have cycles.
+        messages: what could not be told, for the plan.
+        untold: what to pass for classes where names are all that was read.
         rebuild: how an adapter wants the model written back, from the leaves in the order of the walk.
     """
 
@@ -115,6 +94,8 @@ class Walk:
     state_at: dict[str, str] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
+    messages: list[str] = field(default_factory=list)
+    untold: str = ""
     rebuild: Callable[[Any, Walk, list[Any]], Any] | None = None
 
 
@@ -136,12 +117,14 @@ def survey(model: Any, adapters_of: AdaptersOf) -> Survey:
         shaped: Any = structure if is_shape is _never else jax.tree_util.tree_structure(model, is_leaf=is_shape)
         rebuild = shaped.unflatten
     return Survey(
-        layers=tuple(_finished(layer, walk) for layer in walk.layers),
+        layers=tuple(_finished(layer, walk) for layer in doubted(walk.layers)),
         places={path: tuple(places) for path, places in walk.places.items()},
         aliases=walk.aliases,
         leaves=walk.leaves,
         rebuild=rebuild,
+        notes=tuple(walk.messages),
         streams={path: stream for path, stream in walk.streams.items() if path not in walk.ties},
+        untold=walk.untold,
     )
 
 
@@ -169,29 +152,6 @@ def _children(node: Any, walk: Walk) -> tuple[list[tuple[str, Any]], Any] | None
         walk.leaf_types.add(type(node))
         return None
     return [(entry_name(path[0]), child) for path, child in found], structure
-
-
-def entry_name(entry: Any) -> str:
-    """Return the part of a dotted path that a JAX key entry stands for."""
-    match entry:
-        case GetAttrKey():
-            return str(entry.name)
-        case SequenceKey():
-            return str(entry.idx)
-        case DictKey() | FlattenedIndexKey():
-            return ".".join(map(str, entry.key)) if isinstance(entry.key, tuple) else str(entry.key)
-    return str(entry)
-
-
-_PACKAGES: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
-
-
-def packages_of(cls: type) -> frozenset[str]:
-    """The packages that a class and its bases come from, two levels deep."""
-    if cls not in _PACKAGES:
-        parts = [base.__module__.split(".") for base in cls.__mro__]
-        _PACKAGES[cls] = frozenset(".".join(names[:depth]) for names in parts for depth in (1, 2))
-    return _PACKAGES[cls]
 
 
 Holder = tuple[str, Own]
@@ -252,7 +212,9 @@ def _visit(  # noqa: PLR0912  one walk, one kind of node a branch
         return
     declared = declaration_of(cls)
     is_module = "module" in views or declared is not None or (opened is not None and opened.is_module)
-    if not is_module and owner is None:
+    if not is_module and owner is None and are_named(node):
+        _named(node, children, path, ancestors, walk)
+    elif not is_module and owner is None:
         _container(node, children, path, ancestors, walk)
     elif not is_module or absorbed:
         for name, child in children:
@@ -426,6 +388,25 @@ def _container(
     for name, child in children:
         _visit(child, join(path, name), around, None, walk, container=(path, own))
     walk.layers[place:place] = plain_layers(path, type(node), own, ancestors)
+
+
+APART = "pass each model by itself, its Linen module with module= and inputs=, or the NNX module instead of its arrays"
+
+
+def _named(
+    node: Any, children: Sequence[tuple[str, Any]], path: str, ancestors: tuple[Ancestor, ...], walk: Walk
+) -> None:
+    """A mapping with Flax's names inside something else, a list say: read by its names, as it is by itself."""
+    own: Own = {}
+    place = len(walk.layers)
+    for name, child in children:
+        _visit(child, join(path, name), ancestors, ("", own), walk)
+    root = tuple(path.split(".")) if path else ()
+    layers, notes = read_by_name(root, own, whole=hasattr(node.get("params"), "items"))
+    walk.layers[place:place] = layers
+    walk.notes |= notes
+    walk.messages += ungrouped(layers, APART)
+    walk.untold = APART
 
 
 def _finished(layer: Layer, walk: Walk) -> Layer:

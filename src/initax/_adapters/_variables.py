@@ -1,7 +1,8 @@
 """Variables of Flax Linen as nested mappings: whose array each leaf is, read without Flax.
 
 What is passed may be the whole dict of collections, its `params` alone, or a train state that holds them. The paths are
-the same for all three, `Dense_0.kernel`, so that the same key gives the same draws. Other collections are state.
+the same for all three, `Dense_0.kernel`, so that the same key gives the same draws. Other collections are state. Where
+such mappings stand inside something else, a list say, their names tell the same there.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import jax
 from jax.tree_util import DictKey, tree_flatten_with_path
 
 from initax._adapters._names import cell_of, is_automatic, named_layer
+from initax._adapters._nodes import ARRAYS, entry_name, packages_of
 from initax._adapters._plain import Own, unknown
-from initax._adapters._pytree import ARRAYS, entry_name, packages_of
 from initax._adapters._survey import Survey
 from initax._errors import ModelError, listing, message
 from initax._layer import UNDECLARED, Ancestor, Constraint, Layer, Parameter
@@ -39,20 +40,16 @@ class Entry:
     Attributes:
         collection: the collection it is in; `None` for what else a train state holds.
         names: the modules around it and its own name.
-        index: its place among the leaves.
+        path: its dotted path.
         leaf: the leaf.
+        index: its place among the leaves.
     """
 
     collection: str | None
     names: Names
-    index: int
+    path: str
     leaf: Any
-
-    @property
-    def path(self) -> str:
-        """The dotted path."""
-        inside = ".".join(self.names).replace("/", ".")
-        return inside if self.collection in (PARAMS, None) else f"{self.collection}.{inside}"
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +110,20 @@ def are_variables(model: Any) -> bool:
         return True
     if not _is_mapping(model) or not model:
         return False
-    if _is_mapping(model.get(PARAMS)):
-        return True
-    return _holds_arrays_alone(model) and (FROZEN in packages_of(type(model)) or _names_are_flax(model))
+    return _is_mapping(model.get(PARAMS)) or (are_named(model) and not _holds_variables(model))
+
+
+def are_named(node: Any) -> bool:
+    """Return whether a node is a mapping of arrays alone whose names are Flax's.
+
+    The arrays may be in boxes of Linen, or in Variables of NNX.
+    """
+    return (
+        _is_mapping(node)
+        and bool(node)
+        and _holds_arrays_alone(node)
+        and (FROZEN in packages_of(type(node)) or _names_are_flax(node))
+    )
 
 
 def _is_mapping(node: Any) -> bool:
@@ -131,9 +139,20 @@ def _holds_arrays_alone(tree: Any) -> bool:
     return all(
         _holds_arrays_alone(child)
         if _is_mapping(child)
-        else isinstance(child, ARRAYS) or hasattr(child, "replace_boxed") or not _is_container(child)
+        else isinstance(child, ARRAYS)
+        or hasattr(child, "replace_boxed")
+        or _is_variable(child)
+        or not _is_container(child)
         for child in tree.values()
     )
+
+
+def _holds_variables(tree: Any) -> bool:
+    return any(_holds_variables(child) if _is_mapping(child) else _is_variable(child) for child in tree.values())
+
+
+def _is_variable(node: Any) -> bool:
+    return NNX in packages_of(type(node)) and hasattr(node, "get_raw_value")
 
 
 def _is_container(node: Any) -> bool:
@@ -141,10 +160,18 @@ def _is_container(node: Any) -> bool:
 
 
 def _names_are_flax(tree: Any) -> bool:
-    return any(
-        is_automatic(str(name)) or _names_are_flax(child) if _is_mapping(child) else str(name) in NAMES
-        for name, child in tree.items()
-    )
+    for key, child in tree.items():
+        *around, last = _names(key)
+        if any(map(is_automatic, around)):
+            return True
+        if is_automatic(last) or _names_are_flax(child) if _is_mapping(child) else last in NAMES:
+            return True
+    return False
+
+
+def _names(key: Any) -> Names:
+    """The names that a key stands for: several where the mapping was flattened."""
+    return tuple(map(str, key)) if isinstance(key, tuple) and key else (str(key),)
 
 
 def take_apart(model: Any) -> Variables:
@@ -165,10 +192,12 @@ def take_apart(model: Any) -> Variables:
         elif whole:
             collection, rest = entry_name(keys[0]), keys[1:]
         # A box around an array, `nn.Partitioned` say, is one attribute more, which is no name.
-        names = tuple(entry_name(key) for key in rest if isinstance(key, DictKey))
+        names = tuple(name for key in rest if isinstance(key, DictKey) for name in _names(key.key))
         if collection is None or not names:
             collection, names = None, tuple(map(entry_name, keys))
-        entries.append(Entry(collection, names, index, leaf))
+        inside = ".".join(names).replace("/", ".")
+        path = inside if collection in (PARAMS, None) else f"{collection}.{inside}"
+        entries.append(Entry(collection, names, path, leaf, index))
     return Variables(tuple(entries), [leaf for _, leaf in found], tree.unflatten)
 
 
@@ -202,8 +231,6 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
     places: dict[str, list[int]] = {}
     firsts: dict[int, str] = {}
     ties: dict[str, str] = {}
-    owners: dict[Names, list[Entry]] = {}
-    states: dict[str, list[Entry]] = {}
     for entry in variables.entries:
         if not isinstance(entry.leaf, ARRAYS):
             continue
@@ -212,32 +239,58 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
                 message(f'two arrays have the path "{entry.path}".', "rename the collection or the module")
             )
         places[entry.path] = [entry.index]
-        if entry.collection != PARAMS:
-            states.setdefault(_state_group(entry), []).append(entry)
-            continue
-        if not isinstance(entry.leaf, jax.ShapeDtypeStruct):
+        if entry.collection == PARAMS and not isinstance(entry.leaf, jax.ShapeDtypeStruct):
             first = firsts.setdefault(id(entry.leaf), entry.path)
             if first != entry.path:
                 places[first].append(entry.index)
                 ties[entry.path] = first
-        owner = readings.owner(entry.names)
-        owners.setdefault(entry.names[:-1] if owner is None else owner, []).append(entry)
-    called = {names: place for place, names in enumerate(readings.order)}
-    ordered = sorted(owners, key=lambda names: called.get(names, len(called)))
-    layers = [_layer(names, owners[names], readings) for names in ordered]
-    layers += [_state_layer(group, entries) for group, entries in states.items()]
+    layers = _layers([entry for entry in variables.entries if entry.path in places], readings)
     if readings.read is None:
-        readings.notes = dict.fromkeys(
-            map(".".join, wrapped(variables.entries)), "undeclared: another module wraps it, weight norm it may be"
-        )
+        readings.notes = _wrapped_notes(variables.entries)
     return Survey(
         layers=tuple(_noted(layer, readings, ties) for layer in layers),
         places={path: tuple(indices) for path, indices in places.items()},
         aliases=dict(ties),
         leaves=variables.leaves,
         rebuild=variables.rebuild,
-        notes=_ungrouped(layers) if readings.read is None else (),
+        notes=ungrouped(layers, "pass module= and inputs=") if readings.read is None else (),
     )
+
+
+def read_by_name(root: Names, own: Own, *, whole: bool) -> tuple[list[Layer], dict[str, str]]:
+    """Return the layers of a mapping that stands inside something else, and why some of their arrays are kept.
+
+    Args:
+        root: the names around the mapping.
+        own: its arrays by their paths.
+        whole: whether it is the dict of collections.
+    """
+    entries = []
+    for index, (path, leaf) in enumerate(own.values()):
+        names = tuple(path.split("."))
+        entries.append(Entry(names[len(root)] if whole else PARAMS, names, path, leaf, index))
+    return _layers(entries, Readings()), _wrapped_notes(entries)
+
+
+def _layers(entries: Iterable[Entry], readings: Readings) -> list[Layer]:
+    """The layers that arrays belong to, in the order in which they are called, and what is state behind them."""
+    owners: dict[Names, list[Entry]] = {}
+    states: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.collection == PARAMS:
+            owner = readings.owner(entry.names)
+            owners.setdefault(entry.names[:-1] if owner is None else owner, []).append(entry)
+        else:
+            states.setdefault(_state_group(entry), []).append(entry)
+    called = {names: place for place, names in enumerate(readings.order)}
+    ordered = sorted(owners, key=lambda names: called.get(names, len(called)))
+    layers = [_layer(names, owners[names], readings) for names in ordered]
+    return [*layers, *(_state_layer(group, entries) for group, entries in states.items())]
+
+
+def _wrapped_notes(entries: Iterable[Entry]) -> dict[str, str]:
+    reason = "undeclared: another module wraps it, weight norm it may be"
+    return dict.fromkeys(map(".".join, wrapped(entries)), reason)
 
 
 def wrapped(entries: Iterable[Entry]) -> dict[Names, Entry]:
@@ -258,8 +311,8 @@ def wrapped(entries: Iterable[Entry]) -> dict[Names, Entry]:
     return found
 
 
-def _ungrouped(layers: Sequence[Layer]) -> tuple[str, ...]:
-    """What names can't tell of convolutions."""
+def ungrouped(layers: Sequence[Layer], line: str) -> tuple[str, ...]:
+    """Return what names can't tell of convolutions, with the line that tells."""
     kernels = [
         each.path for layer in layers if layer.kind == "Conv" for each in layer.parameters if each.role == "weight"
     ]
@@ -267,7 +320,7 @@ def _ungrouped(layers: Sequence[Layer]) -> tuple[str, ...]:
         return ()
     return (
         f"groups can't be told by name: fan_out of {listing(kernels[:2], 2)} is counted for one group; "
-        "where there are more, pass module= and inputs=",
+        f"where there are more, {line}",
     )
 
 
@@ -287,13 +340,13 @@ def _layer(names: Names, entries: list[Entry], readings: Readings) -> Layer:
 
 
 def _state_group(entry: Entry) -> str:
-    return entry.names[0] if entry.collection is None else ".".join((entry.collection, *entry.names[:-1]))
+    return entry.names[0] if entry.collection is None else entry.path[: -len(entry.names[-1]) - 1]
 
 
 def _state_layer(group: str, entries: list[Entry]) -> Layer:
     reason = f"state: collection {entries[0].collection}" if entries[0].collection else _train_state_reason(group)
     own: Own = {each.path: (each.path, each.leaf) for each in entries}
-    parameters = tuple(_state(each, own[each.name][1]) for each in unknown(own, reason))
+    parameters = tuple(_state(each, entry) for each, entry in zip(unknown(own, reason), entries, strict=True))
     return Layer(path=group, kind="State", cls=dict, parameters=parameters)
 
 
@@ -301,11 +354,10 @@ START = {"mean": "zeros", "var": "ones"}
 """Running statistics of `batch_stats` → what they start with."""
 
 
-def _state(parameter: Parameter, leaf: Any) -> Parameter:
+def _state(parameter: Parameter, entry: Entry) -> Parameter:
     """State is kept, but for running statistics that were never made: they take the value they start with."""
-    collection, _, name = parameter.path.rpartition(".")
-    start = START.get(name) if collection.startswith("batch_stats") else None
-    if start is None or not isinstance(leaf, jax.ShapeDtypeStruct):
+    start = START.get(entry.names[-1]) if entry.collection == "batch_stats" else None
+    if start is None or not isinstance(entry.leaf, jax.ShapeDtypeStruct):
         return replace(parameter, role="state")
     return replace(parameter, role="state", default=start, kept=None)
 

@@ -59,6 +59,10 @@ class Kernel:
         """Return the share of entries expected to be at or above a bound, or more than that."""
         return 1.0
 
+    def anywhere(self) -> Kernel:
+        """Return the kernel that draws the same on one device, wherever the array is to live."""
+        return self
+
     def on_host(self, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
         """Return the array made without JAX, where that needs no random numbers and no work; else `None`."""
         return None

@@ -29,6 +29,10 @@ class ScaledKernel(Kernel):
         """As the inner kernel."""
         return self.inner.elementwise
 
+    def anywhere(self) -> ScaledKernel:
+        """As the inner kernel."""
+        return replace(self, inner=self.inner.anywhere())
+
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
         return self.inner(key, numbers[:-1], shape, dtype) * jnp.asarray(numbers[-1], dtype)

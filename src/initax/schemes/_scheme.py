@@ -265,12 +265,8 @@ def _unknown_argument(name: str, argument: str, value: Any, parameters: tuple[st
     hint = f'here it is called "{known}"' if known in parameters else did_you_mean(argument, parameters)
     if argument in LAWS_ELSEWHERE and not _required(name):
         hint = as_variance_scaling(_NAMED[name]().part("weight"), argument, value) or hint
-    if {argument, *parameters} >= {"scale", "gain"}:
-        hint = (
-            "a gain multiplies the standard deviation, a scale the variance: write gain=..."
-            if argument == "scale"
-            else "a scale multiplies the variance, a gain the standard deviation: scale = gain**2"
-        )
+    if argument == "scale" and "gain" in parameters:
+        hint = "a gain multiplies the standard deviation, a scale the variance: write gain=..."
     has = f"arguments: {listing(parameters)}" if parameters else "it has none"
     return message(f'{name} has no argument "{argument}".', has, hint)
 

@@ -27,6 +27,10 @@ class ShrinkPerturbKernel(Kernel):
         """As the inner kernel."""
         return self.inner.elementwise
 
+    def anywhere(self) -> ShrinkPerturbKernel:
+        """As the inner kernel."""
+        return replace(self, inner=self.inner.anywhere())
+
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return what is added to the old array."""
         return self.inner(key, numbers[:-2], shape, dtype) * jnp.asarray(numbers[-2], dtype)

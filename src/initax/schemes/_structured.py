@@ -7,7 +7,7 @@ group, gate and stack entry in every framework's layout.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
@@ -57,6 +57,10 @@ class HaarKernel(_Structured):
         spread = jax.sharding.auto_axes(lambda key, gain: self._drawn(key, gain, dtype, split), out_sharding=split.home)
         made: jax.Array = spread(key, numbers[0])
         return made
+
+    def anywhere(self) -> HaarKernel:
+        """Return the kernel without a mesh."""
+        return replace(self, split=None)
 
     def _drawn(self, key: jax.Array, gain: Any, dtype: Any, split: Split | None) -> jax.Array:
         *receptive, inputs, outputs = self.axes.canonical_shape
