@@ -19,8 +19,8 @@ import initax as ix
 from benchmarks import _wild_models as models
 from benchmarks._wild_fans import FANS
 from initax._adapters import survey
-from initax._layer import WEIGHT_ROLES
-from initax._traced import compare, trace
+from initax._model._parameter import WEIGHT_ROLES
+from initax._trace._infer import compare, trace
 
 BEHIND = "{} stands between it and the signal"
 SIGNAL = "it is a signal itself, no weight of one"

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
-from initax import _draw
+from initax._drawing import _draw
 
 DEVICES = 8
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from initax._axes import fit, parse, resolve
+from initax._math._axes import fit, parse, resolve
 
 # pattern, shape, sizes → in_axis, out_axis, batch_axis of the split shape, fan_in, fan_out, canonical shape
 READINGS = {

@@ -18,8 +18,8 @@ from scipy import stats
 
 import initax as ix
 from benchmarks.convex import METHODS, drawn, network, signals, train
-from initax._ensemble import ensemble, k_max, with_passthrough
-from initax._positivity import POSITIVITY
+from initax._math._positive_moments import ensemble, k_max, with_passthrough
+from initax._math._positivity import POSITIVITY
 from tests.tables import KEY
 
 REFERENCE = json.loads((Path(__file__).parent / "reference.json").read_text())

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 import initax as ix
-from initax._positivity import POSITIVITY
+from initax._math._positivity import POSITIVITY
 from tests.tables import KEY
 
 REFERENCE = json.loads((Path(__file__).parent / "reference.json").read_text())["positivity_inverse"]

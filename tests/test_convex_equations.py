@@ -12,9 +12,9 @@ import pytest
 from scipy import integrate, stats
 
 import initax as ix
-from initax._ensemble import ensemble, k_max, radius, with_passthrough
-from initax._gain import _activations
-from initax._moments import SUITABLE, cross_moment, kinks, moments, refuse_unsuitable
+from initax._math._activation_moments import SUITABLE, cross_moment, kinks, moments, refuse_unsuitable
+from initax._math._gain import _activations
+from initax._math._positive_moments import ensemble, k_max, radius, with_passthrough
 
 REFERENCE = json.loads((Path(__file__).parent / "reference.json").read_text())
 

@@ -12,8 +12,8 @@ from flax import nnx
 from scipy import stats
 
 import initax as ix
-from initax._ensemble import ensemble, with_passthrough
-from initax._positivity import POSITIVITY
+from initax._math._positive_moments import ensemble, with_passthrough
+from initax._math._positivity import POSITIVITY
 from tests.tables import KEY
 from tests.test_convex import NETWORKS, build, check_convex
 

@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 import initax as ix
-from initax._haar import haar
+from initax._math._haar import haar
 from initax.schemes._convex import hoedt_constants
 from tests.tables import KEY
 
@@ -187,7 +187,7 @@ def gram_error(array, axes, gain=1.0):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
 @pytest.mark.parametrize("case", ORTHOGONAL)
 def test_orthogonal_is_orthogonal_per_batch_entry(case, dtype, key):
-    from initax._axes import resolve
+    from initax._math._axes import resolve
 
     shape, pattern, sizes = ORTHOGONAL[case]
     drawn = ix.draw(("orthogonal", {"gain": 0.7}), key, shape, dtype, axes=pattern, sizes=sizes)
@@ -461,7 +461,7 @@ def test_a_gain_works_inside_jit(key):
 
 
 def test_what_a_backend_cannot_run_is_drawn_on_the_cpu_and_brought_back(key, monkeypatch):
-    from initax import _draw, _program
+    from initax._drawing import _draw, _program
     from initax.schemes import _structured
 
     expected = ix.draw("orthogonal", key, (12, 7))

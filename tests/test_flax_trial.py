@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from initax._adapters import survey
-from initax._traced import compare, trace
+from initax._trace._infer import compare, trace
 from tests.flax_tables import FLAX_EVERY, cases
 from tests.test_trial import put_on_trial
 

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 import initax as ix
-from initax import _polar
-from initax._haar import _one_by_one, _product, _reflectors, haar
-from initax._polar import polar
+from initax._math import _polar
+from initax._math._haar import _one_by_one, _product, _reflectors, haar
+from initax._math._polar import polar
 
 LEAST = 1e-6
 """The p-value below which a law is rejected, at fixed seeds."""

@@ -12,7 +12,7 @@ from scipy import stats
 
 import initax as ix
 from initax._adapters._klax import ROWS
-from initax._ensemble import ensemble, with_passthrough
+from initax._math._positive_moments import ensemble, with_passthrough
 from initax.convex._klax_names import ANSWERS
 from tests.tables import KEY
 

@@ -12,7 +12,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
-from initax import _draw, _plan
+from initax._drawing import _draw
+from initax._planning import _plan
 from tests.tables import (
     CELLS,
     EVERY,
@@ -450,7 +451,7 @@ def test_nothing_is_drawn_when_anything_is_wrong(rules, error, key, monkeypatch)
 
 
 def test_a_wrong_key_is_refused_before_the_plan(monkeypatch):
-    monkeypatch.setattr("initax._reinit.plan", lambda *_, **__: pytest.fail("planned"))
+    monkeypatch.setattr("initax._verbs._reinit.plan", lambda *_, **__: pytest.fail("planned"))
     with pytest.raises(ix.KeyTypeError):
         ix.reinit(eqx.nn.Linear(3, 2, key=KEY), {"*": "zeros"}, 0)
 

@@ -10,8 +10,8 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
-from initax import _draw
-from initax._program import Compiled, compile_together
+from initax._drawing import _draw
+from initax._drawing._program import Compiled, compile_together
 from initax.schemes._distributions import Full
 from tests.tables import KEY, compilations
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import initax as ix
-from initax import _threefry
-from initax._keys import fold_paths, fold_paths_on_host
+from initax._math import _threefry
+from initax._math._keys import fold_paths, fold_paths_on_host
 
 SHAPES = [(), (1,), (7,), (3, 4, 5), (0, 2), (2, 1, 129)]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import initax as ix
-from initax._axes import resolve
+from initax._math._axes import resolve
 from initax._trace import _views, readings
 from tests.tables import KEY
 from tests.traced import MODELS, S, transformer

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from initax import _layer
 from initax._adapters import survey
-from initax._layer import WEIGHT_ROLES
-from initax._traced import compare, read_parameter, trace
+from initax._model import _parameter as _layer
+from initax._model._parameter import WEIGHT_ROLES
+from initax._trace._infer import compare, read_parameter, trace
 from tests.tables import CELLS, EVERY, NESTED, NORMS, WEIGHTED, cases
 
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import survey as survey_model
-from initax._adapters._survey import Survey
 from initax._errors import InitaxError, ModelError, SchemeError, listing, message
-from initax._plan import Plan, plan
-from initax._rules import read_rules
+from initax._model._survey import Survey
+from initax._planning._plan import Plan, plan
+from initax._planning._rules import read_rules
 
 Arrays = dict[str, Any]
 """Path → array."""

@@ -10,7 +10,7 @@ from initax._ablation._bootstrap import Numbers
 from initax._ablation._run import Run
 from initax._ablation._summary import Summary
 from initax._errors import count, message
-from initax._report import table
+from initax._text import table
 
 FAILURES = 12
 """Failed runs that are listed one by one."""

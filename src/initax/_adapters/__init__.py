@@ -13,10 +13,10 @@ from typing import Any
 from initax._adapters._nodes import packages_of
 from initax._adapters._pytree import Adapter
 from initax._adapters._pytree import survey as _survey
-from initax._adapters._survey import Survey
 from initax._adapters._variables import Readings, are_variables, survey_variables, take_apart
 from initax._errors import ModelError, message
-from initax._keys import as_key
+from initax._math._keys import as_key
+from initax._model._survey import Survey
 
 ADAPTERS = {
     "equinox": "initax._adapters._equinox",

@@ -14,9 +14,9 @@ import jax
 from initax._adapters._constraints import SpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._nodes import entry_name
 from initax._adapters._pytree import Walk
-from initax._adapters._rows import looked_up
-from initax._axes import Axes
-from initax._layer import GRU_GATES, LSTM_GATES, Constraint, Declaration, DefaultSpec, Field, declare
+from initax._adapters._shared_patterns import looked_up
+from initax._math._axes import Axes
+from initax._model._parameter import GRU_GATES, LSTM_GATES, Constraint, Declaration, DefaultSpec, Field, declare
 
 
 def _size(features: Any) -> int:

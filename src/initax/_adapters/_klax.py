@@ -6,7 +6,7 @@ import sys
 from typing import Any, Literal
 
 from initax._adapters._pytree import Walk
-from initax._layer import Declaration, Field, declare
+from initax._model._parameter import Declaration, Field, declare
 
 MOST_INPUTS = 16
 """Inputs of an `InputSplitLinear` that are known; it has one weight for each."""

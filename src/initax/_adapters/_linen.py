@@ -15,7 +15,7 @@ from jax.nn import initializers
 from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._linen_run import Record, apply, run
 from initax._adapters._plain import Own, unknown
-from initax._adapters._rows import (
+from initax._adapters._shared_patterns import (
     Fans,
     conv_effective,
     einsum_patterns,
@@ -25,7 +25,6 @@ from initax._adapters._rows import (
     per_axis,
     transposed_effective,
 )
-from initax._adapters._survey import Survey
 from initax._adapters._variables import (
     PARAMS,
     UNUSED,
@@ -36,10 +35,10 @@ from initax._adapters._variables import (
     survey_variables,
     take_apart,
 )
-from initax._axes import Axes
-from initax._declared import declared_parameters
 from initax._errors import ModelError, message
-from initax._layer import (
+from initax._math._axes import Axes
+from initax._model._declared import declared_parameters
+from initax._model._parameter import (
     GRU_GATES,
     LSTM_GATES,
     UNDECLARED,
@@ -53,6 +52,7 @@ from initax._layer import (
     declaration_of,
     declare,
 )
+from initax._model._survey import Survey
 
 MGU_GATES = ("forget", "new")
 CONV_LSTM_GATES = ("input", "cell", "forget", "output")

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.linen.spmd import logical_to_mesh_axes
 
 from initax._adapters._nodes import Opened
-from initax._homes import at_home, mesh_around, mesh_names
+from initax._math._sharding import at_home, mesh_around, mesh_names
 
 
 def describe(node: Any, walk: Any, path: str) -> Opened | None:

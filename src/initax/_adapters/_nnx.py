@@ -17,7 +17,7 @@ from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPr
 from initax._adapters._nodes import Opened, entry_name
 from initax._adapters._plain import join
 from initax._adapters._pytree import Walk
-from initax._adapters._rows import (
+from initax._adapters._shared_patterns import (
     Fans,
     conv_effective,
     einsum_patterns,
@@ -26,11 +26,11 @@ from initax._adapters._rows import (
     per_axis,
     transposed_effective,
 )
-from initax._axes import Axes
 from initax._errors import KeyTypeError, message
-from initax._homes import at_home
-from initax._keys import as_key, parameter_key
-from initax._layer import (
+from initax._math._axes import Axes
+from initax._math._keys import as_key, parameter_key
+from initax._math._sharding import at_home
+from initax._model._parameter import (
     GRU_GATES,
     LSTM_GATES,
     Constraint,

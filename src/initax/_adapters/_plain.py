@@ -10,9 +10,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from initax._axes import resolve
-from initax._homes import placement
-from initax._layer import (
+from initax._math._axes import resolve
+from initax._math._sharding import placement
+from initax._model._parameter import (
     OUTPUTS_FIRST,
     UNDECLARED,
     UNSPLIT,

@@ -16,12 +16,11 @@ from jax.tree_util import GetAttrKey, tree_flatten_with_path
 
 from initax._adapters._nodes import ARRAYS, Opened, entry_name, packages_of
 from initax._adapters._plain import Own, doubted, join, plain_layer, plain_layers, unknown
-from initax._adapters._survey import Stream, Survey
 from initax._adapters._variables import are_named, read_by_name, ungrouped
 from initax._adapters._wrappers import Wrapped, unwrap
-from initax._declared import declared_parameters
 from initax._errors import ModelError, message
-from initax._layer import (
+from initax._model._declared import declared_parameters
+from initax._model._parameter import (
     FROM_KEY,
     UNDECLARED,
     WEIGHT_ROLES,
@@ -32,6 +31,7 @@ from initax._layer import (
     Parameter,
     declaration_of,
 )
+from initax._model._survey import Stream, Survey
 
 
 class Adapter(Protocol):

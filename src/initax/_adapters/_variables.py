@@ -14,12 +14,12 @@ from typing import Any
 import jax
 from jax.tree_util import DictKey, tree_flatten_with_path
 
-from initax._adapters._names import cell_of, is_automatic, named_layer
+from initax._adapters._linen_names import cell_of, is_automatic, named_layer
 from initax._adapters._nodes import ARRAYS, entry_name, packages_of
 from initax._adapters._plain import Own, unknown
-from initax._adapters._survey import Survey
 from initax._errors import ModelError, listing, message
-from initax._layer import UNDECLARED, Ancestor, Constraint, Layer, Parameter
+from initax._model._parameter import UNDECLARED, Ancestor, Constraint, Layer, Parameter
+from initax._model._survey import Survey
 
 PARAMS = "params"
 UNUSED = "undeclared: the forward pass does not use it"

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from initax._constraint import Constraint, share_of
-from initax._positivity import Map, inverse_softplus, map_of, same
+from initax._math._positivity import Map, inverse_softplus, map_of, same
+from initax._model._constraint import Constraint, share_of
 
 Preimage = Callable[[jax.Array], tuple[jax.Array, ...]]
 ARRAYS = (jax.Array, jax.ShapeDtypeStruct)

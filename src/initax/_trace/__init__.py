@@ -7,14 +7,14 @@ from typing import Any
 
 import jax
 
+from initax._trace._contract import settle
 from initax._trace._entries import Reader
-from initax._trace._meet import settle
+from initax._trace._interpret import walk
 from initax._trace._reading import Reading, read
 from initax._trace._units import Follow
 from initax._trace._units import LostError as LostError
 from initax._trace._uses import Uses, Value
 from initax._trace._views import whole
-from initax._trace._walk import walk
 
 
 def readings(forward: Callable[..., Any], arrays: Mapping[str, Any], inputs: Sequence[Any]) -> dict[str, Reading]:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from initax._trace._contract import settle
 from initax._trace._layout import broadcast
-from initax._trace._meet import settle
 from initax._trace._uses import Part, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View, regroup
 

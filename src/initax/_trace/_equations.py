@@ -10,7 +10,7 @@ from jax.extend.core import Literal
 
 from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
-from initax._trace._meet import convolution, dot_general
+from initax._trace._contract import convolution, dot_general
 from initax._trace._uses import Part, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop
 

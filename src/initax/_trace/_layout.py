@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from initax._trace._meet import settle
+from initax._trace._contract import settle
 from initax._trace._uses import Place, Uses, Value
 from initax._trace._views import (
     FOREIGN,

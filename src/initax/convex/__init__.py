@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from initax._ensemble import k_max as k_max
 from initax._errors import message as _message
-from initax._positivity import register_positivity as register_positivity
+from initax._math._positive_moments import k_max as k_max
+from initax._math._positivity import register_positivity as register_positivity
 from initax.convex._rules import rules as rules
 from initax.convex._standardize import standardize as standardize
 

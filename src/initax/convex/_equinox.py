@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from initax._errors import ModelError, message
-from initax._layer import declare
-from initax._moments import Activation, as_function
-from initax._positivity import positivity as positivity_of
-from initax._reinit import reinit
+from initax._math._activation_moments import Activation, as_function
+from initax._math._positivity import positivity as positivity_of
+from initax._model._parameter import declare
+from initax._verbs._reinit import reinit
 from initax.convex._klax_names import answers_klax
 from initax.convex._network import (
     GATE,

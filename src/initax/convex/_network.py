@@ -10,14 +10,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from initax._axes import resolve
-from initax._constraint import Constraint, positive
-from initax._draw import Job, draw
+from initax._drawing._draw import Job, draw
+from initax._drawing._program import Program
 from initax._errors import ModelError, message, warn
-from initax._keys import as_key
-from initax._layer import Declaration, Field, Layer, Parameter
-from initax._positivity import Map
-from initax._program import Program
+from initax._math._axes import resolve
+from initax._math._keys import as_key
+from initax._math._positivity import Map
+from initax._model._constraint import Constraint, positive
+from initax._model._parameter import Declaration, Field, Layer, Parameter
 from initax.schemes._positive import refuse_misfit
 from initax.schemes._scheme import Scheme
 
@@ -242,7 +242,7 @@ def context_path(sizes: Sequence[int], activation: Callable[[Any], Any]) -> tupl
         sizes: size of the context, and of each layer of its path.
         activation: the activation of the path.
     """
-    from initax._gain import gain
+    from initax._math._gain import gain
 
     scale = gain(activation) ** 2
     return tuple(

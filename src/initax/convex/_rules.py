@@ -9,8 +9,8 @@ from typing import Any
 
 from initax._adapters import survey
 from initax._errors import RuleError, listing, message
-from initax._layer import Layer
-from initax._moments import Activation
+from initax._math._activation_moments import Activation
+from initax._model._parameter import Layer
 from initax.convex._network import warn_if_too_deep
 from initax.schemes._icnn import PARTS, PASSTHROUGH, hidden_weight, is_positive, named, weights_of
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from initax._adapters import survey
 from initax._errors import ModelError, message
-from initax._positivity import positivity
+from initax._math._positivity import positivity
 from initax.convex._network import DEEP, warn_if_too_deep
 
 Model = TypeVar("Model")

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from initax._axes import Axes
 from initax._errors import SchemeError, listing, message
-from initax._layer import Layer, Parameter
+from initax._math._axes import Axes
+from initax._model._parameter import Layer, Parameter
 from initax.schemes._distributions import Constant
 from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, where
 

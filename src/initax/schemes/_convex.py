@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from initax._layer import Layer, Parameter
+from initax._model._parameter import Layer, Parameter
 from initax.schemes._distributions import Constant, Normal
 from initax.schemes._initializer import Initializer, Kernel, Recipe, fans_of, positive_fan, refuse_complex
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from initax._errors import SchemeError, message
-from initax._moments import Activation, refuse_unsuitable
+from initax._math._activation_moments import Activation, refuse_unsuitable
 from initax.schemes._convex import HoedtBias, HoedtWeight
 from initax.schemes._icnn import BIAS_AT, PARTS, BiasAt, IcnnBias, IcnnWeight, Part, named
 from initax.schemes._initializer import Fans, changed, choice, number, positive_number

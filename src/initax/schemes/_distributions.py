@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from initax._layer import Layer, Parameter
+from initax._model._parameter import Layer, Parameter
 from initax.schemes._initializer import Initializer, Kernel, Recipe, is_complex, real_dtype, refuse_complex
 
 SCALES_AFTERWARDS = jax.__version_info__ < (0, 12)

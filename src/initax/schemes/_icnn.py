@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from initax._ensemble import Positive, ensemble, refuse_unstable, with_passthrough
 from initax._errors import SchemeError, message
-from initax._layer import WEIGHT_ROLES, Layer, Parameter
-from initax._moments import activation_name, as_function
+from initax._math._activation_moments import activation_name, as_function
+from initax._math._positive_moments import Positive, ensemble, refuse_unstable, with_passthrough
+from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax.schemes._convex import LogNormalKernel
 from initax.schemes._distributions import Constant, Normal, NormalKernel
 from initax.schemes._initializer import Initializer, Kernel, Recipe, fans_of, positive_fan, refuse_complex, where

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._axes import Axes
 from initax._errors import SchemeError, message
-from initax._gain import gain as exact_gain
-from initax._layer import Layer, Parameter
+from initax._math._axes import Axes
+from initax._math._gain import gain as exact_gain
+from initax._model._parameter import Layer, Parameter
 
 Fans = Literal["nominal", "effective"]
 Args = tuple[tuple[str, Any], ...]

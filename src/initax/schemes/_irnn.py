@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from initax._errors import SchemeError, message
-from initax._layer import Layer, Parameter
+from initax._model._parameter import Layer, Parameter
 from initax.schemes._distributions import Normal
 from initax.schemes._initializer import Initializer, Recipe, changed, known_axes, number, where
 from initax.schemes._scheme import Scheme, weights_only

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from initax._errors import SchemeError, message
-from initax._layer import Layer, Parameter
+from initax._model._parameter import Layer, Parameter
 from initax.schemes._distributions import Constant
 from initax.schemes._initializer import (
     Initializer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from initax._errors import SchemeError, message
-from initax._layer import Constraint, Parameter
+from initax._model._parameter import Constraint, Parameter
 from initax.schemes._initializer import Initializer, Recipe, where
 
 EXPECTED = 1e-3

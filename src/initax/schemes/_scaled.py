@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from initax._errors import SchemeError, message
-from initax._layer import Layer, Parameter, Role
+from initax._model._parameter import Layer, Parameter, Role
 from initax.schemes._depth import depth_factor
 from initax.schemes._initializer import Initializer, Kernel, Recipe, number, refuse_old
 from initax.schemes._scheme import Scheme, as_scheme

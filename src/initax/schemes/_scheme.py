@@ -6,18 +6,18 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from initax._axes import parse
 from initax._errors import SchemeError, did_you_mean, listing, message
-from initax._layer import ROLES, WEIGHT_ROLES, Role
-from initax.schemes._distributions import Constant
-from initax.schemes._elsewhere import (
+from initax._math._axes import parse
+from initax._model._parameter import ROLES, WEIGHT_ROLES, Role
+from initax.schemes._aliases import (
     ARGUMENTS_ELSEWHERE,
     LAWS_ELSEWHERE,
     NAMES_ELSEWHERE,
     ROLES_ELSEWHERE,
     as_variance_scaling,
 )
-from initax.schemes._foreign import foreign
+from initax.schemes._callables import foreign
+from initax.schemes._distributions import Constant
 from initax.schemes._initializer import Initializer
 
 UNSET: Final = object()

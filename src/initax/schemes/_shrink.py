@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from initax._errors import SchemeError, message
-from initax._layer import Layer, Parameter, Role
+from initax._model._parameter import Layer, Parameter, Role
 from initax.schemes._initializer import Initializer, Kernel, Recipe, number, refuse_old, where
 from initax.schemes._scheme import Scheme, as_scheme
 from initax.schemes._table import made, row

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._axes import Axes
 from initax._errors import SchemeError, message
-from initax._haar import haar
-from initax._layer import Layer, Parameter
-from initax._mesh import Split, split_of
-from initax._polar import polar
+from initax._math._axes import Axes
+from initax._math._haar import haar
+from initax._math._mesh_split import Split, split_of
+from initax._math._polar import polar
+from initax._model._parameter import Layer, Parameter
 from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, where
 
 METHODS = ("auto", "householder", "polar")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 from initax._errors import SchemeError, message
-from initax._layer import FrameworkInit, Layer, Parameter, Role
+from initax._model._parameter import FrameworkInit, Layer, Parameter, Role
 from initax.schemes._bias import ForgetGate, Prior
+from initax.schemes._callables import Framework
 from initax.schemes._distributions import Constant, Normal, TruncatedNormal, Uniform
-from initax.schemes._foreign import Framework
 from initax.schemes._initializer import (
     NO_DEFAULT,
     Fans,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from initax._layer import Layer, Parameter
+from initax._model._parameter import Layer, Parameter
 from initax.schemes._distributions import (
     ComplexTruncatedNormalKernel,
     Constant,

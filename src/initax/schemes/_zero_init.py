@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from initax._axes import Axes
-from initax._layer import Layer, Parameter
+from initax._math._axes import Axes
+from initax._model._parameter import Layer, Parameter
 from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes
 from initax.schemes._scheme import Scheme, weights_only
 from initax.schemes._structured import Eye

@@ -1,0 +1,164 @@
+"""The same experiment under several rule maps, with the same keys for each."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initax._ablation._execute import EXECUTORS, Experiment, Outcome
+from initax._ablation._file import RunFile, header_of
+from initax._ablation._models import models_of, plan_data
+from initax._ablation._result import Ablation, check_scheme
+from initax._ablation._run import Run
+from initax._drawing._progress import bar
+from initax._errors import InitaxError, KeyTypeError, did_you_mean, listing, message
+from initax._math._keys import as_key
+
+
+def ablate(
+    model: Any,
+    schemes: Mapping[str, Mapping[Any, Any]],
+    keys: Any,
+    run: Experiment,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    how: Literal["vmap", "jit", "python"] = "vmap",
+    baseline: str | None = None,
+    retry: bool = False,
+    progress: bool | None = None,
+    inputs: Any = None,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+    default: Any = None,
+) -> Ablation:
+    """Return what an experiment gives under several rule maps, over the same keys for each.
+
+    The model of a scheme and a key is `ix.reinit(model, schemes[name], key)`, and `run` gets the same key. So for each
+    key all schemes start from the same random numbers, and the differences between schemes are paired.
+
+    Args:
+        model: the model, as for `ix.reinit`; or a function from a key to one, called with each key, whose arrays stay
+            where no rule draws others.
+        schemes: name → rules, as for `ix.reinit`.
+        keys: an array of JAX keys, `jax.random.split(jax.random.key(0), 10)`, or a list of keys; one for each seed.
+        run: function of a model and a key to a mapping from names to numbers or arrays: trains, say, and returns
+            `{"loss": losses, "accuracy": accuracy}`.
+        path: file to which each finished run is appended, as a line of JSON. Where it holds runs of this ablation
+            already, they are not done again.
+        how: `"vmap"` compiles `run` once, for all keys at a time; `"jit"` compiles it once and runs it key by key,
+            which needs less memory; both serve every scheme with the same program, and take a `run` of pure JAX.
+            `"python"` calls any function, once for each run.
+        baseline: the scheme that differences are taken from; the first one if left out.
+        retry: whether to do runs again that failed, according to the file.
+        progress: whether to show a bar; only at a terminal if left out.
+        inputs: as for `ix.reinit`.
+        forward: as for `ix.reinit`.
+        module: as for `ix.reinit`.
+        default: as for `ix.reinit`.
+
+    Returns:
+        The runs, with means, intervals and differences; `print` it for tables. A run that fails is among them, with
+        its error.
+
+    Raises:
+        RuleError, SchemeError, AxesError, ModelError: what `ix.plan` raises for one of the schemes, before anything is
+            run; or the model has an abstract array that a scheme does not draw.
+        KeyTypeError: `keys` are no JAX keys.
+        InitaxError: there are no schemes or keys, two keys are the same, `how` or `baseline` is unknown, `path` holds
+            another ablation, or `run` can't be traced.
+
+    Examples:
+        >>> import equinox as eqx, jax, initax as ix
+        >>> model = eqx.nn.MLP(4, "scalar", 32, depth=3, key=jax.random.key(0))
+        >>> x = jax.random.normal(jax.random.key(1), (64, 4))
+        >>> def run(model, key):
+        ...     return {"square": (jax.vmap(model)(x) ** 2).mean()}
+        >>> schemes = {name: {"Linear": name} for name in ("lecun_normal", "he_normal")}
+        >>> ablation = ix.ablate(model, schemes, jax.random.split(jax.random.key(2), 8), run)
+        >>> {name: values.shape for name, values in ablation.values("square").items()}
+        {'lecun_normal': (8,), 'he_normal': (8,)}
+        >>> bool(ablation.summary("square")[1].difference_low > 0)
+        True
+    """
+    if not isinstance(schemes, Mapping) or not schemes or not all(isinstance(name, str) for name in schemes):
+        shown = type(schemes).__name__ if schemes else repr(schemes)
+        raise InitaxError(
+            message(
+                f"schemes must be a mapping from names to rules, not {shown}.",
+                'write {"he": {"*": "he_normal"}, "orthogonal": {"*": "orthogonal"}}',
+            )
+        )
+    if how not in EXECUTORS:
+        raise InitaxError(
+            message(f"how can't be {how!r}.", f"ways: {listing(EXECUTORS)}", did_you_mean(str(how), EXECUTORS))
+        )
+    if baseline is not None:
+        check_scheme(baseline, list(schemes), "baseline")
+    typed = as_keys(keys)
+    together = len(typed) if how == "vmap" else 1
+    models = models_of(
+        model, schemes, typed, inputs=inputs, forward=forward, module=module, default=default, cache=together
+    )
+    plans = {name: plan_data(name, rules, models) for name, rules in schemes.items()}
+    words = np.asarray(jax.random.key_data(typed))
+    header = header_of(plans, {"implementation": str(jax.random.key_impl(typed)), "data": words.tolist()})
+    file = None if path is None else RunFile(path, header)
+    runs = {(each.scheme, each.seed): each for each in (file.runs if file else ())}
+    done = {task for task, each in runs.items() if each.error is None or not retry}
+    missing = [(name, seed) for name in schemes for seed in range(len(typed)) if (name, seed) not in done]
+
+    def recorded(outcome: Outcome) -> Run:
+        (scheme, seed), metrics, error, seconds = outcome
+        key = tuple(map(int, words[seed]))
+        plan = plans[scheme]["fingerprint"]
+        return Run(
+            scheme=scheme, seed=seed, key=key, plan=plan, metrics=metrics, error=error, seconds=round(seconds, 6)
+        )
+
+    failed = 0
+    visible = bool(missing) and (sys.stderr.isatty() if progress is None else progress)
+    with bar(len(typed) * len(schemes), shown=visible, done=len(done), counted=True) as step:
+        step("ablation", 0)
+        for outcomes in EXECUTORS[how](models, run)(missing) if missing else ():
+            fresh = [recorded(outcome) for outcome in outcomes]
+            if file:
+                file.append(fresh)
+            runs |= {(each.scheme, each.seed): each for each in fresh}
+            failed += sum(each.error is not None for each in fresh)
+            step(fresh[-1].scheme + (f", {failed} failed" if failed else ""), len(fresh))
+    return Ablation.of(tuple(runs.values()), header["schemes"], typed, baseline)
+
+
+def as_keys(keys: Any) -> jax.Array:
+    """Return keys as an array of typed keys.
+
+    Raises:
+        KeyTypeError: one of them is no JAX key.
+        InitaxError: there is none, or two are the same.
+    """
+    line = "write jax.random.split(jax.random.key(0), 10)"
+    if isinstance(keys, jax.Array) and keys.ndim == 0:
+        keys = [keys]
+    try:
+        every = [as_key(each) for each in keys]
+    except (TypeError, KeyTypeError) as error:
+        raise KeyTypeError(message(f"keys must be an array of JAX random keys: {keys!r}.", line)) from error
+    if not every:
+        raise InitaxError(message("an ablation needs at least one key.", line))
+    words = [tuple(np.asarray(jax.random.key_data(each)).tolist()) for each in every]
+    first = {word: place for place, word in reversed(list(enumerate(words)))}
+    for place, word in enumerate(words):
+        if first[word] != place:
+            raise InitaxError(
+                message(
+                    f"keys {first[word]} and {place} are the same: a run counted twice narrows the intervals.", line
+                )
+            )
+    stacked: jax.Array = jnp.stack(every)
+    return stacked

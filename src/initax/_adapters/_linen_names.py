@@ -1,0 +1,164 @@
+"""Parameters of Flax Linen known by their names alone: `Dense_0/kernel`. What names can't tell is said, not guessed."""
+
+from __future__ import annotations
+
+import re
+
+from initax._adapters._plain import Own, unknown
+from initax._math._axes import Axes, resolve
+from initax._math._sharding import placement
+from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Ancestor, Layer, Parameter, Role, why_not_drawable
+
+AUTOMATIC = re.compile(r"(?P<cls>[A-Za-z]\w*?)_\d+")
+"""The names Flax gives modules that have none: the class and a number."""
+
+KINDS = {
+    "Dense": "Linear",
+    "DenseGeneral": "Linear",
+    "Einsum": "Linear",
+    "Conv": "Conv",
+    "ConvTranspose": "ConvTranspose",
+    "Embed": "Embedding",
+    "BatchNorm": "Norm",
+    "LayerNorm": "Norm",
+    "RMSNorm": "Norm",
+    "GroupNorm": "Norm",
+    "InstanceNorm": "Norm",
+    "PReLU": "PReLU",
+    "SelfAttention": "Attention",
+    "MultiHeadDotProductAttention": "Attention",
+    "MultiHeadAttention": "Attention",
+}
+ATTENTION = {"query": "i o1 o2", "key": "i o1 o2", "value": "i o1 o2", "out": "i1 i2 o"}
+"""Projections of an attention module, by name: heads and their features are axes of their own."""
+
+CELLS = frozenset({"LSTMCell", "OptimizedLSTMCell", "GRUCell", "MGUCell", "SimpleCell"})
+"""Cells whose gates are modules of their own, `hi` and `ii`: those with `h` are recurrent."""
+
+PACKED = frozenset({"dense_i", "dense_h"})
+"""Parts of NNX's cells, which hold all gates in one kernel."""
+
+UNTOLD = "undeclared: its name does not tell its axes"
+
+
+def named_layer(path: str, names: tuple[str, ...], own: Own, ancestors: tuple[Ancestor, ...]) -> Layer:
+    """Return the layer that a module's name and the names and ranks of its arrays make it out to be."""
+    kind = "RNNCell" if _is_cell(names) else _kind(names, own)
+    parameters = tuple(_parameter(name, names, kind, own) for name in own)
+    if all(each.role is None for each in parameters):
+        kind = UNDECLARED
+    return Layer(path=path, kind=kind, cls=dict, parameters=parameters, ancestors=ancestors)
+
+
+def cell_of(names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the names of the cell that a parameter is a gate's of, by its name; `None` where it is none."""
+    return names[:-2] if len(names) > 2 and _is_cell(names[:-2]) else None
+
+
+def is_automatic(name: str) -> bool:
+    """Return whether a name is one that Flax gives a module that has none: `Dense_0`, and no `W_0` or `layer_0`."""
+    return AUTOMATIC.fullmatch(name) is not None and name[0].isupper() and name.upper() != name
+
+
+def _is_cell(names: tuple[str, ...]) -> bool:
+    return bool(names) and _class(names[-1]) in CELLS
+
+
+def _class(name: str) -> str:
+    found = AUTOMATIC.fullmatch(name)
+    return found["cls"] if found else ""
+
+
+def _kind(names: tuple[str, ...], own: Own) -> str:
+    known = KINDS.get(_class(names[-1])) if names else None
+    if known is not None and known != "Attention":
+        return known
+    if "embedding" in own:
+        return "Embedding"
+    if "scale" in own and "kernel" not in own:
+        return "Norm"
+    if "kernel" in own:
+        return "Linear" if len(own["kernel"][1].shape) == 2 or _is_projection(names) else UNDECLARED
+    return UNDECLARED
+
+
+def _is_projection(names: tuple[str, ...]) -> bool:
+    return len(names) > 1 and names[-1] in ATTENTION and KINDS.get(_class(names[-2])) == "Attention"
+
+
+def _parameter(name: str, names: tuple[str, ...], kind: str, own: Own) -> Parameter:
+    path, array = own[name]
+    shape = tuple(array.shape)
+    role, pattern = _reading(name, names, kind, own)
+    never = why_not_drawable(shape, array.dtype)
+    if role is None:
+        return unknown({name: own[name]}, UNTOLD)[0]
+    axes = resolve(pattern, shape) if pattern is not None else None
+    weight = axes if role in WEIGHT_ROLES else _weight_axes(name, names, kind, own)
+    fans = (weight.fan_in, weight.fan_out) if weight is not None else (None, None)
+    lookup = role == "embedding" and axes is not None
+    return Parameter(
+        path=path,
+        name=name,
+        role=role,
+        shape=shape,
+        dtype=array.dtype,
+        axes=axes,
+        fan_in=fans[0],
+        fan_out=fans[1],
+        effective_fan_in=1 if lookup else fans[0],
+        effective_fan_out=fans[0] if lookup else fans[1],
+        sharding=placement(array),
+        kept=never,
+    )
+
+
+def _weight_axes(bias: str, names: tuple[str, ...], kind: str, own: Own) -> Axes | None:
+    """The axes of the weight that a bias goes with; in a cell, of the input's where both sides share one bias."""
+    weight = bias.removesuffix("bias") + "kernel"
+    inner = f"i{weight[1:]}"
+    if kind == "RNNCell" and f"{inner.removesuffix('kernel')}bias" not in own:
+        weight = inner
+    if kind == "Norm" or weight not in own:
+        return None
+    role, pattern = _reading(weight, names, kind, own)
+    return resolve(pattern, tuple(own[weight][1].shape)) if role and pattern else None
+
+
+def _reading(name: str, names: tuple[str, ...], kind: str, own: Own) -> tuple[Role | None, str | None]:
+    """The role and axes that names and rank tell, or nothing."""
+    rank = len(own[name][1].shape)
+    if kind == "RNNCell":
+        if name.endswith("kernel"):
+            role: Role = "recurrent" if name.startswith("h") else "weight"
+            return (role, "i o") if rank == 2 else (None, None)
+        return ("bias", "o") if name.endswith("bias") and rank == 1 else (None, None)
+    if name == "kernel":
+        return _kernel(rank, names, kind, own)
+    if name == "embedding":
+        return ("embedding", "o i") if rank == 2 else (None, None)
+    if name == "scale":
+        return "scale", "o" if rank == 1 else "..."
+    if name == "negative_slope":
+        return "scale", "..."
+    if name == "bias":
+        if kind == "Norm":
+            return "bias", "o" if rank == 1 else "..."
+        weight, pattern = _kernel(len(own["kernel"][1].shape), names, kind, own) if "kernel" in own else (None, None)
+        outputs = [each for each in (pattern or "").split() if each.startswith("o")]
+        if weight is not None and len(outputs) == rank:
+            return "bias", " ".join(outputs)
+    return None, None
+
+
+def _kernel(rank: int, names: tuple[str, ...], kind: str, own: Own) -> tuple[Role | None, str | None]:
+    cls = _class(names[-1]) if names else ""
+    if _is_projection(names):
+        return ("weight", ATTENTION[names[-1]]) if rank == 3 else (None, None)
+    if (cls in ("DenseGeneral", "Einsum") and rank > 2) or (names and names[-1] in PACKED):
+        return None, None
+    if kind == "Linear" and rank == 2:
+        return "weight", "i o"
+    if kind == "Conv" and rank > 2:
+        return "weight", "... i o"
+    return None, None

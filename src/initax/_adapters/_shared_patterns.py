@@ -1,0 +1,80 @@
+"""Pieces of rows that the tables of several frameworks share: patterns and fans as functions of plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from initax._math._axes import Axes
+from initax._model._constraint import share_of
+
+Fans = tuple[float, float] | tuple[None, None]
+
+
+def numbered(letter: str, count: int) -> list[str]:
+    """Return `count` axis names: the letter alone where there is one, numbered from 1 otherwise."""
+    return [letter] if count == 1 else [f"{letter}{place}" for place in range(1, count + 1)]
+
+
+def general_pattern(batch: int, inputs: int, outputs: int) -> str:
+    """Return the pattern of a kernel `(*batch, *inputs, *outputs)`, or of its bias where there are no inputs.
+
+    Examples:
+        >>> general_pattern(1, 1, 2)
+        'b i o1 o2'
+    """
+    return " ".join(numbered("b", batch) + numbered("i", inputs) + numbered("o", outputs))
+
+
+def einsum_patterns(equation: str) -> tuple[str, str]:
+    """Return the patterns of the kernel and the bias of an einsum layer, whose second operand is the kernel.
+
+    An index of the kernel that the inputs have too and the outputs lack is summed over: an input. One the outputs have
+    alone is an output, one that both have is a batch axis, and one that neither has is summed over as well.
+
+    Examples:
+        >>> einsum_patterns("bld,hdk->blhk")
+        ('o1 i o2', 'o1 o2')
+    """
+    operands, result = equation.replace(" ", "").replace("...", "").split("->")
+    inputs, kernel = operands.split(",")
+    sides = {index: "b" if index in inputs and index in result else "o" if index in result else "i" for index in kernel}
+    named: dict[str, str] = {}
+    for side in "bio":
+        members = [index for index in kernel if sides[index] == side]
+        named |= dict(zip(members, numbered(side, len(members)), strict=True))
+    bias = [named[index] for index in result if index in named]
+    return " ".join(named[index] for index in kernel), " ".join(bias)
+
+
+def per_axis(value: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    """Return a stride or dilation for each spatial axis; `None` is one everywhere."""
+    if value is None or isinstance(value, int):
+        return (value or 1,) * rank
+    return tuple(value)
+
+
+def conv_effective(axes: Axes, strides: Sequence[int], input_dilation: Sequence[int], mask: Any) -> Fans:
+    """Return the effective fans of a convolution.
+
+    A stride skips outputs: each input reaches `1 / stride` of the kernel's. Spread inputs leave `1 / dilation` of the
+    taps something to multiply. A mask takes taps away; how many is not known where it is traced or abstract.
+    """
+    kept = 1.0 if mask is None else share_of(mask)
+    if kept is None:
+        return None, None
+    return axes.fan_in * kept / math.prod(input_dilation), axes.fan_out * kept / math.prod(strides)
+
+
+def transposed_effective(axes: Axes, strides: Sequence[int], mask: Any) -> Fans:
+    """Return the effective fans of a transposed convolution, whose stride spreads the inputs."""
+    kept = 1.0 if mask is None else share_of(mask)
+    if kept is None:
+        return None, None
+    return axes.fan_in * kept / math.prod(strides), axes.fan_out * kept
+
+
+def looked_up(module: Any, axes: Axes) -> Fans:
+    """A look-up sums over the one row it takes."""
+    return 1, axes.fan_in

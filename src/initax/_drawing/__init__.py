@@ -1,0 +1,1 @@
+"""Recipes become compiled programs, and programs become arrays."""

@@ -1,0 +1,233 @@
+"""One compiled program: what is the same for every array it draws, and how it is compiled and run.
+
+Programs are lowered in the caller's thread and compiled in others, as many at a time as there are cores.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from initax._errors import DrawError, message
+from initax._math._keys import CONFIG
+from initax._math._threefry import FUSED, NAME
+from initax.schemes._initializer import Kernel, drawing_dtype, real_dtype
+
+Preimage = Callable[[jax.Array], tuple[jax.Array, ...]]
+Arrays = tuple[jax.Array, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is compiled once: everything about a row that is not a number or a key.
+
+    Attributes:
+        kernel: what draws the effective weight.
+        shape: its shape.
+        dtype: the type it is stored in.
+        shardings: where the array lives, and those that go with it; `None` where JAX may choose.
+        preimage: from the effective weight to the stored arrays, where a constraint stands between.
+    """
+
+    kernel: Kernel
+    shape: tuple[int, ...]
+    dtype: Any
+    shardings: tuple[jax.sharding.Sharding | None, ...] = (None,)
+    preimage: Preimage | None = None
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], old: jax.Array | None = None) -> Arrays:
+        """Return the array to store, and those that go with it, from one typed key.
+
+        Args:
+            key: the key.
+            numbers: the kernel's run-time numbers.
+            old: the array that is stored now, for a kernel that sees it.
+        """
+        wide = drawing_dtype(self.dtype)
+        effective = self.kernel(key, numbers, self.shape, wide)
+        if old is not None:
+            effective = self.kernel.blend(old.astype(wide), effective, numbers)
+        stored = (effective,) if self.preimage is None else self.preimage(effective)
+        return tuple(each.astype(self.dtype) for each in stored)
+
+    def numbers(self, values: tuple[float, ...]) -> tuple[Any, ...]:
+        """Return the run-time numbers in the type that scales the drawn array."""
+        scalar = _scalar(self.dtype, bool(CONFIG.jax_enable_x64))
+        return tuple(map(scalar, values))
+
+    @property
+    def entries(self) -> int:
+        """Number of entries of the array."""
+        return math.prod(self.shape)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it does nothing but draw entries, each from its own place."""
+        return (
+            self.kernel.elementwise and not self.kernel.sees_old and self.shardings == (None,) and self.preimage is None
+        )
+
+    @property
+    def spans_processes(self) -> bool:
+        """Whether some device it draws on belongs to another process."""
+        return any(each is not None and not each.is_fully_addressable for each in self.shardings)
+
+
+@functools.lru_cache(maxsize=256)
+def _scalar(dtype: Any, x64: bool) -> Callable[[float], Any]:
+    scalar: Callable[[float], Any] = np.dtype(jax.dtypes.canonicalize_dtype(real_dtype(dtype))).type
+    return scalar
+
+
+class Compiled:
+    """A jitted function that can be compiled ahead of its first call."""
+
+    __slots__ = ("is_ready", "jitted")
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        self.jitted = jax.jit(function, **options)
+        self.is_ready = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function."""
+        made = self.jitted(*arguments)
+        self.is_ready = True
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A compiled function and arguments of the shapes it will be called with."""
+
+    compiled: Compiled
+    arguments: tuple[Any, ...]
+
+
+def compile_together(needs: Iterable[Need]) -> None:
+    """Compile what is not compiled yet, several at a time.
+
+    What can't be compiled is left to its call, which knows what to do about it.
+    """
+    waiting = {id(need.compiled): need for need in needs if not need.compiled.is_ready}
+    if len(waiting) < 2:
+        return
+    lowered = []
+    for need in waiting.values():
+        try:
+            lowered.append((need.compiled, need.compiled.jitted.lower(*need.arguments)))
+        except (NotImplementedError, jax.errors.JaxRuntimeError):
+            continue
+    with ThreadPoolExecutor(max_workers=min(len(lowered), os.cpu_count() or 1) or 1) as pool:
+        for (compiled, _), failure in zip(lowered, pool.map(_compile, [each for _, each in lowered]), strict=True):
+            compiled.is_ready = failure is None
+
+
+def _compile(lowered: Any) -> Exception | None:
+    try:
+        lowered.compile()
+    except Exception as error:
+        return error
+    return None
+
+
+def drawing_implementation(name: str) -> Any:
+    """Return the implementation of keys to draw with: for JAX's Threefry the one that draws its bits faster."""
+    return FUSED if name == NAME and CONFIG.jax_threefry_partitionable else name
+
+
+@functools.lru_cache(maxsize=1024)
+def sampler(program: Program, implementation: Any) -> Compiled:
+    """Return the program as a compiled function of a key's data, the numbers, and the old array if it sees it."""
+
+    def sample(data: jax.Array, numbers: tuple[Any, ...], *old: jax.Array) -> Arrays:
+        return program(jax.random.wrap_key_data(data, impl=implementation), numbers, *old)
+
+    return Compiled(sample, **_placement(program))
+
+
+@functools.lru_cache(maxsize=1024)
+def filler(program: Program, numbers: tuple[Any, ...]) -> Compiled:
+    """Return the program, which uses no key, without arguments: calling it costs a tenth of calling one with a key."""
+    return Compiled(lambda: program(jax.random.key(0), numbers), **_placement(program))
+
+
+def _placement(program: Program) -> dict[str, Any]:
+    placed = any(sharding is not None for sharding in program.shardings)
+    return {"out_shardings": program.shardings} if placed else {}
+
+
+def run(build: Callable[[Program], Compiled], program: Program, path: str, *arguments: Any) -> Arrays:
+    """Build and call a compiled program, on the CPU where the default device can't run its kernel.
+
+    Args:
+        build: from a program to its compiled function.
+        program: the program.
+        path: path of the parameter, for an error.
+        arguments: what the compiled function is called on.
+
+    Raises:
+        DrawError: there is not enough memory for the array.
+    """
+    kernel = (type(program.kernel), default_platform())
+    try:
+        if kernel not in _only_on_cpu:
+            try:
+                return tuple(build(program)(*arguments))
+            except (NotImplementedError, jax.errors.JaxRuntimeError) as error:
+                if not (isinstance(error, NotImplementedError) or "UNIMPLEMENTED" in str(error)):
+                    raise
+                _only_on_cpu.add(kernel)
+        return _run_on_cpu(build, program, arguments)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        raise failure(error, program, path) from error
+
+
+def _run_on_cpu(build: Callable[[Program], Compiled], program: Program, arguments: tuple[Any, ...]) -> Arrays:
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        homeless = (None,) * len(program.shardings)
+        anywhere = replace(program, kernel=program.kernel.anywhere(), shardings=homeless)
+        drawn = build(anywhere)(*(np.asarray(each) if isinstance(each, jax.Array) else each for each in arguments))
+    # Through the host, and back to where the parameter lives.
+    return tuple(_brought(np.asarray(each), sharding) for each, sharding in zip(drawn, program.shardings, strict=True))
+
+
+def _brought(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    if sharding is None or sharding.is_fully_addressable:
+        put: jax.Array = jax.device_put(array, sharding)
+        return put
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def failure(error: Exception, program: Program, path: str) -> DrawError:
+    """Return the error that says which parameter could not be drawn, and whether it was for want of memory."""
+    where = f'"{path}"' if path else "the array"
+    size = program.entries * np.dtype(program.dtype).itemsize
+    what = f"{size / 2**20:,.1f} MiB as {np.dtype(program.dtype).name} of shape {program.shape}"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "ut of memory" in str(error):
+        return DrawError(
+            message(
+                f"there is not enough memory to draw {where}: {what}.",
+                "to give up old arrays one by one write donate=True; to draw shard by shard, a model with shardings",
+            )
+        )
+    return DrawError(message(f"drawing {where} failed, {what}.", str(error).split("\n", maxsplit=1)[0]))
+
+
+_only_on_cpu: set[tuple[type[Kernel], str]] = set()
+"""Kernels that a platform was found unable to run."""
+
+
+def default_platform() -> str:
+    """Return the platform that arrays without a sharding are drawn on."""
+    device = CONFIG.jax_default_device
+    if device is None:
+        return str(jax.default_backend())
+    return device if isinstance(device, str) else str(device.platform)

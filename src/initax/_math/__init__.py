@@ -1,0 +1,1 @@
+"""Arithmetic that knows no model: axes, keys, distributions, where arrays live."""

@@ -1,0 +1,1 @@
+"""A model described in records; nothing here knows a framework."""

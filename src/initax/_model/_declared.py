@@ -1,0 +1,169 @@
+"""The parameters of a module whose class is declared: its arrays, held against its row of the table of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from initax._errors import AxesError
+from initax._math._axes import Axes, fit, own_shape, parse, resolve
+from initax._math._sharding import placement
+from initax._model._parameter import WEIGHT_ROLES, Declaration, Field, Parameter, why_not_drawable
+
+
+def declared_parameters(
+    module: Any,
+    declaration: Declaration,
+    arrays: Mapping[str, tuple[str, Any]],
+    structure: Any = None,
+    stacks: Mapping[str, tuple[int, ...]] | None = None,
+) -> tuple[Parameter, ...]:
+    """Return the parameters of a module of a declared class.
+
+    Args:
+        module: the module, for the sizes it knows.
+        declaration: its row in the table of layers.
+        arrays: name within the layer → (path, array), everything the module itself owns.
+        structure: what modules that read alike have in common; their parameters are worked out once.
+        stacks: name within the layer → where its stack axes stand, if that is known.
+    """
+    if declaration.static and structure is not None:
+        reading = _known_reading(module, declaration, arrays, structure)
+    else:
+        reading = _read(module, declaration, arrays, stacks or {})
+    return tuple(_placed(each, *arrays[each.name]) for each in reading)
+
+
+def _known_reading(
+    module: Any, declaration: Declaration, arrays: Mapping[str, tuple[str, Any]], structure: Any
+) -> tuple[Parameter, ...]:
+    shapes = ((name, each.shape, each.dtype) for name, (_, each) in arrays.items())
+    signature = (id(declaration), structure, *shapes)
+    try:
+        if signature not in _READINGS:
+            _READINGS[signature] = _read(module, declaration, arrays, {})
+        return _READINGS[signature]
+    except (TypeError, ValueError):  # a static field that can't be hashed or compared, a list or an array say
+        return _read(module, declaration, arrays, {})
+
+
+_READINGS: dict[Any, tuple[Parameter, ...]] = {}
+"""Parameters without their paths, by structure: a model has many layers and few that differ."""
+
+
+def _placed(reading: Parameter, path: str, array: Any) -> Parameter:
+    """A parameter at its path. Written out because `dataclasses.replace` takes longer than the rest of a plan."""
+    return Parameter(
+        path=path,
+        name=reading.name,
+        role=reading.role,
+        shape=reading.shape,
+        dtype=reading.dtype,
+        axes=reading.axes,
+        fan_in=reading.fan_in,
+        fan_out=reading.fan_out,
+        effective_fan_in=reading.effective_fan_in,
+        effective_fan_out=reading.effective_fan_out,
+        sharding=placement(array),
+        constraint=reading.constraint,
+        default=reading.default,
+        gates=reading.gates,
+        reserved=reading.reserved,
+        kept=reading.kept,
+    )
+
+
+def _read(
+    module: Any,
+    declaration: Declaration,
+    arrays: Mapping[str, tuple[str, Any]],
+    stacks_at: Mapping[str, tuple[int, ...]],
+) -> tuple[Parameter, ...]:
+    rows = declaration.fields
+    fitted = {
+        name: _fitted(module, rows[name], array, stacks_at.get(name))
+        for name, (_, array) in arrays.items()
+        if name in rows
+    }
+    stacks = {
+        len(axes.batch_axis) - _own_batch(rows[name], module) for name, axes in fitted.items() if isinstance(axes, Axes)
+    }
+    found: list[Parameter] = []
+    for name, (path, array) in arrays.items():
+        row, axes = rows.get(name), fitted.get(name)
+        known = axes if isinstance(axes, Axes) else None
+        fan_in, fan_out, effective_in, effective_out = _fans(module, declaration, row, known, fitted)
+        found.append(
+            Parameter(
+                path=path,
+                name=name,
+                role=row.role if row and known is not None else None,
+                shape=tuple(array.shape),
+                dtype=array.dtype,
+                axes=known,
+                fan_in=fan_in,
+                fan_out=fan_out,
+                effective_fan_in=effective_in,
+                effective_fan_out=effective_out,
+                constraint=row.constraint_of(module) if row else None,
+                default=row.default_of(module) if row else None,
+                gates=row.gates if row else (),
+                reserved=row.reserved if row else None,
+                kept=_why_kept(row, axes, array, len(stacks) > 1),
+            )
+        )
+    return tuple(found)
+
+
+def _why_kept(row: Field | None, axes: Axes | str | None, array: Any, uneven: bool) -> str | None:
+    """Why an array of a declared layer can't be drawn, or `None`."""
+    never = why_not_drawable(tuple(array.shape), array.dtype)
+    if never:
+        return never
+    if row is None:
+        return "undeclared"
+    if isinstance(axes, str):
+        return f"undeclared: {axes}"
+    if row.role == "state":
+        return "state"
+    return "undeclared: the layer's arrays do not have the same stack axes" if uneven else None
+
+
+def _fitted(module: Any, row: Field, array: Any, stacks: tuple[int, ...] | None) -> Axes | str:
+    try:
+        return fit(row.pattern_of(module), tuple(array.shape), row.sizes_of(module), row.receptive_of(module), stacks)
+    except AxesError as error:
+        return str(error).replace("\n", ";")
+
+
+def _own_batch(row: Field, module: Any) -> int:
+    names = [name for group in parse(row.pattern_of(module)) for name in group]
+    return sum(name[0] not in "io." for name in names)
+
+
+Fans = tuple[float | None, float | None, float | None, float | None]
+
+
+def _fans(
+    module: Any, declaration: Declaration, row: Field | None, axes: Axes | None, fitted: Mapping[str, Axes | str]
+) -> Fans:
+    if row is None or axes is None:
+        return None, None, None, None
+    if row.role in WEIGHT_ROLES:
+        effective = row.effective(module, axes) if row.effective else (axes.fan_in, axes.fan_out)
+        return axes.fan_in, axes.fan_out, *effective
+    weight = declaration.fields.get(row.of or "")
+    if weight is None:
+        return None, None, None, None
+    of = fitted.get(row.of or "")
+    if not isinstance(of, Axes):
+        of = _axes_by_size(module, weight)
+    return _fans(module, declaration, weight, of, fitted)
+
+
+def _axes_by_size(module: Any, row: Field) -> Axes | None:
+    """The axes of a weight that is not there (tied elsewhere), from the sizes its module knows."""
+    pattern, sizes = row.pattern_of(module), dict(row.sizes_of(module))
+    own = own_shape(parse(pattern), sizes, row.receptive_of(module))
+    known = tuple(size for size in own if size is not None)
+    return resolve(pattern, known, sizes) if len(known) == len(own) else None

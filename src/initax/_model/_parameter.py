@@ -1,0 +1,240 @@
+"""A layer and its parameters described without a framework, and the table of declared layer classes.
+
+Adapters make `Layer`s out of models; rules, schemes, plans and draws only ever see these records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initax._math._axes import Axes
+from initax._model._constraint import Constraint as Constraint  # noqa: PLC0414  adapters take it from here
+
+Role = Literal["weight", "recurrent", "bias", "embedding", "scale", "state"]
+ROLES: tuple[Role, ...] = get_args(Role)
+WEIGHT_ROLES: tuple[Role, ...] = ("weight", "recurrent", "embedding")
+"""Roles whose fans mean something; a bias goes with one of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameworkInit:
+    """How a framework itself draws a parameter, to the letter: its own initializer, in the shape it calls it with.
+
+    Attributes:
+        function: the initializer, `(key, shape, dtype) -> array`.
+        shape: the shape one layer, without stack axes, asks it for; the result is reshaped to what is stored. Its
+            default axes may be wrong there; then so is what the framework gives.
+    """
+
+    function: Callable[..., Any]
+    shape: tuple[int, ...]
+
+
+DefaultSpec = str | tuple[str, Mapping[str, float | str]] | FrameworkInit
+"""How a layer's own framework initializes a parameter: the name of an initializer, and its arguments if it has any, or
+the framework's own function."""
+
+FROM_KEY = "from the key"
+"""Default of random state that was never made: nothing draws it, it starts from the user's key."""
+
+LSTM_GATES = ("input", "forget", "cell", "output")
+GRU_GATES = ("reset", "update", "new")
+"""Gates in the order in which Equinox and Flax store them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One array of a model.
+
+    Attributes:
+        path: dotted path, indices included: `blocks.0.attn.query_proj.weight`.
+        name: its name within the layer.
+        role: what it is for; `None` where nobody declared it.
+        shape: stored shape.
+        dtype: stored type.
+        axes: in, out, batch and receptive axes; `None` where they are unknown.
+        fan_in: inputs of one output, per batch entry, as the field counts them; a bias has its weight's.
+        fan_out: outputs of one input, counted likewise.
+        effective_fan_in: what one output really sums over, on average; `None` beside a known fan_in where a mask takes
+            some away whose entries are traced or abstract.
+        effective_fan_out: what one input really reaches, on average; `None` likewise.
+        sharding: where the array lives, where the user has said so.
+        constraint: the map from stored array to effective weight.
+        default: what the layer's own framework gives it.
+        gates: names of the entries along a gate axis, in stored order; the one gate of an array that holds no other.
+        reserved: why no scheme but `default` draws it, where that is so: LoRA's zero matrix.
+        kept: why it can never be drawn (`None` where it can): an integer array, tied, state, undeclared, empty.
+        reach: mean square of the signal that reaches it, where a trace was asked for it and can tell.
+    """
+
+    path: str
+    name: str
+    role: Role | None
+    shape: tuple[int, ...]
+    dtype: Any
+    axes: Axes | None = None
+    fan_in: float | None = None
+    fan_out: float | None = None
+    effective_fan_in: float | None = None
+    effective_fan_out: float | None = None
+    sharding: jax.sharding.Sharding | None = None
+    constraint: Constraint | None = None
+    default: DefaultSpec | None = None
+    gates: tuple[str, ...] = ()
+    reserved: str | None = None
+    kept: str | None = None
+    reach: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """A module around a layer."""
+
+    path: str
+    cls: type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One module that owns parameters.
+
+    Attributes:
+        path: dotted path; empty where the model itself is the layer.
+        kind: framework-free name: `Linear`, `Conv`, `ConvTranspose`, `Embedding`, `RNNCell`, `Norm`, …
+        cls: the layer's class.
+        parameters: its arrays, in stored order.
+        ancestors: the modules around it, outermost first.
+    """
+
+    path: str
+    kind: str
+    cls: type
+    parameters: tuple[Parameter, ...]
+    ancestors: tuple[Ancestor, ...] = ()
+
+    def __getitem__(self, name: str) -> Parameter:
+        """Return the parameter of that name within the layer."""
+        for parameter in self.parameters:
+            if parameter.name == name:
+                return parameter
+        raise KeyError(name)
+
+
+KINDS = (
+    "Linear",
+    "Conv",
+    "ConvLocal",
+    "ConvTranspose",
+    "Embedding",
+    "RNNCell",
+    "Norm",
+    "PReLU",
+    "Attention",
+    "LoRA",
+    "WeightNorm",
+)
+"""Kinds that the layers of the frameworks have; a declared class may have another."""
+
+UNDECLARED = "Undeclared"
+"""Kind of a module whose arrays nobody declared."""
+OUTPUTS_FIRST = "has its outputs first"
+"""What is said of a weight that is not stored the way plain containers are read."""
+UNSPLIT = "undeclared: names of Flax that are joined do not tell its axes"
+"""Why a weight is kept whose name holds those of the modules around it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """How one array field of a layer class is to be read: a row's cell in the table of layers.
+
+    Attributes:
+        pattern: the axes of one layer, or a function from the module to them.
+        role: what the array is for.
+        sizes: sizes of named axes: numbers, attribute names, or a function from the module to a mapping of numbers.
+        receptive: name of the attribute that holds the receptive field's sizes.
+        of: for a bias, the name of the weight it belongs to.
+        default: what the framework gives it, or a function from the module to that.
+        gates: names of the entries along a gate axis, or the one gate of an array that holds no other.
+        reserved: why no scheme but `default` draws it.
+        effective: function from module and axes to effective fan_in and fan_out, where they differ.
+        constraint: the map that the layer itself applies to the array, or a function from the module to it.
+    """
+
+    pattern: str | Callable[[Any], str]
+    role: Role
+    sizes: Mapping[str, int | str] | Callable[[Any], Mapping[str, int]] = field(default_factory=dict)
+    receptive: str | None = None
+    of: str | None = None
+    default: DefaultSpec | Callable[[Any], DefaultSpec] | None = None
+    gates: tuple[str, ...] = ()
+    reserved: str | None = None
+    effective: Callable[[Any, Axes], tuple[float | None, float | None]] | None = None
+    constraint: Constraint | Callable[[Any], Constraint | None] | None = None
+
+    def pattern_of(self, module: Any) -> str:
+        """Return the pattern for this module."""
+        return self.pattern(module) if callable(self.pattern) else self.pattern
+
+    def sizes_of(self, module: Any) -> tuple[tuple[str, int], ...]:
+        """Return the sizes the module knows, as sorted pairs."""
+        if callable(self.sizes):
+            return tuple(sorted(self.sizes(module).items()))
+        every = {name: getattr(module, size) if isinstance(size, str) else size for name, size in self.sizes.items()}
+        return tuple(sorted(every.items()))
+
+    def receptive_of(self, module: Any) -> tuple[int, ...] | None:
+        """Return the receptive field's sizes, where the module knows them."""
+        return tuple(getattr(module, self.receptive)) if self.receptive else None
+
+    def default_of(self, module: Any) -> DefaultSpec | None:
+        """Return what the framework gives this field."""
+        return self.default(module) if callable(self.default) else self.default
+
+    def constraint_of(self, module: Any) -> Constraint | None:
+        """Return what the layer itself puts between the stored array and the effective weight."""
+        return self.constraint(module) if callable(self.constraint) else self.constraint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """A row of the table of layers.
+
+    Attributes:
+        kind: framework-free name.
+        fields: the array fields, by name.
+        static: everything the fields ask of a module is static, so that modules of equal structure read alike.
+    """
+
+    kind: str
+    fields: Mapping[str, Field]
+    static: bool = False
+
+
+_DECLARED: dict[type, Declaration] = {}
+
+
+def declare(cls: type, declaration: Declaration) -> None:
+    """Enter a row into the table of layers."""
+    _DECLARED[cls] = declaration
+
+
+def declaration_of(cls: type) -> Declaration | None:
+    """Return the row of a class or of the nearest of its bases."""
+    return next((_DECLARED[base] for base in cls.__mro__ if base in _DECLARED), None)
+
+
+def why_not_drawable(shape: tuple[int, ...], dtype: Any) -> str | None:
+    """Return why an array is never drawn whatever its role, or `None`."""
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return "a random key"
+    if not jnp.issubdtype(dtype, np.inexact):
+        return f"{np.dtype(dtype).name}: only floating and complex arrays are drawn"
+    if 0 in shape:
+        return f"empty: shape {shape} has no entries"
+    return None

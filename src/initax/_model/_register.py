@@ -1,0 +1,159 @@
+"""Declaring layers: the verb with which users enter their own classes into the table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Final
+
+from initax._errors import AxesError, InitaxError, did_you_mean, listing, message
+from initax._math._axes import parse
+from initax._model._constraint import positive
+from initax._model._parameter import KINDS, ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
+
+ARGUMENTS: Final = frozenset({"kind", "roles", "sizes", "of", "default", "positivity"})
+"""Words that `register_layer` takes for itself; a field of that name goes into its mapping."""
+
+
+def register_layer(
+    cls: type,
+    axes: Mapping[str, str] | None = None,
+    /,
+    *,
+    kind: str,
+    roles: Mapping[str, Role] | None = None,
+    sizes: Mapping[str, int | str] | None = None,
+    of: Mapping[str, str] | None = None,
+    default: Mapping[str, DefaultSpec] | None = None,
+    positivity: Mapping[str, str] | None = None,
+    **fields: str,
+) -> type:
+    """Return `cls`, declared: from now on its arrays are found and drawn like those of a built-in layer.
+
+    Args:
+        cls: a module class, or any class registered as a pytree. Subclasses inherit the declaration.
+        axes: axis patterns by field name, for fields whose names can't be keywords: `{"params.w": "i o", "kind": "o"}`.
+        kind: what it is: `"Linear"`, `"Conv"`, `"Norm"`, …, or a word of your own to select it by.
+        roles: the role of a field, where it can't be told. A field with an input axis is a `weight`, one named `scale`
+            or belonging to a `Norm` is a `scale`, those of an `Embedding` are embeddings, the rest are biases.
+        sizes: sizes of named axes, as numbers or names of attributes; needed for merged axes: `{"g": "groups"}`.
+        of: the weight each bias belongs to, where there are several: `{"b2": "w2"}`; else such a bias has no fans.
+        default: what `"default"` gives a field: the name of an initializer or a pair of name and arguments.
+        positivity: the map by which the layer itself makes a field positive: `{"w": "softplus"}`. The effective weight
+            then has the scheme's law, and its inverse image is what is stored.
+        **fields: axis patterns by field name: `w="i o", b="o"`.
+
+    Raises:
+        AxesError: a pattern is malformed.
+        InitaxError: there is no field, or one the class does not have; a role, size or bias names something that does
+            not exist; or a kind differs from one of initax by upper and lower case alone.
+
+    Examples:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, initax as ix
+        >>> class Mixer(eqx.Module):
+        ...     w: jax.Array
+        ...     b: jax.Array
+        >>> _ = ix.register_layer(Mixer, kind="Linear", w="i o", b="o")
+        >>> [p.fan_in for p in ix.layers(Mixer(jnp.ones((8, 3)), jnp.ones(3)))[0].parameters]
+        [8, 8]
+    """
+    if not isinstance(cls, type):
+        raise InitaxError(
+            message(f"register_layer takes a class, not {cls!r}.", "ix.register_layer(MyLayer, kind=..., w=...)")
+        )
+    fields = {**(axes or {}), **fields}
+    if not fields:
+        raise InitaxError(
+            message(
+                f"register_layer({cls.__name__}) declares no array.",
+                f'ix.register_layer({cls.__name__}, kind="{kind}", weight="o i", bias="o")',
+            )
+        )
+    _refuse_unknown(cls, kind, fields)
+    named = {"roles": roles or {}, "of": of or {}, "default": default or {}, "positivity": positivity or {}}
+    for argument, mapping in named.items():
+        for name in mapping:
+            if name not in fields:
+                raise InitaxError(
+                    message(
+                        f'register_layer({cls.__name__}): {argument} names the field "{name}", which is not declared.',
+                        f"fields: {listing(fields)}",
+                        did_you_mean(name, fields),
+                    )
+                )
+    axis_names = {name: {axis for group in parse(pattern) for axis in group} for name, pattern in fields.items()}
+    for axis in sizes or {}:
+        if not any(axis in names for names in axis_names.values()):
+            raise AxesError(
+                message(
+                    f'register_layer({cls.__name__}): sizes name the axis "{axis}", which no pattern has.',
+                    "patterns: " + listing(f'{name}="{pattern}"' for name, pattern in fields.items()),
+                )
+            )
+    given = dict(roles or {})
+    role_of = {name: given.get(name) or guess_role(name, axis_names[name], kind) for name in fields}
+    for name, role in role_of.items():
+        if role not in ROLES:
+            raise InitaxError(
+                message(
+                    f'register_layer({cls.__name__}): "{role}" is no role (field "{name}").',
+                    f"roles: {listing(ROLES)}",
+                    did_you_mean(str(role), ROLES),
+                )
+            )
+    weights = [name for name, role in role_of.items() if role in WEIGHT_ROLES]
+    maps = positivity or {}
+    declare(
+        cls,
+        Declaration(
+            kind=kind,
+            fields={
+                name: Field(
+                    pattern=pattern,
+                    role=role_of[name],
+                    sizes={axis: size for axis, size in (sizes or {}).items() if axis in axis_names[name]},
+                    of=(of or {}).get(name) or (weights[0] if len(weights) == 1 and role_of[name] == "bias" else None),
+                    default=(default or {}).get(name),
+                    constraint=positive(maps[name]) if name in maps else None,
+                )
+                for name, pattern in fields.items()
+            },
+        ),
+    )
+    return cls
+
+
+def _refuse_unknown(cls: type, kind: str, fields: Mapping[str, str]) -> None:
+    """Raise where a kind or a field is misspelled, as far as a class can tell."""
+    for known in KINDS:
+        if kind != known and kind.lower() == known.lower():
+            raise InitaxError(
+                message(f'register_layer({cls.__name__}): the kind "{kind}" is written "{known}".', f'kind="{known}"')
+            )
+    has = [each.name for each in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    if not has or "parent" in has:  # the fields of a Linen module are its settings, not its arrays
+        return
+    for name in fields:
+        if not hasattr(cls, name) and name.partition(".")[0] not in has:
+            raise InitaxError(
+                message(
+                    f'register_layer({cls.__name__}): {cls.__name__} has no field "{name}".',
+                    f"fields: {listing(has)}",
+                    did_you_mean(name, has),
+                )
+            )
+
+
+BIASES = ("bias", "beta", "b")
+"""Names that a bias has in any layer."""
+
+
+def guess_role(name: str, axes: set[str], kind: str) -> Role:
+    last = name.rpartition(".")[2].lower()
+    if kind == "Embedding" and last not in BIASES:
+        return "embedding"
+    if any(axis.startswith("i") for axis in axes):
+        return "weight"
+    if last in ("scale", "gamma") or (kind == "Norm" and last not in BIASES):
+        return "scale"
+    return "bias"

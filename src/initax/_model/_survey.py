@@ -1,0 +1,110 @@
+"""What a walk over a model found: layers, where their arrays are, and how they are written back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from initax._errors import ModelError, message
+from initax._model._parameter import Layer
+
+Stream = Callable[[jax.Array], Any]
+"""Function from the user's key to the start of a stream of random numbers."""
+
+
+@dataclass(slots=True)
+class Survey:
+    """What one walk over a model found.
+
+    Attributes:
+        layers: the layers, in traversal order.
+        places: path of each drawable parameter → leaf indices that hold its array.
+        aliases: path at which a layer or array is reached again → path of its owner.
+        leaves: the leaves of the model, as JAX flattens it.
+        rebuild: function from new leaves to a model.
+        notes: what could not be told, for the plan.
+        call: function of a model and inputs, where a model of this kind can't be called itself.
+        streams: path of random state that was never made → function from the user's key to it.
+        untold: where names are all that was read, what to pass for the rest.
+    """
+
+    layers: tuple[Layer, ...]
+    places: Mapping[str, tuple[int, ...]]
+    aliases: Mapping[str, str]
+    leaves: list[Any]
+    rebuild: Callable[[list[Any]], Any]
+    notes: tuple[str, ...] = ()
+    call: Callable[..., Any] | None = None
+    streams: Mapping[str, Stream] = field(default_factory=dict)
+    untold: str = ""
+
+    def write(self, arrays: Mapping[str, Any]) -> Any:
+        """Return the model with the arrays at these paths replaced; every other leaf is the same object."""
+        leaves = list(self.leaves)
+        for path, array in arrays.items():
+            for place in self.places[path]:
+                old = self.leaves[place]
+                is_numpy = isinstance(old, np.ndarray) and not isinstance(array, jax.core.Tracer)
+                leaves[place] = np.asarray(array, old.dtype) if is_numpy else array
+        return self.rebuild(leaves)
+
+    def shapes_without(self, drawn: Iterable[str]) -> frozenset[str]:
+        """Return the paths of what is a shape and no array, be it tied to another, once these paths are drawn."""
+        new = {place for path in drawn for place in self.places[path]}
+        return frozenset(
+            path
+            for path, places in self.places.items()
+            if places[0] not in new and isinstance(self.leaves[places[0]], jax.ShapeDtypeStruct | tuple)
+        )
+
+    def at(self, path: str) -> Any:
+        """Return the array at a path."""
+        return self.leaves[self.places[path][0]]
+
+    def replaced(self, drawn: Iterable[str]) -> dict[str, tuple[jax.Array, ...]]:
+        """Return the old arrays that nothing needs once new ones are drawn, each by the last path it is at.
+
+        Args:
+            drawn: paths that get a new array, in the order in which they get it.
+        """
+        paths = list(drawn)
+        new = {place for path in paths for place in self.places[path]}
+        stays = {id(leaf) for place, leaf in enumerate(self.leaves) if place not in new}
+        last: dict[int, tuple[str, jax.Array]] = {}
+        for path in paths:
+            for place in self.places[path]:
+                leaf = self.leaves[place]
+                if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and id(leaf) not in stays:
+                    last[id(leaf)] = (path, leaf)
+        found: dict[str, tuple[jax.Array, ...]] = {}
+        for path, leaf in last.values():
+            found[path] = (*found.get(path, ()), leaf)
+        return found
+
+    def refuse_deleted(self, drawn: Iterable[str]) -> None:
+        """Raise where an array that would stay is gone: donated to a jitted function, or deleted.
+
+        Args:
+            drawn: paths that get a new array, which need no old one.
+
+        Raises:
+            ModelError: there is such an array.
+        """
+        new = {place for path in drawn for place in self.places[path]}
+        for path, places in self.places.items():
+            leaf = self.leaves[places[0]]
+            if places[0] not in new and isinstance(leaf, jax.Array) and _is_gone(leaf):
+                raise ModelError(
+                    message(
+                        f'the array at "{path or "(model)"}" {leaf.shape} is deleted, and no rule draws a new one.',
+                        "it was donated to a jitted function or deleted; keep what that function returned instead",
+                    )
+                )
+
+
+def _is_gone(array: jax.Array) -> bool:
+    return not isinstance(array, jax.core.Tracer) and bool(array.is_deleted())

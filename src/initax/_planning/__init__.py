@@ -1,0 +1,1 @@
+"""Rules and schemes meet the layers of a model: what is drawn, what is kept, and why."""

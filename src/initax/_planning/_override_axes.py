@@ -1,0 +1,115 @@
+"""Axes that a rule restates for the layers it selects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from initax._errors import AxesError, did_you_mean, listing, message
+from initax._math._axes import parse, resolve
+from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
+from initax._model._register import guess_role
+
+
+def with_axes(layer: Layer, patterns: Mapping[str, str], sizes: Mapping[str, int], where: str) -> Layer:
+    """Return the layer with the axes of some parameters restated.
+
+    Args:
+        layer: the layer.
+        patterns: name within the layer → pattern.
+        sizes: sizes of named axes, each used where a pattern has it.
+        where: the rule, for errors.
+
+    Raises:
+        AxesError: a name is not in the layer, or a pattern does not fit the array.
+    """
+    names = [parameter.name for parameter in layer.parameters]
+    for name in patterns:
+        if name not in names:
+            raise AxesError(
+                message(
+                    f'{where}: axes are given for "{name}", which layer "{layer.path}" ({layer.cls.__name__}) lacks.',
+                    f"it has: {listing(names)}",
+                    did_you_mean(name, names),
+                )
+            )
+    axes = {axis for pattern in patterns.values() for group in parse(pattern) for axis in group} - {"..."}
+    for axis in sizes:
+        if axis not in axes:
+            raise AxesError(
+                message(
+                    f'{where}: sizes name the axis "{axis}", which no pattern has.',
+                    f"axes: {listing(sorted(axes))}",
+                    did_you_mean(axis, axes),
+                )
+            )
+    restated = {name: _restated(layer[name], pattern, sizes, layer, where) for name, pattern in patterns.items()}
+    weight = next((each for each in restated.values() if each.role in WEIGHT_ROLES), None)
+    return replace(
+        layer,
+        parameters=tuple(
+            _following(restated.get(old.name, old), weight, where) if weight else restated.get(old.name, old)
+            for old in layer.parameters
+        ),
+    )
+
+
+def _following(bias: Parameter, weight: Parameter, where: str) -> Parameter:
+    """The parameter, with the fans of the restated weight if it is its bias."""
+    if bias.role != "bias" or weight.axes is None:
+        return bias
+    outputs = math.prod(weight.axes.split[axis] for axis in weight.axes.out_axis)
+    if math.prod(bias.shape) not in (outputs, outputs * weight.axes.batch_size):
+        raise AxesError(
+            message(
+                f"{where}: {bias.path} of shape {bias.shape} does not fit {weight.path} "
+                f'read as "{weight.axes.pattern}".',
+                f"{weight.path} of shape {weight.shape} would have {outputs} outputs",
+            )
+        )
+    return replace(
+        bias,
+        fan_in=weight.fan_in,
+        fan_out=weight.fan_out,
+        effective_fan_in=weight.effective_fan_in,
+        effective_fan_out=weight.effective_fan_out,
+        kept=_unless_undeclared(bias.kept),
+    )
+
+
+def _unless_undeclared(kept: str | None) -> str | None:
+    return None if kept and kept.startswith("undeclared") else kept
+
+
+def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Layer, where: str) -> Parameter:
+    names = {name for group in parse(pattern) for name in group}
+    try:
+        axes = resolve(pattern, old.shape, {name: size for name, size in sizes.items() if name in names})
+    except AxesError as error:
+        raise AxesError(f"{where}: {old.path or '(model)'}: {error}") from None
+    role = old.role or guess_role(old.name, names, layer.kind)
+    weighs = role in WEIGHT_ROLES
+    effective = (old.effective_fan_in, old.effective_fan_out)
+    if weighs:
+        effective = (
+            _effective(axes.fan_in, old, old.fan_in, effective[0]),
+            _effective(axes.fan_out, old, old.fan_out, effective[1]),
+        )
+    return replace(
+        old,
+        role=role,
+        axes=axes,
+        fan_in=axes.fan_in if weighs else old.fan_in,
+        fan_out=axes.fan_out if weighs else old.fan_out,
+        effective_fan_in=effective[0],
+        effective_fan_out=effective[1],
+        kept=_unless_undeclared(old.kept),
+    )
+
+
+def _effective(fan: float, old: Parameter, nominal: float | None, effective: float | None) -> float | None:
+    """The effective fan that goes with a restated one: strides and masks take away the same share as before."""
+    if not nominal or old.role == "embedding":
+        return fan if old.constraint is None else old.constraint.left_of(fan)
+    return None if effective is None else fan * effective / nominal

@@ -1,0 +1,473 @@
+"""A plan: every decision of a re-initialization, nothing drawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initax._adapters import check_key, key_of
+from initax._adapters import survey as survey_model
+from initax._drawing._draw import Job, draw, lower
+from initax._drawing._program import Program
+from initax._errors import InitaxError, PlanError, count, listing, message, warn
+from initax._math._sharding import refuse_misfit
+from initax._model._parameter import Parameter
+from initax._model._survey import Survey
+from initax._planning._decide import Decisions, Draw, Kept, decide
+from initax._planning._plan_text import Row, render
+from initax._planning._rules import Rule, read_rules
+from initax._trace._infer import traced_survey
+from initax.schemes._scheme import Scheme, as_scheme
+
+FORMAT = 1
+"""Version of the JSON form of a plan."""
+
+
+class Plan:
+    """Every decision of a re-initialization: print it, compare it, store it, draw it.
+
+    Attributes:
+        draws: the arrays that will be drawn, in the order of the model.
+        kept: the arrays that stay, each with the reason.
+        notes: what the user may not have meant.
+    """
+
+    __slots__ = ("_default", "_rules", "_survey", "draws", "kept", "notes")
+
+    def __init__(
+        self,
+        survey: Survey,
+        rules: tuple[Rule, ...],
+        default: Any,
+        decisions: Decisions,
+    ) -> None:
+        self._survey = survey
+        self._rules = rules
+        self._default = default
+        self.draws = decisions.draws
+        self.kept = decisions.kept
+        self.notes = (*survey.notes, *decisions.notes)
+
+    def draw(self, key: Any, *, donate: bool = False, progress: bool = False) -> Any:
+        """Return the model with the planned arrays drawn; everything else is the same object as before.
+
+        Where arrays of an abstract model are left without values, a warning says which.
+
+        Args:
+            key: a JAX random key.
+            donate: whether each old array may be deleted as soon as its successor is there. The old model is lost
+                then, and no more memory is needed than for the model and its largest array.
+            progress: whether to show a bar, on the standard error stream.
+
+        Raises:
+            KeyTypeError: `key` is not one JAX key.
+            PlanError: a scheme needs the old values of an abstract model, or a mesh does not divide an axis.
+            DrawError: there is not enough memory for an array, or processes were to draw different things.
+
+        Examples:
+            >>> import equinox as eqx, jax, initax as ix
+            >>> model = eqx.nn.Linear(3, 2, key=jax.random.key(0))
+            >>> ix.plan(model, {"Linear": "he_normal"}).draw(jax.random.key(1)).weight.shape
+            (2, 3)
+        """
+        arrays = self.arrays(key, donate=donate, progress=progress)
+        self._warn_of_shapes(arrays)
+        return self._survey.write(arrays)
+
+    def arrays(self, key: Any, *, donate: bool = False, progress: bool = False) -> dict[str, jax.Array]:
+        """Return the planned arrays by path, without the model around them.
+
+        Args:
+            key: a JAX random key.
+            donate: whether each old array may be deleted as soon as its successor is there.
+            progress: whether to show a bar, on the standard error stream.
+
+        Raises:
+            KeyTypeError: `key` is not one JAX key.
+            ModelError: an array that would stay is deleted.
+            PlanError: a scheme needs the old values of an abstract model, or a mesh does not divide an axis.
+            DrawError: there is not enough memory for an array, or processes were to draw different things.
+
+        Examples:
+            >>> import equinox as eqx, jax, initax as ix
+            >>> model = eqx.nn.Linear(3, 2, key=jax.random.key(0))
+            >>> {path: array.shape for path, array in ix.plan(model, {"*": "zeros"}).arrays(jax.random.key(1)).items()}
+            {'weight': (2, 3), 'bias': (2,)}
+        """
+        check_key(key)
+        jobs = self._jobs(donate=donate)
+        self._survey.refuse_deleted(path for job in jobs for path in job.paths)
+        one = key_of(key)
+        streams = {each.parameter.path: self._survey.streams.get(each.parameter.path) for each in self.draws}
+        started = {path: start(one) for path, start in streams.items() if start is not None}
+        return draw(jobs, one, progress=progress) | started
+
+    def lower(self) -> dict[tuple[str, ...], jax.stages.Lowered]:
+        """Return the programs that draw this plan, lowered and not compiled, each by the paths of what it draws.
+
+        Each is a function of one key's data and a few numbers. `compile()` one to see what it costs:
+        `memory_analysis()` gives bytes per device, `as_text()` the program and its collectives, of which an
+        element-wise draw has none. Many small equal arrays are drawn several at a time by a program that is not here.
+
+        Examples:
+            >>> import equinox as eqx, jax, initax as ix
+            >>> model = [eqx.nn.Linear(3, 3, key=jax.random.key(0)) for _ in range(2)]
+            >>> [paths for paths in ix.plan(model, {"*": ("he_normal", None)}).lower()]
+            [('0.weight', '1.weight')]
+        """
+        return lower(self._jobs())
+
+    def _jobs(self, *, donate: bool = False) -> list[Job]:
+        jobs = []
+        homes = {each.parameter.path: each.parameter.sharding for each in self.draws}
+        shapes = {each.parameter.path: each.parameter.shape for each in self.draws}
+        drawn = [_paths(each) for each in self.draws if each.recipe is not None]
+        free = self._survey.replaced(path for paths in drawn for path in paths) if donate else {}
+        for path, home in homes.items():
+            refuse_misfit(path, shapes[path], home)
+        for each in self.draws:
+            if each.recipe is None:
+                continue
+            parameter = each.parameter
+            paths = _paths(each)
+            program = Program(
+                kernel=each.recipe.kernel,
+                shape=parameter.shape,
+                dtype=jax.dtypes.canonicalize_dtype(parameter.dtype),
+                shardings=tuple(homes[path] for path in paths),
+                preimage=parameter.constraint.preimage if parameter.constraint else None,
+            )
+            jobs.append(
+                Job(
+                    paths,
+                    program,
+                    each.recipe.numbers,
+                    old=self._old(each) if program.kernel.sees_old else None,
+                    free=tuple(array for path in paths for array in free.get(path, ())),
+                )
+            )
+        return jobs
+
+    def _warn_of_shapes(self, drawn: Mapping[str, Any]) -> None:
+        """Warn of the arrays that stay shapes, where an abstract model is drawn in part."""
+        shapes = self._survey.shapes_without(drawn)
+        left = [each for each in self.kept if each.parameter.path in shapes and 0 not in each.parameter.shape]
+        if not left:
+            return
+        unselected = any(each.rule is None and each.parameter.kept is None for each in left)
+        warn(
+            message(
+                f"{count(len(left), 'array')} of the model {'stay' if len(left) > 1 else 'stays'} abstract:",
+                *(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.reason}" for each in left[:4]),
+                f"… {len(left) - 4} more" if len(left) > 4 else "",
+                'what no rule selects is drawn as its framework draws it: add {"*": "default"} first'
+                if unselected
+                else "",
+            )
+        )
+
+    def _old(self, each: Draw) -> Any:
+        old = self._survey.at(each.parameter.path)
+        if isinstance(old, jax.Array | np.ndarray):
+            return old
+        raise PlanError(
+            message(
+                f'{each.initializer} keeps a part of what "{each.parameter.path}" holds, and the model is abstract.',
+                "draw the model first, then call it on what comes back",
+            )
+        )
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Path at which a tied array is reached again → path of its owner."""
+        return {path: owner for path, owner in self._survey.aliases.items() if owner in self._survey.places}
+
+    def diff(self, other: Plan) -> tuple[str, ...]:
+        """Return what differs between two plans, one line per parameter: `+` added, `-` gone, `~` changed.
+
+        Args:
+            other: the plan to compare with; lines say what changes from this one to that one.
+
+        Examples:
+            >>> import equinox as eqx, jax, initax as ix
+            >>> model = eqx.nn.Linear(3, 2, use_bias=False, key=jax.random.key(0))
+            >>> he, zero = (ix.plan(model, {"*": name}) for name in ("he_normal", "zeros"))
+            >>> he.diff(zero)
+            ('~ weight: scheme he_normal → zeros, initializer he_normal → zeros, std 0.816497 → 0.0',)
+        """
+        return _diff(self._rows(), other._rows())
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both decide alike, row by row and reason by reason."""
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return self._rows() == other._rows()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        rows = {each.parameter.path: _draw_row(each) for each in self.draws}
+        return rows | {each.parameter.path: _kept_row(each) for each in self.kept}
+
+    def to_json(self) -> str:
+        """Return the plan as JSON: the rules, and every decision they led to.
+
+        Raises:
+            PlanError: a rule has a function for a selector or a callable for a scheme.
+
+        Examples:
+            >>> import equinox as eqx, jax, initax as ix
+            >>> model = eqx.nn.Linear(3, 2, key=jax.random.key(0))
+            >>> plan = ix.plan(model, {"Linear": ("orthogonal", {"gain": 0.5})})
+            >>> ix.Plan.from_json(plan.to_json(), model) == plan
+            True
+        """
+        stored = {
+            "initax": FORMAT,
+            "rules": [[_selector_spec(rule), _scheme_spec(rule)] for rule in self._rules],
+            "default": self._default.spec() if isinstance(self._default, Scheme) else self._default,
+            "decisions": self._rows(),
+        }
+        return json.dumps(stored, indent=1)
+
+    @classmethod
+    def from_json(
+        cls,
+        text: str,
+        model: Any,
+        *,
+        inputs: Any = None,
+        forward: Callable[..., Any] | None = None,
+        module: Any = None,
+    ) -> Plan:
+        """Return a stored plan for a model, after checking that it still decides the same.
+
+        Args:
+            text: what `to_json` returned.
+            model: the model, or an abstract one of the same structure.
+            inputs: what the model is called on, where the plan was made with it.
+            forward: how it is called, likewise.
+            module: the module of Linen variables, likewise.
+
+        Raises:
+            PlanError: the text is no stored plan, or the plan decides otherwise on this model.
+        """
+        try:
+            stored = json.loads(text)
+            rules = dict(stored["rules"])
+            decisions = stored["decisions"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise PlanError(message(f"this is no stored plan: {type(error).__name__}: {error}")) from error
+        if stored.get("initax") != FORMAT:
+            raise PlanError(
+                message(f"the plan is stored in format {stored.get('initax')!r}, this initax reads {FORMAT}.")
+            )
+        found = plan(model, rules, inputs=inputs, forward=forward, module=module, default=stored.get("default"))
+        changes = _diff(decisions, json.loads(json.dumps(found._rows())))
+        if changes:
+            raise PlanError(message("the stored plan decides otherwise on this model.", *changes[:20]))
+        return found
+
+    def __len__(self) -> int:
+        """Return the number of arrays that will be drawn."""
+        return len(self.draws)
+
+    def __repr__(self) -> str:
+        """Return the plan in one line."""
+        return f"Plan({len(self.draws)} drawn, {len(self.kept)} kept)"
+
+    def __str__(self) -> str:
+        """Return the plan as a table."""
+        drawn = [
+            Row(
+                path=each.parameter.path,
+                kind=each.kind,
+                shape=each.parameter.shape,
+                axes=_axes_text(each.parameter),
+                fan_in=_fan_text(each.parameter.fan_in, each.parameter.effective_fan_in),
+                fan_out=_fan_text(each.parameter.fan_out, each.parameter.effective_fan_out),
+                scheme=str(each.initializer) if each.initializer else f"with {each.follows}",
+                std="" if each.std is None else f"{each.std:.4g}",
+                rule=each.rule,
+            )
+            for each in self.draws
+        ]
+        kept = [(each.parameter.path, each.kind, each.parameter.shape, each.reason) for each in self.kept]
+        return render(drawn, kept, self.notes)
+
+
+def plan(
+    model: Any,
+    rules: Mapping[Any, Any],
+    *,
+    inputs: Any = None,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+    default: Any = None,
+) -> Plan:
+    """Return every decision `reinit` would make, with nothing drawn.
+
+    A plan depends on structure, shapes and types only: abstract models do, and so do traced ones inside `jax.jit`.
+
+    Args:
+        model: an Equinox or NNX module, Linen variables, or any pytree of arrays, `jax.ShapeDtypeStruct`s or
+            shape tuples.
+        rules: selector → scheme; the last rule that matches a layer decides it.
+        inputs: what the model is called on, a tuple of arguments or one argument, abstract or not. The
+            axes of arrays nobody declared are then read off a trace of the call, in which nothing is computed.
+        forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it; for Linen, of the
+            module and the inputs.
+        module: where the model is variables of Flax Linen, the module they belong to.
+        default: the scheme of layers no rule selects; `None` keeps them, `"error"` refuses a model with any.
+
+    Returns:
+        The plan; `print` it for a table, `plan.draw(key)` for the model.
+
+    Raises:
+        RuleError: the rules are no mapping, select nothing, draw nothing, or leave something uncovered.
+        SchemeError: a scheme is unknown or can't serve a parameter it was chosen for.
+        AxesError: restated axes do not fit.
+        ModelError: the model holds no layer initax knows, or its forward pass fails.
+
+    Examples:
+        >>> import equinox as eqx, jax, initax as ix
+        >>> plan = ix.plan(eqx.nn.MLP(4, 2, 8, depth=1, key=jax.random.key(0)), {"Linear": "he_normal"})
+        >>> [(draw.parameter.path, round(draw.std, 3)) for draw in plan.draws if draw.std]
+        [('layers.0.weight', 0.707), ('layers.1.weight', 0.5)]
+    """
+    read = read_rules(rules)
+    fallback = default if default is None or default == "error" else as_scheme(default)
+    schemes = [rule.scheme for rule in read] + [fallback]
+    lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
+    found = survey_model(model, module=module, inputs=inputs, forward=forward)
+    survey, notes = traced_survey(found, inputs, found.call or forward, lengths)
+    decisions = decide(survey.layers, survey.aliases, read, fallback, type(model), survey.untold)
+    blind = _blind(decisions.draws, inputs is None) if lengths else ()
+    return Plan(survey, read, fallback, replace(decisions, notes=(*decisions.notes, *notes, *blind)))
+
+
+def _paths(each: Draw) -> tuple[str, ...]:
+    """The path of a drawn array, and those of what has to change with it."""
+    constraint = each.parameter.constraint
+    return (each.parameter.path, *(constraint.companions if constraint else ()))
+
+
+def _asks_for_lengths(scheme: Scheme) -> bool:
+    return any(part is not None and part.needs_reach for part in scheme.parts.values())
+
+
+def _blind(draws: tuple[Draw, ...], without_inputs: bool) -> tuple[str, ...]:
+    """What `auto` could not be told, for the user to know; a look-up in an embedding takes a row as it is."""
+    asking = (each for each in draws if each.initializer is not None and each.initializer.needs_reach)
+    unknown = [each for each in asking if each.parameter.reach is None and each.parameter.role != "embedding"]
+    if not unknown:
+        return ()
+    text = message(
+        f"auto can't tell what reaches {count(len(unknown), 'weight')} and takes gain 1: "
+        + listing((each.parameter.path or "(model)" for each in unknown), 6),
+        "say what the model is called on, inputs=..." if without_inputs else "",
+    )
+    warn(text)
+    return (text,)
+
+
+def _axes_text(parameter: Parameter) -> str:
+    return parameter.axes.pattern if parameter.axes else ""
+
+
+def _fan_text(nominal: float | None, effective: float | None) -> str:
+    if nominal is None:
+        return ""
+    if effective is None:
+        return f"{nominal:g} (≈?)"
+    if effective == nominal:
+        return f"{nominal:g}"
+    return f"{nominal:g} (≈{effective:g})"
+
+
+def _draw_row(each: Draw) -> dict[str, Any]:
+    parameter = each.parameter
+    return {
+        "kind": each.kind,
+        "role": parameter.role,
+        "shape": list(parameter.shape),
+        "dtype": _dtype_text(parameter),
+        "axes": _axes_text(parameter),
+        "fan_in": parameter.fan_in,
+        "fan_out": parameter.fan_out,
+        "scheme": each.scheme,
+        "initializer": str(each.initializer) if each.initializer else f"with {each.follows}",
+        "std": each.std,
+        "rule": each.rule,
+    }
+
+
+def _kept_row(each: Kept) -> dict[str, Any]:
+    return {
+        "kind": each.kind,
+        "shape": list(each.parameter.shape),
+        "dtype": _dtype_text(each.parameter),
+        "kept": each.reason,
+    }
+
+
+def _dtype_text(parameter: Parameter) -> str:
+    is_key = jnp.issubdtype(parameter.dtype, jax.dtypes.prng_key)
+    return str(parameter.dtype) if is_key else str(jnp.dtype(parameter.dtype))
+
+
+def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
+    lines = []
+    for path in {**before, **after}:
+        shown = path or "(model)"
+        if path not in before:
+            lines.append(f"+ {shown}: {_row_text(after[path])}")
+        elif path not in after:
+            lines.append(f"- {shown}: {_row_text(before[path])}")
+        elif before[path] != after[path]:
+            lines.append(f"~ {shown}: {_changes(before[path], after[path])}")
+    return tuple(lines)
+
+
+def _row_text(row: Mapping[str, Any]) -> str:
+    return f"kept, {row['kept']}" if "kept" in row else f"{row['initializer']}, shape {tuple(row['shape'])}"
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    if ("kept" in before) != ("kept" in after):
+        return f"{_row_text(before)} → {_row_text(after)}"
+
+    def text(value: Any) -> str:
+        return f"{value:.6}" if isinstance(value, float) else str(value)
+
+    return ", ".join(
+        f"{name} {text(before.get(name))} → {text(after.get(name))}"
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    )
+
+
+def _selector_spec(rule: Rule) -> str:
+    if isinstance(rule.selector, type):
+        return rule.selector.__name__
+    if isinstance(rule.selector, str):
+        return rule.selector
+    raise PlanError(
+        message(
+            f"a plan with the function {rule.text} for a selector can't be stored.",
+            'select by class, name or path instead: {"Linear": ...}',
+        )
+    )
+
+
+def _scheme_spec(rule: Rule) -> Any:
+    try:
+        return None if rule.scheme is None else rule.scheme.spec()
+    except InitaxError as error:
+        raise PlanError(f'rule "{rule.text}": {error}') from None

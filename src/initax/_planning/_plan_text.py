@@ -1,0 +1,72 @@
+"""A plan as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from itertools import groupby
+
+from initax._text import printed, table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One drawn parameter, as text."""
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    axes: str
+    fan_in: str
+    fan_out: str
+    scheme: str
+    std: str
+    rule: str
+
+
+KeptRow = tuple[str, str, tuple[int, ...], str]
+"""Path, kind, shape and reason of an array that is kept."""
+
+DRAWN = ("parameter", "kind", "shape", "axes", "fan_in", "fan_out", "scheme", "std", "rule")
+KEPT = ("array", "kind", "shape", "why")
+FEW = 3
+"""Arrays of an optimizer's state that are listed one by one; of more there is one row."""
+
+
+def render(drawn: Sequence[Row], kept: Sequence[KeptRow], notes: Sequence[str]) -> str:
+    """Return the tables of what is drawn and what is kept, and the notes below them."""
+    parts = []
+    if drawn:
+        rows = [
+            tuple(str(cell) if cell != "" or place else "(model)" for place, cell in enumerate(astuple(row)))
+            for row in drawn
+        ]
+        parts.append(table(f"drawn: {len(drawn)}", DRAWN, rows, right=("fan_in", "fan_out", "std")))
+    if kept:
+        parts.append(table(f"kept: {len(kept)}", KEPT, _kept_rows(kept), right=()))
+    if notes:
+        from rich.text import Text
+
+        parts.append(printed(Text("\n".join(f"note: {note}" for note in notes))))
+    return "\n\n".join(parts)
+
+
+def _kept_rows(kept: Sequence[KeptRow]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for optimizer, group in groupby(kept, key=lambda row: row[3] == "optimizer state"):
+        found = list(group)
+        if optimizer and len(found) > FEW:
+            rows.append((_around([path for path, *_ in found]), found[0][1], f"{len(found)} arrays", found[0][3]))
+        else:
+            rows += [(path or "(model)", kind, str(shape), reason) for path, kind, shape, reason in found]
+    return rows
+
+
+def _around(paths: Sequence[str]) -> str:
+    """The part that dotted paths have in common, as a pattern."""
+    shared: list[str] = []
+    for names in zip(*(path.split(".") for path in paths), strict=False):
+        if len(set(names)) > 1:
+            break
+        shared.append(names[0])
+    return ".".join((*shared, "*"))

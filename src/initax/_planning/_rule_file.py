@@ -1,0 +1,223 @@
+"""Rules from a TOML or JSON file, with the meaning they have in Python."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from initax._errors import InitaxError, RuleError, message
+from initax._model._parameter import ROLES
+from initax._planning._rules import read_rules
+
+WORDS = frozenset({*ROLES, "axes", "sizes", "base", "name"})
+"""Keys of a table that stands for a scheme."""
+
+Keys = tuple[str, ...]
+
+
+def load_rules(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the rules that a TOML or JSON file holds, or a text in one of these formats.
+
+    Each key of the file is a selector: a name, a path, names in sequence. Its value is what a rule of Python says, with
+    a list for a pair and `"keep"`, or JSON's `null`, for `None`. The last rule that matches a layer decides it, so the
+    order of the file counts; in TOML, tables come last.
+
+    Args:
+        source: path of a file whose name ends in `.toml` or `.json`; or the text itself.
+
+    Returns:
+        The rules as a mapping of plain data, in the order of the file; `loaded | {"head": "zeros"}` adds another.
+
+    Raises:
+        RuleError: the text is no TOML or JSON, or holds no rules, or one twice; the message says in which line.
+        SchemeError: a scheme is unknown or malformed; the message says in which line, and under which key.
+        AxesError: a restated pattern is malformed; likewise.
+        FileNotFoundError: there is no such file.
+
+    Examples:
+        >>> import initax as ix
+        >>> ix.load_rules('''
+        ... "*" = "glorot_uniform"
+        ... Embedding = ["normal", { stddev = 0.02 }]
+        ... head = "keep"
+        ... ''')
+        {'*': 'glorot_uniform', 'Embedding': ['normal', {'stddev': 0.02}], 'head': None}
+    """
+    where, text, is_json = _opened(source)
+    stored = _parsed(text, where, is_json)
+    if not isinstance(stored, dict) or not stored:
+        line = '{"Linear": "he_normal"}' if is_json else '"Linear" = "he_normal"'
+        raise RuleError(message(f"{where} holds no rules.", line))
+    rules = {selector: _with_none(value) for selector, value in stored.items()}
+    for selector, value in rules.items():
+        try:
+            read_rules({selector: value})
+        except InitaxError as error:
+            rule = f'rule "{selector}": '
+            said = str(error).removeprefix(rule)
+            lines = _json_lines(text) if is_json else _toml_lines(text)
+            keys = _at_fault((selector,), value, said)
+            known = next(keys[:depth] for depth in range(len(keys), 0, -1) if keys[:depth] in lines)
+            inside = f', key "{".".join(keys[1:])}"' if len(keys) > 1 else ""
+            hint = _unquoted(selector, value)
+            raise type(error)(message(f"{where}, line {lines[known]}{inside}: {rule}{said}", hint)) from error
+    return rules
+
+
+def _opened(source: str | os.PathLike[str]) -> tuple[str, str, bool]:
+    """What to call the source, its text, and whether it is JSON."""
+    if isinstance(source, str) and ("\n" in source or not re.search(r"\.(toml|json)$", source, re.IGNORECASE)):
+        is_json = source.lstrip().startswith("{")
+        if not is_json and "=" not in source and source.strip():
+            raise RuleError(
+                message(
+                    f"rules are loaded from a file .toml or .json, or from a text, not from {source!r}.",
+                    'ix.load_rules("rules.toml")',
+                )
+            )
+        return "the text", source, is_json
+    path = Path(source)
+    if path.suffix.lower() not in (".toml", ".json"):
+        raise RuleError(message(f"rules are loaded from a file .toml or .json, not {str(path)!r}."))
+    return str(path), path.read_text("utf-8"), path.suffix.lower() == ".json"
+
+
+def _parsed(text: str, where: str, is_json: bool) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_once) if is_json else tomllib.loads(text)
+    except json.JSONDecodeError as error:
+        line, why = error.lineno, error.msg
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        line = int(found[1]) if found else text.count("\n") + 1
+        why = str(error).partition(" (at ")[0]
+    except _TwiceError as error:
+        line = [number for keys, number in _json_keys(text) if keys[-1] == error.key][-1]
+        why = f'"{error.key}" stands there twice'
+    rows = text.splitlines()
+    row = rows[line - 1].strip() if line <= len(rows) else ""
+    raise RuleError(
+        message(
+            f"{where}, line {line}: this is no {'JSON' if is_json else 'TOML'}: {why}.",
+            row,
+            "" if is_json else _quoted(row),
+        )
+    )
+
+
+def _quoted(row: str) -> str:
+    """The row with quotes around its selector and its scheme's name, where that makes it TOML."""
+    key, _, value = (part.strip() for part in row.partition("="))
+    selector = key if key[:1] in "\"'" or re.fullmatch(r"[\w-]+", key) else f'"{key}"'
+    scheme = f'"{value}"' if re.fullmatch(r"[A-Za-z]\w*", value) else value
+    try:
+        tomllib.loads(f"{selector} = {scheme}")
+    except tomllib.TOMLDecodeError:
+        return ""
+    return f"write {selector} = {scheme}" if (selector, scheme) != (key, value) else ""
+
+
+class _TwiceError(Exception):
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _TwiceError(key)
+        found[key] = value
+    return found
+
+
+def _with_none(value: Any) -> Any:
+    """The value, with `None` where a scheme is to be kept: the rule's, a half of a pair, or a role."""
+    match value:
+        case "keep":
+            return None
+        case [weight, bias] if not (isinstance(weight, str) and isinstance(bias, Mapping)):
+            return [_with_none(weight), _with_none(bias)]
+        case Mapping() if "name" not in value:
+            return {key: _with_none(each) if key in ROLES else each for key, each in value.items()}
+    return value
+
+
+def _unquoted(selector: str, value: Any) -> str:
+    """What to write where TOML has tables in tables: around all rules, or for a path without quotes."""
+    keys = [selector]
+    while isinstance(value, Mapping) and value and not set(value) & WORDS:
+        key, value = next(iter(value.items()))
+        keys.append(key)
+    if len(keys) > 1 and selector == "rules":
+        return "rules stand at the top, with no table [rules] around them"
+    return f'a path is written with quotes: "{".".join(keys)}"' if len(keys) > 1 else ""
+
+
+def _at_fault(keys: Keys, value: Any, error: str) -> Keys:
+    """The innermost key whose name or text the first line of an error speaks of, else the rule's own."""
+    words = set(re.findall(r"[^\s\"',;:()]+", error.splitlines()[0]))
+    fitting = [
+        (len(inner), inner[-1] in words, inner)
+        for inner, text in _inside(keys, value)
+        if inner[-1] in words or text in words
+    ]
+    return max(fitting, key=lambda each: each[:2])[2] if fitting else keys
+
+
+def _inside(keys: Keys, value: Any) -> Iterator[tuple[Keys, str]]:
+    """Every key inside a value, with the text that stands there."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            first = each[0] if isinstance(each, list) and each else each
+            yield (*keys, key), first if isinstance(first, str) else ""
+            yield from _inside((*keys, key), each)
+    if isinstance(value, list):
+        for each in value:
+            yield from _inside(keys, each)
+
+
+def _toml_lines(text: str) -> dict[Keys, int]:
+    """The line of every key: that behind the longest beginning of the text that is TOML and lacks the key."""
+    rows, found, last = text.splitlines(), dict[Keys, int](), 0
+    for number in range(1, len(rows) + 1):
+        try:
+            stored = tomllib.loads("\n".join(rows[:number]))
+        except tomllib.TOMLDecodeError:
+            continue
+        for keys, _ in _inside((), stored):
+            found.setdefault(keys, last + 1)
+        last = number
+    return found
+
+
+def _json_lines(text: str) -> dict[Keys, int]:
+    """The line of every key."""
+    found: dict[Keys, int] = {}
+    for keys, line in _json_keys(text):
+        found.setdefault(keys, line)
+    return found
+
+
+def _json_keys(text: str) -> Iterator[tuple[Keys, int]]:
+    """Every key of a text that is JSON, with the keys around it and its line."""
+    starts = [0, *(at.end() for at in re.finditer("\n", text))]
+    around: list[str | None] = []
+    last: str | None = None
+    for token in re.finditer(r'"(?:[^"\\]|\\.)*"(\s*:)?|[][{}]', text):
+        if token[0] in "{[":
+            around.append(last)
+            last = None
+        elif token[0] in "}]":
+            around.pop()
+            last = None
+        elif token[1]:
+            last = json.loads(token[0][: -len(token[1])])
+            outer = tuple(each for each in around if each is not None)
+            yield (*outer, str(last)), bisect.bisect_right(starts, token.start())

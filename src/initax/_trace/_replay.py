@@ -1,0 +1,210 @@
+"""The jaxpr played with values, equation by equation, so that what comes out of some can be seen or changed.
+
+Loops stay loops and branches stay branches: what is carried from equation to equation goes through them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Literal
+
+from initax._trace._interpret import CALLS, scan_parts
+from initax._trace._uses import Place
+
+State = dict[Any, Any]
+"""What is carried from equation to equation, by key: arrays."""
+
+Hook = Callable[[Place, Sequence[Any], Any, State], tuple[Any, State, Any]]
+"""From an equation's place, its operands, its result and the state to the result to go on with, the new state, and what
+to emit: a pytree of arrays, or `None`."""
+
+TRIPS = "trips"
+"""The key of the state under which steps of `while` loops are counted, by loop, where they are."""
+
+
+def _strong(literal: Any) -> Any:
+    return jnp.asarray(literal.val, literal.aval.dtype)
+
+
+def _evaluated(eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """The results of one equation."""
+    found = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = ((), found) if isinstance(found, dict) else found  # a pair before JAX 0.10
+    with eqn.ctx.manager:
+        results = eqn.primitive.bind(*functions, *values, **params)
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+class Player:
+    """Plays a jaxpr with values.
+
+    Args:
+        hook: what to do at the places.
+        places: equations of one result to call it at.
+        fresh: for each loop, the keys of the state that start anew in each step, and with what; after the loop they
+            hold what every step left, stacked.
+        state: what is carried, at first.
+        trips: for each `while` loop out of which something is emitted, how many steps there is room for.
+
+    What is emitted in a loop comes out stacked, an entry for each step. A branch that is not taken, and a step that a
+    `while` loop does not make, emit zeros.
+    """
+
+    def __init__(
+        self,
+        hook: Hook,
+        places: Iterable[Place],
+        fresh: Mapping[Place, State] | None = None,
+        state: State | None = None,
+        trips: Mapping[Place, int] | None = None,
+    ) -> None:
+        self.hook = hook
+        self.places = frozenset(places)
+        self.fresh = dict(fresh or {})
+        self.state: State = dict(state or {})
+        self.trips = dict(trips or {})
+        self.emitted: dict[Place, Any] = {}
+        self.around = {place[:depth] for place in self.places for depth in range(1, len(place))}
+
+    def play(self, jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], at: Place = ()) -> list[Any]:
+        """Return the results of an open jaxpr.
+
+        Args:
+            jaxpr: the jaxpr.
+            consts: values of its constants.
+            values: values of its arguments.
+            at: the equation that holds it.
+        """
+        known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+        known |= zip(jaxpr.invars, values, strict=True)
+
+        def read(atom: Any) -> Any:
+            return _strong(atom) if isinstance(atom, Literal) else known[atom]
+
+        for number, eqn in enumerate(jaxpr.eqns):
+            place = (*at, number)
+            results = self._step(eqn, [read(atom) for atom in eqn.invars], place)
+            known |= zip(eqn.outvars, results, strict=True)
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _step(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
+        name = eqn.primitive.name
+        if place in self.around:
+            if name in CALLS:
+                inner = eqn.params[CALLS[name]]
+                return self.play(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values, place)
+            return {"scan": self._scan, "while": self._while, "cond": self._cond}[name](eqn, values, place)
+        results = _evaluated(eqn, values)
+        if place in self.places:
+            results[0], self.state, emitted = self.hook(place, values, results[0], self.state)
+            if emitted is not None:
+                self.emitted[place] = emitted
+        return results
+
+    def _child(self, state: State) -> Player:
+        return Player(self.hook, self.places, self.fresh, state, self.trips)
+
+    def _scan(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
+        params, body = eqn.params, eqn.params["jaxpr"]
+        consts, carries = scan_parts(params)
+        first, carry, rows = values[:consts], values[consts : consts + carries], values[consts + carries :]
+        fresh = self.fresh.get(place, {})
+
+        def step(held: tuple[list[Any], State], row: list[Any]) -> tuple[Any, Any]:
+            inner = self._child({**held[1], **fresh})
+            results = inner.play(body.jaxpr, body.consts, [*first, *held[0], *row], place)
+            carried = {key: inner.state[key] for key in held[1]}
+            stacked = {key: inner.state[key] for key in fresh}
+            return (results[:carries], carried), (results[carries:], stacked, inner.emitted)
+
+        kept = {key: value for key, value in self.state.items() if key not in fresh}
+        (carry, state), (collected, stacked, emitted) = lax.scan(
+            step, (carry, kept), rows, length=params["length"], reverse=params["reverse"]
+        )
+        self.state = {**state, **stacked}
+        self.emitted |= emitted
+        return [*carry, *collected]
+
+    def _while(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
+        tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        test, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
+        closed_over = values[tests : tests + consts]
+
+        def goes_on(held: tuple[list[Any], State, Any, Any]) -> Any:
+            return jax.core.eval_jaxpr(test.jaxpr, test.consts, *values[:tests], *held[0])[0]
+
+        def step(values: list[Any], state: State) -> tuple[list[Any], State, dict[Place, Any]]:
+            inner = self._child(state)
+            results = inner.play(body.jaxpr, body.consts, [*closed_over, *values], place)
+            return results, inner.state, inner.emitted
+
+        def onward(held: tuple[list[Any], State, Any, Any]) -> tuple[list[Any], State, Any, Any]:
+            results, state, emitted = step(held[0], held[1])
+            room = jax.tree_util.tree_map(lambda rows, row: rows.at[held[2]].set(row), held[3], emitted)
+            return results, state, held[2] + 1, room
+
+        first = (values[tests + consts :], self.state)
+        one = jax.eval_shape(step, *first)[2]
+        room = jax.tree_util.tree_map(lambda each: jnp.zeros((max(self.trips[place], 1), *each.shape), each.dtype), one)
+        held = lax.while_loop(goes_on, onward, (*first, jnp.zeros((), jnp.int32), room))
+        results, self.state, steps, emitted = held
+        self.emitted |= emitted
+        if TRIPS in self.state:
+            longest = jnp.maximum(self.state[TRIPS][place], steps)
+            self.state = {**self.state, TRIPS: {**self.state[TRIPS], place: longest}}
+        return list(results)
+
+    def _cond(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
+        which, operands = values[0], values[1:]
+
+        def branch(number: int, closed: Any) -> Callable[..., Any]:
+            def run(state: State, *arguments: Any) -> tuple[list[Any], State, dict[Place, Any]]:
+                inner = self._child(state)
+                return inner.play(closed.jaxpr, closed.consts, arguments, (*place, number)), inner.state, inner.emitted
+
+            return run
+
+        branches = [branch(number, closed) for number, closed in enumerate(eqn.params["branches"])]
+        every: dict[Place, Any] = {}
+        for run in branches:
+            every |= jax.eval_shape(run, self.state, *operands)[2]
+
+        def whole(run: Callable[..., Any]) -> Callable[..., Any]:
+            def filled(*arguments: Any) -> tuple[list[Any], State, dict[Place, Any]]:
+                results, state, emitted = run(*arguments)
+                return results, state, {**jax.tree_util.tree_map(_zeros, every), **emitted}
+
+            return filled
+
+        which = jnp.asarray(which, jnp.int32)
+        results, self.state, emitted = lax.switch(which, [whole(run) for run in branches], self.state, *operands)
+        self.emitted |= emitted
+        return list(results)
+
+
+def _zeros(like: Any) -> jax.Array:
+    return jnp.zeros(like.shape, like.dtype)
+
+
+def longest_trips(
+    jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], places: Iterable[Place], loops: Iterable[Place]
+) -> dict[Place, jax.Array]:
+    """Return how many steps some `while` loops make at most, each time they are run.
+
+    Args:
+        jaxpr: an open jaxpr.
+        consts: values of its constants.
+        values: values of its arguments.
+        places: equations in the loops.
+        loops: the loops.
+    """
+    counts = {loop: jnp.zeros((), jnp.int32) for loop in loops}
+    player = Player(lambda place, operands, result, state: (result, state, None), places, state={TRIPS: counts})
+    player.play(jaxpr, consts, values)
+    found: dict[Place, jax.Array] = player.state[TRIPS]
+    return found

@@ -1,0 +1,485 @@
+"""Layer-sequential unit variance: the output of every weighted operation scaled to a variance, in one pass."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initax._adapters import survey as survey_model
+from initax._errors import InitaxError, message
+from initax._model._parameter import Parameter
+from initax._model._survey import Survey
+from initax._planning._rules import match, read_rules
+from initax._text import table
+from initax._trace import uses_of
+from initax._trace._infer import Traced, trace_with_values
+from initax._trace._replay import Player
+from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
+from initax._trace._views import Factor, Pick
+
+Model = TypeVar("Model")
+
+Key = tuple[int, tuple[tuple[Factor, int], ...]]
+"""A weight, and which entries of its batch axes are used alone: `w[0]`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """What became of one weight.
+
+    Attributes:
+        path: its path; entries used alone have them behind, `layers.w[2]`.
+        before: variance of its output before, one number per entry where a loop runs over a stack or picks entries;
+            `nan` for entries it never comes to.
+        after: the same afterwards.
+        factor: what the weight was multiplied with.
+    """
+
+    path: str
+    before: np.ndarray
+    after: np.ndarray
+    factor: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LsuvReport:
+    """What `ix.lsuv` did: print it for a table.
+
+    Attributes:
+        layers: the calibrated weights, in the order of the forward pass.
+        skipped: path of each other weight → why it was left alone.
+    """
+
+    layers: tuple[Calibrated, ...]
+    skipped: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """Return the report as a table."""
+        rows = [(each.path, *map(_span, (each.before, each.after, each.factor))) for each in self.layers]
+        shown = table(f"calibrated: {len(rows)}", ("weight", "before", "after", "factor"), rows)
+        if not self.skipped:
+            return shown
+        left = list(self.skipped.items())
+        return f"{shown}\n\n{table(f'left alone: {len(left)}', ('weight', 'why'), left)}"
+
+
+def _span(values: np.ndarray) -> str:
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    return f"{low:.4g}" if values.size == 1 else f"{low:.4g} … {high:.4g}"
+
+
+def lsuv(
+    model: Model,
+    inputs: Any,
+    *,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+    target: float = 1.0,
+    tolerance: float = 0.0,
+    skip: Any = (),
+    center: bool = False,
+) -> tuple[Model, LsuvReport]:
+    """Return the model with every weight scaled so that its output has a given variance, and a report.
+
+    The forward pass is played once, on the real inputs: at each contraction or convolution with a weight the variance
+    of the output, before the bias, is measured over examples, units and positions, and the weight divided by its root
+    before the pass goes on. Each step of a scan calibrates its own entry of a stack, and so does each step of a loop
+    that picks entries by its counter; a weight used again keeps the factor of its first use whose output is not zero:
+    a recurrent weight that of the second step, where the first state is zeros. Norms, biases, residual branches and
+    embeddings are played as they are.
+
+    Args:
+        model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
+        inputs: a tuple of what the model is called on, a whole batch; one array alone will do.
+        forward: function of the model and the inputs, `lambda model, x: jax.vmap(model)(x)` say; a plain call if left
+            out.
+        module: where the model is variables of Flax Linen, the module they belong to.
+        target: the variance wanted.
+        tolerance: a weight whose output is this close already, relative to the target, is left as it is.
+        skip: selectors of layers to leave alone, as in a rule: a class, a name, a path, a function, or a list of
+            several.
+        center: also set each bias of a calibrated weight so that every unit has mean zero.
+
+    Raises:
+        InitaxError: the target is not positive, or there is no weight to calibrate.
+        RuleError: a selector of `skip` selects nothing.
+        ModelError: the model can't be called, or the call fails.
+
+    Examples:
+        >>> import equinox as eqx, jax, initax as ix
+        >>> model = eqx.nn.MLP(8, 8, 32, depth=3, key=jax.random.key(0))
+        >>> x = jax.random.normal(jax.random.key(1), (256, 8))
+        >>> model, report = ix.lsuv(model, x, forward=lambda model, x: jax.vmap(model)(x))
+        >>> [round(float(layer.after), 3) for layer in report.layers]
+        [1.0, 1.0, 1.0, 1.0]
+
+    References:
+        Mishkin & Matas 2016, arXiv 1511.06422, algorithm 1. There each layer is measured in a forward pass of its own,
+        several times; before its bias an output is linear in its weight, and once is exact.
+    """
+    if not target > 0:
+        raise InitaxError(message(f"lsuv: target is a variance and must be positive, not {target!r}."))
+    found = survey_model(model, module=module, inputs=inputs, forward=forward)
+    traced, values = trace_with_values(found, inputs, found.call or forward)
+    if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
+        raise InitaxError(message("lsuv measures on real inputs and weights; some are abstract.", "pass arrays"))
+    uses = uses_of(traced.closed, len(traced.paths), traced.constants)
+    jobs, skipped = _jobs(found, traced, uses, skip)
+    shifts = _shifts(uses, {job.key[0] for job in jobs.values()}) if center else {}
+    if not jobs:
+        lines = (f"{path}: {reason}" for path, reason in list(skipped.items())[:8])
+        raise InitaxError(message("lsuv finds no weight to calibrate.", *lines))
+    fresh: dict[Place, dict[Any, Any]] = {}
+    every: tuple[_Job | _Shift, ...] = (*jobs.values(), *shifts.values())
+    blank: dict[Key, Any] = {job.key: job.blank() for job in every}
+    for job in every:
+        for loop in job.loops:
+            fresh.setdefault(loop, {})[job.key] = blank[job.key]
+    play = functools.partial(_play, traced, jobs, shifts, blank, fresh, float(target), float(tolerance))
+    new, state = jax.jit(play)(values)
+    layers, idle = _rows(jobs, state, traced)
+    scaled = {key[0] for key, record in state.items() if np.any(np.asarray(record[0]) != 1)}
+    centered = {shift.key[0] for shift in shifts.values()}
+    changed = {path: new[at] for at, path in enumerate(traced.paths) if at in scaled | centered}
+    report = LsuvReport(layers=layers, skipped={**skipped, **idle})
+    result: Model = found.write(changed)
+    return result, report
+
+
+Record = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+"""Factor, whether it is known, variance before, variance after."""
+
+UNSEEN = -1.0
+"""The variance of an output that was never computed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """An equation whose output is measured.
+
+    Attributes:
+        key: the weight it belongs to.
+        loops: the loops that each take one entry of it, outermost first.
+        picks: where counters pick entries of it.
+        factors: the parts of the stored axes that each of these loops, and then each pick, runs over.
+    """
+
+    key: Key
+    loops: tuple[Place, ...]
+    picks: tuple[Pick, ...]
+    factors: tuple[tuple[Factor, ...], ...]
+
+    def blank(self) -> Record:
+        """Return the record of a weight not yet measured, one for each entry that can be picked."""
+        one = jnp.ones(_sizes(self.picks), jnp.float32)
+        return one, jnp.zeros(one.shape, bool), UNSEEN * one, one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shift:
+    """A sum with a bias, that is set so that every unit has mean zero.
+
+    Attributes:
+        key: the bias.
+        loops: as for a weight.
+        picks: as for a weight.
+        factors: the parts of the stored axes that loops, then picks, and then the axes of the sum, run over.
+        axes: the axes of the sum along which each entry has its own bias.
+        sizes: their sizes.
+    """
+
+    key: Key
+    loops: tuple[Place, ...]
+    picks: tuple[Pick, ...]
+    factors: tuple[tuple[Factor, ...], ...]
+    axes: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    def blank(self) -> tuple[jax.Array, jax.Array]:
+        """Return the record of a bias not yet set: the change, and whether it is known."""
+        picked = _sizes(self.picks)
+        return jnp.zeros((*picked, *self.sizes), jnp.float32), jnp.zeros(picked, bool)
+
+
+def _sizes(picks: Sequence[Pick]) -> tuple[int, ...]:
+    return tuple(math.prod(factor.size for factor in pick.factors) for pick in picks)
+
+
+def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[Place, _Job], dict[str, str]]:
+    """Which equations to measure, and why some weights are left alone."""
+    parameters = {each.path: each for layer in survey.layers for each in layer.parameters}
+    skipping = _selected(survey, skip)
+    jobs: dict[Place, _Job] = {}
+    skipped: dict[str, str] = {}
+    at_place: dict[Place, int] = {}
+    for use in uses.found:
+        if use.what in CONTRACTIONS or use.what == "scale":
+            at_place[use.at] = at_place.get(use.at, 0) + 1
+    for place, path in enumerate(traced.paths):
+        own = [use for use in uses.found if use.param == place]
+        if not any(use.what in CONTRACTIONS for use in own):
+            continue
+        reason = _why_not(parameters[path], own, at_place, uses, path in skipping)
+        if reason:
+            skipped[path] = reason
+            continue
+        for use in own:
+            loops = _loops_of(use, uses)
+            assert use.view is not None
+            picks = use.view.picks
+            factors = (*(uses.loops[loop][place] for loop in loops), *(pick.factors for pick in picks))
+            jobs[use.at] = _Job(key=(place, use.view.fixed), loops=loops, picks=picks, factors=factors)
+    return jobs, skipped
+
+
+def _selected(survey: Survey, skip: Any) -> set[str]:
+    selectors = list(skip) if isinstance(skip, list | tuple | set) else [skip]
+    if not selectors:
+        return set()
+    matching = match(read_rules(dict.fromkeys(selectors)), survey.layers, survey.aliases)
+    return {
+        each.path
+        for layer, rule in zip(survey.layers, matching.winners, strict=True)
+        if rule is not None
+        for each in layer.parameters
+    }
+
+
+def _loops_of(use: Use, uses: Uses) -> tuple[Place, ...]:
+    """The loops around a use that take one entry of the weight each step, outermost first."""
+    around = [use.at[:depth] for depth in range(1, len(use.at))]
+    return tuple(place for place in around if uses.loops.get(place, {}).get(use.param))
+
+
+def _why_not(
+    parameter: Parameter, own: Sequence[Use], at_place: Mapping[Place, int], uses: Uses, skipped: bool
+) -> str | None:
+    """Why a weight can't be calibrated, or `None`."""
+    if skipped:
+        return "skipped as asked"
+    reason = _why_fixed(parameter)
+    if reason is not None:
+        return reason
+    if any(use.normalized for use in own):
+        return "it is normalized: its scale has no effect"
+    stopped = next((use for use in own if use.stop), None)
+    if stopped is not None:
+        return str(stopped.stop)
+    if any(use.what not in CONTRACTIONS for use in own):
+        return "it is used as something else than a weight too"
+    if any(use.view is None for use in own):
+        return "its operation is written out, or fed by constants"
+    if any(at_place[use.at] > 1 for use in own):
+        return "it shares its operation with other parameters"
+    loops = {_loops_of(use, uses) for use in own}
+    if len(loops) > 1 or any(_is_reentered(use, uses) for use in own):
+        return "several loops run over its stack"
+    if any(use.view and use.view.looked for use in own):
+        return "its entries are picked by the data"
+    if not all(_is_known(use, uses) for use in own):
+        return "its entries are picked in a way that can't be followed"
+    if len({_parts(use) for use in own}) > 1:
+        return "its uses take different parts of it"
+    return None
+
+
+def _why_fixed(parameter: Parameter) -> str | None:
+    """Why an array can't be multiplied, whatever its uses, or `None`."""
+    if parameter.role == "state":
+        return "state"
+    if parameter.kept is not None and parameter.kept.startswith("frozen"):
+        return parameter.kept
+    if parameter.constraint is not None and not parameter.constraint.scales:
+        return f"behind {parameter.constraint.name}: only a weight stored as it is, or masked, can be multiplied"
+    return None
+
+
+def _is_known(use: Use, uses: Uses) -> bool:
+    """Whether it is known which entry of each batch axis a use takes: by a loop, by a counter or always the same."""
+    if use.view is None:
+        return False
+    loops = [factor for loop in _loops_of(use, uses) for factor in uses.loops[loop][use.param]]
+    picked = [factor for pick in use.view.picks for factor in pick.factors]
+    known = (*loops, *picked, *(factor for factor, _ in use.view.fixed))
+    return not use.view.looked and all(factor in known for factor in use.view.batch)
+
+
+def _parts(use: Use) -> tuple[Any, ...]:
+    """The parts of the stored axes of which a use takes single entries, whichever they are."""
+    if use.view is None:
+        return ()
+    return tuple(pick.factors for pick in use.view.picks), frozenset(factor for factor, _ in use.view.fixed)
+
+
+def _is_reentered(use: Use, uses: Uses) -> bool:
+    """Whether a loop around goes over the same stack again and again."""
+    around = [use.at[:depth] for depth in range(1, len(use.at)) if use.at[:depth] in uses.loops]
+    own = _loops_of(use, uses)
+    return tuple(around[: len(own)]) != own
+
+
+def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Shift]:
+    """The sums with biases of calibrated weights."""
+    shifts: dict[Place, _Shift] = {}
+    places: dict[int, set[Any]] = {}
+    for use in uses.found:
+        view = use.view
+        if use.what != "bias" or view is None or use.stop or not calibrated & set(use.partners):
+            continue
+        own = tuple(at for at, axis in enumerate(view.axes) if any(each.axis >= 0 and each.size > 1 for each in axis))
+        loops = _loops_of(use, uses)
+        odd = any(each.axis < 0 for at in own for each in view.axes[at])
+        if odd or _is_reentered(use, uses) or not _is_known(use, uses):
+            continue
+        places.setdefault(use.param, set()).add((loops, _parts(use)))
+        shifts[use.at] = _Shift(
+            key=(use.param, view.fixed),
+            loops=loops,
+            picks=view.picks,
+            factors=(
+                *(uses.loops[loop][use.param] for loop in loops),
+                *(pick.factors for pick in view.picks),
+                *(view.axes[at] for at in own),
+            ),
+            axes=own,
+            sizes=tuple(math.prod(each.size for each in view.axes[at]) for at in own),
+        )
+    return {place: shift for place, shift in shifts.items() if len(places[shift.key[0]]) == 1}
+
+
+def _play(
+    traced: Traced,
+    jobs: Mapping[Place, _Job],
+    shifts: Mapping[Place, _Shift],
+    blank: Mapping[Key, Any],
+    fresh: Mapping[Place, Mapping[Any, Any]],
+    target: float,
+    tolerance: float,
+    values: Sequence[Any],
+) -> tuple[dict[int, Any], dict[Key, Record]]:
+    """Play the forward pass, and return the new arrays and what was measured."""
+    every: dict[Place, _Job | _Shift] = {**jobs, **shifts}
+    picks = {pick for job in every.values() for pick in job.picks}
+    numbers = {_number(pick): jnp.zeros((), jnp.int32) for pick in picks}
+
+    def hook(
+        place: Place, operands: Sequence[Any], output: Any, state: dict[Any, Any]
+    ) -> tuple[Any, dict[Any, Any], None]:
+        for pick in picks:
+            if pick.at == place:
+                number = jnp.ravel(operands[pick.operand])[pick.entry].astype(jnp.int32)
+                state = {**state, _number(pick): jnp.clip(number, 0, _sizes([pick])[0] - 1)}
+        job = every.get(place)
+        if job is None:
+            return output, state, None
+        entry = tuple(state[_number(pick)] for pick in job.picks)
+        kept = state[job.key]
+        record = tuple(each[entry] for each in kept) if entry else kept
+        if isinstance(job, _Shift):
+            output, record = _centered(output, record, job)
+        else:
+            output, record = _measured(output, record, target, tolerance)
+        if entry:
+            record = tuple(old.at[entry].set(new) for old, new in zip(kept, record, strict=True))
+        return output, {**state, job.key: record}, None
+
+    places = {*every, *(pick.at for pick in picks)}
+    player = Player(hook, places, {place: dict(each) for place, each in fresh.items()}, {**blank, **numbers})
+    player.play(traced.closed.jaxpr, traced.closed.consts, list(values))
+    new: dict[int, Any] = {}
+    for key, job in {job.key: job for job in every.values()}.items():
+        array = new.get(key[0], values[key[0]])
+        wide = array.astype(jnp.complex64 if jnp.iscomplexobj(array) else jnp.float32)
+        change = _spread(player.state[key][0], job, array.shape, 0.0 if isinstance(job, _Shift) else 1.0)
+        changed = wide + change if isinstance(job, _Shift) else wide * change.astype(wide.dtype)
+        new[key[0]] = changed.astype(array.dtype)
+    return new, {job.key: player.state[job.key] for job in jobs.values()}
+
+
+def _number(pick: Pick) -> tuple[int, tuple[int, ...]]:
+    """The key of the state under which it is kept which entry was picked last; no parameter has a number below zero."""
+    return -1, (*pick.at, pick.operand, pick.entry)
+
+
+def _measured(output: Any, record: Any, target: float, tolerance: float) -> tuple[Any, Record]:
+    factor, known, before, after = record
+    variance = _variance(output)
+    apart = (jnp.abs(variance / target - 1) > tolerance) & (variance > 0) & jnp.isfinite(variance)
+    own = jnp.where(apart, jnp.sqrt(target / jnp.where(apart, variance, 1)), 1).astype(jnp.float32)
+    factor = jnp.where(known, factor, own)
+    scaled = output * factor.astype(output.dtype)
+    # An output of zeros tells nothing of the weight, and whatever factor a later use finds leaves it as it is.
+    seen = known | jnp.any(output != 0)
+    return scaled, (factor, seen, jnp.where(known, before, variance), jnp.where(known, after, _variance(scaled)))
+
+
+def _centered(output: Any, record: Any, shift: _Shift) -> tuple[Any, Any]:
+    change, known = record
+    others = tuple(axis for axis in range(output.ndim) if axis not in shift.axes)
+    change = jnp.where(known, change, -jnp.mean(output.astype(jnp.float32), axis=others))
+    wide = jnp.expand_dims(change, others)
+    return output + wide.astype(output.dtype), (change, jnp.ones((), bool))
+
+
+def _variance(output: Any) -> jax.Array:
+    wide = output.astype(jnp.complex64 if jnp.iscomplexobj(output) else jnp.float32)
+    return jnp.mean(jnp.abs(wide - jnp.mean(wide)) ** 2).astype(jnp.float32)
+
+
+def _spread(change: jax.Array, job: _Job | _Shift, shape: tuple[int, ...], neutral: float) -> jax.Array:
+    """What each stored entry is changed by, from the digits of its indices."""
+    places = []
+    for factors in job.factors:
+        step = jnp.zeros((1,) * len(shape), jnp.int32)
+        for each in factors:
+            step = step * each.size + _digit(shape, each)
+        places.append(jnp.broadcast_to(step, shape))
+    full = change[tuple(places)] if places else jnp.broadcast_to(change, shape)
+    for each, digit in job.key[1]:
+        full = jnp.where(_digit(shape, each) == digit, full, neutral)
+    return full
+
+
+def _digit(shape: Sequence[int], factor: Factor) -> jax.Array:
+    index = jnp.arange(shape[factor.axis], dtype=jnp.int32) // factor.inner % factor.size
+    return index.reshape([-1 if axis == factor.axis else 1 for axis in range(len(shape))])
+
+
+def _rows(
+    jobs: Mapping[Place, _Job], state: Mapping[Key, Record], traced: Traced
+) -> tuple[tuple[Calibrated, ...], dict[str, str]]:
+    """The calibrated weights, and the paths of weights and entries whose factor could not be told, with the reason."""
+    rows: dict[Key, Calibrated] = {}
+    idle: dict[str, str] = {}
+    for key in dict.fromkeys(jobs[place].key for place in sorted(jobs)):
+        factor, known, before, after = (np.asarray(each) for each in state[key])
+        path = traced.paths[key[0]] + _alone(digit for _, digit in key[1])
+        reasons = np.where(before == UNSEEN, "it did not run on these inputs", _why_unknown(known, before))
+        known = reasons == ""
+        if not known.any() and np.unique(reasons).size == 1:
+            idle[path] = str(reasons.flat[0])
+            continue
+        idle |= {path + _alone(map(int, entry)): str(reasons[tuple(entry)]) for entry in np.argwhere(~known)}
+        if not known.any():
+            continue
+        before, after = (np.where(known, each, np.nan) for each in (before, after))
+        rows[key] = Calibrated(path=path, before=before, after=after, factor=factor)
+    return tuple(rows.values()), idle
+
+
+def _why_unknown(known: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Why the variance of an output that was computed tells nothing, per entry; empty where it does."""
+    constant = np.where(known & (before == 0), "its output is one number, without variance, on these inputs", "")
+    return np.where(known, constant, "its output is zero on these inputs")
+
+
+def _alone(entry: Iterable[int]) -> str:
+    inside = ", ".join(map(str, entry))
+    return f"[{inside}]" if inside else ""

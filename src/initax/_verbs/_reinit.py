@@ -1,0 +1,179 @@
+"""The verbs: `reinit` plans and draws, `layers` looks, `draw` makes a single array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from initax._adapters import check_key, key_of, survey
+from initax._drawing._draw import draw_one
+from initax._drawing._program import Program
+from initax._errors import SchemeError, message
+from initax._math._axes import resolve
+from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter, Role
+from initax._planning._plan import plan
+from initax._trace._infer import traced_survey
+from initax.schemes._scheme import UNSET, as_scheme
+
+Model = TypeVar("Model")
+
+
+def reinit(
+    model: Model,
+    rules: Mapping[Any, Any],
+    key: Any,
+    *,
+    inputs: Any = None,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+    default: Any = None,
+    donate: bool = False,
+    progress: bool = False,
+) -> Model:
+    """Return the model with other initial weights, and everything else exactly as it was.
+
+    Args:
+        model: an Equinox or NNX module, Linen variables, or any pytree of arrays, `jax.ShapeDtypeStruct`s or
+            shape tuples.
+        rules: selector → scheme. A selector is a class, a name (`"Linear"`), a path (`"blocks.*.attn.query_proj"`,
+            `"*"` for every layer), names in sequence (`"MultiheadAttention Linear"`) or a function of a `Layer`. A
+            scheme is a name, a pair of name and arguments, a pair of weight and bias, a mapping of roles, an
+            initializer, an `ix.Scheme`, or `None` to keep the layer. The last rule that matches a layer decides it.
+        key: a JAX random key, or an `nnx.Rngs`, whose next key it takes. A draw depends on the key, the path, the
+            shape and the scheme of its parameter only.
+        inputs: what the model is called on, a tuple of arguments or one argument, abstract or not. The
+            axes of arrays nobody declared are then read off a trace of the call, in which nothing is computed.
+        forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it; for Linen, of the
+            module and the inputs.
+        module: where the model is variables of Flax Linen, the module they belong to.
+        default: the scheme of layers no rule selects; `None` keeps them, `"error"` refuses a model with any.
+        donate: whether each old array may be deleted as soon as its successor is there. The old model is lost then, and
+            no more memory is needed than for the model and its largest array.
+        progress: whether to show a bar, on the standard error stream.
+
+    Returns:
+        A new model of the same structure. Arrays that no rule redraws are the same objects as before.
+
+    Raises:
+        RuleError: the rules are no mapping, select nothing, draw nothing, or leave something uncovered.
+        SchemeError: a scheme is unknown or can't serve a parameter it was chosen for.
+        AxesError: restated axes do not fit.
+        KeyTypeError: `key` is not one JAX key.
+        ModelError: the model holds no layer initax knows, or its forward pass fails.
+        DrawError: there is not enough memory for an array, or processes were to draw different things.
+
+    Examples:
+        >>> import equinox as eqx, jax, initax as ix
+        >>> model = eqx.nn.MLP(4, 2, 8, depth=2, key=jax.random.key(0))
+        >>> model = ix.reinit(model, {"Linear": "he_normal", "layers.2": "zeros"}, jax.random.key(1))
+        >>> float(model.layers[2].weight.sum())
+        0.0
+    """
+    check_key(key)
+    planned = plan(model, rules, inputs=inputs, forward=forward, module=module, default=default)
+    result: Model = planned.draw(key, donate=donate, progress=progress)
+    return result
+
+
+def layers(
+    model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
+) -> tuple[Layer, ...]:
+    """Return the layers initax finds in a model, with their parameters, axes and fans.
+
+    Args:
+        model: an Equinox or NNX module, Linen variables, or any pytree of arrays, `jax.ShapeDtypeStruct`s or
+            shape tuples.
+        inputs: what the model is called on, a tuple of arguments or one argument, abstract or not. The
+            axes of arrays nobody declared are then read off a trace of the call, in which nothing is computed.
+        forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it; for Linen, of the
+            module and the inputs.
+        module: where the model is variables of Flax Linen, the module they belong to.
+
+    Raises:
+        ModelError: two arrays have the same dotted path, or the forward pass fails.
+
+    Examples:
+        >>> import equinox as eqx, jax, initax as ix
+        >>> (layer,) = ix.layers(eqx.nn.Conv2d(4, 8, 3, groups=2, key=jax.random.key(0)))
+        >>> layer.kind, layer["weight"].axes.pattern, layer["weight"].fan_in, layer["weight"].fan_out
+        ('Conv', '(g o) i ...', 18, 36)
+    """
+    found = survey(model, module=module, inputs=inputs, forward=forward)
+    return traced_survey(found, inputs, found.call or forward)[0].layers
+
+
+def draw(
+    scheme: Any,
+    key: Any,
+    shape: tuple[int, ...],
+    dtype: Any = None,
+    *,
+    axes: str | None = None,
+    sizes: Mapping[str, int] | None = None,
+    role: Role = "weight",
+    fan_in: float | None = None,
+    fan_out: float | None = None,
+) -> jax.Array:
+    """Return one array drawn by a scheme.
+
+    Args:
+        scheme: anything a rule accepts.
+        key: a JAX random key, used as it is.
+        shape: shape of the array.
+        dtype: its type; JAX's default float if left out.
+        axes: the array's axes; `"... i o"` for weights and `"o"` for a bias or scale of one axis if left out.
+        sizes: sizes of named axes, where a merged axis can't be told apart.
+        role: which role of the scheme draws it.
+        fan_in: for a bias, the fan_in of its weight.
+        fan_out: for a bias, the fan_out of its weight.
+
+    Raises:
+        SchemeError: the scheme is unknown, does not speak of the role, or can't serve the array.
+        AxesError: the axes do not fit the shape.
+        KeyTypeError: `key` is not one JAX key.
+
+    Examples:
+        >>> import initax as ix, jax, jax.numpy as jnp
+        >>> ix.draw("orthogonal", jax.random.key(0), (64, 50), jnp.float16, axes="o i").dtype
+        dtype('float16')
+    """
+    check_key(key)
+    weighs = role in WEIGHT_ROLES
+    shape = tuple(shape)
+    found = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
+    if not jnp.issubdtype(found, jnp.inexact):
+        raise SchemeError(message(f"only floating and complex arrays are drawn, not {found.name}."))
+    pattern = axes or ("... i o" if weighs else "..." if len(shape) != 1 else "o")
+    if axes is None and weighs and len(shape) < 2:
+        raise SchemeError(
+            message(
+                f"a weight of shape {shape} has no input and output axis.",
+                'say what its axes are, axes="o"; or draw it as a bias, role="bias"',
+            )
+        )
+    resolved = resolve(pattern, shape, sizes)
+    if weighs:
+        fan_in = resolved.fan_in if fan_in is None else fan_in
+        fan_out = resolved.fan_out if fan_out is None else fan_out
+    parameter = Parameter(
+        path="",
+        name=role,
+        role=role,
+        shape=shape,
+        dtype=found,
+        axes=resolved,
+        fan_in=fan_in,
+        fan_out=fan_out,
+        effective_fan_in=fan_in,
+        effective_fan_out=fan_out,
+    )
+    chosen = as_scheme(scheme)
+    part = chosen.part(role)
+    if part is None or part is UNSET:
+        raise SchemeError(message(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}"))
+    layer = Layer(path="", kind="Linear", cls=type(None), parameters=(parameter,))
+    recipe = part.recipe(parameter, layer)
+    return draw_one(Program(recipe.kernel, shape, found), recipe.numbers, key_of(key))

@@ -1,0 +1,268 @@
+"""Resets of single units: what comes in drawn anew, what goes out cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initax._adapters import check_key
+from initax._adapters import survey as survey_model
+from initax._errors import ModelError, RuleError, count, did_you_mean, listing, message
+from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Layer, Parameter
+from initax._model._survey import Survey
+from initax._planning._plan import plan
+from initax._trace import LostError, readers_of
+from initax._trace._infer import trace, traced_survey
+from initax._verbs._optimizer import forget_entries
+
+Model = TypeVar("Model")
+State = TypeVar("State")
+
+
+@overload
+def reset_units(
+    model: Model,
+    layer: str,
+    mask: Any,
+    key: Any,
+    *,
+    inputs: Any,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+    scheme: Any = "default",
+) -> Model: ...
+
+
+@overload
+def reset_units(
+    model: Model,
+    layer: str,
+    mask: Any,
+    key: Any,
+    *,
+    inputs: Any,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+    scheme: Any = "default",
+    opt_state: State,
+) -> tuple[Model, State]: ...
+
+
+def reset_units(
+    model: Any,
+    layer: str,
+    mask: Any,
+    key: Any,
+    *,
+    inputs: Any = None,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+    scheme: Any = "default",
+    opt_state: Any = None,
+) -> Any:
+    """Return the model with some units of a layer as new: what comes into them drawn, what goes out of them zero.
+
+    Which weights take the units in is read off a trace of the forward pass, through activations, norms, pooling,
+    reshapes, concatenations and residual branches. So the reset changes the model's output by what the old units gave
+    and by nothing that is drawn; only a norm over the units still sees them.
+
+    Args:
+        model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
+        layer: path of the layer whose outputs are the units, `"layers.0"`.
+        mask: which units, booleans of the layer's output axes: `(features,)` for a Linear, `(channels,)` for a Conv,
+            `(stack, features)` for a stack of Linears. It may be traced.
+        key: a JAX random key, or an `nnx.Rngs`.
+        inputs: what the model is called on, a tuple of arguments or one argument, abstract or not.
+        forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it; for Linen, of the
+            module and the inputs.
+        module: where the model is variables of Flax Linen, the module they belong to.
+        scheme: what draws weight and bias, anything that a rule accepts; what the framework gives if left out.
+        opt_state: the optimizer's state, if its memory of what is drawn and of what is cut off is to be zero too.
+
+    Returns:
+        The model; with `opt_state` the model and the state. What is drawn are the entries that `ix.reinit` with the
+        same key would draw for the whole layer; arrays without such entries are the same objects as before.
+
+    Raises:
+        RuleError: there is no such layer, or the mask is not of its units.
+        ModelError: the layer has no units that can be reset alone, the trace can't tell who takes them in, whoever does
+            takes in something else with them, or the forward pass fails.
+        SchemeError: the scheme is unknown or can't serve the layer.
+        PlanError: nothing of the optimizer's state belongs to the layer.
+        KeyTypeError: `key` is not one JAX key.
+
+    Examples:
+        >>> import equinox as eqx, jax, jax.numpy as jnp, initax as ix
+        >>> model = eqx.nn.MLP(4, 2, 3, depth=1, key=jax.random.key(0))
+        >>> dormant = jnp.array([True, False, False])
+        >>> model = ix.reset_units(model, "layers.0", dormant, jax.random.key(1), inputs=jnp.ones(4))
+        >>> (model.layers[1].weight == 0).tolist()
+        [[True, False, False], [True, False, False]]
+
+    References:
+        Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning", arXiv 2302.12902, alg. 1.
+    """
+    check_key(key)
+    if inputs is None:
+        raise ModelError(
+            message(
+                "reset_units traces the forward pass to see which weights take the units in, and inputs= is missing.",
+                "give what the model is called on: inputs=x, arrays or jax.ShapeDtypeStruct((8, 3), jnp.float32)",
+            )
+        )
+    found = survey_model(model, module=module, inputs=inputs, forward=forward)
+    survey, _ = traced_survey(found, inputs, found.call or forward)
+    chosen = _layer_of(survey, layer)
+    weight = _weight_of(chosen)
+    where = _mask_of(mask, weight, chosen)
+    cut = _cut_off(survey, weight, where, inputs, forward)
+    new = plan(model, {_only(chosen.path): scheme}, inputs=inputs, forward=forward, module=module).arrays(key)
+    entries = {path: _spread(where, _parameter(chosen, path)) for path in new}
+    arrays = {path: jnp.where(entries[path], array, survey.at(path)) for path, array in new.items()}
+    for path, own in cut.items():
+        arrays[path] = jnp.where(own, np.zeros((), survey.at(path).dtype), survey.at(path))
+    made = survey.write(arrays)
+    return made if opt_state is None else (made, forget_entries(opt_state, survey, {**entries, **cut}))
+
+
+def _only(path: str) -> Callable[[Layer], bool]:
+    def is_it(layer: Layer) -> bool:
+        return layer.path == path
+
+    is_it.__name__ = path or "(model)"
+    return is_it
+
+
+def _layer_of(survey: Survey, path: Any) -> Layer:
+    paths = [each.path for each in survey.layers]
+    every = f"layers: {listing(each or '(model)' for each in paths)}"
+    if not isinstance(path, str):
+        held = _held_by(survey, path)
+        shown = repr(path) if isinstance(path, int | float | None) else f"a {type(path).__name__}"
+        hint = f'write "{held[0]}"' if len(held) == 1 else _name_one(held) if held else every
+        raise RuleError(message(f"a layer's path is a string, not {shown}.", hint))
+    for each in survey.layers:
+        if each.path == survey.aliases.get(path, path):
+            return each
+    inside = [each for each in paths if each.startswith(f"{path}.")]
+    owner = next((each.path for each in survey.layers for own in each.parameters if own.path == path), None)
+    if inside:
+        raise RuleError(message(f'"{path}" owns no units itself.', _name_one(inside)))
+    if owner is not None:
+        raise RuleError(message(f'"{path}" is an array of a layer.', f'name the layer: "{owner}"'))
+    raise RuleError(message(f'the model has no layer "{path}".', every, did_you_mean(path, paths)))
+
+
+def _name_one(paths: list[str]) -> str:
+    quoted = (f'"{each}"' for each in paths)
+    return f"it holds {count(len(paths), 'layer')}; name one: {listing(quoted)}"
+
+
+def _held_by(survey: Survey, thing: Any) -> list[str]:
+    """The layers in what was passed in place of a path: a layer's description, or a module of the model."""
+    if isinstance(thing, Layer):
+        return [thing.path]
+    own = {id(leaf) for leaf in jax.tree.leaves(thing)}
+    arrays = {path: id(survey.at(path)) for path in survey.places}
+    return [each.path for each in survey.layers if any(arrays.get(array.path) in own for array in each.parameters)]
+
+
+def _weight_of(layer: Layer) -> Parameter:
+    """The one weight whose outputs are the layer's units."""
+    weights = [each for each in layer.parameters if each.role in WEIGHT_ROLES]
+    shown = f'"{layer.path or "(model)"}" ({layer.kind})'
+    if len(weights) != 1 or weights[0].role != "weight" or weights[0].axes is None:
+        roles = listing(f"{each.name} ({each.role or 'undeclared'})" for each in layer.parameters)
+        raise ModelError(
+            message(
+                f"{shown} has no units that can be reset alone: one weight and its bias make units.",
+                f"it has {roles or 'no arrays'}",
+                f'draw the whole layer: ix.reinit(model, {{"{layer.path or "*"}": "default"}}, key)',
+            )
+        )
+    (weight,) = weights
+    reason = (
+        weight.kept or weight.reserved or (f"it is stored behind {weight.constraint.name}" if weight.constraint else "")
+    )
+    others = [each.name for each in layer.parameters if each is not weight and each.role not in ("bias", "state")]
+    if reason or others:
+        raise ModelError(
+            message(
+                f"units of {shown} can't be reset alone.",
+                f"{weight.path}: {reason}" if reason else f"it has more than a weight and a bias: {listing(others)}",
+            )
+        )
+    return weight
+
+
+def _units(parameter: Parameter) -> tuple[int, ...]:
+    """The sizes of a parameter's output axes."""
+    return tuple(parameter.shape[axis] for axis in parameter.axes.unit_axis) if parameter.axes is not None else ()
+
+
+def _mask_of(mask: Any, weight: Parameter, layer: Layer) -> Any:
+    found = mask if isinstance(mask, jax.Array) else np.asarray(mask)
+    units, axes = _units(weight), weight.axes
+    if found.shape == units and found.dtype == np.bool_:
+        return found
+    hint = "true means that a unit is reset: mask = score <= 0.025"
+    if found.shape != units and axes is not None:
+        hint = f'one entry for each output of {weight.path} {weight.shape}, "{axes.pattern}"'
+        if len(units) == found.ndim == 1 and np.issubdtype(found.dtype, np.integer):
+            hint = f"if these are indices, write jnp.zeros({units[0]}, bool).at[indices].set(True)"
+    shown = f"{found.dtype.name}{list(found.shape)}"
+    raise RuleError(
+        message(f'the mask is {shown}, the units of "{layer.path or "(model)"}" are bool{list(units)}.', hint)
+    )
+
+
+def _parameter(layer: Layer, path: str) -> Parameter:
+    return next(each for each in layer.parameters if each.path == path)
+
+
+def _spread(mask: Any, parameter: Parameter) -> Any:
+    """The mask of the units as a mask of a parameter's entries."""
+    axes = parameter.axes.unit_axis if parameter.axes is not None else ()
+    if tuple(parameter.shape[axis] for axis in axes) != mask.shape:
+        raise ModelError(
+            message(
+                f"{parameter.path} {parameter.shape} has no entry of its own for each unit.",
+                f"units: {mask.shape}",
+            )
+        )
+    sizes = [size if axis in axes else 1 for axis, size in enumerate(parameter.shape)]
+    return (jnp if isinstance(mask, jax.Array) else np).broadcast_to(mask.reshape(sizes), parameter.shape)
+
+
+def _cut_off(
+    survey: Survey, weight: Parameter, mask: Any, inputs: Any, forward: Callable[..., Any] | None
+) -> dict[str, Any]:
+    """Path of each weight that takes units in → which of its entries take in one that is reset."""
+    traced = trace(survey, inputs, survey.call or forward)
+    parameters = {each.path: each for layer in survey.layers for each in layer.parameters}
+    axes = weight.axes.unit_axis if weight.axes is not None else ()
+    try:
+        readers = readers_of(traced.closed, len(traced.paths), traced.constants, traced.paths.index(weight.path), axes)
+    except LostError as error:
+        raise ModelError(
+            message(
+                f"who takes in the units of {weight.path} can't be told, or can't be cut off from them alone: {error}.",
+                "draw the layer as a whole with ix.reinit, or the units of a layer inside the branch",
+            )
+        ) from None
+    flat = mask.reshape(-1)
+    found: dict[str, Any] = {}
+    for reader in readers:
+        parameter = parameters[traced.paths[reader.param]]
+        if parameter.kept is not None and not parameter.kept.startswith(UNDECLARED.lower()):
+            raise ModelError(
+                message(f"{parameter.path} takes in units of {weight.path} and is never changed.", parameter.kept)
+            )
+        own = (reader.units >= 0) & flat[np.maximum(reader.units, 0)]
+        own = (jnp if isinstance(own, jax.Array) else np).broadcast_to(own, parameter.shape)
+        found[parameter.path] = found[parameter.path] | own if parameter.path in found else own
+    return found
