@@ -148,7 +148,7 @@ def test_what_is_frozen_stays(key):
     model = {"a": frozen, "b": whole, "c": eqx.nn.Linear(3, 2, key=KEY)}
     plan = ix.plan(model, {"*": "he_normal"})
     assert {each.parameter.path for each in plan.draws} == {"c.weight", "c.bias"}
-    assert {each.parameter.path: each.reason for each in plan.kept} == {
+    assert {each.parameter.path: each.reason.text for each in plan.kept} == {
         "a.weight.tree": "frozen by NonTrainable",
         "a.bias": "its weight is not drawn",
         "b.tree.weight": "frozen by NonTrainable",

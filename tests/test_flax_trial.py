@@ -45,5 +45,5 @@ def test_where_the_forward_pass_tells_less_it_tells_nothing_else(case):
     for layer in found.layers:
         for parameter in layer.parameters:
             reading = readings.get(parameter.path)
-            if reading is not None and not parameter.kept:
+            if reading is not None and not parameter.excluded:
                 assert compare(parameter, reading) == "agree", (parameter.path, reading)

@@ -248,7 +248,7 @@ def test_variances_of_mup_follow_the_width(width, distribution, key):
 def test_mup_leaves_embeddings_alone():
     model = {"e": eqx.nn.Embedding(5, 4, key=KEY), "l": eqx.nn.Linear(4, 4, key=KEY)}
     (kept,) = ix.plan(model, {"*": ix.schemes.mup_hidden(base_width=2)}).kept
-    assert (kept.parameter.path, kept.reason) == (
+    assert (kept.parameter.path, kept.reason.text) == (
         "e.weight",
         "mup_hidden(base_width=2.0) says nothing about an embedding",
     )

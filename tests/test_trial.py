@@ -72,7 +72,7 @@ def put_on_trial(model: Any, forward: Callable[..., Any], inputs: tuple[Any, ...
     tried = 0
     for layer in found.layers:
         for parameter in layer.parameters:
-            if parameter.role == "state" or (parameter.kept and not parameter.kept.startswith("set with")):
+            if parameter.role == "state" or (parameter.excluded and not parameter.excluded.startswith("set with")):
                 continue
             reading = readings[parameter.path]
             assert reading.pattern is not None, (parameter.path, reading.reason)

@@ -18,8 +18,11 @@ from initax._errors import SchemeError as SchemeError
 from initax._math._axes import Axes as Axes
 from initax._math._gain import gain as gain
 from initax._math._keys import parameter_key as parameter_key
+from initax._model._parameter import Evidence as Evidence
 from initax._model._parameter import Layer as Layer
 from initax._model._parameter import Parameter as Parameter
+from initax._model._reason import Reason as Reason
+from initax._model._reason import Why as Why
 from initax._model._register import register_layer as register_layer
 from initax._planning._decide import Draw as Draw
 from initax._planning._decide import Kept as Kept

@@ -175,7 +175,7 @@ def plan_data(name: str, rules: Mapping[Any, Any], models: Models) -> dict[str, 
         decisions[kept.parameter.path] = {
             "shape": list(kept.parameter.shape),
             "dtype": str(kept.parameter.dtype),
-            "kept": kept.reason,
+            "kept": kept.reason.text,
         }
     content = {"rules": specs, "decisions": decisions}
     digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()

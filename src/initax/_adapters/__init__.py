@@ -76,15 +76,16 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
             found: Survey = linen.survey(model, module, inputs, forward)
             return found
     if are_variables(model):
-        named = survey_variables(take_apart(model), Readings())
-        named.untold = _untold(model)
+        hint = _how_to_tell(model)
+        named = survey_variables(take_apart(model), Readings(hint=hint))
+        named.hint = hint
         return named
     _refuse_module(model)
     return _survey(model, _adapters_of)
 
 
-def _untold(model: Any) -> str:
-    """What to pass so that classes are told, too: a train state carries its module."""
+def _how_to_tell(model: Any) -> str:
+    """Return what to pass so that classes are known, too: a train state carries its module."""
     carried = getattr(getattr(model, "apply_fn", None), "__self__", None)
     if "flax.linen" in packages_of(type(carried)):
         return "pass what the Linen module is called on: inputs=x"

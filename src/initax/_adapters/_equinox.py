@@ -17,6 +17,7 @@ from initax._adapters._pytree import Walk
 from initax._adapters._shared_patterns import looked_up
 from initax._math._axes import Axes
 from initax._model._parameter import GRU_GATES, LSTM_GATES, Constraint, Declaration, DefaultSpec, Field, declare
+from initax._model._reason import follows
 
 
 def _size(features: Any) -> int:
@@ -210,7 +211,7 @@ def _weight_norm(node: Any, walk: Walk, path: str) -> None:
         preimage=WeightNormPreimage(_single_axes(node.g.shape), tuple(node.g.shape)),
         companions=(magnitude,),
     )
-    walk.notes[magnitude] = f"set with {weight}"
+    walk.notes[magnitude] = follows(weight)
 
 
 def _single_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -244,7 +245,7 @@ def _spectral_norm(node: Any, walk: Walk, path: str) -> None:
         companions = (f"{below}.0", f"{below}.1")
         preimage = SpectralNormPreimage(node.eps, stacks=len(left.shape) - 1)
         walk.constraints[weight] = Constraint(name="spectral norm", preimage=preimage, companions=companions)
-        walk.notes |= dict.fromkeys(companions, f"set with {weight}")
+        walk.notes |= dict.fromkeys(companions, follows(weight))
 
     walk.late.append(finish)
 

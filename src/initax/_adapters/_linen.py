@@ -52,6 +52,7 @@ from initax._model._parameter import (
     declaration_of,
     declare,
 )
+from initax._model._reason import Reason, follows, undeclared
 from initax._model._survey import Survey
 
 MGU_GATES = ("forget", "new")
@@ -367,7 +368,7 @@ def _read(record: Record, names: Names, own: Own) -> tuple[str, tuple[Parameter,
     if declared is None:
         used = {name: own[name] for name, where in inside.items() if where in record.shapes}
         rest = {name: entry for name, entry in own.items() if name not in used}
-        return UNDECLARED, (*unknown(used, "undeclared"), *unknown(rest, UNUSED))
+        return UNDECLARED, (*unknown(used, undeclared()), *unknown(rest, UNUSED))
     shapes = {name: record.shapes[where] for name, where in inside.items() if where in record.shapes}
     stacks = {name: record.stacks[where] for name, where in inside.items() if where in record.stacks}
     order = [*declared.fields, *own]
@@ -378,13 +379,13 @@ def _read(record: Record, names: Names, own: Own) -> tuple[str, tuple[Parameter,
     return declared.kind, (*parameters, *unknown(rest, UNUSED))
 
 
-Notes = tuple[dict[str, Constraint], dict[str, str]]
+Notes = tuple[dict[str, Constraint], dict[str, Reason]]
 
 
 def _wrappers(record: Record, variables: Variables) -> Notes:
     """What weight norm and spectral norm mean for the arrays of the layers they wrap, which stand beside them."""
     constraints: dict[str, Constraint] = {}
-    notes: dict[str, str] = {}
+    notes: dict[str, Reason] = {}
     at = {(entry.collection, *entry.names): entry for entry in variables.entries}
     for names, module in record.modules.items():
         if not isinstance(module, nn.WeightNorm | nn.SpectralNorm):
@@ -402,7 +403,7 @@ def _wrappers(record: Record, variables: Variables) -> Notes:
                 found = _spectral_norm(module, entry, stored, record)
             if found is not None:
                 constraints[entry.path] = found
-                notes |= dict.fromkeys(found.companions, f"set with {entry.path}")
+                notes |= dict.fromkeys(found.companions, follows(entry.path))
     return constraints, notes
 
 

@@ -7,7 +7,18 @@ import re
 from initax._adapters._plain import Own, unknown
 from initax._math._axes import Axes, resolve
 from initax._math._sharding import placement
-from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Ancestor, Layer, Parameter, Role, why_not_drawable
+from initax._model._parameter import (
+    UNDECLARED,
+    WEIGHT_ROLES,
+    Ancestor,
+    Evidence,
+    Fans,
+    Layer,
+    Parameter,
+    Role,
+    why_not_drawable,
+)
+from initax._model._reason import undeclared
 
 AUTOMATIC = re.compile(r"(?P<cls>[A-Za-z]\w*?)_\d+")
 """The names Flax gives modules that have none: the class and a number."""
@@ -38,13 +49,22 @@ CELLS = frozenset({"LSTMCell", "OptimizedLSTMCell", "GRUCell", "MGUCell", "Simpl
 PACKED = frozenset({"dense_i", "dense_h"})
 """Parts of NNX's cells, which hold all gates in one kernel."""
 
-UNTOLD = "undeclared: its name does not tell its axes"
+UNNAMED = "its name does not tell its axes"
+"""Why an array is kept that another one of Flax's may be called."""
 
 
-def named_layer(path: str, names: tuple[str, ...], own: Own, ancestors: tuple[Ancestor, ...]) -> Layer:
-    """Return the layer that a module's name and the names and ranks of its arrays make it out to be."""
+def named_layer(path: str, names: tuple[str, ...], own: Own, ancestors: tuple[Ancestor, ...], hint: str) -> Layer:
+    """Return the layer that a module's name and the names and ranks of its arrays make it out to be.
+
+    Args:
+        path: its path.
+        names: the names that the path is made of.
+        own: its arrays.
+        ancestors: the modules around it.
+        hint: what to pass where names do not tell.
+    """
     kind = "RNNCell" if _is_cell(names) else _kind(names, own)
-    parameters = tuple(_parameter(name, names, kind, own) for name in own)
+    parameters = tuple(_parameter(name, names, kind, own, hint) for name in own)
     if all(each.role is None for each in parameters):
         kind = UNDECLARED
     return Layer(path=path, kind=kind, cls=dict, parameters=parameters, ancestors=ancestors)
@@ -86,17 +106,18 @@ def _is_projection(names: tuple[str, ...]) -> bool:
     return len(names) > 1 and names[-1] in ATTENTION and KINDS.get(_class(names[-2])) == "Attention"
 
 
-def _parameter(name: str, names: tuple[str, ...], kind: str, own: Own) -> Parameter:
+def _parameter(name: str, names: tuple[str, ...], kind: str, own: Own, hint: str) -> Parameter:
     path, array = own[name]
     shape = tuple(array.shape)
     role, pattern = _reading(name, names, kind, own)
     never = why_not_drawable(shape, array.dtype)
     if role is None:
-        return unknown({name: own[name]}, UNTOLD)[0]
+        return unknown({name: own[name]}, undeclared(UNNAMED, hint=hint))[0]
     axes = resolve(pattern, shape) if pattern is not None else None
     weight = axes if role in WEIGHT_ROLES else _weight_axes(name, names, kind, own)
-    fans = (weight.fan_in, weight.fan_out) if weight is not None else (None, None)
-    lookup = role == "embedding" and axes is not None
+    fans = Fans.of(weight) if weight is not None else None
+    if fans is not None and role == "embedding":
+        fans = Fans(fans.nominal, (1, fans.nominal[0]))
     return Parameter(
         path=path,
         name=name,
@@ -104,12 +125,10 @@ def _parameter(name: str, names: tuple[str, ...], kind: str, own: Own) -> Parame
         shape=shape,
         dtype=array.dtype,
         axes=axes,
-        fan_in=fans[0],
-        fan_out=fans[1],
-        effective_fan_in=1 if lookup else fans[0],
-        effective_fan_out=fans[0] if lookup else fans[1],
+        fans=fans,
+        evidence=Evidence.NAMED,
         sharding=placement(array),
-        kept=never,
+        excluded=never,
     )
 
 

@@ -40,11 +40,12 @@ from initax._model._parameter import (
     FrameworkInit,
     declare,
 )
+from initax._model._reason import OPTIMIZER_STATE, Reason, Why, follows, state, undeclared
 
 LECUN: DefaultSpec = "lecun_normal"
 MASK = Field(pattern="...", role="state")
-FLAT = "undeclared: a state of NNX does not tell its axes"
-LORA_B = "LoRA's zero matrix: drawn, the adapter would not start at zero"
+FLAT = undeclared("a state of NNX does not tell its axes", hint="pass the module itself, or nnx.merge(graphdef, state)")
+LORA_B = Reason(Why.RESERVED, "LoRA's zero matrix: drawn, the adapter would not start at zero")
 
 
 def _linear_sizes(module: Any) -> dict[str, int]:
@@ -305,12 +306,12 @@ LAYERS: dict[type, Declaration] = {
 for _cls, _row in LAYERS.items():
     declare(_cls, _row)
 
-STATE: tuple[tuple[type, str], ...] = (
-    (nnx.BatchStat, "running statistics"),
-    (nnx.Cache, "a cache"),
-    (nnx.RngState, "random state"),
-    (nnx.optimizer.OptState, "optimizer state"),
-    (nnx.Intermediate, "an intermediate value"),
+STATE: tuple[tuple[type, Reason], ...] = (
+    (nnx.BatchStat, state("running statistics")),
+    (nnx.Cache, state("a cache")),
+    (nnx.RngState, state("random state")),
+    (nnx.optimizer.OptState, OPTIMIZER_STATE),
+    (nnx.Intermediate, state("an intermediate value")),
 )
 """Types of Variables that hold no parameters → what they hold."""
 
@@ -322,11 +323,11 @@ def describe(node: Any, walk: Walk, path: str) -> Opened | None:
     """
     if isinstance(node, nnx.Variable):
         walk.rebuild = _rebuild
-        state = next((what for cls, what in STATE if isinstance(node, cls)), None)
+        held = next((what for cls, what in STATE if isinstance(node, cls)), None)
         value = _value(node)
         if isinstance(node, nnx.RngState) and isinstance(value, jax.ShapeDtypeStruct):
             walk.streams[path] = functools.partial(_started, node, value, path)
-        return Opened(leaf=value, identity=id(node), state=state)
+        return Opened(leaf=value, identity=id(node), state=held)
     if isinstance(node, nnx.State | nnx.FlatState):
         return Opened(unread=FLAT)
     if not isinstance(node, nnx.Pytree) or isinstance(node, type):
@@ -406,7 +407,7 @@ def _weight_norm(node: Any, walk: Walk, path: str) -> None:
             preimage=WeightNormPreimage(reduced, tuple(scale.shape)),
             companions=(magnitude,),
         )
-        walk.notes[magnitude] = f"set with {weight}"
+        walk.notes[magnitude] = follows(weight)
 
 
 def _spectral_norm(node: Any, walk: Walk, path: str) -> None:
@@ -418,7 +419,7 @@ def _spectral_norm(node: Any, walk: Walk, path: str) -> None:
         shape = tuple(stored[(*names, "u")].shape)
         preimage = FlaxSpectralNormPreimage(node.epsilon, stacks=len(shape) - 2)
         walk.constraints[weight] = Constraint(name="spectral norm", preimage=preimage, companions=companions)
-        walk.notes |= dict.fromkeys(companions, f"set with {weight}")
+        walk.notes |= dict.fromkeys(companions, follows(weight))
 
 
 def _rebuild(model: Any, walk: Walk, leaves: list[Any]) -> Any:

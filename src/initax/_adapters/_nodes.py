@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
+from initax._model._reason import Reason
+
 ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
 
 
@@ -30,8 +32,8 @@ class Opened:
     is_module: bool = False
     leaf: Any = None
     identity: int | None = None
-    state: str | None = None
-    unread: str | None = None
+    state: Reason | None = None
+    unread: Reason | None = None
 
 
 def entry_name(entry: Any) -> str:

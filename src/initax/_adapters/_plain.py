@@ -13,15 +13,16 @@ import numpy as np
 from initax._math._axes import resolve
 from initax._math._sharding import placement
 from initax._model._parameter import (
-    OUTPUTS_FIRST,
     UNDECLARED,
-    UNSPLIT,
     Ancestor,
+    Evidence,
+    Fans,
     Layer,
     Parameter,
     declaration_of,
     why_not_drawable,
 )
+from initax._model._reason import Reason, Why, undeclared
 
 PLAIN_PATTERN = "... i o"
 """How plain containers are read unless a rule restates the axes: receptive field, inputs, outputs."""
@@ -36,7 +37,7 @@ def join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def unknown(own: Own, reason: str | None) -> tuple[Parameter, ...]:
+def unknown(own: Own, reason: Reason | None) -> tuple[Parameter, ...]:
     """Return arrays of which nothing is known but the reason why they are kept."""
     return tuple(
         Parameter(
@@ -46,7 +47,7 @@ def unknown(own: Own, reason: str | None) -> tuple[Parameter, ...]:
             shape=tuple(array.shape),
             dtype=array.dtype,
             sharding=placement(array),
-            kept=why_not_drawable(tuple(array.shape), array.dtype) or reason,
+            excluded=why_not_drawable(tuple(array.shape), array.dtype) or reason,
         )
         for name, (path, array) in own.items()
     )
@@ -74,8 +75,8 @@ def plain_layers(path: str, cls: type, own: Own, ancestors: tuple[Ancestor, ...]
         where = (path, ancestors) if alone else (join(path, name), (*ancestors, Ancestor(path, cls)))
         layers.append(plain_layer(where[0], cls, group, where[1], name, bias))
     if left:
-        why = "undeclared: which weight it goes with can't be told" if weights else "undeclared: no weight beside it"
-        layers.append(Layer(path=path, kind=UNDECLARED, cls=cls, parameters=unknown(left, why), ancestors=ancestors))
+        reason = undeclared("which weight it goes with can't be told" if weights else "no weight beside it")
+        layers.append(Layer(path=path, kind=UNDECLARED, cls=cls, parameters=unknown(left, reason), ancestors=ancestors))
     return layers
 
 
@@ -121,6 +122,12 @@ def _partner(weight: str, vectors: list[str], order: list[str]) -> str | None:
     return None
 
 
+UNSPLIT = undeclared(
+    "names of Flax that are joined do not tell its axes",
+    hint='take the names apart: flax.traverse_util.unflatten_dict(params, sep="/")',
+)
+"""Why a weight is kept whose name holds those of the modules around it."""
+
 JOINED = re.compile(r"[./](kernel|embedding)$")
 """Names of Flax's weights with the names of the modules around them."""
 
@@ -148,21 +155,22 @@ def _told_by_bias(layer: Layer) -> str | None:
 
 
 def _doubted(weight: Parameter, layer: Layer, told: str | None) -> Parameter:
-    if weight.kept is not None or weight.role != "weight" or not _is_plain(layer):
+    if weight.excluded is not None or weight.role != "weight" or not _is_plain(layer):
         return weight
     if JOINED.search(weight.name):
-        return replace(weight, kept=UNSPLIT)
+        return replace(weight, excluded=UNSPLIT)
     if len(layer.parameters) > 1:
         return weight
     if len(weight.shape) == 2 and weight.shape[0] == weight.shape[1]:
         return weight
     if weight.name.endswith(".weight"):
-        reason = f"a weight that PyTorch or a path calls {weight.name} {OUTPUTS_FIRST}"
+        reason = f"a weight that PyTorch or a path calls {weight.name} has its outputs first"
     elif told is not None:
-        reason = f"{told} {OUTPUTS_FIRST}, by its bias, so this one may, too"
+        reason = f"{told} has its outputs first, by its bias, so this one may, too"
     else:
         return weight
-    return replace(weight, kept=f"undeclared: {reason}")
+    hint = f'say what the axes are, in stored order: ix.Scheme(..., axes={{"{weight.name}": "o i ..."}})'
+    return replace(weight, excluded=undeclared(reason, Why.CONTRADICTED, hint))
 
 
 def _is_plain(layer: Layer) -> bool:
@@ -182,19 +190,20 @@ def plain_layer(
             path=path,
             kind=UNDECLARED,
             cls=cls,
-            parameters=unknown(own, "undeclared: not a matrix"),
+            parameters=unknown(own, undeclared("not a matrix")),
             ancestors=ancestors,
         )
     axes = resolve(PLAIN_PATTERN, weight_shape)
     problem = None
     if bias is not None and tuple(own[bias][1].shape) not in ((weight_shape[-1],), ()):
         size = tuple(own[bias][1].shape)
-        problem = f'undeclared: {bias} {size} does not fit {weight} {weight_shape} read as "{PLAIN_PATTERN}"'
+        detail = f'{bias} {size} does not fit {weight} {weight_shape} read as "{PLAIN_PATTERN}"'
+        problem = undeclared(detail, Why.CONTRADICTED)
     parameters = []
     for name, (where, array) in own.items():
         shape = tuple(array.shape)
         is_weight = name == weight
-        kept = why_not_drawable(shape, array.dtype) or problem
+        excluded = why_not_drawable(shape, array.dtype) or problem
         parameters.append(
             Parameter(
                 path=where,
@@ -203,12 +212,10 @@ def plain_layer(
                 shape=shape,
                 dtype=array.dtype,
                 axes=axes if is_weight else resolve("o", shape) if len(shape) == 1 else None,
-                fan_in=axes.fan_in,
-                fan_out=axes.fan_out,
-                effective_fan_in=axes.fan_in,
-                effective_fan_out=axes.fan_out,
+                fans=Fans.of(axes),
+                evidence=Evidence.GUESSED,
                 sharding=placement(array),
-                kept=kept,
+                excluded=excluded,
             )
         )
     kind = "Linear" if len(weight_shape) == 2 else "Conv"

@@ -31,6 +31,7 @@ from initax._model._parameter import (
     Parameter,
     declaration_of,
 )
+from initax._model._reason import OPTIMIZER_STATE, Reason, Why, follows, state, tied, undeclared
 from initax._model._survey import Stream, Survey
 
 
@@ -72,7 +73,7 @@ class Walk:
         streams: path of random state that was never made → function from the user's key to it.
         active: identities of the opened nodes around the one that is visited; graphs may have cycles.
         messages: what could not be told, for the plan.
-        untold: what to pass for classes where names are all that was read.
+        hint: what to pass for classes where names are all that was read.
         rebuild: how an adapter wants the model written back, from the leaves in the order of the walk.
     """
 
@@ -87,15 +88,15 @@ class Walk:
     ties: dict[str, str] = field(default_factory=dict)
     placeholders: dict[str, jax.ShapeDtypeStruct] = field(default_factory=dict)
     states: dict[Any, tuple[str, Any]] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Reason] = field(default_factory=dict)
     late: list[Callable[[], None]] = field(default_factory=list)
     leaf_types: set[type] = field(default_factory=set)
     indices: dict[str, int] = field(default_factory=dict)
-    state_at: dict[str, str] = field(default_factory=dict)
+    state_at: dict[str, Reason] = field(default_factory=dict)
     streams: dict[str, Stream] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
     messages: list[str] = field(default_factory=list)
-    untold: str = ""
+    hint: str = ""
     rebuild: Callable[[Any, Walk, list[Any]], Any] | None = None
 
 
@@ -124,7 +125,7 @@ def survey(model: Any, adapters_of: AdaptersOf) -> Survey:
         rebuild=rebuild,
         notes=tuple(walk.messages),
         streams={path: stream for path, stream in walk.streams.items() if path not in walk.ties},
-        untold=walk.untold,
+        hint=walk.hint,
     )
 
 
@@ -208,7 +209,7 @@ def _visit(  # noqa: PLR0912  one walk, one kind of node a branch
             return
         children, structure = found
     if "optax" in packages or "state" in views:
-        _keep_below(node, path, ancestors, walk, "optimizer state" if "optax" in packages else "state")
+        _keep_below(node, path, ancestors, walk, OPTIMIZER_STATE if "optax" in packages else state())
         return
     declared = declaration_of(cls)
     is_module = "module" in views or declared is not None or (opened is not None and opened.is_module)
@@ -247,7 +248,7 @@ def _module(
     if declared is not None:
         parameters = declared_parameters(node, declared, own, structure)
     else:
-        parameters = unknown(own, "undeclared")
+        parameters = unknown(own, undeclared())
     kind = declared.kind if declared is not None else UNDECLARED
     if kind == UNDECLARED and all(where in walk.state_at for where, _ in own.values()):
         kind = "State"
@@ -326,7 +327,7 @@ def _stands_for_an_array(
         _wrapped(node, path, wrapper, wrapper.array, holder, ancestors, walk)
         return True
     below = [join(path, ".".join(map(entry_name, entries))) for entries, _ in tree_flatten_with_path(node)[0]]
-    walk.notes |= dict.fromkeys(below, wrapper.kept or f"inside {type(node).__name__}")
+    walk.notes |= dict.fromkeys(below, wrapper.kept or Reason(Why.FROZEN, f"inside {type(node).__name__}"))
     return False
 
 
@@ -353,7 +354,7 @@ def _wrapped(
     else:
         walk.constraints[main] = wrapper.constraint(path)
     if others:
-        reason = wrapper.kept or f"set with {main}"
+        reason = wrapper.kept or follows(main)
         parameters = tuple(replace(each, role="scale") for each in unknown(others, reason))
         walk.layers.append(Layer(path=path, kind="Wrapper", cls=type(node), parameters=parameters, ancestors=ancestors))
 
@@ -363,7 +364,7 @@ def _within(base: str, path: str) -> str:
 
 
 def _keep_below(
-    node: Any, path: str, ancestors: tuple[Ancestor, ...], walk: Walk, reason: str, *, kind: str = "State"
+    node: Any, path: str, ancestors: tuple[Ancestor, ...], walk: Walk, reason: Reason, *, kind: str = "State"
 ) -> None:
     """State, or what can't be read: every array below is listed and left alone, be it tied to a weight or not."""
     own: Own = {}
@@ -402,11 +403,11 @@ def _named(
     for name, child in children:
         _visit(child, join(path, name), ancestors, ("", own), walk)
     root = tuple(path.split(".")) if path else ()
-    layers, notes = read_by_name(root, own, whole=hasattr(node.get("params"), "items"))
+    layers, notes = read_by_name(root, own, APART, whole=hasattr(node.get("params"), "items"))
     walk.layers[place:place] = layers
     walk.notes |= notes
     walk.messages += ungrouped(layers, APART)
-    walk.untold = APART
+    walk.hint = APART
 
 
 def _finished(layer: Layer, walk: Walk) -> Layer:
@@ -423,16 +424,16 @@ def _finished(layer: Layer, walk: Walk) -> Layer:
 def _noted(parameter: Parameter, walk: Walk) -> Parameter:
     path = parameter.path
     if path in walk.ties:
-        return replace(parameter, kept=f"tied to {walk.ties[path]}")
+        return replace(parameter, excluded=tied(walk.ties[path]))
     if path in walk.streams:
-        return replace(parameter, role="state", default=FROM_KEY, kept=None)
+        return replace(parameter, role="state", default=FROM_KEY, excluded=None)
     if path in walk.state_at and path not in walk.notes:
         # State that was never made takes the value its framework starts it with, once a rule selects its layer.
         made = not isinstance(walk.leaves[walk.indices[path]], jax.ShapeDtypeStruct)
         born = not made and parameter.default is not None
-        return replace(parameter, role="state", kept=None if born else walk.state_at[path])
+        return replace(parameter, role="state", excluded=None if born else walk.state_at[path])
     if path in walk.notes:
-        return replace(parameter, kept=walk.notes[path])
+        return replace(parameter, excluded=walk.notes[path])
     return replace(parameter, constraint=walk.constraints.get(path) or parameter.constraint)
 
 
@@ -440,10 +441,9 @@ def _behind_mask(parameter: Parameter, layer: Layer, walk: Walk) -> Parameter:
     """The parameter with the effective fans that a mask leaves its weight; a bias has its weight's."""
     weight = parameter.name if parameter.role in WEIGHT_ROLES else _weight_beside(parameter, layer)
     mask = next((walk.constraints.get(each.path) for each in layer.parameters if each.name == weight), None)
-    if mask is None or mask.share == 1:
+    if mask is None or mask.share == 1 or parameter.fans is None:
         return parameter
-    fans = mask.left_of(parameter.effective_fan_in), mask.left_of(parameter.effective_fan_out)
-    return replace(parameter, effective_fan_in=fans[0], effective_fan_out=fans[1])
+    return replace(parameter, fans=parameter.fans.masked(mask))
 
 
 def _weight_beside(bias: Parameter, layer: Layer) -> str | None:

@@ -19,10 +19,11 @@ from initax._adapters._nodes import ARRAYS, entry_name, packages_of
 from initax._adapters._plain import Own, unknown
 from initax._errors import ModelError, listing, message
 from initax._model._parameter import UNDECLARED, Ancestor, Constraint, Layer, Parameter
+from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, tied, undeclared
 from initax._model._survey import Survey
 
 PARAMS = "params"
-UNUSED = "undeclared: the forward pass does not use it"
+UNUSED = undeclared("the forward pass does not use it", Why.UNUSED)
 NAMES = frozenset({"kernel", "embedding"})
 """Names that Flax gives its weights, by which a mapping of parameters is known."""
 FROZEN = "flax.core"
@@ -89,6 +90,7 @@ class Readings:
         read: function from a module's names and its own arrays to its kind and its parameters.
         constraints: path of a weight → what stands between the stored arrays and the effective weight.
         notes: path of an array that is never drawn by itself → why.
+        hint: what to pass where names do not tell.
         order: names of modules in the order in which they were called.
     """
 
@@ -96,7 +98,8 @@ class Readings:
     classes: Mapping[Names, type] = field(default_factory=dict)
     read: Callable[[Names, Own], tuple[str, tuple[Parameter, ...]]] | None = None
     constraints: Mapping[str, Constraint] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Reason] = field(default_factory=dict)
+    hint: str = ""
     order: Sequence[Names] = ()
 
 
@@ -257,19 +260,20 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
     )
 
 
-def read_by_name(root: Names, own: Own, *, whole: bool) -> tuple[list[Layer], dict[str, str]]:
+def read_by_name(root: Names, own: Own, hint: str, *, whole: bool) -> tuple[list[Layer], dict[str, Reason]]:
     """Return the layers of a mapping that stands inside something else, and why some of their arrays are kept.
 
     Args:
         root: the names around the mapping.
         own: its arrays by their paths.
+        hint: what to pass where names do not tell.
         whole: whether it is the dict of collections.
     """
     entries = []
     for index, (path, leaf) in enumerate(own.values()):
         names = tuple(path.split("."))
         entries.append(Entry(names[len(root)] if whole else PARAMS, names, path, leaf, index))
-    return _layers(entries, Readings()), _wrapped_notes(entries)
+    return _layers(entries, Readings(hint=hint)), _wrapped_notes(entries)
 
 
 def _layers(entries: Iterable[Entry], readings: Readings) -> list[Layer]:
@@ -288,8 +292,8 @@ def _layers(entries: Iterable[Entry], readings: Readings) -> list[Layer]:
     return [*layers, *(_state_layer(group, entries) for group, entries in states.items())]
 
 
-def _wrapped_notes(entries: Iterable[Entry]) -> dict[str, str]:
-    reason = "undeclared: another module wraps it, weight norm it may be"
+def _wrapped_notes(entries: Iterable[Entry]) -> dict[str, Reason]:
+    reason = undeclared("another module wraps it, weight norm it may be")
     return dict.fromkeys(map(".".join, wrapped(entries)), reason)
 
 
@@ -331,7 +335,7 @@ def _layer(names: Names, entries: list[Entry], readings: Readings) -> Layer:
         Ancestor(".".join(names[:count]), readings.classes.get(names[:count], dict)) for count in range(len(names))
     )
     if readings.read is None:
-        return named_layer(path, names, own, around)
+        return named_layer(path, names, own, around, readings.hint)
     if names not in readings.classes:
         parameters = unknown(own, UNUSED)
         return Layer(path=path, kind=UNDECLARED, cls=dict, parameters=parameters, ancestors=around)
@@ -344,7 +348,8 @@ def _state_group(entry: Entry) -> str:
 
 
 def _state_layer(group: str, entries: list[Entry]) -> Layer:
-    reason = f"state: collection {entries[0].collection}" if entries[0].collection else _train_state_reason(group)
+    collection = entries[0].collection
+    reason = state(f"state: collection {collection}") if collection else _train_state_reason(group)
     own: Own = {each.path: (each.path, each.leaf) for each in entries}
     parameters = tuple(_state(each, entry) for each, entry in zip(unknown(own, reason), entries, strict=True))
     return Layer(path=group, kind="State", cls=dict, parameters=parameters)
@@ -359,19 +364,19 @@ def _state(parameter: Parameter, entry: Entry) -> Parameter:
     start = START.get(entry.names[-1]) if entry.collection == "batch_stats" else None
     if start is None or not isinstance(entry.leaf, jax.ShapeDtypeStruct):
         return replace(parameter, role="state")
-    return replace(parameter, role="state", default=start, kept=None)
+    return replace(parameter, role="state", default=start, excluded=None)
 
 
-def _train_state_reason(group: str) -> str:
-    return "optimizer state" if group == "opt_state" else "state"
+def _train_state_reason(group: str) -> Reason:
+    return OPTIMIZER_STATE if group == "opt_state" else state()
 
 
 def _noted(layer: Layer, readings: Readings, ties: Mapping[str, str]) -> Layer:
     def noted(parameter: Parameter) -> Parameter:
         if parameter.path in ties:
-            return replace(parameter, kept=f"tied to {ties[parameter.path]}")
+            return replace(parameter, excluded=tied(ties[parameter.path]))
         if parameter.path in readings.notes:
-            return replace(parameter, kept=readings.notes[parameter.path])
+            return replace(parameter, excluded=readings.notes[parameter.path])
         constraint = readings.constraints.get(parameter.path)
         return parameter if constraint is None else replace(parameter, constraint=constraint)
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from initax._math._positivity import Map, inverse_softplus, map_of, same
 from initax._model._constraint import Constraint, share_of
+from initax._model._reason import Reason, Why, undeclared
 
 Preimage = Callable[[jax.Array], tuple[jax.Array, ...]]
 ARRAYS = (jax.Array, jax.ShapeDtypeStruct)
@@ -103,7 +104,7 @@ class Wrapped:
     reaches_zero: bool = True
     most: float = float("inf")
     share: float | None = 1.0
-    kept: str | None = None
+    kept: Reason | None = None
 
     def constraint(self, path: str) -> Constraint:
         """Return the constraint of the array, the wrapper standing at a path."""
@@ -164,7 +165,7 @@ def _mapped(inner: Wrapped, outer: Map) -> Wrapped:
     if inner.positive and not outer.reaches_zero:
         # softplus of exp has no value below softplus(0) = 0.69: it is no map onto the positive numbers.
         nested = " of ".join((outer.name, *inner.names))
-        return _kept(inner, f"undeclared: behind {nested}, which can't be near zero")
+        return _kept(inner, undeclared(f"behind {nested}, which can't be near zero"))
     return Wrapped(
         array=inner.array,
         names=(outer.name, *inner.names),
@@ -194,7 +195,7 @@ def _parameterize(node: Any) -> Wrapped:
     )
     called = getattr(node.fn, "__name__", type(node.fn).__name__)
     line = f'ix.convex.register_positivity("{called}", {called}, inverse=...)'
-    return _kept(inner, f"undeclared: behind Parameterize({called}), whose inverse is not known; {line}")
+    return _kept(inner, undeclared(f"behind Parameterize({called}), whose inverse is not known; {line}", hint=line))
 
 
 def _is_mask(args: tuple[Any, ...]) -> bool:
@@ -211,16 +212,16 @@ def _masked(inner: Wrapped, mask: Any) -> Wrapped:
     return replace(inner, names=("mask", *inner.names), reaches_zero=True, share=share)
 
 
-def _kept(inner: Wrapped, reason: str) -> Wrapped:
+def _kept(inner: Wrapped, reason: Reason) -> Wrapped:
     return Wrapped(array=inner.array, kept=inner.kept or reason)
 
 
 def _weight_normalization(node: Any) -> Wrapped:
     inner, scale = _below(node.weight, "weight"), _below(node.scale, "scale")
     if inner.array is None or scale.array is None or scale.companions:
-        return _kept(inner, "undeclared: behind WeightNormalization of something else than arrays")
+        return _kept(inner, undeclared("behind WeightNormalization of something else than arrays"))
     if scale.kept is not None:
-        return _kept(inner, f"its scale is kept: {scale.kept}")
+        return _kept(inner, Reason(scale.kept.why, f"its scale is kept: {scale.kept}"))
     return Wrapped(
         array=inner.array,
         names=("weight norm", *inner.names),
@@ -235,7 +236,7 @@ def _weight_normalization(node: Any) -> Wrapped:
 
 
 def _non_trainable(node: Any) -> Wrapped:
-    return _kept(_below(node.tree, "tree"), "frozen by NonTrainable")
+    return _kept(_below(node.tree, "tree"), Reason(Why.FROZEN, "frozen by NonTrainable"))
 
 
 def _parameter_behind(outer: Map) -> Handler:
@@ -254,7 +255,7 @@ def _unknown(node: Any) -> Wrapped:
     found, _ = jax.tree_util.tree_flatten_with_path(node)
     arrays = [".".join(map(_name, entries)) for entries, leaf in found if isinstance(leaf, ARRAYS)]
     array = arrays[0] if arrays else None
-    return Wrapped(array=array, kept=f"undeclared: behind {type(node).__name__}, whose inverse is not known")
+    return Wrapped(array=array, kept=undeclared(f"behind {type(node).__name__}, whose inverse is not known"))
 
 
 WRAPPERS: dict[str, Handler] = {

@@ -8,7 +8,16 @@ from typing import Any
 from initax._errors import AxesError
 from initax._math._axes import Axes, fit, own_shape, parse, resolve
 from initax._math._sharding import placement
-from initax._model._parameter import WEIGHT_ROLES, Declaration, Field, Parameter, why_not_drawable
+from initax._model._parameter import (
+    WEIGHT_ROLES,
+    Declaration,
+    Evidence,
+    Fans,
+    Field,
+    Parameter,
+    why_not_drawable,
+)
+from initax._model._reason import Reason, Why, state, undeclared
 
 
 def declared_parameters(
@@ -52,7 +61,7 @@ _READINGS: dict[Any, tuple[Parameter, ...]] = {}
 
 
 def _placed(reading: Parameter, path: str, array: Any) -> Parameter:
-    """A parameter at its path. Written out because `dataclasses.replace` takes longer than the rest of a plan."""
+    """Return a parameter at its path. Written out: `dataclasses.replace` takes longer than the rest of a plan."""
     return Parameter(
         path=path,
         name=reading.name,
@@ -60,16 +69,14 @@ def _placed(reading: Parameter, path: str, array: Any) -> Parameter:
         shape=reading.shape,
         dtype=reading.dtype,
         axes=reading.axes,
-        fan_in=reading.fan_in,
-        fan_out=reading.fan_out,
-        effective_fan_in=reading.effective_fan_in,
-        effective_fan_out=reading.effective_fan_out,
+        fans=reading.fans,
+        evidence=reading.evidence,
         sharding=placement(array),
         constraint=reading.constraint,
         default=reading.default,
         gates=reading.gates,
         reserved=reading.reserved,
-        kept=reading.kept,
+        excluded=reading.excluded,
     )
 
 
@@ -92,7 +99,6 @@ def _read(
     for name, (path, array) in arrays.items():
         row, axes = rows.get(name), fitted.get(name)
         known = axes if isinstance(axes, Axes) else None
-        fan_in, fan_out, effective_in, effective_out = _fans(module, declaration, row, known, fitted)
         found.append(
             Parameter(
                 path=path,
@@ -101,32 +107,30 @@ def _read(
                 shape=tuple(array.shape),
                 dtype=array.dtype,
                 axes=known,
-                fan_in=fan_in,
-                fan_out=fan_out,
-                effective_fan_in=effective_in,
-                effective_fan_out=effective_out,
+                fans=_fans(module, declaration, row, known, fitted),
+                evidence=Evidence.DECLARED if known is not None else None,
                 constraint=row.constraint_of(module) if row else None,
                 default=row.default_of(module) if row else None,
                 gates=row.gates if row else (),
                 reserved=row.reserved if row else None,
-                kept=_why_kept(row, axes, array, len(stacks) > 1),
+                excluded=_why_excluded(row, axes, array, len(stacks) > 1),
             )
         )
     return tuple(found)
 
 
-def _why_kept(row: Field | None, axes: Axes | str | None, array: Any, uneven: bool) -> str | None:
+def _why_excluded(row: Field | None, axes: Axes | str | None, array: Any, uneven: bool) -> Reason | None:
     """Why an array of a declared layer can't be drawn, or `None`."""
     never = why_not_drawable(tuple(array.shape), array.dtype)
     if never:
         return never
     if row is None:
-        return "undeclared"
+        return undeclared()
     if isinstance(axes, str):
-        return f"undeclared: {axes}"
+        return undeclared(axes, Why.MISFIT)
     if row.role == "state":
-        return "state"
-    return "undeclared: the layer's arrays do not have the same stack axes" if uneven else None
+        return state()
+    return undeclared("the layer's arrays do not have the same stack axes", Why.MISFIT) if uneven else None
 
 
 def _fitted(module: Any, row: Field, array: Any, stacks: tuple[int, ...] | None) -> Axes | str:
@@ -141,20 +145,16 @@ def _own_batch(row: Field, module: Any) -> int:
     return sum(name[0] not in "io." for name in names)
 
 
-Fans = tuple[float | None, float | None, float | None, float | None]
-
-
 def _fans(
     module: Any, declaration: Declaration, row: Field | None, axes: Axes | None, fitted: Mapping[str, Axes | str]
-) -> Fans:
+) -> Fans | None:
     if row is None or axes is None:
-        return None, None, None, None
+        return None
     if row.role in WEIGHT_ROLES:
-        effective = row.effective(module, axes) if row.effective else (axes.fan_in, axes.fan_out)
-        return axes.fan_in, axes.fan_out, *effective
+        return Fans((axes.fan_in, axes.fan_out), row.effective(module, axes)) if row.effective else Fans.of(axes)
     weight = declaration.fields.get(row.of or "")
     if weight is None:
-        return None, None, None, None
+        return None
     of = fitted.get(row.of or "")
     if not isinstance(of, Axes):
         of = _axes_by_size(module, weight)

@@ -5,6 +5,7 @@ Adapters make `Layer`s out of models; rules, schemes, plans and draws only ever 
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -15,6 +16,7 @@ import numpy as np
 
 from initax._math._axes import Axes
 from initax._model._constraint import Constraint as Constraint  # noqa: PLC0414  adapters take it from here
+from initax._model._reason import Reason, Why
 
 Role = Literal["weight", "recurrent", "bias", "embedding", "scale", "state"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -48,6 +50,63 @@ GRU_GATES = ("reset", "update", "new")
 """Gates in the order in which Equinox and Flax store them."""
 
 
+Pair = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fans:
+    """Number of inputs of one output and of outputs of one input, per batch entry.
+
+    Attributes:
+        nominal: fan_in and fan_out by the usual definition.
+        effective: what one output really sums over and what one input really reaches, on average: a stride, a mask or
+            a look-up leave less. `None` behind a mask whose entries are traced or abstract.
+    """
+
+    nominal: tuple[float, float]
+    effective: Pair
+
+    @classmethod
+    def of(cls, axes: Axes) -> Fans:
+        """Return the fans that axes give where nothing takes entries away."""
+        return cls((axes.fan_in, axes.fan_out), (axes.fan_in, axes.fan_out))
+
+    def masked(self, constraint: Constraint | None) -> Fans:
+        """Return the fans that the mask of a constraint leaves."""
+        if constraint is None or constraint.share == 1:
+            return self
+        return Fans(self.nominal, (constraint.left_of(self.effective[0]), constraint.left_of(self.effective[1])))
+
+    def restated(self, axes: Axes) -> Fans:
+        """Return the fans of other axes, of which strides and masks take away the same share as before."""
+
+        def left(fan: float, nominal: float, effective: float | None) -> float | None:
+            return None if effective is None else fan * effective / nominal if nominal else fan
+
+        nominal = (axes.fan_in, axes.fan_out)
+        both = zip(nominal, self.nominal, self.effective, strict=True)
+        fan_in, fan_out = (left(*each) for each in both)
+        return Fans(nominal, (fan_in, fan_out))
+
+
+class Evidence(enum.StrEnum):
+    """How the axes of an array are known, the strongest first.
+
+    Members:
+        RESTATED: a rule restates them.
+        DECLARED: its class is declared, by initax or by the user.
+        TRACED: the forward pass was read.
+        NAMED: its name is one that a framework gives, where no module is there to ask.
+        GUESSED: its shape, and what stands beside it, in a plain container.
+    """
+
+    RESTATED = enum.auto()
+    DECLARED = enum.auto()
+    TRACED = enum.auto()
+    NAMED = enum.auto()
+    GUESSED = enum.auto()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
     """One array of a model.
@@ -59,17 +118,14 @@ class Parameter:
         shape: stored shape.
         dtype: stored type.
         axes: in, out, batch and receptive axes; `None` where they are unknown.
-        fan_in: inputs of one output, per batch entry, as the field counts them; a bias has its weight's.
-        fan_out: outputs of one input, counted likewise.
-        effective_fan_in: what one output really sums over, on average; `None` beside a known fan_in where a mask takes
-            some away whose entries are traced or abstract.
-        effective_fan_out: what one input really reaches, on average; `None` likewise.
+        fans: fan_in and fan_out, nominal and effective; a bias has its weight's. `None` where the word has no meaning.
+        evidence: how its axes are known; `None` where they are not, or where it has none.
         sharding: where the array lives, where the user has said so.
         constraint: the map from stored array to effective weight.
         default: what the layer's own framework gives it.
         gates: names of the entries along a gate axis, in stored order; the one gate of an array that holds no other.
-        reserved: why no scheme but `default` draws it, where that is so: LoRA's zero matrix.
-        kept: why it can never be drawn (`None` where it can): an integer array, tied, state, undeclared, empty.
+        reserved: why no scheme but `default` draws it, where that is so, e.g. LoRA's zero matrix.
+        excluded: why it can never be drawn (`None` where it can): an integer array, tied, state, undeclared, empty.
         reach: mean square of the signal that reaches it, where a trace was asked for it and can tell.
     """
 
@@ -79,17 +135,35 @@ class Parameter:
     shape: tuple[int, ...]
     dtype: Any
     axes: Axes | None = None
-    fan_in: float | None = None
-    fan_out: float | None = None
-    effective_fan_in: float | None = None
-    effective_fan_out: float | None = None
+    fans: Fans | None = None
+    evidence: Evidence | None = None
     sharding: jax.sharding.Sharding | None = None
     constraint: Constraint | None = None
     default: DefaultSpec | None = None
     gates: tuple[str, ...] = ()
-    reserved: str | None = None
-    kept: str | None = None
+    reserved: Reason | None = None
+    excluded: Reason | None = None
     reach: float | None = None
+
+    @property
+    def fan_in(self) -> float | None:
+        """Number of inputs of one output, per batch entry, by the usual definition."""
+        return None if self.fans is None else self.fans.nominal[0]
+
+    @property
+    def fan_out(self) -> float | None:
+        """Number of outputs of one input, per batch entry, by the usual definition."""
+        return None if self.fans is None else self.fans.nominal[1]
+
+    @property
+    def effective_fan_in(self) -> float | None:
+        """Number of inputs that one output sums over, on average; `None` behind a mask with unknown entries."""
+        return None if self.fans is None else self.fans.effective[0]
+
+    @property
+    def effective_fan_out(self) -> float | None:
+        """Number of outputs that one input reaches, on average; `None` behind a mask with unknown entries."""
+        return None if self.fans is None else self.fans.effective[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +217,6 @@ KINDS = (
 
 UNDECLARED = "Undeclared"
 """Kind of a module whose arrays nobody declared."""
-OUTPUTS_FIRST = "has its outputs first"
-"""What is said of a weight that is not stored the way plain containers are read."""
-UNSPLIT = "undeclared: names of Flax that are joined do not tell its axes"
-"""Why a weight is kept whose name holds those of the modules around it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +243,7 @@ class Field:
     of: str | None = None
     default: DefaultSpec | Callable[[Any], DefaultSpec] | None = None
     gates: tuple[str, ...] = ()
-    reserved: str | None = None
+    reserved: Reason | None = None
     effective: Callable[[Any, Axes], tuple[float | None, float | None]] | None = None
     constraint: Constraint | Callable[[Any], Constraint | None] | None = None
 
@@ -229,12 +299,12 @@ def declaration_of(cls: type) -> Declaration | None:
     return next((_DECLARED[base] for base in cls.__mro__ if base in _DECLARED), None)
 
 
-def why_not_drawable(shape: tuple[int, ...], dtype: Any) -> str | None:
+def why_not_drawable(shape: tuple[int, ...], dtype: Any) -> Reason | None:
     """Return why an array is never drawn whatever its role, or `None`."""
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return "a random key"
+        return Reason(Why.KEY, "a random key")
     if not jnp.issubdtype(dtype, np.inexact):
-        return f"{np.dtype(dtype).name}: only floating and complex arrays are drawn"
+        return Reason(Why.NOT_FLOATING, f"{np.dtype(dtype).name}: only floating and complex arrays are drawn")
     if 0 in shape:
-        return f"empty: shape {shape} has no entries"
+        return Reason(Why.EMPTY, f"empty: shape {shape} has no entries")
     return None

@@ -29,7 +29,7 @@ class Survey:
         notes: what could not be told, for the plan.
         call: function of a model and inputs, where a model of this kind can't be called itself.
         streams: path of random state that was never made → function from the user's key to it.
-        untold: where names are all that was read, what to pass for the rest.
+        hint: where names are all that was read, what to pass for the rest.
     """
 
     layers: tuple[Layer, ...]
@@ -40,7 +40,7 @@ class Survey:
     notes: tuple[str, ...] = ()
     call: Callable[..., Any] | None = None
     streams: Mapping[str, Stream] = field(default_factory=dict)
-    untold: str = ""
+    hint: str = ""
 
     def write(self, arrays: Mapping[str, Any]) -> Any:
         """Return the model with the arrays at these paths replaced; every other leaf is the same object."""

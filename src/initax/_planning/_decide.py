@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from initax._errors import ModelError, RuleError, SchemeError, count, listing, message, warn
-from initax._model._parameter import FROM_KEY, OUTPUTS_FIRST, ROLES, UNDECLARED, UNSPLIT, WEIGHT_ROLES, Layer, Parameter
+from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
+from initax._model._reason import Reason, Why, undeclared
 from initax._model._register import ARGUMENTS
 from initax._planning._override_axes import with_axes
 from initax._planning._rules import Rule, match
@@ -55,7 +56,7 @@ class Kept:
 
     parameter: Parameter
     kind: str
-    reason: str
+    reason: Reason
     rule: str | None = None
 
     def __iter__(self) -> Iterator[Any]:
@@ -78,7 +79,7 @@ def decide(
     rules: tuple[Rule, ...],
     default: Scheme | str | None,
     model: type,
-    untold: str = "",
+    hint: str = "",
 ) -> Decisions:
     """Return what happens to every array.
 
@@ -88,7 +89,7 @@ def decide(
         rules: the rules, in order.
         default: the scheme of layers no rule selects; `None` keeps them, `"error"` refuses a model with any.
         model: class of the model, for errors.
-        untold: where only names are known of the layers, what to pass for their classes, for errors.
+        hint: where only names are known of the layers, what to pass for their classes, for errors.
 
     Raises:
         RuleError: a rule selects or draws nothing, or something is left uncovered that must not be.
@@ -96,9 +97,9 @@ def decide(
         AxesError: restated axes do not fit.
         ModelError: there is no layer initax knows.
     """
-    _refuse_without_layers(layers, model, untold)
-    matching = match(rules, layers, aliases, untold)
-    decided = _Deciding(layers, untold)
+    _refuse_without_layers(layers, model)
+    matching = match(rules, layers, aliases, hint)
+    decided = _Deciding(layers)
     for layer, rule in zip(layers, matching.winners, strict=True):
         decided.layer(layer, rule, default)
     decided.refuse_uncovered(default)
@@ -113,16 +114,18 @@ def decide(
     return Decisions(tuple(decided.draws), tuple(decided.kept), tuple(decided.notes))
 
 
+NO_RULE = Reason(Why.NO_RULE, "no rule selects it")
+
+
 class _Deciding:
     """The rows of a plan while they are decided."""
 
-    def __init__(self, layers: Sequence[Layer], untold: str) -> None:
-        self.untold = untold
+    def __init__(self, layers: Sequence[Layer]) -> None:
         self.draws: list[Draw] = []
         self.kept: list[Kept] = []
         self.notes: list[str] = []
         self.drew: dict[int, int] = {}
-        self.uncovered: list[tuple[Layer, Parameter, str]] = []
+        self.uncovered: list[tuple[Layer, Parameter, Reason]] = []
         self.undeclared: dict[str, list[tuple[Layer, Parameter]]] = {}
         self.companions: dict[str, tuple[Parameter, str]] = {
             parameter.path: (parameter, layer.kind) for layer in layers for parameter in layer.parameters
@@ -145,31 +148,31 @@ class _Deciding:
             return
         layer = _restated(layer, scheme, f'rule "{text}"')
         for parameter in layer.parameters:
-            born = parameter.role == "state" and parameter.kept is None
-            if born:
+            starts_anew = parameter.role == "state" and parameter.excluded is None
+            if starts_anew:
                 self._draw(layer, parameter, as_scheme("default"), rule, text)
                 continue
-            reason = parameter.kept or _why_kept(parameter, layer, scheme, text)
+            reason = parameter.excluded or _why_kept(parameter, layer, scheme, text)
             if reason is None:
                 self._draw(layer, parameter, scheme, rule, text)
                 continue
             self._keep(layer, parameter, reason, rule)
-            if parameter.role in WEIGHT_ROLES and not parameter.kept and scheme.part(parameter.role) is UNSET:
+            if parameter.role in WEIGHT_ROLES and not parameter.excluded and scheme.part(parameter.role) is UNSET:
                 self.unspoken.setdefault(id(rule), []).append((layer, parameter))
-            if reason.startswith(("undeclared", NO_DEFAULT)):
+            if reason.is_about_axes or reason.why is Why.NO_DEFAULT:
                 self.undeclared.setdefault(text, []).append((layer, parameter))
                 self.uncovered.append((layer, parameter, reason))
 
     def _keep_all(self, layer: Layer, rule: Rule | None) -> None:
-        reason = "no rule selects it" if rule is None else f'rule "{rule.text}" keeps it'
+        reason = NO_RULE if rule is None else Reason(Why.RULE, f'rule "{rule.text}" keeps it')
         for parameter in layer.parameters:
-            self._keep(layer, parameter, parameter.kept or reason, rule)
-            if rule is None and (parameter.kept is None or parameter.kept.startswith("undeclared")):
-                self.uncovered.append((layer, parameter, parameter.kept or reason))
+            self._keep(layer, parameter, parameter.excluded or reason, rule)
+            if rule is None and (parameter.excluded is None or parameter.excluded.is_about_axes):
+                self.uncovered.append((layer, parameter, parameter.excluded or reason))
 
     def _started(self, layer: Layer, text: str) -> Layer:
         """The layer without random state that was never made, which starts whatever the scheme: no rule is for it."""
-        streams = [each for each in layer.parameters if each.kept is None and each.default == FROM_KEY]
+        streams = [each for each in layer.parameters if each.excluded is None and each.default == FROM_KEY]
         for each in streams:
             self.draws.append(
                 Draw(
@@ -191,7 +194,7 @@ class _Deciding:
             self.texts[id(scheme)] = str(scheme)
         return self.texts[id(scheme)]
 
-    def _keep(self, layer: Layer, parameter: Parameter, reason: str, rule: Rule | None) -> None:
+    def _keep(self, layer: Layer, parameter: Parameter, reason: Reason, rule: Rule | None) -> None:
         self.kept.append(Kept(parameter=parameter, kind=layer.kind, reason=reason, rule=rule.text if rule else None))
 
     def _draw(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None, text: str) -> None:
@@ -270,9 +273,9 @@ class _Deciding:
             self.note(
                 message(
                     f'rule "{text}" selects {count(len(found), "array")} it can\'t draw; kept as they are:',
-                    *(_shown(layer, parameter, parameter.kept or NO_DEFAULT) for layer, parameter in found[:4]),
+                    *(_shown(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found[:4]),
                     f"… {len(found) - 4} more" if len(found) > 4 else "",
-                    *_declaration(found[0][0], self.untold),
+                    *_declaration(found[0][0]),
                 )
             )
 
@@ -293,7 +296,7 @@ class _Deciding:
                 message(
                     f'rule "{rule.text}" speaks of {" and ".join(spoken)} only; what an earlier rule would draw '
                     "is kept:",
-                    *(_shown(layer, parameter, "") for layer, parameter in found[:4]),
+                    *(_shown(layer, parameter) for layer, parameter in found[:4]),
                     f"… {len(found) - 4} more" if len(found) > 4 else "",
                     f'write {{"{rule.text}": {{{whole}}}}}, with None for what is to be kept',
                 )
@@ -304,24 +307,24 @@ class _Deciding:
         head = f'rule "{rule.text}": {rule.scheme} draws nothing in the {decided} it decides.'
         if rule.text in self.undeclared:
             found = self.undeclared[rule.text]
-            shown = (_shown(layer, parameter, parameter.kept or NO_DEFAULT) for layer, parameter in found[:4])
-            return message(head, *shown, *_declaration(found[0][0], self.untold))
+            shown = (_shown(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found[:4])
+            return message(head, *shown, *_declaration(found[0][0]))
         own = [each for each in self.kept if each.rule == rule.text]
         lines = [f"{each.parameter.path or '(model)'}: {each.reason}" for each in own[:4]]
         more = f"… {len(own) - 4} more" if len(own) > 4 else ""
         return message(head, *lines, more, self._instead(rule, own))
 
     def _instead(self, rule: Rule, own: list[Kept]) -> str:
-        if any(each.reason.endswith("says nothing about a scale") for each in own):
+        if any(each.reason.why is Why.NORM for each in own):
             return f'write {{"{rule.text}": {{"scale": "ones", "bias": "zeros"}}}}, or "default"'
         learned = [each.parameter.name for each in own if _is_learned_input(each.parameter)]
         if learned:
             roles = ", ".join(f'"{name}": "embedding"' for name in learned)
             return f"learned positions and tokens are no bias: ix.register_layer(..., roles={{{roles}}})"
-        if any(each.reason.startswith("set with ") for each in own):
+        if any(each.reason.why is Why.FOLLOWS for each in own):
             return f'for the layers inside write {{"{rule.text} *": ...}}'
-        owners = [each.reason.removeprefix("tied to ") for each in own if each.reason.startswith("tied to ")]
-        known = [owner for owner in owners if owner in self.companions]
+        owners = [each.reason.owner for each in own if each.reason.why is Why.TIED]
+        known = [owner for owner in owners if owner is not None and owner in self.companions]
         return f'select the layer that owns it: "{known[0].rpartition(".")[0] or "*"}"' if known else ""
 
 
@@ -338,22 +341,24 @@ def _restated(layer: Layer, scheme: Scheme, where: str) -> Layer:
     return with_axes(layer, patterns, scheme.sizes, where)
 
 
-def _why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> str | None:
+def _why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> Reason | None:
     """Why a scheme leaves a parameter alone, or `None` where it draws it."""
     role = parameter.role or "weight"
     part = scheme.part(role)
     if part is UNSET:
-        return f"{scheme} says nothing about {'an' if role == 'embedding' else 'a'} {role}"
+        article = "an" if role == "embedding" else "a"
+        why = Why.NORM if role == "scale" else Why.SILENT
+        return Reason(why, f"{scheme} says nothing about {article} {role}")
     if part is None:
-        return f'rule "{rule}" keeps every {role}'
+        return Reason(Why.RULE, f'rule "{rule}" keeps every {role}')
     if role == "bias" and scheme.part("weight") not in (UNSET, None):
         reason = _why_bias_stays(parameter, layer, scheme)
         if reason:
             return reason
     if parameter.reserved and not part.draws_reserved:
         return parameter.reserved
-    silent: str | None = part.declines(parameter)
-    return silent
+    declined: Reason | None = part.declines(parameter)
+    return declined
 
 
 def _would_draw(rule: Rule, layer: Layer, parameters: Sequence[Parameter]) -> bool:
@@ -361,7 +366,7 @@ def _would_draw(rule: Rule, layer: Layer, parameters: Sequence[Parameter]) -> bo
     scheme = rule.scheme
     if scheme is None or not rule.matches(layer):
         return False
-    return any(each.kept is None and _why_kept(each, layer, scheme, rule.text) is None for each in parameters)
+    return any(each.excluded is None and _why_kept(each, layer, scheme, rule.text) is None for each in parameters)
 
 
 def _until_kept(rules: Sequence[Rule], layer: Layer) -> Iterator[Rule]:
@@ -372,21 +377,22 @@ def _until_kept(rules: Sequence[Rule], layer: Layer) -> Iterator[Rule]:
         yield rule
 
 
-def _why_bias_stays(bias: Parameter, layer: Layer, scheme: Scheme) -> str | None:
+def _why_bias_stays(bias: Parameter, layer: Layer, scheme: Scheme) -> Reason | None:
     """Why the bias of a layer stays under a scheme for weights: a bias goes with its weight.
 
     In a layer that has a norm's scale too, a bias that has no weight's fans is the norm's.
     """
     if layer.kind == "Norm" or (bias.fan_in is None and any(each.role == "scale" for each in layer.parameters)):
-        return f"{scheme} says nothing about a scale" if scheme.part("scale") is UNSET else None
+        silent = scheme.part("scale") is UNSET
+        return Reason(Why.NORM, f"{scheme} says nothing about a scale") if silent else None
     weights = [each for each in layer.parameters if each.role in WEIGHT_ROLES]
-    elsewhere = ("tied to", "empty")
-    if any(each.kept is None or each.kept.startswith(elsewhere) for each in weights):
+    elsewhere = (Why.TIED, Why.EMPTY)
+    if any(each.excluded is None or each.excluded.why in elsewhere for each in weights):
         return None
-    return "its weight is not drawn"
+    return Reason(Why.WEIGHT_KEPT, "its weight is not drawn")
 
 
-def _refuse_without_layers(layers: Sequence[Layer], model: type, untold: str) -> None:
+def _refuse_without_layers(layers: Sequence[Layer], model: type) -> None:
     if any(layer.kind not in (UNDECLARED, "State") for layer in layers):
         return
     arrays = [(layer, parameter) for layer in layers for parameter in layer.parameters]
@@ -401,36 +407,27 @@ def _refuse_without_layers(layers: Sequence[Layer], model: type, untold: str) ->
     raise ModelError(
         message(
             f"the model holds no layer that initax knows: {model.__name__}.",
-            *(_shown(layer, parameter, parameter.kept or "") for layer, parameter in arrays[:6]),
-            *(_declaration(unknown[0], untold) if unknown else ()),
+            *(_shown(layer, parameter, parameter.excluded) for layer, parameter in arrays[:6]),
+            *(_declaration(unknown[0]) if unknown else ()),
         )
     )
 
 
-def _shown(layer: Layer, parameter: Parameter, reason: str) -> str:
+def _shown(layer: Layer, parameter: Parameter, reason: Reason | None = None) -> str:
     inside = f" of {layer.cls.__name__}"
     return f"{parameter.path or '(model)'} {parameter.shape}{inside}" + (f": {reason}" if reason else "")
 
 
-def _declaration(layer: Layer, untold: str) -> tuple[str, ...]:
-    """The lines that declare a layer, with a guess at the patterns for the user to put right.
-
-    Args:
-        layer: the layer.
-        untold: where only names are known, what to pass instead.
-    """
+def _declaration(layer: Layer) -> tuple[str, ...]:
+    """Return the lines that declare a layer, with a guess at the patterns for the user to put right."""
     if layer.cls.__name__ in ("ArrayImpl", "ndarray", "ShapeDtypeStruct"):
         return ("for a single array write ix.draw(scheme, key, shape)",)
-    if any(each.kept and each.kept.startswith("undeclared: its name") for each in layer.parameters):
-        return (untold,)
-    if any(each.kept == UNSPLIT for each in layer.parameters):
-        return ('take the names apart: flax.traverse_util.unflatten_dict(params, sep="/")',)
-    if any(each.kept and each.kept.startswith("undeclared: a state of NNX") for each in layer.parameters):
-        return ("pass the module itself, or nnx.merge(graphdef, state)",)
-    arrays = [each for each in layer.parameters if each.axes or (each.kept and each.kept.startswith("undeclared"))]
-    misfits = any("does not fit" in (each.kept or "") for each in arrays)
-    doubted = {each.name: "o i ..." for each in arrays if OUTPUTS_FIRST in (each.kept or "")}
-    if all(each.axes for each in arrays) and not misfits and not doubted:
+    hints = [each.excluded.hint for each in layer.parameters if each.excluded is not None and each.excluded.hint]
+    if hints:
+        return (hints[0],)
+    arrays = [each for each in layer.parameters if each.axes or (each.excluded and each.excluded.is_about_axes)]
+    misfits = any(each.excluded and each.excluded.why is Why.CONTRADICTED for each in arrays)
+    if all(each.axes for each in arrays) and not misfits:
         default = ", ".join(f'"{each.name}": "lecun_normal"' for each in arrays if each.role in WEIGHT_ROLES)
         return (f"declare it: ix.register_layer({layer.cls.__name__}, ..., default={{{default}}})",)
     shapes = [each.shape for each in arrays]
@@ -442,7 +439,6 @@ def _declaration(layer: Layer, untold: str) -> tuple[str, ...]:
     }
     if misfits:
         patterns |= _guess_wide(arrays)
-    patterns |= doubted
     pairs = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
     if layer.cls.__module__ == "builtins":
         return (f"say what the axes are, in stored order: ix.Scheme(..., axes={{{pairs}}})",)
@@ -455,7 +451,7 @@ def _declaration(layer: Layer, untold: str) -> tuple[str, ...]:
     else:
         said = f"{{{pairs}}}, {said}"
     line = f"declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, {said})"
-    if len(learned) == len(patterns) or any(each.kept != "undeclared" for each in arrays):
+    if len(learned) == len(patterns) or any(each.excluded != undeclared() for each in arrays):
         return (line,)
     return ("let a trace find the axes: inputs=x, what the model is called on", f"or {line}")
 
@@ -467,7 +463,9 @@ LEARNED_INPUTS = re.compile(
 
 
 def _is_learned_input(array: Parameter) -> bool:
-    return LEARNED_INPUTS.search(array.name) is not None or "is a signal itself" in (array.kept or "")
+    return LEARNED_INPUTS.search(array.name) is not None or (
+        array.excluded is not None and array.excluded.why is Why.SIGNAL
+    )
 
 
 def _guess_wide(arrays: list[Parameter]) -> dict[str, str]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from initax._errors import AxesError, did_you_mean, listing, message
-from initax._math._axes import parse, resolve
-from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
+from initax._math._axes import Axes, parse, resolve
+from initax._model._parameter import WEIGHT_ROLES, Evidence, Fans, Layer, Parameter
+from initax._model._reason import Reason
 from initax._model._register import guess_role
 
 
@@ -68,18 +69,11 @@ def _following(bias: Parameter, weight: Parameter, where: str) -> Parameter:
                 f"{weight.path} of shape {weight.shape} would have {outputs} outputs",
             )
         )
-    return replace(
-        bias,
-        fan_in=weight.fan_in,
-        fan_out=weight.fan_out,
-        effective_fan_in=weight.effective_fan_in,
-        effective_fan_out=weight.effective_fan_out,
-        kept=_unless_undeclared(bias.kept),
-    )
+    return replace(bias, fans=weight.fans, excluded=_unless_about_axes(bias.excluded))
 
 
-def _unless_undeclared(kept: str | None) -> str | None:
-    return None if kept and kept.startswith("undeclared") else kept
+def _unless_about_axes(reason: Reason | None) -> Reason | None:
+    return None if reason is not None and reason.is_about_axes else reason
 
 
 def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Layer, where: str) -> Parameter:
@@ -89,27 +83,13 @@ def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Lay
     except AxesError as error:
         raise AxesError(f"{where}: {old.path or '(model)'}: {error}") from None
     role = old.role or guess_role(old.name, names, layer.kind)
-    weighs = role in WEIGHT_ROLES
-    effective = (old.effective_fan_in, old.effective_fan_out)
-    if weighs:
-        effective = (
-            _effective(axes.fan_in, old, old.fan_in, effective[0]),
-            _effective(axes.fan_out, old, old.fan_out, effective[1]),
-        )
-    return replace(
-        old,
-        role=role,
-        axes=axes,
-        fan_in=axes.fan_in if weighs else old.fan_in,
-        fan_out=axes.fan_out if weighs else old.fan_out,
-        effective_fan_in=effective[0],
-        effective_fan_out=effective[1],
-        kept=_unless_undeclared(old.kept),
-    )
+    fans = _fans(axes, old) if role in WEIGHT_ROLES else old.fans
+    excluded = _unless_about_axes(old.excluded)
+    return replace(old, role=role, axes=axes, fans=fans, evidence=Evidence.RESTATED, excluded=excluded)
 
 
-def _effective(fan: float, old: Parameter, nominal: float | None, effective: float | None) -> float | None:
-    """The effective fan that goes with a restated one: strides and masks take away the same share as before."""
-    if not nominal or old.role == "embedding":
-        return fan if old.constraint is None else old.constraint.left_of(fan)
-    return None if effective is None else fan * effective / nominal
+def _fans(axes: Axes, old: Parameter) -> Fans:
+    """Return the fans of restated axes: strides and masks take away the same share as before."""
+    if old.fans is None or not old.fans.nominal[0] or old.role == "embedding":
+        return Fans.of(axes).masked(old.constraint)
+    return old.fans.restated(axes)

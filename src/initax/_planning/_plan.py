@@ -20,7 +20,7 @@ from initax._math._sharding import refuse_misfit
 from initax._model._parameter import Parameter
 from initax._model._survey import Survey
 from initax._planning._decide import Decisions, Draw, Kept, decide
-from initax._planning._plan_text import Row, render
+from initax._planning._plan_text import KeptRow, Row, render
 from initax._planning._rules import Rule, read_rules
 from initax._trace._infer import traced_survey
 from initax.schemes._scheme import Scheme, as_scheme
@@ -160,7 +160,7 @@ class Plan:
         left = [each for each in self.kept if each.parameter.path in shapes and 0 not in each.parameter.shape]
         if not left:
             return
-        unselected = any(each.rule is None and each.parameter.kept is None for each in left)
+        unselected = any(each.rule is None and each.parameter.excluded is None for each in left)
         warn(
             message(
                 f"{count(len(left), 'array')} of the model {'stay' if len(left) > 1 else 'stays'} abstract:",
@@ -298,7 +298,7 @@ class Plan:
             )
             for each in self.draws
         ]
-        kept = [(each.parameter.path, each.kind, each.parameter.shape, each.reason) for each in self.kept]
+        kept = [KeptRow(each.parameter.path, each.kind, each.parameter.shape, each.reason) for each in self.kept]
         return render(drawn, kept, self.notes)
 
 
@@ -347,7 +347,7 @@ def plan(
     lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
     found = survey_model(model, module=module, inputs=inputs, forward=forward)
     survey, notes = traced_survey(found, inputs, found.call or forward, lengths)
-    decisions = decide(survey.layers, survey.aliases, read, fallback, type(model), survey.untold)
+    decisions = decide(survey.layers, survey.aliases, read, fallback, type(model), survey.hint)
     blind = _blind(decisions.draws, inputs is None) if lengths else ()
     return Plan(survey, read, fallback, replace(decisions, notes=(*decisions.notes, *notes, *blind)))
 
@@ -413,7 +413,7 @@ def _kept_row(each: Kept) -> dict[str, Any]:
         "kind": each.kind,
         "shape": list(each.parameter.shape),
         "dtype": _dtype_text(each.parameter),
-        "kept": each.reason,
+        "kept": each.reason.text,
     }
 
 

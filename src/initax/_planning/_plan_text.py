@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from itertools import groupby
 
+from initax._model._reason import Reason, Why
 from initax._text import printed, table
 
 
@@ -24,8 +25,15 @@ class Row:
     rule: str
 
 
-KeptRow = tuple[str, str, tuple[int, ...], str]
-"""Path, kind, shape and reason of an array that is kept."""
+@dataclass(frozen=True, slots=True)
+class KeptRow:
+    """One array that is kept."""
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    reason: Reason
+
 
 DRAWN = ("parameter", "kind", "shape", "axes", "fan_in", "fan_out", "scheme", "std", "rule")
 KEPT = ("array", "kind", "shape", "why")
@@ -53,12 +61,13 @@ def render(drawn: Sequence[Row], kept: Sequence[KeptRow], notes: Sequence[str]) 
 
 def _kept_rows(kept: Sequence[KeptRow]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    for optimizer, group in groupby(kept, key=lambda row: row[3] == "optimizer state"):
+    for optimizer, group in groupby(kept, key=lambda row: row.reason.why is Why.OPTIMIZER):
         found = list(group)
         if optimizer and len(found) > FEW:
-            rows.append((_around([path for path, *_ in found]), found[0][1], f"{len(found)} arrays", found[0][3]))
+            around = _around([each.path for each in found])
+            rows.append((around, found[0].kind, f"{len(found)} arrays", found[0].reason.text))
         else:
-            rows += [(path or "(model)", kind, str(shape), reason) for path, kind, shape, reason in found]
+            rows += [(each.path or "(model)", each.kind, str(each.shape), each.reason.text) for each in found]
     return rows
 
 

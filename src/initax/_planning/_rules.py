@@ -140,14 +140,14 @@ class Matching:
     shadowed: tuple[tuple[Rule, tuple[Rule, ...]], ...]
 
 
-def match(rules: Sequence[Rule], layers: Sequence[Layer], aliases: Mapping[str, str], untold: str = "") -> Matching:
+def match(rules: Sequence[Rule], layers: Sequence[Layer], aliases: Mapping[str, str], hint: str = "") -> Matching:
     """Return which rule decides each layer: the last one that matches.
 
     Args:
         rules: the rules, in order.
         layers: the layers.
         aliases: path at which a layer is reached again → path at which it is listed.
-        untold: where only names are known of the layers and not their classes, what to pass for these.
+        hint: where only names are known of the layers and not their classes, what to pass for these.
 
     Raises:
         RuleError: a rule selects no layer, or a predicate fails.
@@ -157,7 +157,7 @@ def match(rules: Sequence[Rule], layers: Sequence[Layer], aliases: Mapping[str, 
     for place, rule in enumerate(rules):
         found = [index for index, layer in enumerate(layers) if _applies(rule, layer)]
         if not found:
-            raise RuleError(message(_unmatched(rule, layers, aliases), _by_name(rule, untold)))
+            raise RuleError(message(_unmatched(rule, layers, aliases), _by_name(rule, hint)))
         selected[place] = found
         for index in found:
             winners[index] = rule
@@ -182,12 +182,12 @@ def _applies(rule: Rule, layer: Layer) -> bool:
         ) from error
 
 
-def _by_name(rule: Rule, untold: str) -> str:
+def _by_name(rule: Rule, hint: str) -> str:
     """What to pass where a selector that has the form of a class meets layers of which only names are known."""
     name = rule.selector.__name__ if isinstance(rule.selector, type) else rule.text
     words = name.split() if isinstance(rule.selector, str | type) else []
     of_class = bool(words) and all(word.isidentifier() and word[0].isupper() for word in words)
-    return f"only names are known here, not classes; {untold}" if untold and of_class else ""
+    return f"only names are known here, not classes; {hint}" if hint and of_class else ""
 
 
 def _unmatched(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str]) -> str:

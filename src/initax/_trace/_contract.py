@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from initax._model._reason import Why
 from initax._trace._uses import Part, Use, Uses, Value, What, assign, resolve_links, size
 from initax._trace._views import FOREIGN, Factor, Link, Stop, View, foreign, placed, regroup
 
@@ -34,7 +35,7 @@ def settle(value: Value, uses: Uses, where: str) -> Value:
             assign(parts, view.batch, "batch")
             stop = view.stop or _entangled(view)
             if not others:
-                stop = stop or Stop("it is a signal itself, no weight of one", where)
+                stop = stop or Stop("it is a signal itself, no weight of one", where, Why.SIGNAL)
             uses.add(Use(param=view.param, what="bias" if others else "other", where=where, parts=parts, stop=stop))
     return Value(shape=value.shape, data=True, outputs=tuple(outputs), stretched=value.stretched)
 

@@ -12,7 +12,18 @@ import numpy as np
 
 from initax._errors import InitaxError, ModelError, listing, message, warn
 from initax._math._axes import Axes, resolve
-from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Layer, Parameter, Role, declaration_of, why_not_drawable
+from initax._model._parameter import (
+    UNDECLARED,
+    WEIGHT_ROLES,
+    Evidence,
+    Fans,
+    Layer,
+    Parameter,
+    Role,
+    declaration_of,
+    why_not_drawable,
+)
+from initax._model._reason import undeclared
 from initax._model._survey import Survey
 from initax._trace import readings_of, uses_of
 from initax._trace._reading import Reading
@@ -66,8 +77,8 @@ def trace_with_values(survey: Survey, inputs: Any, forward: Callable[..., Any] |
         raise ModelError(
             message(
                 "inputs= is given, but the model can't be called on them: it is no function.",
-                survey.untold,
-                f"{'or ' if survey.untold else ''}say how: forward=lambda model, x: ...",
+                survey.hint,
+                f"{'or ' if survey.hint else ''}say how: forward=lambda model, x: ...",
             )
         )
     arrays = {path: _array(survey.leaves[places[0]]) for path, places in survey.places.items()}
@@ -282,7 +293,7 @@ def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str]
         if parameter.role == "bias" and path in found and found[path].pattern is not None:
             weight = _weight_of(found[path], own, paths)
             if weight is not None:
-                own[path] = _with_fans_of(parameter, weight)
+                own[path] = replace(parameter, fans=weight.fans)
     kinds = [found[path].kind for path, each in own.items() if path in found and each.role in WEIGHT_ROLES]
     scales = [path for path, each in own.items() if path in found and each.role == "scale"]
     kind = next(iter(kinds), "Norm" if scales else UNDECLARED)
@@ -292,40 +303,22 @@ def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str]
 def _is_readable(parameter: Parameter) -> bool:
     if why_not_drawable(parameter.shape, parameter.dtype) is not None:
         return False
-    return parameter.kept is None or parameter.kept.startswith("undeclared")
+    return parameter.excluded is None or parameter.excluded.is_about_axes
 
 
 def read_parameter(parameter: Parameter, reading: Reading) -> Parameter:
     """Return the parameter with the axes, role and fans of a reading, or kept for the reason why there is none."""
     if reading.pattern is None:
-        return replace(
-            parameter,
-            role=None,
-            axes=None,
-            fan_in=None,
-            fan_out=None,
-            effective_fan_in=None,
-            effective_fan_out=None,
-            kept=f"undeclared: {reading.reason}",
-        )
+        excluded = undeclared(reading.reason or "", reading.why)
+        return replace(parameter, role=None, axes=None, fans=None, evidence=None, excluded=excluded)
     axes = resolve(reading.pattern, parameter.shape, reading.sizes)
     role = cast("Role", reading.role)
-    effective: tuple[float | None, float | None] = (axes.fan_in / reading.strides[0], axes.fan_out / reading.strides[1])
-    if role == "embedding":
-        effective = (1.0, float(axes.fan_in))
-    if parameter.constraint is not None:
-        effective = parameter.constraint.left_of(effective[0]), parameter.constraint.left_of(effective[1])
-    weighs = role in WEIGHT_ROLES
-    return replace(
-        parameter,
-        role=role,
-        axes=axes,
-        fan_in=axes.fan_in if weighs else None,
-        fan_out=axes.fan_out if weighs else None,
-        effective_fan_in=effective[0] if weighs else None,
-        effective_fan_out=effective[1] if weighs else None,
-        kept=None,
-    )
+    fans = None
+    if role in WEIGHT_ROLES:
+        strided = (axes.fan_in / reading.strides[0], axes.fan_out / reading.strides[1])
+        effective = (1.0, float(axes.fan_in)) if role == "embedding" else strided
+        fans = Fans((axes.fan_in, axes.fan_out), effective).masked(parameter.constraint)
+    return replace(parameter, role=role, axes=axes, fans=fans, evidence=Evidence.TRACED, excluded=None)
 
 
 def _weight_of(reading: Reading, own: Mapping[str, Parameter], paths: Sequence[str]) -> Parameter | None:
@@ -337,19 +330,9 @@ def _weight_of(reading: Reading, own: Mapping[str, Parameter], paths: Sequence[s
     return None
 
 
-def _with_fans_of(bias: Parameter, weight: Parameter) -> Parameter:
-    return replace(
-        bias,
-        fan_in=weight.fan_in,
-        fan_out=weight.fan_out,
-        effective_fan_in=weight.effective_fan_in,
-        effective_fan_out=weight.effective_fan_out,
-    )
-
-
 def _held_against(parameter: Parameter, reading: Reading, disagree: list[str], split: list[str]) -> None:
     """Note where a declaration and the forward pass differ."""
-    if parameter.axes is None or parameter.kept or reading.pattern is None:
+    if parameter.axes is None or parameter.excluded or reading.pattern is None:
         return
     traced = resolve(reading.pattern, parameter.shape, reading.sizes)
     verdict = compare(parameter, reading)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from initax._model._reason import Why
 from initax._trace._uses import Part, Use
 from initax._trace._views import Factor
 
@@ -40,6 +41,7 @@ class Reading:
         strides: by how much strides divide the effective fan_in and fan_out.
         partners: for a bias, the parameters whose outputs it is added to, in the order of the forward pass.
         reason: why its axes can't be told.
+        why: the kind of that reason.
         notes: what one should know about a reading.
         where: the lines at which it is used.
     """
@@ -51,6 +53,7 @@ class Reading:
     strides: tuple[float, float] = (1, 1)
     partners: tuple[int, ...] = ()
     reason: str | None = None
+    why: Why = Why.UNREADABLE
     notes: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
 
@@ -67,10 +70,10 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
     if 0 in shape:
         return Reading(reason=f"shape {tuple(shape)} has no entries")
     if not uses:
-        return Reading(reason="the forward pass does not use it")
-    stopped = [use for use in uses if use.stop]
-    if stopped:
-        return Reading(reason=_at(str(stopped[0].stop), stopped[0].where), where=where)
+        return Reading(reason="the forward pass does not use it", why=Why.UNUSED)
+    stopped = next((use for use in uses if use.stop), None)
+    if stopped is not None and stopped.stop is not None:
+        return Reading(reason=_at(str(stopped.stop), stopped.where), why=stopped.stop.why, where=where)
     roles = {ROLE[use.what] for use in uses}
     if len(roles - {"embedding"}) > 1 or (roles > {"embedding"} and roles != {"embedding", "weight"}):
         lines = {ROLE[use.what]: use.where for use in uses}

@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from initax._model._reason import Why
+
 FOREIGN = -1
 """The stored axis of a factor that belongs to no parameter: an axis of the signal, or one that was broadcast."""
 
@@ -50,10 +52,12 @@ class Stop:
     Attributes:
         reason: what happened to it, in words.
         where: the line of the forward pass, where it is known.
+        why: the kind of reason.
     """
 
     reason: str
     where: str = ""
+    why: Why = Why.UNREADABLE
 
     def __str__(self) -> str:
         """Return the reason with its place."""

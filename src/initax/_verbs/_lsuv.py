@@ -15,6 +15,7 @@ import numpy as np
 from initax._adapters import survey as survey_model
 from initax._errors import InitaxError, message
 from initax._model._parameter import Parameter
+from initax._model._reason import Why
 from initax._model._survey import Survey
 from initax._planning._rules import match, read_rules
 from initax._text import table
@@ -294,8 +295,8 @@ def _why_fixed(parameter: Parameter) -> str | None:
     """Why an array can't be multiplied, whatever its uses, or `None`."""
     if parameter.role == "state":
         return "state"
-    if parameter.kept is not None and parameter.kept.startswith("frozen"):
-        return parameter.kept
+    if parameter.excluded is not None and parameter.excluded.why is Why.FROZEN:
+        return parameter.excluded.text
     if parameter.constraint is not None and not parameter.constraint.scales:
         return f"behind {parameter.constraint.name}: only a weight stored as it is, or masked, can be multiplied"
     return None

@@ -13,7 +13,7 @@ from initax._drawing._draw import draw_one
 from initax._drawing._program import Program
 from initax._errors import SchemeError, message
 from initax._math._axes import resolve
-from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter, Role
+from initax._model._parameter import WEIGHT_ROLES, Fans, Layer, Parameter, Role
 from initax._planning._plan import plan
 from initax._trace._infer import traced_survey
 from initax.schemes._scheme import UNSET, as_scheme
@@ -158,6 +158,7 @@ def draw(
     if weighs:
         fan_in = resolved.fan_in if fan_in is None else fan_in
         fan_out = resolved.fan_out if fan_out is None else fan_out
+    fans = None if fan_in is None or fan_out is None else (fan_in, fan_out)
     parameter = Parameter(
         path="",
         name=role,
@@ -165,10 +166,7 @@ def draw(
         shape=shape,
         dtype=found,
         axes=resolved,
-        fan_in=fan_in,
-        fan_out=fan_out,
-        effective_fan_in=fan_in,
-        effective_fan_out=fan_out,
+        fans=None if fans is None else Fans(fans, fans),
     )
     chosen = as_scheme(scheme)
     part = chosen.part(role)

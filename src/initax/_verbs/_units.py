@@ -12,7 +12,7 @@ import numpy as np
 from initax._adapters import check_key
 from initax._adapters import survey as survey_model
 from initax._errors import ModelError, RuleError, count, did_you_mean, listing, message
-from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Layer, Parameter
+from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._survey import Survey
 from initax._planning._plan import plan
 from initax._trace import LostError, readers_of
@@ -186,7 +186,9 @@ def _weight_of(layer: Layer) -> Parameter:
         )
     (weight,) = weights
     reason = (
-        weight.kept or weight.reserved or (f"it is stored behind {weight.constraint.name}" if weight.constraint else "")
+        weight.excluded
+        or weight.reserved
+        or (f"it is stored behind {weight.constraint.name}" if weight.constraint else "")
     )
     others = [each.name for each in layer.parameters if each is not weight and each.role not in ("bias", "state")]
     if reason or others:
@@ -258,9 +260,11 @@ def _cut_off(
     found: dict[str, Any] = {}
     for reader in readers:
         parameter = parameters[traced.paths[reader.param]]
-        if parameter.kept is not None and not parameter.kept.startswith(UNDECLARED.lower()):
+        if parameter.excluded is not None and not parameter.excluded.is_about_axes:
             raise ModelError(
-                message(f"{parameter.path} takes in units of {weight.path} and is never changed.", parameter.kept)
+                message(
+                    f"{parameter.path} takes in units of {weight.path} and is never changed.", parameter.excluded.text
+                )
             )
         own = (reader.units >= 0) & flat[np.maximum(reader.units, 0)]
         own = (jnp if isinstance(own, jax.Array) else np).broadcast_to(own, parameter.shape)

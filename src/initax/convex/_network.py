@@ -17,7 +17,7 @@ from initax._math._axes import resolve
 from initax._math._keys import as_key
 from initax._math._positivity import Map
 from initax._model._constraint import Constraint, positive
-from initax._model._parameter import Declaration, Field, Layer, Parameter
+from initax._model._parameter import Declaration, Fans, Field, Layer, Parameter
 from initax.schemes._positive import refuse_misfit
 from initax.schemes._scheme import Scheme
 
@@ -174,14 +174,10 @@ def initial(
                 shape=axes.shape,
                 dtype=kind,
                 axes=axes,
-                fan_in=axes.fan_in,
-                fan_out=axes.fan_out,
-                effective_fan_in=axes.fan_in,
-                effective_fan_out=axes.fan_out,
+                fans=Fans.of(axes),
                 constraint=positive(mapping) if is_positive else None,
             )
         )
-    fans = parameters[0].fan_in, parameters[0].fan_out
     outputs = (shape.outputs,)
     bias = Parameter(
         path=f"{path}.bias",
@@ -190,10 +186,7 @@ def initial(
         shape=outputs,
         dtype=kind,
         axes=resolve("o", outputs),
-        fan_in=fans[0],
-        fan_out=fans[1],
-        effective_fan_in=fans[0],
-        effective_fan_out=fans[1],
+        fans=parameters[0].fans,
     )
     layer = Layer(path=path, kind=KIND, cls=Shape, parameters=(*parameters, bias))
     arrays = draw([_job(each, layer, scheme) for each in layer.parameters], key)

@@ -21,11 +21,12 @@ from initax._errors import SchemeError, message
 from initax._math._axes import Axes
 from initax._math._gain import gain as exact_gain
 from initax._model._parameter import Layer, Parameter
+from initax._model._reason import Reason, Why
 
 Fans = Literal["nominal", "effective"]
 Args = tuple[tuple[str, Any], ...]
 
-NO_DEFAULT = "its layer declares no default"
+NO_DEFAULT = Reason(Why.NO_DEFAULT, "its layer declares no default")
 """Why the scheme `default` keeps an array."""
 
 
@@ -104,7 +105,7 @@ class Initializer:
     needs_reach: ClassVar[bool] = False
     """Whether it asks how long the signal is that reaches a weight, which a trace has to be followed for."""
 
-    def declines(self, parameter: Parameter) -> str | None:
+    def declines(self, parameter: Parameter) -> Reason | None:
         """Return why it has nothing to say of a parameter, which is then kept; `None` where it draws it."""
         return None
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from initax._errors import SchemeError, message
 from initax._model._parameter import Layer, Parameter, Role
+from initax._model._reason import Reason
 from initax.schemes._depth import depth_factor
 from initax.schemes._initializer import Initializer, Kernel, Recipe, number, refuse_old
 from initax.schemes._scheme import Scheme, as_scheme
@@ -58,7 +59,7 @@ class Scaled(Initializer):
         """As the inner initializer."""
         return self.inner.needs_reach
 
-    def declines(self, parameter: Parameter) -> str | None:
+    def declines(self, parameter: Parameter) -> Reason | None:
         """As the inner initializer."""
         return self.inner.declines(parameter)
 

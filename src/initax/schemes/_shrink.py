@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from initax._errors import SchemeError, message
 from initax._model._parameter import Layer, Parameter, Role
+from initax._model._reason import Reason
 from initax.schemes._initializer import Initializer, Kernel, Recipe, number, refuse_old, where
 from initax.schemes._scheme import Scheme, as_scheme
 from initax.schemes._table import made, row
@@ -53,7 +54,7 @@ class ShrinkPerturb(Initializer):
         """As the inner initializer."""
         return self.inner.fits_bias
 
-    def declines(self, parameter: Parameter) -> str | None:
+    def declines(self, parameter: Parameter) -> Reason | None:
         """As the inner initializer."""
         return self.inner.declines(parameter)
 

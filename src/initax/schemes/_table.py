@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from initax._errors import SchemeError, message
 from initax._model._parameter import FrameworkInit, Layer, Parameter, Role
+from initax._model._reason import Reason
 from initax.schemes._bias import ForgetGate, Prior
 from initax.schemes._callables import Framework
 from initax.schemes._distributions import Constant, Normal, TruncatedNormal, Uniform
@@ -618,7 +619,7 @@ class Default(Initializer):
     fits_bias: ClassVar[bool] = True
     draws_reserved: ClassVar[bool] = True
 
-    def declines(self, parameter: Parameter) -> str | None:
+    def declines(self, parameter: Parameter) -> Reason | None:
         """Return why it has nothing to say of a parameter: its layer declares no default."""
         return NO_DEFAULT if parameter.default is None else None
 
