@@ -134,7 +134,12 @@ OUTPUTS_FIRST = {
 @pytest.mark.filterwarnings("ignore:rule .* it can't draw:initax.InitaxWarning")
 def test_weights_that_may_have_their_outputs_first_are_not_read_the_other_way(name):
     model, expected = OUTPUTS_FIRST[name]
-    reasons = {each.path: each.excluded and each.excluded.text for layer in ix.layers(model) for each in layer.parameters if len(each.shape) > 1}
+    reasons = {
+        each.path: each.excluded and each.excluded.text
+        for layer in ix.layers(model)
+        for each in layer.parameters
+        if len(each.shape) > 1
+    }
     assert {path for path, kept in reasons.items() if kept} == set(expected)
     assert {path: reasons[path] for path, (reason, _) in expected.items() if reason} == {
         path: f"undeclared: {reason}" for path, (reason, _) in expected.items() if reason
@@ -316,7 +321,9 @@ def test_a_subclass_of_linear_is_a_linear(key):
 def test_arrays_that_do_not_fit_their_layer_are_not_guessed_at():
     narrow = eqx.tree_at(lambda each: each.weight, nn.Linear(7, 5, key=KEY), jnp.ones((5, 3)))
     (layer,) = ix.layers(narrow)
-    assert layer["weight"].excluded.text == 'undeclared: shape (5, 3) does not fit the layer\'s own (5, 7), pattern "o i".'
+    assert (
+        layer["weight"].excluded.text == 'undeclared: shape (5, 3) does not fit the layer\'s own (5, 7), pattern "o i".'
+    )
     uneven = eqx.tree_at(lambda each: each.weight, nn.Linear(7, 5, key=KEY), jnp.ones((2, 5, 7)))
     assert "do not have the same stack axes" in ix.layers(uneven)[0]["weight"].excluded.text
 
@@ -338,7 +345,9 @@ def test_tied_tables_are_drawn_once_by_their_owner(key):
     shared = tied()
     plan = ix.plan(shared, {"*": "lecun_normal"})
     assert [each.parameter.path for each in plan.draws] == ["pytree.0.weight", "pytree.1.bias"]
-    assert [(parameter.path, why.text) for parameter, why in plan.kept] == [("pytree.1.weight", "tied to pytree.0.weight")]
+    assert [(parameter.path, why.text) for parameter, why in plan.kept] == [
+        ("pytree.1.weight", "tied to pytree.0.weight")
+    ]
     assert plan.draws[1].parameter.fan_in == 5
     embedding, linear = plan.draw(key)()
     assert linear.weight is embedding.weight

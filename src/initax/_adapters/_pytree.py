@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, tree_flatten_with_path
 
 from initax._adapters._nodes import ARRAYS, Opened, entry_name, packages_of
-from initax._adapters._plain import Own, doubted, join, plain_layer, plain_layers, unknown
+from initax._adapters._plain import Own, join, plain_layer, plain_layers, unknown
 from initax._adapters._variables import are_named, read_by_name, ungrouped
 from initax._adapters._wrappers import Wrapped, unwrap
 from initax._errors import ModelError, message
 from initax._model._declared import declared_parameters
+from initax._model._evidence import settled
 from initax._model._parameter import (
     FROM_KEY,
     UNDECLARED,
@@ -117,8 +118,9 @@ def survey(model: Any, adapters_of: AdaptersOf) -> Survey:
     else:
         shaped: Any = structure if is_shape is _never else jax.tree_util.tree_structure(model, is_leaf=is_shape)
         rebuild = shaped.unflatten
+    by_path = {path: walk.leaves[index] for path, index in walk.indices.items()}
     return Survey(
-        layers=tuple(_finished(layer, walk) for layer in doubted(walk.layers)),
+        layers=tuple(_finished(layer, walk) for layer in settled(walk.layers, by_path, walk.hint)),
         places={path: tuple(places) for path, places in walk.places.items()},
         aliases=walk.aliases,
         leaves=walk.leaves,

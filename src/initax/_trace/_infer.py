@@ -12,6 +12,7 @@ import numpy as np
 
 from initax._errors import InitaxError, ModelError, listing, message, warn
 from initax._math._axes import Axes, resolve
+from initax._model._evidence import may_be_traced
 from initax._model._parameter import (
     UNDECLARED,
     WEIGHT_ROLES,
@@ -28,9 +29,6 @@ from initax._model._survey import Survey
 from initax._trace import readings_of, uses_of
 from initax._trace._reading import Reading
 from initax._trace._second_moments import Lengths
-
-CONTAINERS = (Mapping, list, tuple, jax.Array, np.ndarray, jax.ShapeDtypeStruct)
-"""Classes nobody declares: initax guesses the axes of what they hold, and a trace knows better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,13 +243,10 @@ def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey,
     paths = list(found)
     layers = []
     for layer in survey.layers:
-        if _is_open(layer):
-            layers.append(_read_layer(layer, found, paths, notes))
-            continue
-        layers.append(layer)
+        layers.append(_read_layer(layer, found, paths, notes))
         for parameter in layer.parameters:
             reading = found.get(parameter.path)
-            if reading is not None and reading.pattern is not None:
+            if reading is not None and reading.pattern is not None and not may_be_traced(parameter):
                 _held_against(parameter, reading, disagree, split)
     if disagree:
         text = message(
@@ -273,14 +268,9 @@ def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey,
     return replace(survey, layers=tuple(layers)), tuple(notes)
 
 
-def _is_open(layer: Layer) -> bool:
-    """Whether nobody declared the axes of a layer: its class is not known, or it is a plain container."""
-    if layer.kind == UNDECLARED:
-        return True
-    return declaration_of(layer.cls) is None and issubclass(layer.cls, CONTAINERS) and layer.kind != "State"
-
-
 def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str], notes: list[str]) -> Layer:
+    if not any(each.path in found and _is_readable(each) for each in layer.parameters):
+        return layer
     own: dict[str, Parameter] = {}
     for parameter in layer.parameters:
         reading = found.get(parameter.path)
@@ -294,6 +284,8 @@ def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str]
             weight = _weight_of(found[path], own, paths)
             if weight is not None:
                 own[path] = replace(parameter, fans=weight.fans)
+    if declaration_of(layer.cls) is not None:
+        return replace(layer, parameters=tuple(own.values()))
     kinds = [found[path].kind for path, each in own.items() if path in found and each.role in WEIGHT_ROLES]
     scales = [path for path, each in own.items() if path in found and each.role == "scale"]
     kind = next(iter(kinds), "Norm" if scales else UNDECLARED)
@@ -301,9 +293,8 @@ def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str]
 
 
 def _is_readable(parameter: Parameter) -> bool:
-    if why_not_drawable(parameter.shape, parameter.dtype) is not None:
-        return False
-    return parameter.excluded is None or parameter.excluded.is_about_axes
+    """Return whether the forward pass decides what a parameter is."""
+    return why_not_drawable(parameter.shape, parameter.dtype) is None and may_be_traced(parameter)
 
 
 def read_parameter(parameter: Parameter, reading: Reading) -> Parameter:
