@@ -72,13 +72,13 @@ def weight(kind, shape, fan_in, fan_out, *also, **kwargs):
 
 def matrix(kind, i, o, *, merged=1):
     """A matrix stored (in, out); its gates, or the three of an attention, may be counted as outputs."""
-    return weight(kind, (i, o), i, o / merged, ("weight", i, o))
+    return weight(kind, (i, o), i, o // merged, ("weight", i, o))
 
 
 def reversed_matrix(kind, i, o, *, told, merged=1):
     """A matrix stored (out, in); where nothing tells, two axes are inputs and outputs."""
     merge = ("weight", i, o)
-    return weight(kind, (o, i), i, o / merged, merge, *([] if told else [("weight", o, i)]))
+    return weight(kind, (o, i), i, o // merged, merge, *([] if told else [("weight", o, i)]))
 
 
 def table(kind, vocabulary, features, *, told=True):
@@ -221,7 +221,9 @@ LINEN = {
         lambda i, o: nn.Dense(o, use_bias=False), lambda i, o: floats((2, i)), reading("Dense", lambda i, o: (i, o))
     ),
     "DenseGeneral": Row(
-        lambda i, o: nn.DenseGeneral((2, o)), lambda i, o: floats((3, i)), reading("DenseGeneral", lambda i, o: (i, 2 * o))
+        lambda i, o: nn.DenseGeneral((2, o)),
+        lambda i, o: floats((3, i)),
+        reading("DenseGeneral", lambda i, o: (i, 2 * o)),
     ),
     "DenseGeneral of two": Row(
         lambda i, o: nn.DenseGeneral(o, axis=(-2, -1)),
@@ -263,9 +265,7 @@ LINEN = {
         lambda i, o: floats((1, 8, i)),
         reading("ConvLocal", lambda i, o: (3 * i, 3 * o)),
     ),
-    "Embed": Row(
-        lambda i, o: nn.Embed(10 * i, o), lambda i, o: (jax.ShapeDtypeStruct((2,), jnp.int32),), read_table
-    ),
+    "Embed": Row(lambda i, o: nn.Embed(10 * i, o), lambda i, o: (jax.ShapeDtypeStruct((2,), jnp.int32),), read_table),
     "Einsum outputs first": Row(
         lambda i, o: nn.Einsum((o, i), "...i,oi->...o"),
         lambda i, o: floats((2, i)),
@@ -441,12 +441,16 @@ def lifted(rng: Random, size: int) -> Model:
         shapes = lifted_params(row, i, o, depth, axis, scanned)
         plain = {
             names_of(path)[-2:]: leaf
-            for path, leaf in jax.tree_util.tree_flatten_with_path({"one": linen_piece(row, i, o)[0]}, is_leaf=is_leaf)[0]
+            for path, leaf in jax.tree_util.tree_flatten_with_path({"one": linen_piece(row, i, o)[0]}, is_leaf=is_leaf)[
+                0
+            ]
         }
 
         def read(path, array, plain=plain, depth=depth, axis=axis, row=row):
             names = names_of(path)
-            leaf = next(leaf for known, leaf in plain.items() if known[-1] == names[-1] and known[0] in ("one", names[-2]))
+            leaf = next(
+                leaf for known, leaf in plain.items() if known[-1] == names[-1] and known[0] in ("one", names[-2])
+            )
             stacked = leaf.stacked(depth, axis)
             assert stacked.shape == array.shape
             if row == "Conv bare":  # a convolution of one more axis, for all that its name and shape tell
@@ -588,7 +592,10 @@ def haiku(rng: Random, size: int) -> Model:
     for count in range(size):
         i, o = two(rng)
         end = f"_{count}" if count else ""
-        match pick(rng, ("linear", "linear", "bare", "conv", "conv1d", "transpose", "norm", "bn", "embed", "lstm", "gru", "mha")):
+        match pick(
+            rng,
+            ("linear", "linear", "bare", "conv", "conv1d", "transpose", "norm", "bn", "embed", "lstm", "gru", "mha"),
+        ):
             case "linear":
                 params[f"{around}linear{end}"] = {"w": matrix("Haiku linear w", i, o), "b": bias("Haiku b", (o,), i)}
             case "bare":
@@ -655,7 +662,9 @@ def pairs(rng: Random, size: int) -> Model:
             layers.append(())
     sizes = [each[0].shape for each in layers if each]
     if first and not any(len(each) > 1 and each[0].shape[0] != each[0].shape[1] for each in layers):
-        layers.append(together([reversed_matrix("W (out, in) of a pair", 5, 7, told=True), bias("b of a pair", (7,), 5)]))
+        layers.append(
+            together([reversed_matrix("W (out, in) of a pair", 5, 7, told=True), bias("b of a pair", (7,), 5)])
+        )
     assert sizes
     return Model(layers)
 
@@ -682,7 +691,9 @@ def keras(rng: Random, size: int) -> Model:
     arrays: list[Any] = []
     stats: list[Any] = []
     for i, o in chain(rng, size):
-        match pick(rng, ("conv-bn", "dense-bn", "conv", "dense", "bare-bn", "embed", "lstm", "norm", "separable", "mha")):
+        match pick(
+            rng, ("conv-bn", "dense-bn", "conv", "dense", "bare-bn", "embed", "lstm", "norm", "separable", "mha")
+        ):
             case "conv-bn":
                 arrays += [conv("Keras K before gamma", (3, 3), i, o)]
                 arrays += [scale("Keras gamma", (o,)), bias("Keras beta", (o,))]
@@ -707,7 +718,8 @@ def keras(rng: Random, size: int) -> Model:
                 arrays += [scale("Keras gamma", (i,)), bias("Keras beta", (i,))]
             case "separable":
                 arrays += [
-                    weight("Keras depthwise K (h, w, in, multiplier)", (3, 3, i, 2), 9, 18),
+                    # Without a name it is a convolution from i to two channels, for all that its shape tells.
+                    weight("Keras depthwise K", (3, 3, i, 2), 9, 18, ("weight", 9 * i, 18)),
                     conv("Keras K", (1, 1), 2 * i, o),
                     bias("Keras b", (o,), 2 * i),
                 ]
@@ -785,11 +797,14 @@ def torch(rng: Random, size: int) -> Model:
     """State dicts of PyTorch, flat or nested: outputs first, transposed convolutions inputs first."""
     params: dict[str, Any] = {}
     nested = rng.random() < 0.3
-    for count in range(size):
+    for count in range(size + nested):
         i, o = two(rng)
         own: dict[str, Any] = {}
         kinds = ("fc", "fc", "bare", "conv", "up", "bn", "norm", "emb", "lstm", "mha")
-        match kind := pick(rng, kinds):
+        # Names that are apart are not PyTorch's alone: the bias of one layer tells how all are stored.
+        told = count == size
+        i, o = (7, 10) if told else (i, o)
+        match kind := "fc" if told else pick(rng, kinds):
             case "fc" | "bare":
                 own = {"weight": reversed_matrix("PyTorch Linear weight", i, o, told=True)}
                 own |= {"bias": bias("PyTorch bias", (o,), i)} if kind == "fc" else {}
@@ -883,7 +898,11 @@ def stacks(rng: Random, size: int) -> Model:
         i, o = two(rng)
         told = rng.random() < 0.6
         depth = pick(rng, (2, 3, 4, 6)) if told else pick(rng, DEPTHS)
-        w = matrix("w of a stack (depth, in, out)", i, o) if told else matrix("w of a long stack (depth, in, out)", i, o)
+        w = (
+            matrix("w of a stack (depth, in, out)", i, o)
+            if told
+            else matrix("w of a long stack (depth, in, out)", i, o)
+        )
         if rng.random() < 0.3:
             w = reversed_matrix("w of a stack (depth, out, in)", i, o, told=told)
             # Nothing tells inputs from outputs in a long stack: two axes of an entry are inputs and outputs.
@@ -897,7 +916,11 @@ def stacks(rng: Random, size: int) -> Model:
                 else scale("scale of a stack (depth, n)", (depth, i))
             )
             if beside == "scale":
-                own["w"] = dataclasses.replace(own["w"], kind=f"{w.kind}, a norm's scale beside it", also=(*also, ("weight", w.shape[0], w.shape[1])))
+                own["w"] = dataclasses.replace(
+                    own["w"],
+                    kind=f"{w.kind}, a norm's scale beside it",
+                    also=(*also, ("weight", w.shape[0], w.shape[1])),
+                )
         if rng.random() < 0.5:
             model[f"stack{count}"] = own
         else:
@@ -916,7 +939,10 @@ def convs(rng: Random, size: int) -> Model:
             case "bare":
                 own = {"w": conv("conv w", (3, 3), i, o)}
             case "oihw":
-                own = {"w": conv("conv w (out, in, h, w)", (3, 3), i, o, order="oihw"), "b": bias("conv b", (o,), 9 * i)}
+                own = {
+                    "w": conv("conv w (out, in, h, w)", (3, 3), i, o, order="oihw"),
+                    "b": bias("conv b", (o,), 9 * i),
+                }
             case "chw":
                 w = conv("conv w (out, in, h, w)", (3, 3), i, o, order="oihw")
                 own = {"w": w, "b": bias("conv b (c, 1, 1)", (o, 1, 1), 9 * i)}
@@ -927,7 +953,10 @@ def convs(rng: Random, size: int) -> Model:
             case "depthwise":
                 own = {"w": conv("depthwise conv w", (3, 3), o, o, groups=o), "b": bias("conv b", (o,), 9)}
             case _:
-                own = {"w": conv("grouped conv w", (3, 3), 2 * i, 2 * o, groups=2), "b": bias("conv b", (2 * o,), 9 * i)}
+                own = {
+                    "w": conv("grouped conv w", (3, 3), 2 * i, 2 * o, groups=2),
+                    "b": bias("conv b", (2 * o,), 9 * i),
+                }
         if rng.random() < 0.7:
             model[f"conv{count}"] = own
         else:

@@ -276,17 +276,21 @@ def truth_of(path: str, every: Mapping[str, Leaf]) -> Leaf | None:
 WEIGHTS = ("weight", "recurrent", "embedding")
 
 
-def fault(leaf: Leaf, draw: Any, notes: Iterable[str]) -> str | None:
-    """Return what is wrong with the draw of an array; `None` where nothing is."""
+def fault(leaf: Leaf, draw: Any, notes: Iterable[str], *, abstract: bool = True) -> str | None:
+    """Return what is wrong with the draw of an array; `None` where nothing is.
+
+    Statistics that were never made, in an abstract model, may start with what their framework gives them.
+    """
     parameter = draw.parameter
     role = parameter.role
     fans = (parameter.fan_in, parameter.fan_out)
     if tuple(parameter.shape) != leaf.shape:
         return "another shape"
     if leaf.role == "state":
-        started = role == "state" and leaf.start is not None and str(draw.initializer) == leaf.start
-        return None if started else "drawn"
-    readings = [each for each in ((leaf.role, leaf.fan_in, leaf.fan_out), *leaf.also) if (role in WEIGHTS) == (each[0] in WEIGHTS)]
+        start = parameter.default if str(draw.initializer) == "default" else str(draw.initializer)
+        return None if abstract and role == "state" and start == leaf.start is not None else "drawn"
+    told = ((leaf.role, leaf.fan_in, leaf.fan_out), *leaf.also)
+    readings = [each for each in told if (role in WEIGHTS) == (each[0] in WEIGHTS)]
     if role in WEIGHTS:
         if not readings:
             return f"drawn as {role}"
@@ -302,7 +306,7 @@ def fault(leaf: Leaf, draw: Any, notes: Iterable[str]) -> str | None:
     return None
 
 
-def violations(tree: Any, plan: Any) -> list[Violation]:
+def violations(tree: Any, plan: Any, *, abstract: bool = True) -> list[Violation]:
     """Return what a plan draws that it must not, or otherwise than is true."""
     every = truths(tree)
     found = []
@@ -312,7 +316,7 @@ def violations(tree: Any, plan: Any) -> list[Violation]:
         if leaf is None:
             found.append(Violation("a path that no array has", parameter.path))
             continue
-        wrong = fault(leaf, draw, plan.notes)
+        wrong = fault(leaf, draw, plan.notes, abstract=abstract)
         if wrong is not None:
             text = f"{parameter.path} {leaf.shape}: {parameter.role}, fans {parameter.fan_in}, {parameter.fan_out}"
             text += f"; really {leaf.role}, {leaf.fan_in}, {leaf.fan_out}"
@@ -336,7 +340,7 @@ def judged(tree: Any, rules: Mapping[Any, Any], kind: str = "abstract") -> list[
         plan = planned(arrays(tree, kind), rules)
     except Exception as error:
         return [Violation(f"raises {type(error).__name__}", str(error).partition("\n")[0])]
-    return [] if plan is None else violations(tree, plan)
+    return [] if plan is None else violations(tree, plan, abstract=kind == "abstract")
 
 
 def share_drawn(trees: Iterable[Any], rules: Mapping[Any, Any]) -> float:
@@ -378,7 +382,9 @@ class Found(NamedTuple):
     tree: str
 
 
-def search(cases: int, seed: int, families: Iterable[str] = tuple(FAMILIES)) -> tuple[dict[str, Found], collections.Counter[str]]:
+def search(
+    cases: int, seed: int, families: Iterable[str] = tuple(FAMILIES)
+) -> tuple[dict[str, Found], collections.Counter[str]]:
     """Return the smallest example of each kind of violation among so many cases, and how many cases show it."""
     smallest: dict[str, Found] = {}
     seen: collections.Counter[str] = collections.Counter()
