@@ -1,4 +1,4 @@
-"""Models as containers of `Leaf`s, each of which knows what it is: what Flax, Haiku, stax, Keras, PyTorch and hands write.
+"""Models as containers of `Leaf`s, which know what they are: what Flax, Haiku, stax, Keras, PyTorch and hands write.
 
 A leaf says the role and the fans that the array has in the model it comes from, counted as JAX counts: per entry of a
 stack, with the window. Where plain containers have a written convention that no evidence contradicts (two axes are
@@ -7,6 +7,7 @@ inputs and outputs, the gates of a merged kernel are outputs), what it reads is 
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from random import Random
@@ -133,7 +134,7 @@ def two(rng, *, square=0.15):
 def chain(rng, depth):
     """Sizes of the layers of a perceptron."""
     sizes = [rng.choice(SIZES) for _ in range(depth + 1)]
-    return list(zip(sizes, sizes[1:], strict=False))
+    return list(itertools.pairwise(sizes))
 
 
 def pick(rng, options):
@@ -660,12 +661,9 @@ def pairs(rng: Random, size: int) -> Model:
         layers.append(together([w, bias("b of a pair", (o,), i)]) if biased or not layers else (w,))
         if rng.random() < 0.2:
             layers.append(())
-    sizes = [each[0].shape for each in layers if each]
     if first and not any(len(each) > 1 and each[0].shape[0] != each[0].shape[1] for each in layers):
-        layers.append(
-            together([reversed_matrix("W (out, in) of a pair", 5, 7, told=True), bias("b of a pair", (7,), 5)])
-        )
-    assert sizes
+        w = reversed_matrix("W (out, in) of a pair", 5, 7, told=True)
+        layers.append(together([w, bias("b of a pair", (7,), 5)]))
     return Model(layers)
 
 
@@ -897,30 +895,18 @@ def stacks(rng: Random, size: int) -> Model:
     for count in range(size):
         i, o = two(rng)
         told = rng.random() < 0.6
+        first = rng.random() < 0.3
         depth = pick(rng, (2, 3, 4, 6)) if told else pick(rng, DEPTHS)
-        w = (
-            matrix("w of a stack (depth, in, out)", i, o)
-            if told
-            else matrix("w of a long stack (depth, in, out)", i, o)
-        )
-        if rng.random() < 0.3:
-            w = reversed_matrix("w of a stack (depth, out, in)", i, o, told=told)
-            # Nothing tells inputs from outputs in a long stack: two axes of an entry are inputs and outputs.
-        also = w.also
-        own = {"w": dataclasses.replace(w.stacked(depth), kind=w.kind, also=also)}
-        if told:
-            beside = pick(rng, ("b", "scale"))
-            own[beside] = (
-                bias("b of a stack (depth, out)", (depth, o), i)
-                if beside == "b"
-                else scale("scale of a stack (depth, n)", (depth, i))
-            )
-            if beside == "scale":
-                own["w"] = dataclasses.replace(
-                    own["w"],
-                    kind=f"{w.kind}, a norm's scale beside it",
-                    also=(*also, ("weight", w.shape[0], w.shape[1])),
-                )
+        beside = pick(rng, ("b", "scale")) if told else ""
+        kind = f"w of a {'' if told else 'long '}stack (depth, {'out, in' if first else 'in, out'})"
+        kind += ", a norm's scale beside it" if beside == "scale" else ""
+        # Only a bias tells inputs from outputs: without one, two axes of an entry are inputs and outputs.
+        w = reversed_matrix(kind, i, o, told=beside == "b") if first else matrix(kind, i, o)
+        own = {"w": dataclasses.replace(w.stacked(depth), kind=kind, also=w.also)}
+        if beside == "b":
+            own["b"] = bias("b of a stack (depth, out)", (depth, o), i)
+        elif beside:
+            own["scale"] = scale("scale of a stack (depth, n)", (depth, i))
         if rng.random() < 0.5:
             model[f"stack{count}"] = own
         else:

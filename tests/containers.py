@@ -20,7 +20,7 @@ from flax import traverse_util
 from flax.training.train_state import TrainState
 
 import initax as ix
-from tests.container_models import FAMILIES, Leaf, Model, is_leaf, map_leaves, names_of, pick, state, weight
+from tests.container_models import FAMILIES, Leaf, is_leaf, map_leaves, names_of, pick, state, weight
 
 RULES: dict[str, dict[str, Any]] = {
     "one scheme": {"*": "he_normal"},
@@ -120,7 +120,7 @@ def moments_by_hand(name: str, params: Any) -> Any:
 
 
 def restored(tree: Any, style: str) -> Any:
-    """Return a tree as it comes back without its target: classes are dicts, lists are lists or have numbers for keys."""
+    """Return a tree as it comes back without its target: classes are dicts, lists may be, too."""
     if isinstance(tree, Leaf):
         return tree
     if isinstance(tree, dict):

@@ -36,7 +36,22 @@ def test_what_is_drawn_is_what_it_is_drawn_as(family, seed):
     assert not wrong, "\n".join([f"{one.form}, {which}", *lines])
 
 
-FLOORS = {}
+# family → share of the weights that are drawn with their true fans: by itself, and in a checkpoint
+FLOORS = {
+    "linen": (0.72, 0.55),
+    "nnx": (0.42, 0.34),
+    "nnx-raw": (0.42, 0.34),
+    "haiku": (0.68, 0.5),
+    "pairs": (0.65, 0.65),
+    "stax": (0.85, 0.65),
+    "keras": (0.6, 0.55),
+    "mlp": (0.4, 0.45),
+    "rnn": (0.5, 0.4),
+    "transformer": (0.38, 0.38),
+    "convs": (0.55, 0.3),
+    "dataclasses": (0.45, 0.25),
+}
+"""Nothing is asked of stacks and of what has its outputs first: few of these can be read without a forward pass."""
 
 
 @pytest.mark.parametrize("family", FLOORS)
@@ -145,11 +160,7 @@ def test_a_real_plan_with_one_number_changed_is_found_out():
     first, *others = plan.draws
     changed = dataclasses.replace(first, parameter=dataclasses.replace(first.parameter, fan_in=9))
     (found,) = violations(tree, SimpleNamespace(draws=[changed, *others], notes=()))
-    assert (
-        found.text
-        == f"{first.parameter.path} {first.parameter.shape}: {first.parameter.role}, fans 9, 5; really "
-        + ("weight, 7, 5" if first.parameter.role == "weight" else "bias, 7, None")
-    )
+    assert found.kind == ("w: wrong fan_in" if first.parameter.role == "weight" else "b: fan_in of another weight")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
