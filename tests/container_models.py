@@ -131,6 +131,11 @@ def two(rng, *, square=0.15):
     return (first, first) if rng.random() < square else (first, rng.choice([each for each in SIZES if each != first]))
 
 
+def few(rng):
+    """Two sizes out of few, so that what Flax makes of them is made once."""
+    return pick(rng, ((7, 5), (5, 7), (3, 16), (24, 8), (8, 8), (64, 32)))
+
+
 def chain(rng, depth):
     """Sizes of the layers of a perceptron."""
     sizes = [rng.choice(SIZES) for _ in range(depth + 1)]
@@ -369,7 +374,7 @@ def linen(rng: Random, size: int) -> Model:
     inside = ("Encoder_0",) if rng.random() < 0.3 else ("trunk",) if rng.random() < 0.2 else ()
     for count in range(size):
         name = pick(rng, tuple(LINEN))
-        piece, running = linen_piece(name, *two(rng))
+        piece, running = linen_piece(name, *few(rng))
         automatic = rng.random() < 0.7
         names = (*inside, f"{name.partition(' ')[0]}_{count}" if automatic else custom[count])
         put(params, names, piece if automatic else unlabelled(piece))
@@ -434,10 +439,10 @@ def lifted(rng: Random, size: int) -> Model:
     """Stacks of Linen's modules, as `nn.scan` and `nn.vmap` make them."""
     params: dict[str, Any] = {}
     for count in range(size):
-        row, (i, o) = pick(rng, LIFTED), two(rng)
+        row, (i, o) = pick(rng, LIFTED), pick(rng, ((7, 5), (3, 16), (8, 8)))
         scanned = rng.random() < 0.5
         axis = 1 if rng.random() < 0.2 and row.startswith("Dense") and row != "DenseGeneral" else 0
-        depth = pick(rng, (2, 3, 6, 12))
+        depth = pick(rng, (3, 6, 12))
         # A bias has one axis, so that a stack along axis 1 stands last in it, and in an embedding in the middle.
         shapes = lifted_params(row, i, o, depth, axis, scanned)
         plain = {
@@ -569,7 +574,7 @@ def nnx_dict(rng: Random, size: int) -> Model:
     for count in range(size):
         name = pick(rng, tuple(NNX))
         stack = rng.random() < 0.1 and name in ("linear", "proj", "norm", "embed")
-        piece = nnx_piece(name, *two(rng), pick(rng, (4, 12)) if stack else 0)
+        piece = nnx_piece(name, *few(rng), pick(rng, (4, 12)) if stack else 0)
         if rng.random() < 0.3:
             params.setdefault("blocks", {})[count] = {name: piece} if rng.random() < 0.5 else piece
         else:
@@ -725,7 +730,8 @@ def keras(rng: Random, size: int) -> Model:
                 for _ in range(3):
                     arrays += [weight("Keras attention (d, heads, k)", (64, 4, o), 64, 4 * o)]
                     arrays += [bias("Keras attention bias (heads, k)", (4, o), 64)]
-                arrays += [weight("Keras attention (heads, k, d)", (4, o, 64), 4 * o, 64)]
+                # With a bias behind it, it is a convolution of window 4, for all that its shape tells.
+                arrays += [weight("Keras attention (heads, k, d)", (4, o, 64), 4 * o, 64, ("weight", 4 * o, 256))]
                 arrays += [bias("Keras attention bias", (64,), 4 * o)]
             case _:
                 arrays += [matrix("Keras W", i, o), bias("Keras b", (o,), i)]
@@ -835,6 +841,9 @@ def torch(rng: Random, size: int) -> Model:
                     "out_proj.weight": reversed_matrix("PyTorch Linear weight", i, i, told=True),
                     "out_proj.bias": bias("PyTorch bias", (i,), i),
                 }
+                if rng.random() < 0.5:
+                    own["inv_freq"] = state("PyTorch buffer inv_freq", (4,))
+                    own["mask"] = state("PyTorch buffer mask", (1, 1, 64, 64))
         module = f"{kind}{count}"
         if nested:
             params[module] = {}
