@@ -1,7 +1,7 @@
 """Random containers of known models: bare, wrapped, and as checkpoints with an optimizer's state beside them.
 
 `python -m tests.containers --cases 20000 --seed 7` prints what a plan draws wrongly, grouped by kind, each with its
-smallest example. Run it with the tests' own folder on the path, from the root of the repository.
+smallest example. Run it in the root of the repository, where initax is installed.
 """
 
 import argparse
