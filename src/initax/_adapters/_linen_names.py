@@ -181,11 +181,21 @@ def _reading(name: str, names: tuple[str, ...], kind: str, own: Own) -> tuple[Ro
     return None, None
 
 
+def _is_told(own: Own) -> bool:
+    """Return whether the shape of an einsum's kernel, or its bias, tells which of its axes are the outputs."""
+    shape = own["kernel"][1].shape if "kernel" in own else ()
+    return "bias" in own or len(set(shape)) == 1
+
+
 def _kernel(rank: int, names: tuple[str, ...], kind: str, own: Own) -> tuple[Role | None, str | None]:
     cls = _class(names[-1]) if names else ""
     if "kernel" in own and _is_projection(names, own):
         return ("weight", ATTENTION[names[-1]]) if rank == 3 else (None, None)
-    if (cls in ("DenseGeneral", "Einsum") and rank > 2) or (names and names[-1] in PACKED):
+    if (
+        (cls in ("DenseGeneral", "Einsum") and rank > 2)
+        or (cls == "Einsum" and not _is_told(own))
+        or (names and names[-1] in PACKED)
+    ):
         return None, None
     if kind == "Linear" and rank == 2:
         return "weight", "i o"

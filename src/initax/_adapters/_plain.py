@@ -55,23 +55,19 @@ def unknown(own: Own, reason: Reason | None) -> tuple[Parameter, ...]:
 def plain_layers(path: str, cls: type, own: Own, ancestors: tuple[Ancestor, ...]) -> list[Layer]:
     """Return the layers that the arrays of one container suggest: each weight, with its bias where names tell it."""
     floats = {name: entry for name, entry in own.items() if jnp.issubdtype(entry[1].dtype, np.inexact)}
-    weights = [name for name, entry in floats.items() if len(entry[1].shape) > 1 and not _is_bias_like(name, floats)]
+    weights = [name for name, entry in floats.items() if len(entry[1].shape) > 1 and not _is_no_weight(name, floats)]
     left = {name: entry for name, entry in own.items() if name not in weights}
     scales = [name for name in left if name.lower() in SCALES]
     if not weights and scales:
-        parameters = tuple(
-            replace(each, role="scale" if each.name in scales else "bias", evidence=Evidence.NAMED)
-            if each.excluded is None
-            else each
-            for each in unknown(left, None)
-        )
+        parameters = tuple(_norm_parameter(each) for each in unknown(left, None))
         return [Layer(path=path, kind="Norm", cls=cls, parameters=parameters, ancestors=ancestors)]
     layers = []
     alone = len(weights) == 1
     for name in weights:
         # Beside a norm's scale a bias may be the norm's.
         vectors = [] if scales else [each for each in left if each in floats and may_be_bias(each)]
-        bias = vectors[0] if alone and len(vectors) == 1 else _partner(name, vectors) or _row_behind(name, left, own)
+        only = vectors[0] if alone and len(vectors) == 1 and "." not in vectors[0] else None
+        bias = only or _partner(name, vectors) or _row_behind(name, left, own)
         group: Own = {name: own[name]} | ({bias: left.pop(bias)} if bias is not None else {})
         where = (path, ancestors) if alone else (join(path, name), (*ancestors, Ancestor(path, cls)))
         layers.append(plain_layer(where[0], cls, group, where[1], name, bias))
@@ -89,21 +85,32 @@ BIAS_OF = {"weights": "biases", "weight": "bias", "kernel": "bias", "w": "b", "W
 """What a weight's name becomes in the name of its bias, tried in this order."""
 
 
-def _is_bias_like(name: str, own: Own) -> bool:
-    """Return whether an array of several axes is no weight: a bias of heads, of stacked layers, or a row to be added.
+def _norm_parameter(array: Parameter) -> Parameter:
+    """Return an array beside a norm's scale as what its name says."""
+    if array.excluded is not None:
+        return array
+    if array.name.lower() in SCALES:
+        return replace(array, role="scale", evidence=Evidence.NAMED)
+    if may_be_bias(array.name):
+        return replace(array, role="bias", evidence=Evidence.NAMED)
+    return replace(array, excluded=undeclared("beside a norm's scale, and neither scale nor bias by its name"))
 
-    By its name, or as what would be the name of the bias of a weight, or without a name as a row or column that goes
-    with the matrix in front of it.
+
+def _is_no_weight(name: str, own: Own) -> bool:
+    """Return whether an array of several axes is no weight: a scale, or a bias of heads or stacked layers, or a row.
+
+    By its name, or as what would be the name of the bias of a weight, or without a name as what goes with the array in
+    front of it.
     """
     lower = name.rpartition(".")[2].lower()
-    if "bias" in lower:
+    if any(word in lower for word in ("bias", *SCALES)):
         return True
     shape = tuple(own[name][1].shape)
     is_row = sum(size != 1 for size in shape) <= 1
     if is_row and may_be_bias(name):
         return True
     if name.isdecimal():
-        return is_row and _goes_with_the_one_before(name, shape, own)
+        return _goes_with_the_one_before(name, shape, own)
     return any(
         part in other and other.replace(part, bias, 1) == name and (is_row or len(shape) < len(entry[1].shape))
         for other, entry in own.items()
@@ -112,18 +119,25 @@ def _is_bias_like(name: str, own: Own) -> bool:
 
 
 def _goes_with_the_one_before(name: str, shape: tuple[int, ...], own: Own) -> bool:
-    """Return whether a row or column without a name has one entry for each row or column of the matrix before it."""
-    order = list(own)
+    """Return whether an array without a name has the outputs of the one before it: its last axes, a row, a column."""
+    order = _in_order(own)
     place = order.index(name)
     before = tuple(own[order[place - 1]][1].shape) if place else ()
+    if len(before) > len(shape):
+        return shape in (before[-len(shape) :], (*before[: len(shape) - 1], before[-1]))
     if len(before) != len(shape):
         return False
     return shape == (*(1,) * (len(shape) - 1), before[-1]) or shape == (before[0], *(1,) * (len(shape) - 1))
 
 
+def _in_order(own: Own) -> list[str]:
+    """Return the names of arrays in their order; a list that became a mapping has numbers sorted as words."""
+    return sorted(own, key=int) if all(name.isdecimal() for name in own) else list(own)
+
+
 def _row_behind(weight: str, left: Own, own: Own) -> str | None:
     """Return the row without a name that is added to a weight's outputs: the only one behind it of as many axes."""
-    order = list(own)
+    order = _in_order(own)
     behind = order[order.index(weight) + 1 :] if weight.isdecimal() else []
     shape = tuple(own[weight][1].shape)
     row = (*(1,) * (len(shape) - 1), shape[-1])

@@ -15,7 +15,7 @@ from typing import Any
 from initax._math._axes import Axes
 from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Evidence, Layer, Parameter
 from initax._model._reason import Reason, Why, undeclared
-from initax._model._states import states_by_form
+from initax._model._states import parts_of, states_by_form
 
 WEAK = (Evidence.NAMED, Evidence.GUESSED)
 """Evidence that a contradiction outweighs."""
@@ -59,9 +59,10 @@ def settled(layers: Sequence[Layer], leaves: Mapping[str, Any], hint: str = "") 
     states = states_by_form(leaves)
     layers = [_without_states(layer, states) if _is_weak(layer) else layer for layer in layers]
     weak = [layer for layer in layers if _is_weak(layer)]
-    judge = _Judge(weak, next((path for layer in weak if (path := _stored_outputs_first(layer))), None), hint or None)
+    unfitting = list(_containers_whose_biases_fit_nothing(layers))
+    told = next((path for layer in weak if (path := _stored_outputs_first(layer, unfitting))), None)
+    judge = _Judge(weak, told, hint or None)
     judged = [judge.layer(layer) if _is_weak(layer) else layer for layer in layers]
-    unfitting = list(_containers_whose_biases_fit_nothing(judged))
     return tuple(_doubt_container(layer, unfitting) for layer in judged)
 
 
@@ -86,8 +87,11 @@ def _vectors_alone(layers: Sequence[Layer]) -> Sequence[Layer]:
 
 
 def _is_vector(parameter: Parameter) -> bool:
-    reason = parameter.excluded
-    return len(parameter.shape) == 1 and reason is not None and reason.why is Why.UNDECLARED
+    """Return whether a vector may be drawn alone: its name is no scale's and no statistic's."""
+    reason, name = parameter.excluded, parts_of(parameter.path)[-1]
+    if len(parameter.shape) != 1 or reason is None or reason.why is not Why.UNDECLARED:
+        return False
+    return STATES.search(name) is None and re.search("scale|gamma", name) is None
 
 
 def _is_weak(layer: Layer) -> bool:
@@ -151,7 +155,7 @@ class _Judge:
                 return undeclared("its name says that it stands where a signal does", Why.SIGNAL)
             if bias is None and STATES.search(name):
                 return undeclared("its name says that it is state, a statistic or a mask", Why.CONTRADICTED)
-            if bias is None and name.endswith(".weight"):
+            if name.endswith(".weight") and (bias is None or len(shape) > 2):
                 text = f"a weight that PyTorch or a path calls {name} has its outputs first"
                 return undeclared(text, Why.CONTRADICTED, _axes_hint(name, "o i ..."))
         is_square = len(shape) == 2 and shape[0] == shape[1]
@@ -174,14 +178,17 @@ class _Judge:
         if stacked is not None:
             text = f"{stacked.path} {stacked.shape} says that its first axis may be a stack of {weight.shape[0]} layers"
             return undeclared(text, Why.CONTRADICTED, self._module_hint(weight))
-        if bias is not None:
-            return None
-        window = weight.shape[:-2]
-        is_odd = all(size % 2 and size <= LARGEST_WINDOW for size in window)
-        is_flat = len(window) == 1 or len(set(window)) == 1 or is_odd
-        by_name = weight.evidence is Evidence.NAMED or WINDOWS.search(weight.path) is not None
-        if len(window) < 3 and (is_flat if by_name else is_odd and len(window) > 1):
-            return None
+        shape, rank = weight.shape, len(weight.shape) - 2
+        if weight.evidence is Evidence.NAMED:
+            if bias is not None or rank == 1 or (rank == 2 and (_is_window(shape[:2]) or shape[0] == shape[1])):
+                return None
+        elif bias is not None:
+            if shape[0] != shape[-1]:
+                return None
+        elif rank < 3 and not _is_window(shape[-rank:]) and _is_window(shape[:rank]):
+            by_name = WINDOWS.search(weight.path) is not None
+            if by_name or rank > 1:
+                return None
         text = f"{len(weight.shape)} axes may be a window, heads, or a stack of layers"
         return undeclared(text, Why.CONTRADICTED, self._module_hint(weight))
 
@@ -190,10 +197,17 @@ class _Judge:
         around = layer.path.rpartition(".")[0]
         near = (each for each in self.layers if each is layer or each.path.rpartition(".")[0] == around)
         for each in (parameter for layer in near for parameter in layer.parameters):
-            is_vector = each.role in ("scale", "bias") or (each.role is None and each.name in ("scale", "bias"))
+            is_vector = each.role in ("scale", "bias") or (
+                each.role is None and re.match("scale|bias|gamma", each.name)
+            )
             if is_vector and len(each.shape) == 2 and 1 < each.shape[0] == weight.shape[0]:
                 return each
         return None
+
+
+def _is_window(sizes: Sequence[int]) -> bool:
+    """Return whether axes may be those of a window: odd and small."""
+    return all(size % 2 and size <= LARGEST_WINDOW for size in sizes)
 
 
 def with_reasons(layer: Layer, reasons: Mapping[str, Reason]) -> Layer:
@@ -233,12 +247,13 @@ def _is_typed(layer: Layer) -> bool:
     return re.fullmatch(r"[A-Z][a-z]\w*_\d+", layer.path.rpartition(".")[2]) is not None
 
 
-def _stored_outputs_first(layer: Layer) -> str | None:
-    """Return the path of a layer's weight if its bias fits its first axis and not its last."""
+def _stored_outputs_first(layer: Layer, unfitting: Sequence[tuple[str, Parameter]]) -> str | None:
+    """Return the path of a layer's weight if its bias, or the vector beside it, fits its first axis and not its last."""
+    beside = next((each for path, each in unfitting if path == layer.path), None)
     for weight in layer.parameters:
         if weight.evidence not in WEAK or weight.role != "weight" or _is_typed(layer):
             continue
-        bias = bias_of(weight, layer)
+        bias = bias_of(weight, layer) or beside
         outputs = tuple(size for size in bias.shape if size != 1) if bias is not None else ()
         if bias is not None and outputs == weight.shape[:1] != weight.shape[-1:]:
             return weight.path
@@ -258,7 +273,7 @@ def _containers_whose_biases_fit_nothing(layers: Sequence[Layer]) -> Iterator[tu
             if each.evidence is Evidence.GUESSED and each.role == "weight"
         ]
         for each in holder.parameters:
-            if len(each.shape) != 1 or not may_be_bias(each.name):
+            if len(each.shape) != 1 or not (may_be_bias(each.name) or each.name.isdecimal()):
                 continue
             first = any(weight.shape[0] == each.shape[0] for weight in weights)
             if first and not any(weight.shape[-1] == each.shape[0] for weight in weights):
@@ -292,7 +307,9 @@ def may_be_bias(name: str) -> bool:
     lower = name.rpartition(".")[2].lower()
     if lower.startswith(("bn", "batch")):
         return False
-    return lower.startswith("b") or "bias" in lower or lower in ("offset", "intercept")
+    if lower.startswith("b") or "bias" in lower or lower in ("offset", "intercept"):
+        return True
+    return re.search(r"_b\d*($|_)", lower) is not None
 
 
 def _layout_hint(weight: Parameter, bias: Parameter) -> str | None:
