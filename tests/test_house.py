@@ -16,10 +16,10 @@ PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
 PUBLIC = {
     "Ablation", "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "Evidence", "InitaxError", "InitaxWarning",
-    "Kept", "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "Reason", "RuleError",
-    "Run", "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "ablate", "convex", "draw", "gain", "layers",
-    "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "reset_optimizer",
-    "reset_units", "schemes", "signal_propagation", "Why",
+    "Kept", "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "Reason",
+    "RuleError", "Run", "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "Why", "ablate", "convex",
+    "draw", "gain", "layers", "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit",
+    "reset_optimizer", "reset_units", "schemes", "signal_propagation",
 }  # fmt: skip
 
 FLOORS = (

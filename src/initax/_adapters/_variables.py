@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
-from jax.tree_util import DictKey, tree_flatten_with_path
+from jax.tree_util import DictKey, GetAttrKey, tree_flatten_with_path
 
 from initax._adapters._linen_names import cell_of, is_automatic, named_layer
 from initax._adapters._nodes import ARRAYS, entry_name, packages_of
@@ -175,6 +175,10 @@ def _names_are_flax(tree: Any) -> bool:
     return False
 
 
+def _key_names(entry: Any) -> Names:
+    return _names(entry.key) if isinstance(entry, DictKey) else (entry_name(entry),)
+
+
 def unboxed(names: Names) -> Names:
     """Return names without that of a restored box around an array, which is no name of the array."""
     return names[:-1] if len(names) > 1 and names[-1] in BOXES else names
@@ -203,7 +207,7 @@ def take_apart(model: Any) -> Variables:
         elif whole:
             collection, rest = entry_name(keys[0]), keys[1:]
         # A box around an array, `nn.Partitioned` say, is one attribute more, which is no name.
-        names = tuple(name for key in rest if isinstance(key, DictKey) for name in _names(key.key))
+        names = tuple(name for key in rest if not isinstance(key, GetAttrKey) for name in _key_names(key))
         if collection is None or not names:
             collection, names = None, tuple(map(entry_name, keys))
         inside = ".".join(names).replace("/", ".")

@@ -34,6 +34,9 @@ STATES = re.compile(r"(^|[._/])(running|moving|mean|var(iance)?|ema|stats?|stati
 WINDOWS = re.compile(r"conv|filter|kernel", re.IGNORECASE)
 """Names of convolutions and what they hold."""
 
+VECTORS = re.compile("scale|bias|gamma")
+"""Names of what has one entry for each output."""
+
 LARGEST_WINDOW = 11
 """The largest window that is taken for one without a name or a bias."""
 
@@ -71,6 +74,8 @@ def _vectors_alone(layers: Sequence[Layer]) -> Sequence[Layer]:
     every = [each for layer in layers for each in layer.parameters]
     if any(len(each.shape) > 1 for each in every) or any(layer.kind != UNDECLARED for layer in layers):
         return layers
+    if any(re.search("scale|gamma", each.path) for each in every):
+        return layers
     return [
         replace(
             layer,
@@ -87,11 +92,11 @@ def _vectors_alone(layers: Sequence[Layer]) -> Sequence[Layer]:
 
 
 def _is_vector(parameter: Parameter) -> bool:
-    """Return whether a vector may be drawn alone: its name is no scale's and no statistic's."""
-    reason, name = parameter.excluded, parts_of(parameter.path)[-1]
+    """Return whether a vector may be drawn alone: its name is no statistic's."""
+    reason = parameter.excluded
     if len(parameter.shape) != 1 or reason is None or reason.why is not Why.UNDECLARED:
         return False
-    return STATES.search(name) is None and re.search("scale|gamma", name) is None
+    return STATES.search(parts_of(parameter.path)[-1]) is None
 
 
 def _is_weak(layer: Layer) -> bool:
@@ -183,7 +188,7 @@ class _Judge:
             if bias is not None or rank == 1 or (rank == 2 and (_is_window(shape[:2]) or shape[0] == shape[1])):
                 return None
         elif bias is not None:
-            if shape[0] != shape[-1]:
+            if shape[0] != shape[-1] and not _is_window(shape[-rank:]):
                 return None
         elif rank < 3 and not _is_window(shape[-rank:]) and _is_window(shape[:rank]):
             by_name = WINDOWS.search(weight.path) is not None
@@ -197,9 +202,7 @@ class _Judge:
         around = layer.path.rpartition(".")[0]
         near = (each for each in self.layers if each is layer or each.path.rpartition(".")[0] == around)
         for each in (parameter for layer in near for parameter in layer.parameters):
-            is_vector = each.role in ("scale", "bias") or (
-                each.role is None and re.match("scale|bias|gamma", each.name)
-            )
+            is_vector = each.role in ("scale", "bias") or (each.role is None and VECTORS.match(each.name))
             if is_vector and len(each.shape) == 2 and 1 < each.shape[0] == weight.shape[0]:
                 return each
         return None
@@ -248,7 +251,7 @@ def _is_typed(layer: Layer) -> bool:
 
 
 def _stored_outputs_first(layer: Layer, unfitting: Sequence[tuple[str, Parameter]]) -> str | None:
-    """Return the path of a layer's weight if its bias, or the vector beside it, fits its first axis and not its last."""
+    """Return the path of a layer's weight if its bias, or a vector beside it, fits its first axis and not its last."""
     beside = next((each for path, each in unfitting if path == layer.path), None)
     for weight in layer.parameters:
         if weight.evidence not in WEAK or weight.role != "weight" or _is_typed(layer):
