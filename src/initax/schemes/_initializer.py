@@ -59,6 +59,20 @@ class Kernel:
         """Return the share of entries expected to be at or above a bound, or more than that."""
         return 1.0
 
+    def mean(self, numbers: tuple[float, ...]) -> float | None:
+        """Return the mean of an entry over draws, `None` where it is not known or differs from entry to entry."""
+        return None
+
+    def moments(self, numbers: tuple[float, ...], std: float | None) -> tuple[float, float] | None:
+        """Return mean and mean square of an entry over draws, where they are known.
+
+        Args:
+            numbers: the run-time numbers.
+            std: standard deviation of an entry, where it is known.
+        """
+        mean = self.mean(numbers)
+        return None if mean is None or std is None else (mean, std**2 + mean**2)
+
     def anywhere(self) -> Kernel:
         """Return the kernel that draws the same on one device, wherever the array is to live."""
         return self
@@ -81,6 +95,11 @@ class Recipe:
     kernel: Kernel
     numbers: tuple[float, ...]
     std: float | None
+
+    @property
+    def moments(self) -> tuple[float, float] | None:
+        """Mean and mean square of an entry over draws, where they are known."""
+        return self.kernel.moments(self.numbers, self.std)
 
 
 @dataclass(frozen=True, slots=True)
