@@ -166,9 +166,7 @@ def test_the_columns_of_delta_orthogonal_are_no_axis_of_the_array(column_axis):
     own = init.delta_orthogonal(column_axis=column_axis)
     conv = eqx.nn.Conv2d(3, 5, 3, key=KEY)
     canonical = own(ix.parameter_key(KEY, "weight"), (3, 3, 3, 5))
-    np.testing.assert_allclose(
-        drawn(conv, own, "weight"), np.transpose(canonical, (3, 2, 0, 1)), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(drawn(conv, own, "weight"), np.transpose(canonical, (3, 2, 0, 1)), rtol=1e-5, atol=1e-6)
 
 
 def test_axes_that_the_array_has_not_are_an_error_that_shows_the_stored_shape():

@@ -15,11 +15,12 @@ from initax._adapters import check_key, key_of
 from initax._adapters import survey as survey_model
 from initax._drawing._draw import Job, draw, lower
 from initax._drawing._program import Program
-from initax._errors import InitaxError, PlanError, count, listing, message, warn
+from initax._errors import InitaxError, PlanError, count, message, warn
 from initax._math._sharding import refuse_misfit
 from initax._model._parameter import Parameter
 from initax._model._survey import Survey
 from initax._planning._decide import Decisions, Draw, Kept, decide
+from initax._planning._lengths import with_lengths
 from initax._planning._plan_text import Row, render
 from initax._planning._rules import Rule, read_rules
 from initax._trace._infer import traced_survey
@@ -346,10 +347,12 @@ def plan(
     schemes = [rule.scheme for rule in read] + [fallback]
     lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
     found = survey_model(model, module=module, inputs=inputs, forward=forward)
-    survey, notes = traced_survey(found, inputs, found.call or forward, lengths)
+    survey, notes, traced = traced_survey(found, inputs, found.call or forward)
     decisions = decide(survey.layers, survey.aliases, read, fallback, type(model), survey.untold)
-    blind = _blind(decisions.draws, inputs is None) if lengths else ()
-    return Plan(survey, read, fallback, replace(decisions, notes=(*decisions.notes, *notes, *blind)))
+    decisions = replace(decisions, notes=(*decisions.notes, *notes))
+    if lengths:
+        decisions = with_lengths(decisions, survey, traced)
+    return Plan(survey, read, fallback, decisions)
 
 
 def _paths(each: Draw) -> tuple[str, ...]:
@@ -360,21 +363,6 @@ def _paths(each: Draw) -> tuple[str, ...]:
 
 def _asks_for_lengths(scheme: Scheme) -> bool:
     return any(part is not None and part.needs_reach for part in scheme.parts.values())
-
-
-def _blind(draws: tuple[Draw, ...], without_inputs: bool) -> tuple[str, ...]:
-    """What `auto` could not be told, for the user to know; a look-up in an embedding takes a row as it is."""
-    asking = (each for each in draws if each.initializer is not None and each.initializer.needs_reach)
-    unknown = [each for each in asking if each.parameter.reach is None and each.parameter.role != "embedding"]
-    if not unknown:
-        return ()
-    text = message(
-        f"auto can't tell what reaches {count(len(unknown), 'weight')} and takes gain 1: "
-        + listing((each.parameter.path or "(model)" for each in unknown), 6),
-        "say what the model is called on, inputs=..." if without_inputs else "",
-    )
-    warn(text)
-    return (text,)
 
 
 def _axes_text(parameter: Parameter) -> str:

@@ -14,9 +14,8 @@ from initax._errors import InitaxError, ModelError, listing, message, warn
 from initax._math._axes import Axes, resolve
 from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Layer, Parameter, Role, declaration_of, why_not_drawable
 from initax._model._survey import Survey
-from initax._trace import readings_of, uses_of
+from initax._trace import readings_of
 from initax._trace._reading import Reading
-from initax._trace._second_moments import Lengths
 
 CONTAINERS = (Mapping, list, tuple, jax.Array, np.ndarray, jax.ShapeDtypeStruct)
 """Classes nobody declares: initax guesses the axes of what they hold, and a trace knows better."""
@@ -168,15 +167,14 @@ def _shown_whole(argument: Any) -> str:
 
 
 def traced_survey(
-    survey: Survey, inputs: Any, forward: Callable[..., Any] | None, lengths: bool = False
-) -> tuple[Survey, tuple[str, ...]]:
-    """Return the survey as the forward pass completes it, and notes; as it is where there are no inputs.
+    survey: Survey, inputs: Any, forward: Callable[..., Any] | None
+) -> tuple[Survey, tuple[str, ...], Traced | None]:
+    """Return the survey as the forward pass completes it, notes, and the trace; as it is where there are no inputs.
 
     Args:
         survey: the model.
         inputs: what it is called on.
         forward: how.
-        lengths: whether to follow how long the signal is that reaches each weight.
 
     Raises:
         ModelError: the model can't be called, the call fails, or `forward` is given without inputs.
@@ -189,36 +187,10 @@ def traced_survey(
                     "give inputs=, arrays or jax.ShapeDtypeStruct((8, 3), jnp.float32); () where it takes none",
                 )
             )
-        return survey, ()
+        return survey, (), None
     traced = trace(survey, inputs, forward)
     read, notes = with_readings(survey, traced.readings())
-    return (with_lengths(read, traced) if lengths else read), notes
-
-
-def with_lengths(survey: Survey, traced: Traced) -> Survey:
-    """Return the survey with the mean square of the signal that reaches each weight, where the trace can tell."""
-    parameters = {each.path: each for layer in survey.layers for each in layer.parameters}
-    taken = {at: value for at, path in enumerate(traced.paths) if (value := _taken(parameters[path])) is not None}
-    lengths = Lengths(uses_of(traced.closed, len(traced.paths), traced.constants), taken)
-    found = lengths.of(traced.closed, len(traced.paths), traced.constants)
-    reach = {traced.paths[at]: length for at, length in found.items()}
-    layers = (
-        replace(layer, parameters=tuple(replace(each, reach=reach.get(each.path)) for each in layer.parameters))
-        for layer in survey.layers
-    )
-    return replace(survey, layers=tuple(layers))
-
-
-def _taken(parameter: Parameter) -> float | None:
-    """The value that a bias or a scale is taken to have; `None` for all else."""
-    if parameter.role == "bias":
-        return 0.0
-    if parameter.role != "scale":
-        return None
-    default = parameter.default
-    if isinstance(default, tuple):
-        return float(default[1].get("value", 1.0)) if default[0] == "constant" else None
-    return 1.0
+    return read, notes, traced
 
 
 def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey, tuple[str, ...]]:

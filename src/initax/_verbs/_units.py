@@ -115,7 +115,7 @@ def reset_units(
             )
         )
     found = survey_model(model, module=module, inputs=inputs, forward=forward)
-    survey, _ = traced_survey(found, inputs, found.call or forward)
+    survey, *_ = traced_survey(found, inputs, found.call or forward)
     chosen = _layer_of(survey, layer)
     weight = _weight_of(chosen)
     where = _mask_of(mask, weight, chosen)

@@ -121,10 +121,10 @@ def _variance(cells: Mapping[str, Any], shape: tuple[int, ...]) -> float:
     )
     receptive = math.prod(shape) / inputs / outputs / batch
     fan_in, fan_out = inputs * receptive, outputs * receptive
-    fans = {
+    fans: dict[str, float] = {
         "fan_in": fan_in,
         "fan_out": fan_out,
         "fan_avg": (fan_in + fan_out) / 2,
-        "fan_geo_avg": (fan_in * fan_out) ** 0.5,
+        "fan_geo_avg": math.sqrt(fan_in * fan_out),
     }
     return float(cells["scale"]) / fans[cells["mode"]]
