@@ -88,8 +88,9 @@ def outputs(framework, rules, *, bias=True):
     model, options, call = made(framework, bias)
     layers = dict(zip(("first", "second", "third", "head"), names(framework), strict=True))
     plan = ix.plan(model, {layers.get(name, name): rule for name, rule in rules.items()}, **options)
-    x = jax.random.normal(jax.random.key(1), (BATCH, WIDTH))
-    return plan, np.array([call(plan.draw(key), x) for key in jax.random.split(jax.random.key(2), DRAWS)])
+    keys = jax.random.split(jax.random.key(2), DRAWS)
+    x = jax.random.normal(jax.random.key(1), (DRAWS, BATCH, WIDTH))
+    return plan, np.array([call(plan.draw(key), each) for key, each in zip(keys, x, strict=True)])
 
 
 def assert_length_one(found):

@@ -7,7 +7,6 @@ which the array is stored, which is what these count in.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import math
@@ -265,9 +264,11 @@ def _takes_dtype_by_name(function: Callable[..., Any]) -> bool:
 
 def _opened(made: Any) -> Any:
     """The array in a box of metadata, Flax's axis names say, and anything else as it is."""
-    if hasattr(made, "dtype") or not dataclasses.is_dataclass(made):
+    if hasattr(made, "dtype"):
         return made
-    inner = next((getattr(made, name) for name in ("raw_value", "value") if hasattr(made, name)), made)
+    inner = next((getattr(made, name) for name in ("raw_value", "value") if hasattr(made, name)), None)
+    if inner is None and hasattr(made, "unbox"):
+        inner = made.unbox()
     return inner if hasattr(inner, "dtype") else made
 
 

@@ -88,12 +88,12 @@ class Recipe:
 
     Attributes:
         kernel: what is compiled.
-        numbers: its run-time numbers: a standard deviation, a bound, a value.
+        numbers: its run-time numbers, a standard deviation, a bound, a value; a tuple of floats is one array.
         std: standard deviation one entry is expected to have, over draws; `None` where it is not known.
     """
 
     kernel: Kernel
-    numbers: tuple[float, ...]
+    numbers: tuple[Any, ...]
     std: float | None
 
     @property

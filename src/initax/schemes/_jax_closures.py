@@ -53,7 +53,7 @@ def own_axes(function: Any) -> OwnAxes | None:
     Args:
         function: an initializer, also behind `functools.partial` or a wrapper that names it in `__wrapped__`.
     """
-    factory, cells = _looked_into(function)
+    factory, cells = _looked_into(_inside(function))
     defaults = DEFAULTS.get(factory)
     if defaults is None:
         return None
@@ -68,7 +68,7 @@ def moments(function: Any, shape: tuple[int, ...]) -> tuple[float, float] | None
     """Return mean and mean square of an entry that one of JAX's initializers draws, `None` where it is another.
 
     Args:
-        function: as in `own_axes`.
+        function: the initializer; of one behind a wrapper nothing is said, which may do something to what it draws.
         shape: the shape that it is called with.
     """
     factory, cells = _looked_into(function)
@@ -95,16 +95,23 @@ def moments(function: Any, shape: tuple[int, ...]) -> tuple[float, float] | None
     return None
 
 
+def _inside(function: Any) -> Any:
+    """What wrappers are around: partials, and those that name it."""
+    while True:
+        if hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif isinstance(function, functools.partial):
+            function = function.func
+        else:
+            return function
+
+
 def _looked_into(function: Any) -> tuple[str, Mapping[str, Any]]:
     """The name of the factory, and what the closure that it returned holds; no name where it is none of JAX's."""
-    while True:
-        if isinstance(function, functools.partial):
-            function = function.func
-        elif hasattr(function, "__wrapped__"):
-            function = function.__wrapped__
-        else:
-            break
-    if not inspect.isfunction(function) or function.__module__ not in MODULES:
+    if isinstance(function, functools.partial):
+        plain = not function.args and set(function.keywords) <= {"dtype", "out_sharding"}
+        return _looked_into(function.func) if plain else ("", {})
+    if not inspect.isfunction(function) or function.__globals__.get("__name__") not in MODULES:
         return "", {}
     cells = (cell.cell_contents for cell in function.__closure__ or ())
     return function.__qualname__.split(".<locals>")[0], dict(zip(function.__code__.co_freevars, cells, strict=True))
