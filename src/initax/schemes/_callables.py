@@ -254,12 +254,14 @@ def _takes_fan_in(function: Callable[..., Any]) -> bool:
 
 
 def _takes_dtype_by_name(function: Callable[..., Any]) -> bool:
-    """Whether `dtype=` may be written: Flax's wrappers of initializers hand on positions, of which some no names."""
+    """Whether `dtype=` may be written: NNX's wrappers of initializers hand on positions, and no names."""
     try:
         parameters = inspect.signature(function, follow_wrapped=False).parameters
     except (TypeError, ValueError):
         return True
-    return "dtype" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    kinds = {each.kind for each in parameters.values()}
+    positions, names = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return "dtype" in parameters or names in kinds or positions not in kinds
 
 
 def _opened(made: Any) -> Any:
