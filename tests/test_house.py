@@ -17,9 +17,9 @@ PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 PUBLIC = {
     "Ablation", "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "Evidence", "InitaxError", "InitaxWarning",
     "Kept", "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "Reason",
-    "RuleError", "Run", "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "Why", "ablate", "convex",
-    "draw", "gain", "layers", "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit",
-    "reset_optimizer", "reset_units", "schemes", "signal_propagation",
+    "RuleError", "Run", "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "Survey", "Why", "ablate",
+    "convex", "draw", "gain", "layers", "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit",
+    "reset_optimizer", "reset_units", "schemes", "signal_propagation", "survey",
 }  # fmt: skip
 
 FLOORS = (

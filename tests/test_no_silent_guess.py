@@ -15,6 +15,7 @@ import pytest
 from flax import nnx
 
 import initax as ix
+from initax._model._parameter import Fans
 from tests.container_models import FAMILIES, LINEN, NNX, Leaf, linen_piece, linen_variables, matrix, nnx_piece, state
 from tests.containers import RULES, arrays, case, fault, judged, planned, share_drawn, truth_of, truths, violations
 
@@ -174,7 +175,7 @@ def test_a_real_plan_with_one_number_changed_is_found_out():
     plan = planned(arrays(tree), RULES["one scheme"])
     assert violations(tree, plan) == []
     first, *others = plan.draws
-    changed = dataclasses.replace(first, parameter=dataclasses.replace(first.parameter, fan_in=9))
+    changed = dataclasses.replace(first, parameter=dataclasses.replace(first.parameter, fans=Fans((9, 5), (9, 5))))
     (found,) = violations(tree, SimpleNamespace(draws=[changed, *others], notes=()))
     assert found.kind == ("w: wrong fan_in" if first.parameter.role == "weight" else "b: fan_in of another weight")
 

@@ -33,6 +33,7 @@ from initax._model._parameter import (
     declaration_of,
 )
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, follows, state, tied, undeclared
+from initax._model._states import BOXES
 from initax._model._survey import Stream, Survey
 
 
@@ -215,7 +216,10 @@ def _visit(  # noqa: PLR0912  one walk, one kind of node a branch
         return
     declared = declaration_of(cls)
     is_module = "module" in views or declared is not None or (opened is not None and opened.is_module)
-    if not is_module and owner is None and are_named(node):
+    if not is_module and len(children) == 1 and children[0][0] in BOXES and isinstance(children[0][1], ARRAYS):
+        # A box that a checkpoint was restored without: the array goes by the box's name.
+        _leaf(children[0][1], join(path, children[0][0]), owner or container, walk, name=path)
+    elif not is_module and owner is None and are_named(node):
         _named(node, children, path, ancestors, walk)
     elif not is_module and owner is None:
         _container(node, children, path, ancestors, walk)
@@ -286,7 +290,19 @@ def _leaf(
     *,
     is_state: bool = False,
     identity: int | None = None,
+    name: str | None = None,
 ) -> None:
+    """Enter a leaf of the model, and the array that it is, if it is one, into what holds it.
+
+    Args:
+        leaf: the leaf.
+        path: its path.
+        owner: what holds it; `None` where the model is a single array.
+        walk: the walk.
+        is_state: whether it is state, which a weight is not tied to.
+        identity: what makes it the same as another one, where that is not the array.
+        name: the path it goes by in what holds it, where that is not its own.
+    """
     index = len(walk.leaves)
     walk.leaves.append(leaf)
     walk.indices[path] = index
@@ -315,7 +331,7 @@ def _leaf(
     if owner is None:  # the model is a single array
         walk.layers.append(plain_layer("", type(leaf), {"": (path, leaf)}, (), "", None))
         return
-    owner[1][_within(owner[0], path)] = (path, leaf)
+    owner[1][_within(owner[0], name or path)] = (path, leaf)
 
 
 def _stands_for_an_array(

@@ -69,6 +69,11 @@ class Axes:
         return self._stored(lambda group: group[0] in STACK_NAMES)
 
     @property
+    def entry_axis(self) -> tuple[int, ...]:
+        """Axes of the stored array along which every entry is a layer of its own, and that hold nothing else."""
+        return self._stored(lambda group: all(_meaning(name) == "batch" for name in group))
+
+    @property
     def unit_axis(self) -> tuple[int, ...]:
         """Axes of the stored array along which every entry is an output, or one of a group, gate or stack of them."""
         return self._stored(lambda group: all(_meaning(name) in ("out", "batch") for name in group))

@@ -43,7 +43,7 @@ LARGEST_WINDOW = 11
 
 def may_be_traced(parameter: Parameter) -> bool:
     """Return whether a trace of the forward pass decides what a parameter is: only declarations stand against one."""
-    if parameter.excluded is not None and not parameter.excluded.is_about_axes:
+    if parameter.role == "state" or (parameter.excluded is not None and not parameter.excluded.is_about_axes):
         return False
     return parameter.evidence not in (Evidence.DECLARED, Evidence.RESTATED)
 
@@ -74,7 +74,7 @@ def _vectors_alone(layers: Sequence[Layer]) -> Sequence[Layer]:
     every = [each for layer in layers for each in layer.parameters]
     if any(len(each.shape) > 1 for each in every) or any(layer.kind != UNDECLARED for layer in layers):
         return layers
-    if any(re.search("scale|gamma", each.path) for each in every):
+    if any(re.search("scale|gamma|norm|bn", each.path, re.IGNORECASE) for each in every):
         return layers
     return [
         replace(
@@ -155,15 +155,15 @@ class _Judge:
     def _contradiction(self, weight: Parameter, bias: Parameter | None, layer: Layer) -> Reason | None:
         """Return what speaks against the axes that a name or a guess gives a weight."""
         name, shape = weight.name, weight.shape
+        is_square = len(shape) == 2 and shape[0] == shape[1]
         if weight.evidence is Evidence.GUESSED:
             if bias is None and LEARNED_INPUTS.search(name):
                 return undeclared("its name says that it stands where a signal does", Why.SIGNAL)
             if bias is None and STATES.search(name):
                 return undeclared("its name says that it is state, a statistic or a mask", Why.CONTRADICTED)
-            if name.endswith(".weight") and (bias is None or len(shape) > 2):
+            if name.endswith(".weight") and not is_square and (bias is None or len(shape) > 2):
                 text = f"a weight that PyTorch or a path calls {name} has its outputs first"
                 return undeclared(text, Why.CONTRADICTED, _axes_hint(name, "o i ..."))
-        is_square = len(shape) == 2 and shape[0] == shape[1]
         if (
             self.told is not None
             and bias is None

@@ -28,6 +28,9 @@ MOMENTS = frozenset(
 )  # fmt: skip
 """Names that optimizers give their trees."""
 
+SHORT = frozenset({"mu", "nu", "m", "v", "updates", "slots"})
+"""Those of them that a layer may have, too: the mean that a variational encoder puts out is often called mu."""
+
 COPIES = re.compile(r"(.*_)?(ema|shadow|polyak|averaged?)(_.*)?", re.IGNORECASE)
 """Names of running averages of the parameters."""
 
@@ -90,7 +93,7 @@ def _reason(
         return None
     if COPIES.fullmatch(name) and any(_mirrored(root, own, shapes)):
         return Reason(Why.STATE, "a copy of the parameters, by its name and form")
-    is_deep = len(own) > 2 or min(map(len, own)) > 1
+    is_deep = name not in SHORT or len(own) > 2 or min(map(len, own)) > 1
     if name in MOMENTS and is_deep and any(_mirrored(root, own, shapes)):
         return Reason(Why.OPTIMIZER, f"optimizer state: {name} mirrors the parameters")
     for depth in range(len(root)):

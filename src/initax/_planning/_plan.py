@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import check_key, key_of
-from initax._adapters import survey as survey_model
 from initax._drawing._draw import Job, draw, lower
 from initax._drawing._program import Program
-from initax._errors import InitaxError, PlanError, count, listing, message, warn
+from initax._errors import InitaxError, PlanError, count, message, warn
 from initax._math._sharding import refuse_misfit
 from initax._model._parameter import Parameter
-from initax._model._survey import Survey
+from initax._model._survey import Survey, fan_text
 from initax._planning._decide import Decisions, Draw, Kept, decide
+from initax._planning._lengths import with_lengths
 from initax._planning._plan_text import KeptRow, Row, render
 from initax._planning._rules import Rule, read_rules
-from initax._trace._infer import traced_survey
+from initax._trace._take_survey import survey
 from initax.schemes._scheme import Scheme, as_scheme
 
 FORMAT = 1
@@ -290,8 +289,8 @@ class Plan:
                 kind=each.kind,
                 shape=each.parameter.shape,
                 axes=_axes_text(each.parameter),
-                fan_in=_fan_text(each.parameter.fan_in, each.parameter.effective_fan_in),
-                fan_out=_fan_text(each.parameter.fan_out, each.parameter.effective_fan_out),
+                fan_in=fan_text(each.parameter.fan_in, each.parameter.effective_fan_in),
+                fan_out=fan_text(each.parameter.fan_out, each.parameter.effective_fan_out),
                 scheme=str(each.initializer) if each.initializer else f"with {each.follows}",
                 std="" if each.std is None else f"{each.std:.4g}",
                 rule=each.rule,
@@ -345,11 +344,11 @@ def plan(
     fallback = default if default is None or default == "error" else as_scheme(default)
     schemes = [rule.scheme for rule in read] + [fallback]
     lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
-    found = survey_model(model, module=module, inputs=inputs, forward=forward)
-    survey, notes = traced_survey(found, inputs, found.call or forward, lengths)
-    decisions = decide(survey.layers, survey.aliases, read, fallback, type(model), survey.hint)
-    blind = _blind(decisions.draws, inputs is None) if lengths else ()
-    return Plan(survey, read, fallback, replace(decisions, notes=(*decisions.notes, *notes, *blind)))
+    found = survey(model, inputs=inputs, forward=forward, module=module)
+    decisions = decide(found.layers, found.aliases, read, fallback, found.model, found.hint)
+    if lengths:
+        decisions = with_lengths(decisions, found, found.traced)
+    return Plan(found, read, fallback, decisions)
 
 
 def _paths(each: Draw) -> tuple[str, ...]:
@@ -362,33 +361,8 @@ def _asks_for_lengths(scheme: Scheme) -> bool:
     return any(part is not None and part.needs_reach for part in scheme.parts.values())
 
 
-def _blind(draws: tuple[Draw, ...], without_inputs: bool) -> tuple[str, ...]:
-    """What `auto` could not be told, for the user to know; a look-up in an embedding takes a row as it is."""
-    asking = (each for each in draws if each.initializer is not None and each.initializer.needs_reach)
-    unknown = [each for each in asking if each.parameter.reach is None and each.parameter.role != "embedding"]
-    if not unknown:
-        return ()
-    text = message(
-        f"auto can't tell what reaches {count(len(unknown), 'weight')} and takes gain 1: "
-        + listing((each.parameter.path or "(model)" for each in unknown), 6),
-        "say what the model is called on, inputs=..." if without_inputs else "",
-    )
-    warn(text)
-    return (text,)
-
-
 def _axes_text(parameter: Parameter) -> str:
     return parameter.axes.pattern if parameter.axes else ""
-
-
-def _fan_text(nominal: float | None, effective: float | None) -> str:
-    if nominal is None:
-        return ""
-    if effective is None:
-        return f"{nominal:g} (≈?)"
-    if effective == nominal:
-        return f"{nominal:g}"
-    return f"{nominal:g} (≈{effective:g})"
 
 
 def _draw_row(each: Draw) -> dict[str, Any]:

@@ -12,16 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._adapters import survey as survey_model
 from initax._errors import InitaxError, message
 from initax._model._parameter import Parameter
 from initax._model._reason import Why
-from initax._model._survey import Survey
+from initax._model._survey import Survey, Traced
 from initax._planning._rules import match, read_rules
 from initax._text import table
 from initax._trace import uses_of
-from initax._trace._infer import Traced, trace_with_values
 from initax._trace._replay import Player
+from initax._trace._take_survey import called
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 from initax._trace._views import Factor, Pick
 
@@ -127,8 +126,7 @@ def lsuv(
     """
     if not target > 0:
         raise InitaxError(message(f"lsuv: target is a variance and must be positive, not {target!r}."))
-    found = survey_model(model, module=module, inputs=inputs, forward=forward)
-    traced, values = trace_with_values(found, inputs, found.call or forward)
+    found, traced, values = called(model, inputs, forward, module)
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
         raise InitaxError(message("lsuv measures on real inputs and weights; some are abstract.", "pass arrays"))
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._adapters import survey as survey_model
 from initax._errors import InitaxError, KeyTypeError, count, message
 from initax._math._keys import is_typed
+from initax._model._survey import Survey, Traced
 from initax._planning._plan import plan
 from initax._text import table
 from initax._trace import uses_of
-from initax._trace._infer import Traced, trace_with_values
 from initax._trace._replay import Player, longest_trips
+from initax._trace._take_survey import called, survey
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 
 SATURATED = 3.0
@@ -234,8 +234,10 @@ def signal_propagation(
                 'rules={"*": "he_normal"}, keys=jax.random.split(jax.random.key(0), 16)',
             )
         )
-    found = survey_model(model, module=module, inputs=inputs, forward=forward)
-    traced, values = trace_with_values(found, inputs, found.call or forward)
+    if rules is not None and not isinstance(model, Survey):
+        model, inputs, forward, module = survey(model, inputs=inputs, forward=forward, module=module), None, None, None
+    found, traced, values = called(model, inputs, forward, module)
+    inputs = found.inputs if inputs is None else inputs
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
         raise InitaxError(message("signal_propagation measures on real inputs; some are abstract.", "pass arrays"))
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
@@ -244,7 +246,7 @@ def signal_propagation(
     if not operations:
         raise InitaxError(message("signal_propagation finds no contraction or convolution with a weight."))
     weights = values[: len(traced.paths)]
-    drawn = None if rules is None else plan(model, rules, inputs=inputs, forward=forward, module=module)
+    drawn = None if rules is None else plan(found, rules)
 
     def every(measure: Callable[[Sequence[Any]], Any]) -> Any:
         """What is measured with each key, stacked."""

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from initax._adapters import check_key, key_of, survey
+from initax._adapters import check_key, key_of
 from initax._drawing._draw import draw_one
 from initax._drawing._program import Program
 from initax._errors import SchemeError, message
 from initax._math._axes import resolve
 from initax._model._parameter import WEIGHT_ROLES, Fans, Layer, Parameter, Role
 from initax._planning._plan import plan
-from initax._trace._infer import traced_survey
+from initax._trace._take_survey import survey
 from initax.schemes._scheme import UNSET, as_scheme
 
 Model = TypeVar("Model")
@@ -101,8 +101,7 @@ def layers(
         >>> layer.kind, layer["weight"].axes.pattern, layer["weight"].fan_in, layer["weight"].fan_out
         ('Conv', '(g o) i ...', 18, 36)
     """
-    found = survey(model, module=module, inputs=inputs, forward=forward)
-    return traced_survey(found, inputs, found.call or forward)[0].layers
+    return survey(model, inputs=inputs, forward=forward, module=module).layers
 
 
 def draw(

@@ -24,6 +24,10 @@ class LogNormalKernel(Kernel):
         unit = lax.optimization_barrier(jax.random.normal(key, shape, dtype))  # one result, eager and jitted
         return jnp.exp(numbers[0] + numbers[1] * unit)
 
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the mean of the exponential."""
+        return math.exp(numbers[0] + numbers[1] ** 2 / 2)
+
     def lowest(self, numbers: tuple[float, ...]) -> float:
         """Return zero, which no entry quite is."""
         return 0.0

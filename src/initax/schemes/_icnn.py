@@ -37,6 +37,10 @@ class HalfNormalKernel(Kernel):
         unit = lax.optimization_barrier(jax.random.normal(key, shape, dtype))  # one result, eager and jitted
         return jnp.abs(unit) * jnp.asarray(numbers[0], dtype)
 
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the mean of the modulus."""
+        return numbers[0] * math.sqrt(2 / math.pi)
+
     def lowest(self, numbers: tuple[float, ...]) -> float:
         """Return zero."""
         return 0.0

@@ -58,6 +58,10 @@ class HaarKernel(_Structured):
         made: jax.Array = spread(key, numbers[0])
         return made
 
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return zero."""
+        return 0.0
+
     def anywhere(self) -> HaarKernel:
         """Return the kernel without a mesh."""
         return replace(self, split=None)
@@ -118,6 +122,10 @@ class SparseKernel(_Structured):
         rank = jnp.argsort(jnp.argsort(jax.random.bits(for_places, flat), axis=1), axis=1)
         made: jax.Array = self.axes.from_canonical(jnp.where(jnp.reshape(rank, canonical) < self.zeros, 0, values))
         return made
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return zero."""
+        return 0.0
 
 
 def _at_center(axes: Axes, taps: jax.Array, dtype: Any) -> jax.Array:
