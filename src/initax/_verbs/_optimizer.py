@@ -156,27 +156,25 @@ def _forgetful(opt_state: State, drawn: Mapping[tuple[str, ...], Any], fresh: An
         made: State = opt_state.replace(opt_state=_forgetful(inner, drawn, started, counts))
         return made
     places = list(_places(opt_state))
-    structure = jax.tree.structure(opt_state)
-    started_leaves = _leaves_of(fresh, structure) if fresh is not None else [None] * len(places)
     owners = [_owner(place, drawn) for place in places]
     resets = [False if owner is None else drawn[owner] for owner in owners]
     if all(reset is False for reset in resets):
         raise PlanError(_nothing(drawn, places))
-    unknown = [
-        place for place, reset in zip(places, resets, strict=True) if reset is not False and not place.starts_at_zero
-    ]
+    forgotten = [place for place, reset in zip(places, resets, strict=True) if reset is not False]
+    starts = {} if fresh is None else _starts(fresh, forgotten, len(places))
+    unknown = [place for place in forgotten if not place.starts_at_zero]
     if unknown and fresh is None:
         raise PlanError(_unknown(opt_state, unknown))
     leaves = []
-    for place, started, owner, reset in zip(places, started_leaves, owners, resets, strict=True):
+    for place, owner, reset in zip(places, owners, resets, strict=True):
         starts_over = counts == "reset" and owner is None and _is_count(place)
         if reset is False and not starts_over:
             leaves.append(place.leaf)
         elif reset is True or starts_over:
-            leaves.append(_restarted(place.leaf, started))
+            leaves.append(_restarted(place.leaf, starts.get(place.path)))
         else:
             leaves.append(_restarted_in_part(place, reset))
-    result: State = jax.tree_util.tree_unflatten(structure, leaves)
+    result: State = jax.tree_util.tree_unflatten(jax.tree.structure(opt_state), leaves)
     return result
 
 
@@ -277,18 +275,22 @@ def _restarted_in_part(place: _Place, entries: Any) -> Any:
     )
 
 
-def _leaves_of(fresh: Any, structure: Any) -> list[Any]:
-    leaves, found = jax.tree_util.tree_flatten(fresh)
-    other: Any = found
-    if other != structure:
+def _starts(fresh: Any, forgotten: list[_Place], number: int) -> dict[tuple[str, ...], Any]:
+    """Path → array of a fresh state, which has to have those that are forgotten; what it measures may come later.
+
+    Raises:
+        PlanError: it has not, or they have other shapes.
+    """
+    starts = {place.path: place.leaf for place in _places(fresh)}
+    if any(place.path not in starts or np.shape(starts[place.path]) != np.shape(place.leaf) for place in forgotten):
         raise PlanError(
             message(
                 "fresh is no state of the same optimizer and parameters.",
-                f"the state has {structure.num_leaves} arrays, fresh has {other.num_leaves}",
+                f"the state has {number} arrays, fresh has {len(starts)}",
                 "write fresh=optimizer.init(params) with the optimizer and the parameters that the state is for",
             )
         )
-    return leaves
+    return starts
 
 
 def _unknown(opt_state: Any, places: list[_Place]) -> str:
