@@ -114,15 +114,17 @@ MORE = {
     ),
     "a start that an argument sets": optax.rmsprop(1e-2, initial_scale=1.0),
     "the same with a count": optax.rmsprop(1e-2, initial_scale=1.0, centered=True, bias_correction=True),
-    "of the other parameters alone": optax.multi_transform({"a": optax.rprop(1e-2), "b": ADAM}, {"first": "a", "head": "b"}),
-}  # fmt: skip
+    "of the other parameters alone": optax.multi_transform(
+        {"a": optax.rprop(1e-2), "b": ADAM}, {"first": "a", "head": "b"}
+    ),
+}
 
 STARTS_UNKNOWN = {
-    "adagrad", "cocob", "dog", "dowg", "galore", "lbfgs", "madgrad", "measure_with_ema", "mechanize", "prodigy", "rmsprop", "rprop", "sam",
-    "scale_by_backtracking_linesearch", "scale_by_cocob", "scale_by_distance_over_gradients", "scale_by_galore",
-    "scale_by_lbfgs", "scale_by_madgrad", "scale_by_rms", "scale_by_rprop", "scale_by_rss", "scale_by_stddev",
-    "scale_by_zoom_linesearch", "schedule_free", "schedule_free_adamw", "schedule_free_sgd",
-    "a start that an argument sets", "the same with a count",
+    "adagrad", "cocob", "dog", "dowg", "galore", "lbfgs", "madgrad", "measure_with_ema", "mechanize", "prodigy",
+    "rmsprop", "rprop", "sam", "scale_by_backtracking_linesearch", "scale_by_cocob",
+    "scale_by_distance_over_gradients", "scale_by_galore", "scale_by_lbfgs", "scale_by_madgrad", "scale_by_rms",
+    "scale_by_rprop", "scale_by_rss", "scale_by_stddev", "scale_by_zoom_linesearch", "schedule_free",
+    "schedule_free_adamw", "schedule_free_sgd", "a start that an argument sets", "the same with a count",
 }  # fmt: skip
 
 BELONGS_TO_NO_PARAMETER = {

@@ -51,9 +51,9 @@ STARTS_AT_ZERO: Mapping[str, tuple[str, ...]] = {
 }
 """Optax's states → the fields, trees of the parameters' structure, that `init` fills with zeros whatever its arguments.
 
-Not here, because the state does not show where they start: RMSProp's, RProp's and Adagrad's, which an argument sets, and
-copies of the parameters. Nor where zeros mean something only while a count or a value beside them is new: L-BFGS, line
-searches, GaLore's projector. Yogi keeps its moments in Adam's state, so that its start, 1e-6, can't be told from zero.
+Not here, because the state does not show where they start: those of RMSProp, RProp and Adagrad, which an argument sets,
+and copies of the parameters. Nor where a zero means something only while a count or a value beside it is new: L-BFGS,
+line searches, GaLore's projector. Yogi's moments are in Adam's state, so that their start, 1e-6, can't be told from zero.
 """
 
 SETTINGS = ("InjectHyperparamsState.hyperparams", "InjectStatefulHyperparamsState.hyperparams")
