@@ -53,7 +53,7 @@ STARTS_AT_ZERO: Mapping[str, tuple[str, ...]] = {
 
 Not here, because the state does not show where they start: those of RMSProp, RProp and Adagrad, which an argument sets,
 and copies of the parameters. Nor where a zero means something only while a count or a value beside it is new: L-BFGS,
-line searches, GaLore's projector. Yogi's moments are in Adam's state, so that their start, 1e-6, can't be told from zero.
+line searches, GaLore's projector. Yogi's moments are in Adam's state: their start, 1e-6, can't be told from zero.
 """
 
 SETTINGS = ("InjectHyperparamsState.hyperparams", "InjectStatefulHyperparamsState.hyperparams")
