@@ -57,7 +57,7 @@ def test_each_layer_is_the_unscaled_draw_times_its_factor(name, scheme):
     make, path, axis, restated = MODELS[name]
     model = make()
     plain, scaled = (
-        ix.plan(model, {"*": ix.Scheme(each, **restated)}).arrays(KEY)[path]
+        np.asarray(ix.plan(model, {"*": ix.Scheme(each, **restated)}).arrays(KEY)[path])
         for each in (SCHEMES[scheme], by_layer(SCHEMES[scheme]))
     )
     for layer, factor in enumerate(FACTORS):
@@ -88,7 +88,7 @@ def test_it_is_plain_data_and_comes_back(tmp_path):
     assert again == scheme
     assert again != ix.schemes.scaled("he_normal", FACTORS[::-1])
     file = tmp_path / "rules.toml"
-    file.write_text('[rules]\nLinear = ["scaled", {scheme = "he_normal", factor = [1, 0.5, 0.25, 0.125]}]\n')
+    file.write_text('Linear = ["scaled", {scheme = "he_normal", factor = [1, 0.5, 0.25, 0.125]}]\n')
     rules = ix.load_rules(file)
     assert ix.plan(model, rules) == ix.plan(model, {"Linear": by_layer("he_normal", (1.0, 0.5, 0.25, 0.125))})
 

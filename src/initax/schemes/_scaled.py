@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from initax._errors import SchemeError, count, message
 from initax._model._parameter import Layer, Parameter, Role
@@ -46,10 +47,13 @@ class ScaledKernel(Kernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        factor = jnp.asarray(numbers[-1], dtype)
-        if self.axis is not None:
-            factor = jnp.expand_dims(factor, [axis for axis in range(len(shape)) if axis != self.axis])
-        return self.inner(key, numbers[:-1], shape, dtype) * factor
+        drawn, factor = self.inner(key, numbers[:-1], shape, dtype), jnp.asarray(numbers[-1], dtype)
+        if self.axis is None:
+            return drawn * factor
+        # Without the barrier XLA may merge the factors with the kernel's own, and a layer differs in its last bit.
+        along = jnp.expand_dims(factor, [axis for axis in range(len(shape)) if axis != self.axis])
+        scaled: jax.Array = lax.optimization_barrier(drawn) * along
+        return scaled
 
     def moments(self, numbers: tuple[Any, ...], std: float | None) -> tuple[float, float] | None:
         """Return those of the inner kernel, times the mean factor and the mean square of the factors."""
