@@ -236,7 +236,7 @@ def test_donation_needs_memory_for_one_bucket_where_small_arrays_are_drawn_toget
 
 
 def settled_bytes():
-    """Arrays that only a finished test's errors still hold, of 512 GiB as JAX counts, must not go while one measures."""
+    """What is live once errors of finished tests have let their arrays go, which JAX 0.12 counts at 512 GiB each."""
     gc.collect()
     return live_bytes()
 

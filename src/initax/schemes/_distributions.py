@@ -35,9 +35,11 @@ def scaled_normal(key: jax.Array, scale: Any, shape: tuple[int, ...], dtype: Any
         dtype: its type, floating or complex.
     """
     scale = jnp.asarray(scale, dtype)
+    scaled: jax.Array
     if SCALES_AFTERWARDS:
-        return lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * scale
-    scaled: jax.Array = jax.nn.initializers.normal(scale)(key, shape, dtype)
+        scaled = lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * scale
+    else:
+        scaled = jax.nn.initializers.normal(scale)(key, shape, dtype)
     return scaled
 
 
