@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from initax._model._parameter import Layer, Parameter
-from initax.schemes._distributions import Constant, Normal
+from initax.schemes._distributions import Constant, Normal, scaled_normal
 from initax.schemes._initializer import Initializer, Kernel, Recipe, fans_of, positive_fan, refuse_complex
 
 
@@ -21,8 +20,7 @@ class LogNormalKernel(Kernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        unit = lax.optimization_barrier(jax.random.normal(key, shape, dtype))  # one result, eager and jitted
-        return jnp.exp(numbers[0] + numbers[1] * unit)
+        return jnp.exp(numbers[0] + scaled_normal(key, numbers[1], shape, dtype))
 
     def mean(self, numbers: tuple[float, ...]) -> float:
         """Return the mean of the exponential."""

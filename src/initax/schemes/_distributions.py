@@ -21,7 +21,26 @@ from initax.schemes._initializer import Initializer, Kernel, Recipe, is_complex,
 SCALES_AFTERWARDS = jax.__version_info__ < (0, 12)
 """Up to JAX 0.11 `initializers.normal` multiplies a finished normal; XLA, given both in one program, merges the two
 constant factors and changes the last bit of a third of the entries. A barrier keeps jitted draws equal to eager ones.
-From 0.12 on JAX merges the factors itself."""
+From 0.12 on JAX merges the factors itself, and XLA keeps a barrier for so long that what stands on its two sides is no
+longer fused: a bfloat16 array would need twice its own memory beside it."""
+
+
+def scaled_normal(key: jax.Array, scale: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Return a centered normal array of standard deviation `scale`, with the bits of `jax.nn.initializers.normal`.
+
+    Args:
+        key: the key.
+        scale: the standard deviation, a number or a scalar array.
+        shape: shape of the array.
+        dtype: its type, floating or complex.
+    """
+    scale = jnp.asarray(scale, dtype)
+    scaled: jax.Array
+    if SCALES_AFTERWARDS:
+        scaled = lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * scale
+    else:
+        scaled = jax.nn.initializers.normal(scale)(key, shape, dtype)
+    return scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +76,7 @@ class NormalKernel(Kernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        scale = jnp.asarray(numbers[0], dtype)
-        if SCALES_AFTERWARDS:
-            scaled = lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * scale
-        else:
-            scaled = jax.nn.initializers.normal(scale)(key, shape, dtype)
-        return _shifted(scaled, numbers, dtype)
+        return _shifted(scaled_normal(key, numbers[0], shape, dtype), numbers, dtype)
 
     def mean(self, numbers: tuple[float, ...]) -> float:
         """Return the second number."""
