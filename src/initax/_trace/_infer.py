@@ -24,7 +24,7 @@ from initax._model._parameter import (
     declaration_of,
     why_not_drawable,
 )
-from initax._model._reason import undeclared
+from initax._model._reason import Reason, Why, undeclared
 from initax._model._survey import Survey, Traced
 from initax._trace import readings_of
 from initax._trace._reading import Reading
@@ -283,7 +283,10 @@ def _is_readable(parameter: Parameter) -> bool:
 def read_parameter(parameter: Parameter, reading: Reading) -> Parameter:
     """Return the parameter with the axes, role and fans of a reading, or kept for the reason why there is none."""
     if reading.pattern is None:
-        excluded = undeclared(reading.reason or "", reading.why)
+        is_constant = reading.why is Why.NOT_TRAINABLE
+        excluded = (
+            Reason(reading.why, reading.reason or "") if is_constant else undeclared(reading.reason or "", reading.why)
+        )
         return replace(parameter, role=None, axes=None, fans=None, evidence=None, excluded=excluded)
     axes = resolve(reading.pattern, parameter.shape, reading.sizes)
     role = cast("Role", reading.role)
