@@ -40,6 +40,11 @@ def key_of(source: Any) -> Any:
     return source if adapter is None else adapter.key_of(source)
 
 
+def is_key_source(source: Any) -> bool:
+    """Return whether this is a framework's own source of random keys."""
+    return _source_of(source) is not None
+
+
 def check_key(source: Any) -> None:
     """Raise if `source` is neither a JAX key nor a framework's source of keys. Nothing is taken from a source.
 

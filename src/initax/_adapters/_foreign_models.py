@@ -82,7 +82,9 @@ def _is_foreign(cls: type) -> bool:
 def _is_keras(cls: type) -> bool:
     """Whether a class, or a base of it, is of Keras, which comes in packages of its own and in TensorFlow's."""
     modules = (base.__module__.split(".") for base in cls.__mro__)
-    return any(names[0] in ("keras", "tf_keras") or (names[0] == "tensorflow" and "keras" in names) for names in modules)
+    return any(
+        names[0] in ("keras", "tf_keras") or (names[0] == "tensorflow" and "keras" in names) for names in modules
+    )
 
 
 def _foreign(cls: type, model: Any) -> str:

@@ -14,6 +14,7 @@ from initax._adapters import survey as survey_model
 from initax._errors import ModelError, RuleError, count, did_you_mean, listing, message
 from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._model._survey import Survey
+from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import plan
 from initax._trace import LostError, readers_of
 from initax._trace._infer import trace, traced_survey
@@ -106,6 +107,7 @@ def reset_units(
     References:
         Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning", arXiv 2302.12902, alg. 1.
     """
+    refuse_permuted("ix.reset_units", model=model, layer=layer, mask=mask, key=key)
     check_key(key)
     if inputs is None:
         raise ModelError(
