@@ -1,4 +1,4 @@
-"""What is passed in another's place: arguments in another order, a text for a plan, a file for its path, no rules at all.
+"""What is passed in another's place: arguments in another order, a text for a plan, a file for its path, no rules.
 
 Each check answers with what was seen and the line that was meant. None of them stands in the way of a call that works.
 """
@@ -158,10 +158,10 @@ def refuse_permuted(verb: str, **given: Any) -> None:
             continue
         moved = [name for place, name in enumerate(names) if order[place] != place]
         error = next((ERRORS[name] for name in ERRORS if name in moved), ModelError)
-        came = {at: names[place] for place, at in enumerate(order)}
+        came = listing(names[order.index(at)] for at in range(len(names)))
         raise error(
             message(
-                f"{verb} takes {listing(names)} in this order, and was given {listing(came[at] for at in sorted(came))}.",
+                f"{verb} takes {listing(names)} in this order, and was given {came}.",
                 *(f"{name} is {shown(value)}" for name, value in given.items() if name in moved),
                 f"write {verb}({', '.join(names)})",
             )
@@ -276,8 +276,11 @@ def no_source_of_rules(source: Any) -> str:
     if hasattr(source, "read"):
         is_path = isinstance(name, str) and name.lower().endswith((".toml", ".json"))
         binary = "b" in str(getattr(source, "mode", ""))
+        head = (
+            f"rules are loaded from the path of a file or from a text, not from an open file: {type(source).__name__}."
+        )
         return message(
-            f"rules are loaded from the path of a file or from a text, not from an open file ({type(source).__name__}).",
+            head,
             f'ix.load_rules("{name}")' if is_path else f"ix.load_rules(file.read(){'.decode()' if binary else ''})",
         )
     if isinstance(source, bytes | bytearray):

@@ -194,7 +194,7 @@ def _shape(shape: Any) -> tuple[int, ...]:
         raise AxesError(
             message(
                 f"a shape is a tuple, not {shown(shape)}.",
-                f'for a vector write ({shape},), and what its axis is: axes="o", or role="bias"; for a matrix (4, {shape})',
+                f'for a bias write ({shape},), role="bias"; for a weight both of its axes, inputs first: (4, {shape})',
             )
         )
     if isinstance(shape, np.ndarray) and shape.ndim == 1 and np.issubdtype(shape.dtype, np.integer):

@@ -267,7 +267,7 @@ def positive_fan(initializer: str, parameter: Parameter, name: str, value: float
 
 
 def without_inputs(parameter: Parameter, fans: str) -> bool:
-    """Return whether this is the bias of a weight that has no inputs: nothing reaches it that a spread could go with."""
+    """Return whether this is the bias of a weight without inputs, whose fan_in nothing can be divided by."""
     if parameter.role != "bias":
         return False
     return (parameter.effective_fan_in if fans == "effective" else parameter.fan_in) == 0
