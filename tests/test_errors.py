@@ -692,8 +692,8 @@ the model holds no layer that initax knows: Mixer.
         planned({"*": "zeros"}, lambda: jax.nn.relu),
         ix.ModelError,
         """\
-the model holds no array: custom_jvp.
-  a model is an Equinox module, or a pytree of arrays, jax.ShapeDtypeStruct or shape tuples""",
+the model is a function, relu, and holds no array.
+  pass the module or the arrays that it takes; forward= says how they are called""",
     ),
     "single vector": (
         planned({"*": "zeros"}, lambda: jnp.ones(3)),

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from initax._adapters._foreign_models import refuse_foreign
 from initax._adapters._nodes import packages_of
 from initax._adapters._pytree import Adapter
 from initax._adapters._pytree import survey as _survey
@@ -37,6 +38,11 @@ def key_of(source: Any) -> Any:
     """Return the random key that a framework's own source of keys gives next; anything else as it is."""
     adapter = _source_of(source)
     return source if adapter is None else adapter.key_of(source)
+
+
+def is_key_source(source: Any) -> bool:
+    """Return whether this is a framework's own source of random keys."""
+    return _source_of(source) is not None
 
 
 def check_key(source: Any) -> None:
@@ -67,8 +73,10 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
         forward: how it is called, where a plain call is not it.
 
     Raises:
-        ModelError: two arrays have the same dotted path, or the module does not go with the model and the inputs.
+        ModelError: two arrays have the same dotted path, the module does not go with the model and the inputs, or what
+            was passed is no model.
     """
+    refuse_foreign(model)
     if module is not None or (inputs is not None and hasattr(model, "apply_fn")):
         linen = importlib.import_module(LINEN)
         module = linen.module_of(model) if module is None else module

@@ -11,6 +11,7 @@ from initax._errors import ModelError, RuleError, SchemeError, count, listing, m
 from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why, undeclared
 from initax._model._register import ARGUMENTS
+from initax._planning._misuse import cover
 from initax._planning._override_axes import with_axes
 from initax._planning._rules import Rule, match
 from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe
@@ -248,7 +249,11 @@ class _Deciding:
                     f'no rule covers {count(len(left), "array")}, and default="error" asks for all of them.',
                     *(_shown(layer, parameter, reason) for layer, parameter, reason in left[:8]),
                     f"… {len(left) - 8} more" if len(left) > 8 else "",
-                    'add a rule for them, or {"*": None} in front to keep what the others do not select',
+                    cover(
+                        left,
+                        {each.parameter.path for each in self.kept if each.rule is not None},
+                        {each.parameter.path for each in self.draws},
+                    ),
                 )
             )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from initax._errors import AxesError, did_you_mean, listing, message
-from initax._math._axes import Axes, parse, resolve
+from initax._math._axes import Axes, parse, refuse_unsided, resolve
 from initax._model._parameter import WEIGHT_ROLES, Evidence, Fans, Layer, Parameter
 from initax._model._reason import Reason
 from initax._model._register import guess_role
@@ -79,6 +79,8 @@ def _unless_about_axes(reason: Reason | None) -> Reason | None:
 def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Layer, where: str) -> Parameter:
     names = {name for group in parse(pattern) for name in group}
     try:
+        if old.role in WEIGHT_ROLES or (old.role is None and len(names) > 1):
+            refuse_unsided(pattern)
         axes = resolve(pattern, old.shape, {name: size for name, size in sizes.items() if name in names})
     except AxesError as error:
         raise AxesError(f"{where}: {old.path or '(model)'}: {error}") from None

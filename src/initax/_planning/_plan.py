@@ -19,6 +19,13 @@ from initax._model._parameter import Parameter
 from initax._model._survey import Survey, fan_text
 from initax._planning._decide import Decisions, Draw, Kept, decide
 from initax._planning._lengths import with_lengths
+from initax._planning._misuse import (
+    no_plan_to_compare,
+    no_stored_plan,
+    refuse_flattened,
+    refuse_no_rules,
+    refuse_permuted,
+)
 from initax._planning._plan_text import KeptRow, Row, render
 from initax._planning._rules import Rule, read_rules
 from initax._trace._take_survey import survey
@@ -193,6 +200,9 @@ class Plan:
         Args:
             other: the plan to compare with; lines say what changes from this one to that one.
 
+        Raises:
+            PlanError: `other` is no plan.
+
         Examples:
             >>> import equinox as eqx, jax, initax as ix
             >>> model = eqx.nn.Linear(3, 2, use_bias=False, key=jax.random.key(0))
@@ -200,6 +210,8 @@ class Plan:
             >>> he.diff(zero)
             ('~ weight: scheme he_normal → zeros, initializer he_normal → zeros, std 0.816497 → 0.0',)
         """
+        if not isinstance(other, Plan):
+            raise PlanError(no_plan_to_compare(other))
         return _diff(self._rows(), other._rows())
 
     def __eq__(self, other: object) -> bool:
@@ -257,12 +269,13 @@ class Plan:
         Raises:
             PlanError: the text is no stored plan, or the plan decides otherwise on this model.
         """
+        refuse_permuted("ix.Plan.from_json", text=text, model=model)
         try:
             stored = json.loads(text)
             rules = dict(stored["rules"])
             decisions = stored["decisions"]
         except (ValueError, KeyError, TypeError) as error:
-            raise PlanError(message(f"this is no stored plan: {type(error).__name__}: {error}")) from error
+            raise PlanError(no_stored_plan(text, error)) from error
         if stored.get("initax") != FORMAT:
             raise PlanError(
                 message(f"the plan is stored in format {stored.get('initax')!r}, this initax reads {FORMAT}.")
@@ -340,9 +353,13 @@ def plan(
         >>> [(draw.parameter.path, round(draw.std, 3)) for draw in plan.draws if draw.std]
         [('layers.0.weight', 0.707), ('layers.1.weight', 0.5)]
     """
+    refuse_permuted("ix.plan", model=model, rules=rules)
+    refuse_no_rules(model, rules, default)
     read = read_rules(rules)
     fallback = default if default is None or default == "error" else as_scheme(default)
     schemes = [rule.scheme for rule in read] + [fallback]
+    if module is None:
+        refuse_flattened(model, (each for each in schemes if isinstance(each, Scheme)))
     lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
     found = survey(model, inputs=inputs, forward=forward, module=module)
     decisions = decide(found.layers, found.aliases, read, fallback, found.model, found.hint)

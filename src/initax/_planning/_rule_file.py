@@ -13,6 +13,7 @@ from typing import Any
 
 from initax._errors import InitaxError, RuleError, message
 from initax._model._parameter import ROLES
+from initax._planning._misuse import no_source_of_rules
 from initax._planning._rules import read_rules
 
 WORDS = frozenset({*ROLES, "axes", "sizes", "base", "name"})
@@ -82,6 +83,8 @@ def _opened(source: str | os.PathLike[str]) -> tuple[str, str, bool]:
                 )
             )
         return "the text", source, is_json
+    if not isinstance(source, str | os.PathLike):
+        raise RuleError(no_source_of_rules(source))
     path = Path(source)
     if path.suffix.lower() not in (".toml", ".json"):
         raise RuleError(message(f"rules are loaded from a file .toml or .json, not {str(path)!r}."))

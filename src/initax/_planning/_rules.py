@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from initax._errors import RuleError, SchemeError, count, did_you_mean, listing, message
+from initax._errors import RuleError, SchemeError, count, did_you_mean, listing, message, shown
 from initax._model._parameter import ROLES, Ancestor, Layer
 from initax.schemes._scheme import Scheme, as_scheme
 
@@ -46,7 +46,7 @@ def read_rules(rules: Any) -> tuple[Rule, ...]:
 
 
 def _no_mapping(rules: Any) -> str:
-    head = f"rules must be a mapping from selectors to schemes, not {rules!r} ({type(rules).__name__})."
+    head = f"rules must be a mapping from selectors to schemes, not {shown(rules)}."
     if isinstance(rules, str):
         is_file = rules.lower().endswith((".toml", ".json"))
         return message(

@@ -16,6 +16,7 @@ from initax._errors import InitaxError, message
 from initax._model._parameter import Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey, Traced
+from initax._planning._misuse import refuse_permuted
 from initax._planning._rules import match, read_rules
 from initax._text import table
 from initax._trace import uses_of
@@ -124,6 +125,7 @@ def lsuv(
         Mishkin & Matas 2016, arXiv 1511.06422, algorithm 1. There each layer is measured in a forward pass of its own,
         several times; before its bias an output is linear in its weight, and once is exact.
     """
+    refuse_permuted("ix.lsuv", model=model, inputs=inputs)
     if not target > 0:
         raise InitaxError(message(f"lsuv: target is a variance and must be positive, not {target!r}."))
     found, traced, values = called(model, inputs, forward, module)

@@ -13,6 +13,7 @@ from initax._adapters import check_key
 from initax._errors import ModelError, RuleError, count, did_you_mean, listing, message
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._survey import Survey
+from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import plan
 from initax._trace import LostError, readers_of
 from initax._trace._take_survey import survey as take_survey
@@ -105,6 +106,7 @@ def reset_units(
     References:
         Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning", arXiv 2302.12902, alg. 1.
     """
+    refuse_permuted("ix.reset_units", model=model, layer=layer, mask=mask, key=key)
     check_key(key)
     if inputs is None and not (isinstance(model, Survey) and model.traced is not None):
         raise ModelError(

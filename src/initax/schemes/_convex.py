@@ -11,7 +11,15 @@ import jax.numpy as jnp
 
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._distributions import Constant, Normal, scaled_normal
-from initax.schemes._initializer import Initializer, Kernel, Recipe, fans_of, positive_fan, refuse_complex
+from initax.schemes._initializer import (
+    Initializer,
+    Kernel,
+    Recipe,
+    fans_of,
+    positive_fan,
+    refuse_complex,
+    without_inputs,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,8 @@ class HoedtBias(_Hoedt):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
+        if without_inputs(parameter, self.fans):
+            return Constant("zeros", ()).recipe(parameter, layer)
         constants = self._constants(parameter)
         if constants.bias_std == 0:
             return Constant("constant", (), constants.bias_mean).recipe(parameter, layer)

@@ -16,7 +16,16 @@ from initax._math._positive_moments import Positive, ensemble, refuse_unstable, 
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax.schemes._convex import LogNormalKernel
 from initax.schemes._distributions import Constant, Normal, NormalKernel, scaled_normal
-from initax.schemes._initializer import Initializer, Kernel, Recipe, fans_of, positive_fan, refuse_complex, where
+from initax.schemes._initializer import (
+    Initializer,
+    Kernel,
+    Recipe,
+    fans_of,
+    positive_fan,
+    refuse_complex,
+    where,
+    without_inputs,
+)
 
 Part = Literal["auto", "first", "alone", "positive", "passthrough"]
 PARTS = ("auto", "first", "alone", "positive", "passthrough")
@@ -160,6 +169,8 @@ class IcnnBias(_Icnn):
         if part == "first" or not own:
             return Constant("zeros", ()).recipe(parameter, layer)
         hidden = hidden_weight(layer) if self.part == "auto" else None
+        if part == "alone" and without_inputs(parameter, self.fans):
+            return Constant("zeros", ()).recipe(parameter, layer)
         # Only without a passthrough does the bias depend on the fan_in.
         fan_in = self._fan_in(hidden or parameter) if part == "alone" else 1.0
         found = self._positive(part, fan_in)

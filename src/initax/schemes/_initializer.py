@@ -286,6 +286,13 @@ def positive_fan(initializer: str, parameter: Parameter, name: str, value: float
     return value
 
 
+def without_inputs(parameter: Parameter, fans: str) -> bool:
+    """Return whether this is the bias of a weight without inputs, whose fan_in nothing can be divided by."""
+    if parameter.role != "bias":
+        return False
+    return (parameter.effective_fan_in if fans == "effective" else parameter.fan_in) == 0
+
+
 def known_axes(initializer: str, parameter: Parameter) -> Axes:
     """Return the axes of a parameter.
 

@@ -11,6 +11,7 @@ from initax._math._axes import parse
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Role
 from initax.schemes._aliases import (
     ARGUMENTS_ELSEWHERE,
+    KEPT,
     LAWS_ELSEWHERE,
     NAMES_ELSEWHERE,
     ROLES_ELSEWHERE,
@@ -302,7 +303,9 @@ def as_scheme(value: Any) -> Scheme:
             )
         )
     hint = (
-        'a fixed value is ("constant", {"value": ...})'
+        KEPT
+        if value is False
+        else 'a fixed value is ("constant", {"value": ...})'
         if isinstance(value, int | float)
         else (
             'a scheme is a name ("he_normal"), a pair of name and arguments, a pair (weight, bias), a mapping of '

@@ -26,6 +26,7 @@ from initax.schemes._initializer import (
     is_complex,
     positive_fan,
     real_dtype,
+    without_inputs,
 )
 
 MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
@@ -121,6 +122,8 @@ class UniformFanIn(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
+        if self.fan is None and without_inputs(parameter, self.fans):
+            return Constant("zeros", ()).recipe(parameter, layer)
         fan = self.fan if self.fan is not None else fans_of(self.name, parameter, self.fans)[0]
         bound = 1 / math.sqrt(positive_fan(self.name, parameter, "fan_in", fan))
         std = bound / math.sqrt(3) * (math.sqrt(2) if is_complex(parameter.dtype) else 1.0)
