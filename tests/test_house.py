@@ -15,10 +15,10 @@ from initax._adapters._equinox import LAYERS
 PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
 PUBLIC = {
-    "Ablation", "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "Evidence", "InitaxError", "InitaxWarning", "Kept",
-    "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "Reason", "RuleError", "Run",
+    "Ablation", "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "Evidence", "Field", "InitaxError", "InitaxWarning", "Kept",
+    "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Node", "Parameter", "Plan", "PlanError", "Reason", "RuleError", "Run",
     "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "ablate", "convex", "draw", "gain", "layers",
-    "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit", "reset_optimizer",
+    "load_rules", "lsuv", "parameter_key", "plan", "register_adapter", "register_layer", "reinit", "reset_optimizer",
     "reset_units", "schemes", "signal_propagation", "Why",
 }  # fmt: skip
 
