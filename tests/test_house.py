@@ -15,11 +15,11 @@ from initax._adapters._equinox import LAYERS
 PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
 PUBLIC = {
-    "Ablation", "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "Evidence", "Field", "InitaxError", "InitaxWarning", "Kept",
-    "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Node", "Parameter", "Plan", "PlanError", "Reason", "RuleError", "Run",
-    "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "ablate", "convex", "draw", "gain", "layers",
-    "load_rules", "lsuv", "parameter_key", "plan", "register_adapter", "register_layer", "reinit", "reset_optimizer",
-    "reset_units", "schemes", "signal_propagation", "Why",
+    "Ablation", "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "Evidence", "Field", "InitaxError",
+    "InitaxWarning", "Kept", "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Node", "Parameter", "Plan",
+    "PlanError", "Reason", "RuleError", "Run", "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "Why",
+    "ablate", "convex", "draw", "gain", "layers", "load_rules", "lsuv", "parameter_key", "plan", "register_adapter",
+    "register_layer", "reinit", "reset_optimizer", "reset_units", "schemes", "signal_propagation",
 }  # fmt: skip
 
 FLOORS = (
@@ -66,8 +66,8 @@ def test_no_module_imports_itself_in_a_circle():
 
 
 FRAMEWORKS = {
-    "_adapters/_equinox", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen", "_adapters/_linen_boxes",
-    "_adapters/_linen_run", "convex/_equinox", "convex/_nnx",
+    "_adapters/_equinox", "_adapters/_haliax", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen",
+    "_adapters/_linen_boxes", "_adapters/_linen_run", "convex/_equinox", "convex/_nnx",
 }  # fmt: skip
 """Modules that are there for one framework, and loaded when it is asked for."""
 
@@ -83,6 +83,7 @@ def test_only_an_adapter_names_its_framework(name):
     assert not {each.partition(".")[0] for each in imported if each} & {
         "equinox",
         "flax",
+        "haliax",
         "klax",
         "optax",
         "paramax",

@@ -28,6 +28,7 @@ ADAPTERS = {
     "flax.core": "initax._adapters._linen_boxes",
     "flax.linen": "initax._adapters._linen",
     "flax.nnx": "initax._adapters._nnx",
+    "haliax": "initax._adapters._haliax",
     "klax": "initax._adapters._klax",
     "optax": "initax._adapters._optax",
     "paramax": "initax._adapters._wrappers",
