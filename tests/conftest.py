@@ -10,7 +10,7 @@ import pytest
 
 from initax.schemes._scheme import _NAMED
 
-collect_ignore = [] if sys.version_info >= (3, 12) else ["test_klax.py"]  # klax needs it
+collect_ignore = [] if sys.version_info >= (3, 12) else ["test_haliax.py", "test_klax.py"]  # both packages need it
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

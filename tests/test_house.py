@@ -20,6 +20,7 @@ PUBLIC = {
     "RuleError", "Run", "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "Survey", "Why", "ablate",
     "convex", "draw", "gain", "layers", "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit",
     "reset_optimizer", "reset_units", "schemes", "signal_propagation", "survey",
+    "Field", "Node", "register_adapter",
 }  # fmt: skip
 
 FLOORS = (
@@ -66,8 +67,8 @@ def test_no_module_imports_itself_in_a_circle():
 
 
 FRAMEWORKS = {
-    "_adapters/_equinox", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen", "_adapters/_linen_boxes",
-    "_adapters/_linen_run", "convex/_equinox", "convex/_nnx",
+    "_adapters/_equinox", "_adapters/_haliax", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen",
+    "_adapters/_linen_boxes", "_adapters/_linen_run", "convex/_equinox", "convex/_nnx",
 }  # fmt: skip
 """Modules that are there for one framework, and loaded when it is asked for."""
 
@@ -83,6 +84,7 @@ def test_only_an_adapter_names_its_framework(name):
     assert not {each.partition(".")[0] for each in imported if each} & {
         "equinox",
         "flax",
+        "haliax",
         "klax",
         "optax",
         "paramax",

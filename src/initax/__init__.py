@@ -6,6 +6,8 @@ from initax._ablation._ablate import ablate as ablate
 from initax._ablation._result import Ablation as Ablation
 from initax._ablation._run import Run as Run
 from initax._ablation._summary import Summary as Summary
+from initax._adapters import register_adapter as register_adapter
+from initax._adapters._nodes import Node as Node
 from initax._errors import AxesError as AxesError
 from initax._errors import DrawError as DrawError
 from initax._errors import InitaxError as InitaxError
@@ -19,6 +21,7 @@ from initax._math._axes import Axes as Axes
 from initax._math._gain import gain as gain
 from initax._math._keys import parameter_key as parameter_key
 from initax._model._parameter import Evidence as Evidence
+from initax._model._parameter import Field as Field
 from initax._model._parameter import Layer as Layer
 from initax._model._parameter import Parameter as Parameter
 from initax._model._reason import Reason as Reason

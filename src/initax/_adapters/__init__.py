@@ -1,6 +1,10 @@
 """Adapters: a model of some framework → layers, and new arrays → a model. Nothing else in initax names a framework.
 
-An adapter is loaded when a model holds something of its framework: nobody pays for what they don't use.
+An adapter is loaded when a model holds something of its framework: nobody pays for what they don't use. It is a module
+with one or both of two functions:
+
+- `describe(node) -> Node | None`: what a node of a model is, and what its framework says of the arrays below;
+- `survey(model, call) -> Survey | None`: all that is in a model whose arrays stand apart from its modules.
 """
 
 from __future__ import annotations
@@ -8,30 +12,108 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from initax._adapters._foreign_models import refuse_foreign
-from initax._adapters._nodes import packages_of
-from initax._adapters._pytree import Adapter
-from initax._adapters._pytree import survey as _survey
+from initax._adapters._nodes import Node, packages_of
+from initax._adapters._pytree import Describe
+from initax._adapters._pytree import survey as _walk
 from initax._adapters._variables import Readings, are_variables, survey_variables, take_apart
-from initax._errors import ModelError, message
+from initax._errors import InitaxError, message
 from initax._math._keys import as_key
 from initax._model._survey import Survey
 
 ADAPTERS = {
     "equinox": "initax._adapters._equinox",
     "flax.core": "initax._adapters._linen_boxes",
+    "flax.linen": "initax._adapters._linen",
     "flax.nnx": "initax._adapters._nnx",
+    "haliax": "initax._adapters._haliax",
     "klax": "initax._adapters._klax",
+    "optax": "initax._adapters._optax",
+    "paramax": "initax._adapters._wrappers",
 }
-"""Package that a node's class, or one of its bases, comes from → the module that describes such nodes."""
+"""Package that a node's class, or one of its bases, comes from → the module that knows such nodes."""
 
 KEYS = "flax.nnx"
 """The framework that has sources of random keys of its own."""
 
-LINEN = "initax._adapters._linen"
-"""Linen's modules are no nodes: they stand apart from their variables and are named by `module=`."""
+LINEN = "flax.linen"
+"""The framework whose modules stand apart from their variables and are named by `module=`."""
+
+_REGISTERED: dict[str, Describe] = {}
+"""What users registered: package → function from a node to what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """How a model is called, where it can't tell itself.
+
+    Attributes:
+        module: the module that stands apart from the model's arrays.
+        inputs: what it is called on.
+        forward: how it is called, where a plain call is not it.
+    """
+
+    module: Any = None
+    inputs: Any = None
+    forward: Callable[..., Any] | None = None
+
+
+def register_adapter(package: str, describe: Callable[[Any], Node | None]) -> None:
+    """Make the objects of a package known to initax: modules and arrays of a framework of your own.
+
+    Args:
+        package: the package, or a module in it, that the objects' classes come from: `"mylib"`, `"mylib.layers"`. It
+            counts for classes of others that inherit from these. The nearest base is asked first, and what is
+            registered is asked before what initax has.
+        describe: function from an object to an `ix.Node` that says what it is, or to `None` where it can't tell.
+
+    Raises:
+        InitaxError: `package` is no name of a package, or `describe` can't be called.
+
+    Examples:
+        >>> import jax.numpy as jnp, initax as ix
+        >>> class Tensor:
+        ...     def __init__(self, data, dims):
+        ...         self.data, self.dims = data, dims
+        >>> class Affine:
+        ...     def __init__(self, w, b):
+        ...         self.w, self.b = w, b
+        >>> def describe(node):
+        ...     if isinstance(node, Tensor):
+        ...         return ix.Node("box", value=node.data, rebuild=lambda data: Tensor(data, node.dims))
+        ...     if isinstance(node, Affine):
+        ...         w, b = ix.Field(pattern="i o", role="weight"), ix.Field(pattern="o", role="bias", of="w")
+        ...         return ix.Node(
+        ...             "module",
+        ...             kind="Linear",
+        ...             fields={"w": w, "b": b},
+        ...             children={"w": node.w, "b": node.b},
+        ...             rebuild=lambda new: Affine(**new),
+        ...         )
+        >>> ix.register_adapter(Tensor.__module__, describe)
+        >>> model = [Affine(Tensor(jnp.ones((8, 3)), "io"), Tensor(jnp.ones(3), "o"))]
+        >>> [(each.parameter.path, each.parameter.fan_in) for each in ix.plan(model, {"Linear": "he_normal"}).draws]
+        [('0.w', 8), ('0.b', 8)]
+    """
+    if not isinstance(package, str) or not all(name.isidentifier() for name in package.split(".")):
+        raise InitaxError(
+            message(
+                f"register_adapter takes the name of a package, not {package!r}.",
+                'ix.register_adapter("mylib", describe)',
+            )
+        )
+    if not callable(describe):
+        raise InitaxError(
+            message(
+                f'register_adapter("{package}") takes a function from an object to an ix.Node, not {describe!r}.',
+                f'ix.register_adapter("{package}", describe)',
+            )
+        )
+    _REGISTERED[package] = describe
+    _described_by.cache_clear()
 
 
 def key_of(source: Any) -> Any:
@@ -59,7 +141,7 @@ def _source_of(source: Any) -> Any:
     """The adapter whose framework calls this a source of random keys, or `None`."""
     if KEYS not in packages_of(type(source)):
         return None
-    adapter = importlib.import_module(ADAPTERS[KEYS])
+    adapter = _load(KEYS)
     return adapter if adapter.gives_keys(source) else None
 
 
@@ -77,42 +159,55 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
             was passed is no model.
     """
     refuse_foreign(model)
-    if module is not None or (inputs is not None and hasattr(model, "apply_fn")):
-        linen = importlib.import_module(LINEN)
-        module = linen.module_of(model) if module is None else module
-        if module is not None:
-            found: Survey = linen.survey(model, module, inputs, forward)
-            return found
+    call = Call(module, inputs, forward)
+    for adapter in _claiming(model, call):
+        claimed: Survey | None = adapter.survey(model, call)
+        if claimed is not None:
+            return claimed
     if are_variables(model):
         hint = _how_to_tell(model)
         named = survey_variables(take_apart(model), Readings(hint=hint))
         named.hint = hint
         return named
-    _refuse_module(model)
-    return _survey(model, _adapters_of)
+    return _walk(model, _describe)
+
+
+def _claiming(model: Any, call: Call) -> list[Any]:
+    """The adapters that may know the whole of a model: those of its class, of its module's, and of one it carries."""
+    names = dict.fromkeys(name for each in (model, call.module, _carried(model)) for name in packages_of(type(each)))
+    if call.module is not None:
+        names[LINEN] = None
+    adapters = [_load(package) for package in names if package in ADAPTERS]
+    return [adapter for adapter in adapters if hasattr(adapter, "survey")]
+
+
+def _load(package: str) -> Any:
+    return importlib.import_module(ADAPTERS[package])
+
+
+def _carried(model: Any) -> Any:
+    """The module whose `apply` a train state carries, or `None`."""
+    return getattr(getattr(model, "apply_fn", None), "__self__", None)
 
 
 def _how_to_tell(model: Any) -> str:
     """Return what to pass so that classes are known, too: a train state carries its module."""
-    carried = getattr(getattr(model, "apply_fn", None), "__self__", None)
-    if "flax.linen" in packages_of(type(carried)):
+    if LINEN in packages_of(type(_carried(model))):
         return "pass what the Linen module is called on: inputs=x"
     return "pass the Linen module and what it is called on: module=module, inputs=x"
 
 
-def _refuse_module(model: Any) -> None:
-    """Raise where the model is a module that holds no arrays itself."""
-    if "flax.linen" in packages_of(type(model)):
-        name = type(model).__name__
-        raise ModelError(
-            message(
-                f"a Linen module holds no arrays: {name}.",
-                f"variables = {name}(...).init(key, x); ix.reinit(variables, rules, key, module=module, inputs=x)",
-            )
-        )
+def _describe(node: Any) -> Node | None:
+    """Return what the nearest framework that has something to say of a node says."""
+    for describe in _described_by(packages_of(type(node))):
+        said = describe(node)
+        if said is not None:
+            return said
+    return None
 
 
 @functools.lru_cache(maxsize=4096)
-def _adapters_of(packages: frozenset[str]) -> tuple[Adapter, ...]:
-    found: list[Any] = [importlib.import_module(name) for package, name in ADAPTERS.items() if package in packages]
-    return tuple(found)
+def _described_by(packages: tuple[str, ...]) -> tuple[Describe, ...]:
+    registered = [_REGISTERED[package] for package in packages if package in _REGISTERED]
+    loaded = [_load(package) for package in packages if package in ADAPTERS]
+    return (*registered, *(adapter.describe for adapter in loaded if hasattr(adapter, "describe")))

@@ -6,18 +6,16 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
 
 from initax._adapters._constraints import SpectralNormPreimage, WeightNormPreimage, unchanged
-from initax._adapters._nodes import entry_name
-from initax._adapters._pytree import Walk
+from initax._adapters._nodes import MODULE, Awaited, Node, Tie, entry_name
 from initax._adapters._shared_patterns import looked_up
 from initax._math._axes import Axes
 from initax._model._parameter import GRU_GATES, LSTM_GATES, Constraint, Declaration, DefaultSpec, Field, declare
-from initax._model._reason import follows
 
 
 def _size(features: Any) -> int:
@@ -180,74 +178,67 @@ for _cls, _row in LAYERS.items():
     declare(_cls, replace(_row, static=True))
 
 
-def describe(node: Any, walk: Walk, path: str) -> Literal["module", "state"] | None:
-    """Return what a node is to Equinox, and note what its wrappers and shared nodes mean for the arrays below."""
-    view, note = _VIEWS.get(type(node)) or _view(type(node))
-    if note is not None:
-        note(node, walk, path)
-    return view
+def describe(node: Any) -> Node | None:
+    """Return what a node is to Equinox, and what its wrappers and shared nodes mean for the arrays below."""
+    cls = type(node)
+    say = _SAID[cls] if cls in _SAID else _how(cls)
+    return None if say is None else say(node)
 
 
-View = tuple[Literal["module", "state"] | None, Callable[[Any, Walk, str], None] | None]
-_VIEWS: weakref.WeakKeyDictionary[type, View] = weakref.WeakKeyDictionary()
-"""What each class was found to be; an `isinstance` check on an Equinox module costs more than all else here."""
+Say = Callable[[Any], Node]
+_SAID: weakref.WeakKeyDictionary[type, Say | None] = weakref.WeakKeyDictionary()
+"""What says what the nodes of a class are; an `isinstance` check on an Equinox module costs more than all else here."""
 
 
-def _view(cls: type) -> View:
-    found: View = next((view for special, view in SPECIAL.items() if issubclass(cls, special)), (None, None))
-    _VIEWS[cls] = ("module", None) if found[0] is None and issubclass(cls, eqx.Module) else found
-    return _VIEWS[cls]
+def _how(cls: type) -> Say | None:
+    special = next((say for base, say in SPECIAL.items() if issubclass(cls, base)), None)
+    _SAID[cls] = special or (_module if issubclass(cls, eqx.Module) else None)
+    return _SAID[cls]
 
 
-def _dotted(path: str, *names: str) -> str:
-    return ".".join([path, *names] if path else names)
+def _module(node: Any) -> Node:
+    return MODULE
 
 
-def _weight_norm(node: Any, walk: Walk, path: str) -> None:
-    weight = _dotted(path, "layer", node.weight_name)
-    magnitude = _dotted(path, "g")
-    walk.constraints[weight] = Constraint(
-        name="weight norm",
-        preimage=WeightNormPreimage(_single_axes(node.g.shape), tuple(node.g.shape)),
-        companions=(magnitude,),
-    )
-    walk.notes[magnitude] = follows(weight)
+def _weight_norm(node: Any) -> Node:
+    preimage = WeightNormPreimage(_single_axes(node.g.shape), tuple(node.g.shape))
+    constraint = Constraint(name="weight norm", preimage=preimage, companions=("g",))
+    return Node("module", constraints={f"layer.{node.weight_name}": constraint})
 
 
 def _single_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(axis for axis, size in enumerate(shape) if size == 1)
 
 
-def _note_state(node: Any, walk: Walk, path: str) -> None:
+def _state(node: Any) -> Node:
     structure: Any = jax.tree_util.tree_structure(node)
     markers = structure.node_data()[1]
     values, _ = jax.tree_util.tree_flatten(node, is_leaf=lambda each: each is not node)
-    for place, (marker, value) in enumerate(zip(markers, values, strict=True)):
-        walk.states[marker] = (_dotted(path, str(place)), value)
+    numbered = ((str(place), value) for place, value in enumerate(values))
+    return Node("state", states=dict(zip(markers, numbered, strict=True)))
 
 
-def _spectral_norm(node: Any, walk: Walk, path: str) -> None:
-    weight = _dotted(path, "layer", node.weight_name)
-    index = node.uv_index
+def _state_index(node: Any) -> Node:
+    return Node("state")
 
-    def finish() -> None:
-        own = (_dotted(path, "uv_index", "init"), index.init) if isinstance(index.init, tuple) else None
-        found = own or walk.states.get(index.marker)
-        if found is None:
-            walk.constraints[weight] = Constraint(
-                name="spectral norm",
-                preimage=unchanged,
-                warning=f"the singular vectors that go with {weight} are in the model's state and would be stale; "
-                "write model, state = ix.reinit((model, state), ...)",
-            )
-            return
-        below, (left, _) = found
-        companions = (f"{below}.0", f"{below}.1")
-        preimage = SpectralNormPreimage(node.eps, stacks=len(left.shape) - 1)
-        walk.constraints[weight] = Constraint(name="spectral norm", preimage=preimage, companions=companions)
-        walk.notes |= dict.fromkeys(companions, follows(weight))
 
-    walk.late.append(finish)
+def _spectral_norm(node: Any) -> Node:
+    weight, index = f"layer.{node.weight_name}", node.uv_index
+
+    def with_vectors(vectors: Any, *base: str) -> Constraint:
+        preimage = SpectralNormPreimage(node.eps, stacks=len(vectors[0].shape) - 1)
+        companions = tuple(".".join((*base, place)) for place in ("0", "1"))
+        return Constraint(name="spectral norm", preimage=preimage, companions=companions)
+
+    if isinstance(index.init, tuple):
+        return Node("module", constraints={weight: with_vectors(index.init, "uv_index", "init")})
+    otherwise = Constraint(
+        name="spectral norm",
+        preimage=unchanged,
+        warning="the singular vectors that go with {weight} are in the model's state and would be stale; "
+        "write model, state = ix.reinit((model, state), ...)",
+    )
+    return Node("module", awaited={weight: Awaited(index.marker, with_vectors, otherwise)})
 
 
 def _common(paths: list[str]) -> str:
@@ -260,40 +251,47 @@ def _common(paths: list[str]) -> str:
 class _Mark:
     """Stands for a leaf while `Shared` is asked what it ties to what."""
 
-    def __init__(self, path: str, leaf: Any) -> None:
+    def __init__(self, path: str | None, leaf: Any) -> None:
         self.path = path
         self.leaf = leaf
 
 
-def _shared(node: Any, walk: Walk, path: str) -> None:
+def _shared(node: Any) -> Node:
     treedef: Any
     found, treedef = jax.tree_util.tree_flatten_with_path(node.pytree)
-    marks = [_Mark(_dotted(path, "pytree", *map(entry_name, entries)), leaf) for entries, leaf in found]
-    marked = treedef.unflatten(marks)
+    marked = treedef.unflatten([_Mark(".".join(("pytree", *map(entry_name, keys))), leaf) for keys, leaf in found])
     tied = jax.tree_util.tree_leaves(node.where(marked))
     try:
         sources = jax.tree_util.tree_leaves(node.get(marked))
     except Exception:  # `get` computes something, a transpose say: what it returns has a shape but no path
-        shapes = jax.tree_util.tree_leaves(eqx.filter_eval_shape(node.get, node.pytree))
-        sources = [_Mark(f"what Shared at {path or '(model)'} computes", shape) for shape in shapes]
+        sources = [
+            _Mark(None, each) for each in jax.tree_util.tree_leaves(eqx.filter_eval_shape(node.get, node.pytree))
+        ]
     if len(tied) != len(sources):  # whole modules are tied: there is no array in their place to list
-        if len(tied) == 1:
-            walk.aliases[tied[0].path] = _common([source.path for source in sources])
-        return
-    for placeholder, source in zip(tied, sources, strict=True):
-        if not isinstance(source, _Mark):
-            continue
-        walk.aliases[placeholder.path] = source.path
-        if eqx.is_array_like(source.leaf) or isinstance(source.leaf, jax.ShapeDtypeStruct):
-            walk.ties[placeholder.path] = source.path
-            walk.placeholders[placeholder.path] = jax.ShapeDtypeStruct(source.leaf.shape, source.leaf.dtype)
+        owners = [source.path for source in sources]
+        owner = None if None in owners else _common(owners)
+        return Node("module", ties={tied[0].path: Tie(owner)} if len(tied) == 1 else {})
+    return Node(
+        "module",
+        ties={
+            placeholder.path: Tie(source.path, _shape(source.leaf))
+            for placeholder, source in zip(tied, sources, strict=True)
+            if isinstance(source, _Mark)
+        },
+    )
 
 
-SPECIAL: dict[type, View] = {
-    eqx.nn.State: ("state", _note_state),
-    eqx.nn.StateIndex: ("state", None),
-    eqx.nn.WeightNorm: ("module", _weight_norm),
-    eqx.nn.SpectralNorm: ("module", _spectral_norm),
-    eqx.nn.Shared: ("module", _shared),
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct | None:
+    if eqx.is_array_like(leaf) or isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return None
+
+
+SPECIAL: dict[type, Say] = {
+    eqx.nn.State: _state,
+    eqx.nn.StateIndex: _state_index,
+    eqx.nn.WeightNorm: _weight_norm,
+    eqx.nn.SpectralNorm: _spectral_norm,
+    eqx.nn.Shared: _shared,
 }
-"""Classes that say something about arrays elsewhere: what they are, and what to note of them."""
+"""Classes that say something about arrays elsewhere → what says it."""

@@ -76,7 +76,7 @@ def _name(value: Any) -> str:
 
 
 def _is_foreign(cls: type) -> bool:
-    return _is_keras(cls) or not packages_of(cls).isdisjoint(ARRAYS_OF)
+    return _is_keras(cls) or any(package in ARRAYS_OF for package in packages_of(cls))
 
 
 def _is_keras(cls: type) -> bool:

@@ -1,11 +1,11 @@
-"""klax: the table of its layers that own arrays. What it puts around a weight is read by class name, in `_wrappers`."""
+"""klax: the table of its layers that own arrays. What it puts around a weight, `_wrappers` reads by class name."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any, Literal
+from typing import Any
 
-from initax._adapters._pytree import Walk
+from initax._adapters._wrappers import describe as describe  # noqa: PLC0414  klax has wrappers, too
 from initax._model._parameter import Declaration, Field, declare
 
 MOST_INPUTS = 16
@@ -33,8 +33,3 @@ ROWS = {
 if KLAX is not None:
     for _name, _row in ROWS.items():
         declare(getattr(KLAX.nn, _name), _row)
-
-
-def describe(node: Any, walk: Walk, path: str) -> Literal["module", "state"] | None:
-    """Return nothing: klax's modules are Equinox modules, and the adapter for those says so."""
-    return None

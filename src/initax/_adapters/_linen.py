@@ -283,18 +283,30 @@ for _cls, _row in LAYERS.items():
     declare(_cls, _row)
 
 
-def survey(model: Any, module: Any, inputs: Any, forward: Callable[..., Any] | None) -> Survey:
-    """Return what initax finds in the variables of a Linen module.
+def survey(model: Any, call: Any) -> Survey | None:
+    """Return what initax finds in the variables of a Linen module; nothing where there is no such module.
 
     Args:
         model: the variables: all collections, `params` alone, or a train state.
-        module: the module.
-        inputs: what it is called on.
-        forward: how it is called, where a plain call is not it.
+        call: the module, what it is called on, and how, where a plain call is not it. A train state that is given with
+            inputs carries its module.
 
     Raises:
-        ModelError: `module` is no Linen module, there are no variables or inputs, or they do not fit it.
+        ModelError: the model is a module, `module` is none, there are no variables or inputs, or they do not fit.
     """
+    module, inputs, forward = call.module, call.inputs, call.forward
+    if module is None:
+        if isinstance(model, nn.Module):
+            raise ModelError(
+                message(
+                    f"a Linen module holds no arrays: {type(model).__name__}.",
+                    f"variables = {type(model).__name__}(...).init(key, x); "
+                    "ix.reinit(variables, rules, key, module=module, inputs=x)",
+                )
+            )
+        module = None if inputs is None else _carried_by(model)
+        if module is None:
+            return None
     if not isinstance(module, nn.Module):
         raise ModelError(
             message(
@@ -330,7 +342,7 @@ def _call(module: Any, forward: Callable[..., Any] | None, model: Any, *inputs: 
     return apply(module, variables, inputs, forward)[0]
 
 
-def module_of(model: Any) -> Any:
+def _carried_by(model: Any) -> Any:
     """Return the Linen module whose `apply` a train state carries, or `None`."""
     bound = getattr(getattr(model, "apply_fn", None), "__self__", None)
     return bound if isinstance(bound, nn.Module) else None

@@ -8,13 +8,13 @@ import jax
 from flax import linen as nn
 from flax.linen.spmd import logical_to_mesh_axes
 
-from initax._adapters._nodes import Opened
+from initax._adapters._nodes import Node
 from initax._math._sharding import at_home, mesh_around, mesh_names
 
 
-def describe(node: Any, walk: Any, path: str) -> Opened | None:
+def describe(node: Any) -> Node | None:
     """Return what is in a box, which goes by the box's name."""
-    return Opened(leaf=box_at_home(node).value) if isinstance(node, nn.Partitioned) else None
+    return Node("box", value=box_at_home(node).value) if isinstance(node, nn.Partitioned) else None
 
 
 def box_at_home(box: Any) -> Any:

@@ -14,9 +14,8 @@ from jax.nn import initializers
 from jax.tree_util import tree_flatten_with_path
 
 from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
-from initax._adapters._nodes import Opened, entry_name
+from initax._adapters._nodes import Node, entry_name
 from initax._adapters._plain import join
-from initax._adapters._pytree import Walk
 from initax._adapters._shared_patterns import (
     Fans,
     conv_effective,
@@ -40,7 +39,7 @@ from initax._model._parameter import (
     FrameworkInit,
     declare,
 )
-from initax._model._reason import OPTIMIZER_STATE, Reason, Why, follows, state, undeclared
+from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
 
 LECUN: DefaultSpec = "lecun_normal"
 MASK = Field(pattern="...", role="state")
@@ -316,29 +315,37 @@ STATE: tuple[tuple[type, Reason], ...] = (
 """Types of Variables that hold no parameters → what they hold."""
 
 
-def describe(node: Any, walk: Walk, path: str) -> Opened | None:
-    """Return a module's children by name, or the value in a Variable, and note what wrappers mean for what they wrap.
+def describe(node: Any) -> Node | None:
+    """Return a module's children by name, or the value in a Variable, and what wrappers mean for what they wrap.
 
     NNX modules are graphs and need not be pytrees; their own attributes tell more than the way JAX flattens them.
     """
     if isinstance(node, nnx.Variable):
-        walk.rebuild = _rebuild
-        held = next((what for cls, what in STATE if isinstance(node, cls)), None)
         value = _value(node)
-        if isinstance(node, nnx.RngState) and isinstance(value, jax.ShapeDtypeStruct):
-            walk.streams[path] = functools.partial(_started, node, value, path)
-        return Opened(leaf=value, identity=id(node), state=held)
+        starts = isinstance(node, nnx.RngState) and isinstance(value, jax.ShapeDtypeStruct)
+        return Node(
+            "box",
+            value=value,
+            identity=id(node),
+            reason=next((what for cls, what in STATE if isinstance(node, cls)), None),
+            streams={"": functools.partial(_started, node, value)} if starts else {},
+            rebuild_model=_rebuild,
+        )
     if isinstance(node, nnx.State | nnx.FlatState):
-        return Opened(unread=FLAT)
+        return Node("unread", reason=FLAT)
     if not isinstance(node, nnx.Pytree) or isinstance(node, type):
         return None
-    walk.rebuild = _rebuild
+    constraints: Mapping[str, Constraint] = {}
     if isinstance(node, nnx.WeightNorm):
-        _weight_norm(node, walk, path)
+        constraints = _weight_norm(node)
     if isinstance(node, nnx.SpectralNorm):
-        _spectral_norm(node, walk, path)
-    children = tuple((str(name), child) for name, child in vars(node).items() if not str(name).startswith("_pytree__"))
-    return Opened(children=children, is_module=not isinstance(node, nnx.List | nnx.Dict))
+        constraints = _spectral_norm(node)
+    return Node(
+        "container" if isinstance(node, nnx.List | nnx.Dict) else "module",
+        children={str(name): child for name, child in vars(node).items() if not str(name).startswith("_pytree__")},
+        constraints=constraints,
+        rebuild_model=_rebuild,
+    )
 
 
 def _started(variable: Any, value: jax.ShapeDtypeStruct, path: str, key: jax.Array) -> jax.Array:
@@ -379,11 +386,11 @@ def _dotted(names: tuple[Any, ...]) -> str:
     return ".".join(_dotted(name) if isinstance(name, tuple) else str(name) for name in names)
 
 
-def _weight_norm(node: Any, walk: Walk, path: str) -> None:
-    """Note that an effective weight is a direction times a scale: the one is in the layer inside, the other here."""
-    inside = join(path, "layer_instance")
+def _weight_norm(node: Any) -> dict[str, Constraint]:
+    """An effective weight is a direction times a scale: the one is in the layer inside, the other here."""
+    constraints: dict[str, Constraint] = {}
     for names, variable in nnx.to_flat_state(nnx.state(node.layer_instance, nnx.Param)):
-        weight = f"{inside}.{_dotted(names)}"
+        weight = f"layer_instance.{_dotted(names)}"
         if not node.variable_filter(names, variable):
             continue
         shape = tuple(variable.shape)
@@ -395,52 +402,49 @@ def _weight_norm(node: Any, walk: Walk, path: str) -> None:
         kept = {stacks + axis % own for axis in features} | set(range(stacks))
         reduced = tuple(axis for axis in range(len(shape)) if axis not in kept)
         if scale is None:
-            walk.constraints[weight] = Constraint(
+            constraints[weight] = Constraint(
                 name="weight norm",
                 preimage=unchanged,
-                warning=f"weight norm without a scale holds every norm of {weight} at 1, whatever is drawn",
+                warning="weight norm without a scale holds every norm of {weight} at 1, whatever is drawn",
             )
             continue
-        magnitude = f"{path}.scales.{_dotted(names)}" if path else f"scales.{_dotted(names)}"
-        walk.constraints[weight] = Constraint(
+        constraints[weight] = Constraint(
             name="weight norm",
             preimage=WeightNormPreimage(reduced, tuple(scale.shape)),
-            companions=(magnitude,),
+            companions=(f"scales.{_dotted(names)}",),
         )
-        walk.notes[magnitude] = follows(weight)
+    return constraints
 
 
-def _spectral_norm(node: Any, walk: Walk, path: str) -> None:
-    """Note that the singular vectors and value that go with a weight must change with it."""
+def _spectral_norm(node: Any) -> dict[str, Constraint]:
+    """The singular vectors and value that go with a weight must change with it."""
+    constraints: dict[str, Constraint] = {}
     stored: Mapping[Any, Any] = node.batch_stats
     for names in [each[:-1] for each in stored if each[-1] == "u"]:
-        weight = join(path, f"layer_instance.{_dotted(names)}")
-        companions = tuple(join(path, f"batch_stats.{_dotted((*names, each))}") for each in ("u", "sigma"))
-        shape = tuple(stored[(*names, "u")].shape)
-        preimage = FlaxSpectralNormPreimage(node.epsilon, stacks=len(shape) - 2)
-        walk.constraints[weight] = Constraint(name="spectral norm", preimage=preimage, companions=companions)
-        walk.notes |= dict.fromkeys(companions, follows(weight))
+        companions = tuple(f"batch_stats.{_dotted((*names, each))}" for each in ("u", "sigma"))
+        preimage = FlaxSpectralNormPreimage(node.epsilon, stacks=len(tuple(stored[(*names, "u")].shape)) - 2)
+        constraints[f"layer_instance.{_dotted(names)}"] = Constraint(
+            name="spectral norm", preimage=preimage, companions=companions
+        )
+    return constraints
 
 
-def _rebuild(model: Any, walk: Walk, leaves: list[Any]) -> Any:
+def _rebuild(model: Any, leaves: Mapping[str, Any]) -> Any:
     """Return a new graph with new Variables that hold these leaves; the old one is left as it was."""
     graph, state = nnx.split(model)
-    flat = [(names, _renewed(value, _dotted(names), walk, leaves)) for names, value in nnx.to_flat_state(state)]
+    flat = [(names, _renewed(value, _dotted(names), leaves)) for names, value in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 
-def _renewed(value: Any, path: str, walk: Walk, leaves: list[Any]) -> Any:
-    def at(where: str, old: Any) -> Any:
-        return leaves[walk.indices[where]] if where in walk.indices else old
-
+def _renewed(value: Any, path: str, leaves: Mapping[str, Any]) -> Any:
     if not isinstance(value, nnx.Variable):
-        return at(path, value)
+        return leaves.get(path, value)
     raw = value.get_raw_value()
-    if path in walk.indices:
-        new = at(path, raw)
+    if path in leaves:
+        new = leaves[path]
         return value.copy() if new is raw else value.copy(new)
     found, structure = tree_flatten_with_path(raw)
-    below = [at(join(path, ".".join(map(entry_name, entries))), old) for entries, old in found]
+    below = [leaves.get(join(path, ".".join(map(entry_name, entries))), old) for entries, old in found]
     return value.copy(jax.tree_util.tree_unflatten(structure, below))
 
 

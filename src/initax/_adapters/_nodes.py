@@ -1,39 +1,114 @@
-"""What a node of a pytree is: an array or not, whose class it is of, and what it is called by what holds it."""
+"""What a node of a pytree is: an array or not, whose class it is of, and what its framework says of it."""
 
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
+from initax._model._parameter import UNDECLARED, Constraint, Declaration, Field
 from initax._model._reason import Reason
 
 ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
 
+Form = Literal["module", "container", "named", "box", "wrapper", "state", "unread"]
+
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A node that JAX does not flatten the way its framework means it.
+class Tie:
+    """An array, or a whole module, that another path owns.
 
     Attributes:
-        children: the node's children by name, where it is a module or a container.
-        is_module: whether it is a module.
-        leaf: where it is a box around one value, that value.
-        identity: what makes two boxes the same one.
-        state: why the value is never drawn, if it is not.
-        unread: where the arrays below can't be read at all, why.
+        owner: path of the owner below the node; `None` where the node computes it from others.
+        array: shape and type of the array, where the framework left something else in its place; `None` for a module.
     """
 
-    children: tuple[tuple[str, Any], ...] | None = None
-    is_module: bool = False
-    leaf: Any = None
+    owner: str | None
+    array: jax.ShapeDtypeStruct | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A constraint whose companions are in a state elsewhere in the model.
+
+    Attributes:
+        marker: the framework's own name for the state.
+        constraint: function from the value in the state to the constraint; companions are paths below that value.
+        otherwise: the constraint where the model does not hold the state.
+    """
+
+    marker: Any
+    constraint: Callable[[Any], Constraint]
+    otherwise: Constraint
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a node of a model is to its framework. Paths are relative to the node; `""` is the node itself.
+
+    Attributes:
+        form: a `"module"` owns arrays; a `"container"` passes those below on to what holds it; a `"named"` mapping has
+            names of Flax by which it is read; a `"box"` stands for the value it holds; a `"wrapper"` stands for an
+            array computed from those below; a `"state"` is never drawn; what is `"unread"` can't be read at all.
+        kind: of a module, the kind of layer: `"Linear"`, …
+        fields: of a module, how its arrays are read, by name, where the class is not declared: axes, role, sizes.
+        children: the children by name, where JAX does not flatten the node or flattens it otherwise.
+        value: of a box, what it holds: an array, or a tree of them.
+        identity: of a box, what makes two boxes the same one; without it, two are the same that hold the same array.
+        array: of a wrapper, the path of the array that stands for it.
+        reason: of a state, a box or what is unread, why no array below is drawn.
+        reasons: path of an array below → why it is never drawn alone.
+        constraints: path of a weight below → what stands between the stored arrays and the effective weight. Companions
+            are paths below the node, too, and `"{weight}"` in a warning becomes the weight's path.
+        ties: path below → what owns what stands there.
+        states: the framework's own name for a state → path below, and the value there.
+        awaited: path of a weight below → a constraint that needs a state which may be anywhere in the model.
+        streams: path of random state below that was never made → function from its full path and the user's key to it.
+        holder: of a box, function from the module that holds it to what that is, where nobody else says.
+        module: what the fields' functions are given; the node itself unless said otherwise.
+        cls: the class of the layer; the node's own unless said otherwise.
+        rebuild: function from new children by name, or from the new value of a box, to a new node. Without it, JAX
+            flattens the node as the children say, and unflattens it.
+        rebuild_model: function from the whole model and its new leaves by path to a new model, where modules are
+            graphs; it stands in for every `rebuild`.
+    """
+
+    form: Form = "module"
+    kind: str | None = None
+    fields: Mapping[str, Field] = field(default=NOTHING)
+    children: Mapping[str, Any] | None = None
+    value: Any = None
     identity: int | None = None
-    state: Reason | None = None
-    unread: Reason | None = None
+    array: str | None = None
+    reason: Reason | None = None
+    reasons: Mapping[str, Reason] = field(default=NOTHING)
+    constraints: Mapping[str, Constraint] = field(default=NOTHING)
+    ties: Mapping[str, Tie] = field(default=NOTHING)
+    states: Mapping[Any, tuple[str, Any]] = field(default=NOTHING)
+    awaited: Mapping[str, Awaited] = field(default=NOTHING)
+    streams: Mapping[str, Callable[[str, jax.Array], Any]] = field(default=NOTHING)
+    holder: Callable[[Any], Node | None] | None = None
+    module: Any = None
+    cls: type | None = None
+    rebuild: Callable[[Any], Any] | None = None
+    rebuild_model: Callable[[Any, Mapping[str, Any]], Any] | None = None
+
+    @property
+    def declaration(self) -> Declaration | None:
+        """The row that the fields make; `None` where there are none."""
+        return Declaration(kind=self.kind or UNDECLARED, fields=self.fields) if self.fields else None
+
+
+MODULE = Node("module")
+"""A module of which there is nothing more to say."""
 
 
 def entry_name(entry: Any) -> str:
@@ -48,12 +123,18 @@ def entry_name(entry: Any) -> str:
     return str(entry)
 
 
-_PACKAGES: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
+def absolute(path: str, below: str) -> str:
+    """Return the full path of what is below a node; `""` below it is the node itself."""
+    return f"{path}.{below}" if path and below else path or below
 
 
-def packages_of(cls: type) -> frozenset[str]:
-    """The packages that a class and its bases come from, two levels deep."""
+_PACKAGES: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
+
+
+def packages_of(cls: type) -> tuple[str, ...]:
+    """The packages and modules that a class and its bases come from, the nearest first."""
     if cls not in _PACKAGES:
         parts = [base.__module__.split(".") for base in cls.__mro__]
-        _PACKAGES[cls] = frozenset(".".join(names[:depth]) for names in parts for depth in (1, 2))
+        names = (".".join(each[:depth]) for each in parts for depth in range(len(each), 0, -1))
+        _PACKAGES[cls] = tuple(dict.fromkeys(names))
     return _PACKAGES[cls]

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from initax._adapters._nodes import Node, entry_name
 from initax._math._positivity import Map, inverse_softplus, map_of, same
 from initax._model._constraint import Constraint, share_of
 from initax._model._reason import Reason, Why, undeclared
@@ -106,18 +107,32 @@ class Wrapped:
     share: float | None = 1.0
     kept: Reason | None = None
 
-    def constraint(self, path: str) -> Constraint:
-        """Return the constraint of the array, the wrapper standing at a path."""
+    def constraint(self) -> Constraint:
+        """Return the constraint of the array; its companions are paths below the wrapper."""
         return Constraint(
             name=" of ".join(self.names),
             preimage=self.preimage,
-            companions=tuple(_join(path, each) for each in self.companions),
+            companions=self.companions,
             positive=self.positive,
             reaches_zero=self.reaches_zero,
             most=self.most,
             share=self.share,
             scales=isinstance(self.preimage, Stored),
         )
+
+
+def describe(node: Any) -> Node | None:
+    """Return what a wrapper means for the arrays below it; nothing where the node is no wrapper."""
+    wrapper = unwrap(node)
+    if wrapper is None:
+        return None
+    if wrapper.array is None:
+        below = (".".join(map(entry_name, keys)) for keys, _ in jax.tree_util.tree_flatten_with_path(node)[0])
+        reason = wrapper.kept or Reason(Why.FROZEN, f"inside {type(node).__name__}")
+        return Node("module", reasons=dict.fromkeys(below, reason))
+    if wrapper.kept is not None:
+        return Node("wrapper", array=wrapper.array, reasons={wrapper.array: wrapper.kept}, reason=wrapper.kept)
+    return Node("wrapper", array=wrapper.array, constraints={wrapper.array: wrapper.constraint()})
 
 
 def unwrap(node: Any) -> Wrapped | None:
@@ -246,14 +261,10 @@ def _parameter_behind(outer: Map) -> Handler:
     return handler
 
 
-def _name(entry: Any) -> str:
-    return str(next(getattr(entry, each) for each in ("name", "key", "idx") if hasattr(entry, each)))
-
-
 def _unknown(node: Any) -> Wrapped:
     """A wrapper nobody described: the first array it holds stands for it, and is kept."""
     found, _ = jax.tree_util.tree_flatten_with_path(node)
-    arrays = [".".join(map(_name, entries)) for entries, leaf in found if isinstance(leaf, ARRAYS)]
+    arrays = [".".join(map(entry_name, entries)) for entries, leaf in found if isinstance(leaf, ARRAYS)]
     array = arrays[0] if arrays else None
     return Wrapped(array=array, kept=undeclared(f"behind {type(node).__name__}, whose inverse is not known"))
 

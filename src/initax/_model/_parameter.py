@@ -294,9 +294,10 @@ def declare(cls: type, declaration: Declaration) -> None:
     _DECLARED[cls] = declaration
 
 
-def declaration_of(cls: type) -> Declaration | None:
-    """Return the row of a class or of the nearest of its bases."""
-    return next((_DECLARED[base] for base in cls.__mro__ if base in _DECLARED), None)
+def declaration_of(cls: type, *, inherited: bool = True) -> Declaration | None:
+    """Return the row of a class, or else of the nearest of its bases unless only its own is asked for."""
+    bases = cls.__mro__ if inherited else (cls,)
+    return next((_DECLARED[base] for base in bases if base in _DECLARED), None)
 
 
 def why_not_drawable(shape: tuple[int, ...], dtype: Any) -> Reason | None:

@@ -1,0 +1,128 @@
+"""What the nodes of a model say of its arrays, by full path, and what that makes of the parameters found."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+
+from initax._adapters._nodes import Awaited, Node, absolute
+from initax._model._parameter import (
+    FROM_KEY,
+    WEIGHT_ROLES,
+    Constraint,
+    Declaration,
+    Layer,
+    Parameter,
+    declaration_of,
+)
+from initax._model._reason import Reason, follows, tied
+from initax._model._survey import Stream
+
+
+@dataclass(slots=True)
+class Facts:
+    """What nodes said.
+
+    Attributes:
+        ties: path of an array that another one owns → what owns it.
+        aliases: the same of whole modules, too.
+        placeholders: path at which a framework left something in place of a tied array → that array's shape and type.
+        constraints: path of a weight → what stands between the stored arrays and the effective weight.
+        reasons: path of an array that is never drawn alone → why.
+        states: path of an array that its framework calls state → why it is kept.
+        streams: path of random state that was never made → function from the user's key to it.
+        values: the framework's own name for a state → path and value.
+        awaited: path of a weight → a constraint that needs one of these values.
+        declarations: path of a layer → the row by which it was read, where its node said so.
+    """
+
+    ties: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    placeholders: dict[str, jax.ShapeDtypeStruct] = field(default_factory=dict)
+    constraints: dict[str, Constraint] = field(default_factory=dict)
+    reasons: dict[str, Reason] = field(default_factory=dict)
+    states: dict[str, Reason] = field(default_factory=dict)
+    streams: dict[str, Stream] = field(default_factory=dict)
+    values: dict[Any, tuple[str, Any]] = field(default_factory=dict)
+    awaited: dict[str, Awaited] = field(default_factory=dict)
+    declarations: dict[str, Declaration] = field(default_factory=dict)
+
+    def enter(self, node: Node, path: str, cls: type) -> None:
+        """Enter what a node at a path says, `cls` being the class of the object that it describes."""
+        for below, constraint in node.constraints.items():
+            self._constrain(absolute(path, below), constraint, path)
+        for below, reason in node.reasons.items():
+            self.reasons[absolute(path, below)] = reason
+        for marker, (below, value) in node.states.items():
+            self.values[marker] = (absolute(path, below), value)
+        for below, awaited in node.awaited.items():
+            self.awaited[absolute(path, below)] = awaited
+        for below, start in node.streams.items():
+            self.streams[absolute(path, below)] = functools.partial(start, absolute(path, below))
+        for below, tie in node.ties.items():
+            own = absolute(path, below)
+            computed = f"what {cls.__name__} at {path or '(model)'} computes"
+            self.aliases[own] = computed if tie.owner is None else absolute(path, tie.owner)
+            if tie.array is not None:
+                self.ties[own] = self.aliases[own]
+                self.placeholders[own] = tie.array
+
+    def _constrain(self, weight: str, constraint: Constraint, base: str) -> None:
+        """Enter a constraint whose companions are paths below `base`; they are set with the weight."""
+        companions = tuple(absolute(base, each) for each in constraint.companions)
+        warning = constraint.warning and constraint.warning.replace("{weight}", weight)
+        self.constraints[weight] = replace(constraint, companions=companions, warning=warning)
+        self.reasons |= dict.fromkeys(companions, follows(weight))
+
+    def complete(self) -> None:
+        """Enter the constraints that waited for states, now that all of the model has been seen."""
+        for weight, awaited in self.awaited.items():
+            if awaited.marker in self.values:
+                base, value = self.values[awaited.marker]
+                self._constrain(weight, awaited.constraint(value), base)
+            else:
+                self._constrain(weight, awaited.otherwise, "")
+
+    def applied(self, layer: Layer, leaf_at: Callable[[str], Any]) -> Layer:
+        """Return a layer with what is said of its arrays.
+
+        Args:
+            layer: the layer, as its class or its names read.
+            leaf_at: function from a path to the leaf there.
+        """
+        every = (self.ties, self.constraints, self.reasons, self.states)
+        if not any(parameter.path in facts for parameter in layer.parameters for facts in every):
+            return layer
+        return replace(layer, parameters=tuple(self._applied(each, layer, leaf_at) for each in layer.parameters))
+
+    def _applied(self, parameter: Parameter, layer: Layer, leaf_at: Callable[[str], Any]) -> Parameter:
+        """The parameter, and behind a mask the effective fans that this leaves its weight; a bias has its weight's."""
+        path = parameter.path
+        if path in self.ties:
+            parameter = replace(parameter, excluded=tied(self.ties[path]))
+        elif path in self.streams:
+            parameter = replace(parameter, role="state", default=FROM_KEY, excluded=None)
+        elif path in self.states and path not in self.reasons:
+            # State that was never made takes the value its framework starts it with, once a rule selects its layer.
+            starts = parameter.default is not None and isinstance(leaf_at(path), jax.ShapeDtypeStruct)
+            parameter = replace(parameter, role="state", excluded=None if starts else self.states[path])
+        elif path in self.reasons:
+            parameter = replace(parameter, excluded=self.reasons[path])
+        elif path in self.constraints:
+            parameter = replace(parameter, constraint=self.constraints[path])
+        weight = parameter.name if parameter.role in WEIGHT_ROLES else self._weight_beside(parameter, layer)
+        mask = next((self.constraints.get(each.path) for each in layer.parameters if each.name == weight), None)
+        return parameter if parameter.fans is None else replace(parameter, fans=parameter.fans.masked(mask))
+
+    def _weight_beside(self, bias: Parameter, layer: Layer) -> str | None:
+        """The name of the weight that a bias goes with, as it is declared, or as there is only one."""
+        declaration = self.declarations.get(layer.path) or declaration_of(layer.cls)
+        if declaration is not None:
+            row = declaration.fields.get(bias.name)
+            return row.of if row is not None else None
+        weights = [each.name for each in layer.parameters if each.role in WEIGHT_ROLES]
+        return weights[0] if len(weights) == 1 else None

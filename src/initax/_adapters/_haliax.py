@@ -1,0 +1,163 @@
+"""Haliax: arrays name their axes, and modules say which of these are inputs and outputs. No class needs a row."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import haliax
+from haliax.nn.normalization import LayerNormBase
+
+from initax._adapters._nodes import Node
+from initax._adapters._shared_patterns import Fans, conv_effective, looked_up, numbered, transposed_effective
+from initax._math._axes import STACK_NAMES, Axes
+from initax._model._parameter import DefaultSpec, Field
+
+BIASES = frozenset({"bias", "b"})
+"""Names of arrays over the outputs that are added to them; one of another name may be a scale."""
+
+
+def describe(node: Any) -> Node | None:
+    """Return that a named array is a box, from whose axes the module that holds it is read. A module is Equinox's."""
+    return Node("box", value=node.array, holder=_module) if isinstance(node, haliax.NamedArray) else None
+
+
+def _module(module: Any) -> Node | None:
+    """What a module is whose arrays have named axes: its own attributes say which of them are inputs and outputs."""
+    arrays = {each.name: getattr(module, each.name, None) for each in fields(module)}
+    arrays = {
+        name: array
+        for name, array in arrays.items()
+        if isinstance(array, haliax.NamedArray) and hasattr(array.array, "shape")
+    }
+    if isinstance(module, LayerNormBase):
+        return _norm(module, arrays)
+    if isinstance(module, haliax.nn.Embedding):
+        return _embedding(module, arrays)
+    if isinstance(module, haliax.nn.Conv | haliax.nn.ConvTranspose):
+        return _conv(module, arrays)
+    return _linear(module, arrays)
+
+
+def _names(spec: Any) -> tuple[str, ...]:
+    """The names of one axis or of several."""
+    if spec is None:
+        return ()
+    if isinstance(spec, str):
+        return (spec,)
+    if isinstance(spec, haliax.Axis):
+        return (spec.name,)
+    return tuple(name for each in spec for name in _names(each)) if isinstance(spec, Iterable) else ()
+
+
+def _sides(letter: str, spec: Any) -> dict[str, str]:
+    """Names of Haliax → names of initax, which begin with a letter that says what the axis is."""
+    names = _names(spec)
+    return dict(zip(names, numbered(letter, len(names)), strict=True))
+
+
+def _pattern(array: Any, sides: Mapping[str, str]) -> str:
+    """The pattern of an array; axes that its module does not name are those of a stack."""
+    stacks = iter(STACK_NAMES)
+    written: list[str] = []
+    for name in _names(array.axes):
+        axis = sides[name] if name in sides else next(stacks, name)
+        if axis != "..." or written[-1:] != ["..."]:
+            written.append(axis)
+    return " ".join(written)
+
+
+def _linear(module: Any, arrays: Mapping[str, Any]) -> Node | None:
+    """A module with axes `In` and `Out`, whichever class it is of, and one array that has all of both."""
+    inputs, outputs = _sides("i", getattr(module, "In", None)), _sides("o", getattr(module, "Out", None))
+    sides = {**inputs, **outputs, **_sides("expert", getattr(module, "Experts", None))}
+    weights = [name for name, array in arrays.items() if {*inputs, *outputs} <= set(_names(array.axes))]
+    if not inputs or not outputs or len(weights) != 1:  # of two weights, one may well lead back
+        return None
+    biases = [
+        name
+        for name, array in arrays.items()
+        if name in BIASES and set(outputs) <= set(_names(array.axes)) and not set(inputs) & set(_names(array.axes))
+    ]
+    return Node(
+        kind="Linear",
+        fields={
+            weights[0]: Field(
+                pattern=_pattern(arrays[weights[0]], sides), role="weight", default=functools.partial(_default, "In")
+            )
+        }
+        | {
+            name: Field(pattern=_pattern(arrays[name], sides), role="bias", of=weights[0], default="zeros")
+            for name in biases
+        },
+    )
+
+
+def _default(inputs: str, module: Any) -> DefaultSpec:
+    """What Haliax draws: a normal cut at three deviations, scaled by the module's parametrization."""
+    spec = getattr(module, inputs)
+    reparam = getattr(module, "reparam", None)
+    if reparam is None:
+        scale = 1 / math.sqrt(haliax.axis_size(spec))
+    elif inputs == "In":
+        scale = reparam.init_scale(module.In, module.Out)
+    else:
+        scale = reparam.init_scale(module.Vocab, module.Embed)
+    return ("truncated_normal", {"stddev": float(scale), "lower": -3.0, "upper": 3.0})
+
+
+def _embedding(module: Any, arrays: Mapping[str, Any]) -> Node:
+    sides = _sides("o", module.Vocab) | _sides("i", module.Embed)
+    weight = Field(
+        pattern=_pattern(arrays["weight"], sides),
+        role="embedding",
+        default=functools.partial(_default, "Vocab"),
+        effective=looked_up,
+    )
+    return Node(kind="Embedding", fields={"weight": weight})
+
+
+def _norm(module: Any, arrays: Mapping[str, Any]) -> Node:
+    sides = _sides("o", module.axis)
+    rows: dict[str, Any] = {
+        "weight": {"role": "scale", "default": "ones"},
+        "bias": {"role": "bias", "default": "zeros"},
+    }
+    return Node(
+        kind="Norm",
+        fields={
+            name: Field(pattern=_pattern(arrays[name], sides), **row) for name, row in rows.items() if name in arrays
+        },
+    )
+
+
+def _strided(module: Any, axes: Axes) -> Fans:
+    return conv_effective(axes, module.stride, (1,) * len(module.stride), None)
+
+
+def _transposed(module: Any, axes: Axes) -> Fans:
+    return transposed_effective(axes, module.stride, None)
+
+
+def _conv(module: Any, arrays: Mapping[str, Any]) -> Node:
+    """A convolution, whose groups are merged with its outputs."""
+    spatial: Sequence[str] = _names(module.Spatial)
+    sides = {**dict.fromkeys(spatial, "..."), module.In.name: "i", module.Out.name: "(g o)"}
+    sizes = {"g": module.groups, "o": module.Out.size // module.groups}
+    default = ("uniform_fan_in", {"fan": module.In.size // module.groups * math.prod(module.kernel_size)})
+    is_transposed = isinstance(module, haliax.nn.ConvTranspose)
+    rows: dict[str, Any] = {
+        "weight": {"role": "weight", "effective": _transposed if is_transposed else _strided},
+        "bias": {"role": "bias", "of": "weight"},
+    }
+    return Node(
+        kind="ConvTranspose" if is_transposed else "Conv",
+        fields={
+            name: Field(pattern=_pattern(arrays[name], sides), sizes=sizes, default=default, **row)
+            for name, row in rows.items()
+            if name in arrays
+        },
+    )
