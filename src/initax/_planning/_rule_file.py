@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from initax._errors import InitaxError, RuleError, message
+from initax._errors import InitaxError, RuleError, SchemeError, message
 from initax._model._parameter import ROLES
 from initax._planning._rules import read_rules
+from initax.schemes._scheme import unknown_role
 
 WORDS = frozenset({*ROLES, "axes", "sizes", "base", "name"})
 """Keys of a table that stands for a scheme."""
@@ -57,6 +58,7 @@ def load_rules(source: str | os.PathLike[str]) -> dict[str, Any]:
     rules = {selector: _with_none(value) for selector, value in stored.items()}
     for selector, value in rules.items():
         try:
+            _refuse_tables(selector, value, is_json)
             read_rules({selector: value})
         except InitaxError as error:
             rule = f'rule "{selector}": '
@@ -138,14 +140,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _with_none(value: Any) -> Any:
-    """The value, with `None` where a scheme is to be kept: the rule's, a half of a pair, or a role."""
+    """The value, with `None` where something is to be kept: the rule's, a half of a pair, a role or an array."""
     match value:
         case "keep":
             return None
         case [weight, bias] if not (isinstance(weight, str) and isinstance(bias, Mapping)):
             return [_with_none(weight), _with_none(bias)]
         case Mapping() if "name" not in value:
-            return {key: _with_none(each) if key in ROLES else each for key, each in value.items()}
+            return {key: each if key in ("axes", "sizes") else _with_none(each) for key, each in value.items()}
     return value
 
 
@@ -158,6 +160,16 @@ def _unquoted(selector: str, value: Any) -> str:
     if len(keys) > 1 and selector == "rules":
         return "rules stand at the top, with no table [rules] around them"
     return f'a path is written with quotes: "{".".join(keys)}"' if len(keys) > 1 else ""
+
+
+def _refuse_tables(selector: str, value: Any, is_json: bool) -> None:
+    """Raise where a table is no scheme but the rest of a path without quotes, or all rules in one table."""
+    if not isinstance(value, Mapping) or not value or set(value) & WORDS:
+        return
+    key, each = next(iter(value.items()))
+    nested = isinstance(each, Mapping) and bool(each) and not set(each) & WORDS
+    if selector == "rules" or (not is_json and (nested or key.isdigit())):
+        raise SchemeError(unknown_role(key))
 
 
 def _at_fault(keys: Keys, value: Any, error: str) -> Keys:

@@ -244,13 +244,7 @@ def _selected(survey: Survey, skip: Any) -> set[str]:
     selectors = list(skip) if isinstance(skip, list | tuple | set) else [skip]
     if not selectors:
         return set()
-    matching = match(read_rules(dict.fromkeys(selectors)), survey.layers, survey.aliases)
-    return {
-        each.path
-        for layer, rule in zip(survey.layers, matching.winners, strict=True)
-        if rule is not None
-        for each in layer.parameters
-    }
+    return set(match(read_rules(dict.fromkeys(selectors)), survey.layers, survey.aliases).choices)
 
 
 def _loops_of(use: Use, uses: Uses) -> tuple[Place, ...]:

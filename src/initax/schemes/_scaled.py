@@ -109,6 +109,7 @@ def scaled(scheme: Any, factor: float | tuple[str, Mapping[str, int]]) -> Scheme
 
     whole = made("scaled", args, {role: of(part, role) for role, part in base.parts.items()})
     whole.axes, whole.sizes = dict(base.axes), dict(base.sizes)
+    whole.arrays = {name: None if each is None else scaled(each, by) for name, each in base.arrays.items()}
     return whole
 
 
