@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from initax._errors import AxesError, ModelError, RuleError, SchemeError, count, listing, message, warn
-from initax._math._axes import parse
+from initax._errors import ModelError, RuleError, SchemeError, count, listing, message, warn
 from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why
 from initax._planning._declaration import declaration, guess_pattern, is_learned_input, shown
-from initax._planning._override_axes import with_axes
+from initax._planning._override_axes import restated, restated_alone
 from initax._planning._rules import Matching, Rule, match, said
+from initax._planning._silence import keeps_all, why_kept, why_named_is_kept, would_draw
 from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe, where
 from initax.schemes._positive import refuse_misfit
 from initax.schemes._scheme import UNSET, Scheme, as_initializer, as_scheme
@@ -152,7 +152,7 @@ class _Deciding:
 
     def layer(self, layer: Layer) -> None:
         """Decide the arrays of a layer, each by the rule that is for it."""
-        restated: dict[int, tuple[Layer, dict[str, Parameter]]] = {}
+        read: dict[int, tuple[Layer, dict[str, Parameter]]] = {}
         for parameter in layer.parameters:
             choice = self.matching.choices.get(parameter.path)
             rule, is_named = (choice.rule, choice.is_named) if choice else (None, False)
@@ -170,10 +170,10 @@ class _Deciding:
             if is_named:
                 self._named(layer, parameter, scheme, rule, text)
                 continue
-            if id(scheme) not in restated:
-                own = _restated(layer, scheme, f'rule "{text}"')
-                restated[id(scheme)] = own, {each.path: each for each in own.parameters}
-            own, parameters = restated[id(scheme)]
+            if id(scheme) not in read:
+                own = restated(layer, scheme, f'rule "{text}"')
+                read[id(scheme)] = own, {each.path: each for each in own.parameters}
+            own, parameters = read[id(scheme)]
             self._by_role(own, parameters[parameter.path], scheme, rule, text)
 
     def _by_role(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None, text: str) -> None:
@@ -182,7 +182,7 @@ class _Deciding:
         if starts_anew:
             self._draw(layer, parameter, as_scheme("default"), as_scheme("default").part("weight"), rule, text)
             return
-        reason = parameter.excluded or _why_kept(parameter, layer, scheme, text)
+        reason = parameter.excluded or why_kept(parameter, layer, scheme, text)
         if reason is None:
             self._draw(layer, parameter, scheme, scheme.part(parameter.role or "weight"), rule, text)
             return
@@ -201,11 +201,11 @@ class _Deciding:
             self._keep(layer, parameter, Reason(Why.RULE, f'rule "{text}" keeps it'), rule)
             return
         if is_key and scheme.axes:
-            layer = _restated(layer, scheme, f'rule "{text}"')
+            layer = restated(layer, scheme, f'rule "{text}"')
             parameter = layer[parameter.name]
         if own.axes:
             reach = self.matching.reach[self.rules.index(rule)] if rule and not is_key else {parameter.path: True}
-            layer = _restated_alone(layer, parameter, own, said_by, reach)
+            layer = restated_alone(layer, parameter, own, said_by, reach)
             parameter = layer[parameter.name]
         if parameter.excluded is not None and not parameter.excluded.is_about_axes:
             self.excluded.setdefault(key, []).append((layer, parameter, parameter.excluded))
@@ -218,7 +218,7 @@ class _Deciding:
                 raise SchemeError(f"{said_by}: {error}") from None
             later = f'to keep it add a later rule: {{"{parameter.path}": None}}'
             raise SchemeError(message(f"{said_by}, {where(parameter)}: {error}", later)) from None
-        reason = _why_named_stays(parameter, initializer, text)
+        reason = why_named_is_kept(parameter, initializer, text)
         if reason is None and initializer is not None:
             self.served.add(key)
             self._draw(layer, parameter, own, initializer, rule, text)
@@ -331,7 +331,7 @@ class _Deciding:
         """Raise where a rule draws nothing; note it where later rules leave it nothing that it could draw."""
         shadowed = {id(rule) for rule, _ in self.matching.shadowed}
         for rule, reach in zip(self.rules, self.matching.reach, strict=True):
-            if rule.scheme is None or id(rule) in self.drew or id(rule) in shadowed or _keeps_all(rule.scheme, reach):
+            if rule.scheme is None or id(rule) in self.drew or id(rule) in shadowed or keeps_all(rule.scheme, reach):
                 continue
             taken = [
                 choice
@@ -339,7 +339,7 @@ class _Deciding:
                 for parameter in layer.parameters
                 if (choice := self.matching.choices.get(parameter.path)) is not None
                 and choice.rule is not rule
-                and _would_draw(rule, reach, layer, parameter)
+                and would_draw(rule, reach, layer, parameter)
             ]
             later = listing(f'"{text}"' for text in dict.fromkeys(choice.rule.text for choice in taken))
             if not later:
@@ -397,7 +397,7 @@ class _Deciding:
         for rule, reach in reversed(list(zip(self.rules[:place], self.matching.reach[:place], strict=True))):
             if parameter.path in reach and (rule.scheme is None or rule.scheme.arrays.get(parameter.name, ...) is None):
                 return False
-            if _would_draw(rule, reach, layer, parameter):
+            if would_draw(rule, reach, layer, parameter):
                 return True
         return False
 
@@ -429,118 +429,12 @@ class _Deciding:
         return f'select the layer that owns it: "{known[0].rpartition(".")[0] or "*"}"' if known else ""
 
 
-def _restated(layer: Layer, scheme: Scheme, where: str) -> Layer:
-    if not scheme.axes:
-        return layer
-    names = {parameter.name for parameter in layer.parameters}
-    weights = [each.name for each in layer.parameters if each.role in WEIGHT_ROLES]
-    # One pattern, given as a string, is for the layer's weight, whatever that is called here.
-    patterns = {
-        weights[0] if name == "weight" and name not in names and weights else name: pattern
-        for name, pattern in scheme.axes.items()
-    }
-    return with_axes(layer, patterns, scheme.sizes, where)
-
-
-def _why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> Reason | None:
-    """Why a scheme leaves a parameter alone, or `None` where it draws it."""
-    role = parameter.role or "weight"
-    part = scheme.part(role)
-    if part is UNSET:
-        article = "an" if role == "embedding" else "a"
-        why = Why.NORM if role == "scale" else Why.SILENT
-        return Reason(why, f"{scheme} says nothing about {article} {role}")
-    if part is None:
-        return Reason(Why.RULE, f'rule "{rule}" keeps every {role}')
-    if role == "bias" and scheme.part("weight") not in (UNSET, None):
-        reason = _why_bias_stays(parameter, layer, scheme)
-        if reason:
-            return reason
-    if parameter.reserved and not part.draws_reserved:
-        return parameter.reserved
-    declined: Reason | None = part.declines(parameter)
-    return declined
-
-
-def _would_draw(rule: Rule, reach: Mapping[str, bool], layer: Layer, parameter: Parameter) -> bool:
-    """Whether a rule would draw an array if it decided it."""
-    scheme = rule.scheme
-    if scheme is None or parameter.path not in reach:
-        return False
-    if not reach[parameter.path]:
-        return parameter.excluded is None and _why_kept(parameter, layer, scheme, rule.text) is None
-    own = scheme.arrays.get(parameter.name, scheme)
-    if own is None or parameter.excluded is None:
-        return own is not None
-    weight = own.part("weight")
-    return parameter.excluded.is_about_axes and isinstance(weight, Initializer) and weight.fits_bias
-
-
-def _keeps_all(scheme: Scheme, reach: Mapping[str, bool]) -> bool:
-    """Whether a rule only says of arrays that they are kept."""
-    return not scheme.parts and bool(reach) and all(each is None for each in scheme.arrays.values())
-
-
-def _why_named_stays(parameter: Parameter, initializer: Initializer | None, rule: str) -> Reason | None:
-    """Why an array that a rule names is left alone, or `None` where it is drawn."""
-    if initializer is None:
-        return Reason(Why.RULE, f'rule "{rule}" keeps it')
-    if parameter.excluded is not None and not initializer.fits_bias:
-        return parameter.excluded
-    declined: Reason | None = initializer.declines(parameter)
-    return declined
-
-
 def _by_default(default: Scheme | None, layers: Sequence[Layer], matching: Matching) -> dict[str, bool]:
     """The arrays that `default=` decides, each with whether it names it."""
     if default is None:
         return {}
     paths = {each.path: False for layer in layers for each in layer.parameters if each.path not in matching.choices}
     return said("default=", default, layers, paths)
-
-
-def _restated_alone(
-    layer: Layer, parameter: Parameter, scheme: Scheme, rule: str, reach: Mapping[str, bool]
-) -> Layer:
-    """The layer with the axes of one array restated; one pattern, given as a string, is for that array."""
-    names = {each.name for each in layer.parameters if each.path in reach}
-    patterns = {parameter.name if name == "weight" else name: pattern for name, pattern in scheme.axes.items()}
-    for name, pattern in patterns.items():
-        if name not in names:
-            raise AxesError(
-                message(
-                    f'{rule}: axes are given for "{name}", and the rule names {where(parameter)}.',
-                    f'one pattern is for the array itself: axes="{pattern}"',
-                )
-            )
-    if parameter.name not in patterns:
-        return layer
-    # Sizes of axes that only the other arrays have are theirs.
-    elsewhere = {axis for name, text in patterns.items() if name != parameter.name for axis in _axes_in(text)}
-    own = _axes_in(patterns[parameter.name])
-    sizes = {axis: size for axis, size in scheme.sizes.items() if axis in own or axis not in elsewhere}
-    alone = replace(layer, parameters=(parameter,))
-    (new,) = with_axes(alone, {parameter.name: patterns[parameter.name]}, sizes, rule).parameters
-    return replace(layer, parameters=tuple(new if each.path == new.path else each for each in layer.parameters))
-
-
-def _axes_in(pattern: str) -> set[str]:
-    return {axis for group in parse(pattern) for axis in group}
-
-
-def _why_bias_stays(bias: Parameter, layer: Layer, scheme: Scheme) -> Reason | None:
-    """Why the bias of a layer stays under a scheme for weights: a bias goes with its weight.
-
-    In a layer that has a norm's scale too, a bias that has no weight's fans is the norm's.
-    """
-    if layer.kind == "Norm" or (bias.fan_in is None and any(each.role == "scale" for each in layer.parameters)):
-        silent = scheme.part("scale") is UNSET
-        return Reason(Why.NORM, f"{scheme} says nothing about a scale") if silent else None
-    weights = [each for each in layer.parameters if each.role in WEIGHT_ROLES]
-    elsewhere = (Why.TIED, Why.EMPTY)
-    if any(each.excluded is None or each.excluded.why in elsewhere for each in weights):
-        return None
-    return Reason(Why.WEIGHT_KEPT, "its weight is not drawn")
 
 
 def _names_arrays(rule: Rule, layers: Sequence[Layer]) -> bool:
