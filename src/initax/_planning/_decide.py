@@ -261,7 +261,8 @@ class _Deciding:
             if parameter.constraint is not None:
                 refuse_misfit(initializer, recipe, parameter, parameter.constraint)
         except SchemeError as error:
-            raise SchemeError(f'rule "{text}": {error}') from error.__cause__
+            remedy = self._remedy(layer, parameter) if parameter.excluded is not None else ()
+            raise SchemeError(message(f'rule "{text}": {error}', *remedy)) from error.__cause__
         self.draws.append(
             Draw(
                 parameter=parameter,

@@ -37,7 +37,9 @@ def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str,
     entries = _entry_of_a_stack(wanted, layers) if is_path else ()
     if entries:
         return message(head, *entries)
-    near = _by_another_name(value, wanted, layers) or did_you_mean(wanted, _words(layers))
+    arrays = dict.fromkeys(each.name for layer in layers for each in layer.parameters)
+    words = list(_words(layers)) if isinstance(value, type) or wanted in ROLES else _words_and_paths(wanted, layers)
+    near = _by_another_name(value, wanted, layers) or did_you_mean(wanted, words)
     if isinstance(value, type):
         return message(head, have, near)
     if wanted in ROLES and wanted != "state":
@@ -47,10 +49,11 @@ def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str,
     meant = _path_hint(wanted, layers)
     if meant:
         return message(head, have, meant)
-    near = near or did_you_mean(wanted, _array_paths(wanted, layers))
+    alike = [f'"**.{name}"' for name in nearest(wanted, arrays)]
+    if not near and alike:
+        near = f"did you mean {' or '.join(alike)}?"
     if not near and is_path:
         near = f"paths: {listing((layer.path or '(model)' for layer in layers), 6)}"
-    arrays = dict.fromkeys(each.name for layer in layers for each in layer.parameters)
     return message(head, have, f"arrays: {listing(arrays)}" if is_path else "", near)
 
 
@@ -72,24 +75,26 @@ def no_array(rule: str, key: str, names: Sequence[str]) -> str:
     )
 
 
-def _array_paths(text: str, layers: Sequence[Layer]) -> Iterable[str]:
-    """The paths of arrays, with wildcards for indices where the text has any."""
-    for path in (each.path for layer in layers for each in layer.parameters):
-        yield re.sub(r"(^|(?<=\.))\d+(?=\.|$)", "*", path) if is_glob(text) else path
+def _words_and_paths(text: str, layers: Sequence[Layer]) -> list[str]:
+    """What would select a layer or an array, with wildcards for indices where the text has any."""
+    words = [*(each.path for layer in layers for each in layer.parameters), *_words(layers)]
+    return [re.sub(r"(^|(?<=\.))\d+(?=\.|$)", "*", word) for word in words] if is_glob(text) else words
 
 
 def _entry_of_a_stack(text: str, layers: Sequence[Layer]) -> tuple[str, ...]:
     """What to write for one entry of a stack of layers, which is drawn as a whole."""
     parts = text.split(".")
     for place, part in enumerate(parts):
-        if place == 0 or not re.fullmatch(r"\d+|[*?]|\[.*\]", part):
+        if place == 0 or not re.fullmatch(r"-?\d+|[*?]|\[.*\]", part):
             continue
         around, whole = ".".join(parts[:place]), ".".join((*parts[:place], *parts[place + 1 :]))
-        inside = glob(f"{around}.**")
-        arrays = [each for layer in layers for each in layer.parameters if inside.fullmatch(each.path)]
+        inside = re.compile(rf"{glob(around).pattern}\.(\d+(?=\.|$))?.*")
+        at = [(inside.fullmatch(each.path), each) for layer in layers for each in layer.parameters]
+        arrays = [each for path, each in at if path]
         sizes = [each.shape[each.axes.stack_axis[0]] for each in arrays if each.axes and each.axes.stack_axis]
-        if not sizes:
+        if not sizes or any(path and path[1] for path, _ in at):
             continue
+        whole = whole if place < len(parts) - 1 else f"{whole}.**"
         found = selects_any(whole, layers)
         factors = ", ".join(["...", *(["..."] if sizes[0] > 1 else [])])
         return (
