@@ -354,7 +354,7 @@ selector "-1" matches no layer.
 selector "q.*.-1" matches no layer and no array.
   layers: Linear (3)
   arrays: weight, bias
-  paths: q.0.0, q.1.0, q.1.1""",
+  did you mean "q.*.*"?""",
     ),
     "path that leads nowhere": (
         planned({"decoder.*": "zeros"}, lambda: [nn.Linear(2, 2, key=KEY) for _ in range(8)]),

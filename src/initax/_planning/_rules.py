@@ -120,7 +120,7 @@ def match(rules: Sequence[Rule], layers: Sequence[Layer], aliases: Mapping[str, 
 def _reach(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], hint: str) -> dict[str, bool]:
     """The arrays that a rule selects, each with whether it names it."""
     names, ends_open = rule.selector.names, rule.selector.ends_open
-    whole = [layer for layer in layers if _applies(rule, layer)]
+    whole = [layer for layer in layers if _applies(rule, layer) or _owns(rule, layer)]
     found = {each.path: False for layer in whole for each in layer.parameters}
     own = list(whole)
     if names is not None and not (ends_open and whole):
@@ -132,6 +132,17 @@ def _reach(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], hint
     if not own:
         raise RuleError(message(unmatched(rule.selector, layers, aliases), _by_name(rule, hint)))
     return said(rule.text, rule.scheme, own, found)
+
+
+def _owns(rule: Rule, layer: Layer) -> bool:
+    """Whether a rule that speaks of arrays alone selects the container of an array that is a layer by itself."""
+    if rule.scheme is None or rule.scheme.parts or not rule.scheme.arrays or not layer.ancestors:
+        return False
+    container, array = layer.ancestors[-1], layer.path.rpartition(".")
+    if container.path != array[0] or [each.path for each in layer.parameters] != [layer.path]:
+        return False
+    around = Layer(path=container.path, kind="", cls=container.cls, parameters=(), ancestors=layer.ancestors[:-1])
+    return isinstance(rule.selector.value, str | type) and rule.selector.matches(around)
 
 
 def said(text: str, scheme: Scheme | None, layers: Sequence[Layer], found: Mapping[str, bool]) -> dict[str, bool]:

@@ -53,7 +53,7 @@ def keeps_all(scheme: Scheme, reach: Mapping[str, bool]) -> bool:
 def why_named_is_kept(parameter: Parameter, initializer: Initializer | None, rule: str) -> Reason | None:
     """Return why an array that a rule names is left alone, or `None` where it is drawn."""
     if initializer is None:
-        return Reason(Why.RULE, f'rule "{rule}" keeps it')
+        return Reason(Why.RULE, f'rule "{rule}" keeps every {parameter.role or "weight"}')
     if parameter.excluded is not None and not initializer.fits_bias:
         return parameter.excluded
     declined: Reason | None = initializer.declines(parameter)
