@@ -26,7 +26,7 @@ def load_rules(source: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the rules that a TOML or JSON file holds, or a text in one of these formats.
 
     Each key of the file is a selector: a name, a path, names in sequence. Its value is what a rule of Python says, with
-    a list for a pair and `"keep"`, or JSON's `null`, for `None`. The last rule that matches a layer decides it, so the
+    a list for a pair and `"keep"`, or JSON's `null`, for `None`. The last rule that matches an array decides it, so the
     order of the file counts; in TOML, tables come last.
 
     Args:
