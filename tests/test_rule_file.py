@@ -240,7 +240,7 @@ the text, line 2, key "0": rule "layers": a scheme has no role "0".
         ix.SchemeError,
         """\
 the text, line 3, key "wo": rule "Attn": array "wo": no scheme is called "zeroes".
-  did you mean "zeros"?
+  did you mean "zeros" or "ones"?
   schemes: """
         + ", ".join(ix.schemes.names()),
     ),

@@ -67,7 +67,7 @@ def load_rules(source: str | os.PathLike[str]) -> dict[str, Any]:
             keys = _at_fault((selector,), value, said)
             known = next(keys[:depth] for depth in range(len(keys), 0, -1) if keys[:depth] in lines)
             inside = f', key "{".".join(keys[1:])}"' if len(keys) > 1 else ""
-            hint = _unquoted(selector, value)
+            hint = _unquoted(selector, value, is_json)
             raise type(error)(message(f"{where}, line {lines[known]}{inside}: {rule}{said}", hint)) from error
     return rules
 
@@ -151,7 +151,13 @@ def _with_none(value: Any) -> Any:
     return value
 
 
-def _unquoted(selector: str, value: Any) -> str:
+def _refuse_tables(selector: str, value: Any, is_json: bool) -> None:
+    """Raise where a table is no scheme but the rest of a path without quotes, or all rules in one table."""
+    if _unquoted(selector, value, is_json):
+        raise SchemeError(unknown_role(next(iter(value))))
+
+
+def _unquoted(selector: str, value: Any, is_json: bool) -> str:
     """What to write where TOML has tables in tables: around all rules, or for a path without quotes."""
     keys = [selector]
     while isinstance(value, Mapping) and value and not set(value) & WORDS:
@@ -159,17 +165,9 @@ def _unquoted(selector: str, value: Any) -> str:
         keys.append(key)
     if len(keys) > 1 and selector == "rules":
         return "rules stand at the top, with no table [rules] around them"
-    return f'a path is written with quotes: "{".".join(keys)}"' if len(keys) > 1 else ""
-
-
-def _refuse_tables(selector: str, value: Any, is_json: bool) -> None:
-    """Raise where a table is no scheme but the rest of a path without quotes, or all rules in one table."""
-    if not isinstance(value, Mapping) or not value or set(value) & WORDS:
-        return
-    key, each = next(iter(value.items()))
-    nested = isinstance(each, Mapping) and bool(each) and not set(each) & WORDS
-    if selector == "rules" or (not is_json and (nested or key.isdigit())):
-        raise SchemeError(unknown_role(key))
+    # One name of an array may stand in a table; an index, or a name in a name, is the rest of a path.
+    is_path = len(keys) > 2 or (len(keys) > 1 and keys[1].isdigit())
+    return f'a path is written with quotes: "{".".join(keys)}"' if is_path and not is_json else ""
 
 
 def _at_fault(keys: Keys, value: Any, error: str) -> Keys:

@@ -104,8 +104,8 @@ def lsuv(
         module: where the model is variables of Flax Linen, the module they belong to.
         target: the variance wanted.
         tolerance: a weight whose output is this close already, relative to the target, is left as it is.
-        skip: selectors of layers and arrays to leave alone, as in a rule: a class, a name, a path, a function, or a list of
-            several.
+        skip: selectors of layers and arrays to leave alone, as in a rule: a class, a name, a path, a function, or a
+            list of several.
         center: also set each bias of a calibrated weight so that every unit has mean zero.
 
     Raises:
