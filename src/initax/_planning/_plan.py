@@ -330,7 +330,7 @@ def plan(
     Args:
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays, `jax.ShapeDtypeStruct`s or
             shape tuples.
-        rules: selector → scheme; the last rule that matches a layer decides it.
+        rules: selector → scheme; the last rule that matches an array decides it.
         inputs: what the model is called on, a tuple of arguments or one argument, abstract or not. The
             axes of arrays nobody declared are then read off a trace of the call, in which nothing is computed.
         forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it; for Linen, of the
@@ -375,7 +375,8 @@ def _paths(each: Draw) -> tuple[str, ...]:
 
 
 def _asks_for_lengths(scheme: Scheme) -> bool:
-    return any(part is not None and part.needs_reach for part in scheme.parts.values())
+    own = any(part is not None and part.needs_reach for part in scheme.parts.values())
+    return own or any(each is not None and _asks_for_lengths(each) for each in scheme.arrays.values())
 
 
 def _axes_text(parameter: Parameter) -> str:
@@ -445,10 +446,11 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def _selector_spec(rule: Rule) -> str:
-    if isinstance(rule.selector, type):
-        return rule.selector.__name__
-    if isinstance(rule.selector, str):
-        return rule.selector
+    selector = rule.selector.value
+    if isinstance(selector, type):
+        return selector.__name__
+    if isinstance(selector, str):
+        return selector
     raise PlanError(
         message(
             f"a plan with the function {rule.text} for a selector can't be stored.",

@@ -104,8 +104,8 @@ def lsuv(
         module: where the model is variables of Flax Linen, the module they belong to.
         target: the variance wanted.
         tolerance: a weight whose output is this close already, relative to the target, is left as it is.
-        skip: selectors of layers to leave alone, as in a rule: a class, a name, a path, a function, or a list of
-            several.
+        skip: selectors of layers and arrays to leave alone, as in a rule: a class, a name, a path, a function, or a
+            list of several.
         center: also set each bias of a calibrated weight so that every unit has mean zero.
 
     Raises:
@@ -244,13 +244,7 @@ def _selected(survey: Survey, skip: Any) -> set[str]:
     selectors = list(skip) if isinstance(skip, list | tuple | set) else [skip]
     if not selectors:
         return set()
-    matching = match(read_rules(dict.fromkeys(selectors)), survey.layers, survey.aliases)
-    return {
-        each.path
-        for layer, rule in zip(survey.layers, matching.winners, strict=True)
-        if rule is not None
-        for each in layer.parameters
-    }
+    return set(match(read_rules(dict.fromkeys(selectors)), survey.layers, survey.aliases).choices)
 
 
 def _loops_of(use: Use, uses: Uses) -> tuple[Place, ...]:

@@ -149,6 +149,7 @@ def scaled(scheme: Any, factor: float | Sequence[float] | tuple[str, Mapping[str
 
     whole = made("scaled", args, {role: of(part, role) for role, part in base.parts.items()})
     whole.axes, whole.sizes = dict(base.axes), dict(base.sizes)
+    whole.arrays = {name: None if each is None else scaled(each, by) for name, each in base.arrays.items()}
     return whole
 
 
