@@ -788,14 +788,6 @@ rule "*": forget_gate needs a forget gate; "bias" of GRUCell has none.
 rule "*": uniform is defined for real arrays; "weight" is complex64.
   a uniform disk is ("variance_scaling", {"distribution": "uniform", ...})""",
     ),
-    "zero fan of a bias": (
-        planned({"*": "uniform_fan_in"}, lambda: nn.Linear(0, 3, key=KEY)),
-        ix.SchemeError,
-        """\
-rule "*": uniform_fan_in divides by fan_in, which is 0 for "bias".
-  shape (3,), axes o
-  an array with a zero-sized axis has nothing to scale by: use "zeros" or leave it out""",
-    ),
     "zero-sized axis": (
         lambda key: ix.draw("he_normal", key, (0, 7)),
         ix.SchemeError,

@@ -157,7 +157,7 @@ def test_weights_that_may_have_their_outputs_first_are_not_read_the_other_way(na
 
 def test_the_line_for_outputs_first_is_given():
     with pytest.raises(ix.RuleError) as caught:
-        ix.plan({"conv.weight": weight(64, 3, 7, 7)}, {"*": "he_normal"})
+        ix.plan([{"conv.weight": weight(64, 3, 7, 7)}], {"*": "he_normal"})
     line = """say what the axes are, in stored order: ix.Scheme(..., axes={"conv.weight": "o i ..."})"""
     assert str(caught.value).splitlines()[-1].strip() == line
 
