@@ -10,12 +10,14 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 
 from initax._adapters._constraints import SpectralNormPreimage, WeightNormPreimage, unchanged
-from initax._adapters._nodes import MODULE, Awaited, Node, Tie, entry_name
+from initax._adapters._nodes import Awaited, Node, Tie, entry_name
 from initax._adapters._shared_patterns import looked_up
 from initax._math._axes import Axes
 from initax._model._parameter import GRU_GATES, LSTM_GATES, Constraint, Declaration, DefaultSpec, Field, declare
+from initax._model._reason import Reason, Why
 
 
 def _size(features: Any) -> int:
@@ -196,6 +198,16 @@ def _how(cls: type) -> Say | None:
     return _SAID[cls]
 
 
+NUMPY = Reason(Why.CONSTANT, "a NumPy array, which Equinox takes for a constant")
+
+
+def _constant(array: Any, boxed: bool) -> Reason | None:
+    return NUMPY if isinstance(array, np.ndarray) else None
+
+
+MODULE = Node("module", constant=_constant)
+
+
 def _module(node: Any) -> Node:
     return MODULE
 
@@ -257,6 +269,8 @@ class _Mark:
 
 
 def _shared(node: Any) -> Node:
+    if not callable(node.where) or not callable(node.get) or not jax.tree_util.tree_leaves(node.pytree):
+        return MODULE  # a part of one, from `eqx.partition`: the functions, or the arrays, are in the other part
     treedef: Any
     found, treedef = jax.tree_util.tree_flatten_with_path(node.pytree)
     marked = treedef.unflatten([_Mark(".".join(("pytree", *map(entry_name, keys))), leaf) for keys, leaf in found])
@@ -267,6 +281,8 @@ def _shared(node: Any) -> Node:
         sources = [
             _Mark(None, each) for each in jax.tree_util.tree_leaves(eqx.filter_eval_shape(node.get, node.pytree))
         ]
+    if not sources or not tied:
+        return MODULE
     if len(tied) != len(sources):  # whole modules are tied: there is no array in their place to list
         owners = [source.path for source in sources]
         owner = None if None in owners else _common(owners)

@@ -19,7 +19,7 @@ from initax._model._parameter import (
     Parameter,
     declaration_of,
 )
-from initax._model._reason import Reason, follows, tied
+from initax._model._reason import Reason, Why, follows, tied
 from initax._model._survey import Stream
 
 
@@ -70,6 +70,10 @@ class Facts:
             if tie.array is not None:
                 self.ties[own] = self.aliases[own]
                 self.placeholders[own] = tie.array
+
+    def keep(self, path: str, reason: Reason) -> None:
+        """Enter why a framework says that an array is never drawn: it is state, or not trainable."""
+        (self.reasons if reason.why is Why.NOT_TRAINABLE else self.states)[path] = reason
 
     def _constrain(self, weight: str, constraint: Constraint, base: str) -> None:
         """Enter a constraint whose companions are paths below `base`; they are set with the weight."""

@@ -117,9 +117,13 @@ def _strided(seen: Seen, axes: Axes) -> Fans:
 
 def _local(seen: Seen, axes: Axes) -> tuple[float, float]:
     """Each position has a kernel of its own, which holds the taps among the inputs."""
-    size = _kernel_size(seen)
-    reach = math.prod(size) / math.prod(per_axis(seen.strides, len(size)))
-    return axes.fan_in, axes.fan_out * reach
+    window = math.prod(_kernel_size(seen))
+    return axes.fan_in, axes.fan_out * window / math.prod(per_axis(seen.strides, len(_kernel_size(seen))))
+
+
+def _local_nominal(seen: Seen, axes: Axes) -> tuple[float, float]:
+    """Each input reaches the outputs of as many positions as a window has taps, as in any convolution."""
+    return axes.fan_in, axes.fan_out * math.prod(_kernel_size(seen))
 
 
 def _transposed(seen: Seen, axes: Axes) -> Fans:
@@ -230,7 +234,9 @@ LAYERS: dict[type, Declaration] = {
     nn.ConvLocal: Declaration(
         kind="ConvLocal",
         fields={
-            "kernel": _weight(lambda seen: " ".join([*_positions(seen), "i", "o"]), effective=_local),
+            "kernel": _weight(
+                lambda seen: " ".join([*_positions(seen), "i", "o"]), effective=_local, nominal=_local_nominal
+            ),
             "bias": _bias(lambda seen: " ".join([*_positions(seen), "o"])),
         },
     ),

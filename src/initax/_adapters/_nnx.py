@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -95,6 +96,26 @@ def _einsum_sizes(module: Any) -> dict[str, int]:
 
 def _einsum_bias_sizes(module: Any) -> dict[str, int]:
     return {name: size for name, size in _einsum_sizes(module).items() if name in _einsum_bias(module).split()}
+
+
+def _lora_rank(module: Any, axis: str) -> dict[str, int]:
+    """Return the size of the axis that both matrices of an adapter have, whatever axes a stack adds to them."""
+    first, second = (tuple(each.get_raw_value().shape) for each in (module.lora_a, module.lora_b))
+    if len(first) != len(second):
+        return {}
+    for stacks in itertools.combinations(range(len(first)), len(first) - 2):
+        own = [[size for axis, size in enumerate(shape) if axis not in stacks] for shape in (first, second)]
+        if own == [[module.in_features, own[0][1]], [own[0][1], module.out_features]]:
+            return {axis: own[0][1]}
+    return {}
+
+
+def _lora_a_sizes(module: Any) -> dict[str, int]:
+    return {"i": module.in_features, **_lora_rank(module, "o")}
+
+
+def _lora_b_sizes(module: Any) -> dict[str, int]:
+    return {"o": module.out_features, **_lora_rank(module, "i")}
 
 
 def _conv_sizes(module: Any) -> dict[str, int]:
@@ -283,10 +304,8 @@ LAYERS: dict[type, Declaration] = {
     nnx.LoRA: Declaration(
         kind="LoRA",
         fields={
-            "lora_a": Field(pattern="i o", role="weight", sizes={"i": "in_features"}, default="he_uniform"),
-            "lora_b": Field(
-                pattern="i o", role="weight", sizes={"o": "out_features"}, default="zeros", reserved=LORA_B
-            ),
+            "lora_a": Field(pattern="i o", role="weight", sizes=_lora_a_sizes, default="he_uniform"),
+            "lora_b": Field(pattern="i o", role="weight", sizes=_lora_b_sizes, default="zeros", reserved=LORA_B),
         },
     ),
     nnx.BatchNorm: _norm(state={"mean": "zeros", "var": "ones"}),
@@ -327,7 +346,7 @@ def describe(node: Any) -> Node | None:
             "box",
             value=value,
             identity=id(node),
-            reason=next((what for cls, what in STATE if isinstance(node, cls)), None),
+            reason=next((what for cls, what in STATE if isinstance(node, cls)), _why_no_parameter(node)),
             streams={"": functools.partial(_started, node, value)} if starts else {},
             rebuild_model=_rebuild,
         )
@@ -344,8 +363,23 @@ def describe(node: Any) -> Node | None:
         "container" if isinstance(node, nnx.List | nnx.Dict) else "module",
         children={str(name): child for name, child in vars(node).items() if not str(name).startswith("_pytree__")},
         constraints=constraints,
+        constant=_constant,
         rebuild_model=_rebuild,
     )
+
+
+def _why_no_parameter(variable: Any) -> Reason | None:
+    """Return why an optimizer leaves a Variable alone: it trains those that are an `nnx.Param`."""
+    if isinstance(variable, nnx.Param):
+        return None
+    return Reason(Why.NOT_TRAINABLE, f"a Variable of type {type(variable).__name__}, which is no nnx.Param")
+
+
+RAW = Reason(Why.CONSTANT, "an array in no Variable, which NNX takes for a constant")
+
+
+def _constant(array: Any, boxed: bool) -> Reason | None:
+    return None if boxed else RAW
 
 
 def _started(variable: Any, value: jax.ShapeDtypeStruct, path: str, key: jax.Array) -> jax.Array:

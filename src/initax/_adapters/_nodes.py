@@ -70,6 +70,8 @@ class Node:
             are paths below the node, too, and `"{weight}"` in a warning becomes the weight's path.
         ties: path below → what owns what stands there.
         states: the framework's own name for a state → path below, and the value there.
+        constant: of a module, function from an array that it holds, and whether that is in a box, to why it is a
+            constant where nobody declares it; `None` where it is none.
         awaited: path of a weight below → a constraint that needs a state which may be anywhere in the model.
         streams: path of random state below that was never made → function from its full path and the user's key to it.
         holder: of a box, function from the module that holds it to what that is, where nobody else says.
@@ -93,6 +95,7 @@ class Node:
     constraints: Mapping[str, Constraint] = field(default=NOTHING)
     ties: Mapping[str, Tie] = field(default=NOTHING)
     states: Mapping[Any, tuple[str, Any]] = field(default=NOTHING)
+    constant: Callable[[Any, bool], Reason | None] | None = None
     awaited: Mapping[str, Awaited] = field(default=NOTHING)
     streams: Mapping[str, Callable[[str, jax.Array], Any]] = field(default=NOTHING)
     holder: Callable[[Any], Node | None] | None = None

@@ -21,8 +21,8 @@ from initax._adapters._variables import are_named, read_by_name, ungrouped
 from initax._errors import ModelError, message
 from initax._model._declared import declared_parameters
 from initax._model._evidence import settled
-from initax._model._parameter import UNDECLARED, Ancestor, Declaration, Layer, declaration_of
-from initax._model._reason import Reason, follows, state, undeclared
+from initax._model._parameter import UNDECLARED, Ancestor, Declaration, Layer, Parameter, declaration_of
+from initax._model._reason import Reason, Why, follows, state, undeclared
 from initax._model._states import BOXES
 from initax._model._survey import Survey
 
@@ -46,6 +46,7 @@ class Walk:
         places: path of each array → leaf indices that hold it.
         owners: identity of each array → path at which it was first seen.
         facts: what the nodes said of arrays.
+        boxed: paths of the arrays in boxes.
         leaf_types: types that JAX was seen to take for leaves.
         active: identities of the opened nodes around the one that is visited; graphs may have cycles.
         messages: what could not be told, for the plan.
@@ -62,6 +63,7 @@ class Walk:
     places: dict[str, list[int]] = field(default_factory=dict)
     owners: dict[int, str] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
+    boxed: set[str] = field(default_factory=set)
     leaf_types: set[type] = field(default_factory=set)
     active: set[int] = field(default_factory=set)
     messages: list[str] = field(default_factory=list)
@@ -308,10 +310,23 @@ def _module(
         parameters = declared_parameters(module, declared, holder.own, structure)
     else:
         parameters = unknown(holder.own, undeclared())
+    if said.constant is not None:
+        constant = said.constant
+        parameters = tuple(_unless_constant(each, holder.own[each.name][1], constant, walk) for each in parameters)
     kind = declared.kind if declared is not None else UNDECLARED
     if kind == UNDECLARED and all(where in walk.facts.states for where, _ in holder.own.values()):
         kind = "State"
     walk.layers.insert(place, Layer(path=path, kind=kind, cls=cls, parameters=parameters, ancestors=ancestors))
+
+
+def _unless_constant(
+    parameter: Parameter, array: Any, constant: Callable[[Any, bool], Reason | None], walk: Walk
+) -> Parameter:
+    """An array of a module, as a constant where nobody declared it and its framework takes it for one."""
+    if parameter.excluded is None or parameter.excluded.why is not Why.UNDECLARED:
+        return parameter
+    reason = constant(array, parameter.path in walk.boxed)
+    return parameter if reason is None else replace(parameter, excluded=reason)
 
 
 def _asked(ask: Describe, module: Any) -> Declaration | None:
@@ -333,14 +348,18 @@ def _boxed(
     if owner is not None and said.holder is not None and said.holder not in owner.asked:
         owner.asked.append(said.holder)
     if hasattr(value, "shape") and hasattr(value, "dtype"):
+        walk.boxed.add(path)
         if said.reason is not None:
-            walk.facts.states[path] = said.reason
+            walk.facts.keep(path, said.reason)
         _leaf(value, path, owner or container, walk, identity=said.identity)
         return
     before = set(walk.places)
     _visit(value, path, ancestors, owner, walk, container)
+    inside = walk.places.keys() - before
+    walk.boxed |= inside
     if said.reason is not None:
-        walk.facts.states |= dict.fromkeys(walk.places.keys() - before, said.reason)
+        for each in inside:
+            walk.facts.keep(each, said.reason)
 
 
 def _leaf(
@@ -382,7 +401,9 @@ def _leaf(
             )
         )
     walk.places[path] = [index]
-    concrete = [] if is_state or isinstance(leaf, jax.ShapeDtypeStruct) else [id(leaf)]
+    # Frameworks with boxes tie boxes: two that hold one array are two parameters.
+    is_tied_by_box = is_state or identity is not None or isinstance(leaf, jax.ShapeDtypeStruct)
+    concrete = [] if is_tied_by_box else [id(leaf)]
     firsts = [walk.owners.setdefault(each, path) for each in (identity, *concrete) if each is not None]
     first = next((each for each in firsts if each != path), path)
     if first != path:

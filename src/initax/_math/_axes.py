@@ -417,6 +417,30 @@ def fit(
     raise AxesError(message(f'shape {shape} does not fit the layer\'s own ({wanted}), pattern "{pattern}".'))
 
 
+def other_placements(
+    pattern: str, shape: tuple[int, ...], sizes: tuple[tuple[str, int], ...], receptive: tuple[int, ...] | None
+) -> tuple[tuple[tuple[int, ...], Axes], ...]:
+    """Return the further places at which stack axes fit a shape, beside the one that `fit` takes, with the axes.
+
+    Args:
+        pattern: the pattern of one layer, without stack axes.
+        shape: the stored shape.
+        sizes: sizes of named axes the layer knows.
+        receptive: sizes of its receptive field, where the pattern has one.
+    """
+    groups = parse(pattern)
+    own = own_shape(groups, dict(sizes), receptive)
+    extra = len(shape) - len(own)
+    if extra <= 0 or ((RECEPTIVE,) in groups and receptive is None):
+        return ()
+    found = []
+    for places in itertools.combinations(range(len(shape)), extra):
+        rest = [size for axis, size in enumerate(shape) if axis not in places]
+        if all(want is None or want == have for want, have in zip(own, rest, strict=True)):
+            found.append((places, _resolve(_with_stacks(groups, places, receptive), shape, sizes)))
+    return tuple(found[1:])
+
+
 def own_shape(
     groups: tuple[tuple[str, ...], ...], sizes: Mapping[str, int], receptive: tuple[int, ...] | None
 ) -> list[int | None]:

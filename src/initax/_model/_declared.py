@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from initax._errors import AxesError
-from initax._math._axes import Axes, fit, own_shape, parse, resolve
+from initax._math._axes import Axes, fit, other_placements, own_shape, parse, resolve
 from initax._math._sharding import placement
 from initax._model._parameter import (
     WEIGHT_ROLES,
@@ -71,6 +71,7 @@ def _placed(reading: Parameter, path: str, array: Any) -> Parameter:
         axes=reading.axes,
         fans=reading.fans,
         evidence=reading.evidence,
+        placements=reading.placements,
         sharding=placement(array),
         constraint=reading.constraint,
         default=reading.default,
@@ -95,6 +96,12 @@ def _read(
     stacks = {
         len(axes.batch_axis) - _own_batch(rows[name], module) for name, axes in fitted.items() if isinstance(axes, Axes)
     }
+    elsewhere = {
+        name: _placements(module, rows[name], arrays[name][1])
+        for name, axes in fitted.items()
+        if isinstance(axes, Axes) and name not in stacks_at
+    }
+    shared = _shared_placements(elsewhere)
     found: list[Parameter] = []
     for name, (path, array) in arrays.items():
         row, axes = rows.get(name), fitted.get(name)
@@ -109,6 +116,7 @@ def _read(
                 axes=known,
                 fans=_fans(module, declaration, row, known, fitted),
                 evidence=Evidence.DECLARED if known is not None else None,
+                placements=tuple(each for each in elsewhere.get(name, ()) if each[0] in shared),
                 constraint=row.constraint_of(module) if row else None,
                 default=row.default_of(module) if row else None,
                 gates=row.gates if row else (),
@@ -140,6 +148,22 @@ def _fitted(module: Any, row: Field, array: Any, stacks: tuple[int, ...] | None)
         return str(error).replace("\n", ";")
 
 
+Placements = tuple[tuple[tuple[int, ...], Axes], ...]
+
+
+def _placements(module: Any, row: Field, array: Any) -> Placements:
+    """Return where else the stack axes of an array may stand, by its sizes."""
+    if row.role == "state":
+        return ()
+    return other_placements(row.pattern_of(module), tuple(array.shape), row.sizes_of(module), row.receptive_of(module))
+
+
+def _shared_placements(elsewhere: Mapping[str, Placements]) -> set[tuple[int, ...]]:
+    """Return the places at which the stack axes of every array of a layer may stand."""
+    every = [{places for places, _ in found} for found in elsewhere.values()]
+    return set.intersection(*every) if every else set()
+
+
 def _own_batch(row: Field, module: Any) -> int:
     names = [name for group in parse(row.pattern_of(module)) for name in group]
     return sum(name[0] not in "io." for name in names)
@@ -151,7 +175,8 @@ def _fans(
     if row is None or axes is None:
         return None
     if row.role in WEIGHT_ROLES:
-        return Fans((axes.fan_in, axes.fan_out), row.effective(module, axes)) if row.effective else Fans.of(axes)
+        nominal = row.nominal(module, axes) if row.nominal else (axes.fan_in, axes.fan_out)
+        return Fans(nominal, row.effective(module, axes) if row.effective else nominal)
     weight = declaration.fields.get(row.of or "")
     if weight is None:
         return None

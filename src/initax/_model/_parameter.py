@@ -120,6 +120,7 @@ class Parameter:
         axes: in, out, batch and receptive axes; `None` where they are unknown.
         fans: fan_in and fan_out, nominal and effective; a bias has its weight's. `None` where the word has no meaning.
         evidence: how its axes are known; `None` where they are not, or where it has none.
+        placements: further places at which its stack axes may stand, by their sizes, with the axes that they give.
         sharding: where the array lives, where the user has said so.
         constraint: the map from stored array to effective weight.
         default: what the layer's own framework gives it.
@@ -137,6 +138,7 @@ class Parameter:
     axes: Axes | None = None
     fans: Fans | None = None
     evidence: Evidence | None = None
+    placements: tuple[tuple[tuple[int, ...], Axes], ...] = ()
     sharding: jax.sharding.Sharding | None = None
     constraint: Constraint | None = None
     default: DefaultSpec | None = None
@@ -233,6 +235,7 @@ class Field:
         gates: names of the entries along a gate axis, or the one gate of an array that holds no other.
         reserved: why no scheme but `default` draws it.
         effective: function from module and axes to effective fan_in and fan_out, where they differ.
+        nominal: function from module and axes to fan_in and fan_out, where the axes alone do not give them.
         constraint: the map that the layer itself applies to the array, or a function from the module to it.
     """
 
@@ -245,6 +248,7 @@ class Field:
     gates: tuple[str, ...] = ()
     reserved: Reason | None = None
     effective: Callable[[Any, Axes], tuple[float | None, float | None]] | None = None
+    nominal: Callable[[Any, Axes], tuple[float, float]] | None = None
     constraint: Constraint | Callable[[Any], Constraint | None] | None = None
 
     def pattern_of(self, module: Any) -> str:
@@ -306,6 +310,9 @@ def why_not_drawable(shape: tuple[int, ...], dtype: Any) -> Reason | None:
         return Reason(Why.KEY, "a random key")
     if not jnp.issubdtype(dtype, np.inexact):
         return Reason(Why.NOT_FLOATING, f"{np.dtype(dtype).name}: only floating and complex arrays are drawn")
+    if np.finfo(dtype).bits > 64 if isinstance(dtype, np.dtype) and dtype.kind in "fc" else False:
+        hint = "convert it: array.astype(np.float64)"
+        return Reason(Why.NOT_FLOATING, f"{dtype.name}: JAX has no such type", hint=hint)
     if 0 in shape:
         return Reason(Why.EMPTY, f"empty: shape {shape} has no entries")
     return None

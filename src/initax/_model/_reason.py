@@ -15,7 +15,8 @@ class Why(enum.StrEnum):
         EMPTY: it has no entries.
         STATE: it is state: running statistics, caches, random state.
         OPTIMIZER: it is an optimizer's state.
-        NOT_TRAINABLE: it is a constant of the model that no optimizer changes.
+        NOT_TRAINABLE: no optimizer changes it.
+        CONSTANT: its framework takes it for a constant, and nobody declared it to be something else.
         FROZEN: a wrapper freezes it.
         TIED: another path owns it.
         FOLLOWS: it is set together with another array, e.g. weight norm's magnitude.
@@ -41,6 +42,7 @@ class Why(enum.StrEnum):
     STATE = enum.auto()
     OPTIMIZER = enum.auto()
     NOT_TRAINABLE = enum.auto()
+    CONSTANT = enum.auto()
     FROZEN = enum.auto()
     TIED = enum.auto()
     FOLLOWS = enum.auto()
@@ -86,6 +88,11 @@ class Reason:
     def is_about_axes(self) -> bool:
         """Whether the array could be drawn if its axes were known."""
         return self.why in AXES_UNKNOWN
+
+    @property
+    def may_be_restated(self) -> bool:
+        """Whether a rule that restates the axes of the array draws it."""
+        return self.is_about_axes or self.why is Why.CONSTANT
 
     def __str__(self) -> str:
         """Return the reason in words."""

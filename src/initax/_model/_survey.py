@@ -81,10 +81,14 @@ class Survey:
         """Return the model with the arrays at these paths replaced; every other leaf is the same object."""
         leaves = list(self.leaves)
         for path, array in arrays.items():
+            converted: dict[Any, np.ndarray] = {}
             for place in self.places[path]:
                 old = self.leaves[place]
-                is_numpy = isinstance(old, np.ndarray) and not isinstance(array, jax.core.Tracer)
-                leaves[place] = np.asarray(array, old.dtype) if is_numpy else array
+                if isinstance(old, np.ndarray) and not isinstance(array, jax.core.Tracer):
+                    # One array for all places that it is at, which can be written to.
+                    leaves[place] = converted.setdefault(old.dtype, np.array(array, old.dtype))
+                else:
+                    leaves[place] = array
         return self.rebuild(leaves)
 
     def shapes_without(self, drawn: Iterable[str]) -> frozenset[str]:

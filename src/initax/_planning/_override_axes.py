@@ -116,7 +116,7 @@ def _following(bias: Parameter, weight: Parameter, where: str) -> Parameter:
 
 
 def _unless_about_axes(reason: Reason | None) -> Reason | None:
-    return None if reason is not None and reason.is_about_axes else reason
+    return None if reason is not None and reason.may_be_restated else reason
 
 
 def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Layer, where: str) -> Parameter:

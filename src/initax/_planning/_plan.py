@@ -145,7 +145,7 @@ class Plan:
             program = Program(
                 kernel=each.recipe.kernel,
                 shape=parameter.shape,
-                dtype=jax.dtypes.canonicalize_dtype(parameter.dtype),
+                dtype=jax.dtypes.canonicalize_dtype(_native(parameter.dtype)),
                 shardings=tuple(homes[path] for path in paths),
                 preimage=parameter.constraint.preimage if parameter.constraint else None,
             )
@@ -366,6 +366,11 @@ def plan(
     if lengths:
         decisions = with_lengths(decisions, found, found.traced)
     return Plan(found, read, fallback, decisions)
+
+
+def _native(dtype: Any) -> Any:
+    """Return a type in this machine's order of bytes, in which NumPy arrays need not be."""
+    return dtype.newbyteorder("=") if isinstance(dtype, np.dtype) and not dtype.isnative else dtype
 
 
 def _paths(each: Draw) -> tuple[str, ...]:

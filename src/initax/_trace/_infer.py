@@ -225,7 +225,8 @@ def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey,
     split: list[str] = []
     paths = list(found)
     layers = []
-    for layer in survey.layers:
+    for given in survey.layers:
+        layer = _with_stacks_placed(given, found)
         layers.append(_read_layer(layer, found, paths, notes))
         for parameter in layer.parameters:
             reading = found.get(parameter.path)
@@ -249,6 +250,33 @@ def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey,
             )
         )
     return replace(survey, layers=tuple(layers)), tuple(notes)
+
+
+def _with_stacks_placed(layer: Layer, found: Mapping[str, Reading]) -> Layer:
+    """Return a layer whose stack axes stand where the forward pass says, of the places that their sizes allow."""
+    for weight in layer.parameters:
+        reading = found.get(weight.path)
+        if not weight.placements or weight.role not in WEIGHT_ROLES or reading is None or reading.pattern is None:
+            continue
+        places = next((at for at, axes in weight.placements if _agrees(weight, axes, reading)), None)
+        chosen = None if _agrees(weight, weight.axes, reading) else places
+        return replace(layer, parameters=tuple(_placed(each, chosen) for each in layer.parameters))
+    return layer
+
+
+def _agrees(parameter: Parameter, axes: Axes | None, reading: Reading) -> bool:
+    return compare(replace(parameter, axes=axes), reading) == "agree"
+
+
+def _placed(parameter: Parameter, chosen: tuple[int, ...] | None) -> Parameter:
+    """Return a parameter with its stack axes at these places; `None` is where they are."""
+    axes = dict(parameter.placements).get(chosen) if chosen is not None else None
+    if axes is None:
+        return replace(parameter, placements=()) if parameter.placements else parameter
+    fans = parameter.fans
+    if fans is not None and parameter.role in WEIGHT_ROLES:
+        fans = fans.restated(axes)
+    return replace(parameter, axes=axes, fans=fans, placements=())
 
 
 def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str], notes: list[str]) -> Layer:

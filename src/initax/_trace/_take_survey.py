@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from initax._adapters import survey as found_by_adapters
-from initax._errors import ModelError, message
+from initax._errors import ModelError, listing, message
+from initax._model._parameter import WEIGHT_ROLES
 from initax._model._survey import Survey, Traced
 from initax._trace._infer import completed, trace, values_of
 
@@ -50,7 +51,27 @@ def survey(model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None
         return model
     found = found_by_adapters(model, module=module, inputs=inputs, forward=forward)
     found.model = type(model)
-    return completed(found, inputs, found.call or forward)
+    read = completed(found, inputs, found.call or forward)
+    read.notes = (*read.notes, *_unplaced(read))
+    return read
+
+
+def _unplaced(found: Survey) -> tuple[str, ...]:
+    """Return a note on stacks of which the sizes do not tell which axis is the stack."""
+    open_paths = [
+        f"{each.path} {each.shape}"
+        for layer in found.layers
+        for each in layer.parameters
+        if each.placements and each.role in WEIGHT_ROLES
+    ]
+    if not open_paths:
+        return ()
+    return (
+        message(
+            f"sizes do not tell which axis is the stack of {listing(open_paths, 3)}; the first is taken for it.",
+            "say what the model is called on, inputs=...; or restate the axes",
+        ),
+    )
 
 
 def called(
