@@ -281,8 +281,23 @@ class _Deciding:
         if constraint.warning:
             self.note(constraint.warning)
         for path in constraint.companions:
+            self._refuse_kept_companion(path, parameter)
             self.set_with.add(path)
             self._follow(*self.companions[path], self._text(scheme), text, parameter.path)
+
+    def _refuse_kept_companion(self, path: str, owner: Parameter) -> None:
+        """Raise where a rule names an array to keep it, and another array's draw sets it."""
+        choice = self.matching.choices.get(path)
+        if choice is None or not choice.is_named:
+            return
+        scheme = choice.rule.scheme
+        if scheme is None or scheme.arrays.get(self.companions[path][0].name, scheme) is None:
+            raise RuleError(
+                message(
+                    f'rule "{choice.rule.text}" keeps "{path}", which is set with {where(owner)} when that is drawn.',
+                    f'keep both: {{"{owner.path}": None}}',
+                )
+            )
 
     def _follow(self, parameter: Parameter, kind: str, scheme: str, rule: str, owner: str) -> None:
         self.draws.append(
