@@ -198,7 +198,7 @@ class _Deciding:
         key = (text, parameter.name if is_key else "")
         said_by = f'rule "{text}"' + (f', array "{parameter.name}"' if is_key else "")
         if own is None:
-            self._keep(layer, parameter, Reason(Why.RULE, f'rule "{text}" keeps it'), rule)
+            self._keep(layer, parameter, parameter.excluded or Reason(Why.RULE, f'rule "{text}" keeps it'), rule)
             return
         if is_key and scheme.axes:
             layer = restated(layer, scheme, f'rule "{text}"')
@@ -254,7 +254,7 @@ class _Deciding:
         rule: Rule | None,
         text: str,
     ) -> None:
-        # What nobody declared is drawn by what needs no axes only, which whoever needs them for a weight refuses.
+        # An array without a role is read as a weight, so that an initializer that needs a weight's axes refuses it.
         read = replace(parameter, role="weight") if parameter.role is None else parameter
         try:
             recipe = initializer.recipe(read, layer)
