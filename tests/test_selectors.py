@@ -8,6 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import paramax
 import pytest
 from flax import linen, nnx
 
@@ -376,6 +378,59 @@ def test_a_rule_restates_the_axes_of_an_array_it_names(key):
     assert fans == {"wq": 4, "wo": 3}
     bias = ix.plan(Net(), {"head.bias": ix.Scheme("ones", axes="o")})
     assert [draw.parameter.path for draw in bias.draws] == ["head.bias"]
+
+
+def adam():
+    params = {"layer": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}
+    return (params, optax.adam(1e-3).init(params))
+
+
+def pair():
+    layer = nn.Linear(3, 3, key=KEY)
+    return [layer, layer]
+
+
+NEVER = {
+    ix.Why.KEY: (lambda: {"key": KEY, "layer": nn.Linear(2, 2, key=KEY)}, "key"),
+    ix.Why.NOT_FLOATING: (lambda: [nn.Linear(2, 2, key=KEY), {"n": jnp.arange(3)}], "1.n"),
+    ix.Why.EMPTY: (lambda: [nn.Linear(2, 2, key=KEY), {"w": jnp.ones((0, 3)), "b": jnp.ones(3)}], "1.w"),
+    ix.Why.STATE: (lambda: nnx.BatchNorm(4, rngs=nnx.Rngs(0)), "mean"),
+    ix.Why.OPTIMIZER: (adam, "1.0.mu.layer.kernel"),
+    ix.Why.FROZEN: (
+        lambda: [nn.Linear(2, 2, key=KEY), paramax.NonTrainable(nn.Linear(2, 2, key=KEY))],
+        "1.tree.weight",
+    ),
+    ix.Why.TIED: (pair, "1.weight"),
+    ix.Why.FOLLOWS: (lambda: nn.WeightNorm(nn.Linear(2, 3, key=KEY)), "g"),
+}
+"""Reasons why an array is never drawn, each with a model and the path of such an array."""
+
+
+@pytest.mark.parametrize("why", NEVER)
+def test_an_array_that_is_never_drawn_is_refused_by_its_path_and_may_be_kept(why):
+    make, path = NEVER[why]
+    model = make()
+    (reason,) = (each.excluded for layer in ix.layers(model) for each in layer.parameters if each.path == path)
+    assert reason.why is why
+    with pytest.raises(ix.RuleError) as caught:
+        ix.plan(model, {path: "zeros"})
+    head, array, *_ = str(caught.value).splitlines()
+    assert head == f'rule "{path}": it names an array that no scheme draws.'
+    assert array.startswith(f"  {path} (")
+    assert array.endswith(f": {reason}")
+    assert [each.reason for each in ix.plan(model, {path: None}).kept if each.parameter.path == path] == [reason]
+
+
+def test_a_rule_can_not_keep_what_is_set_with_another_array():
+    model = nn.WeightNorm(nn.Linear(2, 3, key=KEY))
+    with pytest.raises(ix.RuleError) as caught:
+        ix.plan(model, {"*": "he_normal", "g": None})
+    assert str(caught.value) == (
+        'rule "g" keeps "g", which is set with "layer.weight" when that is drawn.\n  keep both: {"layer.weight": None}'
+    )
+    assert [each.parameter.path for each in ix.plan(model, {"*": "he_normal", "*.weight": None}).draws] == [
+        "layer.bias"
+    ]
 
 
 def test_arrays_that_are_never_drawn_are_kept_where_a_pattern_names_others_too():

@@ -199,7 +199,7 @@ class _Deciding:
         key = (text, parameter.name if is_key else "")
         said_by = f'rule "{text}"' + (f', array "{parameter.name}"' if is_key else "")
         if own is None:
-            self._keep(layer, parameter, Reason(Why.RULE, f'rule "{text}" keeps it'), rule)
+            self._keep(layer, parameter, parameter.excluded or Reason(Why.RULE, f'rule "{text}" keeps it'), rule)
             return
         if is_key and scheme.axes:
             layer = restated(layer, scheme, f'rule "{text}"')
@@ -255,7 +255,7 @@ class _Deciding:
         rule: Rule | None,
         text: str,
     ) -> None:
-        # What nobody declared is drawn by what needs no axes only, which whoever needs them for a weight refuses.
+        # An array without a role is read as a weight, so that an initializer that needs a weight's axes refuses it.
         read = replace(parameter, role="weight") if parameter.role is None else parameter
         try:
             recipe = initializer.recipe(read, layer)
@@ -282,8 +282,23 @@ class _Deciding:
         if constraint.warning:
             self.note(constraint.warning)
         for path in constraint.companions:
+            self._refuse_kept_companion(path, parameter)
             self.set_with.add(path)
             self._follow(*self.companions[path], self._text(scheme), text, parameter.path)
+
+    def _refuse_kept_companion(self, path: str, owner: Parameter) -> None:
+        """Raise where a rule names an array to keep it, and another array's draw sets it."""
+        choice = self.matching.choices.get(path)
+        if choice is None or not choice.is_named:
+            return
+        scheme = choice.rule.scheme
+        if scheme is None or scheme.arrays.get(self.companions[path][0].name, scheme) is None:
+            raise RuleError(
+                message(
+                    f'rule "{choice.rule.text}" keeps "{path}", which is set with {where(owner)} when that is drawn.',
+                    f'keep both: {{"{owner.path}": None}}',
+                )
+            )
 
     def _follow(self, parameter: Parameter, kind: str, scheme: str, rule: str, owner: str) -> None:
         self.draws.append(
