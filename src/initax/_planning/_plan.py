@@ -15,7 +15,7 @@ from initax._drawing._draw import Job, draw, lower
 from initax._drawing._program import Program
 from initax._errors import InitaxError, PlanError, count, message, warn
 from initax._math._sharding import refuse_misfit
-from initax._model._parameter import Parameter
+from initax._model._parameter import Evidence, Parameter
 from initax._model._survey import Survey, fan_text
 from initax._planning._decide import Decisions, Draw, Kept, decide
 from initax._planning._lengths import with_lengths
@@ -302,6 +302,7 @@ class Plan:
                 kind=each.kind,
                 shape=each.parameter.shape,
                 axes=_axes_text(each.parameter),
+                known=_known_text(each.parameter),
                 fan_in=fan_text(each.parameter.fan_in, each.parameter.effective_fan_in),
                 fan_out=fan_text(each.parameter.fan_out, each.parameter.effective_fan_out),
                 scheme=str(each.initializer) if each.initializer else f"with {each.follows}",
@@ -388,6 +389,12 @@ def _axes_text(parameter: Parameter) -> str:
     return parameter.axes.pattern if parameter.axes else ""
 
 
+def _known_text(parameter: Parameter) -> str:
+    """Return how the axes of a parameter are known, where that is less than a declaration."""
+    evidence = parameter.evidence
+    return "" if evidence in (None, Evidence.RESTATED, Evidence.DECLARED) else str(evidence)
+
+
 def _draw_row(each: Draw) -> dict[str, Any]:
     parameter = each.parameter
     return {
@@ -396,6 +403,7 @@ def _draw_row(each: Draw) -> dict[str, Any]:
         "shape": list(parameter.shape),
         "dtype": _dtype_text(parameter),
         "axes": _axes_text(parameter),
+        "evidence": None if parameter.evidence is None else str(parameter.evidence),
         "fan_in": parameter.fan_in,
         "fan_out": parameter.fan_out,
         "scheme": each.scheme,

@@ -18,6 +18,7 @@ class Row:
     kind: str
     shape: tuple[int, ...]
     axes: str
+    known: str
     fan_in: str
     fan_out: str
     scheme: str
@@ -35,7 +36,7 @@ class KeptRow:
     reason: Reason
 
 
-DRAWN = ("parameter", "kind", "shape", "axes", "fan_in", "fan_out", "scheme", "std", "rule")
+DRAWN = ("parameter", "kind", "shape", "axes", "known", "fan_in", "fan_out", "scheme", "std", "rule")
 KEPT = ("array", "kind", "shape", "why")
 FEW = 3
 """Arrays of an optimizer's state that are listed one by one; of more there is one row."""
@@ -49,7 +50,12 @@ def render(drawn: Sequence[Row], kept: Sequence[KeptRow], notes: Sequence[str]) 
             tuple(str(cell) if cell != "" or place else "(model)" for place, cell in enumerate(astuple(row)))
             for row in drawn
         ]
-        parts.append(table(f"drawn: {len(drawn)}", DRAWN, rows, right=("fan_in", "fan_out", "std")))
+        # How the axes are known is told where that is less than a declaration.
+        shown = [at for at, name in enumerate(DRAWN) if name != "known" or any(row.known for row in drawn)]
+        cells = [tuple(row[at] for at in shown) for row in rows]
+        parts.append(
+            table(f"drawn: {len(drawn)}", [DRAWN[at] for at in shown], cells, right=("fan_in", "fan_out", "std"))
+        )
     if kept:
         parts.append(table(f"kept: {len(kept)}", KEPT, _kept_rows(kept), right=()))
     if notes:
