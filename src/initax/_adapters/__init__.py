@@ -4,7 +4,8 @@ An adapter is loaded when a model holds something of its framework: nobody pays 
 with one or both of two functions:
 
 - `describe(node) -> Node | None`: what a node of a model is, and what its framework says of the arrays below;
-- `survey(model, call) -> Survey | None`: all that is in a model whose arrays stand apart from its modules.
+- `survey(model, call) -> Survey | Node | None`: what a whole model is, where its nodes alone do not tell: all that is
+  in it, for arrays that stand apart from their modules, or what running it tells of its root.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ ADAPTERS = {
     "flax.core": "initax._adapters._linen_boxes",
     "flax.linen": "initax._adapters._linen",
     "flax.nnx": "initax._adapters._nnx",
+    "flax.nnx.bridge": "initax._adapters._bridges",
     "haliax": "initax._adapters._haliax",
     "klax": "initax._adapters._klax",
     "optax": "initax._adapters._optax",
@@ -153,9 +155,9 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
     """
     call = Call(module, inputs, forward)
     for adapter in _claiming(model, call):
-        claimed: Survey | None = adapter.survey(model, call)
+        claimed: Survey | Node | None = adapter.survey(model, call)
         if claimed is not None:
-            return claimed
+            return _walk(model, _describe, claimed) if isinstance(claimed, Node) else claimed
     if are_variables(model):
         hint = _how_to_tell(model)
         named = survey_variables(take_apart(model), Readings(hint=hint))

@@ -329,7 +329,7 @@ def describe(node: Any) -> Node | None:
             identity=id(node),
             reason=next((what for cls, what in STATE if isinstance(node, cls)), None),
             streams={"": functools.partial(_started, node, value)} if starts else {},
-            rebuild_model=_rebuild,
+            rebuild_model=rebuild,
         )
     if isinstance(node, nnx.State | nnx.FlatState):
         return Node("unread", reason=FLAT)
@@ -344,7 +344,7 @@ def describe(node: Any) -> Node | None:
         "container" if isinstance(node, nnx.List | nnx.Dict) else "module",
         children={str(name): child for name, child in vars(node).items() if not str(name).startswith("_pytree__")},
         constraints=constraints,
-        rebuild_model=_rebuild,
+        rebuild_model=rebuild,
     )
 
 
@@ -429,7 +429,7 @@ def _spectral_norm(node: Any) -> dict[str, Constraint]:
     return constraints
 
 
-def _rebuild(model: Any, leaves: Mapping[str, Any]) -> Any:
+def rebuild(model: Any, leaves: Mapping[str, Any]) -> Any:
     """Return a new graph with new Variables that hold these leaves; the old one is left as it was."""
     graph, state = nnx.split(model)
     flat = [(names, _renewed(value, _dotted(names), leaves)) for names, value in nnx.to_flat_state(state)]

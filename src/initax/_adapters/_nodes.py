@@ -73,6 +73,8 @@ class Node:
         awaited: path of a weight below → a constraint that needs a state which may be anywhere in the model.
         streams: path of random state below that was never made → function from its full path and the user's key to it.
         holder: of a box, function from the module that holds it to what that is, where nobody else says.
+        stacks: of a module, where the stack axes of its arrays stand, by name, where that is known.
+        hint: of a named mapping, what to pass where names do not tell.
         module: what the fields' functions are given; the node itself unless said otherwise.
         cls: the class of the layer; the node's own unless said otherwise.
         rebuild: function from new children by name, or from the new value of a box, to a new node. Without it, JAX
@@ -96,6 +98,8 @@ class Node:
     awaited: Mapping[str, Awaited] = field(default=NOTHING)
     streams: Mapping[str, Callable[[str, jax.Array], Any]] = field(default=NOTHING)
     holder: Callable[[Any], Node | None] | None = None
+    stacks: Mapping[str, tuple[int, ...]] = field(default=NOTHING)
+    hint: str | None = None
     module: Any = None
     cls: type | None = None
     rebuild: Callable[[Any], Any] | None = None
