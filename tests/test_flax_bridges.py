@@ -143,7 +143,11 @@ def test_modules_of_linen_are_known_wherever_they_are(is_abstract, key):
         "last.kernel": ("Linear", 6),
         "last.bias": ("Linear", 6),
     }
-    assert [layer.cls for layer in ix.layers(model) if layer.kind != "State"] == [nn.Dense, nn.Conv, nnx.Linear]
+    assert {layer.path: layer.cls for layer in ix.layers(model) if layer.kind != "State"} == {
+        "first": nn.Dense,
+        "rest.0": nn.Conv,
+        "last": nnx.Linear,
+    }
     if not is_abstract:
         assert plan.draw(key)(jnp.ones((2, 5, 12))).shape == (2, 5, 3)
 
@@ -226,9 +230,29 @@ def test_modules_of_nnx_are_known_inside_networks_of_linen_and_stacked(key):
 
 
 @pytest.mark.filterwarnings("ignore:Found unknown module paths in incoming state")
-def test_companions_that_were_not_passed_keep_their_weight():
+def test_params_alone_hold_the_scale_of_weight_norm():
     module = nnx.bridge.to_linen(Mixed)
-    params = module.init(KEY, X)["params"]
-    assert [each.parameter.path for each in ix.plan(params, RULES, module=module, inputs=X).draws if each.follows] == [
-        "last.scales.kernel"
+    plan = ix.plan(module.init(KEY, X)["params"], RULES, module=module, inputs=X)
+    assert [(each.parameter.path, each.follows) for each in plan.draws if each.follows] == [
+        ("last.scales.kernel", "last.layer_instance.kernel")
     ]
+
+
+class Spectral(nnx.Module):
+    def __init__(self, rngs):
+        self.normed = nnx.SpectralNorm(nnx.Linear(12, 4, rngs=rngs), rngs=rngs)
+
+    def __call__(self, x):
+        return self.normed(x, update_stats=False)
+
+
+@pytest.mark.filterwarnings("ignore:Found unknown module paths in incoming state")
+def test_a_weight_is_kept_whose_companions_were_not_passed():
+    module = nnx.bridge.to_linen(Spectral)
+    variables = module.init(KEY, X)
+    whole = ix.plan(variables, RULES, module=module, inputs=X)
+    weight = "normed.layer_instance.kernel"
+    assert weight in {each.parameter.path for each in whole.draws}
+    assert {each.follows for each in whole.draws if each.follows} == {weight}
+    (layer,) = (each for each in ix.layers(variables["params"], module=module, inputs=X) if each.kind == "Linear")
+    assert layer["kernel"].excluded.text == "undeclared: behind spectral norm, whose other arrays are not here"

@@ -22,6 +22,10 @@ Form = Literal["module", "container", "named", "box", "wrapper", "state", "unrea
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
+def _nothing() -> Mapping[Any, Any]:
+    return NOTHING
+
+
 @dataclass(frozen=True, slots=True)
 class Tie:
     """An array, or a whole module, that another path owns.
@@ -85,20 +89,20 @@ class Node:
 
     form: Form = "module"
     kind: str | None = None
-    fields: Mapping[str, Field] = field(default=NOTHING)
+    fields: Mapping[str, Field] = field(default_factory=_nothing)
     children: Mapping[str, Any] | None = None
     value: Any = None
     identity: int | None = None
     array: str | None = None
     reason: Reason | None = None
-    reasons: Mapping[str, Reason] = field(default=NOTHING)
-    constraints: Mapping[str, Constraint] = field(default=NOTHING)
-    ties: Mapping[str, Tie] = field(default=NOTHING)
-    states: Mapping[Any, tuple[str, Any]] = field(default=NOTHING)
-    awaited: Mapping[str, Awaited] = field(default=NOTHING)
-    streams: Mapping[str, Callable[[str, jax.Array], Any]] = field(default=NOTHING)
+    reasons: Mapping[str, Reason] = field(default_factory=_nothing)
+    constraints: Mapping[str, Constraint] = field(default_factory=_nothing)
+    ties: Mapping[str, Tie] = field(default_factory=_nothing)
+    states: Mapping[Any, tuple[str, Any]] = field(default_factory=_nothing)
+    awaited: Mapping[str, Awaited] = field(default_factory=_nothing)
+    streams: Mapping[str, Callable[[str, jax.Array], Any]] = field(default_factory=_nothing)
     holder: Callable[[Any], Node | None] | None = None
-    stacks: Mapping[str, tuple[int, ...]] = field(default=NOTHING)
+    stacks: Mapping[str, tuple[int, ...]] = field(default_factory=_nothing)
     hint: str | None = None
     module: Any = None
     cls: type | None = None
