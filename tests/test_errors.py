@@ -23,6 +23,21 @@ class Mixer(eqx.Module):
         self.b = jnp.ones(3)
 
 
+class Counted(eqx.Module):
+    """Beside a parameter an integer, which is none."""
+
+    w: jax.Array
+    steps: jax.Array
+
+    def __init__(self):
+        self.w, self.steps = jnp.ones((8, 3)), jnp.zeros((), int)
+
+
+def stack():
+    """Three layers in one."""
+    return eqx.filter_vmap(lambda key: nn.Linear(4, 4, key=key))(jax.random.split(KEY, 3))
+
+
 class Attention(eqx.Module):
     """A user's attention, and what no trace and no rank can tell of it."""
 
@@ -112,13 +127,176 @@ selector "weight" matches no layer.
   layers: Linear (1)
   "weight" is a role of arrays, which a scheme speaks of: {"*": {"weight": ...}}""",
     ),
-    "glob of arrays": (
+    "name of arrays": (
+        planned({"w": "zeros"}),
+        ix.RuleError,
+        """\
+selector "w" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  write "**.w", which selects mixer.w""",
+    ),
+    "name of arrays, misspelled": (
+        planned({"weigth": "zeros"}),
+        ix.RuleError,
+        """\
+selector "weigth" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  did you mean "**.weight"?""",
+    ),
+    "name of arrays in a sequence": (
+        planned({"Mixer w": "zeros"}),
+        ix.RuleError,
+        """\
+selector "Mixer w" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  for arrays of that name write "Mixer **.w\"""",
+    ),
+    "path of an array, misspelled": (
+        planned({"mlp.layers.0.wieght": "zeros"}),
+        ix.RuleError,
+        """\
+selector "mlp.layers.0.wieght" matches no layer and no array.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  arrays: weight, bias, w, b
+  did you mean "mlp.layers.0.weight" or "mlp.layers.1.weight" or "mlp.layers.0.bias"?""",
+    ),
+    "glob of arrays, misspelled": (
+        planned({"mlp.layers.*.wieght": "zeros"}),
+        ix.RuleError,
+        """\
+selector "mlp.layers.*.wieght" matches no layer and no array.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  arrays: weight, bias, w, b
+  did you mean "mlp.layers.*.weight" or "mlp.layers.*.bias" or "mlp.layers.*"?""",
+    ),
+    "array that needs axes": (
         planned({"**.w": "he_normal"}),
         ix.RuleError,
         """\
-selector "**.w" matches no layer.
-  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
-  "**.w" names arrays, and a selector selects layers: "Mixer\"""",
+rule "**.w": he_normal draws nothing in the 1 array it decides.
+  mixer.w (8, 3) of Mixer: undeclared
+  let a trace find the axes: inputs=x, what the model is called on
+  or declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")
+  or restate its axes in the rule: ix.Scheme(..., axes="i o")""",
+    ),
+    "array that an initializer of JAX can't read": (
+        planned({"**.w": jax.nn.initializers.he_normal()}),
+        ix.SchemeError,
+        """\
+rule "**.w": variance_scaling needs the axes of "mixer.w", and nobody declared them.
+  let a trace find the axes: inputs=x, what the model is called on
+  or declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")
+  or restate its axes in the rule: ix.Scheme(..., axes="i o")""",
+    ),
+    "weight scheme for a bias by its path": (
+        planned({"conv.bias": "he_normal"}),
+        ix.SchemeError,
+        """\
+rule "conv.bias": he_normal can't draw a bias.
+  for a bias: "zeros", "ones", ("constant", {"value": ...}), ("normal", {"stddev": ...}), "uniform_fan_in", \
+("prior", {"p": ...}), ("forget_gate", {"value": ...})""",
+    ),
+    "weight scheme for a norm among others": (
+        planned({"**.weight": "he_normal"}),
+        ix.SchemeError,
+        """\
+rule "**.weight", "norm.weight": he_normal can't draw a scale.
+  for a scale: "zeros", "ones", ("constant", {"value": ...}), ("normal", {"stddev": ...})
+  to keep it add a later rule: {"norm.weight": None}""",
+    ),
+    "array of no layer that is selected": (
+        planned({"Linear": {"wo": "zeros"}, "Mixer": {"v": "zeros"}}),
+        ix.SchemeError,
+        """\
+rule "Linear": "wo" is neither a role nor an array of what the rule selects.
+  arrays: weight, bias
+  roles: weight, recurrent, bias, embedding, scale; also axes, sizes, base, or name with arguments""",
+    ),
+    "array that is never drawn": (
+        planned({"steps": "zeros"}, lambda: {"steps": jnp.arange(3), "layer": nn.Linear(2, 2, key=KEY)}),
+        ix.RuleError,
+        """\
+rule "steps": it names an array that no scheme draws.
+  steps (3,) of dict: int32: only floating and complex arrays are drawn""",
+    ),
+    "array of a key that is never drawn": (
+        planned({"Counted": {"w": "zeros", "steps": "zeros"}}, lambda: [Counted(), Counted()]),
+        ix.RuleError,
+        """\
+rule "Counted": {"steps": ...} names arrays that no scheme draws.
+  0.steps () of Counted: int32: only floating and complex arrays are drawn
+  1.steps () of Counted: int32: only floating and complex arrays are drawn""",
+    ),
+    "array that is tied": (
+        planned({"1.weight": "zeros"}, lambda: [(layer := nn.Linear(2, 2, key=KEY)), layer]),
+        ix.RuleError,
+        """\
+rule "1.weight": it names an array that no scheme draws.
+  1.weight (2, 2) of Linear: tied to 0.weight
+  name the array that owns it: "0.weight\"""",
+    ),
+    "array inside an array": (
+        planned({"mixer": {"w": {"v": "zeros"}}}),
+        ix.SchemeError,
+        """\
+rule "mixer": array "w": a scheme for one array can't name others: "v".
+  an array further inside is named by its path: "**.w.v\"""",
+    ),
+    "array that is a role": (
+        lambda key: ix.Scheme("he_normal", arrays={"bias": "ones"}),
+        ix.SchemeError,
+        '"bias" is no array here: it is a word of schemes.\n  write bias=...',
+    ),
+    "unknown scheme of an array": (
+        planned({"mixer": {"w": "he_nromal"}}),
+        ix.SchemeError,
+        f"""\
+rule "mixer": array "w": no scheme is called "he_nromal".
+  did you mean "he_normal" or "normal" or "lecun_normal"?
+  schemes: {SCHEMES}""",
+    ),
+    "axes of another array": (
+        planned({"mixer.w": ix.Scheme("he_normal", axes={"b": "o"})}),
+        ix.AxesError,
+        """\
+rule "mixer.w": axes are given for "b", and the rule names "mixer.w".
+  one pattern is for the array itself: axes="o\"""",
+    ),
+    "entry of a stack": (
+        planned({"blocks.0.weight": "zeros"}, lambda: {"blocks": stack()}),
+        ix.RuleError,
+        """\
+selector "blocks.0.weight" matches no layer and no array.
+  "blocks" is one stack of 3 layers, and a rule decides all of them
+  write "blocks.weight", which selects blocks.weight
+  for a factor per layer: ("scaled", {"scheme": "he_normal", "factor": [..., ...]}), 3 numbers""",
+    ),
+    "entries of a stack": (
+        planned({"blocks.*.attn.*": "zeros"}, lambda: {"blocks": {"attn": {"wq": stack(), "wo": stack()}}}),
+        ix.RuleError,
+        """\
+selector "blocks.*.attn.*" matches no layer and no array.
+  "blocks" is one stack of 3 layers, and a rule decides all of them
+  write "blocks.attn.*", which selects blocks.attn.wo, blocks.attn.wq
+  for a factor per layer: ("scaled", {"scheme": "he_normal", "factor": [..., ...]}), 3 numbers""",
+    ),
+    "one layer of a stack": (
+        planned({"blocks.-1": "zeros", "blocks.2": "zeros"}, lambda: {"blocks": stack(), "head": Net().mlp}),
+        ix.RuleError,
+        """\
+selector "blocks.-1" matches no layer and no array.
+  "blocks" is one stack of 3 layers, and a rule decides all of them
+  write "blocks.**", which selects blocks.weight, blocks.bias
+  for a factor per layer: ("scaled", {"scheme": "he_normal", "factor": [..., ...]}), 3 numbers""",
+    ),
+    "index behind a list of stacks": (
+        planned({"blocks.2.weight": "zeros"}, lambda: {"blocks": [stack(), stack()]}),
+        ix.RuleError,
+        """\
+selector "blocks.2.weight" matches no layer and no array.
+  layers: Linear (2)
+  arrays: weight, bias
+  did you mean "blocks.1.weight" or "blocks.0.weight" or "blocks.1.bias"?""",
     ),
     "path in a wrapped model": (
         planned({"mixer": "he_normal"}, lambda: {"inner": Net()}),
@@ -132,7 +310,7 @@ selector "mixer" matches no layer.
         planned({"blocks.*": "he_normal"}, lambda: {"inner": Net()}),
         ix.RuleError,
         """\
-selector "blocks.*" matches no layer.
+selector "blocks.*" matches no layer and no array.
   layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
   write "**.blocks.**", which selects inner.blocks.0.query_proj, inner.blocks.0.key_proj, \
 inner.blocks.0.value_proj, … (1 more)""",
@@ -141,7 +319,7 @@ inner.blocks.0.value_proj, … (1 more)""",
         planned({"*.*": "he_normal"}, lambda: [Net().mlp]),
         ix.RuleError,
         """\
-selector "*.*" matches no layer.
+selector "*.*" matches no layer and no array.
   layers: Linear (2)
   write "*.**", which selects 0.layers.0, 0.layers.1""",
     ),
@@ -149,7 +327,7 @@ selector "*.*" matches no layer.
         planned({"mlp.layers.-1": "zeros"}),
         ix.RuleError,
         """\
-selector "mlp.layers.-1" matches no layer.
+selector "mlp.layers.-1" matches no layer and no array.
   layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
   write "mlp.layers.1", which selects mlp.layers.1""",
     ),
@@ -157,7 +335,7 @@ selector "mlp.layers.-1" matches no layer.
         planned({"*.layers.-2": "zeros"}, lambda: [Net().mlp, Net().mlp]),
         ix.RuleError,
         """\
-selector "*.layers.-2" matches no layer.
+selector "*.layers.-2" matches no layer and no array.
   layers: Linear (4)
   write "*.layers.0", which selects 0.layers.0, 1.layers.0""",
     ),
@@ -173,16 +351,18 @@ selector "-1" matches no layer.
         planned({"q.*.-1": "zeros"}, lambda: {"q": [[nn.Linear(2, 2, key=KEY) for _ in range(n)] for n in (1, 2)]}),
         ix.RuleError,
         """\
-selector "q.*.-1" matches no layer.
+selector "q.*.-1" matches no layer and no array.
   layers: Linear (3)
-  paths: q.0.0, q.1.0, q.1.1""",
+  arrays: weight, bias
+  did you mean "q.*.*"?""",
     ),
     "path that leads nowhere": (
         planned({"decoder.*": "zeros"}, lambda: [nn.Linear(2, 2, key=KEY) for _ in range(8)]),
         ix.RuleError,
         """\
-selector "decoder.*" matches no layer.
+selector "decoder.*" matches no layer and no array.
   layers: Linear (8)
+  arrays: weight, bias
   paths: 0, 1, 2, 3, 4, 5, … (2 more)""",
     ),
     "class of another framework": (
@@ -237,14 +417,6 @@ selector "MLP" matches no layer.
         """\
 selector "blocks" matches no layer.
   "blocks" holds 4 layers but owns no array itself; for all of them write "blocks.**\"""",
-    ),
-    "parameter instead of layer": (
-        planned({"mlp.layers.0.bias": "zeros"}),
-        ix.RuleError,
-        """\
-selector "mlp.layers.0.bias" matches no layer.
-  "mlp.layers.0.bias" is a parameter of layer "mlp.layers.0"; select the layer: {"mlp.layers.0": \
-ix.Scheme(weight=None, bias=...)}""",
     ),
     "sequence with a misspelled word": (
         planned({"MultiheadAtention Linear": "zeros"}),
@@ -372,9 +544,10 @@ rule "Linear": 0.5 (float) is no scheme.
         planned({"Linear": {"wieght": "zeros"}}),
         ix.SchemeError,
         """\
-rule "Linear": a scheme has no role "wieght".
-  roles: weight, recurrent, bias, embedding, scale; also axes, sizes, or name with arguments
-  did you mean "weight"?""",
+rule "Linear": "wieght" is neither a role nor an array of what the rule selects.
+  did you mean "weight"?
+  arrays: weight, bias
+  roles: weight, recurrent, bias, embedding, scale; also axes, sizes, base, or name with arguments""",
     ),
     "number beside a name": (
         planned({"Linear": ("normal", 0.02)}),
@@ -472,9 +645,10 @@ rule "Linear": no scheme is called "he".
         planned({"Linear": {"kernel": "zeros"}}),
         ix.SchemeError,
         """\
-rule "Linear": a scheme has no role "kernel".
-  roles: weight, recurrent, bias, embedding, scale; also axes, sizes, or name with arguments
-  an array "kernel" has the role "weight\"""",
+rule "Linear": "kernel" is neither a role nor an array of what the rule selects.
+  an array "kernel" has the role "weight"
+  arrays: weight, bias
+  roles: weight, recurrent, bias, embedding, scale; also axes, sizes, base, or name with arguments""",
     ),
     "weight scheme for a bias": (
         planned({"Linear": ("he_normal", "orthogonal")}),
@@ -563,13 +737,6 @@ rule "Registers": normal(stddev=0.02) draws nothing in the 1 layer it decides.
   cls: its weight is not drawn
   learned positions and tokens are no bias: ix.register_layer(..., roles={"pos": "embedding", "cls": "embedding"})""",
     ),
-    "parameter of the model itself": (
-        planned({"pos": "zeros"}, Tokens),
-        ix.RuleError,
-        """\
-selector "pos" matches no layer.
-  "pos" is a parameter of layer "Tokens"; select the layer: {"Tokens": ...}""",
-    ),
     "tied layer": (
         planned({"1": "he_normal"}, lambda: [(layer := nn.Linear(2, 2, key=KEY)), layer]),
         ix.RuleError,
@@ -620,14 +787,6 @@ rule "*": forget_gate needs a forget gate; "bias" of GRUCell has none.
         """\
 rule "*": uniform is defined for real arrays; "weight" is complex64.
   a uniform disk is ("variance_scaling", {"distribution": "uniform", ...})""",
-    ),
-    "zero fan of a bias": (
-        planned({"*": "uniform_fan_in"}, lambda: nn.Linear(0, 3, key=KEY)),
-        ix.SchemeError,
-        """\
-rule "*": uniform_fan_in divides by fan_in, which is 0 for "bias".
-  shape (3,), axes o
-  an array with a zero-sized axis has nothing to scale by: use "zeros" or leave it out""",
     ),
     "zero-sized axis": (
         lambda key: ix.draw("he_normal", key, (0, 7)),
@@ -692,8 +851,8 @@ the model holds no layer that initax knows: Mixer.
         planned({"*": "zeros"}, lambda: jax.nn.relu),
         ix.ModelError,
         """\
-the model holds no array: custom_jvp.
-  a model is an Equinox module, or a pytree of arrays, jax.ShapeDtypeStruct or shape tuples""",
+the model is a function, relu, and holds no array.
+  pass the module or the arrays that it takes; forward= says how they are called""",
     ),
     "single vector": (
         planned({"*": "zeros"}, lambda: jnp.ones(3)),

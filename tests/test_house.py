@@ -15,11 +15,12 @@ from initax._adapters._equinox import LAYERS
 PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
 PUBLIC = {
-    "Ablation", "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "Evidence", "Field", "InitaxError",
-    "InitaxWarning", "Kept", "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Node", "Parameter", "Plan",
-    "PlanError", "Reason", "RuleError", "Run", "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "Why",
-    "ablate", "convex", "draw", "gain", "layers", "load_rules", "lsuv", "parameter_key", "plan", "register_adapter",
-    "register_layer", "reinit", "reset_optimizer", "reset_units", "schemes", "signal_propagation",
+    "Ablation", "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "Evidence", "InitaxError", "InitaxWarning",
+    "Kept", "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "Reason",
+    "RuleError", "Run", "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "Survey", "Why", "ablate",
+    "convex", "draw", "gain", "layers", "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit",
+    "reset_optimizer", "reset_units", "schemes", "signal_propagation", "survey",
+    "Field", "Node", "register_adapter",
 }  # fmt: skip
 
 FLOORS = (
@@ -66,6 +67,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 
 FRAMEWORKS = {
+    "_adapters/_bridges",
     "_adapters/_equinox", "_adapters/_haliax", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen",
     "_adapters/_linen_boxes", "_adapters/_linen_run", "convex/_equinox", "convex/_nnx",
 }  # fmt: skip

@@ -64,9 +64,10 @@ def test_the_report_says_what_was_measured_and_done():
     assert float(row.after) == pytest.approx(0.5, rel=1e-5)
 
 
-def test_everything_else_is_the_same_object():
+@pytest.mark.parametrize("skip", ["layers.1", "layers.1.weight", "**.1.weight", ["layers.1.bias", "layers.1.weight"]])
+def test_everything_else_is_the_same_object(skip):
     before = deep(False, depth=3)
-    after, _ = ix.lsuv(before, X, forward=batched, skip="layers.1")
+    after, _ = ix.lsuv(before, X, forward=batched, skip=skip)
     assert jax.tree.structure(before) == jax.tree.structure(after)
     assert all(old.bias is new.bias for old, new in zip(before.layers, after.layers, strict=True))
     assert after.layers[1].weight is before.layers[1].weight

@@ -1,5 +1,7 @@
 """The optimizer's state after a reset, leaf by leaf: forgotten where the plan draws, the same object elsewhere."""
 
+from typing import Any, NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,6 @@ OPTIMIZERS = {
     "amsgrad": (optax.amsgrad(1e-3), 3),
     "sgd with momentum": (optax.sgd(1e-2, momentum=0.9), 1),
     "lion": (optax.lion(1e-3), 1),
-    "rmsprop": (optax.rmsprop(1e-3), 1),
     "adafactor": (optax.adafactor(1e-3, min_dim_size_to_factor=2), 3),
     "clipping and a schedule": (optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(SCHEDULE)), 2),
     "several steps": (optax.MultiSteps(optax.adam(1e-3), 2), 3),
@@ -55,6 +56,14 @@ def used(optimizer, params):
 
 def named(state):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+
+
+def changed(before, after):
+    """Paths of the arrays that are no longer the same; whatever they are now is zero."""
+    after = named(after)
+    new = {path for path, leaf in named(before).items() if after[path] is not leaf}
+    assert not any(np.any(after[path]) for path in new)
+    return new
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -102,28 +111,57 @@ def test_training_goes_on_as_from_the_start_for_what_was_reset():
     np.testing.assert_array_equal(updates["head"]["w"], new["head"]["w"])
 
 
-# What does not start at zero
-
-ELSEWHERE = {
-    "adagrad": optax.adagrad(1e-2),
-    "schedule free": optax.contrib.schedule_free_adamw(1e-3),
-    "lbfgs": optax.lbfgs(),
-}
+# What is not known to start at zero
 
 
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_what_starts_elsewhere_needs_the_state_it_starts_from(name):
-    optimizer, params = ELSEWHERE[name], model()
-    plan = ix.plan(params, {"head": "he_normal"})
-    state = optimizer.init(params)
-    with pytest.raises(ix.PlanError, match=r"write reset_optimizer\(..., fresh=optimizer.init\(new_params\)\)"):
-        ix.reset_optimizer(state, plan)
-    state = jax.tree.map(lambda leaf: leaf + 1, state)
-    new = plan.draw(KEY)
-    fresh = optimizer.init(new)
-    after = named(ix.reset_optimizer(state, plan, fresh=fresh))
-    for path, leaf in named(state).items():
-        assert after[path] is (named(fresh)[path] if "['head']" in path else leaf)
+def test_what_may_start_anywhere_needs_the_state_it_starts_from():
+    params = model()
+    state = optax.chain(optax.trace(0.9), optax.rmsprop(1e-3)).init(params)
+    with pytest.raises(ix.PlanError) as caught:
+        ix.reset_optimizer(state, ix.plan(params, {"head": "he_normal"}))
+    assert str(caught.value) == (
+        "what belongs to what is drawn is not known to start at zero.\n"
+        "  in the state: 1.0.nu.head.b, 1.0.nu.head.w\n"
+        "  write ix.reset_optimizer(opt_state, plan, fresh=optimizer.init(new_params))"
+    )
+
+
+class Averages(NamedTuple):
+    """A state that is not optax's, with a class's name that is."""
+
+    mean: Any
+    count: jax.Array
+
+
+def test_states_that_are_not_optaxs_are_asked_for():
+    params = {"a": jnp.ones((3, 3)), "b": jnp.ones((3, 2))}
+    plan, count = ix.plan(params, {"b": "he_normal"}), jnp.array(2)
+    state = Averages({name: [leaf[:, 0], leaf[0]] for name, leaf in params.items()}, count)
+    with pytest.raises(ix.PlanError, match=r"in the state: 0.mean.b.0, 0.mean.b.1\n"):
+        ix.reset_optimizer((state, optax.trace(0.9).init(params)), plan)
+    fresh = Averages(jax.tree.map(jnp.zeros_like, state.mean), jnp.array(0))
+    after = ix.reset_optimizer(state, plan, fresh=fresh)
+    assert changed(state, after) == {".mean['b'][0]", ".mean['b'][1]"}
+    namesake = type("TraceState", (Averages,), {})(params, count)
+    with pytest.raises(ix.PlanError, match=r"in the state: mean.b\n"):
+        ix.reset_optimizer(namesake, plan)
+
+
+def test_the_optimizer_of_nnx_takes_a_fresh_one():
+    net = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(net, optax.adagrad(1e-3), wrt=nnx.Param)
+    optimizer.update(net, jax.tree.map(jnp.ones_like, nnx.state(net, nnx.Param)))
+    plan = ix.plan(net, {"*": {"weight": "he_normal", "bias": None}})
+    with pytest.raises(ix.PlanError) as caught:
+        ix.reset_optimizer(optimizer, plan)
+    line = "fresh=nnx.Optimizer(new_model, optimizer.tx, wrt=optimizer.wrt)"
+    assert str(caught.value).endswith(f"  write ix.reset_optimizer(opt_state, plan, {line})")
+    fresh = nnx.Optimizer(plan.draw(KEY), optimizer.tx, wrt=optimizer.wrt)
+    sums, before = (
+        each.opt_state[0].sum_of_squares for each in (ix.reset_optimizer(optimizer, plan, fresh=fresh), optimizer)
+    )
+    np.testing.assert_array_equal(sums["kernel"].get_value(), jnp.full((4, 3), 0.1))
+    assert sums["bias"].get_value() is before["bias"].get_value()
 
 
 def test_a_state_of_another_optimizer_is_no_fresh_one():
@@ -137,6 +175,48 @@ def test_a_state_of_another_optimizer_is_no_fresh_one():
         "  the state has 9 arrays, fresh has 4\n"
         "  write fresh=optimizer.init(params) with the optimizer and the parameters that the state is for"
     )
+
+
+def test_a_state_of_other_shapes_is_no_fresh_one():
+    params, optimizer = {"w": jnp.ones((3, 2))}, optax.adagrad(1e-3)
+    with pytest.raises(ix.PlanError, match="fresh is no state of the same optimizer and parameters"):
+        ix.reset_optimizer(
+            optimizer.init(params), ix.plan(params, {"*": "zeros"}), fresh=optimizer.init({"w": jnp.ones((3, 5))})
+        )
+
+
+# What belongs to a parameter
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_numbers_of_axes_and_of_a_chain_are_no_parameters_numbers(which):
+    params = [jnp.ones((3, 3)), jnp.ones((3, 2))]
+    optimizer = optax.chain(optax.sm3(1e-2), optax.scale_by_novograd())
+    before = used(optimizer, params)
+    after = ix.reset_optimizer(before, ix.plan(params, {str(which): "he_normal"}))
+    axes = {f"[0][0].mu[{which}][{axis}]" for axis in (0, 1)}
+    assert changed(before, after) == axes | {f"[0][0].nu[{which}]", f"[1].mu[{which}]", f"[1].nu[{which}]"}
+
+
+def test_hyperparameters_are_no_parameters():
+    params = {"b1": jnp.ones((3, 3))}
+    before = used(optax.inject_hyperparams(optax.adam)(learning_rate=1e-2), params)
+    after = ix.reset_optimizer(before, ix.plan(params, {"*": "zeros"}))
+    assert changed(before, after) == {".inner_state[0].mu['b1']", ".inner_state[0].nu['b1']"}
+    factored = optax.inject_hyperparams(optax.adafactor)(learning_rate=1e-2)
+    before = factored.init(params)
+    after = ix.reset_optimizer(before, ix.plan(params, {"*": "zeros"}), counts="reset")
+    assert int(after.hyperparams["min_dim_size_to_factor"]) == 128
+
+
+def test_a_complex_parameter_is_two_arrays():
+    params = {"a": jnp.ones((2, 2), complex), "b": jnp.ones((2, 2), complex)}
+    before = used(optax.contrib.split_real_and_imaginary(optax.sgd(0.1, 0.9)), params)
+    after = ix.reset_optimizer(before, ix.plan(params, {"a": "he_normal"}))
+    real = {path for path in named(before) if "['a']" in path}
+    assert len(real) == 2
+    assert changed(before, after) <= real
+    assert {path for path in real if np.any(named(after)[path])} == set()
 
 
 # Frameworks
@@ -210,6 +290,8 @@ def test_a_model_of_one_array():
     after = ix.reset_optimizer(state, ix.plan(params, {"*": "he_normal"}))
     assert not after[0].mu.any()
     assert int(after[0].count) == 2
+    norms = used(optax.novograd(1e-3), params)
+    assert not ix.reset_optimizer(norms, ix.plan(params, {"*": "he_normal"}))[0].nu.any()
     injected = optax.inject_hyperparams(optax.adam)(learning_rate=1e-3).init(params)
     kept = ix.reset_optimizer(injected, ix.plan(params, {"*": "he_normal"}))
     assert kept.hyperparams["learning_rate"] is injected.hyperparams["learning_rate"]

@@ -227,6 +227,31 @@ the text, line 1, key "0": rule "layers": a scheme has no role "0".
   roles: weight, recurrent, bias, embedding, scale; also axes, sizes, or name with arguments
   a path is written with quotes: "layers.0\"""",
     ),
+    "index for an array": (
+        '"*" = "he_normal"\nlayers.0 = "zeros"',
+        ix.SchemeError,
+        """\
+the text, line 2, key "0": rule "layers": a scheme has no role "0".
+  roles: weight, recurrent, bias, embedding, scale; also axes, sizes, or name with arguments
+  a path is written with quotes: "layers.0\"""",
+    ),
+    "misspelled scheme of an array": (
+        '[Attn]\nwq = "zeros"\nwo = "zeroes"',
+        ix.SchemeError,
+        """\
+the text, line 3, key "wo": rule "Attn": array "wo": no scheme is called "zeroes".
+  did you mean "zeros" or "ones"?
+  schemes: """
+        + ", ".join(ix.schemes.names()),
+    ),
+    "misspelled argument of an array in JSON": (
+        '{\n "Attn": {\n  "wq": "keep",\n  "wo": ["normal", {"stdev": 0.1}]\n }\n}',
+        ix.SchemeError,
+        """\
+the text, line 4, key "wo.stdev": rule "Attn": array "wo": normal has no argument "stdev".
+  arguments: stddev, mean
+  did you mean "stddev"?""",
+    ),
     "malformed axes": (
         '[qkv]\nweight = "he_normal"\naxes = { weight = "(three o i" }',
         ix.AxesError,

@@ -1,5 +1,7 @@
 """Models over many devices, and models that barely fit: what is drawn where, at what cost, and what goes wrong."""
 
+import gc
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -56,7 +58,7 @@ def test_no_bit_depends_on_the_mesh(scheme, mesh, key):
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("scheme", ["he_normal", "glorot_uniform", "hoedt"])
+@pytest.mark.parametrize("scheme", ["he_normal", "glorot_uniform", ("normal", {"mean": 0.5}), "hoedt"], ids=shown)
 def test_no_device_holds_more_than_its_shard_and_no_word_is_passed(scheme, dtype, mesh):
     where, spec = MESHES[mesh]
     ((_, lowered),) = ix.plan(over(where, spec, dtype=dtype), {"*": scheme}).lower().items()
@@ -182,7 +184,7 @@ def test_donation_needs_memory_for_the_model_and_its_largest_array(key, monkeypa
     model = [eqx.nn.Linear(size, size, key=KEY) for size in sizes]
     arrays = jax.tree.leaves(eqx.filter(model, eqx.is_array))
     before = sum(each.nbytes for each in arrays)
-    others = live_bytes() - before
+    others = settled_bytes() - before
     seen = []
     real = _draw._await
 
@@ -218,7 +220,7 @@ def test_constants_from_the_host_are_made_one_by_one(key, monkeypatch):
 def test_donation_needs_memory_for_one_bucket_where_small_arrays_are_drawn_together(key, monkeypatch):
     model = [jnp.ones((16, 16)) for _ in range(_draw.BUCKET_LEAST + 10)]
     before = sum(each.nbytes for each in model)
-    others = live_bytes() - before
+    others = settled_bytes() - before
     seen = []
     real = Compiled.__call__
 
@@ -231,6 +233,12 @@ def test_donation_needs_memory_for_one_bucket_where_small_arrays_are_drawn_toget
     ix.reinit(model, {"*": "he_normal"}, key, donate=True)
     assert before < max(seen) <= before + (_draw.BUCKET + 2 * _draw.HANDS) * model[0].nbytes
     assert all(each.is_deleted() for each in model)
+
+
+def settled_bytes():
+    """What is live once errors of finished tests have let their arrays go, which JAX 0.12 counts at 512 GiB each."""
+    gc.collect()
+    return live_bytes()
 
 
 def live_bytes():

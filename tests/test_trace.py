@@ -128,7 +128,7 @@ def test_undeclared_arrays_get_the_traced_axes_and_others_a_reason(key):
     }
     ((parameter, reason),) = plan.kept
     assert parameter.path == "log_rate"
-    assert re.fullmatch(r"undeclared: exp stands between it and the signal \(test_trace\.py:\d+\)", reason)
+    assert re.fullmatch(r"undeclared: exp stands between it and the signal \(test_trace\.py:\d+\)", reason.text)
     drawn = plan.draw(key)
     assert bool(jnp.all(drawn.log_rate == 0))
     assert not bool(jnp.all(drawn.matrix == 1))

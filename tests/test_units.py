@@ -521,6 +521,18 @@ def test_moments_that_are_not_of_each_entry_are_refused():
     )
 
 
+def test_moments_that_may_start_anywhere_are_refused(optax_promotes):
+    model = mlp()
+    state = optax.rmsprop(1e-3).init(eqx.filter(model, eqx.is_array))
+    with pytest.raises(ix.PlanError) as caught:
+        ix.reset_units(model, "layers.0", ROWS, KEY, inputs=jnp.ones(4), opt_state=state)
+    assert str(caught.value) == (
+        "what belongs to what is drawn is not known to start at zero.\n"
+        "  in the state: 0.nu.layers.0.weight, 0.nu.layers.0.bias, 0.nu.layers.1.weight\n"
+        "  write ix.reset_optimizer(opt_state, plan, fresh=optimizer.init(new_params))"
+    )
+
+
 def test_inside_a_jitted_step_with_a_traced_mask():
     model, x = mlp(), jax.random.normal(KEY, (4,))
     optimizer = optax.adam(1e-3)

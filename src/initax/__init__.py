@@ -27,11 +27,13 @@ from initax._model._parameter import Parameter as Parameter
 from initax._model._reason import Reason as Reason
 from initax._model._reason import Why as Why
 from initax._model._register import register_layer as register_layer
+from initax._model._survey import Survey as Survey
 from initax._planning._decide import Draw as Draw
 from initax._planning._decide import Kept as Kept
 from initax._planning._plan import Plan as Plan
 from initax._planning._plan import plan as plan
 from initax._planning._rule_file import load_rules as load_rules
+from initax._trace._take_survey import survey as survey
 from initax._verbs._lsuv import Calibrated as Calibrated
 from initax._verbs._lsuv import LsuvReport as LsuvReport
 from initax._verbs._lsuv import lsuv as lsuv

@@ -83,6 +83,13 @@ def warn(text: str) -> None:
     warnings.warn(text, InitaxWarning, stacklevel=level)
 
 
+def shown(value: object) -> str:
+    """Return a value and its type, the value only where it is short: a model's text fills pages."""
+    text = repr(value)
+    short = len(text) <= 100 and "\n" not in text and " at 0x" not in text
+    return f"{text} ({type(value).__name__})" if short else f"an object of class {type(value).__name__}"
+
+
 def listing(items: Iterable[str], limit: int = 12) -> str:
     """Return the items joined by commas, cut after `limit` with the count of the rest."""
     every = list(items)

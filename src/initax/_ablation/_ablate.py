@@ -19,6 +19,7 @@ from initax._ablation._run import Run
 from initax._drawing._progress import bar
 from initax._errors import InitaxError, KeyTypeError, did_you_mean, listing, message
 from initax._math._keys import as_key
+from initax._planning._misuse import refuse_permuted
 
 
 def ablate(
@@ -86,6 +87,7 @@ def ablate(
         >>> bool(ablation.summary("square")[1].difference_low > 0)
         True
     """
+    refuse_permuted("ix.ablate", model=model, schemes=schemes, keys=keys, run=run)
     if not isinstance(schemes, Mapping) or not schemes or not all(isinstance(name, str) for name in schemes):
         shown = type(schemes).__name__ if schemes else repr(schemes)
         raise InitaxError(

@@ -18,6 +18,7 @@ from initax._errors import InitaxError, ModelError, SchemeError, listing, messag
 from initax._model._survey import Survey
 from initax._planning._plan import Plan, plan
 from initax._planning._rules import read_rules
+from initax._trace._take_survey import survey
 
 Arrays = dict[str, Any]
 """Path → array."""
@@ -75,28 +76,28 @@ def models_of(
     """
     build: Callable[[Any], Any] | None = model if is_builder(model) else None
     skeleton = model if build is None else build(keys[0])
+    surveyed = survey(skeleton, inputs=inputs, forward=forward, module=module)
     plans: dict[str, Plan] = {}
     for name, rules in schemes.items():
         try:
-            plans[name] = plan(skeleton, rules, inputs=inputs, forward=forward, module=module, default=default)
+            plans[name] = plan(surveyed, rules, default=default)
         except InitaxError as error:
             raise type(error)(f'scheme "{name}": {error}') from error
-    survey = functools.partial(survey_model, module=module, inputs=inputs, forward=forward)
-    found = survey(skeleton)
-    arrays = _arrays(found)
+    again = functools.partial(survey_model, module=module, inputs=inputs, forward=forward)
+    arrays = _arrays(surveyed)
     drawn = {each.parameter.path for made in plans.values() for each in made.draws}
     _refuse_abstract(arrays, plans)
 
     @functools.lru_cache(maxsize=cache)
     def built(seed: int) -> Arrays:
-        return arrays if build is None or seed == 0 else _arrays(survey(build(keys[seed])))
+        return arrays if build is None or seed == 0 else _arrays(again(build(keys[seed])))
 
     for seed in range(len(keys)):
         _refuse_changed(arrays, built(seed), seed)
     return Models(
         keys=keys,
         plans=plans,
-        write=found.write,
+        write=surveyed.write,
         base=built,
         varying=frozenset(arrays if build is not None else drawn),
     )

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from initax._adapters._foreign_models import refuse_foreign
 from initax._adapters._nodes import Node, packages_of
 from initax._adapters._pytree import Describe
 from initax._adapters._pytree import survey as _walk
@@ -123,6 +124,11 @@ def key_of(source: Any) -> Any:
     return source if adapter is None else adapter.key_of(source)
 
 
+def is_key_source(source: Any) -> bool:
+    """Return whether this is a framework's own source of random keys."""
+    return _source_of(source) is not None
+
+
 def check_key(source: Any) -> None:
     """Raise if `source` is neither a JAX key nor a framework's source of keys. Nothing is taken from a source.
 
@@ -151,8 +157,11 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
         forward: how it is called, where a plain call is not it.
 
     Raises:
-        ModelError: two arrays have the same dotted path, or the module does not go with the model and the inputs.
+        ModelError: two arrays have the same dotted path, the module does not go with the model and the inputs, or what
+            was passed is no model.
     """
+    if not _is_registered(model):
+        refuse_foreign(model)
     call = Call(module, inputs, forward)
     for adapter in _claiming(model, call):
         claimed: Survey | Node | None = adapter.survey(model, call)
@@ -164,6 +173,12 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
         named.hint = hint
         return named
     return _walk(model, _describe)
+
+
+def _is_registered(model: Any) -> bool:
+    """Whether what a user registered says what this is."""
+    describes = (_REGISTERED[package] for package in packages_of(type(model)) if package in _REGISTERED)
+    return any(describe(model) is not None for describe in describes)
 
 
 def _claiming(model: Any, call: Call) -> list[Any]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 from flax import linen as nn
-from flax.core import meta
 from jax.nn import initializers
 from jax.tree_util import DictKey
 
@@ -79,10 +78,6 @@ class Seen:
         return getattr(self.module, name)
 
 
-def _unboxed(init: Callable[..., Any], key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Any:
-    return meta.unbox(init(key, shape, dtype))
-
-
 def _own(attribute: str, name: str, flat: Callable[[Seen], tuple[int, ...]] | None = None) -> Any:
     """The default of an array: the module's own initializer, called with the shape the module calls it with."""
 
@@ -91,7 +86,7 @@ def _own(attribute: str, name: str, flat: Callable[[Seen], tuple[int, ...]] | No
         if init in (initializers.zeros, initializers.ones):
             return str(init.__name__)
         shape = flat(seen) if flat is not None else seen.shapes[name]
-        return FrameworkInit(function=functools.partial(_unboxed, init), shape=shape)
+        return FrameworkInit(function=init, shape=shape)
 
     return default
 

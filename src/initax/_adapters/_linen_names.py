@@ -98,12 +98,23 @@ def _kind(names: tuple[str, ...], own: Own) -> str:
     if "scale" in own and "kernel" not in own:
         return "Norm"
     if "kernel" in own:
-        return "Linear" if len(own["kernel"][1].shape) == 2 or _is_projection(names) else UNDECLARED
+        return "Linear" if len(own["kernel"][1].shape) == 2 or _is_projection(names, own) else UNDECLARED
     return UNDECLARED
 
 
-def _is_projection(names: tuple[str, ...]) -> bool:
-    return len(names) > 1 and names[-1] in ATTENTION and KINDS.get(_class(names[-2])) == "Attention"
+def _is_projection(names: tuple[str, ...], own: Own) -> bool:
+    """Return whether a module is a projection of attention: by the name of the module around it, or by its shapes."""
+    if not names or names[-1] not in ATTENTION:
+        return False
+    if len(names) > 1 and KINDS.get(_class(names[-2])) == "Attention":
+        return True
+    shape = tuple(own["kernel"][1].shape)
+    if len(shape) != 3:
+        return False
+    bias = tuple(own["bias"][1].shape) if "bias" in own else None
+    if names[-1] == "out":
+        return bool(shape[0] * shape[1] == shape[2])
+    return bool(shape[0] == shape[1] * shape[2]) if bias is None else bias == shape[1:]
 
 
 def _parameter(name: str, names: tuple[str, ...], kind: str, own: Own, hint: str) -> Parameter:
@@ -170,11 +181,21 @@ def _reading(name: str, names: tuple[str, ...], kind: str, own: Own) -> tuple[Ro
     return None, None
 
 
+def _is_told(own: Own) -> bool:
+    """Return whether the shape of an einsum's kernel, or its bias, tells which of its axes are the outputs."""
+    shape = own["kernel"][1].shape if "kernel" in own else ()
+    return "bias" in own or len(set(shape)) == 1
+
+
 def _kernel(rank: int, names: tuple[str, ...], kind: str, own: Own) -> tuple[Role | None, str | None]:
     cls = _class(names[-1]) if names else ""
-    if _is_projection(names):
+    if "kernel" in own and _is_projection(names, own):
         return ("weight", ATTENTION[names[-1]]) if rank == 3 else (None, None)
-    if (cls in ("DenseGeneral", "Einsum") and rank > 2) or (names and names[-1] in PACKED):
+    if (
+        (cls in ("DenseGeneral", "Einsum") and rank > 2)
+        or (cls == "Einsum" and not _is_told(own))
+        or (names and names[-1] in PACKED)
+    ):
         return None, None
     if kind == "Linear" and rank == 2:
         return "weight", "i o"

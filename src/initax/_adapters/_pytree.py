@@ -16,12 +16,14 @@ from jax.tree_util import GetAttrKey, tree_flatten_with_path
 
 from initax._adapters._facts import Facts
 from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name
-from initax._adapters._plain import Own, doubted, join, plain_layer, plain_layers, unknown
+from initax._adapters._plain import Own, join, plain_layer, plain_layers, unknown
 from initax._adapters._variables import are_named, read_by_name, ungrouped
 from initax._errors import ModelError, message
 from initax._model._declared import declared_parameters
+from initax._model._evidence import settled
 from initax._model._parameter import UNDECLARED, Ancestor, Declaration, Layer, declaration_of
 from initax._model._reason import Reason, follows, state, undeclared
+from initax._model._states import BOXES
 from initax._model._survey import Survey
 
 Describe = Callable[[Any], Node | None]
@@ -103,8 +105,9 @@ def survey(model: Any, describe: Describe, root: Node | None = None) -> Survey:
     walk = Walk(is_shape=is_shape, describe=describe)
     _visit(model, "", (), None, walk, said=root)
     walk.facts.complete()
+    by_path = {path: walk.leaves[index] for path, index in walk.indices.items()}
     return Survey(
-        layers=tuple(walk.facts.applied(layer, walk.leaf_at) for layer in doubted(walk.layers)),
+        layers=tuple(walk.facts.applied(layer, walk.leaf_at) for layer in settled(walk.layers, by_path, walk.hint)),
         places={path: tuple(places) for path, places in walk.places.items()},
         aliases=walk.facts.aliases,
         leaves=walk.leaves,
@@ -263,8 +266,14 @@ def _visit(  # noqa: PLR0912  one walk, one kind of node a branch
         _keep_below(node, path, ancestors, walk, said.reason or state())
         return
     is_module = form == "module" or declaration_of(cls) is not None
-    if form == "named" or (not is_module and owner is None and are_named(node)):
-        _named(node, children, path, ancestors, walk, APART if said is None or said.hint is None else said.hint)
+    hint = APART if said is None or said.hint is None else said.hint
+    if form == "named":
+        _named(node, children, path, ancestors, walk, hint)
+    elif not is_module and len(children) == 1 and children[0][0] in BOXES and isinstance(children[0][1], ARRAYS):
+        # A box that a checkpoint was restored without: the array goes by the box's name.
+        _leaf(children[0][1], join(path, children[0][0]), holder, walk, name=path)
+    elif not is_module and owner is None and are_named(node):
+        _named(node, children, path, ancestors, walk, hint)
     elif not is_module and owner is None:
         _container(node, children, path, ancestors, walk)
     elif not is_module or absorbed:
@@ -352,7 +361,19 @@ def _leaf(
     *,
     is_state: bool = False,
     identity: int | None = None,
+    name: str | None = None,
 ) -> None:
+    """Enter a leaf of the model, and the array that it is, if it is one, into what holds it.
+
+    Args:
+        leaf: the leaf.
+        path: its path.
+        holder: what holds it; `None` where the model is a single array.
+        walk: the walk.
+        is_state: whether it is state, which a weight is not tied to.
+        identity: what makes it the same as another one, where that is not the array.
+        name: the path it goes by in what holds it, where that is not its own.
+    """
     index = len(walk.leaves)
     walk.leaves.append(leaf)
     walk.indices[path] = index
@@ -381,7 +402,7 @@ def _leaf(
     if holder is None:  # the model is a single array
         walk.layers.append(plain_layer("", type(leaf), {"": (path, leaf)}, (), "", None))
         return
-    holder.own[_within(holder.path, path)] = (path, leaf)
+    holder.own[_within(holder.path, name or path)] = (path, leaf)
 
 
 def _wrapped(node: Any, said: Node, path: str, holder: Holder, ancestors: tuple[Ancestor, ...], walk: Walk) -> None:

@@ -12,14 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
-from jax.tree_util import DictKey, tree_flatten_with_path
+from jax.tree_util import DictKey, GetAttrKey, tree_flatten_with_path
 
 from initax._adapters._linen_names import cell_of, is_automatic, named_layer
 from initax._adapters._nodes import ARRAYS, entry_name, packages_of
 from initax._adapters._plain import Own, unknown
 from initax._errors import ModelError, listing, message
+from initax._model._evidence import settled
 from initax._model._parameter import UNDECLARED, Ancestor, Constraint, Layer, Parameter
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, tied, undeclared
+from initax._model._states import BOXES
 from initax._model._survey import Survey
 
 PARAMS = "params"
@@ -167,9 +169,19 @@ def _names_are_flax(tree: Any) -> bool:
         *around, last = _names(key)
         if any(map(is_automatic, around)):
             return True
-        if is_automatic(last) or _names_are_flax(child) if _is_mapping(child) else last in NAMES:
+        inside = child.get(next(iter(child), None)) if _is_mapping(child) and set(child) <= {*BOXES} else child
+        if is_automatic(last) or _names_are_flax(child) if _is_mapping(inside) else last in NAMES:
             return True
     return False
+
+
+def _key_names(entry: Any) -> Names:
+    return _names(entry.key) if isinstance(entry, DictKey) else (entry_name(entry),)
+
+
+def unboxed(names: Names) -> Names:
+    """Return names without that of a restored box around an array, which is no name of the array."""
+    return names[:-1] if len(names) > 1 and names[-1] in BOXES else names
 
 
 def _names(key: Any) -> Names:
@@ -195,12 +207,12 @@ def take_apart(model: Any) -> Variables:
         elif whole:
             collection, rest = entry_name(keys[0]), keys[1:]
         # A box around an array, `nn.Partitioned` say, is one attribute more, which is no name.
-        names = tuple(name for key in rest if isinstance(key, DictKey) for name in _names(key.key))
+        names = tuple(name for key in rest if not isinstance(key, GetAttrKey) for name in _key_names(key))
         if collection is None or not names:
             collection, names = None, tuple(map(entry_name, keys))
         inside = ".".join(names).replace("/", ".")
         path = inside if collection in (PARAMS, None) else f"{collection}.{inside}"
-        entries.append(Entry(collection, names, path, leaf, index))
+        entries.append(Entry(collection, unboxed(names), path, leaf, index))
     return Variables(tuple(entries), [leaf for _, leaf in found], tree.unflatten)
 
 
@@ -247,9 +259,10 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
             if first != entry.path:
                 places[first].append(entry.index)
                 ties[entry.path] = first
-    layers = _layers([entry for entry in variables.entries if entry.path in places], readings)
+    layers: Sequence[Layer] = _layers([entry for entry in variables.entries if entry.path in places], readings)
     if readings.read is None:
         readings.notes = _wrapped_notes(variables.entries)
+        layers = settled(layers, {entry.path: entry.leaf for entry in variables.entries}, readings.hint)
     return Survey(
         layers=tuple(_noted(layer, readings, ties) for layer in layers),
         places={path: tuple(indices) for path, indices in places.items()},
@@ -271,7 +284,7 @@ def read_by_name(root: Names, own: Own, hint: str, *, whole: bool) -> tuple[list
     """
     entries = []
     for index, (path, leaf) in enumerate(own.values()):
-        names = tuple(path.split("."))
+        names = unboxed(tuple(path.split(".")))
         entries.append(Entry(names[len(root)] if whole else PARAMS, names, path, leaf, index))
     return _layers(entries, Readings(hint=hint)), _wrapped_notes(entries)
 

@@ -62,7 +62,7 @@ class Job:
 
     paths: tuple[str, ...]
     program: Program
-    numbers: tuple[float, ...]
+    numbers: tuple[Any, ...]
     old: Any = None
     free: tuple[Any, ...] = ()
 
@@ -108,7 +108,7 @@ def draw(jobs: Sequence[Job], key: Any, *, progress: bool = False) -> dict[str, 
     return {path: array for index, job in enumerate(jobs) for path, array in zip(job.paths, found[index], strict=True)}
 
 
-def draw_one(program: Program, numbers: tuple[float, ...], key: Any) -> jax.Array:
+def draw_one(program: Program, numbers: tuple[Any, ...], key: Any) -> jax.Array:
     """Return one array, drawn from the key itself."""
     typed = as_key(key)
     build = functools.partial(sampler, implementation=drawing_implementation(str(jax.random.key_impl(typed))))

@@ -58,8 +58,8 @@ class Program:
         stored = (effective,) if self.preimage is None else self.preimage(effective)
         return tuple(each.astype(self.dtype) for each in stored)
 
-    def numbers(self, values: tuple[float, ...]) -> tuple[Any, ...]:
-        """Return the run-time numbers in the type that scales the drawn array."""
+    def numbers(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the run-time numbers in the type that scales the drawn array; a tuple becomes an array."""
         scalar = _scalar(self.dtype, bool(CONFIG.jax_enable_x64))
         return tuple(map(scalar, values))
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import keyword
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ RESERVED = frozenset({"h", "w", "d", "k", "kh", "kw", "kd", "height", "width", "
 """Names people give to the axes of a receptive field. As batch axes they would silently shrink every fan."""
 SIDED = re.compile(r"(i|in|inputs?|o|out|outputs?)(\d*|_\w+)")
 """Names of inputs and outputs: `i`, `i1`, `in`, `in_features`, `outputs`. An `instance` or an `order` is no input."""
+SIDED_LATE = re.compile(r"(?:\w*_|[cdn])(i(?:n|nputs?)|o(?:ut|utputs?))\d*")
+"""Names of inputs and outputs that say so behind other letters: `d_in`, `c_out`, `nin`. Here the first letter tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,11 @@ class Axes:
         return self._stored(lambda group: group[0] in STACK_NAMES)
 
     @property
+    def entry_axis(self) -> tuple[int, ...]:
+        """Axes of the stored array along which every entry is a layer of its own, and that hold nothing else."""
+        return self._stored(lambda group: all(_meaning(name) == "batch" for name in group))
+
+    @property
     def unit_axis(self) -> tuple[int, ...]:
         """Axes of the stored array along which every entry is an output, or one of a group, gate or stack of them."""
         return self._stored(lambda group: all(_meaning(name) in ("out", "batch") for name in group))
@@ -94,15 +102,15 @@ class Axes:
     def to_canonical(self, array: Any) -> Any:
         """Return `array` of the stored shape as `(batch entries, *receptive, in, out)`."""
         stored, canonical = self._patterns()
-        return einops.rearrange(array, f"{stored} -> {canonical}", **self._sizes())
+        return einops.rearrange(array, f"{_spoken(stored)} -> {_spoken(canonical)}", **self._sizes())
 
     def from_canonical(self, array: Any) -> Any:
         """Return `array` of shape `(batch entries, *receptive, in, out)` in the stored layout."""
         stored, canonical = self._patterns()
-        return einops.rearrange(array, f"{canonical} -> {stored}", **self._sizes())
+        return einops.rearrange(array, f"{_spoken(canonical)} -> {_spoken(stored)}", **self._sizes())
 
     def _sizes(self) -> dict[str, int]:
-        return {name: size for name, size in zip(self.names, self.split, strict=True) if name != RECEPTIVE}
+        return {_spoken(name): size for name, size in zip(self.names, self.split, strict=True) if name != RECEPTIVE}
 
     def _patterns(self) -> tuple[str, str]:
         def group(axes: tuple[int, ...]) -> str:
@@ -111,6 +119,15 @@ class Axes:
         field = f"{RECEPTIVE} " if self.receptive_axis else ""
         stored = self.pattern if self.receptive_axis else self.pattern.replace(RECEPTIVE, "")
         return stored, f"{group(self.batch_axis)} {field}{group(self.in_axis)} {group(self.out_axis)}"
+
+
+_WORD = re.compile(r"[^\W\d]\w*")
+_BESIDE = "axis_called_"
+"""What stands before a word of Python's, such as `in`, where einops reads it: it warns of these."""
+
+
+def _spoken(pattern: str) -> str:
+    return _WORD.sub(lambda found: _BESIDE * keyword.iskeyword(found[0]) + found[0], pattern)
 
 
 def resolve(pattern: str, shape: tuple[int, ...], sizes: Mapping[str, int] | None = None) -> Axes:
@@ -201,18 +218,17 @@ def parse(pattern: str) -> tuple[tuple[str, ...], ...]:
             )
         )
     try:
-        expression = ParsedExpression(pattern)
+        expression = ParsedExpression(_spoken(pattern))
     except Exception as error:  # einops raises EinopsError, and plain ones for a few malformed expressions
+        why = str(error).replace(_BESIDE, "")
         raise AxesError(
-            message(
-                f'axis pattern "{pattern}" is malformed: {error}', 'write it as in "o i", "(g o) i ..." or "... i o"'
-            )
+            message(f'axis pattern "{pattern}" is malformed: {why}', 'write it as in "o i", "(g o) i ..." or "... i o"')
         ) from None
     if expression.has_ellipsis_parenthesized:
         raise AxesError(message(f'axis pattern "{pattern}" has "..." inside parentheses.', 'write "..." on its own'))
     groups: list[tuple[str, ...]] = []
     for part in expression.composition:
-        names = (RECEPTIVE,) if isinstance(part, str) else tuple(map(str, part))
+        names = (RECEPTIVE,) if isinstance(part, str) else tuple(str(each).removeprefix(_BESIDE) for each in part)
         groups.append(names)
     for name in itertools.chain.from_iterable(groups):
         if name.lower() in RESERVED:
@@ -224,6 +240,8 @@ def parse(pattern: str) -> tuple[tuple[str, ...], ...]:
                 )
             )
         _refuse_name(pattern, name)
+    if any(_sided_late(name) for name in itertools.chain.from_iterable(groups)):
+        raise AxesError(_without_sides(pattern, groups))
     return tuple(groups)
 
 
@@ -245,6 +263,46 @@ def _refuse_name(pattern: str, name: str) -> None:
                 f'if it is one, write "{letter}" or "{letter}1"; a batch axis needs another first letter',
             )
         )
+
+
+def _sided_late(name: str) -> str:
+    """The letter that a name should begin with, where it says only later that it is an input or an output."""
+    found = SIDED_LATE.fullmatch(name)
+    return found[1][0] if found and _meaning(name) == "batch" else ""
+
+
+def _without_sides(pattern: str, groups: Sequence[tuple[str, ...]]) -> str:
+    """What to say of a pattern whose inputs or outputs have names that begin with other letters."""
+    names = [name for group in groups for name in group]
+    sides = [_meaning(name) for name in names]
+    lacks = " and ".join(f"no {word} axis" for word, side in (("input", "in"), ("output", "out")) if side not in sides)
+    batch = [name for name in names if _meaning(name) == "batch"]
+    meant = [_sided_late(name) or name for name in names]
+    counted = {letter: itertools.count(1) for letter in "io"}
+    unique = iter(
+        f"{each}{next(counted[each])}" if each in counted and meant.count(each) > 1 else each for each in meant
+    )
+    line = " ".join(_write(tuple(next(unique) for _ in group)) for group in groups)
+    if meant == names:
+        line = 'i o", or, with outputs stored first, "o i' if len(names) == 2 else "o"
+    return message(
+        f'axis pattern "{pattern}" has {lacks or "both an input and an output axis"}: '
+        + listing(f'"{name}"' for name in batch)
+        + (" are batch axes." if len(batch) > 1 else " is a batch axis."),
+        'names of inputs begin with "i", those of outputs with "o"; any other is outside the fans',
+        f'write "{line}"',
+    )
+
+
+def refuse_unsided(pattern: str) -> None:
+    """Raise where a weight's pattern names no input, no output and no receptive field: every entry were a layer.
+
+    Raises:
+        AxesError: it is so.
+    """
+    groups = parse(pattern)
+    if groups and all(_meaning(name) == "batch" for group in groups for name in group):
+        raise AxesError(_without_sides(pattern, groups))
 
 
 def _without_reserved(groups: list[tuple[str, ...]]) -> str:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from initax._errors import KeyTypeError, message
+from initax._errors import KeyTypeError, message, shown
 from initax._math import _threefry
 
 CONFIG: Any = jax.config
@@ -109,7 +109,7 @@ def _single(key: Any, shape: tuple[int, ...], expected: tuple[int, ...]) -> Any:
 def _describe(key: Any) -> str:
     if isinstance(key, jax.Array | np.ndarray):
         return f"an array of shape {key.shape} and type {key.dtype}"
-    return f"{key!r} ({type(key).__name__})"
+    return shown(key)
 
 
 def fold_paths(key: jax.Array, paths: Sequence[str]) -> jax.Array:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from initax._errors import AxesError, InitaxError, did_you_mean, listing, message
-from initax._math._axes import parse
+from initax._math._axes import parse, refuse_unsided
 from initax._model._constraint import positive
 from initax._model._parameter import KINDS, ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
 
@@ -101,6 +101,9 @@ def register_layer(
                     did_you_mean(str(role), ROLES),
                 )
             )
+    for name, pattern in fields.items():
+        if role_of[name] in WEIGHT_ROLES or (name not in given and len(axis_names[name]) > 1):
+            refuse_unsided(pattern)
     weights = [name for name, role in role_of.items() if role in WEIGHT_ROLES]
     maps = positivity or {}
     declare(

@@ -11,14 +11,32 @@ import numpy as np
 
 from initax._errors import ModelError, message
 from initax._model._parameter import Layer
+from initax._text import table
 
 Stream = Callable[[jax.Array], Any]
 """Function from the user's key to the start of a stream of random numbers."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """A model's forward pass as a jaxpr, and which of its arguments are which arrays.
+
+    Attributes:
+        closed: the closed jaxpr; its arguments are the arrays, then constants, then inputs.
+        paths: path of each array that may hold weights, in the order of the arguments.
+        constants: how many arguments behind them are arrays that can't be weights, or random keys.
+        structure: the structure of what the forward pass returns, arrays only.
+    """
+
+    closed: Any
+    paths: tuple[str, ...]
+    constants: int
+    structure: Any
+
+
 @dataclass(slots=True)
 class Survey:
-    """What one walk over a model found.
+    """What initax sees of a model; `print` it for a table.
 
     Attributes:
         layers: the layers, in traversal order.
@@ -30,6 +48,10 @@ class Survey:
         call: function of a model and inputs, where a model of this kind can't be called itself.
         streams: path of random state that was never made → function from the user's key to it.
         hint: where names are all that was read, what to pass for the rest.
+        model: the model's class.
+        inputs: what the model is called on; `None` where nobody said.
+        forward: how it is called, where a plain call is not it.
+        traced: its forward pass, where there are inputs.
     """
 
     layers: tuple[Layer, ...]
@@ -41,6 +63,19 @@ class Survey:
     call: Callable[..., Any] | None = None
     streams: Mapping[str, Stream] = field(default_factory=dict)
     hint: str = ""
+    model: type = object
+    inputs: Any = None
+    forward: Callable[..., Any] | None = None
+    traced: Traced | None = None
+
+    def __repr__(self) -> str:
+        """Return the survey in one line."""
+        count = sum(len(layer.parameters) for layer in self.layers)
+        return f"Survey({self.model.__name__}: {len(self.layers)} layers, {count} arrays)"
+
+    def __str__(self) -> str:
+        """Return the survey as a table of arrays, with how the axes of each are known, and notes."""
+        return _printed(self)
 
     def write(self, arrays: Mapping[str, Any]) -> Any:
         """Return the model with the arrays at these paths replaced; every other leaf is the same object."""
@@ -108,3 +143,47 @@ class Survey:
 
 def _is_gone(array: jax.Array) -> bool:
     return not isinstance(array, jax.core.Tracer) and bool(array.is_deleted())
+
+
+COLUMNS = ("array", "kind", "role", "shape", "axes", "fan_in", "fan_out", "known")
+
+
+def _printed(survey: Survey) -> str:
+    rows = [
+        (
+            each.path or "(model)",
+            layer.kind,
+            each.role or "",
+            str(each.shape),
+            each.axes.pattern if each.axes is not None else "",
+            fan_text(each.fan_in, each.effective_fan_in),
+            fan_text(each.fan_out, each.effective_fan_out),
+            str(each.evidence) if each.excluded is None and each.evidence else str(each.excluded or ""),
+        )
+        for layer in survey.layers
+        for each in layer.parameters
+    ]
+    lines = [f"tied: {path} is {owner}" for path, owner in survey.aliases.items()]
+    if survey.traced is not None:
+        inputs = survey.inputs if isinstance(survey.inputs, tuple) else (survey.inputs,)
+        shown = ", ".join(str(jax.tree.map(_shape_text, each)) for each in inputs)
+        lines.append(f"called: {'model' if survey.forward is None else 'forward(model, ...)'} on {shown or 'nothing'}")
+    lines += [f"note: {note}" for note in survey.notes]
+    title = f"{survey.model.__name__}: {len(rows)} arrays"
+    parts = [table(title, COLUMNS, rows, right=("fan_in", "fan_out")), "\n".join(lines)]
+    return "\n\n".join(filter(None, parts))
+
+
+def _shape_text(leaf: Any) -> str:
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]"
+    return repr(leaf)
+
+
+def fan_text(nominal: float | None, effective: float | None) -> str:
+    """Return a fan as text, with the effective one behind it where that differs."""
+    if nominal is None:
+        return ""
+    if effective is None:
+        return f"{nominal:g} (≈?)"
+    return f"{nominal:g}" if effective == nominal else f"{nominal:g} (≈{effective:g})"

@@ -7,10 +7,53 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from initax._errors import AxesError, did_you_mean, listing, message
-from initax._math._axes import Axes, parse, resolve
+from initax._math._axes import Axes, parse, refuse_unsided, resolve
 from initax._model._parameter import WEIGHT_ROLES, Evidence, Fans, Layer, Parameter
 from initax._model._reason import Reason
 from initax._model._register import guess_role
+from initax.schemes._initializer import where as where_is
+from initax.schemes._scheme import Scheme
+
+
+def restated(layer: Layer, scheme: Scheme, where: str) -> Layer:
+    """Return a layer with the axes restated that a scheme has patterns for."""
+    if not scheme.axes:
+        return layer
+    names = {parameter.name for parameter in layer.parameters}
+    weights = [each.name for each in layer.parameters if each.role in WEIGHT_ROLES]
+    # One pattern, given as a string, is for the layer's weight, whatever that is called here.
+    patterns = {
+        weights[0] if name == "weight" and name not in names and weights else name: pattern
+        for name, pattern in scheme.axes.items()
+    }
+    return with_axes(layer, patterns, scheme.sizes, where)
+
+
+def restated_alone(layer: Layer, parameter: Parameter, scheme: Scheme, rule: str, reach: Mapping[str, bool]) -> Layer:
+    """Return the layer with the axes of one array restated; one pattern, given as a string, is for that array."""
+    names = {each.name for each in layer.parameters if each.path in reach}
+    patterns = {parameter.name if name == "weight" else name: pattern for name, pattern in scheme.axes.items()}
+    for name, pattern in patterns.items():
+        if name not in names:
+            raise AxesError(
+                message(
+                    f'{rule}: axes are given for "{name}", and the rule names {where_is(parameter)}.',
+                    f'one pattern is for the array itself: axes="{pattern}"',
+                )
+            )
+    if parameter.name not in patterns:
+        return layer
+    # Sizes of axes that only the other arrays have are theirs.
+    elsewhere = {axis for name, text in patterns.items() if name != parameter.name for axis in _axes_in(text)}
+    own = _axes_in(patterns[parameter.name])
+    sizes = {axis: size for axis, size in scheme.sizes.items() if axis in own or axis not in elsewhere}
+    alone = replace(layer, parameters=(parameter,))
+    (new,) = with_axes(alone, {parameter.name: patterns[parameter.name]}, sizes, rule).parameters
+    return replace(layer, parameters=tuple(new if each.path == new.path else each for each in layer.parameters))
+
+
+def _axes_in(pattern: str) -> set[str]:
+    return {axis for group in parse(pattern) for axis in group}
 
 
 def with_axes(layer: Layer, patterns: Mapping[str, str], sizes: Mapping[str, int], where: str) -> Layer:
@@ -79,6 +122,8 @@ def _unless_about_axes(reason: Reason | None) -> Reason | None:
 def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Layer, where: str) -> Parameter:
     names = {name for group in parse(pattern) for name in group}
     try:
+        if old.role in WEIGHT_ROLES or (old.role is None and len(names) > 1):
+            refuse_unsided(pattern)
         axes = resolve(pattern, old.shape, {name: size for name, size in sizes.items() if name in names})
     except AxesError as error:
         raise AxesError(f"{where}: {old.path or '(model)'}: {error}") from None

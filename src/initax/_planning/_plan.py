@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,17 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import check_key, key_of
-from initax._adapters import survey as survey_model
 from initax._drawing._draw import Job, draw, lower
 from initax._drawing._program import Program
-from initax._errors import InitaxError, PlanError, count, listing, message, warn
+from initax._errors import InitaxError, PlanError, count, message, warn
 from initax._math._sharding import refuse_misfit
 from initax._model._parameter import Parameter
-from initax._model._survey import Survey
+from initax._model._survey import Survey, fan_text
 from initax._planning._decide import Decisions, Draw, Kept, decide
+from initax._planning._lengths import with_lengths
+from initax._planning._misuse import (
+    no_plan_to_compare,
+    no_stored_plan,
+    refuse_flattened,
+    refuse_no_rules,
+    refuse_permuted,
+)
 from initax._planning._plan_text import KeptRow, Row, render
 from initax._planning._rules import Rule, read_rules
-from initax._trace._infer import traced_survey
+from initax._trace._take_survey import survey
 from initax.schemes._scheme import Scheme, as_scheme
 
 FORMAT = 1
@@ -194,6 +200,9 @@ class Plan:
         Args:
             other: the plan to compare with; lines say what changes from this one to that one.
 
+        Raises:
+            PlanError: `other` is no plan.
+
         Examples:
             >>> import equinox as eqx, jax, initax as ix
             >>> model = eqx.nn.Linear(3, 2, use_bias=False, key=jax.random.key(0))
@@ -201,6 +210,8 @@ class Plan:
             >>> he.diff(zero)
             ('~ weight: scheme he_normal → zeros, initializer he_normal → zeros, std 0.816497 → 0.0',)
         """
+        if not isinstance(other, Plan):
+            raise PlanError(no_plan_to_compare(other))
         return _diff(self._rows(), other._rows())
 
     def __eq__(self, other: object) -> bool:
@@ -258,12 +269,13 @@ class Plan:
         Raises:
             PlanError: the text is no stored plan, or the plan decides otherwise on this model.
         """
+        refuse_permuted("ix.Plan.from_json", text=text, model=model)
         try:
             stored = json.loads(text)
             rules = dict(stored["rules"])
             decisions = stored["decisions"]
         except (ValueError, KeyError, TypeError) as error:
-            raise PlanError(message(f"this is no stored plan: {type(error).__name__}: {error}")) from error
+            raise PlanError(no_stored_plan(text, error)) from error
         if stored.get("initax") != FORMAT:
             raise PlanError(
                 message(f"the plan is stored in format {stored.get('initax')!r}, this initax reads {FORMAT}.")
@@ -290,8 +302,8 @@ class Plan:
                 kind=each.kind,
                 shape=each.parameter.shape,
                 axes=_axes_text(each.parameter),
-                fan_in=_fan_text(each.parameter.fan_in, each.parameter.effective_fan_in),
-                fan_out=_fan_text(each.parameter.fan_out, each.parameter.effective_fan_out),
+                fan_in=fan_text(each.parameter.fan_in, each.parameter.effective_fan_in),
+                fan_out=fan_text(each.parameter.fan_out, each.parameter.effective_fan_out),
                 scheme=str(each.initializer) if each.initializer else f"with {each.follows}",
                 std="" if each.std is None else f"{each.std:.4g}",
                 rule=each.rule,
@@ -318,7 +330,7 @@ def plan(
     Args:
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays, `jax.ShapeDtypeStruct`s or
             shape tuples.
-        rules: selector → scheme; the last rule that matches a layer decides it.
+        rules: selector → scheme; the last rule that matches an array decides it.
         inputs: what the model is called on, a tuple of arguments or one argument, abstract or not. The
             axes of arrays nobody declared are then read off a trace of the call, in which nothing is computed.
         forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it; for Linen, of the
@@ -341,15 +353,19 @@ def plan(
         >>> [(draw.parameter.path, round(draw.std, 3)) for draw in plan.draws if draw.std]
         [('layers.0.weight', 0.707), ('layers.1.weight', 0.5)]
     """
+    refuse_permuted("ix.plan", model=model, rules=rules)
+    refuse_no_rules(model, rules, default)
     read = read_rules(rules)
     fallback = default if default is None or default == "error" else as_scheme(default)
     schemes = [rule.scheme for rule in read] + [fallback]
+    if module is None:
+        refuse_flattened(model, (each for each in schemes if isinstance(each, Scheme)))
     lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
-    found = survey_model(model, module=module, inputs=inputs, forward=forward)
-    survey, notes = traced_survey(found, inputs, found.call or forward, lengths)
-    decisions = decide(survey.layers, survey.aliases, read, fallback, type(model), survey.hint)
-    blind = _blind(decisions.draws, inputs is None) if lengths else ()
-    return Plan(survey, read, fallback, replace(decisions, notes=(*decisions.notes, *notes, *blind)))
+    found = survey(model, inputs=inputs, forward=forward, module=module)
+    decisions = decide(found.layers, found.aliases, read, fallback, found.model, found.hint)
+    if lengths:
+        decisions = with_lengths(decisions, found, found.traced)
+    return Plan(found, read, fallback, decisions)
 
 
 def _paths(each: Draw) -> tuple[str, ...]:
@@ -359,36 +375,12 @@ def _paths(each: Draw) -> tuple[str, ...]:
 
 
 def _asks_for_lengths(scheme: Scheme) -> bool:
-    return any(part is not None and part.needs_reach for part in scheme.parts.values())
-
-
-def _blind(draws: tuple[Draw, ...], without_inputs: bool) -> tuple[str, ...]:
-    """What `auto` could not be told, for the user to know; a look-up in an embedding takes a row as it is."""
-    asking = (each for each in draws if each.initializer is not None and each.initializer.needs_reach)
-    unknown = [each for each in asking if each.parameter.reach is None and each.parameter.role != "embedding"]
-    if not unknown:
-        return ()
-    text = message(
-        f"auto can't tell what reaches {count(len(unknown), 'weight')} and takes gain 1: "
-        + listing((each.parameter.path or "(model)" for each in unknown), 6),
-        "say what the model is called on, inputs=..." if without_inputs else "",
-    )
-    warn(text)
-    return (text,)
+    own = any(part is not None and part.needs_reach for part in scheme.parts.values())
+    return own or any(each is not None and _asks_for_lengths(each) for each in scheme.arrays.values())
 
 
 def _axes_text(parameter: Parameter) -> str:
     return parameter.axes.pattern if parameter.axes else ""
-
-
-def _fan_text(nominal: float | None, effective: float | None) -> str:
-    if nominal is None:
-        return ""
-    if effective is None:
-        return f"{nominal:g} (≈?)"
-    if effective == nominal:
-        return f"{nominal:g}"
-    return f"{nominal:g} (≈{effective:g})"
 
 
 def _draw_row(each: Draw) -> dict[str, Any]:
@@ -454,10 +446,11 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def _selector_spec(rule: Rule) -> str:
-    if isinstance(rule.selector, type):
-        return rule.selector.__name__
-    if isinstance(rule.selector, str):
-        return rule.selector
+    selector = rule.selector.value
+    if isinstance(selector, type):
+        return selector.__name__
+    if isinstance(selector, str):
+        return selector
     raise PlanError(
         message(
             f"a plan with the function {rule.text} for a selector can't be stored.",

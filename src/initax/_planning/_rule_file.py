@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from initax._errors import InitaxError, RuleError, message
+from initax._errors import InitaxError, RuleError, SchemeError, message
 from initax._model._parameter import ROLES
+from initax._planning._misuse import no_source_of_rules
 from initax._planning._rules import read_rules
+from initax.schemes._scheme import unknown_role
 
 WORDS = frozenset({*ROLES, "axes", "sizes", "base", "name"})
 """Keys of a table that stands for a scheme."""
@@ -25,7 +27,7 @@ def load_rules(source: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the rules that a TOML or JSON file holds, or a text in one of these formats.
 
     Each key of the file is a selector: a name, a path, names in sequence. Its value is what a rule of Python says, with
-    a list for a pair and `"keep"`, or JSON's `null`, for `None`. The last rule that matches a layer decides it, so the
+    a list for a pair and `"keep"`, or JSON's `null`, for `None`. The last rule that matches an array decides it, so the
     order of the file counts; in TOML, tables come last.
 
     Args:
@@ -57,6 +59,7 @@ def load_rules(source: str | os.PathLike[str]) -> dict[str, Any]:
     rules = {selector: _with_none(value) for selector, value in stored.items()}
     for selector, value in rules.items():
         try:
+            _refuse_tables(selector, value, is_json)
             read_rules({selector: value})
         except InitaxError as error:
             rule = f'rule "{selector}": '
@@ -65,7 +68,7 @@ def load_rules(source: str | os.PathLike[str]) -> dict[str, Any]:
             keys = _at_fault((selector,), value, said)
             known = next(keys[:depth] for depth in range(len(keys), 0, -1) if keys[:depth] in lines)
             inside = f', key "{".".join(keys[1:])}"' if len(keys) > 1 else ""
-            hint = _unquoted(selector, value)
+            hint = _unquoted(selector, value, is_json)
             raise type(error)(message(f"{where}, line {lines[known]}{inside}: {rule}{said}", hint)) from error
     return rules
 
@@ -82,6 +85,8 @@ def _opened(source: str | os.PathLike[str]) -> tuple[str, str, bool]:
                 )
             )
         return "the text", source, is_json
+    if not isinstance(source, str | os.PathLike):
+        raise RuleError(no_source_of_rules(source))
     path = Path(source)
     if path.suffix.lower() not in (".toml", ".json"):
         raise RuleError(message(f"rules are loaded from a file .toml or .json, not {str(path)!r}."))
@@ -138,18 +143,24 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _with_none(value: Any) -> Any:
-    """The value, with `None` where a scheme is to be kept: the rule's, a half of a pair, or a role."""
+    """The value, with `None` where something is to be kept: the rule's, a half of a pair, a role or an array."""
     match value:
         case "keep":
             return None
         case [weight, bias] if not (isinstance(weight, str) and isinstance(bias, Mapping)):
             return [_with_none(weight), _with_none(bias)]
         case Mapping() if "name" not in value:
-            return {key: _with_none(each) if key in ROLES else each for key, each in value.items()}
+            return {key: each if key in ("axes", "sizes") else _with_none(each) for key, each in value.items()}
     return value
 
 
-def _unquoted(selector: str, value: Any) -> str:
+def _refuse_tables(selector: str, value: Any, is_json: bool) -> None:
+    """Raise where a table is no scheme but the rest of a path without quotes, or all rules in one table."""
+    if _unquoted(selector, value, is_json):
+        raise SchemeError(unknown_role(next(iter(value))))
+
+
+def _unquoted(selector: str, value: Any, is_json: bool) -> str:
     """What to write where TOML has tables in tables: around all rules, or for a path without quotes."""
     keys = [selector]
     while isinstance(value, Mapping) and value and not set(value) & WORDS:
@@ -157,7 +168,9 @@ def _unquoted(selector: str, value: Any) -> str:
         keys.append(key)
     if len(keys) > 1 and selector == "rules":
         return "rules stand at the top, with no table [rules] around them"
-    return f'a path is written with quotes: "{".".join(keys)}"' if len(keys) > 1 else ""
+    # One name of an array may stand in a table; an index, or a name in a name, is the rest of a path.
+    is_path = len(keys) > 2 or (len(keys) > 1 and keys[1].isdigit())
+    return f'a path is written with quotes: "{".".join(keys)}"' if is_path and not is_json else ""
 
 
 def _at_fault(keys: Keys, value: Any, error: str) -> Keys:

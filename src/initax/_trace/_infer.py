@@ -12,6 +12,7 @@ import numpy as np
 
 from initax._errors import InitaxError, ModelError, listing, message, warn
 from initax._math._axes import Axes, resolve
+from initax._model._evidence import may_be_traced
 from initax._model._parameter import (
     UNDECLARED,
     WEIGHT_ROLES,
@@ -23,35 +24,10 @@ from initax._model._parameter import (
     declaration_of,
     why_not_drawable,
 )
-from initax._model._reason import undeclared
-from initax._model._survey import Survey
-from initax._trace import readings_of, uses_of
+from initax._model._reason import Reason, Why, undeclared
+from initax._model._survey import Survey, Traced
+from initax._trace import readings_of
 from initax._trace._reading import Reading
-from initax._trace._second_moments import Lengths
-
-CONTAINERS = (Mapping, list, tuple, jax.Array, np.ndarray, jax.ShapeDtypeStruct)
-"""Classes nobody declares: initax guesses the axes of what they hold, and a trace knows better."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Traced:
-    """A model's forward pass as a jaxpr, and which of its arguments are which arrays.
-
-    Attributes:
-        closed: the closed jaxpr; its arguments are the arrays, then constants, then inputs.
-        paths: path of each array that may hold weights, in the order of the arguments.
-        constants: how many arguments behind them are arrays that can't be weights, or random keys.
-        structure: the structure of what the forward pass returns, arrays only.
-    """
-
-    closed: Any
-    paths: tuple[str, ...]
-    constants: int
-    structure: Any
-
-    def readings(self) -> dict[str, Reading]:
-        """Return what the forward pass says of each array."""
-        return readings_of(self.closed, self.paths, self.constants)
 
 
 def trace(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Traced:
@@ -65,12 +41,6 @@ def trace(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Tr
     Raises:
         ModelError: the model can't be called, or the call fails.
     """
-    traced, _ = trace_with_values(survey, inputs, forward)
-    return traced
-
-
-def trace_with_values(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> tuple[Traced, list[Any]]:
-    """Return the forward pass, and what its arguments are: arrays, constants and inputs."""
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     call = forward or _called
     if forward is None and not callable(survey.rebuild(list(survey.leaves))):
@@ -81,31 +51,21 @@ def trace_with_values(survey: Survey, inputs: Any, forward: Callable[..., Any] |
                 f"{'or ' if survey.hint else ''}say how: forward=lambda model, x: ...",
             )
         )
-    arrays = {path: _array(survey.leaves[places[0]]) for path, places in survey.places.items()}
-    weights = [path for path, array in arrays.items() if jnp.issubdtype(array.dtype, np.inexact)]
-    others = [path for path in arrays if path not in set(weights)]
-    given, structure = jax.tree_util.tree_flatten(arguments)
-    moving = [at for at, each in enumerate(given) if isinstance(each, jax.Array | np.ndarray | jax.ShapeDtypeStruct)]
-    keys = [at for at in moving if jnp.issubdtype(given[at].dtype, jax.dtypes.prng_key)]
-    moving = [at for at in moving if at not in keys]
+    own = _arguments(survey, inputs)
 
     def run(weight: list[Any], constant: list[Any], moved: list[Any]) -> Any:
         leaves = list(survey.leaves)
-        count = len(others)
-        for path, value in zip([*weights, *others], [*weight, *constant[:count]], strict=True):
+        count = len(own.others)
+        for path, value in zip([*own.weights, *own.others], [*weight, *constant[:count]], strict=True):
             for place in survey.places[path]:
                 leaves[place] = value
-        values = list(given)
-        for at, value in zip([*keys, *moving], [*constant[count:], *moved], strict=True):
+        values = list(own.given)
+        for at, value in zip([*own.keys, *own.moving], [*constant[count:], *moved], strict=True):
             values[at] = value
-        result = call(survey.rebuild(leaves), *jax.tree_util.tree_unflatten(structure, values))
+        result = call(survey.rebuild(leaves), *jax.tree_util.tree_unflatten(own.structure, values))
         return jax.tree_util.tree_map(lambda each: each if isinstance(each, jax.Array) else None, result)
 
-    values = (
-        [arrays[path] for path in weights],
-        [*(arrays[path] for path in others), *(given[at] for at in keys)],
-        [given[at] for at in moving],
-    )
+    values = own.values(survey)
     try:
         closed, shape = jax.make_jaxpr(run, return_shape=True)(*jax.tree_util.tree_map(_abstract, values))
     except InitaxError:
@@ -121,8 +81,57 @@ def trace_with_values(survey: Survey, inputs: Any, forward: Callable[..., Any] |
             )
         ) from error
     structure = jax.tree_util.tree_structure(shape)
-    traced = Traced(closed=closed, paths=tuple(weights), constants=len(values[1]), structure=structure)
-    return traced, [*values[0], *values[1], *values[2]]
+    return Traced(closed=closed, paths=own.weights, constants=len(values[1]), structure=structure)
+
+
+def values_of(survey: Survey, inputs: Any) -> list[Any]:
+    """Return the values of a forward pass's arguments: arrays that may be weights, constants, inputs."""
+    return [value for values in _arguments(survey, inputs).values(survey) for value in values]
+
+
+@dataclass(frozen=True, slots=True)
+class _Arguments:
+    """The arrays of a model and of its inputs, sorted by what they are for a forward pass.
+
+    Attributes:
+        weights: paths of the arrays that may be weights.
+        others: paths of those that can't be.
+        given: the leaves of the inputs.
+        structure: their structure.
+        keys: which of them are random keys.
+        moving: which of them are other arrays.
+    """
+
+    weights: tuple[str, ...]
+    others: tuple[str, ...]
+    given: list[Any]
+    structure: Any
+    keys: tuple[int, ...]
+    moving: tuple[int, ...]
+
+    def values(self, survey: Survey) -> tuple[list[Any], list[Any], list[Any]]:
+        """Return the arrays: those that may be weights, constants, inputs."""
+
+        def own(path: str) -> Any:
+            return _array(survey.at(path))
+
+        constants = [*map(own, self.others), *(self.given[at] for at in self.keys)]
+        return [*map(own, self.weights)], constants, [self.given[at] for at in self.moving]
+
+
+def _arguments(survey: Survey, inputs: Any) -> _Arguments:
+    given, structure = jax.tree_util.tree_flatten(inputs if isinstance(inputs, tuple) else (inputs,))
+    arrays = [at for at, each in enumerate(given) if isinstance(each, jax.Array | np.ndarray | jax.ShapeDtypeStruct)]
+    keys = tuple(at for at in arrays if jnp.issubdtype(given[at].dtype, jax.dtypes.prng_key))
+    inexact = {path: jnp.issubdtype(_array(survey.at(path)).dtype, np.inexact) for path in survey.places}
+    return _Arguments(
+        weights=tuple(path for path, is_inexact in inexact.items() if is_inexact),
+        others=tuple(path for path, is_inexact in inexact.items() if not is_inexact),
+        given=given,
+        structure=structure,
+        keys=keys,
+        moving=tuple(at for at in arrays if at not in keys),
+    )
 
 
 def _called(model: Any, *inputs: Any) -> Any:
@@ -142,7 +151,7 @@ def _how_to_call(survey: Survey, inputs: Any) -> str:
 
 def _is_traced(survey: Survey, inputs: tuple[Any, ...], forward: Callable[..., Any]) -> bool:
     try:
-        trace_with_values(survey, inputs, forward)
+        trace(survey, inputs, forward)
     except Exception:
         return False
     return True
@@ -178,16 +187,13 @@ def _shown_whole(argument: Any) -> str:
     return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
 
-def traced_survey(
-    survey: Survey, inputs: Any, forward: Callable[..., Any] | None, lengths: bool = False
-) -> tuple[Survey, tuple[str, ...]]:
-    """Return the survey as the forward pass completes it, and notes; as it is where there are no inputs.
+def completed(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Survey:
+    """Return a survey with its forward pass, and with what that says of arrays nobody declared.
 
     Args:
-        survey: the model.
+        survey: the model; it comes back as it is where there are no inputs.
         inputs: what it is called on.
         forward: how.
-        lengths: whether to follow how long the signal is that reaches each weight.
 
     Raises:
         ModelError: the model can't be called, the call fails, or `forward` is given without inputs.
@@ -200,36 +206,11 @@ def traced_survey(
                     "give inputs=, arrays or jax.ShapeDtypeStruct((8, 3), jnp.float32); () where it takes none",
                 )
             )
-        return survey, ()
+        return survey
     traced = trace(survey, inputs, forward)
-    read, notes = with_readings(survey, traced.readings())
-    return (with_lengths(read, traced) if lengths else read), notes
-
-
-def with_lengths(survey: Survey, traced: Traced) -> Survey:
-    """Return the survey with the mean square of the signal that reaches each weight, where the trace can tell."""
-    parameters = {each.path: each for layer in survey.layers for each in layer.parameters}
-    taken = {at: value for at, path in enumerate(traced.paths) if (value := _taken(parameters[path])) is not None}
-    lengths = Lengths(uses_of(traced.closed, len(traced.paths), traced.constants), taken)
-    found = lengths.of(traced.closed, len(traced.paths), traced.constants)
-    reach = {traced.paths[at]: length for at, length in found.items()}
-    layers = (
-        replace(layer, parameters=tuple(replace(each, reach=reach.get(each.path)) for each in layer.parameters))
-        for layer in survey.layers
-    )
-    return replace(survey, layers=tuple(layers))
-
-
-def _taken(parameter: Parameter) -> float | None:
-    """The value that a bias or a scale is taken to have; `None` for all else."""
-    if parameter.role == "bias":
-        return 0.0
-    if parameter.role != "scale":
-        return None
-    default = parameter.default
-    if isinstance(default, tuple):
-        return float(default[1].get("value", 1.0)) if default[0] == "constant" else None
-    return 1.0
+    found = readings_of(traced.closed, traced.paths, traced.constants)
+    read, notes = with_readings(survey, found)
+    return replace(read, traced=traced, inputs=inputs, forward=forward, notes=(*survey.notes, *notes))
 
 
 def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey, tuple[str, ...]]:
@@ -245,13 +226,10 @@ def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey,
     paths = list(found)
     layers = []
     for layer in survey.layers:
-        if _is_open(layer):
-            layers.append(_read_layer(layer, found, paths, notes))
-            continue
-        layers.append(layer)
+        layers.append(_read_layer(layer, found, paths, notes))
         for parameter in layer.parameters:
             reading = found.get(parameter.path)
-            if reading is not None and reading.pattern is not None:
+            if reading is not None and reading.pattern is not None and not may_be_traced(parameter):
                 _held_against(parameter, reading, disagree, split)
     if disagree:
         text = message(
@@ -273,14 +251,9 @@ def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey,
     return replace(survey, layers=tuple(layers)), tuple(notes)
 
 
-def _is_open(layer: Layer) -> bool:
-    """Whether nobody declared the axes of a layer: its class is not known, or it is a plain container."""
-    if layer.kind == UNDECLARED:
-        return True
-    return declaration_of(layer.cls) is None and issubclass(layer.cls, CONTAINERS) and layer.kind != "State"
-
-
 def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str], notes: list[str]) -> Layer:
+    if not any(each.path in found and _is_readable(each) for each in layer.parameters):
+        return layer
     own: dict[str, Parameter] = {}
     for parameter in layer.parameters:
         reading = found.get(parameter.path)
@@ -294,6 +267,8 @@ def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str]
             weight = _weight_of(found[path], own, paths)
             if weight is not None:
                 own[path] = replace(parameter, fans=weight.fans)
+    if declaration_of(layer.cls) is not None:
+        return replace(layer, parameters=tuple(own.values()))
     kinds = [found[path].kind for path, each in own.items() if path in found and each.role in WEIGHT_ROLES]
     scales = [path for path, each in own.items() if path in found and each.role == "scale"]
     kind = next(iter(kinds), "Norm" if scales else UNDECLARED)
@@ -301,15 +276,17 @@ def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str]
 
 
 def _is_readable(parameter: Parameter) -> bool:
-    if why_not_drawable(parameter.shape, parameter.dtype) is not None:
-        return False
-    return parameter.excluded is None or parameter.excluded.is_about_axes
+    """Return whether the forward pass decides what a parameter is."""
+    return why_not_drawable(parameter.shape, parameter.dtype) is None and may_be_traced(parameter)
 
 
 def read_parameter(parameter: Parameter, reading: Reading) -> Parameter:
     """Return the parameter with the axes, role and fans of a reading, or kept for the reason why there is none."""
     if reading.pattern is None:
-        excluded = undeclared(reading.reason or "", reading.why)
+        is_constant = reading.why is Why.NOT_TRAINABLE
+        excluded = (
+            Reason(reading.why, reading.reason or "") if is_constant else undeclared(reading.reason or "", reading.why)
+        )
         return replace(parameter, role=None, axes=None, fans=None, evidence=None, excluded=excluded)
     axes = resolve(reading.pattern, parameter.shape, reading.sizes)
     role = cast("Role", reading.role)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.extend.core import Literal
 
+from initax._model._reason import Why
 from initax._trace._contract import settle
 from initax._trace._entries import marked
 from initax._trace._equations import equation, shapes_of
@@ -81,6 +82,8 @@ def _step(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
         return [Value(shape=shape, steps=stepped(eqn, values)) for shape in shapes_of(eqn)]
     if name in CALLS and CALLS[name] in eqn.params:
         return _call(eqn.params[CALLS[name]], values, uses)
+    if name == "stop_gradient":
+        values = [value if value.data else _frozen(value, line_of(eqn)) for value in values]
     if name in SAME:
         return [replace(value, shape=shape) for value, shape in zip(values, shapes_of(eqn), strict=True)]
     control = {"scan": _scan, "while": _while, "cond": _cond}.get(name)
@@ -90,6 +93,12 @@ def _step(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
     first = len(uses.found)
     results = equation(eqn, values, uses, where)
     return results if uses.follow is None else uses.follow.after(eqn, values, results, uses, first, where)
+
+
+def _frozen(value: Value, where: str) -> Value:
+    """Return parameters behind `stop_gradient`, where no gradient reaches them by this way."""
+    stop = Stop("stop_gradient stands between it and the signal", where, Why.NOT_TRAINABLE)
+    return replace(value, weights=tuple(view.halted(stop) for view in value.weights))
 
 
 def _call(inner: Any, values: Sequence[Value], uses: Uses) -> list[Value]:

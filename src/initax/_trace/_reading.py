@@ -71,6 +71,12 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         return Reading(reason=f"shape {tuple(shape)} has no entries")
     if not uses:
         return Reading(reason="the forward pass does not use it", why=Why.UNUSED)
+    frozen = [use for use in uses if use.stop is not None and use.stop.why is Why.NOT_TRAINABLE]
+    if len(frozen) == len(uses):
+        return Reading(
+            reason="no gradient reaches it: it stands behind stop_gradient", why=Why.NOT_TRAINABLE, where=where
+        )
+    uses = [use for use in uses if use not in frozen]
     stopped = next((use for use in uses if use.stop), None)
     if stopped is not None and stopped.stop is not None:
         return Reading(reason=_at(str(stopped.stop), stopped.where), why=stopped.stop.why, where=where)

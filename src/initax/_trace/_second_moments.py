@@ -1,9 +1,10 @@
 """How long the signal is that reaches each weight, with no data: first and second moments followed along the jaxpr.
 
 A signal is a function of a standard normal, held as its values at the nodes of a quadrature; so an activation written
-in ten equations is as exact as one. What comes out of a weight is taken for a standard normal of its own, which is what
-a weight scaled by the length of its input makes of it. Where two signals meet they are taken for independent, and the
-sum for normal. What is not known stays unknown, and so does everything behind it.
+in ten equations is as exact as one. What comes out of a weight is taken for a normal of its own: of the length that its
+law gives it, where the law is known, of the length asked for, where the weight is to be scaled by the length of its
+input, and else of length one, which is remembered as an assumption. Where two signals meet they are taken for
+independent, and the sum for normal. What is not known stays unknown, and so does everything behind it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -27,11 +28,20 @@ MOVES = frozenset(
     {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "slice", "dynamic_slice", "gather"}
     | {"reduce_precision"}
 )
+KEEPS = frozenset({"convert_element_type", "copy", "copy_p", "optimization_barrier"})
+"""Beside these, what leaves a parameter what it is."""
+
 NORMAL = 0
 """Stands for the numbers that are constants: they vary with no signal."""
 
 STEADY = 0.02
+"""Relative difference of the lengths that reach a weight, below which they are taken for one."""
+SAME_LENGTH = 1e-4
 """Relative change of a length from one step of a loop to the next, below which a loop is taken for steady."""
+STEPS = 64
+"""Steps of a loop that are followed one by one."""
+FEW = 4
+"""Steps after which it shows whether a loop can keep the length."""
 
 
 @functools.cache
@@ -46,10 +56,17 @@ def quadrature() -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A signal: its values at the nodes of the normal variable it is a function of, `NORMAL` for a constant."""
+    """A signal.
+
+    Attributes:
+        values: its values at the nodes of a normal variable.
+        of: which variable it is a function of, `NORMAL` for a constant.
+        assumed: the parameters whose laws are not known and had to be assumed for it.
+    """
 
     values: np.ndarray
     of: int
+    assumed: frozenset[int] = frozenset()
 
     @property
     def mean(self) -> float:
@@ -62,12 +79,39 @@ class Moment:
         return float(quadrature()[1] @ self.values.astype(float) ** 2)
 
 
+@dataclass(frozen=True, slots=True)
 class Weight:
-    """Stands for a weight, and for whatever is made of weights only."""
+    """Stands for a weight, and for whatever is made of weights only.
+
+    Attributes:
+        param: which parameter it is, where it is one with nothing but layout since.
+    """
+
+    param: int | None = None
 
 
 WEIGHT = Weight()
 Known = Moment | Weight | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Law:
+    """What is known of the entries of a parameter before they are drawn.
+
+    Attributes:
+        mean: the mean of an entry.
+        square: the mean of its square.
+        inputs: how many entries of a weight one output sums over; `None` for biases and scales.
+        length: mean square that the outputs of a weight have whatever reaches it, because it is scaled by that; `None`
+            for any other.
+        assumed: whether nothing is known, and this is assumed.
+    """
+
+    mean: float
+    square: float
+    inputs: float | None = None
+    length: float | None = None
+    assumed: bool = False
 
 
 class Lengths:
@@ -75,16 +119,24 @@ class Lengths:
 
     Args:
         uses: where the weights are used.
-        constants: values that biases and scales are taken to have, by parameter.
+        laws: what is known of the parameters, by parameter.
+        tables: the parameters that are embeddings.
+
+    Attributes:
+        leaning: parameter → the parameters whose laws were assumed for the signal that reaches it.
+        looked: the parameters that are looked up.
     """
 
-    def __init__(self, uses: Uses, constants: Mapping[int, float]) -> None:
-        self.constants = constants
+    def __init__(self, uses: Uses, laws: Mapping[int, Law], tables: frozenset[int] = frozenset()) -> None:
+        self.laws = laws
+        self.tables = tables
         self.places: dict[Place, list[int]] = {}
         for use in uses.found:
             if use.what in CONTRACTIONS and use.view is not None and not use.stop:
                 self.places.setdefault(use.at, []).append(use.param)
         self.reached: dict[int, list[float | None]] = {}
+        self.leaning: dict[int, frozenset[int]] = {}
+        self.looked: set[int] = set()
         self.normals = 0
 
     def of(self, closed: Any, arrays: int, constants: int) -> dict[int, float | None]:
@@ -92,7 +144,8 @@ class Lengths:
         operands: list[Known] = []
         for at, var in enumerate(closed.jaxpr.invars):
             if at < arrays:
-                operands.append(_constant(self.constants[at]) if at in self.constants else WEIGHT)
+                law = self.laws.get(at)
+                operands.append(Weight(at) if law is None or law.inputs is not None else self.entry(at))
             elif at < arrays + constants or not jnp.issubdtype(var.aval.dtype, np.floating):
                 operands.append(None)
             else:
@@ -100,12 +153,23 @@ class Lengths:
         self.walk(closed.jaxpr, [None] * len(closed.jaxpr.constvars), operands, ())
         return {param: _agreed(lengths) for param, lengths in self.reached.items()}
 
-    def normal(self, mean: float, variance: float) -> Moment | None:
+    def entry(self, param: int) -> Moment | None:
+        """Return an entry of a parameter as a signal of its own: of one whose law is not known one of length one."""
+        law = self.laws.get(param)
+        if law is None:
+            return self.normal(0.0, 1.0, frozenset({param}))
+        assumed = frozenset({param} if law.assumed else ())
+        variance = max(law.square - law.mean**2, 0.0)
+        if variance <= 1e-12 * law.square:
+            return replace(_constant(law.mean), assumed=assumed)
+        return self.normal(law.mean, variance, assumed)
+
+    def normal(self, mean: float, variance: float, assumed: frozenset[int] = frozenset()) -> Moment | None:
         """Return a normal signal that is independent of all others."""
         if not (math.isfinite(mean) and math.isfinite(variance) and variance >= 0):
             return None
         self.normals += 1
-        return Moment(mean + math.sqrt(variance) * quadrature()[0], self.normals)
+        return Moment(mean + math.sqrt(variance) * quadrature()[0], self.normals, assumed)
 
     def walk(self, jaxpr: Any, consts: Sequence[Known], operands: Sequence[Known], at: Place) -> list[Known]:
         """Follow every equation of a jaxpr."""
@@ -136,17 +200,23 @@ class Lengths:
             return [values[0]] * count
         if count > 1:
             return [None] * count
-        return [self._one(name, eqn, values, place)]
+        found = self._one(name, eqn, values, place)
+        if isinstance(found, Moment):
+            assumed = found.assumed.union(*(value.assumed for value in values if isinstance(value, Moment)))
+            found = replace(found, assumed=assumed)
+        return [found]
 
     def _one(self, name: str, eqn: Any, values: list[Known], place: Place) -> Known:
         if name in ("dot_general", "conv_general_dilated"):
             return self._contracted(values, place)
+        if name in ENTRYWISE and any(isinstance(value, Moment) and value.of != NORMAL for value in values):
+            values = [self._as_signal(value) for value in values]
         signals = [value for value in values if isinstance(value, Moment)]
         held = [value for value in values if isinstance(value, Weight)]
-        if held and name == "gather" and len(values) == 2:
-            return (
-                self.normal(0.0, 1.0) if values[1] is None else WEIGHT
-            )  # a look-up in an embedding, drawn to length one
+        if held and self._is_look_up(name, values):
+            return self._looked_up(held[0])
+        if held and len(values) - len(signals) == 1 and (name in MOVES or name in KEEPS):
+            return held[0]
         if held:
             return WEIGHT if not any(each.of != NORMAL for each in signals) and None not in values else None
         if name in MOVES:
@@ -168,7 +238,37 @@ class Lengths:
         signal = next((value for value in values if isinstance(value, Moment)), None)
         for param in params:
             self.reached.setdefault(param, []).append(signal.square if signal is not None else None)
-        return self.normal(0.0, 1.0) if len(params) == 1 else None
+            self.leaning[param] = self.leaning.get(param, frozenset()) | (signal.assumed if signal else frozenset())
+        return self._weighed(params[0], signal) if len(params) == 1 else None
+
+    def _weighed(self, param: int, signal: Moment | None) -> Moment | None:
+        """What comes out of a weight: sums of independent entries times what reaches them."""
+        law = self.laws.get(param)
+        if law is None:
+            return self.normal(0.0, 1.0, frozenset({param}))
+        if law.length is not None:
+            return self.normal(0.0, law.length)
+        if signal is None or law.inputs is None:
+            return None
+        variance = law.square * signal.square - (law.mean * signal.mean) ** 2
+        return self.normal(law.inputs * law.mean * signal.mean, max(law.inputs * variance, 0.0))
+
+    def _is_look_up(self, name: str, values: Sequence[Known]) -> bool:
+        """Whether entries of a parameter are taken that data decide; a slice may be the step of a loop."""
+        first, *indices = values
+        if not isinstance(first, Weight) or not indices or any(isinstance(each, Weight) for each in indices):
+            return False
+        return None in indices and (name == "gather" or (name == "dynamic_slice" and first.param in self.tables))
+
+    def _looked_up(self, table: Weight) -> Moment | None:
+        if table.param is None:
+            return self.normal(0.0, 1.0)
+        self.looked.add(table.param)
+        return self.entry(table.param)
+
+    def _as_signal(self, value: Known) -> Known:
+        """An embedding that is added as it is, learned positions say, is a signal."""
+        return self.entry(value.param) if isinstance(value, Weight) and value.param in self.tables else value
 
     def _entrywise(self, name: str, eqn: Any, signals: Sequence[Moment]) -> Known:
         of = {signal.of for signal in signals} - {NORMAL}
@@ -209,23 +309,36 @@ class Lengths:
         carry, before = values[consts : consts + carries], self.reached
         steps: list[dict[int, list[float | None]]] = []
         results: list[Known] = []
-        for _ in range(min(params["length"], 4)):
+        is_steady = False
+        while len(steps) < min(params["length"], STEPS) and not is_steady:
             self.reached = {}
             operands = [*values[:consts], *carry, *values[consts + carries :]]
             results = self.walk(body.jaxpr, [None] * len(body.consts), operands, place)
+            is_steady = all(map(_is_same, carry, results[:carries]))
             carry = results[:carries]
             steps.append(self.reached)
+            if len(steps) >= FEW and self._is_torn(steps):
+                break
         self.reached = before
         for param in {param for step in steps for param in step}:
             lengths = [_agreed(step.get(param, [None])) for step in steps]
             self.reached.setdefault(param, []).append(_agreed(lengths))
         moved = [value if isinstance(value, Moment) and value.of == NORMAL else None for value in carry]
-        steady = len(steps) < 4 or all(each is not None for step in steps for each in _flat(step))
-        return results if steady else [*moved, *[None] * (len(results) - carries)]
+        whole = (is_steady or len(steps) == params["length"]) and not self._is_torn(steps)
+        return results if whole else [*moved, *[None] * (len(results) - carries)]
+
+    def _is_torn(self, steps: Sequence[Mapping[int, list[float | None]]]) -> bool:
+        """Whether steps ask for different scales of a weight that has one: then it can keep no length."""
+        asking = {param for step in steps for param in step if (law := self.laws.get(param)) and law.length is not None}
+        return any(_agreed([_agreed(step.get(param, [None])) for step in steps]) is None for param in asking)
 
 
-def _flat(step: Mapping[int, list[float | None]]) -> list[float | None]:
-    return [length for lengths in step.values() for length in lengths]
+def _is_same(before: Known, after: Known) -> bool:
+    """Whether a step of a loop leaves the length of a signal as it was."""
+    if not (isinstance(before, Moment) and isinstance(after, Moment)):
+        return before == after
+    close = math.isclose(before.square, after.square, rel_tol=SAME_LENGTH)
+    return close and math.isclose(before.mean, after.mean, rel_tol=SAME_LENGTH, abs_tol=SAME_LENGTH * after.square**0.5)
 
 
 def _constant(number: float) -> Moment:

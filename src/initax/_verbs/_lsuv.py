@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._adapters import survey as survey_model
 from initax._errors import InitaxError, message
 from initax._model._parameter import Parameter
 from initax._model._reason import Why
-from initax._model._survey import Survey
+from initax._model._survey import Survey, Traced
+from initax._planning._misuse import refuse_permuted
 from initax._planning._rules import match, read_rules
 from initax._text import table
 from initax._trace import uses_of
-from initax._trace._infer import Traced, trace_with_values
 from initax._trace._replay import Player
+from initax._trace._take_survey import called
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 from initax._trace._views import Factor, Pick
 
@@ -104,8 +104,8 @@ def lsuv(
         module: where the model is variables of Flax Linen, the module they belong to.
         target: the variance wanted.
         tolerance: a weight whose output is this close already, relative to the target, is left as it is.
-        skip: selectors of layers to leave alone, as in a rule: a class, a name, a path, a function, or a list of
-            several.
+        skip: selectors of layers and arrays to leave alone, as in a rule: a class, a name, a path, a function, or a
+            list of several.
         center: also set each bias of a calibrated weight so that every unit has mean zero.
 
     Raises:
@@ -125,10 +125,10 @@ def lsuv(
         Mishkin & Matas 2016, arXiv 1511.06422, algorithm 1. There each layer is measured in a forward pass of its own,
         several times; before its bias an output is linear in its weight, and once is exact.
     """
+    refuse_permuted("ix.lsuv", model=model, inputs=inputs)
     if not target > 0:
         raise InitaxError(message(f"lsuv: target is a variance and must be positive, not {target!r}."))
-    found = survey_model(model, module=module, inputs=inputs, forward=forward)
-    traced, values = trace_with_values(found, inputs, found.call or forward)
+    found, traced, values = called(model, inputs, forward, module)
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
         raise InitaxError(message("lsuv measures on real inputs and weights; some are abstract.", "pass arrays"))
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
@@ -244,13 +244,7 @@ def _selected(survey: Survey, skip: Any) -> set[str]:
     selectors = list(skip) if isinstance(skip, list | tuple | set) else [skip]
     if not selectors:
         return set()
-    matching = match(read_rules(dict.fromkeys(selectors)), survey.layers, survey.aliases)
-    return {
-        each.path
-        for layer, rule in zip(survey.layers, matching.winners, strict=True)
-        if rule is not None
-        for each in layer.parameters
-    }
+    return set(match(read_rules(dict.fromkeys(selectors)), survey.layers, survey.aliases).choices)
 
 
 def _loops_of(use: Use, uses: Uses) -> tuple[Place, ...]:

@@ -1,18 +1,20 @@
 """What an optimizer remembers of parameters that were drawn anew.
 
 An optimizer's state holds trees of the parameters' own structure, somewhere inside: moments, traces, accumulated
-gradients. So an array of the state belongs to the parameter whose path its own path ends with, the longest if several.
+gradients. So an array of the state belongs to the parameter whose path its own path goes through, whatever its shape:
+some optimizers hold one number for each parameter, or one array for each of its axes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import GetAttrKey, tree_flatten_with_path
+from jax.tree_util import tree_flatten_with_path
 
 from initax._adapters._nodes import entry_name
 from initax._errors import PlanError, listing, message
@@ -23,10 +25,62 @@ from initax._planning._plan import Plan
 State = TypeVar("State")
 Counts = Literal["keep", "reset"]
 
-STARTS_ELSEWHERE = frozenset(
-    {"LookaheadState", "ScaleByLBFGSState", "ScaleByRssState", "ScheduleFreeState", "SnapshotState"}
-)
-"""States whose arrays do not start at zero: sums that start above it, and copies of the parameters."""
+STARTS_AT_ZERO: Mapping[str, tuple[str, ...]] = {
+    "ApplyEvery": ("grad_acc",),
+    "DAdaptAdamWState": ("exp_avg", "exp_avg_sq", "grad_sum"),
+    "EmaState": ("ema",),
+    "FactoredState": ("v_row", "v_col", "v"),
+    "MomoAdamState": ("exp_avg", "exp_avg_sq"),
+    "MomoState": ("exp_avg",),
+    "MultiStepsState": ("acc_grads",),
+    "MuonState": ("mu",),
+    "ScaleByAdaDeltaState": ("e_g", "e_x"),
+    "ScaleByAdamState": ("mu", "nu"),
+    "ScaleByAdanState": ("m", "v", "n", "g"),
+    "ScaleByAdemamixState": ("m1", "m2", "nu"),
+    "ScaleByAmsgradState": ("mu", "nu", "nu_max"),
+    "ScaleByBeliefState": ("mu", "nu"),
+    "ScaleByLionState": ("mu",),
+    "ScaleByNovogradState": ("mu", "nu"),
+    "ScaleByOptimisticGradientState": ("previous_gradient",),
+    "ScaleBySM3State": ("mu", "nu"),
+    "ScaleBySimplifiedAdEMAMixState": ("m", "n"),
+    "SophiaState": ("mu", "nu"),
+    "TraceState": ("trace",),
+    "ZeroNansState": ("found_nan",),
+}
+"""Optax's states → the fields, trees of the parameters' structure, that `init` fills with zeros whatever its arguments.
+
+Not here, because the state does not show where they start: those of RMSProp, RProp and Adagrad, which an argument sets,
+and copies of the parameters. Nor where a zero means something only while a count or a value beside it is new: L-BFGS,
+line searches, GaLore's projector. Yogi's moments are in Adam's state: their start, 1e-6, can't be told from zero.
+"""
+
+SETTINGS = ("InjectHyperparamsState.hyperparams", "InjectStatefulHyperparamsState.hyperparams")
+"""Fields by name of a hyperparameter, which may be a parameter's name too: `b1`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where an array is in an optimizer's state.
+
+    Attributes:
+        path: the parts of its path.
+        field: the class and field of the innermost of optax's states around it, `"TraceState.trace"`; empty if none is.
+        below: the parts of its path below that field.
+        leaf: the array.
+    """
+
+    path: tuple[str, ...]
+    field: str
+    below: tuple[str, ...]
+    leaf: Any
+
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether the array is known to be zero at the start."""
+        state, _, field = self.field.partition(".")
+        return field in STARTS_AT_ZERO.get(state, ())
 
 
 def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: Counts = "keep") -> State:
@@ -38,8 +92,8 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
         opt_state: any optax state, an `nnx.Optimizer`, or a `TrainState`; chains, masks, labels and injected
             hyperparameters included. It is not mutated.
         plan: the plan of what is drawn anew, made with `ix.plan` on the model or its parameters.
-        fresh: what `optimizer.init` gives for the new parameters, from which the arrays are taken; needed where they do
-            not start at zero.
+        fresh: what `optimizer.init` gives for the new parameters, from which the arrays are taken; needed where they
+            are not known to start at zero.
         counts: `"keep"` leaves counts and schedules where they are. Adam's bias correction then no longer helps the
             new moments, and its first updates are up to three times the learning rate. `"reset"` starts them all over,
             for every parameter.
@@ -48,8 +102,8 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
         The state. Arrays of parameters that the plan does not draw are the same objects as before.
 
     Raises:
-        PlanError: `plan` is none, nothing in the state belongs to what it draws, or what starts elsewhere needs
-            `fresh`.
+        PlanError: `plan` is none, nothing in the state belongs to what it draws, or what does is not known to start at
+            zero and `fresh` is missing, or is no state of the same optimizer.
 
     Examples:
         >>> import equinox as eqx, initax as ix, jax, optax
@@ -79,7 +133,7 @@ def forget_entries(opt_state: State, survey: Survey, entries: Mapping[str, Any])
         entries: path of a parameter → which of its entries, of its shape, true or false.
 
     Raises:
-        PlanError: nothing in the state belongs to these parameters, or what does starts elsewhere than at zero, or is
+        PlanError: nothing in the state belongs to these parameters, or what does is not known to start at zero, or is
             no array of their shape.
     """
     owned = {path: entries.get(path, False) for path in survey.places}
@@ -101,24 +155,26 @@ def _forgetful(opt_state: State, drawn: Mapping[tuple[str, ...], Any], fresh: An
         started = getattr(fresh, "opt_state", fresh)
         made: State = opt_state.replace(opt_state=_forgetful(inner, drawn, started, counts))
         return made
-    found, structure = tree_flatten_with_path(opt_state)
-    started_leaves = _leaves_of(fresh, structure) if fresh is not None else [None] * len(found)
-    belongs = [_owner(tuple(path), leaf, drawn) for path, leaf in found]
-    resets = [False if owner is None else drawn[owner] for owner in belongs]
+    places = list(_places(opt_state))
+    owners = [_owner(place, drawn) for place in places]
+    resets = [False if owner is None else drawn[owner] for owner in owners]
     if all(reset is False for reset in resets):
-        raise PlanError(_nothing(drawn, [".".join(map(entry_name, path)) for path, _ in found]))
-    if fresh is None:
-        _refuse_elsewhere(opt_state)
+        raise PlanError(_nothing(drawn, places))
+    forgotten = [place for place, reset in zip(places, resets, strict=True) if reset is not False]
+    starts = {} if fresh is None else _starts(fresh, forgotten, len(places))
+    unknown = [place for place in forgotten if not place.starts_at_zero]
+    if unknown and fresh is None:
+        raise PlanError(_unknown(opt_state, unknown))
     leaves = []
-    for (path, leaf), started, owner, reset in zip(found, started_leaves, belongs, resets, strict=True):
-        starts_over = counts == "reset" and owner is None and _is_count(leaf)
+    for place, owner, reset in zip(places, owners, resets, strict=True):
+        starts_over = counts == "reset" and owner is None and _is_count(place)
         if reset is False and not starts_over:
-            leaves.append(leaf)
+            leaves.append(place.leaf)
         elif reset is True or starts_over:
-            leaves.append(_restarted(leaf, started))
+            leaves.append(_restarted(place.leaf, starts.get(place.path)))
         else:
-            leaves.append(_restarted_in_part(leaf, reset, path))
-    result: State = jax.tree_util.tree_unflatten(structure, leaves)
+            leaves.append(_restarted_in_part(place, reset))
+    result: State = jax.tree_util.tree_unflatten(jax.tree.structure(opt_state), leaves)
     return result
 
 
@@ -139,25 +195,54 @@ def _drawn(plan: Plan) -> dict[tuple[str, ...], bool]:
     return {tuple(path.split(".")): aliases.get(path, path) in drawn for path in (*every, *aliases)}
 
 
-def _owner(path: tuple[Any, ...], leaf: Any, drawn: Mapping[tuple[str, ...], Any]) -> tuple[str, ...] | None:
-    """The parameter whose path this path ends with; where the model is a single array, it owns all that has axes."""
-    for entries in _spellings(path):
-        names = tuple(part for entry in entries for part in entry_name(entry).split("."))
-        for first in range(len(names)):
-            if names[first:] in drawn:
-                return names[first:]
-    return ("",) if ("",) in drawn and getattr(leaf, "ndim", 0) > 0 else None
+def _places(tree: Any, field: str = "", above: tuple[str, ...] = ()) -> Iterator[_Place]:
+    """Where each array of a state is, in the order in which JAX flattens them."""
+    for path, node in tree_flatten_with_path(tree, is_leaf=_is_state)[0]:
+        below = tuple(part for entry in path for part in entry_name(entry).split("."))
+        if not _is_state(node):
+            yield _Place(path=(*above, *below), field=field, below=below, leaf=node)
+            continue
+        for name in node._fields:
+            yield from _places(getattr(node, name), f"{type(node).__name__}.{name}", (*above, *below, name))
 
 
-def _spellings(path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """The path, and the path of the box that the array is the value of."""
-    yield path
-    if path and isinstance(path[-1], GetAttrKey) and path[-1].name in ("value", "raw_value"):
-        yield path[:-1]
+def _is_state(node: Any) -> bool:
+    """Whether this is one of optax's states; the pair that stands for a complex parameter is none."""
+    cls = type(node)
+    named = isinstance(node, tuple) and hasattr(node, "_fields") and cls.__name__ != "SplitRealAndImaginaryArrays"
+    return named and cls.__module__.partition(".")[0] == "optax"
 
 
-def _is_count(leaf: Any) -> bool:
-    return getattr(leaf, "ndim", None) == 0 and jnp.issubdtype(leaf.dtype, np.integer)
+def _owner(place: _Place, drawn: Mapping[tuple[str, ...], Any]) -> tuple[str, ...] | None:
+    """The parameter whose path this path goes through; where the model is a single array, it owns all that has axes.
+
+    A field that holds a tree of the parameters' structure holds a parameter's path first, and what is below, as numbers
+    of axes, after it. Elsewhere, as in a state that is not optax's, numbers of a chain come first.
+    """
+    if place.field in SETTINGS:
+        return None
+    if ("",) in drawn:
+        has_axes = getattr(place.leaf, "ndim", 0) > 0 and jnp.issubdtype(place.leaf.dtype, np.inexact)
+        return ("",) if place.starts_at_zero or has_axes else None
+    names = place.below
+    spans = [
+        (first, last)
+        for first in range(len(names))
+        for last in range(first + 1, len(names) + 1)
+        if names[first:last] in drawn
+    ]
+    if not spans:
+        return None
+    if place.starts_at_zero:
+        first, last = min(spans, key=lambda span: (span[0], -span[1]))
+    else:
+        first, last = max(spans, key=lambda span: (span[1], -span[0]))
+    return names[first:last]
+
+
+def _is_count(place: _Place) -> bool:
+    leaf, setting = place.leaf, place.field in SETTINGS
+    return not setting and getattr(leaf, "ndim", None) == 0 and jnp.issubdtype(leaf.dtype, np.integer)
 
 
 def _restarted(leaf: Any, started: Any) -> Any:
@@ -170,14 +255,15 @@ def _restarted(leaf: Any, started: Any) -> Any:
     return jnp.zeros(leaf.shape, leaf.dtype, device=placement(leaf))
 
 
-def _restarted_in_part(leaf: Any, entries: Any, path: Any) -> Any:
+def _restarted_in_part(place: _Place, entries: Any) -> Any:
     """An array of the state with zeros at these entries; a placeholder for one stays."""
+    leaf = place.leaf
     if not hasattr(leaf, "shape") or leaf.size <= 1 < np.size(entries):
         return leaf
     if leaf.shape != np.shape(entries):
         raise PlanError(
             message(
-                f'"{".".join(map(entry_name, path))}" {leaf.shape} does not remember each entry of its parameter '
+                f'"{".".join(place.path)}" {leaf.shape} does not remember each entry of its parameter '
                 f"{np.shape(entries)} alone.",
                 "reset the whole layer: ix.reset_optimizer(opt_state, plan)",
             )
@@ -189,46 +275,40 @@ def _restarted_in_part(leaf: Any, entries: Any, path: Any) -> Any:
     )
 
 
-def _leaves_of(fresh: Any, structure: Any) -> list[Any]:
-    leaves, found = jax.tree_util.tree_flatten(fresh)
-    other: Any = found
-    if other != structure:
+def _starts(fresh: Any, forgotten: list[_Place], number: int) -> dict[tuple[str, ...], Any]:
+    """Path → array of a fresh state, which has to have those that are forgotten; what it measures may come later.
+
+    Raises:
+        PlanError: it has not, or they have other shapes.
+    """
+    starts = {place.path: place.leaf for place in _places(fresh)}
+    if any(place.path not in starts or np.shape(starts[place.path]) != np.shape(place.leaf) for place in forgotten):
         raise PlanError(
             message(
                 "fresh is no state of the same optimizer and parameters.",
-                f"the state has {structure.num_leaves} arrays, fresh has {other.num_leaves}",
+                f"the state has {number} arrays, fresh has {len(starts)}",
                 "write fresh=optimizer.init(params) with the optimizer and the parameters that the state is for",
             )
         )
-    return leaves
+    return starts
 
 
-def _refuse_elsewhere(opt_state: Any) -> None:
-    """Raise where an array that is reset would not start at zero.
-
-    Raises:
-        PlanError: there is such a state.
-    """
-    nodes = jax.tree.leaves(opt_state, is_leaf=_starts_elsewhere)
-    for node in filter(_starts_elsewhere, nodes):
-        raise PlanError(
-            message(
-                f"{type(node).__name__} holds arrays that do not start at zero.",
-                "write reset_optimizer(..., fresh=optimizer.init(new_params))",
-            )
-        )
+def _unknown(opt_state: Any, places: list[_Place]) -> str:
+    is_nnx = hasattr(opt_state, "tx") and hasattr(opt_state, "wrt")
+    fresh = "nnx.Optimizer(new_model, optimizer.tx, wrt=optimizer.wrt)" if is_nnx else "optimizer.init(new_params)"
+    return message(
+        "what belongs to what is drawn is not known to start at zero.",
+        f"in the state: {listing(('.'.join(place.path) for place in places), 4)}",
+        f"write ix.reset_optimizer(opt_state, plan, fresh={fresh})",
+    )
 
 
-def _starts_elsewhere(node: Any) -> bool:
-    return type(node).__name__ in STARTS_ELSEWHERE
-
-
-def _nothing(drawn: Mapping[tuple[str, ...], Any], paths: list[str]) -> str:
+def _nothing(drawn: Mapping[tuple[str, ...], Any], places: list[_Place]) -> str:
     asked = [".".join(path) for path, reset in drawn.items() if reset is not False]
     return message(
         "no array of the optimizer's state belongs to what is drawn.",
         f"drawn: {listing(asked, 4)}",
-        f"the state holds: {listing(paths, 4)}",
+        f"the state holds: {listing(('.'.join(place.path) for place in places), 4)}",
         "pass the state of this model's optimizer: optimizer.init(eqx.filter(model, eqx.is_array)), an nnx.Optimizer, "
         "a TrainState",
     )

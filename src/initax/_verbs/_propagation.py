@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._adapters import survey as survey_model
-from initax._errors import InitaxError, KeyTypeError, count, message
+from initax._errors import InitaxError, KeyTypeError, count, message, shown
 from initax._math._keys import is_typed
+from initax._model._survey import Survey, Traced
+from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import plan
 from initax._text import table
 from initax._trace import uses_of
-from initax._trace._infer import Traced, trace_with_values
 from initax._trace._replay import Player, longest_trips
+from initax._trace._take_survey import called, survey
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 
 SATURATED = 3.0
@@ -119,6 +120,7 @@ class SignalReport:
 
         Raises:
             AssertionError: a number is out of bounds, or not finite; the message lists each.
+            InitaxError: a bound is none, or `gradient_ratio` is given and no gradient was measured.
 
         Examples:
             >>> import equinox as eqx, jax, initax as ix
@@ -128,11 +130,12 @@ class SignalReport:
             >>> report.assert_healthy(mean_square=(0.001, 10))
         """
         bounds = {
-            "mean_square": mean_square,
-            "dead": (0.0, dead),
-            "saturated": (0.0, saturated),
-            "correlation": (-math.inf, correlation),
+            "mean_square": _interval("mean_square", mean_square),
+            "dead": (0.0, _largest("dead", dead)),
+            "saturated": (0.0, _largest("saturated", saturated)),
+            "correlation": (-math.inf, _largest("correlation", correlation)),
         }
+        _largest("gradient_ratio", gradient_ratio)
         wrong = []
         for signal in self.signals:
             for name, (low, high) in bounds.items():
@@ -143,6 +146,13 @@ class SignalReport:
                     wrong.append(f"{signal.path}: {name} {value:.4g}, not in [{low:g}, {high:g}]")
         norms = [signal.median("gradient_norm") for signal in self.signals]
         if math.isfinite(gradient_ratio):
+            if np.all(np.isnan([each for signal in self.signals for each in np.ravel(signal.gradient_norm)])):
+                raise InitaxError(
+                    message(
+                        "assert_healthy: gradient_ratio compares gradients, and none was measured.",
+                        "ix.signal_propagation(model, inputs, loss=lambda output: (output**2).mean())",
+                    )
+                )
             ratio = max(norms) / min(norms) if min(norms) > 0 else math.inf
             if not ratio <= gradient_ratio:
                 wrong.append(f"gradient norms: largest over smallest {ratio:.4g}, not at most {gradient_ratio:g}")
@@ -179,6 +189,37 @@ class SignalReport:
             if name != "correlation" and np.nanmin(np.concatenate(values)) > 0:
                 panel.set_yscale("log")
         return figure
+
+
+def _largest(name: str, value: Any) -> float:
+    """A bound as a number.
+
+    Raises:
+        InitaxError: it is none.
+    """
+    if _is_number(value):
+        return float(value)
+    line = f"assert_healthy({name}=0.6)"
+    if isinstance(value, tuple | list) and len(value) == 2 and _is_number(value[1]):
+        line = f"assert_healthy({name}={value[1]})"
+    raise InitaxError(message(f"assert_healthy: {name} is one number, the largest, not {shown(value)}.", line))
+
+
+def _interval(name: str, value: Any) -> tuple[float, float]:
+    """Two bounds as numbers.
+
+    Raises:
+        InitaxError: they are none.
+    """
+    if isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value)):
+        return float(value[0]), float(value[1])
+    line = f"assert_healthy({name}=(0.1, {value if _is_number(value) else 10.0}))"
+    head = f"assert_healthy: {name} is two numbers, the least and the largest, not {shown(value)}."
+    raise InitaxError(message(head, line))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def signal_propagation(
@@ -234,8 +275,13 @@ def signal_propagation(
                 'rules={"*": "he_normal"}, keys=jax.random.split(jax.random.key(0), 16)',
             )
         )
-    found = survey_model(model, module=module, inputs=inputs, forward=forward)
-    traced, values = trace_with_values(found, inputs, found.call or forward)
+    refuse_permuted("ix.signal_propagation", model=model, inputs=inputs)
+    if rules is not None:
+        refuse_permuted("ix.signal_propagation", rules=rules, keys=keys)
+    if rules is not None and not isinstance(model, Survey):
+        model, inputs, forward, module = survey(model, inputs=inputs, forward=forward, module=module), None, None, None
+    found, traced, values = called(model, inputs, forward, module)
+    inputs = found.inputs if inputs is None else inputs
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
         raise InitaxError(message("signal_propagation measures on real inputs; some are abstract.", "pass arrays"))
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
@@ -244,7 +290,7 @@ def signal_propagation(
     if not operations:
         raise InitaxError(message("signal_propagation finds no contraction or convolution with a weight."))
     weights = values[: len(traced.paths)]
-    drawn = None if rules is None else plan(model, rules, inputs=inputs, forward=forward, module=module)
+    drawn = None if rules is None else plan(found, rules)
 
     def every(measure: Callable[[Sequence[Any]], Any]) -> Any:
         """What is measured with each key, stacked."""

@@ -7,15 +7,17 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from initax._adapters import check_key, key_of, survey
+from initax._adapters import check_key, key_of
 from initax._drawing._draw import draw_one
 from initax._drawing._program import Program
-from initax._errors import SchemeError, message
-from initax._math._axes import resolve
+from initax._errors import AxesError, SchemeError, message, shown
+from initax._math._axes import refuse_unsided, resolve
 from initax._model._parameter import WEIGHT_ROLES, Fans, Layer, Parameter, Role
+from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import plan
-from initax._trace._infer import traced_survey
+from initax._trace._take_survey import survey
 from initax.schemes._scheme import UNSET, as_scheme
 
 Model = TypeVar("Model")
@@ -72,6 +74,7 @@ def reinit(
         >>> float(model.layers[2].weight.sum())
         0.0
     """
+    refuse_permuted("ix.reinit", model=model, rules=rules, key=key)
     check_key(key)
     planned = plan(model, rules, inputs=inputs, forward=forward, module=module, default=default)
     result: Model = planned.draw(key, donate=donate, progress=progress)
@@ -101,8 +104,7 @@ def layers(
         >>> layer.kind, layer["weight"].axes.pattern, layer["weight"].fan_in, layer["weight"].fan_out
         ('Conv', '(g o) i ...', 18, 36)
     """
-    found = survey(model, module=module, inputs=inputs, forward=forward)
-    return traced_survey(found, inputs, found.call or forward)[0].layers
+    return survey(model, inputs=inputs, forward=forward, module=module).layers
 
 
 def draw(
@@ -140,9 +142,10 @@ def draw(
         >>> ix.draw("orthogonal", jax.random.key(0), (64, 50), jnp.float16, axes="o i").dtype
         dtype('float16')
     """
+    refuse_permuted("ix.draw", scheme=scheme, key=key, shape=shape, **({} if dtype is None else {"dtype": dtype}))
     check_key(key)
     weighs = role in WEIGHT_ROLES
-    shape = tuple(shape)
+    shape = _shape(shape)
     found = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
     if not jnp.issubdtype(found, jnp.inexact):
         raise SchemeError(message(f"only floating and complex arrays are drawn, not {found.name}."))
@@ -156,6 +159,7 @@ def draw(
         )
     resolved = resolve(pattern, shape, sizes)
     if weighs:
+        refuse_unsided(pattern)
         fan_in = resolved.fan_in if fan_in is None else fan_in
         fan_out = resolved.fan_out if fan_out is None else fan_out
     fans = None if fan_in is None or fan_out is None else (fan_in, fan_out)
@@ -175,3 +179,27 @@ def draw(
     layer = Layer(path="", kind="Linear", cls=type(None), parameters=(parameter,))
     recipe = part.recipe(parameter, layer)
     return draw_one(Program(recipe.kernel, shape, found), recipe.numbers, key_of(key))
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    """A shape as a tuple of whole numbers.
+
+    Raises:
+        AxesError: it is none.
+    """
+    if isinstance(shape, int | np.integer) and not isinstance(shape, bool):
+        raise AxesError(
+            message(
+                f"a shape is a tuple, not {shown(shape)}.",
+                f'for a bias write ({shape},), role="bias"; for a weight both of its axes, inputs first: (4, {shape})',
+            )
+        )
+    if isinstance(shape, np.ndarray) and shape.ndim == 1 and np.issubdtype(shape.dtype, np.integer):
+        shape = tuple(map(int, shape))
+    if hasattr(shape, "shape"):
+        raise AxesError(message(f"a shape is a tuple, not {shown(shape)}.", "write array.shape"))
+    if not isinstance(shape, tuple | list) or not all(
+        isinstance(each, int | np.integer) and not isinstance(each, bool) and each >= 0 for each in shape
+    ):
+        raise AxesError(message(f"a shape is a tuple of whole numbers, not {shown(shape)}.", "write (4, 8)"))
+    return tuple(map(int, shape))

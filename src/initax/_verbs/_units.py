@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import check_key
-from initax._adapters import survey as survey_model
 from initax._errors import ModelError, RuleError, count, did_you_mean, listing, message
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._survey import Survey
+from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import plan
 from initax._trace import LostError, readers_of
-from initax._trace._infer import trace, traced_survey
+from initax._trace._take_survey import survey as take_survey
 from initax._verbs._optimizer import forget_entries
 
 Model = TypeVar("Model")
@@ -106,21 +106,21 @@ def reset_units(
     References:
         Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning", arXiv 2302.12902, alg. 1.
     """
+    refuse_permuted("ix.reset_units", model=model, layer=layer, mask=mask, key=key)
     check_key(key)
-    if inputs is None:
+    if inputs is None and not (isinstance(model, Survey) and model.traced is not None):
         raise ModelError(
             message(
                 "reset_units traces the forward pass to see which weights take the units in, and inputs= is missing.",
                 "give what the model is called on: inputs=x, arrays or jax.ShapeDtypeStruct((8, 3), jnp.float32)",
             )
         )
-    found = survey_model(model, module=module, inputs=inputs, forward=forward)
-    survey, _ = traced_survey(found, inputs, found.call or forward)
+    survey = take_survey(model, inputs=inputs, forward=forward, module=module)
     chosen = _layer_of(survey, layer)
     weight = _weight_of(chosen)
     where = _mask_of(mask, weight, chosen)
-    cut = _cut_off(survey, weight, where, inputs, forward)
-    new = plan(model, {_only(chosen.path): scheme}, inputs=inputs, forward=forward, module=module).arrays(key)
+    cut = _cut_off(survey, weight, where)
+    new = plan(survey, {_only(chosen.path): scheme}).arrays(key)
     entries = {path: _spread(where, _parameter(chosen, path)) for path in new}
     arrays = {path: jnp.where(entries[path], array, survey.at(path)) for path, array in new.items()}
     for path, own in cut.items():
@@ -240,11 +240,10 @@ def _spread(mask: Any, parameter: Parameter) -> Any:
     return (jnp if isinstance(mask, jax.Array) else np).broadcast_to(mask.reshape(sizes), parameter.shape)
 
 
-def _cut_off(
-    survey: Survey, weight: Parameter, mask: Any, inputs: Any, forward: Callable[..., Any] | None
-) -> dict[str, Any]:
+def _cut_off(survey: Survey, weight: Parameter, mask: Any) -> dict[str, Any]:
     """Path of each weight that takes units in → which of its entries take in one that is reset."""
-    traced = trace(survey, inputs, survey.call or forward)
+    traced = survey.traced
+    assert traced is not None
     parameters = {each.path: each for layer in survey.layers for each in layer.parameters}
     axes = weight.axes.unit_axis if weight.axes is not None else ()
     try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from initax._errors import ModelError, message
+from initax.convex._arguments import refuse_misfit
 
 P = ParamSpec("P")
 Self = TypeVar("Self")
@@ -45,13 +46,14 @@ def answers_klax(init: Callable[Concatenate[Self, P], None]) -> Callable[Concate
         init: the `__init__` of a network.
 
     Raises:
-        ModelError: on the call, if an argument is one of klax's.
+        ModelError: on the call, if an argument is one of klax's, or the arguments do not fit.
     """
     known = inspect.signature(init).parameters
 
     @functools.wraps(init)
     def checked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> None:
         _refuse(type(self).__name__, [name for name in kwargs if name not in known])
+        refuse_misfit(type(self), init, args, kwargs)
         init(self, *args, **kwargs)
 
     return checked

@@ -7,7 +7,17 @@ from typing import Any
 
 from initax.schemes._variance import VarianceScaling
 
+KEPT = 'what a rule selects is kept by None, written without quotes; in a file by "keep"'
+"""What to write in place of a name that means: draw nothing."""
+
 NAMES_ELSEWHERE = {
+    **dict.fromkeys(
+        (
+            *("none", "None", "null", "keep", "kept", "skip", "leave", "ignore", "off", "no", "nothing"),
+            *("false", "False", "freeze", "frozen", "fixed", "unchanged", "same", "as_is"),
+        ),
+        KEPT,
+    ),
     "hoedt_normal": 'in klax; here "hoedt" draws weight and bias together, and "icnn" knows activation and passthrough',
     "hoedt_bias": 'in klax; here "hoedt" draws weight and bias together, the bias with the authors\' sign',
 }

@@ -20,6 +20,10 @@ def auto(*, distribution: str = "truncated_normal", bias_share: float = 0.0) -> 
     signal that reaches it; after a relu that is `he_normal`. Nothing is computed on data. Where the trace can't tell,
     behind attention say, `m` is taken for one, and the plan says so.
 
+    What other rules draw is followed with its own law. Weights that are kept, or whose law is not known, are assumed to
+    give length one, biases to be zero and scales one, and the plan names them; norms are taken to be as their framework
+    makes them. A table that is looked up and is also the output layer is drawn for the output layer.
+
     Args:
         distribution: `"truncated_normal"`, `"normal"` or `"uniform"`.
         bias_share: share of each layer's variance that a normal bias has, between 0 and 1; where a layer has no bias,

@@ -1,7 +1,8 @@
 """Any initializer that is a callable: `(key, shape, dtype) -> array`, or one that also takes `fan_in`.
 
 It sees the canonical layout `(*receptive, in, out)` of one batch entry, so that a `jax.nn.initializers` closure with
-its default axes is right on every layer of every framework.
+its default axes is right on every layer of every framework. One that was made with axes of its own sees the layout in
+which the array is stored, which is what these count in.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from initax._math._axes import Axes
 from initax._math._keys import as_others_know_it, vmap_is_exact
 from initax._model._parameter import WEIGHT_ROLES, FrameworkInit, Layer, Parameter
 from initax.schemes._initializer import Initializer, Kernel, Recipe, drawing_dtype, known_axes, where
+from initax.schemes._jax_closures import OwnAxes, moments, own_axes
 
 
 def identity_of(function: Any) -> Any:
@@ -56,48 +58,87 @@ def _key_for(function: Any, key: jax.Array) -> jax.Array:
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignKernel(Kernel):
-    """A callable, once per batch entry in the canonical layout."""
+class CallingKernel(Kernel):
+    """A callable, each time with the same shape.
+
+    Attributes:
+        identity: what tells it from another one.
+        function: the callable.
+        entry_shape: the shape it is called with.
+        fan_in: the number it is given, where it asks for one.
+    """
 
     identity: Any
     function: Callable[..., Any] = field(compare=False)
-    axes: Axes | None
     entry_shape: tuple[int, ...]
     fan_in: int | float | None
     elementwise: ClassVar[bool] = False
 
-    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """Return the array."""
+    def called(self, key: Any, dtype: Any) -> Any:
+        """Return what the callable returns, without the axis names that Flax may have put around it."""
         keywords = {} if self.fan_in is None else {"fan_in": self.fan_in}
-        key = _key_for(self.function, key)
+        if _takes_dtype_by_name(self.function):
+            return _opened(self.function(key, self.entry_shape, dtype=dtype, **keywords))
+        return _opened(self.function(key, self.entry_shape, dtype, **keywords))
 
-        def one(entry_key: jax.Array) -> jax.Array:
-            return jnp.asarray(self.function(entry_key, self.entry_shape, dtype=dtype, **keywords)).astype(dtype)
+    def one(self, key: jax.Array, dtype: Any) -> jax.Array:
+        """Return one array."""
+        return jnp.asarray(self.called(key, dtype)).astype(dtype)
 
-        if self.axes is None:
-            return one(key)
-        batch = self.axes.batch_size
-        if batch == 1:
-            entries = one(key)[None]
-        else:
-            keys = jax.random.split(key, batch)
-            entries = jax.vmap(one)(keys) if vmap_is_exact(key) else lax.map(one, keys)
-        made: jax.Array = self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
+    def entries(self, key: jax.Array, count: int, dtype: Any) -> jax.Array:
+        """Return several arrays along a new first axis, each from a key of its own; one alone has the key itself."""
+        if count == 1:
+            return self.one(key, dtype)[None]
+        keys = jax.random.split(key, count)
+        one = functools.partial(self.one, dtype=dtype)
+        made: jax.Array = jax.vmap(one)(keys) if vmap_is_exact(key) else lax.map(one, keys)
         return made
 
     def lowest(self, numbers: tuple[float, ...]) -> float:
         """Return the least entry of one array drawn for that purpose: nothing else is known of a callable."""
-        keywords = {} if self.fan_in is None else {"fan_in": self.fan_in}
-        with jax.ensure_compile_time_eval():
-            seen = self.function(jax.random.key(0), self.entry_shape, dtype=np.dtype(np.float32), **keywords)
-            return float(np.min(np.asarray(seen), initial=math.inf))
+        return float(np.min(self._seen(), initial=math.inf))
 
     def above(self, numbers: tuple[float, ...], bound: float) -> float:
         """Return the share in that array."""
-        keywords = {} if self.fan_in is None else {"fan_in": self.fan_in}
+        return float(np.mean(self._seen() >= bound))
+
+    def moments(self, numbers: tuple[float, ...], std: float | None) -> tuple[float, float] | None:
+        """Return them for one of JAX's initializers."""
+        return moments(self.function, self.entry_shape)
+
+    def _seen(self) -> np.ndarray:
         with jax.ensure_compile_time_eval():
-            seen = self.function(jax.random.key(0), self.entry_shape, dtype=np.dtype(np.float32), **keywords)
-            return float(np.mean(np.asarray(seen) >= bound))
+            return np.asarray(self.called(jax.random.key(0), np.dtype(np.float32)))
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKernel(CallingKernel):
+    """A callable, once per batch entry in the canonical layout."""
+
+    axes: Axes | None
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        key = _key_for(self.function, key)
+        if self.axes is None:
+            return self.one(key, dtype)
+        batch = self.axes.batch_size
+        entries = self.entries(key, batch, dtype)
+        made: jax.Array = self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKernel(CallingKernel):
+    """A callable with axes of its own, once per entry of a stack in the layout in which that is stored."""
+
+    stack_axis: tuple[int, ...]
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        stack = tuple(shape[axis] for axis in self.stack_axis)
+        entries = self.entries(_key_for(self.function, key), math.prod(stack), dtype)
+        return jnp.moveaxis(jnp.reshape(entries, (*stack, *self.entry_shape)), range(len(stack)), self.stack_axis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +160,16 @@ class Foreign(Initializer):
         else:
             entry = parameter.shape
         wants_fan = _takes_fan_in(self.function)
-        kernel = ForeignKernel(
-            identity=identity_of(self.function),
-            function=self.function,
-            axes=axes,
-            entry_shape=entry,
-            fan_in=_whole(parameter.fan_in if parameter.fan_in is not None else math.prod(entry[:-1]))
-            if wants_fan
-            else None,
-        )
+        fan_in = parameter.fan_in if parameter.fan_in is not None else math.prod(entry[:-1])
+        identity, fan = identity_of(self.function), _whole(fan_in) if wants_fan else None
+        own = own_axes(self.function)
+        kernel: CallingKernel
+        if own is None:
+            kernel = ForeignKernel(identity, self.function, entry, fan, axes)
+        else:
+            stack_axis = _stack_axis(own, parameter)
+            stored = tuple(size for axis, size in enumerate(parameter.shape) if axis not in stack_axis)
+            kernel = StoredKernel(identity, self.function, stored, fan, stack_axis)
         _refuse_misfit(kernel, self.name, parameter)
         return Recipe(kernel, (), None)
 
@@ -157,7 +199,7 @@ class FrameworkKernel(Kernel):
         own = tuple(size for axis, size in enumerate(shape) if axis not in self.stack_axis)
 
         def one(entry_key: jax.Array) -> jax.Array:
-            made = jnp.asarray(self.function(entry_key, self.call_shape, dtype)).astype(dtype)
+            made = jnp.asarray(_opened(self.function(entry_key, self.call_shape, dtype))).astype(dtype)
             return jnp.reshape(made, own)
 
         if not self.stack_axis:
@@ -166,6 +208,10 @@ class FrameworkKernel(Kernel):
         keys = jax.random.split(key, math.prod(stack))
         entries = jax.vmap(one)(keys) if vmap_is_exact(key) else lax.map(one, keys)
         return jnp.moveaxis(jnp.reshape(entries, (*stack, *own)), range(len(stack)), self.stack_axis)
+
+    def moments(self, numbers: tuple[float, ...], std: float | None) -> tuple[float, float] | None:
+        """Return them for one of JAX's initializers."""
+        return moments(self.function, self.call_shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +253,38 @@ def _takes_fan_in(function: Callable[..., Any]) -> bool:
         return False
 
 
-def _refuse_misfit(kernel: ForeignKernel, name: str, parameter: Parameter) -> None:
+def _takes_dtype_by_name(function: Callable[..., Any]) -> bool:
+    """Whether `dtype=` may be written: NNX's wrappers of initializers hand on positions, and no names."""
+    try:
+        parameters = inspect.signature(function, follow_wrapped=False).parameters
+    except (TypeError, ValueError):
+        return True
+    kinds = {each.kind for each in parameters.values()}
+    positions, names = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return "dtype" in parameters or names in kinds or positions not in kinds
+
+
+def _opened(made: Any) -> Any:
+    """The array in a box of metadata, Flax's axis names say, and anything else as it is."""
+    if hasattr(made, "dtype"):
+        return made
+    inner = next((getattr(made, name) for name in ("raw_value", "value") if hasattr(made, name)), None)
+    if inner is None and hasattr(made, "unbox"):
+        inner = made.unbox()
+    return inner if hasattr(inner, "dtype") else made
+
+
+def _stack_axis(own: OwnAxes, parameter: Parameter) -> tuple[int, ...]:
+    """The stack axes that an initializer with axes of its own does not see.
+
+    It is called once per entry, which is how it was written, unless its axes are those of the whole stack.
+    """
+    stack = parameter.axes.stack_axis if parameter.axes else ()
+    rank = len(parameter.shape)
+    return () if not own.fit(rank - len(stack)) and own.fit(rank) else stack
+
+
+def _refuse_misfit(kernel: CallingKernel, name: str, parameter: Parameter) -> None:
     dtype = drawing_dtype(parameter.dtype)
     try:
         got = _abstract(kernel, dtype)
@@ -232,12 +309,11 @@ def _refuse_misfit(kernel: ForeignKernel, name: str, parameter: Parameter) -> No
 
 
 @functools.lru_cache(maxsize=1024)
-def _abstract(kernel: ForeignKernel, dtype: Any) -> Any:
-    keywords = {} if kernel.fan_in is None else {"fan_in": kernel.fan_in}
+def _abstract(kernel: CallingKernel, dtype: Any) -> Any:
     result: list[Any] = []
 
     def call(key: jax.Array) -> Any:
-        made = kernel.function(key, kernel.entry_shape, dtype=dtype, **keywords)
+        made = kernel.called(key, dtype)
         result.append(made)
         return made if hasattr(made, "dtype") else ()
 

@@ -8,11 +8,18 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from initax._model._parameter import Layer, Parameter
-from initax.schemes._distributions import Constant, Normal
-from initax.schemes._initializer import Initializer, Kernel, Recipe, fans_of, positive_fan, refuse_complex
+from initax.schemes._distributions import Constant, Normal, scaled_normal
+from initax.schemes._initializer import (
+    Initializer,
+    Kernel,
+    Recipe,
+    fans_of,
+    positive_fan,
+    refuse_complex,
+    without_inputs,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +28,11 @@ class LogNormalKernel(Kernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        unit = lax.optimization_barrier(jax.random.normal(key, shape, dtype))  # one result, eager and jitted
-        return jnp.exp(numbers[0] + numbers[1] * unit)
+        return jnp.exp(numbers[0] + scaled_normal(key, numbers[1], shape, dtype))
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the mean of the exponential."""
+        return math.exp(numbers[0] + numbers[1] ** 2 / 2)
 
     def lowest(self, numbers: tuple[float, ...]) -> float:
         """Return zero, which no entry quite is."""
@@ -124,6 +134,8 @@ class HoedtBias(_Hoedt):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
+        if without_inputs(parameter, self.fans):
+            return Constant("zeros", ()).recipe(parameter, layer)
         constants = self._constants(parameter)
         if constants.bias_std == 0:
             return Constant("constant", (), constants.bias_mean).recipe(parameter, layer)

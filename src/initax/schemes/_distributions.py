@@ -21,7 +21,26 @@ from initax.schemes._initializer import Initializer, Kernel, Recipe, is_complex,
 SCALES_AFTERWARDS = jax.__version_info__ < (0, 12)
 """Up to JAX 0.11 `initializers.normal` multiplies a finished normal; XLA, given both in one program, merges the two
 constant factors and changes the last bit of a third of the entries. A barrier keeps jitted draws equal to eager ones.
-From 0.12 on JAX merges the factors itself."""
+From 0.12 on JAX merges the factors itself, and XLA keeps a barrier for so long that what stands on its two sides is no
+longer fused: a bfloat16 array would need twice its own memory beside it."""
+
+
+def scaled_normal(key: jax.Array, scale: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Return a centered normal array of standard deviation `scale`, with the bits of `jax.nn.initializers.normal`.
+
+    Args:
+        key: the key.
+        scale: the standard deviation, a number or a scalar array.
+        shape: shape of the array.
+        dtype: its type, floating or complex.
+    """
+    scale = jnp.asarray(scale, dtype)
+    scaled: jax.Array
+    if SCALES_AFTERWARDS:
+        scaled = lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * scale
+    else:
+        scaled = jax.nn.initializers.normal(scale)(key, shape, dtype)
+    return scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +57,10 @@ class Full(Kernel):
         """Return the array made without JAX."""
         return np.full(shape, numbers[0], dtype)
 
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the number."""
+        return numbers[0]
+
     def lowest(self, numbers: tuple[float, ...]) -> float:
         """Return the number."""
         return numbers[0]
@@ -53,12 +76,11 @@ class NormalKernel(Kernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        scale = jnp.asarray(numbers[0], dtype)
-        if SCALES_AFTERWARDS:
-            scaled = lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * scale
-        else:
-            scaled = jax.nn.initializers.normal(scale)(key, shape, dtype)
-        return _shifted(scaled, numbers, dtype)
+        return _shifted(scaled_normal(key, numbers[0], shape, dtype), numbers, dtype)
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the second number."""
+        return numbers[1] if len(numbers) > 1 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +94,11 @@ class TruncatedNormalKernel(Kernel):
         """Return the array."""
         unit = jax.random.truncated_normal(key, self.lower, self.upper, shape, dtype)
         return _shifted(unit * jnp.asarray(numbers[0], dtype), numbers, dtype)
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the second number, and what is cut off more on one side than on the other."""
+        shift = numbers[1] if len(numbers) > 1 else 0.0
+        return shift + numbers[0] * truncated_mean(self.lower, self.upper)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +129,10 @@ class UniformKernel(Kernel):
             return jax.random.uniform(key, shape, dtype, self.lower) * jnp.asarray(numbers[0], dtype)
         parts = [jax.random.uniform(each, shape, real_dtype(dtype), self.lower) for each in jax.random.split(key)]
         return lax.complex(*parts) * jnp.asarray(numbers[0], dtype)
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the middle of the interval."""
+        return (self.lower + 1) / 2 * numbers[0]
 
     def lowest(self, numbers: tuple[float, ...]) -> float:
         """Return the lower end of the interval."""
@@ -192,6 +223,24 @@ def _with_mean(stddev: float, mean: float) -> tuple[float, ...]:
     return (stddev,) if mean == 0.0 else (stddev, mean)
 
 
+def _density(x: float) -> float:
+    return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def _mass(lower: float, upper: float) -> float:
+    return (math.erf(upper / math.sqrt(2)) - math.erf(lower / math.sqrt(2))) / 2
+
+
+def truncated_mean(lower: float, upper: float) -> float:
+    """Return the mean of a standard normal cut at `lower` and `upper`.
+
+    Examples:
+        >>> round(truncated_mean(0.0, math.inf), 10)
+        0.7978845608
+    """
+    return (_density(lower) - _density(upper)) / _mass(lower, upper)
+
+
 def truncated_std(lower: float, upper: float) -> float:
     """Return the standard deviation of a standard normal cut at `lower` and `upper`.
 
@@ -200,12 +249,8 @@ def truncated_std(lower: float, upper: float) -> float:
         0.879625661
     """
 
-    def density(x: float) -> float:
-        return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-
     def edge(x: float) -> float:
-        return 0.0 if math.isinf(x) else x * density(x)
+        return 0.0 if math.isinf(x) else x * _density(x)
 
-    mass = (math.erf(upper / math.sqrt(2)) - math.erf(lower / math.sqrt(2))) / 2
-    mean = (density(lower) - density(upper)) / mass
+    mass, mean = _mass(lower, upper), truncated_mean(lower, upper)
     return math.sqrt(1 + (edge(lower) - edge(upper)) / mass - mean**2)

@@ -9,15 +9,23 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from initax._errors import SchemeError, message
 from initax._math._activation_moments import activation_name, as_function
 from initax._math._positive_moments import Positive, ensemble, refuse_unstable, with_passthrough
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax.schemes._convex import LogNormalKernel
-from initax.schemes._distributions import Constant, Normal, NormalKernel
-from initax.schemes._initializer import Initializer, Kernel, Recipe, fans_of, positive_fan, refuse_complex, where
+from initax.schemes._distributions import Constant, Normal, NormalKernel, scaled_normal
+from initax.schemes._initializer import (
+    Initializer,
+    Kernel,
+    Recipe,
+    fans_of,
+    positive_fan,
+    refuse_complex,
+    where,
+    without_inputs,
+)
 
 Part = Literal["auto", "first", "alone", "positive", "passthrough"]
 PARTS = ("auto", "first", "alone", "positive", "passthrough")
@@ -34,8 +42,11 @@ class HalfNormalKernel(Kernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        unit = lax.optimization_barrier(jax.random.normal(key, shape, dtype))  # one result, eager and jitted
-        return jnp.abs(unit) * jnp.asarray(numbers[0], dtype)
+        return jnp.abs(scaled_normal(key, numbers[0], shape, dtype))
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the mean of the modulus."""
+        return numbers[0] * math.sqrt(2 / math.pi)
 
     def lowest(self, numbers: tuple[float, ...]) -> float:
         """Return zero."""
@@ -158,6 +169,8 @@ class IcnnBias(_Icnn):
         if part == "first" or not own:
             return Constant("zeros", ()).recipe(parameter, layer)
         hidden = hidden_weight(layer) if self.part == "auto" else None
+        if part == "alone" and without_inputs(parameter, self.fans):
+            return Constant("zeros", ()).recipe(parameter, layer)
         # Only without a passthrough does the bias depend on the fan_in.
         fan_in = self._fan_in(hidden or parameter) if part == "alone" else 1.0
         found = self._positive(part, fan_in)

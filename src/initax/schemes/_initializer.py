@@ -60,6 +60,20 @@ class Kernel:
         """Return the share of entries expected to be at or above a bound, or more than that."""
         return 1.0
 
+    def mean(self, numbers: tuple[float, ...]) -> float | None:
+        """Return the mean of an entry over draws, `None` where it is not known or differs from entry to entry."""
+        return None
+
+    def moments(self, numbers: tuple[float, ...], std: float | None) -> tuple[float, float] | None:
+        """Return mean and mean square of an entry over draws, where they are known.
+
+        Args:
+            numbers: the run-time numbers.
+            std: standard deviation of an entry, where it is known.
+        """
+        mean = self.mean(numbers)
+        return None if mean is None or std is None else (mean, std**2 + mean**2)
+
     def anywhere(self) -> Kernel:
         """Return the kernel that draws the same on one device, wherever the array is to live."""
         return self
@@ -75,13 +89,18 @@ class Recipe:
 
     Attributes:
         kernel: what is compiled.
-        numbers: its run-time numbers: a standard deviation, a bound, a value.
+        numbers: its run-time numbers, a standard deviation, a bound, a value; a tuple of floats is one array.
         std: standard deviation one entry is expected to have, over draws; `None` where it is not known.
     """
 
     kernel: Kernel
-    numbers: tuple[float, ...]
+    numbers: tuple[Any, ...]
     std: float | None
+
+    @property
+    def moments(self) -> tuple[float, float] | None:
+        """Mean and mean square of an entry over draws, where they are known."""
+        return self.kernel.moments(self.numbers, self.std)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +284,13 @@ def positive_fan(initializer: str, parameter: Parameter, name: str, value: float
             )
         )
     return value
+
+
+def without_inputs(parameter: Parameter, fans: str) -> bool:
+    """Return whether this is the bias of a weight without inputs, whose fan_in nothing can be divided by."""
+    if parameter.role != "bias":
+        return False
+    return (parameter.effective_fan_in if fans == "effective" else parameter.fan_in) == 0
 
 
 def known_axes(initializer: str, parameter: Parameter) -> Axes:

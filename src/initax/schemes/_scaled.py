@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError, count, message
 from initax._model._parameter import Layer, Parameter, Role
 from initax._model._reason import Reason
 from initax.schemes._depth import depth_factor
-from initax.schemes._initializer import Initializer, Kernel, Recipe, number, refuse_old
+from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, number, refuse_old, where
 from initax.schemes._scheme import Scheme, as_scheme
 from initax.schemes._table import made, row
+
+Factor = float | tuple[float, ...]
+"""A factor of a whole array, or one for each entry of a stack."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledKernel(Kernel):
-    """Another kernel's array times the last number."""
+    """Another kernel's array times the last number, or times the last numbers along one of its axes.
+
+    Attributes:
+        inner: the other kernel.
+        axis: the axis, where there are several numbers.
+    """
 
     inner: Kernel
+    axis: int | None = None
 
     @property
     def elementwise(self) -> bool:  # type: ignore[override]
-        """As the inner kernel."""
-        return self.inner.elementwise
+        """As the inner kernel, where all entries have one factor."""
+        return self.inner.elementwise and self.axis is None
 
     def anywhere(self) -> ScaledKernel:
         """As the inner kernel."""
@@ -36,23 +47,43 @@ class ScaledKernel(Kernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        return self.inner(key, numbers[:-1], shape, dtype) * jnp.asarray(numbers[-1], dtype)
+        drawn, factor = self.inner(key, numbers[:-1], shape, dtype), jnp.asarray(numbers[-1], dtype)
+        if self.axis is None:
+            return drawn * factor
+        # Without the barrier XLA may merge the factors with the kernel's own, and a layer differs in its last bit.
+        along = jnp.expand_dims(factor, [axis for axis in range(len(shape)) if axis != self.axis])
+        scaled: jax.Array = lax.optimization_barrier(drawn) * along
+        return scaled
 
-    def lowest(self, numbers: tuple[float, ...]) -> float:
-        """As the inner kernel, where the factor keeps the sign."""
-        return self.inner.lowest(numbers[:-1]) * numbers[-1] if numbers[-1] > 0 else -math.inf
+    def moments(self, numbers: tuple[Any, ...], std: float | None) -> tuple[float, float] | None:
+        """Return those of the inner kernel, times the mean factor and the mean square of the factors."""
+        factors = _all(numbers[-1])
+        root = _root_mean_square(factors)
+        inner = self.inner.moments(numbers[:-1], std if std is None or root == 0 else std / root)
+        if inner is None:
+            return (0.0, 0.0) if root == 0 else None
+        return inner[0] * sum(factors) / len(factors), inner[1] * root**2
 
-    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+    def lowest(self, numbers: tuple[Any, ...]) -> float:
+        """As the inner kernel, where the factors keep the sign."""
+        factors = _all(numbers[-1])
+        lowest = self.inner.lowest(numbers[:-1])
+        return min(lowest * factor for factor in factors) if min(factors) > 0 else -math.inf
+
+    def above(self, numbers: tuple[Any, ...], bound: float) -> float:
         """As the inner kernel."""
-        return self.inner.above(numbers[:-1], bound / numbers[-1]) if numbers[-1] > 0 else 1.0
+        factors = _all(numbers[-1])
+        if min(factors) <= 0:
+            return 1.0
+        return sum(self.inner.above(numbers[:-1], bound / factor) for factor in factors) / len(factors)
 
 
 @dataclass(frozen=True, slots=True)
 class Scaled(Initializer):
-    """Another initializer's array times a factor."""
+    """Another initializer's array times a factor, or each entry of a stack times one of its own."""
 
     inner: Initializer
-    factor: float
+    factor: Factor
 
     @property
     def needs_reach(self) -> bool:  # type: ignore[override]
@@ -67,36 +98,45 @@ class Scaled(Initializer):
         """Return the recipe for one parameter."""
         recipe = self.inner.recipe(parameter, layer)
         refuse_old("scaled", recipe, parameter)
-        std = None if recipe.std is None else recipe.std * abs(self.factor)
-        return replace(recipe, kernel=ScaledKernel(recipe.kernel), numbers=(*recipe.numbers, self.factor), std=std)
+        std = None if recipe.std is None else recipe.std * _root_mean_square(_all(self.factor))
+        axis = _stack_of(parameter, self.factor) if isinstance(self.factor, tuple) else None
+        numbers = (*recipe.numbers, self.factor)
+        return replace(recipe, kernel=ScaledKernel(recipe.kernel, axis), numbers=numbers, std=std)
 
     def spec(self) -> Any:
         """Return what JSON keeps of it."""
-        return [self.name, {"scheme": self.inner.spec(), "factor": self.factor}]
+        factor = list(self.factor) if isinstance(self.factor, tuple) else self.factor
+        return [self.name, {"scheme": self.inner.spec(), "factor": factor}]
 
     def __str__(self) -> str:
         """Return it as one would call it."""
-        return f"scaled({self.inner}, {self.factor:.6g})"
+        shown = ", ".join(f"{each:.6g}" for each in _all(self.factor))
+        return f"scaled({self.inner}, {f'[{shown}]' if isinstance(self.factor, tuple) else shown})"
 
 
 @row("scaled")
-def scaled(scheme: Any, factor: float | tuple[str, Mapping[str, int]]) -> Scheme:
+def scaled(scheme: Any, factor: float | Sequence[float] | tuple[str, Mapping[str, int]]) -> Scheme:
     """Return another scheme with its weights multiplied by a factor; its biases and scales stay as they are.
 
     Args:
         scheme: the scheme, written in any way a rule accepts.
         factor: multiplies the weights, and so their standard deviation: a number, or the recipe and sizes of a
-            `depth_factor`, `("gpt2", {"layers": 12})`.
+            `depth_factor`, `("gpt2", {"layers": 12})`; or a list of numbers, one for each layer of a stack, as `vmap`
+            and scans make them. A plan shows the standard deviation over all of the stack then.
 
     Raises:
-        SchemeError: the scheme or the factor is wrong.
+        SchemeError: the scheme or the factor is wrong; when a plan is made, a weight is no stack, or one of another
+            number of layers than there are factors.
 
     Examples:
-        >>> import initax as ix
+        >>> import initax as ix, jax
         >>> str(ix.schemes.scaled("glorot_normal", 0.5).parts["weight"])
         'scaled(glorot_normal, 0.5)'
         >>> str(ix.schemes.scaled("glorot_normal", ("gpt2", {"layers": 8})).parts["weight"])
         'scaled(glorot_normal, 0.25)'
+        >>> each = ix.schemes.scaled("ones", [1, 2])
+        >>> ix.draw(each, jax.random.key(0), (2, 3, 1), axes="stack i o")[..., 0].tolist()
+        [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
     """
     base = as_scheme(scheme)
     by = _number(factor)
@@ -109,10 +149,11 @@ def scaled(scheme: Any, factor: float | tuple[str, Mapping[str, int]]) -> Scheme
 
     whole = made("scaled", args, {role: of(part, role) for role, part in base.parts.items()})
     whole.axes, whole.sizes = dict(base.axes), dict(base.sizes)
+    whole.arrays = {name: None if each is None else scaled(each, by) for name, each in base.arrays.items()}
     return whole
 
 
-def _number(factor: Any) -> float:
+def _number(factor: Any) -> Factor:
     match factor:
         case [str() as recipe, Mapping() as sizes]:
             return depth_factor(recipe, **sizes)
@@ -123,4 +164,41 @@ def _number(factor: Any) -> float:
                     'write ("scaled", {"scheme": ..., "factor": ("gpt2", {"layers": 12})})',
                 )
             )
+        case list() | tuple() if factor:
+            return tuple(number("scaled", "each factor", each) for each in factor)
+        case np.ndarray() | jax.Array() if not isinstance(factor, jax.core.Tracer) and factor.ndim == 1 and factor.size:
+            return tuple(number("scaled", "each factor", each) for each in np.asarray(factor).tolist())
     return number("scaled", "factor", factor)
+
+
+def _all(factor: Factor) -> tuple[float, ...]:
+    return factor if isinstance(factor, tuple) else (factor,)
+
+
+def _root_mean_square(factors: tuple[float, ...]) -> float:
+    return math.sqrt(sum(each**2 for each in factors) / len(factors)) if len(factors) > 1 else abs(factors[0])
+
+
+def _stack_of(parameter: Parameter, factors: tuple[float, ...]) -> int:
+    """The stored axis with one layer for each factor: the first axis of a stack, or of what a rule says is one."""
+    axes = known_axes("scaled", parameter)
+    axis = next(iter(axes.stack_axis), next(iter(axes.entry_axis), None))
+    many = f"{len(factors)} factors" if len(factors) > 1 else "one factor in a list"
+    seen = f'shape {parameter.shape}, axes "{axes.pattern}"'
+    if axis is None:
+        raise SchemeError(
+            message(
+                f"scaled has {many}, one for each layer of a stack; {where(parameter)} is no stack.",
+                seen,
+                f'write one number, ("scaled", {{"scheme": ..., "factor": {factors[0]:g}}}), or select the stack alone',
+            )
+        )
+    if parameter.shape[axis] != len(factors):
+        raise SchemeError(
+            message(
+                f"scaled has {many}; {where(parameter)} is a stack of {parameter.shape[axis]}.",
+                f"{seen}: one factor for each entry of axis {axis}",
+                f'write "factor": [{factors[0]:g}, ...] with {count(parameter.shape[axis], "number")}, or one number',
+            )
+        )
+    return axis

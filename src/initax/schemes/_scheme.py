@@ -11,6 +11,7 @@ from initax._math._axes import parse
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Role
 from initax.schemes._aliases import (
     ARGUMENTS_ELSEWHERE,
+    KEPT,
     LAWS_ELSEWHERE,
     NAMES_ELSEWHERE,
     ROLES_ELSEWHERE,
@@ -45,6 +46,8 @@ class Scheme:
         axes: patterns to restate where only the user knows them: a mapping from the parameter's name within the layer,
             or one pattern for the layer's weight.
         sizes: sizes of named axes in these patterns.
+        arrays: what single arrays get, by their names within the layer: anything that a rule accepts, or `None` to
+            keep one. A scheme of arrays alone says nothing about the others, which earlier rules decide.
 
     Raises:
         SchemeError: a name is unknown, an argument wrong, or an initializer does not fit its role.
@@ -56,12 +59,13 @@ class Scheme:
         Scheme(weight=he_normal, recurrent=orthogonal, bias=constant(value=0.1), embedding=he_normal)
     """
 
-    __slots__ = ("_name", "_parts", "axes", "sizes")
+    __slots__ = ("_name", "_parts", "arrays", "axes", "sizes")
 
     _name: tuple[str, dict[str, Any]] | None
     _parts: dict[Role, Initializer | None]
     axes: dict[str, str]
     sizes: dict[str, int]
+    arrays: dict[str, Scheme | None]
 
     def __init__(
         self,
@@ -73,10 +77,11 @@ class Scheme:
         scale: Any = UNSET,
         axes: Mapping[str, str] | str | None = None,
         sizes: Mapping[str, int] | None = None,
+        arrays: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(weight, str) and weight in _NAMED and _is_number(bias) and len(_required(weight)) < 2:
             raise SchemeError(_number_beside(weight, bias))
-        if weight is UNSET and all(each is UNSET for each in (bias, recurrent, embedding, scale)):
+        if not arrays and weight is UNSET and all(each is UNSET for each in (bias, recurrent, embedding, scale)):
             raise SchemeError(
                 message("a scheme that names no initializer draws nothing.", 'write ix.Scheme("he_normal", ...)')
             )
@@ -93,6 +98,8 @@ class Scheme:
             parse(pattern)
         self.axes = (base.axes if base is not None else {}) | patterns
         self.sizes = (base.sizes if base is not None else {}) | dict(sizes or {})
+        own = {str(name): _for_array(str(name), value) for name, value in (arrays or {}).items()}
+        self.arrays = (base.arrays if base is not None else {}) | own
 
     @classmethod
     def of(cls, parts: Parts, name: str | None = None, args: Mapping[str, Any] | None = None) -> Scheme:
@@ -102,6 +109,7 @@ class Scheme:
         made._name = None if name is None else (name, dict(args or {}))
         made.axes = {}
         made.sizes = {}
+        made.arrays = {}
         return made
 
     def part(self, role: Role) -> Any:
@@ -119,7 +127,8 @@ class Scheme:
         Raises:
             SchemeError: one of its initializers is a callable.
         """
-        restated = {key: dict(value) for key, value in (("axes", self.axes), ("sizes", self.sizes)) if value}
+        restated = {name: None if each is None else each.spec() for name, each in self.arrays.items()}
+        restated |= {key: dict(value) for key, value in (("axes", self.axes), ("sizes", self.sizes)) if value}
         if self._name is None:
             return {role: None if part is None else part.spec() for role, part in self._parts.items()} | restated
         name, args = self._name
@@ -130,34 +139,60 @@ class Scheme:
         """Whether both draw alike."""
         if not isinstance(other, Scheme):
             return NotImplemented
-        return (self._parts, self.axes, self.sizes) == (other._parts, other.axes, other.sizes)
+        return (self._parts, self.axes, self.sizes, self.arrays) == (
+            other._parts,
+            other.axes,
+            other.sizes,
+            other.arrays,
+        )
 
     def __hash__(self) -> int:
         """Return a hash that equal schemes share."""
-        return hash((tuple(self._parts), tuple(sorted(self.axes.items()))))
+        return hash((tuple(self._parts), tuple(sorted(self.axes.items())), tuple(sorted(self.arrays))))
 
     def __str__(self) -> str:
         """Return the scheme as a rule would name it."""
+        arrays = [f"{name}={each}" for name, each in self.arrays.items()]
         if self._name is None:
             follows = weights_only(self._parts.get("weight"))
             own = [
                 f"{role}={part}" for role, part in self._parts.items() if role not in follows or part != follows[role]
             ]
-            return ", ".join([str(follows["weight"]), *own]) if "weight" in self._parts else ", ".join(own)
+            return ", ".join([*([str(follows["weight"])] if "weight" in self._parts else []), *own, *arrays])
         name, args = self._name
         inside = ", ".join(f"{key}={value}" for key, value in args.items())
-        return f"{name}({inside})" if inside else name
+        return ", ".join([f"{name}({inside})" if inside else name, *arrays])
 
     def __repr__(self) -> str:
         """Return the scheme, role by role."""
         inside = [f"{role}={part}" for role, part in self._parts.items()]
         inside += [f"axes={self.axes}"] if self.axes else []
         inside += [f"sizes={self.sizes}"] if self.sizes else []
+        inside += [f"arrays={self.arrays}"] if self.arrays else []
         return f"Scheme({', '.join(inside)})"
 
 
 def _in_order(parts: Parts) -> dict[Role, Initializer | None]:
     return {role: parts[role] for role in ROLES if role in parts}
+
+
+def _for_array(name: str, value: Any) -> Scheme | None:
+    """What a scheme says of one array."""
+    if name in (*WORDS, "base", "name"):
+        raise SchemeError(message(f'"{name}" is no array here: it is a word of schemes.', f"write {name}=..."))
+    try:
+        scheme = None if value is None else as_scheme(value)
+    except SchemeError as error:
+        raise SchemeError(f'array "{name}": {error}') from None
+    if scheme is not None and scheme.arrays:
+        names = listing(f'"{each}"' for each in scheme.arrays)
+        raise SchemeError(
+            message(
+                f'array "{name}": a scheme for one array can\'t name others: {names}.',
+                f'an array further inside is named by its path: "**.{name}.{next(iter(scheme.arrays))}"',
+            )
+        )
+    return scheme
 
 
 def _plain(value: Any) -> Any:
@@ -203,10 +238,16 @@ def register(name: str, scheme: Any) -> None:
         raise SchemeError(message(f'"{name}" is a scheme of initax and keeps its meaning.', "choose another name"))
     _OWN.add(name)
     if inspect.isfunction(scheme) and not {"key", "shape"} & set(inspect.signature(scheme).parameters):
-        enter(name, lambda **args: Scheme.of(as_scheme(scheme(**args)).parts, name, args))
+        enter(name, lambda **args: _named(as_scheme(scheme(**args)), name, args))
     else:
-        finished = Scheme.of(as_scheme(scheme).parts, name)
+        finished = _named(as_scheme(scheme), name, {})
         enter(name, lambda: finished)
+
+
+def _named(scheme: Scheme, name: str, args: Mapping[str, Any]) -> Scheme:
+    named = Scheme.of(scheme.parts, name, args)
+    named.arrays = dict(scheme.arrays)
+    return named
 
 
 def enter(name: str, factory: Callable[..., Scheme]) -> None:
@@ -302,7 +343,9 @@ def as_scheme(value: Any) -> Scheme:
             )
         )
     hint = (
-        'a fixed value is ("constant", {"value": ...})'
+        KEPT
+        if value is False
+        else 'a fixed value is ("constant", {"value": ...})'
         if isinstance(value, int | float)
         else (
             'a scheme is a name ("he_normal"), a pair of name and arguments, a pair (weight, bias), a mapping of '
@@ -335,21 +378,34 @@ def _is_arguments(mapping: Mapping[str, Any]) -> bool:
 def _from_mapping(mapping: Mapping[str, Any]) -> Scheme:
     if "name" in mapping:
         return get(mapping["name"], **{key: value for key, value in mapping.items() if key != "name"})
-    for key in mapping:
-        if key not in (*WORDS, "base"):
-            raise SchemeError(_unknown_role(str(key), mapping.get("weight"), mapping[key]))
-    rest = {key: value for key, value in mapping.items() if key not in ("base", "weight")}
-    return Scheme(mapping.get("weight", mapping.get("base", UNSET)), **rest)
+    arrays = {key: value for key, value in mapping.items() if key not in (*WORDS, "base")}
+    for key, value in arrays.items():
+        if _is_argument(key, mapping.get("weight")):
+            raise SchemeError(unknown_role(str(key), mapping.get("weight"), value))
+    rest = {key: value for key, value in mapping.items() if key in WORDS and key != "weight"}
+    return Scheme(mapping.get("weight", mapping.get("base", UNSET)), **rest, arrays=arrays)
+
+
+def _is_argument(key: Any, weight: Any) -> bool:
+    """Whether a key beside `weight` is an argument of the scheme that `weight` names."""
+    return isinstance(weight, str) and weight in _NAMED and key in inspect.signature(_NAMED[weight]).parameters
 
 
 WORDS = (*ROLES[:-1], "axes", "sizes")
 """Keys of a mapping that stands for a scheme."""
 
 
-def _unknown_role(key: str, weight: Any, value: Any) -> str:
+def unknown_role(key: str, weight: Any = None, value: Any = None) -> str:
+    """Return what to say of a key that is neither a role nor an array's name.
+
+    Args:
+        key: the key.
+        weight: what stands beside it for the weight.
+        value: what stands behind it.
+    """
     known = ROLES_ELSEWHERE.get(key)
     hint = f'an array "{key}" has the role "{known}"' if known else did_you_mean(key, WORDS)
-    if isinstance(weight, str) and weight in _NAMED and key in inspect.signature(_NAMED[weight]).parameters:
+    if _is_argument(key, weight):
         hint = f'an argument goes with its name: ("{weight}", {{"{key}": {value!r}}})'
     return message(
         f'a scheme has no role "{key}".',

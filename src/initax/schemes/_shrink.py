@@ -125,4 +125,7 @@ def shrink_perturb(shrink: float, scheme: Any, perturb: float = 1.0) -> Scheme:
     }
     whole = made("shrink_perturb", (("shrink", kept), ("scheme", base), ("perturb", added)), parts)
     whole.axes, whole.sizes = dict(base.axes), dict(base.sizes)
+    whole.arrays = {
+        name: None if each is None else shrink_perturb(kept, each, added) for name, each in base.arrays.items()
+    }
     return whole

@@ -20,6 +20,7 @@ from initax._math._haar import haar
 from initax._math._mesh_split import Split, split_of
 from initax._math._polar import polar
 from initax._model._parameter import Layer, Parameter
+from initax.schemes._distributions import Constant
 from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, where
 
 METHODS = ("auto", "householder", "polar")
@@ -57,6 +58,10 @@ class HaarKernel(_Structured):
         spread = jax.sharding.auto_axes(lambda key, gain: self._drawn(key, gain, dtype, split), out_sharding=split.home)
         made: jax.Array = spread(key, numbers[0])
         return made
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return zero."""
+        return 0.0
 
     def anywhere(self) -> HaarKernel:
         """Return the kernel without a mesh."""
@@ -119,6 +124,10 @@ class SparseKernel(_Structured):
         made: jax.Array = self.axes.from_canonical(jnp.where(jnp.reshape(rank, canonical) < self.zeros, 0, values))
         return made
 
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return zero."""
+        return 0.0
+
 
 def _at_center(axes: Axes, taps: jax.Array, dtype: Any) -> jax.Array:
     receptive = axes.canonical_shape[:-2]
@@ -141,6 +150,11 @@ def _matrix_axes(name: str, parameter: Parameter) -> Axes:
     return axes
 
 
+def _empty(parameter: Parameter, layer: Layer) -> Recipe | None:
+    """The recipe of an array without entries, of which no structure can be asked; `None` where there are some."""
+    return Constant("zeros", ()).recipe(parameter, layer) if 0 in parameter.shape else None
+
+
 @dataclass(frozen=True, slots=True)
 class Orthogonal(Initializer):
     """`gain` times a uniformly distributed (semi-)orthogonal matrix."""
@@ -151,6 +165,8 @@ class Orthogonal(Initializer):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         axes = _matrix_axes("orthogonal", parameter)
+        if (empty := _empty(parameter, layer)) is not None:
+            return empty
         entries = math.prod(axes.canonical_shape)
         is_polar = self.method == "polar" or (self.method == "auto" and entries > LARGEST)
         kernel = HaarKernel(axes, is_polar, split_of(axes, parameter.sharding))
@@ -176,6 +192,8 @@ class DeltaOrthogonal(Initializer):
                     'for a matrix use "orthogonal"',
                 )
             )
+        if (empty := _empty(parameter, layer)) is not None:
+            return empty
         if inputs > outputs:
             raise SchemeError(
                 message(
@@ -207,7 +225,7 @@ class Eye(Initializer):
                     'for a matrix use "identity"',
                 )
             )
-        return Recipe(EyeKernel(axes, self.shift), (self.gain,), 0.0)
+        return _empty(parameter, layer) or Recipe(EyeKernel(axes, self.shift), (self.gain,), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +238,8 @@ class Sparse(Initializer):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         axes = _matrix_axes("sparse", parameter)
+        if (empty := _empty(parameter, layer)) is not None:
+            return empty
         zeros = zeros_among(axes.fan_in, self.sparsity)
         kept = 1 - zeros / axes.fan_in
         return Recipe(SparseKernel(axes, zeros), (self.stddev,), self.stddev * math.sqrt(kept))

@@ -26,6 +26,7 @@ from initax.schemes._initializer import (
     is_complex,
     positive_fan,
     real_dtype,
+    without_inputs,
 )
 
 MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
@@ -88,7 +89,8 @@ def of_variance(distribution: str, variance: float, dtype: Any) -> Recipe:
 class Auto(Initializer):
     """Variance `1 / (n m)` with `n` the effective fan_in and `m` the mean square of what reaches the weight.
 
-    Where a share of the variance is left to the layer's bias, the weight has the rest.
+    Where a share of the variance is left to the layer's bias, the weight has the rest. A look-up in an embedding sums
+    over one row; one that a signal reaches, as an output layer, sums over its features.
     """
 
     distribution: str = "truncated_normal"
@@ -97,8 +99,9 @@ class Auto(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        fan_in, _ = fans_of(self.name, parameter, "effective")
-        reach = 1.0 if parameter.reach is None or parameter.role == "embedding" else parameter.reach
+        is_output = parameter.role == "embedding" and parameter.reach is not None
+        fan_in, _ = fans_of(self.name, parameter, "nominal" if is_output else "effective")
+        reach = 1.0 if parameter.reach is None else parameter.reach
         has_bias = parameter.role != "embedding" and any(each.role == "bias" for each in layer.parameters)
         share = 1 - self.bias_share if has_bias else 1.0
         variance = share / (positive_fan(self.name, parameter, "fan_in", fan_in) * reach)
@@ -119,6 +122,8 @@ class UniformFanIn(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
+        if self.fan is None and without_inputs(parameter, self.fans):
+            return Constant("zeros", ()).recipe(parameter, layer)
         fan = self.fan if self.fan is not None else fans_of(self.name, parameter, self.fans)[0]
         bound = 1 / math.sqrt(positive_fan(self.name, parameter, "fan_in", fan))
         std = bound / math.sqrt(3) * (math.sqrt(2) if is_complex(parameter.dtype) else 1.0)

@@ -1,0 +1,329 @@
+"""What an array is: how strongly each source says it, and what contradicts a name or a guess.
+
+A declaration is believed. What a name or a shape alone suggests is believed only while nothing else in the model
+contradicts it: the bias beside a weight, the layout of another pair, a rank that may mean something else. Then the
+array is kept, with the line that says what it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from initax._math._axes import Axes
+from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Evidence, Layer, Parameter
+from initax._model._reason import Reason, Why, undeclared
+from initax._model._states import parts_of, states_by_form
+
+WEAK = (Evidence.NAMED, Evidence.GUESSED)
+"""Evidence that a contradiction outweighs."""
+
+LEARNED_INPUTS = re.compile(
+    r"(^|[._])(pos|position(al|s)?|cls|class|tok|tokens?|latents?|prompts?)\d*($|_)", re.IGNORECASE
+)
+"""Names of what stands in the place of a signal: learned positions, a class token. No axis of theirs is summed over."""
+
+TABLES = re.compile(r"(^|[._/])(wte|wpe|emb(ed(ding)?s?)?|vocab(ulary)?|lookup)(_?(table|matrix|weights?))?$", re.I)
+"""Names of embedding tables, whose rows are looked up."""
+
+STATES = re.compile(r"(^|[._/])(running|moving|mean|var(iance)?|ema|stats?|statistics|cache|buffers?|mask)($|_)", re.I)
+"""Names of statistics, caches and masks."""
+
+WINDOWS = re.compile(r"conv|filter|kernel", re.IGNORECASE)
+"""Names of convolutions and what they hold."""
+
+VECTORS = re.compile("scale|bias|gamma")
+"""Names of what has one entry for each output."""
+
+LARGEST_WINDOW = 11
+"""The largest window that is taken for one without a name or a bias."""
+
+
+def may_be_traced(parameter: Parameter) -> bool:
+    """Return whether a trace of the forward pass decides what a parameter is: only declarations stand against one."""
+    if parameter.role == "state" or (parameter.excluded is not None and not parameter.excluded.is_about_axes):
+        return False
+    return parameter.evidence not in (Evidence.DECLARED, Evidence.RESTATED)
+
+
+def settled(layers: Sequence[Layer], leaves: Mapping[str, Any], hint: str = "") -> tuple[Layer, ...]:
+    """Return the layers with what is contradicted kept: names and guesses draw only where nothing speaks against them.
+
+    Args:
+        layers: the layers of a model, as names, shapes and declarations describe them.
+        leaves: path → leaf, arrays and numbers alike.
+        hint: what to pass where only names are known.
+    """
+    layers = _vectors_alone(layers)
+    if not any(map(_is_weak, layers)):
+        return tuple(layers)
+    states = states_by_form(leaves)
+    layers = [_without_states(layer, states) if _is_weak(layer) else layer for layer in layers]
+    weak = [layer for layer in layers if _is_weak(layer)]
+    unfitting = list(_containers_whose_biases_fit_nothing(layers))
+    told = next((path for layer in weak if (path := _stored_outputs_first(layer, unfitting))), None)
+    judge = _Judge(weak, told, hint or None)
+    judged = [judge.layer(layer) if _is_weak(layer) else layer for layer in layers]
+    return tuple(_doubt_container(layer, unfitting) for layer in judged)
+
+
+def _vectors_alone(layers: Sequence[Layer]) -> Sequence[Layer]:
+    """Return the layers of a model of vectors in plain containers, which are what there is to draw."""
+    every = [each for layer in layers for each in layer.parameters]
+    if any(len(each.shape) > 1 for each in every) or any(layer.kind != UNDECLARED for layer in layers):
+        return layers
+    if any(re.search("scale|gamma|norm|bn", each.path, re.IGNORECASE) for each in every):
+        return layers
+    return [
+        replace(
+            layer,
+            kind="Vector" if any(map(_is_vector, layer.parameters)) else layer.kind,
+            parameters=tuple(
+                replace(each, role="weight", evidence=Evidence.GUESSED, excluded=None) if _is_vector(each) else each
+                for each in layer.parameters
+            ),
+        )
+        if issubclass(layer.cls, dict | list | tuple)
+        else layer
+        for layer in layers
+    ]
+
+
+def _is_vector(parameter: Parameter) -> bool:
+    """Return whether a vector may be drawn alone: its name is no statistic's."""
+    reason = parameter.excluded
+    if len(parameter.shape) != 1 or reason is None or reason.why is not Why.UNDECLARED:
+        return False
+    return STATES.search(parts_of(parameter.path)[-1]) is None
+
+
+def _is_weak(layer: Layer) -> bool:
+    return any(each.evidence in WEAK for each in layer.parameters)
+
+
+def _without_states(layer: Layer, states: Mapping[str, Reason]) -> Layer:
+    """Return a layer with the arrays that are state by their form kept."""
+    if not any(each.path in states for each in layer.parameters):
+        return layer
+    parameters = tuple(
+        replace(each, role="state", axes=None, fans=None, evidence=None, excluded=each.excluded or states[each.path])
+        if each.path in states
+        else each
+        for each in layer.parameters
+    )
+    kind = "State" if all(each.path in states for each in layer.parameters) else layer.kind
+    return replace(layer, kind=kind, parameters=parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What is known of a whole model while its layers are held against it.
+
+    Attributes:
+        layers: the layers that names or guesses describe.
+        told: path of a weight that has its outputs first, by its bias, if there is one.
+        hint: what to pass where only names are known.
+    """
+
+    layers: Sequence[Layer]
+    told: str | None
+    hint: str | None
+
+    def layer(self, layer: Layer) -> Layer:
+        """Return a layer with the arrays that something contradicts kept."""
+        doubts: dict[str, Reason] = {}
+        for weight in layer.parameters:
+            if weight.evidence not in WEAK or weight.role not in WEIGHT_ROLES or weight.axes is None:
+                continue
+            bias = bias_of(weight, layer)
+            if bias is not None and not fits(bias, weight.axes):
+                read = f'{weight.name} {weight.shape} read as "{weight.axes.pattern}"'
+                text = f"{bias.name} {bias.shape} does not fit {read}"
+                hint = self._module_hint(weight) or _layout_hint(weight, bias)
+                reason: Reason | None = undeclared(text, Why.CONTRADICTED, hint)
+            else:
+                reason = self._contradiction(weight, bias, layer)
+            if reason is not None:
+                doubts |= {each.path: reason for each in (weight, bias) if each is not None}
+        return with_reasons(layer, doubts)
+
+    def _module_hint(self, weight: Parameter) -> str | None:
+        return self.hint if weight.evidence is Evidence.NAMED else None
+
+    def _contradiction(self, weight: Parameter, bias: Parameter | None, layer: Layer) -> Reason | None:
+        """Return what speaks against the axes that a name or a guess gives a weight."""
+        name, shape = weight.name, weight.shape
+        is_square = len(shape) == 2 and shape[0] == shape[1]
+        if weight.evidence is Evidence.GUESSED:
+            if bias is None and LEARNED_INPUTS.search(name):
+                return undeclared("its name says that it stands where a signal does", Why.SIGNAL)
+            if bias is None and STATES.search(name):
+                return undeclared("its name says that it is state, a statistic or a mask", Why.CONTRADICTED)
+            if name.endswith(".weight") and not is_square and (bias is None or len(shape) > 2):
+                text = f"a weight that PyTorch or a path calls {name} has its outputs first"
+                return undeclared(text, Why.CONTRADICTED, _axes_hint(name, "o i ..."))
+        if (
+            self.told is not None
+            and bias is None
+            and weight.role == "weight"
+            and not is_square
+            and not _is_typed(layer)
+        ):
+            text = f"{self.told} has its outputs first, by its bias, so this one may, too"
+            return undeclared(text, Why.CONTRADICTED, self._module_hint(weight) or _axes_hint(name, "o i ..."))
+        return self._stack_or_window(weight, bias, layer)
+
+    def _stack_or_window(self, weight: Parameter, bias: Parameter | None, layer: Layer) -> Reason | None:
+        """Return why three axes and more may be something else than a window, inputs and outputs."""
+        if weight.axes is None or not weight.axes.receptive_axis:
+            return None
+        stacked = self._stacked_sibling(weight, layer)
+        if stacked is not None:
+            text = f"{stacked.path} {stacked.shape} says that its first axis may be a stack of {weight.shape[0]} layers"
+            return undeclared(text, Why.CONTRADICTED, self._module_hint(weight))
+        shape, rank = weight.shape, len(weight.shape) - 2
+        if weight.evidence is Evidence.NAMED:
+            if bias is not None or rank == 1 or (rank == 2 and (_is_window(shape[:2]) or shape[0] == shape[1])):
+                return None
+        elif bias is not None:
+            if shape[0] != shape[-1] and not _is_window(shape[-rank:]):
+                return None
+        elif rank < 3 and not _is_window(shape[-rank:]) and _is_window(shape[:rank]):
+            by_name = WINDOWS.search(weight.path) is not None
+            if by_name or rank > 1:
+                return None
+        text = f"{len(weight.shape)} axes may be a window, heads, or a stack of layers"
+        return undeclared(text, Why.CONTRADICTED, self._module_hint(weight))
+
+    def _stacked_sibling(self, weight: Parameter, layer: Layer) -> Parameter | None:
+        """Return a scale or bias near a weight that has an axis of its own for each entry of the weight's first one."""
+        around = layer.path.rpartition(".")[0]
+        near = (each for each in self.layers if each is layer or each.path.rpartition(".")[0] == around)
+        for each in (parameter for layer in near for parameter in layer.parameters):
+            is_vector = each.role in ("scale", "bias") or (each.role is None and VECTORS.match(each.name))
+            if is_vector and len(each.shape) == 2 and 1 < each.shape[0] == weight.shape[0]:
+                return each
+        return None
+
+
+def _is_window(sizes: Sequence[int]) -> bool:
+    """Return whether axes may be those of a window: odd and small."""
+    return all(size % 2 and size <= LARGEST_WINDOW for size in sizes)
+
+
+def with_reasons(layer: Layer, reasons: Mapping[str, Reason]) -> Layer:
+    """Return a layer some of whose arrays are excluded for these reasons."""
+    if not reasons:
+        return layer
+    parameters = (
+        replace(each, excluded=reasons[each.path]) if each.path in reasons and each.excluded is None else each
+        for each in layer.parameters
+    )
+    return replace(layer, parameters=tuple(parameters))
+
+
+def bias_of(weight: Parameter, layer: Layer) -> Parameter | None:
+    """Return the bias that stands beside a weight, by name or as the only one, whether or not it fits."""
+    before, kernel, after = weight.name.rpartition("kernel")
+    if kernel and not after:
+        named = next((each for each in layer.parameters if each.name == f"{before}bias"), None)
+        if named is not None:
+            return named
+    weights = [each for each in layer.parameters if each.role in WEIGHT_ROLES]
+    biases = [each for each in layer.parameters if each.role == "bias"]
+    return biases[0] if len(weights) == len(biases) == 1 else None
+
+
+def fits(bias: Parameter, axes: Axes) -> bool:
+    """Return whether a bias has one entry for each output: its outputs last, and axes of size 1 in front of them."""
+    if bias.shape == ():
+        return True
+    outputs = tuple(axes.split[axis] for axis in axes.out_axis)
+    count = len(outputs)
+    return bias.shape[-count:] == outputs and all(size == 1 for size in bias.shape[:-count])
+
+
+def _is_typed(layer: Layer) -> bool:
+    """Return whether a layer's own name is that of a class and a number, which tells its layout."""
+    return re.fullmatch(r"[A-Z][a-z]\w*_\d+", layer.path.rpartition(".")[2]) is not None
+
+
+def _stored_outputs_first(layer: Layer, unfitting: Sequence[tuple[str, Parameter]]) -> str | None:
+    """Return the path of a layer's weight if its bias, or a vector beside it, fits its first axis and not its last."""
+    beside = next((each for path, each in unfitting if path == layer.path), None)
+    for weight in layer.parameters:
+        if weight.evidence not in WEAK or weight.role != "weight" or _is_typed(layer):
+            continue
+        bias = bias_of(weight, layer) or beside
+        outputs = tuple(size for size in bias.shape if size != 1) if bias is not None else ()
+        if bias is not None and outputs == weight.shape[:1] != weight.shape[-1:]:
+            return weight.path
+    return None
+
+
+def _containers_whose_biases_fit_nothing(layers: Sequence[Layer]) -> Iterator[tuple[str, Parameter]]:
+    """Yield the path of each container with a bias that fits the inputs of a weight and the outputs of none."""
+    for holder in layers:
+        if holder.kind != UNDECLARED:
+            continue
+        weights = [
+            each
+            for layer in layers
+            if layer.path == holder.path or (layer.ancestors and layer.ancestors[-1].path == holder.path)
+            for each in layer.parameters
+            if each.evidence is Evidence.GUESSED and each.role == "weight"
+        ]
+        for each in holder.parameters:
+            if len(each.shape) != 1 or not (may_be_bias(each.name) or each.name.isdecimal()):
+                continue
+            first = any(weight.shape[0] == each.shape[0] for weight in weights)
+            if first and not any(weight.shape[-1] == each.shape[0] for weight in weights):
+                yield holder.path, each
+
+
+def _doubt_container(layer: Layer, unfitting: Sequence[tuple[str, Parameter]]) -> Layer:
+    """Return a layer with its weights kept if a bias in its container says that they may have their outputs first."""
+    around = {layer.path, layer.ancestors[-1].path if layer.ancestors else layer.path}
+    vector = next((each for path, each in unfitting if path in around), None)
+    if vector is None:
+        return layer
+    text = (
+        f"{vector.path} {vector.shape} fits the first axis of a weight beside it and the last of none, "
+        "so that this one may have its outputs first"
+    )
+    reasons = {
+        each.path: undeclared(text, Why.CONTRADICTED, _axes_hint(each.name, "o i"))
+        for each in layer.parameters
+        if each.evidence is Evidence.GUESSED and each.role == "weight" and len(set(each.shape)) > 1
+    }
+    return with_reasons(layer, reasons)
+
+
+def may_be_bias(name: str) -> bool:
+    """Return whether a vector may be a bias by its name: `b`, `b_y`, `bias`, `beta`, `fc1_bias`, `offset`.
+
+    A vector of another name beside a matrix (the `D` of a state-space model, a `log_scale`) is not to be zeroed, nor is
+    one without a name: behind a matrix it may be a bias or a scale.
+    """
+    lower = name.rpartition(".")[2].lower()
+    if lower.startswith(("bn", "batch")):
+        return False
+    if lower.startswith("b") or "bias" in lower or lower in ("offset", "intercept"):
+        return True
+    return re.search(r"_b\d*($|_)", lower) is not None
+
+
+def _layout_hint(weight: Parameter, bias: Parameter) -> str | None:
+    """Return the line that says that outputs come first, where a bias with axes of size 1 shows it."""
+    outputs = tuple(size for size in bias.shape if size != 1)
+    if len(weight.shape) != 2 or len(bias.shape) < 2 or outputs != weight.shape[:1]:
+        return None
+    pattern = " ".join("o" if size != 1 else "1" for size in bias.shape)
+    axes = f'{{"{weight.name}": "o i", "{bias.name}": "{pattern}"}}'
+    return f"say what the axes are, in stored order: ix.Scheme(..., axes={axes})"
+
+
+def _axes_hint(name: str, pattern: str) -> str:
+    return f'say what the axes are, in stored order: ix.Scheme(..., axes={{"{name}": "{pattern}"}})'

@@ -1,0 +1,185 @@
+"""The second step of a plan with `auto`: what the rules decided, followed along the forward pass, scales its weights.
+
+The first step decides every row as if a signal of length one reached each weight. That gives the law of every array
+that is drawn, `auto`'s or not, and with these laws the trace tells what really reaches the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+import numpy as np
+
+from initax._errors import count, listing, message, warn
+from initax._model._parameter import WEIGHT_ROLES, Parameter
+from initax._model._survey import Survey, Traced
+from initax._planning._decide import Decisions, Draw
+from initax._trace import uses_of
+from initax._trace._second_moments import Law, Lengths
+
+PASSES = 12
+"""Passes along the forward pass in which the scale of tables has to be found that are looked up and read out."""
+
+CLOSE = 0.002
+"""Relative difference of a variance from one pass to the next, below which it is found."""
+
+
+def with_lengths(decisions: Decisions, survey: Survey, traced: Traced | None) -> Decisions:
+    """Return the decisions with what `auto` draws scaled by what reaches it, and notes of what it does not know.
+
+    Args:
+        decisions: what was decided without knowing what reaches the weights.
+        survey: the model.
+        traced: its forward pass, where there is one.
+    """
+    drawn = {each.parameter.path: each for each in decisions.draws}
+    found = _followed(drawn, survey, traced) if traced is not None else Followed({}, ())
+    layers = {each.path: layer for layer in survey.layers for each in layer.parameters}
+    draws, unknown = [], []
+    for each in decisions.draws:
+        if each.initializer is None or not each.initializer.needs_reach:
+            draws.append(each)
+            continue
+        parameter = replace(each.parameter, reach=found.reach.get(each.parameter.path))
+        if parameter.reach is None and (parameter.role != "embedding" or parameter.path in found.reach):
+            unknown.append(parameter.path)
+        # A table that a signal of unknown length reaches is an output layer all the same.
+        scaled = replace(parameter, reach=1.0) if parameter.path in unknown else parameter
+        recipe = each.initializer.recipe(scaled, layers[parameter.path])
+        draws.append(replace(each, parameter=parameter, recipe=recipe, std=recipe.std))
+    notes = (*decisions.notes, *_blind(unknown, traced is None), *_assuming(found.assumed))
+    return replace(decisions, draws=tuple(draws), notes=notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What the forward pass tells.
+
+    Attributes:
+        reach: path → mean square of the signal that reaches a weight, `None` where that is not known.
+        assumed: paths of the arrays whose laws had to be assumed for it.
+    """
+
+    reach: Mapping[str, float | None]
+    assumed: tuple[str, ...]
+
+
+def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Followed:
+    paths, arrays = traced.paths, len(traced.paths)
+    known = {each.path: each for layer in survey.layers for each in layer.parameters}
+    norms = {each.path for layer in survey.layers for each in layer.parameters if layer.kind == "Norm"}
+    found = {at: _law(known[path], drawn.get(path), path in norms) for at, path in enumerate(paths)}
+    laws = {at: law for at, law in found.items() if law is not None}
+    tables = frozenset(at for at, path in enumerate(paths) if _now(known[path], drawn.get(path)).role == "embedding")
+    uses = uses_of(traced.closed, arrays, traced.constants)
+    searches: dict[int, _Search] = {}
+    for _ in range(PASSES):
+        lengths = Lengths(uses, laws, tables)
+        reach = lengths.of(traced.closed, arrays, traced.constants)
+        off = False
+        for at in lengths.looked:
+            law, length = laws.get(at), reach.get(at)
+            if law is None or law.length is None or law.inputs is None or length is None:
+                continue
+            search = searches.setdefault(at, _Search())
+            wanted = law.length / (law.inputs * length)
+            off = off or abs(wanted / law.square - 1) > CLOSE
+            laws[at] = replace(law, square=search.next(law.square, wanted))
+        if not off:
+            break
+    scaled = {at for at, law in laws.items() if law.length is not None and reach.get(at) is not None}
+    leaning = frozenset[int]().union(*(lengths.leaning.get(at, frozenset()) for at in scaled))
+    return Followed(
+        {paths[at]: length for at, length in reach.items()},
+        tuple(paths[at] for at in sorted(leaning)),
+    )
+
+
+class _Search:
+    """The variance at which a table has the variance that it should have: secants, in logarithms.
+
+    What a table gives when it is looked up is part of what reaches it when it is read out.
+    """
+
+    def __init__(self) -> None:
+        self.before: tuple[float, float] | None = None
+
+    def next(self, square: float, wanted: float) -> float:
+        """Return the variance to try next.
+
+        Args:
+            square: the variance that was tried.
+            wanted: the one that what then reached the table asks for.
+        """
+        at, gap = math.log(square), math.log(wanted / square)
+        slope = -2.0
+        if self.before is not None and self.before[0] != at:
+            slope = min((gap - self.before[1]) / (at - self.before[0]), -0.5)
+        self.before = at, gap
+        return math.exp(at - gap / slope)
+
+
+def _now(parameter: Parameter, draw: Draw | None) -> Parameter:
+    """The parameter with the axes that a rule may restate."""
+    return parameter if draw is None else draw.parameter
+
+
+def _law(parameter: Parameter, draw: Draw | None, is_norm: bool) -> Law | None:
+    """What the plan knows of an array; `None` where that is nothing. Norms are taken to do what norms do."""
+    now = _now(parameter, draw)
+    is_real = jnp.issubdtype(now.dtype, np.floating)
+    recipe = draw.recipe if draw is not None and is_real else None
+    moments = recipe.moments if recipe is not None else None
+    if now.role in WEIGHT_ROLES:
+        inputs = now.fan_in if now.role == "embedding" else now.effective_fan_in
+        if draw is None or recipe is None or inputs is None or now.effective_fan_in is None:
+            return None
+        if draw.initializer is not None and draw.initializer.needs_reach and recipe.std:
+            square = recipe.std**2
+            return Law(mean=0.0, square=square, inputs=inputs, length=square * now.effective_fan_in)
+        return None if moments is None else Law(mean=moments[0], square=moments[1], inputs=inputs)
+    if moments is not None and now.role in ("bias", "scale") and now.constraint is None:
+        return Law(mean=moments[0], square=moments[1])
+    value = _taken(now)
+    return None if value is None else Law(mean=value, square=value**2, assumed=not is_norm)
+
+
+def _taken(parameter: Parameter) -> float | None:
+    """The value that a bias or a scale is taken to have of which nothing is known; `None` for all else."""
+    if parameter.role == "bias":
+        return 0.0
+    if parameter.role != "scale":
+        return None
+    default = parameter.default
+    if isinstance(default, tuple):
+        return float(default[1].get("value", 1.0)) if default[0] == "constant" else None
+    return 1.0
+
+
+def _blind(unknown: list[str], without_inputs: bool) -> tuple[str, ...]:
+    """What `auto` could not be told, for the user to know."""
+    if not unknown:
+        return ()
+    text = message(
+        f"auto can't tell what reaches {count(len(unknown), 'weight')} and takes gain 1: "
+        + listing((path or "(model)" for path in unknown), 6),
+        "say what the model is called on, inputs=..." if without_inputs else "",
+    )
+    warn(text)
+    return (text,)
+
+
+def _assuming(assumed: tuple[str, ...]) -> tuple[str, ...]:
+    """What `auto` had to assume of arrays that are kept, or drawn by what has no known law."""
+    if not assumed:
+        return ()
+    return (
+        message(
+            f"auto assumes what it does not know of {count(len(assumed), 'array')} on the way to what it scales: "
+            + listing((path or "(model)" for path in assumed), 6),
+            "weights give length one, biases are zero and scales are one; a plan sees no values",
+        ),
+    )

@@ -1,0 +1,290 @@
+"""What is passed in another's place: arguments in another order, a text for a plan, a file for its path, no rules.
+
+Each check answers with what was seen and the line that was meant. None of them stands in the way of a call that works.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initax._adapters import is_key_source
+from initax._adapters._nodes import ARRAYS
+from initax._errors import (
+    AxesError,
+    InitaxError,
+    KeyTypeError,
+    ModelError,
+    PlanError,
+    RuleError,
+    SchemeError,
+    listing,
+    message,
+    shown,
+)
+from initax._math._keys import is_typed
+from initax._model._parameter import Layer
+from initax.schemes._initializer import Initializer
+from initax.schemes._scheme import WORDS, Scheme
+
+
+def _holds_arrays(value: Any) -> bool:
+    return any(isinstance(leaf, ARRAYS) for leaf in jax.tree_util.tree_leaves(value))
+
+
+def _is_key(value: Any) -> bool:
+    legacy = isinstance(value, jax.Array | np.ndarray) and value.dtype == np.uint32
+    seed = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return is_typed(value) or legacy or seed or is_key_source(value)
+
+
+def _are_keys(value: Any) -> bool:
+    return _is_key(value) or (isinstance(value, list | tuple) and bool(value) and all(map(_is_key, value)))
+
+
+def _is_scheme(value: Any) -> bool:
+    """Whether a value reads as a scheme by its form, be its words right or wrong."""
+    match value:
+        case str() | Scheme() | Initializer():
+            return True
+        case [first, _]:
+            return (first is None or _is_scheme(first)) and not _holds_arrays(value)
+        case Mapping():
+            return bool(value) and {"name", "base", *WORDS} >= set(map(str, value))
+    return _is_function(value)
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, type) and not _holds_arrays(value)
+
+
+def _are_rules(value: Any) -> bool:
+    """Whether every value of a mapping is a scheme, or keeps."""
+    if (
+        not isinstance(value, Mapping)
+        or not value
+        or not all(each is None or _is_scheme(each) for each in value.values())
+    ):
+        return False
+    return any(each is not None for each in value.values())
+
+
+def _are_maps_of_rules(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(_are_rules(each) for each in value.values())
+
+
+def _may_be_model(value: Any) -> bool:
+    """Whether nothing speaks against it."""
+    if value is None or isinstance(value, str | Scheme | Initializer) or _is_key(value):
+        return False
+    return not _are_rules(value) and not _are_maps_of_rules(value)
+
+
+def _is_passed(value: Any) -> bool:
+    """Whether it may be inputs: anything but a module."""
+    return not (callable(value) and _holds_arrays(value))
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(each, int | np.integer) for each in value)
+
+
+def _is_type(value: Any) -> bool:
+    if not isinstance(value, str | type | np.dtype) and not hasattr(value, "dtype"):
+        return False
+    try:
+        return not isinstance(value, ARRAYS) and jnp.dtype(value) is not None
+    except TypeError:
+        return False
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+LOOKS_LIKE: dict[str, Callable[[Any], bool]] = {
+    "key": _is_key,
+    "keys": _are_keys,
+    "rules": _are_rules,
+    "schemes": _are_maps_of_rules,
+    "model": _may_be_model,
+    "inputs": _is_passed,
+    "scheme": _is_scheme,
+    "shape": _is_shape,
+    "dtype": _is_type,
+    "layer": _is_text,
+    "mask": lambda value: not _is_key(value) and not isinstance(value, str) and not callable(value),
+    "text": _is_text,
+    "run": _is_function,
+}
+"""Name of an argument → whether a value looks like one."""
+
+ERRORS: dict[str, type[InitaxError]] = {
+    "key": KeyTypeError,
+    "keys": KeyTypeError,
+    "rules": RuleError,
+    "schemes": RuleError,
+    "text": PlanError,
+    "scheme": SchemeError,
+    "shape": AxesError,
+}
+"""Name of an argument that stands elsewhere → the error; the first that does decides, in this order."""
+
+
+def refuse_permuted(verb: str, **given: Any) -> None:
+    """Raise where the arguments of a verb stand in another order than it takes them in.
+
+    Args:
+        verb: the function, as a user writes it.
+        **given: its arguments in its order, by names of `LOOKS_LIKE`.
+
+    Raises:
+        InitaxError: they do, of the kind that fits what was misplaced.
+    """
+    names, values = tuple(given), tuple(given.values())
+    known = [LOOKS_LIKE[name] for name in names]
+    if all(looks_right(value) for looks_right, value in zip(known, values, strict=True)):
+        return
+    fits = [[looks_right(value) for value in values] for looks_right in known]
+    for order in itertools.permutations(range(len(names))):
+        if not all(fits[place][at] for place, at in enumerate(order)):
+            continue
+        moved = [name for place, name in enumerate(names) if order[place] != place]
+        error = next((ERRORS[name] for name in ERRORS if name in moved), ModelError)
+        came = listing(names[order.index(at)] for at in range(len(names)))
+        raise error(
+            message(
+                f"{verb} takes {listing(names)} in this order, and was given {came}.",
+                *(f"{name} is {shown(value)}" for name, value in given.items() if name in moved),
+                f"write {verb}({', '.join(names)})",
+            )
+        )
+
+
+def refuse_no_rules(model: Any, rules: Any, default: Any) -> None:
+    """Raise where there is no rule and nothing else that would draw, or a plan in place of the rules or the model.
+
+    Raises:
+        RuleError: there is no rule, or a plan in its place.
+        ModelError: the model is a plan.
+    """
+    if _is_plan(rules):
+        raise RuleError(message(f"the rules are a plan already: {shown(rules)}.", "write plan.draw(key)"))
+    if _is_plan(model):
+        raise ModelError(message(f"the model is a plan: {shown(model)}.", "write model = plan.draw(key)"))
+    if isinstance(rules, Mapping) and not rules and default is None:
+        raise RuleError(
+            message(
+                "the rules are empty, so nothing would be drawn.",
+                'write {"*": "he_normal"} for every layer, or {"*": None} to keep the model as it is',
+            )
+        )
+
+
+def _is_plan(value: Any) -> bool:
+    return all(hasattr(value, name) for name in ("draws", "kept", "to_json"))
+
+
+NAMED_BY_PATH = re.compile(r".+\.(weight|kernel|embedding)")
+"""Names of weights in a flattened mapping."""
+
+
+def refuse_flattened(model: Any, schemes: Iterable[Scheme | None]) -> None:
+    """Raise where the model is a flattened state dict, and no rule says in which order its axes are.
+
+    Weights that PyTorch stores have their outputs first; those of Flax are known by the names of their modules, once
+    these are apart. Square matrices alone tell nothing, and are drawn.
+
+    Raises:
+        ModelError: it is so.
+    """
+    chosen = [each for each in schemes if each is not None]
+    if not isinstance(model, Mapping) or not chosen or any(each.axes for each in chosen):
+        return
+    if not all(isinstance(name, str) and isinstance(each, ARRAYS) for name, each in model.items()):
+        return
+    weights = {name: tuple(each.shape) for name, each in model.items() if NAMED_BY_PATH.fullmatch(name)}
+    torch = {name: shape for name, shape in weights.items() if name.endswith(".weight") and len(shape) > 1}
+    flax = [name for name, shape in weights.items() if not name.endswith(".weight") and len(shape) > 1]
+    if not flax and all(len(shape) == 2 and shape[0] == shape[1] for shape in torch.values()):
+        return
+    head = f"the model is a flattened state dict, {len(model)} arrays under names with dots: {listing(model, 3)}."
+    if flax:
+        raise ModelError(message(head, 'take the names apart: flax.traverse_util.unflatten_dict(params, sep=".")'))
+    kinds = dict.fromkeys("Linear" if len(shape) == 2 else "Conv" for shape in sorted(torch.values(), key=len))
+    line = ", ".join(f'"{kind}": ix.Scheme("he_normal", axes="o i ...")' for kind in kinds)
+    raise ModelError(
+        message(head, "PyTorch's have their outputs first, and a rule has to say so", f"write {{{line}}}"),
+    )
+
+
+def cover(left: Iterable[tuple[Layer, Any, Any]], selected: Collection[str], drawn: Collection[str]) -> str:
+    """Return the line for arrays that no rule covers, where `default="error"` asks for all of them.
+
+    Args:
+        left: the arrays, with their layers.
+        selected: paths of kept arrays that a rule selects.
+        drawn: paths of the arrays that are drawn.
+    """
+    layers = {layer.path: layer for layer, parameter, _ in left if parameter.path in selected}
+    if not layers:
+        return 'add a rule for them, or {"*": None} in front to keep what the others do not select'
+    whole = [
+        path for path, layer in layers.items() if path and not any(each.path in drawn for each in layer.parameters)
+    ]
+    rules = ", ".join(f'"{path}": None' for path in whole)
+    kept = f"keep them with rules behind the others: {{{rules}}}; or " if whole else ""
+    return f"{kept}say what their axes are: ix.Scheme(..., axes=...), inputs=... or ix.register_layer(...)"
+
+
+def no_plan_to_compare(other: Any) -> str:
+    """Return what to say of something that is no plan and was to be compared with one."""
+    line = "plan.diff(ix.plan(model, rules))"
+    if isinstance(other, str | bytes | Mapping):
+        line = "read it first: plan.diff(ix.Plan.from_json(text, model))"
+    return message(f"a plan is compared with another plan, not with {shown(other)}.", line)
+
+
+def no_stored_plan(text: Any, error: Exception | None) -> str:
+    """Return what to say of something that is no stored plan."""
+    head = f"this is no stored plan: {shown(text)}."
+    if isinstance(text, os.PathLike) or (isinstance(text, str) and re.fullmatch(r"[^\n{}]+\.\w+", text)):
+        return message(head, "from_json takes the text and not its path", _from_file(os.fspath(text)))
+    if hasattr(text, "read"):
+        return message(head, "from_json takes the text and not the file: ix.Plan.from_json(file.read(), model)")
+    if isinstance(text, Mapping):
+        return message(head, "from_json takes the text: ix.Plan.from_json(json.dumps(stored), model)")
+    why = f"{type(error).__name__}: {error}" if isinstance(error, ValueError | KeyError) else ""
+    return message(head, why, "from_json takes what plan.to_json() returned: ix.Plan.from_json(plan.to_json(), model)")
+
+
+def _from_file(path: Any) -> str:
+    return f"ix.Plan.from_json(pathlib.Path({str(path)!r}).read_text(), model)".replace("'", '"')
+
+
+def no_source_of_rules(source: Any) -> str:
+    """Return what to say of something that is neither a path nor a text and was to hold rules."""
+    head = f"rules are loaded from the path of a file .toml or .json, or from a text, not from {shown(source)}."
+    name = getattr(source, "name", None)
+    if hasattr(source, "read"):
+        is_path = isinstance(name, str) and name.lower().endswith((".toml", ".json"))
+        binary = "b" in str(getattr(source, "mode", ""))
+        head = (
+            f"rules are loaded from the path of a file or from a text, not from an open file: {type(source).__name__}."
+        )
+        return message(
+            head,
+            f'ix.load_rules("{name}")' if is_path else f"ix.load_rules(file.read(){'.decode()' if binary else ''})",
+        )
+    if isinstance(source, bytes | bytearray):
+        return message(head, "ix.load_rules(source.decode())")
+    if isinstance(source, Mapping):
+        return message(head, "a mapping is rules already: ix.reinit(model, rules, key)")
+    return message(head, 'ix.load_rules("rules.toml")')

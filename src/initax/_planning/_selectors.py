@@ -1,0 +1,131 @@
+"""Selectors: what a class, a name, a path, a sequence of names or a function selects, layers and single arrays."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from initax._errors import RuleError, message
+from initax._model._parameter import Layer, Parameter
+
+EVERY = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """What a rule is for.
+
+    Attributes:
+        value: as the user wrote it.
+        text: how it is shown.
+        matches: whether it selects a layer.
+        names: whether its path is that of an array; `None` where it is no path.
+        ends_open: its path ends in nothing but wildcards, `layers.*`: it selects layers, and where there are none all
+            arrays at such paths, as if their layers were selected.
+    """
+
+    value: Any
+    text: str
+    matches: Callable[[Layer], bool]
+    names: Callable[[Layer, Parameter], bool] | None = None
+    ends_open: bool = False
+
+
+def read_selector(value: Any) -> Selector:
+    """Return a selector as it is written in a rule map.
+
+    Raises:
+        RuleError: it is of no known kind.
+    """
+    if isinstance(value, type):
+        return Selector(value, value.__qualname__, lambda layer: issubclass(layer.cls, value))
+    if isinstance(value, str) and value.strip():
+        tokens = tuple(value.split())
+        return Selector(
+            value,
+            value,
+            functools.partial(_matches_tokens, tokens),
+            None if tokens[-1] == EVERY else functools.partial(_names_tokens, tokens),
+            not tokens[-1].rpartition(".")[2].strip("*?"),
+        )
+    if callable(value):
+        return Selector(value, getattr(value, "__name__", repr(value)), lambda layer: bool(value(layer)))
+    raise RuleError(
+        message(
+            f"a selector can't be {value!r} ({type(value).__name__}).",
+            'it is a class (eqx.nn.Linear), a name ("Linear"), a path ("layers.*.attn"), names in sequence for nesting',
+            '("MultiheadAttention Linear"), or a function of a layer',
+        )
+    )
+
+
+def _matches_tokens(tokens: tuple[str, ...], layer: Layer) -> bool:
+    if not matches_one(tokens[-1], layer.path, layer.cls, layer.kind):
+        return False
+    around = iter(layer.ancestors)
+    return all(any(matches_one(token, each.path, each.cls, "") for each in around) for token in tokens[:-1])
+
+
+def _names_tokens(tokens: tuple[str, ...], layer: Layer, parameter: Parameter) -> bool:
+    if not names_one(tokens[-1], parameter.path):
+        return False
+    around = iter([*((each.path, each.cls, "") for each in layer.ancestors), (layer.path, layer.cls, layer.kind)])
+    return all(any(matches_one(token, *each) for each in around) for token in tokens[:-1])
+
+
+def matches_one(token: str, path: str, cls: type, kind: str) -> bool:
+    """Return whether one word selects a module."""
+    if token == EVERY:
+        return True
+    if is_glob(token) or "." in token:
+        return glob(token).fullmatch(path) is not None
+    return token in (kind, path) or token in class_names(cls)
+
+
+def names_one(token: str, path: str) -> bool:
+    """Return whether one word, as a path, is that of an array."""
+    return glob(token).fullmatch(path) is not None if is_glob(token) else token == path
+
+
+def is_glob(token: str) -> bool:
+    """Return whether a word has wildcards."""
+    return "*" in token or "?" in token or "[" in token
+
+
+def selects_any(pattern: str, layers: Sequence[Layer]) -> list[str]:
+    """Return the paths of the layers, else of the arrays, that a path or glob is for."""
+    path = glob(pattern)
+    found = [layer.path for layer in layers if path.fullmatch(layer.path)]
+    return found or [each.path for layer in layers for each in layer.parameters if path.fullmatch(each.path)]
+
+
+@functools.lru_cache(maxsize=4096)
+def class_names(cls: type) -> frozenset[str]:
+    """Return the names of a class and its bases."""
+    return frozenset(base.__name__ for base in cls.__mro__ if base is not object)
+
+
+@functools.lru_cache(maxsize=1024)
+def glob(pattern: str) -> re.Pattern[str]:
+    """Return a path glob, compiled: `*` and `?` stay within one part of the path, `**` crosses dots."""
+    parts: list[str] = []
+    for token in re.findall(r"\*\*\.|\.\*\*$|\*\*|\*|\?|\[[^\]]*\]|.", pattern):
+        match token:
+            case "**.":
+                parts.append(r"(?:.*\.)?")
+            case ".**":
+                parts.append(r"\..*")
+            case "**":
+                parts.append(".*")
+            case "*":
+                parts.append(r"[^.]*")
+            case "?":
+                parts.append(r"[^.]")
+            case _ if token.startswith("["):
+                parts.append("[" + token[1:-1].replace("!", "^", 1) + "]" if len(token) > 2 else re.escape(token))
+            case _:
+                parts.append(re.escape(token))
+    return re.compile("".join(parts))

@@ -1,0 +1,75 @@
+"""Why a scheme leaves an array alone, and what a rule would draw if no later one came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
+from initax._model._reason import Reason, Why
+from initax._planning._rules import Rule
+from initax.schemes._initializer import Initializer
+from initax.schemes._scheme import UNSET, Scheme
+
+
+def why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> Reason | None:
+    """Return why a scheme leaves a parameter alone, or `None` where it draws it."""
+    role = parameter.role or "weight"
+    part = scheme.part(role)
+    if part is UNSET:
+        article = "an" if role == "embedding" else "a"
+        why = Why.NORM if role == "scale" else Why.SILENT
+        return Reason(why, f"{scheme} says nothing about {article} {role}")
+    if part is None:
+        return Reason(Why.RULE, f'rule "{rule}" keeps every {role}')
+    if role == "bias" and scheme.part("weight") not in (UNSET, None):
+        reason = _why_bias_is_kept(parameter, layer, scheme)
+        if reason:
+            return reason
+    if parameter.reserved and not part.draws_reserved:
+        return parameter.reserved
+    declined: Reason | None = part.declines(parameter)
+    return declined
+
+
+def would_draw(rule: Rule, reach: Mapping[str, bool], layer: Layer, parameter: Parameter) -> bool:
+    """Return whether a rule would draw an array if it decided it."""
+    scheme = rule.scheme
+    if scheme is None or parameter.path not in reach:
+        return False
+    if not reach[parameter.path]:
+        return parameter.excluded is None and why_kept(parameter, layer, scheme, rule.text) is None
+    own = scheme.arrays.get(parameter.name, scheme)
+    if own is None or parameter.excluded is None:
+        return own is not None
+    weight = own.part("weight")
+    return parameter.excluded.is_about_axes and isinstance(weight, Initializer) and weight.fits_bias
+
+
+def keeps_all(scheme: Scheme, reach: Mapping[str, bool]) -> bool:
+    """Return whether a rule only says of arrays that they are kept."""
+    return not scheme.parts and bool(reach) and all(each is None for each in scheme.arrays.values())
+
+
+def why_named_is_kept(parameter: Parameter, initializer: Initializer | None, rule: str) -> Reason | None:
+    """Return why an array that a rule names is left alone, or `None` where it is drawn."""
+    if initializer is None:
+        return Reason(Why.RULE, f'rule "{rule}" keeps every {parameter.role or "weight"}')
+    if parameter.excluded is not None and not initializer.fits_bias:
+        return parameter.excluded
+    declined: Reason | None = initializer.declines(parameter)
+    return declined
+
+
+def _why_bias_is_kept(bias: Parameter, layer: Layer, scheme: Scheme) -> Reason | None:
+    """Why the bias of a layer stays under a scheme for weights: a bias goes with its weight.
+
+    In a layer that has a norm's scale too, a bias that has no weight's fans is the norm's.
+    """
+    if layer.kind == "Norm" or (bias.fan_in is None and any(each.role == "scale" for each in layer.parameters)):
+        silent = scheme.part("scale") is UNSET
+        return Reason(Why.NORM, f"{scheme} says nothing about a scale") if silent else None
+    weights = [each for each in layer.parameters if each.role in WEIGHT_ROLES]
+    elsewhere = (Why.TIED, Why.EMPTY)
+    if any(each.excluded is None or each.excluded.why in elsewhere for each in weights):
+        return None
+    return Reason(Why.WEIGHT_KEPT, "its weight is not drawn")

@@ -1,0 +1,80 @@
+"""Taking a survey: what an adapter finds in a model, completed by its forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from initax._adapters import survey as found_by_adapters
+from initax._errors import ModelError, message
+from initax._model._survey import Survey, Traced
+from initax._trace._infer import completed, trace, values_of
+
+
+def survey(model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None) -> Survey:
+    """Return what initax sees of a model: its layers, how each array is known, what is tied, how the model is called.
+
+    A survey goes wherever a model goes: `ix.plan(survey, rules)`, `ix.reinit`, `ix.layers`, `ix.lsuv`,
+    `ix.signal_propagation`, `ix.reset_units`, `ix.ablate`. The model is then read, and its forward pass traced, once.
+
+    Args:
+        model: an Equinox or NNX module, Linen variables, or any pytree of arrays, `jax.ShapeDtypeStruct`s or
+            shape tuples; or a survey, which comes back as it is.
+        inputs: what the model is called on, a tuple of arguments or one argument, abstract or not. The
+            axes of arrays nobody declared are then read off a trace of the call, in which nothing is computed.
+        forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it; for Linen, of the
+            module and the inputs.
+        module: where the model is variables of Flax Linen, the module they belong to.
+
+    Returns:
+        The survey; `print` it for a table.
+
+    Raises:
+        ModelError: two arrays have the same path, the module does not go with the model and the inputs, the forward
+            pass fails, or a survey is given together with what it already knows.
+
+    Examples:
+        >>> import equinox as eqx, jax, initax as ix
+        >>> found = ix.survey(eqx.nn.MLP(4, 2, 8, depth=1, key=jax.random.key(0)))
+        >>> [(each.path, str(each.evidence), each.fan_in) for layer in found.layers for each in layer.parameters][:2]
+        [('layers.0.weight', 'declared', 4), ('layers.0.bias', 'declared', 4)]
+    """
+    if isinstance(model, Survey):
+        if inputs is not None or forward is not None or module is not None:
+            raise ModelError(
+                message(
+                    "a survey knows how its model is called; inputs=, forward= and module= are given to ix.survey.",
+                    "ix.plan(ix.survey(model, inputs=x), rules)",
+                )
+            )
+        return model
+    found = found_by_adapters(model, module=module, inputs=inputs, forward=forward)
+    found.model = type(model)
+    return completed(found, inputs, found.call or forward)
+
+
+def called(
+    model: Any, inputs: Any, forward: Callable[..., Any] | None, module: Any
+) -> tuple[Survey, Traced, list[Any]]:
+    """Return a survey of a model, its forward pass, and the values of that pass's arguments.
+
+    Args:
+        model: the model, or a survey of it.
+        inputs: what it is called on; a survey's own inputs if left out.
+        forward: how it is called; as a survey says if left out.
+        module: the module of Linen variables.
+
+    Raises:
+        ModelError: the model can't be called, or nobody says on what.
+    """
+    if not isinstance(model, Survey):
+        model = found_by_adapters(model, module=module, inputs=inputs, forward=forward)
+        model.forward = model.call or forward
+    elif inputs is None and forward is None and model.traced is not None:
+        return model, model.traced, values_of(model, model.inputs)
+    inputs = model.inputs if inputs is None else inputs
+    if inputs is None:
+        raise ModelError(
+            message("the survey does not know what the model is called on.", "ix.survey(model, inputs=x), or inputs=x")
+        )
+    return model, trace(model, inputs, forward or model.forward), values_of(model, inputs)

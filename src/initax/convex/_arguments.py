@@ -1,0 +1,62 @@
+"""Calls of networks whose arguments do not fit: the call that was meant."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from initax._errors import ModelError, message, shown
+from initax._math._keys import is_typed
+
+EXAMPLES = {"key": "jax.random.key(0)", "rngs": "nnx.Rngs(0)", "width_sizes": "[64, 64]"}
+"""What stands in a line for an argument that is missing."""
+
+
+def refuse_misfit(cls: type, init: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise where a call lacks an argument, has one too many, or a size in place of the sizes of the hidden layers.
+
+    Args:
+        cls: the network.
+        init: its `__init__`.
+        args: positional arguments, without the network itself.
+        kwargs: the others.
+
+    Raises:
+        ModelError: it does.
+    """
+    signature = inspect.signature(init)
+    try:
+        given = signature.bind(None, *args, **kwargs).arguments
+    except TypeError as error:
+        raise ModelError(message(f"{cls.__name__}: {error}.", _meant(cls, signature, args, kwargs))) from None
+    for name in ("width_sizes", "context_width_sizes"):
+        if not isinstance(given.get(name), Sequence | None) or isinstance(given.get(name), str):
+            head = f"{cls.__name__}: {name} is a list, one size for each hidden layer, not {shown(given[name])}."
+            raise ModelError(message(head, _meant(cls, signature, args, kwargs)))
+
+
+def _meant(cls: type, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The line with every argument that there must be, in its place."""
+    every = list(signature.parameters.values())[1:]
+    places = [each.name for each in every if each.kind is each.POSITIONAL_OR_KEYWORD]
+    given = dict(zip(places, args, strict=False)) | dict(kwargs)
+    beyond = [each for each in args[len(places) :] if not is_typed(each)]
+    if _is_size(given.get("width_sizes")):
+        given["width_sizes"] = [given["width_sizes"], *filter(_is_size, beyond)]
+    if _is_size(given.get("context_width_sizes")):
+        given["context_width_sizes"] = [given["context_width_sizes"]]
+    parts = []
+    for each in every:
+        name = each.name
+        if name not in given and each.default is not each.empty:
+            continue
+        plain = name in given and isinstance(given[name], int | float | str | list | tuple)
+        text = repr(given[name]) if plain else EXAMPLES.get(name, "..." if name in given else "1")
+        parts.append(text if name in places and name != "context_width_sizes" else f"{name}={text}")
+    package = "ix.convex.nnx" if "rngs" in signature.parameters else "ix.convex"
+    return f"write {package}.{cls.__name__}({', '.join(parts)})"
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
