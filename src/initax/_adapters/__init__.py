@@ -13,11 +13,10 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from initax._adapters._foreign_models import refuse_foreign
-from initax._adapters._nodes import Node, packages_of
+from initax._adapters._nodes import Call, Node, packages_of
 from initax._adapters._pytree import Describe
 from initax._adapters._pytree import survey as _walk
 from initax._adapters._variables import Readings, are_variables, survey_variables, take_apart
@@ -46,21 +45,6 @@ LINEN = "flax.linen"
 
 _REGISTERED: dict[str, Describe] = {}
 """What users registered: package → function from a node to what it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """How a model is called, where it can't tell itself.
-
-    Attributes:
-        module: the module that stands apart from the model's arrays.
-        inputs: what it is called on.
-        forward: how it is called, where a plain call is not it.
-    """
-
-    module: Any = None
-    inputs: Any = None
-    forward: Callable[..., Any] | None = None
 
 
 def register_adapter(package: str, describe: Callable[[Any], Node | None]) -> None:

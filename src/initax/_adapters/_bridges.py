@@ -11,7 +11,7 @@ from flax.nnx import bridge
 
 from initax._adapters import _linen, _linen_run, _nnx
 from initax._adapters import survey as survey_model
-from initax._adapters._nodes import Node
+from initax._adapters._nodes import Call, Node
 from initax._adapters._variables import PARAMS, UNUSED, Entry, Names, Variables
 from initax._model._parameter import Constraint, declaration_of
 from initax._model._reason import Reason, follows, undeclared
@@ -31,7 +31,7 @@ def describe(node: Any) -> Node | None:
     return _node(node, record)
 
 
-def survey(model: Any, call: Any) -> Node | None:
+def survey(model: Any, call: Call) -> Node | None:
     """Return what running a Linen module inside an NNX one tells, where it is known what it is called on."""
     if not isinstance(model, bridge.ToNNX) or call.module is not None or call.inputs is None:
         return None

@@ -15,7 +15,7 @@ from jax.tree_util import DictKey
 
 from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._linen_run import Record, apply, run
-from initax._adapters._nodes import packages_of
+from initax._adapters._nodes import Call, packages_of
 from initax._adapters._plain import Own, unknown
 from initax._adapters._shared_patterns import (
     Fans,
@@ -291,7 +291,7 @@ for _cls, _row in LAYERS.items():
     declare(_cls, _row)
 
 
-def survey(model: Any, call: Any) -> Survey | None:
+def survey(model: Any, call: Call) -> Survey | None:
     """Return what initax finds in the variables of a Linen module; nothing where there is no such module.
 
     Args:

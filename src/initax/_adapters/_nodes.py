@@ -119,6 +119,21 @@ MODULE = Node("module")
 """A module of which there is nothing more to say."""
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """How a model is called, where it can't tell itself.
+
+    Attributes:
+        module: the module that stands apart from the model's arrays.
+        inputs: what it is called on.
+        forward: how it is called, where a plain call is not it.
+    """
+
+    module: Any = None
+    inputs: Any = None
+    forward: Callable[..., Any] | None = None
+
+
 def entry_name(entry: Any) -> str:
     """Return the part of a dotted path that a JAX key entry stands for."""
     match entry:
