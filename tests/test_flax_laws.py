@@ -79,10 +79,7 @@ def test_every_array_of_every_layer_is_known_and_default_covers_it(case):
     built = case.make()
     for layer in ix.layers(built.model, **built.options):
         for parameter in layer.parameters:
-            assert parameter.role is not None or parameter.excluded.startswith("set with"), (
-                parameter.path,
-                parameter.excluded,
-            )
+            assert parameter.role is not None or parameter.excluded.why is ix.Why.FOLLOWS, parameter.path
     ix.plan(built.model, {"*": "default"}, default="error", **built.options)
 
 

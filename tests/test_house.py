@@ -67,6 +67,7 @@ def test_no_module_imports_itself_in_a_circle():
 
 
 FRAMEWORKS = {
+    "_adapters/_bridges",
     "_adapters/_equinox", "_adapters/_haliax", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen",
     "_adapters/_linen_boxes", "_adapters/_linen_run", "convex/_equinox", "convex/_nnx",
 }  # fmt: skip

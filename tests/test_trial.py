@@ -12,6 +12,7 @@ import pytest
 from initax._adapters import survey
 from initax._model import _parameter as _layer
 from initax._model._parameter import WEIGHT_ROLES
+from initax._model._reason import Why
 from initax._trace._infer import compare, read_parameter, trace
 from tests.tables import CELLS, EVERY, NESTED, NORMS, WEIGHTED, cases
 
@@ -72,7 +73,7 @@ def put_on_trial(model: Any, forward: Callable[..., Any], inputs: tuple[Any, ...
     tried = 0
     for layer in found.layers:
         for parameter in layer.parameters:
-            if parameter.role == "state" or (parameter.excluded and not parameter.excluded.startswith("set with")):
+            if parameter.role == "state" or (parameter.excluded and parameter.excluded.why is not Why.FOLLOWS):
                 continue
             reading = readings[parameter.path]
             assert reading.pattern is not None, (parameter.path, reading.reason)

@@ -4,7 +4,8 @@ An adapter is loaded when a model holds something of its framework: nobody pays 
 with one or both of two functions:
 
 - `describe(node) -> Node | None`: what a node of a model is, and what its framework says of the arrays below;
-- `survey(model, call) -> Survey | None`: all that is in a model whose arrays stand apart from its modules.
+- `survey(model, call) -> Survey | Node | None`: what a whole model is, where its nodes alone do not tell: all that is
+  in it, for arrays that stand apart from their modules, or what running it tells of its root.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from initax._adapters._foreign_models import refuse_foreign
-from initax._adapters._nodes import Node, packages_of
+from initax._adapters._nodes import Call, Node, packages_of
 from initax._adapters._pytree import Describe
 from initax._adapters._pytree import survey as _walk
 from initax._adapters._variables import Readings, are_variables, survey_variables, take_apart
@@ -29,6 +29,7 @@ ADAPTERS = {
     "flax.core": "initax._adapters._linen_boxes",
     "flax.linen": "initax._adapters._linen",
     "flax.nnx": "initax._adapters._nnx",
+    "flax.nnx.bridge": "initax._adapters._bridges",
     "haliax": "initax._adapters._haliax",
     "klax": "initax._adapters._klax",
     "optax": "initax._adapters._optax",
@@ -44,21 +45,6 @@ LINEN = "flax.linen"
 
 _REGISTERED: dict[str, Describe] = {}
 """What users registered: package → function from a node to what it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """How a model is called, where it can't tell itself.
-
-    Attributes:
-        module: the module that stands apart from the model's arrays.
-        inputs: what it is called on.
-        forward: how it is called, where a plain call is not it.
-    """
-
-    module: Any = None
-    inputs: Any = None
-    forward: Callable[..., Any] | None = None
 
 
 def register_adapter(package: str, describe: Callable[[Any], Node | None]) -> None:
@@ -158,18 +144,25 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
         ModelError: two arrays have the same dotted path, the module does not go with the model and the inputs, or what
             was passed is no model.
     """
-    refuse_foreign(model)
+    if not _is_registered(model):
+        refuse_foreign(model)
     call = Call(module, inputs, forward)
     for adapter in _claiming(model, call):
-        claimed: Survey | None = adapter.survey(model, call)
+        claimed: Survey | Node | None = adapter.survey(model, call)
         if claimed is not None:
-            return claimed
+            return _walk(model, _describe, claimed) if isinstance(claimed, Node) else claimed
     if are_variables(model):
         hint = _how_to_tell(model)
         named = survey_variables(take_apart(model), Readings(hint=hint))
         named.hint = hint
         return named
     return _walk(model, _describe)
+
+
+def _is_registered(model: Any) -> bool:
+    """Whether what a user registered says what this is."""
+    describes = (_REGISTERED[package] for package in packages_of(type(model)) if package in _REGISTERED)
+    return any(describe(model) is not None for describe in describes)
 
 
 def _claiming(model: Any, call: Call) -> list[Any]:

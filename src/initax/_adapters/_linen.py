@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import jax
 from flax import linen as nn
 from jax.nn import initializers
+from jax.tree_util import DictKey
 
 from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._linen_run import Record, apply, run
+from initax._adapters._nodes import Call, packages_of
 from initax._adapters._plain import Own, unknown
 from initax._adapters._shared_patterns import (
     Fans,
@@ -53,6 +56,11 @@ from initax._model._parameter import (
 )
 from initax._model._reason import Reason, follows, undeclared
 from initax._model._survey import Survey
+
+BRIDGE = "flax.nnx.bridge"
+"""Where a module of Linen comes from that holds one of NNX."""
+BRIDGES = "initax._adapters._bridges"
+"""What knows it, loaded where there is one."""
 
 MGU_GATES = ("forget", "new")
 CONV_LSTM_GATES = ("input", "cell", "forget", "output")
@@ -289,7 +297,7 @@ for _cls, _row in LAYERS.items():
     declare(_cls, _row)
 
 
-def survey(model: Any, call: Any) -> Survey | None:
+def survey(model: Any, call: Call) -> Survey | None:
     """Return what initax finds in the variables of a Linen module; nothing where there is no such module.
 
     Args:
@@ -336,33 +344,57 @@ def survey(model: Any, call: Any) -> Survey | None:
             )
         )
     variables = take_apart(model)
-    record = run(module, variables.collections(), inputs, forward)
-    found = survey_variables(variables, _readings(record, variables))
+    record = run(module, _collections(model, variables), inputs, forward)
+    constraints, reasons = wrappers(record, variables)
+    if any(BRIDGE in packages_of(type(each)) for each in record.modules.values()):
+        bridges = importlib.import_module(BRIDGES)
+        further, why = bridges.open_wrappers(record, variables)
+        constraints, reasons = {**constraints, **further}, {**reasons, **why}
+    readings = Readings(
+        owner=functools.partial(_owner, record),
+        classes={names: type(module) for names, module in record.modules.items()},
+        read=functools.partial(_read, record),
+        constraints=constraints,
+        notes=reasons,
+        order=tuple(record.modules),
+    )
+    found = survey_variables(variables, readings)
     found.call = functools.partial(_call, module, forward)
     return found
 
 
 def _call(module: Any, forward: Callable[..., Any] | None, model: Any, *inputs: Any) -> Any:
     """Call the module with variables in whatever form they were passed."""
-    variables = jax.tree_util.tree_map(lambda entry: entry.leaf, take_apart(model).collections())
+    variables = jax.tree_util.tree_map(lambda entry: entry.leaf, _collections(model, take_apart(model)))
     return apply(module, variables, inputs, forward)[0]
+
+
+def _collections(model: Any, variables: Variables) -> dict[str, Any]:
+    """The collections as nested dicts of entries, by the very keys of the model unless that is flattened.
+
+    A module of NNX inside one of Linen's has keys that are no names: numbers and tuples.
+    """
+    found, _ = jax.tree_util.tree_flatten_with_path(model)
+    made: dict[str, Any] = {}
+    for (path, _), entry in zip(found, variables.entries, strict=True):
+        if entry.collection is None:
+            continue
+        keys = [key.key for key in path if isinstance(key, DictKey)]
+        named = [len(key) if isinstance(key, tuple) else 1 for key in keys]
+        while sum(named) > len(entry.names):  # the name of the collection stands in front
+            keys, named = keys[1:], named[1:]
+        own = entry.names if isinstance(keys[0], tuple) else keys
+        place = made.setdefault(entry.collection, {})
+        for key in own[:-1]:
+            place = place.setdefault(key, {})
+        place[own[-1]] = entry
+    return made
 
 
 def _carried_by(model: Any) -> Any:
     """Return the Linen module whose `apply` a train state carries, or `None`."""
     bound = getattr(getattr(model, "apply_fn", None), "__self__", None)
     return bound if isinstance(bound, nn.Module) else None
-
-
-def _readings(record: Record, variables: Variables) -> Readings:
-    readings = Readings(
-        owner=functools.partial(_owner, record),
-        classes={names: type(module) for names, module in record.modules.items()},
-        read=functools.partial(_read, record),
-        order=tuple(record.modules),
-    )
-    readings.constraints, readings.notes = _wrappers(record, variables)
-    return readings
 
 
 def _owner(record: Record, names: Names) -> Names | None:
@@ -386,7 +418,7 @@ def _read(record: Record, names: Names, own: Own) -> tuple[str, tuple[Parameter,
     stacks = {name: record.stacks[where] for name, where in inside.items() if where in record.stacks}
     order = [*declared.fields, *own]
     known = {name: own[name] for name in sorted(own, key=order.index) if name in shapes}
-    seen = Seen(module, shapes, record.calls[names])
+    seen = module if names in record.inside else Seen(module, shapes, record.calls[names])
     parameters = declared_parameters(seen, declared, known, None, stacks)
     rest = {name: entry for name, entry in own.items() if name not in known}
     return declared.kind, (*parameters, *unknown(rest, UNUSED))
@@ -395,8 +427,8 @@ def _read(record: Record, names: Names, own: Own) -> tuple[str, tuple[Parameter,
 Notes = tuple[dict[str, Constraint], dict[str, Reason]]
 
 
-def _wrappers(record: Record, variables: Variables) -> Notes:
-    """What weight norm and spectral norm mean for the arrays of the layers they wrap, which stand beside them."""
+def wrappers(record: Record, variables: Variables) -> Notes:
+    """Return what weight norm and spectral norm mean for the arrays of layers they wrap, which stand beside them."""
     constraints: dict[str, Constraint] = {}
     notes: dict[str, Reason] = {}
     at = {(entry.collection, *entry.names): entry for entry in variables.entries}

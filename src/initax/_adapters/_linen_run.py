@@ -30,6 +30,7 @@ class Record:
         shapes: names of each parameter → its shape inside its own module.
         removed: names of each parameter → the axes that lifted transforms took away before, one after the other.
         stacks: names of each parameter → the same axes, counted in the stored array.
+        inside: names of each module that another framework made, inside one of Linen's → that module.
     """
 
     modules: dict[Names, Any] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class Record:
     shapes: dict[Names, tuple[int, ...]] = field(default_factory=dict)
     removed: dict[Names, tuple[int, ...]] = field(default_factory=dict)
     stacks: dict[Names, tuple[int, ...]] = field(default_factory=dict)
+    inside: dict[Names, Any] = field(default_factory=dict)
 
 
 @jax.tree_util.register_pytree_with_keys_class

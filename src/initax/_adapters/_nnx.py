@@ -348,7 +348,7 @@ def describe(node: Any) -> Node | None:
             identity=id(node),
             reason=next((what for cls, what in STATE if isinstance(node, cls)), _why_no_parameter(node)),
             streams={"": functools.partial(_started, node, value)} if starts else {},
-            rebuild_model=_rebuild,
+            rebuild_model=rebuild,
         )
     if isinstance(node, nnx.State | nnx.FlatState):
         return Node("unread", reason=FLAT)
@@ -364,7 +364,7 @@ def describe(node: Any) -> Node | None:
         children={str(name): child for name, child in vars(node).items() if not str(name).startswith("_pytree__")},
         constraints=constraints,
         constant=_constant,
-        rebuild_model=_rebuild,
+        rebuild_model=rebuild,
     )
 
 
@@ -463,7 +463,7 @@ def _spectral_norm(node: Any) -> dict[str, Constraint]:
     return constraints
 
 
-def _rebuild(model: Any, leaves: Mapping[str, Any]) -> Any:
+def rebuild(model: Any, leaves: Mapping[str, Any]) -> Any:
     """Return a new graph with new Variables that hold these leaves; the old one is left as it was."""
     graph, state = nnx.split(model)
     flat = [(names, _renewed(value, _dotted(names), leaves)) for names, value in nnx.to_flat_state(state)]

@@ -22,6 +22,10 @@ Form = Literal["module", "container", "named", "box", "wrapper", "state", "unrea
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
+def _nothing() -> Mapping[Any, Any]:
+    return NOTHING
+
+
 @dataclass(frozen=True, slots=True)
 class Tie:
     """An array, or a whole module, that another path owns.
@@ -75,6 +79,8 @@ class Node:
         awaited: path of a weight below → a constraint that needs a state which may be anywhere in the model.
         streams: path of random state below that was never made → function from its full path and the user's key to it.
         holder: of a box, function from the module that holds it to what that is, where nobody else says.
+        stacks: of a module, where the stack axes of its arrays stand, by name, where that is known.
+        hint: of a named mapping, what to pass where names do not tell.
         module: what the fields' functions are given; the node itself unless said otherwise.
         cls: the class of the layer; the node's own unless said otherwise.
         rebuild: function from new children by name, or from the new value of a box, to a new node. Without it, JAX
@@ -85,20 +91,22 @@ class Node:
 
     form: Form = "module"
     kind: str | None = None
-    fields: Mapping[str, Field] = field(default=NOTHING)
+    fields: Mapping[str, Field] = field(default_factory=_nothing)
     children: Mapping[str, Any] | None = None
     value: Any = None
     identity: int | None = None
     array: str | None = None
     reason: Reason | None = None
-    reasons: Mapping[str, Reason] = field(default=NOTHING)
-    constraints: Mapping[str, Constraint] = field(default=NOTHING)
-    ties: Mapping[str, Tie] = field(default=NOTHING)
-    states: Mapping[Any, tuple[str, Any]] = field(default=NOTHING)
+    reasons: Mapping[str, Reason] = field(default_factory=_nothing)
+    constraints: Mapping[str, Constraint] = field(default_factory=_nothing)
+    ties: Mapping[str, Tie] = field(default_factory=_nothing)
+    states: Mapping[Any, tuple[str, Any]] = field(default_factory=_nothing)
     constant: Callable[[Any, bool], Reason | None] | None = None
-    awaited: Mapping[str, Awaited] = field(default=NOTHING)
-    streams: Mapping[str, Callable[[str, jax.Array], Any]] = field(default=NOTHING)
+    awaited: Mapping[str, Awaited] = field(default_factory=_nothing)
+    streams: Mapping[str, Callable[[str, jax.Array], Any]] = field(default_factory=_nothing)
     holder: Callable[[Any], Node | None] | None = None
+    stacks: Mapping[str, tuple[int, ...]] = field(default_factory=_nothing)
+    hint: str | None = None
     module: Any = None
     cls: type | None = None
     rebuild: Callable[[Any], Any] | None = None
@@ -112,6 +120,21 @@ class Node:
 
 MODULE = Node("module")
 """A module of which there is nothing more to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """How a model is called, where it can't tell itself.
+
+    Attributes:
+        module: the module that stands apart from the model's arrays.
+        inputs: what it is called on.
+        forward: how it is called, where a plain call is not it.
+    """
+
+    module: Any = None
+    inputs: Any = None
+    forward: Callable[..., Any] | None = None
 
 
 def entry_name(entry: Any) -> str:

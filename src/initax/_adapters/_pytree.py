@@ -91,8 +91,13 @@ class Holder:
     asked: list[Describe] = field(default_factory=list)
 
 
-def survey(model: Any, describe: Describe) -> Survey:
+def survey(model: Any, describe: Describe, root: Node | None = None) -> Survey:
     """Return the layers of a pytree and the means to write it back.
+
+    Args:
+        model: the pytree.
+        describe: what the frameworks say of a node.
+        root: what is said of the whole, where that is more than its own framework says of it.
 
     Raises:
         ModelError: two arrays have the same dotted path, or an adapter does not say how to write its nodes back.
@@ -100,7 +105,7 @@ def survey(model: Any, describe: Describe) -> Survey:
     leaves = jax.tree_util.tree_leaves(model)
     is_shape = _shape_leaves(leaves)
     walk = Walk(is_shape=is_shape, describe=describe)
-    _visit(model, "", (), None, walk)
+    _visit(model, "", (), None, walk, said=root)
     walk.facts.complete()
     by_path = {path: walk.leaves[index] for path, index in walk.indices.items()}
     return Survey(
@@ -209,6 +214,7 @@ def _visit(  # noqa: PLR0912  one walk, one kind of node a branch
     container: Holder | None = None,
     *,
     absorbed: bool = False,
+    said: Node | None = None,
 ) -> None:
     """Walk a node.
 
@@ -220,6 +226,7 @@ def _visit(  # noqa: PLR0912  one walk, one kind of node a branch
         walk: the walk.
         container: outside any module, the container around, to which the node belongs if it is an array.
         absorbed: whether the module around declares this node's arrays as its own.
+        said: what is said of it, where its framework is not to be asked.
     """
     if node is None:
         return
@@ -227,7 +234,7 @@ def _visit(  # noqa: PLR0912  one walk, one kind of node a branch
     if cls in walk.leaf_types:
         _leaf(node, path, owner or container, walk)
         return
-    said = node if cls is Node else walk.describe(node)
+    said = said or (node if cls is Node else walk.describe(node))
     form = None if said is None else said.form
     if said is not None and form == "wrapper" and owner is None and container is None:
         said, form = MODULE, "module"
@@ -261,11 +268,14 @@ def _visit(  # noqa: PLR0912  one walk, one kind of node a branch
         _keep_below(node, path, ancestors, walk, said.reason or state())
         return
     is_module = form == "module" or declaration_of(cls) is not None
-    if not is_module and len(children) == 1 and children[0][0] in BOXES and isinstance(children[0][1], ARRAYS):
+    hint = APART if said is None or said.hint is None else said.hint
+    if form == "named":
+        _named(node, children, path, ancestors, walk, hint)
+    elif not is_module and len(children) == 1 and children[0][0] in BOXES and isinstance(children[0][1], ARRAYS):
         # A box that a checkpoint was restored without: the array goes by the box's name.
         _leaf(children[0][1], join(path, children[0][0]), holder, walk, name=path)
-    elif not is_module and owner is None and (form == "named" or are_named(node)):
-        _named(node, children, path, ancestors, walk)
+    elif not is_module and owner is None and are_named(node):
+        _named(node, children, path, ancestors, walk, hint)
     elif not is_module and owner is None:
         _container(node, children, path, ancestors, walk)
     elif not is_module or absorbed:
@@ -307,7 +317,7 @@ def _module(
         walk.facts.declarations[path] = declared
     if declared is not None:
         module = node if said.module is None else said.module
-        parameters = declared_parameters(module, declared, holder.own, structure)
+        parameters = declared_parameters(module, declared, holder.own, structure, said.stacks)
     else:
         parameters = unknown(holder.own, undeclared())
     if said.constant is not None:
@@ -465,15 +475,19 @@ def _container(node: Any, children: Children, path: str, ancestors: tuple[Ancest
 APART = "pass each model by itself, its Linen module with module= and inputs=, or the NNX module instead of its arrays"
 
 
-def _named(node: Any, children: Children, path: str, ancestors: tuple[Ancestor, ...], walk: Walk) -> None:
+def _named(node: Any, children: Children, path: str, ancestors: tuple[Ancestor, ...], walk: Walk, hint: str) -> None:
     """A mapping with Flax's names inside something else, a list say: read by its names, as it is by itself."""
     holder = Holder("", {})
     place = len(walk.layers)
     for name, child in children:
         _visit(child, join(path, name), ancestors, holder, walk)
     root = tuple(path.split(".")) if path else ()
-    layers, reasons = read_by_name(root, holder.own, APART, whole=hasattr(node.get("params"), "items"))
-    walk.layers[place:place] = layers
+    is_whole = isinstance(node, Mapping) and hasattr(node.get("params"), "items")
+    layers, reasons = read_by_name(root, holder.own, hint, whole=is_whole)
+    around = {each.path: each for each in (*ancestors, Ancestor(path, type(node)))}
+    walk.layers[place:place] = [
+        replace(layer, ancestors=tuple(around.get(each.path, each) for each in layer.ancestors)) for layer in layers
+    ]
     walk.facts.reasons |= reasons
-    walk.messages += ungrouped(layers, APART)
-    walk.hint = APART
+    walk.messages += ungrouped(layers, hint)
+    walk.hint = hint
