@@ -268,23 +268,30 @@ def _stored_outputs_first(layer: Layer, unfitting: Mapping[str, Parameter]) -> s
 
 
 def _containers_whose_biases_fit_nothing(layers: Sequence[Layer]) -> dict[str, Parameter]:
-    """Return path of a container → its first bias that fits the inputs of a weight and the outputs of none."""
-    firsts: dict[str, set[int]] = {}
-    lasts: dict[str, set[int]] = {}
+    """Return path of a container → its first bias that fits the inputs of a weight and the outputs of none.
+
+    That a square fits says nothing where the other weights have that size first, and no bias there says otherwise.
+    """
+    weights: dict[str, list[tuple[int, ...]]] = {}
     for layer in layers:
         for around in _around(layer):
             for each in layer.parameters:
                 if each.evidence is Evidence.GUESSED and each.role == "weight":
-                    firsts.setdefault(around, set()).add(each.shape[0])
-                    lasts.setdefault(around, set()).add(each.shape[-1])
+                    weights.setdefault(around, []).append(each.shape)
     found: dict[str, Parameter] = {}
     for holder in layers:
-        if holder.kind != UNDECLARED or holder.path not in firsts:
+        if holder.kind != UNDECLARED or holder.path not in weights:
             continue
-        for each in holder.parameters:
-            if len(each.shape) != 1 or not (may_be_bias(each.name) or each.name.isdecimal()):
-                continue
-            if each.shape[0] in firsts[holder.path] and each.shape[0] not in lasts[holder.path]:
+        shapes = weights[holder.path]
+        firsts, lasts = ({shape[at] for shape in shapes} for at in (0, -1))
+        ahead, behind = ({shape[at] for shape in shapes if shape[0] != shape[-1]} for at in (0, -1))
+        vectors = [each for each in holder.parameters if len(each.shape) == 1]
+        named = [each for each in vectors if may_be_bias(each.name)]
+        are_told = any(each.shape[0] in behind - ahead for each in named)
+        for each in vectors:
+            size, is_named = each.shape[0], may_be_bias(each.name)
+            by_squares = is_named and not are_told and size in ahead - behind
+            if by_squares or ((is_named or each.name.isdecimal()) and size in firsts - lasts):
                 found.setdefault(holder.path, each)
     return found
 

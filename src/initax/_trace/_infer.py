@@ -253,14 +253,21 @@ def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey,
 
 
 def _with_stacks_placed(layer: Layer, found: Mapping[str, Reading]) -> Layer:
-    """Return a layer whose stack axes stand where the forward pass says, of the places that their sizes allow."""
+    """Return a layer whose stack axes stand where the forward pass says, of the places that their sizes allow.
+
+    Members that all see the same input can't be told from outputs: then several places are left.
+    """
     for weight in layer.parameters:
         reading = found.get(weight.path)
         if not weight.placements or weight.role not in WEIGHT_ROLES or reading is None or reading.pattern is None:
             continue
-        places = next((at for at, axes in weight.placements if _agrees(weight, axes, reading)), None)
-        chosen = None if _agrees(weight, weight.axes, reading) else places
-        return replace(layer, parameters=tuple(_placed(each, chosen) for each in layer.parameters))
+        traced = resolve(reading.pattern, weight.shape, reading.sizes)
+        agreeing = {
+            at: axes for at, axes in [(None, weight.axes), *weight.placements] if _agrees(weight, axes, reading)
+        }
+        exact = [at for at, axes in agreeing.items() if axes is not None and _outputs(axes) == _outputs(traced)]
+        chosen, *others = exact or agreeing or [None]
+        return replace(layer, parameters=tuple(_placed(each, chosen, others) for each in layer.parameters))
     return layer
 
 
@@ -268,15 +275,25 @@ def _agrees(parameter: Parameter, axes: Axes | None, reading: Reading) -> bool:
     return compare(replace(parameter, axes=axes), reading) == "agree"
 
 
-def _placed(parameter: Parameter, chosen: tuple[int, ...] | None) -> Parameter:
-    """Return a parameter with its stack axes at these places; `None` is where they are."""
-    axes = dict(parameter.placements).get(chosen) if chosen is not None else None
+def _outputs(axes: Axes) -> set[tuple[int, int]]:
+    return _cells(axes, axes.out_axis)
+
+
+Place = tuple[int, ...] | None
+"""Where stack axes stand; `None` is where they are taken to be."""
+
+
+def _placed(parameter: Parameter, chosen: Place, others: Sequence[Place]) -> Parameter:
+    """Return a parameter with its stack axes at a place, and those that are left beside it."""
+    every = dict(parameter.placements)
+    left = tuple((at, every[at]) for at in others if at in every)
+    axes = None if chosen is None else every.get(chosen)
     if axes is None:
-        return replace(parameter, placements=()) if parameter.placements else parameter
+        return replace(parameter, placements=left) if parameter.placements else parameter
     fans = parameter.fans
     if fans is not None and parameter.role in WEIGHT_ROLES:
         fans = fans.restated(axes)
-    return replace(parameter, axes=axes, fans=fans, placements=())
+    return replace(parameter, axes=axes, fans=fans, placements=left)
 
 
 def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str], notes: list[str]) -> Layer:
