@@ -232,6 +232,7 @@ def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey,
             reading = found.get(parameter.path)
             if reading is not None and reading.pattern is not None and not may_be_traced(parameter):
                 _held_against(parameter, reading, disagree, split)
+    layers = _with_biases_joined(layers, found, paths)
     if disagree:
         text = message(
             f"the forward pass disagrees with the declared axes of {len(disagree)} of the arrays; declarations stand:",
@@ -318,6 +319,39 @@ def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str]
     scales = [path for path, each in own.items() if path in found and each.role == "scale"]
     kind = next(iter(kinds), "Norm" if scales else UNDECLARED)
     return replace(layer, kind=kind, parameters=tuple(own.values()))
+
+
+def _with_biases_joined(layers: list[Layer], found: Mapping[str, Reading], paths: Sequence[str]) -> list[Layer]:
+    """Return the layers with biases of a plain container at the weights beside them that they are added to."""
+    weights = {
+        each.path: (at, each)
+        for at, layer in enumerate(layers)
+        for each in layer.parameters
+        if each.role in WEIGHT_ROLES and each.evidence is Evidence.TRACED
+    }
+    joined: dict[int, list[Parameter]] = {}
+    for layer in layers:
+        for each in layer.parameters:
+            if each.role != "bias" or each.fans is not None or each.evidence is not Evidence.TRACED:
+                continue
+            partners = (weights.get(paths[place]) for place in reversed(found[each.path].partners))
+            at, weight = next(filter(None, partners), (None, None))
+            if at is None or weight is None:
+                continue
+            owner = layers[at]
+            if layer.path in (owner.path, *(around.path for around in owner.ancestors[-1:])):
+                joined.setdefault(at, []).append(replace(each, fans=weight.fans))
+    gone = {each.path for biases in joined.values() for each in biases}
+    if not gone:
+        return layers
+    left = (
+        replace(
+            layer,
+            parameters=(*(each for each in layer.parameters if each.path not in gone), *joined.get(at, ())),
+        )
+        for at, layer in enumerate(layers)
+    )
+    return [layer for layer in left if layer.parameters]
 
 
 def _is_readable(parameter: Parameter) -> bool:
