@@ -689,7 +689,7 @@ def test_an_array_belongs_to_what_its_framework_says(name, key):
 
 
 def stack(make, out, count=8):
-    return nnx.vmap(lambda seed: make(nnx.Rngs(seed)), in_axes=0, out_axes=out)(jnp.arange(count))
+    return nnx.vmap(lambda key: make(nnx.Rngs(key)), in_axes=0, out_axes=out)(jax.random.split(KEY, count))
 
 
 def over(axis):
@@ -945,7 +945,7 @@ REASONS = {
         "0.weight.tree",
     ),
     Why.TIED: (lambda: shared(2), HE, {}, "1.w"),
-    Why.FOLLOWS: (lambda: eqx.nn.WeightNorm(eqx.nn.Linear(7, 5, key=KEY)), {"**.weight": "zeros"}, {}, "g"),
+    Why.FOLLOWS: (lambda: eqx.nn.WeightNorm(eqx.nn.Linear(7, 5, key=KEY)), {"layer.bias": "zeros"}, {}, "g"),
     Why.RESERVED: (lambda: nnx.LoRA(4, 2, 5, rngs=nnx.Rngs(0)), HE, {}, "lora_b"),
     Why.UNDECLARED: (lambda: {"w": Z(7, 5), "g": Z(5)}, HE, {}, "g"),
     Why.MISFIT: (lambda: [linear(jnp.ones((5, 3))), {"w": Z(7, 5)}], HE, {}, "0.weight"),
@@ -955,7 +955,7 @@ REASONS = {
     Why.UNREADABLE: (
         lambda: {"w": Z(5, 7), "u": Z(5, 5)},
         HE,
-        ONE | {"forward": lambda p, x: jnp.exp(p["u"]) @ p["w"] @ x},
+        ONE | {"forward": lambda p, x: jnp.exp(p["u"]) @ jnp.tanh(p["w"] @ x)},
         "u",
     ),
     Why.NO_RULE: (lambda: {"a": {"w": Z(7, 7)}, "c": {"w": Z(7, 5)}}, {"a": "he_normal"}, {}, "c.w"),
