@@ -6,6 +6,7 @@ kept. Containers are tried abstract, as arrays of JAX and as arrays of NumPy.
 
 import dataclasses
 import re
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -1061,15 +1062,26 @@ def test_a_reset_of_units_traces_once():
 
 
 @pytest.mark.parametrize("options", [{"inputs": X}, {"forward": lambda model, x: model(x)}, {"module": nn.Dense(3)}])
-@pytest.mark.parametrize("verb", ["plan", "layers", "reinit", "survey"])
+@pytest.mark.parametrize("verb", ["plan", "layers", "reinit", "ablate", "reset_units", "survey"])
 def test_a_survey_knows_how_its_model_is_called(verb, options):
     function = (VERBS | {"survey": ix.survey})[verb]
     with pytest.raises(ix.ModelError) as caught:
-        function(ix.survey(net()), **options)
+        function(ix.survey(net(), **CALL), **options)
     assert str(caught.value) == (
         "a survey knows how its model is called; inputs=, forward= and module= are given to ix.survey.\n"
         "  ix.plan(ix.survey(model, inputs=x), rules)"
     )
+
+
+@pytest.mark.parametrize("verb", ["lsuv", "signal_propagation"])
+def test_what_measures_has_to_know_on_what(verb):
+    for model in (net(), ix.survey(net())):
+        with pytest.raises(ix.ModelError) as caught:
+            VERBS[verb](model)
+        assert str(caught.value) == (
+            "nobody says what the model is called on.\n  give inputs=x, here or to ix.survey(model, inputs=x)"
+        )
+    same(jax.tree.leaves(VERBS[verb](ix.survey(net()), **CALL)), jax.tree.leaves(VERBS[verb](net(), **CALL)))
 
 
 def test_a_survey_of_a_survey_is_itself():
@@ -1095,3 +1107,32 @@ def test_a_survey_is_printed_as_a_table():
         "mix.b | Linear | bias | (4,) | o | 5 | 4 | traced",
         "called: forward(model, ...) on float32[7]",
     ]
+
+
+# Many arrays take as many times as long
+
+SECONDS = 10
+"""Of one core. It takes about one; where each array was sought among all others it took 30."""
+
+
+def many(count):
+    return {f"{name}{layer}": Z(*shape) for layer in range(count // 2) for name, shape in (("w", (7, 5)), ("b", (5,)))}
+
+
+LARGE = {
+    "one dict": lambda: many(5000),
+    "a list": lambda: list(many(5000).values()),
+    "names nobody knows": lambda: {f"x{at}": Z(3, 7, 5) for at in range(2500)} | {f"s{at}": Z(5) for at in range(2500)},
+    "layers of a checkpoint": lambda: {
+        "model": {f"l{at}": many(2) for at in range(1000)},
+        "aux": {"count": 0, **{name: {f"l{at}": many(2) for at in range(1000)} for name in ("mu", "nu", "x")}},
+    },
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_thousands_of_arrays_are_read_in_seconds(name):
+    model = LARGE[name]()
+    before = time.process_time()
+    ix.layers(model)
+    assert time.process_time() - before < SECONDS
