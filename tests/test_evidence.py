@@ -89,7 +89,9 @@ def hold(case, kind="abstract"):
     assert {each.parameter.path for each in plan.draws} == drawn - {
         each.parameter.path for each in plan.kept if each.reason.why is Why.WEIGHT_KEPT
     }
-    assert {path for path, right in case.right.items() if right in Why} <= {each.parameter.path for each in plan.kept}
+    assert {path for path, right in case.right.items() if isinstance(right, Why)} <= {
+        each.parameter.path for each in plan.kept
+    }
 
 
 def table(cases):
@@ -140,6 +142,7 @@ STATES = {
     "adam of PyTorch": lambda form: {"aux": {"step": 3, "exp_avg": form(), "exp_avg_sq": form()}},
     "adam, m and v": lambda form: {"aux": {"t": 3, "m": form(), "v": form()}},
     "a count that is an array": lambda form: {"aux": {"count": jnp.zeros((), jnp.int32), "one": form()}},
+    "momentum called mu": lambda form: {"aux": {"count": 0, "mu": form()}},
     "momentum without a count": lambda form: {"aux": [{"trace": form()}, {}]},
     "named only": lambda form: {"opt_state": {"anything": {"else": form()}}},
     "a copy of the parameters": lambda form: {"ema": form()},
@@ -737,6 +740,16 @@ def test_a_trace_tells_which_axis_of_equal_ones_is_the_stack(axis, key):
     assert (draw.parameter.axes.pattern, plan.notes) == (PLACES[axis], ())
     kernel = np.moveaxis(np.asarray(plan.draw(key).kernel[...]), axis, 0)
     np.testing.assert_allclose(np.einsum("sio,sjo->sij", kernel, kernel), np.tile(np.eye(8), (8, 1, 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", PLACES)
+def test_members_that_see_the_same_input_leave_two_places(axis):
+    """Stack or outputs first: one input times all entries of both; only the input's axis is told."""
+    model = stack(lambda rngs: nnx.Linear(8, 8, use_bias=False, rngs=rngs), axis)
+    together = {"forward": lambda own, x: nnx.vmap(lambda each, x: each(x), in_axes=(axis, None))(own, x)}
+    plan = ix.plan(model, {"*": "orthogonal"}, inputs=Z(3, 8), **together)
+    assert plan.draws[0].parameter.axes.pattern == ("stack i o" if axis == 0 else "i stack o")
+    assert plan.notes == (() if axis == 0 else (UNPLACED,))
 
 
 @pytest.mark.parametrize("axis", PLACES)
