@@ -15,6 +15,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from initax._adapters._foreign_models import refuse_foreign
 from initax._adapters._nodes import Call, Node, packages_of
 from initax._adapters._pytree import Describe
@@ -144,19 +146,20 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
         ModelError: two arrays have the same dotted path, the module does not go with the model and the inputs, or what
             was passed is no model.
     """
+    flat = jax.tree_util.tree_flatten(model)
     if not _is_registered(model):
-        refuse_foreign(model)
+        refuse_foreign(model, flat[0])
     call = Call(module, inputs, forward)
     for adapter in _claiming(model, call):
         claimed: Survey | Node | None = adapter.survey(model, call)
         if claimed is not None:
-            return _walk(model, _describe, claimed) if isinstance(claimed, Node) else claimed
+            return _walk(model, _describe, flat, claimed) if isinstance(claimed, Node) else claimed
     if are_variables(model):
         hint = _how_to_tell(model)
         named = survey_variables(take_apart(model), Readings(hint=hint))
         named.hint = hint
         return named
-    return _walk(model, _describe)
+    return _walk(model, _describe, flat)
 
 
 def _is_registered(model: Any) -> bool:

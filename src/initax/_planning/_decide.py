@@ -98,7 +98,8 @@ def decide(
         AxesError: restated axes do not fit.
         ModelError: there is no layer initax knows.
     """
-    if not any(_names_arrays(rule, layers) for rule in rules):
+    is_known = any(layer.kind not in (UNDECLARED, "State") for layer in layers)
+    if not is_known and not any(_names_arrays(rule, layers) for rule in rules):
         _refuse_without_layers(layers, model)
     matching = match(rules, layers, aliases, hint)
     decided = _Deciding(layers, rules, matching, default if isinstance(default, Scheme) else None)
@@ -502,8 +503,6 @@ def _names_arrays(rule: Rule, layers: Sequence[Layer]) -> bool:
 
 
 def _refuse_without_layers(layers: Sequence[Layer], model: type) -> None:
-    if any(layer.kind not in (UNDECLARED, "State") for layer in layers):
-        return
     arrays = [(layer, parameter) for layer in layers for parameter in layer.parameters]
     if not arrays:
         raise ModelError(
