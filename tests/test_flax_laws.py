@@ -421,7 +421,14 @@ def test_variables_inside_something_else_read_as_by_themselves(where, name, key)
 
     def read(layers, below=""):
         return {
-            (each.path[len(below) :].lstrip("."), each.role, str(each.axes), each.fan_in, each.fan_out, each.excluded)
+            (
+                each.path[len(below) :].lstrip("."),
+                each.role,
+                str(each.axes),
+                each.fan_in,
+                each.fan_out,
+                str(each.excluded),
+            )
             for layer in layers
             for each in layer.parameters
             if each.path.startswith(below)

@@ -198,6 +198,9 @@ def _how(cls: type) -> Say | None:
     return _SAID[cls]
 
 
+STATE = Reason(
+    Why.STATISTICS, "state", hint="take the state of a new model: _, state = eqx.nn.make_with_state(...)(...)"
+)
 NUMPY = Reason(Why.CONSTANT, "a NumPy array, which Equinox takes for a constant")
 
 
@@ -227,7 +230,7 @@ def _state(node: Any) -> Node:
     markers = structure.node_data()[1]
     values, _ = jax.tree_util.tree_flatten(node, is_leaf=lambda each: each is not node)
     numbered = ((str(place), value) for place, value in enumerate(values))
-    return Node("state", states=dict(zip(markers, numbered, strict=True)))
+    return Node("state", reason=STATE, states=dict(zip(markers, numbered, strict=True)))
 
 
 def _state_index(node: Any) -> Node:

@@ -325,7 +325,7 @@ for _cls, _row in LAYERS.items():
     declare(_cls, _row)
 
 STATE: tuple[tuple[type, Reason], ...] = (
-    (nnx.BatchStat, state("running statistics")),
+    (nnx.BatchStat, Reason(Why.STATISTICS, "running statistics")),
     (nnx.Cache, state("a cache")),
     (nnx.RngState, state("random state")),
     (nnx.optimizer.OptState, OPTIMIZER_STATE),

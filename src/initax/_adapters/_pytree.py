@@ -18,7 +18,7 @@ from initax._adapters._facts import Facts
 from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name
 from initax._adapters._plain import Own, join, plain_layer, plain_layers, unknown
 from initax._adapters._variables import are_named, read_by_name, ungrouped
-from initax._errors import ModelError, message
+from initax._errors import ModelError, listing, message
 from initax._model._declared import declared_parameters
 from initax._model._evidence import settled
 from initax._model._parameter import UNDECLARED, Ancestor, Declaration, Layer, Parameter, declaration_of
@@ -44,6 +44,7 @@ class Walk:
         leaves: the leaves seen so far; their number is the next leaf's index.
         indices: path of each leaf, reached again or not → its index.
         places: path of each array → leaf indices that hold it.
+        same: path of an array that another path holds, too → that path, where nothing but the object ties them.
         owners: identity of each array → path at which it was first seen.
         facts: what the nodes said of arrays.
         boxed: paths of the arrays in boxes.
@@ -61,6 +62,7 @@ class Walk:
     leaves: list[Any] = field(default_factory=list)
     indices: dict[str, int] = field(default_factory=dict)
     places: dict[str, list[int]] = field(default_factory=dict)
+    same: dict[str, str] = field(default_factory=dict)
     owners: dict[int, str] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
     boxed: set[str] = field(default_factory=set)
@@ -114,9 +116,22 @@ def survey(model: Any, describe: Describe, root: Node | None = None) -> Survey:
         aliases=walk.facts.aliases,
         leaves=walk.leaves,
         rebuild=_rebuild(model, walk),
-        notes=tuple(walk.messages),
+        notes=(*walk.messages, *_tied_by_object(walk)),
         streams={path: stream for path, stream in walk.facts.streams.items() if path not in walk.facts.ties},
         hint=walk.hint,
+    )
+
+
+def _tied_by_object(walk: Walk) -> tuple[str, ...]:
+    """Return a note on arrays that are tied because they are one object, which may be an accident."""
+    if not walk.same:
+        return ()
+    pairs = [f"{path} is {owner}" for path, owner in walk.same.items()]
+    return (
+        message(
+            f"tied, because one array stands at several paths: {listing(pairs, 3)}",
+            "to untie: jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf, model)",
+        ),
     )
 
 
@@ -420,6 +435,8 @@ def _leaf(
         walk.places[first].append(index)
         walk.facts.aliases[path] = first
         walk.facts.ties[path] = first
+        if concrete:
+            walk.same[path] = first
     if holder is None:  # the model is a single array
         walk.layers.append(plain_layer("", type(leaf), {"": (path, leaf)}, (), "", None))
         return

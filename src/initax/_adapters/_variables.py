@@ -362,7 +362,8 @@ def _state_group(entry: Entry) -> str:
 
 def _state_layer(group: str, entries: list[Entry]) -> Layer:
     collection = entries[0].collection
-    reason = state(f"state: collection {collection}") if collection else _train_state_reason(group)
+    why = Why.STATISTICS if collection == "batch_stats" else Why.STATE
+    reason = Reason(why, f"state: collection {collection}") if collection else _train_state_reason(group)
     own: Own = {each.path: (each.path, each.leaf) for each in entries}
     parameters = tuple(_state(each, entry) for each, entry in zip(unknown(own, reason), entries, strict=True))
     return Layer(path=group, kind="State", cls=dict, parameters=parameters)
@@ -375,9 +376,10 @@ START = {"mean": "zeros", "var": "ones"}
 def _state(parameter: Parameter, entry: Entry) -> Parameter:
     """State is kept, but for running statistics that were never made: they take the value they start with."""
     start = START.get(entry.names[-1]) if entry.collection == "batch_stats" else None
-    if start is None or not isinstance(entry.leaf, jax.ShapeDtypeStruct):
+    if start is None:
         return replace(parameter, role="state")
-    return replace(parameter, role="state", default=start, excluded=None)
+    is_abstract = isinstance(entry.leaf, jax.ShapeDtypeStruct)
+    return replace(parameter, role="state", default=start, excluded=None if is_abstract else parameter.excluded)
 
 
 def _train_state_reason(group: str) -> Reason:

@@ -14,6 +14,7 @@ class Why(enum.StrEnum):
         NOT_FLOATING: it is not floating or complex.
         EMPTY: it has no entries.
         STATE: it is state: running statistics, caches, random state.
+        STATISTICS: it is a running statistic, which belongs to the weights that it was measured with.
         OPTIMIZER: it is an optimizer's state.
         NOT_TRAINABLE: no optimizer changes it.
         CONSTANT: its framework takes it for a constant, and nobody declared it to be something else.
@@ -27,6 +28,7 @@ class Why(enum.StrEnum):
         SIGNAL: the forward pass uses it where a signal stands, e.g. learned positions.
         UNUSED: the forward pass does not use it.
         UNREADABLE: the forward pass does with it what can't be read.
+        TRANSFORMED: the forward pass applies a function to it before anything else.
         NO_RULE: no rule selects it.
         RULE: a rule keeps it.
         SILENT: the scheme says nothing about its role.
@@ -40,6 +42,7 @@ class Why(enum.StrEnum):
     NOT_FLOATING = enum.auto()
     EMPTY = enum.auto()
     STATE = enum.auto()
+    STATISTICS = enum.auto()
     OPTIMIZER = enum.auto()
     NOT_TRAINABLE = enum.auto()
     CONSTANT = enum.auto()
@@ -53,6 +56,7 @@ class Why(enum.StrEnum):
     SIGNAL = enum.auto()
     UNUSED = enum.auto()
     UNREADABLE = enum.auto()
+    TRANSFORMED = enum.auto()
     NO_RULE = enum.auto()
     RULE = enum.auto()
     SILENT = enum.auto()
@@ -63,7 +67,7 @@ class Why(enum.StrEnum):
 
 
 AXES_UNKNOWN = frozenset(
-    {Why.UNDECLARED, Why.MISFIT, Why.CONTRADICTED, Why.SIGNAL, Why.UNUSED, Why.UNREADABLE},
+    {Why.UNDECLARED, Why.MISFIT, Why.CONTRADICTED, Why.SIGNAL, Why.UNUSED, Why.UNREADABLE, Why.TRANSFORMED},
 )
 """Reasons that go once the axes are declared or restated."""
 

@@ -108,6 +108,7 @@ def decide(
     decided.refuse_excluded()
     decided.refuse_idle()
     decided.note_unspoken()
+    decided.note_statistics()
     for rule, winners in matching.shadowed:
         what = "layer" if not any(matching.reach[rules.index(rule)].values()) else "array"
         decided.note(
@@ -119,6 +120,14 @@ def decide(
 
 
 NO_RULE = Reason(Why.NO_RULE, "no rule selects it")
+
+
+def _selector_of(layer: Layer) -> str:
+    """Return what selects the layers of a kind that hold running statistics."""
+    if layer.kind == "Norm":
+        return layer.kind
+    root, dot, _ = layer.path.partition(".")
+    return f"{root}.**" if dot else root
 
 
 class _Deciding:
@@ -183,6 +192,11 @@ class _Deciding:
         if starts_anew:
             self._draw(layer, parameter, as_scheme("default"), as_scheme("default").part("weight"), rule, text)
             return
+        if parameter.excluded is not None and parameter.excluded.why is Why.STATISTICS:
+            start = scheme.part("state")
+            if isinstance(start, Initializer) and parameter.default is not None:
+                self._draw(layer, replace(parameter, excluded=None), scheme, start, rule, text)
+                return
         reason = parameter.excluded or why_kept(parameter, layer, scheme, text)
         if reason is None:
             self._draw(layer, parameter, scheme, scheme.part(parameter.role or "weight"), rule, text)
@@ -389,6 +403,27 @@ class _Deciding:
             return lines
         pattern = guess_pattern(parameter, layer, [each.shape for each in layer.parameters])
         return (*lines, f'or restate its axes in the rule: ix.Scheme(..., axes="{pattern}")')
+
+    def note_statistics(self) -> None:
+        """Note running statistics that stay as the old weights left them, beside weights that are drawn."""
+        stale = [each for each in self.kept if each.reason.why is Why.STATISTICS]
+        if not stale or not any(each.parameter.role in WEIGHT_ROLES for each in self.draws):
+            return
+        known = {each.parameter.path for each in stale if each.parameter.default is not None}
+        layers = [layer for layer in self.layers if any(each.path in known for each in layer.parameters)]
+        selectors = dict.fromkeys(_selector_of(layer) for layer in layers)
+        rules = ", ".join(f'"{each}": {{"state": "default"}}' for each in selectors)
+        hints = dict.fromkeys(
+            each.reason.hint for each in stale if each.reason.hint and each.parameter.path not in known
+        )
+        self.notes.append(
+            message(
+                "running statistics stay as the old weights left them: "
+                + listing((each.parameter.path for each in stale), 4),
+                f"to start them anew add {{{rules}}}" if rules else "",
+                *(hint or "" for hint in hints),
+            )
+        )
 
     def note_unspoken(self) -> None:
         """Note weights that a rule says nothing about and an earlier one would have drawn."""

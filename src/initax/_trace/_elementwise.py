@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from initax._model._reason import Why
 from initax._trace._contract import settle
 from initax._trace._layout import broadcast
 from initax._trace._uses import Part, Use, Uses, Value, assign
@@ -103,8 +104,12 @@ def nonlinear(name: str, values: Sequence[Value], shape: tuple[int, ...], uses: 
         for value in values:
             settle(value, uses, where)
         return Value(shape=shape, data=True, stretched=_shared(values))
-    stop = Stop(f"{name} stands between it and the signal", where)
-    views = tuple(view.halted(stop) for value in values for view in value.weights)
+
+    def stopped(view: View) -> View:
+        why = Why.UNREADABLE if view.shifted or view.scaled else Why.TRANSFORMED
+        return view.halted(Stop(f"{name} stands between it and the signal", where, why))
+
+    views = tuple(stopped(view) for value in values for view in value.weights)
     return Value(shape=shape, weights=views)
 
 

@@ -297,10 +297,28 @@ def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str]
                 own[path] = replace(parameter, fans=weight.fans)
     if declaration_of(layer.cls) is not None:
         return replace(layer, parameters=tuple(own.values()))
+    own |= _no_norm(own)
     kinds = [found[path].kind for path, each in own.items() if path in found and each.role in WEIGHT_ROLES]
     scales = [path for path, each in own.items() if path in found and each.role == "scale"]
     kind = next(iter(kinds), "Norm" if scales else UNDECLARED)
     return replace(layer, kind=kind, parameters=tuple(own.values()))
+
+
+def _no_norm(own: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """Return the scales and biases of a layer without weights that is no norm, kept.
+
+    A norm holds nothing to which a function is applied before anything else, as the logarithms of a state-space model.
+    """
+    other = next((each for each in own.values() if each.excluded and each.excluded.why is Why.TRANSFORMED), None)
+    if other is None or any(each.role in WEIGHT_ROLES for each in own.values()):
+        return {}
+    text = f"it stands beside {other.path}, to which a function is applied first, as in no norm"
+    reason = undeclared(text, Why.CONTRADICTED)
+    return {
+        path: replace(each, role=None, axes=None, fans=None, evidence=None, excluded=reason)
+        for path, each in own.items()
+        if each.role in ("scale", "bias")
+    }
 
 
 def _is_readable(parameter: Parameter) -> bool:

@@ -43,6 +43,7 @@ class Scheme:
         recurrent: the initializer of hidden-to-hidden weights.
         embedding: the initializer of embedding tables.
         scale: the initializer of a norm's scale.
+        state: `"default"` for running statistics that start anew, as their framework starts them; they are kept else.
         axes: patterns to restate where only the user knows them: a mapping from the parameter's name within the layer,
             or one pattern for the layer's weight.
         sizes: sizes of named axes in these patterns.
@@ -75,13 +76,14 @@ class Scheme:
         recurrent: Any = UNSET,
         embedding: Any = UNSET,
         scale: Any = UNSET,
+        state: Any = UNSET,
         axes: Mapping[str, str] | str | None = None,
         sizes: Mapping[str, int] | None = None,
         arrays: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(weight, str) and weight in _NAMED and _is_number(bias) and len(_required(weight)) < 2:
             raise SchemeError(_number_beside(weight, bias))
-        if not arrays and weight is UNSET and all(each is UNSET for each in (bias, recurrent, embedding, scale)):
+        if not arrays and weight is UNSET and all(each is UNSET for each in (bias, recurrent, embedding, scale, state)):
             raise SchemeError(
                 message("a scheme that names no initializer draws nothing.", 'write ix.Scheme("he_normal", ...)')
             )
@@ -91,6 +93,8 @@ class Scheme:
             parts |= dict.fromkeys(WEIGHT_ROLES)
         given: dict[Role, Any] = {"bias": bias, "recurrent": recurrent, "embedding": embedding, "scale": scale}
         spoken = {role: as_initializer(value, role) for role, value in given.items() if value is not UNSET}
+        if state is not UNSET:
+            spoken["state"] = _for_state(state)
         self._name = base._name if base is not None and not spoken else None
         self._parts = _in_order(parts | spoken)
         patterns = {"weight": axes} if isinstance(axes, str) else dict(axes or {})
@@ -391,7 +395,7 @@ def _is_argument(key: Any, weight: Any) -> bool:
     return isinstance(weight, str) and weight in _NAMED and key in inspect.signature(_NAMED[weight]).parameters
 
 
-WORDS = (*ROLES[:-1], "axes", "sizes")
+WORDS = (*ROLES, "axes", "sizes")
 """Keys of a mapping that stands for a scheme."""
 
 
@@ -411,6 +415,23 @@ def unknown_role(key: str, weight: Any = None, value: Any = None) -> str:
         f'a scheme has no role "{key}".',
         f"roles: {listing(ROLES[:-1])}; also axes, sizes, or name with arguments",
         hint,
+    )
+
+
+def _for_state(value: Any) -> Initializer | None:
+    """Return what a scheme says of state: that it starts anew, or is kept.
+
+    Raises:
+        SchemeError: it is something else.
+    """
+    found = None if value is None else as_scheme(value).part("weight")
+    if found is None or (isinstance(found, Initializer) and found.draws_reserved):
+        return found
+    raise SchemeError(
+        message(
+            f"{value!r} can't draw state.",
+            'running statistics start anew as their framework starts them, {"state": "default"}, or are kept: None',
+        )
     )
 
 
