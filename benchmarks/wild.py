@@ -20,6 +20,7 @@ from benchmarks import _wild_models as models
 from benchmarks._wild_fans import FANS
 from initax._adapters import survey
 from initax._model._parameter import WEIGHT_ROLES
+from initax._trace import readings_of
 from initax._trace._infer import compare, trace
 
 BEHIND = "{} stands between it and the signal"
@@ -117,7 +118,8 @@ def test_every_array_is_read_as_a_person_reads_it(make):
         warnings.simplefilter("ignore")
         model, inputs, forward = make()
     found = survey(model)
-    readings = trace(found, inputs, forward).readings()
+    traced = trace(found, inputs, forward)
+    readings = readings_of(traced.closed, traced.paths, traced.constants)
     expected, used = CHECKED[make], set()
     for layer in ix.layers(model, inputs=inputs, forward=forward):
         declared = {each.path: each for known in found.layers for each in known.parameters}

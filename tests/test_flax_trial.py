@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from initax._adapters import survey
+from initax._trace import readings_of
 from initax._trace._infer import compare, trace
 from tests.flax_tables import FLAX_EVERY, cases
 from tests.test_trial import put_on_trial
@@ -41,7 +42,8 @@ def test_the_forward_pass_agrees_with_the_registry(case):
 def test_where_the_forward_pass_tells_less_it_tells_nothing_else(case):
     built, inputs = called(case)
     found = survey(built.model, **built.options)
-    readings = trace(found, inputs, found.call or built.call).readings()
+    traced = trace(found, inputs, found.call or built.call)
+    readings = readings_of(traced.closed, traced.paths, traced.constants)
     for layer in found.layers:
         for parameter in layer.parameters:
             reading = readings.get(parameter.path)

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
 from initax._math._axes import resolve
-from initax._math._mesh_split import split_of
+from initax._math._sharding import split_of
 from initax.schemes import _structured
 from tests.tables import KEY
 

@@ -13,6 +13,7 @@ from initax._adapters import survey
 from initax._model import _parameter as _layer
 from initax._model._parameter import WEIGHT_ROLES
 from initax._model._reason import Why
+from initax._trace import readings_of
 from initax._trace._infer import compare, read_parameter, trace
 from tests.tables import CELLS, EVERY, NESTED, NORMS, WEIGHTED, cases
 
@@ -69,7 +70,8 @@ TRIALS: dict[str, Trial] = {
 def put_on_trial(model: Any, forward: Callable[..., Any], inputs: tuple[Any, ...], options: Any = None) -> None:
     """Hold every declared array of a model against the trace of its forward pass."""
     found = survey(model, **(options or {}))
-    readings = trace(found, inputs, found.call or forward).readings()
+    traced = trace(found, inputs, found.call or forward)
+    readings = readings_of(traced.closed, traced.paths, traced.constants)
     tried = 0
     for layer in found.layers:
         for parameter in layer.parameters:

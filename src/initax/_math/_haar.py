@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from initax._math._mesh_split import Split
+from initax._math._sharding import Split
 
 # How reflectors are multiplied out was chosen by measuring prototypes; medians in float32, JAX 0.10.2, two quiet cores:
 #

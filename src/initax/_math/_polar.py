@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from initax._math._haar import adjoint, times
-from initax._math._mesh_split import Split
+from initax._math._sharding import Split
 
 ITERATIONS = 60
 """Iterations after which a matrix is given up, and made all NaN. A square one takes 15 at n = 64, 21 at n = 16,384; one

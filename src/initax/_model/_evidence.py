@@ -188,7 +188,7 @@ class _Judge:
             if bias is not None or rank == 1 or (rank == 2 and (_is_window(shape[:2]) or shape[0] == shape[1])):
                 return None
         elif bias is not None:
-            if shape[0] != shape[-1] and not _is_window(shape[-rank:]):
+            if not (shape[-1] in shape[:2] and _is_window(shape[-rank:])):
                 return None
         elif rank < 3 and not _is_window(shape[-rank:]) and _is_window(shape[:rank]):
             by_name = WINDOWS.search(weight.path) is not None

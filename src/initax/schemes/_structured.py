@@ -17,8 +17,8 @@ import numpy as np
 from initax._errors import SchemeError, message
 from initax._math._axes import Axes
 from initax._math._haar import haar
-from initax._math._mesh_split import Split, split_of
 from initax._math._polar import polar
+from initax._math._sharding import Split, split_of
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._distributions import Constant
 from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, where
