@@ -107,6 +107,14 @@ def test_the_first_page_leads_to_every_other() -> None:
     assert linked == {page.name for page in PAGES if page.parent == ROOT / "docs"} - {"index.md"}
 
 
+@pytest.mark.parametrize("page", [ROOT / "docs/how-it-works.md", ROOT / "CONTRIBUTING.md"], ids=name_of)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    """Those of the package, from its root or from the repository's."""
+    named = re.findall(r"`(?:src/initax/)?(\w+/\w+\.py)`", page.read_text("utf-8"))
+    assert named
+    assert [name for name in named if not (ROOT / "src/initax" / name).exists()] == []
+
+
 def test_the_gallery_shows_every_picture_that_is_made() -> None:
     """On light and on dark pages; the pages are built with them, and hold none of their own."""
     shown = re.findall(r"\(pictures/(\w+)-(\w+)\.svg#only-(\w+)\)", (ROOT / "docs/gallery.md").read_text("utf-8"))
