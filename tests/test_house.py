@@ -1,6 +1,7 @@
 """The house: what is public, what is named, and that imports go down."""
 
 import ast
+import dataclasses
 import graphlib
 import importlib.util
 from pathlib import Path
@@ -124,3 +125,78 @@ def test_every_class_of_equinox_that_owns_arrays_has_a_row():
 def test_files_stay_small(name):
     lines = len(modules()[name].read_text().splitlines())
     assert lines <= (800 if name == "schemes/_table" else 560), "one file, one idea"
+
+
+def _is_text_of_a_reason(node):
+    """Whether an expression is the text of a reason: `kept.reason.text`, `excluded.text`, `str(reason)`."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "str" and node.args:
+        return _is_reason(node.args[0])
+    return isinstance(node, ast.Attribute) and node.attr == "text" and _is_reason(node.value)
+
+
+def _is_reason(node):
+    names = ("reason", "excluded", "reserved")
+    return (isinstance(node, ast.Name) and node.id in names) or (isinstance(node, ast.Attribute) and node.attr in names)
+
+
+CUTS = {
+    "startswith", "endswith", "removeprefix", "removesuffix", "split", "rsplit", "partition", "rpartition", "find",
+    "index", "replace", "splitlines", "count",
+}  # fmt: skip
+MATCHES = {"match", "search", "fullmatch", "findall", "finditer", "split", "sub"}
+
+
+def readings_of_reasons(source):
+    """The lines at which the text of a reason is compared, searched or cut."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            reads = any(map(_is_text_of_a_reason, (node.left, *node.comparators)))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            reads = (node.func.attr in CUTS and _is_text_of_a_reason(node.func.value)) or (
+                node.func.attr in MATCHES and any(map(_is_text_of_a_reason, node.args))
+            )
+        elif isinstance(node, ast.Subscript):
+            reads = _is_text_of_a_reason(node.value)
+        elif isinstance(node, ast.Match):
+            reads = _is_text_of_a_reason(node.subject)
+        else:
+            continue
+        if reads:
+            yield node.lineno
+
+
+@pytest.mark.parametrize("name", modules())
+def test_code_asks_a_reason_for_its_kind_and_never_reads_its_text(name):
+    assert list(readings_of_reasons(modules()[name].read_text())) == []
+
+
+READS = (
+    'kept.reason.text.startswith("tied")', 'parameter.excluded.text == "state"', '"tied" in reason.text',
+    'str(reason).partition(":")', "each.reason.text[:4]", 're.match("tied", kept.reason.text)',
+    "reason.text != other", 'str(each.excluded).removeprefix("undeclared: ")', 'reason.text.find("x")',
+    'excluded.text.split(" ")',
+)  # fmt: skip
+SHOWS = (
+    "reason.text",
+    "message(kept.reason.text)",
+    'f"{reason}"',
+    "reason.why is Why.TIED",
+    "str(reason)",
+    "x.text == y",
+)
+
+
+@pytest.mark.parametrize("source", READS)
+def test_reading_the_text_of_a_reason_would_be_found(source):
+    assert list(readings_of_reasons(source)) == [1]
+
+
+@pytest.mark.parametrize("source", SHOWS)
+def test_showing_it_is_no_reading(source):
+    assert list(readings_of_reasons(source)) == []
+
+
+def test_fans_are_one_field_of_a_parameter():
+    fields = {each.name for each in dataclasses.fields(ix.Parameter)}
+    assert "fans" in fields
+    assert not fields & {"fan_in", "fan_out", "effective_fan_in", "effective_fan_out"}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -52,23 +53,62 @@ def unknown(own: Own, reason: Reason | None) -> tuple[Parameter, ...]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Container:
+    """Arrays side by side, with what is asked of all of them for each one.
+
+    Attributes:
+        own: the arrays.
+        order: their names in order; a list that became a mapping has numbers sorted as words.
+        places: name → its place in that order.
+        ranks: name that the bias of a weight here would have → the most axes of such a weight.
+    """
+
+    own: Own
+    order: list[str]
+    places: dict[str, int]
+    ranks: dict[str, int]
+
+    @classmethod
+    def of(cls, own: Own) -> _Container:
+        """Return arrays side by side."""
+        order = sorted(own, key=int) if all(name.isdecimal() for name in own) else list(own)
+        ranks: dict[str, int] = {}
+        for name, (_, array) in own.items():
+            for part, bias in BIAS_OF.items():
+                if part in name:
+                    other = name.replace(part, bias, 1)
+                    ranks[other] = max(ranks.get(other, 0), len(array.shape))
+        return cls(own, order, {name: place for place, name in enumerate(order)}, ranks)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an array."""
+        return tuple(self.own[name][1].shape)
+
+
 def plain_layers(path: str, cls: type, own: Own, ancestors: tuple[Ancestor, ...]) -> list[Layer]:
     """Return the layers that the arrays of one container suggest: each weight, with its bias where names tell it."""
     floats = {name: entry for name, entry in own.items() if jnp.issubdtype(entry[1].dtype, np.inexact)}
-    weights = [name for name, entry in floats.items() if len(entry[1].shape) > 1 and not _is_no_weight(name, floats)]
+    inexact, every = _Container.of(floats), _Container.of(own)
+    weights = {
+        name: None for name, entry in floats.items() if len(entry[1].shape) > 1 and not _is_no_weight(name, inexact)
+    }
     left = {name: entry for name, entry in own.items() if name not in weights}
     scales = [name for name in left if name.lower() in SCALES]
     if not weights and scales:
         parameters = tuple(_norm_parameter(each) for each in unknown(left, None))
         return [Layer(path=path, kind="Norm", cls=cls, parameters=parameters, ancestors=ancestors)]
+    # Beside a norm's scale a bias may be the norm's.
+    vectors = {} if scales else {name: None for name in left if name in floats and may_be_bias(name)}
     layers = []
     alone = len(weights) == 1
     for name in weights:
-        # Beside a norm's scale a bias may be the norm's.
-        vectors = [] if scales else [each for each in left if each in floats and may_be_bias(each)]
-        only = vectors[0] if alone and len(vectors) == 1 and "." not in vectors[0] else None
-        bias = only or _partner(name, vectors) or _row_behind(name, left, own)
-        group: Own = {name: own[name]} | ({bias: left.pop(bias)} if bias is not None else {})
+        only = next((each for each in vectors if "." not in each), None) if alone and len(vectors) == 1 else None
+        bias = only or _partner(name, vectors) or _row_behind(name, left, every)
+        group: Own = {name: own[name]}
+        if bias is not None:
+            group[bias] = left.pop(bias)
+            vectors.pop(bias, None)
         where = (path, ancestors) if alone else (join(path, name), (*ancestors, Ancestor(path, cls)))
         layers.append(plain_layer(where[0], cls, group, where[1], name, bias))
     if left:
@@ -96,7 +136,7 @@ def _norm_parameter(array: Parameter) -> Parameter:
     return replace(array, excluded=undeclared("beside a norm's scale, and neither scale nor bias by its name"))
 
 
-def _is_no_weight(name: str, own: Own) -> bool:
+def _is_no_weight(name: str, container: _Container) -> bool:
     """Return whether an array of several axes is no weight: a scale, or a bias of heads or stacked layers, or a row.
 
     By its name, or as what would be the name of the bias of a weight, or without a name as what goes with the array in
@@ -105,24 +145,19 @@ def _is_no_weight(name: str, own: Own) -> bool:
     lower = name.rpartition(".")[2].lower()
     if any(word in lower for word in ("bias", *SCALES)):
         return True
-    shape = tuple(own[name][1].shape)
+    shape = container.shape(name)
     is_row = sum(size != 1 for size in shape) <= 1
     if is_row and may_be_bias(name):
         return True
     if name.isdecimal():
-        return _goes_with_the_one_before(name, shape, own)
-    return any(
-        part in other and other.replace(part, bias, 1) == name and (is_row or len(shape) < len(entry[1].shape))
-        for other, entry in own.items()
-        for part, bias in BIAS_OF.items()
-    )
+        return _goes_with_the_one_before(name, shape, container)
+    return name in container.ranks and (is_row or len(shape) < container.ranks[name])
 
 
-def _goes_with_the_one_before(name: str, shape: tuple[int, ...], own: Own) -> bool:
+def _goes_with_the_one_before(name: str, shape: tuple[int, ...], container: _Container) -> bool:
     """Return whether an array without a name has the outputs of the one before it: its last axes, a row, a column."""
-    order = _in_order(own)
-    place = order.index(name)
-    before = tuple(own[order[place - 1]][1].shape) if place else ()
+    place = container.places[name]
+    before = container.shape(container.order[place - 1]) if place else ()
     if len(before) > len(shape):
         return shape in (before[-len(shape) :], (*before[: len(shape) - 1], before[-1]))
     if len(before) != len(shape):
@@ -130,22 +165,17 @@ def _goes_with_the_one_before(name: str, shape: tuple[int, ...], own: Own) -> bo
     return shape == (*(1,) * (len(shape) - 1), before[-1]) or shape == (before[0], *(1,) * (len(shape) - 1))
 
 
-def _in_order(own: Own) -> list[str]:
-    """Return the names of arrays in their order; a list that became a mapping has numbers sorted as words."""
-    return sorted(own, key=int) if all(name.isdecimal() for name in own) else list(own)
-
-
-def _row_behind(weight: str, left: Own, own: Own) -> str | None:
+def _row_behind(weight: str, left: Own, container: _Container) -> str | None:
     """Return the row without a name that is added to a weight's outputs: the only one behind it of as many axes."""
-    order = _in_order(own)
-    behind = order[order.index(weight) + 1 :] if weight.isdecimal() else []
-    shape = tuple(own[weight][1].shape)
+    place = container.places[weight]
+    behind = container.order[place + 1 : place + 3] if weight.isdecimal() else []
+    shape = container.shape(weight)
     row = (*(1,) * (len(shape) - 1), shape[-1])
-    rows = [name for name in behind[:2] if name in left and tuple(own[name][1].shape) == row != shape]
+    rows = [name for name in behind if name in left and container.shape(name) == row != shape]
     return rows[0] if rows and rows == behind[:1] else None
 
 
-def _partner(weight: str, vectors: list[str]) -> str | None:
+def _partner(weight: str, vectors: Collection[str]) -> str | None:
     """Return the vector that is a weight's bias by its name: `w1` and `b1`."""
     for own, other in BIAS_OF.items():
         if own in weight and weight.replace(own, other, 1) in vectors:

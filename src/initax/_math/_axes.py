@@ -6,6 +6,7 @@ fans, of the canonical layout or of batch entries asks it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import keyword
@@ -437,7 +438,8 @@ def other_placements(
     for places in itertools.combinations(range(len(shape)), extra):
         rest = [size for axis, size in enumerate(shape) if axis not in places]
         if all(want is None or want == have for want, have in zip(own, rest, strict=True)):
-            found.append((places, _resolve(_with_stacks(groups, places, receptive), shape, sizes)))
+            with contextlib.suppress(AxesError):  # a merged axis may not divide there
+                found.append((places, _resolve(_with_stacks(groups, places, receptive), shape, sizes)))
     return tuple(found[1:])
 
 

@@ -8,7 +8,7 @@ array is kept, with the line that says what it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,9 +62,9 @@ def settled(layers: Sequence[Layer], leaves: Mapping[str, Any], hint: str = "") 
     states = states_by_form(leaves)
     layers = [_without_states(layer, states) if _is_weak(layer) else layer for layer in layers]
     weak = [layer for layer in layers if _is_weak(layer)]
-    unfitting = list(_containers_whose_biases_fit_nothing(layers))
+    unfitting = _containers_whose_biases_fit_nothing(layers)
     told = next((path for layer in weak if (path := _stored_outputs_first(layer, unfitting))), None)
-    judge = _Judge(weak, told, hint or None)
+    judge = _Judge(_stacked_vectors(weak), told, hint or None)
     judged = [judge.layer(layer) if _is_weak(layer) else layer for layer in layers]
     return tuple(_doubt_container(layer, unfitting) for layer in judged)
 
@@ -122,12 +122,12 @@ class _Judge:
     """What is known of a whole model while its layers are held against it.
 
     Attributes:
-        layers: the layers that names or guesses describe.
+        stacked: path around layers, and a number → the first vector in one of them that has so many rows.
         told: path of a weight that has its outputs first, by its bias, if there is one.
         hint: what to pass where only names are known.
     """
 
-    layers: Sequence[Layer]
+    stacked: Mapping[tuple[str, int], Parameter]
     told: str | None
     hint: str | None
 
@@ -179,7 +179,8 @@ class _Judge:
         """Return why three axes and more may be something else than a window, inputs and outputs."""
         if weight.axes is None or not weight.axes.receptive_axis:
             return None
-        stacked = self._stacked_sibling(weight, layer)
+        # A scale or bias near it that has an axis of its own for each entry of the weight's first one.
+        stacked = self.stacked.get((layer.path.rpartition(".")[0], weight.shape[0]))
         if stacked is not None:
             text = f"{stacked.path} {stacked.shape} says that its first axis may be a stack of {weight.shape[0]} layers"
             return undeclared(text, Why.CONTRADICTED, self._module_hint(weight))
@@ -197,15 +198,17 @@ class _Judge:
         text = f"{len(weight.shape)} axes may be a window, heads, or a stack of layers"
         return undeclared(text, Why.CONTRADICTED, self._module_hint(weight))
 
-    def _stacked_sibling(self, weight: Parameter, layer: Layer) -> Parameter | None:
-        """Return a scale or bias near a weight that has an axis of its own for each entry of the weight's first one."""
+
+def _stacked_vectors(layers: Sequence[Layer]) -> dict[tuple[str, int], Parameter]:
+    """Return scales and biases with two axes by the path around their layers and the size of the first axis."""
+    found: dict[tuple[str, int], Parameter] = {}
+    for layer in layers:
         around = layer.path.rpartition(".")[0]
-        near = (each for each in self.layers if each is layer or each.path.rpartition(".")[0] == around)
-        for each in (parameter for layer in near for parameter in layer.parameters):
+        for each in layer.parameters:
             is_vector = each.role in ("scale", "bias") or (each.role is None and VECTORS.match(each.name))
-            if is_vector and len(each.shape) == 2 and 1 < each.shape[0] == weight.shape[0]:
-                return each
-        return None
+            if is_vector and len(each.shape) == 2 and each.shape[0] > 1:
+                found.setdefault((around, each.shape[0]), each)
+    return found
 
 
 def _is_window(sizes: Sequence[int]) -> bool:
@@ -250,9 +253,9 @@ def _is_typed(layer: Layer) -> bool:
     return re.fullmatch(r"[A-Z][a-z]\w*_\d+", layer.path.rpartition(".")[2]) is not None
 
 
-def _stored_outputs_first(layer: Layer, unfitting: Sequence[tuple[str, Parameter]]) -> str | None:
+def _stored_outputs_first(layer: Layer, unfitting: Mapping[str, Parameter]) -> str | None:
     """Return the path of a layer's weight if its bias, or a vector beside it, fits its first axis and not its last."""
-    beside = next((each for path, each in unfitting if path == layer.path), None)
+    beside = unfitting.get(layer.path)
     for weight in layer.parameters:
         if weight.evidence not in WEAK or weight.role != "weight" or _is_typed(layer):
             continue
@@ -263,30 +266,43 @@ def _stored_outputs_first(layer: Layer, unfitting: Sequence[tuple[str, Parameter
     return None
 
 
-def _containers_whose_biases_fit_nothing(layers: Sequence[Layer]) -> Iterator[tuple[str, Parameter]]:
-    """Yield the path of each container with a bias that fits the inputs of a weight and the outputs of none."""
+def _containers_whose_biases_fit_nothing(layers: Sequence[Layer]) -> dict[str, Parameter]:
+    """Return path of a container → its first bias that fits the inputs of a weight and the outputs of none.
+
+    That a square fits says nothing where the other weights have that size first, and no bias there says otherwise.
+    """
+    weights: dict[str, list[tuple[int, ...]]] = {}
+    for layer in layers:
+        for around in _around(layer):
+            for each in layer.parameters:
+                if each.evidence is Evidence.GUESSED and each.role == "weight":
+                    weights.setdefault(around, []).append(each.shape)
+    found: dict[str, Parameter] = {}
     for holder in layers:
-        if holder.kind != UNDECLARED:
+        if holder.kind != UNDECLARED or holder.path not in weights:
             continue
-        weights = [
-            each
-            for layer in layers
-            if layer.path == holder.path or (layer.ancestors and layer.ancestors[-1].path == holder.path)
-            for each in layer.parameters
-            if each.evidence is Evidence.GUESSED and each.role == "weight"
-        ]
-        for each in holder.parameters:
-            if len(each.shape) != 1 or not (may_be_bias(each.name) or each.name.isdecimal()):
-                continue
-            first = any(weight.shape[0] == each.shape[0] for weight in weights)
-            if first and not any(weight.shape[-1] == each.shape[0] for weight in weights):
-                yield holder.path, each
+        shapes = weights[holder.path]
+        firsts, lasts = ({shape[at] for shape in shapes} for at in (0, -1))
+        ahead, behind = ({shape[at] for shape in shapes if shape[0] != shape[-1]} for at in (0, -1))
+        vectors = [each for each in holder.parameters if len(each.shape) == 1]
+        named = [each for each in vectors if may_be_bias(each.name)]
+        are_told = any(each.shape[0] in behind - ahead for each in named)
+        for each in vectors:
+            size, is_named = each.shape[0], may_be_bias(each.name)
+            by_squares = is_named and not are_told and size in ahead - behind
+            if by_squares or ((is_named or each.name.isdecimal()) and size in firsts - lasts):
+                found.setdefault(holder.path, each)
+    return found
 
 
-def _doubt_container(layer: Layer, unfitting: Sequence[tuple[str, Parameter]]) -> Layer:
+def _around(layer: Layer) -> tuple[str, ...]:
+    """Return the path of a layer and that of the container around it, which may be the same."""
+    return tuple({layer.path: None} | ({layer.ancestors[-1].path: None} if layer.ancestors else {}))
+
+
+def _doubt_container(layer: Layer, unfitting: Mapping[str, Parameter]) -> Layer:
     """Return a layer with its weights kept if a bias in its container says that they may have their outputs first."""
-    around = {layer.path, layer.ancestors[-1].path if layer.ancestors else layer.path}
-    vector = next((each for path, each in unfitting if path in around), None)
+    vector = next((unfitting[path] for path in _around(layer) if path in unfitting), None)
     if vector is None:
         return layer
     text = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from initax._model._reason import Reason, Why
 
 Parts = tuple[str, ...]
+Shape = tuple[int, ...]
 
 OPTIMIZERS = re.compile(r"(.*_)?(opt|optim|optimizer|tx)(_?states?)?(_?\d+)?|opt_?states?", re.IGNORECASE)
 """Names under which checkpoints keep an optimizer's state."""
@@ -53,7 +55,7 @@ def states_by_form(leaves: Mapping[str, Any]) -> dict[str, Reason]:
     Args:
         leaves: path → leaf, arrays and numbers alike.
     """
-    shapes: dict[Parts, tuple[int, ...]] = {}
+    shapes: dict[Parts, Shape] = {}
     paths: dict[Parts, str] = {}
     counted: set[Parts] = set()
     for path, leaf in leaves.items():
@@ -63,67 +65,98 @@ def states_by_form(leaves: Mapping[str, Any]) -> dict[str, Reason]:
         elif getattr(leaf, "shape", None) is not None:
             shapes[parts] = tuple(leaf.shape)
             paths[parts] = path
-    below: dict[Parts, dict[Parts, tuple[int, ...]]] = {}
-    for parts, shape in shapes.items():
-        for depth in range(1, len(parts) + 1):
-            below.setdefault(parts[:depth], {})[parts[depth:]] = shape
+    known = _Shapes.of(shapes, counted)
     found: dict[str, Reason] = {}
-    for root, own in below.items():
-        reason = _reason(root, own, shapes, counted, below)
+    for root, own in known.below.items():
+        if paths[(*root, *next(iter(own)))] in found:  # what is around it is state
+            continue
+        reason = _reason(root, own, known)
         if reason is not None:
-            for inside in own:
-                found.setdefault(paths[(*root, *inside)], reason)
+            found |= {paths[(*root, *inside)]: reason for inside in own}
     return found
 
 
-def _reason(
-    root: Parts,
-    own: Mapping[Parts, tuple[int, ...]],
-    shapes: Mapping[Parts, tuple[int, ...]],
-    counted: set[Parts],
-    below: Mapping[Parts, Mapping[Parts, tuple[int, ...]]],
-) -> Reason | None:
+@dataclass(frozen=True, slots=True)
+class _Shapes:
+    """The shapes of all arrays of a model.
+
+    Attributes:
+        at: path → shape.
+        below: path of each node → path from there → shape.
+        ends: last names of a path and the shape there → what may stand in front of these names.
+        counted: paths of nodes that hold a count.
+        outside: what was found of `ends` apart from what is below some path.
+    """
+
+    at: Mapping[Parts, Shape]
+    below: Mapping[Parts, Mapping[Parts, Shape]]
+    ends: Mapping[tuple[Parts, Shape], list[Parts]]
+    counted: set[Parts]
+    outside: dict[tuple[Parts, Shape, Parts], list[Parts]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, shapes: Mapping[Parts, Shape], counted: set[Parts]) -> _Shapes:
+        """Return the shapes of a model by all that is asked of them."""
+        below: dict[Parts, dict[Parts, Shape]] = {}
+        ends: dict[tuple[Parts, Shape], list[Parts]] = {}
+        for parts, shape in shapes.items():
+            for depth in range(1, len(parts) + 1):
+                below.setdefault(parts[:depth], {})[parts[depth:]] = shape
+            for depth in range(len(parts)):
+                ends.setdefault((parts[depth:], shape), []).append(parts[:depth])
+        return cls(shapes, below, ends, counted)
+
+    def mirrored(self, root: Parts, around: Parts = ()) -> Iterator[Parts]:
+        """Yield the paths elsewhere below which the same names hold arrays of the same shapes.
+
+        Args:
+            root: the path.
+            around: what they are not to be below.
+        """
+        own = self.below[root]
+        first = max(own, key=len)
+        for other in self._ending_in(first, own[first], around):
+            if other[: len(root)] == root:
+                continue
+            if all(self.at.get((*other, *inside)) == shape for inside, shape in own.items()):
+                yield other
+
+    def _ending_in(self, names: Parts, shape: Shape, around: Parts) -> list[Parts]:
+        """Return what stands in front of names elsewhere; worked out once for all layers that hold arrays alike."""
+        if not around:
+            return self.ends[names, shape]
+        if (names, shape, around) not in self.outside:
+            every = self.ends[names, shape]
+            self.outside[names, shape, around] = [each for each in every if each[: len(around)] != around]
+        return self.outside[names, shape, around]
+
+
+def _reason(root: Parts, own: Mapping[Parts, Shape], known: _Shapes) -> Reason | None:
     """Return why everything below a path is state, or `None`."""
     name = root[-1]
     if OPTIMIZERS.fullmatch(name) and () not in own:
         return Reason(Why.OPTIMIZER, "optimizer state")
-    if root[:-1] in counted and name in MOMENTS:
+    if root[:-1] in known.counted and name in MOMENTS:
         return Reason(Why.OPTIMIZER, f"optimizer state: {name} beside a count")
     if () in own or name in PARAMETERS:
         return None
-    if COPIES.fullmatch(name) and any(_mirrored(root, own, shapes)):
+    if COPIES.fullmatch(name) and any(known.mirrored(root)):
         return Reason(Why.STATE, "a copy of the parameters, by its name and form")
     is_deep = name not in SHORT or len(own) > 2 or min(map(len, own)) > 1
-    if name in MOMENTS and is_deep and any(_mirrored(root, own, shapes)):
+    if name in MOMENTS and is_deep and any(known.mirrored(root)):
         return Reason(Why.OPTIMIZER, f"optimizer state: {name} mirrors the parameters")
-    for depth in range(len(root)):
+    for depth in range(1, len(root)):
         around = root[:depth]
-        if around not in counted:
+        if around not in known.counted:
             continue
-        for other in _mirrored(root, own, shapes):
-            inside = other[: len(around)] == around
-            if not inside and not _are_twins(root, other, below):
-                return Reason(
-                    Why.OPTIMIZER, f"optimizer state: it mirrors {'.'.join(other) or 'the model'} beside a count"
-                )
+        for other in known.mirrored(root, around):
+            if not _are_twins(root, other, known.below):
+                shown = ".".join(other) or "the model"
+                return Reason(Why.OPTIMIZER, f"optimizer state: it mirrors {shown} beside a count")
     return None
 
 
-def _mirrored(
-    root: Parts, own: Mapping[Parts, tuple[int, ...]], shapes: Mapping[Parts, tuple[int, ...]]
-) -> Iterator[Parts]:
-    """Yield the paths elsewhere below which the same names hold arrays of the same shapes."""
-    first = max(own, key=len)
-    for parts in shapes:
-        if len(parts) >= len(first) and parts[len(parts) - len(first) :] == first:
-            other = parts[: len(parts) - len(first)]
-            if other == root or other[: len(root)] == root:
-                continue
-            if all(shapes.get((*other, *inside)) == shape for inside, shape in own.items()):
-                yield other
-
-
-def _are_twins(one: Parts, other: Parts, below: Mapping[Parts, Mapping[Parts, tuple[int, ...]]]) -> bool:
+def _are_twins(one: Parts, other: Parts, below: Mapping[Parts, Mapping[Parts, Shape]]) -> bool:
     """Return whether two paths mirror each other only because what is around them does."""
     return bool(one[:-1] and other[:-1]) and one[-1] == other[-1] and below[one[:-1]] == below.get(other[:-1])
 

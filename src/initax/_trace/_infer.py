@@ -232,6 +232,7 @@ def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey,
             reading = found.get(parameter.path)
             if reading is not None and reading.pattern is not None and not may_be_traced(parameter):
                 _held_against(parameter, reading, disagree, split)
+    layers = _with_biases_joined(layers, found, paths)
     if disagree:
         text = message(
             f"the forward pass disagrees with the declared axes of {len(disagree)} of the arrays; declarations stand:",
@@ -253,14 +254,21 @@ def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey,
 
 
 def _with_stacks_placed(layer: Layer, found: Mapping[str, Reading]) -> Layer:
-    """Return a layer whose stack axes stand where the forward pass says, of the places that their sizes allow."""
+    """Return a layer whose stack axes stand where the forward pass says, of the places that their sizes allow.
+
+    Members that all see the same input can't be told from outputs: then several places are left.
+    """
     for weight in layer.parameters:
         reading = found.get(weight.path)
         if not weight.placements or weight.role not in WEIGHT_ROLES or reading is None or reading.pattern is None:
             continue
-        places = next((at for at, axes in weight.placements if _agrees(weight, axes, reading)), None)
-        chosen = None if _agrees(weight, weight.axes, reading) else places
-        return replace(layer, parameters=tuple(_placed(each, chosen) for each in layer.parameters))
+        traced = resolve(reading.pattern, weight.shape, reading.sizes)
+        agreeing = {
+            at: axes for at, axes in [(None, weight.axes), *weight.placements] if _agrees(weight, axes, reading)
+        }
+        exact = [at for at, axes in agreeing.items() if axes is not None and _outputs(axes) == _outputs(traced)]
+        chosen, *others = exact or agreeing or [None]
+        return replace(layer, parameters=tuple(_placed(each, chosen, others) for each in layer.parameters))
     return layer
 
 
@@ -268,15 +276,25 @@ def _agrees(parameter: Parameter, axes: Axes | None, reading: Reading) -> bool:
     return compare(replace(parameter, axes=axes), reading) == "agree"
 
 
-def _placed(parameter: Parameter, chosen: tuple[int, ...] | None) -> Parameter:
-    """Return a parameter with its stack axes at these places; `None` is where they are."""
-    axes = dict(parameter.placements).get(chosen) if chosen is not None else None
+def _outputs(axes: Axes) -> set[tuple[int, int]]:
+    return _cells(axes, axes.out_axis)
+
+
+Place = tuple[int, ...] | None
+"""Where stack axes stand; `None` is where they are taken to be."""
+
+
+def _placed(parameter: Parameter, chosen: Place, others: Sequence[Place]) -> Parameter:
+    """Return a parameter with its stack axes at a place, and those that are left beside it."""
+    every = dict(parameter.placements)
+    left = tuple((at, every[at]) for at in others if at in every)
+    axes = None if chosen is None else every.get(chosen)
     if axes is None:
-        return replace(parameter, placements=()) if parameter.placements else parameter
+        return replace(parameter, placements=left) if parameter.placements else parameter
     fans = parameter.fans
     if fans is not None and parameter.role in WEIGHT_ROLES:
         fans = fans.restated(axes)
-    return replace(parameter, axes=axes, fans=fans, placements=())
+    return replace(parameter, axes=axes, fans=fans, placements=left)
 
 
 def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str], notes: list[str]) -> Layer:
@@ -302,6 +320,39 @@ def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str]
     scales = [path for path, each in own.items() if path in found and each.role == "scale"]
     kind = next(iter(kinds), "Norm" if scales else UNDECLARED)
     return replace(layer, kind=kind, parameters=tuple(own.values()))
+
+
+def _with_biases_joined(layers: list[Layer], found: Mapping[str, Reading], paths: Sequence[str]) -> list[Layer]:
+    """Return the layers with biases of a plain container at the weights beside them that they are added to."""
+    weights = {
+        each.path: (at, each)
+        for at, layer in enumerate(layers)
+        for each in layer.parameters
+        if each.role in WEIGHT_ROLES and each.evidence is Evidence.TRACED
+    }
+    joined: dict[int, list[Parameter]] = {}
+    for layer in layers:
+        for each in layer.parameters:
+            if each.role != "bias" or each.fans is not None or each.evidence is not Evidence.TRACED:
+                continue
+            partners = (weights.get(paths[place]) for place in reversed(found[each.path].partners))
+            at, weight = next(filter(None, partners), (None, None))
+            if at is None or weight is None:
+                continue
+            owner = layers[at]
+            if layer.path in (owner.path, *(around.path for around in owner.ancestors[-1:])):
+                joined.setdefault(at, []).append(replace(each, fans=weight.fans))
+    gone = {each.path for biases in joined.values() for each in biases}
+    if not gone:
+        return layers
+    left = (
+        replace(
+            layer,
+            parameters=(*(each for each in layer.parameters if each.path not in gone), *joined.get(at, ())),
+        )
+        for at, layer in enumerate(layers)
+    )
+    return [layer for layer in left if layer.parameters]
 
 
 def _no_norm(own: Mapping[str, Parameter]) -> dict[str, Parameter]:

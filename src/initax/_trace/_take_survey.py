@@ -96,6 +96,6 @@ def called(
     inputs = model.inputs if inputs is None else inputs
     if inputs is None:
         raise ModelError(
-            message("the survey does not know what the model is called on.", "ix.survey(model, inputs=x), or inputs=x")
+            message("nobody says what the model is called on.", "give inputs=x, here or to ix.survey(model, inputs=x)")
         )
     return model, trace(model, inputs, forward or model.forward), values_of(model, inputs)

@@ -78,7 +78,7 @@ def _span(values: np.ndarray) -> str:
 
 def lsuv(
     model: Model,
-    inputs: Any,
+    inputs: Any = None,
     *,
     forward: Callable[..., Any] | None = None,
     module: Any = None,
@@ -98,7 +98,7 @@ def lsuv(
 
     Args:
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
-        inputs: a tuple of what the model is called on, a whole batch; one array alone will do.
+        inputs: a tuple of what the model is called on, a whole batch; one array alone will do. A survey knows its own.
         forward: function of the model and the inputs, `lambda model, x: jax.vmap(model)(x)` say; a plain call if left
             out.
         module: where the model is variables of Flax Linen, the module they belong to.

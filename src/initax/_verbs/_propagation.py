@@ -224,7 +224,7 @@ def _is_number(value: Any) -> bool:
 
 def signal_propagation(
     model: Any,
-    inputs: Any,
+    inputs: Any = None,
     *,
     forward: Callable[..., Any] | None = None,
     module: Any = None,
@@ -241,7 +241,7 @@ def signal_propagation(
     Args:
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
         inputs: a tuple of what the model is called on, a whole batch whose first axis is the examples; one array alone
-            will do.
+            will do. A survey knows its own.
         forward: function of the model and the inputs, `lambda model, x: jax.vmap(model)(x)` say; a plain call if left
             out.
         module: where the model is variables of Flax Linen, the module they belong to.
