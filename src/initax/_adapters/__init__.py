@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from initax._adapters._foreign_models import refuse_foreign
+from initax._adapters._foreign_models import refuse_closed, refuse_foreign
 from initax._adapters._nodes import Call, Node, packages_of
 from initax._adapters._pytree import Describe
 from initax._adapters._pytree import survey as _walk
@@ -149,6 +149,8 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
     flat = jax.tree_util.tree_flatten(model)
     if not _is_registered(model):
         refuse_foreign(model, flat[0])
+        if len(flat[0]) == 1 and flat[0][0] is model and _describe(model) is None:
+            refuse_closed(model)
     call = Call(module, inputs, forward)
     for adapter in _claiming(model, call):
         claimed: Survey | Node | None = adapter.survey(model, call)

@@ -64,8 +64,6 @@ def refuse_foreign(model: Any, leaves: Sequence[Any]) -> None:
     for cls in dict.fromkeys(map(type, [model] if _is_foreign(type(model)) else leaves)):
         if _is_foreign(cls):
             raise ModelError(_foreign(cls, model))
-    if len(leaves) == 1 and leaves[0] is model and not isinstance(model, ARRAYS):
-        _refuse_closed(model)
 
 
 def _file(model: Any) -> str:
@@ -207,8 +205,14 @@ def _holds_arrays(node: Any) -> bool:
     return any(isinstance(leaf, ARRAYS) for leaf in jax.tree_util.tree_leaves(node))
 
 
-def _refuse_closed(model: Any) -> None:
-    """Raise where the model is an object that JAX does not look into, with arrays inside."""
+def refuse_closed(model: Any) -> None:
+    """Raise where the model is an object that JAX does not look into, with arrays inside.
+
+    Raises:
+        ModelError: it is so.
+    """
+    if isinstance(model, ARRAYS):
+        return
     if isinstance(model, Mapping):
         raise ModelError(
             message(f"JAX does not look into a {_name(model)}, and sees no array.", "pass dict(model)"),

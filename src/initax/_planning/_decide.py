@@ -99,6 +99,7 @@ def decide(
         ModelError: there is no layer initax knows.
     """
     is_known = any(layer.kind not in (UNDECLARED, "State") for layer in layers)
+    is_known = is_known or any(rule.scheme is not None and bool(rule.scheme.axes) for rule in rules)
     if not is_known and not any(_names_arrays(rule, layers) for rule in rules):
         _refuse_without_layers(layers, model)
     matching = match(rules, layers, aliases, hint)
@@ -421,7 +422,7 @@ class _Deciding:
             message(
                 "running statistics stay as the old weights left them: "
                 + listing((each.parameter.path for each in stale), 4),
-                f"to start them anew add {{{rules}}}" if rules else "",
+                f"to start them anew say so in the rule that decides them: {{{rules}}}" if rules else "",
                 *(hint or "" for hint in hints),
             )
         )
