@@ -259,7 +259,7 @@ VARIABLES = {
     nnx.LoRAParam: (W(7, 5), Why.UNDECLARED),
     nnx.Variable: (Why.NOT_TRAINABLE, Why.NOT_TRAINABLE),
     Constant: (Why.NOT_TRAINABLE, Why.NOT_TRAINABLE),
-    nnx.BatchStat: (Why.STATE, Why.STATE),
+    nnx.BatchStat: (Why.STATISTICS, Why.STATISTICS),
     nnx.Cache: (Why.STATE, Why.STATE),
     nnx.Intermediate: (Why.STATE, Why.STATE),
 }
@@ -686,6 +686,31 @@ def test_an_array_belongs_to_what_its_framework_says(name, key):
     assert len({each.tobytes() for each in arrays}) == len(owners)
 
 
+TIED = (
+    "tied, because one array stands at several paths: {}\n"
+    "  to untie: jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf, model)"
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "pairs"),
+    [
+        (lambda: shared(3), "1.w is 0.w, 2.w is 0.w"),
+        (lambda: linears(3), "1.weight is 0.weight, 2.weight is 0.weight"),
+        (lambda: {"a": shared(2), "b": {"c": linears(2)}}, "a.1.w is a.0.w, b.c.1.weight is b.c.0.weight"),
+    ],
+    ids=["dicts", "Equinox", "both"],
+)
+def test_a_plan_says_how_to_untie(make, pairs):
+    model = make()
+    plan = ix.plan(model, {"*": "he_normal"})
+    assert plan.notes == (TIED.format(pairs),)
+    untied = ix.plan(
+        jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf, model), {"*": "he_normal"}
+    )
+    assert (len(untied.draws), untied.kept, untied.notes) == (len(jax.tree.leaves(model)), (), ())
+
+
 # Equal sizes hide the stack
 
 
@@ -936,6 +961,7 @@ REASONS = {
     Why.NOT_FLOATING: (lambda: {"n": jnp.arange(3), "w": Z(7, 5)}, HE, {}, "n"),
     Why.EMPTY: (lambda: [{"n": Z(0, 5)}, {"w": Z(7, 5)}], HE, {}, "0.n"),
     Why.STATE: (lambda: {"model": two(), "ema": two()}, HE, {}, "ema.l0.w"),
+    Why.STATISTICS: (lambda: [nnx.BatchNorm(5, rngs=nnx.Rngs(0)), {"w": Z(7, 5)}], HE, {}, "0.mean"),
     Why.OPTIMIZER: (lambda: {"w": Z(7, 5), "opt_state": {"m": Z(7, 5)}}, HE, {}, "opt_state.m"),
     Why.NOT_TRAINABLE: (lambda: Around(Constant), HE, {}, "w"),
     Why.CONSTANT: (lambda: [Swapped(np.ones((5, 7), np.float32)), {"w": Z(7, 5)}], HE, {}, "0.w"),
@@ -954,6 +980,12 @@ REASONS = {
     Why.SIGNAL: (lambda: {"pos": Z(9, 5), "w": Z(7, 7)}, HE, {}, "pos"),
     Why.UNUSED: (lambda: {"w": Z(5, 7), "u": Z(5, 7)}, HE, ONE | {"forward": lambda p, x: p["w"] @ x}, "u"),
     Why.UNREADABLE: (
+        lambda: {"w": Z(5, 7), "u": Z(5, 5), "v": Z(3, 5)},
+        HE,
+        ONE | {"forward": lambda p, x: p["v"] @ jnp.tanh(p["u"] @ p["w"] @ x)},
+        "u",
+    ),
+    Why.TRANSFORMED: (
         lambda: {"w": Z(5, 7), "u": Z(5, 5)},
         HE,
         ONE | {"forward": lambda p, x: jnp.exp(p["u"]) @ jnp.tanh(p["w"] @ x)},

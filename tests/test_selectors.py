@@ -394,7 +394,7 @@ NEVER = {
     ix.Why.KEY: (lambda: {"key": KEY, "layer": nn.Linear(2, 2, key=KEY)}, "key"),
     ix.Why.NOT_FLOATING: (lambda: [nn.Linear(2, 2, key=KEY), {"n": jnp.arange(3)}], "1.n"),
     ix.Why.EMPTY: (lambda: [nn.Linear(2, 2, key=KEY), {"w": jnp.ones((0, 3)), "b": jnp.ones(3)}], "1.w"),
-    ix.Why.STATE: (lambda: nnx.BatchNorm(4, rngs=nnx.Rngs(0)), "mean"),
+    ix.Why.STATISTICS: (lambda: nnx.BatchNorm(4, rngs=nnx.Rngs(0)), "mean"),
     ix.Why.OPTIMIZER: (adam, "1.0.mu.layer.kernel"),
     ix.Why.FROZEN: (
         lambda: [nn.Linear(2, 2, key=KEY), paramax.NonTrainable(nn.Linear(2, 2, key=KEY))],
