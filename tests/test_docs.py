@@ -103,8 +103,16 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 
 def test_the_first_page_leads_to_every_other() -> None:
-    linked = set(re.findall(r"\]\((\w+\.md)", (ROOT / "docs/index.md").read_text("utf-8")))
-    assert linked == {page.name for page in PAGES if page.parent.name == "docs"} - {"index.md"}
+    linked = set(re.findall(r"\]\(([\w-]+\.md)", (ROOT / "docs/index.md").read_text("utf-8")))
+    assert linked == {page.name for page in PAGES if page.parent == ROOT / "docs"} - {"index.md"}
+
+
+@pytest.mark.parametrize("page", [ROOT / "docs/how-it-works.md", ROOT / "CONTRIBUTING.md"], ids=name_of)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    """Those of the package, from its root or from the repository's."""
+    named = re.findall(r"`(?:src/initax/)?(\w+/\w+\.py)`", page.read_text("utf-8"))
+    assert named
+    assert [name for name in named if not (ROOT / "src/initax" / name).exists()] == []
 
 
 def test_the_gallery_shows_every_picture_that_is_made() -> None:

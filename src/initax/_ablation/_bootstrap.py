@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from statistics import NormalDist
 
 RESAMPLES = 9999
 """Resamples of the bootstrap; with 9999 the ends of a 95 % interval are themselves known to some 2 % of its width."""
@@ -63,7 +66,7 @@ def _ends(columns: np.ndarray, weights: np.ndarray, confidence: float) -> np.nda
     center = _quantiles(below)
     square = (unit**2).sum(axis=0)
     acceleration = (unit**3).sum(axis=0) / (6 * np.where(square > 0, square, 1) ** 1.5)
-    outside = NormalDist().inv_cdf((1 - confidence) / 2)
+    outside = _normal().inv_cdf((1 - confidence) / 2)
     found = []
     for normal in (outside, -outside):
         moved = center + normal
@@ -76,10 +79,16 @@ def _ends(columns: np.ndarray, weights: np.ndarray, confidence: float) -> np.nda
     return np.array(found)
 
 
+def _normal() -> NormalDist:
+    from statistics import NormalDist  # an import of some milliseconds that few need
+
+    return NormalDist()
+
+
 def _quantiles(levels: np.ndarray) -> np.ndarray:
     kept = np.clip(levels, 1e-9, 1 - 1e-9)
-    return np.array([NormalDist().inv_cdf(float(each)) for each in kept])
+    return np.array([_normal().inv_cdf(float(each)) for each in kept])
 
 
 def _levels(quantiles: np.ndarray) -> np.ndarray:
-    return np.array([NormalDist().cdf(float(each)) for each in quantiles])
+    return np.array([_normal().cdf(float(each)) for each in quantiles])

@@ -15,7 +15,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from initax._adapters._foreign_models import refuse_foreign
+import jax
+
+from initax._adapters._foreign_models import refuse_closed, refuse_foreign
 from initax._adapters._nodes import Call, Node, packages_of
 from initax._adapters._pytree import Describe
 from initax._adapters._pytree import survey as _walk
@@ -144,19 +146,22 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
         ModelError: two arrays have the same dotted path, the module does not go with the model and the inputs, or what
             was passed is no model.
     """
+    flat = jax.tree_util.tree_flatten(model)
     if not _is_registered(model):
-        refuse_foreign(model)
+        refuse_foreign(model, flat[0])
+        if len(flat[0]) == 1 and flat[0][0] is model and _describe(model) is None:
+            refuse_closed(model)
     call = Call(module, inputs, forward)
     for adapter in _claiming(model, call):
         claimed: Survey | Node | None = adapter.survey(model, call)
         if claimed is not None:
-            return _walk(model, _describe, claimed) if isinstance(claimed, Node) else claimed
+            return _walk(model, _describe, flat, claimed) if isinstance(claimed, Node) else claimed
     if are_variables(model):
         hint = _how_to_tell(model)
         named = survey_variables(take_apart(model), Readings(hint=hint))
         named.hint = hint
         return named
-    return _walk(model, _describe)
+    return _walk(model, _describe, flat)
 
 
 def _is_registered(model: Any) -> bool:

@@ -183,7 +183,10 @@ for _cls, _row in LAYERS.items():
 def describe(node: Any) -> Node | None:
     """Return what a node is to Equinox, and what its wrappers and shared nodes mean for the arrays below."""
     cls = type(node)
-    say = _SAID[cls] if cls in _SAID else _how(cls)
+    try:
+        say = _SAID[cls]
+    except KeyError:
+        say = _how(cls)
     return None if say is None else say(node)
 
 

@@ -98,8 +98,8 @@ class Facts:
             layer: the layer, as its class or its names read.
             leaf_at: function from a path to the leaf there.
         """
-        every = (self.ties, self.constraints, self.reasons, self.states)
-        if not any(parameter.path in facts for parameter in layer.parameters for facts in every):
+        every = [facts for facts in (self.ties, self.constraints, self.reasons, self.states) if facts]
+        if not every or not any(parameter.path in facts for parameter in layer.parameters for facts in every):
             return layer
         return replace(layer, parameters=tuple(self._applied(each, layer, leaf_at) for each in layer.parameters))
 

@@ -7,7 +7,7 @@ are known by the names of classes' modules, so that none of them is loaded, or h
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,8 +38,12 @@ TENSORS = frozenset({"Tensor", "Parameter", "EagerTensor", "ResourceVariable", "
 """Names of classes, or of their bases, of tensors in these packages. Whatever else comes from there is a model."""
 
 
-def refuse_foreign(model: Any) -> None:
+def refuse_foreign(model: Any, leaves: Sequence[Any]) -> None:
     """Raise where what was passed for a model is none.
+
+    Args:
+        model: what was passed.
+        leaves: its leaves, as JAX flattens it.
 
     Raises:
         ModelError: it is a model, a tensor or an optimizer of another package, a function, a class, a file.
@@ -56,13 +60,10 @@ def refuse_foreign(model: Any) -> None:
             )
         )
     _refuse_optimizer(model)
-    _refuse_call(model)
-    leaves = [model] if _is_foreign(type(model)) else jax.tree_util.tree_leaves(model)
-    for cls in dict.fromkeys(map(type, leaves)):
+    _refuse_call(model, leaves)
+    for cls in dict.fromkeys(map(type, [model] if _is_foreign(type(model)) else leaves)):
         if _is_foreign(cls):
             raise ModelError(_foreign(cls, model))
-    if len(leaves) == 1 and leaves[0] is model and not isinstance(model, ARRAYS):
-        _refuse_closed(model)
 
 
 def _file(model: Any) -> str:
@@ -154,12 +155,12 @@ def _states(model: Any) -> list[str]:
     return found
 
 
-def _refuse_call(model: Any) -> None:
+def _refuse_call(model: Any, leaves: Sequence[Any]) -> None:
     """Raise where the model is a function: one around a module, or one of no arrays at all."""
     if "flax.linen" in packages_of(type(model)):
         return
     flattened = hasattr(model, "_dynamic_fun")  # Equinox's filter_jit keeps the arrays of a module without the module
-    if not flattened and _holds_arrays(model):
+    if not flattened and any(isinstance(leaf, ARRAYS) for leaf in leaves):
         return
     if hasattr(model, "init") and hasattr(model, "apply"):
         raise ModelError(
@@ -204,8 +205,14 @@ def _holds_arrays(node: Any) -> bool:
     return any(isinstance(leaf, ARRAYS) for leaf in jax.tree_util.tree_leaves(node))
 
 
-def _refuse_closed(model: Any) -> None:
-    """Raise where the model is an object that JAX does not look into, with arrays inside."""
+def refuse_closed(model: Any) -> None:
+    """Raise where the model is an object that JAX does not look into, with arrays inside.
+
+    Raises:
+        ModelError: it is so.
+    """
+    if isinstance(model, ARRAYS):
+        return
     if isinstance(model, Mapping):
         raise ModelError(
             message(f"JAX does not look into a {_name(model)}, and sees no array.", "pass dict(model)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from initax._adapters._plain import Own, unknown
@@ -75,6 +76,7 @@ def cell_of(names: tuple[str, ...]) -> tuple[str, ...] | None:
     return names[:-2] if len(names) > 2 and _is_cell(names[:-2]) else None
 
 
+@functools.lru_cache(maxsize=4096)
 def is_automatic(name: str) -> bool:
     """Return whether a name is one that Flax gives a module that has none: `Dense_0`, and no `W_0` or `layer_0`."""
     return AUTOMATIC.fullmatch(name) is not None and name[0].isupper() and name.upper() != name
@@ -84,6 +86,7 @@ def _is_cell(names: tuple[str, ...]) -> bool:
     return bool(names) and _class(names[-1]) in CELLS
 
 
+@functools.lru_cache(maxsize=4096)
 def _class(name: str) -> str:
     found = AUTOMATIC.fullmatch(name)
     return found["cls"] if found else ""

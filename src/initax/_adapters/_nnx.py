@@ -341,12 +341,12 @@ def describe(node: Any) -> Node | None:
     """
     if isinstance(node, nnx.Variable):
         value = _value(node)
-        starts = isinstance(node, nnx.RngState) and isinstance(value, jax.ShapeDtypeStruct)
+        starts = isinstance(value, jax.ShapeDtypeStruct) and isinstance(node, nnx.RngState)
         return Node(
             "box",
             value=value,
             identity=id(node),
-            reason=next((what for cls, what in STATE if isinstance(node, cls)), _why_no_parameter(node)),
+            reason=None if type(node) is nnx.Param else _why_no_parameter(node),
             streams={"": functools.partial(_started, node, value)} if starts else {},
             rebuild_model=rebuild,
         )
@@ -370,6 +370,9 @@ def describe(node: Any) -> Node | None:
 
 def _why_no_parameter(variable: Any) -> Reason | None:
     """Return why an optimizer leaves a Variable alone: it trains those that are an `nnx.Param`."""
+    for cls, what in STATE:
+        if isinstance(variable, cls):
+            return what
     if isinstance(variable, nnx.Param):
         return None
     return Reason(Why.NOT_TRAINABLE, f"a Variable of type {type(variable).__name__}, which is no nnx.Param")

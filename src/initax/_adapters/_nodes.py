@@ -159,8 +159,9 @@ _PACKAGES: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDic
 
 def packages_of(cls: type) -> tuple[str, ...]:
     """The packages and modules that a class and its bases come from, the nearest first."""
-    if cls not in _PACKAGES:
+    found = _PACKAGES.get(cls)
+    if found is None:
         parts = [base.__module__.split(".") for base in cls.__mro__]
         names = (".".join(each[:depth]) for each in parts for depth in range(len(each), 0, -1))
-        _PACKAGES[cls] = tuple(dict.fromkeys(names))
-    return _PACKAGES[cls]
+        found = _PACKAGES[cls] = tuple(dict.fromkeys(names))
+    return found

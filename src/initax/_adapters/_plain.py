@@ -143,7 +143,7 @@ def _is_no_weight(name: str, container: _Container) -> bool:
     front of it.
     """
     lower = name.rpartition(".")[2].lower()
-    if any(word in lower for word in ("bias", *SCALES)):
+    if any(word in lower for word in ("bias", "offset", "beta", *SCALES)):
         return True
     shape = container.shape(name)
     is_row = sum(size != 1 for size in shape) <= 1

@@ -93,19 +93,19 @@ class Holder:
     asked: list[Describe] = field(default_factory=list)
 
 
-def survey(model: Any, describe: Describe, root: Node | None = None) -> Survey:
+def survey(model: Any, describe: Describe, flat: tuple[list[Any], Any], root: Node | None = None) -> Survey:
     """Return the layers of a pytree and the means to write it back.
 
     Args:
         model: the pytree.
         describe: what the frameworks say of a node.
+        flat: its leaves and its structure, as JAX flattens it.
         root: what is said of the whole, where that is more than its own framework says of it.
 
     Raises:
         ModelError: two arrays have the same dotted path, or an adapter does not say how to write its nodes back.
     """
-    leaves = jax.tree_util.tree_leaves(model)
-    is_shape = _shape_leaves(leaves)
+    is_shape = _shape_leaves(flat[0])
     walk = Walk(is_shape=is_shape, describe=describe)
     _visit(model, "", (), None, walk, said=root)
     walk.facts.complete()
@@ -115,7 +115,7 @@ def survey(model: Any, describe: Describe, root: Node | None = None) -> Survey:
         places={path: tuple(places) for path, places in walk.places.items()},
         aliases=walk.facts.aliases,
         leaves=walk.leaves,
-        rebuild=_rebuild(model, walk),
+        rebuild=_rebuild(model, flat, walk),
         notes=(*walk.messages, *_tied_by_object(walk)),
         streams={path: stream for path, stream in walk.facts.streams.items() if path not in walk.facts.ties},
         hint=walk.hint,
@@ -135,16 +135,15 @@ def _tied_by_object(walk: Walk) -> tuple[str, ...]:
     )
 
 
-def _rebuild(model: Any, walk: Walk) -> Callable[[list[Any]], Any]:
+def _rebuild(model: Any, flat: tuple[list[Any], Any], walk: Walk) -> Callable[[list[Any]], Any]:
     """How new leaves, in the order of the walk, become a new model."""
     whole = walk.rebuild_model
     if whole is not None:
         return lambda leaves: whole(model, {path: leaves[index] for path, index in walk.indices.items()})
     if not walk.rebuilt:
-        structure: Any
-        leaves, structure = jax.tree_util.tree_flatten(
-            model, is_leaf=None if walk.is_shape is _never else walk.is_shape
-        )
+        if walk.is_shape is not _never:
+            flat = jax.tree_util.tree_flatten(model, is_leaf=walk.is_shape)
+        leaves, structure = flat
         _refuse_other_leaves(leaves, walk)
         unflatten: Callable[[list[Any]], Any] = structure.unflatten
         return unflatten

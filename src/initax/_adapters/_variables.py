@@ -133,7 +133,7 @@ def are_named(node: Any) -> bool:
 
 def _is_mapping(node: Any) -> bool:
     """Whether this is a mapping as Linen makes them. A state of NNX is one too, but its names are attributes."""
-    return isinstance(node, Mapping) and NNX not in packages_of(type(node))
+    return type(node) is dict or (isinstance(node, Mapping) and NNX not in packages_of(type(node)))
 
 
 def _is_train_state(model: Any) -> bool:
@@ -169,8 +169,10 @@ def _names_are_flax(tree: Any) -> bool:
         *around, last = _names(key)
         if any(map(is_automatic, around)):
             return True
-        inside = child.get(next(iter(child), None)) if _is_mapping(child) and set(child) <= {*BOXES} else child
-        if is_automatic(last) or _names_are_flax(child) if _is_mapping(inside) else last in NAMES:
+        is_module = _is_mapping(child)
+        if is_module and all(name in BOXES for name in child):
+            is_module = _is_mapping(child.get(next(iter(child), None)))
+        if is_automatic(last) or _names_are_flax(child) if is_module else last in NAMES:
             return True
     return False
 
@@ -194,12 +196,13 @@ def take_apart(model: Any) -> Variables:
     found, structure = tree_flatten_with_path(_boxes_at_home(model))
     tree: Any = structure
     whole = _is_mapping(model) and _is_mapping(model.get(PARAMS))
-    inner = _is_train_state(model) and _is_mapping(getattr(model, PARAMS).get(PARAMS))
+    is_train_state = _is_train_state(model)
+    inner = is_train_state and _is_mapping(getattr(model, PARAMS).get(PARAMS))
     entries = []
     for index, (keys, leaf) in enumerate(found):
         collection: str | None = PARAMS
         rest = keys
-        if _is_train_state(model):
+        if is_train_state:
             field_name, rest = entry_name(keys[0]), keys[1:]
             collection = field_name if field_name in (PARAMS, "batch_stats") else None
             if collection == PARAMS and inner:
@@ -230,7 +233,10 @@ def _boxes_at_home(model: Any) -> Any:
 
 
 def _is_box(node: Any) -> bool:
-    return all(hasattr(node, name) for name in ("get_partition_spec", "replace_boxed", "value", "mesh"))
+    # One name first: this is asked of every array, and there is a box for few.
+    return hasattr(node, "replace_boxed") and all(
+        hasattr(node, each) for each in ("get_partition_spec", "value", "mesh")
+    )
 
 
 def survey_variables(variables: Variables, readings: Readings) -> Survey:
@@ -387,6 +393,10 @@ def _train_state_reason(group: str) -> Reason:
 
 
 def _noted(layer: Layer, readings: Readings, ties: Mapping[str, str]) -> Layer:
+    every = [said for said in (ties, readings.notes, readings.constraints) if said]
+    if not every or not any(each.path in said for each in layer.parameters for said in every):
+        return layer
+
     def noted(parameter: Parameter) -> Parameter:
         if parameter.path in ties:
             return replace(parameter, excluded=tied(ties[parameter.path]))

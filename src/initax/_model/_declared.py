@@ -98,7 +98,7 @@ def _read(
     }
     elsewhere = {
         name: _placements(module, rows[name], arrays[name][1])
-        for name, axes in fitted.items()
+        for name, axes in (fitted if any(stacks) else {}).items()
         if isinstance(axes, Axes) and name not in stacks_at
     }
     shared = _shared_placements(elsewhere)

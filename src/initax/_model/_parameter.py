@@ -6,6 +6,7 @@ Adapters make `Layer`s out of models; rules, schemes, plans and draws only ever 
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -306,6 +307,14 @@ def declaration_of(cls: type, *, inherited: bool = True) -> Declaration | None:
 
 def why_not_drawable(shape: tuple[int, ...], dtype: Any) -> Reason | None:
     """Return why an array is never drawn whatever its role, or `None`."""
+    if 0 in shape and _of_type(dtype) is None:
+        return Reason(Why.EMPTY, f"empty: shape {shape} has no entries")
+    return _of_type(dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _of_type(dtype: Any) -> Reason | None:
+    """Return why no array of a type is ever drawn, or `None`."""
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return Reason(Why.KEY, "a random key")
     if not jnp.issubdtype(dtype, np.inexact):
@@ -313,6 +322,4 @@ def why_not_drawable(shape: tuple[int, ...], dtype: Any) -> Reason | None:
     if np.finfo(dtype).bits > 64 if isinstance(dtype, np.dtype) and dtype.kind in "fc" else False:
         hint = "convert it: array.astype(np.float64)"
         return Reason(Why.NOT_FLOATING, f"{dtype.name}: JAX has no such type", hint=hint)
-    if 0 in shape:
-        return Reason(Why.EMPTY, f"empty: shape {shape} has no entries")
     return None

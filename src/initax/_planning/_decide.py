@@ -98,7 +98,9 @@ def decide(
         AxesError: restated axes do not fit.
         ModelError: there is no layer initax knows.
     """
-    if not any(_names_arrays(rule, layers) for rule in rules):
+    is_known = any(layer.kind not in (UNDECLARED, "State") for layer in layers)
+    is_known = is_known or any(rule.scheme is not None and bool(rule.scheme.axes) for rule in rules)
+    if not is_known and not any(_names_arrays(rule, layers) for rule in rules):
         _refuse_without_layers(layers, model)
     matching = match(rules, layers, aliases, hint)
     decided = _Deciding(layers, rules, matching, default if isinstance(default, Scheme) else None)
@@ -420,7 +422,7 @@ class _Deciding:
             message(
                 "running statistics stay as the old weights left them: "
                 + listing((each.parameter.path for each in stale), 4),
-                f"to start them anew add {{{rules}}}" if rules else "",
+                f"to start them anew say so in the rule that decides them: {{{rules}}}" if rules else "",
                 *(hint or "" for hint in hints),
             )
         )
@@ -502,8 +504,6 @@ def _names_arrays(rule: Rule, layers: Sequence[Layer]) -> bool:
 
 
 def _refuse_without_layers(layers: Sequence[Layer], model: type) -> None:
-    if any(layer.kind not in (UNDECLARED, "State") for layer in layers):
-        return
     arrays = [(layer, parameter) for layer in layers for parameter in layer.parameters]
     if not arrays:
         raise ModelError(

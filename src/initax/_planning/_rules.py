@@ -108,7 +108,8 @@ def match(rules: Sequence[Rule], layers: Sequence[Layer], aliases: Mapping[str, 
     choices: dict[str, Choice] = {}
     reach = tuple(_reach(rule, layers, aliases, hint) for rule in rules)
     for rule, found in zip(rules, reach, strict=True):
-        choices |= {path: Choice(rule, is_named) for path, is_named in found.items()}
+        whole, single = Choice(rule, is_named=False), Choice(rule, is_named=True)
+        choices |= {path: single if is_named else whole for path, is_named in found.items()}
     shadowed = []
     for rule, found in zip(rules, reach, strict=True):
         deciding = {id(choices[path].rule): choices[path].rule for path in found}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def read_selector(value: Any) -> Selector:
             value,
             value,
             functools.partial(_matches_tokens, tokens),
-            None if tokens[-1] == EVERY else functools.partial(_names_tokens, tokens),
+            None if tokens[-1] == EVERY else functools.partial(_names_tokens, tokens, _names_one(tokens[-1])),
             not tokens[-1].rpartition(".")[2].strip("*?"),
         )
     if callable(value):
@@ -69,8 +70,8 @@ def _matches_tokens(tokens: tuple[str, ...], layer: Layer) -> bool:
     return all(any(matches_one(token, each.path, each.cls, "") for each in around) for token in tokens[:-1])
 
 
-def _names_tokens(tokens: tuple[str, ...], layer: Layer, parameter: Parameter) -> bool:
-    if not names_one(tokens[-1], parameter.path):
+def _names_tokens(tokens: tuple[str, ...], names: Callable[[str], Any], layer: Layer, parameter: Parameter) -> bool:
+    if not names(parameter.path):
         return False
     around = iter([*((each.path, each.cls, "") for each in layer.ancestors), (layer.path, layer.cls, layer.kind)])
     return all(any(matches_one(token, *each) for each in around) for token in tokens[:-1])
@@ -85,9 +86,9 @@ def matches_one(token: str, path: str, cls: type, kind: str) -> bool:
     return token in (kind, path) or token in class_names(cls)
 
 
-def names_one(token: str, path: str) -> bool:
-    """Return whether one word, as a path, is that of an array."""
-    return glob(token).fullmatch(path) is not None if is_glob(token) else token == path
+def _names_one(token: str) -> Callable[[str], Any]:
+    """Return the function that tells whether a path is the one that a word is for."""
+    return (lambda path: glob(token).fullmatch(path)) if is_glob(token) else functools.partial(operator.eq, token)
 
 
 def is_glob(token: str) -> bool:
