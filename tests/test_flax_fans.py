@@ -44,13 +44,21 @@ def equations(jaxpr):
                 yield from equations(value.jaxpr)
 
 
+def window_of(equation):
+    """How many places a convolution looks at; a contraction looks at one."""
+    if equation.primitive.name == "dot_general":
+        return 1
+    spatial = equation.params["dimension_numbers"].rhs_spec[2:]
+    return np.prod([equation.invars[1].aval.shape[axis] for axis in spatial])
+
+
 @pytest.mark.parametrize("case", cases(FLAX_WEIGHTED))
 def test_nominal_fans_are_those_of_the_traced_equation(case):
     """The one contraction of the layer, taken by shapes: what is summed over, what comes out, what is batch."""
     built = case.make()
     weight = first_weight(built)
     found = list(equations(jax.make_jaxpr(lambda x: built.call(built.model, x))(jnp.zeros(case.input)).jaxpr))
-    # A local convolution takes its patches with a convolution first.
+    # A local convolution takes its patches with a convolution first, whose window its outputs are counted for, too.
     equation = found[-1] if case.name.startswith("linen-local") else found[0]
     shapes = [each.aval.shape for each in equation.invars]
     if equation.primitive.name == "dot_general":
@@ -58,10 +66,10 @@ def test_nominal_fans_are_those_of_the_traced_equation(case):
         side = next(side for side, shape in enumerate(shapes) if int(np.prod(shape)) == int(np.prod(weight.shape)))
         fan_in = np.prod([shapes[side][axis] for axis in contracted[side]])
         batch = np.prod([shapes[side][axis] for axis in batched[side]])
-        fan_out = np.prod(shapes[side]) / fan_in / batch
+        fan_out = np.prod(shapes[side]) / fan_in / batch * window_of(found[0])
     else:
-        out_axis, in_axis, *spatial = equation.params["dimension_numbers"].rhs_spec
-        kernel = np.prod([shapes[1][axis] for axis in spatial])
+        out_axis, in_axis, *_ = equation.params["dimension_numbers"].rhs_spec
+        kernel = window_of(equation)
         groups = equation.params["feature_group_count"]
         fan_in = shapes[1][in_axis] * kernel
         fan_out = shapes[1][out_axis] / groups * kernel
