@@ -65,6 +65,8 @@ def states_by_form(leaves: Mapping[str, Any]) -> dict[str, Reason]:
         elif getattr(leaf, "shape", None) is not None:
             shapes[parts] = tuple(leaf.shape)
             paths[parts] = path
+    if not counted and not any(map(_is_telling, {name for parts in shapes for name in parts})):
+        return {}
     known = _Shapes.of(shapes, counted)
     found: dict[str, Reason] = {}
     for root, own in known.below.items():
@@ -74,6 +76,11 @@ def states_by_form(leaves: Mapping[str, Any]) -> dict[str, Reason]:
         if reason is not None:
             found |= {paths[(*root, *inside)]: reason for inside in own}
     return found
+
+
+def _is_telling(name: str) -> bool:
+    """Return whether a name is one of an optimizer's, or of a copy's."""
+    return name in MOMENTS or OPTIMIZERS.fullmatch(name) is not None or COPIES.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
