@@ -130,7 +130,13 @@ def paths(tree, *around):
     ]
 
 
-FORMS = {"plain": two, "flax": flax_two, "list": pairs, "boxed": boxed}
+FORMS = {
+    "one layer": lambda: {"W1": Z(11, 11), "b1": Z(11)},
+    "plain": two,
+    "flax": flax_two,
+    "list": pairs,
+    "boxed": boxed,
+}
 """What parameters look like in a checkpoint."""
 
 STATES = {
@@ -143,6 +149,7 @@ STATES = {
     "adam, m and v": lambda form: {"aux": {"t": 3, "m": form(), "v": form()}},
     "a count that is an array": lambda form: {"aux": {"count": jnp.zeros((), jnp.int32), "one": form()}},
     "momentum called mu": lambda form: {"aux": {"count": 0, "mu": form()}},
+    "two moments without a count": lambda form: {"aux": [{"mu": form(), "nu": form()}, {"trace": form()}]},
     "momentum without a count": lambda form: {"aux": [{"trace": form()}, {}]},
     "named only": lambda form: {"opt_state": {"anything": {"else": form()}}},
     "a copy of the parameters": lambda form: {"ema": form()},

@@ -150,7 +150,11 @@ def _reason(root: Parts, own: Mapping[Parts, Shape], known: _Shapes) -> Reason |
     if COPIES.fullmatch(name) and any(known.mirrored(root)):
         return Reason(Why.STATE, "a copy of the parameters, by its name and form")
     is_deep = name not in SHORT or len(own) > 2 or min(map(len, own)) > 1
-    if name in MOMENTS and is_deep and any(known.mirrored(root)):
+    if name in MOMENTS and (
+        any(known.mirrored(root))
+        if is_deep
+        else _has_twin_moment(root, known) and any(other[:-1] != root[:-1] for other in known.mirrored(root))
+    ):
         return Reason(Why.OPTIMIZER, f"optimizer state: {name} mirrors the parameters")
     for depth in range(1, len(root)):
         around = root[:depth]
@@ -161,6 +165,12 @@ def _reason(root: Parts, own: Mapping[Parts, Shape], known: _Shapes) -> Reason |
                 shown = ".".join(other) or "the model"
                 return Reason(Why.OPTIMIZER, f"optimizer state: it mirrors {shown} beside a count")
     return None
+
+
+def _has_twin_moment(root: Parts, known: _Shapes) -> bool:
+    """Return whether an optimizer's other tree, of the same form, stands beside one: `mu` and `nu`."""
+    own, around = known.below[root], root[:-1]
+    return any(known.below.get((*around, other)) == own for other in MOMENTS - {root[-1]})
 
 
 def _are_twins(one: Parts, other: Parts, below: Mapping[Parts, Mapping[Parts, Shape]]) -> bool:
