@@ -132,7 +132,7 @@ class Lengths:
         self.tables = tables
         self.places: dict[Place, list[int]] = {}
         for use in uses.found:
-            if use.what in CONTRACTIONS and use.view is not None and not use.stop:
+            if use.what in CONTRACTIONS and use.view is not None and not (use.stop and use.stop.hides):
                 self.places.setdefault(use.at, []).append(use.param)
         self.reached: dict[int, list[float | None]] = {}
         self.leaning: dict[int, frozenset[int]] = {}

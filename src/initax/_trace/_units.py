@@ -189,7 +189,7 @@ class Follow:
         if not own:
             raise LostError(Stop("the forward pass does not use it"))
         for use in own:
-            if use.stop or use.through or use.at not in self.started:
+            if (use.stop and use.stop.hides) or use.through or use.at not in self.started:
                 raise LostError(use.stop or Stop("what it puts out can't be followed", use.where))
         mixed = next((value.mixed for value in results if value.mixed), None)
         if mixed:
@@ -217,7 +217,15 @@ def _differ(one: Sequence[Reader], other: Sequence[Reader]) -> bool:
 
 def _is_plain(view: View) -> bool:
     """Whether the entries of a weight in an operand are its stored ones, up to layout and constants."""
-    altered = view.stop or view.links or view.looked or view.picked or view.times or view.normalized or view.shifted
+    altered = (
+        (view.stop and view.stop.hides)
+        or view.links
+        or view.looked
+        or view.picked
+        or view.times
+        or view.normalized
+        or view.shifted
+    )
     return not altered and not view.slots
 
 

@@ -59,6 +59,11 @@ class Stop:
     where: str = ""
     why: Why = Why.UNREADABLE
 
+    @property
+    def hides(self) -> bool:
+        """Whether it hides what the entries of the parameter are; behind `stop_gradient` they are what they were."""
+        return self.why is not Why.NOT_TRAINABLE
+
     def __str__(self) -> str:
         """Return the reason with its place."""
         return f"{self.reason} ({self.where})" if self.where else self.reason
