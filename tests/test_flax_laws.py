@@ -279,6 +279,10 @@ def test_element_wise_draws_are_jax_initializers_with_the_right_axes(case, name,
         if parameter.role not in ("weight", "recurrent"):
             continue
         axes = parameter.axes
+        if name == "glorot_uniform" and parameter.fan_out != axes.fan_out:
+            # JAX has no word for a window that stands among the inputs.
+            assert each.kind == "ConvLocal"
+            continue
         own = jax.jit(
             lambda key, axes=axes: factory(axes.in_axis, axes.out_axis, axes.batch_axis)(key, axes.split).reshape(
                 axes.shape
@@ -461,7 +465,7 @@ def test_a_box_inside_something_else_is_born_where_its_names_say(key):
 def test_joined_names_are_not_read_as_a_plain_pytree(sep):
     module = nn.MultiHeadDotProductAttention(2, qkv_features=8, use_bias=False)
     params = module.init(jax.random.key(0), jnp.ones((2, 7, 8)))["params"]
-    with pytest.raises(ix.RuleError, match=r'unflatten_dict\(params, sep="/"\)'):
+    with pytest.raises((ix.RuleError, ix.ModelError), match=rf'unflatten_dict\(params, sep="\{sep}"\)'):
         ix.plan(flatten_dict(params, sep=sep), {"*": "he_normal"})
 
 

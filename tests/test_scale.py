@@ -270,7 +270,7 @@ def test_donation_spares_an_array_that_two_paths_hold_and_one_keeps(key):
 
 @pytest.mark.parametrize("context", ["plain", "x64", "another device"])
 def test_what_is_compiled_ahead_is_not_compiled_again(context, key):
-    model = {"a": (31, 17), "b": (31, 17), "c": (5, 7, 3), "d": (17, 31)}
+    model = {"a": (31, 17), "b": (31, 17), "conv": (5, 7, 16), "d": (17, 31)}
 
     def call():
         with (
