@@ -101,7 +101,8 @@ def test_a_callable_gets_a_key_of_the_kind_the_user_has(key):
 
     drawn = ix.draw(initializer, key, (4, 3))
     assert set(seen) == {"threefry2x32"}
-    assert np.array_equal(drawn, jax.random.normal(key, (4, 3)))
+    # Compiled as a whole, as initax compiles it: eager calls may differ in the last place.
+    assert np.array_equal(drawn, jax.jit(initializer, static_argnums=(1, 2))(key, (4, 3), jnp.float32))
 
 
 def test_without_partitionable_threefry_the_bits_are_still_those_of_jax(key):
