@@ -30,7 +30,7 @@ def model():
     }
 
 
-RULES = {"*": "he_normal", "c": "normal", "d": ("orthogonal", "normal")}
+RULES = {"*": "he_normal", "c": "normal", "d": ix.Scheme("orthogonal", "normal", axes={"w": "stack i o"})}
 
 
 def shards(new):

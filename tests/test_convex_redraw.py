@@ -195,6 +195,6 @@ def test_arguments_of_klax_are_answered(kind, case):
     assert str(error.value) == KLAX[case]
 
 
-def test_any_other_argument_is_python_s_own_error():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'activations'"):
+def test_any_other_argument_is_named():
+    with pytest.raises(ix.ModelError, match="unexpected keyword argument 'activations'"):
         ix.convex.FICNN(3, 1, [4], activations="relu", key=KEY)
