@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from initax._adapters._nodes import ARRAYS, packages_of
+from initax._adapters._nodes import ARRAYS, holds_arrays, packages_of
 from initax._errors import ModelError, listing, message
 
 ONE_BY_ONE = (
@@ -195,14 +195,10 @@ def _inside(function: Any, depth: int = 8) -> Any:
         inner = getattr(function, name, None)
         if inner is None or inner is function:
             continue
-        found = inner if _holds_arrays(inner) else _inside(inner, depth - 1)
+        found = inner if holds_arrays(inner) else _inside(inner, depth - 1)
         if found is not None:
             return found
     return None
-
-
-def _holds_arrays(node: Any) -> bool:
-    return any(isinstance(leaf, ARRAYS) for leaf in jax.tree_util.tree_leaves(node))
 
 
 def refuse_closed(model: Any) -> None:
@@ -218,7 +214,7 @@ def refuse_closed(model: Any) -> None:
             message(f"JAX does not look into a {_name(model)}, and sees no array.", "pass dict(model)"),
         )
     own = {name: each for name, each in getattr(model, "__dict__", {}).items() if not name.startswith("__")}
-    held = [name for name, each in own.items() if _holds_arrays(each)]
+    held = [name for name, each in own.items() if holds_arrays(each)]
     if held:
         raise ModelError(
             message(

@@ -15,8 +15,7 @@ from jax.nn import initializers
 from jax.tree_util import tree_flatten_with_path
 
 from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
-from initax._adapters._nodes import Node, entry_name
-from initax._adapters._plain import join
+from initax._adapters._nodes import Node, entry_name, join
 from initax._adapters._shared_patterns import (
     Fans,
     conv_effective,

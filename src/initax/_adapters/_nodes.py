@@ -149,9 +149,19 @@ def entry_name(entry: Any) -> str:
     return str(entry)
 
 
+def join(path: str, name: str) -> str:
+    """Return a dotted path with one more name."""
+    return f"{path}.{name}" if path else name
+
+
 def absolute(path: str, below: str) -> str:
     """Return the full path of what is below a node; `""` below it is the node itself."""
-    return f"{path}.{below}" if path and below else path or below
+    return join(path, below) if below else path
+
+
+def holds_arrays(tree: Any) -> bool:
+    """Return whether JAX sees an array in a tree."""
+    return any(isinstance(leaf, ARRAYS) for leaf in jax.tree_util.tree_leaves(tree))
 
 
 _PACKAGES: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()

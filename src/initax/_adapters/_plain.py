@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from initax._adapters._nodes import join
 from initax._math._axes import resolve
 from initax._math._sharding import placement
 from initax._model._evidence import TABLES, may_be_bias
@@ -30,11 +31,6 @@ PLAIN_PATTERN = "... i o"
 
 Own = dict[str, tuple[str, Any]]
 """Arrays a module owns: name within it → (path, array)."""
-
-
-def join(path: str, name: str) -> str:
-    """Return a dotted path with one more name."""
-    return f"{path}.{name}" if path else name
 
 
 def unknown(own: Own, reason: Reason | None) -> tuple[Parameter, ...]:

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, tree_flatten_with_path
 
 from initax._adapters._facts import Facts
-from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name
-from initax._adapters._plain import Own, join, plain_layer, plain_layers, unknown
+from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name, join
+from initax._adapters._plain import Own, plain_layer, plain_layers, unknown
 from initax._adapters._variables import are_named, read_by_name, ungrouped
 from initax._errors import ModelError, listing, message
 from initax._model._declared import declared_parameters
@@ -109,7 +109,7 @@ def survey(model: Any, describe: Describe, flat: tuple[list[Any], Any], root: No
     walk = Walk(is_shape=is_shape, describe=describe)
     _visit(model, "", (), None, walk, said=root)
     walk.facts.complete()
-    by_path = {path: walk.leaves[index] for path, index in walk.indices.items()}
+    by_path = ((path, walk.leaves[index]) for path, index in walk.indices.items())
     return Survey(
         layers=tuple(walk.facts.applied(layer, walk.leaf_at) for layer in settled(walk.layers, by_path, walk.hint)),
         places={path: tuple(places) for path, places in walk.places.items()},

@@ -268,7 +268,7 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
     layers: Sequence[Layer] = _layers([entry for entry in variables.entries if entry.path in places], readings)
     if readings.read is None:
         readings.notes = _wrapped_notes(variables.entries)
-        layers = settled(layers, {entry.path: entry.leaf for entry in variables.entries}, readings.hint)
+        layers = settled(layers, ((entry.path, entry.leaf) for entry in variables.entries), readings.hint)
     return Survey(
         layers=tuple(_noted(layer, readings, ties) for layer in layers),
         places={path: tuple(indices) for path, indices in places.items()},

@@ -8,7 +8,7 @@ array is kept, with the line that says what it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,12 +48,12 @@ def may_be_traced(parameter: Parameter) -> bool:
     return parameter.evidence not in (Evidence.DECLARED, Evidence.RESTATED)
 
 
-def settled(layers: Sequence[Layer], leaves: Mapping[str, Any], hint: str = "") -> tuple[Layer, ...]:
+def settled(layers: Sequence[Layer], leaves: Iterable[tuple[str, Any]], hint: str = "") -> tuple[Layer, ...]:
     """Return the layers with what is contradicted kept: names and guesses draw only where nothing speaks against them.
 
     Args:
         layers: the layers of a model, as names, shapes and declarations describe them.
-        leaves: path → leaf, arrays and numbers alike.
+        leaves: path and leaf, arrays and numbers alike; looked at only where names or guesses are.
         hint: what to pass where only names are known.
     """
     layers = _vectors_alone(layers)
@@ -71,8 +71,10 @@ def settled(layers: Sequence[Layer], leaves: Mapping[str, Any], hint: str = "") 
 
 def _vectors_alone(layers: Sequence[Layer]) -> Sequence[Layer]:
     """Return the layers of a model of vectors in plain containers, which are what there is to draw."""
+    if any(layer.kind != UNDECLARED for layer in layers):
+        return layers
     every = [each for layer in layers for each in layer.parameters]
-    if any(len(each.shape) > 1 for each in every) or any(layer.kind != UNDECLARED for layer in layers):
+    if any(len(each.shape) > 1 for each in every):
         return layers
     if any(re.search("scale|gamma|norm|bn", each.path, re.IGNORECASE) for each in every):
         return layers
@@ -137,8 +139,8 @@ class _Judge:
         for weight in layer.parameters:
             if weight.evidence not in WEAK or weight.role not in WEIGHT_ROLES or weight.axes is None:
                 continue
-            bias = bias_of(weight, layer)
-            if bias is not None and not fits(bias, weight.axes):
+            bias = _bias_of(weight, layer)
+            if bias is not None and not _fits(bias, weight.axes):
                 read = f'{weight.name} {weight.shape} read as "{weight.axes.pattern}"'
                 text = f"{bias.name} {bias.shape} does not fit {read}"
                 hint = self._module_hint(weight) or _layout_hint(weight, bias)
@@ -147,7 +149,7 @@ class _Judge:
                 reason = self._contradiction(weight, bias, layer)
             if reason is not None:
                 doubts |= {each.path: reason for each in (weight, bias) if each is not None}
-        return with_reasons(layer, doubts)
+        return _with_reasons(layer, doubts)
 
     def _module_hint(self, weight: Parameter) -> str | None:
         return self.hint if weight.evidence is Evidence.NAMED else None
@@ -163,7 +165,7 @@ class _Judge:
                 return undeclared("its name says that it is state, a statistic or a mask", Why.CONTRADICTED)
             if name.endswith(".weight") and not is_square and (bias is None or len(shape) > 2):
                 text = f"a weight that PyTorch or a path calls {name} has its outputs first"
-                return undeclared(text, Why.CONTRADICTED, _axes_hint(name, "o i ..."))
+                return undeclared(text, Why.CONTRADICTED, axes_line({name: "o i ..."}))
         if (
             self.told is not None
             and bias is None
@@ -172,7 +174,7 @@ class _Judge:
             and not _is_typed(layer)
         ):
             text = f"{self.told} has its outputs first, by its bias, so this one may, too"
-            return undeclared(text, Why.CONTRADICTED, self._module_hint(weight) or _axes_hint(name, "o i ..."))
+            return undeclared(text, Why.CONTRADICTED, self._module_hint(weight) or axes_line({name: "o i ..."}))
         return self._stack_or_window(weight, bias, layer)
 
     def _stack_or_window(self, weight: Parameter, bias: Parameter | None, layer: Layer) -> Reason | None:
@@ -216,7 +218,7 @@ def _is_window(sizes: Sequence[int]) -> bool:
     return all(size % 2 and size <= LARGEST_WINDOW for size in sizes)
 
 
-def with_reasons(layer: Layer, reasons: Mapping[str, Reason]) -> Layer:
+def _with_reasons(layer: Layer, reasons: Mapping[str, Reason]) -> Layer:
     """Return a layer some of whose arrays are excluded for these reasons."""
     if not reasons:
         return layer
@@ -227,7 +229,7 @@ def with_reasons(layer: Layer, reasons: Mapping[str, Reason]) -> Layer:
     return replace(layer, parameters=tuple(parameters))
 
 
-def bias_of(weight: Parameter, layer: Layer) -> Parameter | None:
+def _bias_of(weight: Parameter, layer: Layer) -> Parameter | None:
     """Return the bias that stands beside a weight, by name or as the only one, whether or not it fits."""
     before, kernel, after = weight.name.rpartition("kernel")
     if kernel and not after:
@@ -239,7 +241,7 @@ def bias_of(weight: Parameter, layer: Layer) -> Parameter | None:
     return biases[0] if len(weights) == len(biases) == 1 else None
 
 
-def fits(bias: Parameter, axes: Axes) -> bool:
+def _fits(bias: Parameter, axes: Axes) -> bool:
     """Return whether a bias has one entry for each output: its outputs last, and axes of size 1 in front of them."""
     if bias.shape == ():
         return True
@@ -259,7 +261,7 @@ def _stored_outputs_first(layer: Layer, unfitting: Mapping[str, Parameter]) -> s
     for weight in layer.parameters:
         if weight.evidence not in WEAK or weight.role != "weight" or _is_typed(layer):
             continue
-        bias = bias_of(weight, layer) or beside
+        bias = _bias_of(weight, layer) or beside
         outputs = tuple(size for size in bias.shape if size != 1) if bias is not None else ()
         if bias is not None and outputs == weight.shape[:1] != weight.shape[-1:]:
             return weight.path
@@ -310,11 +312,11 @@ def _doubt_container(layer: Layer, unfitting: Mapping[str, Parameter]) -> Layer:
         "so that this one may have its outputs first"
     )
     reasons = {
-        each.path: undeclared(text, Why.CONTRADICTED, _axes_hint(each.name, "o i"))
+        each.path: undeclared(text, Why.CONTRADICTED, axes_line({each.name: "o i"}))
         for each in layer.parameters
         if each.evidence is Evidence.GUESSED and each.role == "weight" and len(set(each.shape)) > 1
     }
-    return with_reasons(layer, reasons)
+    return _with_reasons(layer, reasons)
 
 
 def may_be_bias(name: str) -> bool:
@@ -337,9 +339,10 @@ def _layout_hint(weight: Parameter, bias: Parameter) -> str | None:
     if len(weight.shape) != 2 or len(bias.shape) < 2 or outputs != weight.shape[:1]:
         return None
     pattern = " ".join("o" if size != 1 else "1" for size in bias.shape)
-    axes = f'{{"{weight.name}": "o i", "{bias.name}": "{pattern}"}}'
-    return f"say what the axes are, in stored order: ix.Scheme(..., axes={axes})"
+    return axes_line({weight.name: "o i", bias.name: pattern})
 
 
-def _axes_hint(name: str, pattern: str) -> str:
-    return f'say what the axes are, in stored order: ix.Scheme(..., axes={{"{name}": "{pattern}"}})'
+def axes_line(patterns: Mapping[str, str]) -> str:
+    """Return the line that states the axes of arrays, name → pattern."""
+    pairs = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
+    return f"say what the axes are, in stored order: ix.Scheme(..., axes={{{pairs}}})"

@@ -7,7 +7,7 @@ mirror the parameters, path by path and shape by shape, beside a count.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,16 +49,16 @@ def parts_of(path: str) -> Parts:
     return parts[:-1] if len(parts) > 1 and parts[-1] in BOXES else parts
 
 
-def states_by_form(leaves: Mapping[str, Any]) -> dict[str, Reason]:
+def states_by_form(leaves: Iterable[tuple[str, Any]]) -> dict[str, Reason]:
     """Return the arrays that are an optimizer's state or a copy of parameters, each with the reason.
 
     Args:
-        leaves: path → leaf, arrays and numbers alike.
+        leaves: path and leaf, arrays and numbers alike.
     """
     shapes: dict[Parts, Shape] = {}
     paths: dict[Parts, str] = {}
     counted: set[Parts] = set()
-    for path, leaf in leaves.items():
+    for path, leaf in leaves:
         parts = parts_of(path)
         if _is_count(leaf):
             counted.add(parts[:-1])

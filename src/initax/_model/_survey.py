@@ -170,7 +170,7 @@ def _printed(survey: Survey) -> str:
     lines = [f"tied: {path} is {owner}" for path, owner in survey.aliases.items()]
     if survey.traced is not None:
         inputs = survey.inputs if isinstance(survey.inputs, tuple) else (survey.inputs,)
-        shown = ", ".join(str(jax.tree.map(_shape_text, each)) for each in inputs)
+        shown = ", ".join(str(jax.tree.map(shape_text, each)) for each in inputs)
         lines.append(f"called: {'model' if survey.forward is None else 'forward(model, ...)'} on {shown or 'nothing'}")
     lines += [f"note: {note}" for note in survey.notes]
     title = f"{survey.model.__name__}: {len(rows)} arrays"
@@ -178,7 +178,8 @@ def _printed(survey: Survey) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _shape_text(leaf: Any) -> str:
+def shape_text(leaf: Any) -> str:
+    """Return an array as its type and shape, `float32[8,3]`, and anything else as it is printed."""
     if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
         return f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]"
     return repr(leaf)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
+from initax._model._evidence import LEARNED_INPUTS, axes_line
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why, undeclared
 from initax._model._register import ARGUMENTS
@@ -36,9 +35,8 @@ def declaration(layer: Layer) -> tuple[str, ...]:
     }
     if misfits:
         patterns |= _guess_wide(arrays)
-    pairs = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
     if layer.cls.__module__ == "builtins":
-        return (f"say what the axes are, in stored order: ix.Scheme(..., axes={{{pairs}}})",)
+        return (axes_line(patterns),)
     learned = [each.name for each in arrays if is_learned_input(each)]
     said = 'kind="Embedding"' if len(learned) == len(patterns) else 'kind="Linear"'
     if learned and len(learned) < len(patterns):
@@ -46,17 +44,12 @@ def declaration(layer: Layer) -> tuple[str, ...]:
     if all(name.isidentifier() and name not in ARGUMENTS for name in patterns):
         said += "".join(f', {name}="{pattern}"' for name, pattern in patterns.items())
     else:
+        pairs = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
         said = f"{{{pairs}}}, {said}"
     line = f"declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, {said})"
     if len(learned) == len(patterns) or any(each.excluded != undeclared() for each in arrays):
         return (line,)
     return ("let a trace find the axes: inputs=x, what the model is called on", f"or {line}")
-
-
-LEARNED_INPUTS = re.compile(
-    r"(^|[._])(pos|position(al|s)?|cls|class|tok|tokens?|latents?|prompts?)\d*($|_)", re.IGNORECASE
-)
-"""Names of what stands in the place of a signal: learned positions, a class token. No axis of theirs is summed over."""
 
 
 def is_learned_input(array: Parameter) -> bool:

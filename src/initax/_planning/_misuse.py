@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import is_key_source
-from initax._adapters._nodes import ARRAYS
+from initax._adapters._nodes import ARRAYS, holds_arrays
 from initax._errors import (
     AxesError,
     InitaxError,
@@ -35,10 +35,6 @@ from initax.schemes._initializer import Initializer
 from initax.schemes._scheme import WORDS, Scheme
 
 
-def _holds_arrays(value: Any) -> bool:
-    return any(isinstance(leaf, ARRAYS) for leaf in jax.tree_util.tree_leaves(value))
-
-
 def _is_key(value: Any) -> bool:
     legacy = isinstance(value, jax.Array | np.ndarray) and value.dtype == np.uint32
     seed = isinstance(value, int | np.integer) and not isinstance(value, bool)
@@ -55,14 +51,14 @@ def _is_scheme(value: Any) -> bool:
         case str() | Scheme() | Initializer():
             return True
         case [first, _]:
-            return (first is None or _is_scheme(first)) and not _holds_arrays(value)
+            return (first is None or _is_scheme(first)) and not holds_arrays(value)
         case Mapping():
             return bool(value) and {"name", "base", *WORDS} >= set(map(str, value))
     return _is_function(value)
 
 
 def _is_function(value: Any) -> bool:
-    return callable(value) and not isinstance(value, type) and not _holds_arrays(value)
+    return callable(value) and not isinstance(value, type) and not holds_arrays(value)
 
 
 def _are_rules(value: Any) -> bool:
@@ -89,7 +85,7 @@ def _may_be_model(value: Any) -> bool:
 
 def _is_passed(value: Any) -> bool:
     """Whether it may be inputs: anything but a module."""
-    return not (callable(value) and _holds_arrays(value))
+    return not (callable(value) and holds_arrays(value))
 
 
 def _is_shape(value: Any) -> bool:

@@ -25,7 +25,7 @@ from initax._model._parameter import (
     why_not_drawable,
 )
 from initax._model._reason import Reason, Why, undeclared
-from initax._model._survey import Survey, Traced
+from initax._model._survey import Survey, Traced, shape_text
 from initax._trace import readings_of
 from initax._trace._reading import Reading
 
@@ -165,12 +165,6 @@ def _abstract(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
-def _shown(leaf: Any) -> str:
-    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-        return f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]"
-    return repr(leaf)
-
-
 @dataclass(frozen=True, slots=True)
 class _Word:
     """A text that stands for itself in what holds it."""
@@ -183,7 +177,7 @@ class _Word:
 
 def _shown_whole(argument: Any) -> str:
     """An argument with its lists and mappings: a list of one array is not that array."""
-    shown = repr(jax.tree_util.tree_map(lambda leaf: _Word(_shown(leaf)), argument))
+    shown = repr(jax.tree_util.tree_map(lambda leaf: _Word(shape_text(leaf)), argument))
     return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
 
