@@ -172,7 +172,22 @@ def test_an_optimizer_s_state_is_kept_whatever_it_is_called(state, form, kind):
     assert {each.parameter.path for each in plan.draws} == own
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", [name for name in FORMS if name != "one layer"])
+@pytest.mark.parametrize("number", [3.0, Z()], ids=["a float", "an array"])
+@pytest.mark.filterwarnings("ignore:rule .* selects 1 array it can't draw:initax.InitaxWarning")
+def test_two_copies_beside_a_number_that_is_not_whole_are_moments(number, form, kind):
+    model = {"model": FORMS[form](), "aux": {"t": number, "one": FORMS[form](), "other": FORMS[form]()}}
+    own = set(paths({"model": FORMS[form]()}))
+    assert {each.parameter.path for each in ix.plan(made(model, kind), {"*": EVERY_ROLE}).draws} == own
+
+
 NO_STATES = {
+    "layers beside a temperature": (
+        {"online": {"temperature": Z(), **two()}, "target": two()},
+        8,
+    ),
+    "networks beside a temperature": ({"a": {"temperature": Z(), "net": two()}, "b": {"net": two()}}, 8),
     "two models": ({"actor": two(), "critic": two()}, 8),
     "two models with their steps": (
         {"a": {"step": 0, "model": two()}, "b": {"step": 0, "model": two()}},

@@ -58,16 +58,20 @@ def states_by_form(leaves: Iterable[tuple[str, Any]]) -> dict[str, Reason]:
     shapes: dict[Parts, Shape] = {}
     paths: dict[Parts, str] = {}
     counted: set[Parts] = set()
+    timed: set[Parts] = set()
     for path, leaf in leaves:
         parts = parts_of(path)
         if _is_count(leaf):
             counted.add(parts[:-1])
-        elif getattr(leaf, "shape", None) is not None:
+            continue
+        if isinstance(leaf, float) or getattr(leaf, "shape", None) == ():
+            timed.add(parts[:-1])
+        if getattr(leaf, "shape", None) is not None:
             shapes[parts] = tuple(leaf.shape)
             paths[parts] = path
-    if not counted and not any(map(_is_telling, {name for parts in shapes for name in parts})):
+    if not counted and not timed and not any(map(_is_telling, {name for parts in shapes for name in parts})):
         return {}
-    known = _Shapes.of(shapes, counted)
+    known = _Shapes.of(shapes, counted, timed)
     found: dict[str, Reason] = {}
     for root, own in known.below.items():
         if paths[(*root, *next(iter(own)))] in found:  # what is around it is state
@@ -92,6 +96,7 @@ class _Shapes:
         below: path of each node → path from there → shape.
         ends: last names of a path and the shape there → what may stand in front of these names.
         counted: paths of nodes that hold a count.
+        timed: paths of nodes that hold one number that is not whole, which may be a count all the same.
         outside: what was found of `ends` apart from what is below some path.
     """
 
@@ -99,10 +104,11 @@ class _Shapes:
     below: Mapping[Parts, Mapping[Parts, Shape]]
     ends: Mapping[tuple[Parts, Shape], list[Parts]]
     counted: set[Parts]
+    timed: set[Parts]
     outside: dict[tuple[Parts, Shape, Parts], list[Parts]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, shapes: Mapping[Parts, Shape], counted: set[Parts]) -> _Shapes:
+    def of(cls, shapes: Mapping[Parts, Shape], counted: set[Parts], timed: set[Parts]) -> _Shapes:
         """Return the shapes of a model by all that is asked of them."""
         below: dict[Parts, dict[Parts, Shape]] = {}
         ends: dict[tuple[Parts, Shape], list[Parts]] = {}
@@ -111,7 +117,7 @@ class _Shapes:
                 below.setdefault(parts[:depth], {})[parts[depth:]] = shape
             for depth in range(len(parts)):
                 ends.setdefault((parts[depth:], shape), []).append(parts[:depth])
-        return cls(shapes, below, ends, counted)
+        return cls(shapes, below, ends, counted, timed)
 
     def mirrored(self, root: Parts, around: Parts = ()) -> Iterator[Parts]:
         """Yield the paths elsewhere below which the same names hold arrays of the same shapes.
@@ -164,7 +170,21 @@ def _reason(root: Parts, own: Mapping[Parts, Shape], known: _Shapes) -> Reason |
             if not _are_twins(root, other, known.below):
                 shown = ".".join(other) or "the model"
                 return Reason(Why.OPTIMIZER, f"optimizer state: it mirrors {shown} beside a count")
+    if root[:-1] in known.timed and len(root) > 1 and _is_one_of_two_copies(root, known):
+        return Reason(Why.OPTIMIZER, "optimizer state: two trees mirror the parameters beside a number")
     return None
+
+
+def _is_one_of_two_copies(root: Parts, known: _Shapes) -> bool:
+    """Return whether a network's form stands at a path, beside it and, under another name, elsewhere: two moments.
+
+    A number that is not whole says less than a count: a temperature stands beside layers, too.
+    """
+    if min(map(len, known.below[root])) < 2:
+        return False
+    mirrored = list(known.mirrored(root))
+    beside = any(other[:-1] == root[:-1] for other in mirrored)
+    return beside and any(other[: len(root) - 1] != root[:-1] and other[-1:] != root[-1:] for other in mirrored)
 
 
 def _has_twin_moment(root: Parts, known: _Shapes) -> bool:
