@@ -91,12 +91,12 @@ class Facts:
             else:
                 self._constrain(weight, awaited.otherwise, "")
 
-    def applied(self, layer: Layer, leaf_at: Callable[[str], Any]) -> Layer:
+    def applied(self, layer: Layer, leaf_at: Callable[[str], Any] = lambda path: None) -> Layer:
         """Return a layer with what is said of its arrays.
 
         Args:
             layer: the layer, as its class or its names read.
-            leaf_at: function from a path to the leaf there.
+            leaf_at: function from a path to the leaf there; asked for state alone.
         """
         every = [facts for facts in (self.ties, self.constraints, self.reasons, self.states) if facts]
         if not every or not any(parameter.path in facts for parameter in layer.parameters for facts in every):

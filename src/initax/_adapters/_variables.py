@@ -14,13 +14,14 @@ from typing import Any
 import jax
 from jax.tree_util import DictKey, GetAttrKey, tree_flatten_with_path
 
+from initax._adapters._facts import Facts
 from initax._adapters._linen_names import cell_of, is_automatic, named_layer
 from initax._adapters._nodes import ARRAYS, entry_name, packages_of
 from initax._adapters._plain import Own, unknown
 from initax._errors import ModelError, listing, message
 from initax._model._evidence import settled
 from initax._model._parameter import UNDECLARED, Ancestor, Constraint, Layer, Parameter
-from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, tied, undeclared
+from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
 from initax._model._states import BOXES
 from initax._model._survey import Survey
 
@@ -269,8 +270,9 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
     if readings.read is None:
         readings.notes = _wrapped_notes(variables.entries)
         layers = settled(layers, ((entry.path, entry.leaf) for entry in variables.entries), readings.hint)
+    facts = Facts(ties=ties, reasons=dict(readings.notes), constraints=dict(readings.constraints))
     return Survey(
-        layers=tuple(_noted(layer, readings, ties) for layer in layers),
+        layers=tuple(facts.applied(layer) for layer in layers),
         places={path: tuple(indices) for path, indices in places.items()},
         aliases=dict(ties),
         leaves=variables.leaves,
@@ -390,19 +392,3 @@ def _state(parameter: Parameter, entry: Entry) -> Parameter:
 
 def _train_state_reason(group: str) -> Reason:
     return OPTIMIZER_STATE if group == "opt_state" else state()
-
-
-def _noted(layer: Layer, readings: Readings, ties: Mapping[str, str]) -> Layer:
-    every = [said for said in (ties, readings.notes, readings.constraints) if said]
-    if not every or not any(each.path in said for each in layer.parameters for said in every):
-        return layer
-
-    def noted(parameter: Parameter) -> Parameter:
-        if parameter.path in ties:
-            return replace(parameter, excluded=tied(ties[parameter.path]))
-        if parameter.path in readings.notes:
-            return replace(parameter, excluded=readings.notes[parameter.path])
-        constraint = readings.constraints.get(parameter.path)
-        return parameter if constraint is None else replace(parameter, constraint=constraint)
-
-    return replace(layer, parameters=tuple(map(noted, layer.parameters)))
