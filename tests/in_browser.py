@@ -19,6 +19,9 @@ WIDTHS = {"wide": (1280, 800), "phone": (390, 844)}
 
 SEARCHES = {
     "orthogonal": "orthogonal/",
+    "checkpoint": "recipes/",
+    "ViT": "recipes/",
+    "mixture of experts": "recipes/",
     "register_layer": "api/",
     "kaiming_uniform": "coming_from/",
     "last rule wins": "rules/",
