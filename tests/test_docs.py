@@ -1,7 +1,7 @@
 """Every code block of the README and the pages runs, prints what the page shows, and everything public has an entry.
 
-After a change of a printed table, `python -m tests.test_docs` writes the new outputs into the pages, or into those that are named:
-`python -m tests.test_docs README.md docs/plan.md`.
+After a change of a printed table, `python -m tests.test_docs` writes the new outputs into the pages;
+`python -m tests.test_docs README.md docs/plan.md` into these alone.
 """
 
 import ast
