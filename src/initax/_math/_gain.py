@@ -71,7 +71,7 @@ def _with_argument(activation: Any, function: Callable[[Any], Any], param: float
     if name not in TAKES_ARGUMENT:
         raise SchemeError(
             message(
-                f"the activation {name or activation!r} takes no argument, {param!r} here.",
+                f"the activation {name or repr(activation)} takes no argument, {param!r} here.",
                 f"those that do: {listing(TAKES_ARGUMENT)}",
                 f"of any other give the function: ix.gain(lambda x: f(x, {param!r}))",
             )

@@ -30,10 +30,8 @@ NAMES_ELSEWHERE = {
     **dict.fromkeys(("trunc_normal_", "TruncatedNormal"), 'write ("trunc_normal", {"stddev": ...}), cut at values'),
     **dict.fromkeys(("sparse_", "sparse_init"), 'here it is called "sparse"'),
     **dict.fromkeys(("orthogonal_", "ortho", "Orthogonal"), 'here it is called "orthogonal"'),
-    **dict.fromkeys(
-        ("kaiming", "he", "kaiming_normal_", "HeNormal"), 'here it is called "he_normal", also "he_uniform"'
-    ),
-    **dict.fromkeys(("xavier", "glorot", "xavier_normal_"), 'here it is called "glorot_normal", also "glorot_uniform"'),
+    **dict.fromkeys(("kaiming_normal_", "HeNormal"), 'here it is called "he_normal", uncut with {"truncated": False}'),
+    **dict.fromkeys(("xavier_normal_", "GlorotNormal"), 'here it is "glorot_normal", uncut with {"truncated": False}'),
     "hoedt_normal": 'in klax; here "hoedt" draws weight and bias together, and "icnn" knows activation and passthrough',
     "hoedt_bias": 'in klax; here "hoedt" draws weight and bias together, the bias with the authors\' sign',
 }

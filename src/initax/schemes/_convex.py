@@ -126,7 +126,7 @@ class HoedtWeight(_Hoedt):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         constants = self._constants(parameter)
-        alone = layer.cls is type(None)  # a single array, drawn by `ix.draw`
+        alone = layer.cls is type(None) or parameter.role == "embedding"  # drawn by `ix.draw`, or a look-up
         if self.bias == "own" and not alone and not any(each.role == "bias" for each in layer.parameters):
             raise SchemeError(
                 message(

@@ -52,8 +52,8 @@ def hoedt(
             `"elsewhere"`.
 
     Raises:
-        SchemeError: an argument is out of range; when a plan is made, a weight is complex, a fan zero or unknown, or a layer
-            has no bias.
+        SchemeError: an argument is out of range; when a plan is made, a weight is complex, a fan zero or unknown, or a
+            layer has no bias.
 
     Examples:
         >>> import initax as ix, jax

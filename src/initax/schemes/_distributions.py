@@ -330,7 +330,8 @@ def largest_below_one(dtype: Any) -> float | None:
     """Return the largest number below one of a type that is drawn in a wider one, `None` of any other."""
     if drawing_dtype(dtype) == dtype or is_complex(dtype):
         return None
-    return float(1 - jnp.finfo(dtype).epsneg)
+    info: Any = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+    return float(1 - info.epsneg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +369,8 @@ def warn_of_bounds(law: TruncatedNormal, are_values: bool) -> None:
                 f"{law.name} is cut at {lower:g} and {upper:g} standard deviations; what is left has the standard "
                 f"deviation {law.stddev * truncated_std(lower, upper):.2g}, where stddev is {law.stddev:g}.",
                 "where the bounds are values of the weights, add absolute=True: "
-                f'("{law.name}", {{"stddev": {law.stddev:g}, "lower": {lower:g}, "upper": {upper:g}, "absolute": True}})',
+                f'("{law.name}", {{"stddev": {law.stddev:g}, "lower": {lower:g}, "upper": {upper:g}, '
+                '"absolute": True})',
             )
         )
     elif lower > FAR or upper < -FAR:

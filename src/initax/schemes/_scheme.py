@@ -282,7 +282,8 @@ def get(name: str, **args: Any) -> Scheme:
         >>> str(ix.schemes.get("orthogonal", gain=0.5))
         'orthogonal(gain=0.5)'
     """
-    if not isinstance(name, str):
+    given: Any = name
+    if not isinstance(given, str):
         hint = (
             KEPT if name is None else 'ix.schemes.get("he_normal", ...); anything else a rule takes is a scheme already'
         )

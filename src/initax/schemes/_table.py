@@ -267,13 +267,13 @@ def constant(value: Any) -> Scheme:
     """Return weights that are all `value`, and zero biases.
 
     Args:
-        value: a number, complex for complex weights (also as a text, `"1+2j"`), or an array or nested list of them. That is
-            broadcast as NumPy does, for weights in the layout `(*receptive, in, out)`: a vector has one entry for each
-            output.
+        value: a number, complex for complex weights (also as a text, `"1+2j"`), or an array or nested list of them.
+            That is broadcast as NumPy does, for weights in the layout `(*receptive, in, out)`: a vector has one entry
+            for each output.
 
     Raises:
-        SchemeError: `value` is no number and no array of numbers; when a plan is made, it does not broadcast to an array,
-            or is complex where that is real.
+        SchemeError: `value` is no number and no array of numbers; when a plan is made, it does not broadcast to an
+            array, or is complex where that is real.
 
     Examples:
         >>> import initax as ix, jax
@@ -291,8 +291,8 @@ def constant(value: Any) -> Scheme:
 def uniform(scale: float = 0.01, *, lower: float | None = None, upper: float | None = None) -> Scheme:
     """Return weights uniform between zero and `scale`, as `jax.nn.initializers.uniform` has it, and zero biases.
 
-    With `lower` and `upper` they are uniform between these. Of a complex weight real and imaginary part are drawn so, each
-    for itself. An interval that follows from the fans is `variance_scaling(..., distribution="uniform")` or
+    With `lower` and `upper` they are uniform between these. Of a complex weight real and imaginary part are drawn
+    so. An interval that follows from the fans is `variance_scaling(..., distribution="uniform")` or
     `uniform_fan_in`.
 
     Args:
@@ -301,8 +301,8 @@ def uniform(scale: float = 0.01, *, lower: float | None = None, upper: float | N
         upper: upper end of the interval in place of `scale`.
 
     Raises:
-        SchemeError: an argument is no number, `lower` and `upper` are not in order, or one of them stands alone or beside
-            `scale`.
+        SchemeError: an argument is no number, `lower` and `upper` are not in order, or one of them stands alone or
+            beside `scale`.
 
     Examples:
         >>> import initax as ix, jax
@@ -337,8 +337,8 @@ def normal(stddev: float = 0.01, mean: float | complex = 0.0) -> Scheme:
         mean: mean; of complex weights it may be complex.
 
     Raises:
-        SchemeError: `stddev` is negative or no number, or `mean` no number; when a plan is made, `mean` is complex and a
-            weight real.
+        SchemeError: `stddev` is negative or no number, or `mean` no number; when a plan is made, `mean` is complex and
+            a weight real.
 
     Examples:
         >>> import initax as ix, jax
@@ -351,7 +351,7 @@ def normal(stddev: float = 0.01, mean: float | complex = 0.0) -> Scheme:
 
 
 def _mean(name: str, value: Any) -> float | complex:
-    found = entries(name, "mean", value)
+    found: float | complex | tuple[Any, ...] = entries(name, "mean", value)
     if isinstance(found, tuple):
         raise SchemeError(message(f"{name}: mean must be a number, not {value!r}."))
     return found
@@ -429,8 +429,8 @@ def truncated_normal(
 def trunc_normal(stddev: float = 1.0, mean: float = 0.0, lower: float = -2.0, upper: float = 2.0) -> Scheme:
     """Return normal weights cut at two values, as `torch.nn.init.trunc_normal_` does, and zero biases.
 
-    With the small `stddev` that one gives it, nothing is cut: 2 is a hundred standard deviations of 0.02. What is cut in
-    standard deviations is `truncated_normal`.
+    With the small `stddev` that one gives it, nothing is cut: 2 is a hundred standard deviations of 0.02. The scheme
+    with bounds in standard deviations is `truncated_normal`.
 
     Args:
         stddev: standard deviation before the cut.
@@ -545,12 +545,12 @@ def identity(gain: Gain = 1.0, shift: int | tuple[int, ...] = 0) -> Scheme:
 
     Args:
         gain: the value on the diagonal; a number, or an activation or its name.
-        shift: how far the outputs are rolled: input `c` goes to output `c + shift`, around the end. Several numbers roll
-            each axis of the layout `(*receptive, in, out)`.
+        shift: how far the outputs are rolled: input `c` goes to output `c + shift`, around the end. Several numbers
+            roll each axis of the layout `(*receptive, in, out)`.
 
     Raises:
-        SchemeError: `shift` is no whole number, nor several; when a plan is made, a weight has no input or output axis, or
-            another number of axes than there are shifts.
+        SchemeError: `shift` is no whole number, nor several; when a plan is made, a weight has no input or output axis,
+            or another number of axes than there are shifts.
 
     Examples:
         >>> import initax as ix, jax
@@ -631,15 +631,15 @@ def prior(p: Any = 0.01, *, labels: Any = None, link: Literal["auto", "sigmoid",
 
     Args:
         p: the probability, strictly between 0 and 1, or one for each output.
-        labels: training labels in place of `p`: classes as whole numbers, of shape (examples,), or zeros and ones of shape
-            (examples, outputs). The probabilities are their shares, with one example more of each class (of each value),
-            so that none is 0 or 1.
-        link: what follows the layer. `"auto"`: a softmax where the probabilities are several and add up to one, or labels
-            are classes; else a sigmoid.
+        labels: training labels in place of `p`: classes as whole numbers, of shape (examples,), or zeros and ones of
+            shape (examples, outputs). The probabilities are their shares, with one example more of each class (of each
+            value), so that none is 0 or 1.
+        link: what follows the layer. `"auto"`: a softmax where the probabilities are several and add up to one, or
+            labels are classes; else a sigmoid.
 
     Raises:
-        SchemeError: `p` is out of range, or there are labels beside it, or labels are of another kind; when a plan is made,
-            there are not as many probabilities as outputs.
+        SchemeError: `p` is out of range, or there are labels beside it, or labels are of another kind; when a plan is
+            made, there are not as many probabilities as outputs.
 
     Examples:
         >>> import initax as ix, jax
@@ -680,8 +680,8 @@ def _shares(labels: Any, link: Any) -> tuple[tuple[float, ...], Any]:
     raise SchemeError(
         message(
             f"prior: labels of shape {found.shape} and type {found.dtype} are neither classes nor zeros and ones.",
-            "classes are whole numbers from 0 on, of shape (examples,); several labels of an example are zeros and ones, of "
-            "shape (examples, outputs)",
+            "classes are whole numbers from 0 on, of shape (examples,); several labels of an example are zeros and "
+            "ones, of shape (examples, outputs)",
         )
     )
 
