@@ -13,6 +13,7 @@ from initax._math._axes import resolve
 from initax._trace import _views, readings
 from tests.tables import KEY
 from tests.traced import MODELS, S, transformer
+from tests.traced_programs import PROGRAMS
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def in_words(reading, shape):
     return reading.role, axes.fan_in if weighs else None, axes.fan_out if weighs else None, axes.batch_size
 
 
-@pytest.mark.parametrize("model", [pytest.param(each, id=each.name.replace(" ", "-")) for each in MODELS])
+@pytest.mark.parametrize("model", [pytest.param(each, id=each.name.replace(" ", "-")) for each in (*MODELS, *PROGRAMS)])
 def test_a_model_nobody_declared_is_read_as_its_mathematics_says(model, as_users_write):
     found = readings(model.forward, model.arrays, list(model.inputs))
     words = {name: in_words(found[name], tuple(array.shape)) for name, array in model.arrays.items()}

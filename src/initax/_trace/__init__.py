@@ -49,7 +49,11 @@ def readings_of(closed: Any, names: Sequence[str], constants: int = 0) -> dict[s
     """
     uses = uses_of(closed, len(names), constants)
     return {
-        name: read(tuple(var.aval.shape), [use for use in uses.found if use.param == at], names)
+        name: read(
+            tuple(var.aval.shape),
+            [use for use in uses.found if use.param == at] or [use for use in uses.backward if use.param == at],
+            names,
+        )
         for at, (name, var) in enumerate(zip(names, closed.jaxpr.invars, strict=False))
     }
 
@@ -100,4 +104,6 @@ def _walked(closed: Any, arrays: int, constants: int, uses: Uses) -> list[Value]
     for result in results:
         if result.data or any(view.fed_by_constant for view in result.weights):
             settle(result, uses, "")
+    uses.backward = [use for use in uses.found if use.goes_back]
+    uses.found = [use for use in uses.found if not use.goes_back]
     return results

@@ -11,6 +11,7 @@ import jax
 from jax.extend.core import Literal
 
 from initax._model._reason import Why
+from initax._trace._backward import carries_back, cotangents
 from initax._trace._contract import settle
 from initax._trace._entries import marked
 from initax._trace._equations import equation, shapes_of
@@ -67,12 +68,15 @@ def walk(jaxpr: Any, consts: Sequence[Value], operands: Sequence[Value], uses: U
     def read(atom: Any) -> Value:
         return constant(atom.val) if isinstance(atom, Literal) else known[atom]
 
-    around = uses.at
+    around, goes_back = uses.at, uses.goes_back
     for place, eqn in enumerate(jaxpr.eqns):
         uses.at = (*around, place)
+        uses.goes_back = goes_back or carries_back(eqn)
         results = _step(eqn, [read(atom) for atom in eqn.invars], uses)
+        if uses.goes_back:
+            results = cotangents(eqn, results, uses, line_of(eqn))
         known |= zip(eqn.outvars, results, strict=True)
-    uses.at = around
+    uses.at, uses.goes_back = around, goes_back
     return [read(atom) for atom in jaxpr.outvars]
 
 
@@ -92,7 +96,9 @@ def _step(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
     where = line_of(eqn) if uses.follow is not None or any(value.weights for value in values) else ""
     first = len(uses.found)
     results = equation(eqn, values, uses, where)
-    return results if uses.follow is None else uses.follow.after(eqn, values, results, uses, first, where)
+    if uses.follow is None or uses.goes_back:
+        return results
+    return uses.follow.after(eqn, values, results, uses, first, where)
 
 
 def _frozen(value: Value, where: str) -> Value:

@@ -71,6 +71,9 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         return Reading(reason=f"shape {tuple(shape)} has no entries")
     if not uses:
         return Reading(reason="the forward pass does not use it", why=Why.UNUSED)
+    if all(use.goes_back for use in uses):
+        reason = "it meets nothing but cotangents, on the way back of a gradient"
+        return Reading(reason=_at(reason, next(iter(where), "")), where=where)
     frozen = [use for use in uses if use.stop is not None and use.stop.why is Why.NOT_TRAINABLE]
     if len(frozen) == len(uses):
         return Reading(
