@@ -188,6 +188,19 @@ def test_draws_of_a_traced_stack_have_the_law_of_their_fans(key):
     assert abs(float(jnp.var(new)) * 64 / 2 - 1) < 4.9 * (1.37 / count) ** 0.5
 
 
+@pytest.mark.parametrize("scheme", ["lecun_normal", "lecun_uniform", "orthogonal"])
+def test_a_complex_weight_in_two_real_arrays_keeps_the_length_of_a_signal(scheme, key, as_users_write):
+    """Of n truncated normals the variance has a relative standard deviation of sqrt(1.37 / n), of the others less."""
+    params = {"re": jnp.zeros((300, 300)), "im": jnp.zeros((300, 300))}
+    plan = ix.plan(params, {"*": scheme}, inputs=S(4, 300), forward=lambda p, x: x @ jax.lax.complex(p["re"], p["im"]))
+    assert plan.notes == tuple(
+        f"{each}: its entries are parts of a complex weight, real or imaginary; each has half of its variance"
+        for each in ("im", "re")
+    )
+    for part in plan.draw(key).values():
+        assert abs(2 * 300 * float(jnp.mean(part**2)) - 1) < 4.9 * (1.37 / part.size) ** 0.5
+
+
 def test_fans_a_convolution_really_has_are_read_too():
     def forward(p, x):
         up = jax.lax.conv_transpose(x, p["up"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))

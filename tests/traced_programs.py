@@ -113,6 +113,66 @@ def feedback_alignment(p, x):
     return jax.grad(lambda x: jnp.sum(other_way_back(p["w"], p["v"], x)))(x)
 
 
+def as_complex(p, x):
+    return x @ (p["re"] + 1j * p["im"]).T
+
+
+def complex_of_two(p, x):
+    return x @ lax.complex(p["re"], p["im"]).T
+
+
+def complex_of_one(p, x):
+    return x @ lax.complex(p["w"][0], p["w"][1])
+
+
+def parts_of_complex(p, x):
+    return x @ p["w"].real - x @ p["w"].imag
+
+
+def complex_with_an_imaginary_change(p, x):
+    return x @ (p["w"] + 1j * p["im"])
+
+
+def rounded(w):
+    return jnp.round(w * 8) / 8
+
+
+@jax.custom_vjp
+def round_straight(w):
+    return jnp.round(w)
+
+
+round_straight.defvjp(lambda w: (jnp.round(w), None), lambda _, g: (g,))
+
+
+@jax.custom_jvp
+def sign_straight(w):
+    return jnp.sign(w)
+
+
+sign_straight.defjvp(lambda primals, tangents: (jnp.sign(*primals), *tangents))
+
+
+def to_eight_bits(w):
+    step = jnp.max(jnp.abs(w), axis=0, keepdims=True) / 127
+    return jnp.round(w / step).astype(jnp.int8).astype(w.dtype) * step
+
+
+def straight_through(p, x):
+    """Five ways that are in use."""
+    x = x @ (p["a"] + lax.stop_gradient(to_eight_bits(p["a"]) - p["a"]))
+    x = x @ (lax.stop_gradient(jnp.sign(p["b"])) + p["b"] - lax.stop_gradient(p["b"]))
+    x = x @ (jnp.clip(round_straight(p["c"] * 8), -128, 127) / 8)
+    x = x @ sign_straight(p["d"])
+    return x @ (p["e"] + lax.stop_gradient(jnp.round(p["e"] / p["step"]) * p["step"] - p["e"]))
+
+
+def rounded_away(p, x):
+    x = x @ jnp.round(p["a"])
+    x = x @ p["b"].astype(jnp.int8).astype(x.dtype)
+    return jnp.where(p["c"].astype(bool), x, 0) @ jnp.clip(p["d"], -1, 1) @ jax.nn.relu(p["e"])
+
+
 ENERGY = {"w": S(3, 5), "b": S(5), "s": S(5), "v": S(5, 2)}
 READ = {"w": (W, 3, 5, 1), "b": (B, None, None, 1), "s": (N, None, None, 1), "v": (W, 5, 2, 1)}
 
@@ -148,5 +208,24 @@ PROGRAMS = (
     Model("weights of the way back only", feedback_alignment, {"w": S(3, 5), "v": S(5, 3)}, (S(2, 3),),
           {"w": (W, 3, 5, 1),
            "v": "it meets nothing but cotangents, on the way back of a gradient (traced_programs.py:LINE)"}),
+    Model("a complex weight in two arrays", as_complex, {"re": S(5, 3), "im": S(5, 3)}, (S(4, 3),),
+          {"re": (W, 3, 5, 1), "im": (W, 3, 5, 1)}),
+    Model("a complex weight of two arrays", complex_of_two, {"re": S(5, 3), "im": S(5, 3)}, (S(4, 3),),
+          {"re": (W, 3, 5, 1), "im": (W, 3, 5, 1)}),
+    Model("a complex weight in one real array", complex_of_one, {"w": S(2, 3, 5)}, (S(4, 3),), {"w": (W, 3, 5, 2)}),
+    Model("the parts of a complex weight", parts_of_complex, {"w": S(3, 5, dtype=jnp.complex64)}, (S(4, 3),),
+          {"w": (W, 3, 5, 1)}),
+    Model("a complex weight and an imaginary one", complex_with_an_imaginary_change,
+          {"w": S(3, 5, dtype=jnp.complex64), "im": S(3, 5)}, (S(4, 3),), {"w": (W, 3, 5, 1), "im": (W, 3, 5, 1)}),
+    Model("quantized past the gradient", straight_through, {**{name: S(3, 3) for name in "abcde"}, "step": S()},
+          (S(4, 3),), {**{name: (W, 3, 3, 1) for name in "abcde"},
+                       "step": "no gradient reaches it: it stands behind stop_gradient"}),
+    Model("rounded for good", rounded_away, {name: S(3, 3) if name != "c" else S(4, 3) for name in "abcde"},
+          (S(4, 3),),
+          {"a": "round stands between it and the signal (traced_programs.py:LINE)",
+           "b": "a cast to int8 stands between it and the signal (traced_programs.py:LINE)",
+           "c": "a cast to bool stands between it and the signal (traced_programs.py:LINE)",
+           "d": "max stands between it and the signal (traced_programs.py:LINE)",
+           "e": "max stands between it and the signal (traced_programs.py:LINE)"}),
 )  # fmt: skip
 """Every row is a model nobody declared."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from initax._trace._contract import settle
 from initax._trace._entries import Reader
@@ -99,6 +100,7 @@ def _walked(closed: Any, arrays: int, constants: int, uses: Uses) -> list[Value]
         else Value(shape=shape, data=at >= arrays + constants)
         for at, shape in enumerate(shapes)
     ]
+    uses.real = frozenset(at for at, var in enumerate(closed.jaxpr.invars[:arrays]) if not jnp.iscomplexobj(var.aval))
     results = Walk(uses).call(closed, operands, ())
     for result in results:
         if result.data or any(view.fed_by_constant for view in result.weights):

@@ -22,6 +22,7 @@ from initax._trace._entries import marked
 from initax._trace._equations import shapes_of
 from initax._trace._indices import constant, stepped
 from initax._trace._primitives import row_of, scan_parts
+from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View, foreign
 
@@ -169,12 +170,13 @@ class Walk(Interpreter[Value]):
     def step(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Return what the results of an equation hold; a cotangent that it carries back is noted as one."""
         uses = self.uses
-        around = uses.goes_back
-        uses.at, uses.goes_back = at, around or carries_back(eqn)
+        around = uses.goes_back, uses.own_gradient
+        uses.at, uses.goes_back = at, uses.goes_back or carries_back(eqn)
+        uses.own_gradient = uses.own_gradient or eqn.primitive.name in OWN_GRADIENT
         results = self._followed(eqn, values, at)
         if uses.goes_back:
             results = cotangents(eqn, results, uses, line_of(eqn))
-        uses.goes_back = around
+        uses.goes_back, uses.own_gradient = around
         return results
 
     def _followed(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
@@ -286,7 +288,7 @@ class Walk(Interpreter[Value]):
 def _frozen(value: Value, where: str) -> Value:
     """Return parameters behind `stop_gradient`, where no gradient reaches them by this way."""
     stop = Stop("stop_gradient stands between it and the signal", where, Why.NOT_TRAINABLE)
-    return replace(value, weights=tuple(view.halted(stop) for view in value.weights))
+    return replace(value, weights=tuple(replace(view.halted(stop), frozen=True) for view in value.weights))
 
 
 def _row(value: Value) -> Value:

@@ -42,6 +42,7 @@ class Reading:
         partners: for a bias, the parameters whose outputs it is added to, in the order of the forward pass.
         reason: why its axes can't be told.
         why: the kind of that reason.
+        paired: it is one of two real arrays that are a complex weight together.
         notes: what one should know about a reading.
         where: the lines at which it is used.
     """
@@ -54,6 +55,7 @@ class Reading:
     partners: tuple[int, ...] = ()
     reason: str | None = None
     why: Why = Why.UNREADABLE
+    paired: bool = False
     notes: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
 
@@ -103,6 +105,11 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         notes.append(
             "it is combined with a function of itself before it is used, as weight norm does; see that its scale counts"
         )
+    if any(use.view is not None and use.view.quantized for use in uses):
+        notes.append("it is quantized on the way, past its gradient; what is drawn is what the gradient changes")
+    paired = all(use.view is not None and use.view.paired for use in uses)
+    if paired:
+        notes.append("its entries are parts of a complex weight, real or imaginary; each has half of its variance")
     through = sorted({names[each] for use in uses for each in use.through})
     if through:
         notes.append(f"it is contracted with {', '.join(through)} before it meets the signal, and read in that order")
@@ -113,6 +120,7 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         kind=KIND[leading.what],
         strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
         partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
+        paired=paired,
         notes=tuple(notes),
         where=where,
     )

@@ -129,7 +129,9 @@ class Uses:
         loops: the equations that are loops → the parameters of which each step takes one entry.
         whiles: those of them whose number of steps is not known before they run.
         follow: what follows units from equation to equation, where that was asked for.
+        real: the parameters that are real.
         goes_back: whether the equation carries a cotangent back.
+        own_gradient: whether it is of a function with a gradient of its own.
         backward: the uses in which a cotangent meets a parameter, once the walk is over.
     """
 
@@ -140,7 +142,9 @@ class Uses:
         self.at: Place = ()
         self.loops: dict[Place, dict[int, tuple[Factor, ...]]] = {}
         self.whiles: set[Place] = set()
+        self.real: frozenset[int] = frozenset()
         self.goes_back = False
+        self.own_gradient = False
         self.backward: list[Use] = []
 
     def add(self, use: Use) -> int:
