@@ -218,7 +218,7 @@ PROGRAMS = (
     Model("a complex weight and an imaginary one", complex_with_an_imaginary_change,
           {"w": S(3, 5, dtype=jnp.complex64), "im": S(3, 5)}, (S(4, 3),), {"w": (W, 3, 5, 1), "im": (W, 3, 5, 1)}),
     Model("quantized past the gradient", straight_through, {**{name: S(3, 3) for name in "abcde"}, "step": S()},
-          (S(4, 3),), {**{name: (W, 3, 3, 1) for name in "abcde"},
+          (S(4, 3),), {**dict.fromkeys("abcde", (W, 3, 3, 1)),
                        "step": "no gradient reaches it: it stands behind stop_gradient"}),
     Model("rounded for good", rounded_away, {name: S(3, 3) if name != "c" else S(4, 3) for name in "abcde"},
           (S(4, 3),),

@@ -15,7 +15,7 @@ from initax._trace._uses import Uses, Value
 
 
 def turned(eqn: Any, result: Value) -> Value:
-    """Return the result of a product with its parameters noted as imaginary, where the other factor is `1j` or the like.
+    """Return the result of a product with its parameters noted as imaginary, where the other factor is like `1j`.
 
     Args:
         eqn: the equation.
@@ -33,7 +33,7 @@ def imaginary(value: Value) -> Value:
 
 
 def paired(left: Value, right: Value, uses: Uses) -> tuple[Value, Value]:
-    """Return the operands of a sum with their parameters noted as parts of complex weights, where that is what they are.
+    """Return the operands of a sum with their parameters noted as parts of complex weights, where they are that.
 
     Args:
         left: the one.

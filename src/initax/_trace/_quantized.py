@@ -1,7 +1,7 @@
 """Weights that are rounded on their way to the signal.
 
-Nothing goes back through rounding, a sign or a cast to whole numbers, so that what stands before them can't be trained by
-gradients, unless the function around them has a gradient of its own: then the weight is what that gradient changes.
+Nothing goes back through rounding, a sign or a cast to whole numbers, so that what stands before them can't be trained
+by gradients, unless the function around them has a gradient of its own: then the weight is what that gradient changes.
 """
 
 from __future__ import annotations

@@ -100,19 +100,6 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
     if isinstance(written, str):
         return Reading(reason=written, where=where)
     leading = next((use for use in uses if use.what == "embedding"), uses[0])
-    notes = []
-    if any(use.normalized for use in uses):
-        notes.append(
-            "it is combined with a function of itself before it is used, as weight norm does; see that its scale counts"
-        )
-    if any(use.view is not None and use.view.quantized for use in uses):
-        notes.append("it is quantized on the way, past its gradient; what is drawn is what the gradient changes")
-    paired = all(use.view is not None and use.view.paired for use in uses)
-    if paired:
-        notes.append("its entries are parts of a complex weight, real or imaginary; each has half of its variance")
-    through = sorted({names[each] for use in uses for each in use.through})
-    if through:
-        notes.append(f"it is contracted with {', '.join(through)} before it meets the signal, and read in that order")
     return Reading(
         pattern=written[0],
         sizes=written[1],
@@ -120,10 +107,32 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         kind=KIND[leading.what],
         strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
         partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
-        paired=paired,
-        notes=tuple(notes),
+        paired=_is_paired(uses),
+        notes=_notes(uses, names),
         where=where,
     )
+
+
+def _is_paired(uses: Sequence[Use]) -> bool:
+    """Whether it is, wherever it is used, one part of a complex weight."""
+    return all(use.view is not None and use.view.paired for use in uses)
+
+
+def _notes(uses: Sequence[Use], names: Sequence[str]) -> tuple[str, ...]:
+    """What one should know about a reading."""
+    notes = []
+    if any(use.normalized for use in uses):
+        notes.append(
+            "it is combined with a function of itself before it is used, as weight norm does; see that its scale counts"
+        )
+    if any(use.view is not None and use.view.quantized for use in uses):
+        notes.append("it is quantized on the way, past its gradient; what is drawn is what the gradient changes")
+    if _is_paired(uses):
+        notes.append("its entries are parts of a complex weight, real or imaginary; each has half of its variance")
+    through = sorted({names[each] for use in uses for each in use.through})
+    if through:
+        notes.append(f"it is contracted with {', '.join(through)} before it meets the signal, and read in that order")
+    return tuple(notes)
 
 
 def _at(text: str, where: str) -> str:
