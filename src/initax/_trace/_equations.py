@@ -71,6 +71,14 @@ def concatenate(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     return layout.join(values, shapes_of(eqn)[0], eqn.params["dimension"], uses, where)
 
 
+def stack(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow values that are stacked along a new axis: a concatenation of axes of size one."""
+    shape, axis = shapes_of(eqn)[0], eqn.params["axis"] % (len(values[0].shape) + 1)
+    places = [*range(axis), None, *range(axis, len(shape) - 1)]
+    rows = [layout.rearrange(value, places, (*shape[:axis], 1, *shape[axis + 1 :])) for value in values]
+    return layout.join(rows, shape, axis, uses, where)
+
+
 def contract(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """Follow a contraction."""
     return dot_general(values[0], values[1], eqn, uses, where)

@@ -21,7 +21,7 @@ from initax._trace._elementwise import nonlinear
 from initax._trace._entries import marked
 from initax._trace._equations import shapes_of
 from initax._trace._indices import constant, stepped
-from initax._trace._primitives import row_of, scan_parts
+from initax._trace._primitives import UNKNOWN, called, row_of, scan_parts
 from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View, foreign
@@ -110,9 +110,9 @@ class Interpreter(abc.ABC, Generic[T]):
             values: what its operands hold.
             at: where it stands.
         """
-        row = row_of(eqn)
-        if row.calls in eqn.params:
-            return self.call(eqn.params[row.calls], values, at)
+        row, inner = row_of(eqn), called(eqn)
+        if inner is not None:
+            return self.call(inner, values, at)
         if row.hands_on and len(values) == len(eqn.outvars):
             return self.handed_on(eqn, values, at)
         match row.control:
@@ -134,13 +134,45 @@ def equation(eqn: Any, values: Sequence[Value], uses: Uses, where: str) -> list[
         uses: where uses are entered.
         where: its line.
     """
-    rule = row_of(eqn).read
+    rule, shapes = row_of(eqn).read, shapes_of(eqn)
     found = rule(eqn, values, uses, where) if rule is not None else None
-    if found is not None:
-        return found if isinstance(found, list) else [found]
-    name = eqn.primitive.name
+    results = found if isinstance(found, list) else [found]
+    if all(each is not None for each in results) and [each.shape for each in results if each] == shapes:
+        return [each for each in results if each is not None]
+    return _unread(eqn, values, shapes, uses, where)
+
+
+def _unread(
+    eqn: Any, values: Sequence[Value], shapes: Sequence[tuple[int, ...]], uses: Uses, where: str
+) -> list[Value]:
+    """What the results of an equation hold that no rule follows: parameters stop there, for a reason that names it."""
+    name, changes = eqn.primitive.name, _is_mutation(eqn)
+    if row_of(eqn) is UNKNOWN and (changes or any(value.data for value in values)):
+        values = [settle(_stopped(value, name, where), uses, where) for value in values]
     ordered = [*values[1:], values[0]] if name == "select_n" else values  # what is chosen says more than the condition
-    return [nonlinear(name, ordered, shape, uses, where) for shape in shapes_of(eqn)]
+    found = [nonlinear(name, [_fitted(each, shape) for each in ordered], shape, uses, where) for shape in shapes]
+    return [replace(each, data=True) for each in found] if changes else found
+
+
+def _is_mutation(eqn: Any) -> bool:
+    """Whether an equation reads or changes a reference; what that holds is not followed."""
+    return any(hasattr(atom.aval, "inner_aval") for atom in eqn.invars)
+
+
+def _stopped(value: Value, name: str, where: str) -> Value:
+    """Parameters that meet the signal in an equation that no rule follows; look-ups are embeddings before that."""
+    stop = Stop(f"{name} stands between it and the signal", where)
+    signals = [view.looked or view.picked or view.fed_by_constant for view in value.weights]
+    views = (view if own else view.halted(stop) for view, own in zip(value.weights, signals, strict=True))
+    return replace(value, weights=tuple(views))
+
+
+def _fitted(value: Value, shape: tuple[int, ...]) -> Value:
+    """A value of another rank than the result has no axes there."""
+    if len(value.shape) in (0, len(shape)):
+        return value
+    views = (replace(view, axes=tuple(map(foreign, shape))) for view in value.weights)
+    return Value(shape=shape, data=value.data, weights=tuple(views))
 
 
 class Walk(Interpreter[Value]):
@@ -181,7 +213,7 @@ class Walk(Interpreter[Value]):
 
     def _followed(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """What the results of an equation hold; of constants, only whether they number something evenly."""
-        if any(value.data or value.weights for value in values):
+        if any(value.data or value.weights for value in values) or _is_mutation(eqn):
             return super().step(eqn, values, at)
         steps = values[0].steps if values and row_of(eqn).unchanged else stepped(eqn, values)
         return [Value(shape=shape, steps=steps) for shape in shapes_of(eqn)]

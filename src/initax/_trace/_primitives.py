@@ -26,7 +26,7 @@ class Primitive:
     """What each pass does at the equations of a primitive. The defaults are those of a primitive that nobody taught it.
 
     Attributes:
-        calls: for a primitive that calls another jaxpr with the same operands, the parameter that holds it.
+        calls: whether it calls the one jaxpr among its parameters with the same operands.
         control: for a loop or a branch, which one.
         hands_on: whether its results are its operands, one by one.
         read: the rule that says what its results hold of parameters and signals; without one, parameters stop here.
@@ -44,17 +44,17 @@ class Primitive:
             - `function`: entry by entry; what takes in the units takes in whatever else is in the result.
             - `product`: entry by entry, and nothing is left of the other operand where the units are cut off.
             - `layout`: they lie as `read` lays out a weight.
-            - `join`, `sort`, `contraction`: what the name says.
+            - `join`, `stack`, `sort`, `contraction`: what the name says.
             - a function that returns their view in the result.
     """
 
-    calls: str = ""
+    calls: bool = False
     control: Literal["scan", "while", "cond"] | None = None
     hands_on: bool = False
     read: Rule | None = None
     unchanged: bool = False
     moments: Literal["function", "layout", "parts", "join", "sum", "largest", "contraction"] | None = None
-    units: Literal["function", "product", "layout", "join", "sort", "contraction"] | Move | None = None
+    units: Literal["function", "product", "layout", "join", "stack", "sort", "contraction"] | Move | None = None
 
 
 UNKNOWN = Primitive()
@@ -62,6 +62,7 @@ LAYOUT = Primitive(moments="layout", units="layout")
 FUNCTION = Primitive(moments="function", units="function")
 LINEAR = Primitive(read=equations.keep, units="function")
 PRODUCT = Primitive(moments="function", units="product")
+CALL = Primitive(calls=True)
 HANDED_ON = Primitive(hands_on=True)
 REDUCTION = Primitive(units=moves.reduced)
 CUMULATIVE = Primitive(units=moves.along)
@@ -74,9 +75,8 @@ def _each(names: Iterable[str], row: Primitive) -> dict[str, Primitive]:
 
 PRIMITIVES: dict[str, Primitive] = {
     # Calls of another jaxpr.
-    **_each(("jit", "pjit", "remat2", "checkpoint", "nnx_call"), Primitive(calls="jaxpr")),
-    **_each(("closed_call", "core_call"), Primitive(calls="call_jaxpr")),
-    **_each(("custom_jvp_call", "custom_vjp_call"), Primitive(calls="call_jaxpr")),
+    **_each(("jit", "pjit", "call", "closed_call", "remat2", "checkpoint"), CALL),
+    **_each(("custom_jvp_call", "custom_vjp_call"), CALL),
     # Loops and branches.
     "scan": Primitive(control="scan"),
     "while": Primitive(control="while"),
@@ -97,6 +97,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "rev": Primitive(read=equations.rev, moments="layout", units=moves.turned),
     "pad": Primitive(read=equations.pad, units=moves.padded),
     "concatenate": Primitive(read=equations.concatenate, moments="join", units="join"),
+    "stack": Primitive(read=equations.stack, moments="join", units="stack"),
     **_each(("dynamic_update_slice", "scatter", "scatter-add"), Primitive(read=equations.overwrite)),
     "sort": Primitive(units="sort"),
     # Contractions of a parameter with the signal.
@@ -144,6 +145,16 @@ PRIMITIVES: dict[str, Primitive] = {
 def row_of(eqn: Any) -> Primitive:
     """Return the row of an equation's primitive, `UNKNOWN` where it has none."""
     return PRIMITIVES.get(eqn.primitive.name, UNKNOWN)
+
+
+def called(eqn: Any) -> Any:
+    """Return the jaxpr, closed or open, that an equation calls with its operands, `None` where it is not a call."""
+    if not row_of(eqn).calls:
+        return None
+    found = [value for value in eqn.params.values() if hasattr(getattr(value, "jaxpr", value), "eqns")]
+    jaxpr = getattr(found[0], "jaxpr", found[0]) if len(found) == 1 else None
+    fits = jaxpr is not None and (len(jaxpr.invars), len(jaxpr.outvars)) == (len(eqn.invars), len(eqn.outvars))
+    return found[0] if fits else None
 
 
 def scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:

@@ -361,6 +361,6 @@ def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:
         found = eqn.primitive.get_bind_params(eqn.params)
         result = eqn.primitive.bind(*operands, **(found if isinstance(found, dict) else found[1]))
         values = np.asarray(result)
-    if values.shape != quadrature()[0].shape or not np.all(np.isfinite(values)):
+    if values.shape != quadrature()[0].shape or not np.isrealobj(values) or not np.all(np.isfinite(values)):
         return None
     return Moment(values, of)

@@ -260,6 +260,9 @@ def _moved(eqn: Any, values: Sequence[Value], where: str) -> list[State]:
         return [lost] * len(shapes)
     if how == "join":
         return [_beside(values, eqn.params["dimension"], shapes[0], where)]
+    if how == "stack":
+        axis = eqn.params["axis"] % len(shapes[0])
+        return [_beside([_widened(value, axis) for value in values], axis, shapes[0], where)]
     if how == "sort":
         apart_ = all(eqn.params["dimension"] not in marked(view) for value in values for view in value.units)
         return [_joined(name, values, shapes[0], where) if apart_ else lost] * len(shapes)
@@ -313,6 +316,13 @@ def _beside(values: Sequence[Value], axis: int, shape: tuple[int, ...], where: s
             units.append(replace(view, axes=(*view.axes[:axis], foreign(shape[axis]), *view.axes[axis + 1 :])))
         offset += value.shape[axis]
     return tuple(dict.fromkeys(units)), None
+
+
+def _widened(value: Value, axis: int) -> Value:
+    """A value with a new axis of size one."""
+    shape = (*value.shape[:axis], 1, *value.shape[axis:])
+    units = (replace(view, axes=(*view.axes[:axis], foreign(1), *view.axes[axis:])) for view in value.units)
+    return replace(value, shape=shape, units=tuple(units))
 
 
 def _slotted(view: View, axis: int, offset: int, total: int) -> View:
