@@ -16,12 +16,14 @@ import jax
 from jax.extend.core import Literal
 
 from initax._model._reason import Why
+from initax._trace._backward import carries_back, cotangents
 from initax._trace._contract import settle
 from initax._trace._elementwise import nonlinear
 from initax._trace._entries import marked
 from initax._trace._equations import shapes_of
 from initax._trace._indices import constant, stepped
 from initax._trace._primitives import UNKNOWN, called, row_of, scan_parts
+from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View, foreign
 
@@ -199,8 +201,19 @@ class Walk(Interpreter[Value]):
         return results
 
     def step(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
-        """Return what the results of an equation hold; of constants, only whether they number something evenly."""
-        self.uses.at = at
+        """Return what the results of an equation hold; a cotangent that it carries back is noted as one."""
+        uses = self.uses
+        around = uses.goes_back, uses.own_gradient
+        uses.at, uses.goes_back = at, uses.goes_back or carries_back(eqn)
+        uses.own_gradient = uses.own_gradient or eqn.primitive.name in OWN_GRADIENT
+        results = self._followed(eqn, values, at)
+        if uses.goes_back:
+            results = cotangents(eqn, results, uses, line_of(eqn))
+        uses.goes_back, uses.own_gradient = around
+        return results
+
+    def _followed(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
+        """What the results of an equation hold; of constants, only whether they number something evenly."""
         if any(value.data or value.weights for value in values) or _is_mutation(eqn):
             return super().step(eqn, values, at)
         steps = values[0].steps if values and row_of(eqn).unchanged else stepped(eqn, values)
@@ -218,7 +231,9 @@ class Walk(Interpreter[Value]):
         where = line_of(eqn) if follow is not None or any(value.weights for value in values) else ""
         first = len(self.uses.found)
         results = equation(eqn, values, self.uses, where)
-        return results if follow is None else follow.after(eqn, values, results, self.uses, first, where)
+        if follow is None or self.uses.goes_back:
+            return results
+        return follow.after(eqn, values, results, self.uses, first, where)
 
     def scan(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Follow a scan: each step takes one entry of what it runs over."""
@@ -306,7 +321,7 @@ class Walk(Interpreter[Value]):
 def _frozen(value: Value, where: str) -> Value:
     """Return parameters behind `stop_gradient`, where no gradient reaches them by this way."""
     stop = Stop("stop_gradient stands between it and the signal", where, Why.NOT_TRAINABLE)
-    return replace(value, weights=tuple(view.halted(stop) for view in value.weights))
+    return replace(value, weights=tuple(replace(view.halted(stop), frozen=True) for view in value.weights))
 
 
 def _row(value: Value) -> Value:
