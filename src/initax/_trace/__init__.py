@@ -9,7 +9,7 @@ import jax
 
 from initax._trace._contract import settle
 from initax._trace._entries import Reader
-from initax._trace._interpret import walk
+from initax._trace._interpret import Walk
 from initax._trace._reading import Reading, read
 from initax._trace._units import Follow
 from initax._trace._units import LostError as LostError
@@ -95,8 +95,7 @@ def _walked(closed: Any, arrays: int, constants: int, uses: Uses) -> list[Value]
         else Value(shape=shape, data=at >= arrays + constants)
         for at, shape in enumerate(shapes)
     ]
-    held = [Value(shape=tuple(var.aval.shape)) for var in closed.jaxpr.constvars]
-    results = walk(closed.jaxpr, held, operands, uses)
+    results = Walk(uses).call(closed, operands, ())
     for result in results:
         if result.data or any(view.fed_by_constant for view in result.weights):
             settle(result, uses, "")
