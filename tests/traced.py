@@ -414,7 +414,7 @@ MODELS = (
           (S(4, 7),),
           {"tok1": (W, 4, 11, 1), "tok2": (W, 11, 4, 1), "ch1": (W, 7, 13, 1), "ch2": (W, 13, 7, 1)}),
     Model("learned positions", positions, {"table": S(17, 7), "pos": S(9, 7), "w": S(7, 5)}, (tokens(4),),
-          {"table": (E, 7, 17, 1), "pos": "a slice takes entries 0 to 4 of 9, no equal part (traced.py:LINE)",
+          {"table": (E, 7, 17, 1), "pos": "it is added to the signal along 2 axes that are no outputs of a weight (traced.py:LINE)",
            "w": (W, 7, 5, 1)}),
     Model("patches of an image", vit_patches, {"patch": S(4, 4, 3, 7), "b": S(7), "cls": S(7)}, (S(8, 8, 3),),
           {"patch": (W, 48, 7, 1), "b": (B, None, None, 1),

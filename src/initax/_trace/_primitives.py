@@ -97,7 +97,9 @@ PRIMITIVES: dict[str, Primitive] = {
     "pad": Primitive(read=equations.pad, units=moves.padded),
     "concatenate": Primitive(read=equations.concatenate, moments="join", units="join"),
     "stack": Primitive(read=equations.stack, moments="join", units="stack"),
-    **_each(("dynamic_update_slice", "scatter", "scatter-add"), Primitive(read=equations.overwrite)),
+    "dynamic_update_slice": Primitive(read=equations.dynamic_update_slice),
+    **_each(("scatter", "scatter-add"), Primitive(read=equations.scatter)),
+    "tile": Primitive(read=equations.tile),
     "sort": Primitive(units="sort"),
     # Contractions of a parameter with the signal.
     "dot_general": Primitive(read=equations.contract, moments="contraction", units="contraction"),
