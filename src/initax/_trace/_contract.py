@@ -106,7 +106,7 @@ def consume(
             strides=strides if kind == "weight" else (1, 1),
             through=frozenset(through - {view.param}),
             normalized=view.normalized,
-            stop=view.stop or stop,
+            stop=stop if view.running and all(own.get(each) == "in" for each in view.running) else view.stop or stop,
             view=view,
         )
         if kind == "scale":

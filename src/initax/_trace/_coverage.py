@@ -46,12 +46,6 @@ def along(slot: Slot, axis: int) -> np.ndarray[tuple[int, ...], np.dtype[np.intp
     return found
 
 
-def uneven(use: Use) -> set[int]:
-    """Return the stored axes of which a use takes a part that is not one of equal ones."""
-    slots = use.view.slots if use.view is not None else ()
-    return {factor.axis for slot in slots if slot.partial for factor in slot.factors if factor.size > 1}
-
-
 def refused(use: Use) -> str:
     """Return why the parts of an array that a use takes have no fans; empty where they have."""
     for slot in use.view.slots if use.view is not None else ():
@@ -75,22 +69,42 @@ def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
         uses: its uses.
     """
     found = list(uses)
-    for axis in sorted(set().union(*map(uneven, uses))):
+    for axis, size in enumerate(shape):
+        alike = set.intersection(*(_fixed(use, axis) for use in uses))
+        if not any(_listed(use, axis) or _fixed(use, axis) != alike for use in uses):
+            continue
+        inner = min((factor.inner for factor in alike), default=size)
         said = {part for use in uses for part in _said(use, axis)}
-        if len(said) == 1:
-            found = [_as_one(use, Factor(axis, 1, shape[axis]), next(iter(said))) for use in found]
+        # Outer parts of which all take one entry, as layers of a stack, stay what they are.
+        if len(said) == 1 and inner * math.prod(factor.size for factor in alike) == size:
+            found = [_as_one(use, Factor(axis, 1, inner), next(iter(said))) for use in found]
     return found
 
 
+def _listed(use: Use, axis: int) -> bool:
+    """Whether a use takes entries along a stored axis that are no equal part of it."""
+    slots = use.view.slots if use.view is not None else ()
+    return any(slot.partial and any(f.axis == axis and f.size > 1 for f in slot.factors) for slot in slots)
+
+
+def _fixed(use: Use, axis: int) -> set[Factor]:
+    """The factors of a stored axis of which a use takes one entry."""
+    fixed = use.view.fixed if use.view is not None else ()
+    return {factor for factor, _ in fixed if factor.axis == axis and factor.size > 1}
+
+
 def _said(use: Use, axis: int) -> set[Part]:
-    """What a use says of an axis, without factors of which a constant takes one entry."""
-    fixed = {factor for factor, _ in use.view.fixed} if use.view is not None else set()
+    """What a use says of an axis, without factors of which it takes one entry."""
+    fixed = _fixed(use, axis)
     return {part for f, part in use.parts.items() if f.axis == axis and f.size > 1 and f not in fixed}
 
 
 def _as_one(use: Use, whole: Factor, part: Part) -> Use:
-    others: dict[Factor, Part] = {factor: own for factor, own in use.parts.items() if factor.axis != whole.axis}
-    single = {each for each in use.taken if each[0].axis != whole.axis}
+    def outside(factor: Factor) -> bool:
+        return factor.axis != whole.axis or factor.inner >= whole.size
+
+    others: dict[Factor, Part] = {factor: own for factor, own in use.parts.items() if outside(factor)}
+    single = {each for each in use.taken if outside(each[0])}
     return replace(use, parts={**others, whole: part}, taken=single)
 
 
@@ -119,9 +133,7 @@ def _cut(shape: Sequence[int], uses: Sequence[Use]) -> list[int]:
 
 
 def _is_cut(use: Use, axis: int) -> bool:
-    if use.view is None:
-        return False
-    return axis in uneven(use) or any(factor.axis == axis and factor.size > 1 for factor, _ in use.view.fixed)
+    return _listed(use, axis) or bool(_fixed(use, axis))
 
 
 def _of(use: Use, axis: int, size: int) -> Mask:

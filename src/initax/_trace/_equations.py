@@ -15,7 +15,6 @@ import numpy as np
 from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
-from initax._trace._indices import known
 from initax._trace._uses import Part, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop
 
@@ -63,6 +62,11 @@ def rev(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
 def tile(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """Follow entries that are repeated."""
     return layout.tile(values[0], eqn.params["reps"], shapes_of(eqn)[0])
+
+
+def cumsum(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    """Follow a running sum."""
+    return layout.running(values[0], eqn.params["axis"], eqn.primitive.name, where)
 
 
 def gather(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
@@ -150,7 +154,7 @@ def dynamic_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     for axis, size in enumerate(eqn.params["slice_sizes"]):
         if size == value.shape[axis]:
             continue
-        start = known(starts[axis])
+        start = starts[axis].numbers
         if start is not None:
             first = min(max(int(start), 0), value.shape[axis] - size)
             value = layout.cut(value, axis, first, size, 1, uses, where)
@@ -177,7 +181,7 @@ def _lost(value: Value, axis: int, size: int, where: str) -> Value:
 def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
     """Follow a value of which a block is overwritten."""
     under, over, *starts = values
-    numbers = [known(start) for start in starts]
+    numbers = [start.numbers for start in starts]
     found = [int(each) for each in numbers if each is not None]
     if len(found) < len(starts) or any(start.data for start in starts) or not _readable(values):
         return _overwritten(eqn, values, uses)
@@ -190,7 +194,7 @@ def scatter(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
     """Follow a value some of whose entries are overwritten, or added to."""
     under, indices, over = values
     adds = eqn.primitive.name == "scatter-add"
-    number = None if indices.data else known(indices)
+    number = None if indices.data else indices.numbers
     if number is None or not _readable((under, over)):
         return _overwritten(eqn, (under, over), uses)
     if adds and under.weights and over.weights:

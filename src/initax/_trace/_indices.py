@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-if TYPE_CHECKING:
-    from initax._trace._uses import Value
 
 Numbers = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
@@ -75,9 +72,3 @@ def evaluated(eqn: Any, values: Sequence[Any]) -> list[Any]:
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*functions, *values, **params)
     return list(results) if eqn.primitive.multiple_results else [results]
-
-
-def known(value: Value) -> Numbers | None:
-    """Return what a constant is, `None` where that is not known; integers only."""
-    number = value.constant.number if value.constant is not None else None
-    return number if number is not None and np.issubdtype(number.dtype, np.integer) else None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from initax._trace._contract import settle
-from initax._trace._indices import Numbers, known
+from initax._trace._indices import Numbers
 from initax._trace._uses import Place, Uses, Value
 from initax._trace._views import (
     FOREIGN,
@@ -186,7 +186,7 @@ def entry(value: Value, axis: int, with_data: bool, at: Place, operand: int) -> 
 
 def gather(value: Value, indices: Value, eqn: Any, uses: Uses, where: str) -> Value:
     """Follow a look-up of entries by an array of indices: constants pick entries, the data looks them up."""
-    number = None if indices.data else known(indices)
+    number = None if indices.data else indices.numbers
     found = None if number is None else _gathered(value, number, eqn, uses, where)
     return found if found is not None else _looked_up(value, indices, eqn, uses.at, where)
 
@@ -305,6 +305,21 @@ def turn(value: Value, axes: Sequence[int], uses: Uses, where: str) -> Value:
     for axis in axes:
         value = pick(value, axis, np.arange(value.shape[axis])[::-1], uses, where)
     return value
+
+
+def running(value: Value, axis: int, name: str, where: str) -> Value | None:
+    """Follow a running sum along an axis of parameters: all of its entries are in a sum over that axis."""
+    if value.data:
+        return None
+
+    def move(view: View) -> View:
+        own = tuple(factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
+        if view.stop and not view.running:
+            return view
+        stopped = view.halted(Stop(f"{name} stands between it and the signal", where))
+        return replace(stopped, running=view.running + own)
+
+    return replace(value, weights=tuple(map(move, value.weights)))
 
 
 def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, where: str, adds: bool = False) -> Value | None:

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from initax._trace._indices import Constant
+import numpy as np
+
+from initax._trace._indices import Constant, Numbers
 from initax._trace._views import FOREIGN, Factor, Stop, View
 
 Place = tuple[int, ...]
@@ -99,6 +101,12 @@ class Value:
     constant: Constant | None = None
     units: tuple[View, ...] = ()
     mixed: Stop | None = None
+
+    @property
+    def numbers(self) -> Numbers | None:
+        """A constant of whole numbers, `None` where it is none or not known."""
+        found = self.constant.number if self.constant is not None else None
+        return found if found is not None and np.issubdtype(found.dtype, np.integer) else None
 
     @property
     def looked(self) -> bool:

@@ -164,6 +164,7 @@ class View:
         normalized: it was divided by, or shifted by, a statistic of itself.
         shifted: a constant was added to it.
         stop: it went through something after which its stored entries are no weights.
+        running: factors along which entries were added up one by one, which is `stop` unless all of them are summed.
         use: for outputs, which use of the parameter made them.
     """
 
@@ -181,6 +182,7 @@ class View:
     normalized: bool = False
     shifted: bool = False
     stop: Stop | None = None
+    running: tuple[Factor, ...] = ()
     use: int = -1
 
     @property
@@ -207,7 +209,7 @@ class View:
 
     def halted(self, stop: Stop) -> View:
         """Return the view with a reason why it can't be read; the first reason stays."""
-        return self if self.stop else replace(self, stop=stop)
+        return replace(self, running=(), stop=self.stop or stop)
 
 
 def whole(param: int, shape: Sequence[int]) -> View:
