@@ -10,7 +10,7 @@ from initax._model._reason import Why
 from initax._trace._contract import settle
 from initax._trace._layout import broadcast
 from initax._trace._uses import Part, Use, Uses, Value, assign
-from initax._trace._views import FOREIGN, Factor, Stop, View, regroup
+from initax._trace._views import FOREIGN, Factor, Stop, View, beside, regroup, stands
 
 
 def fitted(value: Value, shape: tuple[int, ...]) -> Value:
@@ -100,7 +100,7 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
         stop=stop,
         view=view,
     )
-    return uses.outputs((View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use)),))
+    return uses.outputs((View(param=view.param, axes=view.axes, use=uses.add(use)),))
 
 
 def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None, at: int, uses: Uses) -> None:
@@ -108,11 +108,12 @@ def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None,
     if before is None or all(factor.axis == FOREIGN for factor in before.axes[at]):
         return
     theirs = uses.found[before.use].parts
-    pieces = [piece for factor in before.axes[at] for piece in _pieces(factor, theirs)]
-    mine = regroup(view.axes[at], [piece.size for piece in pieces])
+    first, second = beside(before.axes[at], view.axes[at])
+    pieces = [piece for factor in first for piece in _pieces(factor, theirs)]
+    mine = regroup(second, [piece.size for piece in pieces])
     if mine is None or all(theirs.get(piece) != "batch" for piece in pieces):
         return
-    for factor in view.axes[at]:
+    for factor in second:
         parts.pop(factor, None)
     for factors, piece in zip(mine, pieces, strict=True):
         assign(parts, factors, "batch" if theirs.get(piece) == "batch" else "out")
@@ -135,9 +136,8 @@ def _marks(view: View, axis: int) -> bool:
 
 
 def _meets(weight: View, bias: View, axis: int) -> bool:
-    """Whether a bias and the outputs of a weight are in the same slot of an axis, if in slots they are."""
-    theirs, mine = weight.slot(axis), bias.slot(axis)
-    return theirs is None or mine is None or theirs.offset == mine.offset
+    """Whether a bias is added to the outputs of a weight along an axis that may hold other things, too."""
+    return bool((stands(weight.axes[axis]) & stands(bias.axes[axis])).any())
 
 
 def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:
@@ -179,8 +179,10 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
             stop = stop or Stop("a constant is added to it before it scales the signal", where)
         if view.times or view.links:
             stop = stop or Stop("it is combined with another parameter and then scales the signal", where)
-        use = Use(param=view.param, what="scale", where=where, parts=parts, normalized=view.normalized, stop=stop)
-        products.append(View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use)))
+        use = Use(
+            param=view.param, what="scale", where=where, parts=parts, normalized=view.normalized, stop=stop, view=view
+        )
+        products.append(View(param=view.param, axes=view.axes, use=uses.add(use)))
     return Value(
         shape=shape,
         data=True,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from jax.extend.core import Literal
+import numpy as np
 
 from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
@@ -56,14 +56,23 @@ def broadcast_in_dim(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
 
 
 def rev(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
-    """Follow entries in reversed order, which are the same entries."""
-    return values[0]
+    """Follow entries in reversed order."""
+    return layout.turn(values[0], eqn.params["dimensions"], uses, where)
+
+
+def tile(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow entries that are repeated."""
+    return layout.tile(values[0], eqn.params["reps"], shapes_of(eqn)[0])
+
+
+def cumsum(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    """Follow a running sum."""
+    return layout.running(values[0], eqn.params["axis"], eqn.primitive.name, where)
 
 
 def gather(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """Follow a look-up by an array of indices."""
-    found = layout.strided(values[0], values[1], eqn, uses, where)
-    return found if found is not None else layout.gather(values[0], values[1], eqn, uses.at, where)
+    return layout.gather(values[0], values[1], eqn, uses, where)
 
 
 def concatenate(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
@@ -147,9 +156,10 @@ def dynamic_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     for axis, size in enumerate(eqn.params["slice_sizes"]):
         if size == value.shape[axis]:
             continue
-        start = eqn.invars[1 + axis]
-        if isinstance(start, Literal):
-            value = layout.cut(value, axis, int(start.val), size, 1, uses, where)
+        start = starts[axis].numbers
+        if start is not None:
+            first = min(max(int(start), 0), value.shape[axis] - size)
+            value = layout.cut(value, axis, first, size, 1, uses, where)
         elif size == 1:
             value = layout.entry(replace(value, outputs=()), axis, starts[axis].data, uses.at, 1 + axis)
         else:
@@ -170,8 +180,60 @@ def _lost(value: Value, axis: int, size: int, where: str) -> Value:
     return Value(shape=shape, data=value.data, weights=views)
 
 
-def overwrite(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
-    """Follow a value of which some entries are overwritten."""
+def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    """Follow a value of which a block is overwritten."""
+    under, over, *starts = values
+    numbers = [start.numbers for start in starts]
+    found = [int(each) for each in numbers if each is not None]
+    if len(found) < len(starts) or any(start.data for start in starts) or not _readable(values):
+        return _overwritten(eqn, values, uses)
+    last = [total - size for total, size in zip(under.shape, over.shape, strict=True)]
+    first = [min(max(start, 0), most) for start, most in zip(found, last, strict=True)]
+    return layout.write(under, over, first, uses, where)
+
+
+def scatter(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    """Follow a value some of whose entries are overwritten, or added to."""
+    under, indices, over = values
+    adds = eqn.primitive.name == "scatter-add"
+    number = None if indices.data else indices.numbers
+    if number is None or not _readable((under, over)):
+        return _overwritten(eqn, (under, over), uses)
+    if adds and under.weights and over.weights:
+        return None
+    numbers = eqn.params["dimension_numbers"]
+    axes, gone = numbers.scatter_dims_to_operand_dims, numbers.inserted_window_dims
+    if numbers.operand_batching_dims:
+        return None
+    rows = number.reshape(-1, number.shape[-1])
+    kept = [axis for axis in range(len(under.shape)) if axis not in gone]
+    window = dict(zip(kept, numbers.update_window_dims, strict=True))
+    if len(rows) == 1:
+        places = [window.get(axis) for axis in range(len(under.shape))]
+        block = layout.rearrange(over, places, [1 if at is None else over.shape[at] for at in places])
+        starts = [int(rows[0][axes.index(axis)]) if axis in axes else 0 for axis in range(len(under.shape))]
+        fits = all(
+            0 <= start <= total - size for start, total, size in zip(starts, under.shape, block.shape, strict=True)
+        )
+        return layout.write(under, block, starts, uses, where, adds) if fits else None
+    around = [at for at in range(len(over.shape)) if at not in numbers.update_window_dims]
+    if len(axes) != 1 or axes != gone or len(around) != 1:
+        return None
+    places = [around[0] if axis in axes else window[axis] for axis in range(len(under.shape))]
+    shape = [over.shape[at] for at in places if at is not None]
+    if any(shape[axis] != under.shape[axis] for axis in kept):
+        return None
+    block = layout.rearrange(over, places, shape)
+    return layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, where, adds)
+
+
+def _readable(values: Values) -> bool:
+    """Whether parameters are in some values, and no signal."""
+    return any(value.weights for value in values) and not any(value.data for value in values)
+
+
+def _overwritten(eqn: Any, values: Values, uses: Uses) -> Value | None:
+    """A value of which some entries are overwritten, of which nothing else is known."""
     layout.together(values[:2], uses)
     if any(value.weights for value in values):
         return None
@@ -180,15 +242,9 @@ def overwrite(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
 
 def pad(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
     """Follow padding."""
-    changed = [axis for axis, each in enumerate(eqn.params["padding_config"]) if any(each)]
-    if not changed:
-        return values[0]
-    if values[0].weights:
+    if values[1].data or values[1].weights:
         return None
-    kept = [view for view in values[0].outputs if all(f.axis == FOREIGN for at in changed for f in view.axes[at])]
-    places: list[int | None] = [None if at in changed else at for at in range(len(values[0].shape))]
-    padded = layout.rearrange(replace(values[0], outputs=tuple(kept), products=()), places, shapes_of(eqn)[0])
-    return replace(padded, stretched=frozenset())
+    return layout.pad(values[0], eqn.params["padding_config"], uses, where)
 
 
 def select(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:

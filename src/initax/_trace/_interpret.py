@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import jax
+import numpy as np
 from jax.extend.core import Literal
 
 from initax._model._reason import Why
@@ -21,7 +22,7 @@ from initax._trace._contract import settle
 from initax._trace._elementwise import nonlinear
 from initax._trace._entries import marked
 from initax._trace._equations import shapes_of
-from initax._trace._indices import constant, stepped
+from initax._trace._indices import Constant
 from initax._trace._primitives import UNKNOWN, called, row_of, scan_parts
 from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
@@ -176,6 +177,13 @@ def _fitted(value: Value, shape: tuple[int, ...]) -> Value:
     return Value(shape=shape, data=value.data, weights=tuple(views))
 
 
+def _is_number(constant: Any) -> bool:
+    """Whether a constant of a jaxpr has numbers that can be looked at."""
+    return isinstance(constant, np.ndarray | np.generic | jax.Array) and not (
+        isinstance(constant, jax.core.Tracer) or not isinstance(constant.dtype, np.dtype)
+    )
+
+
 class Walk(Interpreter[Value]):
     """Finds every use of the parameters in a forward pass.
 
@@ -188,11 +196,14 @@ class Walk(Interpreter[Value]):
 
     def literal(self, literal: Literal) -> Value:
         """Return what a literal holds."""
-        return constant(literal.val)
+        aval: Any = literal.aval
+        return Value(shape=tuple(np.shape(literal.val)), constant=Constant(np.asarray(literal.val, aval.dtype)))
 
     def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Value]:
         """Return what constants hold."""
-        return [Value(shape=tuple(var.aval.shape)) for var in jaxpr.constvars]
+        shapes = [tuple(var.aval.shape) for var in jaxpr.constvars]
+        held = [Constant(each) if _is_number(each) else None for each in numbers] or [None] * len(shapes)
+        return [Value(shape=shape, constant=each) for shape, each in zip(shapes, held, strict=True)]
 
     def call(self, inner: Any, values: Sequence[Value], at: Place) -> list[Value]:
         """Return what the results of a jaxpr hold."""
@@ -213,11 +224,14 @@ class Walk(Interpreter[Value]):
         return results
 
     def _followed(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
-        """What the results of an equation hold; of constants, only whether they number something evenly."""
-        if any(value.data or value.weights for value in values) or _is_mutation(eqn):
+        """What the results of an equation hold; of constants, what works them out where that is asked."""
+        inner = called(eqn)
+        if inner is not None or any(value.data or value.weights for value in values) or _is_mutation(eqn):
             return super().step(eqn, values, at)
-        steps = values[0].steps if values and row_of(eqn).unchanged else stepped(eqn, values)
-        return [Value(shape=shape, steps=steps) for shape in shapes_of(eqn)]
+        operands = [value.constant for value in values if value.constant is not None]
+        plain = len(operands) == len(values) and row_of(eqn).control is None
+        constants = [Constant(None, eqn, operands, place) if plain else None for place in range(len(eqn.outvars))]
+        return [Value(shape=shape, constant=each) for shape, each in zip(shapes_of(eqn), constants, strict=True)]
 
     def handed_on(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Return operands as results; behind `stop_gradient` no gradient reaches a parameter by this way."""

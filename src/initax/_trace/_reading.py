@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from initax._model._reason import Why
+from initax._trace._coverage import apart, levelled, refused, unused
 from initax._trace._uses import Part, Use
 from initax._trace._views import Factor
 
@@ -89,11 +90,15 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
     if len(roles - {"embedding"}) > 1 or (roles > {"embedding"} and roles != {"embedding", "weight"}):
         lines = {ROLE[use.what]: use.where for use in uses}
         said = ", ".join(_at(f"a {role}", place) for role, place in lines.items())
-        return Reading(reason=f"its uses disagree: it is {said}", where=where)
+        return Reading(reason=f"{_many(shape, uses)} disagree: it is {said}", where=where)
+    for use in uses:
+        if picked := refused(use):
+            return Reading(reason=_at(picked, use.where), where=where)
+    unlike, uses = _many(shape, uses), levelled(shape, uses)
     cells = _cells(shape, uses)
     if isinstance(cells, str):
         return Reading(reason=cells, where=where)
-    parts = _agreed(cells, uses)
+    parts = _agreed(cells, uses, unlike)
     if isinstance(parts, str):
         return Reading(reason=parts, where=where)
     written = _written(shape, cells, parts, uses)
@@ -108,7 +113,7 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
         partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
         paired=_is_paired(uses),
-        notes=_notes(uses, names),
+        notes=(*unused(shape, uses), *_notes(uses, names)),
         where=where,
     )
 
@@ -162,7 +167,11 @@ def _covers(factor: Factor, cell: Factor) -> bool:
     return factor.inner <= cell.inner and cell.inner * cell.size <= factor.inner * factor.size
 
 
-def _agreed(cells: Sequence[Factor], uses: Sequence[Use]) -> list[Part | None] | str:
+def _many(shape: Sequence[int], uses: Sequence[Use]) -> str:
+    return "its parts" if apart(shape, uses) else "its uses"
+
+
+def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[Part | None] | str:
     """What each cell does, on which all uses must agree."""
     found: list[Part | None] = []
     for cell in cells:
@@ -173,7 +182,7 @@ def _agreed(cells: Sequence[Factor], uses: Sequence[Use]) -> list[Part | None] |
                 said.setdefault(part, use.where)
         if len(said) > 1 and cell.size > 1:
             words = ", ".join(_at(WORDS[part], place) for part, place in said.items())
-            return f"its uses disagree: axis {cell.axis} is {words}"
+            return f"{unlike} disagree: axis {cell.axis} is {words}"
         if not said and cell.size > 1:
             return f"what its axis {cell.axis} of size {cell.size} does can't be told"
         found.append(next(iter(said), None))

@@ -118,7 +118,7 @@ class Follow:
             weight = uses.found[view.use].view if view.param == self.param and view.use >= first else None
             if weight is None or uses.found[view.use].what not in CONTRACTIONS:
                 continue
-            unit = View(param=self.param, axes=view.axes, slots=view.slots, batch=weight.batch, fixed=weight.fixed)
+            unit = View(param=self.param, axes=view.axes, batch=weight.batch, fixed=weight.fixed)
             loops = [factor for _, factors in _loops(uses, self.param) for factor in factors]
             if list(steps_of(weight)) != loops or not covers(unit, self.shape, self.axes):
                 raise LostError(Stop("a loop or a look-up takes parts of the weight one by one", where))
@@ -218,7 +218,7 @@ def _is_plain(view: View) -> bool:
         or view.normalized
         or view.shifted
     )
-    return not altered and not view.slots
+    return not altered
 
 
 def _loops(uses: Uses, param: int) -> list[tuple[Place, tuple[Factor, ...]]]:
@@ -308,7 +308,7 @@ def _beside(values: Sequence[Value], axis: int, shape: tuple[int, ...], where: s
     for value in values:
         for view in value.units:
             if axis in marked(view):
-                units.append(_slotted(view, axis, offset, shape[axis]))
+                units.append(in_slot(view, axis, offset, shape[axis]))
                 continue
             others = [each for each in values if each.data and not any(_alike(view, own, axis) for own in each.units)]
             if others:
@@ -325,15 +325,6 @@ def _widened(value: Value, axis: int) -> Value:
     return replace(value, shape=shape, units=tuple(units))
 
 
-def _slotted(view: View, axis: int, offset: int, total: int) -> View:
-    """A view in one slot of a joined axis, which it may already be in a slot of."""
-    before = view.slot(axis)
-    if before is None:
-        return in_slot(view, axis, offset, total)
-    inner = replace(view, axes=(*view.axes[:axis], before.factors, *view.axes[axis + 1 :]))
-    return in_slot(inner, axis, offset + before.offset, total)
-
-
 def _alike(one: View, other: View, but: int) -> bool:
     return replace(one, axes=(*one.axes[:but], *one.axes[but + 1 :])) == replace(
         other, axes=(*other.axes[:but], *other.axes[but + 1 :])
@@ -342,7 +333,7 @@ def _alike(one: View, other: View, but: int) -> bool:
 
 def _laid(eqn: Any, values: Sequence[Value], where: str) -> list[State | None]:
     """A reshape, a transpose, a slice: as the walk lays out a weight, so lie the units."""
-    blank = [Value(shape=value.shape, steps=value.steps) for value in values[1:]]
+    blank = [Value(shape=value.shape, constant=value.constant) for value in values[1:]]
     units: list[list[View]] = [[] for _ in eqn.outvars]
     lost = [False] * len(eqn.outvars)
     for view in values[0].units:

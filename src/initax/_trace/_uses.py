@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
+from initax._trace._indices import Constant, Numbers
 from initax._trace._views import FOREIGN, Factor, Stop, View
 
 Place = tuple[int, ...]
@@ -86,7 +89,7 @@ class Value:
         outputs: weights whose outputs it holds, with nothing but sums, scalings and layout since.
         products: scales it was multiplied with, with nothing but layout since.
         stretched: axes along which it is constant because it was broadcast.
-        steps: for constants whose entries, in row-major order, are `first + step * n`: the two numbers.
+        constant: for a constant, what works it out where somebody asks.
         units: where units are followed, along which axes they lie.
         mixed: why there is something in it that was made of several units, and is no unit.
     """
@@ -97,9 +100,15 @@ class Value:
     outputs: tuple[View, ...] = ()
     products: tuple[View, ...] = ()
     stretched: frozenset[int] = frozenset()
-    steps: tuple[int, int] | None = None
+    constant: Constant | None = None
     units: tuple[View, ...] = ()
     mixed: Stop | None = None
+
+    @property
+    def numbers(self) -> Numbers | None:
+        """A constant of whole numbers, `None` where it is none or not known."""
+        found = self.constant.number if self.constant is not None else None
+        return found if found is not None and np.issubdtype(found.dtype, np.integer) else None
 
     @property
     def looked(self) -> bool:
