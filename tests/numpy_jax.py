@@ -400,9 +400,7 @@ def unary(name: str, function: Callable[..., Any], value: Any, *, linear: bool =
     if value.kind == "pure" and value.looked and not linear:
         value = settle(value)
     if value.kind in ("const", "pure"):
-        return V(
-            function(value.arr), value.kind, looked=value.looked, tables=value.tables, **merged([value])
-        )
+        return V(function(value.arr), value.kind, looked=value.looked, tables=value.tables, **merged([value]))
     if linear:
         return V(function(value.arr), value.kind, lin=value.lin, **merged([value]))
     value = frozen(value)
@@ -480,10 +478,17 @@ def looked_up(value: V, given: tuple[Any, ...]) -> V:
     if value.kind != "pure":
         value = settle(value)
         made = layout(lambda at: at[base], [value])
-        return V(made.arr[:1, :1], "data", lin=W.fresh(made.shape), lenient=made.lenient,
-                 behind=frozen(made).behind | frozenset().union(*(frozen(e).behind for e in given if isinstance(e, V))))
+        return V(
+            made.arr[:1, :1],
+            "data",
+            lin=W.fresh(made.shape),
+            lenient=made.lenient,
+            behind=frozen(made).behind | frozenset().union(*(frozen(e).behind for e in given if isinstance(e, V))),
+        )
     places = [(at, each) for at, each in enumerate(given) if isinstance(each, V) and is_input(each)]
     choices = list(itertools.product(*(range(value.shape[at]) for at, _ in places)))
+    if len(choices) == 1:
+        return found
     which = np.zeros((1,), int)
     for _, each in places:
         which = W.known("index", which, each.lin)
@@ -613,8 +618,12 @@ def einsum(equation: str, *operands: Any) -> V:
     name = "einsum"
     if len(values) == 2 and not (set(terms[0]) | set(terms[1])) - set(right):
         name = "mul"
-    return combine(name, lambda *arrs: np.einsum(spoken, *arrs), values, lambda *each: W.fresh(np.einsum(
-        ",".join(terms) + "->" + right, *each).shape))
+    return combine(
+        name,
+        lambda *arrs: np.einsum(spoken, *arrs),
+        values,
+        lambda *each: W.fresh(np.einsum(",".join(terms) + "->" + right, *each).shape),
+    )
 
 
 def matmul(left: Any, right: Any) -> V:
@@ -623,6 +632,7 @@ def matmul(left: Any, right: Any) -> V:
     batch = "abcdefg"[: max(a, b, 2) - 2]
     one = "k" if a == 1 else batch[len(batch) - (a - 2) :] + "mk"
     two = "k" if b == 1 else batch[len(batch) - (b - 2) :] + "kn"
+
     # Batch axes of size one are broadcast.
     def narrow(value: V, term: str, other: V, term2: str) -> tuple[V, str]:
         for letter in [each for each in term if each in batch]:
@@ -680,8 +690,15 @@ def pad(value: Any, widths: Any, **_: Any) -> V:
 
 
 def conv(
-    x: Any, w: Any, window_strides: Any, padding: Any, lhs_dilation: Any = None, rhs_dilation: Any = None,
-    dimension_numbers: Any = None, feature_group_count: int = 1, **_: Any,
+    x: Any,
+    w: Any,
+    window_strides: Any,
+    padding: Any,
+    lhs_dilation: Any = None,
+    rhs_dilation: Any = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    **_: Any,
 ) -> V:
     """A convolution: windows of the signal are taken, then it is one contraction."""
     x, w = V_of(x), V_of(w)
@@ -706,8 +723,9 @@ def conv(
             size = at.shape[axis + 2]
             wide = np.full((*at.shape[: axis + 2], (size - 1) * many + 1, *at.shape[axis + 3 :]), -1)
             wide[(slice(None),) * (axis + 2) + (slice(None, None, many),)] = at
-            at = np.pad(wide, [(low, high) if each == axis + 2 else (0, 0) for each in range(at.ndim)],
-                        constant_values=-1)
+            at = np.pad(
+                wide, [(low, high) if each == axis + 2 else (0, 0) for each in range(at.ndim)], constant_values=-1
+            )
         counts = [
             (size - (k - 1) * d - 1) // s + 1
             for size, k, s, d in zip(at.shape[2:], window, window_strides, apart, strict=True)
@@ -748,7 +766,8 @@ def where(which: Any, one: Any, two: Any) -> V:
             W.flags.add("masked")
         return made
     return one * V(mask[None, None].astype(float), "data", lin=W.fresh(shape)) + two * V(
-        (~mask)[None, None].astype(float), "data", lin=W.fresh(shape))
+        (~mask)[None, None].astype(float), "data", lin=W.fresh(shape)
+    )
 
 
 def broadcast_to(value: Any, shape: Any) -> V:

@@ -138,8 +138,12 @@ def transposed(w: Writer, a: str) -> str | None:
     rank = len(w.shape(a))
     if rank < 2:
         return None
-    ways = [f"{a}.T", f"jnp.transpose({a}, {order(w, rank)})", f"jnp.swapaxes({a}, 0, {rank - 1})",
-            f"jnp.moveaxis({a}, 0, {w.choose(rank)})"]
+    ways = [
+        f"{a}.T",
+        f"jnp.transpose({a}, {order(w, rank)})",
+        f"jnp.swapaxes({a}, 0, {rank - 1})",
+        f"jnp.moveaxis({a}, 0, {w.choose(rank)})",
+    ]
     return w.pick(ways)
 
 
@@ -168,8 +172,13 @@ def entry(w: Writer, a: str) -> str | None:
     if axis is None or len(w.shape(a)) < 2:
         return None
     k = w.choose(w.shape(a)[axis])
-    return w.pick([a + at_axis(axis, str(k)), f"jnp.take({a}, {k}, axis={axis})",
-                   f"lax.dynamic_index_in_dim({a}, {k}, {axis}, keepdims=False)"])
+    return w.pick(
+        [
+            a + at_axis(axis, str(k)),
+            f"jnp.take({a}, {k}, axis={axis})",
+            f"lax.dynamic_index_in_dim({a}, {k}, {axis}, keepdims=False)",
+        ]
+    )
 
 
 def sliced(w: Writer, a: str) -> str | None:
@@ -187,8 +196,14 @@ def turned(w: Writer, a: str) -> str | None:
     if axis is None:
         return None
     size = w.shape(a)[axis]
-    return w.pick([f"jnp.flip({a}, {axis})", f"jnp.roll({a}, 1, {axis})", f"lax.rev({a}, ({axis},))",
-                   f"jnp.roll({a}, {size - 1}, {axis})"])
+    return w.pick(
+        [
+            f"jnp.flip({a}, {axis})",
+            f"jnp.roll({a}, 1, {axis})",
+            f"lax.rev({a}, ({axis},))",
+            f"jnp.roll({a}, {size - 1}, {axis})",
+        ]
+    )
 
 
 def taken(w: Writer, a: str) -> str | None:
@@ -239,14 +254,27 @@ def masked(w: Writer, a: str) -> str | None:
     if len(shape) < 2:
         return None
     mask = (np.random.default_rng(3).random(shape) < 0.6).astype(float).tolist()
-    ways = [f"jnp.tril({a})", f"{a} * jnp.array({mask})", f"jnp.where(jnp.array({mask}) > 0, {a}, 0.0)", f"jnp.triu({a}, 1)"]
+    ways = [
+        f"jnp.tril({a})",
+        f"{a} * jnp.array({mask})",
+        f"jnp.where(jnp.array({mask}) > 0, {a}, 0.0)",
+        f"jnp.triu({a}, 1)",
+    ]
     return w.pick(ways)
 
 
 def constant_scale(w: Writer, a: str) -> str | None:
     shape = w.shape(a)
-    return w.pick([f"{a} * 2.0", f"{a} / 3.0", f"-{a}", f"{a} * {constant(shape[-1:])}", f"{a}.astype(jnp.bfloat16).astype(jnp.float32)",
-                   f"0.5 * ({a} * 1.5)"])
+    return w.pick(
+        [
+            f"{a} * 2.0",
+            f"{a} / 3.0",
+            f"-{a}",
+            f"{a} * {constant(shape[-1:])}",
+            f"{a}.astype(jnp.bfloat16).astype(jnp.float32)",
+            f"0.5 * ({a} * 1.5)",
+        ]
+    )
 
 
 def constant_matrix(w: Writer, a: str) -> str | None:
@@ -255,7 +283,9 @@ def constant_matrix(w: Writer, a: str) -> str | None:
         return None
     if len(shape) == 1:
         return f"{constant((w.pick([2, 3]), shape[0]))} @ {a}"
-    return w.pick([f"{a} @ {constant((shape[-1], shape[-1]))}", f"jnp.tensordot({constant((shape[0], shape[0]))}, {a}, 1)"])
+    return w.pick(
+        [f"{a} @ {constant((shape[-1], shape[-1]))}", f"jnp.tensordot({constant((shape[0], shape[0]))}, {a}, 1)"]
+    )
 
 
 def own_sum(w: Writer, a: str) -> str | None:
@@ -263,7 +293,9 @@ def own_sum(w: Writer, a: str) -> str | None:
     if axis is None or len(w.shape(a)) < 2:
         return None
     letters = "abcde"[: len(w.shape(a))]
-    return w.pick([f"{a}.sum({axis})", f"{a}.mean({axis})", f'jnp.einsum("{letters}->{letters.replace(letters[axis], "")}", {a})'])
+    return w.pick(
+        [f"{a}.sum({axis})", f"{a}.mean({axis})", f'jnp.einsum("{letters}->{letters.replace(letters[axis], "")}", {a})']
+    )
 
 
 def own_cumsum(w: Writer, a: str) -> str | None:
@@ -281,18 +313,37 @@ def placed(w: Writer, a: str) -> str | None:
     index = at_axis(axis, f"1:{1 + shape[axis]}")
     starts = [0] * len(shape)
     starts[axis] = 1
-    return w.pick([f"jnp.zeros({tuple(wide)}).at{index}.set({a})", f"jnp.zeros({tuple(wide)}).at{index}.add({a})",
-                   f"lax.dynamic_update_slice(jnp.zeros({tuple(wide)}), {a}, {tuple(starts)})"])
+    return w.pick(
+        [
+            f"jnp.zeros({tuple(wide)}).at{index}.set({a})",
+            f"jnp.zeros({tuple(wide)}).at{index}.add({a})",
+            f"lax.dynamic_update_slice(jnp.zeros({tuple(wide)}), {a}, {tuple(starts)})",
+        ]
+    )
 
 
 def new_axis(w: Writer, a: str) -> str | None:
-    return w.pick([f"jnp.expand_dims({a}, 0)", f"{a}[..., None]", f"jnp.squeeze({a}[None], 0)",
-                   f"jnp.broadcast_to({a}, {(2, *w.shape(a))})"])
+    return w.pick(
+        [
+            f"jnp.expand_dims({a}, 0)",
+            f"{a}[..., None]",
+            f"jnp.squeeze({a}[None], 0)",
+            f"jnp.broadcast_to({a}, {(2, *w.shape(a))})",
+        ]
+    )
 
 
 def nonlinear(w: Writer, a: str) -> str | None:
-    return w.pick([f"jnp.exp({a})", f"jnp.tanh({a})", f"jax.nn.softplus({a})", f"jnp.abs({a})", f"{a} * {a}",
-                   f"jax.nn.softmax({a}, -1)"])
+    return w.pick(
+        [
+            f"jnp.exp({a})",
+            f"jnp.tanh({a})",
+            f"jax.nn.softplus({a})",
+            f"jnp.abs({a})",
+            f"{a} * {a}",
+            f"jax.nn.softmax({a}, -1)",
+        ]
+    )
 
 
 def shifted(w: Writer, a: str) -> str | None:
@@ -389,7 +440,9 @@ def by_matmul(w: Writer, a: str) -> str:
     if len(shape) == 0:
         return by_product(w, a)
     if len(shape) == 1:
-        return w.value(w.pick(["{x} @ {a}", "jnp.dot({x}, {a})", "jnp.inner({x}, {a})"]).format(x=signal(w, (4, shape[0])), a=a))
+        return w.value(
+            w.pick(["{x} @ {a}", "jnp.dot({x}, {a})", "jnp.inner({x}, {a})"]).format(x=signal(w, (4, shape[0])), a=a)
+        )
     way = w.choose(6)
     if way == 0:
         lead = shape[:-2] if w.choose(2) else ()
@@ -430,7 +483,9 @@ def by_vmap(w: Writer, a: str) -> str:
     place = w.choose(len(own) + 1)
     x = signal(w, own if shared else (*own[:place], many, *own[place:]))
     out = w.choose(2) if len(own) + len(rest) > 2 else 0
-    y = w.value(f"jax.vmap(lambda a, b: {body}, in_axes=({None if shared else place}, {axis}), out_axes={out})({x}, {a})")
+    y = w.value(
+        f"jax.vmap(lambda a, b: {body}, in_axes=({None if shared else place}, {axis}), out_axes={out})({x}, {a})"
+    )
     if w.chance(4):
         y = w.value(f"{y}.sum({out})")
         w.note("summed")
@@ -506,7 +561,9 @@ def by_loop(w: Writer, a: str) -> str:
         if way == 0:
             return w.value(f"lax.scan(lambda c, xw: (c, xw[0] @ xw[1]), 0.0, ({x}, {a}))[1]")
         if way == 1:
-            return w.value(f"lax.scan(lambda c, xw: (c + xw[0] @ xw[1], None), jnp.zeros((4, {shape[2]})), ({x}, {a}))[0]")
+            return w.value(
+                f"lax.scan(lambda c, xw: (c + xw[0] @ xw[1], None), jnp.zeros((4, {shape[2]})), ({x}, {a}))[0]"
+            )
         if way == 2:
             return w.value(f"lax.map(lambda xw: jnp.tanh(xw[0] @ xw[1]), ({x}, {a}))")
         return w.value(f"lax.fori_loop(0, {shape[0]}, lambda n, c: c + {x}[n] @ {a}[n], jnp.zeros((4, {shape[2]})))")
@@ -600,7 +657,9 @@ def by_gradient(w: Writer, a: str) -> str:
     if len(shape) != 2:
         return by_matmul(w, a)
     x = signal(w, w.pick([(shape[0],), (4, shape[0])]))
-    return w.value(f"jax.grad(lambda y: jnp.sum({w.pick(['jnp.tanh(y @ {a})', 'jnp.square(y @ {a})', 'jax.nn.softplus(y @ {a})']).format(a=a)}))({x})")
+    return w.value(
+        f"jax.grad(lambda y: jnp.sum({w.pick(['jnp.tanh(y @ {a})', 'jnp.square(y @ {a})', 'jax.nn.softplus(y @ {a})']).format(a=a)}))({x})"
+    )
 
 
 def by_experts(w: Writer, a: str) -> str:
@@ -631,7 +690,9 @@ def by_attention(w: Writer, a: str) -> str:
         return w.value("jax.nn.softmax(q @ k.T, -1) @ u")
     if shape[1] % 2 == 0:
         half = shape[1] // 2
-        return w.value(w.pick([f"{y}[:, :{half}] * jax.nn.sigmoid({y}[:, {half}:])", f"{y}[:, ::2] * jnp.tanh({y}[:, 1::2])"]))
+        return w.value(
+            w.pick([f"{y}[:, :{half}] * jax.nn.sigmoid({y}[:, {half}:])", f"{y}[:, ::2] * jnp.tanh({y}[:, 1::2])"])
+        )
     return w.value(f"jax.nn.softmax({y} @ {y}.T, -1) @ {y}")
 
 
@@ -662,7 +723,9 @@ def by_twice(w: Writer, a: str) -> str:
     if len(shape) != 2:
         return by_einsum(w, a)
     x, y = signal(w, (4, shape[0])), signal(w, (4, shape[0]))
-    return w.value(w.pick([f"{x} @ {a} + {y} @ {a}", f"({x} @ {a}) * ({y} @ {a})", f"jnp.concatenate([{x} @ {a}, {y} @ {a}], 0)"]))
+    return w.value(
+        w.pick([f"{x} @ {a} + {y} @ {a}", f"({x} @ {a}) * ({y} @ {a})", f"jnp.concatenate([{x} @ {a}, {y} @ {a}], 0)"])
+    )
 
 
 MEETINGS: list[Callable[[Writer, str], str]] = [
@@ -829,7 +892,11 @@ def check(program: Program) -> list[Result]:
         said, why = verdict(truth, found[name])
         first = "several" in program.kinds or name == next(iter(program.shapes))
         can = first and not truth.open and right(truth) is not None
-        shown = f"{found[name].role} {found[name].pattern} {dict(found[name].sizes or {}) or ''}" if found[name].pattern else ""
+        shown = (
+            f"{found[name].role} {found[name].pattern} {dict(found[name].sizes or {}) or ''}"
+            if found[name].pattern
+            else ""
+        )
         kind = what(truth, said, why)
         results.append(Result(said, why, program, name, can, shown, kind))
     return results
@@ -959,7 +1026,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:
             counts["checker"] += 1
             kinds["checker"][repr(error)[:100]] += 1
-            examples.setdefault(("checker", repr(error)[:100]), (seed, Result("checker", traceback.format_exc(), made, "", False, "", "")))
+            examples.setdefault(
+                ("checker", repr(error)[:100]),
+                (seed, Result("checker", traceback.format_exc(), made, "", False, "", "")),
+            )
             continue
         if given.agree and at % given.agree == 0 and results and results[0].verdict != "crash":
             text = agrees(made)
@@ -991,8 +1061,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             shown = result.program
             if verdict_ in ("wrong", "crash", "refused valid"):
-                shown = smallest(seed, lambda p: any(
-                    r.verdict == result.verdict and r.kind == kind and r.valid == result.valid for r in check(p)))
+                shown = smallest(
+                    seed,
+                    lambda p: any(
+                        r.verdict == result.verdict and r.kind == kind and r.valid == result.valid for r in check(p)
+                    ),
+                )
                 again = next((r for r in check(shown) if r.verdict == result.verdict and r.kind == kind), result)
                 print(f"{again.name}: {again.said}  {again.why}")
             print(f"seed {seed}\n{shown.text()}")

@@ -124,8 +124,11 @@ def run(
     world = World(name=name)
     result = None
     for atoms in (None, True):
-        world = World(name=name, atoms=None if atoms is None else {n: at for at, n in enumerate(world.met)},
-                      constants_are_signals=constants_are_signals)
+        world = World(
+            name=name,
+            atoms=None if atoms is None else {n: at for at, n in enumerate(world.met)},
+            constants_are_signals=constants_are_signals,
+        )
         numpy_jax.start(world)
         p = {}
         for each, array in arrays.items():
@@ -188,8 +191,14 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
     if "signal" in world.flags:
         roles.add("none")
     role = roles.pop() if len(roles) == 1 else "none" if roles else "unused"
-    truth = Truth(shape=shape, role=role, levels=[first], open=frozenset(open_), parts="parts" in world.flags,
-                  flags=frozenset(world.flags))
+    truth = Truth(
+        shape=shape,
+        role=role,
+        levels=[first],
+        open=frozenset(open_),
+        parts="parts" in world.flags,
+        flags=frozenset(world.flags),
+    )
     if role not in WEIGHTS:
         return truth
     truth.groups = components(first)
@@ -301,7 +310,9 @@ def claimed(role: str, axes: Axes) -> Claim:
         return number
 
     if role == "embedding":  # its inputs are the features, as for the weight of one-hot rows stored the other way round
-        return Claim(role, label([*axes.batch_axis, *axes.in_axis]), label(axes.batch_axis), axes.fan_out, axes.batch_size)
+        return Claim(
+            role, label([*axes.batch_axis, *axes.in_axis]), label(axes.batch_axis), axes.fan_out, axes.batch_size
+        )
     return Claim(role, label([*axes.batch_axis, *axes.out_axis]), label(axes.batch_axis), axes.fan_in, axes.batch_size)
 
 
@@ -310,6 +321,8 @@ def fault(truth: Truth, claim: Claim) -> str:
     if truth.other is not None and not fault(truth.other, claim):
         return ""
     if truth.role == "unused":
+        if "masked" in truth.flags:
+            return ""  # the mask leaves nothing of it
         return "" if claim.role == "bias" else f"role: {claim.role}, but nothing meets it"
     if truth.role == "none":
         return f"role: {claim.role}, but it is no one thing"
@@ -323,9 +336,7 @@ def fault(truth: Truth, claim: Claim) -> str:
         return f"role: {claim.role} for {truth.role}"
     if "tangled" in truth.open:
         return ""
-    faults = [
-        fault_at(truth, level, groups, claim) for level, groups in zip(truth.levels, truth.groups, strict=True)
-    ]
+    faults = [fault_at(truth, level, groups, claim) for level, groups in zip(truth.levels, truth.groups, strict=True)]
     if "" in faults:
         return ""
     if "constant" in truth.open and all(
