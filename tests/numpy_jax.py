@@ -1,10 +1,10 @@
-"""A second implementation of the part of JAX that random programs use, in NumPy, which knows where a parameter meets the signal.
+"""The part of JAX that random programs use, in NumPy, which knows where a parameter meets the signal.
 
 A program is source text. `jax.make_jaxpr` sees it with JAX; here the same text runs with `JNP`, `LAX` and `JAX` in the
 place of `jax.numpy`, `jax.lax` and `jax`. Every value holds its entries for many parameters and signals at once: along
-its first axis the parameter in question changes entry by entry, along its second the entries of the signal do that meet it.
-Where a value of the parameter meets a value of the signal, the result is held, and what moves it is seen by subtraction.
-Nothing of `initax` is used here.
+its first axis the parameter in question changes entry by entry, along its second the entries of the signal that meet it
+do. Where a value of the parameter meets one of the signal, what moves the result is seen by subtraction. Nothing of
+`initax` is used here.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class Meeting:
         lenient: padding, strides or masks may have left entries out.
         sources: the meetings whose outputs it holds.
         behind: the meetings that its signal depends on.
-        alone: entries that move with the parameter, and with nothing else.
     """
 
     kind: str
@@ -64,6 +63,7 @@ class World:
         meetings: what was seen.
         flags: what is known to be undecidable, or allows more than one reading.
         quiet: nothing is entered.
+        pieces: entries of the parameter that are in one part of it, or of its outputs.
     """
 
     name: str = ""
@@ -76,6 +76,7 @@ class World:
     quiet: int = 0
     width: int = 1
     constants_are_signals: bool = False
+    pieces: dict[bytes, Any] = field(default_factory=dict)
 
     def fresh(self, shape: tuple[int, ...]) -> Any:
         """Return new numbers for the entries of a signal."""
@@ -100,7 +101,7 @@ W = World()
 
 def start(world: World) -> None:
     """Make a run the one in progress."""
-    global W
+    global W  # noqa: PLW0603
     W = world
 
 
@@ -271,7 +272,7 @@ def spread(value: V) -> V:
 
 
 def pattern(arr: Any) -> tuple[Any, Any, Any, bool]:
-    """What moves each entry of a value: entries of the parameter, pairs of one and an entry of the signal; is it affine."""
+    """What moves each entry: entries of the parameter, pairs of them and entries of the signal; is it affine."""
     size = math.prod(arr.shape[2:])
     arr = np.broadcast_to(arr, (W.width, len(W.atoms or ()) + 1, *arr.shape[2:])).reshape(W.width, -1, size)
     n = W.width - 4
@@ -352,6 +353,12 @@ def combine(name: str, function: Callable[..., Any], values: Sequence[V], number
         value = V(arr, "live", lin=W.fresh(found.shape[2:]), **more)
         return enter("sum of both" if name in LINEAR else "product", value)
     live = [each for each in values if each.kind == "live"]
+    if name in ("einsum", "mul") and len(live) == 1 and len(inputs) > 1:
+        gate = next(each for each in inputs if each.kind == "data")
+        if not gate.behind & live[0].sources:
+            for axis, size in enumerate(live[0].shape):
+                for at in range(size):
+                    cut(layout(lambda places: np.take(places, at, axis), [live[0]]))  # noqa: B023
     lin = numbers_of(*(numbers(each) for each in values))
     if live and (name in LINEAR or (len(live) == 1 and len(inputs) == 1 and entrywise_const(name, values))):
         sources = sorted(more["sources"])
@@ -372,7 +379,7 @@ def combine(name: str, function: Callable[..., Any], values: Sequence[V], number
 
 
 def entrywise_const(name: str, values: Sequence[V]) -> bool:
-    return name in ("mul", "div") and values[-1].kind != "live" or name == "mul"
+    return name == "mul" or (name == "div" and values[-1].kind != "live")
 
 
 def binary(name: str, function: Callable[..., Any], left: Any, right: Any) -> V:
@@ -453,22 +460,29 @@ def swapaxes(value: Any, one: int, two: int) -> V:
 
 
 def concatenate(values: Any, axis: int = 0) -> V:
-    W.flags.add("parts")
     return layout(lambda *at: np.concatenate(at, axis), list(values))
 
 
 def stack(values: Any, axis: int = 0) -> V:
-    W.flags.add("parts")
     return layout(lambda *at: np.stack(at, axis), list(values))
 
 
 def getitem(value: V, index: Any) -> V:
     given = index if isinstance(index, tuple) else (index,)
-    W.flags.add("parts")
     if any(isinstance(each, V) and is_input(each) for each in given):
         return looked_up(value, given)
     plain = tuple(each.base() if isinstance(each, V) else each for each in given)
-    return layout(lambda at: at[plain], [value])
+    return cut(layout(lambda at: at[plain], [value]))
+
+
+def cut(value: V) -> V:
+    """Note which entries of the parameter are in a part of something, and return that part."""
+    if W.atoms is not None and not W.quiet and value.kind in ("pure", "live") and value.size:
+        n = W.width - 4
+        arr = np.broadcast_to(value.arr, (W.width, *value.arr.shape[1:]))
+        inside = (np.abs(arr[1 : n + 1] - arr[:1]) > TINY).reshape(n, -1).any(1)
+        W.pieces.setdefault(inside.tobytes(), inside)
+    return value
 
 
 def looked_up(value: V, given: tuple[Any, ...]) -> V:
@@ -704,7 +718,7 @@ def conv(
     x, w = V_of(x), V_of(w)
     spatial = x.ndim - 2
     lhs, rhs, out = dimension_numbers or ("NC" + "HWD"[:spatial], "OI" + "HWD"[:spatial], "NC" + "HWD"[:spatial])
-    letters = [each for each in lhs if each not in "NC"]
+    letters = [each for each in rhs if each not in "OI"]
     x = transpose(x, [lhs.index(each) for each in ("N", "C", *letters)])
     w = transpose(w, [rhs.index(each) for each in ("O", "I", *letters)])
     up, apart = lhs_dilation or [1] * spatial, rhs_dilation or [1] * spatial
@@ -748,7 +762,6 @@ def conv(
     w = reshape(w, (groups, w.shape[0] // groups, *w.shape[1:]))
     places, offsets = "hwd"[:spatial], "xyz"[:spatial]
     made = einsum(f"bgi{places}{offsets},goi{offsets}->bgo{places}", seen, w)
-    W.flags.add("parts") if groups > 1 else None
     made = reshape(made, (made.shape[0], made.shape[1] * made.shape[2], *made.shape[3:]))
     order = ("N", "C", *letters)
     return transpose(made, [order.index(each) for each in out])
@@ -784,7 +797,6 @@ class At:
         return At(self.value, index)
 
     def set(self, what: Any) -> V:
-        W.flags.add("parts")
 
         def move(at: Any, new: Any) -> Any:
             at = at.copy()
@@ -794,7 +806,6 @@ class At:
         return layout(move, [self.value, V_of(what)])
 
     def add(self, what: Any) -> V:
-        W.flags.add("parts")
 
         def move(at: Any, new: Any) -> Any:
             at = np.full_like(at, -1)
@@ -844,7 +855,6 @@ def tree_map(function: Callable[..., Any], *trees: Any) -> Any:
 def vmap(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., Any]:
     def mapped(*args: Any) -> Any:
         axes = in_axes if isinstance(in_axes, tuple | list) else (in_axes,) * len(args)
-        W.flags.add("parts")
         number = next(V_of(arg).shape[axis] for arg, axis in zip(args, axes, strict=True) if axis is not None)
         results = [
             function(*(arg if axis is None else take(arg, at, axis) for arg, axis in zip(args, axes, strict=True)))
@@ -859,7 +869,6 @@ def vmap(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> C
 
 
 def scan(body: Callable[..., Any], init: Any, xs: Any, length: int | None = None, reverse: bool = False) -> Any:
-    W.flags.add("parts")
     first = xs
     while isinstance(first, tuple | dict):
         first = first[0] if isinstance(first, tuple) else next(iter(first.values()))

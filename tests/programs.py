@@ -1,8 +1,8 @@
 """Random forward passes as text, and a command that reads them and holds the readings against what is measured.
 
 `python -m tests.programs --programs 20000 --seed 7` prints what came of each, and the smallest program of every kind of
-fault. A generator draws every choice from one function, so that `random` and hypothesis can both make the choices, and a
-program that fails is made small by making its choices small.
+fault. A generator draws every choice from one function, so `random` and hypothesis can both make the choices, and a program
+that fails is made small by making its choices small.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tests import numpy_jax
 from tests.numpy_jax import NAMES, V, World
-from tests.truth import Program, Truth, right, run, truth_of, verdict
+from tests.truth import Program, right, run, truth_of, verdict
 
 Choose = Callable[[int], int]
 """A number below another one. Small numbers make simple programs."""
@@ -643,12 +644,8 @@ def by_wrapped(w: Writer, a: str) -> str:
     if len(shape) != 2:
         return by_matmul(w, a)
     x = signal(w, (4, shape[0]))
-    around = w.pick(["jax.jit", "jax.checkpoint", "jax.custom_jvp"])
-    if around == "jax.custom_jvp":
-        w.value("jax.custom_jvp(lambda x: x * 1.0)") if False else None
+    around = w.pick(["jax.jit", "jax.checkpoint"])
     body = w.pick(["x @ w", "jnp.tanh(x @ w)"])
-    if around == "jax.custom_jvp":
-        around = "jax.jit"
     return w.value(f"{around}(lambda x, w: {body})({x}, {a})")
 
 
@@ -842,18 +839,36 @@ def seeded(seed: int) -> Program:
     return program(random.Random(seed).randrange)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What came of one array of one program.
 
     Attributes:
-        verdict: `right`, `refused`, `wrong` or `crash`.
+        verdict: `right`, `refused`, `wrong`, `crash`, or `checker` where the checker itself failed.
         why: the reason, the fault, or the error.
-        valid: there is a right reading, and one only in the parts that matter.
+        program: the program.
+        name: the array.
+        valid: it is the first array, and there is one right reading of it.
+        said: the reading.
+        kind: the reason or fault without its numbers.
     """
 
-    def __init__(self, verdict: str, why: str, program: Program, name: str, valid: bool, said: str, kind: str) -> None:
-        self.verdict, self.why, self.program, self.name = verdict, why, program, name
-        self.valid, self.said, self.kind = valid, said, kind
+    verdict: str
+    why: str
+    program: Program
+    name: str = ""
+    valid: bool = False
+    said: str = ""
+    kind: str = ""
+
+    def is_like(self, other: Result) -> bool:
+        """Whether two results are of one kind."""
+        return (self.verdict, self.kind, self.valid) == (other.verdict, other.kind, other.valid)
+
+    @property
+    def group(self) -> str:
+        """The verdict; refusals where there is a right reading are told apart from others."""
+        return self.verdict if self.verdict != "refused" else "refused valid" if self.valid else "refused other"
 
 
 def read(program: Program) -> dict[str, Any]:
@@ -865,7 +880,8 @@ def read(program: Program) -> dict[str, Any]:
     arrays = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in program.shapes.items()}
     kinds = [np.int32 if name in program.picks else np.float32 for name in program.inputs]
     inputs = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(program.inputs.values(), kinds, strict=True)]
-    return dict(readings(program.function(jax_names()), arrays, inputs))
+    with jax.numpy_rank_promotion("allow"):
+        return dict(readings(program.function(jax_names()), arrays, inputs))
 
 
 def jax_names() -> dict[str, Any]:
@@ -885,28 +901,25 @@ def check(program: Program) -> list[Result]:
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         text = f"{type(error).__name__}: {str(error)[:80]} ({place.filename.rpartition('/')[2]}:{place.name})"
-        return [Result("crash", text, program, "", True, "", "crash")]
+        return [Result(verdict="crash", why=text, program=program, valid=True, kind=text)]
     results = []
     for name in program.shapes:
         truth = truth_of(program, name, values)
         said, why = verdict(truth, found[name])
         first = "several" in program.kinds or name == next(iter(program.shapes))
-        can = first and not truth.open and right(truth) is not None
-        shown = (
-            f"{found[name].role} {found[name].pattern} {dict(found[name].sizes or {}) or ''}"
-            if found[name].pattern
-            else ""
+        sizes = f" {dict(found[name].sizes)}" if found[name].sizes else ""
+        results.append(
+            Result(
+                verdict=said,
+                why=why,
+                program=program,
+                name=name,
+                valid=first and not truth.open and right(truth) is not None,
+                said=f"{found[name].role} {found[name].pattern}{sizes}" if found[name].pattern else "",
+                kind=re.sub(r"\b\d+\b", "N", re.sub(r" \([^()]*:\d+\)", "", why)),
+            )
         )
-        kind = what(truth, said, why)
-        results.append(Result(said, why, program, name, can, shown, kind))
     return results
-
-
-def what(truth: Truth, said: str, why: str) -> str:
-    """The kind of a result: numbers and places left out."""
-    text = re.sub(r" \([^()]*\)$", "", why)
-    text = re.sub(r"\([\w/.<>-]+:\d+\)", "", text)
-    return re.sub(r"\b\d+\b", "N", text)
 
 
 def agrees(program: Program) -> str:
@@ -915,10 +928,11 @@ def agrees(program: Program) -> str:
 
     arrays, inputs = values = program.values()
     name = next(iter(program.shapes))
-    found = program.function(jax_names())(
-        {each: jax.numpy.asarray(array, jax.numpy.float32) for each, array in arrays.items()},
-        *(jax.numpy.asarray(x, jax.numpy.int32 if x.dtype.kind == "i" else jax.numpy.float32) for x in inputs),
-    )
+    with jax.numpy_rank_promotion("allow"):
+        found = program.function(jax_names())(
+            {each: jax.numpy.asarray(array, jax.numpy.float32) for each, array in arrays.items()},
+            *(jax.numpy.asarray(x, jax.numpy.int32 if x.dtype.kind == "i" else jax.numpy.float32) for x in inputs),
+        )
     for truth in (False, True):
         _, own = run(program, name, values, truth=truth)
         for one, two in zip(found if isinstance(found, tuple) else (found,), own, strict=True):
@@ -1005,74 +1019,84 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     import jax
 
+    report = Report(seed=given.seed)
     number = given.programs or (10**9 if given.minutes else 2000)
     end = time.monotonic() + given.minutes * 60 if given.minutes else math.inf
-    counts: collections.Counter[str] = collections.Counter()
-    kinds: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    examples: dict[tuple[str, str], tuple[int, Result]] = {}
-    differ: dict[str, tuple[int, str]] = {}
-    began = time.monotonic()
-    done = 0
     for at in range(number):
         if time.monotonic() > end:
             break
-        seed = given.seed * 10_000_019 + at
-        done += 1
+        report.add(given.seed * 10_000_019 + at, with_jax=bool(given.agree) and at % given.agree == 0)
         if at % 500 == 499:
             jax.clear_caches()
+    report.show(given.show)
+    return int(report.failed)
+
+
+class Report:
+    """Counts of what came of programs, with the smallest program of each kind."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.programs = 0
+        self.began = time.monotonic()
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.kinds: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        self.examples: dict[tuple[str, str], tuple[int, Result]] = {}
+        self.differ: list[str] = []
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything is wrong."""
+        return bool(self.differ) or any(self.kinds[each] for each in ("wrong", "crash", "checker"))
+
+    @property
+    def read(self) -> float:
+        """The share that is read of arrays that can be."""
+        valid = sum(self.counts[f"{each} valid"] for each in ("right", "refused", "wrong", "crash"))
+        return self.counts["right valid"] / max(valid, 1)
+
+    def add(self, seed: int, *, with_jax: bool) -> None:
+        """Check the program of a seed."""
+        self.programs += 1
+        made = seeded(seed)
         try:
-            made = seeded(seed)
             results = check(made)
+            if with_jax and results[0].verdict != "crash" and (text := agrees(made)):
+                self.differ.append(f"seed {seed}\n{made.text()}{text}")
         except Exception as error:
-            counts["checker"] += 1
-            kinds["checker"][repr(error)[:100]] += 1
-            examples.setdefault(
-                ("checker", repr(error)[:100]),
-                (seed, Result("checker", traceback.format_exc(), made, "", False, "", "")),
-            )
-            continue
-        if given.agree and at % given.agree == 0 and results and results[0].verdict != "crash":
-            text = agrees(made)
-            if text:
-                differ[made.kinds[-1] if made.kinds else ""] = (seed, made.text() + text)
+            results = [Result(verdict="checker", why=traceback.format_exc(), program=made, kind=repr(error)[:100])]
         for each in results:
-            valid = "valid" if each.valid else "other"
-            counts[f"{each.verdict} {valid}"] += 1
+            self.counts[f"{each.verdict} {'valid' if each.valid else 'other'}"] += 1
             if each.verdict == "right":
                 continue
-            verdict_ = each.verdict if each.verdict != "refused" else f"refused {valid}"
-            kinds[verdict_][each.kind] += 1
-            old = examples.get((verdict_, each.kind))
-            if old is None or len(each.program.text()) < len(old[1].program.text()):
-                examples[verdict_, each.kind] = (seed, each)
-    spent = time.monotonic() - began
-    print(f"{done} programs in {spent:.0f} s, JAX {jax.__version__}, seed {given.seed}")
-    for name, count in sorted(counts.items()):
-        print(f"  {name}: {count}")
-    valid = sum(counts[f"{each} valid"] for each in ("right", "refused", "wrong", "crash"))
-    print(f"  read of the valid: {counts['right valid'] / max(valid, 1):.1%}")
-    for seed, text in differ.values():
-        print(f"\nJAX and NumPy differ, seed {seed}:\n{text}")
-    for verdict_ in ("checker", "crash", "wrong", "refused valid", "refused other"):
-        for kind, count in kinds[verdict_].most_common(given.show if "refused" in verdict_ else None):
-            seed, result = examples[verdict_, kind]
-            print(f"\n{verdict_} {count} times: {kind}" + (f"   [said {result.said}]" if result.said else ""))
-            if verdict_ == "refused other":
-                continue
-            shown = result.program
-            if verdict_ in ("wrong", "crash", "refused valid"):
-                shown = smallest(
-                    seed,
-                    lambda p: any(
-                        r.verdict == result.verdict and r.kind == kind and r.valid == result.valid for r in check(p)
-                    ),
-                )
-                again = next((r for r in check(shown) if r.verdict == result.verdict and r.kind == kind), result)
-                print(f"{again.name}: {again.said}  {again.why}")
-            print(f"seed {seed}\n{shown.text()}")
-            if verdict_ == "checker":
-                print(result.why)
-    return int(bool(counts["checker"] or differ or any(kinds[each] for each in ("wrong", "crash"))))
+            self.kinds[each.group][each.kind] += 1
+            old = self.examples.get((each.group, each.kind))
+            if old is None or len(made.text()) < len(old[1].program.text()):
+                self.examples[each.group, each.kind] = (seed, each)
+
+    def show(self, most: int) -> None:
+        """Print the counts, and a small program of each kind of fault and refusal."""
+        import jax
+
+        spent = time.monotonic() - self.began
+        print(f"{self.programs} programs in {spent:.0f} s, JAX {jax.__version__}, seed {self.seed}")
+        for name, count in sorted(self.counts.items()):
+            print(f"  {name}: {count}")
+        print(f"  read of the valid: {self.read:.1%}")
+        for text in self.differ:
+            print(f"\nJAX and NumPy differ: {text}")
+        for group in ("checker", "crash", "wrong", "refused valid", "refused other"):
+            for kind, count in self.kinds[group].most_common(most if "refused" in group else None):
+                seed, result = self.examples[group, kind]
+                print(f"\n{group} {count} times: {kind}")
+                if group == "refused other":
+                    continue
+                if group == "checker":
+                    print(f"seed {seed}\n{result.program.text()}{result.why}")
+                    continue
+                small = smallest(seed, lambda p: any(each.is_like(result) for each in check(p)))  # noqa: B023
+                again = next((each for each in check(small) if each.is_like(result)), result)
+                print(f"seed {seed}, {again.name}: {again.said} {again.why}\n{small.text()}")
 
 
 if __name__ == "__main__":

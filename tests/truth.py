@@ -1,7 +1,7 @@
 """What each array of a program is for, measured: the law that readings of the forward pass are held against.
 
 A program runs in NumPy (`tests/numpy_jax.py`), with each entry of the array changed in turn. Where the array meets the
-signal, the entries that move one output are its S; which entry of the signal meets which entry of the array is seen, too.
+signal, the entries that move one output are its S; which entry of the signal meets which of the array is seen, too.
 A reading is right if all outputs agree with it:
 
 - the entries that move one output are one batch entry's inputs and window for one output, all of them;
@@ -9,13 +9,12 @@ A reading is right if all outputs agree with it:
 - products entry by entry are scales where the array is a vector, sums are biases, look-ups are embeddings.
 
 Sums of outputs, later on, of entries that met different entries of the signal make inputs of what were batch entries.
-What can't be told from outputs is listed in `Truth.open`: there every reading that fits one of the ways to see it is right.
+What can't be told from outputs is listed in `Truth.open`: there every reading that fits one way to see it is right.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,7 +87,8 @@ class Truth:
         role: `weight`, `scale`, `bias`, `embedding`, `unused`, or `none` where it is no one thing everywhere.
         levels: meetings by which readings are judged; where there are several, any will do.
         open: why more than one reading may be right.
-        parts: outputs or entries may go different ways, so that outputs may be batch entries.
+        pieces: entries that stand in one part of the array, or of its outputs: parts that go different ways may be
+            batch entries, even where they meet the same signal.
         other: the same where constants are signals, as positions that a small network takes in.
     """
 
@@ -96,7 +96,7 @@ class Truth:
     role: str
     levels: list[list[Meeting]]
     open: frozenset[str]
-    parts: bool
+    pieces: list[Any]
     flags: frozenset[str]
     groups: Any = None
     other: Truth | None = None
@@ -196,7 +196,7 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
         role=role,
         levels=[first],
         open=frozenset(open_),
-        parts="parts" in world.flags,
+        pieces=[*world.pieces.values()],
         flags=frozenset(world.flags),
     )
     if role not in WEIGHTS:
@@ -214,11 +214,9 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
         if mixed:
             truth.role = "weight"
     elif role == "weight":
-        for each in truth.levels[0]:
-            met = each.met.any(1).sum(1)
-            rows = each.moved.sum(1)
-            if (met > rows).any() and not each.lenient and "two signals" not in world.flags:
-                truth.open |= {"entries are used again"}
+        # An entry that meets several entries of the signal on the way to one output, as under a cumulative sum.
+        if "two signals" not in world.flags and any((each.met.sum(2) > 1).any() for each in truth.levels[0]):
+            truth.open |= {"entries are used again"}
     return truth
 
 
@@ -268,11 +266,12 @@ def absorbed(seen: Sequence[Meeting], number: int) -> set[int]:
     return found
 
 
-def components(meetings: Sequence[Meeting]) -> Any:
+def components(meetings: Sequence[Meeting], *, outputs_only: bool = False) -> Any:
     """For each entry the number of the layer it belongs to: those that share an output or an entry of the signal."""
     n = meetings[0].moved.shape[1]
     edges = [each.moved for each in meetings]
-    edges.append(np.logical_or.reduce([each.met.any(0) for each in meetings]).T)
+    if not outputs_only:
+        edges.append(np.logical_or.reduce([each.met.any(0) for each in meetings]).T)
     label = np.arange(n)
     rows = np.concatenate([each for each in edges if each.size] or [np.zeros((0, n), bool)])
     rows = np.unique(rows, axis=0)
@@ -363,15 +362,30 @@ def fault_at(truth: Truth, meetings: Sequence[Meeting], groups: Any, claim: Clai
             if len(at) != claim.fan_in and not lenient:
                 return f"fan_in: {claim.fan_in}, but {len(at)} entries move an output"
     if "masked" in truth.flags:
+        # A mask leaves some of the inputs out; what is left of those of one output still hangs together.
+        shared = components(meetings, outputs_only=True)
+        for label in np.unique(claim.outputs[used]):
+            if len(np.unique(shared[used & (claim.outputs == label)])) > 1:
+                return f"fan_in: {claim.fan_in}, but entries of one output never meet in one"
         return ""
     own = np.unique(claim.batch[used])
     for label in own:
         if len(np.unique(groups[used & (claim.batch == label)])) > 1:
             return f"batch: {claim.batch_size}, but entries of one never meet"
     true = len(np.unique(groups[used]))
-    if len(own) > true and not truth.parts and "two signals" not in truth.flags:
+    if len(own) > true and not {"two signals", "member"} & truth.flags and not apart(truth, claim, used):
         return f"batch: {claim.batch_size}, but all meet"
     return ""
+
+
+def apart(truth: Truth, claim: Claim, used: Any) -> bool:
+    """Whether some part of the program holds each batch entry, and no other."""
+    alone = set()
+    for piece in truth.pieces:
+        labels = np.unique(claim.batch[piece & used])
+        if len(labels) == 1:
+            alone.add(int(labels[0]))
+    return alone >= set(np.unique(claim.batch[used]).tolist())
 
 
 def factorings(size: int) -> list[tuple[int, ...]]:
