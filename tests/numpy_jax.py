@@ -477,6 +477,8 @@ def getitem(value: V, index: Any) -> V:
 
 def cut(value: V) -> V:
     """Note which entries of the parameter are in a part of something, and return that part."""
+    if value.kind == "data" and value.behind:
+        W.flags.add("later parts")
     if W.atoms is not None and not W.quiet and value.kind in ("pure", "live") and value.size:
         n = W.width - 4
         arr = np.broadcast_to(value.arr, (W.width, *value.arr.shape[1:]))

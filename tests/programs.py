@@ -82,7 +82,7 @@ class Writer:
     def value(self, text: str, truth: str = "", prefix: str = "v") -> str:
         """Write a line that gives a new value, and return its name."""
         made = numpy_jax.V_of(eval(text, self.space))
-        if made.size > 400:
+        if made.size > 400 or not np.isfinite(made.arr).all():
             raise TooLargeError
         name = f"{prefix}{self.count}"
         self.count += 1
@@ -107,7 +107,7 @@ class Writer:
 
 
 class TooLargeError(Exception):
-    """A program grew too large to be checked quickly."""
+    """A program grew too large to be checked quickly, or its numbers did."""
 
 
 def order(w: Writer, rank: int) -> list[int]:
@@ -352,7 +352,7 @@ def shifted(w: Writer, a: str) -> str | None:
 
 
 def normed(w: Writer, a: str) -> str | None:
-    return f"{a} / jnp.linalg.norm({a})" if w.choose(2) else f"{a} / jnp.linalg.norm({a}, axis=0, keepdims=True)"
+    return w.pick([f"{a} / (jnp.linalg.norm({a}) + 0.1)", f"{a} / (jnp.linalg.norm({a}, axis=0, keepdims=True) + 0.1)"])
 
 
 LAYOUTS: list[Callable[[Writer, str], str | None]] = [

@@ -373,7 +373,7 @@ def fault_at(truth: Truth, meetings: Sequence[Meeting], groups: Any, claim: Clai
         if len(np.unique(groups[used & (claim.batch == label)])) > 1:
             return f"batch: {claim.batch_size}, but entries of one never meet"
     true = len(np.unique(groups[used]))
-    if len(own) > true and not {"two signals", "member"} & truth.flags and not apart(truth, claim, used):
+    if len(own) > true and not {"two signals", "member", "later parts"} & truth.flags and not apart(truth, claim, used):
         return f"batch: {claim.batch_size}, but all meet"
     return ""
 
