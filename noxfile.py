@@ -83,9 +83,9 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
-def build(session: nox.Session) -> Path:
-    """Draw the pictures, build the pages, and return the folder they are in."""
-    folder = Path(session.create_tmp()).resolve() / "site"
+def build(session: nox.Session, target: str = "") -> Path:
+    """Draw the pictures, build the pages in a folder, one of the session's own if none is named, and return it."""
+    folder = Path(target).resolve() if target else Path(session.create_tmp()).resolve() / "site"
     session.run("python", "examples/gallery.py", "--output", "docs/pictures")
     session.run("mkdocs", "build", "--strict", "--site-dir", str(folder))
     return folder
@@ -93,9 +93,9 @@ def build(session: nox.Session) -> Path:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation, pictures included; a broken link or a missing name fails."""
+    """Build the documentation, pictures included; a broken link or a missing name fails. `-- FOLDER` keeps it there."""
     session.install(".", *group("docs"))
-    build(session)
+    build(session, *session.posargs)
 
 
 @nox.session

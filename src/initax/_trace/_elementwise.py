@@ -12,83 +12,6 @@ from initax._trace._layout import broadcast
 from initax._trace._uses import Part, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View, regroup
 
-LINEAR = frozenset({"neg", "convert_element_type", "copy", "real", "imag", "conj", "reduce_precision", "copy_p"})
-"""Functions of one argument that leave a weight a weight."""
-
-
-ENTRYWISE = frozenset(
-    {
-        "abs",
-        "acos",
-        "acosh",
-        "add",
-        "add_any",
-        "and",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "cbrt",
-        "ceil",
-        "clamp",
-        "convert_element_type",
-        "copy",
-        "cos",
-        "cosh",
-    }
-    | {
-        "div",
-        "eq",
-        "erf",
-        "erf_inv",
-        "erfc",
-        "exp",
-        "exp2",
-        "expm1",
-        "floor",
-        "ge",
-        "gt",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "log",
-        "log1p",
-        "logistic",
-        "lt",
-    }
-    | {
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "not",
-        "or",
-        "pow",
-        "round",
-        "rsqrt",
-        "select_n",
-        "sign",
-        "sin",
-        "sinh",
-        "sqrt",
-        "square",
-        "sub",
-        "tan",
-        "tanh",
-        "xor",
-    }
-)
-"""Functions entry by entry that can be worked out from values alone."""
-
-
-def unary(name: str, value: Value, uses: Uses, where: str) -> Value:
-    """Follow a function of one value, entry by entry."""
-    if name in LINEAR:
-        return value
-    return nonlinear(name, [value], value.shape, uses, where)
-
 
 def fitted(value: Value, shape: tuple[int, ...]) -> Value:
     """Return an operand broadcast to the result, as element-wise equations do with scalars and axes of size one."""
@@ -304,8 +227,8 @@ def _merged(left: Value, right: Value, where: str, how: str) -> tuple[tuple[View
                 kept.append(replace(view, times=view.times | met))
                 continue
             kept += _with_twins(view, twins, place, product, where)
-    own = {view.param for view in kept if view.normalized}
-    kept = [replace(view, times=view.times - own) if view.normalized else view for view in kept]
+    own = {view.param for view in kept if view.normalized or view.quantized}
+    kept = [replace(view, times=view.times - own) if view.param in own else view for view in kept]
     return tuple(dict.fromkeys(kept)), left.data or right.data
 
 
@@ -314,7 +237,8 @@ def _with_twins(view: View, twins: list[View], place: int, product: bool, where:
     if view.stop and any(not twin.stop for twin in twins):
         return []  # the statistic; its twin is marked below
     if not view.stop and all(twin.stop for twin in twins):
-        return [replace(view, normalized=True)]
+        past = not product and all(twin.frozen for twin in twins)
+        return [replace(view, quantized=True) if past else replace(view, normalized=True)]
     if not product:
         return [view]
     if view.stop:

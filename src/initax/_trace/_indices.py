@@ -10,8 +10,6 @@ import numpy as np
 
 from initax._trace._uses import Value
 
-SAME = frozenset({"convert_element_type", "copy", "expand_dims", "reshape", "squeeze"})
-
 
 def constant(number: Any) -> Value:
     """Return what a literal holds."""
@@ -23,7 +21,7 @@ def stepped(eqn: Any, values: Sequence[Value]) -> tuple[int, int] | None:
     """Return first number and step of an equation's result, where its entries are evenly spaced whole numbers.
 
     Args:
-        eqn: an equation of constants only.
+        eqn: an equation of constants only, which alters or rearranges them.
         values: what its operands hold.
     """
     name, known = eqn.primitive.name, [value.steps for value in values]
@@ -33,8 +31,6 @@ def stepped(eqn: Any, values: Sequence[Value]) -> tuple[int, int] | None:
         return None
     first = known[0]
     assert first is not None
-    if name in SAME:
-        return first
     if name == "broadcast_in_dim":
         return first if math.prod(eqn.params["shape"]) == math.prod(values[0].shape) or first[1] == 0 else None
     if name in ("add", "mul") and len(known) == 2:
