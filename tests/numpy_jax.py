@@ -32,7 +32,7 @@ class Meeting:
     """A value in which outputs of the parameter stand: right where it met the signal, or after sums of such values.
 
     Attributes:
-        kind: `product`, `sum` of outputs, `look-up`, or `signal` where it only stands beside the signal.
+        kind: `product`, `sum of both`, `look-up`; later `sum` of outputs, and `contraction of products`.
         moved: for each entry of the value and each entry of the parameter, whether the one moves with the other.
         met: pairs of an entry of the parameter and a number of an entry of the signal, for each entry of the value.
         added: whether an entry of the value moves with one of the parameter, whatever the signal is.
@@ -120,6 +120,7 @@ class V:
         self.sources: frozenset[int] = more.get("sources", frozenset())
         self.behind: frozenset[int] = more.get("behind", frozenset())
         self.looked: bool = more.get("looked", False)
+        self.modulated: bool = more.get("modulated", False)
         self.tables: tuple[Meeting, ...] = more.get("tables", ())
 
     shape = property(lambda self: self.arr.shape[2:])
@@ -241,6 +242,7 @@ def merged(values: Sequence[V]) -> dict[str, Any]:
         "lenient": any(each.lenient for each in values),
         "sources": frozenset().union(*(each.sources for each in values)),
         "behind": frozenset().union(*(each.behind for each in values)),
+        "modulated": any(each.modulated for each in values),
     }
 
 
@@ -351,6 +353,7 @@ def combine(name: str, function: Callable[..., Any], values: Sequence[V], number
         arr = function(*(each.arr if each.kind == "pure" else spread(each).arr for each in values))
         found = function(*(each.arr[:1, :1] for each in values))
         value = V(arr, "live", lin=W.fresh(found.shape[2:]), **more)
+        value.modulated = name == "mul"
         return enter("sum of both" if name in LINEAR else "product", value)
     live = [each for each in values if each.kind == "live"]
     if name in ("einsum", "mul") and len(live) == 1 and len(inputs) > 1:
@@ -360,6 +363,9 @@ def combine(name: str, function: Callable[..., Any], values: Sequence[V], number
                 for at in range(size):
                     cut(layout(lambda places: np.take(places, at, axis), [live[0]]))  # noqa: B023
     lin = numbers_of(*(numbers(each) for each in values))
+    if name == "einsum" and len(live) == 1 and len(inputs) == 2 and live[0].modulated:
+        other = [each if each is live[0] else spread(each) for each in values]
+        enter("contraction of products", V(function(*(each.arr for each in other)), "live", lin=lin, **merged(live)))
     if live and (name in LINEAR or (len(live) == 1 and len(inputs) == 1 and entrywise_const(name, values))):
         sources = sorted(more["sources"])
         if name in LINEAR and len(live) > 1:
@@ -613,7 +619,12 @@ def softmax(value: Any, axis: int = -1) -> V:
 
 def einsum(equation: str, *operands: Any) -> V:
     values = [V_of(each) for each in operands]
-    left, _, right = equation.replace(" ", "").partition("->")
+    equation = equation.replace(" ", "")
+    if "..." in equation:
+        named = [each.replace("...", "") for each in equation.partition("->")[0].split(",")]
+        rest = max(value.ndim - len(term) for term, value in zip(named, values, strict=True))
+        equation = equation.replace("...", "".join(each for each in "ABCDEFGH" if each not in equation)[:rest])
+    left, _, right = equation.partition("->")
     terms = left.split(",")
     spare = [each for each in string.ascii_letters if each not in equation][:2]
     lead = "".join(spare)
@@ -946,6 +957,25 @@ def custom(function: Callable[..., Any]) -> Any:
     return called
 
 
+def switch(which: Any, branches: Any, *operands: Any) -> Any:
+    which = V_of(which)
+    values = [V_of(each(*operands)) for each in branches]
+    chosen = values[min(max(int(which), 0), len(values) - 1)]
+    if is_input(which):
+        behind = frozenset().union(*(frozen(each).behind for each in (*values, which)))
+        return V(chosen.arr[:1, :1], "data", lin=W.fresh(chosen.shape), behind=behind, lenient=chosen.lenient)
+    return chosen
+
+
+def take_along_axis(value: Any, index: Any, axis: int) -> V:
+    value, index = V_of(value), V_of(index)
+    shape = [index.shape[at] if at == axis % value.ndim else size for at, size in enumerate(value.shape)]
+    index = broadcast_to(index, shape)
+    places = np.indices(shape)
+    given = tuple(index if at == axis % value.ndim else places[at] for at in range(value.ndim))
+    return value[given]
+
+
 def one_hot(index: Any, number: int) -> V:
     index = V_of(index)
     arr = (index.base()[..., None] == np.arange(number)).astype(float)[None, None]
@@ -993,6 +1023,8 @@ NN = SimpleNamespace(
     softplus=entrywise("softplus", softplus), softmax=softmax, one_hot=one_hot,
 )  # fmt: skip
 JNP = SimpleNamespace(
+    take_along_axis=take_along_axis, vdot=lambda a, b: einsum("a,a->", V_of(a).ravel(), V_of(b).ravel()),
+    diag=lambda v: where(np.eye(V_of(v).size) > 0, V_of(v)[:, None], 0.0),
     einsum=einsum, matmul=matmul, dot=dot, tensordot=tensordot, inner=lambda a, b: tensordot(a, b, ([-1], [-1])),
     reshape=reshape, transpose=transpose, swapaxes=swapaxes, moveaxis=moved(np.moveaxis), concatenate=concatenate,
     stack=stack, split=split, take=take, pad=pad, where=where, broadcast_to=broadcast_to, expand_dims=expand_dims,
@@ -1010,7 +1042,7 @@ JNP = SimpleNamespace(
         "sqrt", np.sqrt, reduce_sum(V_of(v) * v, axis, keepdims))),
 )  # fmt: skip
 LAX = SimpleNamespace(
-    scan=scan, fori_loop=fori_loop, while_loop=while_loop, cond=cond, map=lax_map, dot_general=dot_general,
+    scan=scan, switch=switch, dot=dot, fori_loop=fori_loop, while_loop=while_loop, cond=cond, map=lax_map, dot_general=dot_general,
     conv_general_dilated=conv, rev=lambda v, d: layout(lambda at: np.flip(at, d), [v]),
     dynamic_index_in_dim=dynamic_index, dynamic_slice_in_dim=dynamic_slice_in_dim,
     dynamic_update_slice=lambda v, u, s: V_of(v).at[

@@ -91,6 +91,12 @@ class Writer:
         self.truth.append(f"{name} = {truth or text}")
         return name
 
+    def line(self, text: str) -> None:
+        """Write a line that gives several values, or none."""
+        exec(text, self.space)
+        self.lines.append(text)
+        self.truth.append(text)
+
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(eval(name, self.space).shape)
 
@@ -355,9 +361,25 @@ def normed(w: Writer, a: str) -> str | None:
     return w.pick([f"{a} / (jnp.linalg.norm({a}) + 0.1)", f"{a} / (jnp.linalg.norm({a}, axis=0, keepdims=True) + 0.1)"])
 
 
+def mapped(w: Writer, a: str) -> str | None:
+    rank = len(w.shape(a))
+    if rank < 2:
+        return None
+    ways = [
+        f"jax.vmap(lambda b: b.T)({a})",
+        f"jax.vmap(lambda b: b, in_axes={rank - 1}, out_axes=0)({a})",
+        f"jax.vmap(lambda b: b, out_axes={rank - 1})({a})",
+        f"lax.map(lambda b: b.T, {a})",
+        f"lax.scan(lambda c, b: (c, b * 2.0), 0.0, {a})[1]",
+        f"jax.jit(lambda b: b.T)({a})",
+        f"jax.checkpoint(lambda b: b[::-1])({a})",
+    ]
+    return w.pick(ways)
+
+
 LAYOUTS: list[Callable[[Writer, str], str | None]] = [
     transposed, split_axis, merge_axes, entry, sliced, turned, taken, padded, parts_joined, constant_scale, placed, new_axis,
-    masked, own_sum, repeated, constant_matrix, own_cumsum, nonlinear, shifted, normed,
+    masked, own_sum, mapped, repeated, constant_matrix, own_cumsum, nonlinear, shifted, normed,
 ]  # fmt: skip
 """What may happen to a parameter first."""
 RARE = frozenset({nonlinear, shifted, normed, own_cumsum, repeated, constant_matrix})
@@ -681,9 +703,7 @@ def by_attention(w: Writer, a: str) -> str:
         return by_einsum(w, a)
     y = w.value(f"{signal(w, (4, shape[0]))} @ {a}")
     if shape[1] % 3 == 0:
-        w.lines.append(f"q, k, u = jnp.split({y}, 3, -1)")
-        w.truth.append(w.lines[-1])
-        exec(w.lines[-1], w.space)
+        w.line(f"q, k, u = jnp.split({y}, 3, -1)")
         return w.value("jax.nn.softmax(q @ k.T, -1) @ u")
     if shape[1] % 2 == 0:
         half = shape[1] // 2
@@ -725,10 +745,158 @@ def by_twice(w: Writer, a: str) -> str:
     )
 
 
+def by_closure(w: Writer, a: str) -> str:
+    """The parameter is used inside a function that is mapped over the signal."""
+    shape = w.shape(a)
+    if len(shape) == 1:
+        return w.value(f"jax.vmap(lambda x: {w.pick(['x @ {a}', 'jnp.vdot({a}, x)', 'x * {a}']).format(a=a)})({signal(w, (4, shape[0]))})")
+    if len(shape) == 2:
+        body, own = w.pick([(f"x @ {a}", (shape[0],)), (f"{a} @ x", (shape[1],)), (f"jnp.dot(x, {a})", (2, shape[0]))])
+        text = f"jax.vmap(lambda x: {body})"
+        if w.choose(2):
+            return w.value(f"jax.vmap({text})({signal(w, (2, 3, *own))})")
+        return w.value(f"{text}({signal(w, (4, *own))})")
+    if len(shape) == 3:
+        body, own = w.pick([
+            (f'jnp.einsum("i,iho->ho", x, {a})', (shape[0],)),
+            (f'jnp.einsum("hi,hio->ho", x, {a})', shape[:2]),
+            (f"jnp.tensordot(x, {a}, 2)", shape[:2]),
+            (f"jax.vmap(lambda m: x @ m)({a})", (shape[1],)),
+            (f"jax.vmap(lambda y, m: y @ m)(x, {a})", shape[:2]),
+        ])  # fmt: skip
+        return w.value(f"jax.vmap(lambda x: {body})({signal(w, (4, *own))})")
+    return by_einsum(w, a)
+
+
+def by_ellipsis(w: Writer, a: str) -> str:
+    shape = w.shape(a)
+    if len(shape) < 2:
+        return by_matmul(w, a)
+    own = "abcdef"[: len(shape)]
+    number = 1 + w.choose(len(shape) - 1)
+    x = signal(w, (*((2, 3) if w.choose(2) else (4,)), *shape[:number]))
+    return w.value(f'jnp.einsum("...{own[:number]},{own}->...{own[number:]}", {x}, {a})')
+
+
+def by_parts(w: Writer, a: str) -> str:
+    """Parts of the parameter are used one by one."""
+    shape = w.shape(a)
+    axes = [at for at, size in enumerate(shape) if size in (2, 4, 6, 3)]
+    if len(shape) != 2 or not axes:
+        return by_einsum(w, a)
+    axis = w.pick(axes)
+    number = 3 if shape[axis] % 3 == 0 else 2
+    part = [size // number if at == axis else size for at, size in enumerate(shape)]
+    names = [f"m{k}" for k in range(number)]
+    line = f"{', '.join(names)} = jnp.split({a}, {number}, {axis})"
+    w.line(line)
+    same = signal(w, (4, part[0])) if w.choose(2) else ""
+    outs = [f"{same or signal(w, (4, part[0]))} @ {name}" for name in names]
+    joined = " + ".join(outs), " * ".join(f"jnp.tanh({each})" for each in outs), f"jnp.concatenate([{', '.join(outs)}], -1)"
+    return w.value(w.pick([*joined, f"jnp.stack([{', '.join(outs)}])"]))
+
+
+def by_modulated(w: Writer, a: str) -> str:
+    """The data scale the parameter, or the signal before and after it."""
+    shape = w.shape(a)
+    if len(shape) != 2:
+        return by_einsum(w, a)
+    x = w.signal((4, shape[0]))
+    way = w.choose(5)
+    if way == 0:
+        return w.value(f"{x} @ ({a} * {w.signal((shape[0],))}[:, None])")
+    if way == 1:
+        return w.value(f"{x} @ ({a} * jnp.tanh({w.signal((shape[1],))}))")
+    if way == 2:
+        return w.value(f"({x} * jax.nn.sigmoid({x}.mean(0))) @ {a}")
+    if way == 3:
+        return w.value(f"({x} @ {a}) * jax.nn.sigmoid({w.signal((4, shape[1]))})")
+    return w.value(f'jnp.einsum("ti,tio->to", {x}, {a}[None] * {w.signal((4, *shape))})')
+
+
+def by_powers(w: Writer, a: str) -> str:
+    """Entries of the parameter weigh functions of the signal."""
+    shape = w.shape(a)
+    x = w.signal((4, *shape[1:]))
+    if not shape or shape[0] > 4:
+        return by_matmul(w, a)
+    functions = ["{x}", "jnp.tanh({x})", "jnp.square({x})", "jnp.sin({x})"][: shape[0]]
+    basis = [each.format(x=x) for each in functions]
+    if w.choose(2):
+        return w.value(" + ".join(f"{a}[{k}] * {each}" for k, each in enumerate(basis)))
+    return w.value(f"(jnp.stack([{', '.join(basis)}], 1) * {a}).sum(1)")
+
+
+def by_complex(w: Writer, a: str) -> str:
+    shape = w.shape(a)
+    if len(shape) != 3 or shape[-1] != 2:
+        return by_matmul(w, a)
+    x = signal(w, (4, shape[0]))
+    return w.value(f"jnp.real({x} @ lax.complex({a}[..., 0], {a}[..., 1]))")
+
+
+def by_custom(w: Writer, a: str) -> str:
+    shape = w.shape(a)
+    if len(shape) != 2:
+        return by_closure(w, a)
+    x = signal(w, (4, shape[0]))
+    if w.choose(2):
+        w.line("f = jax.custom_jvp(lambda x, w: jnp.tanh(x @ w))")
+        w.line("f.defjvp(lambda primals, tangents: (f(*primals), f(*primals)))")
+    else:
+        w.line("f = jax.custom_vjp(lambda x, w: x @ w)")
+        w.line("f.defvjp(lambda x, w: (x @ w, None), lambda kept, g: (g, g))")
+    return w.value(f"f({x}, {a})")
+
+
+def by_switch(w: Writer, a: str) -> str:
+    shape = w.shape(a)
+    if len(shape) != 2:
+        return by_vmap(w, a)
+    x, which = signal(w, (4, shape[0])), w.numbers((), 2)
+    return w.value(f"lax.switch({which}, [lambda x: x @ {a}, lambda x: jnp.tanh(x @ {a})], {x})")
+
+
+def by_expert_index(w: Writer, a: str) -> str:
+    """The data pick which entry of a stack is the weight."""
+    shape = w.shape(a)
+    if len(shape) != 3:
+        return by_look_up(w, a)
+    which = w.numbers((5,), shape[0])
+    way = w.choose(3)
+    x = w.signal((5, shape[1]))
+    if way == 0:
+        return w.value(f'jnp.einsum("ti,tio->to", {x}, {a}[{which}])')
+    if way == 1:
+        return w.value(f"jax.vmap(lambda x, n: x @ {a}[n])({x}, {which})")
+    return w.value(f"jnp.take_along_axis({x} @ {a}, {which}[None, :, None], 0)[0]")
+
+
+def by_cell(w: Writer, a: str) -> str:
+    """A cell of gates, run over time."""
+    shape = w.shape(a)
+    if len(shape) != 2 or shape[1] % 2 or shape[1] > 6:
+        return by_recurrence(w, a)
+    half = shape[1] // 2
+    x = w.signal((3, 2, shape[0]))
+    body = f"jax.nn.sigmoid((x @ {a})[:, :{half}]) * c + jnp.tanh((x @ {a})[:, {half}:])"
+    return w.value(f"lax.scan(lambda c, x: ({body}, c), jnp.zeros((2, {half})), {x})[{w.choose(2)}]")
+
+
+def by_patches(w: Writer, a: str) -> str:
+    shape = w.shape(a)
+    if len(shape) != 2 or shape[0] not in (4, 6, 8):
+        return by_matmul(w, a)
+    c = shape[0] // 2
+    x = w.signal((6, c))
+    return w.value(f"{x}.reshape(3, 2, {c}).reshape(3, {shape[0]}) @ {a}")
+
+
 MEETINGS: list[Callable[[Writer, str], str]] = [
-    by_matmul, by_einsum, by_vmap, by_convolution, by_product, by_shifts, by_loop, by_recurrence, by_look_up, by_scale,
-    by_bias, by_cond, by_wrapped, by_gradient, by_experts, by_attention, by_halves, by_both_ways, by_twice, by_einsum,
-    by_convolution, by_einsum, by_matmul,
+    by_matmul, by_einsum, by_vmap, by_closure, by_convolution, by_product, by_shifts, by_loop, by_recurrence, by_look_up,
+    by_scale, by_bias, by_cond, by_wrapped, by_gradient, by_experts, by_attention, by_halves, by_both_ways, by_twice,
+    by_ellipsis, by_parts, by_modulated, by_powers, by_complex, by_custom, by_switch, by_expert_index, by_cell,
+    by_patches, by_einsum, by_convolution, by_einsum, by_matmul,
 ]  # fmt: skip
 """Where a parameter meets the signal."""
 

@@ -172,7 +172,7 @@ def truth_of(program: Program, name: str, values: tuple[dict[str, Any], list[Any
 def judged(world: World, shape: tuple[int, ...]) -> Truth:
     """Return what was seen of an array."""
     seen = world.meetings
-    first = [each for each in seen if each.kind != "sum"]
+    first = [each for each in seen if each.kind in ("product", "sum of both", "look-up")]
     open_ = {each for each in ("constant", "tangled", "member", "residual", "normed") if each in world.flags}
     roles = set()
     for each in first:
@@ -213,6 +213,12 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
         truth.role = "scale" if sum(size > 1 for size in shape) <= 1 else "product"
         if mixed:
             truth.role = "weight"
+        later = [each for each in seen if each.kind == "contraction of products"]
+        if truth.role == "product" and later:
+            # A weight that the data modulate before it meets the signal, as styles do, is the weight it was.
+            truth.open |= {"modulated"}
+            truth.levels.append(later)
+            truth.groups.append(components(later))
     elif role == "weight":
         # An entry that meets several entries of the signal on the way to one output, as under a cumulative sum.
         if "two signals" not in world.flags and any((each.met.sum(2) > 1).any() for each in truth.levels[0]):
@@ -365,7 +371,7 @@ def fault_at(truth: Truth, meetings: Sequence[Meeting], groups: Any, claim: Clai
         # A mask leaves some of the inputs out; what is left of those of one output still hangs together.
         shared = components(meetings, outputs_only=True)
         for label in np.unique(claim.outputs[used]):
-            if len(np.unique(shared[used & (claim.outputs == label)])) > 1:
+            if "padded" not in truth.flags and len(np.unique(shared[used & (claim.outputs == label)])) > 1:
                 return f"fan_in: {claim.fan_in}, but entries of one output never meet in one"
         return ""
     own = np.unique(claim.batch[used])
@@ -373,19 +379,22 @@ def fault_at(truth: Truth, meetings: Sequence[Meeting], groups: Any, claim: Clai
         if len(np.unique(groups[used & (claim.batch == label)])) > 1:
             return f"batch: {claim.batch_size}, but entries of one never meet"
     true = len(np.unique(groups[used]))
-    if len(own) > true and not {"two signals", "member", "later parts"} & truth.flags and not apart(truth, claim, used):
+    if len(own) > true and not {"two signals", "member", "later parts"} & truth.flags and not apart(truth, claim, groups, used):
         return f"batch: {claim.batch_size}, but all meet"
     return ""
 
 
-def apart(truth: Truth, claim: Claim, used: Any) -> bool:
-    """Whether some part of the program holds each batch entry, and no other."""
+def apart(truth: Truth, claim: Claim, groups: Any, used: Any) -> bool:
+    """Whether some part of the program holds each batch entry and no other one of those that hang together with it."""
     alone = set()
     for piece in truth.pieces:
-        labels = np.unique(claim.batch[piece & used])
-        if len(labels) == 1:
-            alone.add(int(labels[0]))
-    return alone >= set(np.unique(claim.batch[used]).tolist())
+        for group in np.unique(groups[piece & used]):
+            labels = np.unique(claim.batch[piece & used & (groups == group)])
+            if len(labels) == 1:
+                alone.add((int(group), int(labels[0])))
+    own = set(zip(groups[used].tolist(), claim.batch[used].tolist(), strict=True))
+    several = {group for group in groups[used].tolist() if len({b for g, b in own if g == group}) > 1}
+    return alone >= {(group, label) for group, label in own if group in several}
 
 
 def factorings(size: int) -> list[tuple[int, ...]]:
