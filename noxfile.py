@@ -122,7 +122,7 @@ def wild(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Read random forward passes and hold that against what is measured: `-- --minutes 30 --seed 7`, `-- --programs N`."""
+    """Read random forward passes and hold that against what is measured; `-- --minutes 30 --seed 7`."""
     session.install(".", *group("test"))
     session.run("python", "-W", "ignore", "-m", "tests.programs", *(session.posargs or ["--programs", "4000"]))
 

@@ -58,7 +58,7 @@ class World:
 
     Attributes:
         name: the parameter.
-        atoms: number of an entry of the signal → its place along the second axis; `None` on the first run, which counts.
+        atoms: number of an entry of the signal → its place along the second axis; the first run counts, and has none.
         met: numbers of entries of signals that met the parameter.
         meetings: what was seen.
         flags: what is known to be undecidable, or allows more than one reading.
@@ -1042,7 +1042,8 @@ JNP = SimpleNamespace(
         "sqrt", np.sqrt, reduce_sum(V_of(v) * v, axis, keepdims))),
 )  # fmt: skip
 LAX = SimpleNamespace(
-    scan=scan, switch=switch, dot=dot, fori_loop=fori_loop, while_loop=while_loop, cond=cond, map=lax_map, dot_general=dot_general,
+    scan=scan, switch=switch, dot=dot,
+    fori_loop=fori_loop, while_loop=while_loop, cond=cond, map=lax_map, dot_general=dot_general,
     conv_general_dilated=conv, rev=lambda v, d: layout(lambda at: np.flip(at, d), [v]),
     dynamic_index_in_dim=dynamic_index, dynamic_slice_in_dim=dynamic_slice_in_dim,
     dynamic_update_slice=lambda v, u, s: V_of(v).at[

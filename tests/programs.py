@@ -1,8 +1,8 @@
 """Random forward passes as text, and a command that reads them and holds the readings against what is measured.
 
 `python -m tests.programs --programs 20000 --seed 7` prints what came of each, and the smallest program of every kind of
-fault. A generator draws every choice from one function, so `random` and hypothesis can both make the choices, and a program
-that fails is made small by making its choices small.
+fault. A generator draws every choice from one function, so `random` and hypothesis can both make the choices, and a
+program that fails is made small by making its choices small.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Writer:
     def value(self, text: str, truth: str = "", prefix: str = "v") -> str:
         """Write a line that gives a new value, and return its name."""
         made = numpy_jax.V_of(eval(text, self.space))
-        if made.size > 400 or not np.isfinite(made.arr).all():
+        if not 0 < made.size <= 400 or not np.isfinite(made.arr).all():
             raise TooLargeError
         name = f"{prefix}{self.count}"
         self.count += 1
@@ -113,7 +113,7 @@ class Writer:
 
 
 class TooLargeError(Exception):
-    """A program grew too large to be checked quickly, or its numbers did."""
+    """A program grew too large to be checked quickly, or its numbers did, or nothing is left."""
 
 
 def order(w: Writer, rank: int) -> list[int]:
@@ -378,8 +378,8 @@ def mapped(w: Writer, a: str) -> str | None:
 
 
 LAYOUTS: list[Callable[[Writer, str], str | None]] = [
-    transposed, split_axis, merge_axes, entry, sliced, turned, taken, padded, parts_joined, constant_scale, placed, new_axis,
-    masked, own_sum, mapped, repeated, constant_matrix, own_cumsum, nonlinear, shifted, normed,
+    transposed, split_axis, merge_axes, entry, sliced, turned, taken, padded, parts_joined, constant_scale,
+    placed, new_axis, masked, own_sum, mapped, repeated, constant_matrix, own_cumsum, nonlinear, shifted, normed,
 ]  # fmt: skip
 """What may happen to a parameter first."""
 RARE = frozenset({nonlinear, shifted, normed, own_cumsum, repeated, constant_matrix})
@@ -599,8 +599,8 @@ def by_loop(w: Writer, a: str) -> str:
     if way == 1:
         return w.value(f"lax.fori_loop(0, {shape[0]}, lambda n, c: {body.format(c='c', w=f'{a}[n]')}, {x})")
     if way == 2:
-        text = f"lax.while_loop(lambda nc: nc[0] < {shape[0]}, lambda nc: (nc[0] + 1, {body.format(c='nc[1]', w=f'{a}[nc[0]]')}), (0, {x}))[1]"
-        return w.value(text)
+        step = f"lambda nc: (nc[0] + 1, {body.format(c='nc[1]', w=f'{a}[nc[0]]')})"
+        return w.value(f"lax.while_loop(lambda nc: nc[0] < {shape[0]}, {step}, (0, {x}))[1]")
     for n in range(shape[0]):
         x = w.value(body.format(c=x, w=f"{a}[{n}]"))
     return x
@@ -676,9 +676,8 @@ def by_gradient(w: Writer, a: str) -> str:
     if len(shape) != 2:
         return by_matmul(w, a)
     x = signal(w, w.pick([(shape[0],), (4, shape[0])]))
-    return w.value(
-        f"jax.grad(lambda y: jnp.sum({w.pick(['jnp.tanh(y @ {a})', 'jnp.square(y @ {a})', 'jax.nn.softplus(y @ {a})']).format(a=a)}))({x})"
-    )
+    energy = w.pick(["jnp.tanh(y @ {a})", "jnp.square(y @ {a})", "jax.nn.softplus(y @ {a})"]).format(a=a)
+    return w.value(f"jax.grad(lambda y: jnp.sum({energy}))({x})")
 
 
 def by_experts(w: Writer, a: str) -> str:
@@ -749,7 +748,8 @@ def by_closure(w: Writer, a: str) -> str:
     """The parameter is used inside a function that is mapped over the signal."""
     shape = w.shape(a)
     if len(shape) == 1:
-        return w.value(f"jax.vmap(lambda x: {w.pick(['x @ {a}', 'jnp.vdot({a}, x)', 'x * {a}']).format(a=a)})({signal(w, (4, shape[0]))})")
+        body = w.pick(["x @ {a}", "jnp.vdot({a}, x)", "x * {a}"]).format(a=a)
+        return w.value(f"jax.vmap(lambda x: {body})({signal(w, (4, shape[0]))})")
     if len(shape) == 2:
         body, own = w.pick([(f"x @ {a}", (shape[0],)), (f"{a} @ x", (shape[1],)), (f"jnp.dot(x, {a})", (2, shape[0]))])
         text = f"jax.vmap(lambda x: {body})"
@@ -792,7 +792,11 @@ def by_parts(w: Writer, a: str) -> str:
     w.line(line)
     same = signal(w, (4, part[0])) if w.choose(2) else ""
     outs = [f"{same or signal(w, (4, part[0]))} @ {name}" for name in names]
-    joined = " + ".join(outs), " * ".join(f"jnp.tanh({each})" for each in outs), f"jnp.concatenate([{', '.join(outs)}], -1)"
+    joined = (
+        " + ".join(outs),
+        " * ".join(f"jnp.tanh({each})" for each in outs),
+        f"jnp.concatenate([{', '.join(outs)}], -1)",
+    )
     return w.value(w.pick([*joined, f"jnp.stack([{', '.join(outs)}])"]))
 
 
@@ -832,7 +836,7 @@ def by_complex(w: Writer, a: str) -> str:
     if len(shape) != 3 or shape[-1] != 2:
         return by_matmul(w, a)
     x = signal(w, (4, shape[0]))
-    return w.value(f"jnp.real({x} @ lax.complex({a}[..., 0], {a}[..., 1]))")
+    return w.value(f"jnp.abs({x} @ lax.complex({a}[..., 0], {a}[..., 1]))")
 
 
 def by_custom(w: Writer, a: str) -> str:
@@ -893,8 +897,8 @@ def by_patches(w: Writer, a: str) -> str:
 
 
 MEETINGS: list[Callable[[Writer, str], str]] = [
-    by_matmul, by_einsum, by_vmap, by_closure, by_convolution, by_product, by_shifts, by_loop, by_recurrence, by_look_up,
-    by_scale, by_bias, by_cond, by_wrapped, by_gradient, by_experts, by_attention, by_halves, by_both_ways, by_twice,
+    by_matmul, by_einsum, by_vmap, by_closure, by_convolution, by_product, by_shifts, by_loop, by_recurrence,
+    by_look_up, by_scale, by_bias, by_cond, by_wrapped, by_gradient, by_experts, by_attention, by_halves, by_both_ways, by_twice,
     by_ellipsis, by_parts, by_modulated, by_powers, by_complex, by_custom, by_switch, by_expert_index, by_cell,
     by_patches, by_einsum, by_convolution, by_einsum, by_matmul,
 ]  # fmt: skip

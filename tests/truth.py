@@ -219,10 +219,10 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
             truth.open |= {"modulated"}
             truth.levels.append(later)
             truth.groups.append(components(later))
-    elif role == "weight":
-        # An entry that meets several entries of the signal on the way to one output, as under a cumulative sum.
-        if "two signals" not in world.flags and any((each.met.sum(2) > 1).any() for each in truth.levels[0]):
-            truth.open |= {"entries are used again"}
+    again = any((each.met.sum(2) > 1).any() for each in truth.levels[0])
+    if truth.role == "weight" and again and "two signals" not in world.flags:
+        # An entry meets several entries of the signal on the way to one output, as under a cumulative sum.
+        truth.open |= {"entries are used again"}
     return truth
 
 
@@ -379,7 +379,11 @@ def fault_at(truth: Truth, meetings: Sequence[Meeting], groups: Any, claim: Clai
         if len(np.unique(groups[used & (claim.batch == label)])) > 1:
             return f"batch: {claim.batch_size}, but entries of one never meet"
     true = len(np.unique(groups[used]))
-    if len(own) > true and not {"two signals", "member", "later parts"} & truth.flags and not apart(truth, claim, groups, used):
+    if (
+        len(own) > true
+        and not {"two signals", "member", "later parts"} & truth.flags
+        and not apart(truth, claim, groups, used)
+    ):
         return f"batch: {claim.batch_size}, but all meet"
     return ""
 
