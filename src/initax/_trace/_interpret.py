@@ -6,6 +6,7 @@ The second moments and the replay are interpreters too; units are followed by th
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,7 @@ def line_of(eqn: Any) -> str:
     """Return the line of the forward pass an equation comes from, `file.py:12`, or nothing where it is not known."""
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback else ():
-        if not frame.file_name.startswith((JAX_ROOT, OWN_ROOT, "<")):
+        if not frame.file_name.startswith((JAX_ROOT, OWN_ROOT, contextlib.__file__, "<")):
             return f"{Path(frame.file_name).name}:{frame.line_num}"
     return ""
 
