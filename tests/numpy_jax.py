@@ -32,7 +32,8 @@ class Meeting:
     """A value in which outputs of the parameter stand: right where it met the signal, or after sums of such values.
 
     Attributes:
-        kind: `product`, `sum of both`, `look-up`; later `sum` of outputs, and `contraction of products`.
+        kind: `product`, `sum of both`, `look-up`; `sum` of outputs, `contraction of products`, `contraction with a
+            constant`.
         moved: for each entry of the value and each entry of the parameter, whether the one moves with the other.
         met: pairs of an entry of the parameter and a number of an entry of the signal, for each entry of the value.
         added: whether an entry of the value moves with one of the parameter, whatever the signal is.
@@ -75,7 +76,6 @@ class World:
     count: int = 0
     quiet: int = 0
     width: int = 1
-    constants_are_signals: bool = False
     pieces: dict[bytes, Any] = field(default_factory=dict)
 
     def fresh(self, shape: tuple[int, ...]) -> Any:
@@ -323,11 +323,6 @@ def combine(name: str, function: Callable[..., Any], values: Sequence[V], number
     if any(each.looked for each in pure) and name not in ("einsum",):
         values = [settle(each) if each.kind == "pure" and each.looked else each for each in values]
         pure = [each for each in values if each.kind == "pure"]
-    if W.constants_are_signals and pure and name == "einsum":
-        values = [
-            V(each.arr, "data", lin=W.fresh(each.shape)) if each.kind == "const" and not each.other else each
-            for each in values
-        ]
     inputs = [each for each in values if is_input(each)]
     more = merged(values)
     if pure and not inputs:
@@ -340,7 +335,10 @@ def combine(name: str, function: Callable[..., Any], values: Sequence[V], number
             W.flags.add("constant")
         more["looked"] = any(each.looked for each in pure)
         more["tables"] = tuple(dict.fromkeys(table for each in pure for table in each.tables))
-        return V(function(*(each.arr for each in values)), "pure", **more)
+        made = V(function(*(each.arr for each in values)), "pure", **more)
+        if name == "einsum" and any(each.kind == "const" and not each.other for each in values):
+            enter("contraction with a constant", V(made.arr, "live"))
+        return made
     if not pure and not inputs:
         return V(function(*(each.arr for each in values)), "const", other=more["other"], lenient=more["lenient"])
     if pure:

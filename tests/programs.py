@@ -898,8 +898,8 @@ def by_patches(w: Writer, a: str) -> str:
 
 MEETINGS: list[Callable[[Writer, str], str]] = [
     by_matmul, by_einsum, by_vmap, by_closure, by_convolution, by_product, by_shifts, by_loop, by_recurrence,
-    by_look_up, by_scale, by_bias, by_cond, by_wrapped, by_gradient, by_experts, by_attention, by_halves, by_both_ways, by_twice,
-    by_ellipsis, by_parts, by_modulated, by_powers, by_complex, by_custom, by_switch, by_expert_index, by_cell,
+    by_look_up, by_scale, by_bias, by_cond, by_wrapped, by_gradient, by_experts, by_attention, by_halves,
+    by_both_ways, by_twice, by_ellipsis, by_parts, by_modulated, by_powers, by_complex, by_custom, by_switch, by_expert_index, by_cell,
     by_patches, by_einsum, by_convolution, by_einsum, by_matmul,
 ]  # fmt: skip
 """Where a parameter meets the signal."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,6 @@ def run(
     values: tuple[dict[str, Any], list[Any]],
     *,
     truth: bool = True,
-    constants_are_signals: bool = False,
 ) -> tuple[World, Any]:
     """Run a program with one array followed, and return what was seen and the result.
 
@@ -117,18 +116,13 @@ def run(
         name: the array.
         values: arrays and inputs.
         truth: run the lines in which products of arrays stand in the order of the signal.
-        constants_are_signals: an array that is contracted with a constant meets a signal there.
     """
     arrays, inputs = values
     function = program.function(NAMES, truth=truth)
     world = World(name=name)
     result = None
     for atoms in (None, True):
-        world = World(
-            name=name,
-            atoms=None if atoms is None else {n: at for at, n in enumerate(world.met)},
-            constants_are_signals=constants_are_signals,
-        )
+        world = World(name=name, atoms=None if atoms is None else {n: at for at, n in enumerate(world.met)})
         numpy_jax.start(world)
         p = {}
         for each, array in arrays.items():
@@ -163,9 +157,13 @@ def truth_of(program: Program, name: str, values: tuple[dict[str, Any], list[Any
     shape = tuple(program.shapes[name])
     world, _ = run(program, name, values)
     truth = judged(world, shape)
-    if "constant" in truth.open and truth.role not in ("weight", "scale", "product"):
-        world, _ = run(program, name, values, constants_are_signals=True)
-        truth.other = judged(world, shape)
+    constants = [each for each in world.meetings if each.kind == "contraction with a constant" and each.is_affine]
+    if constants and truth.role not in ("weight", "scale", "product"):
+        # Constants may be a signal, as positions that a small network takes in. All entries meet them.
+        together = np.zeros(constants[0].moved.shape[1], int)
+        truth.other = replace(
+            truth, role="weight", levels=[[each] for each in constants], groups=[together for _ in constants]
+        )
     return truth
 
 
@@ -365,7 +363,8 @@ def fault_at(truth: Truth, meetings: Sequence[Meeting], groups: Any, claim: Clai
                 one = np.unique(claim.batch[at])
                 what = "batch entries" if len(one) > 1 else "outputs"
                 return f"fan_in: {len(at)} entries move an output, of {len(labels)} {what}"
-            if len(at) != claim.fan_in and not lenient:
+            # Rows of a table that nothing can pick are rows of it still.
+            if len(at) != claim.fan_in and not lenient and each.kind != "look-up":
                 return f"fan_in: {claim.fan_in}, but {len(at)} entries move an output"
     if "masked" in truth.flags:
         # A mask leaves some of the inputs out; what is left of those of one output still hangs together.
