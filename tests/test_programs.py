@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import initax as ix
 from initax._math._axes import resolve
-from tests.programs import MEETINGS, Recorded, Report, agrees, check, program, seeded
+from tests.programs import MEETINGS, Recorded, Report, abstract, agrees, check, jax_names, program, read, seeded
 from tests.truth import Program, claimed, fault, patterns, right, truth_of
 
 
@@ -124,6 +125,20 @@ def test_readings_of_random_programs_are_right_or_refused() -> None:
         report.show(0)
     assert {name: dict(kinds) for name, kinds in report.kinds.items() if not name.startswith("refused")} == {}
     assert report.read > 0.6
+
+
+def test_a_survey_says_what_was_read() -> None:
+    for made in map(seeded, range(900_000, 900_060)):
+        readings = read(made)
+        arrays, inputs = abstract(made)
+        with jax.numpy_rank_promotion("allow"):
+            survey = ix.survey(arrays, inputs=tuple(inputs), forward=made.function(jax_names()))
+        for parameter in (each for layer in survey.layers for each in layer.parameters):
+            reading, shape = readings[parameter.path], made.shapes[parameter.path]
+            assert (parameter.axes is None) == (reading.pattern is None)
+            if parameter.axes is not None and reading.pattern is not None:
+                found = resolve(reading.pattern, shape, reading.sizes)
+                assert (parameter.role, parameter.axes) == (reading.role, found)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
