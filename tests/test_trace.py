@@ -13,6 +13,7 @@ from initax._math._axes import resolve
 from initax._trace import _views, readings
 from tests.tables import KEY
 from tests.traced import MODELS, S, transformer
+from tests.traced_programs import PROGRAMS
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def in_words(reading, shape):
     return reading.role, axes.fan_in if weighs else None, axes.fan_out if weighs else None, axes.batch_size
 
 
-@pytest.mark.parametrize("model", [pytest.param(each, id=each.name.replace(" ", "-")) for each in MODELS])
+@pytest.mark.parametrize("model", [pytest.param(each, id=each.name.replace(" ", "-")) for each in (*MODELS, *PROGRAMS)])
 def test_a_model_nobody_declared_is_read_as_its_mathematics_says(model, as_users_write):
     found = readings(model.forward, model.arrays, list(model.inputs))
     words = {name: in_words(found[name], tuple(array.shape)) for name, array in model.arrays.items()}
@@ -207,6 +208,19 @@ def test_draws_of_a_traced_stack_have_the_law_of_their_fans(key):
     count = new.size
     # The relative error of a variance of n truncated normals has standard deviation sqrt(1.37 / n).
     assert abs(float(jnp.var(new)) * 64 / 2 - 1) < 4.9 * (1.37 / count) ** 0.5
+
+
+@pytest.mark.parametrize("scheme", ["lecun_normal", "lecun_uniform", "orthogonal"])
+def test_a_complex_weight_in_two_real_arrays_keeps_the_length_of_a_signal(scheme, key, as_users_write):
+    """Of n truncated normals the variance has a relative standard deviation of sqrt(1.37 / n), of the others less."""
+    params = {"re": jnp.zeros((300, 300)), "im": jnp.zeros((300, 300))}
+    plan = ix.plan(params, {"*": scheme}, inputs=S(4, 300), forward=lambda p, x: x @ jax.lax.complex(p["re"], p["im"]))
+    assert plan.notes == tuple(
+        f"{each}: its entries are parts of a complex weight, real or imaginary; each has half of its variance"
+        for each in ("im", "re")
+    )
+    for part in plan.draw(key).values():
+        assert abs(2 * 300 * float(jnp.mean(part**2)) - 1) < 4.9 * (1.37 / part.size) ** 0.5
 
 
 def test_fans_a_convolution_really_has_are_read_too():

@@ -229,8 +229,8 @@ def _merged(left: Value, right: Value, where: str, how: str) -> tuple[tuple[View
                 kept.append(replace(view, times=view.times | met))
                 continue
             kept += _with_twins(view, twins, place, product, where)
-    own = {view.param for view in kept if view.normalized}
-    kept = [replace(view, times=view.times - own) if view.normalized else view for view in kept]
+    own = {view.param for view in kept if view.normalized or view.quantized}
+    kept = [replace(view, times=view.times - own) if view.param in own else view for view in kept]
     return tuple(dict.fromkeys(kept)), left.data or right.data
 
 
@@ -239,7 +239,8 @@ def _with_twins(view: View, twins: list[View], place: int, product: bool, where:
     if view.stop and any(not twin.stop for twin in twins):
         return []  # the statistic; its twin is marked below
     if not view.stop and all(twin.stop for twin in twins):
-        return [replace(view, normalized=True)]
+        past = not product and all(twin.frozen for twin in twins)
+        return [replace(view, quantized=True) if past else replace(view, normalized=True)]
     if not product:
         return [view]
     if view.stop:

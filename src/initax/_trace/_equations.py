@@ -15,6 +15,7 @@ import numpy as np
 from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
+from initax._trace._pairs import imaginary, paired, turned
 from initax._trace._uses import Part, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop
 
@@ -99,12 +100,13 @@ def convolve(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
 
 def add(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """Follow a sum or a difference."""
-    return elementwise.added(eqn.primitive.name, values[0], values[1], shapes_of(eqn)[0], uses, where)
+    left, right = paired(values[0], values[1], uses)
+    return elementwise.added(eqn.primitive.name, left, right, shapes_of(eqn)[0], uses, where)
 
 
 def mul(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """Follow a product."""
-    return elementwise.multiplied(values[0], values[1], shapes_of(eqn)[0], uses, where)
+    return turned(eqn, elementwise.multiplied(values[0], values[1], shapes_of(eqn)[0], uses, where))
 
 
 def div(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
@@ -115,7 +117,7 @@ def div(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
 def complex_of(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """Follow a real and an imaginary part that become complex."""
     layout.together(values, uses)
-    return add(eqn, values, uses, where)
+    return add(eqn, [values[0], imaginary(values[1])], uses, where)
 
 
 def cut(eqn: Any, values: Values, uses: Uses, where: str) -> Value:

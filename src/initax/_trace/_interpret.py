@@ -6,6 +6,7 @@ The second moments and the replay are interpreters too; units are followed by th
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,14 @@ import numpy as np
 from jax.extend.core import Literal
 
 from initax._model._reason import Why
+from initax._trace._backward import carries_back, cotangents
 from initax._trace._contract import settle
 from initax._trace._elementwise import nonlinear
 from initax._trace._entries import marked
 from initax._trace._equations import shapes_of
 from initax._trace._indices import Constant
 from initax._trace._primitives import UNKNOWN, called, row_of, scan_parts
+from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View, foreign
 
@@ -36,7 +39,7 @@ def line_of(eqn: Any) -> str:
     """Return the line of the forward pass an equation comes from, `file.py:12`, or nothing where it is not known."""
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback else ():
-        if not frame.file_name.startswith((JAX_ROOT, OWN_ROOT, "<")):
+        if not frame.file_name.startswith((JAX_ROOT, OWN_ROOT, contextlib.__file__, "<")):
             return f"{Path(frame.file_name).name}:{frame.line_num}"
     return ""
 
@@ -209,8 +212,19 @@ class Walk(Interpreter[Value]):
         return results
 
     def step(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
-        """Return what the results of an equation hold; of constants, what works them out where that is asked."""
-        self.uses.at = at
+        """Return what the results of an equation hold; a cotangent that it carries back is noted as one."""
+        uses = self.uses
+        around = uses.goes_back, uses.own_gradient
+        uses.at, uses.goes_back = at, uses.goes_back or carries_back(eqn)
+        uses.own_gradient = uses.own_gradient or eqn.primitive.name in OWN_GRADIENT
+        results = self._followed(eqn, values, at)
+        if uses.goes_back:
+            results = cotangents(eqn, results, uses, line_of(eqn))
+        uses.goes_back, uses.own_gradient = around
+        return results
+
+    def _followed(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
+        """What the results of an equation hold; of constants, what works them out where that is asked."""
         inner = called(eqn)
         if inner is not None or any(value.data or value.weights for value in values) or _is_mutation(eqn):
             return super().step(eqn, values, at)
@@ -231,7 +245,9 @@ class Walk(Interpreter[Value]):
         where = line_of(eqn) if follow is not None or any(value.weights for value in values) else ""
         first = len(self.uses.found)
         results = equation(eqn, values, self.uses, where)
-        return results if follow is None else follow.after(eqn, values, results, self.uses, first, where)
+        if follow is None or self.uses.goes_back:
+            return results
+        return follow.after(eqn, values, results, self.uses, first, where)
 
     def scan(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Follow a scan: each step takes one entry of what it runs over."""
@@ -319,7 +335,7 @@ class Walk(Interpreter[Value]):
 def _frozen(value: Value, where: str) -> Value:
     """Return parameters behind `stop_gradient`, where no gradient reaches them by this way."""
     stop = Stop("stop_gradient stands between it and the signal", where, Why.NOT_TRAINABLE)
-    return replace(value, weights=tuple(view.halted(stop) for view in value.weights))
+    return replace(value, weights=tuple(replace(view.halted(stop), frozen=True) for view in value.weights))
 
 
 def _row(value: Value) -> Value:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from initax._trace import _equations as equations
+from initax._trace import _quantized as quantized
 from initax._trace import _unit_moves as moves
 from initax._trace._uses import Uses, Value
 from initax._trace._views import View
@@ -111,12 +112,15 @@ PRIMITIVES: dict[str, Primitive] = {
     "select_n": replace(FUNCTION, read=equations.select),
     "complex": Primitive(read=equations.complex_of, units="function"),
     # Entry by entry, and a weight stays a weight.
-    **_each(("convert_element_type", "copy"), replace(FUNCTION, read=equations.keep, unchanged=True)),
+    "copy": replace(FUNCTION, read=equations.keep, unchanged=True),
+    "convert_element_type": replace(FUNCTION, read=quantized.cast, unchanged=True),
     "neg": replace(FUNCTION, read=equations.keep),
     "reduce_precision": replace(LINEAR, moments="layout"),
     **_each(("real", "imag", "conj"), LINEAR),
     # Other functions entry by entry.
-    **_each(("abs", "ceil", "clamp", "floor", "is_finite", "max", "min", "round", "sign"), FUNCTION),
+    **_each(("abs", "is_finite"), FUNCTION),
+    **_each(("ceil", "floor", "round", "sign"), replace(FUNCTION, read=quantized.rounded)),
+    **_each(("clamp", "max", "min"), replace(FUNCTION, read=quantized.clipped)),
     **_each(
         ("cbrt", "exp", "exp2", "expm1", "integer_pow", "log", "log1p", "pow", "rsqrt", "sqrt", "square"), FUNCTION
     ),

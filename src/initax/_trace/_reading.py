@@ -43,6 +43,7 @@ class Reading:
         partners: for a bias, the parameters whose outputs it is added to, in the order of the forward pass.
         reason: why its axes can't be told.
         why: the kind of that reason.
+        paired: it is one of two real arrays that are a complex weight together.
         notes: what one should know about a reading.
         where: the lines at which it is used.
     """
@@ -55,6 +56,7 @@ class Reading:
     partners: tuple[int, ...] = ()
     reason: str | None = None
     why: Why = Why.UNREADABLE
+    paired: bool = False
     notes: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
 
@@ -72,6 +74,9 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         return Reading(reason=f"shape {tuple(shape)} has no entries")
     if not uses:
         return Reading(reason="the forward pass does not use it", why=Why.UNUSED)
+    if all(use.goes_back for use in uses):
+        reason = "it meets nothing but cotangents, on the way back of a gradient"
+        return Reading(reason=_at(reason, next(iter(where), "")), where=where)
     frozen = [use for use in uses if use.stop is not None and use.stop.why is Why.NOT_TRAINABLE]
     if len(frozen) == len(uses):
         return Reading(
@@ -100,14 +105,6 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
     if isinstance(written, str):
         return Reading(reason=written, where=where)
     leading = next((use for use in uses if use.what == "embedding"), uses[0])
-    notes = unused(shape, uses)
-    if any(use.normalized for use in uses):
-        notes.append(
-            "it is combined with a function of itself before it is used, as weight norm does; see that its scale counts"
-        )
-    through = sorted({names[each] for use in uses for each in use.through})
-    if through:
-        notes.append(f"it is contracted with {', '.join(through)} before it meets the signal, and read in that order")
     return Reading(
         pattern=written[0],
         sizes=written[1],
@@ -115,9 +112,32 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         kind=KIND[leading.what],
         strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
         partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
-        notes=tuple(notes),
+        paired=_is_paired(uses),
+        notes=(*unused(shape, uses), *_notes(uses, names)),
         where=where,
     )
+
+
+def _is_paired(uses: Sequence[Use]) -> bool:
+    """Whether it is, wherever it is used, one part of a complex weight."""
+    return all(use.view is not None and use.view.paired for use in uses)
+
+
+def _notes(uses: Sequence[Use], names: Sequence[str]) -> tuple[str, ...]:
+    """What one should know about a reading."""
+    notes = []
+    if any(use.normalized for use in uses):
+        notes.append(
+            "it is combined with a function of itself before it is used, as weight norm does; see that its scale counts"
+        )
+    if any(use.view is not None and use.view.quantized for use in uses):
+        notes.append("it is quantized on the way, past its gradient; what is drawn is what the gradient changes")
+    if _is_paired(uses):
+        notes.append("its entries are parts of a complex weight, real or imaginary; each has half of its variance")
+    through = sorted({names[each] for use in uses for each in use.through})
+    if through:
+        notes.append(f"it is contracted with {', '.join(through)} before it meets the signal, and read in that order")
+    return tuple(notes)
 
 
 def _at(text: str, where: str) -> str:

@@ -43,6 +43,7 @@ class Use:
         view: the parameter as a contraction, a convolution or a sum takes it, where it meets the signal so.
         units: the axes of the result along which its outputs lie.
         at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
+        goes_back: a cotangent meets it, no signal: it is of the backward part of a gradient in the forward pass.
     """
 
     param: int
@@ -61,6 +62,7 @@ class Use:
     view: View | None = None
     units: tuple[int, ...] = ()
     at: Place = ()
+    goes_back: bool = False
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of the outputs all of whose entries go different ways."""
@@ -136,6 +138,10 @@ class Uses:
         loops: the equations that are loops → the parameters of which each step takes one entry.
         whiles: those of them whose number of steps is not known before they run.
         follow: what follows units from equation to equation, where that was asked for.
+        real: the parameters that are real.
+        goes_back: whether the equation carries a cotangent back.
+        own_gradient: whether it is of a function with a gradient of its own.
+        backward: the uses in which a cotangent meets a parameter, once the walk is over.
     """
 
     def __init__(self, follow: Follows | None = None) -> None:
@@ -145,10 +151,14 @@ class Uses:
         self.at: Place = ()
         self.loops: dict[Place, dict[int, tuple[Factor, ...]]] = {}
         self.whiles: set[Place] = set()
+        self.real: frozenset[int] = frozenset()
+        self.goes_back = False
+        self.own_gradient = False
+        self.backward: list[Use] = []
 
     def add(self, use: Use) -> int:
         """Enter a use and return its number."""
-        use.at = self.at
+        use.at, use.goes_back = self.at, self.goes_back
         self.found.append(use)
         return len(self.found) - 1
 

@@ -163,6 +163,10 @@ class View:
         times: other parameters it was multiplied with, entry by entry.
         normalized: it was divided by, or shifted by, a statistic of itself.
         shifted: a constant was added to it.
+        imaginary: it was multiplied with the imaginary unit.
+        paired: it is one of two real arrays that are a complex weight together.
+        quantized: it was rounded past its gradient, which takes it for what it was.
+        frozen: it stands behind `stop_gradient`, whatever happened before.
         stop: it went through something after which its stored entries are no weights.
         running: factors along which entries were added up one by one, which is `stop` unless all of them are summed.
         use: for outputs, which use of the parameter made them.
@@ -181,6 +185,10 @@ class View:
     times: frozenset[int] = frozenset()
     normalized: bool = False
     shifted: bool = False
+    imaginary: bool = False
+    paired: bool = False
+    quantized: bool = False
+    frozen: bool = False
     stop: Stop | None = None
     running: tuple[Factor, ...] = ()
     use: int = -1

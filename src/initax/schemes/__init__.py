@@ -34,6 +34,7 @@ from initax.schemes._table import orthogonal as orthogonal
 from initax.schemes._table import prior as prior
 from initax.schemes._table import sparse as sparse
 from initax.schemes._table import torch_default as torch_default
+from initax.schemes._table import trunc_normal as trunc_normal
 from initax.schemes._table import truncated_normal as truncated_normal
 from initax.schemes._table import uniform as uniform
 from initax.schemes._table import uniform_fan_in as uniform_fan_in

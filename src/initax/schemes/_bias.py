@@ -12,20 +12,26 @@ import jax.numpy as jnp
 from initax._errors import SchemeError, listing, message
 from initax._math._axes import Axes
 from initax._model._parameter import Layer, Parameter
-from initax.schemes._distributions import Constant
+from initax.schemes._distributions import Constant, filled
 from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, where
 
 
 @dataclass(frozen=True, slots=True)
 class Prior(Initializer):
-    """The log-odds of `p`, so that a sigmoid output starts at `p`."""
+    """What makes an output start at `p`: log-odds before a sigmoid, logarithms before a softmax."""
 
-    p: float = 0.01
+    p: float | tuple[float, ...] = 0.01
+    link: str = "sigmoid"
     fits_bias: ClassVar[bool] = True
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        return Constant("constant", (), math.log(self.p / (1 - self.p))).recipe(parameter, layer)
+        if isinstance(self.p, float):
+            return Constant("constant", (), self._bias(self.p)).recipe(parameter, layer)
+        return filled(self.name, tuple(map(self._bias, self.p)), parameter)
+
+    def _bias(self, p: float) -> float:
+        return math.log(p) if self.link == "softmax" else math.log(p / (1 - p))
 
 
 @dataclass(frozen=True, slots=True)

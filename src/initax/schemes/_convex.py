@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from initax._errors import SchemeError, message
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._distributions import Constant, Normal, scaled_normal
 from initax.schemes._initializer import (
@@ -18,6 +19,7 @@ from initax.schemes._initializer import (
     fans_of,
     positive_fan,
     refuse_complex,
+    where,
     without_inputs,
 )
 
@@ -109,6 +111,7 @@ class _Hoedt(Initializer):
     alpha: float = 0.0
     bias_noise: float = 0.0
     fans: str = "nominal"
+    bias: str = "own"
 
     def _constants(self, parameter: Parameter) -> HoedtConstants:
         refuse_complex("hoedt", parameter, "input-convex networks have real weights")
@@ -123,6 +126,15 @@ class HoedtWeight(_Hoedt):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         constants = self._constants(parameter)
+        alone = layer.cls is type(None) or parameter.role == "embedding"  # drawn by `ix.draw`, or a look-up
+        if self.bias == "own" and not alone and not any(each.role == "bias" for each in layer.parameters):
+            raise SchemeError(
+                message(
+                    f"hoedt needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
+                    f"positive weights shift the mean by {-constants.bias_mean:+.4g}; a bias has to take that off",
+                    'build the layer with one, or say that another layer holds it: ("hoedt", {"bias": "elsewhere"})',
+                )
+            )
         return Recipe(LogNormalKernel(), (constants.log_mean, constants.log_std), math.sqrt(constants.weight_var))
 
 

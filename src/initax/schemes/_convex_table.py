@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from initax._errors import SchemeError, message
 from initax._math._activation_moments import Activation, refuse_unsuitable
@@ -35,6 +35,7 @@ def hoedt(
     bias_noise: float = 0.0,
     *,
     fans: Fans = "nominal",
+    bias: Literal["own", "elsewhere"] = "own",
 ) -> Scheme:
     """Return log-normal weights and the negative bias that goes with them, for input-convex ReLU networks.
 
@@ -47,9 +48,12 @@ def hoedt(
         alpha: slope of a leaky ReLU.
         bias_noise: share of the variance given to a random bias, between 0 and 1.
         fans: `"nominal"` or `"effective"`.
+        bias: whether the bias that takes the weights' mean off is the layer's `"own"`, or another layer holds it,
+            `"elsewhere"`.
 
     Raises:
-        SchemeError: an argument is out of range; when a plan is made, a weight is complex or a fan zero or unknown.
+        SchemeError: an argument is out of range; when a plan is made, a weight is complex, a fan zero or unknown, or a
+            layer has no bias.
 
     Examples:
         >>> import initax as ix, jax
@@ -64,14 +68,16 @@ def hoedt(
     alpha = number("hoedt", "alpha", alpha)
     bias_noise = number("hoedt", "bias_noise", bias_noise, least=0.0, most=1.0)
     choice("hoedt", "fans", fans, ("nominal", "effective"))
+    choice("hoedt", "bias", bias, ("own", "elsewhere"))
     args = changed(
         variance=(variance, 1.0),
         correlation=(correlation, 0.5),
         alpha=(alpha, 0.0),
         bias_noise=(bias_noise, 0.0),
         fans=(fans, "nominal"),
+        bias=(bias, "own"),
     )
-    values = (variance, correlation, alpha, bias_noise, fans)
+    values = (variance, correlation, alpha, bias_noise, fans, bias)
     return made("hoedt", args, weights_only(HoedtWeight("hoedt", args, *values), HoedtBias("hoedt", args, *values)))
 
 

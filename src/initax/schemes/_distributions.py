@@ -15,8 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from initax._model._parameter import Layer, Parameter
-from initax.schemes._initializer import Initializer, Kernel, Recipe, is_complex, real_dtype, refuse_complex
+from initax._errors import SchemeError, message, warn
+from initax._math._axes import Axes
+from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
+from initax.schemes._initializer import (
+    Initializer,
+    Kernel,
+    Recipe,
+    drawing_dtype,
+    is_complex,
+    real_dtype,
+    refuse_complex,
+    where,
+)
 
 SCALES_AFTERWARDS = jax.__version_info__ < (0, 12)
 """Up to JAX 0.11 `initializers.normal` multiplies a finished normal; XLA, given both in one program, merges the two
@@ -41,6 +52,10 @@ def scaled_normal(key: jax.Array, scale: Any, shape: tuple[int, ...], dtype: Any
     else:
         scaled = jax.nn.initializers.normal(scale)(key, shape, dtype)
     return scaled
+
+
+Entries = float | complex | tuple["Entries", ...]
+"""A number, or the entries of an array, nested as its axes are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +86,43 @@ class Full(Kernel):
 
 
 @dataclass(frozen=True, slots=True)
+class FilledKernel(Kernel):
+    """Given entries, broadcast to the array.
+
+    Attributes:
+        given: the entries.
+        axes: the axes of a weight, whose entries are given in the canonical layout `(*receptive, in, out)`.
+    """
+
+    given: Entries
+    axes: Axes | None = None
+    elementwise: ClassVar[bool] = False
+    random: ClassVar[bool] = False
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        entries = jnp.asarray(np.asarray(self.given).astype(dtype))
+        if self.axes is None:
+            return jnp.broadcast_to(entries, shape)
+        canonical = (self.axes.batch_size, *self.axes.canonical_shape)
+        made: jax.Array = self.axes.from_canonical(jnp.broadcast_to(entries, canonical))
+        return made
+
+
+@dataclass(frozen=True, slots=True)
 class NormalKernel(Kernel):
-    """Normal, real or circular complex; numbers are the standard deviation and, if not zero, the mean."""
+    """Normal, real or circular complex; numbers are the standard deviation and, if not zero, the mean.
+
+    The mean of complex entries is two numbers, its parts.
+    """
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
         return _shifted(scaled_normal(key, numbers[0], shape, dtype), numbers, dtype)
 
-    def mean(self, numbers: tuple[float, ...]) -> float:
-        """Return the second number."""
-        return numbers[1] if len(numbers) > 1 else 0.0
+    def mean(self, numbers: tuple[float, ...]) -> float | None:
+        """Return the second number; nothing is said of a complex mean."""
+        return numbers[1] if len(numbers) == 2 else None if len(numbers) == 3 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +161,22 @@ class ComplexTruncatedNormalKernel(Kernel):
 
 @dataclass(frozen=True, slots=True)
 class UniformKernel(Kernel):
-    """Uniform between `lower` and 1, scaled afterwards; complex entries have independent uniform parts."""
+    """Uniform between `lower` and 1, scaled afterwards; complex entries have independent uniform parts.
+
+    Attributes:
+        lower: lower end of the interval before it is scaled.
+        below: largest number below 1 of the narrow type that is stored, so that rounding reaches no upper end.
+    """
 
     lower: float = -1.0
+    below: float | None = None
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
         if not is_complex(dtype):
-            return jax.random.uniform(key, shape, dtype, self.lower) * jnp.asarray(numbers[0], dtype)
+            unit = jax.random.uniform(key, shape, dtype, self.lower)
+            unit = unit if self.below is None else jnp.minimum(unit, jnp.asarray(self.below, dtype))
+            return unit * jnp.asarray(numbers[0], dtype)
         parts = [jax.random.uniform(each, shape, real_dtype(dtype), self.lower) for each in jax.random.split(key)]
         return lax.complex(*parts) * jnp.asarray(numbers[0], dtype)
 
@@ -145,6 +195,30 @@ class UniformKernel(Kernel):
 
 
 @dataclass(frozen=True, slots=True)
+class IntervalKernel(Kernel):
+    """Uniform between two numbers; complex entries have independent uniform parts."""
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        lower, upper = (jnp.asarray(each, real_dtype(dtype)) for each in numbers)
+        keys = jax.random.split(key) if is_complex(dtype) else [key]
+        parts = [jax.random.uniform(each, shape, real_dtype(dtype)) * (upper - lower) + lower for each in keys]
+        return lax.complex(*parts) if len(parts) == 2 else parts[0]
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the middle of the interval."""
+        return (numbers[0] + numbers[1]) / 2
+
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return the lower end of the interval."""
+        return numbers[0]
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return the share of the interval beyond the bound."""
+        return min(max((numbers[1] - bound) / (numbers[1] - numbers[0]), 0.0), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
 class DiskKernel(Kernel):
     """Uniform on a complex disk of unit variance, scaled afterwards: what `jax.nn.initializers` calls uniform."""
 
@@ -157,19 +231,57 @@ class DiskKernel(Kernel):
 
 
 def _shifted(scaled: jax.Array, numbers: tuple[Any, ...], dtype: Any) -> jax.Array:
+    if len(numbers) == 3:
+        return scaled + lax.complex(*(jnp.asarray(each, real_dtype(dtype)) for each in numbers[1:])).astype(dtype)
     return scaled + jnp.asarray(numbers[1], dtype) if len(numbers) > 1 else scaled
 
 
 @dataclass(frozen=True, slots=True)
 class Constant(Initializer):
-    """Every entry `value`."""
+    """Every entry `value`, or the entries of an array, which is broadcast."""
 
-    value: float = 0.0
+    value: Entries = 0.0
     fits_bias: ClassVar[bool] = True
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        return Recipe(Full(), (self.value,), 0.0)
+        if isinstance(self.value, float):
+            return Recipe(Full(), (self.value,), 0.0)
+        return filled(self.name, self.value, parameter)
+
+
+def filled(scheme: str, value: Entries, parameter: Parameter) -> Recipe:
+    """Return the recipe that fills an array with entries, broadcast as NumPy does.
+
+    Those of a weight are in the canonical layout `(*receptive, in, out)`, so a vector has one entry for each output.
+
+    Raises:
+        SchemeError: they do not broadcast to the array, or are complex where it is real.
+    """
+    entries = np.asarray(value)
+    axes = parameter.axes if parameter.role in WEIGHT_ROLES else None
+    target = parameter.shape if axes is None else axes.canonical_shape
+    if np.iscomplexobj(entries) and not is_complex(parameter.dtype):
+        raise SchemeError(
+            message(
+                f"{scheme} has complex values, and {where(parameter)} is {np.dtype(parameter.dtype).name}.",
+                "a real array takes real values",
+            )
+        )
+    try:
+        fits = np.broadcast_shapes(entries.shape, target) == tuple(target)
+    except ValueError:
+        fits = False
+    if not fits:
+        layout = "" if axes is None else " in the layout (*receptive, in, out)"
+        raise SchemeError(
+            message(
+                f"{scheme} has values of shape {entries.shape}, which do not broadcast to {where(parameter)}.",
+                f"shape {tuple(target)}{layout}",
+                "a vector has one value for each output; a number is the same for all",
+            )
+        )
+    return Recipe(FilledKernel(value, axes), (), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,25 +289,49 @@ class Normal(Initializer):
     """Normal with a given standard deviation and mean."""
 
     stddev: float = 0.01
-    mean: float = 0.0
+    mean: float | complex = 0.0
     fits_bias: ClassVar[bool] = True
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
+        if isinstance(self.mean, complex):
+            if not is_complex(parameter.dtype):
+                raise SchemeError(
+                    message(
+                        f"{self.name} has a complex mean, {self.mean}, and {where(parameter)} is "
+                        f"{np.dtype(parameter.dtype).name}.",
+                        "a real array has a real mean",
+                    )
+                )
+            return Recipe(NormalKernel(), (self.stddev, self.mean.real, self.mean.imag), self.stddev)
         return Recipe(NormalKernel(), _with_mean(self.stddev, self.mean), self.stddev)
 
 
 @dataclass(frozen=True, slots=True)
 class Uniform(Initializer):
-    """Uniform between zero and `scale`, as JAX has it."""
+    """Uniform between zero and `scale`, as JAX has it, or between two numbers; both parts of complex entries are."""
 
     scale: float = 0.01
+    lower: float | None = None
+    upper: float | None = None
     fits_bias: ClassVar[bool] = True
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        refuse_complex("uniform", parameter, 'a uniform disk is ("variance_scaling", {"distribution": "uniform", ...})')
-        return Recipe(UniformKernel(0.0), (self.scale,), abs(self.scale) / math.sqrt(12))
+        parts = 2 if is_complex(parameter.dtype) else 1
+        if self.lower is not None and self.upper is not None:
+            std = (self.upper - self.lower) * math.sqrt(parts / 12)
+            return Recipe(IntervalKernel(), (self.lower, self.upper), std)
+        kernel = UniformKernel(0.0, largest_below_one(parameter.dtype))
+        return Recipe(kernel, (self.scale,), abs(self.scale) * math.sqrt(parts / 12))
+
+
+def largest_below_one(dtype: Any) -> float | None:
+    """Return the largest number below one of a type that is drawn in a wider one, `None` of any other."""
+    if drawing_dtype(dtype) == dtype or is_complex(dtype):
+        return None
+    info: Any = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+    return float(1 - info.epsneg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +355,42 @@ class TruncatedNormal(Initializer):
         return Recipe(kernel, _with_mean(self.stddev, self.mean), self.stddev * truncated_std(self.lower, self.upper))
 
 
+def warn_of_bounds(law: TruncatedNormal, are_values: bool) -> None:
+    """Warn where what the bounds leave is not what one asks a normal for.
+
+    Args:
+        law: the cut normal.
+        are_values: whether the bounds were given as values, not as standard deviations.
+    """
+    lower, upper = law.lower, law.upper
+    if not are_values and upper - lower < NARROW:
+        warn(
+            message(
+                f"{law.name} is cut at {lower:g} and {upper:g} standard deviations; what is left has the standard "
+                f"deviation {law.stddev * truncated_std(lower, upper):.2g}, where stddev is {law.stddev:g}.",
+                "where the bounds are values of the weights, add absolute=True: "
+                f'("{law.name}", {{"stddev": {law.stddev:g}, "lower": {lower:g}, "upper": {upper:g}, '
+                '"absolute": True})',
+            )
+        )
+    elif lower > FAR or upper < -FAR:
+        warn(
+            message(
+                f"{law.name} is cut at {lower:g} and {upper:g} standard deviations, all on one side of the mean, where "
+                "float32 has no normal left: nearly all entries come out equal.",
+                "bounds nearer to the mean leave a law to draw from"
+                if are_values
+                else "the bounds are in standard deviations; where they are values of the weights, add absolute=True",
+            )
+        )
+
+
+NARROW = 0.25
+"""Standard deviations between two bounds below which a cut normal is as good as uniform, and tiny."""
+FAR = 5.0
+"""Standard deviations beyond which single precision does not tell the normal's tail any more."""
+
+
 def _with_mean(stddev: float, mean: float) -> tuple[float, ...]:
     return (stddev,) if mean == 0.0 else (stddev, mean)
 
@@ -228,7 +400,13 @@ def _density(x: float) -> float:
 
 
 def _mass(lower: float, upper: float) -> float:
-    return (math.erf(upper / math.sqrt(2)) - math.erf(lower / math.sqrt(2))) / 2
+    if upper < 0:
+        return _mass(-upper, -lower)
+    return (math.erfc(lower / math.sqrt(2)) - math.erfc(upper / math.sqrt(2))) / 2
+
+
+LAST = 37.0
+"""Beyond so many standard deviations doubles hold no mass of a normal."""
 
 
 def truncated_mean(lower: float, upper: float) -> float:
@@ -238,6 +416,8 @@ def truncated_mean(lower: float, upper: float) -> float:
         >>> round(truncated_mean(0.0, math.inf), 10)
         0.7978845608
     """
+    if lower > LAST or upper < -LAST:
+        return lower + 1 / lower if lower > 0 else upper + 1 / upper  # the tail is exponential so far out
     return (_density(lower) - _density(upper)) / _mass(lower, upper)
 
 
@@ -252,5 +432,7 @@ def truncated_std(lower: float, upper: float) -> float:
     def edge(x: float) -> float:
         return 0.0 if math.isinf(x) else x * _density(x)
 
+    if lower > LAST or upper < -LAST:
+        return min(1 / min(abs(lower), abs(upper)), (upper - lower) / math.sqrt(12))
     mass, mean = _mass(lower, upper), truncated_mean(lower, upper)
-    return math.sqrt(1 + (edge(lower) - edge(upper)) / mass - mean**2)
+    return math.sqrt(max(1 + (edge(lower) - edge(upper)) / mass - mean**2, 0.0))

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from initax._errors import SchemeError, did_you_mean, listing, message
+from initax._errors import SchemeError, did_you_mean, listing, message, shown
 from initax._math._axes import parse
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Role
 from initax.schemes._aliases import (
@@ -14,12 +14,13 @@ from initax.schemes._aliases import (
     KEPT,
     LAWS_ELSEWHERE,
     NAMES_ELSEWHERE,
+    NOT_ARGUMENTS,
     ROLES_ELSEWHERE,
     as_variance_scaling,
 )
 from initax.schemes._callables import foreign
 from initax.schemes._distributions import Constant
-from initax.schemes._initializer import Initializer
+from initax.schemes._initializer import Initializer, argument_text, plain
 
 UNSET: Final = object()
 """Stands for a role nobody spoke of; `None` means: keep the array as it is."""
@@ -164,7 +165,9 @@ class Scheme:
             ]
             return ", ".join([*([str(follows["weight"])] if "weight" in self._parts else []), *own, *arrays])
         name, args = self._name
-        inside = ", ".join(f"{key}={value}" for key, value in args.items())
+        inside = ", ".join(
+            f"{key}={argument_text(value) if isinstance(value, tuple) else value}" for key, value in args.items()
+        )
         return ", ".join([f"{name}({inside})" if inside else name, *arrays])
 
     def __repr__(self) -> str:
@@ -205,7 +208,7 @@ def _plain(value: Any) -> Any:
     if callable(value):
         name = getattr(value, "__name__", type(value).__name__)
         raise SchemeError(message(f"the function {name} among a scheme's arguments can't be stored.", "use a name"))
-    return value
+    return plain(value)
 
 
 def weights_only(initializer: Initializer | None, bias: Initializer | None = None) -> dict[Role, Initializer | None]:
@@ -279,6 +282,12 @@ def get(name: str, **args: Any) -> Scheme:
         >>> str(ix.schemes.get("orthogonal", gain=0.5))
         'orthogonal(gain=0.5)'
     """
+    given: Any = name
+    if not isinstance(given, str):
+        hint = (
+            KEPT if name is None else 'ix.schemes.get("he_normal", ...); anything else a rule takes is a scheme already'
+        )
+        raise SchemeError(message(f"a scheme's name is a text, not {shown(name)}.", hint))
     if name not in _NAMED:
         hint = NAMES_ELSEWHERE.get(name) or did_you_mean(name, _NAMED)
         raise SchemeError(message(f'no scheme is called "{name}".', hint, f"schemes: {listing(names(), 60)}"))
@@ -287,7 +296,7 @@ def get(name: str, **args: Any) -> Scheme:
     if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
         for argument, value in args.items():
             if argument not in parameters:
-                raise SchemeError(_unknown_argument(name, argument, value, tuple(parameters)))
+                raise SchemeError(unknown_argument(name, argument, value))
     missing = [key for key in _required(name) if key not in args]
     if missing:
         pairs = ", ".join(
@@ -305,13 +314,24 @@ def _required(name: str) -> list[str]:
     return [p.name for p in each if p.default is inspect.Parameter.empty and p.kind is not p.VAR_KEYWORD]
 
 
-def _unknown_argument(name: str, argument: str, value: Any, parameters: tuple[str, ...]) -> str:
-    known = ARGUMENTS_ELSEWHERE.get(argument)
-    hint = f'here it is called "{known}"' if known in parameters else did_you_mean(argument, parameters)
+def unknown_argument(name: str, argument: str, value: Any) -> str:
+    """Return what to say of an argument that a scheme does not have.
+
+    Args:
+        name: the scheme's name.
+        argument: the argument.
+        value: its value.
+    """
+    parameters = tuple(inspect.signature(_NAMED[name]).parameters)
+    known = ARGUMENTS_ELSEWHERE.get(argument, ())
+    own = next((each for each in known if each in parameters), None)
+    hint = f'here it is called "{own}"' if own else did_you_mean(argument, parameters)
     if argument in LAWS_ELSEWHERE and not _required(name):
         hint = as_variance_scaling(_NAMED[name]().part("weight"), argument, value) or hint
     if argument == "scale" and "gain" in parameters:
         hint = "a gain multiplies the standard deviation, a scale the variance: write gain=..."
+    if argument in NOT_ARGUMENTS:
+        hint = NOT_ARGUMENTS[argument].format(scheme=name)
     has = f"arguments: {listing(parameters)}" if parameters else "it has none"
     return message(f'{name} has no argument "{argument}".', has, hint)
 

@@ -94,13 +94,22 @@ class DeltaHaarKernel(HaarKernel):
 class EyeKernel(_Structured):
     """The identity from inputs to outputs, shifted around the outputs, at the center tap."""
 
-    shift: int = 0
+    shift: int | tuple[int, ...] = 0
     random: ClassVar[bool] = False
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
         *_, inputs, outputs = self.axes.canonical_shape
-        eye = jnp.roll(jnp.eye(inputs, outputs, dtype=dtype), self.shift, axis=1) * jnp.asarray(numbers[0], dtype)
+        eye = jnp.eye(inputs, outputs, dtype=dtype) * jnp.asarray(numbers[0], dtype)
+        if isinstance(self.shift, tuple):
+            rank = len(self.axes.canonical_shape)
+            centers = tuple((size - 1) // 2 for size in self.axes.canonical_shape[:-2])
+            kernel = jnp.zeros(self.axes.canonical_shape, dtype).at[centers].set(eye)
+            rolled = jnp.roll(kernel, self.shift, axis=tuple(range(rank)))
+            every = jnp.broadcast_to(rolled, (self.axes.batch_size, *rolled.shape))
+            made: jax.Array = self.axes.from_canonical(every)
+            return made
+        eye = jnp.roll(eye, self.shift, axis=1)
         return _at_center(self.axes, jnp.broadcast_to(eye, (self.axes.batch_size, inputs, outputs)), dtype)
 
     def lowest(self, numbers: tuple[float, ...]) -> float:
@@ -212,11 +221,20 @@ class Eye(Initializer):
     """The identity from inputs to outputs, at the center tap of a convolution."""
 
     gain: float = 1.0
-    shift: int = 0
+    shift: int | tuple[int, ...] = 0
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         axes = _matrix_axes(self.name, parameter)
+        if isinstance(self.shift, tuple) and len(self.shift) != len(axes.canonical_shape):
+            raise SchemeError(
+                message(
+                    f"identity has {len(self.shift)} shifts, one for each axis, and {where(parameter)} has "
+                    f"{len(axes.canonical_shape)} axes in the layout (*receptive, in, out).",
+                    f'shape {parameter.shape}, axes "{axes.pattern}"',
+                    "a single number shifts the outputs",
+                )
+            )
         if self.name == "dirac" and not axes.receptive_axis:
             raise SchemeError(
                 message(

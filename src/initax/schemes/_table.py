@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
+
+import numpy as np
 
 from initax._errors import SchemeError, message
 from initax._model._parameter import FrameworkInit, Layer, Parameter, Role
 from initax._model._reason import Reason
 from initax.schemes._bias import ForgetGate, Prior
 from initax.schemes._callables import Framework
-from initax.schemes._distributions import Constant, Normal, TruncatedNormal, Uniform
+from initax.schemes._distributions import Constant, Normal, TruncatedNormal, Uniform, warn_of_bounds
 from initax.schemes._initializer import (
     NO_DEFAULT,
     Fans,
@@ -19,10 +24,12 @@ from initax.schemes._initializer import (
     Recipe,
     changed,
     choice,
+    entries,
     gain_number,
     number,
+    positive_number,
 )
-from initax.schemes._scheme import Scheme, as_initializer, enter, weights_only
+from initax.schemes._scheme import Scheme, as_initializer, enter, unknown_argument, weights_only
 from initax.schemes._structured import METHODS, DeltaOrthogonal, Eye, Orthogonal, Sparse
 from initax.schemes._variance import (
     DISTRIBUTIONS,
@@ -42,9 +49,18 @@ def row(*names: str) -> Callable[[Factory], Factory]:
     """Enter a factory into the table under these names."""
 
     def put(factory: Factory) -> Factory:
+        signature = inspect.signature(factory)
+
+        @functools.wraps(factory)
+        def called(*args: Any, **kwargs: Any) -> Scheme:
+            for argument, value in kwargs.items():
+                if argument not in signature.parameters:
+                    raise SchemeError(unknown_argument(names[0], argument, value))
+            return factory(*args, **kwargs)
+
         for name in names:
-            enter(name, factory)
-        return factory
+            enter(name, called)
+        return cast("Factory", called)
 
     return put
 
@@ -54,9 +70,14 @@ def made(name: str, args: tuple[tuple[str, Any], ...], parts: dict[Role, Initial
     return Scheme.of(parts, name, dict(args))
 
 
-def _variance(name: str, scale: float, mode: str, distribution: str, fans: str) -> Scheme:
+def _variance(name: str, scale: float, mode: str, distribution: str | bool, fans: str) -> Scheme:
     choice(name, "fans", fans, ("nominal", "effective"))
     args = changed(fans=(fans, "nominal"))
+    if not isinstance(distribution, str):
+        if not isinstance(distribution, bool):
+            raise SchemeError(message(f"{name}: truncated must be True or False, not {distribution!r}."))
+        args += changed(truncated=(distribution, True))
+        distribution = "truncated_normal" if distribution else "normal"
     return made(name, args, weights_only(VarianceScaling(name, args, scale, mode, distribution, fans)))
 
 
@@ -103,13 +124,14 @@ def variance_scaling(
 
 
 @row("he_normal", "kaiming_normal")
-def he_normal(*, fans: Fans = "nominal") -> Scheme:
+def he_normal(*, fans: Fans = "nominal", truncated: bool = True) -> Scheme:
     """Return truncated normal weights of variance `2 / fan_in`, zero biases; also called `kaiming_normal`.
 
-    PyTorch's `kaiming_normal_` does not truncate; that is `variance_scaling(2.0, "fan_in", "normal")`.
+    PyTorch's `kaiming_normal_` does not truncate; that is `truncated=False`.
 
     Args:
         fans: `"nominal"` or `"effective"`.
+        truncated: whether the normal is cut at two standard deviations, and corrected for it.
 
     Examples:
         >>> import initax as ix, jax
@@ -119,7 +141,7 @@ def he_normal(*, fans: Fans = "nominal") -> Scheme:
     References:
         He et al. 2015, arXiv 1502.01852, eq. 10.
     """
-    return _variance("he_normal", 2.0, "fan_in", "truncated_normal", fans)
+    return _variance("he_normal", 2.0, "fan_in", truncated, fans)
 
 
 @row("he_uniform", "kaiming_uniform")
@@ -141,11 +163,14 @@ def he_uniform(*, fans: Fans = "nominal") -> Scheme:
 
 
 @row("glorot_normal", "xavier_normal")
-def glorot_normal(*, fans: Fans = "nominal") -> Scheme:
+def glorot_normal(*, fans: Fans = "nominal", truncated: bool = True) -> Scheme:
     """Return truncated normal weights of variance `2 / (fan_in + fan_out)`, zero biases; also called `xavier_normal`.
+
+    PyTorch's `xavier_normal_` does not truncate; that is `truncated=False`.
 
     Args:
         fans: `"nominal"` or `"effective"`.
+        truncated: whether the normal is cut at two standard deviations, and corrected for it.
 
     Examples:
         >>> import initax as ix, jax
@@ -155,7 +180,7 @@ def glorot_normal(*, fans: Fans = "nominal") -> Scheme:
     References:
         Glorot & Bengio 2010, AISTATS, eq. 12.
     """
-    return _variance("glorot_normal", 1.0, "fan_avg", "truncated_normal", fans)
+    return _variance("glorot_normal", 1.0, "fan_avg", truncated, fans)
 
 
 @row("glorot_uniform", "xavier_uniform")
@@ -177,11 +202,12 @@ def glorot_uniform(*, fans: Fans = "nominal") -> Scheme:
 
 
 @row("lecun_normal")
-def lecun_normal(*, fans: Fans = "nominal") -> Scheme:
+def lecun_normal(*, fans: Fans = "nominal", truncated: bool = True) -> Scheme:
     """Return truncated normal weights of variance `1 / fan_in`, zero biases.
 
     Args:
         fans: `"nominal"` or `"effective"`.
+        truncated: whether the normal is cut at two standard deviations, and corrected for it.
 
     Examples:
         >>> import initax as ix, jax
@@ -191,7 +217,7 @@ def lecun_normal(*, fans: Fans = "nominal") -> Scheme:
     References:
         LeCun et al. 1998, "Efficient BackProp", eq. 16.
     """
-    return _variance("lecun_normal", 1.0, "fan_in", "truncated_normal", fans)
+    return _variance("lecun_normal", 1.0, "fan_in", truncated, fans)
 
 
 @row("lecun_uniform")
@@ -237,66 +263,98 @@ def ones() -> Scheme:
 
 
 @row("constant")
-def constant(value: float) -> Scheme:
+def constant(value: Any) -> Scheme:
     """Return weights that are all `value`, and zero biases.
 
     Args:
-        value: the value of every weight.
+        value: a number, complex for complex weights (also as a text, `"1+2j"`), or an array or nested list of them.
+            That is broadcast as NumPy does, for weights in the layout `(*receptive, in, out)`: a vector has one entry
+            for each output.
 
     Raises:
-        SchemeError: `value` is no number.
+        SchemeError: `value` is no number and no array of numbers; when a plan is made, it does not broadcast to an
+            array, or is complex where that is real.
 
     Examples:
         >>> import initax as ix, jax
         >>> float(ix.draw(("constant", {"value": 0.5}), jax.random.key(0), (4, 2)).sum())
         4.0
+        >>> ix.draw(("constant", {"value": [1.0, 2.0]}), jax.random.key(0), (3, 2), axes="i o")[0].tolist()
+        [1.0, 2.0]
     """
-    value = number("constant", "value", value)
+    value = entries("constant", "value", value)
     args = (("value", value),)
     return made("constant", args, weights_only(Constant("constant", args, value)))
 
 
 @row("uniform")
-def uniform(scale: float = 0.01) -> Scheme:
+def uniform(scale: float = 0.01, *, lower: float | None = None, upper: float | None = None) -> Scheme:
     """Return weights uniform between zero and `scale`, as `jax.nn.initializers.uniform` has it, and zero biases.
 
-    For an interval around zero use `variance_scaling(..., distribution="uniform")` or `uniform_fan_in`.
+    With `lower` and `upper` they are uniform between these. Of a complex weight real and imaginary part are drawn
+    so. An interval that follows from the fans is `variance_scaling(..., distribution="uniform")` or
+    `uniform_fan_in`.
 
     Args:
-        scale: upper end of the interval.
+        scale: upper end of the interval, which is never reached where it is 1.
+        lower: lower end of the interval in place of zero.
+        upper: upper end of the interval in place of `scale`.
 
     Raises:
-        SchemeError: `scale` is no number; when a plan is made, a weight is complex.
+        SchemeError: an argument is no number, `lower` and `upper` are not in order, or one of them stands alone or
+            beside `scale`.
 
     Examples:
         >>> import initax as ix, jax
         >>> ix.draw("uniform", jax.random.key(0), (4, 2)).shape
         (4, 2)
+        >>> w = ix.draw(("uniform", {"lower": -1.0, "upper": 2.0}), jax.random.key(0), (64, 64))
+        >>> bool(w.min() < -0.9), bool(w.max() > 1.9)
+        (True, True)
     """
     scale = number("uniform", "scale", scale)
-    args = changed(scale=(scale, 0.01))
-    return made("uniform", args, weights_only(Uniform("uniform", args, scale)))
+    lower = None if lower is None else number("uniform", "lower", lower)
+    upper = None if upper is None else number("uniform", "upper", upper)
+    if (lower is None) != (upper is None) or (upper is not None and scale != 0.01):
+        raise SchemeError(
+            message(
+                "uniform takes scale, or lower and upper together.",
+                'between two numbers: ("uniform", {"lower": -0.1, "upper": 0.1})',
+            )
+        )
+    if lower is not None and upper is not None and not lower < upper:
+        raise SchemeError(message(f"uniform: lower must be below upper, not lower={lower}, upper={upper}."))
+    args = changed(scale=(scale, 0.01), lower=(lower, None), upper=(upper, None))
+    return made("uniform", args, weights_only(Uniform("uniform", args, scale, lower, upper)))
 
 
 @row("normal")
-def normal(stddev: float = 0.01, mean: float = 0.0) -> Scheme:
+def normal(stddev: float = 0.01, mean: float | complex = 0.0) -> Scheme:
     """Return normal weights and zero biases.
 
     Args:
         stddev: standard deviation; of a complex entry, of its modulus.
-        mean: mean.
+        mean: mean; of complex weights it may be complex.
 
     Raises:
-        SchemeError: `stddev` is negative or no number.
+        SchemeError: `stddev` is negative or no number, or `mean` no number; when a plan is made, `mean` is complex and
+            a weight real.
 
     Examples:
         >>> import initax as ix, jax
         >>> ix.draw(ix.schemes.normal(0.02), jax.random.key(0), (4, 2)).shape
         (4, 2)
     """
-    stddev, mean = number("normal", "stddev", stddev, least=0.0), number("normal", "mean", mean)
+    stddev, mean = number("normal", "stddev", stddev, least=0.0), _mean("normal", mean)
     args = changed(stddev=(stddev, 0.01), mean=(mean, 0.0))
     return made("normal", args, weights_only(Normal("normal", args, stddev, mean)))
+
+
+def _mean(name: str, value: Any) -> float | complex:
+    found: float | complex | tuple[Any, ...] = entries(name, "mean", value)
+    if isinstance(found, tuple):
+        raise SchemeError(message(f"{name}: mean must be a number, not {value!r}."))
+    return found
 
 
 @row("biased_normal")
@@ -340,6 +398,10 @@ def truncated_normal(
     Raises:
         SchemeError: `stddev` is not positive, or the bounds are not in order; when a plan is made, a weight is complex.
 
+    Warns:
+        InitaxWarning: the bounds stand a fourth of a standard deviation apart or less, as values given for standard
+            deviations do, or both more than five standard deviations on one side of the mean.
+
     Examples:
         >>> import initax as ix, jax
         >>> scheme = ix.schemes.truncated_normal(0.02, lower=-0.03, upper=0.03, absolute=True)
@@ -358,7 +420,42 @@ def truncated_normal(
         if stddev == 0:
             raise SchemeError(message(f"{name}: stddev must be positive where bounds are absolute, not 0."))
         lower, upper = (lower - mean) / stddev, (upper - mean) / stddev
-    return made(name, args, weights_only(TruncatedNormal(name, args, stddev, mean, lower, upper)))
+    law = TruncatedNormal(name, args, stddev, mean, lower, upper)
+    warn_of_bounds(law, are_values=absolute)
+    return made(name, args, weights_only(law))
+
+
+@row("trunc_normal")
+def trunc_normal(stddev: float = 1.0, mean: float = 0.0, lower: float = -2.0, upper: float = 2.0) -> Scheme:
+    """Return normal weights cut at two values, as `torch.nn.init.trunc_normal_` does, and zero biases.
+
+    With the small `stddev` that one gives it, nothing is cut: 2 is a hundred standard deviations of 0.02. The scheme
+    with bounds in standard deviations is `truncated_normal`.
+
+    Args:
+        stddev: standard deviation before the cut.
+        mean: mean before the cut.
+        lower: lowest value.
+        upper: highest value.
+
+    Raises:
+        SchemeError: `stddev` is not positive, or the bounds are not in order; when a plan is made, a weight is complex.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> w = ix.draw(("trunc_normal", {"stddev": 0.02}), jax.random.key(0), (64, 64))
+        >>> bool(abs(float(w.std()) / 0.02 - 1) < 0.05)
+        True
+    """
+    name = "trunc_normal"
+    stddev, mean = positive_number(name, "stddev", stddev), number(name, "mean", mean)
+    lower, upper = number(name, "lower", lower), number(name, "upper", upper)
+    if not lower < upper:
+        raise SchemeError(message(f"{name}: lower must be below upper, not lower={lower}, upper={upper}."))
+    args = changed(stddev=(stddev, 1.0), mean=(mean, 0.0), lower=(lower, -2.0), upper=(upper, 2.0))
+    law = TruncatedNormal(name, args, stddev, mean, (lower - mean) / stddev, (upper - mean) / stddev)
+    warn_of_bounds(law, are_values=True)
+    return made(name, args, weights_only(law))
 
 
 @row("orthogonal")
@@ -443,15 +540,17 @@ def dirac(gain: Gain = 1.0) -> Scheme:
 
 
 @row("identity")
-def identity(gain: Gain = 1.0, shift: int = 0) -> Scheme:
+def identity(gain: Gain = 1.0, shift: int | tuple[int, ...] = 0) -> Scheme:
     """Return identity matrices (for a convolution, at its center tap), and zero biases.
 
     Args:
         gain: the value on the diagonal; a number, or an activation or its name.
-        shift: how far the outputs are rolled: input `c` goes to output `c + shift`, around the end.
+        shift: how far the outputs are rolled: input `c` goes to output `c + shift`, around the end. Several numbers
+            roll each axis of the layout `(*receptive, in, out)`.
 
     Raises:
-        SchemeError: `shift` is no whole number; when a plan is made, a weight has no input or output axis.
+        SchemeError: `shift` is no whole number, nor several; when a plan is made, a weight has no input or output axis,
+            or another number of axes than there are shifts.
 
     Examples:
         >>> import initax as ix, jax
@@ -462,11 +561,13 @@ def identity(gain: Gain = 1.0, shift: int = 0) -> Scheme:
         Le et al. 2015, arXiv 1504.00941, section 2; the shift as in Flux's `identity_init`.
     """
     value = gain_number("identity", gain)
-    steps = number("identity", "shift", shift)
-    if not steps.is_integer():
-        raise SchemeError(message(f"identity: shift must be a whole number, not {shift!r}."))
-    args = changed(gain=(value, 1.0), shift=(int(steps), 0))
-    return made("identity", args, weights_only(Eye("identity", args, value, int(steps))))
+    found = shift if isinstance(shift, tuple | list) else (shift,)
+    steps = [number("identity", "shift", each) for each in found]
+    if not steps or not all(each.is_integer() for each in steps):
+        raise SchemeError(message(f"identity: shift must be a whole number, or one for each axis, not {shift!r}."))
+    rolled = tuple(map(int, steps)) if isinstance(shift, tuple | list) else int(steps[0])
+    args = changed(gain=(value, 1.0), shift=(rolled, 0))
+    return made("identity", args, weights_only(Eye("identity", args, value, rolled)))
 
 
 @row("sparse")
@@ -523,28 +624,66 @@ def uniform_fan_in(*, fans: Fans = "nominal", fan: float | None = None) -> Schem
 
 
 @row("prior")
-def prior(p: float = 0.01) -> Scheme:
-    """Return biases of `log(p / (1 - p))`, so that a sigmoid output starts at `p`; weights are kept.
+def prior(p: Any = 0.01, *, labels: Any = None, link: Literal["auto", "sigmoid", "softmax"] = "auto") -> Scheme:
+    """Return biases with which an output starts at a probability; weights are kept.
+
+    Before a sigmoid that is `log(p / (1 - p))`, before a softmax `log(p)`.
 
     Args:
-        p: the probability, strictly between 0 and 1.
+        p: the probability, strictly between 0 and 1, or one for each output.
+        labels: training labels in place of `p`: classes as whole numbers, of shape (examples,), or zeros and ones of
+            shape (examples, outputs). The probabilities are their shares, with one example more of each class (of each
+            value), so that none is 0 or 1.
+        link: what follows the layer. `"auto"`: a softmax where the probabilities are several and add up to one, or
+            labels are classes; else a sigmoid.
 
     Raises:
-        SchemeError: `p` is out of range.
+        SchemeError: `p` is out of range, or there are labels beside it, or labels are of another kind; when a plan is
+            made, there are not as many probabilities as outputs.
 
     Examples:
-        >>> import initax as ix
+        >>> import initax as ix, jax
         >>> ix.Scheme("normal", bias=("prior", {"p": 0.1})).parts["bias"].p
         0.1
+        >>> bias = ix.draw(("prior", {"p": [0.7, 0.2, 0.1]}), jax.random.key(0), (3,), role="bias")
+        >>> [round(float(each), 4) for each in jax.nn.softmax(bias)]
+        [0.7, 0.2, 0.1]
+        >>> ix.schemes.prior(labels=[0, 0, 0, 1]).parts["bias"].p
+        (0.6666666666666666, 0.3333333333333333)
 
     References:
         Lin et al. 2017, arXiv 1708.02002, section 4.1.
     """
-    p = number("prior", "p", p, least=0.0, most=1.0)
-    if p in (0.0, 1.0):
-        raise SchemeError(message(f"prior: p must be strictly between 0 and 1, not {p}."))
-    args = changed(p=(p, 0.01))
-    return made("prior", args, weights_only(None, Prior("prior", args, p)))
+    choice("prior", "link", link, ("auto", "sigmoid", "softmax"))
+    if labels is not None:
+        if not isinstance(p, float) or p != 0.01:
+            raise SchemeError(message("prior takes p or labels, not both."))
+        p, link = _shares(labels, link)
+    found = entries("prior", "p", p)
+    several = found if isinstance(found, tuple) else (found,)
+    if not several or not all(isinstance(each, float) and 0 < each < 1 for each in several):
+        raise SchemeError(message(f"prior: p must be strictly between 0 and 1, not {p!r}."))
+    is_distribution = isinstance(found, tuple) and math.isclose(sum(found), 1.0, rel_tol=1e-4)
+    own = ("softmax" if is_distribution else "sigmoid") if link == "auto" else link
+    args = changed(p=(found, 0.01), link=(link, "auto"))
+    return made("prior", args, weights_only(None, Prior("prior", args, found, own)))
+
+
+def _shares(labels: Any, link: Any) -> tuple[tuple[float, ...], Any]:
+    """The share of each class among labels, each seen once more, and what follows the layer."""
+    found = np.asarray(labels)
+    if found.ndim == 1 and found.size and found.dtype.kind in "iu" and found.min() >= 0:
+        counts = np.bincount(found) + 1
+        return tuple(map(float, counts / counts.sum())), "softmax" if link == "auto" else link
+    if found.ndim == 2 and found.size and np.isin(found, (0, 1)).all():
+        return tuple(map(float, (found.sum(axis=0) + 1) / (len(found) + 2))), "sigmoid" if link == "auto" else link
+    raise SchemeError(
+        message(
+            f"prior: labels of shape {found.shape} and type {found.dtype} are neither classes nor zeros and ones.",
+            "classes are whole numbers from 0 on, of shape (examples,); several labels of an example are zeros and "
+            "ones, of shape (examples, outputs)",
+        )
+    )
 
 
 @row("forget_gate")
@@ -679,6 +818,7 @@ SchemeName = Literal[
     "siren",
     "sparse",
     "torch_default",
+    "trunc_normal",
     "truncated_normal",
     "uniform",
     "uniform_fan_in",
