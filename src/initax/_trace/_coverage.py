@@ -55,10 +55,42 @@ def refused(use: Use) -> str:
         if len(slot.known) < math.prod(len(np.unique(along(slot, axis))) for axis in axes):
             total = math.prod(factor.size for factor in slot.factors)
             return f"{len(slot.known)} of the {total} entries of its axes {_words(axes)} are picked one by one"
-        roles = {use.parts.get(factor) for factor in slot.factors if factor.size > 1}
-        if roles & {"in", "field"}:
-            return "parts of it along an input axis are used one by one"
     return ""
+
+
+def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
+    """Return the input axes of which parts are used one by one, and why that can't be read; empty where it can.
+
+    Parts of an input axis are one axis again where the outputs of all of them are added up.
+
+    Args:
+        shape: the stored shape of the array.
+        uses: its uses.
+    """
+    found: dict[int, str] = {}
+    for axis, size in enumerate(shape):
+        cut = [use for use in uses if _is_cut(use, axis) and _said(use, axis) & {"in", "field"}]
+        if not cut or any(use.view is None or use.view.links for use in uses):
+            continue
+        found[axis] = ""
+        for sum_ in _sums(uses):
+            times = np.sum([_of(use, axis, size) for use in sum_], axis=0)
+            if len(sum_) == len(uses) and times.max() == 1 and not times.all():
+                left = _runs(np.flatnonzero(times == 0))
+                found[axis] = f"{left} of its axis {axis}, over which it is summed, are not used"
+            elif not (times == 1).all():
+                found[axis] = "parts of it along an input axis are used one by one"
+    return found
+
+
+def _sums(uses: Sequence[Use]) -> list[list[Use]]:
+    """The uses in groups of those whose outputs are added up."""
+    groups: list[list[Use]] = []
+    for use in uses:
+        near = [group for group in groups if any(use.number in each.added for each in group)]
+        groups = [group for group in groups if group not in near]
+        groups.append([*(each for group in near for each in group), use])
+    return groups
 
 
 def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
@@ -69,7 +101,11 @@ def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
         uses: its uses.
     """
     found = list(uses)
+    together = inputs(shape, uses)
     for axis, size in enumerate(shape):
+        if axis in together:
+            found = [_as_one(use, Factor(axis, 1, size), "in") for use in found]
+            continue
         alike = set.intersection(*(_fixed(use, axis) for use in uses))
         if not any(_listed(use, axis) or _fixed(use, axis) != alike for use in uses):
             continue

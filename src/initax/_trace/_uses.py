@@ -44,6 +44,8 @@ class Use:
         units: the axes of the result along which its outputs lie.
         at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
         goes_back: a cotangent meets it, no signal: it is of the backward part of a gradient in the forward pass.
+        number: which use it is, in the order of the forward pass.
+        added: uses of the same parameter to whose outputs its own were added, entry by entry.
     """
 
     param: int
@@ -63,6 +65,8 @@ class Use:
     units: tuple[int, ...] = ()
     at: Place = ()
     goes_back: bool = False
+    number: int = -1
+    added: set[int] = field(default_factory=set)
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of the outputs all of whose entries go different ways."""
@@ -158,9 +162,9 @@ class Uses:
 
     def add(self, use: Use) -> int:
         """Enter a use and return its number."""
-        use.at, use.goes_back = self.at, self.goes_back
+        use.at, use.goes_back, use.number = self.at, self.goes_back, len(self.found)
         self.found.append(use)
-        return len(self.found) - 1
+        return use.number
 
     def outputs(self, views: tuple[View, ...]) -> tuple[View, ...]:
         """Note in the uses of some outputs along which axes they lie, and return the outputs."""
