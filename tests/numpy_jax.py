@@ -337,7 +337,7 @@ def combine(name: str, function: Callable[..., Any], values: Sequence[V], number
         more["tables"] = tuple(dict.fromkeys(table for each in pure for table in each.tables))
         made = V(function(*(each.arr for each in values)), "pure", **more)
         if name == "einsum" and any(each.kind == "const" and not each.other for each in values):
-            enter("contraction with a constant", V(made.arr, "live"))
+            enter("contraction with a constant", V(made.arr, "live", lenient=more["lenient"]))
         return made
     if not pure and not inputs:
         return V(function(*(each.arr for each in values)), "const", other=more["other"], lenient=more["lenient"])
@@ -481,7 +481,8 @@ def getitem(value: V, index: Any) -> V:
 
 def cut(value: V) -> V:
     """Note which entries of the parameter are in a part of something, and return that part."""
-    if value.kind == "data" and value.behind:
+    through_sums = any(0 <= each < len(W.meetings) and W.meetings[each].kind == "sum" for each in value.sources)
+    if (value.kind == "data" and value.behind) or through_sums:
         W.flags.add("later parts")
     if W.atoms is not None and not W.quiet and value.kind in ("pure", "live") and value.size:
         n = W.width - 4

@@ -201,9 +201,9 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
         return truth
     truth.groups = components(first)
     summed, mixed = sums(seen, first)
-    if summed and not mixed:
+    if summed and not mixed and "member" not in world.flags:  # members that the data pick are weighted by data
         truth.levels = [summed]
-    elif mixed:
+    elif summed or mixed:
         truth.levels = [first, *([summed] if summed else []), *([each] for each in mixed)]
         truth.open |= {"outputs are mixed"}
     truth.groups = [components(each) for each in truth.levels]
@@ -300,6 +300,7 @@ class Claim:
     batch: Any
     fan_in: int
     batch_size: int
+    is_vector: bool
 
 
 def claimed(role: str, axes: Axes) -> Claim:
@@ -312,11 +313,14 @@ def claimed(role: str, axes: Axes) -> Claim:
             number = number * axes.split[axis] + places[axis]
         return number
 
-    if role == "embedding":  # its inputs are the features, as for the weight of one-hot rows stored the other way round
-        return Claim(
-            role, label([*axes.batch_axis, *axes.in_axis]), label(axes.batch_axis), axes.fan_out, axes.batch_size
-        )
-    return Claim(role, label([*axes.batch_axis, *axes.out_axis]), label(axes.batch_axis), axes.fan_in, axes.batch_size)
+    is_vector = sum(axes.split[axis] > 1 for axis in axes.out_axis) <= 1
+    if (
+        role == "embedding"
+    ):  # its inputs are the features, as for one-hot rows and the weight stored the other way round
+        rows = label([*axes.batch_axis, *axes.in_axis])
+        return Claim(role, rows, label(axes.batch_axis), axes.fan_out, axes.batch_size, is_vector)
+    outputs = label([*axes.batch_axis, *axes.out_axis])
+    return Claim(role, outputs, label(axes.batch_axis), axes.fan_in, axes.batch_size, is_vector)
 
 
 def fault(truth: Truth, claim: Claim) -> str:
@@ -333,6 +337,12 @@ def fault(truth: Truth, claim: Claim) -> str:
         if truth.role == "bias" or claim.role != "weight":
             return "" if claim.role == truth.role else f"role: {claim.role} for {truth.role}"
     elif truth.role == "product":
+        if (
+            claim.role == "scale"
+            and claim.is_vector
+            and apart(truth, claim, np.zeros(len(claim.batch), int), used_by(truth))
+        ):
+            return ""  # entries of a stack that are used one by one, each a scale
         if claim.role != "weight":
             return f"role: {claim.role} for a matrix multiplied entry by entry"
     elif claim.role != truth.role and not ("member" in truth.open and claim.role in WEIGHTS):
@@ -368,9 +378,14 @@ def fault_at(truth: Truth, meetings: Sequence[Meeting], groups: Any, claim: Clai
                 return f"fan_in: {claim.fan_in}, but {len(at)} entries move an output"
     if "masked" in truth.flags:
         # A mask leaves some of the inputs out; what is left of those of one output still hangs together.
+        alone = all((each.moved.sum(1) <= 1).all() for each in meetings)
         shared = components(meetings, outputs_only=True)
         for label in np.unique(claim.outputs[used]):
-            if "padded" not in truth.flags and len(np.unique(shared[used & (claim.outputs == label)])) > 1:
+            if (
+                not alone
+                and "padded" not in truth.flags
+                and len(np.unique(shared[used & (claim.outputs == label)])) > 1
+            ):
                 return f"fan_in: {claim.fan_in}, but entries of one output never meet in one"
         return ""
     own = np.unique(claim.batch[used])
@@ -398,6 +413,11 @@ def apart(truth: Truth, claim: Claim, groups: Any, used: Any) -> bool:
     own = set(zip(groups[used].tolist(), claim.batch[used].tolist(), strict=True))
     several = {group for group in groups[used].tolist() if len({b for g, b in own if g == group}) > 1}
     return alone >= {(group, label) for group, label in own if group in several}
+
+
+def used_by(truth: Truth) -> Any:
+    """Which entries move anything."""
+    return np.logical_or.reduce([each.moved.any(0) for level in truth.levels for each in level])
 
 
 def factorings(size: int) -> list[tuple[int, ...]]:

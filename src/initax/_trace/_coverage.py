@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from initax._trace._sums import sums
 from initax._trace._uses import Part, Use
 from initax._trace._views import LARGEST, Factor, Slot, View
 
@@ -73,7 +74,7 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
         if not cut or any(use.view is None or use.view.links for use in uses):
             continue
         found[axis] = ""
-        for sum_ in _sums(uses):
+        for sum_ in sums(uses):
             times = np.sum([_of(use, axis, size) for use in sum_], axis=0)
             if len(sum_) == len(uses) and times.max() == 1 and not times.all():
                 left = _runs(np.flatnonzero(times == 0))
@@ -81,16 +82,6 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
             elif not (times == 1).all():
                 found[axis] = "parts of it along an input axis are used one by one"
     return found
-
-
-def _sums(uses: Sequence[Use]) -> list[list[Use]]:
-    """The uses in groups of those whose outputs are added up."""
-    groups: list[list[Use]] = []
-    for use in uses:
-        near = [group for group in groups if any(use.number in each.added for each in group)]
-        groups = [group for group in groups if group not in near]
-        groups.append([*(each for group in near for each in group), use])
-    return groups
 
 
 def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:

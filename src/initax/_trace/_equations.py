@@ -16,6 +16,7 @@ from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
 from initax._trace._pairs import imaginary, paired, turned
+from initax._trace._sums import summed
 from initax._trace._uses import Part, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop
 
@@ -275,17 +276,18 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     outputs = []
     for view in value.products:
         use = uses.found[view.use]
-        summed = [factor for axis in axes for factor in view.axes[axis] if factor.axis != FOREIGN and factor.size > 1]
-        if not summed or use.what != "scale":
+        gone = [factor for axis in axes for factor in view.axes[axis] if factor.axis != FOREIGN and factor.size > 1]
+        if not gone or use.what != "scale":
             continue
         kept = [factor for at in rest for factor in view.axes[at] if factor.axis != FOREIGN and factor.size > 1]
         if any(use.parts.get(factor) == "out" for factor in kept):
-            assign(use.parts, summed, "in")
+            assign(use.parts, gone, "in")
             use.parts = {factor: _of_weight(part) for factor, part in use.parts.items()}
             use.what = "weight"
             outputs.append(replace(view, axes=tuple(view.axes[at] for at in rest)))
         else:
             use.stop = use.stop or Stop("it scales the signal, which is then summed: a scale or a weight", where)
+    outputs += filter(None, [summed(view, axes, rest, uses, where) for view in value.outputs])
     flat = frozenset(at for at, old in enumerate(rest) if old in value.stretched)
     return Value(shape=shape, data=value.data, outputs=tuple(outputs), stretched=flat)
 
