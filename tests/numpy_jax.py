@@ -64,6 +64,7 @@ class World:
         meetings: what was seen.
         flags: what is known to be undecidable, or allows more than one reading.
         quiet: nothing is entered.
+        masks: constants that leave entries of the parameter out do so.
         pieces: entries of the parameter that are in one part of it, or of its outputs.
     """
 
@@ -76,6 +77,7 @@ class World:
     count: int = 0
     quiet: int = 0
     width: int = 1
+    masks: bool = True
     pieces: dict[bytes, Any] = field(default_factory=dict)
 
     def fresh(self, shape: tuple[int, ...]) -> Any:
@@ -328,9 +330,11 @@ def combine(name: str, function: Callable[..., Any], values: Sequence[V], number
     if pure and not inputs:
         if name not in LINEAR and any(each.other for each in values if each.kind != "pure"):
             W.flags.add("tangled")
-        if name == "mul" and any(each.kind == "const" and not each.other and (each.arr == 0).any() for each in values):
-            more["lenient"] = True
-            W.flags.add("masked")
+        if name == "mul" and not W.masks:
+            values = [
+                V(np.where(each.arr == 0, 1, each.arr)) if each.kind == "const" and not each.other else each
+                for each in values
+            ]
         if name == "einsum" and any(each.kind == "const" for each in values):
             W.flags.add("constant")
         more["looked"] = any(each.looked for each in pure)
@@ -785,11 +789,9 @@ def where(which: Any, one: Any, two: Any) -> V:
     mask = np.broadcast_to(which.base(), shape).astype(bool)
     one, two = broadcast_to(one, shape), broadcast_to(two, shape)
     if which.kind == "const":
-        made = layout(lambda a, b: np.where(mask, a, b), [one, two])
-        if made.kind == "pure":
-            made.lenient = True
-            W.flags.add("masked")
-        return made
+        if not W.masks and {one.kind, two.kind} == {"pure", "const"}:
+            return one if one.kind == "pure" else two
+        return layout(lambda a, b: np.where(mask, a, b), [one, two])
     return one * V(mask[None, None].astype(float), "data", lin=W.fresh(shape)) + two * V(
         (~mask)[None, None].astype(float), "data", lin=W.fresh(shape)
     )

@@ -108,6 +108,7 @@ def run(
     values: tuple[dict[str, Any], list[Any]],
     *,
     truth: bool = True,
+    masks: bool = True,
 ) -> tuple[World, Any]:
     """Run a program with one array followed, and return what was seen and the result.
 
@@ -115,6 +116,7 @@ def run(
         program: the program.
         name: the array.
         values: arrays and inputs.
+        masks: constants that leave entries of the array out do so; they don't change what it is for.
         truth: run the lines in which products of arrays stand in the order of the signal.
     """
     arrays, inputs = values
@@ -122,7 +124,9 @@ def run(
     world = World(name=name)
     result = None
     for atoms in (None, True):
-        world = World(name=name, atoms=None if atoms is None else {n: at for at, n in enumerate(world.met)})
+        world = World(
+            name=name, atoms=None if atoms is None else {n: at for at, n in enumerate(world.met)}, masks=masks
+        )
         numpy_jax.start(world)
         p = {}
         for each, array in arrays.items():
@@ -155,7 +159,7 @@ def truth_of(program: Program, name: str, values: tuple[dict[str, Any], list[Any
     """Return what an array of a program is for."""
     values = values or program.values()
     shape = tuple(program.shapes[name])
-    world, _ = run(program, name, values)
+    world, _ = run(program, name, values, masks=False)
     truth = judged(world, shape)
     constants = [each for each in world.meetings if each.kind == "contraction with a constant" and each.is_affine]
     if constants and truth.role not in ("weight", "scale", "product"):
@@ -171,7 +175,7 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
     """Return what was seen of an array."""
     seen = world.meetings
     first = [each for each in seen if each.kind in ("product", "sum of both", "look-up")]
-    open_ = {each for each in ("constant", "tangled", "member", "residual", "normed") if each in world.flags}
+    open_ = {each for each in ("constant", "tangled", "member", "residual", "normed", "two signals") if each in world.flags}
     roles = set()
     for each in first:
         if not each.moved.any():
@@ -270,12 +274,11 @@ def absorbed(seen: Sequence[Meeting], number: int) -> set[int]:
     return found
 
 
-def components(meetings: Sequence[Meeting], *, outputs_only: bool = False) -> Any:
+def components(meetings: Sequence[Meeting]) -> Any:
     """For each entry the number of the layer it belongs to: those that share an output or an entry of the signal."""
     n = meetings[0].moved.shape[1]
     edges = [each.moved for each in meetings]
-    if not outputs_only:
-        edges.append(np.logical_or.reduce([each.met.any(0) for each in meetings]).T)
+    edges.append(np.logical_or.reduce([each.met.any(0) for each in meetings]).T)
     label = np.arange(n)
     rows = np.concatenate([each for each in edges if each.size] or [np.zeros((0, n), bool)])
     rows = np.unique(rows, axis=0)
@@ -328,8 +331,8 @@ def fault(truth: Truth, claim: Claim) -> str:
     if truth.other is not None and not fault(truth.other, claim):
         return ""
     if truth.role == "unused":
-        if "masked" in truth.flags:
-            return ""  # the mask leaves nothing of it
+        if "padded" in truth.flags:
+            return ""  # nothing but padding meets it
         return "" if claim.role == "bias" else f"role: {claim.role}, but nothing meets it"
     if truth.role == "none":
         return f"role: {claim.role}, but it is no one thing"
@@ -370,24 +373,14 @@ def fault_at(truth: Truth, meetings: Sequence[Meeting], groups: Any, claim: Clai
             used |= row
             labels = np.unique(claim.outputs[at])
             if len(labels) > 1:
-                one = np.unique(claim.batch[at])
+                one, counts = np.unique(claim.batch[at], return_counts=True)
+                if "two signals" in truth.flags and len(one) == len(labels) and (counts == claim.fan_in).all():
+                    continue  # one signal weighs what comes of the other and each batch entry
                 what = "batch entries" if len(one) > 1 else "outputs"
                 return f"fan_in: {len(at)} entries move an output, of {len(labels)} {what}"
             # Rows of a table that nothing can pick are rows of it still.
             if len(at) != claim.fan_in and not lenient and each.kind != "look-up":
                 return f"fan_in: {claim.fan_in}, but {len(at)} entries move an output"
-    if "masked" in truth.flags:
-        # A mask leaves some of the inputs out; what is left of those of one output still hangs together.
-        alone = all((each.moved.sum(1) <= 1).all() for each in meetings)
-        shared = components(meetings, outputs_only=True)
-        for label in np.unique(claim.outputs[used]):
-            if (
-                not alone
-                and "padded" not in truth.flags
-                and len(np.unique(shared[used & (claim.outputs == label)])) > 1
-            ):
-                return f"fan_in: {claim.fan_in}, but entries of one output never meet in one"
-        return ""
     own = np.unique(claim.batch[used])
     for label in own:
         if len(np.unique(groups[used & (claim.batch == label)])) > 1:

@@ -149,11 +149,11 @@ def _not_constant_first(value: Value, where: str) -> Value:
 
 
 def _added_products(left: Value, right: Value) -> tuple[View, ...]:
-    """The products in a sum: those of one signal and a constant, and of entries of one scale."""
-    if not (left.data and right.data):
-        return (*left.products, *right.products)
-    again = {view.param for view in left.products} & {view.param for view in right.products}
-    return tuple(view for view in (*left.products, *right.products) if view.param in again)[:KEPT]
+    """The products in a sum: of a signal and a constant what they were, others mixed with something else."""
+    products = (*left.products, *right.products)
+    if left.data and right.data:
+        products = tuple(replace(view, scaled=True) for view in products)
+    return tuple(dict.fromkeys(products))[:KEPT]
 
 
 def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:

@@ -32,6 +32,7 @@ def added_up(left: Value, right: Value, uses: Uses, where: str) -> None:
         elif one.slots or other.slots:
             for use in (first, second):
                 use.stop = use.stop or Stop("outputs of different entries of it are added up", where)
+    # Products stay in sums with other signals; what is added there, too, is still added up.
     for one, other in _twins(left.products, right.products, uses):
         for use in (uses.found[one.use], uses.found[other.use]):
             views = [uses.found[each.use].view for each in (one, other)]
@@ -48,7 +49,7 @@ def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tupl
         for one in left
         for other in right
         if one.param == other.param and one.param in again and one.use != other.use
-        if not one.scaled and not other.scaled
+        if uses.found[one.use].what == "scale" or not (one.scaled or other.scaled)
         if one.use not in uses.found[other.use].behind and other.use not in uses.found[one.use].behind
     ]
 
