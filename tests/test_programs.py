@@ -37,7 +37,8 @@ ROWS: list[tuple[Program, str, str]] = [
      "i1 i2 o|stack o i|o1 i o2"),
     (of((2, 3, 4), 'jnp.einsum("te,teo->to", x, jnp.einsum("tei,eio->teo", y, w))', x=(5, 2), y=(5, 2, 3)),
      "stack i o", "i1 i2 o|o1 i o2"),
-    (of((2, 3, 4), 'jnp.einsum("te,tei,eio->to", x, y, w)', x=(5, 2), y=(5, 2, 3)), "i1 i2 o", "o1 i o2|i o1 o2|i1 o i2"),
+    (of((2, 3, 4), 'jnp.einsum("te,tei,eio->to", x, y, w)', x=(5, 2), y=(5, 2, 3)), "i1 i2 o",
+     "o1 i o2|i o1 o2|i1 o i2"),
     (of((3,), "x * w", x=(5, 3)), "scale", "bias|i|embedding"),
     (of((3,), "(x * w).sum(-1)", x=(5, 3)), "i", "scale|bias|stack"),
     (of((3, 2), "x * w", x=(5, 3, 2)), "stack1 stack2", "scale|i o|o1 o2"),
@@ -91,6 +92,24 @@ def test_the_measure_tells_right_from_wrong(made: Program, good: str, bad: str) 
         assert right(truth) is None
     faults = {text: fault(truth, claim_of(shape, text)) for text in bad.split("|") if len(text.split()) >= 1}
     assert [text for text, found in faults.items() if not found] == []
+
+
+REFUSED = (
+    "(x * w).sum(-1)",
+    "x * w",
+    "sum(x[k:k + 4] * w[k] for k in range(2))",
+    "x @ w.sum(0)",
+    "jnp.concatenate([x @ w[:2], y @ w[2:]], -1)",
+)
+"""Lines that are kept though there is a right reading."""
+
+
+@pytest.mark.parametrize(("made", "good"), [row[:2] for row in ROWS], ids=[row[0].lines[-1] for row in ROWS])
+def test_what_can_be_told_is_read(made: Program, good: str) -> None:
+    (result,) = check(made)
+    line = made.lines[-1].removeprefix("return ")
+    kept = not good or (line in REFUSED and good != "scale")
+    assert result.verdict == ("refused" if kept else "right"), result.why
 
 
 def test_the_measure_leaves_one_fan_in() -> None:

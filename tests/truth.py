@@ -175,7 +175,9 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
     """Return what was seen of an array."""
     seen = world.meetings
     first = [each for each in seen if each.kind in ("product", "sum of both", "look-up")]
-    open_ = {each for each in ("constant", "tangled", "member", "residual", "normed", "two signals") if each in world.flags}
+    open_ = {
+        each for each in ("constant", "tangled", "member", "residual", "normed", "two signals") if each in world.flags
+    }
     roles = set()
     for each in first:
         if not each.moved.any():

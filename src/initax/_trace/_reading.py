@@ -95,9 +95,9 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         return Reading(reason=f"{_many(shape, uses)} disagree: it is {said}", where=where)
     joined = as_inputs(uses)
     unfit = joined if isinstance(joined, str) else _unfit(shape, joined)
-    if unfit:
+    if isinstance(joined, str) or unfit:
         return Reading(reason=_at(unfit, next(iter(where), "")), where=where)
-    uses = list(joined)
+    uses = joined
     unlike, uses = _many(shape, uses), levelled(shape, uses)
     cells = _cells(shape, uses)
     if isinstance(cells, str):
