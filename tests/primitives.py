@@ -133,11 +133,11 @@ def metadata_of_a_call(x, y):
     return xla_metadata_call(lambda x, y: x @ y, kept="yes")(x, y)
 
 
-def computed_on_host(x):
+def computed_on_host(x, y):
     from jax._src import compute_on
 
     on = getattr(compute_on, "compute_on2", compute_on.compute_on)
-    return on(lambda x: x * 2, compute_type="device_host", out_memory_spaces=jax.memory.Space.Device)(x)
+    return on(lambda x, y: x @ y, compute_type="device_host", out_memory_spaces=jax.memory.Space.Device)(x, y)
 
 
 def all_gather_invariant(x, axis):
@@ -162,9 +162,9 @@ def with_buffers(x):
 def without_dead_code(x, y):
     from jax.experimental.custom_dce import custom_dce
 
-    product = custom_dce(lambda x, y: (x @ y, x))
-    product.def_dce(lambda used, x, y: (x @ y if used[0] else None, x if used[1] else None))
-    return product(x, y)
+    product = custom_dce(lambda x, y: [x @ y])
+    product.def_dce(lambda used, x, y: [x @ y if used[0] else None])
+    return product(x, y)[0]
 
 
 def resharded(x):
@@ -232,7 +232,7 @@ BUILDERS = {
     "cholesky_update": (lax.linalg.cholesky_update, M, V),
     "closed_call": (called("closed_call"), M, M),
     "composite": (lax.composite(lambda x, y: x @ y, name="initax.product"), M, M),
-    "compute_on": (computed_on_host, M),
+    "compute_on": (computed_on_host, M, M),
     "concatenate": (lambda x, y: lax.concatenate([x, y], 0), M, M),
     "cond": (lambda which, x, y: lax.cond(which, lambda x, y: x @ y, lambda x, y: y, x, y), of(dtype="bool"), M, M),
     "conv_general_dilated": (lambda x, y: lax.conv(x, y, (1, 1), "SAME"), of(2, 3, 4, 4), of(5, 3, 2, 2)),

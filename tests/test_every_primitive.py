@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from initax._trace import LostError, readers_of, readings_of, uses_of
@@ -169,3 +170,16 @@ def test_every_pass_ends_with_a_reading_or_a_reason(name):
         check_second_moments(closed, names)
         check_units(closed, names, stands)
         check_replay(closed, names)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in primitives() if PRIMITIVES.get(name, UNKNOWN).calls))
+def test_a_call_is_read_and_replayed_as_what_it_calls(name):
+    function, *operands = built(name)
+    closed = jax.make_jaxpr(lambda w, x: function(x, w))(*operands)
+    reading = readings_of(closed, ["w"])["w"]
+    assert (reading.pattern, reading.role) == ("i o", "weight")
+    (use,) = uses_of(closed, 1).found
+    assert len(use.at) > 1
+    w, x = jnp.eye(4) * 3, jnp.ones((4, 4))
+    (result,) = Player(lambda place, operands, result, state: (result + 1, state, None), [use.at]).play(closed, [w, x])
+    assert np.array_equal(result, np.full((4, 4), 4))

@@ -73,12 +73,11 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
         if not cut or any(use.view is None or use.view.links for use in uses):
             continue
         found[axis] = ""
-        for sum_ in _sums(uses):
-            times = np.sum([_of(use, axis, size) for use in sum_], axis=0)
-            if len(sum_) == len(uses) and times.max() == 1 and not times.all():
-                found[axis] = _left(times == 0, f"its axis {axis}, over which it is summed,")
-            elif not (times == 1).all():
-                found[axis] = "parts of it along an input axis are used one by one"
+        never = ~np.any([_of(use, axis, size) for use in uses], axis=0)
+        if never.any():
+            found[axis] = _left(never, f"its axis {axis}, over which it is summed,")
+        elif any((np.sum([_of(use, axis, size) for use in sum_], axis=0) != 1).any() for sum_ in _sums(uses)):
+            found[axis] = "parts of it along an input axis are used one by one"
     return found
 
 

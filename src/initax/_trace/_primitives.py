@@ -77,6 +77,7 @@ PRIMITIVES: dict[str, Primitive] = {
     # Calls of another jaxpr.
     **_each(("jit", "pjit", "call", "closed_call", "remat2", "checkpoint"), CALL),
     **_each(("custom_jvp_call", "custom_vjp_call"), CALL),
+    **_each(("custom_dce_call", "custom_vmap_call", "linear_call", "compute_on", "xla_metadata_call"), CALL),
     # Loops and branches.
     "scan": Primitive(control="scan"),
     "while": Primitive(control="while"),

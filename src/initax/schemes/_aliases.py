@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from initax.schemes._variance import VarianceScaling
-
 KEPT = 'what a rule selects is kept by None, written without quotes; in a file by "keep"'
 """What to write in place of a name that means: draw nothing."""
 
@@ -98,7 +96,7 @@ ROLES_ELSEWHERE = {
 
 def as_variance_scaling(law: Any, argument: str, value: Any) -> str:
     """Return the line for a scheme of fans and an argument of `LAWS_ELSEWHERE`, empty for any other scheme."""
-    if not isinstance(law, VarianceScaling):
+    if not all(hasattr(law, each) for each in ("scale", "mode", "distribution")):
         return ""
     said, write = LAWS_ELSEWHERE[argument]
     args = {"scale": str(law.scale), "mode": f'"{law.mode}"', "distribution": f'"{law.distribution}"'}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -112,8 +112,8 @@ class Initializer:
         args: the arguments that differ from the defaults, as pairs.
     """
 
-    name: str
-    args: Args
+    name: str = field(default="", kw_only=True)
+    args: Args = field(default=(), kw_only=True)
 
     fits_bias: ClassVar[bool] = False
     """Whether it means something for a bias: it needs no axes."""

@@ -19,7 +19,7 @@ from initax.schemes._aliases import (
     as_variance_scaling,
 )
 from initax.schemes._callables import foreign
-from initax.schemes._distributions import Constant
+from initax.schemes._constant import ZEROS
 from initax.schemes._initializer import Initializer, argument_text, plain
 
 UNSET: Final = object()
@@ -126,6 +126,17 @@ class Scheme:
         """The initializer of each role the scheme speaks of."""
         return dict(self._parts)
 
+    @property
+    def is_named(self) -> bool:
+        """Whether it has a name of its own."""
+        return self._name is not None
+
+    def called(self, name: str, args: Mapping[str, Any]) -> Scheme:
+        """Return the same scheme under a name with arguments."""
+        made = Scheme.of(self._parts, name, args)
+        made.axes, made.sizes, made.arrays = dict(self.axes), dict(self.sizes), dict(self.arrays)
+        return made
+
     def spec(self) -> Any:
         """Return what JSON keeps of the scheme; `as_scheme` reads it back.
 
@@ -217,7 +228,7 @@ def weights_only(initializer: Initializer | None, bias: Initializer | None = Non
         "weight": initializer,
         "recurrent": initializer,
         "embedding": initializer,
-        "bias": Constant("zeros", ()) if bias is None else bias,
+        "bias": ZEROS if bias is None else bias,
     }
 
 
@@ -245,16 +256,10 @@ def register(name: str, scheme: Any) -> None:
         raise SchemeError(message(f'"{name}" is a scheme of initax and keeps its meaning.', "choose another name"))
     _OWN.add(name)
     if inspect.isfunction(scheme) and not {"key", "shape"} & set(inspect.signature(scheme).parameters):
-        enter(name, lambda **args: _named(as_scheme(scheme(**args)), name, args))
+        enter(name, lambda **args: as_scheme(scheme(**args)).called(name, args))
     else:
-        finished = _named(as_scheme(scheme), name, {})
+        finished = as_scheme(scheme).called(name, {})
         enter(name, lambda: finished)
-
-
-def _named(scheme: Scheme, name: str, args: Mapping[str, Any]) -> Scheme:
-    named = Scheme.of(scheme.parts, name, args)
-    named.arrays = dict(scheme.arrays)
-    return named
 
 
 def enter(name: str, factory: Callable[..., Scheme]) -> None:
@@ -468,9 +473,9 @@ def as_initializer(value: Any, role: Role) -> Initializer | None:
     weight = scheme.part("weight")
     if role in WEIGHT_ROLES:
         part = weight if part is UNSET else part
-    elif isinstance(weight, Initializer) and weight.fits_bias and part in (UNSET, Constant("zeros", ())):
+    elif isinstance(weight, Initializer) and weight.fits_bias and part in (UNSET, ZEROS):
         part = weight
-    elif role == "bias" and part == Constant("zeros", ()):
+    elif role == "bias" and part == ZEROS:
         part = UNSET
     if part is None or isinstance(part, Initializer):
         return part
