@@ -81,6 +81,19 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
     return found
 
 
+def share(use: Use) -> float:
+    """Return which part of its fan_in a use sums over, where its outputs are added to those of other parts."""
+    if use.view is None or use.view.links:
+        return 1.0
+    found = 1.0
+    for factor, _ in use.view.fixed:
+        found /= factor.size if _said(use, factor.axis) & {"in", "field"} else 1
+    for slot in use.view.slots:
+        if any(_said(use, factor.axis) & {"in", "field"} for factor in slot.factors):
+            found *= len(slot.known) / math.prod(factor.size for factor in slot.factors)
+    return found
+
+
 def _sums(uses: Sequence[Use]) -> list[list[Use]]:
     """The uses in groups of those whose outputs are added up."""
     groups: list[list[Use]] = []
