@@ -243,7 +243,8 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, where: str) ->
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = tuple(eqn.outvars[0].aval.shape)
     paired = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
-    gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    paired |= _numbered(value, indices, eqn)
+    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
     rest = [axis for axis in range(len(value.shape)) if axis not in gone]
     around = [each for each in range(len(shape)) if each not in numbers.offset_dims]
     places: list[int | None] = [None] * len(shape)
@@ -277,6 +278,24 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, where: str) ->
 
     moved = _each(replace(value, outputs=(), products=()), shape, move, stop, frozenset())
     return replace(moved, data=moved.data or indices.data)
+
+
+def _numbered(value: Value, indices: Value, eqn: Any) -> dict[int, int]:
+    """Axes of which a look-up takes each entry in turn, `table[jnp.arange(n), rows]`, and the axis of the indices."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    found: dict[int, int] = {}
+    if len(indices.columns) != len(numbers.start_index_map):
+        return found
+    for axis, column in zip(numbers.start_index_map, indices.columns, strict=True):
+        known = column.numbers
+        if known is None or axis not in numbers.collapsed_slice_dims or sizes[axis] == value.shape[axis]:
+            continue
+        for which, size in enumerate(known.shape[:-1]):
+            each = np.arange(size).reshape([-1 if at == which else 1 for at in range(known.ndim)])
+            if size == value.shape[axis] and which not in found.values() and bool((known == each).all()):
+                found[axis] = which
+                break
+    return found
 
 
 def pad(value: Value, config: Sequence[tuple[int, int, int]], uses: Uses, where: str) -> Value:
@@ -397,7 +416,8 @@ def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, w
     if any(value.data for value in values):
         values = [settle(value, uses, where) for value in values]
     if not any(value.weights for value in values):
-        return Value(shape=tuple(shape), data=any(value.data for value in values))
+        columns = tuple(values) if axis == len(shape) - 1 and any(value.constant for value in values) else ()
+        return Value(shape=tuple(shape), data=any(value.data for value in values), columns=columns)
     apart, offset = [], 0
     for value in values:
         behind = shape[axis] - offset - value.shape[axis]
