@@ -188,8 +188,11 @@ def test_entries_a_counter_never_comes_to_are_left_alone_and_named():
 PICKED = {
     "its entries are picked by the data": lambda p, x: x @ p["w"][jnp.argmax(x[0]) % 4],
     "rows of it are picked by constant indices": lambda p, x: jnp.einsum(
-        "nbi,nio->nbo", x.reshape(4, 32, 32), p["w"][jnp.array([2, 0, 3, 1])]
+        "mnbi,mnio->mnbo", x.reshape(2, 2, 32, 32), p["w"][jnp.array([[2, 0], [3, 0]])]
     ).reshape(128, 32),
+    "parts of its inputs are summed over one by one": lambda p, x: jnp.tanh(
+        x[:, :20] @ p["w"][0, :20] + x[:, 20:] @ p["w"][0, 20:]
+    ),
 }
 
 

@@ -180,9 +180,7 @@ def _fitted(value: Value, shape: tuple[int, ...]) -> Value:
 
 def _is_number(constant: Any) -> bool:
     """Whether a constant of a jaxpr has numbers that can be looked at."""
-    return isinstance(constant, np.ndarray | np.generic | jax.Array) and not (
-        isinstance(constant, jax.core.Tracer) or not isinstance(constant.dtype, np.dtype)
-    )
+    return isinstance(getattr(constant, "dtype", None), np.dtype) and not isinstance(constant, jax.core.Tracer)
 
 
 class Walk(Interpreter[Value]):

@@ -98,6 +98,7 @@ class Value:
         products: scales it was multiplied with, with nothing but layout since.
         stretched: axes along which it is constant because it was broadcast.
         constant: for a constant, what works it out where somebody asks.
+        columns: for a signal that constants are joined with along its last axis, as indices are, what was joined.
         units: where units are followed, along which axes they lie.
         mixed: why there is something in it that was made of several units, and is no unit.
         behind: uses of parts of parameters on whose outputs it depends.
@@ -110,6 +111,7 @@ class Value:
     products: tuple[View, ...] = ()
     stretched: frozenset[int] = frozenset()
     constant: Constant | None = None
+    columns: tuple[Value, ...] = ()
     units: tuple[View, ...] = ()
     mixed: Stop | None = None
     behind: frozenset[int] = frozenset()
