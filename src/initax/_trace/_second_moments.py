@@ -40,6 +40,8 @@ SAME_LENGTH = 1e-4
 """Relative change of a length from one step of a loop to the next, below which a loop is taken for steady."""
 STEPS = 64
 """Steps of a loop that are followed one by one."""
+NUDGE = 1e-3
+"""Relative deviation of a length whose growth along the forward pass is followed."""
 FEW = 4
 """Steps after which it shows whether a loop can keep the length."""
 
@@ -77,6 +79,16 @@ class Moment:
     def square(self) -> float:
         """The mean of its square."""
         return float(quadrature()[1] @ self.values.astype(float) ** 2)
+
+    @property
+    def slope(self) -> float:
+        """How much its length deviates, relative to how much that of its variable does: 1 for a relu, 3 for its cube.
+
+        The derivative of `log E f(sqrt(q) z)**2` by `log q` at 1, which is `E f**2 (z**2 - 1) / 2 E f**2`.
+        """
+        nodes, weights = quadrature()
+        squares = weights * self.values.astype(float) ** 2
+        return float(squares @ (nodes**2 - 1) / (2 * squares.sum())) if squares.sum() > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +133,24 @@ class Lengths:
         uses: where the weights are used.
         laws: what is known of the parameters, by parameter.
         tables: the parameters that are embeddings.
+        nudged: what reaches each parameter; if given, the inputs and the outputs of weights deviate from their lengths,
+            and what is found shows how that grows.
 
     Attributes:
         leaning: parameter → the parameters whose laws were assumed for the signal that reaches it.
         looked: the parameters that are looked up.
+        slopes: parameter → the steepest slope of the functions in front of it.
     """
 
-    def __init__(self, uses: Uses, laws: Mapping[int, Law], tables: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        uses: Uses,
+        laws: Mapping[int, Law],
+        tables: frozenset[int] = frozenset(),
+        nudged: Mapping[int, float | None] | None = None,
+    ) -> None:
+        self.nudged = nudged
+        self.slopes: dict[int, float] = {}
         self.laws = laws
         self.tables = tables
         self.places: dict[Place, list[int]] = {}
@@ -149,7 +172,7 @@ class Lengths:
             elif at < arrays + constants or not jnp.issubdtype(var.aval.dtype, np.floating):
                 operands.append(None)
             else:
-                operands.append(self.normal(0.0, 1.0))
+                operands.append(self.normal(0.0, 1.0 if self.nudged is None else 1 + NUDGE))
         self.walk(closed.jaxpr, [None] * len(closed.jaxpr.constvars), operands, ())
         return {param: _agreed(lengths) for param, lengths in self.reached.items()}
 
@@ -238,6 +261,8 @@ class Lengths:
         signal = next((value for value in values if isinstance(value, Moment)), None)
         for param in params:
             self.reached.setdefault(param, []).append(signal.square if signal is not None else None)
+            if signal is not None:
+                self.slopes[param] = max(self.slopes.get(param, 0.0), signal.slope)
             self.leaning[param] = self.leaning.get(param, frozenset()) | (signal.assumed if signal else frozenset())
         return self._weighed(params[0], signal) if len(params) == 1 else None
 
@@ -247,11 +272,18 @@ class Lengths:
         if law is None:
             return self.normal(0.0, 1.0, frozenset({param}))
         if law.length is not None:
-            return self.normal(0.0, law.length)
+            return self.normal(0.0, law.length * self._deviating(param, signal))
         if signal is None or law.inputs is None:
             return None
         variance = law.square * signal.square - (law.mean * signal.mean) ** 2
         return self.normal(law.inputs * law.mean * signal.mean, max(law.inputs * variance, 0.0))
+
+    def _deviating(self, param: int, signal: Moment | None) -> float:
+        """By what the length of the output of a weight deviates that is scaled by a length that was told before."""
+        if self.nudged is None:
+            return 1.0
+        told = self.nudged.get(param)
+        return max(signal.square / told if signal is not None and told else 1.0, 1 + NUDGE)
 
     def _is_look_up(self, name: str, values: Sequence[Known]) -> bool:
         """Whether entries of a parameter are taken that data decide; a slice may be the step of a loop."""

@@ -22,6 +22,7 @@ from initax._trace import uses_of
 from initax._trace._replay import Player, longest_trips
 from initax._trace._take_survey import called, survey
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
+from initax._verbs._finite import refuse_not_finite
 
 SATURATED = 3.0
 """Beyond it the slope of tanh is below 1 % and that of the sigmoid below 5 %."""
@@ -73,10 +74,17 @@ class SignalReport:
     Attributes:
         signals: one per weighted operation, in the order of the forward pass, steps of a loop one by one.
         unmeasured: paths of weights none of whose operations was seen: they did not run, or are written out.
+
+    Where an output is not finite, with whichever key, the table names the first.
     """
 
     signals: tuple[Signal, ...]
     unmeasured: tuple[str, ...] = ()
+
+    @property
+    def not_finite(self) -> tuple[str, ...]:
+        """Paths of the outputs that are not finite with some key, in the order of the forward pass."""
+        return tuple(each.path for each in self.signals if not np.isfinite(each.mean_square[each.ran]).all())
 
     def to_dict(self) -> dict[str, dict[str, list[float]]]:
         """Return path → number → values, one per key; a weight used again has `#2` behind its path."""
@@ -96,6 +104,8 @@ class SignalReport:
         keys = self.signals[0].mean.size if self.signals else 0
         title = count(len(self.signals), "operation") + (f", medians over {keys} keys" if keys > 1 else "")
         below = f"\n\nnot measured: {', '.join(self.unmeasured)}" if self.unmeasured else ""
+        lost = self.not_finite
+        below += f"\n\nnot finite: {lost[0]} first, of {len(lost)}" if lost else ""
         if not rows:
             return title + below
         return table(title, ("weight", *heads), rows) + below
@@ -251,7 +261,8 @@ def signal_propagation(
             `rules`.
 
     Raises:
-        InitaxError: there is no weighted operation, something is abstract, or rules come without keys.
+        InitaxError: there is no weighted operation, something is abstract, the inputs or the model hold nan or inf, or
+            rules come without keys.
         KeyTypeError: `keys` is no key.
         ModelError: the model can't be called, or the call fails.
 
@@ -306,7 +317,11 @@ def signal_propagation(
 
     trips = _trips(traced, operations, uses, every)
     measured = every(lambda arrays: _measured(traced, operations, trips, loss, arrays))
-    return _reported(traced, operations, uses, measured)
+    report = _reported(traced, operations, uses, measured)
+    if report.not_finite:
+        redrawn_paths = () if drawn is None else {each.parameter.path for each in drawn.draws}
+        refuse_not_finite("signal_propagation", found, inputs, redrawn_paths)
+    return report
 
 
 def _as_keys(keys: Any) -> jax.Array:
