@@ -37,8 +37,8 @@ def named_rules(verb: str, rules: Any, survey: Survey) -> dict[str, Any] | None:
     line = f'rules={{{_shown(whole)}: {_line(rules[whole])}, "other": {{{_shown(rule)}: {_line(rules[rule])}}}}}'
     raise RuleError(
         message(
-            f"{verb}: {_shown(whole)} has a rule map for its value, and {_shown(rule)} a scheme: rules are one rule map, "
-            "or several with a name each.",
+            f"{verb}: {_shown(whole)} has a rule map for its value, and {_shown(rule)} a scheme: rules are one rule "
+            "map, or several with a name each.",
             line,
         )
     )

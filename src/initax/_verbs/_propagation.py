@@ -266,7 +266,7 @@ def _trips(
     if not loops:
         return {}
     closed = traced.closed
-    found = every(lambda arrays: longest_trips(closed.jaxpr, closed.consts, list(arrays), operations, loops))
+    found = every(lambda arrays: longest_trips(closed, list(arrays), operations, loops))
     return {loop: max(int(np.max(steps[loop])) for steps in found.values()) for loop in loops}
 
 
@@ -281,7 +281,7 @@ def _measured(
         return output, state, _statistics(output, operations[place])
 
     player = Player(hook, operations, trips=trips)
-    player.play(traced.closed.jaxpr, traced.closed.consts, list(values))
+    player.play(traced.closed, list(values))
     measured = player.emitted
     if loss is None:
         return measured

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from initax._model._parameter import WEIGHT_ROLES, Fans, Layer, Parameter, Role
 from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import plan
 from initax._trace._take_survey import survey
+from initax.schemes._initializer import Initializer
 from initax.schemes._scheme import UNSET, as_scheme
 
 Model = TypeVar("Model")
@@ -126,11 +128,12 @@ def draw(
         key: a JAX random key, used as it is.
         shape: shape of the array.
         dtype: its type; JAX's default float if left out.
-        axes: the array's axes; `"... i o"` for weights and `"o"` for a bias or scale of one axis if left out.
+        axes: the array's axes; `"... i o"` for weights and `"o"` for a bias or scale of one axis if left out, and for a
+            weight of one axis where the scheme asks for no inputs (`normal`, `constant` and the like).
         sizes: sizes of named axes, where a merged axis can't be told apart.
         role: which role of the scheme draws it.
         fan_in: for a bias, the fan_in of its weight.
-        fan_out: for a bias, the fan_out of its weight.
+        fan_out: for a bias, the fan_out of its weight; no scheme of initax asks for it.
 
     Raises:
         SchemeError: the scheme is unknown, does not speak of the role, or can't serve the array.
@@ -149,8 +152,12 @@ def draw(
     found = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
     if not jnp.issubdtype(found, jnp.inexact):
         raise SchemeError(message(f"only floating and complex arrays are drawn, not {found.name}."))
-    pattern = axes or ("... i o" if weighs else "..." if len(shape) != 1 else "o")
-    if axes is None and weighs and len(shape) < 2:
+    chosen = as_scheme(scheme)
+    part = chosen.part(role)
+    is_vector = weighs and axes is None and len(shape) < 2
+    without_axes = is_vector and isinstance(part, Initializer) and part.fits_bias
+    pattern = axes or ("... i o" if weighs and not is_vector else "..." if len(shape) != 1 else "o")
+    if is_vector and not without_axes:
         raise SchemeError(
             message(
                 f"a weight of shape {shape} has no input and output axis.",
@@ -158,10 +165,12 @@ def draw(
             )
         )
     resolved = resolve(pattern, shape, sizes)
-    if weighs:
+    if weighs and not without_axes:
         refuse_unsided(pattern)
         fan_in = resolved.fan_in if fan_in is None else fan_in
         fan_out = resolved.fan_out if fan_out is None else fan_out
+    if role == "bias" and fan_in is not None and fan_out is None:
+        fan_out = math.nan  # no law of a bias asks for it
     fans = None if fan_in is None or fan_out is None else (fan_in, fan_out)
     parameter = Parameter(
         path="",
@@ -169,11 +178,9 @@ def draw(
         role=role,
         shape=shape,
         dtype=found,
-        axes=resolved,
+        axes=None if without_axes else resolved,
         fans=None if fans is None else Fans(fans, fans),
     )
-    chosen = as_scheme(scheme)
-    part = chosen.part(role)
     if part is None or part is UNSET:
         raise SchemeError(message(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}"))
     layer = Layer(path="", kind="Linear", cls=type(None), parameters=(parameter,))
