@@ -331,7 +331,7 @@ class Lengths(Interpreter[Known]):
         body = params["jaxpr"]
         carry, before = values[consts : consts + carries], self.reached
         steps: list[dict[int, list[float | None]]] = []
-        results: list[Known] = []
+        results: list[Known] = [*carry, *[None] * (len(eqn.outvars) - carries)]  # what comes out of no steps
         is_steady = False
         while len(steps) < min(params["length"], STEPS) and not is_steady:
             self.reached = {}

@@ -278,7 +278,7 @@ def _measured(
     values: Sequence[Any],
 ) -> dict[Place, Any]:
     def hook(place: Place, operands: Any, output: Any, state: dict[Any, Any]) -> tuple[Any, dict[Any, Any], Any]:
-        return output, state, _statistics(output, operations[place])
+        return output, state, _statistics(output, operations[place]) if output.size else None
 
     player = Player(hook, operations, trips=trips)
     player.play(traced.closed, list(values))
