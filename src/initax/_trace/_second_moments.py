@@ -57,11 +57,13 @@ class Moment:
         values: its values at the nodes of a normal variable.
         of: which variable it is a function of, `NORMAL` for a constant.
         assumed: the parameters whose laws are not known and had to be assumed for it.
+        statistic: whether it is made of a sum of what is never negative, as the variance in a norm is.
     """
 
     values: np.ndarray
     of: int
     assumed: frozenset[int] = frozenset()
+    statistic: bool = False
 
     @property
     def mean(self) -> float:
@@ -294,12 +296,18 @@ class Lengths(Interpreter[Known]):
 
     def _entrywise(self, name: str, eqn: Any, signals: Sequence[Moment]) -> Known:
         of = {signal.of for signal in signals} - {NORMAL}
+        statistic = any(signal.statistic for signal in signals)
+        if name in ("sqrt", "rsqrt") and statistic:
+            # What is divided by it is what it was made of: the length that comes out is one, as its mean says.
+            return _evaluated(eqn, [_constant(signals[0].mean)], NORMAL)
         if len(of) <= 1:
-            return _evaluated(eqn, signals, next(iter(of), NORMAL))
+            found = _evaluated(eqn, signals, next(iter(of), NORMAL))
+            return found and replace(found, statistic=statistic)
         means, squares = [each.mean for each in signals], [each.square for each in signals]
         variances = [square - mean**2 for mean, square in zip(means, squares, strict=True)]
         if name in ("add", "add_any", "sub"):
-            return self.normal(means[0] + (means[1] if name != "sub" else -means[1]), sum(variances))
+            both = self.normal(means[0] + (means[1] if name != "sub" else -means[1]), sum(variances))
+            return both and replace(both, statistic=statistic)
         if name == "mul":
             mean = means[0] * means[1]
             return self.normal(mean, squares[0] * squares[1] - mean**2)
@@ -313,7 +321,8 @@ class Lengths(Interpreter[Known]):
 
     def _summed(self, eqn: Any, signal: Moment) -> Known:
         count = _count(eqn)
-        return self.normal(count * signal.mean, count * (signal.square - signal.mean**2))
+        found = self.normal(count * signal.mean, count * (signal.square - signal.mean**2))
+        return found and replace(found, statistic=bool(np.all(signal.values >= 0)))
 
     def _largest(self, eqn: Any, signal: Moment) -> Known:
         """The largest of independent copies, from the distribution function of one."""
@@ -393,6 +402,8 @@ def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:
         found = eqn.primitive.get_bind_params(eqn.params)
         result = eqn.primitive.bind(*operands, **(found if isinstance(found, dict) else found[1]))
         values = np.asarray(result)
-    if values.shape != quadrature()[0].shape or not np.isrealobj(values) or not np.all(np.isfinite(values)):
+    # A constant may be nan, where JAX's variance gives it for a sum over nothing: another value is chosen.
+    finite = of == NORMAL or bool(np.all(np.isfinite(values)))
+    if values.shape != quadrature()[0].shape or not np.isrealobj(values) or not finite:
         return None
     return Moment(values, of)
