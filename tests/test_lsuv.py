@@ -185,12 +185,22 @@ def test_entries_a_counter_never_comes_to_are_left_alone_and_named():
     assert float(jnp.var(X @ new["w"][1])) == pytest.approx(1, abs=0.01)
 
 
-def test_entries_picked_by_the_data_are_left_alone_with_a_reason():
+PICKED = {
+    "its entries are picked by the data": lambda p, x: x @ p["w"][jnp.argmax(x[0]) % 4],
+    "rows of it are picked by constant indices": lambda p, x: jnp.einsum(
+        "mnbi,mnio->mnbo", x.reshape(2, 2, 32, 32), p["w"][jnp.array([[2, 0], [3, 0]])]
+    ).reshape(128, 32),
+    "parts of its inputs are summed over one by one": lambda p, x: jnp.tanh(
+        x[:, :20] @ p["w"][0, :20] + x[:, 20:] @ p["w"][0, 20:]
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", PICKED)
+def test_entries_picked_otherwise_are_left_alone_with_a_reason(reason):
     params = {"w": jax.random.normal(KEY, (4, 32, 32)), "last": jnp.ones((32, 4))}
-    new, report = ix.lsuv(params, X, forward=lambda p, x: x @ p["w"][jnp.argmax(x[0]) % 4] @ p["last"])
-    assert {path: why.partition(" (")[0] for path, why in report.skipped.items()} == {
-        "w": "its entries are picked by the data"
-    }
+    new, report = ix.lsuv(params, X, forward=lambda p, x: PICKED[reason](p, x) @ p["last"])
+    assert {path: why.partition(" (")[0] for path, why in report.skipped.items()} == {"w": reason}
     assert new["w"] is params["w"]
 
 

@@ -163,9 +163,6 @@ def _repeated(view: View, own: dict[Factor, Part], roles: Sequence[Part]) -> str
         return "it is repeated along what is summed over"
     if "out" not in own.values() and any(roles[at] == "out" for at in alone):
         return "it is the same for every output"
-    inputs = {factor.axis for factor, part in own.items() if part == "in" and factor.size > 1}
-    if any(factor.axis in inputs for factor, _ in view.fixed):
-        return "parts of it along an input axis are used one by one"
     return ""
 
 

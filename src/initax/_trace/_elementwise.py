@@ -49,6 +49,7 @@ def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Us
         views, same = _merged(left, right, where, "added to")
         return Value(shape=shape, weights=views, data=same)
     if not left.weights and not right.weights:
+        _added_up(left, right, uses, where)
         return _both(left, right, shape)
     params, signal = (left, right) if left.weights else (right, left)
     if not signal.data:
@@ -190,6 +191,20 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
         products=tuple(products),
         stretched=signal.stretched & params.stretched,
     )
+
+
+def _added_up(left: Value, right: Value, uses: Uses, where: str) -> None:
+    """Note where outputs of one parameter, of different uses, are added up."""
+    again = {view.param for view in left.outputs} & {view.param for view in right.outputs}
+    for one in (view for view in left.outputs if view.param in again and not view.scaled):
+        for other in (view for view in right.outputs if view.param == one.param and not view.scaled):
+            first, second = uses.found[one.use], uses.found[other.use]
+            if one.use != other.use and one.axes == other.axes:
+                first.added.add(second.number)
+                second.added.add(first.number)
+            elif one.use != other.use and (one.slots or other.slots):
+                for use in (first, second):
+                    use.stop = use.stop or Stop("outputs of different entries of it are added up", where)
 
 
 def _scaled(value: Value) -> Value:

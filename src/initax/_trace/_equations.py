@@ -29,7 +29,7 @@ def shapes_of(eqn: Any) -> list[tuple[int, ...]]:
 
 def keep(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """A function of one value, entry by entry, that leaves a weight a weight."""
-    return values[0]
+    return replace(values[0], columns=()) if values[0].columns else values[0]
 
 
 def reshape(eqn: Any, values: Values, uses: Uses, where: str) -> Value:

@@ -179,9 +179,7 @@ def _fitted(value: Value, shape: tuple[int, ...]) -> Value:
 
 def _is_number(constant: Any) -> bool:
     """Whether a constant of a jaxpr has numbers that can be looked at."""
-    return isinstance(constant, np.ndarray | np.generic | jax.Array) and not (
-        isinstance(constant, jax.core.Tracer) or not isinstance(constant.dtype, np.dtype)
-    )
+    return isinstance(getattr(constant, "dtype", None), np.dtype) and not isinstance(constant, jax.core.Tracer)
 
 
 class Walk(Interpreter[Value]):
@@ -342,7 +340,7 @@ def _row(value: Value) -> Value:
     """What one step of a scan sees of an operand: the first axis of a parameter is a stack."""
 
     def move(view: View) -> View:
-        gone = tuple(factor for factor in view.axes[0] if factor.axis != FOREIGN)
+        gone = tuple(factor for factor in view.opened(view.axes[0]) if factor.axis != FOREIGN)
         return replace(view, axes=view.axes[1:], batch=view.batch + gone)
 
     outputs = tuple(
@@ -365,7 +363,7 @@ def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, whe
     if value.weights and not value.data:
         stop = Stop("a loop collects it", where)
         views = tuple(
-            replace(view.halted(stop), axes=tuple((Factor(FOREIGN, 1, size),) for size in shape))
+            _restacked(view, uses, shape[0]) or replace(view.halted(stop), axes=tuple(map(foreign, shape)))
             for view in value.weights
         )
         return Value(shape=shape, weights=views)
@@ -373,6 +371,15 @@ def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, whe
     outputs = tuple(replace(view, axes=(foreign(shape[0]), *view.axes)) for view in value.outputs)
     units = tuple(_unstepped(view, uses.loops[uses.at].get(view.param, ()), shape[0]) for view in value.units)
     return Value(shape=shape, data=value.data or data, outputs=outputs, units=units, mixed=value.mixed)
+
+
+def _restacked(view: View, uses: Uses, steps: int) -> View | None:
+    """A parameter of which a loop collects what each step sees, `None` where that is not one entry or all of it."""
+    taken, fixed = uses.loops[uses.at].get(view.param, ()), {factor for factor, _ in view.fixed}
+    counted = any(pick.at[: len(uses.at)] == uses.at for pick in view.picks)
+    if counted or not set(taken) <= set(view.batch) - fixed:
+        return None
+    return _unstepped(view, taken, steps)
 
 
 def _unstepped(view: View, taken: tuple[Factor, ...], steps: int) -> View:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from initax._model._reason import Why
-from initax._trace._coverage import apart, levelled, refused, unused
+from initax._trace._coverage import apart, inputs, levelled, refused, unused
 from initax._trace._uses import Part, Use
 from initax._trace._views import Factor
 
@@ -94,6 +94,9 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
     for use in uses:
         if picked := refused(use):
             return Reading(reason=_at(picked, use.where), where=where)
+    apart_ = next(filter(None, inputs(shape, uses).values()), "")
+    if apart_:
+        return Reading(reason=_at(apart_, where[0] if where else ""), where=where)
     unlike, uses = _many(shape, uses), levelled(shape, uses)
     cells = _cells(shape, uses)
     if isinstance(cells, str):

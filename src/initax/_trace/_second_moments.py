@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
+from initax._trace._coverage import share
 from initax._trace._interpret import Interpreter
 from initax._trace._primitives import row_of, scan_parts
 from initax._trace._uses import CONTRACTIONS, Place, Uses
@@ -149,9 +150,11 @@ class Lengths(Interpreter[Known]):
         self.laws = laws
         self.tables = tables
         self.places: dict[Place, list[int]] = {}
+        self.shares: dict[Place, float] = {}
         for use in uses.found:
             if use.what in CONTRACTIONS and use.view is not None and not (use.stop and use.stop.hides):
                 self.places.setdefault(use.at, []).append(use.param)
+                self.shares[use.at] = share(use)
         self.reached: dict[int, list[float | None]] = {}
         self.leaning: dict[int, frozenset[int]] = {}
         self.looked: set[int] = set()
@@ -256,19 +259,20 @@ class Lengths(Interpreter[Known]):
             if signal is not None:
                 self.slopes[param] = max(self.slopes.get(param, 0.0), signal.slope)
             self.leaning[param] = self.leaning.get(param, frozenset()) | (signal.assumed if signal else frozenset())
-        return self._weighed(params[0], signal) if len(params) == 1 else None
+        return self._weighed(params[0], signal, self.shares[place]) if len(params) == 1 else None
 
-    def _weighed(self, param: int, signal: Moment | None) -> Moment | None:
-        """What comes out of a weight: sums of independent entries times what reaches them."""
+    def _weighed(self, param: int, signal: Moment | None, part: float) -> Moment | None:
+        """What comes out of a weight, or of a part of it: sums of independent entries times what reaches them."""
         law = self.laws.get(param)
         if law is None:
-            return self.normal(0.0, 1.0, frozenset({param}))
+            return self.normal(0.0, part, frozenset({param}))
         if law.length is not None:
-            return self.normal(0.0, law.length * self._deviating(param, signal))
+            return self.normal(0.0, law.length * part * self._deviating(param, signal))
         if signal is None or law.inputs is None:
             return None
         variance = law.square * signal.square - (law.mean * signal.mean) ** 2
-        return self.normal(law.inputs * law.mean * signal.mean, max(law.inputs * variance, 0.0))
+        inputs = law.inputs * part
+        return self.normal(inputs * law.mean * signal.mean, max(inputs * variance, 0.0))
 
     def _deviating(self, param: int, signal: Moment | None) -> float:
         """By what the length of the output of a weight deviates that is scaled by a length that was told before."""

@@ -44,6 +44,8 @@ class Use:
         units: the axes of the result along which its outputs lie.
         at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
         goes_back: a cotangent meets it, no signal: it is of the backward part of a gradient in the forward pass.
+        number: which use it is, in the order of the forward pass.
+        added: uses of the same parameter to whose outputs its own were added, entry by entry.
     """
 
     param: int
@@ -63,6 +65,8 @@ class Use:
     units: tuple[int, ...] = ()
     at: Place = ()
     goes_back: bool = False
+    number: int = -1
+    added: set[int] = field(default_factory=set)
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of the outputs all of whose entries go different ways."""
@@ -90,6 +94,7 @@ class Value:
         products: scales it was multiplied with, with nothing but layout since.
         stretched: axes along which it is constant because it was broadcast.
         constant: for a constant, what works it out where somebody asks.
+        columns: for a signal that constants are joined with along its last axis, as indices are, what was joined.
         units: where units are followed, along which axes they lie.
         mixed: why there is something in it that was made of several units, and is no unit.
     """
@@ -101,6 +106,7 @@ class Value:
     products: tuple[View, ...] = ()
     stretched: frozenset[int] = frozenset()
     constant: Constant | None = None
+    columns: tuple[Value, ...] = ()
     units: tuple[View, ...] = ()
     mixed: Stop | None = None
 
@@ -158,9 +164,9 @@ class Uses:
 
     def add(self, use: Use) -> int:
         """Enter a use and return its number."""
-        use.at, use.goes_back = self.at, self.goes_back
+        use.at, use.goes_back, use.number = self.at, self.goes_back, len(self.found)
         self.found.append(use)
-        return len(self.found) - 1
+        return use.number
 
     def outputs(self, views: tuple[View, ...]) -> tuple[View, ...]:
         """Note in the uses of some outputs along which axes they lie, and return the outputs."""

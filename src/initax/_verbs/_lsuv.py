@@ -20,6 +20,7 @@ from initax._planning._misuse import refuse_permuted
 from initax._planning._rules import match, read_rules
 from initax._text import table
 from initax._trace import uses_of
+from initax._trace._coverage import share
 from initax._trace._replay import Player
 from initax._trace._take_survey import called
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
@@ -302,6 +303,8 @@ def _why_not(
         return "its entries are picked by the data"
     if not all(_is_known(use, uses) for use in own):
         return "its entries are picked in a way that can't be followed"
+    if any(share(use) < 1 for use in own):
+        return "parts of its inputs are summed over one by one"
     if len({_parts(use) for use in own}) > 1:
         return "its uses take different parts of it"
     return None
@@ -332,7 +335,8 @@ def _parts(use: Use) -> tuple[Any, ...]:
     """The parts of the stored axes of which a use takes single entries, whichever they are."""
     if use.view is None:
         return ()
-    return tuple(pick.factors for pick in use.view.picks), frozenset(factor for factor, _ in use.view.fixed)
+    unequal = tuple(slot for slot in use.view.slots if slot.partial)
+    return tuple(pick.factors for pick in use.view.picks), frozenset(factor for factor, _ in use.view.fixed), unequal
 
 
 def _is_reentered(use: Use, uses: Uses) -> bool:
