@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from initax._trace._sums import sums
 from initax._trace._uses import Part, Use
 from initax._trace._views import LARGEST, Factor, Slot, View
 
@@ -76,7 +77,7 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
         never = ~np.any([_of(use, axis, size) for use in uses], axis=0)
         if never.any():
             found[axis] = _left(never, f"its axis {axis}, over which it is summed,")
-        elif any((np.sum([_of(use, axis, size) for use in sum_], axis=0) != 1).any() for sum_ in _sums(uses)):
+        elif any((np.sum([_of(use, axis, size) for use in sum_], axis=0) != 1).any() for sum_ in sums(uses)):
             found[axis] = "parts of it along an input axis are used one by one"
     return found
 
@@ -92,16 +93,6 @@ def share(use: Use) -> float:
         if any(_said(use, factor.axis) & {"in", "field"} for factor in slot.factors):
             found *= len(slot.known) / math.prod(factor.size for factor in slot.factors)
     return found
-
-
-def _sums(uses: Sequence[Use]) -> list[list[Use]]:
-    """The uses in groups of those whose outputs are added up."""
-    groups: list[list[Use]] = []
-    for use in uses:
-        near = [group for group in groups if any(use.number in each.added for each in group)]
-        groups = [group for group in groups if group not in near]
-        groups.append([*(each for group in near for each in group), use])
-    return groups
 
 
 def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
