@@ -45,6 +45,7 @@ class Use:
         view: the parameter as a contraction, a convolution or a sum takes it, where it meets the signal so.
         units: the axes of the result along which its outputs lie.
         at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
+        product: it is multiplied with the signal, entry by entry.
         goes_back: a cotangent meets it, no signal: it is of the backward part of a gradient in the forward pass.
         number: which use it is, in the order of the forward pass.
         added: uses of the same parameter to whose outputs its own were added, entry by entry.
@@ -68,6 +69,7 @@ class Use:
     units: tuple[int, ...] = ()
     at: Place = ()
     goes_back: bool = False
+    product: bool = False
     number: int = -1
     added: set[int] = field(default_factory=set)
     behind: frozenset[int] = frozenset()
