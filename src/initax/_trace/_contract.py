@@ -103,10 +103,11 @@ def consume(
             what=what if kind == "weight" else kind,
             where=where,
             parts=own,
+            inside=frozenset(factor for factor, part in own.items() if part in ("in", "field")),
             strides=strides if kind == "weight" else (1, 1),
             through=frozenset(through - {view.param}),
             normalized=view.normalized,
-            stop=stop if view.running and all(own.get(each) == "in" for each in view.running) else view.stop or stop,
+            stop=stop if view.running and _is_whole_sum(view, own) else view.stop or stop,
             view=view,
         )
         if kind == "scale":
@@ -114,6 +115,13 @@ def consume(
         result = placed(view, places, shape)
         outputs.append(View(param=view.param, axes=result.axes, use=uses.add(use)))
     return tuple(outputs)
+
+
+def _is_whole_sum(view: View, own: dict[Factor, Part]) -> bool:
+    """Whether the entries of a running sum are all summed over: then each entry of the parameter is in the sum."""
+    axes = {each.axis for each in view.running}
+    cut = [*(f for slot in view.slots if slot.partial for f in slot.factors), *(factor for factor, _ in view.fixed)]
+    return all(own.get(each) == "in" for each in view.running) and all(factor.axis not in axes for factor in cut)
 
 
 def _judged(

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from initax._trace._sums import as_inputs, sums
 from initax._trace._uses import Part, Use
 from initax._trace._views import LARGEST, Factor, Slot, View
 
@@ -76,32 +77,35 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
         never = ~np.any([_of(use, axis, size) for use in uses], axis=0)
         if never.any():
             found[axis] = _left(never, f"its axis {axis}, over which it is summed,")
-        elif any((np.sum([_of(use, axis, size) for use in sum_], axis=0) != 1).any() for sum_ in _sums(uses)):
+        elif any((np.sum([_of(use, axis, size) for use in sum_], axis=0) != 1).any() for sum_ in sums(uses)):
             found[axis] = "parts of it along an input axis are used one by one"
     return found
 
 
-def share(use: Use) -> float:
-    """Return which part of its fan_in a use sums over, where its outputs are added to those of other parts."""
+def shares(uses: Sequence[Use]) -> dict[int, float]:
+    """Return which part of its fan_in each use of an array sums over, by the number of the use.
+
+    It is less than all of it where outputs are added up later: of parts, or of entries of a stack.
+
+    Args:
+        uses: the uses of the array.
+    """
+    joined = as_inputs(uses)
+    return {use.number: _share(use) for use in (uses if isinstance(joined, str) else joined)}
+
+
+def _share(use: Use) -> float:
     if use.view is None or use.view.links:
         return 1.0
-    found = 1.0
+    later = (f.size for f, part in use.parts.items() if part == "in" and f not in use.inside)
+    found = 1 / math.prod(later)
     for factor, _ in use.view.fixed:
-        found /= factor.size if _said(use, factor.axis) & {"in", "field"} else 1
+        summed_over = use.parts.get(factor) != "in" and _said(use, factor.axis) & {"in", "field"}
+        found /= factor.size if summed_over else 1
     for slot in use.view.slots:
         if any(_said(use, factor.axis) & {"in", "field"} for factor in slot.factors):
             found *= len(slot.known) / math.prod(factor.size for factor in slot.factors)
     return found
-
-
-def _sums(uses: Sequence[Use]) -> list[list[Use]]:
-    """The uses in groups of those whose outputs are added up."""
-    groups: list[list[Use]] = []
-    for use in uses:
-        near = [group for group in groups if any(use.number in each.added for each in group)]
-        groups = [group for group in groups if group not in near]
-        groups.append([*(each for group in near for each in group), use])
-    return groups
 
 
 def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:

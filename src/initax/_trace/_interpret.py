@@ -25,6 +25,7 @@ from initax._trace._equations import shapes_of
 from initax._trace._indices import Constant
 from initax._trace._primitives import UNKNOWN, called, row_of, scan_parts
 from initax._trace._quantized import OWN_GRADIENT
+from initax._trace._sums import accumulated
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View, foreign
 
@@ -187,10 +188,12 @@ class Walk(Interpreter[Value]):
 
     Args:
         uses: where uses are entered.
+        left: what the body of the last loop left in the places of what it carries.
     """
 
     def __init__(self, uses: Uses) -> None:
         self.uses = uses
+        self.left: Sequence[Value] = ()
 
     def literal(self, literal: Literal) -> Value:
         """Return what a literal holds."""
@@ -215,7 +218,9 @@ class Walk(Interpreter[Value]):
         around = uses.goes_back, uses.own_gradient
         uses.at, uses.goes_back = at, uses.goes_back or carries_back(eqn)
         uses.own_gradient = uses.own_gradient or eqn.primitive.name in OWN_GRADIENT
+        first, behind = len(uses.found), frozenset().union(*(value.behind for value in values))
         results = self._followed(eqn, values, at)
+        results = uses.after(first, behind, results, is_call=called(eqn) is not None)
         if uses.goes_back:
             results = cotangents(eqn, results, uses, line_of(eqn))
         uses.goes_back, uses.own_gradient = around
@@ -259,6 +264,7 @@ class Walk(Interpreter[Value]):
             for view in value.weights
         }
         carry, results = self._loop(eqn.params["jaxpr"], first, carry, rows, at, line_of(eqn))
+        accumulated(eqn.params["jaxpr"], consts, self.left, uses, at)
         shapes = shapes_of(eqn)
         data = any(value.data or value.weights for value in (*carry, *rows))
         collected = [
@@ -275,6 +281,7 @@ class Walk(Interpreter[Value]):
         self.uses.whiles.add(at)
         closed_over = values[tests : tests + consts]
         _, results = self._loop(eqn.params["body_jaxpr"], closed_over, carry, [], at, line_of(eqn))
+        accumulated(eqn.params["body_jaxpr"], consts, self.left, self.uses, at)
         return results
 
     def cond(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
@@ -323,6 +330,7 @@ class Walk(Interpreter[Value]):
                     changed = True
             if not changed:
                 break
+        self.left = results[: len(carry)]
         handed = [
             before if same else Value(shape=before.shape, data=after.data or before.data)
             for before, after, same in zip(entered, results[: len(carry)], fixed, strict=True)

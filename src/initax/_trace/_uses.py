@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,6 +18,8 @@ Place = tuple[int, ...]
 Part = Literal["in", "out", "batch", "field", "along"]
 """What a factor does in a use; `along` is an axis that a scale shares with the signal, entry by entry."""
 What = Literal["weight", "conv", "transposed", "scale", "bias", "embedding", "other"]
+CONSTANT_FIRST = "it is contracted with a constant first, and then multiplied with the signal"
+"""Why a use says nothing: a recurrence that starts with zeros has one, and other uses that do say something."""
 CONTRACTIONS: tuple[What, ...] = ("weight", "conv", "transposed")
 """Uses of a weight, in which outputs come out of the signal."""
 
@@ -31,6 +33,7 @@ class Use:
         what: what it is to the signal.
         where: the line of the forward pass.
         parts: what each factor does.
+        inside: the factors that its equation sums over; sums of its outputs may follow.
         strides: by how much a convolution's strides divide the effective fan_in and fan_out.
         taken: factors of the outputs of which single entries were taken, and which.
         spoiled: the outputs were cut into parts that are not equal.
@@ -46,12 +49,14 @@ class Use:
         goes_back: a cotangent meets it, no signal: it is of the backward part of a gradient in the forward pass.
         number: which use it is, in the order of the forward pass.
         added: uses of the same parameter to whose outputs its own were added, entry by entry.
+        behind: uses of parts of parameters on whose outputs the signal it meets depends.
     """
 
     param: int
     what: What
     where: str = ""
     parts: dict[Factor, Part] = field(default_factory=dict)
+    inside: frozenset[Factor] = frozenset()
     strides: tuple[float, float] = (1, 1)
     taken: set[tuple[Factor, int]] = field(default_factory=set)
     spoiled: bool = False
@@ -67,6 +72,7 @@ class Use:
     goes_back: bool = False
     number: int = -1
     added: set[int] = field(default_factory=set)
+    behind: frozenset[int] = frozenset()
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of the outputs all of whose entries go different ways."""
@@ -97,6 +103,7 @@ class Value:
         columns: for a signal that constants are joined with along its last axis, as indices are, what was joined.
         units: where units are followed, along which axes they lie.
         mixed: why there is something in it that was made of several units, and is no unit.
+        behind: uses of parts of parameters on whose outputs it depends.
     """
 
     shape: tuple[int, ...]
@@ -109,6 +116,7 @@ class Value:
     columns: tuple[Value, ...] = ()
     units: tuple[View, ...] = ()
     mixed: Stop | None = None
+    behind: frozenset[int] = frozenset()
 
     @property
     def numbers(self) -> Numbers | None:
@@ -167,6 +175,21 @@ class Uses:
         use.at, use.goes_back, use.number = self.at, self.goes_back, len(self.found)
         self.found.append(use)
         return use.number
+
+    def after(self, first: int, behind: frozenset[int], results: Sequence[Value], *, is_call: bool) -> list[Value]:
+        """Return the results of an equation with the uses of parts of parameters that they depend on.
+
+        Args:
+            first: how many uses there were before the equation.
+            behind: what its operands depend on.
+            results: what it leaves.
+            is_call: it runs equations of its own, which noted what the uses in them depend on.
+        """
+        entered = self.found[first:]
+        for use in () if is_call else entered:
+            use.behind = behind
+        behind |= {use.number for use in entered if use.view is not None and (use.view.fixed or use.view.slots)}
+        return [replace(each, behind=each.behind | behind) for each in results] if behind else list(results)
 
     def outputs(self, views: tuple[View, ...]) -> tuple[View, ...]:
         """Note in the uses of some outputs along which axes they lie, and return the outputs."""
