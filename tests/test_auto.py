@@ -76,6 +76,27 @@ def test_a_max_pooling_is_the_largest_of_independent_normals(window, expected):
     assert found["b"] == pytest.approx(mean**2 + variance, rel=2e-3)
 
 
+def centered(x):
+    return x - x.mean(-1, keepdims=True)
+
+
+NORMS = {
+    "layer norm": (lambda x: nn.LayerNorm(x.shape[-1])(x), 1.0),
+    "by jnp.var": (lambda x: centered(x) / jnp.sqrt(x.var(-1, keepdims=True)), 1.0),
+    "by jnp.std": (lambda x: centered(x) / x.std(-1, keepdims=True), 1.0),
+    "by rsqrt": (lambda x: centered(x) * lax.rsqrt(jnp.square(centered(x)).mean(-1, keepdims=True)), 1.0),
+    "root mean square": (lambda x: x / jnp.sqrt(jnp.square(x).mean(-1, keepdims=True)), 1.0),
+    "unit length": (lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True), 1 / 16),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_behind_a_norm_the_length_is_that_of_the_norm(name):
+    norm, expected = NORMS[name]
+    found = reach({"a": S(6, 16), "b": S(16, 6)}, S(6), lambda p, x: norm(3 * (x @ p["a"])) @ p["b"])
+    assert found["b"] == pytest.approx(expected, rel=1e-3)
+
+
 def test_a_steady_scan_has_one_length_and_another_none():
     def forward(p, x):
         x = jax.nn.relu(x @ p["first"])
