@@ -48,6 +48,9 @@ CASES = {
     "a concatenation": (lambda p, x: jnp.concatenate([jax.nn.relu(x @ p["a"]), x], 1)[:, :6] @ p["b"], 0.75),
     "unequal parts, added up": (lambda p, x: (x[:, :4] @ p["a"][:4] + x[:, 4:] @ p["a"][4:]) @ p["b"], 1.0),
     "equal parts, added up": (lambda p, x: (x[:, :3] @ p["a"][:3] + x[:, 3:] @ p["a"][3:]) @ p["b"], 1.0),
+    "a stack, added up": (
+        lambda p, x: jnp.einsum("tei,eio->teo", x.reshape(8, 3, 2), p["a"].reshape(3, 2, 6)).sum(1) @ p["b"], 1.0
+    ),
     "a stack": (lambda p, x: jnp.stack([jax.nn.relu(x @ p["a"]), x], 1)[:, 0] @ p["b"], 0.75),
 }  # fmt: skip
 

@@ -108,6 +108,7 @@ def consume(
             where=where,
             parts=own,
             strides=(strides[0] / view.share, strides[1] / view.share) if kind == "weight" else (1, 1),
+            inside=frozenset(factor for factor, part in own.items() if part in ("in", "field")),
             through=frozenset(through - {view.param}),
             normalized=view.normalized,
             stop=stop if view.running and _is_whole_sum(view, own) else view.stop or stop,

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from initax._trace._coverage import share
+from initax._trace._coverage import shares
 from initax._trace._interpret import Interpreter
 from initax._trace._primitives import row_of, scan_parts
-from initax._trace._uses import CONTRACTIONS, Place, Uses
+from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 
 NORMAL = 0
 """Stands for the numbers that are constants: they vary with no signal."""
@@ -151,10 +151,14 @@ class Lengths(Interpreter[Known]):
         self.tables = tables
         self.places: dict[Place, list[int]] = {}
         self.shares: dict[Place, float] = {}
+        every: dict[int, list[Use]] = {}
         for use in uses.found:
+            every.setdefault(use.param, []).append(use)
             if use.what in CONTRACTIONS and use.view is not None and not (use.stop and use.stop.hides):
                 self.places.setdefault(use.at, []).append(use.param)
-                self.shares[use.at] = share(use)
+        for own in every.values():
+            found = shares(own)
+            self.shares |= {use.at: found[use.number] for use in own}
         self.reached: dict[int, list[float | None]] = {}
         self.leaning: dict[int, frozenset[int]] = {}
         self.looked: set[int] = set()

@@ -33,6 +33,7 @@ class Use:
         what: what it is to the signal.
         where: the line of the forward pass.
         parts: what each factor does.
+        inside: the factors that its equation sums over; sums of its outputs may follow.
         strides: by how much a convolution's strides divide the effective fan_in and fan_out.
         taken: factors of the outputs of which single entries were taken, and which.
         spoiled: the outputs were cut into parts that are not equal.
@@ -56,6 +57,7 @@ class Use:
     what: What
     where: str = ""
     parts: dict[Factor, Part] = field(default_factory=dict)
+    inside: frozenset[Factor] = frozenset()
     strides: tuple[float, float] = (1, 1)
     taken: set[tuple[Factor, int]] = field(default_factory=set)
     spoiled: bool = False

@@ -20,7 +20,7 @@ from initax._planning._misuse import refuse_permuted
 from initax._planning._rules import match, read_rules
 from initax._text import table
 from initax._trace import uses_of
-from initax._trace._coverage import share
+from initax._trace._coverage import shares
 from initax._trace._replay import Player
 from initax._trace._take_survey import called
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
@@ -292,7 +292,7 @@ def _why_not(
         return str(stopped.stop)
     if any(use.what not in CONTRACTIONS for use in own):
         return "it is used as something else than a weight too"
-    if any(use.view is None for use in own):
+    if any(use.view is None or not use.inside for use in own):
         return "its operation is written out, or fed by constants"
     if any(at_place[use.at] > 1 for use in own):
         return "it shares its operation with other parameters"
@@ -303,7 +303,7 @@ def _why_not(
         return "its entries are picked by the data"
     if not all(_is_known(use, uses) for use in own):
         return "its entries are picked in a way that can't be followed"
-    if any(share(use) < 1 for use in own):
+    if min(shares(own).values()) < 1:
         return "parts of its inputs are summed over one by one"
     if len({_parts(use) for use in own}) > 1:
         return "its uses take different parts of it"
