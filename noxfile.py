@@ -1,6 +1,6 @@
 """What one does twice, `nox -s` and a name.
 
-`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`.
+`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `fuzz`.
 """
 
 import os
@@ -83,9 +83,9 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
-def build(session: nox.Session) -> Path:
-    """Draw the pictures, build the pages, and return the folder they are in."""
-    folder = Path(session.create_tmp()).resolve() / "site"
+def build(session: nox.Session, target: str = "") -> Path:
+    """Draw the pictures, build the pages in a folder, one of the session's own if none is named, and return it."""
+    folder = Path(target).resolve() if target else Path(session.create_tmp()).resolve() / "site"
     session.run("python", "examples/gallery.py", "--output", "docs/pictures")
     session.run("mkdocs", "build", "--strict", "--site-dir", str(folder))
     return folder
@@ -93,9 +93,9 @@ def build(session: nox.Session) -> Path:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation, pictures included; a broken link or a missing name fails."""
+    """Build the documentation, pictures included; a broken link or a missing name fails. `-- FOLDER` keeps it there."""
     session.install(".", *group("docs"))
-    build(session)
+    build(session, *session.posargs)
 
 
 @nox.session
@@ -118,6 +118,13 @@ def wild(session: nox.Session) -> None:
     """Read the models of other people's packages, and hold that against a list gone over by hand."""
     session.install(".", *group("wild"))
     session.run("pytest", *(session.posargs or ["-n", "2", "-W", "ignore", "benchmarks/wild.py"]))
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Read random forward passes and hold that against what is measured; `-- --minutes 30 --seed 7`."""
+    session.install(".", *group("test"))
+    session.run("python", "-W", "ignore", "-m", "tests.programs", *(session.posargs or ["--programs", "4000"]))
 
 
 @nox.session

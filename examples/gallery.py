@@ -149,9 +149,15 @@ def by_hand(quick: bool) -> Drawing:
         figure = Figure(figsize=(9, 3.2), layout="constrained")
         panel = figure.subplots()
         panel.hlines(names, 1, ratios, color=LINES[4], linewidth=3)
-        panel.plot(ratios, names, "o", color=LINES[4])
-        panel.axvline(1, color=LINES[0])
-        panel.set(xscale="log", title="variance of he_normal() with default axes, relative to he_normal's")
+        panel.plot(ratios, names, "o", color=LINES[4], label="jax.nn.initializers.he_normal()")
+        panel.plot([1] * len(names), names, "s", color=LINES[0], label="initax")
+        panel.axvline(1, color=LINES[0], linewidth=1)
+        for name, ratio in zip(names, ratios, strict=True):
+            shown = f"×{ratio:.0f}" if ratio > 1.5 else f"1/{1 / ratio:.0f}" if ratio < 0.7 else "right"
+            place = {"xytext": (8 if ratio > 1 else -8, 0), "ha": "left" if ratio > 1 else "right"}
+            panel.annotate(shown, (ratio, name), textcoords="offset points", va="center", **place)
+        panel.set(xscale="log", xlim=(1e-3, 1e3), title="variance of the weights, over the one He asks for")
+        panel.legend(loc="lower right")
         panel.invert_yaxis()
         return figure
 
@@ -225,9 +231,10 @@ def training(quick: bool) -> Drawing:
 PICTURES = {each.__name__: each for each in (signal, spectra, densities, by_hand, calibration, convex, training)}
 
 
-def main(output: Path, quick: bool) -> None:
+def main(output: Path, quick: bool, only: list[str]) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    for name, picture in PICTURES.items():
+    for name in only or PICTURES:
+        picture = PICTURES[name]
         drawing = picture(quick)
         for ground, ink in INKS.items():
             style = {
@@ -251,5 +258,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("gallery-output"), help="where the pictures go")
     parser.add_argument("--quick", action="store_true", help="toy size: shows that it runs, not what it shows")
+    parser.add_argument("--only", nargs="+", default=[], choices=PICTURES, help="these pictures and no others")
     arguments = parser.parse_args()
-    main(arguments.output, arguments.quick)
+    main(arguments.output, arguments.quick, arguments.only)

@@ -16,9 +16,13 @@ import pytest
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(page.stem for page in DOCS.glob("*.md"))
 WIDTHS = {"wide": (1280, 800), "phone": (390, 844)}
+SIZES = WIDTHS | {"desk": (1400, 1000)}
 
 SEARCHES = {
     "orthogonal": "orthogonal/",
+    "checkpoint": "recipes/",
+    "ViT": "recipes/",
+    "mixture of experts": "recipes/",
     "register_layer": "api/",
     "kaiming_uniform": "coming_from/",
     "last rule wins": "rules/",
@@ -77,7 +81,7 @@ def browser():
 @pytest.fixture
 def tab(browser, address, request):
     """A new tab of a stated width; whatever went wrong in it by the end of the test fails the test."""
-    width, height = WIDTHS[getattr(request, "param", "wide")]
+    width, height = SIZES[getattr(request, "param", "wide")]
     wrong = []
     context = browser.new_context(viewport={"width": width, "height": height}, base_url=address)
     tab = context.new_page()
@@ -115,6 +119,20 @@ def test_a_page_loads_and_fits(tab, page):
     assert tab.eval_on_selector_all(".md-content__inner > p", sizes) >= 16
     assert tab.eval_on_selector_all(".md-content p", sizes) >= 12
     assert [name for name, shown in tab.evaluate(PICTURES) if not shown] == []
+
+
+@pytest.mark.parametrize("tab", ["desk", "phone"], indirect=True)
+@pytest.mark.parametrize("page", ["index", "rules", "plan", "how-it-works", "axes"])
+def test_printed_tables_are_seen_whole(tab, page):
+    """On a desk as printed, on a phone with fewer columns; one of the two is shown."""
+    open_page(tab, page)
+    assert tab.locator(".printed-wide").count() == tab.locator(".printed-narrow").count() > 0
+    shown = "all => all.filter(e => e.checkVisibility())"
+    cut_off = f"all => ({shown})(all).filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 80))"
+    assert tab.eval_on_selector_all(".printed-wide code, .printed-narrow, .printed-narrow *", cut_off) == []
+    narrow = tab.eval_on_selector_all(".printed-narrow", f"all => ({shown})(all).length")
+    wide = tab.eval_on_selector_all(".printed-wide", f"all => ({shown})(all).length")
+    assert (narrow == 0) != (wide == 0)
 
 
 @pytest.mark.parametrize("ground", ["light", "dark"])

@@ -46,6 +46,7 @@ CASES = {
     "a function of itself": (lambda p, x: jnp.square(x @ p["a"]) @ p["b"], 3.0),
     "a mean": (lambda p, x: ((x @ p["a"]).reshape(-1, 4, 6).mean(1)) @ p["b"], 0.25),
     "a concatenation": (lambda p, x: jnp.concatenate([jax.nn.relu(x @ p["a"]), x], 1)[:, :6] @ p["b"], 0.75),
+    "a stack": (lambda p, x: jnp.stack([jax.nn.relu(x @ p["a"]), x], 1)[:, 0] @ p["b"], 0.75),
 }  # fmt: skip
 
 

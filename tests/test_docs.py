@@ -1,6 +1,7 @@
 """Every code block of the README and the pages runs, prints what the page shows, and everything public has an entry.
 
-After a change of a printed table, `python -m tests.test_docs` writes the new outputs into the pages.
+After a change of a printed table, `python -m tests.test_docs` writes the new outputs into the pages;
+`python -m tests.test_docs README.md docs/plan.md` into these alone.
 """
 
 import ast
@@ -157,10 +158,10 @@ def test_readme_shows_how_to_set_up(command: str) -> None:
     assert command in (ROOT / "README.md").read_text("utf-8").splitlines()
 
 
-def write_outputs() -> None:
-    """Write what each block prints into the page."""
+def write_outputs(*names: str) -> None:
+    """Write what each block prints into the pages of these names, or into all."""
     importlib.import_module("tests.conftest")  # the same devices as in the tests
-    for page in WITH_CODE:
+    for page in [page for page in WITH_CODE if not names or name_of(page) in names]:
         text = page.read_text("utf-8")
         module = sys.modules["page"] = types.ModuleType("page")
         with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
@@ -173,4 +174,4 @@ def write_outputs() -> None:
 
 
 if __name__ == "__main__":
-    write_outputs()
+    write_outputs(*sys.argv[1:])

@@ -125,7 +125,7 @@ def test_every_class_of_equinox_that_owns_arrays_has_a_row():
 @pytest.mark.parametrize("name", modules())
 def test_files_stay_small(name):
     lines = len(modules()[name].read_text().splitlines())
-    assert lines <= (800 if name == "schemes/_table" else 560), "one file, one idea"
+    assert lines <= 560, "one file, one idea"
 
 
 def _is_text_of_a_reason(node):

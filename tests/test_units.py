@@ -75,6 +75,11 @@ def upward(p, x):
     )
 
 
+def stacked_outputs(p, x):
+    hidden = jnp.tanh(x @ p["a"])
+    return jnp.einsum("nhs,hso->no", jnp.stack([hidden, jnp.zeros_like(hidden)], -1), p["b"])
+
+
 def joined(p, x):
     y = jax.nn.relu(p["a"] @ x)
     return jnp.concatenate([x, jnp.concatenate([jnp.sin(x), y])]) @ p["b"]
@@ -201,6 +206,7 @@ FOLLOWED = {
     ),
     from_groups: ({"a": (4, 2, 3, 3), "b": (5, 4, 3, 3)}, (2, 4, 4, 4), FOUR, np.s_[:, FOUR]),
     upward: ({"a": (4, 3, 3, 3), "b": (2, 4, 3, 3)}, IMAGE, FOUR, np.s_[:, FOUR]),
+    stacked_outputs: ({"a": (5, 6), "b": (6, 2, 3)}, (7, 5), ROWS, np.s_[ROWS, :, :]),
     joined: ({"a": (6, 5), "b": (16, 3)}, (5,), ROWS, np.s_[np.r_[np.zeros(10, bool), ROWS], :]),
     inside_a_branch: ({"a": (5, 6), "b": (6, 5)}, (7, 5), ROWS, np.s_[ROWS, :]),
     gated: ({**MATRIX, "g": (5, 6)}, (7, 5), ROWS, np.s_[ROWS, :]),

@@ -305,6 +305,14 @@ def joined(p, x):
     return jax.nn.softmax(q @ k.T, axis=-1) @ v
 
 
+def stacked_before(p, x):
+    return jnp.einsum("soi,si->so", jnp.stack([p["q"], p["k"]]), x)
+
+
+def stacked_for_a_scan(p, x):
+    return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, jnp.stack([p["first"], p["second"]]))[0]
+
+
 def diagonal(p, x):
     return jnp.where(jnp.eye(5) > 0, p["d"][:, None], 0.0) @ x + jnp.where(jnp.eye(5) > 0, p["e"][None, :], 0.0) @ x
 
@@ -414,8 +422,8 @@ MODELS = (
           (S(4, 7),),
           {"tok1": (W, 4, 11, 1), "tok2": (W, 11, 4, 1), "ch1": (W, 7, 13, 1), "ch2": (W, 13, 7, 1)}),
     Model("learned positions", positions, {"table": S(17, 7), "pos": S(9, 7), "w": S(7, 5)}, (tokens(4),),
-          {"table": (E, 7, 17, 1), "pos": "a slice takes entries 0 to 4 of 9, no equal part (traced.py:LINE)",
-           "w": (W, 7, 5, 1)}),
+          {"table": (E, 7, 17, 1),
+           "pos": "it is added to the signal along 2 axes that are no outputs of a weight (traced.py:LINE)", "w": (W, 7, 5, 1)}),
     Model("patches of an image", vit_patches, {"patch": S(4, 4, 3, 7), "b": S(7), "cls": S(7)}, (S(8, 8, 3),),
           {"patch": (W, 48, 7, 1), "b": (B, None, None, 1),
            "cls": "it is a signal itself, no weight of one (traced.py:LINE)"}),
@@ -439,6 +447,10 @@ MODELS = (
           {"self": (W, 7, 5, 1), "rel": (W, 7, 5, 1)}),
     Model("own gradient", custom_gradient, {"w": S(5, 7)}, (S(7),), {"w": (W, 7, 5, 1)}),
     Model("interleaved parts", interleaved, {"w": S(7, 10)}, (S(4, 7),), {"w": (W, 7, 5, 2)}),
+    Model("weights stacked before use", stacked_before, {"q": S(5, 4), "k": S(5, 4)}, (S(2, 4),),
+          {"q": (W, 4, 5, 1), "k": (W, 4, 5, 1)}),
+    Model("weights stacked for a scan", stacked_for_a_scan, {"first": S(4, 4), "second": S(4, 4)}, (S(3, 4),),
+          {"first": (W, 4, 4, 1), "second": (W, 4, 4, 1)}),
     Model("weights joined before use", joined,
           {**{name: S(7, 5) for name in "qkv"}, **{name: S(5) for name in ("qb", "kb", "vb")}}, (S(4, 7),),
           {**dict.fromkeys("qkv", (W, 7, 5, 1)), **dict.fromkeys(("qb", "kb", "vb"), (B, None, None, 1))}),

@@ -63,3 +63,16 @@ def positive(mapping: str | Map) -> Constraint:
         reaches_zero=found.reaches_zero,
         most=found.most,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PartPreimage:
+    """From a complex weight, of which one part is drawn, to that part, which has half of its variance."""
+
+    def __call__(self, effective: jax.Array) -> tuple[jax.Array, ...]:
+        """Return the part to store."""
+        return (effective * math.sqrt(0.5),)
+
+
+COMPLEX_PART = Constraint(name="one part of a complex weight", preimage=PartPreimage(), scales=True)
+"""What stands between a real array and the complex weight that it is the real or the imaginary part of."""

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from initax._trace._contract import settle
 from initax._trace._entries import Reader
-from initax._trace._interpret import walk
+from initax._trace._interpret import Walk
 from initax._trace._reading import Reading, read
 from initax._trace._units import Follow
 from initax._trace._units import LostError as LostError
@@ -49,7 +50,11 @@ def readings_of(closed: Any, names: Sequence[str], constants: int = 0) -> dict[s
     """
     uses = uses_of(closed, len(names), constants)
     return {
-        name: read(tuple(var.aval.shape), [use for use in uses.found if use.param == at], names)
+        name: read(
+            tuple(var.aval.shape),
+            [use for use in uses.found if use.param == at] or [use for use in uses.backward if use.param == at],
+            names,
+        )
         for at, (name, var) in enumerate(zip(names, closed.jaxpr.invars, strict=False))
     }
 
@@ -95,9 +100,11 @@ def _walked(closed: Any, arrays: int, constants: int, uses: Uses) -> list[Value]
         else Value(shape=shape, data=at >= arrays + constants)
         for at, shape in enumerate(shapes)
     ]
-    held = [Value(shape=tuple(var.aval.shape)) for var in closed.jaxpr.constvars]
-    results = walk(closed.jaxpr, held, operands, uses)
+    uses.real = frozenset(at for at, var in enumerate(closed.jaxpr.invars[:arrays]) if not jnp.iscomplexobj(var.aval))
+    results = Walk(uses).call(closed, operands, ())
     for result in results:
         if result.data or any(view.fed_by_constant for view in result.weights):
             settle(result, uses, "")
+    uses.backward = [use for use in uses.found if use.goes_back]
+    uses.found = [use for use in uses.found if not use.goes_back]
     return results

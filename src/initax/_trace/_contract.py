@@ -9,7 +9,7 @@ from typing import Any
 
 from initax._model._reason import Why
 from initax._trace._uses import Part, Use, Uses, Value, What, assign, resolve_links, size
-from initax._trace._views import FOREIGN, Factor, Link, Stop, View, foreign, placed, regroup
+from initax._trace._views import FOREIGN, Factor, Link, Slot, Stop, View, foreign, placed, reshaped
 
 
 def settle(value: Value, uses: Uses, where: str) -> Value:
@@ -22,11 +22,11 @@ def settle(value: Value, uses: Uses, where: str) -> Value:
         if view.looked or view.picked:
             assign(parts, view.looked, "out")
             assign(parts, view.own, "in")
-            assign(parts, view.batch, "batch")
+            assign(parts, (*view.batch, *view.tables), "batch")
             stop = view.stop or _entangled(view)
             if view.picked and not view.looked:
                 stop = stop or Stop("rows of it are picked by constant indices", where)
-            uses.add(Use(param=view.param, what="embedding", where=where, parts=parts, stop=stop))
+            uses.add(Use(param=view.param, what="embedding", where=where, parts=parts, stop=stop, view=view))
         elif view.fed_by_constant:
             outputs.append(_fed(view, value, uses, where))
         else:
@@ -50,7 +50,7 @@ def _fed(view: View, value: Value, uses: Uses, where: str) -> View:
     tangled = any(link.number > 0 for link in view.links)
     stop = view.stop or (Stop("it is contracted with a parameter and a constant", where) if tangled else None)
     use = Use(param=view.param, what="weight", where=where, parts=parts, normalized=view.normalized, stop=stop)
-    return View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use))
+    return View(param=view.param, axes=view.axes, use=uses.add(use))
 
 
 def _entangled(view: View) -> Stop | None:
@@ -106,13 +106,13 @@ def consume(
             strides=strides if kind == "weight" else (1, 1),
             through=frozenset(through - {view.param}),
             normalized=view.normalized,
-            stop=view.stop or stop,
+            stop=stop if view.running and all(own.get(each) == "in" for each in view.running) else view.stop or stop,
             view=view,
         )
         if kind == "scale":
             use.parts = {factor: "along" if part in ("in", "field") else part for factor, part in own.items()}
         result = placed(view, places, shape)
-        outputs.append(View(param=view.param, axes=result.axes, slots=view.slots, use=uses.add(use)))
+        outputs.append(View(param=view.param, axes=result.axes, use=uses.add(use)))
     return tuple(outputs)
 
 
@@ -155,7 +155,10 @@ def _repeated(view: View, own: dict[Factor, Part], roles: Sequence[Part]) -> str
     """Why entries that are used again and again have no fans to speak of; empty where that is not so."""
     alone = [at for at, axis in enumerate(view.axes) if all(f.axis == FOREIGN for f in axis) and size(axis) > 1]
     if any(
-        f.axis == FOREIGN and f.size > 1 for at, r in enumerate(roles) if r in ("in", "field") for f in view.axes[at]
+        (f.axis == FOREIGN and f.size > 1) or (isinstance(f, Slot) and f.repeats)
+        for at, r in enumerate(roles)
+        if r in ("in", "field")
+        for f in view.axes[at]
     ):
         return "it is repeated along what is summed over"
     if "out" not in own.values() and any(roles[at] == "out" for at in alone):
@@ -337,7 +340,7 @@ def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) 
             roles += ["batch", "out"]
         else:
             roles.append("in" if axis == in_axis else "field")
-    cut = tuple(_cut(view, out_axis, groups) for view in kernel.weights)
+    cut = tuple(each for view in kernel.weights if (each := _cut(view, out_axis, groups)) is not None)
     places: list[int | None] = [None] * len(shape)
     places.insert(numbers.out_spec[1], out_axis)
     places[numbers.out_spec[1] + 1] = out_axis + 1
@@ -362,9 +365,7 @@ def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, whe
     stop = None
     if batch_groups > 1:
         stop = Stop("its convolution groups the batch", where)
-    elif any(
-        regroup(view.axes[out_axis], (groups, kernel.shape[out_axis] // groups)) is None for view in kernel.weights
-    ):
+    elif any(_cut(view, out_axis, groups) is None for view in kernel.weights):
         stop = Stop("the groups of its convolution cut an axis unevenly", where)
     if stop is None:
         return kernel
@@ -377,13 +378,11 @@ def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, whe
     return replace(kernel, weights=tuple(views))
 
 
-def _cut(view: View, axis: int, groups: int) -> View:
-    length = size(view.axes[axis])
-    pair = regroup(view.axes[axis], (groups, length // groups)) or (foreign(groups), foreign(length // groups))
-    outer, inner = (each or foreign(1) for each in pair)
-    if groups == 1 and view.axes[axis][0].size == 1:
-        outer, inner = foreign(1), view.axes[axis]
-    return replace(view, axes=(*view.axes[:axis], outer, inner, *view.axes[axis + 1 :]))
+def _cut(view: View, axis: int, groups: int) -> View | None:
+    if groups == 1:
+        return replace(view, axes=(*view.axes[:axis], foreign(1), *view.axes[axis:]))
+    sizes = [size(each) for each in view.axes]
+    return reshaped(view, (*sizes[:axis], groups, sizes[axis] // groups, *sizes[axis + 1 :]))
 
 
 def _uncut(view: View, axis: int) -> View:

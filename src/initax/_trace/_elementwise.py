@@ -10,84 +10,7 @@ from initax._model._reason import Why
 from initax._trace._contract import settle
 from initax._trace._layout import broadcast
 from initax._trace._uses import Part, Use, Uses, Value, assign
-from initax._trace._views import FOREIGN, Factor, Stop, View, regroup
-
-LINEAR = frozenset({"neg", "convert_element_type", "copy", "real", "imag", "conj", "reduce_precision", "copy_p"})
-"""Functions of one argument that leave a weight a weight."""
-
-
-ENTRYWISE = frozenset(
-    {
-        "abs",
-        "acos",
-        "acosh",
-        "add",
-        "add_any",
-        "and",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "cbrt",
-        "ceil",
-        "clamp",
-        "convert_element_type",
-        "copy",
-        "cos",
-        "cosh",
-    }
-    | {
-        "div",
-        "eq",
-        "erf",
-        "erf_inv",
-        "erfc",
-        "exp",
-        "exp2",
-        "expm1",
-        "floor",
-        "ge",
-        "gt",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "log",
-        "log1p",
-        "logistic",
-        "lt",
-    }
-    | {
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "not",
-        "or",
-        "pow",
-        "round",
-        "rsqrt",
-        "select_n",
-        "sign",
-        "sin",
-        "sinh",
-        "sqrt",
-        "square",
-        "sub",
-        "tan",
-        "tanh",
-        "xor",
-    }
-)
-"""Functions entry by entry that can be worked out from values alone."""
-
-
-def unary(name: str, value: Value, uses: Uses, where: str) -> Value:
-    """Follow a function of one value, entry by entry."""
-    if name in LINEAR:
-        return value
-    return nonlinear(name, [value], value.shape, uses, where)
+from initax._trace._views import FOREIGN, Factor, Stop, View, beside, regroup, stands
 
 
 def fitted(value: Value, shape: tuple[int, ...]) -> Value:
@@ -177,7 +100,7 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
         stop=stop,
         view=view,
     )
-    return uses.outputs((View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use)),))
+    return uses.outputs((View(param=view.param, axes=view.axes, use=uses.add(use)),))
 
 
 def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None, at: int, uses: Uses) -> None:
@@ -185,11 +108,12 @@ def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None,
     if before is None or all(factor.axis == FOREIGN for factor in before.axes[at]):
         return
     theirs = uses.found[before.use].parts
-    pieces = [piece for factor in before.axes[at] for piece in _pieces(factor, theirs)]
-    mine = regroup(view.axes[at], [piece.size for piece in pieces])
+    first, second = beside(before.axes[at], view.axes[at])
+    pieces = [piece for factor in first for piece in _pieces(factor, theirs)]
+    mine = regroup(second, [piece.size for piece in pieces])
     if mine is None or all(theirs.get(piece) != "batch" for piece in pieces):
         return
-    for factor in view.axes[at]:
+    for factor in second:
         parts.pop(factor, None)
     for factors, piece in zip(mine, pieces, strict=True):
         assign(parts, factors, "batch" if theirs.get(piece) == "batch" else "out")
@@ -212,9 +136,8 @@ def _marks(view: View, axis: int) -> bool:
 
 
 def _meets(weight: View, bias: View, axis: int) -> bool:
-    """Whether a bias and the outputs of a weight are in the same slot of an axis, if in slots they are."""
-    theirs, mine = weight.slot(axis), bias.slot(axis)
-    return theirs is None or mine is None or theirs.offset == mine.offset
+    """Whether a bias is added to the outputs of a weight along an axis that may hold other things, too."""
+    return bool((stands(weight.axes[axis]) & stands(bias.axes[axis])).any())
 
 
 def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:
@@ -256,8 +179,10 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
             stop = stop or Stop("a constant is added to it before it scales the signal", where)
         if view.times or view.links:
             stop = stop or Stop("it is combined with another parameter and then scales the signal", where)
-        use = Use(param=view.param, what="scale", where=where, parts=parts, normalized=view.normalized, stop=stop)
-        products.append(View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use)))
+        use = Use(
+            param=view.param, what="scale", where=where, parts=parts, normalized=view.normalized, stop=stop, view=view
+        )
+        products.append(View(param=view.param, axes=view.axes, use=uses.add(use)))
     return Value(
         shape=shape,
         data=True,
@@ -304,8 +229,8 @@ def _merged(left: Value, right: Value, where: str, how: str) -> tuple[tuple[View
                 kept.append(replace(view, times=view.times | met))
                 continue
             kept += _with_twins(view, twins, place, product, where)
-    own = {view.param for view in kept if view.normalized}
-    kept = [replace(view, times=view.times - own) if view.normalized else view for view in kept]
+    own = {view.param for view in kept if view.normalized or view.quantized}
+    kept = [replace(view, times=view.times - own) if view.param in own else view for view in kept]
     return tuple(dict.fromkeys(kept)), left.data or right.data
 
 
@@ -314,7 +239,8 @@ def _with_twins(view: View, twins: list[View], place: int, product: bool, where:
     if view.stop and any(not twin.stop for twin in twins):
         return []  # the statistic; its twin is marked below
     if not view.stop and all(twin.stop for twin in twins):
-        return [replace(view, normalized=True)]
+        past = not product and all(twin.frozen for twin in twins)
+        return [replace(view, quantized=True) if past else replace(view, normalized=True)]
     if not product:
         return [view]
     if view.stop:

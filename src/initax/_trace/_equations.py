@@ -1,16 +1,21 @@
-"""Single equations: for each primitive, what it does to the parameters and signals in its operands."""
+"""Rules of single equations: what one does to the parameters and signals in its operands.
+
+A rule returns what the results hold, or `None` where it can't tell. The table in `_primitives.py` says which primitive
+goes by which rule.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from jax.extend.core import Literal
+import numpy as np
 
 from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
+from initax._trace._pairs import imaginary, paired, turned
 from initax._trace._uses import Part, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop
 
@@ -22,92 +27,101 @@ def shapes_of(eqn: Any) -> list[tuple[int, ...]]:
     return [tuple(getattr(var.aval, "shape", ())) for var in eqn.outvars]
 
 
-def equation(eqn: Any, values: Values, uses: Uses, where: str) -> list[Value]:
-    """Follow one equation.
-
-    Args:
-        eqn: the equation.
-        values: what its operands hold.
-        uses: where uses are entered.
-        where: its line.
-    """
-    name = eqn.primitive.name
-    if name == "split":
-        return _split(eqn, values[0], uses, where)
-    if name == "unstack":
-        return _unstack(eqn, values[0], uses, where)
-    shapes = shapes_of(eqn)
-    rule = RULES.get(name)
-    result = rule(eqn, values, uses, where) if rule is not None and len(shapes) == 1 else None
-    if result is None and len(values) == 1 and len(shapes) == 1 and values[0].shape == shapes[0]:
-        result = elementwise.unary(name, values[0], uses, where)
-    return [result] if result is not None else _unknown(name, values, shapes, uses, where)
+def keep(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """A function of one value, entry by entry, that leaves a weight a weight."""
+    return values[0]
 
 
-def _unknown(name: str, values: Values, shapes: list[tuple[int, ...]], uses: Uses, where: str) -> list[Value]:
-    """An equation nobody taught the walk: what it does to parameters is not known, and said."""
-    ordered = [*values[1:], values[0]] if name == "select_n" else values  # what is chosen says more than the condition
-    return [elementwise.nonlinear(name, ordered, shape, uses, where) for shape in shapes]
-
-
-def _reshape(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def reshape(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow a reshape."""
     order = eqn.params["dimensions"] or range(len(values[0].shape))
     turned = layout.rearrange(values[0], order, [values[0].shape[axis] for axis in order])
     return layout.reshape(turned, shapes_of(eqn)[0], where)
 
 
-def _transpose(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def transpose(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow a transpose."""
     return layout.rearrange(values[0], eqn.params["permutation"], shapes_of(eqn)[0])
 
 
-def _squeeze(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def squeeze(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow axes of size one that go."""
     places = [axis for axis in range(len(values[0].shape)) if axis not in eqn.params["dimensions"]]
     return layout.rearrange(values[0], places, shapes_of(eqn)[0])
 
 
-def _broadcast(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def broadcast_in_dim(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow a broadcast."""
     return layout.broadcast(values[0], shapes_of(eqn)[0], eqn.params["broadcast_dimensions"])
 
 
-def _reversed(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
-    return values[0]
+def rev(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow entries in reversed order."""
+    return layout.turn(values[0], eqn.params["dimensions"], uses, where)
 
 
-def _gather(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
-    found = layout.strided(values[0], values[1], eqn, uses, where)
-    return found if found is not None else layout.gather(values[0], values[1], eqn, uses.at, where)
+def tile(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow entries that are repeated."""
+    return layout.tile(values[0], eqn.params["reps"], shapes_of(eqn)[0])
 
 
-def _concatenate(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def cumsum(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    """Follow a running sum."""
+    return layout.running(values[0], eqn.params["axis"], eqn.primitive.name, where)
+
+
+def gather(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow a look-up by an array of indices."""
+    return layout.gather(values[0], values[1], eqn, uses, where)
+
+
+def concatenate(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow a concatenation."""
     return layout.join(values, shapes_of(eqn)[0], eqn.params["dimension"], uses, where)
 
 
-def _dot_general(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def stack(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow values that are stacked along a new axis: a concatenation of axes of size one."""
+    shape, axis = shapes_of(eqn)[0], eqn.params["axis"] % (len(values[0].shape) + 1)
+    places = [*range(axis), None, *range(axis, len(shape) - 1)]
+    rows = [layout.rearrange(value, places, (*shape[:axis], 1, *shape[axis + 1 :])) for value in values]
+    return layout.join(rows, shape, axis, uses, where)
+
+
+def contract(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow a contraction."""
     return dot_general(values[0], values[1], eqn, uses, where)
 
 
-def _convolution(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def convolve(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow a convolution."""
     return convolution(values[0], values[1], eqn, uses, where)
 
 
-def _added(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
-    return elementwise.added(eqn.primitive.name, values[0], values[1], shapes_of(eqn)[0], uses, where)
+def add(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow a sum or a difference."""
+    left, right = paired(values[0], values[1], uses)
+    return elementwise.added(eqn.primitive.name, left, right, shapes_of(eqn)[0], uses, where)
 
 
-def _multiplied(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
-    return elementwise.multiplied(values[0], values[1], shapes_of(eqn)[0], uses, where)
+def mul(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow a product."""
+    return turned(eqn, elementwise.multiplied(values[0], values[1], shapes_of(eqn)[0], uses, where))
 
 
-def _divided(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def div(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow a quotient."""
     return elementwise.divided(values[0], values[1], shapes_of(eqn)[0], uses, where)
 
 
-def _complex(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def complex_of(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow a real and an imaginary part that become complex."""
     layout.together(values, uses)
-    return _added(eqn, values, uses, where)
+    return add(eqn, [values[0], imaginary(values[1])], uses, where)
 
 
-def _slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def cut(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow a slice."""
     value = values[0]
     strides = eqn.params["strides"] or [1] * len(value.shape)
     shape = shapes_of(eqn)[0]
@@ -116,7 +130,9 @@ def _slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     return value
 
 
-def _split(eqn: Any, value: Value, uses: Uses, where: str) -> list[Value]:
+def split(eqn: Any, values: Values, uses: Uses, where: str) -> list[Value]:
+    """Follow a split along an axis."""
+    value = values[0]
     axis, start, results = eqn.params["axis"], 0, []
     for size in map(int, eqn.params["sizes"]):
         results.append(layout.cut(value, axis, start, size, 1, uses, where))
@@ -124,8 +140,9 @@ def _split(eqn: Any, value: Value, uses: Uses, where: str) -> list[Value]:
     return results
 
 
-def _unstack(eqn: Any, value: Value, uses: Uses, where: str) -> list[Value]:
+def unstack(eqn: Any, values: Values, uses: Uses, where: str) -> list[Value]:
     """Entries along an axis, each alone; JAX has a primitive for it from 0.12 on."""
+    value = values[0]
     axis = eqn.params["axis"] % len(value.shape)
     shape = (*value.shape[:axis], *value.shape[axis + 1 :])
     places = [each for each in range(len(value.shape)) if each != axis]
@@ -133,14 +150,16 @@ def _unstack(eqn: Any, value: Value, uses: Uses, where: str) -> list[Value]:
     return [layout.rearrange(entry, places, shape) for entry in entries]
 
 
-def _dynamic_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def dynamic_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow a slice at a place that is worked out."""
     value, starts = values[0], values[1:]
     for axis, size in enumerate(eqn.params["slice_sizes"]):
         if size == value.shape[axis]:
             continue
-        start = eqn.invars[1 + axis]
-        if isinstance(start, Literal):
-            value = layout.cut(value, axis, int(start.val), size, 1, uses, where)
+        start = starts[axis].numbers
+        if start is not None:
+            first = min(max(int(start), 0), value.shape[axis] - size)
+            value = layout.cut(value, axis, first, size, 1, uses, where)
         elif size == 1:
             value = layout.entry(replace(value, outputs=()), axis, starts[axis].data, uses.at, 1 + axis)
         else:
@@ -161,26 +180,74 @@ def _lost(value: Value, axis: int, size: int, where: str) -> Value:
     return Value(shape=shape, data=value.data, weights=views)
 
 
-def _overwritten(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    """Follow a value of which a block is overwritten."""
+    under, over, *starts = values
+    numbers = [start.numbers for start in starts]
+    found = [int(each) for each in numbers if each is not None]
+    if len(found) < len(starts) or any(start.data for start in starts) or not _readable(values):
+        return _overwritten(eqn, values, uses)
+    last = [total - size for total, size in zip(under.shape, over.shape, strict=True)]
+    first = [min(max(start, 0), most) for start, most in zip(found, last, strict=True)]
+    return layout.write(under, over, first, uses, where)
+
+
+def scatter(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    """Follow a value some of whose entries are overwritten, or added to."""
+    under, indices, over = values
+    adds = eqn.primitive.name == "scatter-add"
+    number = None if indices.data else indices.numbers
+    if number is None or not _readable((under, over)):
+        return _overwritten(eqn, (under, over), uses)
+    if adds and under.weights and over.weights:
+        return None
+    numbers = eqn.params["dimension_numbers"]
+    axes, gone = numbers.scatter_dims_to_operand_dims, numbers.inserted_window_dims
+    if numbers.operand_batching_dims:
+        return None
+    rows = number.reshape(-1, number.shape[-1])
+    kept = [axis for axis in range(len(under.shape)) if axis not in gone]
+    window = dict(zip(kept, numbers.update_window_dims, strict=True))
+    if len(rows) == 1:
+        places = [window.get(axis) for axis in range(len(under.shape))]
+        block = layout.rearrange(over, places, [1 if at is None else over.shape[at] for at in places])
+        starts = [int(rows[0][axes.index(axis)]) if axis in axes else 0 for axis in range(len(under.shape))]
+        fits = all(
+            0 <= start <= total - size for start, total, size in zip(starts, under.shape, block.shape, strict=True)
+        )
+        return layout.write(under, block, starts, uses, where, adds) if fits else None
+    around = [at for at in range(len(over.shape)) if at not in numbers.update_window_dims]
+    if len(axes) != 1 or axes != gone or len(around) != 1:
+        return None
+    places = [around[0] if axis in axes else window[axis] for axis in range(len(under.shape))]
+    shape = [over.shape[at] for at in places if at is not None]
+    if any(shape[axis] != under.shape[axis] for axis in kept):
+        return None
+    block = layout.rearrange(over, places, shape)
+    return layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, where, adds)
+
+
+def _readable(values: Values) -> bool:
+    """Whether parameters are in some values, and no signal."""
+    return any(value.weights for value in values) and not any(value.data for value in values)
+
+
+def _overwritten(eqn: Any, values: Values, uses: Uses) -> Value | None:
+    """A value of which some entries are overwritten, of which nothing else is known."""
     layout.together(values[:2], uses)
     if any(value.weights for value in values):
         return None
     return Value(shape=shapes_of(eqn)[0], data=any(value.data for value in values))
 
 
-def _padded(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
-    changed = [axis for axis, each in enumerate(eqn.params["padding_config"]) if any(each)]
-    if not changed:
-        return values[0]
-    if values[0].weights:
+def pad(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    """Follow padding."""
+    if values[1].data or values[1].weights:
         return None
-    kept = [view for view in values[0].outputs if all(f.axis == FOREIGN for at in changed for f in view.axes[at])]
-    places: list[int | None] = [None if at in changed else at for at in range(len(values[0].shape))]
-    padded = layout.rearrange(replace(values[0], outputs=tuple(kept), products=()), places, shapes_of(eqn)[0])
-    return replace(padded, stretched=frozenset())
+    return layout.pad(values[0], eqn.params["padding_config"], uses, where)
 
 
-def _select(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+def select(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
     """A choice between values, entry by entry: a mask of constants leaves a weight a weight."""
     shape = shapes_of(eqn)[0]
     which, *cases = (elementwise.fitted(value, shape) for value in values)
@@ -197,7 +264,7 @@ def _select(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
     return Value(shape=shape, data=any(case.data for case in held), weights=views)
 
 
-def _summed(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def reduce_sum(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """A sum over axes: after a product with the signal it is a contraction, written out."""
     value, axes, shape = values[0], eqn.params["axes"], shapes_of(eqn)[0]
     if value.weights:
@@ -229,31 +296,3 @@ def _without(every: Sequence[Any], gone: Sequence[int]) -> tuple[Any, ...]:
 
 def _of_weight(part: Part) -> Part:
     return "batch" if part == "along" else part
-
-
-RULES: dict[str, Callable[[Any, Values, Uses, str], Value | None]] = {
-    "reshape": _reshape,
-    "transpose": _transpose,
-    "squeeze": _squeeze,
-    "broadcast_in_dim": _broadcast,
-    "rev": _reversed,
-    "slice": _slice,
-    "dynamic_slice": _dynamic_slice,
-    "gather": _gather,
-    "concatenate": _concatenate,
-    "dynamic_update_slice": _overwritten,
-    "scatter": _overwritten,
-    "scatter-add": _overwritten,
-    "pad": _padded,
-    "dot_general": _dot_general,
-    "conv_general_dilated": _convolution,
-    "add": _added,
-    "sub": _added,
-    "add_any": _added,
-    "mul": _multiplied,
-    "div": _divided,
-    "complex": _complex,
-    "select_n": _select,
-    "reduce_sum": _summed,
-}
-"""Primitive → the rule that follows it; `None` from a rule means that it can't."""

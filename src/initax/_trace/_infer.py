@@ -12,6 +12,7 @@ import numpy as np
 
 from initax._errors import InitaxError, ModelError, listing, message, warn
 from initax._math._axes import Axes, resolve
+from initax._model._constraint import COMPLEX_PART
 from initax._model._evidence import may_be_traced
 from initax._model._parameter import (
     UNDECLARED,
@@ -386,7 +387,10 @@ def read_parameter(parameter: Parameter, reading: Reading) -> Parameter:
         strided = (axes.fan_in / reading.strides[0], axes.fan_out / reading.strides[1])
         effective = (1.0, float(axes.fan_in)) if role == "embedding" else strided
         fans = Fans((axes.fan_in, axes.fan_out), effective).masked(parameter.constraint)
-    return replace(parameter, role=role, axes=axes, fans=fans, evidence=Evidence.TRACED, excluded=None)
+    constraint = parameter.constraint or (COMPLEX_PART if reading.paired else None)
+    return replace(
+        parameter, role=role, axes=axes, fans=fans, evidence=Evidence.TRACED, excluded=None, constraint=constraint
+    )
 
 
 def _weight_of(reading: Reading, own: Mapping[str, Parameter], paths: Sequence[str]) -> Parameter | None:

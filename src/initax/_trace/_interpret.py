@@ -1,43 +1,35 @@
-"""The walk over a jaxpr: every equation is asked what it does to the parameters and signals in its operands."""
+"""Interpreters of a jaxpr: what they share, and the walk, which finds every use of the parameters.
+
+The second moments and the replay are interpreters too; units are followed by the walk, through a hook.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import abc
+import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
+import numpy as np
 from jax.extend.core import Literal
 
 from initax._model._reason import Why
+from initax._trace._backward import carries_back, cotangents
 from initax._trace._contract import settle
+from initax._trace._elementwise import nonlinear
 from initax._trace._entries import marked
-from initax._trace._equations import equation, shapes_of
-from initax._trace._indices import constant, stepped
-from initax._trace._uses import Part, Use, Uses, Value, assign
+from initax._trace._equations import shapes_of
+from initax._trace._indices import Constant
+from initax._trace._primitives import UNKNOWN, called, row_of, scan_parts
+from initax._trace._quantized import OWN_GRADIENT
+from initax._trace._uses import Part, Place, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View, foreign
 
-CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "custom_lin": "jaxpr",
-    "nnx_call": "jaxpr",
-}
-"""Equations that call another jaxpr with the same operands → the parameter that holds it."""
-
-SAME = frozenset(
-    {"stop_gradient", "sharding_constraint", "optimization_barrier", "device_put", "pvary", "copy_p", "name"}
-    | {"layout_constraint", "mesh_cast", "reshard", "pcast", "shard_alike"}
-)
-"""Equations that hand their operands through."""
+T = TypeVar("T")
+"""What a pass knows of one value."""
 
 JAX_ROOT = str(Path(jax.__file__).parent)
 OWN_ROOT = str(Path(__file__).parent.parent)
@@ -47,93 +39,303 @@ def line_of(eqn: Any) -> str:
     """Return the line of the forward pass an equation comes from, `file.py:12`, or nothing where it is not known."""
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback else ():
-        if not frame.file_name.startswith((JAX_ROOT, OWN_ROOT, "<")):
+        if not frame.file_name.startswith((JAX_ROOT, OWN_ROOT, contextlib.__file__, "<")):
             return f"{Path(frame.file_name).name}:{frame.line_num}"
     return ""
 
 
-def walk(jaxpr: Any, consts: Sequence[Value], operands: Sequence[Value], uses: Uses) -> list[Value]:
-    """Follow every equation of a jaxpr and return what its results hold.
+class Interpreter(abc.ABC, Generic[T]):
+    """Goes through a jaxpr equation by equation, from what its operands hold to what its results hold.
+
+    A call is opened. What a pass does at a loop, a branch or any other equation is its own.
+    """
+
+    @abc.abstractmethod
+    def literal(self, literal: Literal) -> T:
+        """Return what a number written into a jaxpr holds."""
+
+    @abc.abstractmethod
+    def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[T]:
+        """Return what the constants of a jaxpr hold.
+
+        Args:
+            jaxpr: the open jaxpr.
+            numbers: their numbers, where it is a closed one.
+        """
+
+    @abc.abstractmethod
+    def scan(self, eqn: Any, values: list[T], at: Place) -> list[T]:
+        """Return what the results of a scan hold."""
+
+    @abc.abstractmethod
+    def while_loop(self, eqn: Any, values: list[T], at: Place) -> list[T]:
+        """Return what the results of a `while` loop hold."""
+
+    @abc.abstractmethod
+    def cond(self, eqn: Any, values: list[T], at: Place) -> list[T]:
+        """Return what the results of a branch hold."""
+
+    @abc.abstractmethod
+    def equation(self, eqn: Any, values: list[T], at: Place) -> list[T]:
+        """Return what the results of any other equation hold."""
+
+    def handed_on(self, eqn: Any, values: list[T], at: Place) -> list[T]:
+        """Return what the results of an equation hold whose results are its operands."""
+        return values
+
+    def call(self, inner: Any, values: Sequence[T], at: Place) -> list[T]:
+        """Return what the results of a jaxpr hold, closed or open.
+
+        Args:
+            inner: the jaxpr.
+            values: what its arguments hold.
+            at: the equation that holds it.
+        """
+        jaxpr = getattr(inner, "jaxpr", inner)
+        consts = self.constants(jaxpr, getattr(inner, "consts", ()))
+        known: dict[Any, T] = dict(zip(jaxpr.constvars, consts, strict=True))
+        known |= zip(jaxpr.invars, values, strict=True)
+
+        def read(atom: Any) -> T:
+            return self.literal(atom) if isinstance(atom, Literal) else known[atom]
+
+        for number, eqn in enumerate(jaxpr.eqns):
+            results = self.step(eqn, [read(atom) for atom in eqn.invars], (*at, number))
+            known |= zip(eqn.outvars, results, strict=True)
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def step(self, eqn: Any, values: list[T], at: Place) -> list[T]:
+        """Return what the results of an equation hold.
+
+        Args:
+            eqn: the equation.
+            values: what its operands hold.
+            at: where it stands.
+        """
+        row, inner = row_of(eqn), called(eqn)
+        if inner is not None:
+            return self.call(inner, values, at)
+        if row.hands_on and len(values) == len(eqn.outvars):
+            return self.handed_on(eqn, values, at)
+        match row.control:
+            case "scan":
+                return self.scan(eqn, values, at)
+            case "while":
+                return self.while_loop(eqn, values, at)
+            case "cond":
+                return self.cond(eqn, values, at)
+        return self.equation(eqn, values, at)
+
+
+def equation(eqn: Any, values: Sequence[Value], uses: Uses, where: str) -> list[Value]:
+    """Return what the results of a single equation hold of parameters and signals, by the rule of its row.
 
     Args:
-        jaxpr: an open jaxpr.
-        consts: what its constants hold.
-        operands: what its arguments hold.
+        eqn: the equation.
+        values: what its operands hold.
+        uses: where uses are entered.
+        where: its line.
+    """
+    rule, shapes = row_of(eqn).read, shapes_of(eqn)
+    found = rule(eqn, values, uses, where) if rule is not None else None
+    results = found if isinstance(found, list) else [found]
+    if all(each is not None for each in results) and [each.shape for each in results if each] == shapes:
+        return [each for each in results if each is not None]
+    return _unread(eqn, values, shapes, uses, where)
+
+
+def _unread(
+    eqn: Any, values: Sequence[Value], shapes: Sequence[tuple[int, ...]], uses: Uses, where: str
+) -> list[Value]:
+    """What the results of an equation hold that no rule follows: parameters stop there, for a reason that names it."""
+    name, changes = eqn.primitive.name, _is_mutation(eqn)
+    if row_of(eqn) is UNKNOWN and (changes or any(value.data for value in values)):
+        values = [settle(_stopped(value, name, where), uses, where) for value in values]
+    ordered = [*values[1:], values[0]] if name == "select_n" else values  # what is chosen says more than the condition
+    found = [nonlinear(name, [_fitted(each, shape) for each in ordered], shape, uses, where) for shape in shapes]
+    return [replace(each, data=True) for each in found] if changes else found
+
+
+def _is_mutation(eqn: Any) -> bool:
+    """Whether an equation reads or changes a reference; what that holds is not followed."""
+    return any(hasattr(atom.aval, "inner_aval") for atom in eqn.invars)
+
+
+def _stopped(value: Value, name: str, where: str) -> Value:
+    """Parameters that meet the signal in an equation that no rule follows; look-ups are embeddings before that."""
+    stop = Stop(f"{name} stands between it and the signal", where)
+    signals = [view.looked or view.picked or view.fed_by_constant for view in value.weights]
+    views = (view if own else view.halted(stop) for view, own in zip(value.weights, signals, strict=True))
+    return replace(value, weights=tuple(views))
+
+
+def _fitted(value: Value, shape: tuple[int, ...]) -> Value:
+    """A value of another rank than the result has no axes there."""
+    if len(value.shape) in (0, len(shape)):
+        return value
+    views = (replace(view, axes=tuple(map(foreign, shape))) for view in value.weights)
+    return Value(shape=shape, data=value.data, weights=tuple(views))
+
+
+def _is_number(constant: Any) -> bool:
+    """Whether a constant of a jaxpr has numbers that can be looked at."""
+    return isinstance(constant, np.ndarray | np.generic | jax.Array) and not (
+        isinstance(constant, jax.core.Tracer) or not isinstance(constant.dtype, np.dtype)
+    )
+
+
+class Walk(Interpreter[Value]):
+    """Finds every use of the parameters in a forward pass.
+
+    Args:
         uses: where uses are entered.
     """
-    known: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
-    known |= zip(jaxpr.invars, operands, strict=True)
 
-    def read(atom: Any) -> Value:
-        return constant(atom.val) if isinstance(atom, Literal) else known[atom]
+    def __init__(self, uses: Uses) -> None:
+        self.uses = uses
 
-    around = uses.at
-    for place, eqn in enumerate(jaxpr.eqns):
-        uses.at = (*around, place)
-        results = _step(eqn, [read(atom) for atom in eqn.invars], uses)
-        known |= zip(eqn.outvars, results, strict=True)
-    uses.at = around
-    return [read(atom) for atom in jaxpr.outvars]
+    def literal(self, literal: Literal) -> Value:
+        """Return what a literal holds."""
+        aval: Any = literal.aval
+        return Value(shape=tuple(np.shape(literal.val)), constant=Constant(np.asarray(literal.val, aval.dtype)))
 
+    def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Value]:
+        """Return what constants hold."""
+        shapes = [tuple(var.aval.shape) for var in jaxpr.constvars]
+        held = [Constant(each) if _is_number(each) else None for each in numbers] or [None] * len(shapes)
+        return [Value(shape=shape, constant=each) for shape, each in zip(shapes, held, strict=True)]
 
-def _step(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
-    name = eqn.primitive.name
-    if not any(value.data or value.weights for value in values):
-        return [Value(shape=shape, steps=stepped(eqn, values)) for shape in shapes_of(eqn)]
-    if name in CALLS and CALLS[name] in eqn.params:
-        return _call(eqn.params[CALLS[name]], values, uses)
-    if name == "stop_gradient":
-        values = [value if value.data else _frozen(value, line_of(eqn)) for value in values]
-    if name in SAME:
+    def call(self, inner: Any, values: Sequence[Value], at: Place) -> list[Value]:
+        """Return what the results of a jaxpr hold."""
+        results = super().call(inner, values, at)
+        self.uses.at = at
+        return results
+
+    def step(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
+        """Return what the results of an equation hold; a cotangent that it carries back is noted as one."""
+        uses = self.uses
+        around = uses.goes_back, uses.own_gradient
+        uses.at, uses.goes_back = at, uses.goes_back or carries_back(eqn)
+        uses.own_gradient = uses.own_gradient or eqn.primitive.name in OWN_GRADIENT
+        results = self._followed(eqn, values, at)
+        if uses.goes_back:
+            results = cotangents(eqn, results, uses, line_of(eqn))
+        uses.goes_back, uses.own_gradient = around
+        return results
+
+    def _followed(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
+        """What the results of an equation hold; of constants, what works them out where that is asked."""
+        inner = called(eqn)
+        if inner is not None or any(value.data or value.weights for value in values) or _is_mutation(eqn):
+            return super().step(eqn, values, at)
+        operands = [value.constant for value in values if value.constant is not None]
+        plain = len(operands) == len(values) and row_of(eqn).control is None
+        constants = [Constant(None, eqn, operands, place) if plain else None for place in range(len(eqn.outvars))]
+        return [Value(shape=shape, constant=each) for shape, each in zip(shapes_of(eqn), constants, strict=True)]
+
+    def handed_on(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
+        """Return operands as results; behind `stop_gradient` no gradient reaches a parameter by this way."""
+        if eqn.primitive.name == "stop_gradient":
+            values = [value if value.data else _frozen(value, line_of(eqn)) for value in values]
         return [replace(value, shape=shape) for value, shape in zip(values, shapes_of(eqn), strict=True)]
-    control = {"scan": _scan, "while": _while, "cond": _cond}.get(name)
-    if control is not None:
-        return control(eqn, values, uses)
-    where = line_of(eqn) if uses.follow is not None or any(value.weights for value in values) else ""
-    first = len(uses.found)
-    results = equation(eqn, values, uses, where)
-    return results if uses.follow is None else uses.follow.after(eqn, values, results, uses, first, where)
+
+    def equation(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
+        """Return what the results of an equation hold, with units where they are followed."""
+        follow = self.uses.follow
+        where = line_of(eqn) if follow is not None or any(value.weights for value in values) else ""
+        first = len(self.uses.found)
+        results = equation(eqn, values, self.uses, where)
+        if follow is None or self.uses.goes_back:
+            return results
+        return follow.after(eqn, values, results, self.uses, first, where)
+
+    def scan(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
+        """Follow a scan: each step takes one entry of what it runs over."""
+        uses = self.uses
+        consts, carries = scan_parts(eqn.params)
+        first, carry, stacked = values[:consts], values[consts : consts + carries], values[consts + carries :]
+        rows = [_row(value) for value in stacked]
+        uses.loops[at] = {
+            view.param: tuple(factor for factor in view.axes[0] if factor.axis != FOREIGN)
+            for value in stacked
+            for view in value.weights
+        }
+        carry, results = self._loop(eqn.params["jaxpr"], first, carry, rows, at, line_of(eqn))
+        shapes = shapes_of(eqn)
+        data = any(value.data or value.weights for value in (*carry, *rows))
+        collected = [
+            _collected(value, shape, data, uses, line_of(eqn))
+            for value, shape in zip(results[carries:], shapes[carries:], strict=True)
+        ]
+        return [*results[:carries], *collected]
+
+    def while_loop(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
+        """Follow a `while` loop."""
+        tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        carry = values[tests + consts :]
+        self.uses.loops[at] = {}
+        self.uses.whiles.add(at)
+        closed_over = values[tests : tests + consts]
+        _, results = self._loop(eqn.params["body_jaxpr"], closed_over, carry, [], at, line_of(eqn))
+        return results
+
+    def cond(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
+        """Follow every branch."""
+        which, operands = values[0], values[1:]
+        branches = [self.call(branch, operands, (*at, number)) for number, branch in enumerate(eqn.params["branches"])]
+        self.uses.at = at
+        return [
+            _either([results[place] for results in branches], which, shape, self.uses, line_of(eqn))
+            for place, shape in enumerate(shapes_of(eqn))
+        ]
+
+    def _loop(
+        self,
+        body: Any,
+        consts: Sequence[Value],
+        carry: Sequence[Value],
+        rows: Sequence[Value],
+        at: Place,
+        where: str,
+    ) -> tuple[list[Value], list[Value]]:
+        """Follow the body of a loop until what it carries stays what it is.
+
+        What is handed on unchanged stays what it was, counters stay constants, everything else becomes a signal.
+        """
+        uses = self.uses
+        jaxpr = getattr(body, "jaxpr", body)
+        start = len(consts)
+        own = jaxpr.invars[start : start + len(carry)]
+        fixed = [jaxpr.outvars[place] is var for place, var in enumerate(own)]
+        state = list(carry)
+        mark = uses.mark()
+        while True:
+            uses.forget(mark)
+            entered = [
+                value if same else _started(value, uses, where) for value, same in zip(state, fixed, strict=True)
+            ]
+            results = self.call(body, [*consts, *entered, *rows], at)
+            if uses.follow is not None:
+                moving = [place for place, same in enumerate(fixed) if not same]
+                uses.follow.round_a_loop([each[place] for each in (state, results) for place in moving], where)
+            changed = False
+            for place, (before, after) in enumerate(zip(entered, results[: len(carry)], strict=True)):
+                if not fixed[place] and not before.data and (after.data or after.weights):
+                    state[place] = replace(state[place], data=True)
+                    changed = True
+            if not changed:
+                break
+        handed = [
+            before if same else Value(shape=before.shape, data=after.data or before.data)
+            for before, after, same in zip(entered, results[: len(carry)], fixed, strict=True)
+        ]
+        return entered, [*handed, *results[len(carry) :]]
 
 
 def _frozen(value: Value, where: str) -> Value:
     """Return parameters behind `stop_gradient`, where no gradient reaches them by this way."""
     stop = Stop("stop_gradient stands between it and the signal", where, Why.NOT_TRAINABLE)
-    return replace(value, weights=tuple(view.halted(stop) for view in value.weights))
-
-
-def _call(inner: Any, values: Sequence[Value], uses: Uses) -> list[Value]:
-    jaxpr = getattr(inner, "jaxpr", inner)
-    consts = [Value(shape=tuple(var.aval.shape)) for var in jaxpr.constvars]
-    return walk(jaxpr, consts, values, uses)
-
-
-def scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many operands of a scan are constants, and how many are carried from step to step."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    constants, carried, _ = params["ft_in"].unpack()  # from JAX 0.12 on
-    return len(list(constants)), len(list(carried))
-
-
-def _scan(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
-    params = eqn.params
-    consts, carries = scan_parts(params)
-    first, carry, stacked = values[:consts], values[consts : consts + carries], values[consts + carries :]
-    rows = [_row(value) for value in stacked]
-    uses.loops[uses.at] = {
-        view.param: tuple(factor for factor in view.axes[0] if factor.axis != FOREIGN)
-        for value in stacked
-        for view in value.weights
-    }
-    body = params["jaxpr"]
-    carry, results = _loop(body, first, carry, rows, uses, line_of(eqn))
-    shapes = shapes_of(eqn)
-    data = any(value.data or value.weights for value in (*carry, *rows))
-    collected = [
-        _collected(value, shape, data, uses, line_of(eqn))
-        for value, shape in zip(results[carries:], shapes[carries:], strict=True)
-    ]
-    return [*results[:carries], *collected]
+    return replace(value, weights=tuple(replace(view.halted(stop), frozen=True) for view in value.weights))
 
 
 def _row(value: Value) -> Value:
@@ -181,40 +383,6 @@ def _unstepped(view: View, taken: tuple[Factor, ...], steps: int) -> View:
     return replace(view, axes=(taken or foreign(steps), *view.axes), batch=left)
 
 
-def _loop(
-    body: Any, consts: Sequence[Value], carry: Sequence[Value], rows: Sequence[Value], uses: Uses, where: str
-) -> tuple[list[Value], list[Value]]:
-    """Follow the body of a loop until what it carries stays what it is.
-
-    What is handed on unchanged stays what it was, counters stay constants, everything else becomes a signal.
-    """
-    jaxpr = getattr(body, "jaxpr", body)
-    start = len(consts)
-    own = jaxpr.invars[start : start + len(carry)]
-    fixed = [jaxpr.outvars[at] is var for at, var in enumerate(own)]
-    state = list(carry)
-    mark = uses.mark()
-    while True:
-        uses.forget(mark)
-        entered = [value if same else _started(value, uses, where) for value, same in zip(state, fixed, strict=True)]
-        results = _call(body, [*consts, *entered, *rows], uses)
-        if uses.follow is not None:
-            moving = [at for at, same in enumerate(fixed) if not same]
-            uses.follow.round_a_loop([each[at] for each in (state, results) for at in moving], where)
-        changed = False
-        for at, (before, after) in enumerate(zip(entered, results[: len(carry)], strict=True)):
-            if not fixed[at] and not before.data and (after.data or after.weights):
-                state[at] = replace(state[at], data=True)
-                changed = True
-        if not changed:
-            break
-    handed = [
-        before if same else Value(shape=before.shape, data=after.data or before.data)
-        for before, after, same in zip(entered, results[: len(carry)], fixed, strict=True)
-    ]
-    return entered, [*handed, *results[len(carry) :]]
-
-
 def _started(value: Value, uses: Uses, where: str) -> Value:
     """A carried value that changes: what a parameter starts is a state, which the walk takes for a signal."""
     if value.looked or any(view.fed_by_constant for view in value.weights):
@@ -227,28 +395,6 @@ def _started(value: Value, uses: Uses, where: str) -> Value:
             uses.add(Use(param=view.param, what="other", where=where, parts=parts, stop=stop))
         return Value(shape=value.shape, data=True)
     return Value(shape=value.shape, data=value.data)
-
-
-def _while(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
-    tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    carry = values[tests + consts :]
-    uses.loops[uses.at] = {}
-    uses.whiles.add(uses.at)
-    _, results = _loop(eqn.params["body_jaxpr"], values[tests : tests + consts], carry, [], uses, line_of(eqn))
-    return results
-
-
-def _cond(eqn: Any, values: list[Value], uses: Uses) -> list[Value]:
-    which, operands = values[0], values[1:]
-    around, branches = uses.at, []
-    for place, branch in enumerate(eqn.params["branches"]):
-        uses.at = (*around, place)
-        branches.append(_call(branch, operands, uses))
-    uses.at = around
-    return [
-        _either([results[at] for results in branches], which, shape, uses, line_of(eqn))
-        for at, shape in enumerate(shapes_of(eqn))
-    ]
 
 
 def _either(cases: Sequence[Value], which: Value, shape: tuple[int, ...], uses: Uses, where: str) -> Value:

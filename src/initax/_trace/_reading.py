@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from initax._model._reason import Why
+from initax._trace._coverage import apart, levelled, refused, unused
 from initax._trace._uses import Part, Use
 from initax._trace._views import Factor
 
@@ -42,6 +43,7 @@ class Reading:
         partners: for a bias, the parameters whose outputs it is added to, in the order of the forward pass.
         reason: why its axes can't be told.
         why: the kind of that reason.
+        paired: it is one of two real arrays that are a complex weight together.
         notes: what one should know about a reading.
         where: the lines at which it is used.
     """
@@ -54,6 +56,7 @@ class Reading:
     partners: tuple[int, ...] = ()
     reason: str | None = None
     why: Why = Why.UNREADABLE
+    paired: bool = False
     notes: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
 
@@ -71,6 +74,9 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         return Reading(reason=f"shape {tuple(shape)} has no entries")
     if not uses:
         return Reading(reason="the forward pass does not use it", why=Why.UNUSED)
+    if all(use.goes_back for use in uses):
+        reason = "it meets nothing but cotangents, on the way back of a gradient"
+        return Reading(reason=_at(reason, next(iter(where), "")), where=where)
     frozen = [use for use in uses if use.stop is not None and use.stop.why is Why.NOT_TRAINABLE]
     if len(frozen) == len(uses):
         return Reading(
@@ -84,25 +90,21 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
     if len(roles - {"embedding"}) > 1 or (roles > {"embedding"} and roles != {"embedding", "weight"}):
         lines = {ROLE[use.what]: use.where for use in uses}
         said = ", ".join(_at(f"a {role}", place) for role, place in lines.items())
-        return Reading(reason=f"its uses disagree: it is {said}", where=where)
+        return Reading(reason=f"{_many(shape, uses)} disagree: it is {said}", where=where)
+    for use in uses:
+        if picked := refused(use):
+            return Reading(reason=_at(picked, use.where), where=where)
+    unlike, uses = _many(shape, uses), levelled(shape, uses)
     cells = _cells(shape, uses)
     if isinstance(cells, str):
         return Reading(reason=cells, where=where)
-    parts = _agreed(cells, uses)
+    parts = _agreed(cells, uses, unlike)
     if isinstance(parts, str):
         return Reading(reason=parts, where=where)
     written = _written(shape, cells, parts, uses)
     if isinstance(written, str):
         return Reading(reason=written, where=where)
     leading = next((use for use in uses if use.what == "embedding"), uses[0])
-    notes = []
-    if any(use.normalized for use in uses):
-        notes.append(
-            "it is combined with a function of itself before it is used, as weight norm does; see that its scale counts"
-        )
-    through = sorted({names[each] for use in uses for each in use.through})
-    if through:
-        notes.append(f"it is contracted with {', '.join(through)} before it meets the signal, and read in that order")
     return Reading(
         pattern=written[0],
         sizes=written[1],
@@ -110,9 +112,32 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         kind=KIND[leading.what],
         strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
         partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
-        notes=tuple(notes),
+        paired=_is_paired(uses),
+        notes=(*unused(shape, uses), *_notes(uses, names)),
         where=where,
     )
+
+
+def _is_paired(uses: Sequence[Use]) -> bool:
+    """Whether it is, wherever it is used, one part of a complex weight."""
+    return all(use.view is not None and use.view.paired for use in uses)
+
+
+def _notes(uses: Sequence[Use], names: Sequence[str]) -> tuple[str, ...]:
+    """What one should know about a reading."""
+    notes = []
+    if any(use.normalized for use in uses):
+        notes.append(
+            "it is combined with a function of itself before it is used, as weight norm does; see that its scale counts"
+        )
+    if any(use.view is not None and use.view.quantized for use in uses):
+        notes.append("it is quantized on the way, past its gradient; what is drawn is what the gradient changes")
+    if _is_paired(uses):
+        notes.append("its entries are parts of a complex weight, real or imaginary; each has half of its variance")
+    through = sorted({names[each] for use in uses for each in use.through})
+    if through:
+        notes.append(f"it is contracted with {', '.join(through)} before it meets the signal, and read in that order")
+    return tuple(notes)
 
 
 def _at(text: str, where: str) -> str:
@@ -142,7 +167,11 @@ def _covers(factor: Factor, cell: Factor) -> bool:
     return factor.inner <= cell.inner and cell.inner * cell.size <= factor.inner * factor.size
 
 
-def _agreed(cells: Sequence[Factor], uses: Sequence[Use]) -> list[Part | None] | str:
+def _many(shape: Sequence[int], uses: Sequence[Use]) -> str:
+    return "its parts" if apart(shape, uses) else "its uses"
+
+
+def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[Part | None] | str:
     """What each cell does, on which all uses must agree."""
     found: list[Part | None] = []
     for cell in cells:
@@ -153,7 +182,7 @@ def _agreed(cells: Sequence[Factor], uses: Sequence[Use]) -> list[Part | None] |
                 said.setdefault(part, use.where)
         if len(said) > 1 and cell.size > 1:
             words = ", ".join(_at(WORDS[part], place) for part, place in said.items())
-            return f"its uses disagree: axis {cell.axis} is {words}"
+            return f"{unlike} disagree: axis {cell.axis} is {words}"
         if not said and cell.size > 1:
             return f"what its axis {cell.axis} of size {cell.size} does can't be told"
         found.append(next(iter(said), None))

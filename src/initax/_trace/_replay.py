@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
-from initax._trace._interpret import CALLS, scan_parts
+from initax._trace._indices import evaluated
+from initax._trace._interpret import Interpreter
+from initax._trace._primitives import scan_parts
 from initax._trace._uses import Place
 
 State = dict[Any, Any]
@@ -27,20 +29,7 @@ TRIPS = "trips"
 """The key of the state under which steps of `while` loops are counted, by loop, where they are."""
 
 
-def _strong(literal: Any) -> Any:
-    return jnp.asarray(literal.val, literal.aval.dtype)
-
-
-def _evaluated(eqn: Any, values: Sequence[Any]) -> list[Any]:
-    """The results of one equation."""
-    found = eqn.primitive.get_bind_params(eqn.params)
-    functions, params = ((), found) if isinstance(found, dict) else found  # a pair before JAX 0.10
-    with eqn.ctx.manager:
-        results = eqn.primitive.bind(*functions, *values, **params)
-    return list(results) if eqn.primitive.multiple_results else [results]
-
-
-class Player:
+class Player(Interpreter[Any]):
     """Plays a jaxpr with values.
 
     Args:
@@ -71,53 +60,50 @@ class Player:
         self.emitted: dict[Place, Any] = {}
         self.around = {place[:depth] for place in self.places for depth in range(1, len(place))}
 
-    def play(self, jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], at: Place = ()) -> list[Any]:
-        """Return the results of an open jaxpr.
+    def play(self, closed: Any, values: Sequence[Any]) -> list[Any]:
+        """Return the results of a closed jaxpr.
 
         Args:
-            jaxpr: the jaxpr.
-            consts: values of its constants.
+            closed: the jaxpr.
             values: values of its arguments.
-            at: the equation that holds it.
         """
-        known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-        known |= zip(jaxpr.invars, values, strict=True)
+        return self.call(closed, values, ())
 
-        def read(atom: Any) -> Any:
-            return _strong(atom) if isinstance(atom, Literal) else known[atom]
+    def literal(self, literal: Literal) -> Any:
+        """Return a literal with the type it stands for."""
+        aval: Any = literal.aval
+        return jnp.asarray(literal.val, aval.dtype)
 
-        for number, eqn in enumerate(jaxpr.eqns):
-            place = (*at, number)
-            results = self._step(eqn, [read(atom) for atom in eqn.invars], place)
-            known |= zip(eqn.outvars, results, strict=True)
-        return [read(atom) for atom in jaxpr.outvars]
+    def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Any]:
+        """Return the constants."""
+        return list(numbers)
 
-    def _step(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
-        name = eqn.primitive.name
-        if place in self.around:
-            if name in CALLS:
-                inner = eqn.params[CALLS[name]]
-                return self.play(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values, place)
-            return {"scan": self._scan, "while": self._while, "cond": self._cond}[name](eqn, values, place)
-        results = _evaluated(eqn, values)
-        if place in self.places:
-            results[0], self.state, emitted = self.hook(place, values, results[0], self.state)
+    def step(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
+        """Go into an equation that holds one of the places, and evaluate any other."""
+        return super().step(eqn, values, at) if at in self.around else self.equation(eqn, values, at)
+
+    def equation(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
+        """Return the results of an equation, as the hook leaves them where it is one of the places."""
+        results = evaluated(eqn, values)
+        if at in self.places:
+            results[0], self.state, emitted = self.hook(at, values, results[0], self.state)
             if emitted is not None:
-                self.emitted[place] = emitted
+                self.emitted[at] = emitted
         return results
 
     def _child(self, state: State) -> Player:
         return Player(self.hook, self.places, self.fresh, state, self.trips)
 
-    def _scan(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
+    def scan(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
+        """Play a scan, with the state among what it carries."""
         params, body = eqn.params, eqn.params["jaxpr"]
         consts, carries = scan_parts(params)
         first, carry, rows = values[:consts], values[consts : consts + carries], values[consts + carries :]
-        fresh = self.fresh.get(place, {})
+        fresh = self.fresh.get(at, {})
 
         def step(held: tuple[list[Any], State], row: list[Any]) -> tuple[Any, Any]:
             inner = self._child({**held[1], **fresh})
-            results = inner.play(body.jaxpr, body.consts, [*first, *held[0], *row], place)
+            results = inner.call(body, [*first, *held[0], *row], at)
             carried = {key: inner.state[key] for key in held[1]}
             stacked = {key: inner.state[key] for key in fresh}
             return (results[:carries], carried), (results[carries:], stacked, inner.emitted)
@@ -130,7 +116,8 @@ class Player:
         self.emitted |= emitted
         return [*carry, *collected]
 
-    def _while(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
+    def while_loop(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
+        """Play a `while` loop, with the state among what it carries."""
         tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
         test, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
         closed_over = values[tests : tests + consts]
@@ -140,7 +127,7 @@ class Player:
 
         def step(values: list[Any], state: State) -> tuple[list[Any], State, dict[Place, Any]]:
             inner = self._child(state)
-            results = inner.play(body.jaxpr, body.consts, [*closed_over, *values], place)
+            results = inner.call(body, [*closed_over, *values], at)
             return results, inner.state, inner.emitted
 
         def onward(held: tuple[list[Any], State, Any, Any]) -> tuple[list[Any], State, Any, Any]:
@@ -150,22 +137,23 @@ class Player:
 
         first = (values[tests + consts :], self.state)
         one = jax.eval_shape(step, *first)[2]
-        room = jax.tree_util.tree_map(lambda each: jnp.zeros((max(self.trips[place], 1), *each.shape), each.dtype), one)
+        room = jax.tree_util.tree_map(lambda each: jnp.zeros((max(self.trips[at], 1), *each.shape), each.dtype), one)
         held = lax.while_loop(goes_on, onward, (*first, jnp.zeros((), jnp.int32), room))
         results, self.state, steps, emitted = held
         self.emitted |= emitted
         if TRIPS in self.state:
-            longest = jnp.maximum(self.state[TRIPS][place], steps)
-            self.state = {**self.state, TRIPS: {**self.state[TRIPS], place: longest}}
+            longest = jnp.maximum(self.state[TRIPS][at], steps)
+            self.state = {**self.state, TRIPS: {**self.state[TRIPS], at: longest}}
         return list(results)
 
-    def _cond(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
+    def cond(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
+        """Play a branch."""
         which, operands = values[0], values[1:]
 
         def branch(number: int, closed: Any) -> Callable[..., Any]:
             def run(state: State, *arguments: Any) -> tuple[list[Any], State, dict[Place, Any]]:
                 inner = self._child(state)
-                return inner.play(closed.jaxpr, closed.consts, arguments, (*place, number)), inner.state, inner.emitted
+                return inner.call(closed, arguments, (*at, number)), inner.state, inner.emitted
 
             return run
 
@@ -192,19 +180,18 @@ def _zeros(like: Any) -> jax.Array:
 
 
 def longest_trips(
-    jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], places: Iterable[Place], loops: Iterable[Place]
+    closed: Any, values: Sequence[Any], places: Iterable[Place], loops: Iterable[Place]
 ) -> dict[Place, jax.Array]:
     """Return how many steps some `while` loops make at most, each time they are run.
 
     Args:
-        jaxpr: an open jaxpr.
-        consts: values of its constants.
+        closed: a closed jaxpr.
         values: values of its arguments.
         places: equations in the loops.
         loops: the loops.
     """
     counts = {loop: jnp.zeros((), jnp.int32) for loop in loops}
     player = Player(lambda place, operands, result, state: (result, state, None), places, state={TRIPS: counts})
-    player.play(jaxpr, consts, values)
+    player.play(closed, values)
     found: dict[Place, jax.Array] = player.state[TRIPS]
     return found

@@ -20,16 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from initax._trace._elementwise import ENTRYWISE
-from initax._trace._interpret import CALLS, SAME, scan_parts
+from initax._trace._interpret import Interpreter
+from initax._trace._primitives import row_of, scan_parts
 from initax._trace._uses import CONTRACTIONS, Place, Uses
-
-MOVES = frozenset(
-    {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "slice", "dynamic_slice", "gather"}
-    | {"reduce_precision"}
-)
-KEEPS = frozenset({"convert_element_type", "copy", "copy_p", "optimization_barrier"})
-"""Beside these, what leaves a parameter what it is."""
 
 NORMAL = 0
 """Stands for the numbers that are constants: they vary with no signal."""
@@ -114,7 +107,7 @@ class Law:
     assumed: bool = False
 
 
-class Lengths:
+class Lengths(Interpreter[Known]):
     """The second moments of what reaches the weights.
 
     Args:
@@ -150,7 +143,7 @@ class Lengths:
                 operands.append(None)
             else:
                 operands.append(self.normal(0.0, 1.0))
-        self.walk(closed.jaxpr, [None] * len(closed.jaxpr.constvars), operands, ())
+        self.call(closed, operands, ())
         return {param: _agreed(lengths) for param, lengths in self.reached.items()}
 
     def entry(self, param: int) -> Moment | None:
@@ -171,64 +164,61 @@ class Lengths:
         self.normals += 1
         return Moment(mean + math.sqrt(variance) * quadrature()[0], self.normals, assumed)
 
-    def walk(self, jaxpr: Any, consts: Sequence[Known], operands: Sequence[Known], at: Place) -> list[Known]:
-        """Follow every equation of a jaxpr."""
-        known: dict[Any, Known] = dict(zip(jaxpr.constvars, consts, strict=True))
-        known |= zip(jaxpr.invars, operands, strict=True)
+    def literal(self, literal: Literal) -> Known:
+        """Return a number as a signal that does not vary."""
+        return _constant(float(literal.val)) if np.isrealobj(literal.val) else None
 
-        def read(atom: Any) -> Known:
-            if isinstance(atom, Literal):
-                return _constant(float(atom.val)) if np.isrealobj(atom.val) else None
-            return known[atom]
+    def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Known]:
+        """Return that nothing is known of constants."""
+        return [None] * len(jaxpr.constvars)
 
-        for number, eqn in enumerate(jaxpr.eqns):
-            results = self._step(eqn, [read(atom) for atom in eqn.invars], (*at, number))
-            known |= zip(eqn.outvars, results, strict=True)
-        return [read(atom) for atom in jaxpr.outvars]
+    def while_loop(self, eqn: Any, values: list[Known], at: Place) -> list[Known]:
+        """Follow no `while` loop: how often it runs is not known."""
+        return self.equation(eqn, values, at)
 
-    def _step(self, eqn: Any, values: list[Known], place: Place) -> list[Known]:
-        name, count = eqn.primitive.name, len(eqn.outvars)
-        if name in CALLS and CALLS[name] in eqn.params:
-            inner = eqn.params[CALLS[name]]
-            jaxpr = getattr(inner, "jaxpr", inner)
-            return self.walk(jaxpr, [None] * len(jaxpr.constvars), values, place)
-        if name in SAME:
-            return values
-        if name == "scan":
-            return self._scan(eqn, values, place)
-        if name in ("split", "unstack"):
+    def cond(self, eqn: Any, values: list[Known], at: Place) -> list[Known]:
+        """Follow no branch: which is taken is not known."""
+        return self.equation(eqn, values, at)
+
+    def equation(self, eqn: Any, values: list[Known], at: Place) -> list[Known]:
+        """Return what is known of the results of an equation."""
+        count = len(eqn.outvars)
+        if row_of(eqn).moments == "parts":
             return [values[0]] * count
-        if count > 1:
+        if count != 1:
             return [None] * count
-        found = self._one(name, eqn, values, place)
+        found = self._one(eqn, values, at)
         if isinstance(found, Moment):
             assumed = found.assumed.union(*(value.assumed for value in values if isinstance(value, Moment)))
             found = replace(found, assumed=assumed)
         return [found]
 
-    def _one(self, name: str, eqn: Any, values: list[Known], place: Place) -> Known:
-        if name in ("dot_general", "conv_general_dilated"):
+    def _one(self, eqn: Any, values: list[Known], place: Place) -> Known:
+        name, row = eqn.primitive.name, row_of(eqn)
+        how = row.moments
+        if how == "contraction":
             return self._contracted(values, place)
-        if name in ENTRYWISE and any(isinstance(value, Moment) and value.of != NORMAL for value in values):
+        if how == "function" and any(isinstance(value, Moment) and value.of != NORMAL for value in values):
             values = [self._as_signal(value) for value in values]
         signals = [value for value in values if isinstance(value, Moment)]
         held = [value for value in values if isinstance(value, Weight)]
         if held and self._is_look_up(name, values):
             return self._looked_up(held[0])
-        if held and len(values) - len(signals) == 1 and (name in MOVES or name in KEEPS):
+        if held and len(values) - len(signals) == 1 and (how == "layout" or row.unchanged):
             return held[0]
         if held:
             return WEIGHT if not any(each.of != NORMAL for each in signals) and None not in values else None
-        if name in MOVES:
-            return values[0]
-        if name in ENTRYWISE:
-            return None if None in values else self._entrywise(name, eqn, signals)
-        if name == "concatenate":
-            return self._joined(eqn, signals) if len(signals) == len(values) else None
-        if name in ("reduce_sum", "reduce_window_sum") and signals and signals[0].of != NORMAL:
-            return self._summed(eqn, signals[0])
-        if name in ("reduce_max", "reduce_window_max") and signals:
-            return self._largest(eqn, signals[0])
+        match how:
+            case "layout":
+                return values[0]
+            case "function":
+                return None if None in values else self._entrywise(name, eqn, signals)
+            case "join":
+                return self._joined(eqn, signals) if len(signals) == len(values) else None
+            case "sum":
+                return self._summed(eqn, signals[0]) if signals and signals[0].of != NORMAL else None
+            case "largest":
+                return self._largest(eqn, signals[0]) if signals else None
         return None
 
     def _contracted(self, values: Sequence[Known], place: Place) -> Known:
@@ -302,7 +292,8 @@ class Lengths:
         mean = float(mass @ values)
         return self.normal(mean, float(mass @ values**2) - mean**2)
 
-    def _scan(self, eqn: Any, values: list[Known], place: Place) -> list[Known]:
+    def scan(self, eqn: Any, values: list[Known], at: Place) -> list[Known]:
+        """Follow the steps of a scan until what is carried stays as long as it is."""
         params = eqn.params
         consts, carries = scan_parts(params)
         body = params["jaxpr"]
@@ -313,7 +304,7 @@ class Lengths:
         while len(steps) < min(params["length"], STEPS) and not is_steady:
             self.reached = {}
             operands = [*values[:consts], *carry, *values[consts + carries :]]
-            results = self.walk(body.jaxpr, [None] * len(body.consts), operands, place)
+            results = self.call(body, operands, at)
             is_steady = all(map(_is_same, carry, results[:carries]))
             carry = results[:carries]
             steps.append(self.reached)
@@ -370,6 +361,6 @@ def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:
         found = eqn.primitive.get_bind_params(eqn.params)
         result = eqn.primitive.bind(*operands, **(found if isinstance(found, dict) else found[1]))
         values = np.asarray(result)
-    if values.shape != quadrature()[0].shape or not np.all(np.isfinite(values)):
+    if values.shape != quadrature()[0].shape or not np.isrealobj(values) or not np.all(np.isfinite(values)):
         return None
     return Moment(values, of)

@@ -7,7 +7,7 @@ weight that is followed lie. Nothing may be lost on the way: what can't be follo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,19 +25,11 @@ from initax._trace._entries import (
     steps_of,
     unit_numbers,
 )
-from initax._trace._equations import equation, shapes_of
+from initax._trace._equations import shapes_of
+from initax._trace._interpret import equation
+from initax._trace._primitives import row_of
 from initax._trace._uses import CONTRACTIONS, Place, Uses, Value
 from initax._trace._views import Factor, Stop, View, foreign, in_slot, placed
-
-LAYOUT = frozenset(
-    {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "split", "unstack"}
-    | {"dynamic_slice", "gather"}
-)
-PRODUCTS = frozenset({"mul", "div", "eq", "ne", "gt", "ge", "lt", "le"})
-"""Entry by entry, and nothing is left of the other operand where the units are cut off; or only true and false."""
-
-FUNCTIONS = elementwise.ENTRYWISE | elementwise.LINEAR | {"complex", "digamma", "lgamma", "nextafter", "rem"}
-"""Equations that work entry by entry."""
 
 ADDED = {
     "add": "they are added to another signal",
@@ -126,7 +118,7 @@ class Follow:
             weight = uses.found[view.use].view if view.param == self.param and view.use >= first else None
             if weight is None or uses.found[view.use].what not in CONTRACTIONS:
                 continue
-            unit = View(param=self.param, axes=view.axes, slots=view.slots, batch=weight.batch, fixed=weight.fixed)
+            unit = View(param=self.param, axes=view.axes, batch=weight.batch, fixed=weight.fixed)
             loops = [factor for _, factors in _loops(uses, self.param) for factor in factors]
             if list(steps_of(weight)) != loops or not covers(unit, self.shape, self.axes):
                 raise LostError(Stop("a loop or a look-up takes parts of the weight one by one", where))
@@ -226,7 +218,7 @@ def _is_plain(view: View) -> bool:
         or view.normalized
         or view.shifted
     )
-    return not altered and not view.slots
+    return not altered
 
 
 def _loops(uses: Uses, param: int) -> list[tuple[Place, tuple[Factor, ...]]]:
@@ -258,29 +250,29 @@ def _pairs(eqn: Any, signal: int) -> Mapping[int, Pairs]:
 
 def _moved(eqn: Any, values: Sequence[Value], where: str) -> list[State]:
     """What the results of an equation without weights hold of the units."""
-    name, shapes = eqn.primitive.name, shapes_of(eqn)
-    if name in FUNCTIONS:
-        return [_joined(name, values, shapes[0], where)]
+    name, shapes, how = eqn.primitive.name, shapes_of(eqn), row_of(eqn).units
+    if how in ("function", "product"):
+        return [_joined(name, values, shapes[0], where, alone=how == "product")]
     if not any(value.units for value in values):
         return [((), next(value.mixed for value in values if value.mixed))] * len(shapes)
     lost: State = ((), Stop(_mixing(name), where))
-    if any(value.mixed for value in values):
+    if how is None or any(value.mixed for value in values):
         return [lost] * len(shapes)
-    if name == "concatenate":
+    if how == "join":
         return [_beside(values, eqn.params["dimension"], shapes[0], where)]
-    if name == "sort":
+    if how == "stack":
+        axis = eqn.params["axis"] % len(shapes[0])
+        return [_beside([_widened(value, axis) for value in values], axis, shapes[0], where)]
+    if how == "sort":
         apart_ = all(eqn.params["dimension"] not in marked(view) for value in values for view in value.units)
         return [_joined(name, values, shapes[0], where) if apart_ else lost] * len(shapes)
-    if name == "dot_general":
+    if how == "contraction":
         return [_contracted(eqn, values, shapes[0]) or lost]
     if any(value.units for value in values[1:]):
         return [lost] * len(shapes)
-    if name in LAYOUT:
+    if isinstance(how, str):
         return [each or lost for each in _laid(eqn, values, where)]
-    move = MOVES.get(name)
-    if move is None:
-        return [lost] * len(shapes)
-    views = [move(eqn.params, view, shapes[0]) for view in values[0].units]
+    views = [how(eqn.params, view, shapes[0]) for view in values[0].units]
     return [(tuple(view for view in views if view), None) if all(views) else lost] * len(shapes)
 
 
@@ -289,13 +281,13 @@ def _mixing(name: str) -> str:
     return words.get(name, f"{name} makes one thing of several of them")
 
 
-def _joined(name: str, values: Sequence[Value], shape: tuple[int, ...], where: str) -> State:
-    """A function of several signals, entry by entry."""
+def _joined(name: str, values: Sequence[Value], shape: tuple[int, ...], where: str, alone: bool = False) -> State:
+    """A function of several signals, entry by entry; `alone` if nothing is left of it where the units are cut off."""
     held = [_fitted(value, shape) for value in values]
     units = tuple(dict.fromkeys(view for each in held for view in each))
     if not units:
         return (), next(value.mixed for value in values if value.mixed)
-    if name not in PRODUCTS:
+    if not alone:
         first = 1 if name == "select_n" else 0
         for value, own in zip(values[first:], held[first:], strict=True):
             if value.data and not own and not value.mixed:
@@ -316,7 +308,7 @@ def _beside(values: Sequence[Value], axis: int, shape: tuple[int, ...], where: s
     for value in values:
         for view in value.units:
             if axis in marked(view):
-                units.append(_slotted(view, axis, offset, shape[axis]))
+                units.append(in_slot(view, axis, offset, shape[axis]))
                 continue
             others = [each for each in values if each.data and not any(_alike(view, own, axis) for own in each.units)]
             if others:
@@ -326,13 +318,11 @@ def _beside(values: Sequence[Value], axis: int, shape: tuple[int, ...], where: s
     return tuple(dict.fromkeys(units)), None
 
 
-def _slotted(view: View, axis: int, offset: int, total: int) -> View:
-    """A view in one slot of a joined axis, which it may already be in a slot of."""
-    before = view.slot(axis)
-    if before is None:
-        return in_slot(view, axis, offset, total)
-    inner = replace(view, axes=(*view.axes[:axis], before.factors, *view.axes[axis + 1 :]))
-    return in_slot(inner, axis, offset + before.offset, total)
+def _widened(value: Value, axis: int) -> Value:
+    """A value with a new axis of size one."""
+    shape = (*value.shape[:axis], 1, *value.shape[axis:])
+    units = (replace(view, axes=(*view.axes[:axis], foreign(1), *view.axes[axis:])) for view in value.units)
+    return replace(value, shape=shape, units=tuple(units))
 
 
 def _alike(one: View, other: View, but: int) -> bool:
@@ -343,7 +333,7 @@ def _alike(one: View, other: View, but: int) -> bool:
 
 def _laid(eqn: Any, values: Sequence[Value], where: str) -> list[State | None]:
     """A reshape, a transpose, a slice: as the walk lays out a weight, so lie the units."""
-    blank = [Value(shape=value.shape, steps=value.steps) for value in values[1:]]
+    blank = [Value(shape=value.shape, constant=value.constant) for value in values[1:]]
     units: list[list[View]] = [[] for _ in eqn.outvars]
     lost = [False] * len(eqn.outvars)
     for view in values[0].units:
@@ -371,52 +361,3 @@ def _contracted(eqn: Any, values: Sequence[Value], shape: tuple[int, ...]) -> St
         return None
     views = (placed(view, own, shape) for value, own in zip(values, places, strict=True) for view in value.units)
     return tuple(dict.fromkeys(views)), None
-
-
-def _reduced(params: Mapping[str, Any], view: View, shape: tuple[int, ...]) -> View | None:
-    if set(params["axes"]) & set(marked(view)):
-        return None
-    return replace(view, axes=tuple(axis for at, axis in enumerate(view.axes) if at not in params["axes"]))
-
-
-def _along(params: Mapping[str, Any], view: View, shape: tuple[int, ...]) -> View | None:
-    return None if params["axis"] in marked(view) else view
-
-
-def _reversed(params: Mapping[str, Any], view: View, shape: tuple[int, ...]) -> View | None:
-    return None if set(params["dimensions"]) & set(marked(view)) else view
-
-
-def _padded(params: Mapping[str, Any], view: View, shape: tuple[int, ...]) -> View | None:
-    return _resized(view, [at for at, each in enumerate(params["padding_config"]) if any(each)], shape)
-
-
-def _windowed(params: Mapping[str, Any], view: View, shape: tuple[int, ...]) -> View | None:
-    """Pooling."""
-    each = [params["window_dimensions"], params["window_strides"], params["base_dilation"], params["window_dilation"]]
-    moved = [at for at, sizes in enumerate(zip(*each, strict=True)) if set(sizes) != {1}]
-    return _resized(view, [*moved, *(at for at, pads in enumerate(params["padding"]) if any(pads))], shape)
-
-
-def _transformed(params: Mapping[str, Any], view: View, shape: tuple[int, ...]) -> View | None:
-    return _resized(view, range(len(shape) - len(params["fft_lengths"]), len(shape)), shape)
-
-
-def _resized(view: View, axes: Iterable[int], shape: tuple[int, ...]) -> View | None:
-    """The view of a signal that was altered along some axes."""
-    changed = set(axes)
-    if changed & set(marked(view)):
-        return None
-    return replace(view, axes=tuple(foreign(shape[at]) if at in changed else axis for at, axis in enumerate(view.axes)))
-
-
-MOVES: dict[str, Callable[[Mapping[str, Any], View, tuple[int, ...]], View | None]] = {
-    **dict.fromkeys(("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"), _reduced),
-    **dict.fromkeys(("argmax", "argmin"), _reduced),
-    **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"), _along),
-    **dict.fromkeys(("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min"), _windowed),
-    "rev": _reversed,
-    "pad": _padded,
-    "fft": _transformed,
-}
-"""Primitive → what becomes of units in its first operand; `None` where several of them are made one."""

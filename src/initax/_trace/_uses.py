@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
+from initax._trace._indices import Constant, Numbers
 from initax._trace._views import FOREIGN, Factor, Stop, View
 
 Place = tuple[int, ...]
@@ -40,6 +43,7 @@ class Use:
         view: the parameter as a contraction, a convolution or a sum takes it, where it meets the signal so.
         units: the axes of the result along which its outputs lie.
         at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
+        goes_back: a cotangent meets it, no signal: it is of the backward part of a gradient in the forward pass.
     """
 
     param: int
@@ -58,6 +62,7 @@ class Use:
     view: View | None = None
     units: tuple[int, ...] = ()
     at: Place = ()
+    goes_back: bool = False
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of the outputs all of whose entries go different ways."""
@@ -84,7 +89,7 @@ class Value:
         outputs: weights whose outputs it holds, with nothing but sums, scalings and layout since.
         products: scales it was multiplied with, with nothing but layout since.
         stretched: axes along which it is constant because it was broadcast.
-        steps: for constants whose entries, in row-major order, are `first + step * n`: the two numbers.
+        constant: for a constant, what works it out where somebody asks.
         units: where units are followed, along which axes they lie.
         mixed: why there is something in it that was made of several units, and is no unit.
     """
@@ -95,9 +100,15 @@ class Value:
     outputs: tuple[View, ...] = ()
     products: tuple[View, ...] = ()
     stretched: frozenset[int] = frozenset()
-    steps: tuple[int, int] | None = None
+    constant: Constant | None = None
     units: tuple[View, ...] = ()
     mixed: Stop | None = None
+
+    @property
+    def numbers(self) -> Numbers | None:
+        """A constant of whole numbers, `None` where it is none or not known."""
+        found = self.constant.number if self.constant is not None else None
+        return found if found is not None and np.issubdtype(found.dtype, np.integer) else None
 
     @property
     def looked(self) -> bool:
@@ -127,6 +138,10 @@ class Uses:
         loops: the equations that are loops → the parameters of which each step takes one entry.
         whiles: those of them whose number of steps is not known before they run.
         follow: what follows units from equation to equation, where that was asked for.
+        real: the parameters that are real.
+        goes_back: whether the equation carries a cotangent back.
+        own_gradient: whether it is of a function with a gradient of its own.
+        backward: the uses in which a cotangent meets a parameter, once the walk is over.
     """
 
     def __init__(self, follow: Follows | None = None) -> None:
@@ -136,10 +151,14 @@ class Uses:
         self.at: Place = ()
         self.loops: dict[Place, dict[int, tuple[Factor, ...]]] = {}
         self.whiles: set[Place] = set()
+        self.real: frozenset[int] = frozenset()
+        self.goes_back = False
+        self.own_gradient = False
+        self.backward: list[Use] = []
 
     def add(self, use: Use) -> int:
         """Enter a use and return its number."""
-        use.at = self.at
+        use.at, use.goes_back = self.at, self.goes_back
         self.found.append(use)
         return len(self.found) - 1
 

@@ -387,7 +387,7 @@ def _play(
 
     places = {*every, *(pick.at for pick in picks)}
     player = Player(hook, places, {place: dict(each) for place, each in fresh.items()}, {**blank, **numbers})
-    player.play(traced.closed.jaxpr, traced.closed.consts, list(values))
+    player.play(traced.closed, list(values))
     new: dict[int, Any] = {}
     for key, job in {job.key: job for job in every.values()}.items():
         array = new.get(key[0], values[key[0]])

@@ -394,7 +394,7 @@ def _trips(
     if not loops:
         return {}
     closed = traced.closed
-    found = every(lambda arrays: longest_trips(closed.jaxpr, closed.consts, list(arrays), operations, loops))
+    found = every(lambda arrays: longest_trips(closed, list(arrays), operations, loops))
     return {loop: int(np.max(steps)) for loop, steps in found.items()}
 
 
@@ -409,7 +409,7 @@ def _measured(
         return output, state, _statistics(output, operations[place])
 
     player = Player(hook, operations, trips=trips)
-    player.play(traced.closed.jaxpr, traced.closed.consts, list(values))
+    player.play(traced.closed, list(values))
     measured = player.emitted
     if loss is None:
         return measured

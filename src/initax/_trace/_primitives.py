@@ -1,0 +1,169 @@
+"""Every JAX primitive the trace knows: one row for each, with a column for each pass. What has no row is not read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from initax._trace import _equations as equations
+from initax._trace import _quantized as quantized
+from initax._trace import _unit_moves as moves
+from initax._trace._uses import Uses, Value
+from initax._trace._views import View
+
+Rule = Callable[[Any, Sequence[Value], Uses, str], Value | list[Value] | None]
+"""From an equation, what its operands hold, where uses are entered and its line to what its results hold; `None` where
+the rule can't tell."""
+
+Move = Callable[[Mapping[str, Any], View, tuple[int, ...]], View | None]
+"""From an equation's parameters, the view of units in its first operand and the shape of its result to the view in the
+result; `None` where several of them are made one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Primitive:
+    """What each pass does at the equations of a primitive. The defaults are those of a primitive that nobody taught it.
+
+    Attributes:
+        calls: whether it calls the one jaxpr among its parameters with the same operands.
+        control: for a loop or a branch, which one.
+        hands_on: whether its results are its operands, one by one.
+        read: the rule that says what its results hold of parameters and signals; without one, parameters stop here.
+        unchanged: whether its one result has the entries of its first operand in the same row-major order.
+        moments: how second moments of signals go through it; without it they are not known behind it.
+
+            - `function`: entry by entry, worked out at the nodes of the quadrature.
+            - `layout`: entries are moved or left out, and stay what they are.
+            - `parts`: the same, with several results.
+            - `join`: entries of several operands stand beside each other.
+            - `sum`, `largest`: of independent entries.
+            - `contraction`: of a weight with a signal.
+        units: what becomes of the units of a weight that is followed; without it they are lost.
+
+            - `function`: entry by entry; what takes in the units takes in whatever else is in the result.
+            - `product`: entry by entry, and nothing is left of the other operand where the units are cut off.
+            - `layout`: they lie as `read` lays out a weight.
+            - `join`, `stack`, `sort`, `contraction`: what the name says.
+            - a function that returns their view in the result.
+    """
+
+    calls: bool = False
+    control: Literal["scan", "while", "cond"] | None = None
+    hands_on: bool = False
+    read: Rule | None = None
+    unchanged: bool = False
+    moments: Literal["function", "layout", "parts", "join", "sum", "largest", "contraction"] | None = None
+    units: Literal["function", "product", "layout", "join", "stack", "sort", "contraction"] | Move | None = None
+
+
+UNKNOWN = Primitive()
+LAYOUT = Primitive(moments="layout", units="layout")
+FUNCTION = Primitive(moments="function", units="function")
+LINEAR = Primitive(read=equations.keep, units="function")
+PRODUCT = Primitive(moments="function", units="product")
+CALL = Primitive(calls=True)
+HANDED_ON = Primitive(hands_on=True)
+REDUCTION = Primitive(units=moves.reduced)
+CUMULATIVE = Primitive(units=moves.along)
+POOLING = Primitive(units=moves.windowed)
+
+
+def _each(names: Iterable[str], row: Primitive) -> dict[str, Primitive]:
+    return dict.fromkeys(names, row)
+
+
+PRIMITIVES: dict[str, Primitive] = {
+    # Calls of another jaxpr.
+    **_each(("jit", "pjit", "call", "closed_call", "remat2", "checkpoint"), CALL),
+    **_each(("custom_jvp_call", "custom_vjp_call"), CALL),
+    **_each(("custom_dce_call", "custom_vmap_call", "linear_call", "compute_on", "xla_metadata_call"), CALL),
+    # Loops and branches.
+    "scan": Primitive(control="scan"),
+    "while": Primitive(control="while"),
+    "cond": Primitive(control="cond"),
+    # Operands handed on.
+    **_each(("stop_gradient", "optimization_barrier", "device_put", "name", "sharding_constraint"), HANDED_ON),
+    **_each(("layout_constraint", "mesh_cast", "reshard", "pvary", "pcast", "shard_alike"), HANDED_ON),
+    # Layout: entries are moved, left out or joined.
+    "reshape": replace(LAYOUT, read=equations.reshape, unchanged=True),
+    "squeeze": replace(LAYOUT, read=equations.squeeze, unchanged=True),
+    "transpose": replace(LAYOUT, read=equations.transpose),
+    "broadcast_in_dim": replace(LAYOUT, read=equations.broadcast_in_dim),
+    "slice": replace(LAYOUT, read=equations.cut),
+    "dynamic_slice": replace(LAYOUT, read=equations.dynamic_slice),
+    "gather": replace(LAYOUT, read=equations.gather),
+    "split": Primitive(read=equations.split, moments="parts", units="layout"),
+    "unstack": Primitive(read=equations.unstack, moments="parts", units="layout"),
+    "rev": Primitive(read=equations.rev, moments="layout", units=moves.turned),
+    "pad": Primitive(read=equations.pad, units=moves.padded),
+    "concatenate": Primitive(read=equations.concatenate, moments="join", units="join"),
+    "stack": Primitive(read=equations.stack, moments="join", units="stack"),
+    "dynamic_update_slice": Primitive(read=equations.dynamic_update_slice),
+    **_each(("scatter", "scatter-add"), Primitive(read=equations.scatter)),
+    "tile": Primitive(read=equations.tile),
+    "sort": Primitive(units="sort"),
+    # Contractions of a parameter with the signal.
+    "dot_general": Primitive(read=equations.contract, moments="contraction", units="contraction"),
+    "conv_general_dilated": Primitive(read=equations.convolve, moments="contraction"),
+    # Entry by entry: sums and products, where biases and scales come in.
+    **_each(("add", "add_any", "sub"), replace(FUNCTION, read=equations.add)),
+    "mul": replace(PRODUCT, read=equations.mul),
+    "div": replace(PRODUCT, read=equations.div),
+    "select_n": replace(FUNCTION, read=equations.select),
+    "complex": Primitive(read=equations.complex_of, units="function"),
+    # Entry by entry, and a weight stays a weight.
+    "copy": replace(FUNCTION, read=equations.keep, unchanged=True),
+    "convert_element_type": replace(FUNCTION, read=quantized.cast, unchanged=True),
+    "neg": replace(FUNCTION, read=equations.keep),
+    "reduce_precision": replace(LINEAR, moments="layout"),
+    **_each(("real", "imag", "conj"), LINEAR),
+    # Other functions entry by entry.
+    **_each(("abs", "is_finite"), FUNCTION),
+    **_each(("ceil", "floor", "round", "sign"), replace(FUNCTION, read=quantized.rounded)),
+    **_each(("clamp", "max", "min"), replace(FUNCTION, read=quantized.clipped)),
+    **_each(
+        ("cbrt", "exp", "exp2", "expm1", "integer_pow", "log", "log1p", "pow", "rsqrt", "sqrt", "square"), FUNCTION
+    ),
+    **_each(("acos", "asin", "atan", "atan2", "cos", "sin", "tan"), FUNCTION),
+    **_each(("acosh", "asinh", "atanh", "cosh", "sinh", "tanh"), FUNCTION),
+    **_each(("erf", "erf_inv", "erfc", "logistic"), FUNCTION),
+    **_each(("and", "not", "or", "xor"), FUNCTION),
+    **_each(("digamma", "lgamma", "nextafter", "rem"), Primitive(units="function")),
+    # Comparisons.
+    **_each(("eq", "ne", "gt", "ge", "lt", "le"), PRODUCT),
+    # Reductions, running reductions and pooling.
+    "reduce_sum": replace(REDUCTION, read=equations.reduce_sum, moments="sum"),
+    "reduce_max": replace(REDUCTION, moments="largest"),
+    **_each(("reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"), REDUCTION),
+    "cumsum": replace(CUMULATIVE, read=equations.cumsum),
+    **_each(("cumprod", "cummax", "cummin", "cumlogsumexp"), CUMULATIVE),
+    "reduce_window_sum": replace(POOLING, moments="sum"),
+    "reduce_window_max": replace(POOLING, moments="largest"),
+    **_each(("reduce_window", "reduce_window_min"), POOLING),
+    "fft": Primitive(units=moves.transformed),
+}
+"""Primitive → its row."""
+
+
+def row_of(eqn: Any) -> Primitive:
+    """Return the row of an equation's primitive, `UNKNOWN` where it has none."""
+    return PRIMITIVES.get(eqn.primitive.name, UNKNOWN)
+
+
+def called(eqn: Any) -> Any:
+    """Return the jaxpr, closed or open, that an equation calls with its operands, `None` where it is not a call."""
+    if not row_of(eqn).calls:
+        return None
+    found = [value for value in eqn.params.values() if hasattr(getattr(value, "jaxpr", value), "eqns")]
+    jaxpr = getattr(found[0], "jaxpr", found[0]) if len(found) == 1 else None
+    fits = jaxpr is not None and (len(jaxpr.invars), len(jaxpr.outvars)) == (len(eqn.invars), len(eqn.outvars))
+    return found[0] if fits else None
+
+
+def scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many operands of a scan are constants, and how many are carried from step to step."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carried, _ = params["ft_in"].unpack()  # from JAX 0.12 on
+    return len(list(constants)), len(list(carried))

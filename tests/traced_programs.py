@@ -1,0 +1,231 @@
+"""Models whose forward pass runs programs inside it: gradients, other devices' parts, programs with rules of their own.
+
+Rows are written as those of `tests.traced`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tests.traced import Model, S, tokens
+
+W, B, E, N = "weight", "bias", "embedding", "scale"
+
+
+def energy(p, x):
+    hidden = jnp.tanh(x @ p["w"] + p["b"]) * p["s"]
+    return jnp.sum(hidden @ p["v"])
+
+
+def forces(p, x):
+    return -jax.grad(energy, argnums=1)(p, x)
+
+
+def under_jit(p, x):
+    return jax.value_and_grad(jax.jit(energy), argnums=1)(p, x)
+
+
+def rematerialized(p, x):
+    return jax.grad(jax.checkpoint(energy), argnums=1)(p, x)
+
+
+def forward_mode(p, x):
+    return jax.jvp(lambda x: energy(p, x), (x,), (x,))
+
+
+def linearized(p, x):
+    return jax.linearize(lambda x: energy(p, x), x)[1](x)
+
+
+def pulled_back(p, x):
+    out, back = jax.vjp(lambda x: jnp.tanh(x @ p["w"] + p["b"]) * p["s"] @ p["v"], x)
+    return back(jnp.ones_like(out))
+
+
+def mapped(p, x):
+    return jax.vmap(jax.grad(energy, argnums=1), (None, 0))(p, x)
+
+
+def laplacian(p, x):
+    return jax.vmap(lambda x: jnp.trace(jax.hessian(lambda x: energy(p, x))(x)))(x)
+
+
+def back_twice(p, x):
+    return jax.vmap(jax.jacrev(jax.grad(lambda x: energy(p, x))))(x)
+
+
+def relaxed(p, x):
+    return lax.scan(lambda x, _: (x + 0.1 * forces(p, x), None), x, length=3)[0]
+
+
+def through_time(p, x):
+    def step(x, _):
+        hidden = jnp.tanh(x @ p["w"] + p["b"]) * p["s"]
+        return jnp.sum(hidden @ p["v"], axis=-1, keepdims=True) * jnp.ones(3), None
+
+    return jax.grad(lambda x: lax.scan(step, x, length=3)[0].sum())(x)
+
+
+def train_step(p, x):
+    return jax.value_and_grad(energy)(p, x)
+
+
+def hamiltonian(p, x):
+    down = jax.grad(lambda x: jnp.sum(jnp.tanh(x @ p["w"]) @ p["v"]))(x)
+    first, second = jnp.split(down, 2, axis=-1)
+    return jnp.concatenate([second, -first], axis=-1)
+
+
+def atoms(p, species, x):
+    return jax.grad(lambda x: jnp.sum(jnp.tanh((x @ p["w"]) * p["table"][species]) @ p["v"]))(x)
+
+
+def image_gradient(p, x):
+    def score(x):
+        y = lax.conv_general_dilated(x, p["k"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jnp.sum(jnp.tanh(y) @ p["v"])
+
+    return jax.grad(score)(x)
+
+
+def linear_energy(p, x):
+    return x - 0.1 * jax.grad(lambda x: (x @ p["w"]).sum())(x)
+
+
+def tied_in_a_gradient(p, x):
+    return jax.grad(lambda x: (jnp.tanh(x @ p["w"]) @ p["w"].T).sum())(x)
+
+
+def transposed_function(p, y):
+    (x,) = jax.linear_transpose(lambda x: x @ p["w"], S(2, 3))(y)
+    return x
+
+
+@jax.custom_vjp
+def other_way_back(w, v, x):
+    return x @ w
+
+
+other_way_back.defvjp(lambda w, v, x: (x @ w, v), lambda v, g: (None, None, g @ v))
+
+
+def feedback_alignment(p, x):
+    return jax.grad(lambda x: jnp.sum(other_way_back(p["w"], p["v"], x)))(x)
+
+
+def as_complex(p, x):
+    return x @ (p["re"] + 1j * p["im"]).T
+
+
+def complex_of_two(p, x):
+    return x @ lax.complex(p["re"], p["im"]).T
+
+
+def complex_of_one(p, x):
+    return x @ lax.complex(p["w"][0], p["w"][1])
+
+
+def parts_of_complex(p, x):
+    return x @ p["w"].real - x @ p["w"].imag
+
+
+def complex_with_an_imaginary_change(p, x):
+    return x @ (p["w"] + 1j * p["im"])
+
+
+def rounded(w):
+    return jnp.round(w * 8) / 8
+
+
+@jax.custom_vjp
+def round_straight(w):
+    return jnp.round(w)
+
+
+round_straight.defvjp(lambda w: (jnp.round(w), None), lambda _, g: (g,))
+
+
+@jax.custom_jvp
+def sign_straight(w):
+    return jnp.sign(w)
+
+
+sign_straight.defjvp(lambda primals, tangents: (jnp.sign(*primals), *tangents))
+
+
+def to_eight_bits(w):
+    step = jnp.max(jnp.abs(w), axis=0, keepdims=True) / 127
+    return jnp.round(w / step).astype(jnp.int8).astype(w.dtype) * step
+
+
+def straight_through(p, x):
+    """Five ways that are in use."""
+    x = x @ (p["a"] + lax.stop_gradient(to_eight_bits(p["a"]) - p["a"]))
+    x = x @ (lax.stop_gradient(jnp.sign(p["b"])) + p["b"] - lax.stop_gradient(p["b"]))
+    x = x @ (jnp.clip(round_straight(p["c"] * 8), -128, 127) / 8)
+    x = x @ sign_straight(p["d"])
+    return x @ (p["e"] + lax.stop_gradient(jnp.round(p["e"] / p["step"]) * p["step"] - p["e"]))
+
+
+def rounded_away(p, x):
+    x = x @ jnp.round(p["a"])
+    x = x @ p["b"].astype(jnp.int8).astype(x.dtype)
+    return jnp.where(p["c"].astype(bool), x, 0) @ jnp.clip(p["d"], -1, 1) @ jax.nn.relu(p["e"])
+
+
+ENERGY = {"w": S(3, 5), "b": S(5), "s": S(5), "v": S(5, 2)}
+READ = {"w": (W, 3, 5, 1), "b": (B, None, None, 1), "s": (N, None, None, 1), "v": (W, 5, 2, 1)}
+
+PROGRAMS = (
+    *(
+        Model(name, forward, ENERGY, (S(2, 3),), READ)
+        for name, forward in {
+            "forces": forces,
+            "an energy under jit and its gradient": under_jit,
+            "forces, the energy computed again": rematerialized,
+            "a tangent": forward_mode,
+            "a linearized function": linearized,
+            "a cotangent pulled back": pulled_back,
+            "gradients of each example": mapped,
+            "the Laplacian of an energy": laplacian,
+            "a Jacobian of forces": back_twice,
+            "a relaxation along forces": relaxed,
+            "the gradient of a loop": through_time,
+            "a loss and its gradient": train_step,
+        }.items()
+    ),
+    Model("a Hamiltonian", hamiltonian, {"w": S(4, 5), "v": S(5, 1)}, (S(2, 4),),
+          {"w": (W, 4, 5, 1), "v": (W, 5, 1, 1)}),
+    Model("forces between species", atoms, {"w": S(3, 5), "table": S(9, 5), "v": S(5, 1)}, (tokens(2), S(2, 3)),
+          {"w": (W, 3, 5, 1), "table": (E, 5, 9, 1), "v": (W, 5, 1, 1)}),
+    Model("the gradient of an image", image_gradient, {"k": S(3, 3, 2, 5), "v": S(5, 1)}, (S(1, 8, 8, 2),),
+          {"k": (W, 18, 45, 1), "v": (W, 5, 1, 1)}),
+    Model("the gradient of a linear energy", linear_energy, {"w": S(3, 5)}, (S(2, 3),), {"w": (W, 3, 5, 1)}),
+    Model("a tied weight in an energy", tied_in_a_gradient, {"w": S(3, 5)}, (S(2, 3),),
+          {"w": "its uses disagree: axis 0 is an input (traced_programs.py:LINE), an output "
+                "(traced_programs.py:LINE)"}),
+    Model("a function transposed on its own", transposed_function, {"w": S(3, 5)}, (S(2, 5),), {"w": (W, 5, 3, 1)}),
+    Model("weights of the way back only", feedback_alignment, {"w": S(3, 5), "v": S(5, 3)}, (S(2, 3),),
+          {"w": (W, 3, 5, 1),
+           "v": "it meets nothing but cotangents, on the way back of a gradient (traced_programs.py:LINE)"}),
+    Model("a complex weight in two arrays", as_complex, {"re": S(5, 3), "im": S(5, 3)}, (S(4, 3),),
+          {"re": (W, 3, 5, 1), "im": (W, 3, 5, 1)}),
+    Model("a complex weight of two arrays", complex_of_two, {"re": S(5, 3), "im": S(5, 3)}, (S(4, 3),),
+          {"re": (W, 3, 5, 1), "im": (W, 3, 5, 1)}),
+    Model("a complex weight in one real array", complex_of_one, {"w": S(2, 3, 5)}, (S(4, 3),), {"w": (W, 3, 5, 2)}),
+    Model("the parts of a complex weight", parts_of_complex, {"w": S(3, 5, dtype=jnp.complex64)}, (S(4, 3),),
+          {"w": (W, 3, 5, 1)}),
+    Model("a complex weight and an imaginary one", complex_with_an_imaginary_change,
+          {"w": S(3, 5, dtype=jnp.complex64), "im": S(3, 5)}, (S(4, 3),), {"w": (W, 3, 5, 1), "im": (W, 3, 5, 1)}),
+    Model("quantized past the gradient", straight_through, {**{name: S(3, 3) for name in "abcde"}, "step": S()},
+          (S(4, 3),), {**dict.fromkeys("abcde", (W, 3, 3, 1)),
+                       "step": "no gradient reaches it: it stands behind stop_gradient"}),
+    Model("rounded for good", rounded_away, {name: S(3, 3) if name != "c" else S(4, 3) for name in "abcde"},
+          (S(4, 3),),
+          {"a": "round stands between it and the signal (traced_programs.py:LINE)",
+           "b": "a cast to int8 stands between it and the signal (traced_programs.py:LINE)",
+           "c": "a cast to bool stands between it and the signal (traced_programs.py:LINE)",
+           "d": "max stands between it and the signal (traced_programs.py:LINE)",
+           "e": "max stands between it and the signal (traced_programs.py:LINE)"}),
+)  # fmt: skip
+"""Every row is a model nobody declared."""
