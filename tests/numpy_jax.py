@@ -32,7 +32,8 @@ class Meeting:
     """A value in which outputs of the parameter stand: right where it met the signal, or after sums of such values.
 
     Attributes:
-        kind: `product`, `sum of both`, `look-up`; later `sum` of outputs, and `contraction of products`.
+        kind: `product`, `sum of both`, `look-up`; `sum` of outputs, `contraction of products`, `contraction with a
+            constant`.
         moved: for each entry of the value and each entry of the parameter, whether the one moves with the other.
         met: pairs of an entry of the parameter and a number of an entry of the signal, for each entry of the value.
         added: whether an entry of the value moves with one of the parameter, whatever the signal is.
@@ -63,6 +64,7 @@ class World:
         meetings: what was seen.
         flags: what is known to be undecidable, or allows more than one reading.
         quiet: nothing is entered.
+        masks: constants that leave entries of the parameter out do so.
         pieces: entries of the parameter that are in one part of it, or of its outputs.
     """
 
@@ -75,7 +77,7 @@ class World:
     count: int = 0
     quiet: int = 0
     width: int = 1
-    constants_are_signals: bool = False
+    masks: bool = True
     pieces: dict[bytes, Any] = field(default_factory=dict)
 
     def fresh(self, shape: tuple[int, ...]) -> Any:
@@ -323,24 +325,24 @@ def combine(name: str, function: Callable[..., Any], values: Sequence[V], number
     if any(each.looked for each in pure) and name not in ("einsum",):
         values = [settle(each) if each.kind == "pure" and each.looked else each for each in values]
         pure = [each for each in values if each.kind == "pure"]
-    if W.constants_are_signals and pure and name == "einsum":
-        values = [
-            V(each.arr, "data", lin=W.fresh(each.shape)) if each.kind == "const" and not each.other else each
-            for each in values
-        ]
     inputs = [each for each in values if is_input(each)]
     more = merged(values)
     if pure and not inputs:
         if name not in LINEAR and any(each.other for each in values if each.kind != "pure"):
             W.flags.add("tangled")
-        if name == "mul" and any(each.kind == "const" and not each.other and (each.arr == 0).any() for each in values):
-            more["lenient"] = True
-            W.flags.add("masked")
+        if name == "mul" and not W.masks:
+            values = [
+                V(np.where(each.arr == 0, 1, each.arr)) if each.kind == "const" and not each.other else each
+                for each in values
+            ]
         if name == "einsum" and any(each.kind == "const" for each in values):
             W.flags.add("constant")
         more["looked"] = any(each.looked for each in pure)
         more["tables"] = tuple(dict.fromkeys(table for each in pure for table in each.tables))
-        return V(function(*(each.arr for each in values)), "pure", **more)
+        made = V(function(*(each.arr for each in values)), "pure", **more)
+        if name == "einsum" and any(each.kind == "const" and not each.other for each in values):
+            enter("contraction with a constant", V(made.arr, "live", lenient=more["lenient"]))
+        return made
     if not pure and not inputs:
         return V(function(*(each.arr for each in values)), "const", other=more["other"], lenient=more["lenient"])
     if pure:
@@ -483,7 +485,8 @@ def getitem(value: V, index: Any) -> V:
 
 def cut(value: V) -> V:
     """Note which entries of the parameter are in a part of something, and return that part."""
-    if value.kind == "data" and value.behind:
+    through_sums = any(0 <= each < len(W.meetings) and W.meetings[each].kind == "sum" for each in value.sources)
+    if (value.kind == "data" and value.behind) or through_sums:
         W.flags.add("later parts")
     if W.atoms is not None and not W.quiet and value.kind in ("pure", "live") and value.size:
         n = W.width - 4
@@ -786,11 +789,9 @@ def where(which: Any, one: Any, two: Any) -> V:
     mask = np.broadcast_to(which.base(), shape).astype(bool)
     one, two = broadcast_to(one, shape), broadcast_to(two, shape)
     if which.kind == "const":
-        made = layout(lambda a, b: np.where(mask, a, b), [one, two])
-        if made.kind == "pure":
-            made.lenient = True
-            W.flags.add("masked")
-        return made
+        if not W.masks and {one.kind, two.kind} == {"pure", "const"}:
+            return one if one.kind == "pure" else two
+        return layout(lambda a, b: np.where(mask, a, b), [one, two])
     return one * V(mask[None, None].astype(float), "data", lin=W.fresh(shape)) + two * V(
         (~mask)[None, None].astype(float), "data", lin=W.fresh(shape)
     )

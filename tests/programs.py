@@ -898,9 +898,9 @@ def by_patches(w: Writer, a: str) -> str:
 
 MEETINGS: list[Callable[[Writer, str], str]] = [
     by_matmul, by_einsum, by_vmap, by_closure, by_convolution, by_product, by_shifts, by_loop, by_recurrence,
-    by_look_up, by_scale, by_bias, by_cond, by_wrapped, by_gradient, by_experts, by_attention, by_halves, by_both_ways, by_twice,
-    by_ellipsis, by_parts, by_modulated, by_powers, by_complex, by_custom, by_switch, by_expert_index, by_cell,
-    by_patches, by_einsum, by_convolution, by_einsum, by_matmul,
+    by_look_up, by_scale, by_bias, by_cond, by_wrapped, by_gradient, by_experts, by_attention, by_halves,
+    by_both_ways, by_twice, by_ellipsis, by_parts, by_modulated, by_powers, by_complex, by_custom, by_switch,
+    by_expert_index, by_cell, by_patches, by_einsum, by_convolution, by_einsum, by_matmul,
 ]  # fmt: skip
 """Where a parameter meets the signal."""
 
@@ -1043,17 +1043,25 @@ class Result:
         return self.verdict if self.verdict != "refused" else "refused valid" if self.valid else "refused other"
 
 
+def abstract(program: Program) -> tuple[dict[str, Any], list[Any]]:
+    """Return the arrays and the inputs of a program without values."""
+    import jax
+
+    arrays = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in program.shapes.items()}
+    kinds = [np.int32 if name in program.picks else np.float32 for name in program.inputs]
+    return arrays, [
+        jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(program.inputs.values(), kinds, strict=True)
+    ]
+
+
 def read(program: Program) -> dict[str, Any]:
     """Return the readings of the arrays of a program."""
     import jax
 
     from initax._trace import readings
 
-    arrays = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in program.shapes.items()}
-    kinds = [np.int32 if name in program.picks else np.float32 for name in program.inputs]
-    inputs = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(program.inputs.values(), kinds, strict=True)]
     with jax.numpy_rank_promotion("allow"):
-        return dict(readings(program.function(jax_names()), arrays, inputs))
+        return dict(readings(program.function(jax_names()), *abstract(program)))
 
 
 def jax_names() -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 import initax as ix
 from initax._math._axes import resolve
 from initax._trace import _views, readings
+from tests.moved import MOVED
 from tests.tables import KEY
 from tests.traced import MODELS, S, transformer
 from tests.traced_programs import PROGRAMS
@@ -37,6 +38,27 @@ def test_a_model_nobody_declared_is_read_as_its_mathematics_says(model, as_users
     found = readings(model.forward, model.arrays, list(model.inputs))
     words = {name: in_words(found[name], tuple(array.shape)) for name, array in model.arrays.items()}
     assert words == model.expected
+
+
+@pytest.mark.parametrize("model", [pytest.param(each, id=each.name.replace(" ", "-")) for each in MOVED])
+def test_entries_that_are_moved_are_read_as_a_jacobian_counts_them(model, as_users_write):
+    found = readings(model.forward, model.arrays, list(model.inputs))
+    said = {name: read.pattern or re.sub(r"\.py:\d+", ".py:LINE", read.reason) for name, read in found.items()}
+    assert said == model.expected
+    arrays = {name: jax.random.normal(KEY, each.shape) for name, each in model.arrays.items()}
+    inputs = [
+        jnp.ones(x.shape, x.dtype) if x.dtype == jnp.int32 else jax.random.normal(KEY, x.shape) for x in model.inputs
+    ]
+    for name, reading in found.items():
+        if reading.role != "weight":
+            continue
+        moves = jax.jacobian(lambda array, name=name: model.forward({**arrays, name: array}, *inputs))(arrays[name])
+        counts = {
+            int(count)
+            for each in jax.tree.leaves(moves)
+            for count in np.count_nonzero(np.reshape(each, (-1, arrays[name].size)), axis=1)
+        }
+        assert counts - {0} == {resolve(reading.pattern, arrays[name].shape, reading.sizes).fan_in}
 
 
 # The arithmetic of views, against NumPy: follow the indices of the stored entries themselves.

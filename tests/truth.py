@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,7 @@ def run(
     values: tuple[dict[str, Any], list[Any]],
     *,
     truth: bool = True,
-    constants_are_signals: bool = False,
+    masks: bool = True,
 ) -> tuple[World, Any]:
     """Run a program with one array followed, and return what was seen and the result.
 
@@ -116,8 +116,8 @@ def run(
         program: the program.
         name: the array.
         values: arrays and inputs.
+        masks: constants that leave entries of the array out do so; they don't change what it is for.
         truth: run the lines in which products of arrays stand in the order of the signal.
-        constants_are_signals: an array that is contracted with a constant meets a signal there.
     """
     arrays, inputs = values
     function = program.function(NAMES, truth=truth)
@@ -125,9 +125,7 @@ def run(
     result = None
     for atoms in (None, True):
         world = World(
-            name=name,
-            atoms=None if atoms is None else {n: at for at, n in enumerate(world.met)},
-            constants_are_signals=constants_are_signals,
+            name=name, atoms=None if atoms is None else {n: at for at, n in enumerate(world.met)}, masks=masks
         )
         numpy_jax.start(world)
         p = {}
@@ -161,11 +159,15 @@ def truth_of(program: Program, name: str, values: tuple[dict[str, Any], list[Any
     """Return what an array of a program is for."""
     values = values or program.values()
     shape = tuple(program.shapes[name])
-    world, _ = run(program, name, values)
+    world, _ = run(program, name, values, masks=False)
     truth = judged(world, shape)
-    if "constant" in truth.open and truth.role not in ("weight", "scale", "product"):
-        world, _ = run(program, name, values, constants_are_signals=True)
-        truth.other = judged(world, shape)
+    constants = [each for each in world.meetings if each.kind == "contraction with a constant" and each.is_affine]
+    if constants and truth.role not in ("weight", "scale", "product"):
+        # Constants may be a signal, as positions that a small network takes in. All entries meet them.
+        together = np.zeros(constants[0].moved.shape[1], int)
+        truth.other = replace(
+            truth, role="weight", levels=[[each] for each in constants], groups=[together for _ in constants]
+        )
     return truth
 
 
@@ -173,7 +175,9 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
     """Return what was seen of an array."""
     seen = world.meetings
     first = [each for each in seen if each.kind in ("product", "sum of both", "look-up")]
-    open_ = {each for each in ("constant", "tangled", "member", "residual", "normed") if each in world.flags}
+    open_ = {
+        each for each in ("constant", "tangled", "member", "residual", "normed", "two signals") if each in world.flags
+    }
     roles = set()
     for each in first:
         if not each.moved.any():
@@ -203,9 +207,9 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
         return truth
     truth.groups = components(first)
     summed, mixed = sums(seen, first)
-    if summed and not mixed:
+    if summed and not mixed and "member" not in world.flags:  # members that the data pick are weighted by data
         truth.levels = [summed]
-    elif mixed:
+    elif summed or mixed:
         truth.levels = [first, *([summed] if summed else []), *([each] for each in mixed)]
         truth.open |= {"outputs are mixed"}
     truth.groups = [components(each) for each in truth.levels]
@@ -272,12 +276,11 @@ def absorbed(seen: Sequence[Meeting], number: int) -> set[int]:
     return found
 
 
-def components(meetings: Sequence[Meeting], *, outputs_only: bool = False) -> Any:
+def components(meetings: Sequence[Meeting]) -> Any:
     """For each entry the number of the layer it belongs to: those that share an output or an entry of the signal."""
     n = meetings[0].moved.shape[1]
     edges = [each.moved for each in meetings]
-    if not outputs_only:
-        edges.append(np.logical_or.reduce([each.met.any(0) for each in meetings]).T)
+    edges.append(np.logical_or.reduce([each.met.any(0) for each in meetings]).T)
     label = np.arange(n)
     rows = np.concatenate([each for each in edges if each.size] or [np.zeros((0, n), bool)])
     rows = np.unique(rows, axis=0)
@@ -302,6 +305,7 @@ class Claim:
     batch: Any
     fan_in: int
     batch_size: int
+    is_vector: bool
 
 
 def claimed(role: str, axes: Axes) -> Claim:
@@ -314,11 +318,14 @@ def claimed(role: str, axes: Axes) -> Claim:
             number = number * axes.split[axis] + places[axis]
         return number
 
-    if role == "embedding":  # its inputs are the features, as for the weight of one-hot rows stored the other way round
-        return Claim(
-            role, label([*axes.batch_axis, *axes.in_axis]), label(axes.batch_axis), axes.fan_out, axes.batch_size
-        )
-    return Claim(role, label([*axes.batch_axis, *axes.out_axis]), label(axes.batch_axis), axes.fan_in, axes.batch_size)
+    is_vector = sum(axes.split[axis] > 1 for axis in axes.out_axis) <= 1
+    if (
+        role == "embedding"
+    ):  # its inputs are the features, as for one-hot rows and the weight stored the other way round
+        rows = label([*axes.batch_axis, *axes.in_axis])
+        return Claim(role, rows, label(axes.batch_axis), axes.fan_out, axes.batch_size, is_vector)
+    outputs = label([*axes.batch_axis, *axes.out_axis])
+    return Claim(role, outputs, label(axes.batch_axis), axes.fan_in, axes.batch_size, is_vector)
 
 
 def fault(truth: Truth, claim: Claim) -> str:
@@ -326,8 +333,8 @@ def fault(truth: Truth, claim: Claim) -> str:
     if truth.other is not None and not fault(truth.other, claim):
         return ""
     if truth.role == "unused":
-        if "masked" in truth.flags:
-            return ""  # the mask leaves nothing of it
+        if "padded" in truth.flags:
+            return ""  # nothing but padding meets it
         return "" if claim.role == "bias" else f"role: {claim.role}, but nothing meets it"
     if truth.role == "none":
         return f"role: {claim.role}, but it is no one thing"
@@ -335,6 +342,12 @@ def fault(truth: Truth, claim: Claim) -> str:
         if truth.role == "bias" or claim.role != "weight":
             return "" if claim.role == truth.role else f"role: {claim.role} for {truth.role}"
     elif truth.role == "product":
+        if (
+            claim.role == "scale"
+            and claim.is_vector
+            and apart(truth, claim, np.zeros(len(claim.batch), int), used_by(truth))
+        ):
+            return ""  # entries of a stack that are used one by one, each a scale
         if claim.role != "weight":
             return f"role: {claim.role} for a matrix multiplied entry by entry"
     elif claim.role != truth.role and not ("member" in truth.open and claim.role in WEIGHTS):
@@ -362,18 +375,14 @@ def fault_at(truth: Truth, meetings: Sequence[Meeting], groups: Any, claim: Clai
             used |= row
             labels = np.unique(claim.outputs[at])
             if len(labels) > 1:
-                one = np.unique(claim.batch[at])
+                one, counts = np.unique(claim.batch[at], return_counts=True)
+                if "two signals" in truth.flags and len(one) == len(labels) and (counts == claim.fan_in).all():
+                    continue  # one signal weighs what comes of the other and each batch entry
                 what = "batch entries" if len(one) > 1 else "outputs"
                 return f"fan_in: {len(at)} entries move an output, of {len(labels)} {what}"
-            if len(at) != claim.fan_in and not lenient:
+            # Rows of a table that nothing can pick are rows of it still.
+            if len(at) != claim.fan_in and not lenient and each.kind != "look-up":
                 return f"fan_in: {claim.fan_in}, but {len(at)} entries move an output"
-    if "masked" in truth.flags:
-        # A mask leaves some of the inputs out; what is left of those of one output still hangs together.
-        shared = components(meetings, outputs_only=True)
-        for label in np.unique(claim.outputs[used]):
-            if "padded" not in truth.flags and len(np.unique(shared[used & (claim.outputs == label)])) > 1:
-                return f"fan_in: {claim.fan_in}, but entries of one output never meet in one"
-        return ""
     own = np.unique(claim.batch[used])
     for label in own:
         if len(np.unique(groups[used & (claim.batch == label)])) > 1:
@@ -399,6 +408,11 @@ def apart(truth: Truth, claim: Claim, groups: Any, used: Any) -> bool:
     own = set(zip(groups[used].tolist(), claim.batch[used].tolist(), strict=True))
     several = {group for group in groups[used].tolist() if len({b for g, b in own if g == group}) > 1}
     return alone >= {(group, label) for group, label in own if group in several}
+
+
+def used_by(truth: Truth) -> Any:
+    """Which entries move anything."""
+    return np.logical_or.reduce([each.moved.any(0) for level in truth.levels for each in level])
 
 
 def factorings(size: int) -> list[tuple[int, ...]]:

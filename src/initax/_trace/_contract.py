@@ -106,7 +106,7 @@ def consume(
             strides=strides if kind == "weight" else (1, 1),
             through=frozenset(through - {view.param}),
             normalized=view.normalized,
-            stop=stop if view.running and all(own.get(each) == "in" for each in view.running) else view.stop or stop,
+            stop=stop if view.running and _is_whole_sum(view, own) else view.stop or stop,
             view=view,
         )
         if kind == "scale":
@@ -114,6 +114,13 @@ def consume(
         result = placed(view, places, shape)
         outputs.append(View(param=view.param, axes=result.axes, use=uses.add(use)))
     return tuple(outputs)
+
+
+def _is_whole_sum(view: View, own: dict[Factor, Part]) -> bool:
+    """Whether the entries of a running sum are all summed over: then each entry of the parameter is in the sum."""
+    axes = {each.axis for each in view.running}
+    cut = [*(f for slot in view.slots if slot.partial for f in slot.factors), *(factor for factor, _ in view.fixed)]
+    return all(own.get(each) == "in" for each in view.running) and all(factor.axis not in axes for factor in cut)
 
 
 def _judged(
@@ -163,9 +170,6 @@ def _repeated(view: View, own: dict[Factor, Part], roles: Sequence[Part]) -> str
         return "it is repeated along what is summed over"
     if "out" not in own.values() and any(roles[at] == "out" for at in alone):
         return "it is the same for every output"
-    inputs = {factor.axis for factor, part in own.items() if part == "in" and factor.size > 1}
-    if any(factor.axis in inputs for factor, _ in view.fixed):
-        return "parts of it along an input axis are used one by one"
     return ""
 
 

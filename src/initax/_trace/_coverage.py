@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from initax._trace._sums import sums
 from initax._trace._uses import Part, Use
 from initax._trace._views import LARGEST, Factor, Slot, View
 
@@ -55,10 +56,43 @@ def refused(use: Use) -> str:
         if len(slot.known) < math.prod(len(np.unique(along(slot, axis))) for axis in axes):
             total = math.prod(factor.size for factor in slot.factors)
             return f"{len(slot.known)} of the {total} entries of its axes {_words(axes)} are picked one by one"
-        roles = {use.parts.get(factor) for factor in slot.factors if factor.size > 1}
-        if roles & {"in", "field"}:
-            return "parts of it along an input axis are used one by one"
     return ""
+
+
+def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
+    """Return the input axes of which parts are used one by one, and why that can't be read; empty where it can.
+
+    Parts of an input axis are one axis again where the outputs of all of them are added up.
+
+    Args:
+        shape: the stored shape of the array.
+        uses: its uses.
+    """
+    found: dict[int, str] = {}
+    for axis, size in enumerate(shape):
+        cut = [use for use in uses if _is_cut(use, axis) and _said(use, axis) & {"in", "field"}]
+        if not cut or any(use.view is None or use.view.links for use in uses):
+            continue
+        found[axis] = ""
+        never = ~np.any([_of(use, axis, size) for use in uses], axis=0)
+        if never.any():
+            found[axis] = _left(never, f"its axis {axis}, over which it is summed,")
+        elif any((np.sum([_of(use, axis, size) for use in sum_], axis=0) != 1).any() for sum_ in sums(uses)):
+            found[axis] = "parts of it along an input axis are used one by one"
+    return found
+
+
+def share(use: Use) -> float:
+    """Return which part of its fan_in a use sums over, where its outputs are added to those of other parts."""
+    if use.view is None or use.view.links:
+        return 1.0
+    found = 1.0
+    for factor, _ in use.view.fixed:
+        found /= factor.size if _said(use, factor.axis) & {"in", "field"} else 1
+    for slot in use.view.slots:
+        if any(_said(use, factor.axis) & {"in", "field"} for factor in slot.factors):
+            found *= len(slot.known) / math.prod(factor.size for factor in slot.factors)
+    return found
 
 
 def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
@@ -69,7 +103,11 @@ def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
         uses: its uses.
     """
     found = list(uses)
+    together = inputs(shape, uses)
     for axis, size in enumerate(shape):
+        if axis in together:
+            found = [_as_one(use, Factor(axis, 1, size), "in") for use in found]
+            continue
         alike = set.intersection(*(_fixed(use, axis) for use in uses))
         if not any(_listed(use, axis) or _fixed(use, axis) != alike for use in uses):
             continue
@@ -123,7 +161,7 @@ def unused(shape: Sequence[int], uses: Sequence[Use]) -> list[str]:
     for axis in _cut(shape, uses):
         left = ~np.any([_of(use, axis, shape[axis]) for use in uses], axis=0)
         if left.any():
-            notes.append(f"{_runs(np.flatnonzero(left))} of its axis {axis} are not used")
+            notes.append(_left(left, f"its axis {axis}"))
     return notes
 
 
@@ -140,12 +178,13 @@ def _of(use: Use, axis: int, size: int) -> Mask:
     return taken(use.view, axis, size) if use.view is not None else np.ones(size, bool)
 
 
-def _runs(entries: np.ndarray[tuple[int, ...], np.dtype[np.intp]]) -> str:
-    """Entries in words: `entries 0 to 2 and 5`."""
-    groups = itertools.groupby(enumerate(entries.tolist()), key=lambda pair: pair[1] - pair[0])
+def _left(mask: Mask, axis: str) -> str:
+    """What is not used, in words: `entries 0 to 2 and 5 of its axis 1 are not used`."""
+    groups = itertools.groupby(enumerate(np.flatnonzero(mask).tolist()), key=lambda pair: pair[1] - pair[0])
     runs = [[entry for _, entry in group] for _, group in groups]
     said = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
-    return f"entries {_words(said if len(said) < 5 else [*said[:3], 'others'])}"
+    entries = _words(said if len(said) < 5 else [*said[:3], "others"])
+    return f"entry {entries} of {axis} is not used" if mask.sum() == 1 else f"entries {entries} of {axis} are not used"
 
 
 def _words(each: Sequence[object]) -> str:

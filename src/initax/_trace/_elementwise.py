@@ -9,7 +9,8 @@ from dataclasses import replace
 from initax._model._reason import Why
 from initax._trace._contract import settle
 from initax._trace._layout import broadcast
-from initax._trace._uses import Part, Use, Uses, Value, assign
+from initax._trace._sums import added_up
+from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View, beside, regroup, stands
 
 
@@ -49,7 +50,8 @@ def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Us
         views, same = _merged(left, right, where, "added to")
         return Value(shape=shape, weights=views, data=same)
     if not left.weights and not right.weights:
-        return _both(left, right, shape)
+        added_up(left, right, uses, where)
+        return replace(_both(left, right, shape), products=_added_products(left, right))
     params, signal = (left, right) if left.weights else (right, left)
     if not signal.data:
         views = tuple(replace(view, shifted=True) for view in params.weights)
@@ -140,6 +142,20 @@ def _meets(weight: View, bias: View, axis: int) -> bool:
     return bool((stands(weight.axes[axis]) & stands(bias.axes[axis])).any())
 
 
+def _not_constant_first(value: Value, where: str) -> Value:
+    """A parameter that is contracted with a constant and then multiplied with the signal: which is its input?"""
+    stop = Stop(CONSTANT_FIRST, where)
+    return replace(value, weights=tuple(each.halted(stop) if each.fed_by_constant else each for each in value.weights))
+
+
+def _added_products(left: Value, right: Value) -> tuple[View, ...]:
+    """The products in a sum: of a signal and a constant what they were, others mixed with something else."""
+    products = (*left.products, *right.products)
+    if left.data and right.data:
+        products = tuple(replace(view, scaled=True) for view in products)
+    return tuple(dict.fromkeys(products))[:KEPT]
+
+
 def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:
     """A sum of two signals holds the outputs of both."""
     outputs = tuple(dict.fromkeys((*left.outputs, *right.outputs)))
@@ -161,6 +177,8 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
     if any(constants):
         other = fitted(right if constants[0] else left, shape)
         return replace(other, weights=tuple(replace(view, scaled=True) for view in other.weights))
+    if left.data != right.data:
+        left, right = (_not_constant_first(value, where) for value in (left, right))
     left, right = (fitted(settle(value, uses, where) if _is_signal(value) else value, shape) for value in (left, right))
     if left.weights and right.weights:
         views, same = _merged(left, right, where, "multiplied with")

@@ -16,6 +16,7 @@ from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
 from initax._trace._pairs import imaginary, paired, turned
+from initax._trace._sums import summed
 from initax._trace._uses import Part, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop
 
@@ -29,7 +30,7 @@ def shapes_of(eqn: Any) -> list[tuple[int, ...]]:
 
 def keep(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """A function of one value, entry by entry, that leaves a weight a weight."""
-    return values[0]
+    return replace(values[0], columns=()) if values[0].columns else values[0]
 
 
 def reshape(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
@@ -268,26 +269,32 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """A sum over axes: after a product with the signal it is a contraction, written out."""
     value, axes, shape = values[0], eqn.params["axes"], shapes_of(eqn)[0]
     if value.weights:
-        views = (replace(view, axes=_without(view.axes, axes)) for view in value.weights)
+        # Of a constant's outputs, too, it is a sum: what is contracted with a constant is no signal by that.
+        views = (replace(view, axes=_without(view.axes, axes), links=()) for view in value.weights)
         smaller = replace(value, shape=shape, weights=tuple(views))
         return elementwise.nonlinear("a sum over its axes", [smaller], shape, uses, where)
     rest = [at for at in range(len(value.shape)) if at not in axes]
     outputs = []
     for view in value.products:
         use = uses.found[view.use]
-        summed = [factor for axis in axes for factor in view.axes[axis] if factor.axis != FOREIGN and factor.size > 1]
-        if not summed or use.what != "scale":
+        gone = [factor for axis in axes for factor in view.opened(view.axes[axis]) if _is_own(factor)]
+        if not gone or use.what != "scale" or view.scaled:
             continue
-        kept = [factor for at in rest for factor in view.axes[at] if factor.axis != FOREIGN and factor.size > 1]
+        kept = [factor for at in rest for factor in view.opened(view.axes[at]) if _is_own(factor)]
         if any(use.parts.get(factor) == "out" for factor in kept):
-            assign(use.parts, summed, "in")
+            assign(use.parts, gone, "in")
             use.parts = {factor: _of_weight(part) for factor, part in use.parts.items()}
             use.what = "weight"
             outputs.append(replace(view, axes=tuple(view.axes[at] for at in rest)))
         else:
             use.stop = use.stop or Stop("it scales the signal, which is then summed: a scale or a weight", where)
+    outputs += filter(None, [summed(view, axes, rest, uses, where) for view in value.outputs])
     flat = frozenset(at for at, old in enumerate(rest) if old in value.stretched)
     return Value(shape=shape, data=value.data, outputs=tuple(outputs), stretched=flat)
+
+
+def _is_own(factor: Factor) -> bool:
+    return factor.axis != FOREIGN and factor.size > 1
 
 
 def _without(every: Sequence[Any], gone: Sequence[int]) -> tuple[Any, ...]:

@@ -25,6 +25,7 @@ from initax._trace._equations import shapes_of
 from initax._trace._indices import Constant
 from initax._trace._primitives import UNKNOWN, called, row_of, scan_parts
 from initax._trace._quantized import OWN_GRADIENT
+from initax._trace._sums import accumulated
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View, foreign
 
@@ -179,9 +180,7 @@ def _fitted(value: Value, shape: tuple[int, ...]) -> Value:
 
 def _is_number(constant: Any) -> bool:
     """Whether a constant of a jaxpr has numbers that can be looked at."""
-    return isinstance(constant, np.ndarray | np.generic | jax.Array) and not (
-        isinstance(constant, jax.core.Tracer) or not isinstance(constant.dtype, np.dtype)
-    )
+    return isinstance(getattr(constant, "dtype", None), np.dtype) and not isinstance(constant, jax.core.Tracer)
 
 
 class Walk(Interpreter[Value]):
@@ -189,10 +188,12 @@ class Walk(Interpreter[Value]):
 
     Args:
         uses: where uses are entered.
+        left: what the body of the last loop left in the places of what it carries.
     """
 
     def __init__(self, uses: Uses) -> None:
         self.uses = uses
+        self.left: Sequence[Value] = ()
 
     def literal(self, literal: Literal) -> Value:
         """Return what a literal holds."""
@@ -217,7 +218,9 @@ class Walk(Interpreter[Value]):
         around = uses.goes_back, uses.own_gradient
         uses.at, uses.goes_back = at, uses.goes_back or carries_back(eqn)
         uses.own_gradient = uses.own_gradient or eqn.primitive.name in OWN_GRADIENT
+        first, behind = len(uses.found), frozenset().union(*(value.behind for value in values))
         results = self._followed(eqn, values, at)
+        results = uses.after(first, behind, results, is_call=called(eqn) is not None)
         if uses.goes_back:
             results = cotangents(eqn, results, uses, line_of(eqn))
         uses.goes_back, uses.own_gradient = around
@@ -261,6 +264,7 @@ class Walk(Interpreter[Value]):
             for view in value.weights
         }
         carry, results = self._loop(eqn.params["jaxpr"], first, carry, rows, at, line_of(eqn))
+        accumulated(eqn.params["jaxpr"], consts, self.left, uses, at)
         shapes = shapes_of(eqn)
         data = any(value.data or value.weights for value in (*carry, *rows))
         collected = [
@@ -277,6 +281,7 @@ class Walk(Interpreter[Value]):
         self.uses.whiles.add(at)
         closed_over = values[tests : tests + consts]
         _, results = self._loop(eqn.params["body_jaxpr"], closed_over, carry, [], at, line_of(eqn))
+        accumulated(eqn.params["body_jaxpr"], consts, self.left, self.uses, at)
         return results
 
     def cond(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
@@ -325,6 +330,7 @@ class Walk(Interpreter[Value]):
                     changed = True
             if not changed:
                 break
+        self.left = results[: len(carry)]
         handed = [
             before if same else Value(shape=before.shape, data=after.data or before.data)
             for before, after, same in zip(entered, results[: len(carry)], fixed, strict=True)
@@ -342,7 +348,7 @@ def _row(value: Value) -> Value:
     """What one step of a scan sees of an operand: the first axis of a parameter is a stack."""
 
     def move(view: View) -> View:
-        gone = tuple(factor for factor in view.axes[0] if factor.axis != FOREIGN)
+        gone = tuple(factor for factor in view.opened(view.axes[0]) if factor.axis != FOREIGN)
         return replace(view, axes=view.axes[1:], batch=view.batch + gone)
 
     outputs = tuple(
@@ -365,7 +371,7 @@ def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, whe
     if value.weights and not value.data:
         stop = Stop("a loop collects it", where)
         views = tuple(
-            replace(view.halted(stop), axes=tuple((Factor(FOREIGN, 1, size),) for size in shape))
+            _restacked(view, uses, shape[0]) or replace(view.halted(stop), axes=tuple(map(foreign, shape)))
             for view in value.weights
         )
         return Value(shape=shape, weights=views)
@@ -373,6 +379,15 @@ def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, whe
     outputs = tuple(replace(view, axes=(foreign(shape[0]), *view.axes)) for view in value.outputs)
     units = tuple(_unstepped(view, uses.loops[uses.at].get(view.param, ()), shape[0]) for view in value.units)
     return Value(shape=shape, data=value.data or data, outputs=outputs, units=units, mixed=value.mixed)
+
+
+def _restacked(view: View, uses: Uses, steps: int) -> View | None:
+    """A parameter of which a loop collects what each step sees, `None` where that is not one entry or all of it."""
+    taken, fixed = uses.loops[uses.at].get(view.param, ()), {factor for factor, _ in view.fixed}
+    counted = any(pick.at[: len(uses.at)] == uses.at for pick in view.picks)
+    if counted or not set(taken) <= set(view.batch) - fixed:
+        return None
+    return _unstepped(view, taken, steps)
 
 
 def _unstepped(view: View, taken: tuple[Factor, ...], steps: int) -> View:

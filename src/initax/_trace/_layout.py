@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,18 +91,19 @@ def cut(value: Value, axis: int, start: int, size: int, stride: int, uses: Uses,
     return _chosen(value, axis, size, index, uses, stop, lambda view: part(view, axis, start, size, stride))
 
 
-def pick(value: Value, axis: int, index: Index, uses: Uses, where: str) -> Value:
+def pick(value: Value, axis: int, size: int, index: Callable[[], Index], uses: Uses, where: str) -> Value:
     """Follow entries that are put elsewhere along an axis.
 
     Args:
         value: the value.
         axis: the axis.
-        index: for each new entry which one of the axis stands there, -1 for something else.
+        size: its new size.
+        index: gives for each new entry which one of the axis stands there, -1 for something else.
         uses: where uses are entered.
         where: the line.
     """
     stop = Stop(f"its entries are moved along an axis of {value.shape[axis]}", where)
-    return _chosen(value, axis, len(index), lambda: index, uses, stop)
+    return _chosen(value, axis, size, index, uses, stop)
 
 
 def _chosen(
@@ -222,7 +224,7 @@ def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, where: str) 
     flat = np.ravel_multi_index(columns, front)
     moved = rearrange(value, [*single, *others], [value.shape[axis] for axis in (*single, *others)])
     moved = reshape(moved, (math.prod(front), *moved.shape[len(front) :]), where)
-    moved = pick(moved, 0, np.where(inside | (not fills), flat, -1), uses, where)
+    moved = pick(moved, 0, len(rows), lambda: np.where(inside | (not fills), flat, -1), uses, where)
     around = indices.shape[:-1]
     moved = reshape(moved, (*around, *moved.shape[1:]), where)
     before = {view.param for view in value.weights if view.stop}
@@ -241,7 +243,8 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, where: str) ->
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = tuple(eqn.outvars[0].aval.shape)
     paired = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
-    gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    paired |= _numbered(value, indices, eqn)
+    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
     rest = [axis for axis in range(len(value.shape)) if axis not in gone]
     around = [each for each in range(len(shape)) if each not in numbers.offset_dims]
     places: list[int | None] = [None] * len(shape)
@@ -277,17 +280,42 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, where: str) ->
     return replace(moved, data=moved.data or indices.data)
 
 
+def _numbered(value: Value, indices: Value, eqn: Any) -> dict[int, int]:
+    """Axes of which a look-up takes each entry in turn, `table[jnp.arange(n), rows]`, and the axis of the indices."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    found: dict[int, int] = {}
+    if len(indices.columns) != len(numbers.start_index_map):
+        return found
+    for axis, column in zip(numbers.start_index_map, indices.columns, strict=True):
+        known = column.numbers
+        if known is None or axis not in numbers.collapsed_slice_dims or sizes[axis] == value.shape[axis]:
+            continue
+        for which, size in enumerate(known.shape[:-1]):
+            each = np.arange(size).reshape([-1 if at == which else 1 for at in range(known.ndim)])
+            if size == value.shape[axis] and which not in found.values() and bool((known == each).all()):
+                found[axis] = which
+                break
+    return found
+
+
 def pad(value: Value, config: Sequence[tuple[int, int, int]], uses: Uses, where: str) -> Value:
     """Follow padding with a constant, before, behind and between the entries of each axis."""
     for axis, (low, high, between) in enumerate(config):
         if low or high or between:
             size = value.shape[axis]
-            index: Index = np.full(low + high + size + between * max(size - 1, 0), -1, np.intp)
-            places = low + (1 + between) * np.arange(size)
-            inside = (places >= 0) & (places < len(index))
-            index[places[inside]] = np.flatnonzero(inside)
-            value = replace(pick(value, axis, index, uses, where), stretched=value.stretched - {axis})
+            total = low + high + size + between * max(size - 1, 0)
+            index = partial(_spread, low, total, size, between)
+            value = replace(pick(value, axis, total, index, uses, where), stretched=value.stretched - {axis})
     return value
+
+
+def _spread(low: int, total: int, size: int, between: int) -> Index:
+    """For each entry of a padded axis which of the axis it is."""
+    index: Index = np.full(total, -1, np.intp)
+    places = low + (1 + between) * np.arange(size)
+    inside = (places >= 0) & (places < total)
+    index[places[inside]] = np.flatnonzero(inside)
+    return index
 
 
 def tile(value: Value, times: Sequence[int], shape: Sequence[int]) -> Value:
@@ -303,7 +331,8 @@ def tile(value: Value, times: Sequence[int], shape: Sequence[int]) -> Value:
 def turn(value: Value, axes: Sequence[int], uses: Uses, where: str) -> Value:
     """Follow entries in reversed order."""
     for axis in axes:
-        value = pick(value, axis, np.arange(value.shape[axis])[::-1], uses, where)
+        size = value.shape[axis]
+        value = pick(value, axis, size, partial(np.arange, size - 1, -1, -1), uses, where)
     return value
 
 
@@ -342,10 +371,17 @@ def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, where: s
         if len(narrow) > 1:
             return None
         for axis in narrow:
-            index = np.arange(under.shape[axis])
-            index[starts[axis] : starts[axis] + over.shape[axis]] = -1
-            left = pick(under, axis, index, uses, where)
+            start, stop, total = starts[axis], starts[axis] + over.shape[axis], under.shape[axis]
+            around = partial(_around, start, stop, total)
+            left = pick(under, axis, total, around, uses, where)
     return _beside([left, pad(over, config, uses, where)], narrow[0] if len(narrow) == 1 else None, under.shape, uses)
+
+
+def _around(start: int, stop: int, total: int) -> Index:
+    """The entries of an axis without a block of it."""
+    index: Index = np.arange(total)
+    index[start:stop] = -1
+    return index
 
 
 def write_rows(
@@ -364,14 +400,14 @@ def write_rows(
     """
     total = under.shape[axis]
     inside = (rows >= 0) & (rows < total)
-    if len(np.unique(rows[inside])) < int(inside.sum()):
+    if total > LARGEST or len(np.unique(rows[inside])) < int(inside.sum()):
         return None
     index: Index = np.full(total, -1, np.intp)
     index[rows[inside]] = np.flatnonzero(inside)
     left = under
     if under.weights and not adds:
-        left = pick(under, axis, np.where(index < 0, np.arange(total), -1), uses, where)
-    return _beside([left, pick(over, axis, index, uses, where)], axis, under.shape, uses)
+        left = pick(under, axis, total, lambda: np.where(index < 0, np.arange(total), -1), uses, where)
+    return _beside([left, pick(over, axis, total, lambda: index, uses, where)], axis, under.shape, uses)
 
 
 def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, where: str) -> Value:
@@ -380,7 +416,8 @@ def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, w
     if any(value.data for value in values):
         values = [settle(value, uses, where) for value in values]
     if not any(value.weights for value in values):
-        return Value(shape=tuple(shape), data=any(value.data for value in values))
+        columns = tuple(values) if axis == len(shape) - 1 and any(value.constant for value in values) else ()
+        return Value(shape=tuple(shape), data=any(value.data for value in values), columns=columns)
     apart, offset = [], 0
     for value in values:
         behind = shape[axis] - offset - value.shape[axis]

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from initax._model._reason import Why
-from initax._trace._coverage import apart, levelled, refused, unused
-from initax._trace._uses import Part, Use
+from initax._trace._coverage import apart, inputs, levelled, refused, unused
+from initax._trace._sums import as_inputs
+from initax._trace._uses import CONSTANT_FIRST, Part, Use
 from initax._trace._views import Factor
 
 ROLE = {
@@ -83,6 +84,7 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
             reason="no gradient reaches it: it stands behind stop_gradient", why=Why.NOT_TRAINABLE, where=where
         )
     uses = [use for use in uses if use not in frozen]
+    uses = [use for use in uses if use.stop is None or use.stop.reason != CONSTANT_FIRST] or uses
     stopped = next((use for use in uses if use.stop), None)
     if stopped is not None and stopped.stop is not None:
         return Reading(reason=_at(str(stopped.stop), stopped.where), why=stopped.stop.why, where=where)
@@ -91,9 +93,11 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         lines = {ROLE[use.what]: use.where for use in uses}
         said = ", ".join(_at(f"a {role}", place) for role, place in lines.items())
         return Reading(reason=f"{_many(shape, uses)} disagree: it is {said}", where=where)
-    for use in uses:
-        if picked := refused(use):
-            return Reading(reason=_at(picked, use.where), where=where)
+    joined = as_inputs(uses)
+    unfit = joined if isinstance(joined, str) else _unfit(shape, joined)
+    if isinstance(joined, str) or unfit:
+        return Reading(reason=_at(unfit, next(iter(where), "")), where=where)
+    uses = joined
     unlike, uses = _many(shape, uses), levelled(shape, uses)
     cells = _cells(shape, uses)
     if isinstance(cells, str):
@@ -101,9 +105,9 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
     parts = _agreed(cells, uses, unlike)
     if isinstance(parts, str):
         return Reading(reason=parts, where=where)
-    written = _written(shape, cells, parts, uses)
+    written = _no_scale(cells, parts, uses) or _written(shape, cells, parts, uses)
     if isinstance(written, str):
-        return Reading(reason=written, where=where)
+        return Reading(reason=_at(written, next(iter(where), "")), where=where)
     leading = next((use for use in uses if use.what == "embedding"), uses[0])
     return Reading(
         pattern=written[0],
@@ -116,6 +120,22 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         notes=(*unused(shape, uses), *_notes(uses, names)),
         where=where,
     )
+
+
+def _unfit(shape: Sequence[int], uses: Sequence[Use]) -> str:
+    """Why parts that are used one by one can't be read as one array; empty where they can."""
+    for use in uses:
+        if picked := refused(use):
+            return _at(picked, use.where)
+    return next(filter(None, inputs(shape, uses).values()), "")
+
+
+def _no_scale(cells: Sequence[Factor], parts: Sequence[Part | None], uses: Sequence[Use]) -> str:
+    """Why an array that is multiplied with the signal is no scale, which is a vector; empty where it is one."""
+    along = {cell.axis for cell, part in zip(cells, parts, strict=True) if cell.size > 1 and part in ("along", "out")}
+    if ROLE[uses[0].what] != "scale" or len(along) < 2:
+        return ""
+    return f"it is multiplied with the signal entry by entry along {len(along)} of its axes: a weight or a scale"
 
 
 def _is_paired(uses: Sequence[Use]) -> bool:

@@ -29,7 +29,7 @@ from initax._trace._equations import shapes_of
 from initax._trace._interpret import equation
 from initax._trace._primitives import row_of
 from initax._trace._uses import CONTRACTIONS, Place, Uses, Value
-from initax._trace._views import Factor, Stop, View, foreign, in_slot, placed
+from initax._trace._views import Factor, Stop, View, foreign, in_slot, placed, stands
 
 ADDED = {
     "add": "they are added to another signal",
@@ -132,10 +132,13 @@ class Follow:
         value, other = values[signal], values[1 - signal]
         if not value.units:
             raise LostError(value.mixed or Stop("", where))
-        if len(other.weights) != 1 or not _is_plain(other.weights[0]):
+        weights = other.weights
+        beside = all(_is_beside(*each) for each in itertools.combinations(weights, 2))
+        if not weights or not beside or not all(map(_is_plain, weights)):
             raise LostError(Stop("they meet a weight that is made of others, or looked up", where))
         pairs = _pairs(eqn, signal)
-        self.readers[uses.at] = [self._reader(pairs, units, other.weights[0], uses, where) for units in value.units]
+        readers = [self._reader(pairs, units, each, uses, where) for units in value.units for each in weights]
+        self.readers[uses.at] = [each for each in readers if (each.units >= 0).any()]
 
     def _reader(self, pairs: Mapping[int, Pairs], units: View, weight: View, uses: Uses, where: str) -> Reader:
         own = marked(units)
@@ -219,6 +222,12 @@ def _is_plain(view: View) -> bool:
         or view.shifted
     )
     return not altered
+
+
+def _is_beside(one: View, other: View) -> bool:
+    """Whether two weights stand beside each other along an axis, with nothing of one where the other is."""
+    pairs = zip(one.axes, other.axes, strict=True)
+    return any(not (stands(mine) & stands(theirs)).any() for mine, theirs in pairs)
 
 
 def _loops(uses: Uses, param: int) -> list[tuple[Place, tuple[Factor, ...]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,6 +18,8 @@ Place = tuple[int, ...]
 Part = Literal["in", "out", "batch", "field", "along"]
 """What a factor does in a use; `along` is an axis that a scale shares with the signal, entry by entry."""
 What = Literal["weight", "conv", "transposed", "scale", "bias", "embedding", "other"]
+CONSTANT_FIRST = "it is contracted with a constant first, and then multiplied with the signal"
+"""Why a use says nothing: a recurrence that starts with zeros has one, and other uses that do say something."""
 CONTRACTIONS: tuple[What, ...] = ("weight", "conv", "transposed")
 """Uses of a weight, in which outputs come out of the signal."""
 
@@ -44,6 +46,9 @@ class Use:
         units: the axes of the result along which its outputs lie.
         at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
         goes_back: a cotangent meets it, no signal: it is of the backward part of a gradient in the forward pass.
+        number: which use it is, in the order of the forward pass.
+        added: uses of the same parameter to whose outputs its own were added, entry by entry.
+        behind: uses of parts of parameters on whose outputs the signal it meets depends.
     """
 
     param: int
@@ -63,6 +68,9 @@ class Use:
     units: tuple[int, ...] = ()
     at: Place = ()
     goes_back: bool = False
+    number: int = -1
+    added: set[int] = field(default_factory=set)
+    behind: frozenset[int] = frozenset()
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of the outputs all of whose entries go different ways."""
@@ -90,8 +98,10 @@ class Value:
         products: scales it was multiplied with, with nothing but layout since.
         stretched: axes along which it is constant because it was broadcast.
         constant: for a constant, what works it out where somebody asks.
+        columns: for a signal that constants are joined with along its last axis, as indices are, what was joined.
         units: where units are followed, along which axes they lie.
         mixed: why there is something in it that was made of several units, and is no unit.
+        behind: uses of parts of parameters on whose outputs it depends.
     """
 
     shape: tuple[int, ...]
@@ -101,8 +111,10 @@ class Value:
     products: tuple[View, ...] = ()
     stretched: frozenset[int] = frozenset()
     constant: Constant | None = None
+    columns: tuple[Value, ...] = ()
     units: tuple[View, ...] = ()
     mixed: Stop | None = None
+    behind: frozenset[int] = frozenset()
 
     @property
     def numbers(self) -> Numbers | None:
@@ -158,9 +170,24 @@ class Uses:
 
     def add(self, use: Use) -> int:
         """Enter a use and return its number."""
-        use.at, use.goes_back = self.at, self.goes_back
+        use.at, use.goes_back, use.number = self.at, self.goes_back, len(self.found)
         self.found.append(use)
-        return len(self.found) - 1
+        return use.number
+
+    def after(self, first: int, behind: frozenset[int], results: Sequence[Value], *, is_call: bool) -> list[Value]:
+        """Return the results of an equation with the uses of parts of parameters that they depend on.
+
+        Args:
+            first: how many uses there were before the equation.
+            behind: what its operands depend on.
+            results: what it leaves.
+            is_call: it runs equations of its own, which noted what the uses in them depend on.
+        """
+        entered = self.found[first:]
+        for use in () if is_call else entered:
+            use.behind = behind
+        behind |= {use.number for use in entered if use.view is not None and (use.view.fixed or use.view.slots)}
+        return [replace(each, behind=each.behind | behind) for each in results] if behind else list(results)
 
     def outputs(self, views: tuple[View, ...]) -> tuple[View, ...]:
         """Note in the uses of some outputs along which axes they lie, and return the outputs."""
