@@ -124,6 +124,9 @@ class Initializer:
     needs_reach: ClassVar[bool] = False
     """Whether it asks how long the signal is that reaches a weight, which a trace has to be followed for."""
 
+    centers: ClassVar[bool] = False
+    """Whether the mean of each output's weights is zero, so that nothing of the mean of a signal comes through."""
+
     def declines(self, parameter: Parameter) -> Reason | None:
         """Return why it has nothing to say of a parameter, which is then kept; `None` where it draws it."""
         return None
