@@ -39,9 +39,7 @@ class Auto(Initializer):
 
 
 @scheme("auto")
-def auto(
-    *, distribution: Distribution = "truncated_normal", bias_share: Share = 0.0, center: bool = False
-) -> Parts:
+def auto(*, distribution: Distribution = "truncated_normal", bias_share: Share = 0.0, center: bool = False) -> Parts:
     """Return weights by what reaches them, so that variance one goes in and variance one comes out.
 
     With `inputs=` the forward pass is followed from the inputs, taken for standard normal, through activations,
