@@ -58,8 +58,8 @@ def auto(*, distribution: Distribution = "truncated_normal", bias_share: Share =
             activation's length map, which is above one for gelu (1.14) and silu (1.17); a share `b` makes that
             `1 - b` times as much, so that with 0.3 a deep network keeps its length. Examples grow more alike.
         center: take the mean of each output's weights off, as `centered` does, and scale by the variance of what
-            reaches them. Examples stay apart, and gelu keeps its length. Weights with fewer than eight inputs, depthwise
-            and positive ones need a rule of their own.
+            reaches them. Examples stay apart, and gelu keeps its length. Weights with fewer than eight inputs,
+            depthwise and positive ones need a rule of their own.
 
     Raises:
         SchemeError: an argument is wrong.

@@ -83,11 +83,12 @@ class Centered(Initializer):
 def centered(scheme: SchemeLike) -> Scheme:
     """Return another scheme with the mean of each output's weights taken off; biases and scales stay as they are.
 
-    What comes out of a weight then no longer depends on the mean of what goes in, which after relu, gelu or silu is what
-    examples have in common: deep networks keep examples apart. The mean is taken over inputs and receptive field, for
-    each group, gate and stack entry by itself, and the rest is scaled by n / (n - 1) in variance for the degree of freedom
-    that is lost. What the signal's own mean gave to the length is missing: with `auto`, `("auto", {"center": True})`,
-    the weights are scaled by the variance of what reaches them, and not by its mean square. Embeddings are not centered.
+    What comes out of a weight then no longer depends on the mean of what goes in, which after relu, gelu or silu is
+    what examples have in common: deep networks keep examples apart. The mean is taken over inputs and receptive field,
+    for each group, gate and stack entry by itself, and the rest is scaled by n / (n - 1) in variance for the degree of
+    freedom that is lost. What the signal's own mean gave to the length is missing: with `("auto", {"center": True})`
+    the weights are scaled by the variance of what reaches them, and not by its mean square. Embeddings stay as they
+    are.
 
     Args:
         scheme: the scheme, written in any way a rule accepts.
@@ -103,8 +104,8 @@ def centered(scheme: SchemeLike) -> Scheme:
         True
 
     References:
-        Brock et al. 2021, "Characterizing signal propagation to close the performance gap in unnormalized ResNets", arXiv
-        2101.08692, section 4, for the idea; there the stored weight is standardized in every forward pass.
+        Brock et al. 2021, "Characterizing signal propagation to close the performance gap in unnormalized ResNets",
+        arXiv 2101.08692, section 4, for the idea; there the stored weight is standardized in every forward pass.
     """
 
     def of(part: Initializer | None, role: Role) -> Initializer | None:
