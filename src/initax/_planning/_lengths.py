@@ -165,8 +165,10 @@ def _law(parameter: Parameter, draw: Draw | None, is_norm: bool) -> Law | None:
             return None
         if draw.initializer is not None and draw.initializer.needs_reach and recipe.std:
             square = recipe.std**2
-            return Law(mean=0.0, square=square, inputs=inputs, length=square * now.effective_fan_in)
-        return None if moments is None else Law(mean=moments[0], square=moments[1], inputs=inputs)
+            length = square * now.effective_fan_in
+            return Law(mean=0.0, square=square, inputs=inputs, length=length, centered=draw.initializer.centers)
+        centers = draw.initializer is not None and draw.initializer.centers
+        return None if moments is None else Law(mean=moments[0], square=moments[1], inputs=inputs, centered=centers)
     if moments is not None and now.role in ("bias", "scale") and now.constraint is None:
         return Law(mean=moments[0], square=moments[1])
     value = _taken(now)

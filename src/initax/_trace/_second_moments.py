@@ -113,6 +113,7 @@ class Law:
         length: mean square that the outputs of a weight have whatever reaches it, because it is scaled by that; `None`
             for any other.
         assumed: whether nothing is known, and this is assumed.
+        centered: whether the entries of each output have mean zero, so that the mean of a signal does not pass.
     """
 
     mean: float
@@ -120,6 +121,7 @@ class Law:
     inputs: float | None = None
     length: float | None = None
     assumed: bool = False
+    centered: bool = False
 
 
 class Lengths(Interpreter[Known]):
@@ -259,7 +261,7 @@ class Lengths(Interpreter[Known]):
             return WEIGHT if all(isinstance(value, Weight) for value in values) else None
         signal = next((value for value in values if isinstance(value, Moment)), None)
         for param in params:
-            self.reached.setdefault(param, []).append(signal.square if signal is not None else None)
+            self.reached.setdefault(param, []).append(self._felt(param, signal) if signal is not None else None)
             if signal is not None:
                 self.slopes[param] = max(self.slopes.get(param, 0.0), signal.slope)
             self.leaning[param] = self.leaning.get(param, frozenset()) | (signal.assumed if signal else frozenset())
@@ -274,7 +276,7 @@ class Lengths(Interpreter[Known]):
             return self.normal(0.0, law.length * part * self._deviating(param, signal))
         if signal is None or law.inputs is None:
             return None
-        variance = law.square * signal.square - (law.mean * signal.mean) ** 2
+        variance = law.square * self._felt(param, signal) - (law.mean * signal.mean) ** 2
         inputs = law.inputs * part
         return self.normal(inputs * law.mean * signal.mean, max(inputs * variance, 0.0))
 
@@ -283,7 +285,12 @@ class Lengths(Interpreter[Known]):
         if self.nudged is None:
             return 1.0
         told = self.nudged.get(param)
-        return max(signal.square / told if signal is not None and told else 1.0, 1 + NUDGE)
+        return max(self._felt(param, signal) / told if signal is not None and told else 1.0, 1 + NUDGE)
+
+    def _felt(self, param: int, signal: Moment) -> float:
+        """What a weight feels of a signal: its mean square, of which a centered one feels the variance alone."""
+        law = self.laws.get(param)
+        return signal.square - signal.mean**2 if law is not None and law.centered else signal.square
 
     def _is_look_up(self, name: str, values: Sequence[Known]) -> bool:
         """Whether entries of a parameter are taken that data decide; a slice may be the step of a loop."""
