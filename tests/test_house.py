@@ -21,7 +21,8 @@ PUBLIC = {
     "RuleError", "Run", "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "Survey", "Why", "ablate",
     "convex", "draw", "gain", "layers", "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit",
     "reset_optimizer", "reset_units", "schemes", "signal_propagation", "survey",
-    "Field", "Node", "register_adapter",
+    "Field", "Node", "register_adapter", "SignalComparison",
+    "Label", "Labels", "labels", "mask", "muon", "muon_dimensions",
 }  # fmt: skip
 
 FLOORS = (
@@ -70,7 +71,7 @@ def test_no_module_imports_itself_in_a_circle():
 FRAMEWORKS = {
     "_adapters/_bridges",
     "_adapters/_equinox", "_adapters/_haliax", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen",
-    "_adapters/_linen_boxes", "_adapters/_linen_run", "convex/_equinox", "convex/_nnx",
+    "_adapters/_linen_boxes", "_adapters/_linen_run", "_adapters/_optax_muon", "convex/_equinox", "convex/_nnx",
 }  # fmt: skip
 """Modules that are there for one framework, and loaded when it is asked for."""
 

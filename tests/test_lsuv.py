@@ -204,6 +204,15 @@ def test_entries_picked_otherwise_are_left_alone_with_a_reason(reason):
     assert new["w"] is params["w"]
 
 
+def test_a_stack_in_a_constant_order_is_calibrated_as_one():
+    def forward(params, x):
+        return jnp.einsum("nbi,nio->nbo", x.reshape(4, 32, 32), params["w"][jnp.array([2, 0, 3, 1])])
+
+    new, report = ix.lsuv({"w": jax.random.normal(KEY, (4, 32, 32))}, X, forward=forward)
+    assert [layer.path for layer in report.layers] == ["w"]
+    assert float(jnp.var(forward(new, X))) == pytest.approx(1, rel=1e-4)
+
+
 def test_a_stack_used_in_two_ways_is_left_alone():
     def forward(p, x):
         x = lax.fori_loop(0, 4, lambda i, x: jnp.tanh(x @ p["w"][i]), x)

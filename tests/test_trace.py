@@ -295,13 +295,29 @@ def test_outputs_split_in_equal_parts_are_noted_for_declared_layers():
 
 def test_what_one_should_know_of_a_reading_is_noted():
     def forward(p, x):
-        return (p["b"] @ p["a"]) @ x
+        return (p["w"] + p["b"] @ p["a"]) @ x
 
-    plan = ix.plan({"a": S(2, 7), "b": S(5, 2)}, {"*": "lecun_normal"}, inputs=S(7), forward=forward)
+    arrays = {"a": S(2, 7), "b": S(5, 2), "w": S(5, 7)}
+    plan = ix.plan(arrays, {"*": "lecun_normal"}, inputs=S(7), forward=forward)
     assert plan.notes == (
         "a: it is contracted with b before it meets the signal, and read in that order",
         "b: it is contracted with a before it meets the signal, and read in that order",
     )
+
+
+MASKED = {
+    "product": lambda w, mask: w * mask,
+    "choice": lambda w, mask: jnp.where(mask > 0, w, 0.0),
+    "triangle": lambda w, mask: jnp.tril(w),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masks_of_constants_count_in_the_effective_fans(name):
+    """A lower triangle of four leaves ten of sixteen entries: two and a half inputs of an output, on average."""
+    mask = jnp.tril(jnp.ones((4, 4)))
+    (layer,) = ix.layers({"w": S(4, 4)}, inputs=S(5, 4), forward=lambda p, x: x @ MASKED[name](p["w"], mask))
+    assert (layer["w"].fan_in, layer["w"].effective_fan_in) == (4, 2.5)
 
 
 def test_keys_among_the_inputs_are_no_signal():

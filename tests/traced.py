@@ -355,7 +355,31 @@ def hyper(p, x):
     return (p["base"] + jnp.outer(x[:5], x)) @ x
 
 
+def one_input(p, x):
+    return x[..., None] * p["w"]
+
+
+def constant_in_front(p, x):
+    return x @ (jnp.arange(24.0).reshape(4, 6) @ p["w"])
+
+
+def ragged(p, x):
+    return lax.ragged_dot(x, p["w"], jnp.array([2, 3], jnp.int32))
+
+
+def returned(p, x):
+    return x @ p["w"], p["log_std"]
+
+
+def own_sum(p, x):
+    return x @ p["w"].sum(0)
+
+
 W, B, E, N = "weight", "bias", "embedding", "scale"
+NO_WEIGHT_BESIDE = (
+    "it is contracted with another parameter, with no weight beside them; which comes first can't be told "
+    "(traced.py:LINE)"
+)
 
 MODELS = (
     Model("permuted einsum", permuted, {"w": S(3, 5, 7), "v": S(11, 5, 3), "b": S(11)}, (S(2, 4, 7),),
@@ -374,7 +398,13 @@ MODELS = (
     Model("experts picked by the router", experts_picked, {"router": S(7, 3), "w": S(3, 7, 5)}, (S(4, 7),),
           {"router": (W, 7, 3, 1), "w": (W, 7, 5, 3)}),
     Model("low rank, factors first", low_rank, {"a": S(2, 7), "b": S(5, 2)}, (S(7),),
-          {"a": (W, 7, 2, 1), "b": (W, 2, 5, 1)}),
+          {"a": NO_WEIGHT_BESIDE, "b": NO_WEIGHT_BESIDE}),
+    Model("the weight of one input", lambda p, x: x[..., None] * p["w"], {"w": S(7)}, (S(5),),
+          {"w": "it is multiplied with a signal that is the same along it: the weight of one input, or a scale "
+           "(traced.py:LINE)"}),
+    Model("a constant matrix in front", lambda p, x: x @ (jnp.arange(24.0).reshape(4, 6) @ p["w"]), {"w": S(6, 3)},
+          (S(5, 4),), {"w": (W, 6, 3, 1)}),
+    Model("a sum over its own axis", lambda p, x: x @ p["w"].sum(0), {"w": S(2, 4)}, (S(5, 4),), {"w": (W, 8, 1, 1)}),
     Model("low rank, one by one", low_rank_after, {"a": S(2, 7), "b": S(5, 2)}, (S(7),),
           {"a": (W, 7, 2, 1), "b": (W, 2, 5, 1)}),
     Model("adapter beside a weight", lora, {"w": S(5, 7), "a": S(2, 7), "b": S(5, 2)}, (S(7),),
@@ -435,10 +465,8 @@ MODELS = (
           dict.fromkeys("wm", "it is multiplied entry by entry with another parameter; which is the weight can't be "
                         "told (traced.py:LINE)")),
     Model("learned queries", learned_queries, {"tokens": S(3, 7), "wq": S(7, 5), "wk": S(11, 5)}, (S(4, 11),),
-          {"tokens": "it is contracted with another parameter and the axis between is no bottleneck; which comes first "
-                     "can't be told (traced.py:LINE)",
-           "wq": "it is contracted with another parameter and the axis between is no bottleneck; which comes first "
-                 "can't be told (traced.py:LINE)", "wk": (W, 11, 5, 1)}),
+          {"tokens": NO_WEIGHT_BESIDE,
+           "wq": NO_WEIGHT_BESIDE, "wk": (W, 11, 5, 1)}),
     Model("half precision", half_precision, {"w": S(5, 7), "b": S(5)}, (S(7),),
           {"w": (W, 7, 5, 1), "b": (B, None, None, 1)}),
     Model("vmapped weights", vmapped, {"w": S(3, 5, 7), "b": S(3, 5)}, (S(3, 7),),

@@ -96,6 +96,10 @@ def consume(
     outputs = []
     for place, (view, own) in enumerate(zip(views, parts, strict=True)):
         assign(own, (*view.batch, *view.looked), "batch")
+        assign(own, view.added_up, "in")
+        if view.fed_by_constant and not direct[place]:
+            # What the signal meets is an axis of the constant: an output sums over what the constant mixes there.
+            assign(own, (factor for link in view.links if link.number < 0 for factor in link.factors), "in")
         kind, stop = _judged(place, views, parts, direct, roles)
         through = {each.param for each in views if {a.number for a in each.links} & {b.number for b in view.links}}
         use = Use(
@@ -103,7 +107,8 @@ def consume(
             what=what if kind == "weight" else kind,
             where=where,
             parts=own,
-            strides=strides if kind == "weight" else (1, 1),
+            strides=(strides[0] / view.share, strides[1] / view.share) if kind == "weight" else (1, 1),
+            inside=frozenset(factor for factor, part in own.items() if part in ("in", "field")),
             through=frozenset(through - {view.param}),
             normalized=view.normalized,
             stop=stop if view.running and _is_whole_sum(view, own) else view.stop or stop,
@@ -130,14 +135,13 @@ def _judged(
     view, own = views[place], parts[place]
     if view.picked:
         return "weight", Stop("rows of it are picked by constant indices")
-    if view.fed_by_constant:
+    if view.fed_by_constant and (direct[place] or len(view.links) > 1):
         return "weight", Stop("it is contracted with a constant first")
     if any(factor not in own for link in view.links for factor in link.factors):
         return "weight", Stop("it is contracted with another parameter, and which comes first can't be told")
-    if view.links and not _is_low_rank(place, views, direct):
+    if any(link.number > 0 for link in view.links) and not _is_low_rank(place, views, direct):
         return "weight", Stop(
-            "it is contracted with another parameter and the axis between is no bottleneck; "
-            "which comes first can't be told"
+            "it is contracted with another parameter, with no weight beside them; which comes first can't be told"
         )
     if view.times:
         full = [_is_full(each) for each in parts]
@@ -149,7 +153,7 @@ def _judged(
         return "weight", Stop(
             "it is multiplied entry by entry with another parameter; which is the weight can't be told"
         )
-    if "in" not in own.values():
+    if not {"in", "field"} & set(own.values()):
         return "weight", Stop("no axis of it is summed over")
     if not view.links and (repeated := _repeated(view, own, roles)):
         return "weight", Stop(repeated)
@@ -180,21 +184,10 @@ def _is_full(own: dict[Factor, Part]) -> bool:
 def _is_low_rank(place: int, views: tuple[View, ...], direct: list[bool]) -> bool:
     """Whether a product of parameters may be read in the direction of the signal.
 
-    `A @ B @ x` may be two factors of one weight, or learned queries times their own weight that meet keys. The first
-    has a bottleneck, or another weight is added that says which side is which.
+    `A @ B @ x` may be two factors of one weight, or learned queries times their own weight that meet keys. Another
+    weight that is added to them says that it is the first.
     """
-    numbers = {link.number for link in views[place].links}
-    chain = [each for each in views if any(link.number in numbers for link in each.links)]
-    if any(at != place and direct[at] and not each.links and len(each.own) > 1 for at, each in enumerate(views)):
-        return True
-    if any(not each.links and _narrower(each, views) for each in views):
-        return False
-    inner = max(size(link.factors) for each in chain for link in each.links)
-    return all(inner < max(size(each.own), 1) for each in chain if each.own)
-
-
-def _narrower(view: View, views: tuple[View, ...]) -> bool:
-    return size(view.own) < max(size(each.own) for each in views)
+    return any(at != place and direct[at] and not each.links and len(each.own) > 1 for at, each in enumerate(views))
 
 
 def _is_broadcast(place: int, views: tuple[View, ...]) -> bool:

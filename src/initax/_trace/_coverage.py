@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from initax._trace._sums import sums
+from initax._trace._sums import as_inputs, sums
 from initax._trace._uses import Part, Use
 from initax._trace._views import LARGEST, Factor, Slot, View
 
@@ -82,13 +82,26 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
     return found
 
 
-def share(use: Use) -> float:
-    """Return which part of its fan_in a use sums over, where its outputs are added to those of other parts."""
+def shares(uses: Sequence[Use]) -> dict[int, float]:
+    """Return which part of its fan_in each use of an array sums over, by the number of the use.
+
+    It is less than all of it where outputs are added up later: of parts, or of entries of a stack.
+
+    Args:
+        uses: the uses of the array.
+    """
+    joined = as_inputs(uses)
+    return {use.number: _share(use) for use in (uses if isinstance(joined, str) else joined)}
+
+
+def _share(use: Use) -> float:
     if use.view is None or use.view.links:
         return 1.0
-    found = 1.0
+    later = (f.size for f, part in use.parts.items() if part == "in" and f not in use.inside)
+    found = 1 / math.prod(later)
     for factor, _ in use.view.fixed:
-        found /= factor.size if _said(use, factor.axis) & {"in", "field"} else 1
+        summed_over = use.parts.get(factor) != "in" and _said(use, factor.axis) & {"in", "field"}
+        found /= factor.size if summed_over else 1
     for slot in use.view.slots:
         if any(_said(use, factor.axis) & {"in", "field"} for factor in slot.factors):
             found *= len(slot.known) / math.prod(factor.size for factor in slot.factors)

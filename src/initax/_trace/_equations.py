@@ -18,7 +18,7 @@ from initax._trace._contract import convolution, dot_general
 from initax._trace._pairs import imaginary, paired, turned
 from initax._trace._sums import summed
 from initax._trace._uses import Part, Uses, Value, assign
-from initax._trace._views import FOREIGN, Factor, Stop
+from initax._trace._views import FOREIGN, Factor, Link, Stop, View
 
 Values = Sequence[Value]
 
@@ -262,6 +262,10 @@ def select(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
     if not plain or (which.data and not all(case.looked for case in held)):
         return None
     views = tuple(dict.fromkeys(view for case in held for view in case.weights))
+    chosen = which.constant.number if which.constant is not None else None
+    if chosen is not None and len(cases) == 2 and len(held) == 1:
+        is_second = cases[1] is held[0]
+        views = tuple(elementwise.masked(view, np.asarray(chosen, bool) == is_second) for view in views)
     return Value(shape=shape, data=any(case.data for case in held), weights=views)
 
 
@@ -269,6 +273,17 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """A sum over axes: after a product with the signal it is a contraction, written out."""
     value, axes, shape = values[0], eqn.params["axes"], shapes_of(eqn)[0]
     if value.weights:
+        if not value.data and all(_is_plain_sum(view, axes) for view in value.weights):
+            number = -uses.link()
+            sums = (
+                replace(
+                    view,
+                    axes=_without(view.axes, axes),
+                    links=(*view.links, Link(number, tuple(f for at in axes for f in view.axes[at]), plain=True)),
+                )
+                for view in value.weights
+            )
+            return Value(shape=shape, weights=tuple(sums))
         # Of a constant's outputs, too, it is a sum: what is contracted with a constant is no signal by that.
         views = (replace(view, axes=_without(view.axes, axes), links=()) for view in value.weights)
         smaller = replace(value, shape=shape, weights=tuple(views))
@@ -291,6 +306,13 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     outputs += filter(None, [summed(view, axes, rest, uses, where) for view in value.outputs])
     flat = frozenset(at for at, old in enumerate(rest) if old in value.stretched)
     return Value(shape=shape, data=value.data, outputs=tuple(outputs), stretched=flat)
+
+
+def _is_plain_sum(view: View, axes: Sequence[int]) -> bool:
+    """Whether what is added up along some axes are all entries of stored axes, each once."""
+    gone = [factor for at in axes for factor in view.axes[at] if factor.size > 1]
+    whole = all(factor.axis >= 0 for factor in gone)
+    return whole and not (view.links or view.stop or view.running or view.looked or view.picked)
 
 
 def _is_own(factor: Factor) -> bool:

@@ -132,6 +132,9 @@ def _unfit(shape: Sequence[int], uses: Sequence[Use]) -> str:
 
 def _no_scale(cells: Sequence[Factor], parts: Sequence[Part | None], uses: Sequence[Use]) -> str:
     """Why an array that is multiplied with the signal is no scale, which is a vector; empty where it is one."""
+    products = [use for use in uses if use.product and use.what == "scale"]
+    if any(part == "out" and factor.size > 1 for use in products for factor, part in use.parts.items()):
+        return "it is multiplied with a signal that is the same along it: the weight of one input, or a scale"
     along = {cell.axis for cell, part in zip(cells, parts, strict=True) if cell.size > 1 and part in ("along", "out")}
     if ROLE[uses[0].what] != "scale" or len(along) < 2:
         return ""

@@ -33,6 +33,7 @@ class Use:
         what: what it is to the signal.
         where: the line of the forward pass.
         parts: what each factor does.
+        inside: the factors that its equation sums over; sums of its outputs may follow.
         strides: by how much a convolution's strides divide the effective fan_in and fan_out.
         taken: factors of the outputs of which single entries were taken, and which.
         spoiled: the outputs were cut into parts that are not equal.
@@ -45,6 +46,7 @@ class Use:
         view: the parameter as a contraction, a convolution or a sum takes it, where it meets the signal so.
         units: the axes of the result along which its outputs lie.
         at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
+        product: it is multiplied with the signal, entry by entry.
         goes_back: a cotangent meets it, no signal: it is of the backward part of a gradient in the forward pass.
         number: which use it is, in the order of the forward pass.
         added: uses of the same parameter to whose outputs its own were added, entry by entry.
@@ -55,6 +57,7 @@ class Use:
     what: What
     where: str = ""
     parts: dict[Factor, Part] = field(default_factory=dict)
+    inside: frozenset[Factor] = frozenset()
     strides: tuple[float, float] = (1, 1)
     taken: set[tuple[Factor, int]] = field(default_factory=set)
     spoiled: bool = False
@@ -68,6 +71,7 @@ class Use:
     units: tuple[int, ...] = ()
     at: Place = ()
     goes_back: bool = False
+    product: bool = False
     number: int = -1
     added: set[int] = field(default_factory=set)
     behind: frozenset[int] = frozenset()

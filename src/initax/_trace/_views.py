@@ -122,10 +122,12 @@ class Link:
     Attributes:
         number: which contraction; both sides share it. Constants are the other side of negative ones.
         factors: the factors that are gone.
+        plain: the entries along them were added up, with no factor of their own.
     """
 
     number: int
     factors: tuple[Factor, ...]
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ class View:
         frozen: it stands behind `stop_gradient`, whatever happened before.
         stop: it went through something after which its stored entries are no weights.
         running: factors along which entries were added up one by one, which is `stop` unless all of them are summed.
+        share: the share of its entries that masks of constants leave.
         use: for outputs, which use of the parameter made them.
     """
 
@@ -191,6 +194,7 @@ class View:
     frozen: bool = False
     stop: Stop | None = None
     running: tuple[Factor, ...] = ()
+    share: float = 1.0
     use: int = -1
 
     @property
@@ -213,7 +217,12 @@ class View:
     @property
     def fed_by_constant(self) -> bool:
         """Whether an axis was contracted with a constant."""
-        return any(link.number < 0 for link in self.links)
+        return any(link.number < 0 and not link.plain for link in self.links)
+
+    @property
+    def added_up(self) -> tuple[Factor, ...]:
+        """The factors along which its own entries were added up."""
+        return tuple(factor for link in self.links if link.plain for factor in link.factors)
 
     def halted(self, stop: Stop) -> View:
         """Return the view with a reason why it can't be read; the first reason stays."""

@@ -3,6 +3,7 @@
 from initax.schemes._auto import auto as auto
 from initax.schemes._bias import forget_gate as forget_gate
 from initax.schemes._bias import prior as prior
+from initax.schemes._centered import centered as centered
 from initax.schemes._convex import hoedt as hoedt
 from initax.schemes._defaults import default as default
 from initax.schemes._defaults import flax_default as flax_default
@@ -18,6 +19,7 @@ from initax.schemes._distributions import uniform as uniform
 from initax.schemes._distributions import zeros as zeros
 from initax.schemes._icnn import icnn as icnn
 from initax.schemes._irnn import irnn as irnn
+from initax.schemes._jax_initializer import initializer as initializer
 from initax.schemes._mup import mup_hidden as mup_hidden
 from initax.schemes._mup import mup_readout as mup_readout
 from initax.schemes._names import SchemeName as SchemeName

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from initax._model._parameter import Layer, Parameter
+from initax.schemes._centered import Centered
 from initax.schemes._distributions import Normal
 from initax.schemes._initializer import Initializer, Recipe, fans_of, positive_fan
 from initax.schemes._named import Parts, Share, scheme
@@ -38,7 +39,7 @@ class Auto(Initializer):
 
 
 @scheme("auto")
-def auto(*, distribution: Distribution = "truncated_normal", bias_share: Share = 0.0) -> Parts:
+def auto(*, distribution: Distribution = "truncated_normal", bias_share: Share = 0.0, center: bool = False) -> Parts:
     """Return weights by what reaches them, so that variance one goes in and variance one comes out.
 
     With `inputs=` the forward pass is followed from the inputs, taken for standard normal, through activations,
@@ -56,6 +57,9 @@ def auto(*, distribution: Distribution = "truncated_normal", bias_share: Share =
             its weight has it all. A chance deviation of the length grows from layer to layer by the slope of the
             activation's length map, which is above one for gelu (1.14) and silu (1.17); a share `b` makes that
             `1 - b` times as much, so that with 0.3 a deep network keeps its length. Examples grow more alike.
+        center: take the mean of each output's weights off, as `centered` does, and scale by the variance of what
+            reaches them. Examples stay apart, and gelu keeps its length. Weights with fewer than eight inputs,
+            depthwise and positive ones need a rule of their own.
 
     Raises:
         SchemeError: an argument is wrong.
@@ -72,4 +76,8 @@ def auto(*, distribution: Distribution = "truncated_normal", bias_share: Share =
         for the slope of the length map and what a bias does to it.
     """
     bias = Normal(math.sqrt(bias_share)) if bias_share else None
-    return weights_only(Auto(distribution, bias_share), bias)
+    drawn = Auto(distribution, bias_share)
+    parts = weights_only(drawn, bias)
+    if not center:
+        return parts
+    return {**parts, **dict.fromkeys(("weight", "recurrent"), Centered(drawn))}

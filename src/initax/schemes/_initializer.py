@@ -124,6 +124,9 @@ class Initializer:
     needs_reach: ClassVar[bool] = False
     """Whether it asks how long the signal is that reaches a weight, which a trace has to be followed for."""
 
+    centers: ClassVar[bool] = False
+    """Whether the mean of each output's weights is zero, so that nothing of the mean of a signal comes through."""
+
     def declines(self, parameter: Parameter) -> Reason | None:
         """Return why it has nothing to say of a parameter, which is then kept; `None` where it draws it."""
         return None
@@ -184,6 +187,13 @@ def drawing_dtype(dtype: Any) -> Any:
 def real_dtype(dtype: Any) -> Any:
     """Return the real type of the numbers that scale an array of type `dtype`."""
     return np.empty(0, drawing_dtype(dtype)).real.dtype
+
+
+@functools.lru_cache(maxsize=256)
+def number_type(dtype: Any, x64: bool) -> Callable[[float], Any]:
+    """Return the type in which the numbers that scale an array of type `dtype` are handed over."""
+    scalar: Callable[[float], Any] = np.dtype(jax.dtypes.canonicalize_dtype(real_dtype(dtype))).type
+    return scalar
 
 
 @functools.lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ from typing import Literal
 SchemeName = Literal[
     "auto",
     "biased_normal",
+    "centered",
     "constant",
     "default",
     "delta_orthogonal",
