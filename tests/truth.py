@@ -211,7 +211,7 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
         # The outputs go on beside their sum: a mean that is taken off, say. What they are for can be said in two ways.
         mixed = [*mixed, *summed]
         if all((each.moved.sum(1) <= 1).all() for each in first):
-            truth.other = replace(truth, role="scale", open=frozenset())
+            truth.other = replace(truth, role="scale", open=frozenset(), groups=[components(first)])
     if summed and not mixed and "member" not in world.flags:  # members that the data pick are weighted by data
         truth.levels = [summed]
     elif summed or mixed:
@@ -358,6 +358,8 @@ def fault(truth: Truth, claim: Claim) -> str:
             return ""  # members that the data pick, with one input each
         if claim.role != "weight":
             return f"role: {claim.role} for a matrix multiplied entry by entry"
+    elif "member" in truth.open and claim.role == "embedding":
+        return ""  # the data pick what is contracted whole: a table, of which each output is one entry
     elif claim.role != truth.role and not ("member" in truth.open and claim.role in WEIGHTS):
         return f"role: {claim.role} for {truth.role}"
     if "tangled" in truth.open:
