@@ -1060,7 +1060,7 @@ def read(program: Program) -> dict[str, Any]:
 
     from initax._trace import readings
 
-    with jax.numpy_rank_promotion("allow"):
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         return dict(readings(program.function(jax_names()), *abstract(program)))
 
 
@@ -1108,7 +1108,7 @@ def agrees(program: Program) -> str:
 
     arrays, inputs = values = program.values()
     name = next(iter(program.shapes))
-    with jax.numpy_rank_promotion("allow"):
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         found = program.function(jax_names())(
             {each: jax.numpy.asarray(array, jax.numpy.float32) for each, array in arrays.items()},
             *(jax.numpy.asarray(x, jax.numpy.int32 if x.dtype.kind == "i" else jax.numpy.float32) for x in inputs),

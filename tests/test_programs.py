@@ -98,7 +98,6 @@ REFUSED = (
     "(x * w).sum(-1)",
     "x * w",
     "sum(x[k:k + 4] * w[k] for k in range(2))",
-    "x @ w.sum(0)",
     "jnp.concatenate([x @ w[:2], y @ w[2:]], -1)",
 )
 """Lines that are kept though there is a right reading."""
@@ -142,15 +141,16 @@ def test_readings_of_random_programs_are_right_or_refused() -> None:
     jax.clear_caches()
     if report.failed:
         report.show(0)
-    assert {name: dict(kinds) for name, kinds in report.kinds.items() if not name.startswith("refused")} == {}
-    assert report.read > 0.6
+    found = {name: dict(kinds) for name, kinds in report.kinds.items() if kinds and not name.startswith("refused")}
+    assert found == {}
+    assert report.read > 0.8
 
 
 def test_a_survey_says_what_was_read() -> None:
     for made in map(seeded, range(900_000, 900_060)):
         readings = read(made)
         arrays, inputs = abstract(made)
-        with jax.numpy_rank_promotion("allow"):
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             survey = ix.survey(arrays, inputs=tuple(inputs), forward=made.function(jax_names()))
         for parameter in (each for layer in survey.layers for each in layer.parameters):
             reading, shape = readings[parameter.path], made.shapes[parameter.path]

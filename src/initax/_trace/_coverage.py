@@ -71,7 +71,7 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
     found: dict[int, str] = {}
     for axis, size in enumerate(shape):
         cut = [use for use in uses if _is_cut(use, axis) and _said(use, axis) & {"in", "field"}]
-        if not cut or any(use.view is None or use.view.links for use in uses):
+        if not cut or any(use.view is None or not all(link.plain for link in use.view.links) for use in uses):
             continue
         found[axis] = ""
         never = ~np.any([_of(use, axis, size) for use in uses], axis=0)
