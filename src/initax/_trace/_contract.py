@@ -142,7 +142,7 @@ def _judged(
         return "weight", Stop(
             "it is multiplied entry by entry with another parameter; which is the weight can't be told"
         )
-    if "in" not in own.values():
+    if not {"in", "field"} & set(own.values()):
         return "weight", Stop("no axis of it is summed over")
     if not view.links and (repeated := _repeated(view, own, roles)):
         return "weight", Stop(repeated)

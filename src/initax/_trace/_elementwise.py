@@ -236,7 +236,7 @@ def _with_twins(view: View, twins: list[View], place: int, product: bool, where:
     """What is left of a view when the other operand holds the same parameter."""
     if view.stop and any(not twin.stop for twin in twins):
         return []  # the statistic; its twin is marked below
-    if not view.stop and all(twin.stop for twin in twins):
+    if not view.stop and all(twin.stop for twin in twins) and all(twin.fixed == view.fixed for twin in twins):
         past = not product and all(twin.frozen for twin in twins)
         return [replace(view, quantized=True) if past else replace(view, normalized=True)]
     if not product:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from initax._trace import _equations as equations
 from initax._trace import _quantized as quantized
 from initax._trace import _unit_moves as moves
+from initax._trace._ragged import ragged_dot_general
 from initax._trace._uses import Uses, Value
 from initax._trace._views import View
 
@@ -76,7 +77,7 @@ def _each(names: Iterable[str], row: Primitive) -> dict[str, Primitive]:
 PRIMITIVES: dict[str, Primitive] = {
     # Calls of another jaxpr.
     **_each(("jit", "pjit", "call", "closed_call", "remat2", "checkpoint"), CALL),
-    **_each(("custom_jvp_call", "custom_vjp_call"), CALL),
+    **_each(("custom_jvp_call", "custom_vjp_call", "composite", "custom_partitioning"), CALL),
     # Loops and branches.
     "scan": Primitive(control="scan"),
     "while": Primitive(control="while"),
@@ -84,6 +85,7 @@ PRIMITIVES: dict[str, Primitive] = {
     # Operands handed on.
     **_each(("stop_gradient", "optimization_barrier", "device_put", "name", "sharding_constraint"), HANDED_ON),
     **_each(("layout_constraint", "mesh_cast", "reshard", "pvary", "pcast", "shard_alike"), HANDED_ON),
+    **_each(("announce_jaxpr", "nonbatchable", "nondifferentiable_backward", "nontraceable"), HANDED_ON),  # Equinox's
     # Layout: entries are moved, left out or joined.
     "reshape": replace(LAYOUT, read=equations.reshape, unchanged=True),
     "squeeze": replace(LAYOUT, read=equations.squeeze, unchanged=True),
@@ -102,6 +104,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "sort": Primitive(units="sort"),
     # Contractions of a parameter with the signal.
     "dot_general": Primitive(read=equations.contract, moments="contraction", units="contraction"),
+    "ragged_dot_general": Primitive(read=ragged_dot_general, moments="contraction"),
     "conv_general_dilated": Primitive(read=equations.convolve, moments="contraction"),
     # Entry by entry: sums and products, where biases and scales come in.
     **_each(("add", "add_any", "sub"), replace(FUNCTION, read=equations.add)),

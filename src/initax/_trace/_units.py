@@ -128,6 +128,8 @@ class Follow:
 
     def _taken_in(self, eqn: Any, values: Sequence[Value], uses: Uses, where: str) -> None:
         """Enter the weights that take in units."""
+        if len(values) != 2:
+            raise LostError(Stop(_mixing(eqn.primitive.name), where))
         signal = next(place for place, value in enumerate(values) if value.units or value.mixed)
         value, other = values[signal], values[1 - signal]
         if not value.units:
