@@ -1,6 +1,6 @@
 """What one does twice, `nox -s` and a name.
 
-`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`.
+`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `fuzz`.
 """
 
 import os
@@ -118,6 +118,13 @@ def wild(session: nox.Session) -> None:
     """Read the models of other people's packages, and hold that against a list gone over by hand."""
     session.install(".", *group("wild"))
     session.run("pytest", *(session.posargs or ["-n", "2", "-W", "ignore", "benchmarks/wild.py"]))
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Read random forward passes and hold that against what is measured; `-- --minutes 30 --seed 7`."""
+    session.install(".", *group("test"))
+    session.run("python", "-W", "ignore", "-m", "tests.programs", *(session.posargs or ["--programs", "4000"]))
 
 
 @nox.session

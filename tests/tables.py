@@ -108,7 +108,7 @@ SMALL_SCHEMES = (
     "identity",
     "zero_init",
     ("sparse", {"sparsity": 0.5}),
-    "hoedt",
+    ("hoedt", {"bias": "elsewhere"}),
     ("scaled", {"scheme": "glorot_normal", "factor": 0.5}),
 )
 """Schemes that serve every weighted layer; one of each way to draw."""

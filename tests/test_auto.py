@@ -46,6 +46,12 @@ CASES = {
     "a function of itself": (lambda p, x: jnp.square(x @ p["a"]) @ p["b"], 3.0),
     "a mean": (lambda p, x: ((x @ p["a"]).reshape(-1, 4, 6).mean(1)) @ p["b"], 0.25),
     "a concatenation": (lambda p, x: jnp.concatenate([jax.nn.relu(x @ p["a"]), x], 1)[:, :6] @ p["b"], 0.75),
+    "unequal parts, added up": (lambda p, x: (x[:, :4] @ p["a"][:4] + x[:, 4:] @ p["a"][4:]) @ p["b"], 1.0),
+    "equal parts, added up": (lambda p, x: (x[:, :3] @ p["a"][:3] + x[:, 3:] @ p["a"][3:]) @ p["b"], 1.0),
+    "a stack, added up": (
+        lambda p, x: jnp.einsum("tei,eio->teo", x.reshape(8, 3, 2), p["a"].reshape(3, 2, 6)).sum(1) @ p["b"], 1.0
+    ),
+    "a stack": (lambda p, x: jnp.stack([jax.nn.relu(x @ p["a"]), x], 1)[:, 0] @ p["b"], 0.75),
 }  # fmt: skip
 
 
@@ -68,6 +74,27 @@ def test_a_max_pooling_is_the_largest_of_independent_normals(window, expected):
 
     found = reach({"a": S(6, 6), "b": S(6, 6)}, S(2, 6, 6, 6), forward)
     assert found["b"] == pytest.approx(mean**2 + variance, rel=2e-3)
+
+
+def centered(x):
+    return x - x.mean(-1, keepdims=True)
+
+
+NORMS = {
+    "layer norm": (lambda x: nn.LayerNorm(x.shape[-1])(x), 1.0),
+    "by jnp.var": (lambda x: centered(x) / jnp.sqrt(x.var(-1, keepdims=True)), 1.0),
+    "by jnp.std": (lambda x: centered(x) / x.std(-1, keepdims=True), 1.0),
+    "by rsqrt": (lambda x: centered(x) * lax.rsqrt(jnp.square(centered(x)).mean(-1, keepdims=True)), 1.0),
+    "root mean square": (lambda x: x / jnp.sqrt(jnp.square(x).mean(-1, keepdims=True)), 1.0),
+    "unit length": (lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True), 1 / 16),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_behind_a_norm_the_length_is_that_of_the_norm(name):
+    norm, expected = NORMS[name]
+    found = reach({"a": S(6, 16), "b": S(16, 6)}, S(6), lambda p, x: norm(3 * (x @ p["a"])) @ p["b"])
+    assert found["b"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_steady_scan_has_one_length_and_another_none():

@@ -544,7 +544,7 @@ ERRORS = {
     "the authors' argument": (
         lambda: ix.schemes.get("hoedt", corr=0.5),
         'hoedt has no argument "corr".\n'
-        "  arguments: variance, correlation, alpha, bias_noise, fans\n"
+        "  arguments: variance, correlation, alpha, bias_noise, fans, bias\n"
         '  here it is called "correlation"',
     ),
     "a positivity map nobody knows": (

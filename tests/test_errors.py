@@ -506,7 +506,7 @@ rule "Linear": orthogonal has no argument "scale".
         ix.SchemeError,
         """\
 rule "Linear": uniform has no argument "gain".
-  arguments: scale""",
+  arguments: scale, lower, upper""",
     ),
     "misspelled argument": (
         planned({"Linear": ("normal", {"stdev": 0.1})}),
@@ -591,7 +591,7 @@ a scheme has no role "stddev".
         ix.SchemeError,
         """\
 rule "Linear": he_normal has no argument "mode".
-  arguments: fans
+  arguments: fans, truncated
   write ("variance_scaling", {"scale": 2.0, "mode": "fan_out", "distribution": "truncated_normal"})""",
     ),
     "nonlinearity of PyTorch": (
@@ -599,7 +599,7 @@ rule "Linear": he_normal has no argument "mode".
         ix.SchemeError,
         """\
 rule "Linear": kaiming_normal has no argument "nonlinearity".
-  arguments: fans
+  arguments: fans, truncated
   write ("variance_scaling", {"scale": ix.gain("tanh")**2, "mode": "fan_in", "distribution": "truncated_normal"})""",
     ),
     "a of PyTorch": (
@@ -782,11 +782,11 @@ rule "*": forget_gate needs a forget gate; "bias" of GRUCell has none.
   select the LSTM cells alone: {"LSTMCell": ...}""",
     ),
     "real scheme for complex weights": (
-        planned({"*": "uniform"}, lambda: nn.Linear(2, 3, dtype=jnp.complex64, key=KEY)),
+        planned({"*": "truncated_normal"}, lambda: nn.Linear(2, 3, dtype=jnp.complex64, key=KEY)),
         ix.SchemeError,
         """\
-rule "*": uniform is defined for real arrays; "weight" is complex64.
-  a uniform disk is ("variance_scaling", {"distribution": "uniform", ...})""",
+rule "*": truncated_normal is defined for real arrays; "weight" is complex64.
+  a cut modulus is ("variance_scaling", {"distribution": "truncated_normal", ...})""",
     ),
     "zero-sized axis": (
         lambda key: ix.draw("he_normal", key, (0, 7)),

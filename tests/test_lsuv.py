@@ -188,8 +188,11 @@ def test_entries_a_counter_never_comes_to_are_left_alone_and_named():
 PICKED = {
     "its entries are picked by the data": lambda p, x: x @ p["w"][jnp.argmax(x[0]) % 4],
     "rows of it are picked by constant indices": lambda p, x: jnp.einsum(
-        "nbi,nio->nbo", x.reshape(4, 32, 32), p["w"][jnp.array([2, 0, 3, 1])]
+        "mnbi,mnio->mnbo", x.reshape(2, 2, 32, 32), p["w"][jnp.array([[2, 0], [3, 0]])]
     ).reshape(128, 32),
+    "parts of its inputs are summed over one by one": lambda p, x: jnp.tanh(
+        x[:, :20] @ p["w"][0, :20] + x[:, 20:] @ p["w"][0, 20:]
+    ),
 }
 
 
@@ -199,6 +202,15 @@ def test_entries_picked_otherwise_are_left_alone_with_a_reason(reason):
     new, report = ix.lsuv(params, X, forward=lambda p, x: PICKED[reason](p, x) @ p["last"])
     assert {path: why.partition(" (")[0] for path, why in report.skipped.items()} == {"w": reason}
     assert new["w"] is params["w"]
+
+
+def test_a_stack_in_a_constant_order_is_calibrated_as_one():
+    def forward(params, x):
+        return jnp.einsum("nbi,nio->nbo", x.reshape(4, 32, 32), params["w"][jnp.array([2, 0, 3, 1])])
+
+    new, report = ix.lsuv({"w": jax.random.normal(KEY, (4, 32, 32))}, X, forward=forward)
+    assert [layer.path for layer in report.layers] == ["w"]
+    assert float(jnp.var(forward(new, X))) == pytest.approx(1, rel=1e-4)
 
 
 def test_a_stack_used_in_two_ways_is_left_alone():

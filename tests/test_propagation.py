@@ -227,7 +227,7 @@ def test_healthy_is_what_stays_within_bounds():
 
 
 def test_not_a_number_is_not_healthy():
-    report = ix.signal_propagation({"w": jnp.full((2, 2), jnp.nan)}, jnp.ones((3, 2)), forward=lambda p, x: x @ p["w"])
+    report = ix.signal_propagation({"w": jnp.ones((2, 2))}, -jnp.ones((3, 2)), forward=lambda p, x: jnp.log(x) @ p["w"])
     with pytest.raises(AssertionError, match="w: mean_square nan"):
         report.assert_healthy()
 

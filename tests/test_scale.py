@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import initax as ix
 from initax._drawing import _draw
 from initax._drawing._program import Compiled, compile_together
-from initax.schemes._distributions import Full
+from initax.schemes._kernels import Full
 from tests.tables import KEY, compilations
 
 

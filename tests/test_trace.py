@@ -11,6 +11,7 @@ import pytest
 import initax as ix
 from initax._math._axes import resolve
 from initax._trace import _views, readings
+from tests.moved import MOVED
 from tests.tables import KEY
 from tests.traced import MODELS, S, transformer
 from tests.traced_programs import PROGRAMS
@@ -39,14 +40,36 @@ def test_a_model_nobody_declared_is_read_as_its_mathematics_says(model, as_users
     assert words == model.expected
 
 
+@pytest.mark.parametrize("model", [pytest.param(each, id=each.name.replace(" ", "-")) for each in MOVED])
+def test_entries_that_are_moved_are_read_as_a_jacobian_counts_them(model, as_users_write):
+    found = readings(model.forward, model.arrays, list(model.inputs))
+    said = {name: read.pattern or re.sub(r"\.py:\d+", ".py:LINE", read.reason) for name, read in found.items()}
+    assert said == model.expected
+    arrays = {name: jax.random.normal(KEY, each.shape) for name, each in model.arrays.items()}
+    inputs = [
+        jnp.ones(x.shape, x.dtype) if x.dtype == jnp.int32 else jax.random.normal(KEY, x.shape) for x in model.inputs
+    ]
+    for name, reading in found.items():
+        if reading.role != "weight":
+            continue
+        moves = jax.jacobian(lambda array, name=name: model.forward({**arrays, name: array}, *inputs))(arrays[name])
+        counts = {
+            int(count)
+            for each in jax.tree.leaves(moves)
+            for count in np.count_nonzero(np.reshape(each, (-1, arrays[name].size)), axis=1)
+        }
+        assert counts - {0} == {resolve(reading.pattern, arrays[name].shape, reading.sizes).fan_in}
+
+
 # The arithmetic of views, against NumPy: follow the indices of the stored entries themselves.
 
 
 def moved(view, entries, rng):
-    """One random step, on the view and on the array of stored indices."""
-    shape = entries.shape
-    match rng.integers(4):
-        case 0 if entries.ndim:
+    """One random step, on the view and on the array of stored indices, -1 for something else; `None` is nothing."""
+    shape, axis = entries.shape, int(rng.integers(max(entries.ndim, 1)))
+    total = shape[axis]
+    match rng.integers(6):
+        case 0:
             order = tuple(rng.permutation(entries.ndim))
             return _views.placed(view, order, [shape[axis] for axis in order]), entries.transpose(order)
         case 1:
@@ -54,25 +77,36 @@ def moved(view, entries, rng):
             while sizes and entries.size % np.prod(sizes):
                 sizes.pop()
             target = (*sizes, entries.size // int(np.prod(sizes, dtype=int)))
-            return _views.reshaped(view, target), entries.reshape(target)
-        case 2 if entries.ndim:
-            axis = int(rng.integers(entries.ndim))
-            total = shape[axis]
+            return _views.reshaped(view, target) or view, entries.reshape(target)
+        case 2:
             size = int(rng.choice([each for each in range(1, total + 1) if total % each == 0]))
             start = size * int(rng.integers(total // size))
-            cut = np.take(entries, range(start, start + size), axis)
-            return (view if size == total else _views.part(view, axis, start, size, 1, total)), cut
-        case _ if entries.ndim:
-            axis = int(rng.integers(entries.ndim))
-            total = shape[axis]
+            index = np.arange(start, start + size)
+            after = _views.part(view, axis, start, size, 1) or _views.picked(view, axis, index)
+        case 3:
             stride = int(rng.choice([each for each in range(1, total + 1) if total % each == 0]))
             start = int(rng.integers(stride))
-            cut = np.take(entries, range(start, total, stride), axis)
-            return (view if stride == 1 else _views.part(view, axis, start, total // stride, stride, total)), cut
-    return view, entries
+            index = np.arange(start, total, stride)
+            after = _views.part(view, axis, start, total // stride, stride) or _views.picked(view, axis, index)
+        case 4:
+            index = rng.integers(-1, total, size=int(rng.integers(1, 8)))
+            after = _views.picked(view, axis, index)
+        case _:
+            index = rng.permutation(total)
+            cut = int(rng.integers(1, total + 1))
+            halves = [np.where((np.arange(total) < cut) == first, index, -1) for first in (True, False)]
+            one, other = (_views.picked(view, axis, half) for half in halves)
+            after = one if other is None else other if one is None else _views.merged(one, other, axis)
+            assert after is not None
+    return after, np.where(beside(index, axis, entries.ndim) < 0, -1, np.take(entries, index, axis))
 
 
-@pytest.mark.parametrize("seed", range(60))
+def beside(index, axis, ndim):
+    """An array along one axis of several."""
+    return np.asarray(index).reshape([-1 if at == axis else 1 for at in range(ndim)])
+
+
+@pytest.mark.parametrize("seed", range(150))
 def test_a_view_knows_which_stored_entry_each_of_its_entries_is(seed):
     rng = np.random.default_rng(seed)
     stored = (12, 5, 6)
@@ -80,22 +114,32 @@ def test_a_view_knows_which_stored_entry_each_of_its_entries_is(seed):
     for _ in range(6):
         after, entries_after = moved(view, entries, rng)
         if after is None:
+            assert (entries_after == -1).all()
             break
+        if after is view and entries_after.shape != entries.shape:
+            break  # a reshape that can't be told
         view, entries = after, entries_after
     digits = np.zeros((*entries.shape, 3), int)
+    gone = np.zeros(entries.shape, bool)
     for factor, digit in view.fixed:
         digits[..., factor.axis] += digit * factor.inner
     for axis, factors in enumerate(view.axes):
         assert np.prod([factor.size for factor in factors]) == entries.shape[axis]
-        along = np.arange(entries.shape[axis]).reshape([-1 if at == axis else 1 for at in range(entries.ndim)])
+        along = beside(np.arange(entries.shape[axis]), axis, entries.ndim)
         for factor, digit in zip(factors, unravel(along, factors), strict=True):
-            if factor.axis != _views.FOREIGN:
-                digits[..., factor.axis] += digit * factor.inner
-    assert np.array_equal(np.ravel_multi_index(tuple(np.moveaxis(digits, -1, 0)), stored), entries)
+            pairs = [(factor, digit)] if factor.axis >= 0 else []
+            if isinstance(factor, _views.Slot):
+                here = factor.index[digit]
+                gone = gone | (here < 0)
+                pairs = zip(factor.factors, unravel(np.maximum(here, 0), factor.factors), strict=True)
+            for own, number in pairs:
+                digits[..., own.axis] += number * own.inner
+    found = np.ravel_multi_index(tuple(np.moveaxis(digits, -1, 0)), stored, mode="clip")
+    assert np.array_equal(np.where(gone, -1, found), entries)
 
 
 def unravel(index, factors):
-    return np.unravel_index(index, tuple(factor.size for factor in factors))
+    return np.unravel_index(index, tuple(factor.size for factor in factors)) if factors else ()
 
 
 # What a plan makes of it
@@ -251,13 +295,29 @@ def test_outputs_split_in_equal_parts_are_noted_for_declared_layers():
 
 def test_what_one_should_know_of_a_reading_is_noted():
     def forward(p, x):
-        return (p["b"] @ p["a"]) @ x
+        return (p["w"] + p["b"] @ p["a"]) @ x
 
-    plan = ix.plan({"a": S(2, 7), "b": S(5, 2)}, {"*": "lecun_normal"}, inputs=S(7), forward=forward)
+    arrays = {"a": S(2, 7), "b": S(5, 2), "w": S(5, 7)}
+    plan = ix.plan(arrays, {"*": "lecun_normal"}, inputs=S(7), forward=forward)
     assert plan.notes == (
         "a: it is contracted with b before it meets the signal, and read in that order",
         "b: it is contracted with a before it meets the signal, and read in that order",
     )
+
+
+MASKED = {
+    "product": lambda w, mask: w * mask,
+    "choice": lambda w, mask: jnp.where(mask > 0, w, 0.0),
+    "triangle": lambda w, mask: jnp.tril(w),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masks_of_constants_count_in_the_effective_fans(name):
+    """A lower triangle of four leaves ten of sixteen entries: two and a half inputs of an output, on average."""
+    mask = jnp.tril(jnp.ones((4, 4)))
+    (layer,) = ix.layers({"w": S(4, 4)}, inputs=S(5, 4), forward=lambda p, x: x @ MASKED[name](p["w"], mask))
+    assert (layer["w"].fan_in, layer["w"].effective_fan_in) == (4, 2.5)
 
 
 def test_keys_among_the_inputs_are_no_signal():

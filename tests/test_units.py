@@ -75,6 +75,11 @@ def upward(p, x):
     )
 
 
+def stacked_outputs(p, x):
+    hidden = jnp.tanh(x @ p["a"])
+    return jnp.einsum("nhs,hso->no", jnp.stack([hidden, jnp.zeros_like(hidden)], -1), p["b"])
+
+
 def joined(p, x):
     y = jax.nn.relu(p["a"] @ x)
     return jnp.concatenate([x, jnp.concatenate([jnp.sin(x), y])]) @ p["b"]
@@ -180,7 +185,25 @@ def every_layer_reads(p, x):
     return jax.lax.scan(lambda h, b: (jnp.tanh(h) + hidden @ b, None), x, p["b"])[0]
 
 
+def shuffled(p, x):
+    return jnp.tanh(x @ p["a"]) @ p["b"][ORDER]
+
+
+def flipped(p, x):
+    return jnp.tanh(x @ jnp.flip(p["a"], 1)) @ p["b"]
+
+
+def beside_an_input(p, x):
+    return jnp.concatenate([jnp.tanh(x @ p["a"]), x], 1) @ jnp.concatenate([p["b"], p["c"]])
+
+
+def cut_unevenly(p, x):
+    h = jnp.tanh(x @ p["a"])
+    return jnp.concatenate([h[:, 4:], h[:, :4]], 1) @ p["b"]
+
+
 ROWS = np.arange(6) % 3 == 0
+ORDER = np.array([3, 0, 5, 1, 2, 4])
 DEEP = np.stack([ROWS, np.arange(6) == 5, np.zeros(6, bool)])
 FOUR = np.array([True, False, False, True])
 MATRIX = {"a": (5, 6), "b": (6, 3)}
@@ -201,6 +224,7 @@ FOLLOWED = {
     ),
     from_groups: ({"a": (4, 2, 3, 3), "b": (5, 4, 3, 3)}, (2, 4, 4, 4), FOUR, np.s_[:, FOUR]),
     upward: ({"a": (4, 3, 3, 3), "b": (2, 4, 3, 3)}, IMAGE, FOUR, np.s_[:, FOUR]),
+    stacked_outputs: ({"a": (5, 6), "b": (6, 2, 3)}, (7, 5), ROWS, np.s_[ROWS, :, :]),
     joined: ({"a": (6, 5), "b": (16, 3)}, (5,), ROWS, np.s_[np.r_[np.zeros(10, bool), ROWS], :]),
     inside_a_branch: ({"a": (5, 6), "b": (6, 5)}, (7, 5), ROWS, np.s_[ROWS, :]),
     gated: ({**MATRIX, "g": (5, 6)}, (7, 5), ROWS, np.s_[ROWS, :]),
@@ -229,6 +253,10 @@ FOLLOWED = {
     one_by_one: ({"a": (3, 5, 6), "b": (3, 6, 5)}, (7, 5), DEEP, DEEP[..., None]),
     every_layer_reads: ({"a": (5, 6), "b": (3, 6, 5)}, (7, 5), ROWS, np.s_[:, ROWS]),
     rotary: (MATRIX, (7, 5), ROWS, np.s_[ROWS, :]),
+    shuffled: (MATRIX, (7, 5), ROWS, np.s_[ORDER[ROWS], :]),
+    flipped: (MATRIX, (7, 5), ROWS, np.s_[ROWS[::-1], :]),
+    beside_an_input: ({**MATRIX, "c": (5, 3)}, (7, 5), ROWS, np.s_[ROWS, :]),
+    cut_unevenly: (MATRIX, (7, 5), ROWS, np.s_[np.r_[ROWS[4:], ROWS[:4]], :]),
     wrapped: (MATRIX, (7, 5), ROWS, np.s_[ROWS, :]),
 }
 

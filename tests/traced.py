@@ -305,6 +305,14 @@ def joined(p, x):
     return jax.nn.softmax(q @ k.T, axis=-1) @ v
 
 
+def stacked_before(p, x):
+    return jnp.einsum("soi,si->so", jnp.stack([p["q"], p["k"]]), x)
+
+
+def stacked_for_a_scan(p, x):
+    return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, jnp.stack([p["first"], p["second"]]))[0]
+
+
 def diagonal(p, x):
     return jnp.where(jnp.eye(5) > 0, p["d"][:, None], 0.0) @ x + jnp.where(jnp.eye(5) > 0, p["e"][None, :], 0.0) @ x
 
@@ -347,7 +355,23 @@ def hyper(p, x):
     return (p["base"] + jnp.outer(x[:5], x)) @ x
 
 
+def one_input(p, x):
+    return x[..., None] * p["w"]
+
+
+def constant_in_front(p, x):
+    return x @ (jnp.arange(24.0).reshape(4, 6) @ p["w"])
+
+
+def own_sum(p, x):
+    return x @ p["w"].sum(0)
+
+
 W, B, E, N = "weight", "bias", "embedding", "scale"
+NO_WEIGHT_BESIDE = (
+    "it is contracted with another parameter, with no weight beside them; which comes first can't be told "
+    "(traced.py:LINE)"
+)
 
 MODELS = (
     Model("permuted einsum", permuted, {"w": S(3, 5, 7), "v": S(11, 5, 3), "b": S(11)}, (S(2, 4, 7),),
@@ -366,7 +390,13 @@ MODELS = (
     Model("experts picked by the router", experts_picked, {"router": S(7, 3), "w": S(3, 7, 5)}, (S(4, 7),),
           {"router": (W, 7, 3, 1), "w": (W, 7, 5, 3)}),
     Model("low rank, factors first", low_rank, {"a": S(2, 7), "b": S(5, 2)}, (S(7),),
-          {"a": (W, 7, 2, 1), "b": (W, 2, 5, 1)}),
+          {"a": NO_WEIGHT_BESIDE, "b": NO_WEIGHT_BESIDE}),
+    Model("the weight of one input", lambda p, x: x[..., None] * p["w"], {"w": S(7)}, (S(5),),
+          {"w": "it is multiplied with a signal that is the same along it: the weight of one input, or a scale "
+           "(traced.py:LINE)"}),
+    Model("a constant matrix in front", lambda p, x: x @ (jnp.arange(24.0).reshape(4, 6) @ p["w"]), {"w": S(6, 3)},
+          (S(5, 4),), {"w": (W, 6, 3, 1)}),
+    Model("a sum over its own axis", lambda p, x: x @ p["w"].sum(0), {"w": S(2, 4)}, (S(5, 4),), {"w": (W, 8, 1, 1)}),
     Model("low rank, one by one", low_rank_after, {"a": S(2, 7), "b": S(5, 2)}, (S(7),),
           {"a": (W, 7, 2, 1), "b": (W, 2, 5, 1)}),
     Model("adapter beside a weight", lora, {"w": S(5, 7), "a": S(2, 7), "b": S(5, 2)}, (S(7),),
@@ -414,7 +444,8 @@ MODELS = (
           (S(4, 7),),
           {"tok1": (W, 4, 11, 1), "tok2": (W, 11, 4, 1), "ch1": (W, 7, 13, 1), "ch2": (W, 13, 7, 1)}),
     Model("learned positions", positions, {"table": S(17, 7), "pos": S(9, 7), "w": S(7, 5)}, (tokens(4),),
-          {"table": (E, 7, 17, 1), "pos": "a slice takes entries 0 to 4 of 9, no equal part (traced.py:LINE)",
+          {"table": (E, 7, 17, 1),
+           "pos": "it is added to the signal along 2 axes that are no outputs of a weight (traced.py:LINE)",
            "w": (W, 7, 5, 1)}),
     Model("patches of an image", vit_patches, {"patch": S(4, 4, 3, 7), "b": S(7), "cls": S(7)}, (S(8, 8, 3),),
           {"patch": (W, 48, 7, 1), "b": (B, None, None, 1),
@@ -426,10 +457,8 @@ MODELS = (
           dict.fromkeys("wm", "it is multiplied entry by entry with another parameter; which is the weight can't be "
                         "told (traced.py:LINE)")),
     Model("learned queries", learned_queries, {"tokens": S(3, 7), "wq": S(7, 5), "wk": S(11, 5)}, (S(4, 11),),
-          {"tokens": "it is contracted with another parameter and the axis between is no bottleneck; which comes first "
-                     "can't be told (traced.py:LINE)",
-           "wq": "it is contracted with another parameter and the axis between is no bottleneck; which comes first "
-                 "can't be told (traced.py:LINE)", "wk": (W, 11, 5, 1)}),
+          {"tokens": NO_WEIGHT_BESIDE,
+           "wq": NO_WEIGHT_BESIDE, "wk": (W, 11, 5, 1)}),
     Model("half precision", half_precision, {"w": S(5, 7), "b": S(5)}, (S(7),),
           {"w": (W, 7, 5, 1), "b": (B, None, None, 1)}),
     Model("vmapped weights", vmapped, {"w": S(3, 5, 7), "b": S(3, 5)}, (S(3, 7),),
@@ -439,6 +468,10 @@ MODELS = (
           {"self": (W, 7, 5, 1), "rel": (W, 7, 5, 1)}),
     Model("own gradient", custom_gradient, {"w": S(5, 7)}, (S(7),), {"w": (W, 7, 5, 1)}),
     Model("interleaved parts", interleaved, {"w": S(7, 10)}, (S(4, 7),), {"w": (W, 7, 5, 2)}),
+    Model("weights stacked before use", stacked_before, {"q": S(5, 4), "k": S(5, 4)}, (S(2, 4),),
+          {"q": (W, 4, 5, 1), "k": (W, 4, 5, 1)}),
+    Model("weights stacked for a scan", stacked_for_a_scan, {"first": S(4, 4), "second": S(4, 4)}, (S(3, 4),),
+          {"first": (W, 4, 4, 1), "second": (W, 4, 4, 1)}),
     Model("weights joined before use", joined,
           {**{name: S(7, 5) for name in "qkv"}, **{name: S(5) for name in ("qb", "kb", "vb")}}, (S(4, 7),),
           {**dict.fromkeys("qkv", (W, 7, 5, 1)), **dict.fromkeys(("qb", "kb", "vb"), (B, None, None, 1))}),
@@ -447,8 +480,7 @@ MODELS = (
            "e": "it is the same for every output (traced.py:LINE)"}),
     Model("a repeated weight", repeated, {"w": S(5, 7)}, (S(21),),
           {"w": "it is repeated along what is summed over (traced.py:LINE)"}),
-    Model("two halves of the inputs", halves, {"w": S(5, 8)}, (S(4), S(4)),
-          {"w": "parts of it along an input axis are used one by one (traced.py:LINE)"}),
+    Model("two halves of the inputs", halves, {"w": S(5, 8)}, (S(4), S(4)), {"w": (W, 8, 5, 1)}),
     Model("a symmetric weight", symmetric, {"w": S(5, 5)}, (S(5),),
           {"w": "its uses disagree: axis 0 is an output (traced.py:LINE), an input (traced.py:LINE)"}),
     Model("batch norm with running statistics", batch_norm,

@@ -34,16 +34,23 @@ from initax._planning._plan import Plan as Plan
 from initax._planning._plan import plan as plan
 from initax._planning._rule_file import load_rules as load_rules
 from initax._trace._take_survey import survey as survey
+from initax._verbs._labels import Label as Label
+from initax._verbs._labels import Labels as Labels
+from initax._verbs._labels import labels as labels
+from initax._verbs._labels import mask as mask
 from initax._verbs._lsuv import Calibrated as Calibrated
 from initax._verbs._lsuv import LsuvReport as LsuvReport
 from initax._verbs._lsuv import lsuv as lsuv
+from initax._verbs._muon import muon as muon
+from initax._verbs._muon import muon_dimensions as muon_dimensions
 from initax._verbs._optimizer import reset_optimizer as reset_optimizer
-from initax._verbs._propagation import Signal as Signal
-from initax._verbs._propagation import SignalReport as SignalReport
 from initax._verbs._propagation import signal_propagation as signal_propagation
 from initax._verbs._reinit import draw as draw
 from initax._verbs._reinit import layers as layers
 from initax._verbs._reinit import reinit as reinit
+from initax._verbs._signal_report import Signal as Signal
+from initax._verbs._signal_report import SignalComparison as SignalComparison
+from initax._verbs._signal_report import SignalReport as SignalReport
 from initax._verbs._units import reset_units as reset_units
 from initax.schemes._scheme import Scheme as Scheme
 

@@ -1,9 +1,10 @@
 """Adapters: a model of some framework → layers, and new arrays → a model. Nothing else in initax names a framework.
 
 An adapter is loaded when a model holds something of its framework: nobody pays for what they don't use. It is a module
-with one or both of two functions:
+with some of three functions:
 
 - `describe(node) -> Node | None`: what a node of a model is, and what its framework says of the arrays below;
+- `parameters(model) -> Any`: what an optimizer is given of a whole model, where that is not the model itself;
 - `survey(model, call) -> Survey | Node | None`: what a whole model is, where its nodes alone do not tell: all that is
   in it, for arrays that stand apart from their modules, or what running it tells of its root.
 """
@@ -12,16 +13,18 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from initax._adapters._foreign_models import refuse_closed, refuse_foreign
-from initax._adapters._nodes import Call, Node, packages_of
+from initax._adapters._nodes import ARRAYS, Call, Node, packages_of
 from initax._adapters._pytree import Describe
 from initax._adapters._pytree import survey as _walk
-from initax._adapters._variables import Readings, are_variables, survey_variables, take_apart
+from initax._adapters._variables import PARAMS, Readings, are_variables, survey_variables, take_apart
 from initax._errors import InitaxError, message
 from initax._math._keys import as_key
 from initax._model._survey import Survey
@@ -162,6 +165,27 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
         named.hint = hint
         return named
     return _walk(model, _describe, flat)
+
+
+def parameters_of(model: Any) -> Any:
+    """Return what an optimizer is given of a model: its arrays, as its framework hands them over.
+
+    For a train state and for a dict of collections these are the parameters, for NNX an `nnx.State` of them; elsewhere
+    the model itself, without what is no floating array.
+    """
+    if are_variables(model):
+        inner = model.get(PARAMS) if isinstance(model, Mapping) else getattr(model, PARAMS)
+        return model if inner is None else inner
+    for package in packages_of(type(model)):
+        adapter: Any = _load(package) if package in ADAPTERS else None
+        if hasattr(adapter, "parameters"):
+            return adapter.parameters(model)
+    return jax.tree.map(lambda leaf: leaf if is_floating(leaf) else None, model)
+
+
+def is_floating(leaf: Any) -> bool:
+    """Return whether this is an array of floating or complex numbers."""
+    return isinstance(leaf, ARRAYS) and bool(jnp.issubdtype(leaf.dtype, np.inexact))
 
 
 def _is_registered(model: Any) -> bool:

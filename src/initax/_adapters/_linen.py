@@ -414,14 +414,18 @@ def _read(record: Record, names: Names, own: Own) -> tuple[str, tuple[Parameter,
         used = {name: own[name] for name, where in inside.items() if where in record.shapes}
         rest = {name: entry for name, entry in own.items() if name not in used}
         return UNDECLARED, (*unknown(used, undeclared()), *unknown(rest, UNUSED))
-    shapes = {name: record.shapes[where] for name, where in inside.items() if where in record.shapes}
+    mapped = {name: own[name] for name, where in inside.items() if where in record.mapped}
+    shapes = {
+        name: record.shapes[where] for name, where in inside.items() if where in record.shapes and name not in mapped
+    }
     stacks = {name: record.stacks[where] for name, where in inside.items() if where in record.stacks}
     order = [*declared.fields, *own]
     known = {name: own[name] for name in sorted(own, key=order.index) if name in shapes}
     seen = module if names in record.inside else Seen(module, shapes, record.calls[names])
     parameters = declared_parameters(seen, declared, known, None, stacks)
-    rest = {name: entry for name, entry in own.items() if name not in known}
-    return declared.kind, (*parameters, *unknown(rest, UNUSED))
+    rest = {name: entry for name, entry in own.items() if name not in known and name not in mapped}
+    # What a module sees after `nn.map_variables` tells nothing of the axes that are stored; the forward pass does.
+    return declared.kind, (*parameters, *unknown(mapped, undeclared()), *unknown(rest, UNUSED))
 
 
 Notes = tuple[dict[str, Constraint], dict[str, Reason]]

@@ -1,13 +1,16 @@
 """Running a Linen module abstractly: which modules there are, and what shape each parameter has inside its own.
 
 Nothing is computed. Every parameter is put into a box of ours, of the kind that Flax's lifted transforms
-tell of the axes they add and remove; so a stack axis is known by its place, not guessed from sizes.
+tell of the axes they add and remove; so a stack axis is known by its place, not guessed from sizes. A module that reads
+its own variables finds arrays in them, as it does in Flax.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import FrameType
 from typing import Any
 
 import jax
@@ -18,6 +21,9 @@ from jax.tree_util import DictKey
 
 from initax._adapters._variables import PARAMS, Entry, Names, wrapped
 from initax._errors import ModelError, listing, message
+
+LIFTS = "flax.core."
+"""Where Flax's lifted transforms are."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +37,7 @@ class Record:
         removed: names of each parameter → the axes that lifted transforms took away before, one after the other.
         stacks: names of each parameter → the same axes, counted in the stored array.
         inside: names of each module that another framework made, inside one of Linen's → that module.
+        mapped: names of each parameter that `nn.map_variables` made something else of before its module saw it.
     """
 
     modules: dict[Names, Any] = field(default_factory=dict)
@@ -39,6 +46,33 @@ class Record:
     removed: dict[Names, tuple[int, ...]] = field(default_factory=dict)
     stacks: dict[Names, tuple[int, ...]] = field(default_factory=dict)
     inside: dict[Names, Any] = field(default_factory=dict)
+    mapped: set[Names] = field(default_factory=set)
+
+
+class _Origin(int):
+    """The identity of an array in a box that was taken apart; two such are told apart by nothing.
+
+    It is a part of the box's structure, by which JAX compares and caches.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Origin)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def _is_mapping() -> bool:
+    """Whether the function of `nn.map_variables` is running: Flax's own frame nearest to here is the one calling it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(LIFTS):
+            return "map_in_fn" in frame.f_code.co_freevars
+        frame = frame.f_back
+    return False
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -69,17 +103,70 @@ class _Box(AxisMetadata[Any]):
 
     def tree_flatten_with_keys(self) -> Any:
         # Spectral norm takes every key on the way to a weight for one of a dict.
-        return ((DictKey("value"), self.value),), (self.names, self.rank, self.removed, self.record)
+        origin = _Origin(id(self.value))
+        return ((DictKey("value"), self.value),), (self.names, self.rank, self.removed, self.record, origin)
 
     @classmethod
     def tree_unflatten(cls, rest: Any, children: Any) -> _Box:
-        return cls(*children, *rest)
+        (value,), (*own, origin) = children, rest
+        box = cls(value, *own)
+        if id(value) != int(origin) and _is_mapping():
+            box.record.mapped.add(box.names)
+        return box
+
+    def opened(self) -> Any:
+        """The array, for what computes with the box itself."""
+        if not _is_mapping():
+            return self.unbox()
+        self.record.mapped.add(self.names)
+        return self.value
+
+    def __jax_array__(self) -> Any:
+        return self.opened()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.value if name in ("shape", "dtype", "ndim", "size") else self.opened(), name)
+
+
+def _operation(name: str) -> Callable[..., Any]:
+    def operation(box: _Box, *others: Any) -> Any:
+        return getattr(box.opened(), name)(*others)
+
+    return operation
+
+
+# Functions of `nn.map_variables` get the variables as Flax keeps them, and may compute with one.
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    setattr(_Box, f"__{_name}__", _operation(f"__{_name}__"))
+    setattr(_Box, f"__r{_name}__", _operation(f"__r{_name}__"))
+for _name in ("neg", "abs", "getitem", "len", "iter"):
+    setattr(_Box, f"__{_name}__", _operation(f"__{_name}__"))
 
 
 def _places(rank: int, removed: Sequence[int]) -> tuple[int, ...]:
     """The axes of the stored array that were removed one after the other."""
     left = list(range(rank))
     return tuple(sorted(left.pop(index) for index in removed))
+
+
+def _reading_arrays(scope: Any) -> None:
+    """Let what reads the variables of a module find arrays, not boxes."""
+    if "get_variable" in vars(scope):
+        return
+    variables, get_variable = scope.variables, scope.get_variable
+    scope.variables = lambda: _unboxed(variables())
+    scope.get_variable = lambda *args, **kwargs: _unboxed(get_variable(*args, **kwargs))
+
+
+def _unboxed(tree: Any) -> Any:
+    """Return variables with our boxes opened, and those of others as they are."""
+
+    def opened(each: Any) -> Any:
+        return each.unbox() if isinstance(each, _Box) else each
+
+    return jax.tree_util.tree_map(opened, tree, is_leaf=lambda each: isinstance(each, AxisMetadata))
 
 
 def apply(module: Any, variables: Any, inputs: Sequence[Any], forward: Callable[..., Any] | None) -> tuple[Any, Any]:
@@ -137,6 +224,7 @@ def run(
         if seen.scope is not None:
             record.modules.setdefault(seen.path, seen)
             record.calls.setdefault(seen.path, (args, kwargs))
+            _reading_arrays(seen.scope)
         return following(*args, **kwargs)
 
     try:

@@ -367,6 +367,11 @@ def describe(node: Any) -> Node | None:
     )
 
 
+def parameters(model: Any) -> Any:
+    """Return what an `nnx.Optimizer` trains of a module: the state of its Params."""
+    return nnx.state(model, nnx.Param) if isinstance(model, nnx.Pytree) else model
+
+
 def _why_no_parameter(variable: Any) -> Reason | None:
     """Return why an optimizer leaves a Variable alone: it trains those that are an `nnx.Param`."""
     for cls, what in STATE:

@@ -12,6 +12,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding
 
 from initax._drawing._program import (
     Arrays,
@@ -36,7 +38,7 @@ from initax._drawing._program import (
 from initax._drawing._progress import bar
 from initax._math._keys import CONFIG, as_key, fold_paths, fold_paths_on_host, vmap_is_exact
 from initax._math._multihost import agree, meet
-from initax._math._sharding import no_mesh
+from initax._math._sharding import explicit_names, no_mesh, stated_spec
 
 BUCKET = 64
 """Rows of one bucket: many small equal arrays cost more to dispatch than to draw, so they are drawn together."""
@@ -58,6 +60,7 @@ class Job:
         numbers: the program's run-time numbers.
         old: the array stored there now, where the program sees it.
         free: arrays that nothing needs once it is drawn.
+        here: what is stored there now, an array or a shape.
     """
 
     paths: tuple[str, ...]
@@ -65,6 +68,7 @@ class Job:
     numbers: tuple[Any, ...]
     old: Any = None
     free: tuple[Any, ...] = ()
+    here: Any = None
 
     @property
     def inputs(self) -> tuple[Any, ...]:
@@ -101,7 +105,7 @@ def draw(jobs: Sequence[Job], key: Any, *, progress: bool = False) -> dict[str, 
         return {}
     groups = _grouped(jobs)
     if _is_traced(typed, jobs):
-        found = dict(_traced(groups, jobs, fold_paths(typed, [job.paths[0] for job in jobs])))
+        found = _spread(groups, jobs, fold_paths(typed, [job.paths[0] for job in jobs]))
     else:
         with no_mesh():
             found = _concrete(groups, jobs, typed, progress)
@@ -235,6 +239,42 @@ def _singly(
 @functools.lru_cache(maxsize=1024)
 def _shaper(shape: tuple[int, ...]) -> Compiled:
     return Compiled(lambda flat: jnp.reshape(flat, shape), donate_argnums=0)
+
+
+def _spread(groups: Groups, jobs: Sequence[Job], keys: jax.Array) -> dict[int, Arrays]:
+    """What is drawn inside a transformation, with the shardings that are part of the arrays' types.
+
+    They are drawn where the axes of the mesh are the compiler's, so that each device draws its own part.
+    """
+    stated = next((job for job in jobs if any(map(explicit_names, job.program.shardings))), None)
+    if stated is None:
+        return dict(_traced(groups, jobs, keys))
+    mesh = jax.sharding.get_abstract_mesh()
+    context: AbstractContextManager[Any] = nullcontext()
+    data = jax.random.key_data(keys)
+    if mesh.empty:
+        if not isinstance(stated.here, jax.Array):
+            return dict(_traced(groups, jobs, keys))
+        home = next(each for each in stated.program.shardings if explicit_names(each))
+        assert isinstance(home, NamedSharding)
+        mesh = home.mesh.abstract_mesh
+        context = jax.sharding.use_abstract_mesh(mesh)
+        # The program would not know the mesh's devices if it used none of the old arrays.
+        data, _ = lax.optimization_barrier((data, stated.here))
+    if not mesh.explicit_axes:
+        return dict(_traced(groups, jobs, keys))
+    implementation = str(jax.random.key_impl(keys))
+
+    def made(data: jax.Array, olds: dict[int, Any]) -> dict[int, Arrays]:
+        own = [replace(job, old=olds.get(row)) for row, job in enumerate(jobs)]
+        return dict(_traced(groups, own, jax.random.wrap_key_data(data, impl=implementation)))
+
+    specs = {row: tuple(stated_spec(each, mesh) for each in job.program.shardings) for row, job in enumerate(jobs)}
+    olds = {row: job.old for row, job in enumerate(jobs) if job.old is not None}
+    with context:
+        spread = jax.sharding.auto_axes(made, axes=mesh.explicit_axes, out_sharding=specs)
+        found: dict[int, Arrays] = spread(data, olds)
+    return found
 
 
 def _traced(groups: Groups, jobs: Sequence[Job], keys: jax.Array) -> Drawn:

@@ -19,7 +19,7 @@ import numpy as np
 from initax._errors import DrawError, message
 from initax._math._keys import CONFIG
 from initax._math._threefry import FUSED, NAME
-from initax.schemes._initializer import Kernel, drawing_dtype, real_dtype
+from initax.schemes._initializer import Kernel, drawing_dtype, number_type
 
 Preimage = Callable[[jax.Array], tuple[jax.Array, ...]]
 Arrays = tuple[jax.Array, ...]
@@ -60,7 +60,7 @@ class Program:
 
     def numbers(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the run-time numbers in the type that scales the drawn array; a tuple becomes an array."""
-        scalar = _scalar(self.dtype, bool(CONFIG.jax_enable_x64))
+        scalar = number_type(self.dtype, bool(CONFIG.jax_enable_x64))
         return tuple(map(scalar, values))
 
     @property
@@ -79,12 +79,6 @@ class Program:
     def spans_processes(self) -> bool:
         """Whether some device it draws on belongs to another process."""
         return any(each is not None and not each.is_fully_addressable for each in self.shardings)
-
-
-@functools.lru_cache(maxsize=256)
-def _scalar(dtype: Any, x64: bool) -> Callable[[float], Any]:
-    scalar: Callable[[float], Any] = np.dtype(jax.dtypes.canonicalize_dtype(real_dtype(dtype))).type
-    return scalar
 
 
 class Compiled:

@@ -82,6 +82,26 @@ class Axes:
         """Axes of the stored array along which every entry is an output, or one of a group, gate or stack of them."""
         return self._stored(lambda group: all(_meaning(name) in ("out", "batch") for name in group))
 
+    @property
+    def stored_sides(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """Axes of the stored array that one output sums over, and those that are outputs; the rest are batch axes.
+
+        `None` where the entries of a stored axis are not all of one kind, as in `(gate o)`.
+        """
+        sides: dict[str, list[int]] = {"in": [], "out": [], "batch": []}
+        sizes = dict(zip(self.names, self.split, strict=True))
+        place = 0
+        for group in parse(self.pattern):
+            many = len(self.receptive_axis) if group == (RECEPTIVE,) else 1
+            telling = [name for name in group if len(group) == 1 or sizes[name] > 1]  # one group is no group
+            kinds = {_meaning(name) for name in telling} or {"batch"}
+            if len(kinds) > 1:
+                return None
+            (kind,) = kinds
+            sides["in" if kind == "receptive" else kind] += range(place, place + many)
+            place += many
+        return tuple(sides["in"]), tuple(sides["out"])
+
     def _stored(self, asked: Callable[[tuple[str, ...]], bool]) -> tuple[int, ...]:
         """The axes of the stored array whose names are asked for."""
         found: list[int] = []

@@ -24,7 +24,7 @@ AGREE = 1e-14
 """Relative to the whole, what a panel and its two halves may differ by."""
 
 
-def gain(activation: str | Callable[[Any], Any]) -> float:
+def gain(activation: str | Callable[[Any], Any], param: float | None = None) -> float:
     """Return the exact gain of an activation, `1 / sqrt(E[phi(z)^2])` for standard normal `z`.
 
     A layer of unit-variance pre-activations followed by `activation` and a weight of standard deviation
@@ -33,17 +33,23 @@ def gain(activation: str | Callable[[Any], Any]) -> float:
     1.8462 exactly) and selu (3/4 there, 1 exactly).
 
     Args:
-        activation: a function of one array, or the name of one: `"relu"`, `"tanh"`, any in `jax.nn`.
+        activation: a function of one array, or the name of one: `"relu"`, `"tanh"`, any in `jax.nn`; or, as in PyTorch,
+            the name of a linear layer, `"conv2d"`, after which nothing is to be made up for.
+        param: the activation's own argument, as PyTorch has it: the slope of `"leaky_relu"`, the alpha of `"elu"` and
+            `"celu"`.
 
     Returns:
         The gain; it multiplies a standard deviation.
 
     Raises:
-        SchemeError: no activation has that name, or the function is not a finite elementwise one.
+        SchemeError: no activation has that name, it takes no such argument, or the function is not a finite elementwise
+            one.
 
     Examples:
         >>> round(gain("relu"), 6), round(gain("tanh"), 6)
         (1.414214, 1.592537)
+        >>> round(gain("leaky_relu", 0.2), 6)
+        1.386750
 
     References:
         He et al. 2015, arXiv 1502.01852, eq. 10.
@@ -51,7 +57,34 @@ def gain(activation: str | Callable[[Any], Any]) -> float:
     function = named_activation(activation) if isinstance(activation, str) else activation
     if not callable(function):
         raise SchemeError(message(f"gain takes an activation or its name, not {activation!r}.", 'ix.gain("relu")'))
+    if param is not None:
+        return _gain(_with_argument(activation, function, param))
     return _gain(function)
+
+
+TAKES_ARGUMENT = {"leaky_relu": "negative_slope", "elu": "alpha", "celu": "alpha"}
+"""Activations that take an argument → its name in `jax.nn`."""
+
+
+def _with_argument(activation: Any, function: Callable[[Any], Any], param: float) -> Callable[[Any], Any]:
+    name = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
+    if name not in TAKES_ARGUMENT:
+        raise SchemeError(
+            message(
+                f"the activation {name or repr(activation)} takes no argument, {param!r} here.",
+                f"those that do: {listing(TAKES_ARGUMENT)}",
+                f"of any other give the function: ix.gain(lambda x: f(x, {param!r}))",
+            )
+        )
+    if isinstance(param, bool) or not isinstance(param, int | float):
+        raise SchemeError(message(f"gain: param must be a number, not {param!r}.", f'ix.gain("{name}", 0.2)'))
+    return _partial(function, TAKES_ARGUMENT[name], float(param))
+
+
+@functools.lru_cache(maxsize=256)
+def _partial(function: Callable[[Any], Any], argument: str, value: float) -> Callable[[Any], Any]:
+    """The same function each time, so that its gain is worked out once."""
+    return functools.partial(function, **{argument: value})
 
 
 @functools.lru_cache(maxsize=256)
@@ -133,7 +166,8 @@ IN_JAX = frozenset(
 
 @functools.cache
 def _activations() -> dict[str, Callable[[Any], Any]]:
-    own = {"linear": _identity, "identity": _identity, "sin": jnp.sin, "exp": jnp.exp}
+    linear = ("linear", "identity", *(f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)))
+    own = {**dict.fromkeys(linear, _identity), "sin": jnp.sin, "exp": jnp.exp}
     return {name: getattr(jax.nn, name) for name in IN_JAX if hasattr(jax.nn, name)} | own
 
 

@@ -19,9 +19,13 @@ from initax._math._axes import RECEPTIVE, Axes, parse
 def placement(array: Any) -> Sharding | None:
     """Return where an array must stay: its sharding, unless JAX merely put it on the default device.
 
-    A sharding over a mesh of names and sizes alone is one over the mesh around, where that has the same.
+    A sharding over a mesh of names and sizes alone is one over the mesh around, where that has the same. Inside a
+    transformation it is the one that the array's type states, which it does for explicit axes of a mesh.
     """
-    if isinstance(array, jax.core.Tracer) or not getattr(array, "committed", True):
+    if isinstance(array, jax.core.Tracer):
+        stated = getattr(jax.typeof(array), "sharding", None)
+        return stated if explicit_names(stated) else None
+    if not getattr(array, "committed", True):
         return None
     sharding = getattr(array, "sharding", None)
     if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, AbstractMesh):
@@ -29,6 +33,42 @@ def placement(array: Any) -> Sharding | None:
         if around is not None and dict(around.shape) == dict(sharding.mesh.shape):
             return NamedSharding(around, sharding.spec)
     return sharding if isinstance(sharding, Sharding) else None
+
+
+def explicit_names(sharding: Any) -> tuple[str, ...]:
+    """Return the axes of a mesh over which an array goes so that its type says so."""
+    if not isinstance(sharding, NamedSharding):
+        return ()
+    kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
+    named = (name for entry in sharding.spec for name in mesh_names(entry))
+    return tuple(name for name in named if kinds[name] == AxisType.Explicit)
+
+
+def stated_spec(sharding: Any, mesh: AbstractMesh) -> PartitionSpec:
+    """Return what the type of an array says of its place on a mesh: the entries that name explicit axes of it."""
+    if not explicit_names(sharding) or tuple(sharding.mesh.axis_names) != tuple(mesh.axis_names):
+        return PartitionSpec()
+    entries = (tuple(name for name in mesh_names(entry) if name in mesh.explicit_axes) for entry in sharding.spec)
+    return PartitionSpec(*(names or None for names in entries))
+
+
+def varying_like(array: Any, old: Any) -> Any:
+    """Return an array whose type says, inside a `shard_map`, that it varies over the axes over which another does.
+
+    Args:
+        array: the array.
+        old: the one whose place it takes; of one that is no tracer, nothing is asked.
+    """
+    if not isinstance(old, jax.core.Tracer):
+        return array
+    missing = tuple(sorted(_varying(old) - _varying(array)))
+    return jax.lax.pcast(array, missing, to="varying") if missing else array
+
+
+def _varying(array: Any) -> frozenset[str]:
+    kind = jax.typeof(array)
+    found = getattr(kind, "vma", None)  # a part of the type's `mat` since JAX 0.12
+    return frozenset(getattr(getattr(kind, "mat", None), "varying", ()) if found is None else found)
 
 
 def mesh_around() -> Mesh | None:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from initax._errors import ModelError, message
+from initax._math._sharding import varying_like
 from initax._model._parameter import Layer
 from initax._text import table
 
@@ -88,7 +89,7 @@ class Survey:
                     # One array for all places that it is at, which can be written to.
                     leaves[place] = converted.setdefault(old.dtype, np.array(array, old.dtype))
                 else:
-                    leaves[place] = array
+                    leaves[place] = varying_like(array, old)
         return self.rebuild(leaves)
 
     def shapes_without(self, drawn: Iterable[str]) -> frozenset[str]:

@@ -18,10 +18,16 @@ from initax._model._parameter import WEIGHT_ROLES, Parameter
 from initax._model._survey import Survey, Traced
 from initax._planning._decide import Decisions, Draw
 from initax._trace import uses_of
-from initax._trace._second_moments import Law, Lengths
+from initax._trace._second_moments import NUDGE, Law, Lengths
 
 PASSES = 12
 """Passes along the forward pass in which the scale of tables has to be found that are looked up and read out."""
+
+STEEP = 1.5
+"""Slope of the length map above which a function is unstable; of those in use the steepest is silu's, 1.17."""
+
+GROWTH = 2.5
+"""Growth of a deviation along the forward pass that is told. One function of slope 2 between norms has less."""
 
 CLOSE = 0.002
 """Relative difference of a variance from one pass to the next, below which it is found."""
@@ -36,7 +42,7 @@ def with_lengths(decisions: Decisions, survey: Survey, traced: Traced | None) ->
         traced: its forward pass, where there is one.
     """
     drawn = {each.parameter.path: each for each in decisions.draws}
-    found = _followed(drawn, survey, traced) if traced is not None else Followed({}, ())
+    found = _followed(drawn, survey, traced) if traced is not None else Followed({}, (), {})
     layers = {each.path: layer for layer in survey.layers for each in layer.parameters}
     draws, unknown = [], []
     for each in decisions.draws:
@@ -50,7 +56,12 @@ def with_lengths(decisions: Decisions, survey: Survey, traced: Traced | None) ->
         scaled = replace(parameter, reach=1.0) if parameter.path in unknown else parameter
         recipe = each.initializer.recipe(scaled, layers[parameter.path])
         draws.append(replace(each, parameter=parameter, recipe=recipe, std=recipe.std))
-    notes = (*decisions.notes, *_blind(unknown, traced is None), *_assuming(found.assumed))
+    notes = (
+        *decisions.notes,
+        *_blind(unknown, traced is None),
+        *_assuming(found.assumed),
+        *_unstable(found.slopes),
+    )
     return replace(decisions, draws=tuple(draws), notes=notes)
 
 
@@ -61,10 +72,12 @@ class Followed:
     Attributes:
         reach: path → mean square of the signal that reaches a weight, `None` where that is not known.
         assumed: paths of the arrays whose laws had to be assumed for it.
+        slopes: path → slope of the length map in front of a weight, where deviations of the length grow.
     """
 
     reach: Mapping[str, float | None]
     assumed: tuple[str, ...]
+    slopes: Mapping[str, float]
 
 
 def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Followed:
@@ -92,10 +105,23 @@ def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Foll
             break
     scaled = {at for at, law in laws.items() if law.length is not None and reach.get(at) is not None}
     leaning = frozenset[int]().union(*(lengths.leaning.get(at, frozenset()) for at in scaled))
+    steep = {at: slope for at, slope in sorted(lengths.slopes.items()) if at in scaled and slope > STEEP}
+    if steep:
+        nudged = Lengths(uses, laws, tables, reach).of(traced.closed, arrays, traced.constants)
+        growth = max(_growth(reach[at], nudged.get(at)) for at in steep)
+        steep = steep if growth > GROWTH else {}
     return Followed(
         {paths[at]: length for at, length in reach.items()},
         tuple(paths[at] for at in sorted(leaning)),
+        {paths[at]: slope for at, slope in steep.items()},
     )
+
+
+def _growth(length: float | None, nudged: float | None) -> float:
+    """By what factor a deviation of the length has grown; what then is no length any more has outgrown all bounds."""
+    if length is None or nudged is None:
+        return math.inf
+    return math.log(nudged / length) / math.log1p(NUDGE)
 
 
 class _Search:
@@ -139,8 +165,10 @@ def _law(parameter: Parameter, draw: Draw | None, is_norm: bool) -> Law | None:
             return None
         if draw.initializer is not None and draw.initializer.needs_reach and recipe.std:
             square = recipe.std**2
-            return Law(mean=0.0, square=square, inputs=inputs, length=square * now.effective_fan_in)
-        return None if moments is None else Law(mean=moments[0], square=moments[1], inputs=inputs)
+            length = square * now.effective_fan_in
+            return Law(mean=0.0, square=square, inputs=inputs, length=length, centered=draw.initializer.centers)
+        centers = draw.initializer is not None and draw.initializer.centers
+        return None if moments is None else Law(mean=moments[0], square=moments[1], inputs=inputs, centered=centers)
     if moments is not None and now.role in ("bias", "scale") and now.constraint is None:
         return Law(mean=moments[0], square=moments[1])
     value = _taken(now)
@@ -183,3 +211,19 @@ def _assuming(assumed: tuple[str, ...]) -> tuple[str, ...]:
             "weights give length one, biases are zero and scales are one; a plan sees no values",
         ),
     )
+
+
+def _unstable(slopes: Mapping[str, float]) -> tuple[str, ...]:
+    """What `auto` can't do for functions that enlarge every deviation of the length."""
+    if not slopes:
+        return ()
+    share = math.ceil(round(100 * (1 - 1 / max(slopes.values())), 3)) / 100
+    text = message(
+        f"auto can't keep the length of the signal behind {count(len(slopes), 'function')}, and what is off grows from "
+        "layer to layer: 1 % too much in front becomes "
+        + listing((f"{slope:.2g} % at {path or '(model)'}" for path, slope in slopes.items()), 6),
+        "put a norm in front of each, or where layers have biases write "
+        f'{{"*": ("auto", {{"bias_share": {share:g}}})}}',
+    )
+    warn(text)
+    return (text,)

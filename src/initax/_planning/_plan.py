@@ -136,7 +136,8 @@ class Plan:
         drawn = [_paths(each) for each in self.draws if each.recipe is not None]
         free = self._survey.replaced(path for paths in drawn for path in paths) if donate else {}
         for path, home in homes.items():
-            refuse_misfit(path, shapes[path], home)
+            if not isinstance(self._survey.at(path), jax.core.Tracer):  # whose type is a place that it has
+                refuse_misfit(path, shapes[path], home)
         for each in self.draws:
             if each.recipe is None:
                 continue
@@ -156,6 +157,7 @@ class Plan:
                     each.recipe.numbers,
                     old=self._old(each) if program.kernel.sees_old else None,
                     free=tuple(array for path in paths for array in free.get(path, ())),
+                    here=self._survey.at(parameter.path),
                 )
             )
         return jobs

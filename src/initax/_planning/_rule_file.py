@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from initax._errors import InitaxError, RuleError, SchemeError, message
+from initax._errors import InitaxError, RuleError, SchemeError, listing, message
 from initax._model._parameter import ROLES
+from initax._planning._label_rules import KINDS, read_label_rules
 from initax._planning._misuse import no_source_of_rules
 from initax._planning._rules import read_rules
 from initax.schemes._scheme import unknown_role
@@ -23,7 +24,7 @@ WORDS = frozenset({*ROLES, "axes", "sizes", "base", "name"})
 Keys = tuple[str, ...]
 
 
-def load_rules(source: str | os.PathLike[str]) -> dict[str, Any]:
+def load_rules(source: str | os.PathLike[str], *, of: str = "schemes") -> dict[str, Any]:
     """Return the rules that a TOML or JSON file holds, or a text in one of these formats.
 
     Each key of the file is a selector: a name, a path, names in sequence. Its value is what a rule of Python says, with
@@ -32,12 +33,15 @@ def load_rules(source: str | os.PathLike[str]) -> dict[str, Any]:
 
     Args:
         source: path of a file whose name ends in `.toml` or `.json`; or the text itself.
+        of: what the values are: `"schemes"`; or `"mask"`, `"labels"` or `"muon"`, as `ix.mask`, `ix.labels` and
+            `ix.muon` take them. These verbs take the path of such a file, too.
 
     Returns:
         The rules as a mapping of plain data, in the order of the file; `loaded | {"head": "zeros"}` adds another.
 
     Raises:
-        RuleError: the text is no TOML or JSON, or holds no rules, or one twice; the message says in which line.
+        RuleError: the text is no TOML or JSON, or holds no rules, or one twice, or values of another kind; the message
+            says in which line.
         SchemeError: a scheme is unknown or malformed; the message says in which line, and under which key.
         AxesError: a restated pattern is malformed; likewise.
         FileNotFoundError: there is no such file.
@@ -51,19 +55,24 @@ def load_rules(source: str | os.PathLike[str]) -> dict[str, Any]:
         ... ''')
         {'*': 'glorot_uniform', 'Embedding': ['normal', {'stddev': 0.02}], 'head': None}
     """
+    if of not in ("schemes", *KINDS):
+        raise RuleError(message(f"load_rules: of must be one of {listing(('schemes', *KINDS))}, not {of!r}."))
     where, text, is_json = _opened(source)
     stored = _parsed(text, where, is_json)
     if not isinstance(stored, dict) or not stored:
         line = '{"Linear": "he_normal"}' if is_json else '"Linear" = "he_normal"'
         raise RuleError(message(f"{where} holds no rules.", line))
-    rules = {selector: _with_none(value) for selector, value in stored.items()}
+    rules = {selector: _with_none(value) if of == "schemes" else value for selector, value in stored.items()}
     for selector, value in rules.items():
         try:
+            if of != "schemes":
+                read_label_rules(of, {selector: value})
+                continue
             _refuse_tables(selector, value, is_json)
             read_rules({selector: value})
         except InitaxError as error:
             rule = f'rule "{selector}": '
-            said = str(error).removeprefix(rule)
+            said = str(error).removeprefix(f"{of}: ").removeprefix(rule)
             lines = _json_lines(text) if is_json else _toml_lines(text)
             keys = _at_fault((selector,), value, said)
             known = next(keys[:depth] for depth in range(len(keys), 0, -1) if keys[:depth] in lines)

@@ -39,5 +39,7 @@ def cotangents(eqn: Any, results: list[Value], uses: Uses, where: str) -> list[V
         is_met = any(view.fed_by_constant for view in result.weights)
         value = settle(result, uses, where) if is_met else result
         is_first = not value.weights and jnp.issubdtype(getattr(var.aval, "dtype", bool), jnp.inexact)
-        found.append(Value(shape=value.shape, data=value.data or is_first, weights=value.weights, steps=value.steps))
+        found.append(
+            Value(shape=value.shape, data=value.data or is_first, weights=value.weights, constant=value.constant)
+        )
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 from initax._model._reason import Why
 from initax._trace._uses import Part, Use, Uses, Value, What, assign, resolve_links, size
-from initax._trace._views import FOREIGN, Factor, Link, Stop, View, foreign, placed, regroup
+from initax._trace._views import FOREIGN, Factor, Link, Slot, Stop, View, foreign, placed, reshaped
 
 
 def settle(value: Value, uses: Uses, where: str) -> Value:
@@ -22,11 +22,11 @@ def settle(value: Value, uses: Uses, where: str) -> Value:
         if view.looked or view.picked:
             assign(parts, view.looked, "out")
             assign(parts, view.own, "in")
-            assign(parts, view.batch, "batch")
+            assign(parts, (*view.batch, *view.tables), "batch")
             stop = view.stop or _entangled(view)
             if view.picked and not view.looked:
                 stop = stop or Stop("rows of it are picked by constant indices", where)
-            uses.add(Use(param=view.param, what="embedding", where=where, parts=parts, stop=stop))
+            uses.add(Use(param=view.param, what="embedding", where=where, parts=parts, stop=stop, view=view))
         elif view.fed_by_constant:
             outputs.append(_fed(view, value, uses, where))
         else:
@@ -50,7 +50,7 @@ def _fed(view: View, value: Value, uses: Uses, where: str) -> View:
     tangled = any(link.number > 0 for link in view.links)
     stop = view.stop or (Stop("it is contracted with a parameter and a constant", where) if tangled else None)
     use = Use(param=view.param, what="weight", where=where, parts=parts, normalized=view.normalized, stop=stop)
-    return View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use))
+    return View(param=view.param, axes=view.axes, use=uses.add(use))
 
 
 def _entangled(view: View) -> Stop | None:
@@ -96,6 +96,10 @@ def consume(
     outputs = []
     for place, (view, own) in enumerate(zip(views, parts, strict=True)):
         assign(own, (*view.batch, *view.looked), "batch")
+        assign(own, view.added_up, "in")
+        if view.fed_by_constant and not direct[place]:
+            # What the signal meets is an axis of the constant: an output sums over what the constant mixes there.
+            assign(own, (factor for link in view.links if link.number < 0 for factor in link.factors), "in")
         kind, stop = _judged(place, views, parts, direct, roles)
         through = {each.param for each in views if {a.number for a in each.links} & {b.number for b in view.links}}
         use = Use(
@@ -103,17 +107,25 @@ def consume(
             what=what if kind == "weight" else kind,
             where=where,
             parts=own,
-            strides=strides if kind == "weight" else (1, 1),
+            strides=(strides[0] / view.share, strides[1] / view.share) if kind == "weight" else (1, 1),
+            inside=frozenset(factor for factor, part in own.items() if part in ("in", "field")),
             through=frozenset(through - {view.param}),
             normalized=view.normalized,
-            stop=view.stop or stop,
+            stop=stop if view.running and _is_whole_sum(view, own) else view.stop or stop,
             view=view,
         )
         if kind == "scale":
             use.parts = {factor: "along" if part in ("in", "field") else part for factor, part in own.items()}
         result = placed(view, places, shape)
-        outputs.append(View(param=view.param, axes=result.axes, slots=view.slots, use=uses.add(use)))
+        outputs.append(View(param=view.param, axes=result.axes, use=uses.add(use)))
     return tuple(outputs)
+
+
+def _is_whole_sum(view: View, own: dict[Factor, Part]) -> bool:
+    """Whether the entries of a running sum are all summed over: then each entry of the parameter is in the sum."""
+    axes = {each.axis for each in view.running}
+    cut = [*(f for slot in view.slots if slot.partial for f in slot.factors), *(factor for factor, _ in view.fixed)]
+    return all(own.get(each) == "in" for each in view.running) and all(factor.axis not in axes for factor in cut)
 
 
 def _judged(
@@ -123,14 +135,13 @@ def _judged(
     view, own = views[place], parts[place]
     if view.picked:
         return "weight", Stop("rows of it are picked by constant indices")
-    if view.fed_by_constant:
+    if view.fed_by_constant and (direct[place] or len(view.links) > 1):
         return "weight", Stop("it is contracted with a constant first")
     if any(factor not in own for link in view.links for factor in link.factors):
         return "weight", Stop("it is contracted with another parameter, and which comes first can't be told")
-    if view.links and not _is_low_rank(place, views, direct):
+    if any(link.number > 0 for link in view.links) and not _is_low_rank(place, views, direct):
         return "weight", Stop(
-            "it is contracted with another parameter and the axis between is no bottleneck; "
-            "which comes first can't be told"
+            "it is contracted with another parameter, with no weight beside them; which comes first can't be told"
         )
     if view.times:
         full = [_is_full(each) for each in parts]
@@ -155,14 +166,14 @@ def _repeated(view: View, own: dict[Factor, Part], roles: Sequence[Part]) -> str
     """Why entries that are used again and again have no fans to speak of; empty where that is not so."""
     alone = [at for at, axis in enumerate(view.axes) if all(f.axis == FOREIGN for f in axis) and size(axis) > 1]
     if any(
-        f.axis == FOREIGN and f.size > 1 for at, r in enumerate(roles) if r in ("in", "field") for f in view.axes[at]
+        (f.axis == FOREIGN and f.size > 1) or (isinstance(f, Slot) and f.repeats)
+        for at, r in enumerate(roles)
+        if r in ("in", "field")
+        for f in view.axes[at]
     ):
         return "it is repeated along what is summed over"
     if "out" not in own.values() and any(roles[at] == "out" for at in alone):
         return "it is the same for every output"
-    inputs = {factor.axis for factor, part in own.items() if part == "in" and factor.size > 1}
-    if any(factor.axis in inputs for factor, _ in view.fixed):
-        return "parts of it along an input axis are used one by one"
     return ""
 
 
@@ -173,21 +184,10 @@ def _is_full(own: dict[Factor, Part]) -> bool:
 def _is_low_rank(place: int, views: tuple[View, ...], direct: list[bool]) -> bool:
     """Whether a product of parameters may be read in the direction of the signal.
 
-    `A @ B @ x` may be two factors of one weight, or learned queries times their own weight that meet keys. The first
-    has a bottleneck, or another weight is added that says which side is which.
+    `A @ B @ x` may be two factors of one weight, or learned queries times their own weight that meet keys. Another
+    weight that is added to them says that it is the first.
     """
-    numbers = {link.number for link in views[place].links}
-    chain = [each for each in views if any(link.number in numbers for link in each.links)]
-    if any(at != place and direct[at] and not each.links and len(each.own) > 1 for at, each in enumerate(views)):
-        return True
-    if any(not each.links and _narrower(each, views) for each in views):
-        return False
-    inner = max(size(link.factors) for each in chain for link in each.links)
-    return all(inner < max(size(each.own), 1) for each in chain if each.own)
-
-
-def _narrower(view: View, views: tuple[View, ...]) -> bool:
-    return size(view.own) < max(size(each.own) for each in views)
+    return any(at != place and direct[at] and not each.links and len(each.own) > 1 for at, each in enumerate(views))
 
 
 def _is_broadcast(place: int, views: tuple[View, ...]) -> bool:
@@ -337,7 +337,7 @@ def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) 
             roles += ["batch", "out"]
         else:
             roles.append("in" if axis == in_axis else "field")
-    cut = tuple(_cut(view, out_axis, groups) for view in kernel.weights)
+    cut = tuple(each for view in kernel.weights if (each := _cut(view, out_axis, groups)) is not None)
     places: list[int | None] = [None] * len(shape)
     places.insert(numbers.out_spec[1], out_axis)
     places[numbers.out_spec[1] + 1] = out_axis + 1
@@ -362,9 +362,7 @@ def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, whe
     stop = None
     if batch_groups > 1:
         stop = Stop("its convolution groups the batch", where)
-    elif any(
-        regroup(view.axes[out_axis], (groups, kernel.shape[out_axis] // groups)) is None for view in kernel.weights
-    ):
+    elif any(_cut(view, out_axis, groups) is None for view in kernel.weights):
         stop = Stop("the groups of its convolution cut an axis unevenly", where)
     if stop is None:
         return kernel
@@ -377,13 +375,11 @@ def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, whe
     return replace(kernel, weights=tuple(views))
 
 
-def _cut(view: View, axis: int, groups: int) -> View:
-    length = size(view.axes[axis])
-    pair = regroup(view.axes[axis], (groups, length // groups)) or (foreign(groups), foreign(length // groups))
-    outer, inner = (each or foreign(1) for each in pair)
-    if groups == 1 and view.axes[axis][0].size == 1:
-        outer, inner = foreign(1), view.axes[axis]
-    return replace(view, axes=(*view.axes[:axis], outer, inner, *view.axes[axis + 1 :]))
+def _cut(view: View, axis: int, groups: int) -> View | None:
+    if groups == 1:
+        return replace(view, axes=(*view.axes[:axis], foreign(1), *view.axes[axis:]))
+    sizes = [size(each) for each in view.axes]
+    return reshaped(view, (*sizes[:axis], groups, sizes[axis] // groups, *sizes[axis + 1 :]))
 
 
 def _uncut(view: View, axis: int) -> View:

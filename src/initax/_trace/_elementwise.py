@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from initax._model._reason import Why
 from initax._trace._contract import settle
 from initax._trace._layout import broadcast
-from initax._trace._uses import Part, Use, Uses, Value, assign
-from initax._trace._views import FOREIGN, Factor, Stop, View, regroup
+from initax._trace._sums import added_up
+from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, assign
+from initax._trace._views import FOREIGN, Factor, Stop, View, beside, regroup, stands
 
 
 def fitted(value: Value, shape: tuple[int, ...]) -> Value:
@@ -49,7 +53,8 @@ def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Us
         views, same = _merged(left, right, where, "added to")
         return Value(shape=shape, weights=views, data=same)
     if not left.weights and not right.weights:
-        return _both(left, right, shape)
+        added_up(left, right, uses, where)
+        return replace(_both(left, right, shape), products=_added_products(left, right))
     params, signal = (left, right) if left.weights else (right, left)
     if not signal.data:
         views = tuple(replace(view, shifted=True) for view in params.weights)
@@ -84,6 +89,8 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
     stop = view.stop
     if minus:
         stop = stop or Stop("it is subtracted, as a running mean would be", where)
+    elif view.added_up:
+        stop = stop or Stop("a sum over its axes is added to the signal", where)
     elif view.times or any(link.number > 0 for link in view.links):
         stop = stop or Stop("it is combined with another parameter and then added to the signal", where)
     elif view.scaled and not covered:
@@ -100,7 +107,7 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
         stop=stop,
         view=view,
     )
-    return uses.outputs((View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use)),))
+    return uses.outputs((View(param=view.param, axes=view.axes, use=uses.add(use)),))
 
 
 def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None, at: int, uses: Uses) -> None:
@@ -108,11 +115,12 @@ def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None,
     if before is None or all(factor.axis == FOREIGN for factor in before.axes[at]):
         return
     theirs = uses.found[before.use].parts
-    pieces = [piece for factor in before.axes[at] for piece in _pieces(factor, theirs)]
-    mine = regroup(view.axes[at], [piece.size for piece in pieces])
+    first, second = beside(before.axes[at], view.axes[at])
+    pieces = [piece for factor in first for piece in _pieces(factor, theirs)]
+    mine = regroup(second, [piece.size for piece in pieces])
     if mine is None or all(theirs.get(piece) != "batch" for piece in pieces):
         return
-    for factor in view.axes[at]:
+    for factor in second:
         parts.pop(factor, None)
     for factors, piece in zip(mine, pieces, strict=True):
         assign(parts, factors, "batch" if theirs.get(piece) == "batch" else "out")
@@ -135,9 +143,22 @@ def _marks(view: View, axis: int) -> bool:
 
 
 def _meets(weight: View, bias: View, axis: int) -> bool:
-    """Whether a bias and the outputs of a weight are in the same slot of an axis, if in slots they are."""
-    theirs, mine = weight.slot(axis), bias.slot(axis)
-    return theirs is None or mine is None or theirs.offset == mine.offset
+    """Whether a bias is added to the outputs of a weight along an axis that may hold other things, too."""
+    return bool((stands(weight.axes[axis]) & stands(bias.axes[axis])).any())
+
+
+def _not_constant_first(value: Value, where: str) -> Value:
+    """A parameter that is contracted with a constant and then multiplied with the signal: which is its input?"""
+    stop = Stop(CONSTANT_FIRST, where)
+    return replace(value, weights=tuple(each.halted(stop) if each.fed_by_constant else each for each in value.weights))
+
+
+def _added_products(left: Value, right: Value) -> tuple[View, ...]:
+    """The products in a sum: of a signal and a constant what they were, others mixed with something else."""
+    products = (*left.products, *right.products)
+    if left.data and right.data:
+        products = tuple(replace(view, scaled=True) for view in products)
+    return tuple(dict.fromkeys(products))[:KEPT]
 
 
 def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:
@@ -159,13 +180,22 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
     """Follow a product: of parameters, of signals, or of a signal and a scale."""
     constants = [not value.data and not value.weights for value in (left, right)]
     if any(constants):
-        other = fitted(right if constants[0] else left, shape)
-        return replace(other, weights=tuple(replace(view, scaled=True) for view in other.weights))
+        other, factor = (right, left) if constants[0] else (left, right)
+        other = fitted(other, shape)
+        number = factor.constant.number if factor.constant is not None and other.weights else None
+        views = tuple(replace(view, scaled=True) for view in other.weights)
+        if number is not None:
+            views = tuple(masked(view, np.asarray(number) != 0) for view in views)
+        return replace(other, weights=views)
+    if left.data != right.data:
+        left, right = (_not_constant_first(value, where) for value in (left, right))
     left, right = (fitted(settle(value, uses, where) if _is_signal(value) else value, shape) for value in (left, right))
     if left.weights and right.weights:
         views, same = _merged(left, right, where, "multiplied with")
         return Value(shape=shape, weights=views, data=same)
     if not left.weights and not right.weights:
+        _vary(left.products, right, uses)
+        _vary(right.products, left, uses)
         return _scaled(_both(left, right, shape))
     params, signal = (left, right) if left.weights else (right, left)
     products = []
@@ -179,8 +209,17 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
             stop = stop or Stop("a constant is added to it before it scales the signal", where)
         if view.times or view.links:
             stop = stop or Stop("it is combined with another parameter and then scales the signal", where)
-        use = Use(param=view.param, what="scale", where=where, parts=parts, normalized=view.normalized, stop=stop)
-        products.append(View(param=view.param, axes=view.axes, slots=view.slots, use=uses.add(use)))
+        use = Use(
+            param=view.param,
+            what="scale",
+            where=where,
+            parts=parts,
+            normalized=view.normalized,
+            stop=stop,
+            view=view,
+            product=True,
+        )
+        products.append(View(param=view.param, axes=view.axes, use=uses.add(use)))
     return Value(
         shape=shape,
         data=True,
@@ -188,6 +227,28 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
         products=tuple(products),
         stretched=signal.stretched & params.stretched,
     )
+
+
+def masked(view: View, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> View:
+    """Return a view of which a mask of constants leaves some entries.
+
+    Args:
+        view: the view.
+        mask: which entries of the value are left, of a shape that broadcasts to it.
+    """
+    share = float(np.mean(mask)) if mask.size else 1.0
+    repeats = any(factor.axis == FOREIGN and factor.size > 1 for axis in view.axes for factor in axis)
+    return replace(view, share=view.share * share) if 0 < share < 1 and not repeats else view
+
+
+def _vary(products: Sequence[View], other: Value, uses: Uses) -> None:
+    """Note that what scales were multiplied with varies along their axes, by what it is multiplied with now."""
+    for view in products:
+        use = uses.found[view.use]
+        for at, axis in enumerate(view.axes):
+            for factor in view.opened(axis):
+                if at not in other.stretched and use.product and use.parts.get(factor) == "out":
+                    use.parts[factor] = "along"
 
 
 def _scaled(value: Value) -> Value:
@@ -232,11 +293,17 @@ def _merged(left: Value, right: Value, where: str, how: str) -> tuple[tuple[View
     return tuple(dict.fromkeys(kept)), left.data or right.data
 
 
+def _is_statistic(view: View) -> bool:
+    """Whether it is what a function made of a parameter, or a sum of its entries."""
+    return view.stop is not None or bool(view.added_up)
+
+
 def _with_twins(view: View, twins: list[View], place: int, product: bool, where: str) -> list[View]:
     """What is left of a view when the other operand holds the same parameter."""
-    if view.stop and any(not twin.stop for twin in twins):
+    if _is_statistic(view) and any(not _is_statistic(twin) for twin in twins):
         return []  # the statistic; its twin is marked below
-    if not view.stop and all(twin.stop for twin in twins) and all(twin.fixed == view.fixed for twin in twins):
+    is_norm = not _is_statistic(view) and all(_is_statistic(twin) for twin in twins)
+    if is_norm and all(twin.fixed == view.fixed for twin in twins):
         past = not product and all(twin.frozen for twin in twins)
         return [replace(view, quantized=True) if past else replace(view, normalized=True)]
     if not product:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from initax._trace._views import FOREIGN, SLOT, Factor, View
+from initax._trace._views import FOREIGN, Factor, Slot, View
 
 Whole = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
 
@@ -41,17 +41,16 @@ def covers(view: View, shape: Sequence[int], axes: Sequence[int]) -> bool:
         shape: the stored shape of the weight that made them.
         axes: stored axes of it.
     """
-    held = {factor for axis in view.axes for factor in view.opened(axis)} | set(view.batch)
+    held = set(view.own) | set(view.batch)
     known = math.prod(factor.size for factor in held if factor.axis in axes)
-    return known == math.prod(shape[axis] for axis in axes) and all(f.axis in (*axes, FOREIGN) for f in held)
+    whole = known == math.prod(shape[axis] for axis in axes) and not any(slot.partial for slot in view.slots)
+    return whole and all(factor.axis in axes for factor in held)
 
 
 def marked(view: View) -> tuple[int, ...]:
     """Return the axes of a signal along which it holds different units, or something beside them."""
     return tuple(
-        at
-        for at, axis in enumerate(view.axes)
-        if any(factor.axis <= SLOT or (factor.axis != FOREIGN and factor.size > 1) for factor in axis)
+        at for at, axis in enumerate(view.axes) if any(factor.axis != FOREIGN and factor.size > 1 for factor in axis)
     )
 
 
@@ -73,12 +72,10 @@ def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: S
         lengthwise = [-1 if at == place else 1 for at in range(len(along))]
         for factor, digit in _digits(np.arange(math.prod(each.size for each in view.axes[axis])), view.axes[axis]):
             inside = [(factor, digit)]
-            if factor.axis <= SLOT:
-                slot = view.slots[SLOT - factor.axis]
-                here = digit - slot.offset
-                outside = (here < 0) | (here >= math.prod(each.size for each in slot.factors))
-                missing = missing | outside.reshape(lengthwise)
-                inside = _digits(here, slot.factors)
+            if isinstance(factor, Slot):
+                here = factor.index[digit]
+                missing = missing | (here < 0).reshape(lengthwise)
+                inside = _digits(here, factor.factors)
             for each, own in inside:
                 if each.axis != FOREIGN:
                     numbers = numbers + (own * each.inner * stride[each.axis]).reshape(lengthwise)
@@ -132,7 +129,9 @@ def coordinates(view: View, axes: Sequence[int], shape: Sequence[int]) -> tuple[
         For each axis the indices, and which entries are in the operand at all; all broadcast to the stored shape.
     """
     factors = [view.axes[axis] for axis in axes]
-    if any(f.axis <= SLOT or (f.axis == FOREIGN and f.size > 1) for each in factors for f in each):
+    if any(f.axis == FOREIGN and f.size > 1 for each in factors for f in each):
+        return None
+    if any(isinstance(f, Slot) and f.repeats for each in factors for f in each):
         return None
     alone = [[-1 if at == axis else 1 for at in range(len(shape))] for axis in range(len(shape))]
     grid = [np.arange(size).reshape(alone[axis]) for axis, size in enumerate(shape)]
@@ -141,13 +140,27 @@ def coordinates(view: View, axes: Sequence[int], shape: Sequence[int]) -> tuple[
         own: Whole = grid[factor.axis] // factor.inner % factor.size
         return own
 
+    def place(slot: Slot) -> Whole:
+        """Where each stored entry stands in a slot, -1 where it does not."""
+        number: Whole = np.zeros([1] * len(shape), np.intp)
+        for factor in slot.factors:
+            number = number * factor.size + digit(factor)
+        known = np.flatnonzero(slot.index >= 0)
+        back: Whole = np.full(math.prod(factor.size for factor in slot.factors), -1, np.intp)
+        back[slot.index[known]] = known
+        there: Whole = back[number]
+        return there
+
     found = []
     for each in factors:
         index: Whole = np.zeros([1] * len(shape), np.intp)
         for factor in each:
-            index = index * factor.size + (digit(factor) if factor.axis != FOREIGN else 0)
+            own = place(factor) if isinstance(factor, Slot) else digit(factor) if factor.axis != FOREIGN else 0
+            index = index * factor.size + own
         found.append(index)
     inside = np.ones([1] * len(shape), bool)
+    for slot in view.slots:
+        inside = inside & (place(slot) >= 0)
     for factor, at in view.fixed:
         inside = inside & (digit(factor) == at)
     return found, inside

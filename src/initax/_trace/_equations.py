@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from jax.extend.core import Literal
+import numpy as np
 
 from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
 from initax._trace._pairs import imaginary, paired, turned
+from initax._trace._sums import summed
 from initax._trace._uses import Part, Uses, Value, assign
-from initax._trace._views import FOREIGN, Factor, Stop
+from initax._trace._views import FOREIGN, Factor, Link, Stop, View
 
 Values = Sequence[Value]
 
@@ -29,7 +30,7 @@ def shapes_of(eqn: Any) -> list[tuple[int, ...]]:
 
 def keep(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """A function of one value, entry by entry, that leaves a weight a weight."""
-    return values[0]
+    return replace(values[0], columns=()) if values[0].columns else values[0]
 
 
 def reshape(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
@@ -56,14 +57,23 @@ def broadcast_in_dim(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
 
 
 def rev(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
-    """Follow entries in reversed order, which are the same entries."""
-    return values[0]
+    """Follow entries in reversed order."""
+    return layout.turn(values[0], eqn.params["dimensions"], uses, where)
+
+
+def tile(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+    """Follow entries that are repeated."""
+    return layout.tile(values[0], eqn.params["reps"], shapes_of(eqn)[0])
+
+
+def cumsum(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    """Follow a running sum."""
+    return layout.running(values[0], eqn.params["axis"], eqn.primitive.name, where)
 
 
 def gather(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """Follow a look-up by an array of indices."""
-    found = layout.strided(values[0], values[1], eqn, uses, where)
-    return found if found is not None else layout.gather(values[0], values[1], eqn, uses.at, where)
+    return layout.gather(values[0], values[1], eqn, uses, where)
 
 
 def concatenate(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
@@ -147,9 +157,10 @@ def dynamic_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     for axis, size in enumerate(eqn.params["slice_sizes"]):
         if size == value.shape[axis]:
             continue
-        start = eqn.invars[1 + axis]
-        if isinstance(start, Literal):
-            value = layout.cut(value, axis, int(start.val), size, 1, uses, where)
+        start = starts[axis].numbers
+        if start is not None:
+            first = min(max(int(start), 0), value.shape[axis] - size)
+            value = layout.cut(value, axis, first, size, 1, uses, where)
         elif size == 1:
             value = layout.entry(replace(value, outputs=()), axis, starts[axis].data, uses.at, 1 + axis)
         else:
@@ -170,8 +181,60 @@ def _lost(value: Value, axis: int, size: int, where: str) -> Value:
     return Value(shape=shape, data=value.data, weights=views)
 
 
-def overwrite(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
-    """Follow a value of which some entries are overwritten."""
+def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    """Follow a value of which a block is overwritten."""
+    under, over, *starts = values
+    numbers = [start.numbers for start in starts]
+    found = [int(each) for each in numbers if each is not None]
+    if len(found) < len(starts) or any(start.data for start in starts) or not _readable(values):
+        return _overwritten(eqn, values, uses)
+    last = [total - size for total, size in zip(under.shape, over.shape, strict=True)]
+    first = [min(max(start, 0), most) for start, most in zip(found, last, strict=True)]
+    return layout.write(under, over, first, uses, where)
+
+
+def scatter(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+    """Follow a value some of whose entries are overwritten, or added to."""
+    under, indices, over = values
+    adds = eqn.primitive.name == "scatter-add"
+    number = None if indices.data else indices.numbers
+    if number is None or not _readable((under, over)):
+        return _overwritten(eqn, (under, over), uses)
+    if adds and under.weights and over.weights:
+        return None
+    numbers = eqn.params["dimension_numbers"]
+    axes, gone = numbers.scatter_dims_to_operand_dims, numbers.inserted_window_dims
+    if numbers.operand_batching_dims:
+        return None
+    rows = number.reshape(-1, number.shape[-1])
+    kept = [axis for axis in range(len(under.shape)) if axis not in gone]
+    window = dict(zip(kept, numbers.update_window_dims, strict=True))
+    if len(rows) == 1:
+        places = [window.get(axis) for axis in range(len(under.shape))]
+        block = layout.rearrange(over, places, [1 if at is None else over.shape[at] for at in places])
+        starts = [int(rows[0][axes.index(axis)]) if axis in axes else 0 for axis in range(len(under.shape))]
+        fits = all(
+            0 <= start <= total - size for start, total, size in zip(starts, under.shape, block.shape, strict=True)
+        )
+        return layout.write(under, block, starts, uses, where, adds) if fits else None
+    around = [at for at in range(len(over.shape)) if at not in numbers.update_window_dims]
+    if len(axes) != 1 or axes != gone or len(around) != 1:
+        return None
+    places = [around[0] if axis in axes else window[axis] for axis in range(len(under.shape))]
+    shape = [over.shape[at] for at in places if at is not None]
+    if any(shape[axis] != under.shape[axis] for axis in kept):
+        return None
+    block = layout.rearrange(over, places, shape)
+    return layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, where, adds)
+
+
+def _readable(values: Values) -> bool:
+    """Whether parameters are in some values, and no signal."""
+    return any(value.weights for value in values) and not any(value.data for value in values)
+
+
+def _overwritten(eqn: Any, values: Values, uses: Uses) -> Value | None:
+    """A value of which some entries are overwritten, of which nothing else is known."""
     layout.together(values[:2], uses)
     if any(value.weights for value in values):
         return None
@@ -180,15 +243,9 @@ def overwrite(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
 
 def pad(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
     """Follow padding."""
-    changed = [axis for axis, each in enumerate(eqn.params["padding_config"]) if any(each)]
-    if not changed:
-        return values[0]
-    if values[0].weights:
+    if values[1].data or values[1].weights:
         return None
-    kept = [view for view in values[0].outputs if all(f.axis == FOREIGN for at in changed for f in view.axes[at])]
-    places: list[int | None] = [None if at in changed else at for at in range(len(values[0].shape))]
-    padded = layout.rearrange(replace(values[0], outputs=tuple(kept), products=()), places, shapes_of(eqn)[0])
-    return replace(padded, stretched=frozenset())
+    return layout.pad(values[0], eqn.params["padding_config"], uses, where)
 
 
 def select(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
@@ -205,6 +262,10 @@ def select(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
     if not plain or (which.data and not all(case.looked for case in held)):
         return None
     views = tuple(dict.fromkeys(view for case in held for view in case.weights))
+    chosen = which.constant.number if which.constant is not None else None
+    if chosen is not None and len(cases) == 2 and len(held) == 1:
+        is_second = cases[1] is held[0]
+        views = tuple(elementwise.masked(view, np.asarray(chosen, bool) == is_second) for view in views)
     return Value(shape=shape, data=any(case.data for case in held), weights=views)
 
 
@@ -212,26 +273,50 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """A sum over axes: after a product with the signal it is a contraction, written out."""
     value, axes, shape = values[0], eqn.params["axes"], shapes_of(eqn)[0]
     if value.weights:
-        views = (replace(view, axes=_without(view.axes, axes)) for view in value.weights)
+        if not value.data and all(_is_plain_sum(view, axes) for view in value.weights):
+            number = -uses.link()
+            sums = (
+                replace(
+                    view,
+                    axes=_without(view.axes, axes),
+                    links=(*view.links, Link(number, tuple(f for at in axes for f in view.axes[at]), plain=True)),
+                )
+                for view in value.weights
+            )
+            return Value(shape=shape, weights=tuple(sums))
+        # Of a constant's outputs, too, it is a sum: what is contracted with a constant is no signal by that.
+        views = (replace(view, axes=_without(view.axes, axes), links=()) for view in value.weights)
         smaller = replace(value, shape=shape, weights=tuple(views))
         return elementwise.nonlinear("a sum over its axes", [smaller], shape, uses, where)
     rest = [at for at in range(len(value.shape)) if at not in axes]
     outputs = []
     for view in value.products:
         use = uses.found[view.use]
-        summed = [factor for axis in axes for factor in view.axes[axis] if factor.axis != FOREIGN and factor.size > 1]
-        if not summed or use.what != "scale":
+        gone = [factor for axis in axes for factor in view.opened(view.axes[axis]) if _is_own(factor)]
+        if not gone or use.what != "scale" or view.scaled:
             continue
-        kept = [factor for at in rest for factor in view.axes[at] if factor.axis != FOREIGN and factor.size > 1]
+        kept = [factor for at in rest for factor in view.opened(view.axes[at]) if _is_own(factor)]
         if any(use.parts.get(factor) == "out" for factor in kept):
-            assign(use.parts, summed, "in")
+            assign(use.parts, gone, "in")
             use.parts = {factor: _of_weight(part) for factor, part in use.parts.items()}
             use.what = "weight"
             outputs.append(replace(view, axes=tuple(view.axes[at] for at in rest)))
         else:
             use.stop = use.stop or Stop("it scales the signal, which is then summed: a scale or a weight", where)
+    outputs += filter(None, [summed(view, axes, rest, uses, where) for view in value.outputs])
     flat = frozenset(at for at, old in enumerate(rest) if old in value.stretched)
     return Value(shape=shape, data=value.data, outputs=tuple(outputs), stretched=flat)
+
+
+def _is_plain_sum(view: View, axes: Sequence[int]) -> bool:
+    """Whether what is added up along some axes are all entries of stored axes, each once."""
+    gone = [factor for at in axes for factor in view.axes[at] if factor.size > 1]
+    whole = all(factor.axis >= 0 for factor in gone)
+    return whole and not (view.links or view.stop or view.running or view.looked or view.picked)
+
+
+def _is_own(factor: Factor) -> bool:
+    return factor.axis != FOREIGN and factor.size > 1
 
 
 def _without(every: Sequence[Any], gone: Sequence[int]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Constants that number entries evenly, `start::step`: before 0.10 JAX takes strided parts by a list of indices."""
+"""Constants of the forward pass, worked out when an equation asks which entries they number."""
 
 from __future__ import annotations
 
@@ -6,36 +6,69 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from initax._trace._uses import Value
+Numbers = np.ndarray[tuple[int, ...], np.dtype[Any]]
+
+LARGEST = 1 << 20
+"""Constants with more entries are not worked out."""
+
+DEEPEST = 100
+"""Nor those that more equations, one behind the other, lead to."""
 
 
-def constant(number: Any) -> Value:
-    """Return what a literal holds."""
-    whole = np.shape(number) == () and np.issubdtype(np.asarray(number).dtype, np.integer)
-    return Value(shape=tuple(np.shape(number)), steps=(int(number), 0) if whole else None)
-
-
-def stepped(eqn: Any, values: Sequence[Value]) -> tuple[int, int] | None:
-    """Return first number and step of an equation's result, where its entries are evenly spaced whole numbers.
+class Constant:
+    """A constant of the forward pass, worked out once somebody asks for it.
 
     Args:
-        eqn: an equation of constants only, which alters or rearranges them.
-        values: what its operands hold.
+        number: what it is, where that is known.
+        eqn: the equation it comes from, otherwise.
+        operands: the constants that the equation works on.
+        place: which of its results it is.
     """
-    name, known = eqn.primitive.name, [value.steps for value in values]
-    if name == "iota":
-        return (0, 1) if len(eqn.params["shape"]) == 1 else None
-    if not known or any(each is None for each in known):
-        return None
-    first = known[0]
-    assert first is not None
-    if name == "broadcast_in_dim":
-        return first if math.prod(eqn.params["shape"]) == math.prod(values[0].shape) or first[1] == 0 else None
-    if name in ("add", "mul") and len(known) == 2:
-        one, other = sorted((each for each in known if each is not None), key=lambda each: each[1] == 0)
-        if other[1] == 0:
-            by = other[0]
-            return (one[0] + by, one[1]) if name == "add" else (one[0] * by, one[1] * by)
-    return None
+
+    __slots__ = ("_asked", "_eqn", "_number", "_operands", "_place", "depth")
+
+    def __init__(self, number: Any = None, eqn: Any = None, operands: Sequence[Constant] = (), place: int = 0) -> None:
+        self._number, self._eqn, self._operands, self._place = number, eqn, tuple(operands), place
+        self._asked = eqn is None
+        self.depth: int = 1 + max((each.depth for each in operands), default=0)
+
+    @property
+    def number(self) -> Numbers | None:
+        """What it is; `None` where it is too large, or can't be worked out now."""
+        if not self._asked:
+            self._asked = True
+            self._number = self._worked_out()
+        return None if self._number is None else np.asarray(self._number)
+
+    def _worked_out(self) -> Any:
+        eqn = self._eqn
+        small = all(math.prod(getattr(each.aval, "shape", ())) <= LARGEST for each in (*eqn.invars, *eqn.outvars))
+        if not small or self.depth > DEEPEST or eqn.effects:
+            return None
+        numbers = [each.number for each in self._operands]
+        if any(each is None for each in numbers):
+            return None
+        operands = [jnp.asarray(each, atom.aval.dtype) for each, atom in zip(numbers, eqn.invars, strict=True)]
+        try:
+            with jax.ensure_compile_time_eval():
+                return evaluated(eqn, operands)[self._place]
+        except Exception:
+            return None  # what JAX can't work out here, for whatever reason, is not known
+
+
+def evaluated(eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """Return the results of one equation.
+
+    Args:
+        eqn: the equation.
+        values: values of its operands.
+    """
+    found = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = ((), found) if isinstance(found, dict) else found  # a pair before JAX 0.10
+    with eqn.ctx.manager:
+        results = eqn.primitive.bind(*functions, *values, **params)
+    return list(results) if eqn.primitive.multiple_results else [results]

@@ -436,8 +436,11 @@ def compare(parameter: Parameter, reading: Reading) -> str:
     if parameter.role not in WEIGHT_ROLES:
         return "agree" if parameter.role == reading.role else "disagree"
     traced = resolve(reading.pattern, parameter.shape, reading.sizes)
-    if _cells(parameter.axes, parameter.axes.in_axis) != _cells(traced, traced.in_axis):
-        return "disagree"
+    seen, said = _cells(traced, traced.in_axis), _cells(parameter.axes, parameter.axes.in_axis)
+    if seen != said:
+        # Members of a stack whose outputs are added up, gated by a factor of the signal, are a stack where one says so.
+        is_summed_stack = said < seen <= said | _cells(parameter.axes, parameter.axes.batch_axis)
+        return "agree" if is_summed_stack else "disagree"
     if _cells(parameter.axes, parameter.axes.receptive_axis) != _cells(traced, traced.receptive_axis):
         return "disagree"
     return "split" if traced.batch_size > parameter.axes.batch_size else "agree"

@@ -6,12 +6,14 @@ The second moments and the replay are interpreters too; units are followed by th
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import jax
+import numpy as np
 from jax.extend.core import Literal
 
 from initax._model._reason import Why
@@ -20,9 +22,10 @@ from initax._trace._contract import settle
 from initax._trace._elementwise import nonlinear
 from initax._trace._entries import marked
 from initax._trace._equations import shapes_of
-from initax._trace._indices import constant, stepped
+from initax._trace._indices import Constant
 from initax._trace._primitives import UNKNOWN, called, row_of, scan_parts
 from initax._trace._quantized import OWN_GRADIENT
+from initax._trace._sums import accumulated
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View, foreign
 
@@ -37,7 +40,7 @@ def line_of(eqn: Any) -> str:
     """Return the line of the forward pass an equation comes from, `file.py:12`, or nothing where it is not known."""
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback else ():
-        if not frame.file_name.startswith((JAX_ROOT, OWN_ROOT, "<")):
+        if not frame.file_name.startswith((JAX_ROOT, OWN_ROOT, contextlib.__file__, "<")):
             return f"{Path(frame.file_name).name}:{frame.line_num}"
     return ""
 
@@ -175,23 +178,33 @@ def _fitted(value: Value, shape: tuple[int, ...]) -> Value:
     return Value(shape=shape, data=value.data, weights=tuple(views))
 
 
+def _is_number(constant: Any) -> bool:
+    """Whether a constant of a jaxpr has numbers that can be looked at."""
+    return isinstance(getattr(constant, "dtype", None), np.dtype) and not isinstance(constant, jax.core.Tracer)
+
+
 class Walk(Interpreter[Value]):
     """Finds every use of the parameters in a forward pass.
 
     Args:
         uses: where uses are entered.
+        left: what the body of the last loop left in the places of what it carries.
     """
 
     def __init__(self, uses: Uses) -> None:
         self.uses = uses
+        self.left: Sequence[Value] = ()
 
     def literal(self, literal: Literal) -> Value:
         """Return what a literal holds."""
-        return constant(literal.val)
+        aval: Any = literal.aval
+        return Value(shape=tuple(np.shape(literal.val)), constant=Constant(np.asarray(literal.val, aval.dtype)))
 
     def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Value]:
         """Return what constants hold."""
-        return [Value(shape=tuple(var.aval.shape)) for var in jaxpr.constvars]
+        shapes = [tuple(var.aval.shape) for var in jaxpr.constvars]
+        held = [Constant(each) if _is_number(each) else None for each in numbers] or [None] * len(shapes)
+        return [Value(shape=shape, constant=each) for shape, each in zip(shapes, held, strict=True)]
 
     def call(self, inner: Any, values: Sequence[Value], at: Place) -> list[Value]:
         """Return what the results of a jaxpr hold."""
@@ -205,18 +218,23 @@ class Walk(Interpreter[Value]):
         around = uses.goes_back, uses.own_gradient
         uses.at, uses.goes_back = at, uses.goes_back or carries_back(eqn)
         uses.own_gradient = uses.own_gradient or eqn.primitive.name in OWN_GRADIENT
+        first, behind = len(uses.found), frozenset().union(*(value.behind for value in values))
         results = self._followed(eqn, values, at)
+        results = uses.after(first, behind, results, is_call=called(eqn) is not None)
         if uses.goes_back:
             results = cotangents(eqn, results, uses, line_of(eqn))
         uses.goes_back, uses.own_gradient = around
         return results
 
     def _followed(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
-        """What the results of an equation hold; of constants, only whether they number something evenly."""
-        if any(value.data or value.weights for value in values) or _is_mutation(eqn):
+        """What the results of an equation hold; of constants, what works them out where that is asked."""
+        inner = called(eqn)
+        if inner is not None or any(value.data or value.weights for value in values) or _is_mutation(eqn):
             return super().step(eqn, values, at)
-        steps = values[0].steps if values and row_of(eqn).unchanged else stepped(eqn, values)
-        return [Value(shape=shape, steps=steps) for shape in shapes_of(eqn)]
+        operands = [value.constant for value in values if value.constant is not None]
+        plain = len(operands) == len(values) and row_of(eqn).control is None
+        constants = [Constant(None, eqn, operands, place) if plain else None for place in range(len(eqn.outvars))]
+        return [Value(shape=shape, constant=each) for shape, each in zip(shapes_of(eqn), constants, strict=True)]
 
     def handed_on(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Return operands as results; behind `stop_gradient` no gradient reaches a parameter by this way."""
@@ -246,6 +264,7 @@ class Walk(Interpreter[Value]):
             for view in value.weights
         }
         carry, results = self._loop(eqn.params["jaxpr"], first, carry, rows, at, line_of(eqn))
+        accumulated(eqn.params["jaxpr"], consts, self.left, uses, at)
         shapes = shapes_of(eqn)
         data = any(value.data or value.weights for value in (*carry, *rows))
         collected = [
@@ -262,6 +281,7 @@ class Walk(Interpreter[Value]):
         self.uses.whiles.add(at)
         closed_over = values[tests : tests + consts]
         _, results = self._loop(eqn.params["body_jaxpr"], closed_over, carry, [], at, line_of(eqn))
+        accumulated(eqn.params["body_jaxpr"], consts, self.left, self.uses, at)
         return results
 
     def cond(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
@@ -310,6 +330,7 @@ class Walk(Interpreter[Value]):
                     changed = True
             if not changed:
                 break
+        self.left = results[: len(carry)]
         handed = [
             before if same else Value(shape=before.shape, data=after.data or before.data)
             for before, after, same in zip(entered, results[: len(carry)], fixed, strict=True)
@@ -327,7 +348,7 @@ def _row(value: Value) -> Value:
     """What one step of a scan sees of an operand: the first axis of a parameter is a stack."""
 
     def move(view: View) -> View:
-        gone = tuple(factor for factor in view.axes[0] if factor.axis != FOREIGN)
+        gone = tuple(factor for factor in view.opened(view.axes[0]) if factor.axis != FOREIGN)
         return replace(view, axes=view.axes[1:], batch=view.batch + gone)
 
     outputs = tuple(
@@ -350,7 +371,7 @@ def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, whe
     if value.weights and not value.data:
         stop = Stop("a loop collects it", where)
         views = tuple(
-            replace(view.halted(stop), axes=tuple((Factor(FOREIGN, 1, size),) for size in shape))
+            _restacked(view, uses, shape[0]) or replace(view.halted(stop), axes=tuple(map(foreign, shape)))
             for view in value.weights
         )
         return Value(shape=shape, weights=views)
@@ -358,6 +379,15 @@ def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, whe
     outputs = tuple(replace(view, axes=(foreign(shape[0]), *view.axes)) for view in value.outputs)
     units = tuple(_unstepped(view, uses.loops[uses.at].get(view.param, ()), shape[0]) for view in value.units)
     return Value(shape=shape, data=value.data or data, outputs=outputs, units=units, mixed=value.mixed)
+
+
+def _restacked(view: View, uses: Uses, steps: int) -> View | None:
+    """A parameter of which a loop collects what each step sees, `None` where that is not one entry or all of it."""
+    taken, fixed = uses.loops[uses.at].get(view.param, ()), {factor for factor, _ in view.fixed}
+    counted = any(pick.at[: len(uses.at)] == uses.at for pick in view.picks)
+    if counted or not set(taken) <= set(view.batch) - fixed:
+        return None
+    return _unstepped(view, taken, steps)
 
 
 def _unstepped(view: View, taken: tuple[Factor, ...], steps: int) -> View:

@@ -5,20 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from initax._trace._contract import settle
+from initax._trace._indices import Numbers
 from initax._trace._uses import Place, Uses, Value
 from initax._trace._views import (
     FOREIGN,
+    LARGEST,
     Factor,
+    Index,
     Pick,
+    Slot,
     Stop,
     View,
-    beside_slot,
     foreign,
-    in_slot,
+    joined,
+    merged,
     part,
+    picked,
     placed,
     reshaped,
 )
@@ -32,7 +40,7 @@ def _each(
     weights = []
     for view in value.weights:
         moved = move(view)
-        lost = replace(view, axes=tuple(foreign(size)[:1] for size in shape))
+        lost = replace(view, axes=tuple(map(foreign, shape)))
         weights.append(lost.halted(stop) if moved is None else moved)
     outputs, products = (
         tuple(moved for view in views if (moved := move(view)) is not None) for views in (value.outputs, value.products)
@@ -75,25 +83,83 @@ def cut(value: Value, axis: int, start: int, size: int, stride: int, uses: Uses,
     total = value.shape[axis]
     if size == total:
         return value
-    shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
-    value = replace(value, weights=tuple(view for view in value.weights if not beside_slot(view, axis, start, size)))
     stop = Stop(f"a slice takes entries {start} to {start + (size - 1) * stride + 1} of {total}, no equal part", where)
 
-    def move(view: View) -> View | None:
-        if all(factor.axis == FOREIGN for factor in view.axes[axis]):
-            return replace(view, axes=(*view.axes[:axis], foreign(size), *view.axes[axis + 1 :]))
-        if view.slot(axis) is not None and view.use >= 0:
-            return part(view, axis, start, size, stride, total)
-        found = part(view, axis, start, size, stride, total)
-        if view.use >= 0:
-            use = uses.found[view.use]
-            if found is None:
-                use.spoiled = True
-            else:
-                use.taken |= set(found.fixed) - set(view.fixed)
-        return found
+    def index() -> Index:
+        return start + stride * np.arange(size, dtype=np.intp)
 
-    return _each(value, shape, move, stop, value.stretched)
+    return _chosen(value, axis, size, index, uses, stop, lambda view: part(view, axis, start, size, stride))
+
+
+def pick(value: Value, axis: int, size: int, index: Callable[[], Index], uses: Uses, where: str) -> Value:
+    """Follow entries that are put elsewhere along an axis.
+
+    Args:
+        value: the value.
+        axis: the axis.
+        size: its new size.
+        index: gives for each new entry which one of the axis stands there, -1 for something else.
+        uses: where uses are entered.
+        where: the line.
+    """
+    stop = Stop(f"its entries are moved along an axis of {value.shape[axis]}", where)
+    return _chosen(value, axis, size, index, uses, stop)
+
+
+def _chosen(
+    value: Value,
+    axis: int,
+    size: int,
+    index: Callable[[], Index],
+    uses: Uses,
+    stop: Stop,
+    first: Callable[[View], View | None] = lambda view: None,
+) -> Value:
+    """A value of which entries along an axis are chosen. A parameter of which none is chosen, is no longer in it.
+
+    Args:
+        value: the value.
+        axis: the axis.
+        size: how many entries are chosen.
+        index: gives their numbers.
+        uses: where uses are entered.
+        stop: why it can't be followed along an axis that is too long to list.
+        first: what is tried before the entries are listed.
+    """
+    shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
+    too_long = max(size, value.shape[axis]) > LARGEST
+
+    def chosen(views: Sequence[View]) -> tuple[View, ...]:
+        found = []
+        for view in views:
+            after = first(view)
+            if after is None and not too_long:
+                after = picked(view, axis, index())
+            elif after is None and view.use < 0:
+                after = replace(view, axes=tuple(map(foreign, shape))).halted(stop)
+            if after is None:
+                continue
+            if view.use >= 0:
+                _taken(view, after, axis, uses)
+            found.append(after)
+        return tuple(found)
+
+    return Value(
+        shape=shape,
+        data=value.data,
+        weights=chosen(value.weights),
+        outputs=chosen(value.outputs),
+        products=chosen(value.products),
+        stretched=value.stretched,
+    )
+
+
+def _taken(before: View, after: View, axis: int, uses: Uses) -> None:
+    """Note what a choice of entries says of outputs: single entries of their factors, or parts that are not equal."""
+    use = uses.found[before.use]
+    use.taken |= set(after.fixed) - set(before.fixed)
+    slots = [factor for factor in after.axes[axis] if isinstance(factor, Slot)]
+    use.spoiled = use.spoiled or (before.axes[axis] != after.axes[axis] and any(each.partial for each in slots))
 
 
 def entry(value: Value, axis: int, with_data: bool, at: Place, operand: int) -> Value:
@@ -109,43 +175,76 @@ def entry(value: Value, axis: int, with_data: bool, at: Place, operand: int) -> 
     shape = (*value.shape[:axis], 1, *value.shape[axis + 1 :])
 
     def move(view: View) -> View:
-        gone = tuple(factor for factor in view.axes[axis] if factor.axis != FOREIGN)
+        gone = tuple(factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
         own = replace(view, axes=(*view.axes[:axis], foreign(1), *view.axes[axis + 1 :]))
         if with_data:
             return replace(own, looked=own.looked + gone)
-        picks = (Pick(gone, at, operand),) if gone == view.axes[axis] and view.slot(axis) is None else ()
+        picks = (Pick(gone, at, operand),) if gone == view.axes[axis] else ()
         return replace(own, batch=own.batch + gone, picks=own.picks + picks)
 
     moved = _each(value, shape, move, Stop(""), value.stretched)
     return replace(moved, data=moved.data or with_data)
 
 
-def strided(value: Value, indices: Value, eqn: Any, uses: Uses, where: str) -> Value | None:
-    """Follow a look-up along one axis by evenly spaced constants, which is a slice; `None` for any other look-up."""
+def gather(value: Value, indices: Value, eqn: Any, uses: Uses, where: str) -> Value:
+    """Follow a look-up of entries by an array of indices: constants pick entries, the data looks them up."""
+    number = None if indices.data else indices.numbers
+    found = None if number is None else _gathered(value, number, eqn, uses, where)
+    return found if found is not None else _looked_up(value, indices, eqn, uses.at, where)
+
+
+def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, where: str) -> Value | None:
+    """A look-up by known indices; `None` where it is by several and what it gives is no product of axes."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = tuple(eqn.outvars[0].aval.shape)
+    if numbers.operand_batching_dims or 0 in indices.shape:
+        return None
+    rows = indices.reshape(-1, indices.shape[-1])
+    last = [value.shape[axis] - sizes[axis] for axis in numbers.start_index_map]
+    inside = ((rows >= 0) & (rows <= last)).all(1)
+    rows = np.clip(rows, 0, last)
+    fills = "FILL" in str(eqn.params["mode"]) and not inside.all()
+    rest = [axis for axis in range(len(value.shape)) if axis not in numbers.collapsed_slice_dims]
+    places: list[int | None] = [None] * len(shape)
+    if len(rows) == 1 and not fills:
+        for axis, start in zip(numbers.start_index_map, rows[0], strict=True):
+            value = cut(value, axis, int(start), sizes[axis], 1, uses, where)
+        for own, axis in zip(numbers.offset_dims, rest, strict=True):
+            places[own] = axis
+        return rearrange(value, places, shape)
+    single = [axis for axis in numbers.start_index_map if sizes[axis] < value.shape[axis]]
+    if not single or any(sizes[axis] != 1 for axis in single):
+        return None
+    others = [axis for axis in range(len(value.shape)) if axis not in single]
+    if any(sizes[axis] != value.shape[axis] for axis in others):
+        return None
+    # The axes that are picked from become one, in front, and then what the indices are.
+    front = [value.shape[axis] for axis in single]
+    columns = [rows[:, numbers.start_index_map.index(axis)] for axis in single]
+    flat = np.ravel_multi_index(columns, front)
+    moved = rearrange(value, [*single, *others], [value.shape[axis] for axis in (*single, *others)])
+    moved = reshape(moved, (math.prod(front), *moved.shape[len(front) :]), where)
+    moved = pick(moved, 0, len(rows), lambda: np.where(inside | (not fills), flat, -1), uses, where)
+    around = indices.shape[:-1]
+    moved = reshape(moved, (*around, *moved.shape[1:]), where)
+    before = {view.param for view in value.weights if view.stop}
+    if any(view.stop and view.param not in before for view in moved.weights):
+        return None
+    for own, axis in zip(numbers.offset_dims, rest, strict=True):
+        places[own] = None if axis in single else len(around) + others.index(axis)
     new = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
-    if indices.steps is None or len(numbers.start_index_map) != 1 or numbers.operand_batching_dims or len(new) != 1:
-        return None
-    (axis,), (start, step) = numbers.start_index_map, indices.steps
-    rest = [each for each in range(len(value.shape)) if each != axis]
-    number = shape[new[0]]
-    whole = all(sizes[each] == value.shape[each] for each in rest) and sizes[axis] == 1
-    if not whole or axis not in numbers.collapsed_slice_dims or number < 2:
-        return None
-    if step < 1 or start < 0 or start + step * (number - 1) >= value.shape[axis]:
-        return None
-    places = rest.copy()
-    places.insert(new[0], axis)
-    return rearrange(cut(value, axis, start, number, step, uses, where), places, shape)
+    for at, axis in enumerate(new):
+        places[axis] = at
+    return rearrange(moved, places, shape)
 
 
-def gather(value: Value, indices: Value, eqn: Any, at: Place, where: str) -> Value:
-    """Follow a look-up of entries by an array of indices."""
+def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, where: str) -> Value:
+    """A look-up by indices that come with the data, with a loop, or that are no product of axes."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = tuple(eqn.outvars[0].aval.shape)
     paired = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
-    gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    paired |= _numbered(value, indices, eqn)
+    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
     rest = [axis for axis in range(len(value.shape)) if axis not in gone]
     around = [each for each in range(len(shape)) if each not in numbers.offset_dims]
     places: list[int | None] = [None] * len(shape)
@@ -162,22 +261,153 @@ def gather(value: Value, indices: Value, eqn: Any, at: Place, where: str) -> Val
         taken: list[Factor] = []
         picks: list[Pick] = []
         for axis in single:
-            own = tuple(factor for factor in view.axes[axis] if factor.axis != FOREIGN)
+            own = tuple(factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
             if own and sizes[axis] != 1:
                 return None
             taken += own
-            if own == view.axes[axis] and view.slot(axis) is None and axis in numbers.start_index_map:
+            if own == view.axes[axis] and axis in numbers.start_index_map:
                 picks.append(Pick(own, at, 1, numbers.start_index_map.index(axis)))
         one = replace(view, axes=tuple(foreign(1) if at in single else axis for at, axis in enumerate(view.axes)))
         # An axis of one entry that the look-up collapses is no axis of the result, but still one of the parameter.
         moved = placed(one, places, shape)
+        apart = tuple(factor for axis in paired for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
         if indices.data:
-            return replace(moved, looked=moved.looked + tuple(taken))
+            return replace(moved, looked=moved.looked + tuple(taken), tables=moved.tables + apart)
         moved = replace(moved, batch=moved.batch + tuple(taken), picked=moved.picked or (many and bool(taken)))
         return moved if many else replace(moved, picks=moved.picks + tuple(picks))
 
     moved = _each(replace(value, outputs=(), products=()), shape, move, stop, frozenset())
     return replace(moved, data=moved.data or indices.data)
+
+
+def _numbered(value: Value, indices: Value, eqn: Any) -> dict[int, int]:
+    """Axes of which a look-up takes each entry in turn, `table[jnp.arange(n), rows]`, and the axis of the indices."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    found: dict[int, int] = {}
+    if len(indices.columns) != len(numbers.start_index_map):
+        return found
+    for axis, column in zip(numbers.start_index_map, indices.columns, strict=True):
+        known = column.numbers
+        if known is None or axis not in numbers.collapsed_slice_dims or sizes[axis] == value.shape[axis]:
+            continue
+        for which, size in enumerate(known.shape[:-1]):
+            each = np.arange(size).reshape([-1 if at == which else 1 for at in range(known.ndim)])
+            if size == value.shape[axis] and which not in found.values() and bool((known == each).all()):
+                found[axis] = which
+                break
+    return found
+
+
+def pad(value: Value, config: Sequence[tuple[int, int, int]], uses: Uses, where: str) -> Value:
+    """Follow padding with a constant, before, behind and between the entries of each axis."""
+    for axis, (low, high, between) in enumerate(config):
+        if low or high or between:
+            size = value.shape[axis]
+            total = low + high + size + between * max(size - 1, 0)
+            index = partial(_spread, low, total, size, between)
+            value = replace(pick(value, axis, total, index, uses, where), stretched=value.stretched - {axis})
+    return value
+
+
+def _spread(low: int, total: int, size: int, between: int) -> Index:
+    """For each entry of a padded axis which of the axis it is."""
+    index: Index = np.full(total, -1, np.intp)
+    places = low + (1 + between) * np.arange(size)
+    inside = (places >= 0) & (places < total)
+    index[places[inside]] = np.flatnonzero(inside)
+    return index
+
+
+def tile(value: Value, times: Sequence[int], shape: Sequence[int]) -> Value:
+    """Follow a value that is repeated along its axes."""
+
+    def move(view: View) -> View:
+        axes = (each if n == 1 else joined((*foreign(n), *each)) for n, each in zip(times, view.axes, strict=True))
+        return replace(view, axes=tuple(axes))
+
+    return _each(value, shape, move, Stop(""), value.stretched)
+
+
+def turn(value: Value, axes: Sequence[int], uses: Uses, where: str) -> Value:
+    """Follow entries in reversed order."""
+    for axis in axes:
+        size = value.shape[axis]
+        value = pick(value, axis, size, partial(np.arange, size - 1, -1, -1), uses, where)
+    return value
+
+
+def running(value: Value, axis: int, name: str, where: str) -> Value | None:
+    """Follow a running sum along an axis of parameters: all of its entries are in a sum over that axis."""
+    if value.data:
+        return None
+
+    def move(view: View) -> View:
+        own = tuple(factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
+        if view.stop and not view.running:
+            return view
+        stopped = view.halted(Stop(f"{name} stands between it and the signal", where))
+        return replace(stopped, running=view.running + own)
+
+    return replace(value, weights=tuple(map(move, value.weights)))
+
+
+def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, where: str, adds: bool = False) -> Value | None:
+    """Follow a value of which a block is overwritten, or added to.
+
+    Args:
+        under: what is written over.
+        over: the block.
+        starts: where in each axis it begins.
+        uses: where uses are entered.
+        where: the line.
+        adds: whether it is added to what is there.
+    """
+    config = [
+        (start, total - start - size, 0) for start, total, size in zip(starts, under.shape, over.shape, strict=True)
+    ]
+    narrow = [axis for axis, each in enumerate(config) if any(each)]
+    left = under
+    if under.weights and not adds:
+        if len(narrow) > 1:
+            return None
+        for axis in narrow:
+            start, stop, total = starts[axis], starts[axis] + over.shape[axis], under.shape[axis]
+            around = partial(_around, start, stop, total)
+            left = pick(under, axis, total, around, uses, where)
+    return _beside([left, pad(over, config, uses, where)], narrow[0] if len(narrow) == 1 else None, under.shape, uses)
+
+
+def _around(start: int, stop: int, total: int) -> Index:
+    """The entries of an axis without a block of it."""
+    index: Index = np.arange(total)
+    index[start:stop] = -1
+    return index
+
+
+def write_rows(
+    under: Value, over: Value, axis: int, rows: Index, uses: Uses, where: str, adds: bool = False
+) -> Value | None:
+    """Follow a value some of whose entries along an axis are overwritten, or added to.
+
+    Args:
+        under: what is written over.
+        over: what is written, with the entries along the same axis.
+        axis: the axis.
+        rows: the place of each entry; places outside are left out.
+        uses: where uses are entered.
+        where: the line.
+        adds: whether they are added to what is there.
+    """
+    total = under.shape[axis]
+    inside = (rows >= 0) & (rows < total)
+    if total > LARGEST or len(np.unique(rows[inside])) < int(inside.sum()):
+        return None
+    index: Index = np.full(total, -1, np.intp)
+    index[rows[inside]] = np.flatnonzero(inside)
+    left = under
+    if under.weights and not adds:
+        left = pick(under, axis, total, lambda: np.where(index < 0, np.arange(total), -1), uses, where)
+    return _beside([left, pick(over, axis, total, lambda: index, uses, where)], axis, under.shape, uses)
 
 
 def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, where: str) -> Value:
@@ -186,18 +416,29 @@ def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, w
     if any(value.data for value in values):
         values = [settle(value, uses, where) for value in values]
     if not any(value.weights for value in values):
-        return Value(shape=tuple(shape), data=any(value.data for value in values))
-    views = []
-    offset = 0
+        columns = tuple(values) if axis == len(shape) - 1 and any(value.constant for value in values) else ()
+        return Value(shape=tuple(shape), data=any(value.data for value in values), columns=columns)
+    apart, offset = [], 0
     for value in values:
-        for view in value.weights:
-            # Along the joined axis it is a part of something larger; along all others it is what it was.
-            if all(factor.axis == FOREIGN for factor in view.axes[axis]):
-                views.append(replace(view, axes=(*view.axes[:axis], foreign(shape[axis]), *view.axes[axis + 1 :])))
-            else:
-                views.append(in_slot(view, axis, offset, shape[axis]))
+        behind = shape[axis] - offset - value.shape[axis]
+        config = [(offset, behind, 0) if at == axis else (0, 0, 0) for at in range(len(shape))]
+        apart.append(pad(value, config, uses, where))
         offset += value.shape[axis]
-    return Value(shape=tuple(shape), weights=tuple(views))
+    return _beside(apart, axis, shape, uses)
+
+
+def _beside(values: Sequence[Value], axis: int | None, shape: Sequence[int], uses: Uses) -> Value:
+    """Values of one shape, each with entries where the others have none; parts of one parameter are one again."""
+    views: list[View] = []
+    for view in (view for value in values for view in value.weights):
+        for at, other in enumerate(views):
+            both = None if axis is None or other.param != view.param else merged(other, view, axis)
+            if both is not None:
+                views[at] = both
+                break
+        else:
+            views.append(view)
+    return Value(shape=tuple(shape), weights=tuple(dict.fromkeys(views)), data=any(value.data for value in values))
 
 
 def together(values: Sequence[Value], uses: Uses) -> None:

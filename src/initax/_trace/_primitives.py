@@ -78,6 +78,7 @@ PRIMITIVES: dict[str, Primitive] = {
     # Calls of another jaxpr.
     **_each(("jit", "pjit", "call", "closed_call", "remat2", "checkpoint"), CALL),
     **_each(("custom_jvp_call", "custom_vjp_call", "composite", "custom_partitioning"), CALL),
+    **_each(("custom_dce_call", "custom_vmap_call", "linear_call", "compute_on", "xla_metadata_call"), CALL),
     # Loops and branches.
     "scan": Primitive(control="scan"),
     "while": Primitive(control="while"),
@@ -100,7 +101,9 @@ PRIMITIVES: dict[str, Primitive] = {
     "pad": Primitive(read=equations.pad, units=moves.padded),
     "concatenate": Primitive(read=equations.concatenate, moments="join", units="join"),
     "stack": Primitive(read=equations.stack, moments="join", units="stack"),
-    **_each(("dynamic_update_slice", "scatter", "scatter-add"), Primitive(read=equations.overwrite)),
+    "dynamic_update_slice": Primitive(read=equations.dynamic_update_slice),
+    **_each(("scatter", "scatter-add"), Primitive(read=equations.scatter)),
+    "tile": Primitive(read=equations.tile),
     "sort": Primitive(units="sort"),
     # Contractions of a parameter with the signal.
     "dot_general": Primitive(read=equations.contract, moments="contraction", units="contraction"),
@@ -136,7 +139,8 @@ PRIMITIVES: dict[str, Primitive] = {
     "reduce_sum": replace(REDUCTION, read=equations.reduce_sum, moments="sum"),
     "reduce_max": replace(REDUCTION, moments="largest"),
     **_each(("reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"), REDUCTION),
-    **_each(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"), CUMULATIVE),
+    "cumsum": replace(CUMULATIVE, read=equations.cumsum),
+    **_each(("cumprod", "cummax", "cummin", "cumlogsumexp"), CUMULATIVE),
     "reduce_window_sum": replace(POOLING, moments="sum"),
     "reduce_window_max": replace(POOLING, moments="largest"),
     **_each(("reduce_window", "reduce_window_min"), POOLING),

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from initax._model._reason import Why
-from initax._trace._uses import Part, Use
+from initax._trace._coverage import apart, inputs, levelled, refused, unused
+from initax._trace._sums import as_inputs
+from initax._trace._uses import CONSTANT_FIRST, Part, Use
 from initax._trace._views import Factor
 
 ROLE = {
@@ -82,6 +84,7 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
             reason="no gradient reaches it: it stands behind stop_gradient", why=Why.NOT_TRAINABLE, where=where
         )
     uses = [use for use in uses if use not in frozen]
+    uses = [use for use in uses if use.stop is None or use.stop.reason != CONSTANT_FIRST] or uses
     stopped = next((use for use in uses if use.stop), None)
     if stopped is not None and stopped.stop is not None:
         return Reading(reason=_at(str(stopped.stop), stopped.where), why=stopped.stop.why, where=where)
@@ -89,16 +92,22 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
     if len(roles - {"embedding"}) > 1 or (roles > {"embedding"} and roles != {"embedding", "weight"}):
         lines = {ROLE[use.what]: use.where for use in uses}
         said = ", ".join(_at(f"a {role}", place) for role, place in lines.items())
-        return Reading(reason=f"its uses disagree: it is {said}", where=where)
+        return Reading(reason=f"{_many(shape, uses)} disagree: it is {said}", where=where)
+    joined = as_inputs(uses)
+    unfit = joined if isinstance(joined, str) else _unfit(shape, joined)
+    if isinstance(joined, str) or unfit:
+        return Reading(reason=_at(unfit, next(iter(where), "")), where=where)
+    uses = joined
+    unlike, uses = _many(shape, uses), levelled(shape, uses)
     cells = _cells(shape, uses)
     if isinstance(cells, str):
         return Reading(reason=cells, where=where)
-    parts = _agreed(cells, uses)
+    parts = _agreed(cells, uses, unlike)
     if isinstance(parts, str):
         return Reading(reason=parts, where=where)
-    written = _written(shape, cells, parts, uses)
+    written = _no_scale(cells, parts, uses) or _written(shape, cells, parts, uses)
     if isinstance(written, str):
-        return Reading(reason=written, where=where)
+        return Reading(reason=_at(written, next(iter(where), "")), where=where)
     leading = next((use for use in uses if use.what == "embedding"), uses[0])
     return Reading(
         pattern=written[0],
@@ -108,9 +117,28 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
         partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
         paired=_is_paired(uses),
-        notes=_notes(uses, names),
+        notes=(*unused(shape, uses), *_notes(uses, names)),
         where=where,
     )
+
+
+def _unfit(shape: Sequence[int], uses: Sequence[Use]) -> str:
+    """Why parts that are used one by one can't be read as one array; empty where they can."""
+    for use in uses:
+        if picked := refused(use):
+            return _at(picked, use.where)
+    return next(filter(None, inputs(shape, uses).values()), "")
+
+
+def _no_scale(cells: Sequence[Factor], parts: Sequence[Part | None], uses: Sequence[Use]) -> str:
+    """Why an array that is multiplied with the signal is no scale, which is a vector; empty where it is one."""
+    products = [use for use in uses if use.product and use.what == "scale"]
+    if any(part == "out" and factor.size > 1 for use in products for factor, part in use.parts.items()):
+        return "it is multiplied with a signal that is the same along it: the weight of one input, or a scale"
+    along = {cell.axis for cell, part in zip(cells, parts, strict=True) if cell.size > 1 and part in ("along", "out")}
+    if ROLE[uses[0].what] != "scale" or len(along) < 2:
+        return ""
+    return f"it is multiplied with the signal entry by entry along {len(along)} of its axes: a weight or a scale"
 
 
 def _is_paired(uses: Sequence[Use]) -> bool:
@@ -162,7 +190,11 @@ def _covers(factor: Factor, cell: Factor) -> bool:
     return factor.inner <= cell.inner and cell.inner * cell.size <= factor.inner * factor.size
 
 
-def _agreed(cells: Sequence[Factor], uses: Sequence[Use]) -> list[Part | None] | str:
+def _many(shape: Sequence[int], uses: Sequence[Use]) -> str:
+    return "its parts" if apart(shape, uses) else "its uses"
+
+
+def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[Part | None] | str:
     """What each cell does, on which all uses must agree."""
     found: list[Part | None] = []
     for cell in cells:
@@ -173,7 +205,7 @@ def _agreed(cells: Sequence[Factor], uses: Sequence[Use]) -> list[Part | None] |
                 said.setdefault(part, use.where)
         if len(said) > 1 and cell.size > 1:
             words = ", ".join(_at(WORDS[part], place) for part, place in said.items())
-            return f"its uses disagree: axis {cell.axis} is {words}"
+            return f"{unlike} disagree: axis {cell.axis} is {words}"
         if not said and cell.size > 1:
             return f"what its axis {cell.axis} of size {cell.size} does can't be told"
         found.append(next(iter(said), None))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
+from initax._trace._indices import evaluated
 from initax._trace._interpret import Interpreter
 from initax._trace._primitives import scan_parts
 from initax._trace._uses import Place
@@ -26,15 +27,6 @@ to emit: a pytree of arrays, or `None`."""
 
 TRIPS = "trips"
 """The key of the state under which steps of `while` loops are counted, by loop, where they are."""
-
-
-def _evaluated(eqn: Any, values: Sequence[Any]) -> list[Any]:
-    """The results of one equation."""
-    found = eqn.primitive.get_bind_params(eqn.params)
-    functions, params = ((), found) if isinstance(found, dict) else found  # a pair before JAX 0.10
-    with eqn.ctx.manager:
-        results = eqn.primitive.bind(*functions, *values, **params)
-    return list(results) if eqn.primitive.multiple_results else [results]
 
 
 class Player(Interpreter[Any]):
@@ -92,7 +84,7 @@ class Player(Interpreter[Any]):
 
     def equation(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
         """Return the results of an equation, as the hook leaves them where it is one of the places."""
-        results = _evaluated(eqn, values)
+        results = evaluated(eqn, values)
         if at in self.places:
             results[0], self.state, emitted = self.hook(at, values, results[0], self.state)
             if emitted is not None:

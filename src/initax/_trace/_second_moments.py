@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
+from initax._trace._coverage import shares
 from initax._trace._interpret import Interpreter
 from initax._trace._primitives import row_of, scan_parts
-from initax._trace._uses import CONTRACTIONS, Place, Uses
+from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 
 NORMAL = 0
 """Stands for the numbers that are constants: they vary with no signal."""
@@ -33,6 +34,8 @@ SAME_LENGTH = 1e-4
 """Relative change of a length from one step of a loop to the next, below which a loop is taken for steady."""
 STEPS = 64
 """Steps of a loop that are followed one by one."""
+NUDGE = 1e-3
+"""Relative deviation of a length whose growth along the forward pass is followed."""
 FEW = 4
 """Steps after which it shows whether a loop can keep the length."""
 
@@ -55,11 +58,13 @@ class Moment:
         values: its values at the nodes of a normal variable.
         of: which variable it is a function of, `NORMAL` for a constant.
         assumed: the parameters whose laws are not known and had to be assumed for it.
+        statistic: whether it is made of a sum of what is never negative, as the variance in a norm is.
     """
 
     values: np.ndarray
     of: int
     assumed: frozenset[int] = frozenset()
+    statistic: bool = False
 
     @property
     def mean(self) -> float:
@@ -70,6 +75,16 @@ class Moment:
     def square(self) -> float:
         """The mean of its square."""
         return float(quadrature()[1] @ self.values.astype(float) ** 2)
+
+    @property
+    def slope(self) -> float:
+        """How much its length deviates, relative to how much that of its variable does: 1 for a relu, 3 for its cube.
+
+        The derivative of `log E f(sqrt(q) z)**2` by `log q` at 1, which is `E f**2 (z**2 - 1) / 2 E f**2`.
+        """
+        nodes, weights = quadrature()
+        squares = weights * self.values.astype(float) ** 2
+        return float(squares @ (nodes**2 - 1) / (2 * squares.sum())) if squares.sum() > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +113,7 @@ class Law:
         length: mean square that the outputs of a weight have whatever reaches it, because it is scaled by that; `None`
             for any other.
         assumed: whether nothing is known, and this is assumed.
+        centered: whether the entries of each output have mean zero, so that the mean of a signal does not pass.
     """
 
     mean: float
@@ -105,6 +121,7 @@ class Law:
     inputs: float | None = None
     length: float | None = None
     assumed: bool = False
+    centered: bool = False
 
 
 class Lengths(Interpreter[Known]):
@@ -114,19 +131,36 @@ class Lengths(Interpreter[Known]):
         uses: where the weights are used.
         laws: what is known of the parameters, by parameter.
         tables: the parameters that are embeddings.
+        nudged: what reaches each parameter; if given, the inputs and the outputs of weights deviate from their lengths,
+            and what is found shows how that grows.
 
     Attributes:
         leaning: parameter → the parameters whose laws were assumed for the signal that reaches it.
         looked: the parameters that are looked up.
+        slopes: parameter → the steepest slope of the functions in front of it.
     """
 
-    def __init__(self, uses: Uses, laws: Mapping[int, Law], tables: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        uses: Uses,
+        laws: Mapping[int, Law],
+        tables: frozenset[int] = frozenset(),
+        nudged: Mapping[int, float | None] | None = None,
+    ) -> None:
+        self.nudged = nudged
+        self.slopes: dict[int, float] = {}
         self.laws = laws
         self.tables = tables
         self.places: dict[Place, list[int]] = {}
+        self.shares: dict[Place, float] = {}
+        every: dict[int, list[Use]] = {}
         for use in uses.found:
+            every.setdefault(use.param, []).append(use)
             if use.what in CONTRACTIONS and use.view is not None and not (use.stop and use.stop.hides):
                 self.places.setdefault(use.at, []).append(use.param)
+        for own in every.values():
+            found = shares(own)
+            self.shares |= {use.at: found[use.number] for use in own}
         self.reached: dict[int, list[float | None]] = {}
         self.leaning: dict[int, frozenset[int]] = {}
         self.looked: set[int] = set()
@@ -142,7 +176,7 @@ class Lengths(Interpreter[Known]):
             elif at < arrays + constants or not jnp.issubdtype(var.aval.dtype, np.floating):
                 operands.append(None)
             else:
-                operands.append(self.normal(0.0, 1.0))
+                operands.append(self.normal(0.0, 1.0 if self.nudged is None else 1 + NUDGE))
         self.call(closed, operands, ())
         return {param: _agreed(lengths) for param, lengths in self.reached.items()}
 
@@ -227,21 +261,36 @@ class Lengths(Interpreter[Known]):
             return WEIGHT if all(isinstance(value, Weight) for value in values) else None
         signal = next((value for value in values if isinstance(value, Moment)), None)
         for param in params:
-            self.reached.setdefault(param, []).append(signal.square if signal is not None else None)
+            self.reached.setdefault(param, []).append(self._felt(param, signal) if signal is not None else None)
+            if signal is not None:
+                self.slopes[param] = max(self.slopes.get(param, 0.0), signal.slope)
             self.leaning[param] = self.leaning.get(param, frozenset()) | (signal.assumed if signal else frozenset())
-        return self._weighed(params[0], signal) if len(params) == 1 else None
+        return self._weighed(params[0], signal, self.shares[place]) if len(params) == 1 else None
 
-    def _weighed(self, param: int, signal: Moment | None) -> Moment | None:
-        """What comes out of a weight: sums of independent entries times what reaches them."""
+    def _weighed(self, param: int, signal: Moment | None, part: float) -> Moment | None:
+        """What comes out of a weight, or of a part of it: sums of independent entries times what reaches them."""
         law = self.laws.get(param)
         if law is None:
-            return self.normal(0.0, 1.0, frozenset({param}))
+            return self.normal(0.0, part, frozenset({param}))
         if law.length is not None:
-            return self.normal(0.0, law.length)
+            return self.normal(0.0, law.length * part * self._deviating(param, signal))
         if signal is None or law.inputs is None:
             return None
-        variance = law.square * signal.square - (law.mean * signal.mean) ** 2
-        return self.normal(law.inputs * law.mean * signal.mean, max(law.inputs * variance, 0.0))
+        variance = law.square * self._felt(param, signal) - (law.mean * signal.mean) ** 2
+        inputs = law.inputs * part
+        return self.normal(inputs * law.mean * signal.mean, max(inputs * variance, 0.0))
+
+    def _deviating(self, param: int, signal: Moment | None) -> float:
+        """By what the length of the output of a weight deviates that is scaled by a length that was told before."""
+        if self.nudged is None:
+            return 1.0
+        told = self.nudged.get(param)
+        return max(self._felt(param, signal) / told if signal is not None and told else 1.0, 1 + NUDGE)
+
+    def _felt(self, param: int, signal: Moment) -> float:
+        """What a weight feels of a signal: its mean square, of which a centered one feels the variance alone."""
+        law = self.laws.get(param)
+        return signal.square - signal.mean**2 if law is not None and law.centered else signal.square
 
     def _is_look_up(self, name: str, values: Sequence[Known]) -> bool:
         """Whether entries of a parameter are taken that data decide; a slice may be the step of a loop."""
@@ -262,12 +311,18 @@ class Lengths(Interpreter[Known]):
 
     def _entrywise(self, name: str, eqn: Any, signals: Sequence[Moment]) -> Known:
         of = {signal.of for signal in signals} - {NORMAL}
+        statistic = any(signal.statistic for signal in signals)
+        if name in ("sqrt", "rsqrt") and statistic:
+            # What is divided by it is what it was made of: the length that comes out is one, as its mean says.
+            return _evaluated(eqn, [_constant(signals[0].mean)], NORMAL)
         if len(of) <= 1:
-            return _evaluated(eqn, signals, next(iter(of), NORMAL))
+            found = _evaluated(eqn, signals, next(iter(of), NORMAL))
+            return found and replace(found, statistic=statistic)
         means, squares = [each.mean for each in signals], [each.square for each in signals]
         variances = [square - mean**2 for mean, square in zip(means, squares, strict=True)]
         if name in ("add", "add_any", "sub"):
-            return self.normal(means[0] + (means[1] if name != "sub" else -means[1]), sum(variances))
+            both = self.normal(means[0] + (means[1] if name != "sub" else -means[1]), sum(variances))
+            return both and replace(both, statistic=statistic)
         if name == "mul":
             mean = means[0] * means[1]
             return self.normal(mean, squares[0] * squares[1] - mean**2)
@@ -281,7 +336,8 @@ class Lengths(Interpreter[Known]):
 
     def _summed(self, eqn: Any, signal: Moment) -> Known:
         count = _count(eqn)
-        return self.normal(count * signal.mean, count * (signal.square - signal.mean**2))
+        found = self.normal(count * signal.mean, count * (signal.square - signal.mean**2))
+        return found and replace(found, statistic=bool(np.all(signal.values >= 0)))
 
     def _largest(self, eqn: Any, signal: Moment) -> Known:
         """The largest of independent copies, from the distribution function of one."""
@@ -299,7 +355,7 @@ class Lengths(Interpreter[Known]):
         body = params["jaxpr"]
         carry, before = values[consts : consts + carries], self.reached
         steps: list[dict[int, list[float | None]]] = []
-        results: list[Known] = []
+        results: list[Known] = [*carry, *[None] * (len(eqn.outvars) - carries)]  # what comes out of no steps
         is_steady = False
         while len(steps) < min(params["length"], STEPS) and not is_steady:
             self.reached = {}
@@ -361,6 +417,8 @@ def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:
         found = eqn.primitive.get_bind_params(eqn.params)
         result = eqn.primitive.bind(*operands, **(found if isinstance(found, dict) else found[1]))
         values = np.asarray(result)
-    if values.shape != quadrature()[0].shape or not np.isrealobj(values) or not np.all(np.isfinite(values)):
+    # A constant may be nan, where JAX's variance gives it for a sum over nothing: another value is chosen.
+    finite = of == NORMAL or bool(np.all(np.isfinite(values)))
+    if values.shape != quadrature()[0].shape or not np.isrealobj(values) or not finite:
         return None
     return Moment(values, of)

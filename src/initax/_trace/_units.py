@@ -29,7 +29,7 @@ from initax._trace._equations import shapes_of
 from initax._trace._interpret import equation
 from initax._trace._primitives import row_of
 from initax._trace._uses import CONTRACTIONS, Place, Uses, Value
-from initax._trace._views import Factor, Stop, View, foreign, in_slot, placed
+from initax._trace._views import Factor, Stop, View, foreign, in_slot, placed, stands
 
 ADDED = {
     "add": "they are added to another signal",
@@ -118,7 +118,7 @@ class Follow:
             weight = uses.found[view.use].view if view.param == self.param and view.use >= first else None
             if weight is None or uses.found[view.use].what not in CONTRACTIONS:
                 continue
-            unit = View(param=self.param, axes=view.axes, slots=view.slots, batch=weight.batch, fixed=weight.fixed)
+            unit = View(param=self.param, axes=view.axes, batch=weight.batch, fixed=weight.fixed)
             loops = [factor for _, factors in _loops(uses, self.param) for factor in factors]
             if list(steps_of(weight)) != loops or not covers(unit, self.shape, self.axes):
                 raise LostError(Stop("a loop or a look-up takes parts of the weight one by one", where))
@@ -134,10 +134,13 @@ class Follow:
         value, other = values[signal], values[1 - signal]
         if not value.units:
             raise LostError(value.mixed or Stop("", where))
-        if len(other.weights) != 1 or not _is_plain(other.weights[0]):
+        weights = other.weights
+        beside = all(_is_beside(*each) for each in itertools.combinations(weights, 2))
+        if not weights or not beside or not all(map(_is_plain, weights)):
             raise LostError(Stop("they meet a weight that is made of others, or looked up", where))
         pairs = _pairs(eqn, signal)
-        self.readers[uses.at] = [self._reader(pairs, units, other.weights[0], uses, where) for units in value.units]
+        readers = [self._reader(pairs, units, each, uses, where) for units in value.units for each in weights]
+        self.readers[uses.at] = [each for each in readers if (each.units >= 0).any()]
 
     def _reader(self, pairs: Mapping[int, Pairs], units: View, weight: View, uses: Uses, where: str) -> Reader:
         own = marked(units)
@@ -220,7 +223,13 @@ def _is_plain(view: View) -> bool:
         or view.normalized
         or view.shifted
     )
-    return not altered and not view.slots
+    return not altered
+
+
+def _is_beside(one: View, other: View) -> bool:
+    """Whether two weights stand beside each other along an axis, with nothing of one where the other is."""
+    pairs = zip(one.axes, other.axes, strict=True)
+    return any(not (stands(mine) & stands(theirs)).any() for mine, theirs in pairs)
 
 
 def _loops(uses: Uses, param: int) -> list[tuple[Place, tuple[Factor, ...]]]:
@@ -310,7 +319,7 @@ def _beside(values: Sequence[Value], axis: int, shape: tuple[int, ...], where: s
     for value in values:
         for view in value.units:
             if axis in marked(view):
-                units.append(_slotted(view, axis, offset, shape[axis]))
+                units.append(in_slot(view, axis, offset, shape[axis]))
                 continue
             others = [each for each in values if each.data and not any(_alike(view, own, axis) for own in each.units)]
             if others:
@@ -327,15 +336,6 @@ def _widened(value: Value, axis: int) -> Value:
     return replace(value, shape=shape, units=tuple(units))
 
 
-def _slotted(view: View, axis: int, offset: int, total: int) -> View:
-    """A view in one slot of a joined axis, which it may already be in a slot of."""
-    before = view.slot(axis)
-    if before is None:
-        return in_slot(view, axis, offset, total)
-    inner = replace(view, axes=(*view.axes[:axis], before.factors, *view.axes[axis + 1 :]))
-    return in_slot(inner, axis, offset + before.offset, total)
-
-
 def _alike(one: View, other: View, but: int) -> bool:
     return replace(one, axes=(*one.axes[:but], *one.axes[but + 1 :])) == replace(
         other, axes=(*other.axes[:but], *other.axes[but + 1 :])
@@ -344,7 +344,7 @@ def _alike(one: View, other: View, but: int) -> bool:
 
 def _laid(eqn: Any, values: Sequence[Value], where: str) -> list[State | None]:
     """A reshape, a transpose, a slice: as the walk lays out a weight, so lie the units."""
-    blank = [Value(shape=value.shape, steps=value.steps) for value in values[1:]]
+    blank = [Value(shape=value.shape, constant=value.constant) for value in values[1:]]
     units: list[list[View]] = [[] for _ in eqn.outvars]
     lost = [False] * len(eqn.outvars)
     for view in values[0].units:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
+from initax._trace._indices import Constant, Numbers
 from initax._trace._views import FOREIGN, Factor, Stop, View
 
 Place = tuple[int, ...]
@@ -15,6 +18,8 @@ Place = tuple[int, ...]
 Part = Literal["in", "out", "batch", "field", "along"]
 """What a factor does in a use; `along` is an axis that a scale shares with the signal, entry by entry."""
 What = Literal["weight", "conv", "transposed", "scale", "bias", "embedding", "other"]
+CONSTANT_FIRST = "it is contracted with a constant first, and then multiplied with the signal"
+"""Why a use says nothing: a recurrence that starts with zeros has one, and other uses that do say something."""
 CONTRACTIONS: tuple[What, ...] = ("weight", "conv", "transposed")
 """Uses of a weight, in which outputs come out of the signal."""
 
@@ -28,6 +33,7 @@ class Use:
         what: what it is to the signal.
         where: the line of the forward pass.
         parts: what each factor does.
+        inside: the factors that its equation sums over; sums of its outputs may follow.
         strides: by how much a convolution's strides divide the effective fan_in and fan_out.
         taken: factors of the outputs of which single entries were taken, and which.
         spoiled: the outputs were cut into parts that are not equal.
@@ -40,13 +46,18 @@ class Use:
         view: the parameter as a contraction, a convolution or a sum takes it, where it meets the signal so.
         units: the axes of the result along which its outputs lie.
         at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
+        product: it is multiplied with the signal, entry by entry.
         goes_back: a cotangent meets it, no signal: it is of the backward part of a gradient in the forward pass.
+        number: which use it is, in the order of the forward pass.
+        added: uses of the same parameter to whose outputs its own were added, entry by entry.
+        behind: uses of parts of parameters on whose outputs the signal it meets depends.
     """
 
     param: int
     what: What
     where: str = ""
     parts: dict[Factor, Part] = field(default_factory=dict)
+    inside: frozenset[Factor] = frozenset()
     strides: tuple[float, float] = (1, 1)
     taken: set[tuple[Factor, int]] = field(default_factory=set)
     spoiled: bool = False
@@ -60,6 +71,10 @@ class Use:
     units: tuple[int, ...] = ()
     at: Place = ()
     goes_back: bool = False
+    product: bool = False
+    number: int = -1
+    added: set[int] = field(default_factory=set)
+    behind: frozenset[int] = frozenset()
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of the outputs all of whose entries go different ways."""
@@ -86,9 +101,11 @@ class Value:
         outputs: weights whose outputs it holds, with nothing but sums, scalings and layout since.
         products: scales it was multiplied with, with nothing but layout since.
         stretched: axes along which it is constant because it was broadcast.
-        steps: for constants whose entries, in row-major order, are `first + step * n`: the two numbers.
+        constant: for a constant, what works it out where somebody asks.
+        columns: for a signal that constants are joined with along its last axis, as indices are, what was joined.
         units: where units are followed, along which axes they lie.
         mixed: why there is something in it that was made of several units, and is no unit.
+        behind: uses of parts of parameters on whose outputs it depends.
     """
 
     shape: tuple[int, ...]
@@ -97,9 +114,17 @@ class Value:
     outputs: tuple[View, ...] = ()
     products: tuple[View, ...] = ()
     stretched: frozenset[int] = frozenset()
-    steps: tuple[int, int] | None = None
+    constant: Constant | None = None
+    columns: tuple[Value, ...] = ()
     units: tuple[View, ...] = ()
     mixed: Stop | None = None
+    behind: frozenset[int] = frozenset()
+
+    @property
+    def numbers(self) -> Numbers | None:
+        """A constant of whole numbers, `None` where it is none or not known."""
+        found = self.constant.number if self.constant is not None else None
+        return found if found is not None and np.issubdtype(found.dtype, np.integer) else None
 
     @property
     def looked(self) -> bool:
@@ -149,9 +174,24 @@ class Uses:
 
     def add(self, use: Use) -> int:
         """Enter a use and return its number."""
-        use.at, use.goes_back = self.at, self.goes_back
+        use.at, use.goes_back, use.number = self.at, self.goes_back, len(self.found)
         self.found.append(use)
-        return len(self.found) - 1
+        return use.number
+
+    def after(self, first: int, behind: frozenset[int], results: Sequence[Value], *, is_call: bool) -> list[Value]:
+        """Return the results of an equation with the uses of parts of parameters that they depend on.
+
+        Args:
+            first: how many uses there were before the equation.
+            behind: what its operands depend on.
+            results: what it leaves.
+            is_call: it runs equations of its own, which noted what the uses in them depend on.
+        """
+        entered = self.found[first:]
+        for use in () if is_call else entered:
+            use.behind = behind
+        behind |= {use.number for use in entered if use.view is not None and (use.view.fixed or use.view.slots)}
+        return [replace(each, behind=each.behind | behind) for each in results] if behind else list(results)
 
     def outputs(self, views: tuple[View, ...]) -> tuple[View, ...]:
         """Note in the uses of some outputs along which axes they lie, and return the outputs."""

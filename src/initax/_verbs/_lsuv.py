@@ -20,10 +20,12 @@ from initax._planning._misuse import refuse_permuted
 from initax._planning._rules import match, read_rules
 from initax._text import table
 from initax._trace import uses_of
+from initax._trace._coverage import shares
 from initax._trace._replay import Player
 from initax._trace._take_survey import called
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 from initax._trace._views import Factor, Pick
+from initax._verbs._finite import refuse_not_finite
 
 Model = TypeVar("Model")
 
@@ -108,8 +110,11 @@ def lsuv(
             list of several.
         center: also set each bias of a calibrated weight so that every unit has mean zero.
 
+    A weight whose output, or what reaches it, is not finite is left alone, and the report names the first.
+
     Raises:
-        InitaxError: the target is not positive, or there is no weight to calibrate.
+        InitaxError: the target is not positive, there is no weight to calibrate, the inputs or the model hold nan or
+            inf, or a scaled weight is too large for its type.
         RuleError: a selector of `skip` selects nothing.
         ModelError: the model can't be called, or the call fails.
 
@@ -145,20 +150,38 @@ def lsuv(
             fresh.setdefault(loop, {})[job.key] = blank[job.key]
     play = functools.partial(_play, traced, jobs, shifts, blank, fresh, float(target), float(tolerance))
     new, state = jax.jit(play)(values)
+    if any(np.any(np.asarray(record[4])) for record in state.values()):
+        refuse_not_finite("lsuv", found, found.inputs if inputs is None else inputs)
     layers, idle = _rows(jobs, state, traced)
     scaled = {key[0] for key, record in state.items() if np.any(np.asarray(record[0]) != 1)}
     centered = {shift.key[0] for shift in shifts.values()}
     changed = {path: new[at] for at, path in enumerate(traced.paths) if at in scaled | centered}
+    for path, array in changed.items():
+        _refuse_overflow(path, array, found.at(path))
     report = LsuvReport(layers=layers, skipped={**skipped, **idle})
     result: Model = found.write(changed)
     return result, report
 
 
-Record = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-"""Factor, whether it is known, variance before, variance after."""
+def _refuse_overflow(path: str, new: Any, old: Any) -> None:
+    if bool(jnp.isfinite(new).all()) or not bool(jnp.isfinite(old).all()):
+        return
+    raise InitaxError(
+        message(
+            f'lsuv: "{path}", scaled so that its output has the target variance, does not fit {new.dtype}.',
+            "scale the inputs, or calibrate in float32 and cast afterwards",
+        )
+    )
+
+
+Record = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+"""Factor, whether it is known, standard deviation before, the same after, what is not finite."""
 
 UNSEEN = -1.0
-"""The variance of an output that was never computed."""
+"""The standard deviation of an output that was never computed."""
+
+FINITE, REACHED, BROKEN = 0, 1, 2
+"""What is not finite at a weight: nothing, what reaches it, or its output alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +203,7 @@ class _Job:
     def blank(self) -> Record:
         """Return the record of a weight not yet measured, one for each entry that can be picked."""
         one = jnp.ones(_sizes(self.picks), jnp.float32)
-        return one, jnp.zeros(one.shape, bool), UNSEEN * one, one
+        return one, jnp.zeros(one.shape, bool), UNSEEN * one, one, jnp.zeros(one.shape, jnp.int32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +292,7 @@ def _why_not(
         return str(stopped.stop)
     if any(use.what not in CONTRACTIONS for use in own):
         return "it is used as something else than a weight too"
-    if any(use.view is None for use in own):
+    if any(use.view is None or not use.inside for use in own):
         return "its operation is written out, or fed by constants"
     if any(at_place[use.at] > 1 for use in own):
         return "it shares its operation with other parameters"
@@ -280,6 +303,8 @@ def _why_not(
         return "its entries are picked by the data"
     if not all(_is_known(use, uses) for use in own):
         return "its entries are picked in a way that can't be followed"
+    if min(shares(own).values()) < 1:
+        return "parts of its inputs are summed over one by one"
     if len({_parts(use) for use in own}) > 1:
         return "its uses take different parts of it"
     return None
@@ -310,7 +335,8 @@ def _parts(use: Use) -> tuple[Any, ...]:
     """The parts of the stored axes of which a use takes single entries, whichever they are."""
     if use.view is None:
         return ()
-    return tuple(pick.factors for pick in use.view.picks), frozenset(factor for factor, _ in use.view.fixed)
+    unequal = tuple(slot for slot in use.view.slots if slot.partial)
+    return tuple(pick.factors for pick in use.view.picks), frozenset(factor for factor, _ in use.view.fixed), unequal
 
 
 def _is_reentered(use: Use, uses: Uses) -> bool:
@@ -380,7 +406,7 @@ def _play(
         if isinstance(job, _Shift):
             output, record = _centered(output, record, job)
         else:
-            output, record = _measured(output, record, target, tolerance)
+            output, record = _measured(operands, output, record, target, tolerance)
         if entry:
             record = tuple(old.at[entry].set(new) for old, new in zip(kept, record, strict=True))
         return output, {**state, job.key: record}, None
@@ -403,29 +429,43 @@ def _number(pick: Pick) -> tuple[int, tuple[int, ...]]:
     return -1, (*pick.at, pick.operand, pick.entry)
 
 
-def _measured(output: Any, record: Any, target: float, tolerance: float) -> tuple[Any, Record]:
-    factor, known, before, after = record
-    variance = _variance(output)
-    apart = (jnp.abs(variance / target - 1) > tolerance) & (variance > 0) & jnp.isfinite(variance)
-    own = jnp.where(apart, jnp.sqrt(target / jnp.where(apart, variance, 1)), 1).astype(jnp.float32)
-    factor = jnp.where(known, factor, own)
+def _measured(operands: Sequence[Any], output: Any, record: Any, target: float, tolerance: float) -> tuple[Any, Record]:
+    factor, known, before, after, fault = record
+    now = jnp.where(_is_finite(operands), jnp.where(_is_finite([output]), FINITE, BROKEN), REACHED)
+    fault = jnp.where(fault == FINITE, now, fault)
+    deviation = _deviation(output)
+    wanted = math.sqrt(target)
+    apart = (jnp.abs((deviation / wanted) ** 2 - 1) > tolerance) & (deviation > 0) & (fault == FINITE)
+    own = jnp.where(apart, wanted / jnp.where(apart, deviation, 1), 1).astype(jnp.float32)
+    factor = jnp.where(known, factor, jnp.where(jnp.isfinite(own), own, 1))
     scaled = output * factor.astype(output.dtype)
     # An output of zeros tells nothing of the weight, and whatever factor a later use finds leaves it as it is.
-    seen = known | jnp.any(output != 0)
-    return scaled, (factor, seen, jnp.where(known, before, variance), jnp.where(known, after, _variance(scaled)))
+    seen = known | (jnp.any(output != 0) & (fault == FINITE))
+    after = jnp.where(known, after, _deviation(scaled))
+    return scaled, (factor, seen, jnp.where(known, before, deviation), after, fault)
+
+
+def _is_finite(arrays: Sequence[Any]) -> jax.Array:
+    numbers = [each for each in arrays if jnp.issubdtype(each.dtype, np.inexact)]
+    return jnp.asarray([jnp.isfinite(each).all() for each in numbers]).all() if numbers else jnp.ones((), bool)
 
 
 def _centered(output: Any, record: Any, shift: _Shift) -> tuple[Any, Any]:
     change, known = record
     others = tuple(axis for axis in range(output.ndim) if axis not in shift.axes)
-    change = jnp.where(known, change, -jnp.mean(output.astype(jnp.float32), axis=others))
+    mean = jnp.mean(output.astype(jnp.float32), axis=others)
+    change = jnp.where(known, change, -jnp.where(jnp.isfinite(mean), mean, 0))
     wide = jnp.expand_dims(change, others)
     return output + wide.astype(output.dtype), (change, jnp.ones((), bool))
 
 
-def _variance(output: Any) -> jax.Array:
+def _deviation(output: Any) -> jax.Array:
+    """The standard deviation, of outputs so large or small too that their squares are no numbers of their type."""
     wide = output.astype(jnp.complex64 if jnp.iscomplexobj(output) else jnp.float32)
-    return jnp.mean(jnp.abs(wide - jnp.mean(wide)) ** 2).astype(jnp.float32)
+    largest = jnp.max(jnp.abs(wide), initial=0)
+    unit = jnp.where(largest > 0, largest, 1)
+    small = wide / unit.astype(wide.dtype)
+    return (unit * jnp.sqrt(jnp.mean(jnp.abs(small - jnp.mean(small)) ** 2))).astype(jnp.float32)
 
 
 def _spread(change: jax.Array, job: _Job | _Shift, shape: tuple[int, ...], neutral: float) -> jax.Array:
@@ -453,18 +493,25 @@ def _rows(
     """The calibrated weights, and the paths of weights and entries whose factor could not be told, with the reason."""
     rows: dict[Key, Calibrated] = {}
     idle: dict[str, str] = {}
+    first: str | None = None
     for key in dict.fromkeys(jobs[place].key for place in sorted(jobs)):
-        factor, known, before, after = (np.asarray(each) for each in state[key])
+        factor, known, before, after, fault = (np.asarray(each) for each in state[key])
         path = traced.paths[key[0]] + _alone(digit for _, digit in key[1])
-        reasons = np.where(before == UNSEEN, "it did not run on these inputs", _why_unknown(known, before))
+        unseen = "it did not run on these inputs"
+        reasons = np.where(before == UNSEEN, unseen, _why_unknown(known, before)).astype(object)
+        for entry, code in np.ndenumerate(fault):
+            if code != FINITE and not known[entry]:
+                reasons[entry] = _why_lost(int(code), first)
+            if code != FINITE:
+                first = first or path + _alone(entry)
         known = reasons == ""
-        if not known.any() and np.unique(reasons).size == 1:
+        if not known.any() and len(set(reasons.flat)) == 1:
             idle[path] = str(reasons.flat[0])
             continue
         idle |= {path + _alone(map(int, entry)): str(reasons[tuple(entry)]) for entry in np.argwhere(~known)}
         if not known.any():
             continue
-        before, after = (np.where(known, each, np.nan) for each in (before, after))
+        before, after = (np.where(known, each.astype(float) ** 2, np.nan) for each in (before, after))
         rows[key] = Calibrated(path=path, before=before, after=after, factor=factor)
     return tuple(rows.values()), idle
 
@@ -473,6 +520,12 @@ def _why_unknown(known: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Why the variance of an output that was computed tells nothing, per entry; empty where it does."""
     constant = np.where(known & (before == 0), "its output is one number, without variance, on these inputs", "")
     return np.where(known, constant, "its output is zero on these inputs")
+
+
+def _why_lost(code: int, first: str | None) -> str:
+    """Why nothing was measured where something is not finite: after the first such weight, all behind it is lost."""
+    what = "what reaches it" if code == REACHED else "its output"
+    return f"{what} is not finite, " + ("here first" if first is None else f"first at {first}")
 
 
 def _alone(entry: Iterable[int]) -> str:

@@ -5,221 +5,52 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, KeyTypeError, count, message, shown
+from initax._errors import InitaxError, KeyTypeError, message
 from initax._math._keys import is_typed
 from initax._model._survey import Survey, Traced
 from initax._planning._misuse import refuse_permuted
-from initax._planning._plan import plan
-from initax._text import table
+from initax._planning._plan import Plan, plan
 from initax._trace import uses_of
 from initax._trace._replay import Player, longest_trips
 from initax._trace._take_survey import called, survey
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
+from initax._verbs._finite import refuse_not_finite
+from initax._verbs._named_rules import named_rules
+from initax._verbs._signal_report import NUMBERS, Signal, SignalComparison, SignalReport
 
 SATURATED = 3.0
 """Beyond it the slope of tanh is below 1 % and that of the sigmoid below 5 %."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signal:
-    """The output of one weighted operation, bias included; each number is an array with one entry per key.
-
-    Attributes:
-        path: the path of the weight; the step of a loop stands behind, `layers.w[2]`.
-        mean: mean over examples, units and positions.
-        std: standard deviation over the same.
-        mean_square: mean of the square: the length of the signal.
-        dead: fraction of units that are negative for every example, which a relu would never let through.
-        saturated: fraction of entries beyond 3 in size.
-        correlation: mean over pairs of examples of the cosine between their outputs; `nan` for one example, or where
-            the examples can't be told from other axes.
-        gradient_norm: norm of the loss's gradient for the weight; `nan` without a loss, and for a weight that several
-            steps of a loop share.
-        gradient_variance: variance of the entries of that gradient.
-        ran: for each key, whether the operation ran: a branch may not be taken, and a `while` loop end before. Where it
-            did not, the other numbers are `nan`.
-    """
-
-    path: str
-    mean: np.ndarray
-    std: np.ndarray
-    mean_square: np.ndarray
-    dead: np.ndarray
-    saturated: np.ndarray
-    correlation: np.ndarray
-    gradient_norm: np.ndarray
-    gradient_variance: np.ndarray
-    ran: np.ndarray
-
-    def median(self, number: str) -> float:
-        """Return the median of a number over the keys with which the operation ran."""
-        return float(np.median(getattr(self, number)[self.ran]))
+@overload
+def signal_propagation(
+    model: Any,
+    inputs: Any = None,
+    *,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+    loss: Callable[[Any], Any] | None = None,
+) -> SignalReport: ...
 
 
-NUMBERS = tuple(each.name for each in fields(Signal) if each.name not in ("path", "ran"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignalReport:
-    """What `ix.signal_propagation` measured: print it for a table of medians over keys.
-
-    Attributes:
-        signals: one per weighted operation, in the order of the forward pass, steps of a loop one by one.
-        unmeasured: paths of weights none of whose operations was seen: they did not run, or are written out.
-    """
-
-    signals: tuple[Signal, ...]
-    unmeasured: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, dict[str, list[float]]]:
-        """Return path → number → values, one per key; a weight used again has `#2` behind its path."""
-        found: dict[str, dict[str, list[float]]] = {}
-        for signal in self.signals:
-            path, again = signal.path, 2
-            while path in found:
-                path, again = f"{signal.path}#{again}", again + 1
-            found[path] = {name: np.asarray(getattr(signal, name), float).tolist() for name in NUMBERS}
-        return found
-
-    def __str__(self) -> str:
-        """Return the medians as a table; columns that hold nothing are left out."""
-        shown = [name for name in NUMBERS if any(np.isfinite(getattr(signal, name)).any() for signal in self.signals)]
-        rows = [(signal.path, *(f"{signal.median(name):.4g}" for name in shown)) for signal in self.signals]
-        heads = [name.replace("_", " ") for name in shown]
-        keys = self.signals[0].mean.size if self.signals else 0
-        title = count(len(self.signals), "operation") + (f", medians over {keys} keys" if keys > 1 else "")
-        below = f"\n\nnot measured: {', '.join(self.unmeasured)}" if self.unmeasured else ""
-        if not rows:
-            return title + below
-        return table(title, ("weight", *heads), rows) + below
-
-    def assert_healthy(
-        self,
-        *,
-        mean_square: tuple[float, float] = (0.1, 10.0),
-        dead: float = 0.5,
-        saturated: float = 0.5,
-        correlation: float = 1.0,
-        gradient_ratio: float = math.inf,
-    ) -> None:
-        """Raise unless every signal stays within bounds, in the median over keys. For use in tests.
-
-        Args:
-            mean_square: the least and the largest mean square.
-            dead: the largest fraction of dead units.
-            saturated: the largest fraction of saturated entries.
-            correlation: the largest mean correlation between examples.
-            gradient_ratio: the largest ratio between two gradient norms; needs a loss.
-
-        Raises:
-            AssertionError: a number is out of bounds, or not finite; the message lists each.
-            InitaxError: a bound is none, or `gradient_ratio` is given and no gradient was measured.
-
-        Examples:
-            >>> import equinox as eqx, jax, initax as ix
-            >>> model = eqx.nn.MLP(16, 16, 64, depth=3, key=jax.random.key(0))
-            >>> x = jax.random.normal(jax.random.key(1), (32, 16))
-            >>> report = ix.signal_propagation(model, x, forward=lambda model, x: jax.vmap(model)(x))
-            >>> report.assert_healthy(mean_square=(0.001, 10))
-        """
-        bounds = {
-            "mean_square": _interval("mean_square", mean_square),
-            "dead": (0.0, _largest("dead", dead)),
-            "saturated": (0.0, _largest("saturated", saturated)),
-            "correlation": (-math.inf, _largest("correlation", correlation)),
-        }
-        _largest("gradient_ratio", gradient_ratio)
-        wrong = []
-        for signal in self.signals:
-            for name, (low, high) in bounds.items():
-                value = signal.median(name)
-                if name == "correlation" and math.isnan(value):
-                    continue
-                if not low <= value <= high:
-                    wrong.append(f"{signal.path}: {name} {value:.4g}, not in [{low:g}, {high:g}]")
-        norms = [signal.median("gradient_norm") for signal in self.signals]
-        if math.isfinite(gradient_ratio):
-            if np.all(np.isnan([each for signal in self.signals for each in np.ravel(signal.gradient_norm)])):
-                raise InitaxError(
-                    message(
-                        "assert_healthy: gradient_ratio compares gradients, and none was measured.",
-                        "ix.signal_propagation(model, inputs, loss=lambda output: (output**2).mean())",
-                    )
-                )
-            ratio = max(norms) / min(norms) if min(norms) > 0 else math.inf
-            if not ratio <= gradient_ratio:
-                wrong.append(f"gradient norms: largest over smallest {ratio:.4g}, not at most {gradient_ratio:g}")
-        if wrong:
-            more = f"… {len(wrong) - 8} more" if len(wrong) > 8 else ""
-            raise AssertionError(message("the signal does not stay within bounds.", *wrong[:8], more))
-
-    def plot(self) -> Any:
-        """Return a matplotlib figure: mean square, correlation and gradient norm by depth, as bands over the keys.
-
-        Raises:
-            InitaxError: matplotlib is not installed.
-        """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise InitaxError(
-                message("plot() draws with matplotlib, which is missing.", "pip install initax[plot]")
-            ) from (error)
-        shown = [
-            name
-            for name in ("mean_square", "correlation", "gradient_norm")
-            if any(np.isfinite(getattr(signal, name)).any() for signal in self.signals)
-        ]
-        figure = Figure(figsize=(4.5 * len(shown), 3.2), layout="constrained")
-        depth = np.arange(1, len(self.signals) + 1)
-        for panel, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-            values = [np.asarray(getattr(signal, name), float)[signal.ran] for signal in self.signals]
-            low, middle, high = np.array([np.quantile(each, (0.1, 0.5, 0.9)) for each in values]).T
-            panel.fill_between(depth, low, high, alpha=0.25, linewidth=0)
-            panel.plot(depth, middle)
-            panel.set_xlabel("weighted operation")
-            panel.set_title(name.replace("_", " "))
-            if name != "correlation" and np.nanmin(np.concatenate(values)) > 0:
-                panel.set_yscale("log")
-        return figure
-
-
-def _largest(name: str, value: Any) -> float:
-    """A bound as a number.
-
-    Raises:
-        InitaxError: it is none.
-    """
-    if _is_number(value):
-        return float(value)
-    line = f"assert_healthy({name}=0.6)"
-    if isinstance(value, tuple | list) and len(value) == 2 and _is_number(value[1]):
-        line = f"assert_healthy({name}={value[1]})"
-    raise InitaxError(message(f"assert_healthy: {name} is one number, the largest, not {shown(value)}.", line))
-
-
-def _interval(name: str, value: Any) -> tuple[float, float]:
-    """Two bounds as numbers.
-
-    Raises:
-        InitaxError: they are none.
-    """
-    if isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value)):
-        return float(value[0]), float(value[1])
-    line = f"assert_healthy({name}=(0.1, {value if _is_number(value) else 10.0}))"
-    head = f"assert_healthy: {name} is two numbers, the least and the largest, not {shown(value)}."
-    raise InitaxError(message(head, line))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+@overload
+def signal_propagation(
+    model: Any,
+    inputs: Any = None,
+    *,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+    loss: Callable[[Any], Any] | None = None,
+    rules: Mapping[Any, Any] | None,
+    keys: Any,
+) -> Any: ...
 
 
 def signal_propagation(
@@ -231,12 +62,13 @@ def signal_propagation(
     loss: Callable[[Any], Any] | None = None,
     rules: Mapping[Any, Any] | None = None,
     keys: Any = None,
-) -> SignalReport:
+) -> SignalReport | SignalComparison:
     """Return how the signal fares from one weighted operation to the next, for any architecture.
 
     The forward pass is played on real inputs, and the output of every contraction or convolution with a weight, with
-    its bias, is measured. With rules and several keys the model is re-initialized with each, all at once under
-    `jax.vmap`.
+    its bias, is measured. With rules and several keys the model is re-initialized with each, and measured all at once
+    under `jax.vmap`. Several rule maps with a name each are compared: the program that measures is compiled once for
+    all of them, and a `SignalComparison` holds a report for each.
 
     Args:
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
@@ -246,12 +78,16 @@ def signal_propagation(
             out.
         module: where the model is variables of Flax Linen, the module they belong to.
         loss: function of what `forward` returns to a number; with it the gradient of every weight is measured too.
-        rules: rules under which the model is re-initialized before it is measured.
+        rules: rules under which the model is re-initialized before it is measured; or several of them,
+            `{"he": {"Linear": "he_normal"}, "lecun": {"Linear": "lecun_normal"}}`. A mapping with roles, or names of
+            arrays, for keys is a scheme, so that `{"Linear": {"weight": "he_normal", "bias": "zeros"}}` is one.
         keys: a key, or an array of keys, `jax.random.split(key, 16)`, one for each re-initialization; goes with
             `rules`.
 
     Raises:
-        InitaxError: there is no weighted operation, something is abstract, or rules come without keys.
+        InitaxError: there is no weighted operation, something is abstract, the inputs or the model hold nan or inf, or
+            rules come without keys.
+        RuleError: the rules are wrong, or some are rule maps with a name and others rules.
         KeyTypeError: `keys` is no key.
         ModelError: the model can't be called, or the call fails.
 
@@ -264,6 +100,11 @@ def signal_propagation(
         ...     rules={"Linear": "he_normal"}, keys=jax.random.split(jax.random.key(2), 8))
         >>> [signal.mean_square.shape for signal in report.signals]
         [(8,), (8,), (8,), (8,)]
+        >>> both = ix.signal_propagation(
+        ...     model, x, forward=lambda model, x: jax.vmap(model)(x), keys=jax.random.split(jax.random.key(2), 8),
+        ...     rules={"he": {"Linear": "he_normal"}, "lecun": {"Linear": "lecun_normal"}})
+        >>> bool(both["he"].signals[-1].median("mean_square") > both["lecun"].signals[-1].median("mean_square"))
+        True
 
     References:
         Poole et al. 2016, arXiv 1606.05340, eq. 3 (length of the signal) and eq. 5 (correlation).
@@ -289,24 +130,55 @@ def signal_propagation(
     operations = _operations(uses, examples)
     if not operations:
         raise InitaxError(message("signal_propagation finds no contraction or convolution with a weight."))
-    weights = values[: len(traced.paths)]
-    drawn = None if rules is None else plan(found, rules)
+    named = None if rules is None else named_rules("signal_propagation", rules, found)
+    plans = {} if rules is None else _plans(found, {"": rules} if named is None else named)
+    drawn = _drawn(plans, keys, traced, values) if plans else {"": {}}
 
-    def every(measure: Callable[[Sequence[Any]], Any]) -> Any:
-        """What is measured with each key, stacked."""
-        if drawn is None:
-            return jax.tree_util.tree_map(lambda each: each[None], jax.jit(measure)(values))
+    def every(measure: Callable[[Sequence[Any]], Any]) -> dict[str, Any]:
+        """What is measured with each key, stacked, by rule map: one program for all of them."""
 
-        def redrawn(key: Any) -> Any:
-            fresh = drawn.arrays(key)
-            own = [fresh.get(path, old) for path, old in zip(traced.paths, weights, strict=True)]
-            return measure([*own, *values[len(own) :]])
+        def run(fresh: Mapping[int, Any], values: Sequence[Any]) -> Any:
+            return measure([fresh.get(at, value) for at, value in enumerate(values)])
 
-        return jax.jit(jax.vmap(redrawn))(_as_keys(keys))
+        compiled = jax.jit(run if not plans else jax.vmap(run, in_axes=(0, None)))
+        made = {name: compiled(fresh, values) for name, fresh in drawn.items()}
+        return made if plans else jax.tree_util.tree_map(lambda each: each[None], made)
 
     trips = _trips(traced, operations, uses, every)
     measured = every(lambda arrays: _measured(traced, operations, trips, loss, arrays))
-    return _reported(traced, operations, uses, measured)
+    reports = {}
+    for name, numbers in measured.items():
+        reports[name] = _reported(traced, operations, uses, numbers)
+        if reports[name].not_finite:
+            redrawn = {each.parameter.path for each in plans[name].draws} if plans else ()
+            refuse_not_finite("signal_propagation", found, inputs, redrawn)
+    return reports[""] if named is None else SignalComparison(reports=reports)
+
+
+def _plans(found: Survey, maps: Mapping[str, Any]) -> dict[str, Plan]:
+    plans = {}
+    for name, rules in maps.items():
+        try:
+            plans[name] = plan(found, rules)
+        except InitaxError as error:
+            raise type(error)(f'rules "{name}": {error}' if name else str(error)) from None
+    return plans
+
+
+def _drawn(plans: Mapping[str, Plan], keys: Any, traced: Traced, values: Sequence[Any]) -> dict[str, dict[int, Any]]:
+    """Each weight that some rule map draws, with each key, stacked; by rule map.
+
+    They are drawn here, by the programs that draw one model: those are compiled once for all keys and rule maps, and
+    what measures has no draw in it.
+    """
+    every = _as_keys(keys)
+    found = {name: [each.arrays(key) for key in every] for name, each in plans.items()}
+    paths = {path for rows in found.values() for path in rows[0]}
+    places = [at for at, path in enumerate(traced.paths) if path in paths]
+    return {
+        name: {at: jnp.stack([row.get(traced.paths[at], values[at]) for row in rows]) for at in places}
+        for name, rows in found.items()
+    }
 
 
 def _as_keys(keys: Any) -> jax.Array:
@@ -387,15 +259,15 @@ def _follows(bias: Use, weight: Use) -> bool:
 
 
 def _trips(
-    traced: Traced, operations: Mapping[Place, _Operation], uses: Uses, every: Callable[[Any], Any]
+    traced: Traced, operations: Mapping[Place, _Operation], uses: Uses, every: Callable[[Any], dict[str, Any]]
 ) -> dict[Place, int]:
-    """How many steps the `while` loops around the operations make at most, with any key: they are played to see."""
+    """How many steps the `while` loops around the operations make at most, with any rules and key: they are played."""
     loops = {place[:depth] for place in operations for depth in range(1, len(place))} & uses.whiles
     if not loops:
         return {}
     closed = traced.closed
     found = every(lambda arrays: longest_trips(closed, list(arrays), operations, loops))
-    return {loop: int(np.max(steps)) for loop, steps in found.items()}
+    return {loop: max(int(np.max(steps[loop])) for steps in found.values()) for loop in loops}
 
 
 def _measured(
@@ -406,7 +278,7 @@ def _measured(
     values: Sequence[Any],
 ) -> dict[Place, Any]:
     def hook(place: Place, operands: Any, output: Any, state: dict[Any, Any]) -> tuple[Any, dict[Any, Any], Any]:
-        return output, state, _statistics(output, operations[place])
+        return output, state, _statistics(output, operations[place]) if output.size else None
 
     player = Player(hook, operations, trips=trips)
     player.play(traced.closed, list(values))

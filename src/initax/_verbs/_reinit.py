@@ -6,19 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from initax._adapters import check_key, key_of
 from initax._drawing._draw import draw_one
 from initax._drawing._program import Program
-from initax._errors import AxesError, SchemeError, message, shown
-from initax._math._axes import refuse_unsided, resolve
-from initax._model._parameter import WEIGHT_ROLES, Fans, Layer, Parameter, Role
+from initax._model._parameter import Layer, Role
 from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import plan
 from initax._trace._take_survey import survey
-from initax.schemes._scheme import UNSET, as_scheme
+from initax.schemes._alone import alone
 
 Model = TypeVar("Model")
 
@@ -126,11 +122,12 @@ def draw(
         key: a JAX random key, used as it is.
         shape: shape of the array.
         dtype: its type; JAX's default float if left out.
-        axes: the array's axes; `"... i o"` for weights and `"o"` for a bias or scale of one axis if left out.
+        axes: the array's axes; `"... i o"` for weights and `"o"` for a bias or scale of one axis if left out, and for a
+            weight of one axis where the scheme asks for no inputs (`normal`, `constant` and the like).
         sizes: sizes of named axes, where a merged axis can't be told apart.
         role: which role of the scheme draws it.
         fan_in: for a bias, the fan_in of its weight.
-        fan_out: for a bias, the fan_out of its weight.
+        fan_out: for a bias, the fan_out of its weight; no scheme of initax asks for it.
 
     Raises:
         SchemeError: the scheme is unknown, does not speak of the role, or can't serve the array.
@@ -144,62 +141,5 @@ def draw(
     """
     refuse_permuted("ix.draw", scheme=scheme, key=key, shape=shape, **({} if dtype is None else {"dtype": dtype}))
     check_key(key)
-    weighs = role in WEIGHT_ROLES
-    shape = _shape(shape)
-    found = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
-    if not jnp.issubdtype(found, jnp.inexact):
-        raise SchemeError(message(f"only floating and complex arrays are drawn, not {found.name}."))
-    pattern = axes or ("... i o" if weighs else "..." if len(shape) != 1 else "o")
-    if axes is None and weighs and len(shape) < 2:
-        raise SchemeError(
-            message(
-                f"a weight of shape {shape} has no input and output axis.",
-                'say what its axes are, axes="o"; or draw it as a bias, role="bias"',
-            )
-        )
-    resolved = resolve(pattern, shape, sizes)
-    if weighs:
-        refuse_unsided(pattern)
-        fan_in = resolved.fan_in if fan_in is None else fan_in
-        fan_out = resolved.fan_out if fan_out is None else fan_out
-    fans = None if fan_in is None or fan_out is None else (fan_in, fan_out)
-    parameter = Parameter(
-        path="",
-        name=role,
-        role=role,
-        shape=shape,
-        dtype=found,
-        axes=resolved,
-        fans=None if fans is None else Fans(fans, fans),
-    )
-    chosen = as_scheme(scheme)
-    part = chosen.part(role)
-    if part is None or part is UNSET:
-        raise SchemeError(message(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}"))
-    layer = Layer(path="", kind="Linear", cls=type(None), parameters=(parameter,))
-    recipe = part.recipe(parameter, layer)
-    return draw_one(Program(recipe.kernel, shape, found), recipe.numbers, key_of(key))
-
-
-def _shape(shape: Any) -> tuple[int, ...]:
-    """A shape as a tuple of whole numbers.
-
-    Raises:
-        AxesError: it is none.
-    """
-    if isinstance(shape, int | np.integer) and not isinstance(shape, bool):
-        raise AxesError(
-            message(
-                f"a shape is a tuple, not {shown(shape)}.",
-                f'for a bias write ({shape},), role="bias"; for a weight both of its axes, inputs first: (4, {shape})',
-            )
-        )
-    if isinstance(shape, np.ndarray) and shape.ndim == 1 and np.issubdtype(shape.dtype, np.integer):
-        shape = tuple(map(int, shape))
-    if hasattr(shape, "shape"):
-        raise AxesError(message(f"a shape is a tuple, not {shown(shape)}.", "write array.shape"))
-    if not isinstance(shape, tuple | list) or not all(
-        isinstance(each, int | np.integer) and not isinstance(each, bool) and each >= 0 for each in shape
-    ):
-        raise AxesError(message(f"a shape is a tuple of whole numbers, not {shown(shape)}.", "write (4, 8)"))
-    return tuple(map(int, shape))
+    made = alone(scheme, shape, dtype, axes=axes, sizes=sizes, role=role, fan_in=fan_in, fan_out=fan_out)
+    return draw_one(Program(made.recipe.kernel, made.shape, made.dtype), made.recipe.numbers, key_of(key))

@@ -28,7 +28,7 @@ from initax.convex._network import (
     shapes,
     warn_if_too_deep,
 )
-from initax.schemes._convex_table import icnn
+from initax.schemes._icnn import icnn
 from initax.schemes._scheme import Scheme
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, get_args
 
 from initax._adapters import survey
 from initax._errors import RuleError, listing, message
 from initax._math._activation_moments import Activation
 from initax._model._parameter import Layer
 from initax.convex._network import warn_if_too_deep
-from initax.schemes._icnn import PARTS, PASSTHROUGH, hidden_weight, is_positive, named, weights_of
+from initax.schemes._icnn import PASSTHROUGH, Part, hidden_weight, is_positive, named, weights_of
 
 Rules = dict[str, tuple[str, dict[str, Any]]]
 
@@ -99,8 +99,8 @@ def _is_mixed(layer: Layer) -> bool:
 def _told(layers: list[Layer], parts: Mapping[str, str]) -> dict[str, str]:
     told: dict[str, str] = {}
     for pattern, part in parts.items():
-        if part not in (*PARTS, "none"):
-            options = ", ".join((*PARTS, "none"))
+        options = ", ".join((*get_args(Part), "none"))
+        if part not in (*get_args(Part), "none"):
             raise RuleError(message(f'parts: "{part}" is no part of a convex network.', f"parts: {options}"))
         matching = [each.path for each in layers if fnmatchcase(each.path, pattern)]
         if not matching:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from initax.schemes._variance import VarianceScaling
-
 KEPT = 'what a rule selects is kept by None, written without quotes; in a file by "keep"'
 """What to write in place of a name that means: draw nothing."""
 
@@ -18,23 +16,60 @@ NAMES_ELSEWHERE = {
         ),
         KEPT,
     ),
+    **dict.fromkeys(("zeros_init", "zeros_", "zeros32", "zero", "Zeros"), 'here it is called "zeros"'),
+    **dict.fromkeys(("ones_init", "ones_", "ones32", "one", "Ones"), 'here it is called "ones"'),
+    **dict.fromkeys(("eye", "eye_", "identity_init", "Identity"), 'here it is called "identity"'),
+    **dict.fromkeys(("constant_", "constant_init", "full", "fill", "Constant"), 'write ("constant", {"value": ...})'),
+    **dict.fromkeys(("randn", "randn32", "normal_", "RandomNormal", "gaussian"), 'write ("normal", {"stddev": ...})'),
+    **dict.fromkeys(
+        ("rand", "rand32", "uniform_", "RandomUniform"),
+        'write ("uniform", {"scale": 1.0}) for [0, 1), ("uniform", {"lower": ..., "upper": ...}) for another interval',
+    ),
+    **dict.fromkeys(("trunc_normal_", "TruncatedNormal"), 'write ("trunc_normal", {"stddev": ...}), cut at values'),
+    **dict.fromkeys(("sparse_", "sparse_init"), 'here it is called "sparse"'),
+    **dict.fromkeys(("orthogonal_", "ortho", "Orthogonal"), 'here it is called "orthogonal"'),
+    **dict.fromkeys(("kaiming_normal_", "HeNormal"), 'here it is called "he_normal", uncut with {"truncated": False}'),
+    **dict.fromkeys(("xavier_normal_", "GlorotNormal"), 'here it is "glorot_normal", uncut with {"truncated": False}'),
     "hoedt_normal": 'in klax; here "hoedt" draws weight and bias together, and "icnn" knows activation and passthrough',
     "hoedt_bias": 'in klax; here "hoedt" draws weight and bias together, the bias with the authors\' sign',
 }
 """Names that other packages give to schemes → what to write."""
 
-ARGUMENTS_ELSEWHERE = {
-    "corr": "correlation",
-    "var": "variance",
-    "target_var": "variance",
-    "target_corr": "correlation",
-    "constrained_weight_init": "weight",
-    "constrained_bias_init": "bias",
-    "std": "stddev",
-    "val": "value",
-    "nonlinearity": "gain",
+ARGUMENTS_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "corr": ("correlation",),
+    "var": ("variance",),
+    "target_var": ("variance",),
+    "target_corr": ("correlation",),
+    "constrained_weight_init": ("weight",),
+    "constrained_bias_init": ("bias",),
+    "std": ("stddev",),
+    "val": ("value",),
+    "nonlinearity": ("gain",),
+    "a": ("lower",),
+    "b": ("upper",),
+    "low": ("lower",),
+    "high": ("upper",),
+    "minval": ("lower",),
+    "maxval": ("upper",),
 }
-"""Arguments in PyTorch, the authors' code and klax → what they are called here."""
+"""Arguments in PyTorch, NumPy, JAX, Keras, the authors' code and klax → what they may be called here."""
+
+_AXES = (
+    "a layer's axes are known; where only you know them they stand beside the scheme: "
+    'ix.Scheme("{scheme}", axes="o i"), ix.draw("{scheme}", key, shape, axes="o i")'
+)
+NOT_ARGUMENTS = {
+    **dict.fromkeys(("in_axis", "out_axis", "batch_axis", "column_axis"), _AXES),
+    "groups": (
+        "a layer's groups are known, and each is drawn alone; of a single array they are said by its axes: "
+        'ix.draw("{scheme}", key, shape, axes="(g o) i ...", sizes={{"g": 2}})'
+    ),
+    "dtype": 'an array keeps its type; a single one is given it: ix.draw("{scheme}", key, shape, jnp.bfloat16)',
+    "shape": 'an array keeps its shape; a single one is given it: ix.draw("{scheme}", key, (4, 8))',
+    "key": 'the key goes to the verb: ix.reinit(model, {{"*": "{scheme}"}}, key)',
+    "seed": 'randomness is a key that goes to the verb: ix.reinit(model, {{"*": "{scheme}"}}, jax.random.key(0))',
+}
+"""Arguments elsewhere that are none of a scheme here → what to write."""
 
 LAWS_ELSEWHERE: dict[str, tuple[str, Callable[[float, str], str]]] = {
     "mode": ("mode", lambda scale, value: value),
@@ -61,7 +96,7 @@ ROLES_ELSEWHERE = {
 
 def as_variance_scaling(law: Any, argument: str, value: Any) -> str:
     """Return the line for a scheme of fans and an argument of `LAWS_ELSEWHERE`, empty for any other scheme."""
-    if not isinstance(law, VarianceScaling):
+    if not all(hasattr(law, each) for each in ("scale", "mode", "distribution")):
         return ""
     said, write = LAWS_ELSEWHERE[argument]
     args = {"scale": str(law.scale), "mode": f'"{law.mode}"', "distribution": f'"{law.distribution}"'}

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
+from initax._model._parameter import Layer, Parameter
+from initax.schemes._centered import Centered
 from initax.schemes._distributions import Normal
-from initax.schemes._initializer import changed, choice, number
-from initax.schemes._scheme import Scheme, weights_only
-from initax.schemes._table import made, row
-from initax.schemes._variance import DISTRIBUTIONS, Auto
+from initax.schemes._initializer import Initializer, Recipe, fans_of, positive_fan
+from initax.schemes._named import Parts, Share, scheme
+from initax.schemes._scheme import weights_only
+from initax.schemes._variance import Distribution, of_variance
 
 
-@row("auto")
-def auto(*, distribution: str = "truncated_normal", bias_share: float = 0.0) -> Scheme:
+@dataclass(frozen=True, slots=True)
+class Auto(Initializer):
+    """Variance `1 / (n m)` with `n` the effective fan_in and `m` the mean square of what reaches the weight.
+
+    Where a share of the variance is left to the layer's bias, the weight has the rest. A look-up in an embedding sums
+    over one row; one that a signal reaches, as an output layer, sums over its features.
+    """
+
+    distribution: str = "truncated_normal"
+    bias_share: float = 0.0
+    needs_reach: ClassVar[bool] = True
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        is_output = parameter.role == "embedding" and parameter.reach is not None
+        fan_in, _ = fans_of(self.name, parameter, "nominal" if is_output else "effective")
+        reach = 1.0 if parameter.reach is None else parameter.reach
+        has_bias = parameter.role != "embedding" and any(each.role == "bias" for each in layer.parameters)
+        share = 1 - self.bias_share if has_bias else 1.0
+        variance = share / (positive_fan(self.name, parameter, "fan_in", fan_in) * reach)
+        return of_variance(self.distribution, variance, parameter.dtype)
+
+
+@scheme("auto")
+def auto(*, distribution: Distribution = "truncated_normal", bias_share: Share = 0.0, center: bool = False) -> Parts:
     """Return weights by what reaches them, so that variance one goes in and variance one comes out.
 
     With `inputs=` the forward pass is followed from the inputs, taken for standard normal, through activations,
@@ -30,6 +57,9 @@ def auto(*, distribution: str = "truncated_normal", bias_share: float = 0.0) -> 
             its weight has it all. A chance deviation of the length grows from layer to layer by the slope of the
             activation's length map, which is above one for gelu (1.14) and silu (1.17); a share `b` makes that
             `1 - b` times as much, so that with 0.3 a deep network keeps its length. Examples grow more alike.
+        center: take the mean of each output's weights off, as `centered` does, and scale by the variance of what
+            reaches them. Examples stay apart, and gelu keeps its length. Weights with fewer than eight inputs,
+            depthwise and positive ones need a rule of their own.
 
     Raises:
         SchemeError: an argument is wrong.
@@ -45,8 +75,9 @@ def auto(*, distribution: str = "truncated_normal", bias_share: float = 0.0) -> 
         Bingham & Miikkulainen 2023, arXiv 2109.08958, section 3. Schoenholz et al. 2017, arXiv 1611.01232, section 3,
         for the slope of the length map and what a bias does to it.
     """
-    choice("auto", "distribution", distribution, DISTRIBUTIONS)
-    share = number("auto", "bias_share", bias_share, least=0.0, most=1.0)
-    args = changed(distribution=(distribution, "truncated_normal"), bias_share=(share, 0.0))
-    bias = Normal("auto", args, math.sqrt(share)) if share else None
-    return made("auto", args, weights_only(Auto("auto", args, distribution, share), bias))
+    bias = Normal(math.sqrt(bias_share)) if bias_share else None
+    drawn = Auto(distribution, bias_share)
+    parts = weights_only(drawn, bias)
+    if not center:
+        return parts
+    return {**parts, **dict.fromkeys(("weight", "recurrent"), Centered(drawn))}

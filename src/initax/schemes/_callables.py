@@ -239,7 +239,7 @@ class Framework(Initializer):
 def foreign(function: Callable[..., Any]) -> Foreign:
     """Return a callable as an initializer."""
     qualified = getattr(function, "__qualname__", type(function).__name__)
-    return Foreign(qualified.split(".<locals>")[0], (), function)
+    return Foreign(function, name=qualified.split(".<locals>")[0])
 
 
 def _whole(fan: float) -> float:

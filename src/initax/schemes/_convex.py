@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
+from initax._errors import SchemeError, message
 from initax._model._parameter import Layer, Parameter
-from initax.schemes._distributions import Constant, Normal, scaled_normal
+from initax.schemes._constant import ZEROS, Constant
+from initax.schemes._distributions import Normal
 from initax.schemes._initializer import (
+    Fans,
     Initializer,
     Kernel,
     Recipe,
     fans_of,
+    number,
     positive_fan,
     refuse_complex,
+    where,
     without_inputs,
 )
+from initax.schemes._kernels import scaled_normal
+from initax.schemes._named import Check, Number, Parts, Positive, Share, scheme
+from initax.schemes._scheme import weights_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +117,7 @@ class _Hoedt(Initializer):
     alpha: float = 0.0
     bias_noise: float = 0.0
     fans: str = "nominal"
+    bias: str = "own"
 
     def _constants(self, parameter: Parameter) -> HoedtConstants:
         refuse_complex("hoedt", parameter, "input-convex networks have real weights")
@@ -123,6 +132,15 @@ class HoedtWeight(_Hoedt):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         constants = self._constants(parameter)
+        alone = layer.cls is type(None) or parameter.role == "embedding"  # drawn by `ix.draw`, or a look-up
+        if self.bias == "own" and not alone and not any(each.role == "bias" for each in layer.parameters):
+            raise SchemeError(
+                message(
+                    f"hoedt needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
+                    f"positive weights shift the mean by {-constants.bias_mean:+.4g}; a bias has to take that off",
+                    'build the layer with one, or say that another layer holds it: ("hoedt", {"bias": "elsewhere"})',
+                )
+            )
         return Recipe(LogNormalKernel(), (constants.log_mean, constants.log_std), math.sqrt(constants.weight_var))
 
 
@@ -135,8 +153,66 @@ class HoedtBias(_Hoedt):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         if without_inputs(parameter, self.fans):
-            return Constant("zeros", ()).recipe(parameter, layer)
+            return ZEROS.recipe(parameter, layer)
         constants = self._constants(parameter)
         if constants.bias_std == 0:
-            return Constant("constant", (), constants.bias_mean).recipe(parameter, layer)
-        return Normal("normal", (), constants.bias_std, constants.bias_mean).recipe(parameter, layer)
+            return Constant(constants.bias_mean).recipe(parameter, layer)
+        return Normal(constants.bias_std, constants.bias_mean).recipe(parameter, layer)
+
+
+def _correlation(scheme: str, name: str, value: Any) -> float:
+    found = number(scheme, name, value)
+    if not 0 < found < 1:
+        why = "units of a layer with positive weights agree: at 0 the weights vanish, at 1 so does their variance"
+        raise SchemeError(
+            message(
+                f"{scheme}: correlation must be strictly between 0 and 1, not {value!r}.",
+                why,
+                f'write ("{scheme}", {{"correlation": 0.5}})',
+            )
+        )
+    return found
+
+
+Correlation = Annotated[float, Check(_correlation)]
+"""A correlation strictly between 0 and 1."""
+
+
+@scheme("hoedt")
+def hoedt(
+    variance: Positive = 1.0,
+    correlation: Correlation = 0.5,
+    alpha: Number = 0.0,
+    bias_noise: Share = 0.0,
+    *,
+    fans: Fans = "nominal",
+    bias: Literal["own", "elsewhere"] = "own",
+) -> Parts:
+    """Return log-normal weights and the negative bias that goes with them, for input-convex ReLU networks.
+
+    The two preserve mean, variance and correlation of the pre-activations through one layer of non-negative weights.
+    klax 0.2.0 returns the bias with the opposite sign, which makes activations grow 1.85-fold per layer.
+
+    Args:
+        variance: target variance of the pre-activations.
+        correlation: target correlation between them, between 0 and 1.
+        alpha: slope of a leaky ReLU.
+        bias_noise: share of the variance given to a random bias, between 0 and 1.
+        fans: `"nominal"` or `"effective"`.
+        bias: whether the bias that takes the weights' mean off is the layer's `"own"`, or another layer holds it,
+            `"elsewhere"`.
+
+    Raises:
+        SchemeError: an argument is out of range; when a plan is made, a weight is complex, a fan zero or unknown, or a
+            layer has no bias.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> bool((ix.draw("hoedt", jax.random.key(0), (64, 64)) > 0).all())
+        True
+
+    References:
+        Hoedt & Klambauer 2023, NeurIPS, arXiv 2312.12474.
+    """
+    values = (variance, correlation, alpha, bias_noise, fans, bias)
+    return weights_only(HoedtWeight(*values), HoedtBias(*values))

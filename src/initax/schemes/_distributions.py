@@ -1,8 +1,4 @@
-"""Element-wise initializers: constants, and distributions with a given scale.
-
-Each draws a unit variate with JAX's own sampler and scales it by a run-time number, so results equal those of
-`jax.nn.initializers` bit for bit, eager and jitted.
-"""
+"""Laws that no fan enters: constants, and uniform, normal and cut normal entries of a given scale."""
 
 from __future__ import annotations
 
@@ -10,166 +6,27 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from initax._errors import SchemeError, message, warn
 from initax._model._parameter import Layer, Parameter
-from initax.schemes._initializer import Initializer, Kernel, Recipe, is_complex, real_dtype, refuse_complex
+from initax.schemes._constant import ZEROS, Constant
+from initax.schemes._initializer import Initializer, Recipe, drawing_dtype, is_complex, refuse_complex, where
+from initax.schemes._kernels import (
+    IntervalKernel,
+    NormalKernel,
+    TruncatedNormalKernel,
+    UniformKernel,
+    truncated_std,
+)
+from initax.schemes._named import NonNegative, Number, Parts, Positive, Values, scheme
+from initax.schemes._scheme import weights_only
 
-SCALES_AFTERWARDS = jax.__version_info__ < (0, 12)
-"""Up to JAX 0.11 `initializers.normal` multiplies a finished normal; XLA, given both in one program, merges the two
-constant factors and changes the last bit of a third of the entries. A barrier keeps jitted draws equal to eager ones.
-From 0.12 on JAX merges the factors itself, and XLA keeps a barrier for so long that what stands on its two sides is no
-longer fused: a bfloat16 array would need twice its own memory beside it."""
-
-
-def scaled_normal(key: jax.Array, scale: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Return a centered normal array of standard deviation `scale`, with the bits of `jax.nn.initializers.normal`.
-
-    Args:
-        key: the key.
-        scale: the standard deviation, a number or a scalar array.
-        shape: shape of the array.
-        dtype: its type, floating or complex.
-    """
-    scale = jnp.asarray(scale, dtype)
-    scaled: jax.Array
-    if SCALES_AFTERWARDS:
-        scaled = lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * scale
-    else:
-        scaled = jax.nn.initializers.normal(scale)(key, shape, dtype)
-    return scaled
-
-
-@dataclass(frozen=True, slots=True)
-class Full(Kernel):
-    """Every entry the same number."""
-
-    random: ClassVar[bool] = False
-
-    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """Return the array."""
-        return jnp.full(shape, jnp.asarray(numbers[0]).astype(dtype), dtype)
-
-    def on_host(self, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Return the array made without JAX."""
-        return np.full(shape, numbers[0], dtype)
-
-    def mean(self, numbers: tuple[float, ...]) -> float:
-        """Return the number."""
-        return numbers[0]
-
-    def lowest(self, numbers: tuple[float, ...]) -> float:
-        """Return the number."""
-        return numbers[0]
-
-    def above(self, numbers: tuple[float, ...], bound: float) -> float:
-        """Return whether the number is."""
-        return float(numbers[0] >= bound)
-
-
-@dataclass(frozen=True, slots=True)
-class NormalKernel(Kernel):
-    """Normal, real or circular complex; numbers are the standard deviation and, if not zero, the mean."""
-
-    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """Return the array."""
-        return _shifted(scaled_normal(key, numbers[0], shape, dtype), numbers, dtype)
-
-    def mean(self, numbers: tuple[float, ...]) -> float:
-        """Return the second number."""
-        return numbers[1] if len(numbers) > 1 else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class TruncatedNormalKernel(Kernel):
-    """Standard normal cut at `lower` and `upper`, scaled afterwards."""
-
-    lower: float = -2.0
-    upper: float = 2.0
-
-    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """Return the array."""
-        unit = jax.random.truncated_normal(key, self.lower, self.upper, shape, dtype)
-        return _shifted(unit * jnp.asarray(numbers[0], dtype), numbers, dtype)
-
-    def mean(self, numbers: tuple[float, ...]) -> float:
-        """Return the second number, and what is cut off more on one side than on the other."""
-        shift = numbers[1] if len(numbers) > 1 else 0.0
-        return shift + numbers[0] * truncated_mean(self.lower, self.upper)
-
-
-@dataclass(frozen=True, slots=True)
-class ComplexTruncatedNormalKernel(Kernel):
-    """Circular complex normal with its modulus cut at `upper`, by inversion of the modulus' distribution."""
-
-    upper: float = 2.0
-
-    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """Return the array."""
-        real = real_dtype(dtype)
-        for_modulus, for_phase = jax.random.split(key)
-        inside = jax.random.uniform(for_modulus, shape, real) * (1 - math.exp(-(self.upper**2)))
-        phase = 2 * np.pi * jax.random.uniform(for_phase, shape, real)
-        modulus = jnp.sqrt(-jnp.log1p(-inside)) * numbers[0]
-        return lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
-
-
-@dataclass(frozen=True, slots=True)
-class UniformKernel(Kernel):
-    """Uniform between `lower` and 1, scaled afterwards; complex entries have independent uniform parts."""
-
-    lower: float = -1.0
-
-    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """Return the array."""
-        if not is_complex(dtype):
-            return jax.random.uniform(key, shape, dtype, self.lower) * jnp.asarray(numbers[0], dtype)
-        parts = [jax.random.uniform(each, shape, real_dtype(dtype), self.lower) for each in jax.random.split(key)]
-        return lax.complex(*parts) * jnp.asarray(numbers[0], dtype)
-
-    def mean(self, numbers: tuple[float, ...]) -> float:
-        """Return the middle of the interval."""
-        return (self.lower + 1) / 2 * numbers[0]
-
-    def lowest(self, numbers: tuple[float, ...]) -> float:
-        """Return the lower end of the interval."""
-        return min(self.lower * numbers[0], numbers[0])
-
-    def above(self, numbers: tuple[float, ...], bound: float) -> float:
-        """Return the share of the interval beyond the bound."""
-        low, high = sorted((self.lower * numbers[0], numbers[0]))
-        return min(max((high - bound) / (high - low), 0.0), 1.0) if high > low else float(low >= bound)
-
-
-@dataclass(frozen=True, slots=True)
-class DiskKernel(Kernel):
-    """Uniform on a complex disk of unit variance, scaled afterwards: what `jax.nn.initializers` calls uniform."""
-
-    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """Return the array."""
-        for_modulus, for_phase = jax.random.split(key)
-        modulus = jnp.sqrt(2 * jax.random.uniform(for_modulus, shape, real_dtype(dtype))) * numbers[0]
-        phase = 2 * np.pi * jax.random.uniform(for_phase, shape, real_dtype(dtype))
-        return lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
-
-
-def _shifted(scaled: jax.Array, numbers: tuple[Any, ...], dtype: Any) -> jax.Array:
-    return scaled + jnp.asarray(numbers[1], dtype) if len(numbers) > 1 else scaled
-
-
-@dataclass(frozen=True, slots=True)
-class Constant(Initializer):
-    """Every entry `value`."""
-
-    value: float = 0.0
-    fits_bias: ClassVar[bool] = True
-
-    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
-        """Return the recipe for one parameter."""
-        return Recipe(Full(), (self.value,), 0.0)
+NARROW = 0.25
+"""Standard deviations between two bounds below which a cut normal is as good as uniform, and tiny."""
+FAR = 5.0
+"""Standard deviations beyond which single precision does not tell the normal's tail any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,25 +34,49 @@ class Normal(Initializer):
     """Normal with a given standard deviation and mean."""
 
     stddev: float = 0.01
-    mean: float = 0.0
+    mean: float | complex = 0.0
     fits_bias: ClassVar[bool] = True
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
+        if isinstance(self.mean, complex):
+            if not is_complex(parameter.dtype):
+                raise SchemeError(
+                    message(
+                        f"{self.name} has a complex mean, {self.mean}, and {where(parameter)} is "
+                        f"{np.dtype(parameter.dtype).name}.",
+                        "a real array has a real mean",
+                    )
+                )
+            return Recipe(NormalKernel(), (self.stddev, self.mean.real, self.mean.imag), self.stddev)
         return Recipe(NormalKernel(), _with_mean(self.stddev, self.mean), self.stddev)
 
 
 @dataclass(frozen=True, slots=True)
 class Uniform(Initializer):
-    """Uniform between zero and `scale`, as JAX has it."""
+    """Uniform between zero and `scale`, as JAX has it, or between two numbers; both parts of complex entries are."""
 
     scale: float = 0.01
+    lower: float | None = None
+    upper: float | None = None
     fits_bias: ClassVar[bool] = True
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        refuse_complex("uniform", parameter, 'a uniform disk is ("variance_scaling", {"distribution": "uniform", ...})')
-        return Recipe(UniformKernel(0.0), (self.scale,), abs(self.scale) / math.sqrt(12))
+        parts = 2 if is_complex(parameter.dtype) else 1
+        if self.lower is not None and self.upper is not None:
+            std = (self.upper - self.lower) * math.sqrt(parts / 12)
+            return Recipe(IntervalKernel(), (self.lower, self.upper), std)
+        kernel = UniformKernel(0.0, largest_below_one(parameter.dtype))
+        return Recipe(kernel, (self.scale,), abs(self.scale) * math.sqrt(parts / 12))
+
+
+def largest_below_one(dtype: Any) -> float | None:
+    """Return the largest number below one of a type that is drawn in a wider one, `None` of any other."""
+    if drawing_dtype(dtype) == dtype or is_complex(dtype):
+        return None
+    info: Any = jnp.finfo(dtype)  # type: ignore[no-untyped-call]
+    return float(1 - info.epsneg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,38 +100,238 @@ class TruncatedNormal(Initializer):
         return Recipe(kernel, _with_mean(self.stddev, self.mean), self.stddev * truncated_std(self.lower, self.upper))
 
 
+def warn_of_bounds(name: str, law: TruncatedNormal, are_values: bool) -> None:
+    """Warn where what the bounds leave is not what one asks a normal for.
+
+    Args:
+        name: the scheme's name.
+        law: the cut normal.
+        are_values: whether the bounds were given as values, not as standard deviations.
+    """
+    lower, upper = law.lower, law.upper
+    if not are_values and upper - lower < NARROW:
+        warn(
+            message(
+                f"{name} is cut at {lower:g} and {upper:g} standard deviations; what is left has the standard "
+                f"deviation {law.stddev * truncated_std(lower, upper):.2g}, where stddev is {law.stddev:g}.",
+                "where the bounds are values of the weights, add absolute=True: "
+                f'("{name}", {{"stddev": {law.stddev:g}, "lower": {lower:g}, "upper": {upper:g}, '
+                '"absolute": True})',
+            )
+        )
+    elif lower > FAR or upper < -FAR:
+        warn(
+            message(
+                f"{name} is cut at {lower:g} and {upper:g} standard deviations, all on one side of the mean, where "
+                "float32 has no normal left: nearly all entries come out equal.",
+                "bounds nearer to the mean leave a law to draw from"
+                if are_values
+                else "the bounds are in standard deviations; where they are values of the weights, add absolute=True",
+            )
+        )
+
+
 def _with_mean(stddev: float, mean: float) -> tuple[float, ...]:
     return (stddev,) if mean == 0.0 else (stddev, mean)
 
 
-def _density(x: float) -> float:
-    return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-
-
-def _mass(lower: float, upper: float) -> float:
-    return (math.erf(upper / math.sqrt(2)) - math.erf(lower / math.sqrt(2))) / 2
-
-
-def truncated_mean(lower: float, upper: float) -> float:
-    """Return the mean of a standard normal cut at `lower` and `upper`.
+@scheme("zeros")
+def zeros() -> Parts:
+    """Return zero weights and zero biases.
 
     Examples:
-        >>> round(truncated_mean(0.0, math.inf), 10)
-        0.7978845608
+        >>> import initax as ix, jax
+        >>> float(ix.draw("zeros", jax.random.key(0), (4, 2)).sum())
+        0.0
     """
-    return (_density(lower) - _density(upper)) / _mass(lower, upper)
+    return weights_only(ZEROS)
 
 
-def truncated_std(lower: float, upper: float) -> float:
-    """Return the standard deviation of a standard normal cut at `lower` and `upper`.
+@scheme("ones")
+def ones() -> Parts:
+    """Return weights of one and zero biases.
 
     Examples:
-        >>> round(truncated_std(-2.0, 2.0), 10)
-        0.879625661
+        >>> import initax as ix, jax
+        >>> float(ix.draw("ones", jax.random.key(0), (4, 2)).sum())
+        8.0
     """
+    return weights_only(Constant(1.0))
 
-    def edge(x: float) -> float:
-        return 0.0 if math.isinf(x) else x * _density(x)
 
-    mass, mean = _mass(lower, upper), truncated_mean(lower, upper)
-    return math.sqrt(1 + (edge(lower) - edge(upper)) / mass - mean**2)
+@scheme("constant")
+def constant(value: Values) -> Parts:
+    """Return weights that are all `value`, and zero biases.
+
+    Args:
+        value: a number, complex for complex weights (also as a text, `"1+2j"`), or an array or nested list of them.
+            That is broadcast as NumPy does, for weights in the layout `(*receptive, in, out)`: a vector has one entry
+            for each output.
+
+    Raises:
+        SchemeError: `value` is no number and no array of numbers; when a plan is made, it does not broadcast to an
+            array, or is complex where that is real.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> float(ix.draw(("constant", {"value": 0.5}), jax.random.key(0), (4, 2)).sum())
+        4.0
+        >>> ix.draw(("constant", {"value": [1.0, 2.0]}), jax.random.key(0), (3, 2), axes="i o")[0].tolist()
+        [1.0, 2.0]
+    """
+    return weights_only(Constant(value))
+
+
+@scheme("uniform")
+def uniform(scale: Number = 0.01, *, lower: Number | None = None, upper: Number | None = None) -> Parts:
+    """Return weights uniform between zero and `scale`, as `jax.nn.initializers.uniform` has it, and zero biases.
+
+    With `lower` and `upper` they are uniform between these. Of a complex weight real and imaginary part are drawn
+    so. An interval that follows from the fans is `variance_scaling(..., distribution="uniform")` or
+    `uniform_fan_in`.
+
+    Args:
+        scale: upper end of the interval, which is never reached where it is 1.
+        lower: lower end of the interval in place of zero.
+        upper: upper end of the interval in place of `scale`.
+
+    Raises:
+        SchemeError: an argument is no number, `lower` and `upper` are not in order, or one of them stands alone or
+            beside `scale`.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> ix.draw("uniform", jax.random.key(0), (4, 2)).shape
+        (4, 2)
+        >>> w = ix.draw(("uniform", {"lower": -1.0, "upper": 2.0}), jax.random.key(0), (64, 64))
+        >>> bool(w.min() < -0.9), bool(w.max() > 1.9)
+        (True, True)
+    """
+    if (lower is None) != (upper is None) or (upper is not None and scale != 0.01):
+        raise SchemeError(
+            message(
+                "uniform takes scale, or lower and upper together.",
+                'between two numbers: ("uniform", {"lower": -0.1, "upper": 0.1})',
+            )
+        )
+    if lower is not None and upper is not None and not lower < upper:
+        raise SchemeError(message(f"uniform: lower must be below upper, not lower={lower}, upper={upper}."))
+    return weights_only(Uniform(scale, lower, upper))
+
+
+def _mean(name: str, value: Any) -> float | complex:
+    if isinstance(value, tuple):
+        raise SchemeError(message(f"{name}: mean must be a number, not {value!r}."))
+    found: float | complex = value
+    return found
+
+
+@scheme("normal")
+def normal(stddev: NonNegative = 0.01, mean: Values = 0.0) -> Parts:
+    """Return normal weights and zero biases.
+
+    Args:
+        stddev: standard deviation; of a complex entry, of its modulus.
+        mean: mean; of complex weights it may be complex.
+
+    Raises:
+        SchemeError: `stddev` is negative or no number, or `mean` no number; when a plan is made, `mean` is complex and
+            a weight real.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> ix.draw(ix.schemes.normal(0.02), jax.random.key(0), (4, 2)).shape
+        (4, 2)
+    """
+    return weights_only(Normal(stddev, _mean("normal", mean)))
+
+
+@scheme("biased_normal")
+def biased_normal(stddev: NonNegative = 0.01, mean: Number = 0.0) -> Parts:
+    """Return normal weights and normal biases of the same law.
+
+    Args:
+        stddev: standard deviation of both.
+        mean: mean of both.
+
+    Raises:
+        SchemeError: `stddev` is negative or no number.
+
+    Examples:
+        >>> import initax as ix
+        >>> ix.schemes.biased_normal(0.1).parts["bias"].stddev
+        0.1
+    """
+    drawn = Normal(stddev, mean)
+    return weights_only(drawn, drawn)
+
+
+@scheme("truncated_normal")
+def truncated_normal(
+    stddev: NonNegative = 0.01, mean: Number = 0.0, lower: Number = -2.0, upper: Number = 2.0, *, absolute: bool = False
+) -> Parts:
+    """Return normal weights cut at two bounds, and zero biases.
+
+    `stddev` is the standard deviation before the cut, as in JAX, PyTorch and Lux; at the default bounds the draw's own
+    is 0.8796 of it.
+
+    Args:
+        stddev: standard deviation before the cut.
+        mean: mean before the cut.
+        lower: lower bound, in standard deviations from the mean.
+        upper: upper bound, likewise.
+        absolute: bounds are values of the weights instead, as in `torch.nn.init.trunc_normal_` and Lux.
+
+    Raises:
+        SchemeError: `stddev` is not positive, or the bounds are not in order; when a plan is made, a weight is complex.
+
+    Warns:
+        InitaxWarning: the bounds stand a fourth of a standard deviation apart or less, as values given for standard
+            deviations do, or both more than five standard deviations on one side of the mean.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> scheme = ix.schemes.truncated_normal(0.02, lower=-0.03, upper=0.03, absolute=True)
+        >>> bool(abs(ix.draw(scheme, jax.random.key(0), (64, 32))).max() <= 0.03)
+        True
+    """
+    name = "truncated_normal"
+    if not lower < upper:
+        raise SchemeError(message(f"{name}: lower must be below upper, not lower={lower}, upper={upper}."))
+    if absolute:
+        if stddev == 0:
+            raise SchemeError(message(f"{name}: stddev must be positive where bounds are absolute, not 0."))
+        lower, upper = (lower - mean) / stddev, (upper - mean) / stddev
+    law = TruncatedNormal(stddev, mean, lower, upper)
+    warn_of_bounds(name, law, are_values=absolute)
+    return weights_only(law)
+
+
+@scheme("trunc_normal")
+def trunc_normal(stddev: Positive = 1.0, mean: Number = 0.0, lower: Number = -2.0, upper: Number = 2.0) -> Parts:
+    """Return normal weights cut at two values, as `torch.nn.init.trunc_normal_` does, and zero biases.
+
+    With the small `stddev` that one gives it, nothing is cut: 2 is a hundred standard deviations of 0.02. The scheme
+    with bounds in standard deviations is `truncated_normal`.
+
+    Args:
+        stddev: standard deviation before the cut.
+        mean: mean before the cut.
+        lower: lowest value.
+        upper: highest value.
+
+    Raises:
+        SchemeError: `stddev` is not positive, or the bounds are not in order; when a plan is made, a weight is complex.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> w = ix.draw(("trunc_normal", {"stddev": 0.02}), jax.random.key(0), (64, 64))
+        >>> bool(abs(float(w.std()) / 0.02 - 1) < 0.05)
+        True
+    """
+    name = "trunc_normal"
+    if not lower < upper:
+        raise SchemeError(message(f"{name}: lower must be below upper, not lower={lower}, upper={upper}."))
+    law = TruncatedNormal(stddev, mean, (lower - mean) / stddev, (upper - mean) / stddev)
+    warn_of_bounds(name, law, are_values=True)
+    return weights_only(law)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from initax._errors import SchemeError, message
-from initax._math._activation_moments import activation_name, as_function
+from initax._math._activation_moments import Activation, activation_name, as_function, refuse_unsuitable
 from initax._math._positive_moments import Positive, ensemble, refuse_unstable, with_passthrough
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
-from initax.schemes._convex import LogNormalKernel
-from initax.schemes._distributions import Constant, Normal, NormalKernel, scaled_normal
+from initax.schemes._constant import ZEROS, Constant
+from initax.schemes._convex import Correlation, LogNormalKernel
+from initax.schemes._distributions import Normal
 from initax.schemes._initializer import (
+    Fans,
     Initializer,
     Kernel,
     Recipe,
@@ -26,12 +28,14 @@ from initax.schemes._initializer import (
     where,
     without_inputs,
 )
+from initax.schemes._kernels import NormalKernel, scaled_normal
+from initax.schemes._named import Check, Number, Parts, Share, scheme
+from initax.schemes._named import Positive as PositiveNumber
+from initax.schemes._scheme import weights_only
 
 Part = Literal["auto", "first", "alone", "positive", "passthrough"]
-PARTS = ("auto", "first", "alone", "positive", "passthrough")
 """What a weight is in its network: the first layer's, a positive one with or without passthrough beside it, or that."""
 BiasAt = Literal["auto", "own", "elsewhere"]
-BIAS_AT = ("auto", "own", "elsewhere")
 PASSTHROUGH = "passthrough"
 """Name of a parameter that sees the network's input, whether it is constrained or not."""
 
@@ -167,16 +171,16 @@ class IcnnBias(_Icnn):
         part = self._part_of(parameter, layer)
         own = {"auto": part != "passthrough", "own": True, "elsewhere": False}[self.bias]
         if part == "first" or not own:
-            return Constant("zeros", ()).recipe(parameter, layer)
+            return ZEROS.recipe(parameter, layer)
         hidden = hidden_weight(layer) if self.part == "auto" else None
         if part == "alone" and without_inputs(parameter, self.fans):
-            return Constant("zeros", ()).recipe(parameter, layer)
+            return ZEROS.recipe(parameter, layer)
         # Only without a passthrough does the bias depend on the fan_in.
         fan_in = self._fan_in(hidden or parameter) if part == "alone" else 1.0
         found = self._positive(part, fan_in)
         if found.bias_std == 0:
-            return Constant("constant", (), found.bias_mean).recipe(parameter, layer)
-        return Normal("normal", (), found.bias_std, found.bias_mean).recipe(parameter, layer)
+            return Constant(found.bias_mean).recipe(parameter, layer)
+        return Normal(found.bias_std, found.bias_mean).recipe(parameter, layer)
 
 
 def named(activation: Any) -> tuple[Callable[[Any], Any], Any]:
@@ -189,3 +193,74 @@ def named(activation: Any) -> tuple[Callable[[Any], Any], Any]:
         return function, name if as_function(name) is function else activation
     except SchemeError:
         return function, activation
+
+
+Stored = Annotated[Activation, Check(lambda _scheme, _name, value: named(value)[1])]
+"""An activation, as a plan stores it: by its name where it has one."""
+
+
+@scheme("icnn")
+def icnn(
+    activation: Stored = "relu",
+    correlation: Correlation = 0.5,
+    *,
+    variance: PositiveNumber = 1.0,
+    k: PositiveNumber = 1.0,
+    tau: Number = 0.5,
+    bias_noise: Share = 0.0,
+    input_square: PositiveNumber = 1.0,
+    part: Part = "auto",
+    bias: BiasAt = "auto",
+    fans: Fans = "nominal",
+) -> Parts:
+    """Return weights and biases for input-convex networks of any convex, non-decreasing activation.
+
+    With a passthrough, a weight from the network's input into every layer, a unit's positive weights sum to `k`, its
+    bias is `-k E[phi(z)]`, and the variance is split: `1 - tau` from the layer before, `tau` from the input. That holds
+    at any depth as long as `k < ix.convex.k_max(activation, tau)`. Without a passthrough mean, variance and correlation
+    are kept through one layer, and a deep network forgets its input: up to ten layers `ix.convex.standardize` helps.
+
+    What a weight is can be told where positive weights are known to be positive, by a wrapper (paramax, klax), by
+    `ix.register_layer(..., positivity=...)` or because the model is an `ix.convex.FICNN`. Elsewhere `part` says it.
+
+    Args:
+        activation: the activation in front of the positive weights, a function or its name.
+        correlation: correlation between pre-activations, without a passthrough; between 0 and 1.
+        variance: variance of the pre-activations.
+        k: sum of a unit's positive weights, with a passthrough.
+        tau: share of the variance from the passthrough, between 0 and 1.
+        bias_noise: share of the variance given to a random bias, without a passthrough.
+        input_square: mean square of the network's inputs; 1 where they are standardized.
+        part: what the weights are: `"first"` (of the first layer), `"positive"` (beside a passthrough), `"alone"`
+            (positive, without one), `"passthrough"`, or `"auto"`: whatever the layer shows.
+        bias: whether the bias that goes with positive weights is the layer's `"own"`, or stands `"elsewhere"`, as where
+            positive and passthrough weights are two layers whose outputs add up. `"auto"`: own, but for a passthrough.
+        fans: `"nominal"` or `"effective"`.
+
+    Raises:
+        SchemeError: an argument is out of range, or the activation not convex and non-decreasing; when a plan is made,
+            `k` is not stable, a weight's part can't be told, or there is no bias beside positive weights.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> scheme = ix.schemes.icnn("softplus", part="positive")
+        >>> weight = ix.draw(scheme, jax.random.key(0), (64, 64))
+        >>> bool((weight > 0).all()), round(float(ix.draw(scheme, jax.random.key(0), (64,), role="bias")[0]), 6)
+        (True, -0.806059)
+
+    References:
+        Amos et al. 2017, arXiv 1609.07152, for the networks; Hoedt & Klambauer 2023, arXiv 2312.12474, for the weights
+        without a passthrough, here with the moments of any activation.
+    """
+    if not 0 < tau < 1:
+        raise SchemeError(
+            message(
+                f"icnn: tau must be strictly between 0 and 1, not {tau!r}.",
+                "it is the share of the variance that the passthrough brings",
+                'write ("icnn", {"tau": 0.5})',
+            )
+        )
+    function, _ = named(activation)
+    refuse_unsuitable("icnn", function, variance)
+    values = (function, correlation, variance, bias_noise, k, tau, input_square, part, bias, fans)
+    return weights_only(IcnnWeight(*values), IcnnBias(*values))

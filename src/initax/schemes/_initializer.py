@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -112,8 +112,8 @@ class Initializer:
         args: the arguments that differ from the defaults, as pairs.
     """
 
-    name: str
-    args: Args
+    name: str = field(default="", kw_only=True)
+    args: Args = field(default=(), kw_only=True)
 
     fits_bias: ClassVar[bool] = False
     """Whether it means something for a bias: it needs no axes."""
@@ -123,6 +123,9 @@ class Initializer:
 
     needs_reach: ClassVar[bool] = False
     """Whether it asks how long the signal is that reaches a weight, which a trace has to be followed for."""
+
+    centers: ClassVar[bool] = False
+    """Whether the mean of each output's weights is zero, so that nothing of the mean of a signal comes through."""
 
     def declines(self, parameter: Parameter) -> Reason | None:
         """Return why it has nothing to say of a parameter, which is then kept; `None` where it draws it."""
@@ -138,7 +141,7 @@ class Initializer:
 
     def spec(self) -> Any:
         """Return what JSON keeps of it: its name, or its name and arguments."""
-        return self.name if not self.args else [self.name, dict(self.args)]
+        return self.name if not self.args else [self.name, {name: plain(value) for name, value in self.args}]
 
     def __str__(self) -> str:
         """Return it as one would call it."""
@@ -149,7 +152,20 @@ class Initializer:
 def _shown(value: Any) -> str:
     if callable(value):
         return str(getattr(value, "__name__", repr(value)))
-    return f"{value:.6g}" if isinstance(value, float) else repr(value)
+    return f"{value:.6g}" if isinstance(value, float) else argument_text(value)
+
+
+def argument_text(value: Any) -> str:
+    """Return an argument as one would write it; of many entries their shape."""
+    text = repr(plain(value)) if isinstance(value, tuple) else str(value) if isinstance(value, float) else repr(value)
+    return text if len(text) <= 60 else f"an array of shape {np.shape(value)}"
+
+
+def plain(value: Any) -> Any:
+    """Return an argument as JSON can keep it: nested tuples as lists, complex numbers as texts."""
+    if isinstance(value, tuple):
+        return [plain(each) for each in value]
+    return str(value).strip("()") if isinstance(value, complex) else value
 
 
 def changed(**arguments: tuple[Any, Any]) -> Args:
@@ -171,6 +187,13 @@ def drawing_dtype(dtype: Any) -> Any:
 def real_dtype(dtype: Any) -> Any:
     """Return the real type of the numbers that scale an array of type `dtype`."""
     return np.empty(0, drawing_dtype(dtype)).real.dtype
+
+
+@functools.lru_cache(maxsize=256)
+def number_type(dtype: Any, x64: bool) -> Callable[[float], Any]:
+    """Return the type in which the numbers that scale an array of type `dtype` are handed over."""
+    scalar: Callable[[float], Any] = np.dtype(jax.dtypes.canonicalize_dtype(real_dtype(dtype))).type
+    return scalar
 
 
 @functools.lru_cache(maxsize=256)
@@ -203,6 +226,36 @@ def number(scheme: str, name: str, value: Any, *, least: float = -math.inf, most
         bounds = {(0.0, math.inf): "at least 0", (0.0, 1.0): "between 0 and 1"}.get((least, most), "a finite number")
         raise SchemeError(message(f"{scheme}: {name} must be {bounds}, not {value!r}."))
     return found
+
+
+def entries(scheme: str, name: str, value: Any) -> Any:
+    """Return an argument as a Python number, or its entries as nested tuples.
+
+    Raises:
+        SchemeError: it is traced, or neither a number nor an array of finite numbers.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return number(scheme, name, value)
+    try:
+        if isinstance(value, bool | bytes) or (isinstance(value, str) and "j" not in value):
+            raise TypeError
+        found = np.asarray(complex(value) if isinstance(value, str) else value)
+        if found.dtype.kind in "UV":  # complex numbers as JSON keeps them, or one of JAX's narrow types
+            found = found.astype(complex if found.dtype.kind == "U" else float)
+        if found.dtype.kind not in "iufc":
+            raise TypeError
+    except (TypeError, ValueError):
+        raise SchemeError(
+            message(f"{scheme}: {name} must be a number or an array of numbers, not {value!r}.")
+        ) from None
+    if np.isnan(found).any():
+        raise SchemeError(message(f"{scheme}: {name} must be a finite number, not {value!r}."))
+    plain = found.astype(complex if found.dtype.kind == "c" else float).tolist()
+    return _nested(plain)
+
+
+def _nested(value: Any) -> Any:
+    return tuple(map(_nested, value)) if isinstance(value, list) else value
 
 
 def positive_number(scheme: str, name: str, value: Any) -> float:

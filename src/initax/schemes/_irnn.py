@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from initax._errors import SchemeError, message
 from initax._model._parameter import Layer, Parameter
-from initax.schemes._distributions import Normal
-from initax.schemes._initializer import Initializer, Recipe, changed, known_axes, number, where
-from initax.schemes._scheme import Scheme, weights_only
+from initax.schemes._distributions import normal
+from initax.schemes._initializer import Initializer, Recipe, known_axes, where
+from initax.schemes._named import NonNegative, Number, Parts, scheme
+from initax.schemes._scheme import weights_only
 from initax.schemes._structured import Eye
-from initax.schemes._table import made, row
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class RecurrentIdentity(Initializer):
                     'for a partial identity: ix.Scheme("irnn", recurrent="identity")',
                 )
             )
-        return Eye("irnn", self.args, self.gain).recipe(parameter, layer)
+        return Eye(self.gain, name="irnn").recipe(parameter, layer)
 
 
-@row("irnn")
-def irnn(gain: float = 1.0, stddev: float = 0.001) -> Scheme:
+@scheme("irnn")
+def irnn(gain: Number = 1.0, stddev: NonNegative = 0.001) -> Parts:
     """Return identity matrices for recurrent weights, small normal ones for all others, zero biases.
 
     For plain recurrent cells with ReLUs, which then carry their state on unchanged. A cell with gates gets an identity
@@ -57,8 +57,6 @@ def irnn(gain: float = 1.0, stddev: float = 0.001) -> Scheme:
     References:
         Le et al. 2015, arXiv 1504.00941, section 3; 0.01 in section 4.4.
     """
-    gain, stddev = number("irnn", "gain", gain), number("irnn", "stddev", stddev, least=0.0)
-    args = changed(gain=(gain, 1.0), stddev=(stddev, 0.001))
-    others = Normal("normal", changed(stddev=(stddev, 0.01)), stddev)
-    recurrent = RecurrentIdentity("irnn", changed(gain=(gain, 1.0)), gain)
-    return made("irnn", args, weights_only(others) | {"recurrent": recurrent})
+    others = normal(stddev).parts["weight"]
+    recurrent = RecurrentIdentity(gain, name="irnn", args=() if gain == 1.0 else (("gain", gain),))
+    return {**weights_only(others), "recurrent": recurrent}

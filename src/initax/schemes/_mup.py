@@ -7,20 +7,16 @@ from dataclasses import dataclass
 
 from initax._errors import SchemeError, message
 from initax._model._parameter import Layer, Parameter
-from initax.schemes._distributions import Constant
+from initax.schemes._constant import ZEROS
 from initax.schemes._initializer import (
     Initializer,
     Recipe,
-    changed,
-    choice,
     known_axes,
     positive_fan,
-    positive_number,
     where,
 )
-from initax.schemes._scheme import Scheme
-from initax.schemes._table import made, row
-from initax.schemes._variance import DISTRIBUTIONS, of_variance
+from initax.schemes._named import Parts, Positive, scheme
+from initax.schemes._variance import Distribution, of_variance
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +45,14 @@ class Mup(Initializer):
         return of_variance(self.distribution, at_base / multiplier ** (2 * self.power), parameter.dtype)
 
 
-def _mup(name: str, base_width: float, stddev: float | None, distribution: str, power: float) -> Scheme:
-    base_width = positive_number(name, "base_width", base_width)
-    stddev = None if stddev is None else positive_number(name, "stddev", stddev)
-    choice(name, "distribution", distribution, DISTRIBUTIONS)
-    args = (("base_width", base_width), *changed(stddev=(stddev, None), distribution=(distribution, "normal")))
-    drawn = Mup(name, args, base_width, stddev, distribution, power)
+def _parts(base_width: float, stddev: float | None, distribution: str, power: float) -> Parts:
+    drawn = Mup(base_width, stddev, distribution, power)
     # Nothing for embeddings: a look-up sums over one row, so their variance must not go with the width.
-    return made(name, args, {"weight": drawn, "recurrent": drawn, "bias": Constant("zeros", ())})
+    return {"weight": drawn, "recurrent": drawn, "bias": ZEROS}
 
 
-@row("mup_hidden")
-def mup_hidden(base_width: float, stddev: float | None = None, *, distribution: str = "normal") -> Scheme:
+@scheme("mup_hidden")
+def mup_hidden(base_width: Positive, stddev: Positive | None = None, *, distribution: Distribution = "normal") -> Parts:
     """Return weights of muP's hidden layers: variance `stddev**2 * base_width / width`; zero biases.
 
     `width` is the number of the layer's inputs, without the receptive field, per group. Left out, `stddev` is
@@ -85,11 +77,13 @@ def mup_hidden(base_width: float, stddev: float | None = None, *, distribution: 
     References:
         Yang et al. 2022, arXiv 2203.03466, table 8; the package `mup`, `mup.init`.
     """
-    return _mup("mup_hidden", base_width, stddev, distribution, 0.5)
+    return _parts(base_width, stddev, distribution, 0.5)
 
 
-@row("mup_readout")
-def mup_readout(base_width: float, stddev: float | None = None, *, distribution: str = "normal") -> Scheme:
+@scheme("mup_readout")
+def mup_readout(
+    base_width: Positive, stddev: Positive | None = None, *, distribution: Distribution = "normal"
+) -> Parts:
     """Return weights of muP's readout: variance `stddev**2 * (base_width / width)**2`; zero biases.
 
     `width` is the number of the layer's inputs, without the receptive field, per group. Left out, `stddev` is
@@ -113,4 +107,4 @@ def mup_readout(base_width: float, stddev: float | None = None, *, distribution:
     References:
         Yang et al. 2022, arXiv 2203.03466, table 8; the package `mup`, `mup.layer.MuReadout`.
     """
-    return _mup("mup_readout", base_width, stddev, distribution, 1.0)
+    return _parts(base_width, stddev, distribution, 1.0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,9 @@ from initax._model._parameter import Layer, Parameter, Role
 from initax._model._reason import Reason
 from initax.schemes._depth import depth_factor
 from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, number, refuse_old, where
-from initax.schemes._scheme import Scheme, as_scheme
-from initax.schemes._table import made, row
+from initax.schemes._named import Check, SchemeLike
+from initax.schemes._named import scheme as named
+from initax.schemes._scheme import Scheme
 
 Factor = float | tuple[float, ...]
 """A factor of a whole array, or one for each entry of a stack."""
@@ -114,8 +115,30 @@ class Scaled(Initializer):
         return f"scaled({self.inner}, {f'[{shown}]' if isinstance(self.factor, tuple) else shown})"
 
 
-@row("scaled")
-def scaled(scheme: Any, factor: float | Sequence[float] | tuple[str, Mapping[str, int]]) -> Scheme:
+def _factor(_scheme: str, _name: str, factor: Any) -> Factor:
+    match factor:
+        case [str() as recipe, Mapping() as sizes]:
+            return depth_factor(recipe, **sizes)
+        case str():
+            raise SchemeError(
+                message(
+                    f"scaled: factor must be a number, or a recipe and its sizes, not {factor!r}.",
+                    'write ("scaled", {"scheme": ..., "factor": ("gpt2", {"layers": 12})})',
+                )
+            )
+        case list() | tuple() if factor:
+            return tuple(number("scaled", "each factor", each) for each in factor)
+        case np.ndarray() | jax.Array() if not isinstance(factor, jax.core.Tracer) and factor.ndim == 1 and factor.size:
+            return tuple(number("scaled", "each factor", each) for each in np.asarray(factor).tolist())
+    return number("scaled", "factor", factor)
+
+
+ByFactor = Annotated[Any, Check(_factor)]
+"""A number, one for each layer of a stack, or the recipe and sizes of a depth factor."""
+
+
+@named("scaled")
+def scaled(scheme: SchemeLike, factor: ByFactor) -> Scheme:
     """Return another scheme with its weights multiplied by a factor; its biases and scales stay as they are.
 
     Args:
@@ -138,37 +161,16 @@ def scaled(scheme: Any, factor: float | Sequence[float] | tuple[str, Mapping[str
         >>> ix.draw(each, jax.random.key(0), (2, 3, 1), axes="stack i o")[..., 0].tolist()
         [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
     """
-    base = as_scheme(scheme)
-    by = _number(factor)
-    args = (("scheme", base), ("factor", by))
 
     def of(part: Initializer | None, role: Role) -> Initializer | None:
         if part is None or role in ("bias", "scale"):
             return part
-        return Scaled("scaled", (), part, by)
+        return Scaled(part, factor, name="scaled")
 
-    whole = made("scaled", args, {role: of(part, role) for role, part in base.parts.items()})
-    whole.axes, whole.sizes = dict(base.axes), dict(base.sizes)
-    whole.arrays = {name: None if each is None else scaled(each, by) for name, each in base.arrays.items()}
+    whole = Scheme.of({role: of(part, role) for role, part in scheme.parts.items()})
+    whole.axes, whole.sizes = dict(scheme.axes), dict(scheme.sizes)
+    whole.arrays = {name: None if each is None else scaled(each, factor) for name, each in scheme.arrays.items()}
     return whole
-
-
-def _number(factor: Any) -> Factor:
-    match factor:
-        case [str() as recipe, Mapping() as sizes]:
-            return depth_factor(recipe, **sizes)
-        case str():
-            raise SchemeError(
-                message(
-                    f"scaled: factor must be a number, or a recipe and its sizes, not {factor!r}.",
-                    'write ("scaled", {"scheme": ..., "factor": ("gpt2", {"layers": 12})})',
-                )
-            )
-        case list() | tuple() if factor:
-            return tuple(number("scaled", "each factor", each) for each in factor)
-        case np.ndarray() | jax.Array() if not isinstance(factor, jax.core.Tracer) and factor.ndim == 1 and factor.size:
-            return tuple(number("scaled", "each factor", each) for each in np.asarray(factor).tolist())
-    return number("scaled", "factor", factor)
 
 
 def _all(factor: Factor) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from initax._errors import SchemeError, did_you_mean, listing, message
+from initax._errors import SchemeError, did_you_mean, listing, message, shown
 from initax._math._axes import parse
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Role
 from initax.schemes._aliases import (
@@ -14,12 +14,13 @@ from initax.schemes._aliases import (
     KEPT,
     LAWS_ELSEWHERE,
     NAMES_ELSEWHERE,
+    NOT_ARGUMENTS,
     ROLES_ELSEWHERE,
     as_variance_scaling,
 )
 from initax.schemes._callables import foreign
-from initax.schemes._distributions import Constant
-from initax.schemes._initializer import Initializer
+from initax.schemes._constant import ZEROS
+from initax.schemes._initializer import Initializer, argument_text, plain
 
 UNSET: Final = object()
 """Stands for a role nobody spoke of; `None` means: keep the array as it is."""
@@ -125,6 +126,17 @@ class Scheme:
         """The initializer of each role the scheme speaks of."""
         return dict(self._parts)
 
+    @property
+    def is_named(self) -> bool:
+        """Whether it has a name of its own."""
+        return self._name is not None
+
+    def called(self, name: str, args: Mapping[str, Any]) -> Scheme:
+        """Return the same scheme under a name with arguments."""
+        made = Scheme.of(self._parts, name, args)
+        made.axes, made.sizes, made.arrays = dict(self.axes), dict(self.sizes), dict(self.arrays)
+        return made
+
     def spec(self) -> Any:
         """Return what JSON keeps of the scheme; `as_scheme` reads it back.
 
@@ -164,7 +176,9 @@ class Scheme:
             ]
             return ", ".join([*([str(follows["weight"])] if "weight" in self._parts else []), *own, *arrays])
         name, args = self._name
-        inside = ", ".join(f"{key}={value}" for key, value in args.items())
+        inside = ", ".join(
+            f"{key}={argument_text(value) if isinstance(value, tuple) else value}" for key, value in args.items()
+        )
         return ", ".join([f"{name}({inside})" if inside else name, *arrays])
 
     def __repr__(self) -> str:
@@ -205,7 +219,7 @@ def _plain(value: Any) -> Any:
     if callable(value):
         name = getattr(value, "__name__", type(value).__name__)
         raise SchemeError(message(f"the function {name} among a scheme's arguments can't be stored.", "use a name"))
-    return value
+    return plain(value)
 
 
 def weights_only(initializer: Initializer | None, bias: Initializer | None = None) -> dict[Role, Initializer | None]:
@@ -214,7 +228,7 @@ def weights_only(initializer: Initializer | None, bias: Initializer | None = Non
         "weight": initializer,
         "recurrent": initializer,
         "embedding": initializer,
-        "bias": Constant("zeros", ()) if bias is None else bias,
+        "bias": ZEROS if bias is None else bias,
     }
 
 
@@ -242,16 +256,10 @@ def register(name: str, scheme: Any) -> None:
         raise SchemeError(message(f'"{name}" is a scheme of initax and keeps its meaning.', "choose another name"))
     _OWN.add(name)
     if inspect.isfunction(scheme) and not {"key", "shape"} & set(inspect.signature(scheme).parameters):
-        enter(name, lambda **args: _named(as_scheme(scheme(**args)), name, args))
+        enter(name, lambda **args: as_scheme(scheme(**args)).called(name, args))
     else:
-        finished = _named(as_scheme(scheme), name, {})
+        finished = as_scheme(scheme).called(name, {})
         enter(name, lambda: finished)
-
-
-def _named(scheme: Scheme, name: str, args: Mapping[str, Any]) -> Scheme:
-    named = Scheme.of(scheme.parts, name, args)
-    named.arrays = dict(scheme.arrays)
-    return named
 
 
 def enter(name: str, factory: Callable[..., Scheme]) -> None:
@@ -279,6 +287,12 @@ def get(name: str, **args: Any) -> Scheme:
         >>> str(ix.schemes.get("orthogonal", gain=0.5))
         'orthogonal(gain=0.5)'
     """
+    given: Any = name
+    if not isinstance(given, str):
+        hint = (
+            KEPT if name is None else 'ix.schemes.get("he_normal", ...); anything else a rule takes is a scheme already'
+        )
+        raise SchemeError(message(f"a scheme's name is a text, not {shown(name)}.", hint))
     if name not in _NAMED:
         hint = NAMES_ELSEWHERE.get(name) or did_you_mean(name, _NAMED)
         raise SchemeError(message(f'no scheme is called "{name}".', hint, f"schemes: {listing(names(), 60)}"))
@@ -287,7 +301,7 @@ def get(name: str, **args: Any) -> Scheme:
     if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
         for argument, value in args.items():
             if argument not in parameters:
-                raise SchemeError(_unknown_argument(name, argument, value, tuple(parameters)))
+                raise SchemeError(unknown_argument(name, argument, value))
     missing = [key for key in _required(name) if key not in args]
     if missing:
         pairs = ", ".join(
@@ -305,13 +319,24 @@ def _required(name: str) -> list[str]:
     return [p.name for p in each if p.default is inspect.Parameter.empty and p.kind is not p.VAR_KEYWORD]
 
 
-def _unknown_argument(name: str, argument: str, value: Any, parameters: tuple[str, ...]) -> str:
-    known = ARGUMENTS_ELSEWHERE.get(argument)
-    hint = f'here it is called "{known}"' if known in parameters else did_you_mean(argument, parameters)
+def unknown_argument(name: str, argument: str, value: Any) -> str:
+    """Return what to say of an argument that a scheme does not have.
+
+    Args:
+        name: the scheme's name.
+        argument: the argument.
+        value: its value.
+    """
+    parameters = tuple(inspect.signature(_NAMED[name]).parameters)
+    known = ARGUMENTS_ELSEWHERE.get(argument, ())
+    own = next((each for each in known if each in parameters), None)
+    hint = f'here it is called "{own}"' if own else did_you_mean(argument, parameters)
     if argument in LAWS_ELSEWHERE and not _required(name):
         hint = as_variance_scaling(_NAMED[name]().part("weight"), argument, value) or hint
     if argument == "scale" and "gain" in parameters:
         hint = "a gain multiplies the standard deviation, a scale the variance: write gain=..."
+    if argument in NOT_ARGUMENTS:
+        hint = NOT_ARGUMENTS[argument].format(scheme=name)
     has = f"arguments: {listing(parameters)}" if parameters else "it has none"
     return message(f'{name} has no argument "{argument}".', has, hint)
 
@@ -448,9 +473,9 @@ def as_initializer(value: Any, role: Role) -> Initializer | None:
     weight = scheme.part("weight")
     if role in WEIGHT_ROLES:
         part = weight if part is UNSET else part
-    elif isinstance(weight, Initializer) and weight.fits_bias and part in (UNSET, Constant("zeros", ())):
+    elif isinstance(weight, Initializer) and weight.fits_bias and part in (UNSET, ZEROS):
         part = weight
-    elif role == "bias" and part == Constant("zeros", ()):
+    elif role == "bias" and part == ZEROS:
         part = UNSET
     if part is None or isinstance(part, Initializer):
         return part

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from initax._errors import SchemeError, message
 from initax._model._parameter import Layer, Parameter, Role
 from initax._model._reason import Reason
-from initax.schemes._initializer import Initializer, Kernel, Recipe, number, refuse_old, where
-from initax.schemes._scheme import Scheme, as_scheme
-from initax.schemes._table import made, row
+from initax.schemes._initializer import Initializer, Kernel, Recipe, refuse_old, where
+from initax.schemes._named import Number, SchemeLike
+from initax.schemes._named import scheme as named
+from initax.schemes._scheme import Scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,8 @@ class ShrinkPerturb(Initializer):
         return f"{self.name}({self.shrink:.6g}, {self.inner}, {self.perturb:.6g})"
 
 
-@row("shrink_perturb")
-def shrink_perturb(shrink: float, scheme: Any, perturb: float = 1.0) -> Scheme:
+@named("shrink_perturb")
+def shrink_perturb(shrink: Number, scheme: SchemeLike, perturb: Number = 1.0) -> Scheme:
     """Return weights and biases that are partly what they were: `shrink * old + perturb * drawn`.
 
     Training that goes on with more data from the old weights generalizes worse than training from new ones; from
@@ -110,9 +111,7 @@ def shrink_perturb(shrink: float, scheme: Any, perturb: float = 1.0) -> Scheme:
     References:
         Ash & Adams 2020, "On warm-starting neural network training", arXiv 1910.08475, section 4.
     """
-    base = as_scheme(scheme)
-    kept, added = number("shrink_perturb", "shrink", shrink), number("shrink_perturb", "perturb", perturb)
-    if any(part is not None and part.needs_reach for part in base.parts.values()):
+    if any(part is not None and part.needs_reach for part in scheme.parts.values()):
         raise SchemeError(
             message(
                 "shrink_perturb can't add to what auto draws: auto scales a whole weight to what reaches it.",
@@ -120,12 +119,12 @@ def shrink_perturb(shrink: float, scheme: Any, perturb: float = 1.0) -> Scheme:
             )
         )
     parts: dict[Role, Initializer | None] = {
-        role: None if part is None else ShrinkPerturb("shrink_perturb", (), part, kept, added)
-        for role, part in base.parts.items()
+        role: None if part is None else ShrinkPerturb(part, shrink, perturb, name="shrink_perturb")
+        for role, part in scheme.parts.items()
     }
-    whole = made("shrink_perturb", (("shrink", kept), ("scheme", base), ("perturb", added)), parts)
-    whole.axes, whole.sizes = dict(base.axes), dict(base.sizes)
+    whole = Scheme.of(parts)
+    whole.axes, whole.sizes = dict(scheme.axes), dict(scheme.sizes)
     whole.arrays = {
-        name: None if each is None else shrink_perturb(kept, each, added) for name, each in base.arrays.items()
+        name: None if each is None else shrink_perturb(shrink, each, perturb) for name, each in scheme.arrays.items()
     }
     return whole

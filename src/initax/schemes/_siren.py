@@ -5,23 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from initax._errors import SchemeError, message
 from initax._model._parameter import Layer, Parameter
-from initax.schemes._distributions import UniformKernel
 from initax.schemes._initializer import (
     Fans,
     Initializer,
     Recipe,
-    changed,
-    choice,
     fans_of,
     positive_fan,
-    positive_number,
     refuse_complex,
 )
-from initax.schemes._scheme import Scheme, weights_only
-from initax.schemes._table import made, row
-from initax.schemes._variance import UniformFanIn
+from initax.schemes._kernels import UniformKernel
+from initax.schemes._named import Parts, Positive, scheme
+from initax.schemes._scheme import weights_only
+from initax.schemes._variance import uniform_fan_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +36,8 @@ class Siren(Initializer):
         return Recipe(UniformKernel(), (bound,), bound / math.sqrt(3))
 
 
-@row("siren")
-def siren(w0: float = 30.0, first: bool = False, *, fans: Fans = "nominal") -> Scheme:
+@scheme("siren")
+def siren(w0: Positive = 30.0, first: bool = False, *, fans: Fans = "nominal") -> Parts:
     """Return weights for layers followed by `sin(w0 * x)`, uniform between plus and minus `sqrt(6 / fan_in) / w0`.
 
     With `first=True` those of the layer that sees the coordinates, uniform between plus and minus `1 / fan_in`. Biases
@@ -69,10 +65,4 @@ def siren(w0: float = 30.0, first: bool = False, *, fans: Fans = "nominal") -> S
         Sitzmann et al. 2020, arXiv 2006.09661, section 3.2 and theorem 1.8; biases and first layer as in the authors'
         code.
     """
-    w0 = positive_number("siren", "w0", w0)
-    if not isinstance(first, bool):
-        raise SchemeError(message(f"siren: first must be True or False, not {first!r}."))
-    choice("siren", "fans", fans, ("nominal", "effective"))
-    args = changed(w0=(w0, 30.0), first=(first, False), fans=(fans, "nominal"))
-    bias = UniformFanIn("uniform_fan_in", changed(fans=(fans, "nominal")), fans)
-    return made("siren", args, weights_only(Siren("siren", args, w0, first, fans), bias))
+    return weights_only(Siren(w0, first, fans), uniform_fan_in(fans=fans).parts["bias"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,12 @@ from initax._math._haar import haar
 from initax._math._polar import polar
 from initax._math._sharding import Split, split_of
 from initax._model._parameter import Layer, Parameter
-from initax.schemes._distributions import Constant
-from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, where
+from initax.schemes._constant import ZEROS
+from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, number, where
+from initax.schemes._named import Check, Gain, NonNegative, Parts, Share, scheme
+from initax.schemes._scheme import weights_only
 
-METHODS = ("auto", "householder", "polar")
+Method = Literal["auto", "householder", "polar"]
 LARGEST = 2**28
 """Entries of the largest matrix that a device is asked to draw by itself: 16,384 x 16,384, 1 GiB in float32. The draw's
 temporaries take five times that. It depends on no device, mesh or backend, and neither do the values."""
@@ -94,13 +96,22 @@ class DeltaHaarKernel(HaarKernel):
 class EyeKernel(_Structured):
     """The identity from inputs to outputs, shifted around the outputs, at the center tap."""
 
-    shift: int = 0
+    shift: int | tuple[int, ...] = 0
     random: ClassVar[bool] = False
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
         *_, inputs, outputs = self.axes.canonical_shape
-        eye = jnp.roll(jnp.eye(inputs, outputs, dtype=dtype), self.shift, axis=1) * jnp.asarray(numbers[0], dtype)
+        eye = jnp.eye(inputs, outputs, dtype=dtype) * jnp.asarray(numbers[0], dtype)
+        if isinstance(self.shift, tuple):
+            rank = len(self.axes.canonical_shape)
+            centers = tuple((size - 1) // 2 for size in self.axes.canonical_shape[:-2])
+            kernel = jnp.zeros(self.axes.canonical_shape, dtype).at[centers].set(eye)
+            rolled = jnp.roll(kernel, self.shift, axis=tuple(range(rank)))
+            every = jnp.broadcast_to(rolled, (self.axes.batch_size, *rolled.shape))
+            made: jax.Array = self.axes.from_canonical(every)
+            return made
+        eye = jnp.roll(eye, self.shift, axis=1)
         return _at_center(self.axes, jnp.broadcast_to(eye, (self.axes.batch_size, inputs, outputs)), dtype)
 
     def lowest(self, numbers: tuple[float, ...]) -> float:
@@ -152,7 +163,7 @@ def _matrix_axes(name: str, parameter: Parameter) -> Axes:
 
 def _empty(parameter: Parameter, layer: Layer) -> Recipe | None:
     """The recipe of an array without entries, of which no structure can be asked; `None` where there are some."""
-    return Constant("zeros", ()).recipe(parameter, layer) if 0 in parameter.shape else None
+    return ZEROS.recipe(parameter, layer) if 0 in parameter.shape else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +223,20 @@ class Eye(Initializer):
     """The identity from inputs to outputs, at the center tap of a convolution."""
 
     gain: float = 1.0
-    shift: int = 0
+    shift: int | tuple[int, ...] = 0
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         axes = _matrix_axes(self.name, parameter)
+        if isinstance(self.shift, tuple) and len(self.shift) != len(axes.canonical_shape):
+            raise SchemeError(
+                message(
+                    f"identity has {len(self.shift)} shifts, one for each axis, and {where(parameter)} has "
+                    f"{len(axes.canonical_shape)} axes in the layout (*receptive, in, out).",
+                    f'shape {parameter.shape}, axes "{axes.pattern}"',
+                    "a single number shifts the outputs",
+                )
+            )
         if self.name == "dirac" and not axes.receptive_axis:
             raise SchemeError(
                 message(
@@ -252,3 +272,138 @@ def zeros_among(fan_in: int, sparsity: float) -> int:
     where PyTorch makes it 8.
     """
     return int(np.ceil(sparsity * fan_in - 1e-9))
+
+
+@scheme("orthogonal")
+def orthogonal(gain: Gain = 1.0, *, method: Method = "auto") -> Parts:
+    """Return `gain` times Haar-distributed orthogonal weights, and zero biases; complex weights are unitary.
+
+    A convolution is a matrix `(receptive field * in, out)`; the shorter side is orthonormal. Every group, gate and
+    stack entry is orthogonal by itself.
+
+    Args:
+        gain: multiplies the standard deviation; a number, or an activation or its name.
+        method: `"householder"` multiplies random reflectors out, each matrix on one device; `"polar"` takes the polar
+            factor of a Gaussian matrix, ten to thirty times the work, which all devices that share a matrix do
+            together; `"auto"` is polar above 2²⁸ entries of one matrix. Both draw the same law, not the same numbers.
+
+    Raises:
+        SchemeError: `method` is none of the three; when a plan is made, a weight has no input or output axis.
+
+    Examples:
+        >>> import initax as ix, jax, jax.numpy as jnp
+        >>> w = ix.draw("orthogonal", jax.random.key(0), (64, 50), axes="o i")
+        >>> bool(jnp.allclose(w.T @ w, jnp.eye(50), atol=1e-5))
+        True
+
+    References:
+        Saxe et al. 2014, arXiv 1312.6120; Stewart 1980, SIAM J. Numer. Anal. 17(3), and Mezzadri 2007, arXiv
+        math-ph/0609050, for the uniform distribution.
+    """
+    return weights_only(Orthogonal(gain, method))
+
+
+@scheme("delta_orthogonal")
+def delta_orthogonal(gain: Gain = 1.0) -> Parts:
+    """Return convolutions that are zero but for an orthogonal center tap, and zero biases.
+
+    Args:
+        gain: multiplies the standard deviation; a number, or an activation or its name.
+
+    Raises:
+        SchemeError: when a plan is made, a weight has no receptive field, or fewer outputs than inputs.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> ix.draw("delta_orthogonal", jax.random.key(0), (3, 3, 4, 8)).shape
+        (3, 3, 4, 8)
+
+    References:
+        Xiao et al. 2018, arXiv 1806.05393, algorithm 2.
+    """
+    return weights_only(DeltaOrthogonal(gain))
+
+
+@scheme("dirac")
+def dirac(gain: Gain = 1.0) -> Parts:
+    """Return convolutions that pass their channels on, per group, and zero biases.
+
+    The tap is `(k - 1) // 2`, so that a SAME convolution is the identity for even `k` too. PyTorch's `dirac_` taps
+    `k // 2`, which shifts the signal by one there.
+
+    Args:
+        gain: the value of the tap; a number, or an activation or its name.
+
+    Raises:
+        SchemeError: when a plan is made, a weight has no receptive field.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> float(ix.draw("dirac", jax.random.key(0), (3, 3, 4, 8)).sum())
+        4.0
+
+    References:
+        Zagoruyko & Komodakis 2017, arXiv 1706.00388; `torch.nn.init.dirac_`.
+    """
+    return weights_only(Eye(gain))
+
+
+def _shift(name: str, argument: str, value: Any) -> int | tuple[int, ...]:
+    several = value if isinstance(value, tuple | list) else (value,)
+    steps = [number(name, argument, each) for each in several]
+    if not steps or not all(each.is_integer() for each in steps):
+        raise SchemeError(message(f"{name}: {argument} must be a whole number, or one for each axis, not {value!r}."))
+    return tuple(map(int, steps)) if isinstance(value, tuple | list) else int(steps[0])
+
+
+Shift = Annotated[Any, Check(_shift)]
+"""By how much the outputs are rolled, or each axis."""
+
+
+@scheme("identity")
+def identity(gain: Gain = 1.0, shift: Shift = 0) -> Parts:
+    """Return identity matrices (for a convolution, at its center tap), and zero biases.
+
+    Args:
+        gain: the value on the diagonal; a number, or an activation or its name.
+        shift: how far the outputs are rolled: input `c` goes to output `c + shift`, around the end. Several numbers
+            roll each axis of the layout `(*receptive, in, out)`.
+
+    Raises:
+        SchemeError: `shift` is no whole number, nor several; when a plan is made, a weight has no input or output axis,
+            or another number of axes than there are shifts.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> ix.draw(ix.schemes.identity(shift=1), jax.random.key(0), (2, 3)).tolist()
+        [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+
+    References:
+        Le et al. 2015, arXiv 1504.00941, section 2; the shift as in Flux's `identity_init`.
+    """
+    return weights_only(Eye(gain, shift))
+
+
+@scheme("sparse")
+def sparse(sparsity: Share = 0.9, stddev: NonNegative = 0.01) -> Parts:
+    """Return normal weights with equally many zeros among the incoming weights of every unit, and zero biases.
+
+    PyTorch's `sparse_` and Flux's `sparse_init` zero outgoing weights instead.
+
+    Args:
+        sparsity: share of zeros, between 0 and 1; `ceil(sparsity * fan_in)` of them.
+        stddev: standard deviation of the others.
+
+    Raises:
+        SchemeError: an argument is out of range; when a plan is made, a weight has no input or output axis.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> w = ix.draw(ix.schemes.sparse(0.75), jax.random.key(0), (20, 6), axes="i o")
+        >>> (w == 0).sum(axis=0).tolist()
+        [15, 15, 15, 15, 15, 15]
+
+    References:
+        Martens 2010, "Deep learning via Hessian-free optimization", section 5.
+    """
+    return weights_only(Sparse(sparsity, stddev))

@@ -1,24 +1,18 @@
-"""Variance scaling: the standard deviation follows from the fans (LeCun, Glorot, He), and PyTorch's uniform."""
+"""Variance scaling: the standard deviation follows from the fans (LeCun, Glorot, He, PyTorch's uniform)."""
 
 from __future__ import annotations
 
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from initax._model._parameter import Layer, Parameter
-from initax.schemes._distributions import (
-    ComplexTruncatedNormalKernel,
-    Constant,
-    DiskKernel,
-    NormalKernel,
-    TruncatedNormalKernel,
-    UniformKernel,
-)
+from initax.schemes._constant import ZEROS
 from initax.schemes._initializer import (
+    Fans,
     Initializer,
     Kernel,
     Recipe,
@@ -28,9 +22,18 @@ from initax.schemes._initializer import (
     real_dtype,
     without_inputs,
 )
+from initax.schemes._kernels import (
+    ComplexTruncatedNormalKernel,
+    DiskKernel,
+    NormalKernel,
+    TruncatedNormalKernel,
+    UniformKernel,
+)
+from initax.schemes._named import NonNegative, Parts, scheme
+from initax.schemes._scheme import weights_only
 
-MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
-DISTRIBUTIONS = ("truncated_normal", "normal", "uniform")
+Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
+Distribution = Literal["truncated_normal", "normal", "uniform"]
 
 TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of a standard normal cut at two, as `jax.nn.initializers` rounds it."""
@@ -86,29 +89,6 @@ def of_variance(distribution: str, variance: float, dtype: Any) -> Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Auto(Initializer):
-    """Variance `1 / (n m)` with `n` the effective fan_in and `m` the mean square of what reaches the weight.
-
-    Where a share of the variance is left to the layer's bias, the weight has the rest. A look-up in an embedding sums
-    over one row; one that a signal reaches, as an output layer, sums over its features.
-    """
-
-    distribution: str = "truncated_normal"
-    bias_share: float = 0.0
-    needs_reach: ClassVar[bool] = True
-
-    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
-        """Return the recipe for one parameter."""
-        is_output = parameter.role == "embedding" and parameter.reach is not None
-        fan_in, _ = fans_of(self.name, parameter, "nominal" if is_output else "effective")
-        reach = 1.0 if parameter.reach is None else parameter.reach
-        has_bias = parameter.role != "embedding" and any(each.role == "bias" for each in layer.parameters)
-        share = 1 - self.bias_share if has_bias else 1.0
-        variance = share / (positive_fan(self.name, parameter, "fan_in", fan_in) * reach)
-        return of_variance(self.distribution, variance, parameter.dtype)
-
-
-@dataclass(frozen=True, slots=True)
 class UniformFanIn(Initializer):
     """Uniform between plus and minus `1 / sqrt(fan_in)`, for weights and biases alike.
 
@@ -123,34 +103,182 @@ class UniformFanIn(Initializer):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         if self.fan is None and without_inputs(parameter, self.fans):
-            return Constant("zeros", ()).recipe(parameter, layer)
+            return ZEROS.recipe(parameter, layer)
         fan = self.fan if self.fan is not None else fans_of(self.name, parameter, self.fans)[0]
         bound = 1 / math.sqrt(positive_fan(self.name, parameter, "fan_in", fan))
         std = bound / math.sqrt(3) * (math.sqrt(2) if is_complex(parameter.dtype) else 1.0)
         return Recipe(UniformKernel(), (bound,), std)
 
 
-@dataclass(frozen=True, slots=True)
-class TorchUniform(Initializer):
-    """PyTorch's default for weights and biases: uniform by fan_in, by the hidden size in a recurrent cell."""
+@scheme("variance_scaling")
+def variance_scaling(
+    scale: NonNegative = 1.0,
+    mode: Mode = "fan_in",
+    distribution: Distribution = "truncated_normal",
+    *,
+    fans: Fans = "nominal",
+) -> Parts:
+    """Return weights of zero mean and variance `scale / n`, zero biases.
 
-    fits_bias: ClassVar[bool] = True
+    Args:
+        scale: multiplies the variance.
+        mode: what `n` is: `"fan_in"`, `"fan_out"`, `"fan_avg"` or `"fan_geo_avg"`.
+        distribution: `"truncated_normal"` (cut at two standard deviations and corrected for the cut), `"normal"` or
+            `"uniform"`; for complex weights the circular normal, the cut modulus and the uniform disk.
+        fans: `"nominal"` as the field counts them, or `"effective"`: what an output really sums over.
 
-    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
-        """Return the recipe for one parameter."""
-        if layer.kind == "Norm":
-            return Constant("zeros", ()).recipe(parameter, layer)
-        hidden = next((each.fan_in for each in layer.parameters if each.role == "recurrent"), None)
-        return UniformFanIn(self.name, (), fan=hidden).recipe(parameter, layer)
+    Raises:
+        SchemeError: an argument is out of range; when a plan is made, a fan is zero or unknown.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> ix.draw(ix.schemes.variance_scaling(2.0, "fan_out"), jax.random.key(0), (64, 32)).shape
+        (64, 32)
+
+    References:
+        `jax.nn.initializers.variance_scaling`, with which real draws agree bit for bit. Its complex truncated normal is
+        1.87 % too wide in variance; this one is not.
+    """
+    return weights_only(VarianceScaling(scale, mode, distribution, fans))
 
 
-@dataclass(frozen=True, slots=True)
-class ScaleDefault(Initializer):
-    """What a framework gives a norm's scale (one) and the slope of a PReLU."""
+def _scaled(scale: float, mode: str, fans: str, truncated: bool) -> Parts:
+    distribution = "truncated_normal" if truncated else "normal"
+    return weights_only(VarianceScaling(scale, mode, distribution, fans))
 
-    slope: float = 0.25
 
-    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
-        """Return the recipe for one parameter."""
-        value = self.slope if layer.kind == "PReLU" else 1.0
-        return Constant("constant", (), value).recipe(parameter, layer)
+@scheme("he_normal", "kaiming_normal")
+def he_normal(*, fans: Fans = "nominal", truncated: bool = True) -> Parts:
+    """Return truncated normal weights of variance `2 / fan_in`, zero biases; also called `kaiming_normal`.
+
+    PyTorch's `kaiming_normal_` does not truncate; that is `truncated=False`.
+
+    Args:
+        fans: `"nominal"` or `"effective"`.
+        truncated: whether the normal is cut at two standard deviations, and corrected for it.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> ix.draw("he_normal", jax.random.key(0), (64, 32)).shape
+        (64, 32)
+
+    References:
+        He et al. 2015, arXiv 1502.01852, eq. 10.
+    """
+    return _scaled(2.0, "fan_in", fans, truncated)
+
+
+@scheme("he_uniform", "kaiming_uniform")
+def he_uniform(*, fans: Fans = "nominal") -> Parts:
+    """Return uniform weights of variance `2 / fan_in`, zero biases; also called `kaiming_uniform`.
+
+    Args:
+        fans: `"nominal"` or `"effective"`.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> ix.draw("he_uniform", jax.random.key(0), (3, 3, 16, 32)).shape
+        (3, 3, 16, 32)
+
+    References:
+        He et al. 2015, arXiv 1502.01852, eq. 10.
+    """
+    return weights_only(VarianceScaling(2.0, "fan_in", "uniform", fans))
+
+
+@scheme("glorot_normal", "xavier_normal")
+def glorot_normal(*, fans: Fans = "nominal", truncated: bool = True) -> Parts:
+    """Return truncated normal weights of variance `2 / (fan_in + fan_out)`, zero biases; also called `xavier_normal`.
+
+    PyTorch's `xavier_normal_` does not truncate; that is `truncated=False`.
+
+    Args:
+        fans: `"nominal"` or `"effective"`.
+        truncated: whether the normal is cut at two standard deviations, and corrected for it.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> ix.draw("glorot_normal", jax.random.key(0), (64, 32)).shape
+        (64, 32)
+
+    References:
+        Glorot & Bengio 2010, AISTATS, eq. 12.
+    """
+    return _scaled(1.0, "fan_avg", fans, truncated)
+
+
+@scheme("glorot_uniform", "xavier_uniform")
+def glorot_uniform(*, fans: Fans = "nominal") -> Parts:
+    """Return uniform weights of variance `2 / (fan_in + fan_out)`, zero biases; also called `xavier_uniform`.
+
+    Args:
+        fans: `"nominal"` or `"effective"`.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> ix.draw("glorot_uniform", jax.random.key(0), (64, 32)).shape
+        (64, 32)
+
+    References:
+        Glorot & Bengio 2010, AISTATS, eq. 16.
+    """
+    return weights_only(VarianceScaling(1.0, "fan_avg", "uniform", fans))
+
+
+@scheme("lecun_normal")
+def lecun_normal(*, fans: Fans = "nominal", truncated: bool = True) -> Parts:
+    """Return truncated normal weights of variance `1 / fan_in`, zero biases.
+
+    Args:
+        fans: `"nominal"` or `"effective"`.
+        truncated: whether the normal is cut at two standard deviations, and corrected for it.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> ix.draw("lecun_normal", jax.random.key(0), (64, 32)).shape
+        (64, 32)
+
+    References:
+        LeCun et al. 1998, "Efficient BackProp", eq. 16.
+    """
+    return _scaled(1.0, "fan_in", fans, truncated)
+
+
+@scheme("lecun_uniform")
+def lecun_uniform(*, fans: Fans = "nominal") -> Parts:
+    """Return uniform weights of variance `1 / fan_in`, zero biases.
+
+    Args:
+        fans: `"nominal"` or `"effective"`.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> ix.draw("lecun_uniform", jax.random.key(0), (64, 32)).shape
+        (64, 32)
+
+    References:
+        LeCun et al. 1998, "Efficient BackProp", eq. 16.
+    """
+    return weights_only(VarianceScaling(1.0, "fan_in", "uniform", fans))
+
+
+@scheme("uniform_fan_in")
+def uniform_fan_in(*, fans: Fans = "nominal", fan: NonNegative | None = None) -> Parts:
+    """Return weights and biases uniform between plus and minus `1 / sqrt(fan_in)`.
+
+    As a bias beside other weights: `("he_normal", "uniform_fan_in")`.
+
+    Args:
+        fans: `"nominal"` or `"effective"`.
+        fan: the number to use in place of fan_in, as PyTorch and Equinox use the hidden size in a recurrent cell.
+
+    Raises:
+        SchemeError: when a plan is made, a fan is zero or unknown.
+
+    Examples:
+        >>> import initax as ix
+        >>> ix.Scheme("he_normal", bias="uniform_fan_in").parts["bias"].name
+        'uniform_fan_in'
+    """
+    drawn = UniformFanIn(fans, fan)
+    return weights_only(drawn, drawn)

@@ -12,9 +12,9 @@ from jax import lax
 from initax._math._axes import Axes
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes
-from initax.schemes._scheme import Scheme, weights_only
+from initax.schemes._named import Parts, scheme
+from initax.schemes._scheme import weights_only
 from initax.schemes._structured import Eye
-from initax.schemes._table import made, row
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class ZeroInit(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        identity = Eye(self.name, ()).recipe(parameter, layer)
+        identity = Eye(name=self.name).recipe(parameter, layer)
         axes = known_axes(self.name, parameter)
         *_, inputs, outputs = axes.canonical_shape
         if outputs <= inputs:
@@ -56,8 +56,8 @@ class ZeroInit(Initializer):
         return Recipe(HadamardKernel(axes), (2.0 ** (-(outputs - 1).bit_length() / 2),), 0.0)
 
 
-@row("zero_init")
-def zero_init() -> Scheme:
+@scheme("zero_init")
+def zero_init() -> Parts:
     """Return ZerO's deterministic weights, the identity or a Hadamard transform, and zero biases.
 
     With at most as many outputs as inputs a (partial) identity; with more, the first columns of the Hadamard matrix
@@ -76,4 +76,4 @@ def zero_init() -> Scheme:
     References:
         Zhao et al. 2022, arXiv 2110.12661, algorithm 1, normalized as in the authors' code.
     """
-    return made("zero_init", (), weights_only(ZeroInit("zero_init", ())))
+    return weights_only(ZeroInit())

@@ -1,0 +1,62 @@
+"""optax's Muon, shown every matrix by itself: merged axes are split for the step and merged again after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers
+
+Trees = Callable[[Any], Any]
+"""Function from parameters to a tree of their structure, with one thing for each array."""
+
+
+def numbers(reduction: tuple[int, ...], output: tuple[int, ...]) -> Any:
+    """Return optax's name for the axes of a matrix."""
+    return MuonDimensionNumbers(reduction, output)
+
+
+def muon(learning_rate: Any, dimensions: Trees, splits: Trees, options: dict[str, Any]) -> Any:
+    """Return `optax.contrib.muon` of arrays whose merged axes are split.
+
+    The state is that of optax, in the shapes in which the parameters are stored: it can be sharded, stored and reset
+    like them. Muon's own start, zeros, is the same in any shape.
+
+    Args:
+        learning_rate: the learning rate, or a schedule.
+        dimensions: axes of each array, split, that optax is told.
+        splits: the shape of each array with merged axes apart; `None` where there are none.
+        options: further arguments of `optax.contrib.muon`.
+    """
+    inner = optax.with_extra_args_support(
+        optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=dimensions, **options)
+    )
+
+    def split(tree: Any, shapes: Any) -> Any:
+        return jax.tree.map(lambda leaf, shape: leaf if shape is None else leaf.reshape(shape), tree, shapes)
+
+    def merge(tree: Any, like: Any) -> Any:
+        return jax.tree.map(lambda leaf, old: leaf.reshape(old.shape), tree, like)
+
+    def in_momentum(state: Any, change: Callable[[Any], Any]) -> Any:
+        def one(node: Any) -> Any:
+            return node._replace(mu=change(node.mu)) if is_momentum(node) else node
+
+        return jax.tree.map(one, state, is_leaf=is_momentum)
+
+    def is_momentum(node: Any) -> bool:
+        return isinstance(node, optax.contrib.MuonState)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        shapes = splits(updates)
+        apart = None if params is None else split(params, shapes)
+        opened = in_momentum(state, lambda momentum: split(momentum, splits(momentum)))
+        new, state_after = inner.update(split(updates, shapes), opened, apart, **extra)
+        moments = iter(jax.tree.leaves(state, is_leaf=is_momentum))
+        stored = iter([node.mu for node in moments if is_momentum(node)])
+        closed = in_momentum(state_after, lambda momentum: merge(momentum, next(stored)))
+        return merge(new, updates), closed
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)

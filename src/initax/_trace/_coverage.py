@@ -1,0 +1,205 @@
+"""Which entries of an array its uses take, where they take parts of it: parts of unequal size, rows picked, padding."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from initax._trace._sums import as_inputs, sums
+from initax._trace._uses import Part, Use
+from initax._trace._views import LARGEST, Factor, Slot, View
+
+Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+
+
+def taken(view: View, axis: int, size: int) -> Mask:
+    """Return which entries along a stored axis a view holds any of.
+
+    Args:
+        view: the view.
+        axis: the stored axis.
+        size: its size.
+    """
+    entries = np.arange(size)
+    mask = np.ones(size, bool)
+    for factor, digit in view.fixed:
+        if factor.axis == axis:
+            mask &= entries // factor.inner % factor.size == digit
+    for slot in view.slots:
+        own = [factor for factor in slot.factors if factor.axis == axis]
+        if own:
+            there = sum(entries // factor.inner % factor.size * factor.inner for factor in own)
+            mask &= np.isin(there, along(slot, axis))
+    return mask
+
+
+def along(slot: Slot, axis: int) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
+    """Return, for each entry that stands in a slot, its index along a stored axis, as far as the slot tells it."""
+    known, found, step = slot.known, np.zeros(len(slot.known), np.intp), 1
+    for factor in reversed(slot.factors):
+        if factor.axis == axis:
+            found += known // step % factor.size * factor.inner
+        step *= factor.size
+    return found
+
+
+def refused(use: Use) -> str:
+    """Return why the parts of an array that a use takes have no fans; empty where they have."""
+    for slot in use.view.slots if use.view is not None else ():
+        if not slot.partial:
+            continue
+        axes = sorted({factor.axis for factor in slot.factors})
+        if len(slot.known) < math.prod(len(np.unique(along(slot, axis))) for axis in axes):
+            total = math.prod(factor.size for factor in slot.factors)
+            return f"{len(slot.known)} of the {total} entries of its axes {_words(axes)} are picked one by one"
+    return ""
+
+
+def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
+    """Return the input axes of which parts are used one by one, and why that can't be read; empty where it can.
+
+    Parts of an input axis are one axis again where the outputs of all of them are added up.
+
+    Args:
+        shape: the stored shape of the array.
+        uses: its uses.
+    """
+    found: dict[int, str] = {}
+    for axis, size in enumerate(shape):
+        cut = [use for use in uses if _is_cut(use, axis) and _said(use, axis) & {"in", "field"}]
+        if not cut or any(use.view is None or use.view.links for use in uses):
+            continue
+        found[axis] = ""
+        never = ~np.any([_of(use, axis, size) for use in uses], axis=0)
+        if never.any():
+            found[axis] = _left(never, f"its axis {axis}, over which it is summed,")
+        elif any((np.sum([_of(use, axis, size) for use in sum_], axis=0) != 1).any() for sum_ in sums(uses)):
+            found[axis] = "parts of it along an input axis are used one by one"
+    return found
+
+
+def shares(uses: Sequence[Use]) -> dict[int, float]:
+    """Return which part of its fan_in each use of an array sums over, by the number of the use.
+
+    It is less than all of it where outputs are added up later: of parts, or of entries of a stack.
+
+    Args:
+        uses: the uses of the array.
+    """
+    joined = as_inputs(uses)
+    return {use.number: _share(use) for use in (uses if isinstance(joined, str) else joined)}
+
+
+def _share(use: Use) -> float:
+    if use.view is None or use.view.links:
+        return 1.0
+    later = (f.size for f, part in use.parts.items() if part == "in" and f not in use.inside)
+    found = 1 / math.prod(later)
+    for factor, _ in use.view.fixed:
+        summed_over = use.parts.get(factor) != "in" and _said(use, factor.axis) & {"in", "field"}
+        found /= factor.size if summed_over else 1
+    for slot in use.view.slots:
+        if any(_said(use, factor.axis) & {"in", "field"} for factor in slot.factors):
+            found *= len(slot.known) / math.prod(factor.size for factor in slot.factors)
+    return found
+
+
+def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
+    """Return the uses with an axis that is cut into unequal parts as one, where all its parts do the same.
+
+    Args:
+        shape: the stored shape of the array.
+        uses: its uses.
+    """
+    found = list(uses)
+    together = inputs(shape, uses)
+    for axis, size in enumerate(shape):
+        if axis in together:
+            found = [_as_one(use, Factor(axis, 1, size), "in") for use in found]
+            continue
+        alike = set.intersection(*(_fixed(use, axis) for use in uses))
+        if not any(_listed(use, axis) or _fixed(use, axis) != alike for use in uses):
+            continue
+        inner = min((factor.inner for factor in alike), default=size)
+        said = {part for use in uses for part in _said(use, axis)}
+        # Outer parts of which all take one entry, as layers of a stack, stay what they are.
+        if len(said) == 1 and inner * math.prod(factor.size for factor in alike) == size:
+            found = [_as_one(use, Factor(axis, 1, inner), next(iter(said))) for use in found]
+    return found
+
+
+def _listed(use: Use, axis: int) -> bool:
+    """Whether a use takes entries along a stored axis that are no equal part of it."""
+    slots = use.view.slots if use.view is not None else ()
+    return any(slot.partial and any(f.axis == axis and f.size > 1 for f in slot.factors) for slot in slots)
+
+
+def _fixed(use: Use, axis: int) -> set[Factor]:
+    """The factors of a stored axis of which a use takes one entry."""
+    fixed = use.view.fixed if use.view is not None else ()
+    return {factor for factor, _ in fixed if factor.axis == axis and factor.size > 1}
+
+
+def _said(use: Use, axis: int) -> set[Part]:
+    """What a use says of an axis, without factors of which it takes one entry."""
+    fixed = _fixed(use, axis)
+    return {part for f, part in use.parts.items() if f.axis == axis and f.size > 1 and f not in fixed}
+
+
+def _as_one(use: Use, whole: Factor, part: Part) -> Use:
+    def outside(factor: Factor) -> bool:
+        return factor.axis != whole.axis or factor.inner >= whole.size
+
+    others: dict[Factor, Part] = {factor: own for factor, own in use.parts.items() if outside(factor)}
+    single = {each for each in use.taken if outside(each[0])}
+    return replace(use, parts={**others, whole: part}, taken=single)
+
+
+def apart(shape: Sequence[int], uses: Sequence[Use]) -> bool:
+    """Whether no two uses take the same entry along some axis, and they are several."""
+    for axis in _cut(shape, uses):
+        masks = [_of(use, axis, shape[axis]) for use in uses]
+        if len(uses) > 1 and int(np.max(np.sum(masks, axis=0))) == 1:
+            return True
+    return False
+
+
+def unused(shape: Sequence[int], uses: Sequence[Use]) -> list[str]:
+    """Return, in words, the entries along each axis that no use takes."""
+    notes = []
+    for axis in _cut(shape, uses):
+        left = ~np.any([_of(use, axis, shape[axis]) for use in uses], axis=0)
+        if left.any():
+            notes.append(_left(left, f"its axis {axis}"))
+    return notes
+
+
+def _cut(shape: Sequence[int], uses: Sequence[Use]) -> list[int]:
+    """The axes of which every use takes a part."""
+    return [axis for axis, size in enumerate(shape) if size <= LARGEST and all(_is_cut(use, axis) for use in uses)]
+
+
+def _is_cut(use: Use, axis: int) -> bool:
+    return _listed(use, axis) or bool(_fixed(use, axis))
+
+
+def _of(use: Use, axis: int, size: int) -> Mask:
+    return taken(use.view, axis, size) if use.view is not None else np.ones(size, bool)
+
+
+def _left(mask: Mask, axis: str) -> str:
+    """What is not used, in words: `entries 0 to 2 and 5 of its axis 1 are not used`."""
+    groups = itertools.groupby(enumerate(np.flatnonzero(mask).tolist()), key=lambda pair: pair[1] - pair[0])
+    runs = [[entry for _, entry in group] for _, group in groups]
+    said = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    entries = _words(said if len(said) < 5 else [*said[:3], "others"])
+    return f"entry {entries} of {axis} is not used" if mask.sum() == 1 else f"entries {entries} of {axis} are not used"
+
+
+def _words(each: Sequence[object]) -> str:
+    *first, last = map(str, each)
+    return f"{', '.join(first)} and {last}" if first else last

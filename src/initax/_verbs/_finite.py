@@ -1,0 +1,61 @@
+"""Data that is not finite: what is measured on it means nothing, and the error says where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from initax._errors import InitaxError, message
+from initax._model._survey import Survey
+
+
+def refuse_not_finite(verb: str, survey: Survey, inputs: Any, drawn: Collection[str] = ()) -> None:
+    """Raise where an array of a model or of its inputs holds nan or inf.
+
+    Asked only where something that was measured is not finite: a mask of minus infinities is no fault.
+
+    Args:
+        verb: the function that measured.
+        survey: the model.
+        inputs: what it was called on.
+        drawn: paths of arrays that were drawn before anything was measured.
+
+    Raises:
+        InitaxError: there is such an array; the message names the first ones, and the first entry.
+    """
+    own = ((path, survey.at(path)) for path in survey.places if path not in drawn)
+    model = list(_lines(own))
+    given = list(_lines(_named(inputs)))
+    if not model and not given:
+        return
+    line = "leave these examples out: x[jnp.isfinite(x).reshape(len(x), -1).all(axis=1)]"
+    if not given:
+        line = f'draw it anew: ix.reinit(model, {{"{model[0][0] or "*"}": "he_normal"}}, key)'
+    every = [text for _, text in (*given, *model)]
+    more = f"… {len(every) - 6} more" if len(every) > 6 else ""
+    raise InitaxError(message(f"{verb} measures on data that is not finite.", *every[:6], more, line))
+
+
+def _named(inputs: Any) -> Iterator[tuple[str, Any]]:
+    for place, leaf in jax.tree_util.tree_flatten_with_path(inputs)[0]:
+        yield f"inputs{jax.tree_util.keystr(place)}", leaf
+
+
+def _lines(arrays: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each array that holds nan or inf, and what there is to say of it."""
+    for name, array in arrays:
+        if not isinstance(array, jax.Array | np.ndarray | float) or isinstance(array, jax.core.Tracer):
+            continue
+        if not jnp.issubdtype(jnp.result_type(array), np.inexact):
+            continue
+        faulty = np.asarray(~jnp.isfinite(array))
+        if not faulty.any():
+            continue
+        place = tuple(map(int, np.argwhere(faulty)[0]))
+        value = np.asarray(array)[place]
+        shown = f"{name or '(model)'} {jnp.result_type(array)}{list(faulty.shape)}"
+        yield name, f"{shown}: {int(faulty.sum()):,} of {faulty.size:,} entries, the first {value} at {list(place)}"

@@ -1,0 +1,308 @@
+"""What an optimizer is told of each parameter: masks and labels, chosen by the selectors of rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import tree_flatten_with_path, tree_unflatten
+
+from initax._adapters import parameters_of
+from initax._adapters._nodes import entry_name
+from initax._errors import ModelError, RuleError, count, listing, message, nearest
+from initax._model._parameter import ROLES, Parameter
+from initax._model._reason import Why
+from initax._model._survey import Survey
+from initax._planning._label_rules import LabelRule, decide_labels, is_rule_file, read_label_rules, rows_of
+from initax._planning._rule_file import load_rules
+from initax._text import table
+from initax._trace._take_survey import survey
+
+NEVER_TRAINED = frozenset(
+    {Why.KEY, Why.NOT_FLOATING, Why.STATE, Why.STATISTICS, Why.OPTIMIZER, Why.NOT_TRAINABLE, Why.CONSTANT, Why.FROZEN}
+)
+"""Reasons for which an array is changed by no optimizer, whatever a mask says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """What is said of one parameter.
+
+    Attributes:
+        parameter: the parameter.
+        kind: kind of its layer.
+        value: what the optimizer is told.
+        why: the selector that decided, or why none did.
+    """
+
+    parameter: Parameter
+    kind: str
+    value: Any
+    why: str
+
+
+class Labels:
+    """What an optimizer is told of each parameter: give it to optax as it is, print it for a table.
+
+    Wherever optax takes a tree of the parameters' structure (`mask=`, `param_labels`,
+    `muon_weight_dimension_numbers=`) it takes a function from the parameters to such a tree, too. This is one, so it
+    goes with the whole model, with what `eqx.filter` leaves of it, with an `nnx.State`, with `variables` of Linen or
+    their `"params"`: arrays are known by their paths.
+
+    Attributes:
+        rows: what is said of each array, in the order of the model.
+
+    Examples:
+        >>> import equinox as eqx, jax, initax as ix
+        >>> model = eqx.nn.MLP(4, 2, 8, depth=1, key=jax.random.key(0))
+        >>> decay = ix.mask(model, {"Linear": True, "**.bias": False})
+        >>> decay["layers.0.weight"], decay["layers.0.bias"]
+        (True, False)
+        >>> decay.tree.layers[1].weight
+        True
+    """
+
+    __slots__ = ("_aliases", "_by_path", "_model", "_verb", "rows")
+
+    def __init__(self, verb: str, found: Survey, rows: Iterable[Label]) -> None:
+        self._verb = verb
+        self._model = found
+        self.rows = tuple(rows)
+        self._by_path = {each.parameter.path: each.value for each in self.rows}
+        self._aliases = dict(found.aliases)
+
+    def __call__(self, parameters: Any) -> Any:
+        """Return the tree of what is said, of the structure of these parameters.
+
+        Args:
+            parameters: the model's parameters, or a part of them, as an optimizer holds them.
+
+        Raises:
+            ModelError: they hold an array that the model did not have.
+        """
+        found, structure = tree_flatten_with_path(parameters)
+        leaves = [self._of(tuple(map(entry_name, path)), leaf) for path, leaf in found]
+        return tree_unflatten(structure, leaves)
+
+    @property
+    def tree(self) -> Any:
+        """The tree for all that is trained: the model without what is no floating array, an `nnx.State`, `params`."""
+        return self(parameters_of(self._model.rebuild(list(self._model.leaves))))
+
+    def __getitem__(self, path: str) -> Any:
+        """Return what is said of the array at a path.
+
+        Raises:
+            ModelError: there is none.
+        """
+        key = self._known(tuple(path.split(".")))
+        if key is None:
+            raise ModelError(_unknown(self._verb, path, self._by_path))
+        return self._by_path[key]
+
+    def __str__(self) -> str:
+        """Return a table."""
+        rows = [
+            (
+                each.parameter.path or "(model)",
+                each.kind,
+                each.parameter.role or "",
+                str(each.parameter.shape),
+                each.parameter.axes.pattern if each.parameter.axes is not None else "",
+                value_text(each.value),
+                each.why,
+            )
+            for each in self.rows
+        ]
+        columns = ("parameter", "kind", "role", "shape", "axes", self._verb, "why")
+        return table(f"{self._verb}: {count(len(rows), 'array')}", columns, rows, right=())
+
+    def __repr__(self) -> str:
+        """Return it in one line, with how many arrays have each value."""
+        values = [value_text(each.value) for each in self.rows]
+        return f"Labels({listing(f'{value}: {values.count(value)}' for value in dict.fromkeys(values))})"
+
+    def _of(self, parts: tuple[str, ...], leaf: Any) -> Any:
+        key = self._known(tuple(name for part in parts for name in part.split(".")))
+        if key is not None:
+            return self._by_path[key]
+        if hasattr(leaf, "shape") and hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, np.inexact):
+            raise ModelError(_unknown(self._verb, f"{'.'.join(parts)} {tuple(leaf.shape)}", self._by_path))
+        return None
+
+    def _known(self, parts: tuple[str, ...]) -> str | None:
+        """The array at a path: below `params` or not, in a box or not, and behind what it is tied to."""
+        for first in (0, 1) if parts[:1] == ("params",) else (0,):
+            for last in range(len(parts), first - 1, -1):
+                path = ".".join(parts[first:last])
+                if path in self._by_path:
+                    return path
+                if path in self._aliases:
+                    below = parts[last:]
+                    return self._known((*self._aliases[path].split("."), *below))
+        return None
+
+
+def value_text(value: Any) -> str:
+    """Return what is said of an array as a cell of a table."""
+    if hasattr(value, "reduction_axis"):
+        return f"{value.reduction_axis} → {value.output_axis}"
+    return str(value)
+
+
+def _unknown(verb: str, path: str, known: Iterable[str]) -> str:
+    paths = list(known)
+    near = nearest(path.partition(" ")[0], paths, 6) or paths
+    return message(
+        f"ix.{verb} was given another model, without an array {path or '(model)'}.",
+        f"it has: {listing(near, 6)}",
+        f"make it of the model that is trained: ix.{verb}(model, ...)",
+    )
+
+
+def labels(
+    model: Any,
+    rules: Any,
+    *,
+    default: Hashable = None,
+    inputs: Any = None,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+) -> Labels:
+    """Return a label for each parameter, for `optax.multi_transform` and whatever else wants a tree of labels.
+
+    Args:
+        model: an Equinox or NNX module, Linen variables, a train state, or any pytree of arrays, abstract or not.
+        rules: selector → label; the last rule that matches an array decides it. A mapping in the place of a label is
+            keyed by roles and names of arrays: `{"*": "adam", "Linear": {"weight": "muon"}}`. Or the path of a file of
+            such rules, TOML or JSON.
+        default: the label of arrays that no rule selects; there must be none if left out.
+        inputs: what the model is called on, where roles and kinds are read off a trace.
+        forward: function of the model and the inputs, where a plain call is not it.
+        module: where the model is variables of Flax Linen, the module they belong to.
+
+    Returns:
+        The labels: a function from parameters to a tree, as optax takes it. `labels.tree` is the tree itself.
+
+    Raises:
+        RuleError: a selector matches nothing, a key is neither a role nor an array, or an array has no label.
+        ModelError: the forward pass fails, or what was passed is no model.
+
+    Examples:
+        >>> import equinox as eqx, jax, initax as ix, optax
+        >>> model = eqx.nn.MLP(4, 2, 8, depth=1, key=jax.random.key(0))
+        >>> labels = ix.labels(model, {"*": "sgd", "layers.1": {"weight": "adam"}})
+        >>> optimizer = optax.multi_transform({"adam": optax.adam(1e-3), "sgd": optax.sgd(1e-2)}, labels)
+        >>> state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+        >>> labels
+        Labels(sgd: 3, adam: 1)
+    """
+    given = read_rules_of("labels", rules)
+    found = survey(model, inputs=inputs, forward=forward, module=module)
+    decided = decide_labels(given, found)
+    rows, left = [], []
+    for layer, each in rows_of(found):
+        said = decided.get(each.path)
+        if said is not None:
+            rows.append(Label(parameter=each, kind=layer.kind, value=said.value, why=said.rule))
+            continue
+        if default is None and not never_trained(each):
+            left.append(each)
+        why = str(each.excluded) if default is None else "default="
+        rows.append(Label(parameter=each, kind=layer.kind, value=default, why=why))
+    if left:
+        raise RuleError(
+            message(
+                f"labels: no rule says anything of {count(len(left), 'array')}: "
+                + listing((each.path or "(model)" for each in left), 6),
+                'a label for all others goes first: {"*": "adam", ...}; or give default="adam"',
+            )
+        )
+    return Labels("labels", found, rows)
+
+
+def mask(
+    model: Any,
+    rules: Any,
+    *,
+    inputs: Any = None,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+) -> Labels:
+    """Return true or false for each parameter: what weight decay, or any other transform, is for.
+
+    Args:
+        model: an Equinox or NNX module, Linen variables, a train state, or any pytree of arrays, abstract or not.
+        rules: a role (`"weight"`), a selector, or a list of these: true for what one of them selects. Or a mapping from
+            selectors to true or false, in which the last rule that matches an array decides it, and what none selects
+            is false: `{"*": True, "Norm": False, "**.bias": False}`. A mapping in the place of a truth value is keyed
+            by roles and names of arrays: `{"*": {"weight": True}}`. Or the path of a file of such rules, TOML or JSON.
+        inputs: what the model is called on, where roles and kinds are read off a trace.
+        forward: function of the model and the inputs, where a plain call is not it.
+        module: where the model is variables of Flax Linen, the module they belong to.
+
+    Returns:
+        The mask: a function from parameters to a tree, as optax takes it. `mask.tree` is the tree itself. State and
+        what is frozen is never true, so that no decay wears running statistics off.
+
+    Raises:
+        RuleError: a selector matches nothing, a key is neither a role nor an array, a value is not true or false, or no
+            array is true.
+        ModelError: the forward pass fails, or what was passed is no model.
+
+    Examples:
+        >>> import equinox as eqx, jax, initax as ix, optax
+        >>> model = eqx.nn.MLP(4, 2, 8, depth=1, key=jax.random.key(0))
+        >>> optimizer = optax.adamw(1e-3, weight_decay=0.1, mask=ix.mask(model, "weight"))
+        >>> state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+        >>> ix.mask(model, {"*": True, "**.bias": False})
+        Labels(True: 2, False: 2)
+    """
+    if isinstance(rules, list | tuple):
+        rules = _of_roles(rules)
+    elif not isinstance(rules, Mapping) and not is_rule_file(rules) and (isinstance(rules, str) or callable(rules)):
+        rules = _of_roles([rules])
+    given = read_rules_of("mask", rules)
+    found = survey(model, inputs=inputs, forward=forward, module=module)
+    decided = decide_labels(given, found)
+    rows = []
+    for layer, each in rows_of(found):
+        said = decided.get(each.path)
+        value, why = (False, "no rule selects it") if said is None else (said.value, said.rule)
+        if value and never_trained(each):
+            value, why = False, str(each.excluded)
+        rows.append(Label(parameter=each, kind=layer.kind, value=value, why=why))
+    if not any(each.value for each in rows):
+        raise RuleError(
+            message(
+                "mask: no array is true, so that the mask would switch everything off.",
+                f"rules: {listing(each.rule.text for each in given)}",
+                'what no rule selects is false; write {"*": True, ...} first',
+            )
+        )
+    return Labels("mask", found, rows)
+
+
+def never_trained(parameter: Parameter) -> bool:
+    """Return whether no optimizer changes an array."""
+    return parameter.excluded is not None and parameter.excluded.why in NEVER_TRAINED
+
+
+def _of_roles(selectors: Sequence[Any]) -> dict[Any, Any]:
+    """Rules that are true for what one of several roles and selectors selects."""
+    roles = {each: True for each in selectors if isinstance(each, str) and each in ROLES}
+    return {**({"*": roles} if roles else {}), **{each: True for each in selectors if each not in roles}}
+
+
+def read_rules_of(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ...]:
+    """Return rules that are no rules of schemes, as they are written, or from a file.
+
+    Args:
+        of: the kind of rules.
+        rules: the rules, or the path of a file with them.
+        verb: who asks, for errors.
+    """
+    return read_label_rules(of, load_rules(rules, of=of) if is_rule_file(rules) else rules, verb)

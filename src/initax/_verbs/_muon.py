@@ -1,0 +1,279 @@
+"""Which axes of each weight make a matrix, for optimizers of matrices."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from initax._errors import AxesError, InitaxError, RuleError, count, listing, message, warn
+from initax._math._axes import Axes, resolve
+from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
+from initax._model._reason import Why
+from initax._model._survey import Survey
+from initax._planning._label_rules import Said, decide_labels, rows_of
+from initax._trace._take_survey import survey
+from initax._verbs._labels import Label, Labels, never_trained, read_rules_of
+
+OPTAX = "initax._adapters._optax_muon"
+"""What knows optax's Muon, loaded where it is asked for."""
+
+READ_NOWHERE = frozenset({Why.UNDECLARED, Why.MISFIT, Why.CONTRADICTED, Why.UNREADABLE, Why.TRANSFORMED})
+"""Reasons for which an array may be a matrix all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """An array as a matrix, or stack of matrices; `axes` is `None` where it is none, and `why` says so."""
+
+    layer: Layer
+    parameter: Parameter
+    axes: Axes | None
+    why: str
+
+
+def muon_dimensions(
+    model: Any,
+    rules: Any = None,
+    *,
+    inputs: Any = None,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+) -> Labels:
+    """Return the axes of each weight for `optax.contrib.muon(muon_weight_dimension_numbers=...)`.
+
+    A weight, or a recurrent weight, whose axes are known is a matrix: its inputs and its receptive field are the
+    reduction axes, its outputs the output axes, and each entry of a batch axis (a layer of a stack, an expert) a matrix
+    of its own. `None`, and so Adam, is for all else: embeddings, norms, biases, vectors, depthwise convolutions. The
+    head is a matrix like others; give it to Adam by a rule.
+
+    Args:
+        model: an Equinox or NNX module, Linen variables, a train state, or any pytree of arrays, abstract or not.
+        rules: selector → `False` for Adam; `True` for a matrix that is none by itself, an embedding say; or the axes of
+            each matrix where they are others than the layer's: `"i head o"` makes every head of attention a matrix of
+            its own. A mapping is keyed by roles and names of arrays. Or the path of a file of such rules.
+        inputs: what the model is called on, where axes are read off a trace.
+        forward: function of the model and the inputs, where a plain call is not it.
+        module: where the model is variables of Flax Linen, the module they belong to.
+
+    Returns:
+        The axes, `optax.contrib.MuonDimensionNumbers` of the stored arrays: a function from parameters to a tree, as
+        optax takes it; `.tree` is the tree itself.
+
+    Raises:
+        AxesError: a matrix is a part of an axis, `(gate o)`, which optax can't be told; restated axes do not fit.
+        RuleError: a selector matches nothing, or a rule asks for a matrix that the array is not.
+        ModelError: the forward pass fails, or what was passed is no model.
+
+    Examples:
+        >>> import equinox as eqx, jax, initax as ix, optax
+        >>> model = eqx.nn.MLP(4, 2, 8, depth=1, key=jax.random.key(0))
+        >>> dimensions = ix.muon_dimensions(model, {"layers.1": False})
+        >>> optimizer = optax.contrib.muon(1e-3, muon_weight_dimension_numbers=dimensions)
+        >>> dimensions["layers.0.weight"], dimensions["layers.1.weight"]
+        (MuonDimensionNumbers(reduction_axis=(1,), output_axis=(0,)), None)
+
+    References:
+        Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks", for what goes to Adam.
+    """
+    found = survey(model, inputs=inputs, forward=forward, module=module)
+    matrices = _matrices("muon_dimensions", found, rules)
+    merged = [each for each in matrices if each.axes is not None and each.axes.stored_sides is None]
+    if merged:
+        shown = [f'{each.parameter.path} {each.parameter.shape}, "{_pattern(each)}"' for each in merged]
+        raise AxesError(
+            message(
+                "muon_dimensions: optax can't be told of matrices that share an axis.",
+                *shown[:4],
+                f"… {len(shown) - 4} more" if len(shown) > 4 else "",
+                "ix.muon(learning_rate, model) shows optax each of them by itself",
+                f'or give them to Adam: ix.muon_dimensions(model, {{"{merged[0].parameter.path}": False}})',
+            )
+        )
+    numbers = _optax("muon_dimensions").numbers
+    sides = {each.parameter.path: each.axes.stored_sides for each in matrices if each.axes is not None}
+    return _labelled("muon_dimensions", found, matrices, {path: numbers(*side) for path, side in sides.items() if side})
+
+
+def muon(
+    learning_rate: Any,
+    model: Any,
+    rules: Any = None,
+    *,
+    inputs: Any = None,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+    **options: Any,
+) -> Any:
+    """Return `optax.contrib.muon` for a model: Muon for each matrix by itself, Adam for what is none.
+
+    What is a matrix, `ix.muon_dimensions` says. Here matrices may share an axis: gates of a recurrent cell and groups
+    of a convolution, `(gate o) i`, each have their own orthogonal update, as if they were stored apart. The state is
+    that of optax, in the shapes of the parameters.
+
+    Args:
+        learning_rate: the learning rate of Muon, and of Adam unless `adam_learning_rate` is given; or a schedule.
+        model: an Equinox or NNX module, Linen variables, a train state, or any pytree of arrays, abstract or not.
+        rules: as for `ix.muon_dimensions`: `{"head": False}`, `{"**.qkv": {"axes": "(part o) i", "sizes": {"part":
+            3}}}`.
+        inputs: what the model is called on, where axes are read off a trace.
+        forward: function of the model and the inputs, where a plain call is not it.
+        module: where the model is variables of Flax Linen, the module they belong to.
+        **options: further arguments of `optax.contrib.muon`: `weight_decay`, `consistent_rms`, `ns_steps`, ...
+
+    Returns:
+        An `optax.GradientTransformation`.
+
+    Raises:
+        AxesError: restated axes do not fit.
+        RuleError: a selector matches nothing, or a rule asks for a matrix that the array is not.
+        InitaxError: optax is missing, or `adaptive=True`, which would mix matrices, is asked for where an array holds
+            several.
+        ModelError: the forward pass fails, or what was passed is no model.
+
+    Examples:
+        >>> import equinox as eqx, jax, initax as ix
+        >>> model = eqx.nn.LSTMCell(4, 8, key=jax.random.key(0))
+        >>> optimizer = ix.muon(0.02, model, weight_decay=0.01)
+        >>> state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+
+    References:
+        Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et al. 2025, "Muon is
+        scalable for LLM training", arXiv 2502.16982, for `consistent_rms`.
+    """
+    found = survey(model, inputs=inputs, forward=forward, module=module)
+    if "muon_weight_dimension_numbers" in options:
+        raise InitaxError(
+            message("muon: muon_weight_dimension_numbers is what ix.muon finds out.", "leave it out, or use rules")
+        )
+    matrices = _matrices("muon", found, rules)
+    own = {each.parameter.path: each.axes for each in matrices if each.axes is not None}
+    several = [path for path, axes in own.items() if axes.batch_size > 1]
+    if options.get("adaptive") and several:
+        raise InitaxError(
+            message(
+                "muon: adaptive=True scales by one number for each array, and some hold several matrices.",
+                f"arrays: {listing(several, 4)}",
+                "leave adaptive out, or give these to Adam by a rule",
+            )
+        )
+    adapter = _optax("muon")
+    dimensions = {
+        path: adapter.numbers((*axes.receptive_axis, *axes.in_axis), axes.out_axis) for path, axes in own.items()
+    }
+    splits = {path: axes.split for path, axes in own.items() if axes.split != axes.shape}
+    return adapter.muon(
+        learning_rate,
+        _labelled("muon", found, matrices, dimensions),
+        _labelled("muon", found, matrices, splits),
+        options,
+    )
+
+
+def _optax(verb: str) -> Any:
+    try:
+        return importlib.import_module(OPTAX)
+    except ModuleNotFoundError as error:
+        raise InitaxError(message(f"ix.{verb} needs optax, which is not installed.", "pip install optax")) from error
+
+
+def _labelled(verb: str, found: Survey, matrices: list[_Matrix], values: Mapping[str, Any]) -> Labels:
+    rows = (
+        Label(
+            parameter=each.parameter if each.axes is None else replace(each.parameter, axes=each.axes),
+            kind=each.layer.kind,
+            value=values.get(each.parameter.path),
+            why=each.why,
+        )
+        for each in matrices
+    )
+    return Labels(verb, found, rows)
+
+
+def _matrices(verb: str, found: Survey, rules: Any) -> list[_Matrix]:
+    """What each array of a model is as a matrix."""
+    decided = decide_labels(read_rules_of("muon", rules, verb), found) if rules is not None else {}
+    matrices = [_matrix(verb, layer, each, decided.get(each.path)) for layer, each in rows_of(found)]
+    if not any(each.axes is not None for each in matrices):
+        raise RuleError(
+            message(
+                f"{verb}: no array is a matrix of known axes, so that Adam would get all of them.",
+                *(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.why}" for each in matrices[:6]),
+                "" if found.traced is not None else "say what the model is called on, inputs=...",
+            )
+        )
+    blind = [each for each in matrices if each.axes is None and _may_be_matrix(each.parameter, decided)]
+    if blind:
+        first = blind[0].parameter
+        warn(
+            message(
+                f"{verb} can't tell the axes of {count(len(blind), 'array')}, and Adam gets them:",
+                *(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.why}" for each in blind[:4]),
+                f"… {len(blind) - 4} more" if len(blind) > 4 else "",
+                "" if found.traced is not None else "say what the model is called on, inputs=...",
+                f'or say their axes, {{"{first.path}": "{_example(first)}"}}, or False for Adam',
+            )
+        )
+    return matrices
+
+
+def _example(parameter: Parameter) -> str:
+    """A pattern of as many axes as an array has."""
+    outputs = len(parameter.shape) - 1
+    return "i o" if outputs == 1 else " ".join(["i", *(f"o{place}" for place in range(1, outputs + 1))])
+
+
+def _may_be_matrix(parameter: Parameter, decided: Mapping[str, Said]) -> bool:
+    if parameter.path in decided or parameter.excluded is None or parameter.excluded.why not in READ_NOWHERE:
+        return False
+    return sum(size > 1 for size in parameter.shape) > 1 and parameter.role in (None, *WEIGHT_ROLES)
+
+
+def _matrix(verb: str, layer: Layer, parameter: Parameter, said: Said | None) -> _Matrix:
+    def made(axes: Axes | None, why: str) -> _Matrix:
+        return _Matrix(layer, parameter, axes, why)
+
+    if never_trained(parameter):
+        return made(None, str(parameter.excluded))
+    if said is not None and said.value is False:
+        return made(None, f'rule "{said.rule}"')
+    asked = said is not None and (said.is_named or parameter.role in WEIGHT_ROLES)
+    axes = parameter.axes
+    if said is not None and asked and isinstance(said.value, Mapping):
+        try:
+            axes = resolve(said.value["axes"], parameter.shape, said.value["sizes"])
+        except AxesError as error:
+            raise AxesError(f'{verb}: rule "{said.rule}": {parameter.path or "(model)"}: {error}') from None
+    elif parameter.excluded is not None and parameter.excluded.why is not Why.TIED:
+        axes = None
+    why = _why_none(parameter, axes, asked=asked)
+    if why and said is not None and said.is_named:
+        raise RuleError(
+            message(
+                f'{verb}: rule "{said.rule}" asks for a matrix, and {parameter.path or "(model)"} is none: {why}.',
+                f"shape {parameter.shape}" + (f', axes "{axes.pattern}"' if axes is not None else ""),
+                'say its axes, "i o", or False for Adam',
+            )
+        )
+    return made(None if why else axes, why or (f'rule "{said.rule}"' if said is not None and asked else ""))
+
+
+def _why_none(parameter: Parameter, axes: Axes | None, *, asked: bool) -> str:
+    """Why an array is no matrix; nothing where it is one."""
+    if not asked and parameter.role not in ("weight", "recurrent"):
+        return parameter.role or str(parameter.excluded or "its role is not known")
+    if axes is None:
+        return str(parameter.excluded or "its axes are not known")
+    inputs = math.prod(axes.split[axis] for axis in axes.in_axis)
+    outputs = math.prod(axes.split[axis] for axis in axes.out_axis)
+    if 0 in axes.shape:
+        return "empty"
+    if axes.receptive_axis and inputs == 1 and axes.batch_size > 1:
+        return "depthwise"
+    return "a vector" if axes.fan_in <= 1 or outputs <= 1 or not axes.in_axis or not axes.out_axis else ""
+
+
+def _pattern(each: _Matrix) -> str:
+    return each.axes.pattern if each.axes is not None else ""

@@ -1,0 +1,73 @@
+"""Several rule maps with a name each, told from one: a rule map has selectors for keys, a scheme has roles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from initax._errors import InitaxError, RuleError, message
+from initax._model._survey import Survey
+from initax._planning._rules import match, read_rules
+from initax.schemes._scheme import WORDS
+
+
+def named_rules(verb: str, rules: Any, survey: Survey) -> dict[str, Any] | None:
+    """Return the rule maps by name where `rules` is several, and `None` where it is one rule map.
+
+    A mapping with roles for keys, or names of the model's arrays, is a scheme. Any other in which some key selects
+    something in the model is a rule map.
+
+    Args:
+        verb: the function that was called, for an error.
+        rules: what it was given.
+        survey: the model.
+
+    Raises:
+        RuleError: some values are rule maps and others are schemes.
+    """
+    if not isinstance(rules, Mapping):
+        return None
+    maps = {name: _is_rule_map(value, survey) for name, value in rules.items()}
+    if not any(maps.values()):
+        return None
+    if all(isinstance(value, Mapping) and not _is_scheme(value, survey) for value in rules.values()):
+        return {str(name): value for name, value in rules.items()}
+    whole = next(name for name, is_map in maps.items() if is_map)
+    rule = next(name for name, value in rules.items() if not isinstance(value, Mapping) or _is_scheme(value, survey))
+    line = f'rules={{{_shown(whole)}: {_line(rules[whole])}, "other": {{{_shown(rule)}: {_line(rules[rule])}}}}}'
+    raise RuleError(
+        message(
+            f"{verb}: {_shown(whole)} has a rule map for its value, and {_shown(rule)} a scheme: rules are one rule "
+            "map, or several with a name each.",
+            line,
+        )
+    )
+
+
+def _shown(key: Any) -> str:
+    return f'"{key}"' if isinstance(key, str) else repr(getattr(key, "__name__", key))
+
+
+def _line(value: Any) -> str:
+    return repr(value).replace("'", '"')
+
+
+def _is_scheme(value: Mapping[Any, Any], survey: Survey) -> bool:
+    if {"name", "base"} & set(value):
+        return True
+    names = {each.name for layer in survey.layers for each in layer.parameters}
+    return set(value) <= names.union(WORDS)
+
+
+def _is_rule_map(value: Any, survey: Survey) -> bool:
+    if not isinstance(value, Mapping) or _is_scheme(value, survey):
+        return False
+    return any(_selects(key, survey) for key in value)
+
+
+def _selects(selector: Any, survey: Survey) -> bool:
+    try:
+        match(read_rules({selector: None}), survey.layers, survey.aliases)
+    except InitaxError:
+        return False
+    return True

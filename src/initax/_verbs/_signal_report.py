@@ -1,0 +1,305 @@
+"""What `ix.signal_propagation` returns: the numbers of every output, of one rule map or of several side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from initax._errors import InitaxError, count, message, shown
+from initax._text import table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """The output of one weighted operation, bias included; each number is an array with one entry per key.
+
+    Attributes:
+        path: the path of the weight; the step of a loop stands behind, `layers.w[2]`.
+        mean: mean over examples, units and positions.
+        std: standard deviation over the same.
+        mean_square: mean of the square: the length of the signal.
+        dead: fraction of units that are negative for every example, which a relu would never let through.
+        saturated: fraction of entries beyond 3 in size.
+        correlation: mean over pairs of examples of the cosine between their outputs; `nan` for one example, or where
+            the examples can't be told from other axes.
+        gradient_norm: norm of the loss's gradient for the weight; `nan` without a loss, and for a weight that several
+            steps of a loop share.
+        gradient_variance: variance of the entries of that gradient.
+        ran: for each key, whether the operation ran: a branch may not be taken, and a `while` loop end before. Where it
+            did not, the other numbers are `nan`.
+    """
+
+    path: str
+    mean: np.ndarray
+    std: np.ndarray
+    mean_square: np.ndarray
+    dead: np.ndarray
+    saturated: np.ndarray
+    correlation: np.ndarray
+    gradient_norm: np.ndarray
+    gradient_variance: np.ndarray
+    ran: np.ndarray
+
+    def median(self, number: str) -> float:
+        """Return the median of a number over the keys with which the operation ran."""
+        return float(np.median(getattr(self, number)[self.ran]))
+
+
+NUMBERS = tuple(each.name for each in fields(Signal) if each.name not in ("path", "ran"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalReport:
+    """What `ix.signal_propagation` measured: print it for a table of medians over keys.
+
+    Attributes:
+        signals: one per weighted operation, in the order of the forward pass, steps of a loop one by one.
+        unmeasured: paths of weights none of whose operations was seen: they did not run, or are written out.
+
+    Where an output is not finite, with whichever key, the table names the first.
+    """
+
+    signals: tuple[Signal, ...]
+    unmeasured: tuple[str, ...] = ()
+
+    @property
+    def not_finite(self) -> tuple[str, ...]:
+        """Paths of the outputs that are not finite with some key, in the order of the forward pass."""
+        return tuple(each.path for each in self.signals if not np.isfinite(each.mean_square[each.ran]).all())
+
+    def to_dict(self) -> dict[str, dict[str, list[float]]]:
+        """Return path → number → values, one per key; a weight used again has `#2` behind its path."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for signal in self.signals:
+            path, again = signal.path, 2
+            while path in found:
+                path, again = f"{signal.path}#{again}", again + 1
+            found[path] = {name: np.asarray(getattr(signal, name), float).tolist() for name in NUMBERS}
+        return found
+
+    def __str__(self) -> str:
+        """Return the medians as a table; columns that hold nothing are left out."""
+        shown = [name for name in NUMBERS if any(np.isfinite(getattr(signal, name)).any() for signal in self.signals)]
+        rows = [(signal.path, *(f"{signal.median(name):.4g}" for name in shown)) for signal in self.signals]
+        heads = [name.replace("_", " ") for name in shown]
+        keys = self.signals[0].mean.size if self.signals else 0
+        title = count(len(self.signals), "operation") + (f", medians over {keys} keys" if keys > 1 else "")
+        whole = table(title, ("weight", *heads), rows) if rows else title
+        return "\n\n".join([whole, *self.remarks()])
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what is to be said below the table: weights not measured, and where outputs are not finite."""
+        lost = self.not_finite
+        return (
+            *([f"not measured: {', '.join(self.unmeasured)}"] if self.unmeasured else []),
+            *([f"not finite: {lost[0]} first, of {len(lost)}"] if lost else []),
+        )
+
+    def medians(self) -> dict[str, dict[str, float]]:
+        """Return path → number → median over the keys; a weight used again has `#2` behind its path."""
+        return {
+            path: {name: signal.median(name) for name in NUMBERS}
+            for path, signal in zip(self.to_dict(), self.signals, strict=True)
+        }
+
+    def assert_healthy(
+        self,
+        *,
+        mean_square: tuple[float, float] = (0.1, 10.0),
+        dead: float = 0.5,
+        saturated: float = 0.5,
+        correlation: float = 1.0,
+        gradient_ratio: float = math.inf,
+    ) -> None:
+        """Raise unless every signal stays within bounds, in the median over keys. For use in tests.
+
+        Args:
+            mean_square: the least and the largest mean square.
+            dead: the largest fraction of dead units.
+            saturated: the largest fraction of saturated entries.
+            correlation: the largest mean correlation between examples.
+            gradient_ratio: the largest ratio between two gradient norms; needs a loss.
+
+        Raises:
+            AssertionError: a number is out of bounds, or not finite; the message lists each.
+            InitaxError: a bound is none, or `gradient_ratio` is given and no gradient was measured.
+
+        Examples:
+            >>> import equinox as eqx, jax, initax as ix
+            >>> model = eqx.nn.MLP(16, 16, 64, depth=3, key=jax.random.key(0))
+            >>> x = jax.random.normal(jax.random.key(1), (32, 16))
+            >>> report = ix.signal_propagation(model, x, forward=lambda model, x: jax.vmap(model)(x))
+            >>> report.assert_healthy(mean_square=(0.001, 10))
+        """
+        bounds = {
+            "mean_square": _interval("mean_square", mean_square),
+            "dead": (0.0, _largest("dead", dead)),
+            "saturated": (0.0, _largest("saturated", saturated)),
+            "correlation": (-math.inf, _largest("correlation", correlation)),
+        }
+        _largest("gradient_ratio", gradient_ratio)
+        wrong = []
+        for signal in self.signals:
+            for name, (low, high) in bounds.items():
+                value = signal.median(name)
+                if name == "correlation" and math.isnan(value):
+                    continue
+                if not low <= value <= high:
+                    wrong.append(f"{signal.path}: {name} {value:.4g}, not in [{low:g}, {high:g}]")
+        norms = [signal.median("gradient_norm") for signal in self.signals]
+        if math.isfinite(gradient_ratio):
+            if np.all(np.isnan([each for signal in self.signals for each in np.ravel(signal.gradient_norm)])):
+                raise InitaxError(
+                    message(
+                        "assert_healthy: gradient_ratio compares gradients, and none was measured.",
+                        "ix.signal_propagation(model, inputs, loss=lambda output: (output**2).mean())",
+                    )
+                )
+            ratio = max(norms) / min(norms) if min(norms) > 0 else math.inf
+            if not ratio <= gradient_ratio:
+                wrong.append(f"gradient norms: largest over smallest {ratio:.4g}, not at most {gradient_ratio:g}")
+        if wrong:
+            more = f"… {len(wrong) - 8} more" if len(wrong) > 8 else ""
+            raise AssertionError(message("the signal does not stay within bounds.", *wrong[:8], more))
+
+    def plot(self) -> Any:
+        """Return a matplotlib figure: mean square, correlation and gradient norm by depth, as bands over the keys.
+
+        Raises:
+            InitaxError: matplotlib is not installed.
+        """
+        return _figure({"": self})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalComparison:
+    """What `ix.signal_propagation` measured under several rule maps: print it for a table of medians side by side.
+
+    Attributes:
+        reports: name of each rule map → its report.
+    """
+
+    reports: Mapping[str, SignalReport]
+
+    def __getitem__(self, name: str) -> SignalReport:
+        """Return the report of one rule map."""
+        return self.reports[name]
+
+    def to_dict(self) -> dict[str, dict[str, dict[str, list[float]]]]:
+        """Return name of the rule map → path → number → values, one per key."""
+        return {name: report.to_dict() for name, report in self.reports.items()}
+
+    def __str__(self) -> str:
+        """Return the medians side by side; numbers that were not measured are left out."""
+        found = {name: report.medians() for name, report in self.reports.items()}
+        numbers = _measured(self.reports.values())
+        columns = [(number, name) for number in numbers for name in found]
+        paths = list(dict.fromkeys(path for rows in found.values() for path in rows))
+        rows = [
+            (path, *(f"{found[name][path][number]:.4g}" if path in found[name] else "" for number, name in columns))
+            for path in paths
+        ]
+        keys = next((each.mean.size for report in self.reports.values() for each in report.signals), 0)
+        title = f"{count(len(paths), 'operation')}, {count(len(found), 'rule map')}, medians over {count(keys, 'key')}"
+        shown = table(title, ("weight", *(f"{number.replace('_', ' ')}, {name}" for number, name in columns)), rows)
+        below = [f"{name}: {line}" for name, report in self.reports.items() for line in report.remarks()]
+        return "\n\n".join([shown, *below])
+
+    def assert_healthy(self, **bounds: Any) -> None:
+        """Raise unless the signals of every rule map stay within bounds, as `SignalReport.assert_healthy` takes them.
+
+        Args:
+            bounds: the bounds, by name.
+
+        Raises:
+            AssertionError: a number is out of bounds; the message names the rule map.
+            InitaxError: a bound is none.
+        """
+        for name, report in self.reports.items():
+            try:
+                report.assert_healthy(**bounds)
+            except AssertionError as error:
+                raise AssertionError(f'rules "{name}": {error}') from None
+
+    def plot(self) -> Any:
+        """Return a matplotlib figure: mean square, correlation and gradient norm by depth, a band for each rule map.
+
+        Raises:
+            InitaxError: matplotlib is not installed.
+        """
+        return _figure(self.reports)
+
+
+PLOTTED = ("mean_square", "correlation", "gradient_norm")
+"""The numbers that tell rule maps apart at a glance."""
+
+
+def _measured(reports: Iterable[SignalReport]) -> list[str]:
+    """The numbers to compare that were measured at all."""
+    signals = [signal for report in reports for signal in report.signals]
+    return [name for name in PLOTTED if any(np.isfinite(getattr(signal, name)).any() for signal in signals)]
+
+
+def _figure(reports: Mapping[str, SignalReport]) -> Any:
+    """A panel for each number, in it a band for each report over its keys, with its name."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InitaxError(
+            message("plot() draws with matplotlib, which is missing.", "pip install initax[plot]")
+        ) from error
+    shown = _measured(reports.values())
+    figure = Figure(figsize=(4.5 * len(shown), 3.2), layout="constrained")
+    for panel, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        every = []
+        for label, report in reports.items():
+            values = [np.asarray(getattr(signal, name), float)[signal.ran] for signal in report.signals]
+            # What is not finite has no place on an axis; the line ends there.
+            values = [np.where(np.isfinite(each), each, np.nan) for each in values]
+            low, middle, high = np.array([np.quantile(each, (0.1, 0.5, 0.9)) for each in values]).T
+            depth = np.arange(1, len(values) + 1)
+            (line,) = panel.plot(depth, middle, label=label)
+            panel.fill_between(depth, low, high, alpha=0.25, linewidth=0, color=line.get_color())
+            every += values
+        panel.set_xlabel("weighted operation")
+        panel.set_title(name.replace("_", " "))
+        if name != "correlation" and np.nanmin(np.concatenate(every)) > 0:
+            panel.set_yscale("log")
+        if len(reports) > 1:
+            panel.legend()
+    return figure
+
+
+def _largest(name: str, value: Any) -> float:
+    """A bound as a number.
+
+    Raises:
+        InitaxError: it is none.
+    """
+    if _is_number(value):
+        return float(value)
+    line = f"assert_healthy({name}=0.6)"
+    if isinstance(value, tuple | list) and len(value) == 2 and _is_number(value[1]):
+        line = f"assert_healthy({name}={value[1]})"
+    raise InitaxError(message(f"assert_healthy: {name} is one number, the largest, not {shown(value)}.", line))
+
+
+def _interval(name: str, value: Any) -> tuple[float, float]:
+    """Two bounds as numbers.
+
+    Raises:
+        InitaxError: they are none.
+    """
+    if isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value)):
+        return float(value[0]), float(value[1])
+    line = f"assert_healthy({name}=(0.1, {value if _is_number(value) else 10.0}))"
+    head = f"assert_healthy: {name} is two numbers, the least and the largest, not {shown(value)}."
+    raise InitaxError(message(head, line))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -1,0 +1,117 @@
+"""One array by itself: what a scheme makes of a shape, its axes and its role, with no model around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from initax._errors import AxesError, SchemeError, message, shown
+from initax._math._axes import refuse_unsided, resolve
+from initax._model._parameter import WEIGHT_ROLES, Fans, Layer, Parameter, Role
+from initax.schemes._initializer import Initializer, Recipe
+from initax.schemes._scheme import UNSET, as_scheme
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """An array that is to be drawn: how, in which shape, of which type."""
+
+    recipe: Recipe
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+def alone(
+    scheme: Any,
+    shape: Any,
+    dtype: Any = None,
+    *,
+    axes: str | None = None,
+    sizes: Mapping[str, int] | None = None,
+    role: Role = "weight",
+    fan_in: float | None = None,
+    fan_out: float | None = None,
+) -> Alone:
+    """Return how a scheme draws one array.
+
+    Args:
+        scheme: anything a rule accepts.
+        shape: its shape.
+        dtype: its type; JAX's default float if left out.
+        axes: its axes; `"... i o"` for weights and `"o"` for a bias or scale of one axis if left out.
+        sizes: sizes of named axes.
+        role: which role of the scheme draws it.
+        fan_in: for a bias, the fan_in of its weight.
+        fan_out: for a bias, the fan_out of its weight.
+
+    Raises:
+        SchemeError: the scheme is unknown, does not speak of the role, or can't serve the array.
+        AxesError: the axes do not fit the shape.
+    """
+    weighs = role in WEIGHT_ROLES
+    shape = _shape(shape)
+    found = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
+    if not jnp.issubdtype(found, jnp.inexact):
+        raise SchemeError(message(f"only floating and complex arrays are drawn, not {found.name}."))
+    chosen = as_scheme(scheme)
+    part = chosen.part(role)
+    is_vector = weighs and axes is None and len(shape) < 2
+    without_axes = is_vector and isinstance(part, Initializer) and part.fits_bias
+    pattern = axes or ("... i o" if weighs and not is_vector else "..." if len(shape) != 1 else "o")
+    if is_vector and not without_axes:
+        raise SchemeError(
+            message(
+                f"a weight of shape {shape} has no input and output axis.",
+                'say what its axes are, axes="o"; or draw it as a bias, role="bias"',
+            )
+        )
+    resolved = resolve(pattern, shape, sizes)
+    if weighs and not without_axes:
+        refuse_unsided(pattern)
+        fan_in = resolved.fan_in if fan_in is None else fan_in
+        fan_out = resolved.fan_out if fan_out is None else fan_out
+    if role == "bias" and fan_in is not None and fan_out is None:
+        fan_out = math.nan  # no law of a bias asks for it
+    fans = None if fan_in is None or fan_out is None else (fan_in, fan_out)
+    parameter = Parameter(
+        path="",
+        name=role,
+        role=role,
+        shape=shape,
+        dtype=found,
+        axes=None if without_axes else resolved,
+        fans=None if fans is None else Fans(fans, fans),
+    )
+    if part is None or part is UNSET:
+        raise SchemeError(message(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}"))
+    layer = Layer(path="", kind="Linear", cls=type(None), parameters=(parameter,))
+    return Alone(part.recipe(parameter, layer), shape, found)
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    """A shape as a tuple of whole numbers.
+
+    Raises:
+        AxesError: it is none.
+    """
+    if isinstance(shape, int | np.integer) and not isinstance(shape, bool):
+        raise AxesError(
+            message(
+                f"a shape is a tuple, not {shown(shape)}.",
+                f'for a bias write ({shape},), role="bias"; for a weight both of its axes, inputs first: (4, {shape})',
+            )
+        )
+    if isinstance(shape, np.ndarray) and shape.ndim == 1 and np.issubdtype(shape.dtype, np.integer):
+        shape = tuple(map(int, shape))
+    if hasattr(shape, "shape"):
+        raise AxesError(message(f"a shape is a tuple, not {shown(shape)}.", "write array.shape"))
+    if not isinstance(shape, tuple | list) or not all(
+        isinstance(each, int | np.integer) and not isinstance(each, bool) and each >= 0 for each in shape
+    ):
+        raise AxesError(message(f"a shape is a tuple of whole numbers, not {shown(shape)}.", "write (4, 8)"))
+    return tuple(map(int, shape))

@@ -1,0 +1,132 @@
+"""The scheme `centered`: another scheme's weights, less the mean of each output's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from initax._errors import SchemeError, message
+from initax._math._axes import Axes
+from initax._model._parameter import Layer, Parameter, Role
+from initax._model._reason import Reason
+from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, refuse_old, where
+from initax.schemes._named import SchemeLike
+from initax.schemes._named import scheme as named
+from initax.schemes._scheme import Scheme
+
+FEWEST = 8
+"""Inputs of one output below which a centered weight has too few free entries left to be called by its law."""
+
+
+@dataclass(frozen=True, slots=True)
+class CenteredKernel(Kernel):
+    """Another kernel's array less the mean over the inputs of each output, scaled so that the variance stays."""
+
+    inner: Kernel
+    axes: Axes
+    elementwise: ClassVar[bool] = False
+
+    def anywhere(self) -> CenteredKernel:
+        """As the inner kernel."""
+        return replace(self, inner=self.inner.anywhere())
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        split = jnp.reshape(self.inner(key, numbers, shape, dtype), self.axes.split)
+        centered = split - jnp.mean(split, (*self.axes.receptive_axis, *self.axes.in_axis), keepdims=True)
+        freed = math.sqrt(self.axes.fan_in / (self.axes.fan_in - 1))
+        return jnp.reshape(centered * jnp.asarray(freed, dtype), shape)
+
+    def mean(self, numbers: tuple[Any, ...]) -> float:
+        """Return zero."""
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Centered(Initializer):
+    """Another initializer's array with the mean of each output's weights taken off."""
+
+    inner: Initializer
+    centers: ClassVar[bool] = True
+
+    @property
+    def needs_reach(self) -> bool:  # type: ignore[override]
+        """As the inner initializer."""
+        return self.inner.needs_reach
+
+    def declines(self, parameter: Parameter) -> Reason | None:
+        """As the inner initializer."""
+        return self.inner.declines(parameter)
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        axes = known_axes("centered", parameter)
+        _refuse_misfit(parameter, axes)
+        recipe = self.inner.recipe(parameter, layer)
+        refuse_old("centered", recipe, parameter)
+        return replace(recipe, kernel=CenteredKernel(recipe.kernel, axes))
+
+    def spec(self) -> Any:
+        """Return what JSON keeps of it."""
+        return [self.name, {"scheme": self.inner.spec()}]
+
+    def __str__(self) -> str:
+        """Return it as one would call it."""
+        return f"centered({self.inner})"
+
+
+@named("centered")
+def centered(scheme: SchemeLike) -> Scheme:
+    """Return another scheme with the mean of each output's weights taken off; biases and scales stay as they are.
+
+    What comes out of a weight then no longer depends on the mean of what goes in, which after relu, gelu or silu is
+    what examples have in common: deep networks keep examples apart. The mean is taken over inputs and receptive field,
+    for each group, gate and stack entry by itself, and the rest is scaled by n / (n - 1) in variance for the degree of
+    freedom that is lost. What the signal's own mean gave to the length is missing: with `("auto", {"center": True})`
+    the weights are scaled by the variance of what reaches them, and not by its mean square. Embeddings stay as they
+    are.
+
+    Args:
+        scheme: the scheme, written in any way a rule accepts.
+
+    Raises:
+        SchemeError: the scheme is wrong; when a plan is made, a weight is positive, depthwise, or has fewer than eight
+            inputs.
+
+    Examples:
+        >>> import initax as ix, jax
+        >>> w = ix.draw(("centered", {"scheme": "he_normal"}), jax.random.key(0), (64, 32))
+        >>> bool(abs(w.mean(0)).max() < 1e-6)
+        True
+
+    References:
+        Brock et al. 2021, "Characterizing signal propagation to close the performance gap in unnormalized ResNets",
+        arXiv 2101.08692, section 4, for the idea; there the stored weight is standardized in every forward pass.
+    """
+
+    def of(part: Initializer | None, role: Role) -> Initializer | None:
+        return Centered(part, name="centered") if part is not None and role in ("weight", "recurrent") else part
+
+    whole = Scheme.of({role: of(part, role) for role, part in scheme.parts.items()})
+    whole.axes, whole.sizes = dict(scheme.axes), dict(scheme.sizes)
+    whole.arrays = {name: None if each is None else centered(each) for name, each in scheme.arrays.items()}
+    return whole
+
+
+def _refuse_misfit(parameter: Parameter, axes: Axes) -> None:
+    inputs = math.prod(axes.split[axis] for axis in axes.in_axis)
+    seen = f'shape {parameter.shape}, axes "{axes.pattern}"'
+    keep = f'for it write a rule of its own: {{"{parameter.path or "*"}": "he_normal"}}'
+    if parameter.constraint is not None and not parameter.constraint.scales:
+        why = f"it is stored behind {parameter.constraint.name}, and its mean may have to stay"
+    elif axes.receptive_axis and axes.batch_size > 1 and inputs == 1:
+        why = "it is depthwise: its mean is the channel itself"
+    elif axes.fan_in < FEWEST:
+        why = f"one output has {axes.fan_in} inputs, fewer than {FEWEST}"
+    else:
+        return
+    raise SchemeError(message(f"centered can't serve {where(parameter)}: {why}.", seen, keep))

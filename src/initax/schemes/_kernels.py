@@ -1,0 +1,239 @@
+"""Kernels that draw entry by entry: one number, normal and uniform variates, cut and complex ones.
+
+Each draws a unit variate with JAX's own sampler and scales it by a run-time number, so results equal those of
+`jax.nn.initializers` bit for bit, eager and jitted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from initax.schemes._initializer import Kernel, is_complex, real_dtype
+
+SCALES_AFTERWARDS = jax.__version_info__ < (0, 12)
+"""Up to JAX 0.11 `initializers.normal` multiplies a finished normal; XLA, given both in one program, merges the two
+constant factors and changes the last bit of a third of the entries. A barrier keeps jitted draws equal to eager ones.
+From 0.12 on JAX merges the factors itself, and XLA keeps a barrier for so long that what stands on its two sides is no
+longer fused: a bfloat16 array would need twice its own memory beside it."""
+
+
+def scaled_normal(key: jax.Array, scale: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Return a centered normal array of standard deviation `scale`, with the bits of `jax.nn.initializers.normal`.
+
+    Args:
+        key: the key.
+        scale: the standard deviation, a number or a scalar array.
+        shape: shape of the array.
+        dtype: its type, floating or complex.
+    """
+    scale = jnp.asarray(scale, dtype)
+    scaled: jax.Array
+    if SCALES_AFTERWARDS:
+        scaled = lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * scale
+    else:
+        scaled = jax.nn.initializers.normal(scale)(key, shape, dtype)
+    return scaled
+
+
+@dataclass(frozen=True, slots=True)
+class Full(Kernel):
+    """Every entry the same number."""
+
+    random: ClassVar[bool] = False
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        return jnp.full(shape, jnp.asarray(numbers[0]).astype(dtype), dtype)
+
+    def on_host(self, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Return the array made without JAX."""
+        return np.full(shape, numbers[0], dtype)
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the number."""
+        return numbers[0]
+
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return the number."""
+        return numbers[0]
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return whether the number is."""
+        return float(numbers[0] >= bound)
+
+
+@dataclass(frozen=True, slots=True)
+class NormalKernel(Kernel):
+    """Normal, real or circular complex; numbers are the standard deviation and, if not zero, the mean.
+
+    The mean of complex entries is two numbers, its parts.
+    """
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        return _shifted(scaled_normal(key, numbers[0], shape, dtype), numbers, dtype)
+
+    def mean(self, numbers: tuple[float, ...]) -> float | None:
+        """Return the second number; nothing is said of a complex mean."""
+        return numbers[1] if len(numbers) == 2 else None if len(numbers) == 3 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TruncatedNormalKernel(Kernel):
+    """Standard normal cut at `lower` and `upper`, scaled afterwards."""
+
+    lower: float = -2.0
+    upper: float = 2.0
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        unit = jax.random.truncated_normal(key, self.lower, self.upper, shape, dtype)
+        return _shifted(unit * jnp.asarray(numbers[0], dtype), numbers, dtype)
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the second number, and what is cut off more on one side than on the other."""
+        shift = numbers[1] if len(numbers) > 1 else 0.0
+        return shift + numbers[0] * truncated_mean(self.lower, self.upper)
+
+
+@dataclass(frozen=True, slots=True)
+class ComplexTruncatedNormalKernel(Kernel):
+    """Circular complex normal with its modulus cut at `upper`, by inversion of the modulus' distribution."""
+
+    upper: float = 2.0
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        real = real_dtype(dtype)
+        for_modulus, for_phase = jax.random.split(key)
+        inside = jax.random.uniform(for_modulus, shape, real) * (1 - math.exp(-(self.upper**2)))
+        phase = 2 * np.pi * jax.random.uniform(for_phase, shape, real)
+        modulus = jnp.sqrt(-jnp.log1p(-inside)) * numbers[0]
+        return lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
+
+
+@dataclass(frozen=True, slots=True)
+class UniformKernel(Kernel):
+    """Uniform between `lower` and 1, scaled afterwards; complex entries have independent uniform parts.
+
+    Attributes:
+        lower: lower end of the interval before it is scaled.
+        below: largest number below 1 of the narrow type that is stored, so that rounding reaches no upper end.
+    """
+
+    lower: float = -1.0
+    below: float | None = None
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        if not is_complex(dtype):
+            unit = jax.random.uniform(key, shape, dtype, self.lower)
+            unit = unit if self.below is None else jnp.minimum(unit, jnp.asarray(self.below, dtype))
+            return unit * jnp.asarray(numbers[0], dtype)
+        parts = [jax.random.uniform(each, shape, real_dtype(dtype), self.lower) for each in jax.random.split(key)]
+        return lax.complex(*parts) * jnp.asarray(numbers[0], dtype)
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the middle of the interval."""
+        return (self.lower + 1) / 2 * numbers[0]
+
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return the lower end of the interval."""
+        return min(self.lower * numbers[0], numbers[0])
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return the share of the interval beyond the bound."""
+        low, high = sorted((self.lower * numbers[0], numbers[0]))
+        return min(max((high - bound) / (high - low), 0.0), 1.0) if high > low else float(low >= bound)
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalKernel(Kernel):
+    """Uniform between two numbers; complex entries have independent uniform parts."""
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        lower, upper = (jnp.asarray(each, real_dtype(dtype)) for each in numbers)
+        keys = jax.random.split(key) if is_complex(dtype) else [key]
+        parts = [jax.random.uniform(each, shape, real_dtype(dtype)) * (upper - lower) + lower for each in keys]
+        return lax.complex(*parts) if len(parts) == 2 else parts[0]
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the middle of the interval."""
+        return (numbers[0] + numbers[1]) / 2
+
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return the lower end of the interval."""
+        return numbers[0]
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return the share of the interval beyond the bound."""
+        return min(max((numbers[1] - bound) / (numbers[1] - numbers[0]), 0.0), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskKernel(Kernel):
+    """Uniform on a complex disk of unit variance, scaled afterwards: what `jax.nn.initializers` calls uniform."""
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        for_modulus, for_phase = jax.random.split(key)
+        modulus = jnp.sqrt(2 * jax.random.uniform(for_modulus, shape, real_dtype(dtype))) * numbers[0]
+        phase = 2 * np.pi * jax.random.uniform(for_phase, shape, real_dtype(dtype))
+        return lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
+
+
+def _shifted(scaled: jax.Array, numbers: tuple[Any, ...], dtype: Any) -> jax.Array:
+    if len(numbers) == 3:
+        return scaled + lax.complex(*(jnp.asarray(each, real_dtype(dtype)) for each in numbers[1:])).astype(dtype)
+    return scaled + jnp.asarray(numbers[1], dtype) if len(numbers) > 1 else scaled
+
+
+def _density(x: float) -> float:
+    return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+LAST = 37.0
+"""Beyond so many standard deviations doubles hold no mass of a normal."""
+
+
+def _mass(lower: float, upper: float) -> float:
+    if upper < 0:
+        return _mass(-upper, -lower)
+    return (math.erfc(lower / math.sqrt(2)) - math.erfc(upper / math.sqrt(2))) / 2
+
+
+def truncated_mean(lower: float, upper: float) -> float:
+    """Return the mean of a standard normal cut at `lower` and `upper`.
+
+    Examples:
+        >>> round(truncated_mean(0.0, math.inf), 10)
+        0.7978845608
+    """
+    if lower > LAST or upper < -LAST:
+        return lower + 1 / lower if lower > 0 else upper + 1 / upper  # the tail is exponential so far out
+    return (_density(lower) - _density(upper)) / _mass(lower, upper)
+
+
+def truncated_std(lower: float, upper: float) -> float:
+    """Return the standard deviation of a standard normal cut at `lower` and `upper`.
+
+    Examples:
+        >>> round(truncated_std(-2.0, 2.0), 10)
+        0.879625661
+    """
+
+    def edge(x: float) -> float:
+        return 0.0 if math.isinf(x) else x * _density(x)
+
+    if lower > LAST or upper < -LAST:
+        return min(1 / min(abs(lower), abs(upper)), (upper - lower) / math.sqrt(12))
+    mass, mean = _mass(lower, upper), truncated_mean(lower, upper)
+    return math.sqrt(max(1 + (edge(lower) - edge(upper)) / mass - mean**2, 0.0))

@@ -1,0 +1,123 @@
+"""`@scheme("normal")` over a typed function: its name, defaults, checks of arguments and printing come from there.
+
+The function returns the parts of the scheme, an initializer for each role. An argument's type says how it is checked.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, ParamSpec, Union, get_args, get_origin, get_type_hints
+
+from initax._errors import SchemeError, message
+from initax._model._parameter import Role
+from initax.schemes._initializer import (
+    Args,
+    Initializer,
+    choice,
+    entries,
+    gain_number,
+    number,
+    positive_number,
+)
+from initax.schemes._scheme import Scheme, as_scheme, enter, unknown_argument
+
+P = ParamSpec("P")
+Parts = Mapping[Role, Initializer | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Marks a type of arguments with what checks them.
+
+    Attributes:
+        of: from the scheme's name, the argument's name and its value to the value that is meant; raises a
+            `SchemeError` where there is none.
+    """
+
+    of: Callable[[str, str, Any], Any]
+
+
+def _flag(scheme: str, name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SchemeError(message(f"{scheme}: {name} must be True or False, not {value!r}."))
+    return value
+
+
+Number = Annotated[float, Check(number)]
+NonNegative = Annotated[float, Check(functools.partial(number, least=0.0))]
+Positive = Annotated[float, Check(positive_number)]
+Share = Annotated[float, Check(functools.partial(number, least=0.0, most=1.0))]
+Values = Annotated[Any, Check(entries)]
+"""A number or an array of numbers."""
+Gain = Annotated[Any, Check(lambda scheme, _, value: gain_number(scheme, value))]
+"""A number, or an activation or its name, whose exact gain it is."""
+SchemeLike = Annotated[Any, Check(lambda _scheme, _name, value: as_scheme(value))]
+"""Anything a rule accepts."""
+
+
+def scheme(*names: str) -> Callable[[Callable[P, Parts | Scheme]], Callable[P, Scheme]]:
+    """Enter a function as the scheme of these names; the first one is printed.
+
+    Args:
+        *names: the names.
+    """
+
+    def entered(function: Callable[P, Parts | Scheme]) -> Callable[P, Scheme]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def made(*args: P.args, **kwargs: P.kwargs) -> Scheme:
+            for argument, value in kwargs.items():
+                if argument not in signature.parameters:
+                    raise SchemeError(unknown_argument(names[0], argument, value))
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            checks = _checks(function)
+            checked = {key: _checked(names[0], key, value, checks[key]) for key, value in given.arguments.items()}
+            found = function(**checked)  # type: ignore[call-arg]
+            if isinstance(found, Scheme) and found.is_named:
+                return found
+            own = tuple(pair for pair in checked.items() if pair[1] != signature.parameters[pair[0]].default)
+            return _named(found, names[0], own)
+
+        for name in names:
+            enter(name, made)
+        return made
+
+    return entered
+
+
+def _named(found: Parts | Scheme, name: str, args: Args) -> Scheme:
+    """A scheme under its name, and its initializers, where they have no other."""
+    if isinstance(found, Scheme):
+        return found.called(name, dict(args))
+    parts = {
+        role: replace(part, name=name, args=args) if part is not None and not part.name else part
+        for role, part in found.items()
+    }
+    return Scheme.of(parts, name, dict(args))
+
+
+@functools.cache
+def _checks(function: Callable[..., Any]) -> Mapping[str, Any]:
+    """Each argument's type, with what checks it."""
+    return get_type_hints(function, include_extras=True)
+
+
+def _checked(scheme: str, name: str, value: Any, annotation: Any) -> Any:
+    """A value as its type has it."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        options = [each for each in get_args(annotation) if each is not types.NoneType]
+        if value is None or len(options) > 1:
+            return value
+        annotation = options[0]
+    if get_origin(annotation) is Literal:
+        return choice(scheme, name, value, get_args(annotation))
+    if annotation is bool:
+        return _flag(scheme, name, value)
+    checks = [each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Check)]
+    return checks[0].of(scheme, name, value) if checks else value

@@ -1,0 +1,122 @@
+"""Models that put the entries of their arrays elsewhere before these meet the signal, and how each array is read.
+
+Every output is linear in each array, with nothing mixed after the array has met the signal: the entries of a weight
+that one output depends on, counted with a Jacobian, are the fan_in.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from tests.traced import Model, S, tokens
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def haiku_gru(p, x, h):
+    w_z, w_a = jnp.split(p["w_h"], [10], axis=1)
+    b_z, b_a = jnp.split(p["b"], [10])
+    gates = x @ p["w_i"][:, :10] + h @ w_z + b_z
+    z, r = jnp.split(gates, 2)
+    return z, r, x @ p["w_i"][:, 10:] + h @ w_a + b_a
+
+
+def grouped_queries(p, x):
+    q, k, v = jnp.split(p["qkv"], [8, 12], axis=1)
+    return (x @ q).reshape(-1, 4, 2), x @ k, x @ v
+
+
+def grouped_queries_after(p, x):
+    return tuple(jnp.split(x @ p["qkv"] + p["b"], [8, 12], axis=1))
+
+
+def joined_unevenly(p, x):
+    y = x @ jnp.concatenate([p["q"], p["kv"]], axis=1) + jnp.concatenate([p["qb"], p["kvb"]])
+    return tuple(jnp.split(y, [3, 7], axis=1))
+
+
+def convolved(x, w, groups=1):
+    return lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=NHWC, feature_group_count=groups)
+
+
+def layers_of_halves(p, x, h):
+    return tuple(x @ p["w"][layer, :3] + h @ p["w"][layer, 3:] for layer in range(2))
+
+
+def fourier(p, x):
+    modes = jnp.einsum("bixy,ioxy->boxy", jnp.fft.rfft2(x)[..., :4, :3], p["w"])
+    return jnp.real(modes), jnp.imag(modes)
+
+
+MOVED = (
+    Model("cells of haiku", haiku_gru, {"w_i": S(4, 15), "w_h": S(5, 15), "b": S(15)}, (S(4), S(5)),
+          {"w_i": "i o", "w_h": "i o", "b": "o"}),
+    Model("grouped queries", grouped_queries, {"qkv": S(6, 16)}, (S(3, 6),), {"qkv": "i o"}),
+    Model("grouped queries of outputs", grouped_queries_after, {"qkv": S(6, 16), "b": S(16)}, (S(3, 6),),
+          {"qkv": "i o", "b": "o"}),
+    Model("joined in unequal parts", joined_unevenly, {"q": S(4, 3), "kv": S(4, 8), "qb": S(3), "kvb": S(8)},
+          (S(2, 4),), {"q": "i o", "kv": "i (group o)", "qb": "o", "kvb": "(group o)"}),
+    Model("joined along inputs", lambda p, x: x @ jnp.concatenate([p["a"], p["b"]]), {"a": S(4, 3), "b": S(5, 3)},
+          (S(2, 9),), {"a": "i o", "b": "i o"}),
+    Model("outputs in another order", lambda p, x: x @ p["w"][:, jnp.array([2, 0, 1, 3])], {"w": S(3, 4)}, (S(2, 3),),
+          {"w": "i o"}),
+    Model("inputs in another order", lambda p, x: x @ jnp.take(p["w"], np.array([2, 0, 1]), axis=0), {"w": S(3, 4)},
+          (S(2, 3),), {"w": "i o"}),
+    Model("rolled outputs", lambda p, x: jnp.einsum("c,abc->ab", x, jnp.roll(p["w"], 1, 0)), {"w": S(2, 3, 4)}, (S(4),),
+          {"w": "o1 o2 i"}),
+    Model("rolled inputs", lambda p, x: x @ jnp.roll(p["w"], 1, 0), {"w": S(3, 2)}, (S(4, 3),), {"w": "i o"}),
+    Model("stacked rows", lambda p, x: x @ jnp.stack([p["w"][1], p["w"][0]]), {"w": S(2, 3)}, (S(4, 2),), {"w": "i o"}),
+    Model("a flipped kernel", lambda p, x: convolved(x, p["w"][::-1, ::-1]), {"w": S(2, 3, 4, 5)}, (S(1, 4, 4, 4),),
+          {"w": "... i o"}),
+    Model("a kernel with holes", lambda p, x: convolved(x, lax.pad(p["w"], 0.0, ((1, 0, 1), *((0, 0, 0),) * 3))),
+          {"w": S(2, 3, 4, 5)}, (S(1, 5, 4, 4),), {"w": "... i o"}),
+    Model("joined groups", lambda p, x: convolved(x, jnp.concatenate([p["a"], p["b"]], -1), 4),
+          {"a": S(2, 3, 1, 2), "b": S(2, 3, 1, 2)}, (S(1, 4, 4, 4),), {"a": "... i stack", "b": "... i stack"}),
+    Model("padded inputs", lambda p, x: x @ jnp.pad(p["w"], ((1, 2), (0, 0))), {"w": S(3, 4)}, (S(2, 6),),
+          {"w": "i o"}),
+    Model("set in a block of zeros", lambda p, x: x @ jnp.zeros((5, 4)).at[1:4].set(p["w"]), {"w": S(3, 4)},
+          (S(2, 5),), {"w": "i o"}),
+    Model("set in rows of zeros", lambda p, x: x @ jnp.zeros((5, 4)).at[jnp.array([3, 0, 1])].set(p["w"]),
+          {"w": S(3, 4)}, (S(2, 5),), {"w": "i o"}),
+    Model("added to zeros", lambda p, x: x @ jnp.zeros((5, 4)).at[1:4].add(p["w"]), {"w": S(3, 4)}, (S(2, 5),),
+          {"w": "i o"}),
+    Model("written over zeros", lambda p, x: x @ lax.dynamic_update_slice(jnp.zeros((5, 4)), p["w"], (1, 0)),
+          {"w": S(3, 4)}, (S(2, 5),), {"w": "i o"}),
+    Model("one row over another array", lambda p, x: x @ p["w"].at[2].set(p["row"]), {"w": S(3, 4), "row": S(4)},
+          (S(2, 3),),
+          {"w": "entry 2 of its axis 0, over which it is summed, is not used (moved.py:LINE)",
+           "row": "no axis of it is summed over (moved.py:LINE)"}),
+    Model("a running sum of inputs", lambda p, x: x @ jnp.cumsum(p["w"], 0), {"w": S(3, 4)}, (S(2, 3),), {"w": "i o"}),
+    Model("a running sum of outputs", lambda p, x: x @ jnp.cumsum(p["w"], 1), {"w": S(3, 4)}, (S(2, 3),),
+          {"w": "cumsum stands between it and the signal (moved.py:LINE)"}),
+    Model("tiled outputs", lambda p, x: x @ jnp.tile(p["w"], (1, 2)), {"w": S(3, 4)}, (S(2, 3),), {"w": "i o"}),
+    Model("repeated outputs", lambda p, x: x @ jnp.repeat(p["w"], 2, axis=1), {"w": S(3, 4)}, (S(2, 3),), {"w": "i o"}),
+    Model("a table for each", lambda p, x: jax.vmap(lambda e, j: e[j])(p["w"], x), {"w": S(2, 9, 4)}, (tokens(2, 3),),
+          {"w": "stack o i"}),
+    Model("a table for each, by number", lambda p, x: p["w"][jnp.arange(2), x], {"w": S(2, 9, 4)}, (tokens(2),),
+          {"w": "stack o i"}),
+    Model("a table for each, in rows", lambda p, x: p["w"][jnp.arange(2)[:, None], x], {"w": S(2, 9, 4)},
+          (tokens(2, 3),), {"w": "stack o i"}),
+    Model("a table behind a row of zeros", lambda p, x: jnp.pad(p["w"], ((1, 0), (0, 0)))[x], {"w": S(9, 4)},
+          (tokens(3),), {"w": "o i"}),
+    Model("unequal parts that are added up", lambda p, x, h: p["w"][:, :3] @ x + p["w"][:, 3:] @ h, {"w": S(5, 8)},
+          (S(3), S(5)), {"w": "o i"}),
+    Model("parts in each layer", layers_of_halves, {"w": S(2, 8, 5)}, (S(3), S(5)), {"w": "stack i o"}),
+    Model("parts that are not added up", lambda p, x, h: (x @ p["w"][:3], h @ p["w"][3:]), {"w": S(8, 5)}, (S(3), S(5)),
+          {"w": "parts of it along an input axis are used one by one (moved.py:LINE)"}),
+    Model("some of the inputs", lambda p, x: x @ p["w"][:3], {"w": S(8, 5)}, (S(3),),
+          {"w": "entries 3 to 7 of its axis 0, over which it is summed, are not used (moved.py:LINE)"}),
+    Model("parts of unlike roles", lambda p, x: x @ p["w"][:12].reshape(4, 3) + p["w"][12:], {"w": S(15)}, (S(2, 4),),
+          {"w": "its parts disagree: it is a weight (moved.py:LINE), a bias (moved.py:LINE)"}),
+    Model("windows that overlap", lambda p, x: p["w"][:-1] @ x[:5] + p["w"][1:] @ x[5:], {"w": S(9, 5)}, (S(10),),
+          {"w": "outputs of different entries of it are added up (moved.py:LINE)"}),
+    Model("a diagonal", lambda p, x: x @ p["w"][jnp.arange(4), jnp.arange(4)], {"w": S(4, 4)}, (S(3, 4),),
+          {"w": "4 of the 16 entries of its axes 0 and 1 are picked one by one (moved.py:LINE)"}),
+    Model("a triangle", lambda p, x: x @ jnp.zeros((4, 4)).at[jnp.triu_indices(4)].set(p["w"]), {"w": S(10)},
+          (S(3, 4),), {"w": "scatter stands between it and the signal (moved.py:LINE)"}),
+    Model("transposed one by one", lambda p, x: jnp.einsum("ti,soi->tso", x, lax.map(jnp.transpose, p["w"])),
+          {"w": S(3, 2, 4)}, (S(5, 2),), {"w": "o1 i o2"}),
+    Model("modes of a Fourier transform", fourier, {"w": S(3, 7, 4, 3)}, (S(2, 3, 8, 8),), {"w": "i o stack stack2"}),
+)  # fmt: skip
+"""Every row moves entries in another way; what is no pattern is the reason why the array can't be read."""
