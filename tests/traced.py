@@ -363,6 +363,14 @@ def constant_in_front(p, x):
     return x @ (jnp.arange(24.0).reshape(4, 6) @ p["w"])
 
 
+def ragged(p, x):
+    return lax.ragged_dot(x, p["w"], jnp.array([2, 3], jnp.int32))
+
+
+def returned(p, x):
+    return x @ p["w"], p["log_std"]
+
+
 def own_sum(p, x):
     return x @ p["w"].sum(0)
 

@@ -8,14 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from initax._model._reason import Why
 from initax._trace._contract import settle
 from initax._trace._entries import Reader
 from initax._trace._interpret import Walk
 from initax._trace._reading import Reading, read
 from initax._trace._units import Follow
 from initax._trace._units import LostError as LostError
-from initax._trace._uses import Uses, Value
-from initax._trace._views import whole
+from initax._trace._uses import Use, Uses, Value
+from initax._trace._views import Stop, whole
 
 
 def readings(forward: Callable[..., Any], arrays: Mapping[str, Any], inputs: Sequence[Any]) -> dict[str, Reading]:
@@ -105,6 +106,11 @@ def _walked(closed: Any, arrays: int, constants: int, uses: Uses) -> list[Value]
     for result in results:
         if result.data or any(view.fed_by_constant for view in result.weights):
             settle(result, uses, "")
+    met = {use.param for use in uses.found}
+    for view in (view for result in results for view in result.weights):
+        if view.param not in met:
+            stop = Stop("the forward pass returns it, and no signal meets it", why=Why.SIGNAL)
+            uses.add(Use(param=view.param, what="other", stop=view.stop or stop))
     uses.backward = [use for use in uses.found if use.goes_back]
     uses.found = [use for use in uses.found if not use.goes_back]
     return results

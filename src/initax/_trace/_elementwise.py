@@ -302,8 +302,8 @@ def _with_twins(view: View, twins: list[View], place: int, product: bool, where:
     """What is left of a view when the other operand holds the same parameter."""
     if _is_statistic(view) and any(not _is_statistic(twin) for twin in twins):
         return []  # the statistic; its twin is marked below
-    is_norm = not _is_statistic(view) and all(_is_statistic(twin) for twin in twins)
-    if is_norm and all(twin.fixed == view.fixed for twin in twins):
+    own = all(_is_statistic(twin) and twin.fixed == view.fixed for twin in twins)
+    if not _is_statistic(view) and own:
         past = not product and all(twin.frozen for twin in twins)
         return [replace(view, quantized=True) if past else replace(view, normalized=True)]
     if not product:
