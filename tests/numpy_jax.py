@@ -65,6 +65,7 @@ class World:
         flags: what is known to be undecidable, or allows more than one reading.
         quiet: nothing is entered.
         masks: constants that leave entries of the parameter out do so.
+        apart: meetings whose outputs go on by themselves, whatever else is made of them.
         pieces: entries of the parameter that are in one part of it, or of its outputs.
     """
 
@@ -78,6 +79,7 @@ class World:
     quiet: int = 0
     width: int = 1
     masks: bool = True
+    apart: frozenset[int] = frozenset()
     pieces: dict[bytes, Any] = field(default_factory=dict)
 
     def fresh(self, shape: tuple[int, ...]) -> Any:
@@ -253,8 +255,24 @@ def frozen(value: V) -> V:
     if value.kind != "live":
         return value
     more = merged([value])
+    W.apart |= value.sources
     more["behind"] |= more.pop("sources")
     return V(value.arr[:1, :1], "data", lin=value.lin, **more)
+
+
+def overlap(one: V, other: V) -> bool:
+    """Whether an entry of the parameter moves one entry of two values that are added up."""
+    if W.atoms is None or W.quiet:
+        return False
+    n, moves = W.width - 4, []
+    for each in (one, other):
+        arr = np.broadcast_to(each.arr, (W.width, *each.arr.shape[1:]))
+        moves.append((np.abs(arr[1 : n + 1] - arr[:1]) > TINY).any(1))
+    shape = np.broadcast_shapes(*(each.shape[1:] for each in moves))
+    first, second = (
+        np.broadcast_to(m.reshape(n, *(1,) * (len(shape) - m.ndim + 1), *m.shape[1:]), (n, *shape)) for m in moves
+    )
+    return bool((first & second).any())
 
 
 def spread(value: V) -> V:
@@ -376,11 +394,14 @@ def combine(name: str, function: Callable[..., Any], values: Sequence[V], number
                 arrs = [each.arr[:1, :1] for each in values]
                 more["behind"], more["sources"] = more["behind"] | more["sources"], frozenset()
                 return V(function(*arrs), "data", lin=lin, **more)
+            if live[0].sources != live[1].sources and overlap(*live):
+                W.apart |= more["sources"]  # a mean is taken off, say: what is summed is used beside its sum
             return enter("sum", V(function(*(each.arr for each in values)), "live", lin=lin, **more))
         if name in LINEAR:
             # A signal beside the outputs is what it was: only what is behind the outputs themselves counts.
             more["behind"] = live[0].behind
         return V(function(*(each.arr for each in values)), "live", lin=lin, **more)
+    W.apart |= more["sources"]
     arrs = [each.arr[:1, :1] for each in values]
     more["behind"], more["sources"] = more["behind"] | more["sources"], frozenset()
     return V(function(*arrs), "data", lin=lin, **more)

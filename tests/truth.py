@@ -206,7 +206,12 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
     if role not in WEIGHTS:
         return truth
     truth.groups = components(first)
-    summed, mixed = sums(seen, first)
+    summed, mixed, absorbed_ = sums(seen, first)
+    if summed and absorbed_ & world.apart:
+        # The outputs go on beside their sum: a mean that is taken off, say. What they are for can be said in two ways.
+        mixed = [*mixed, *summed]
+        if all((each.moved.sum(1) <= 1).all() for each in first):
+            truth.other = replace(truth, role="scale", open=frozenset())
     if summed and not mixed and "member" not in world.flags:  # members that the data pick are weighted by data
         truth.levels = [summed]
     elif summed or mixed:
@@ -230,8 +235,8 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
     return truth
 
 
-def sums(seen: Sequence[Meeting], first: Sequence[Meeting]) -> tuple[list[Meeting], list[Meeting]]:
-    """Return the meetings after sums that make inputs, and the sums that only mix outputs.
+def sums(seen: Sequence[Meeting], first: Sequence[Meeting]) -> tuple[list[Meeting], list[Meeting], set[int]]:
+    """Return the meetings after sums that make inputs, the sums that only mix outputs, and what the first add up.
 
     Entries that an output adds up for the first time are inputs if each met an entry of the signal of its own.
     """
@@ -260,7 +265,7 @@ def sums(seen: Sequence[Meeting], first: Sequence[Meeting]) -> tuple[list[Meetin
     for number in making:
         gone |= absorbed(seen, number)
     kept = [each for number, each in enumerate(seen) if number not in gone and (each.kind != "sum" or number in making)]
-    return (kept if making else []), mixing
+    return (kept if making else []), mixing, gone
 
 
 def absorbed(seen: Sequence[Meeting], number: int) -> set[int]:
@@ -306,6 +311,7 @@ class Claim:
     fan_in: int
     batch_size: int
     is_vector: bool
+    is_paired: bool = False
 
 
 def claimed(role: str, axes: Axes) -> Claim:
@@ -348,6 +354,8 @@ def fault(truth: Truth, claim: Claim) -> str:
             and apart(truth, claim, np.zeros(len(claim.batch), int), used_by(truth))
         ):
             return ""  # entries of a stack that are used one by one, each a scale
+        if claim.role == "embedding" and "member" in truth.open:
+            return ""  # members that the data pick, with one input each
         if claim.role != "weight":
             return f"role: {claim.role} for a matrix multiplied entry by entry"
     elif claim.role != truth.role and not ("member" in truth.open and claim.role in WEIGHTS):
@@ -376,6 +384,8 @@ def fault_at(truth: Truth, meetings: Sequence[Meeting], groups: Any, claim: Clai
             labels = np.unique(claim.outputs[at])
             if len(labels) > 1:
                 one, counts = np.unique(claim.batch[at], return_counts=True)
+                if claim.is_paired and len(one) == len(labels) == 2 and (counts == claim.fan_in).all():
+                    continue  # the real and the imaginary part, each drawn with half of the variance
                 if "two signals" in truth.flags and len(one) == len(labels) and (counts == claim.fan_in).all():
                     continue  # one signal weighs what comes of the other and each batch entry
                 what = "batch entries" if len(one) > 1 else "outputs"
@@ -461,5 +471,5 @@ def verdict(truth: Truth, reading: Reading) -> tuple[str, str]:
     if reading.pattern is None:
         return "refused", reading.reason or ""
     axes = resolve(reading.pattern, truth.shape, reading.sizes)
-    found = fault(truth, claimed(str(reading.role), axes))
+    found = fault(truth, replace(claimed(str(reading.role), axes), is_paired=reading.paired))
     return ("wrong", found) if found else ("right", "")

@@ -226,7 +226,7 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
                 placed(view, places, shape),
                 links=(*view.links, Link(number, tuple(f for axis in summed for f in view.opened(view.axes[axis])))),
             )
-            for view in one.weights
+            for view in (_whole_or_halted(view, summed, where) for view in one.weights)
         )
         return Value(shape=shape, data=one.data, weights=views)
     roles: list[Part] = [
@@ -237,6 +237,13 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     outputs = uses.outputs(consume(one, roles, places, shape, uses, where))
     other_places = from_right if left.weights else from_left
     return Value(shape=shape, data=True, outputs=outputs, stretched=_stretched(other, other_places, batch))
+
+
+def _whole_or_halted(view: View, summed: Sequence[int], where: str) -> View:
+    """A view that is contracted with a constant; it stops where only some entries of the axis are left to contract."""
+    if any(isinstance(factor, Slot) and factor.partial for axis in summed for factor in view.axes[axis]):
+        return view.halted(Stop("some of its entries are contracted with a constant, and others are not", where))
+    return view
 
 
 def _stretched(signal: Value, places: Sequence[int | None], batch: int) -> frozenset[int]:
