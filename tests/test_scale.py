@@ -34,7 +34,8 @@ MESHES = {
     "2x2x2": (mesh_of(2, 2, 2), PartitionSpec(("stage", "data"), "model")),
     "4x2 explicit": (mesh_of(4, 2, types=AxisType.Explicit), PartitionSpec("data", "model")),
 }
-ELEMENTWISE = ["he_normal", "glorot_uniform", ("normal", {"mean": 0.5}), ("constant", {"value": 0.2}), "hoedt"]
+HOEDT = ("hoedt", {"bias": "elsewhere"})
+ELEMENTWISE = ["he_normal", "glorot_uniform", ("normal", {"mean": 0.5}), ("constant", {"value": 0.2}), HOEDT]
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast")
 
 
@@ -58,7 +59,7 @@ def test_no_bit_depends_on_the_mesh(scheme, mesh, key):
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("scheme", ["he_normal", "glorot_uniform", ("normal", {"mean": 0.5}), "hoedt"], ids=shown)
+@pytest.mark.parametrize("scheme", ["he_normal", "glorot_uniform", ("normal", {"mean": 0.5}), HOEDT], ids=shown)
 def test_no_device_holds_more_than_its_shard_and_no_word_is_passed(scheme, dtype, mesh):
     where, spec = MESHES[mesh]
     ((_, lowered),) = ix.plan(over(where, spec, dtype=dtype), {"*": scheme}).lower().items()
