@@ -467,7 +467,10 @@ def layout(move: Callable[..., Any], values: Sequence[Any], *, fill: bool = Fals
     more = merged(values)
     if kind in ("live", "data"):
         lin = picked([numbers(each).reshape(1, 1, -1) for each in values], -1)[0, 0]
-        more["lenient"] |= bool((at < 0).any())
+        # Zeros beside the signal, as padding or the first state of a loop, leave entries out.
+        zeros = bool((at < 0).any()) or any(each.kind == "const" and not each.arr.any() for each in values)
+        more["lenient"] |= zeros
+        W.flags |= {"padded"} if zeros else set()
     if kind == "pure":
         more["looked"] = any(each.looked for each in values)
         more["tables"] = tuple(dict.fromkeys(table for each in values for table in each.tables))

@@ -271,6 +271,11 @@ def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where
         return Value(shape=shape, weights=views, data=same)
     if right.data and not left.weights and not right.weights:
         return replace(_scaled(_both(left, right, shape)), data=True)
+    if left.weights and right.weights and not (left.looked or right.looked):
+        # What a constant is contracted with is no outputs yet where it is divided by a statistic of itself.
+        left, right = (
+            replace(each, weights=tuple(replace(view, links=()) for view in each.weights)) for each in (left, right)
+        )
     return nonlinear("a division", [left, right], shape, uses, where)
 
 
