@@ -53,7 +53,7 @@ CHECKED = {
     models.jaxonmodels: {"*.A_log": BEHIND.format("exp"), "*.ssm.D": "o"},
     models.megalodon_jax: {
         "*.attn.gamma": CENTERED,
-        "*.attn.beta": "stack (o group)",
+        "*.attn.beta": "stack o",
         "*norm.weight": CENTERED,
         "*norm.bias": "o",
         "*rmsnorm.gamma": CENTERED,
