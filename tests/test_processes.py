@@ -57,7 +57,8 @@ def test_two_processes_draw_the_bits_of_one():
     ("what", "found"),
     {
         "another key": "in process 1: key threefry2x32 [0, 1]",
-        "another scheme": "in process 1: ('a.w',) UniformKernel(lower=-1.0) (64, 32) float32 (0.3061862289905548,)",
+        "another scheme": "in process 1: ('a.w',) UniformKernel(lower=-1.0, below=None) (64, 32) float32 "
+        "(0.3061862289905548,)",
         "another model": "the processes were to draw different models: 5, 4 arrays.",
     }.items(),
 )

@@ -227,6 +227,7 @@ def test_every_scheme_has_a_bias_of_its_own_or_zeros():
         "constant": {"value": 1.0},
         "scaled": {"scheme": "he_normal", "factor": 2.0},
         "shrink_perturb": {"shrink": 0.5, "scheme": "he_normal"},
+        "centered": {"scheme": "he_normal"},
         "mup_hidden": {"base_width": 64},
         "mup_readout": {"base_width": 64},
     }

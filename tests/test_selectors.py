@@ -312,6 +312,7 @@ def test_a_scheme_made_of_one_with_arrays_has_them_too():
 
 
 NEEDS = {
+    "centered": {"scheme": "he_normal"},
     "constant": {"value": 1.0},
     "scaled": {"scheme": "he_normal", "factor": 2.0},
     "shrink_perturb": {"shrink": 0.5, "scheme": "he_normal"},
@@ -324,6 +325,7 @@ NO_AXES = {
     "irnn": "normal(stddev=0.001)",
     "normal": "normal",
     "ones": "ones",
+    "trunc_normal": "trunc_normal",
     "truncated_normal": "truncated_normal",
     "uniform": "uniform",
     "zeros": "zeros",

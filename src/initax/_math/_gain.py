@@ -49,7 +49,7 @@ def gain(activation: str | Callable[[Any], Any], param: float | None = None) -> 
         >>> round(gain("relu"), 6), round(gain("tanh"), 6)
         (1.414214, 1.592537)
         >>> round(gain("leaky_relu", 0.2), 6)
-        1.386750
+        1.38675
 
     References:
         He et al. 2015, arXiv 1502.01852, eq. 10.
