@@ -1,10 +1,11 @@
-"""One of several processes that draw a model together: `python -m tests.process RANK COUNT PORT WHAT`.
+"""One of several processes that draw a model together: `python -m tests.process RANK COUNT PORT WHAT FILE`.
 
-Prints what its shards hold, or the error it ended with.
+Writes what its shards hold, or the error it ended with, to a file: Gloo prints its own lines, in pieces.
 """
 
 import os
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ def shards(new):
             yield f"{name} {place} {np.asarray(shard.data).tobytes().hex()}"
 
 
-def main(rank, count, port, what):
+def main(rank, count, port, what, file):
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", count, rank, initialization_timeout=60)
     key, rules = jax.random.key(0), dict(RULES)
@@ -56,11 +57,10 @@ def main(rank, count, port, what):
     try:
         new = ix.reinit(model(), rules, key)
     except ix.DrawError as error:
-        print(f"DrawError: {error}", flush=True)
+        Path(file).write_text(f"DrawError: {error}")
         os._exit(3)  # a runtime that lost a process has nothing left to shut down
-    for line in shards(new):
-        print(line, flush=True)
+    Path(file).write_text("\n".join(shards(new)))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
