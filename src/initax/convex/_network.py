@@ -10,7 +10,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from initax._drawing._draw import Job, draw
+from initax._drawing._draw import draw
+from initax._drawing._job import Job
 from initax._drawing._program import Program
 from initax._errors import ModelError, message, warn
 from initax._math._axes import resolve
