@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from initax._adapters._nodes import Awaited, Node, absolute
+from initax._adapters._nodes import MODULE, Awaited, Node, absolute
 from initax._model._parameter import (
     FROM_KEY,
     WEIGHT_ROLES,
@@ -53,6 +53,8 @@ class Facts:
 
     def enter(self, node: Node, path: str, cls: type) -> None:
         """Enter what a node at a path says, `cls` being the class of the object that it describes."""
+        if node is MODULE:
+            return
         for below, constraint in node.constraints.items():
             self._constrain(absolute(path, below), constraint, path)
         for below, reason in node.reasons.items():

@@ -6,13 +6,14 @@ its framework's adapter says: a `Node`, or nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import GetAttrKey, tree_flatten_with_path
+from jax.tree_util import GetAttrKey, tree_flatten, tree_flatten_with_path
 
 from initax._adapters._facts import Facts
 from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name, join
@@ -67,6 +68,7 @@ class Walk:
     facts: Facts = field(default_factory=Facts)
     boxed: set[str] = field(default_factory=set)
     leaf_types: set[type] = field(default_factory=set)
+    names: dict[Any, tuple[str, ...]] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
     messages: list[str] = field(default_factory=list)
     hint: str = ""
@@ -212,11 +214,24 @@ def _children(node: Any, walk: Walk) -> tuple[Children, Any] | None:
     """The node's children by name, and its own structure; `None` for a leaf."""
     if type(node) in walk.leaf_types or walk.is_shape(node):
         return None
-    found, structure = tree_flatten_with_path(node, is_leaf=lambda each: each is not node)
-    if len(found) == 1 and not found[0][0]:
-        walk.leaf_types.add(type(node))
-        return None
-    return [(entry_name(path[0]), child) for path, child in found], structure
+
+    def is_child(each: Any) -> bool:
+        return each is not node
+
+    children, structure = tree_flatten(node, is_child)
+    try:
+        names = walk.names.get(structure)
+    except (TypeError, ValueError):  # a static field that can't be hashed or compared
+        names = None
+    if names is None:
+        found, _ = tree_flatten_with_path(node, is_leaf=is_child)
+        if len(found) == 1 and not found[0][0]:
+            walk.leaf_types.add(type(node))
+            return None
+        names = tuple(entry_name(path[0]) for path, _ in found)
+        with contextlib.suppress(TypeError, ValueError):
+            walk.names[structure] = names
+    return list(zip(names, children, strict=True)), structure
 
 
 def _visit(  # noqa: PLR0912  one walk, one kind of node a branch
@@ -428,7 +443,7 @@ def _leaf(
     # Frameworks with boxes tie boxes: two that hold one array are two parameters.
     is_tied_by_box = is_state or identity is not None or isinstance(leaf, jax.ShapeDtypeStruct)
     concrete = [] if is_tied_by_box else [id(leaf)]
-    firsts = [walk.owners.setdefault(each, path) for each in (identity, *concrete) if each is not None]
+    firsts = [walk.owners.setdefault(each, path) for each in ([] if identity is None else [identity]) + concrete]
     first = next((each for each in firsts if each != path), path)
     if first != path:
         walk.places[first].append(index)
