@@ -18,7 +18,7 @@ from initax._errors import PlanError as PlanError
 from initax._errors import RuleError as RuleError
 from initax._errors import SchemeError as SchemeError
 from initax._math._axes import Axes as Axes
-from initax._math._gain import gain as gain
+from initax._math._gaussian import gain as gain
 from initax._math._keys import parameter_key as parameter_key
 from initax._model._parameter import Evidence as Evidence
 from initax._model._parameter import Field as Field

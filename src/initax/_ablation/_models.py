@@ -146,6 +146,10 @@ def _refuse_changed(first: Arrays, other: Arrays, seed: int) -> None:
         )
 
 
+STORED = ("shape", "dtype", "axes", "initializer", "rule", "std", "kept")
+"""Entries of a plan's rows that a file of runs holds."""
+
+
 def plan_data(name: str, rules: Mapping[Any, Any], models: Models) -> dict[str, Any]:
     """Return a scheme's plan as plain data: rules, every decision, and a fingerprint of both.
 
@@ -162,22 +166,13 @@ def plan_data(name: str, rules: Mapping[Any, Any], models: Models) -> dict[str, 
         specs.append([rule.text, spec])
     measured = made.arrays(models.keys[0]) if callables else {}
     decisions: dict[str, Any] = {}
+    for each in (*made.draws, *made.kept):
+        row = each.to_dict()
+        decisions[row["path"]] = {name: row[name] for name in STORED if name in row}
     for draw in made.draws:
         path, std = draw.parameter.path, draw.std
-        decisions[path] = {
-            "shape": list(draw.parameter.shape),
-            "dtype": str(draw.parameter.dtype),
-            "axes": draw.parameter.axes.pattern if draw.parameter.axes else "",
-            "initializer": str(draw.initializer) if draw.initializer else f"with {draw.follows}",
-            "rule": draw.rule,
-            "std": f"{float(jnp.std(measured[path])):.3g}" if std is None and path in measured else _short(std),
-        }
-    for kept in made.kept:
-        decisions[kept.parameter.path] = {
-            "shape": list(kept.parameter.shape),
-            "dtype": str(kept.parameter.dtype),
-            "kept": kept.reason.text,
-        }
+        known = f"{float(jnp.std(measured[path])):.3g}" if std is None and path in measured else _short(std)
+        decisions[path]["std"] = known
     content = {"rules": specs, "decisions": decisions}
     digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
     return {"fingerprint": digest, **content}

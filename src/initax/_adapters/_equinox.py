@@ -12,10 +12,11 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from initax._adapters._constraints import SpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._nodes import Awaited, Node, Tie, entry_name
 from initax._adapters._shared_patterns import looked_up
+from initax._adapters._spectral_norm import SpectralNormPreimage
 from initax._math._axes import Axes
+from initax._model._constraint import weight_norm
 from initax._model._parameter import GRU_GATES, LSTM_GATES, Constraint, Declaration, DefaultSpec, Field, declare
 from initax._model._reason import Reason, Why
 
@@ -219,13 +220,9 @@ def _module(node: Any) -> Node:
 
 
 def _weight_norm(node: Any) -> Node:
-    preimage = WeightNormPreimage(_single_axes(node.g.shape), tuple(node.g.shape))
-    constraint = Constraint(name="weight norm", preimage=preimage, companions=("g",))
+    shape = tuple(node.g.shape)
+    constraint = weight_norm(tuple(axis for axis, size in enumerate(shape) if size == 1), "g", shape)
     return Node("module", constraints={f"layer.{node.weight_name}": constraint})
-
-
-def _single_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(axis for axis, size in enumerate(shape) if size == 1)
 
 
 def _state(node: Any) -> Node:
@@ -252,7 +249,6 @@ def _spectral_norm(node: Any) -> Node:
         return Node("module", constraints={weight: with_vectors(index.init, "uv_index", "init")})
     otherwise = Constraint(
         name="spectral norm",
-        preimage=unchanged,
         warning="the singular vectors that go with {weight} are in the model's state and would be stale; "
         "write model, state = ix.reinit((model, state), ...)",
     )

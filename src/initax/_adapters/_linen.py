@@ -13,7 +13,6 @@ from flax import linen as nn
 from jax.nn import initializers
 from jax.tree_util import DictKey
 
-from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._linen_run import Record, apply, run
 from initax._adapters._nodes import Call, packages_of
 from initax._adapters._plain import Own, unknown
@@ -27,6 +26,7 @@ from initax._adapters._shared_patterns import (
     per_axis,
     transposed_effective,
 )
+from initax._adapters._spectral_norm import FlaxSpectralNormPreimage
 from initax._adapters._variables import (
     PARAMS,
     UNUSED,
@@ -39,6 +39,7 @@ from initax._adapters._variables import (
 )
 from initax._errors import ModelError, message
 from initax._math._axes import Axes
+from initax._model._constraint import weight_norm
 from initax._model._declared import declared_parameters
 from initax._model._parameter import (
     GRU_GATES,
@@ -451,7 +452,7 @@ def wrappers(record: Record, variables: Variables) -> Notes:
                 stored = [at.get((module.collection_name, *names, f"{text}/{each}")) for each in ("u", "sigma")]
                 found = _spectral_norm(module, entry, stored, record)
             if found is not None:
-                constraints[entry.path] = found
+                constraints[entry.path] = found.at(entry.path)
                 notes |= dict.fromkeys(found.companions, follows(entry.path))
     return constraints, notes
 
@@ -461,18 +462,13 @@ def _weight_norm(module: Any, entry: Any, scale: Any, record: Record) -> Constra
     if module.variable_filter and not any(part in text for part in module.variable_filter):
         return None
     if scale is None:
-        return Constraint(
-            name="weight norm",
-            preimage=unchanged,
-            warning=f"weight norm without a scale holds every norm of {entry.path} at 1, whatever is drawn",
-        )
+        return weight_norm((), None)
     shape, stacks = tuple(entry.leaf.shape), record.stacks.get(entry.names, ())
     own = [axis for axis in range(len(shape)) if axis not in stacks]
     features = () if module.feature_axes is None else _tuple(module.feature_axes)
     kept = {own[axis] for axis in features} | set(stacks)
     reduced = tuple(axis for axis in range(len(shape)) if axis not in kept)
-    preimage = WeightNormPreimage(reduced, tuple(scale.leaf.shape))
-    return Constraint(name="weight norm", preimage=preimage, companions=(scale.path,))
+    return weight_norm(reduced, scale.path, tuple(scale.leaf.shape))
 
 
 def _spectral_norm(module: Any, entry: Any, stored: list[Any], record: Record) -> Constraint | None:
@@ -483,8 +479,7 @@ def _spectral_norm(module: Any, entry: Any, stored: list[Any], record: Record) -
     if None in stored:
         return Constraint(
             name="spectral norm",
-            preimage=unchanged,
-            warning=f"the singular vectors that go with {entry.path} are in the collection "
+            warning="the singular vectors that go with {weight} are in the collection "
             f'"{module.collection_name}" and would be stale; pass all variables, not params alone',
         )
     preimage = FlaxSpectralNormPreimage(module.epsilon, stacks=len(stacks))

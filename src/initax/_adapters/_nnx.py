@@ -14,7 +14,6 @@ from flax import nnx
 from jax.nn import initializers
 from jax.tree_util import tree_flatten_with_path
 
-from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._nodes import Node, entry_name, join
 from initax._adapters._shared_patterns import (
     Fans,
@@ -25,10 +24,12 @@ from initax._adapters._shared_patterns import (
     per_axis,
     transposed_effective,
 )
+from initax._adapters._spectral_norm import FlaxSpectralNormPreimage
 from initax._errors import KeyTypeError, message
 from initax._math._axes import Axes
 from initax._math._keys import as_key, parameter_key
 from initax._math._sharding import at_home
+from initax._model._constraint import weight_norm
 from initax._model._parameter import (
     GRU_GATES,
     LSTM_GATES,
@@ -443,17 +444,9 @@ def _weight_norm(node: Any) -> dict[str, Constraint]:
         kept = {stacks + axis % own for axis in features} | set(range(stacks))
         reduced = tuple(axis for axis in range(len(shape)) if axis not in kept)
         if scale is None:
-            constraints[weight] = Constraint(
-                name="weight norm",
-                preimage=unchanged,
-                warning="weight norm without a scale holds every norm of {weight} at 1, whatever is drawn",
-            )
-            continue
-        constraints[weight] = Constraint(
-            name="weight norm",
-            preimage=WeightNormPreimage(reduced, tuple(scale.shape)),
-            companions=(f"scales.{_dotted(names)}",),
-        )
+            constraints[weight] = weight_norm(reduced, None)
+        else:
+            constraints[weight] = weight_norm(reduced, f"scales.{_dotted(names)}", tuple(scale.shape))
     return constraints
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from initax._errors import SchemeError, message
-from initax._math._activation_moments import Activation, activation_name, as_function, cross_moment, moments
+from initax._math._gaussian import Activation, activation_name, as_function, cross_moment, moments
 
 LARGEST_K = 64.0
 """Where the search for the largest stable `k` begins; no activation is stable there."""

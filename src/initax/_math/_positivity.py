@@ -42,23 +42,6 @@ class Map:
     most: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class MapsPreimage:
-    """The inverse image under maps one inside the other.
-
-    Attributes:
-        maps: the maps, outermost first.
-    """
-
-    maps: tuple[Map, ...]
-
-    def __call__(self, effective: jax.Array) -> tuple[jax.Array, ...]:
-        """Return the array to store."""
-        for each in self.maps:
-            effective = each.inverse(effective)
-        return (effective,)
-
-
 LIMITS: Any = jnp.finfo
 """The limits of a type, untyped in JAX's stubs."""
 
@@ -74,7 +57,7 @@ def inverse_softplus(weight: Any) -> Any:
 
 
 def inverse_exp(weight: Any) -> Any:
-    """Return the logarithm; zero is taken for the least number there is."""
+    """Return the logarithm; of zero that of the smallest positive number."""
     return jnp.log(_at_least_tiny(weight))
 
 
@@ -99,11 +82,6 @@ def negative_exp(stored: Any) -> Any:
     return jnp.where(stored < 0, jnp.exp(jnp.minimum(stored, 0)), stored)
 
 
-def same(weight: Any) -> Any:
-    """Return what it is given."""
-    return weight
-
-
 def clip(stored: Any) -> Any:
     """Return the positive part."""
     return jnp.maximum(stored, 0)
@@ -113,12 +91,12 @@ POSITIVITY: dict[str, Map] = {
     "softplus": Map("softplus", jax.nn.softplus, inverse_softplus, reaches_zero=False),
     "exp": Map("exp", jnp.exp, inverse_exp, reaches_zero=False),
     "square": Map("square", jnp.square, jnp.sqrt),
-    "abs": Map("abs", jnp.abs, same),
-    "clip": Map("clip", clip, same),
-    "relu": Map("relu", jax.nn.relu, same),
+    "abs": Map("abs", jnp.abs, jnp.positive),
+    "clip": Map("clip", clip, jnp.positive),
+    "relu": Map("relu", jax.nn.relu, jnp.positive),
     "sigmoid": Map("sigmoid", jax.nn.sigmoid, inverse_sigmoid, reaches_zero=False, most=1.0),
     "elu_plus_one": Map("elu_plus_one", elu_plus_one, inverse_elu_plus_one, reaches_zero=False),
-    "negative_exp": Map("negative_exp", negative_exp, same),
+    "negative_exp": Map("negative_exp", negative_exp, jnp.positive),
 }
 """Maps by the name a model is built with."""
 
@@ -160,7 +138,7 @@ CHECKED = (1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.5, 0.9)
 def register_positivity(name: str, forward: Elementwise, *, inverse: Elementwise) -> None:
     """Make a positivity map of your own known, by its name and wherever its function is met.
 
-    From then on a weight behind it, `paramax.Parameterize(forward, ...)` say, is drawn so that the effective weight
+    From then on a weight behind it, e.g. `paramax.Parameterize(forward, ...)`, is drawn so that the effective weight
     has the scheme's law, and `inverse` of it is what is stored.
 
     Args:

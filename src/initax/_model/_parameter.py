@@ -168,6 +168,12 @@ class Parameter:
         """Number of outputs that one input reaches, on average; `None` behind a mask with unknown entries."""
         return None if self.fans is None else self.fans.effective[1]
 
+    @property
+    def dtype_name(self) -> str:
+        """Name of the type, that of random keys included."""
+        is_key = jnp.issubdtype(self.dtype, jax.dtypes.prng_key)
+        return str(self.dtype) if is_key else str(jnp.dtype(self.dtype))
+
 
 @dataclass(frozen=True, slots=True)
 class Ancestor:

@@ -8,7 +8,7 @@ from typing import Final
 
 from initax._errors import AxesError, InitaxError, did_you_mean, listing, message
 from initax._math._axes import parse, refuse_unsided
-from initax._model._constraint import positive
+from initax._model._constraint import behind
 from initax._model._parameter import KINDS, ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
 
 ARGUMENTS: Final = frozenset({"kind", "roles", "sizes", "of", "default", "positivity"})
@@ -117,7 +117,7 @@ def register_layer(
                     sizes={axis: size for axis, size in (sizes or {}).items() if axis in axis_names[name]},
                     of=(of or {}).get(name) or (weights[0] if len(weights) == 1 and role_of[name] == "bias" else None),
                     default=(default or {}).get(name),
-                    constraint=positive(maps[name]) if name in maps else None,
+                    constraint=behind(maps[name]) if name in maps else None,
                 )
                 for name, pattern in fields.items()
             },

@@ -29,7 +29,7 @@ class Draw:
         scheme: the scheme the rule names, in words.
         rule: the selector that decided.
         initializer: what draws it; `None` for an array that is set with another one, as weight norm's magnitude is.
-        recipe: what will run; `None` likewise.
+        recipe: what will run; `None` for an array that is set with another one.
         std: standard deviation of one entry of the effective weight over draws; `None` where it is not known.
         follows: path of the parameter it is set with.
     """
@@ -42,6 +42,30 @@ class Draw:
     recipe: Recipe | None
     std: float | None
     follows: str | None = None
+
+    @property
+    def how(self) -> str:
+        """What draws it, in words: the initializer, or the parameter that it is set with."""
+        return str(self.initializer) if self.initializer else f"with {self.follows}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain data, as `Plan.to_json` stores it, with its path."""
+        parameter = self.parameter
+        return {
+            "path": parameter.path,
+            "kind": self.kind,
+            "role": parameter.role,
+            "shape": list(parameter.shape),
+            "dtype": parameter.dtype_name,
+            "axes": parameter.axes.pattern if parameter.axes else "",
+            "evidence": None if parameter.evidence is None else str(parameter.evidence),
+            "fan_in": parameter.fan_in,
+            "fan_out": parameter.fan_out,
+            "scheme": self.scheme,
+            "initializer": self.how,
+            "std": self.std,
+            "rule": self.rule,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +87,16 @@ class Kept:
     def __iter__(self) -> Iterator[Any]:
         """Yield parameter and reason, so that `for parameter, reason in plan.kept` works."""
         return iter((self.parameter, self.reason))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain data, as `Plan.to_json` stores it, with its path."""
+        return {
+            "path": self.parameter.path,
+            "kind": self.kind,
+            "shape": list(self.parameter.shape),
+            "dtype": self.parameter.dtype_name,
+            "kept": self.reason.text,
+        }
 
 
 @dataclass(frozen=True, slots=True)

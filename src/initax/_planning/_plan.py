@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import check_key, key_of
@@ -15,9 +14,8 @@ from initax._drawing._draw import Job, draw, lower
 from initax._drawing._program import Program
 from initax._errors import InitaxError, PlanError, count, message, warn
 from initax._math._sharding import refuse_misfit
-from initax._model._parameter import Evidence, Parameter
-from initax._model._survey import Survey, fan_text
-from initax._planning._decide import Decisions, Draw, Kept, decide
+from initax._model._survey import Survey
+from initax._planning._decide import Decisions, Draw, decide
 from initax._planning._lengths import with_lengths
 from initax._planning._misuse import (
     no_plan_to_compare,
@@ -26,7 +24,7 @@ from initax._planning._misuse import (
     refuse_no_rules,
     refuse_permuted,
 )
-from initax._planning._plan_text import KeptRow, Row, render
+from initax._planning._plan_text import render
 from initax._planning._rules import Rule, read_rules
 from initax._trace._take_survey import survey
 from initax.schemes._scheme import Scheme, as_scheme
@@ -225,8 +223,8 @@ class Plan:
     __hash__ = None  # type: ignore[assignment]
 
     def _rows(self) -> dict[str, dict[str, Any]]:
-        rows = {each.parameter.path: _draw_row(each) for each in self.draws}
-        return rows | {each.parameter.path: _kept_row(each) for each in self.kept}
+        rows = [each.to_dict() for each in (*self.draws, *self.kept)]
+        return {row.pop("path"): row for row in rows}
 
     def to_json(self) -> str:
         """Return the plan as JSON: the rules, and every decision they led to.
@@ -265,8 +263,8 @@ class Plan:
             text: what `to_json` returned.
             model: the model, or an abstract one of the same structure.
             inputs: what the model is called on, where the plan was made with it.
-            forward: how it is called, likewise.
-            module: the module of Linen variables, likewise.
+            forward: how it is called, where the plan was made with it.
+            module: the module of Linen variables, where the plan was made with it.
 
         Raises:
             PlanError: the text is no stored plan, or the plan decides otherwise on this model.
@@ -298,23 +296,7 @@ class Plan:
 
     def __str__(self) -> str:
         """Return the plan as a table."""
-        drawn = [
-            Row(
-                path=each.parameter.path,
-                kind=each.kind,
-                shape=each.parameter.shape,
-                axes=_axes_text(each.parameter),
-                known=_known_text(each.parameter),
-                fan_in=fan_text(each.parameter.fan_in, each.parameter.effective_fan_in),
-                fan_out=fan_text(each.parameter.fan_out, each.parameter.effective_fan_out),
-                scheme=str(each.initializer) if each.initializer else f"with {each.follows}",
-                std="" if each.std is None else f"{each.std:.4g}",
-                rule=each.rule,
-            )
-            for each in self.draws
-        ]
-        kept = [KeptRow(each.parameter.path, each.kind, each.parameter.shape, each.reason) for each in self.kept]
-        return render(drawn, kept, self.notes)
+        return render(self.draws, self.kept, self.notes)
 
 
 def plan(
@@ -385,48 +367,6 @@ def _paths(each: Draw) -> tuple[str, ...]:
 def _asks_for_lengths(scheme: Scheme) -> bool:
     own = any(part is not None and part.needs_reach for part in scheme.parts.values())
     return own or any(each is not None and _asks_for_lengths(each) for each in scheme.arrays.values())
-
-
-def _axes_text(parameter: Parameter) -> str:
-    return parameter.axes.pattern if parameter.axes else ""
-
-
-def _known_text(parameter: Parameter) -> str:
-    """Return how the axes of a parameter are known, where that is less than a declaration."""
-    evidence = parameter.evidence
-    return "" if evidence in (None, Evidence.RESTATED, Evidence.DECLARED) else str(evidence)
-
-
-def _draw_row(each: Draw) -> dict[str, Any]:
-    parameter = each.parameter
-    return {
-        "kind": each.kind,
-        "role": parameter.role,
-        "shape": list(parameter.shape),
-        "dtype": _dtype_text(parameter),
-        "axes": _axes_text(parameter),
-        "evidence": None if parameter.evidence is None else str(parameter.evidence),
-        "fan_in": parameter.fan_in,
-        "fan_out": parameter.fan_out,
-        "scheme": each.scheme,
-        "initializer": str(each.initializer) if each.initializer else f"with {each.follows}",
-        "std": each.std,
-        "rule": each.rule,
-    }
-
-
-def _kept_row(each: Kept) -> dict[str, Any]:
-    return {
-        "kind": each.kind,
-        "shape": list(each.parameter.shape),
-        "dtype": _dtype_text(each.parameter),
-        "kept": each.reason.text,
-    }
-
-
-def _dtype_text(parameter: Parameter) -> str:
-    is_key = jnp.issubdtype(parameter.dtype, jax.dtypes.prng_key)
-    return str(parameter.dtype) if is_key else str(jnp.dtype(parameter.dtype))
 
 
 def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:

@@ -2,60 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from initax._model._reason import Reason, Why
+from initax._model._parameter import Evidence, Parameter
+from initax._model._reason import Why
+from initax._model._survey import fan_text
+from initax._planning._decide import Draw, Kept
 from initax._text import printed, table
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One drawn parameter, as text."""
-
-    path: str
-    kind: str
-    shape: tuple[int, ...]
-    axes: str
-    known: str
-    fan_in: str
-    fan_out: str
-    scheme: str
-    std: str
-    rule: str
+def _known(parameter: Parameter) -> str:
+    """Return how the axes of a parameter are known, where that is less than a declaration."""
+    evidence = parameter.evidence
+    return "" if evidence in (None, Evidence.RESTATED, Evidence.DECLARED) else str(evidence)
 
 
-@dataclass(frozen=True, slots=True)
-class KeptRow:
-    """One array that is kept."""
-
-    path: str
-    kind: str
-    shape: tuple[int, ...]
-    reason: Reason
-
-
-DRAWN = ("parameter", "kind", "shape", "axes", "known", "fan_in", "fan_out", "scheme", "std", "rule")
+DRAWN: dict[str, Callable[[Draw], str]] = {
+    "parameter": lambda draw: draw.parameter.path or "(model)",
+    "kind": lambda draw: draw.kind,
+    "shape": lambda draw: str(draw.parameter.shape),
+    "axes": lambda draw: draw.parameter.axes.pattern if draw.parameter.axes else "",
+    "known": lambda draw: _known(draw.parameter),
+    "fan_in": lambda draw: fan_text(draw.parameter.fan_in, draw.parameter.effective_fan_in),
+    "fan_out": lambda draw: fan_text(draw.parameter.fan_out, draw.parameter.effective_fan_out),
+    "scheme": lambda draw: draw.how,
+    "std": lambda draw: "" if draw.std is None else f"{draw.std:.4g}",
+    "rule": lambda draw: draw.rule,
+}
+"""Columns of what is drawn → function from a row to its cell."""
 KEPT = ("array", "kind", "shape", "why")
 FEW = 3
-"""Arrays of an optimizer's state that are listed one by one; of more there is one row."""
+"""Largest number of arrays of an optimizer's state that are listed one by one; of more there is one row."""
 
 
-def render(drawn: Sequence[Row], kept: Sequence[KeptRow], notes: Sequence[str]) -> str:
+def render(drawn: Sequence[Draw], kept: Sequence[Kept], notes: Sequence[str]) -> str:
     """Return the tables of what is drawn and what is kept, and the notes below them."""
     parts = []
     if drawn:
-        rows = [
-            tuple(str(cell) if cell != "" or place else "(model)" for place, cell in enumerate(astuple(row)))
-            for row in drawn
-        ]
-        # How the axes are known is told where that is less than a declaration.
-        shown = [at for at, name in enumerate(DRAWN) if name != "known" or any(row.known for row in drawn)]
-        cells = [tuple(row[at] for at in shown) for row in rows]
-        parts.append(
-            table(f"drawn: {len(drawn)}", [DRAWN[at] for at in shown], cells, right=("fan_in", "fan_out", "std"))
-        )
+        cells = {name: [cell(draw) for draw in drawn] for name, cell in DRAWN.items()}
+        if not any(cells["known"]):
+            del cells["known"]
+        rows = list(zip(*cells.values(), strict=True))
+        parts.append(table(f"drawn: {len(drawn)}", list(cells), rows, right=("fan_in", "fan_out", "std")))
     if kept:
         parts.append(table(f"kept: {len(kept)}", KEPT, _kept_rows(kept), right=()))
     if notes:
@@ -65,15 +54,15 @@ def render(drawn: Sequence[Row], kept: Sequence[KeptRow], notes: Sequence[str]) 
     return "\n\n".join(parts)
 
 
-def _kept_rows(kept: Sequence[KeptRow]) -> list[tuple[str, ...]]:
+def _kept_rows(kept: Sequence[Kept]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for optimizer, group in groupby(kept, key=lambda row: row.reason.why is Why.OPTIMIZER):
-        found = list(group)
+        found = [(each.parameter.path, each.kind, str(each.parameter.shape), each.reason.text) for each in group]
         if optimizer and len(found) > FEW:
-            around = _around([each.path for each in found])
-            rows.append((around, found[0].kind, f"{len(found)} arrays", found[0].reason.text))
+            _, kind, _, text = found[0]
+            rows.append((_around([path for path, *_ in found]), kind, f"{len(found)} arrays", text))
         else:
-            rows += [(each.path or "(model)", each.kind, str(each.shape), each.reason.text) for each in found]
+            rows += [(path or "(model)", *cells) for path, *cells in found]
     return rows
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from initax._adapters import survey
 from initax._errors import RuleError, listing, message
-from initax._math._activation_moments import Activation
+from initax._math._gaussian import Activation
 from initax._model._parameter import Layer
 from initax.convex._network import warn_if_too_deep
 from initax.schemes._icnn import PASSTHROUGH, Part, hidden_weight, is_positive, named, weights_of

@@ -84,7 +84,7 @@ def _with_layer(network: Any, place: int, data: jax.Array) -> Any:
         is_positive = name == "weight" or layer.non_decreasing
         changed = mapping.inverse(mapping.forward(stored) / scale) if is_positive else stored / scale
         arrays[f"layers.{place}.{name}"] = changed.astype(stored.dtype)
-    return network.with_arrays(arrays) if hasattr(network, "with_arrays") else survey(network).write(arrays)
+    return survey(network).write(arrays)
 
 
 def _value(array: Any) -> Any:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from initax._errors import SchemeError, message
-from initax._math._activation_moments import Activation, activation_name, as_function, refuse_unsuitable
+from initax._math._gaussian import Activation, activation_name, as_function, refuse_unsuitable
 from initax._math._positive_moments import Positive, ensemble, refuse_unstable, with_passthrough
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax.schemes._constant import ZEROS, Constant

@@ -19,7 +19,7 @@ import numpy as np
 
 from initax._errors import SchemeError, message
 from initax._math._axes import Axes
-from initax._math._gain import gain as exact_gain
+from initax._math._gaussian import gain as exact_gain
 from initax._model._parameter import Layer, Parameter
 from initax._model._reason import Reason, Why
 
