@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import survey as survey_model
-from initax._errors import InitaxError, ModelError, SchemeError, listing, message
+from initax._errors import InitaxError, ModelError, SchemeError, listing
 from initax._model._survey import Survey
 from initax._planning._plan import Plan, plan
 from initax._planning._rules import read_rules
@@ -123,11 +123,9 @@ def _refuse_abstract(arrays: Arrays, plans: Mapping[str, Plan]) -> None:
         missing = [path for path, array in arrays.items() if path not in drawn and not _is_array(array)]
         if missing:
             raise ModelError(
-                message(
-                    f'scheme "{name}" draws no {missing[0] or "(model)"}, and the model has only its shape.',
-                    f"without arrays: {listing(missing)}",
-                    "draw them too, or pass a function that makes the model: ix.ablate(lambda key: ..., ...)",
-                )
+                f'scheme "{name}" draws no {missing[0] or "(model)"}, and the model has only its shape.',
+                f"without arrays: {listing(missing)}",
+                "draw them too, or pass a function that makes the model: ix.ablate(lambda key: ..., ...)",
             )
 
 
@@ -139,10 +137,8 @@ def _refuse_changed(first: Arrays, other: Arrays, seed: int) -> None:
         path = next(path for path in {**first, **other} if shapes[0].get(path) != shapes[1].get(path))
         one, two = (f"{each[path][1]}{list(each[path][0])}" if path in each else "none" for each in shapes)
         raise ModelError(
-            message(
-                "the function that makes the model makes another one for another key.",
-                f"{path or '(model)'}: {one} for key 0, {two} for key {seed}",
-            )
+            "the function that makes the model makes another one for another key.",
+            f"{path or '(model)'}: {one} for key 0, {two} for key {seed}",
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import InitaxError, message
+from initax._errors import InitaxError
 
 COLORS = ("#444444", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colors, which stay apart for color-blind readers."""
@@ -37,9 +37,7 @@ def draw_panels(panels: Mapping[str, Sequence[Band]]) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InitaxError(
-            message("plot() draws with matplotlib, which is missing.", "pip install initax[plot]")
-        ) from error
+        raise InitaxError("plot() draws with matplotlib, which is missing.", "pip install initax[plot]") from error
     figure = Figure(figsize=(4.5 * len(panels) + 1, 3.6), layout="constrained")
     labelled = False
     for panel, (name, bands) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):

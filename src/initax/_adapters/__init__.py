@@ -25,7 +25,7 @@ from initax._adapters._nodes import ARRAYS, Call, Node, packages_of
 from initax._adapters._pytree import Describe
 from initax._adapters._pytree import survey as _walk
 from initax._adapters._variables import PARAMS, Readings, are_variables, survey_variables, take_apart
-from initax._errors import InitaxError, message
+from initax._errors import InitaxError
 from initax._math._keys import as_key
 from initax._model._survey import Survey
 
@@ -91,17 +91,12 @@ def register_adapter(package: str, describe: Callable[[Any], Node | None]) -> No
     """
     if not isinstance(package, str) or not all(name.isidentifier() for name in package.split(".")):
         raise InitaxError(
-            message(
-                f"register_adapter takes the name of a package, not {package!r}.",
-                'ix.register_adapter("mylib", describe)',
-            )
+            f"register_adapter takes the name of a package, not {package!r}.", 'ix.register_adapter("mylib", describe)'
         )
     if not callable(describe):
         raise InitaxError(
-            message(
-                f'register_adapter("{package}") takes a function from an object to an ix.Node, not {describe!r}.',
-                f'ix.register_adapter("{package}", describe)',
-            )
+            f'register_adapter("{package}") takes a function from an object to an ix.Node, not {describe!r}.',
+            f'ix.register_adapter("{package}", describe)',
         )
     _REGISTERED[package] = describe
     _described_by.cache_clear()

@@ -37,7 +37,7 @@ from initax._adapters._variables import (
     survey_variables,
     take_apart,
 )
-from initax._errors import ModelError, message
+from initax._errors import ModelError
 from initax._math._axes import Axes
 from initax._model._constraint import weight_norm
 from initax._model._declared import declared_parameters
@@ -313,36 +313,28 @@ def survey(model: Any, call: Call) -> Survey | None:
     if module is None:
         if isinstance(model, nn.Module):
             raise ModelError(
-                message(
-                    f"a Linen module holds no arrays: {type(model).__name__}.",
-                    f"variables = {type(model).__name__}(...).init(key, x); "
-                    "ix.reinit(variables, rules, key, module=module, inputs=x)",
-                )
+                f"a Linen module holds no arrays: {type(model).__name__}.",
+                f"variables = {type(model).__name__}(...).init(key, x); "
+                "ix.reinit(variables, rules, key, module=module, inputs=x)",
             )
         module = None if inputs is None else _carried_by(model)
         if module is None:
             return None
     if not isinstance(module, nn.Module):
         raise ModelError(
-            message(
-                f"module= takes a flax.linen module, not {module!r} ({type(module).__name__}).",
-                f"make an instance: module={module.__name__}(...)" if isinstance(module, type) else "",
-            )
+            f"module= takes a flax.linen module, not {module!r} ({type(module).__name__}).",
+            f"make an instance: module={module.__name__}(...)" if isinstance(module, type) else "",
         )
     name = type(module).__name__
     if not isinstance(model, Mapping) and not are_variables(model):
         raise ModelError(
-            message(
-                f"module={name} goes with its variables, not with {type(model).__name__}.",
-                f"variables = {name}(...).init(key, x); ix.reinit(variables, rules, key, module=module, inputs=x)",
-            )
+            f"module={name} goes with its variables, not with {type(model).__name__}.",
+            f"variables = {name}(...).init(key, x); ix.reinit(variables, rules, key, module=module, inputs=x)",
         )
     if inputs is None:
         raise ModelError(
-            message(
-                f"module={name} needs inputs=, what the module is called on.",
-                "shapes will do: inputs=jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)",
-            )
+            f"module={name} needs inputs=, what the module is called on.",
+            "shapes will do: inputs=jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)",
         )
     variables = take_apart(model)
     record = run(module, _collections(model, variables), inputs, forward)

@@ -25,7 +25,7 @@ from initax._adapters._shared_patterns import (
     transposed_effective,
 )
 from initax._adapters._spectral_norm import FlaxSpectralNormPreimage
-from initax._errors import KeyTypeError, message
+from initax._errors import KeyTypeError
 from initax._math._axes import Axes
 from initax._math._keys import as_key, parameter_key
 from initax._math._sharding import at_home
@@ -501,5 +501,5 @@ def key_of(source: Any) -> jax.Array | None:
         return jnp.asarray(source.params())
     except (AttributeError, KeyError, ValueError) as error:
         raise KeyTypeError(
-            message("the nnx.Rngs has no stream for parameters.", "write nnx.Rngs(0), or nnx.Rngs(params=0)")
+            "the nnx.Rngs has no stream for parameters.", "write nnx.Rngs(0), or nnx.Rngs(params=0)"
         ) from error

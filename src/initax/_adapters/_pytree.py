@@ -185,11 +185,9 @@ def _refuse_other_leaves(leaves: list[Any], walk: Walk) -> None:
     same = (old is new or isinstance(new, jax.ShapeDtypeStruct) for old, new in zip(leaves, walk.leaves, strict=False))
     if len(leaves) != len(walk.leaves) or not all(same):
         raise ModelError(
-            message(
-                "an adapter describes a node otherwise than JAX flattens it, and does not say how to write it back.",
-                f"leaves of the model: {len(leaves)} as JAX flattens it, {len(walk.leaves)} as its nodes are described",
-                "give the node a rebuild: ix.Node(..., children=children, rebuild=lambda new: type(node)(**new))",
-            )
+            "an adapter describes a node otherwise than JAX flattens it, and does not say how to write it back.",
+            f"leaves of the model: {len(leaves)} as JAX flattens it, {len(walk.leaves)} as its nodes are described",
+            "give the node a rebuild: ix.Node(..., children=children, rebuild=lambda new: type(node)(**new))",
         )
 
 
@@ -419,10 +417,8 @@ def _leaf(
         return
     if path in walk.places:
         raise ModelError(
-            message(
-                f'two arrays have the path "{path}".',
-                "a mapping key that holds a dot reads like a nested one; rename one of them",
-            )
+            f'two arrays have the path "{path}".',
+            "a mapping key that holds a dot reads like a nested one; rename one of them",
         )
     walk.places[path] = [index]
     # Frameworks with boxes tie boxes: two that hold one array are two parameters.

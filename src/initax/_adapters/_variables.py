@@ -18,7 +18,7 @@ from initax._adapters._facts import Facts
 from initax._adapters._linen_names import cell_of, is_automatic, named_layer
 from initax._adapters._nodes import ARRAYS, entry_name, packages_of
 from initax._adapters._plain import Own, unknown
-from initax._errors import ModelError, listing, message
+from initax._errors import ModelError, listing
 from initax._model._evidence import settled
 from initax._model._parameter import UNDECLARED, Ancestor, Constraint, Layer, Parameter
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
@@ -257,9 +257,7 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
         if not isinstance(entry.leaf, ARRAYS):
             continue
         if entry.path in places:
-            raise ModelError(
-                message(f'two arrays have the path "{entry.path}".', "rename the collection or the module")
-            )
+            raise ModelError(f'two arrays have the path "{entry.path}".', "rename the collection or the module")
         places[entry.path] = [entry.index]
         if entry.collection == PARAMS and not isinstance(entry.leaf, jax.ShapeDtypeStruct):
             first = firsts.setdefault(id(entry.leaf), entry.path)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import SchemeError, did_you_mean, listing, message
+from initax._errors import SchemeError, did_you_mean, listing
 
 Activation = str | Callable[[Any], Any]
 
@@ -78,7 +78,7 @@ def gain(activation: str | Callable[[Any], Any], param: float | None = None) -> 
     elif callable(activation):
         function = activation
     else:
-        raise SchemeError(message(f"gain takes an activation or its name, not {activation!r}.", 'ix.gain("relu")'))
+        raise SchemeError(f"gain takes an activation or its name, not {activation!r}.", 'ix.gain("relu")')
     return _gain(function if param is None else _with_argument(activation, function, param))
 
 
@@ -88,7 +88,7 @@ def _gain(function: Callable[[Any], Any]) -> float:
     square = float(np.sum(weights * values**2))
     if not (np.isfinite(square) and square > 0):
         name = activation_name(function)
-        raise SchemeError(message(f"the activation {name} has second moment {square}; its gain is not defined."))
+        raise SchemeError(f"the activation {name} has second moment {square}; its gain is not defined.")
     return float(square**-0.5)
 
 
@@ -100,14 +100,12 @@ def _with_argument(activation: Any, function: Callable[[Any], Any], param: float
     name = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
     if name not in TAKES_ARGUMENT:
         raise SchemeError(
-            message(
-                f"the activation {name or repr(activation)} takes no argument, {param!r} here.",
-                f"those that do: {listing(TAKES_ARGUMENT)}",
-                f"of any other give the function: ix.gain(lambda x: f(x, {param!r}))",
-            )
+            f"the activation {name or repr(activation)} takes no argument, {param!r} here.",
+            f"those that do: {listing(TAKES_ARGUMENT)}",
+            f"of any other give the function: ix.gain(lambda x: f(x, {param!r}))",
         )
     if isinstance(param, bool) or not isinstance(param, int | float):
-        raise SchemeError(message(f"gain: param must be a number, not {param!r}.", f'ix.gain("{name}", 0.2)'))
+        raise SchemeError(f"gain: param must be a number, not {param!r}.", f'ix.gain("{name}", 0.2)')
     return _partial(function, TAKES_ARGUMENT[name], float(param))
 
 
@@ -169,7 +167,7 @@ def _moments(function: Callable[[Any], Any], variance: float) -> Moments:
         mean, square = (1 - leak) * root / math.sqrt(2 * math.pi), (1 + leak**2) * variance / 2
     if not math.isfinite(square) or square <= 0:
         name = activation_name(function)
-        raise SchemeError(message(f"the activation {name} has second moment {square}; no scheme can use it."))
+        raise SchemeError(f"the activation {name} has second moment {square}; no scheme can use it.")
     return Moments(
         mean=mean,
         square=square,
@@ -296,9 +294,9 @@ def _values(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
             values = np.asarray(function(jnp.asarray(x, jnp.float64)), dtype=np.float64)
     except Exception as error:
         first = str(error).split("\n")[0]
-        raise SchemeError(message(f"the activation {name} can't be applied to an array of reals: {first}")) from error
+        raise SchemeError(f"the activation {name} can't be applied to an array of reals: {first}") from error
     if values.shape != x.shape:
-        raise SchemeError(message(f"the activation {name} is not elementwise: {x.shape} became {values.shape}."))
+        raise SchemeError(f"the activation {name} is not elementwise: {x.shape} became {values.shape}.")
     return values
 
 
@@ -313,11 +311,9 @@ def refuse_unsuitable(scheme: str, activation: Activation, variance: float = 1.0
     problem = _problem(as_function(activation), float(variance))
     if problem:
         raise SchemeError(
-            message(
-                f"{scheme}: the activation {activation_name(activation)} is not {problem}.",
-                f"convex and non-decreasing are: {listing(SUITABLE, limit=20)}",
-                f'write ("{scheme}", {{"activation": "softplus"}})',
-            )
+            f"{scheme}: the activation {activation_name(activation)} is not {problem}.",
+            f"convex and non-decreasing are: {listing(SUITABLE, limit=20)}",
+            f'write ("{scheme}", {{"activation": "softplus"}})',
         )
 
 
@@ -357,9 +353,7 @@ def as_function(activation: Activation) -> Callable[[Any], Any]:
         return named_activation(activation)
     if not callable(activation):
         raise SchemeError(
-            message(
-                f"an activation is a function or the name of one, not {activation!r}.", 'write activation="softplus"'
-            )
+            f"an activation is a function or the name of one, not {activation!r}.", 'write activation="softplus"'
         )
     return activation
 
@@ -373,11 +367,9 @@ def named_activation(name: str) -> Callable[[Any], Any]:
     table = _activations()
     if name not in table:
         raise SchemeError(
-            message(
-                f'no activation is called "{name}".',
-                f"activations: {listing(sorted(table), limit=40)}",
-                did_you_mean(name, table),
-            )
+            f'no activation is called "{name}".',
+            f"activations: {listing(sorted(table), limit=40)}",
+            did_you_mean(name, table),
         )
     return table[name]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._math._gaussian import Activation, activation_name, as_function, cross_moment, moments
 
 LARGEST_K = 64.0
@@ -166,9 +166,9 @@ def k_max(activation: Activation, tau: float = 0.5, variance: float = 1.0) -> fl
         (1.222, 1.7382)
     """
     if not 0 < tau < 1:
-        raise SchemeError(message(f"k_max: tau must be strictly between 0 and 1, not {tau!r}.", "write tau=0.5"))
+        raise SchemeError(f"k_max: tau must be strictly between 0 and 1, not {tau!r}.", "write tau=0.5")
     if not variance > 0:
-        raise SchemeError(message(f"k_max: variance must be positive, not {variance!r}.", "write variance=1.0"))
+        raise SchemeError(f"k_max: variance must be positive, not {variance!r}.", "write variance=1.0")
     return _k_max(as_function(activation), float(tau), float(variance))
 
 
@@ -196,7 +196,7 @@ def refuse_unstable(scheme: str, activation: Activation, k: float, tau: float, v
     head = f"{scheme}: k must be below {bound:.4g} for {name} at tau={tau:g}, not {k:g}."
     why = "from there on an error of mean or variance grows from layer to layer"
     if bound > 0:
-        raise SchemeError(message(head, why, f"write k={min(1.0, 0.8 * bound):.2g}, or a larger tau"))
+        raise SchemeError(head, why, f"write k={min(1.0, 0.8 * bound):.2g}, or a larger tau")
     raise SchemeError(
-        message(f"{scheme}: no k is stable for {name} at tau={tau:g}.", why, f"write a larger tau, {(1 + tau) / 2:g}")
+        f"{scheme}: no k is stable for {name} at tau={tau:g}.", why, f"write a larger tau, {(1 + tau) / 2:g}"
     )

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, did_you_mean, listing, message
+from initax._errors import InitaxError, did_you_mean, listing
 
 Elementwise = Callable[[Any], Any]
 
@@ -121,12 +121,10 @@ def positivity(name: str | Map) -> Map:
         return name
     if name not in POSITIVITY:
         raise InitaxError(
-            message(
-                f"no positivity map is called {name!r}.",
-                f"maps: {listing(POSITIVITY)}",
-                did_you_mean(str(name), POSITIVITY),
-                'for one of your own: ix.convex.register_positivity("name", forward, inverse=...)',
-            )
+            f"no positivity map is called {name!r}.",
+            f"maps: {listing(POSITIVITY)}",
+            did_you_mean(str(name), POSITIVITY),
+            'for one of your own: ix.convex.register_positivity("name", forward, inverse=...)',
         )
     return POSITIVITY[name]
 
@@ -157,29 +155,23 @@ def register_positivity(name: str, forward: Elementwise, *, inverse: Elementwise
     """
     known = POSITIVITY.get(name)
     if known is not None and name in _SHIPPED:
-        raise InitaxError(
-            message(f'"{name}" is a positivity map of initax and keeps its meaning.', "choose another name")
-        )
+        raise InitaxError(f'"{name}" is a positivity map of initax and keeps its meaning.', "choose another name")
     weights = np.array(CHECKED, np.float32)
     back = np.asarray(forward(inverse(jnp.asarray(weights))))
     wrong = np.flatnonzero(~(np.abs(back - weights) <= 1e-4 * weights))
     if len(wrong):
         at = int(wrong[0])
         raise InitaxError(
-            message(
-                f'register_positivity("{name}"): forward(inverse(w)) is not w.',
-                f"at w={weights[at]:g} it is {back[at]:g}",
-                "pass the inverse of the map: forward=jnp.exp, inverse=jnp.log",
-            )
+            f'register_positivity("{name}"): forward(inverse(w)) is not w.',
+            f"at w={weights[at]:g} it is {back[at]:g}",
+            "pass the inverse of the map: forward=jnp.exp, inverse=jnp.log",
         )
     grid = np.linspace(-5, 5, 101, dtype=np.float32)
     image = np.asarray(forward(jnp.asarray(grid)))
     negative = np.flatnonzero(image < 0)
     if len(negative):
         at = int(negative[0])
-        raise InitaxError(
-            message(f'register_positivity("{name}"): forward({grid[at]:g}) is {image[at]:g}, not positive.')
-        )
+        raise InitaxError(f'register_positivity("{name}"): forward({grid[at]:g}) is {image[at]:g}, not positive.')
     made = Map(name, forward, inverse, reaches_zero=bool((image == 0).any()))
     POSITIVITY[name] = made
     _BY_FUNCTION[forward] = made

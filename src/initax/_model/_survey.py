@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from initax._errors import ModelError, message
+from initax._errors import ModelError
 from initax._math._sharding import varying_like
 from initax._model._parameter import Layer
 from initax._text import table
@@ -139,10 +139,8 @@ class Survey:
             leaf = self.leaves[places[0]]
             if places[0] not in new and isinstance(leaf, jax.Array) and _is_gone(leaf):
                 raise ModelError(
-                    message(
-                        f'the array at "{path or "(model)"}" {leaf.shape} is deleted, and no rule draws a new one.',
-                        "it was donated to a jitted function or deleted; keep what that function returned instead",
-                    )
+                    f'the array at "{path or "(model)"}" {leaf.shape} is deleted, and no rule draws a new one.',
+                    "it was donated to a jitted function or deleted; keep what that function returned instead",
                 )
 
 

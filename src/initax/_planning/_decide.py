@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from initax._errors import ModelError, RuleError, SchemeError, count, listing, message, warn
+from initax._errors import ModelError, RuleError, SchemeError, count, first_of, listing, message, warn
 from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why
 from initax._planning._declaration import declaration, guess_pattern, is_learned_input, shown
@@ -192,9 +192,9 @@ class _Deciding:
         self.served: set[tuple[str, str]] = set()
         self.texts: dict[int, str] = {}
 
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-        warn(text)
+    def note(self, head: str, *lines: str) -> None:
+        self.notes.append(message(head, *lines))
+        warn(head, *lines)
 
     def layer(self, layer: Layer) -> None:
         """Decide the arrays of a layer, each by the rule that is for it."""
@@ -268,7 +268,7 @@ class _Deciding:
             if text == parameter.path:
                 raise SchemeError(f"{said_by}: {error}") from None
             later = f'to keep it add a later rule: {{"{parameter.path}": None}}'
-            raise SchemeError(message(f"{said_by}, {where(parameter)}: {error}", later)) from None
+            raise SchemeError(f"{said_by}, {where(parameter)}: {error}", later) from None
         reason = why_named_is_kept(parameter, initializer, text)
         if reason is None and initializer is not None:
             self.served.add(key)
@@ -313,7 +313,7 @@ class _Deciding:
                 refuse_misfit(initializer, recipe, parameter, parameter.constraint)
         except SchemeError as error:
             remedy = self._remedy(layer, parameter) if parameter.excluded is not None else ()
-            raise SchemeError(message(f'rule "{text}": {error}', *remedy)) from error.__cause__
+            raise SchemeError(f'rule "{text}": {error}', *remedy) from error.__cause__
         self.draws.append(
             Draw(
                 parameter=parameter,
@@ -344,10 +344,8 @@ class _Deciding:
         scheme = choice.rule.scheme
         if scheme is None or scheme.arrays.get(self.companions[path][0].name, scheme) is None:
             raise RuleError(
-                message(
-                    f'rule "{choice.rule.text}" keeps "{path}", which is set with {where(owner)} when that is drawn.',
-                    f'keep both: {{"{owner.path}": None}}',
-                )
+                f'rule "{choice.rule.text}" keeps "{path}", which is set with {where(owner)} when that is drawn.',
+                f'keep both: {{"{owner.path}": None}}',
             )
 
     def _follow(self, parameter: Parameter, kind: str, scheme: str, rule: str, owner: str) -> None:
@@ -369,16 +367,13 @@ class _Deciding:
         left = [each for each in self.uncovered if each[1].path not in self.set_with]
         if default == "error" and left:
             raise RuleError(
-                message(
-                    f'no rule covers {count(len(left), "array")}, and default="error" asks for all of them.',
-                    *(shown(layer, parameter, reason) for layer, parameter, reason in left[:8]),
-                    f"… {len(left) - 8} more" if len(left) > 8 else "",
-                    cover(
-                        left,
-                        {each.parameter.path for each in self.kept if each.rule is not None},
-                        {each.parameter.path for each in self.draws},
-                    ),
-                )
+                f'no rule covers {count(len(left), "array")}, and default="error" asks for all of them.',
+                *first_of((shown(*each) for each in left), 8),
+                cover(
+                    left,
+                    {each.parameter.path for each in self.kept if each.rule is not None},
+                    {each.parameter.path for each in self.draws},
+                ),
             )
 
     def refuse_excluded(self) -> None:
@@ -390,12 +385,9 @@ class _Deciding:
             known = [owner for owner in owners if owner is not None and owner in self.companions]
             names = f'{{"{key}": ...}} names' if key else "it names"
             raise RuleError(
-                message(
-                    f'rule "{text}": {names} {"an array" if len(found) == 1 else "arrays"} that no scheme draws.',
-                    *(shown(layer, parameter, reason) for layer, parameter, reason in found[:4]),
-                    f"… {len(found) - 4} more" if len(found) > 4 else "",
-                    f'name the array that owns it: "{known[0]}"' if known else "",
-                )
+                f'rule "{text}": {names} {"an array" if len(found) == 1 else "arrays"} that no scheme draws.',
+                *first_of(shown(*each) for each in found),
+                f'name the array that owns it: "{known[0]}"' if known else "",
             )
 
     def refuse_idle(self) -> None:
@@ -422,12 +414,9 @@ class _Deciding:
             )
         for text, found in self.undeclared.items():
             self.note(
-                message(
-                    f'rule "{text}" selects {count(len(found), "array")} it can\'t draw; kept as they are:',
-                    *(shown(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found[:4]),
-                    f"… {len(found) - 4} more" if len(found) > 4 else "",
-                    *self._remedy(*found[0]),
-                )
+                f'rule "{text}" selects {count(len(found), "array")} it can\'t draw; kept as they are:',
+                *first_of(shown(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found),
+                *self._remedy(*found[0]),
             )
 
     def _remedy(self, layer: Layer, parameter: Parameter) -> tuple[str, ...]:
@@ -475,13 +464,10 @@ class _Deciding:
             roles = [role for role in ROLES if role in {*spoken, *(parameter.role for _, parameter in found)}]
             whole = ", ".join(f'"{each}": ...' for each in (*roles, *rule.scheme.arrays))
             self.note(
-                message(
-                    f'rule "{rule.text}" speaks of {" and ".join((*spoken, *rule.scheme.arrays))} only; what an '
-                    "earlier rule would draw is kept:",
-                    *(shown(layer, parameter) for layer, parameter in found[:4]),
-                    f"… {len(found) - 4} more" if len(found) > 4 else "",
-                    f'write {{"{rule.text}": {{{whole}}}}}, with None for what is to be kept',
-                )
+                f'rule "{rule.text}" speaks of {" and ".join((*spoken, *rule.scheme.arrays))} only; what an '
+                "earlier rule would draw is kept:",
+                *first_of(shown(*each) for each in found),
+                f'write {{"{rule.text}": {{{whole}}}}}, with None for what is to be kept',
             )
 
     def _is_drawn_before(self, place: int, layer: Layer, parameter: Parameter) -> bool:
@@ -503,9 +489,8 @@ class _Deciding:
             every = (shown(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found[:4])
             return message(head, *every, *self._remedy(*found[0]))
         own = [each for each in self.kept if each.rule == rule.text]
-        lines = [f"{each.parameter.path or '(model)'}: {each.reason}" for each in own[:4]]
-        more = f"… {len(own) - 4} more" if len(own) > 4 else ""
-        return message(head, *lines, more, self._instead(rule, own))
+        lines = first_of(f"{each.parameter.path or '(model)'}: {each.reason}" for each in own)
+        return message(head, *lines, self._instead(rule, own))
 
     def _instead(self, rule: Rule, own: list[Kept]) -> str:
         if any(each.reason.why is Why.NORM for each in own):
@@ -541,16 +526,12 @@ def _refuse_without_layers(layers: Sequence[Layer], model: type) -> None:
     arrays = [(layer, parameter) for layer in layers for parameter in layer.parameters]
     if not arrays:
         raise ModelError(
-            message(
-                f"the model holds no array: {model.__name__}.",
-                "a model is an Equinox module, or a pytree of arrays, jax.ShapeDtypeStruct or shape tuples",
-            )
+            f"the model holds no array: {model.__name__}.",
+            "a model is an Equinox module, or a pytree of arrays, jax.ShapeDtypeStruct or shape tuples",
         )
     unknown = [layer for layer in layers if layer.kind == UNDECLARED]
     raise ModelError(
-        message(
-            f"the model holds no layer that initax knows: {model.__name__}.",
-            *(shown(layer, parameter, parameter.excluded) for layer, parameter in arrays[:6]),
-            *(declaration(unknown[0]) if unknown else ()),
-        )
+        f"the model holds no layer that initax knows: {model.__name__}.",
+        *(shown(layer, parameter, parameter.excluded) for layer, parameter in arrays[:6]),
+        *(declaration(unknown[0]) if unknown else ()),
     )

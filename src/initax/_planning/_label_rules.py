@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import RuleError, count, did_you_mean, listing, message, shown, warn
+from initax._errors import RuleError, count, did_you_mean, listing, shown, warn
 from initax._math._axes import parse
 from initax._model._parameter import ROLES, Layer, Parameter
 from initax._model._survey import Survey
@@ -144,7 +144,7 @@ def read_label_rules(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ..
     kind = KINDS[of]
     if not isinstance(rules, Mapping) or not rules:
         head = f"{verb or of}: rules must be a mapping from selectors to {kind.words}, not {shown(rules)}."
-        raise RuleError(message(head, f"write {kind.example}"))
+        raise RuleError(head, f"write {kind.example}")
     return tuple(_read(kind, verb or of, selector, value) for selector, value in rules.items())
 
 
@@ -152,12 +152,12 @@ def _read(kind: Kind, verb: str, selector: Any, value: Any) -> LabelRule:
     if isinstance(selector, tuple) and len(selector) == 2 and all(isinstance(each, str | type) for each in selector):
         name = selector[0].__name__ if isinstance(selector[0], type) else selector[0]
         line = f'write {{"{name}": {{"{selector[1]}": {value!r}}}}}'
-        raise RuleError(message(f"{verb}: a selector can't be a pair, {selector!r}.", line))
+        raise RuleError(f"{verb}: a selector can't be a pair, {selector!r}.", line)
     rule = Rule(read_selector(selector), None)
     if not isinstance(value, Mapping) or set(value) & kind.keys:
         return LabelRule(rule, {"": _checked(kind, verb, rule.text, "", value)})
     if not value:
-        raise RuleError(message(f'{verb}: rule "{rule.text}" says nothing.', f"write {kind.example}"))
+        raise RuleError(f'{verb}: rule "{rule.text}" says nothing.', f"write {kind.example}")
     return LabelRule(rule, {str(key): _checked(kind, verb, rule.text, str(key), each) for key, each in value.items()})
 
 
@@ -165,7 +165,7 @@ def _checked(kind: Kind, verb: str, rule: str, key: str, value: Any) -> Any:
     found = kind.check(value)
     if found is None:
         at = f'rule "{rule}"' + (f', key "{key}"' if key else "")
-        raise RuleError(message(f"{verb}: {at}: {shown(value)} is not {kind.one}.", kind.hint))
+        raise RuleError(f"{verb}: {at}: {shown(value)} is not {kind.one}.", kind.hint)
     return found
 
 
@@ -217,11 +217,9 @@ def _warn_of_roles(
     if left:
         text = rules[by_role[-1]].rule.text
         warn(
-            message(
-                f'rule "{text}" goes by roles, and those of {count(len(left), "array")} are not known: '
-                + listing((path or "(model)" for path in left), 4),
-                f'name them, {{"{left[0] or "*"}": ...}}; or say what the model is called on, inputs=...',
-            )
+            f'rule "{text}" goes by roles, and those of {count(len(left), "array")} are not known: '
+            + listing((path or "(model)" for path in left), 4),
+            f'name them, {{"{left[0] or "*"}": ...}}; or say what the model is called on, inputs=...',
         )
 
 
@@ -230,12 +228,10 @@ def _refuse_unknown_keys(each: LabelRule, selected: Sequence[Parameter]) -> None
     for key in each.values:
         if key and key not in ROLES and key not in names:
             raise RuleError(
-                message(
-                    f'rule "{each.rule.text}": "{key}" is neither a role nor an array of what the rule selects.',
-                    did_you_mean(key, (*names, *ROLES)),
-                    f"arrays: {listing(names)}",
-                    f"roles: {listing(ROLES)}",
-                )
+                f'rule "{each.rule.text}": "{key}" is neither a role nor an array of what the rule selects.',
+                did_you_mean(key, (*names, *ROLES)),
+                f"arrays: {listing(names)}",
+                f"roles: {listing(ROLES)}",
             )
 
 

@@ -156,11 +156,9 @@ def refuse_permuted(verb: str, **given: Any) -> None:
         error = next((ERRORS[name] for name in ERRORS if name in moved), ModelError)
         came = listing(names[order.index(at)] for at in range(len(names)))
         raise error(
-            message(
-                f"{verb} takes {listing(names)} in this order, and was given {came}.",
-                *(f"{name} is {shown(value)}" for name, value in given.items() if name in moved),
-                f"write {verb}({', '.join(names)})",
-            )
+            f"{verb} takes {listing(names)} in this order, and was given {came}.",
+            *(f"{name} is {shown(value)}" for name, value in given.items() if name in moved),
+            f"write {verb}({', '.join(names)})",
         )
 
 
@@ -172,15 +170,13 @@ def refuse_no_rules(model: Any, rules: Any, default: Any) -> None:
         ModelError: the model is a plan.
     """
     if _is_plan(rules):
-        raise RuleError(message(f"the rules are a plan already: {shown(rules)}.", "write plan.draw(key)"))
+        raise RuleError(f"the rules are a plan already: {shown(rules)}.", "write plan.draw(key)")
     if _is_plan(model):
-        raise ModelError(message(f"the model is a plan: {shown(model)}.", "write model = plan.draw(key)"))
+        raise ModelError(f"the model is a plan: {shown(model)}.", "write model = plan.draw(key)")
     if isinstance(rules, Mapping) and not rules and default is None:
         raise RuleError(
-            message(
-                "the rules are empty, so nothing would be drawn.",
-                'write {"*": "he_normal"} for every layer, or {"*": None} to keep the model as it is',
-            )
+            "the rules are empty, so nothing would be drawn.",
+            'write {"*": "he_normal"} for every layer, or {"*": None} to keep the model as it is',
         )
 
 
@@ -213,12 +209,10 @@ def refuse_flattened(model: Any, schemes: Iterable[Scheme | None]) -> None:
         return
     head = f"the model is a flattened state dict, {len(model)} arrays under names with dots: {listing(model, 3)}."
     if flax:
-        raise ModelError(message(head, 'take the names apart: flax.traverse_util.unflatten_dict(params, sep=".")'))
+        raise ModelError(head, 'take the names apart: flax.traverse_util.unflatten_dict(params, sep=".")')
     kinds = dict.fromkeys("Linear" if len(shape) == 2 else "Conv" for shape in sorted(torch.values(), key=len))
     line = ", ".join(f'"{kind}": ix.Scheme("he_normal", axes="o i ...")' for kind in kinds)
-    raise ModelError(
-        message(head, "PyTorch's have their outputs first, and a rule has to say so", f"write {{{line}}}"),
-    )
+    raise ModelError(head, "PyTorch's have their outputs first, and a rule has to say so", f"write {{{line}}}")
 
 
 def cover(left: Iterable[tuple[Layer, Any, Any]], selected: Collection[str], drawn: Collection[str]) -> str:

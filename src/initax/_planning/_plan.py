@@ -12,7 +12,7 @@ import numpy as np
 from initax._adapters import check_key, key_of
 from initax._drawing._draw import Job, draw, lower
 from initax._drawing._program import Program
-from initax._errors import InitaxError, PlanError, count, message, warn
+from initax._errors import InitaxError, PlanError, count, first_of, warn
 from initax._math._sharding import refuse_misfit
 from initax._model._survey import Survey
 from initax._planning._decide import Decisions, Draw, decide
@@ -168,14 +168,9 @@ class Plan:
             return
         unselected = any(each.rule is None and each.parameter.excluded is None for each in left)
         warn(
-            message(
-                f"{count(len(left), 'array')} of the model {'stay' if len(left) > 1 else 'stays'} abstract:",
-                *(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.reason}" for each in left[:4]),
-                f"… {len(left) - 4} more" if len(left) > 4 else "",
-                'what no rule selects is drawn as its framework draws it: add {"*": "default"} first'
-                if unselected
-                else "",
-            )
+            f"{count(len(left), 'array')} of the model {'stay' if len(left) > 1 else 'stays'} abstract:",
+            *first_of(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.reason}" for each in left),
+            'what no rule selects is drawn as its framework draws it: add {"*": "default"} first' if unselected else "",
         )
 
     def _old(self, each: Draw) -> Any:
@@ -183,10 +178,8 @@ class Plan:
         if isinstance(old, jax.Array | np.ndarray):
             return old
         raise PlanError(
-            message(
-                f'{each.initializer} keeps a part of what "{each.parameter.path}" holds, and the model is abstract.',
-                "draw the model first, then call it on what comes back",
-            )
+            f'{each.initializer} keeps a part of what "{each.parameter.path}" holds, and the model is abstract.',
+            "draw the model first, then call it on what comes back",
         )
 
     @property
@@ -277,13 +270,11 @@ class Plan:
         except (ValueError, KeyError, TypeError) as error:
             raise PlanError(no_stored_plan(text, error)) from error
         if stored.get("initax") != FORMAT:
-            raise PlanError(
-                message(f"the plan is stored in format {stored.get('initax')!r}, this initax reads {FORMAT}.")
-            )
+            raise PlanError(f"the plan is stored in format {stored.get('initax')!r}, this initax reads {FORMAT}.")
         found = plan(model, rules, inputs=inputs, forward=forward, module=module, default=stored.get("default"))
         changes = _diff(decisions, json.loads(json.dumps(found._rows())))
         if changes:
-            raise PlanError(message("the stored plan decides otherwise on this model.", *changes[:20]))
+            raise PlanError("the stored plan decides otherwise on this model.", *changes[:20])
         return found
 
     def __len__(self) -> int:
@@ -407,10 +398,8 @@ def _selector_spec(rule: Rule) -> str:
     if isinstance(selector, str):
         return selector
     raise PlanError(
-        message(
-            f"a plan with the function {rule.text} for a selector can't be stored.",
-            'select by class, name or path instead: {"Linear": ...}',
-        )
+        f"a plan with the function {rule.text} for a selector can't be stored.",
+        'select by class, name or path instead: {"Linear": ...}',
     )
 
 

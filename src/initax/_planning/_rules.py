@@ -131,7 +131,7 @@ def _reach(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], hint
                 found |= arrays
                 own.append(layer)
     if not own:
-        raise RuleError(message(unmatched(rule.selector, layers, aliases), _by_name(rule, hint)))
+        raise RuleError(unmatched(rule.selector, layers, aliases), _by_name(rule, hint))
     return said(rule.text, rule.scheme, own, found)
 
 
@@ -174,10 +174,8 @@ def _applies(rule: Rule, layer: Layer) -> bool:
         return rule.selector.matches(layer)
     except Exception as error:
         raise RuleError(
-            message(
-                f'the selector {rule.text} failed on layer "{layer.path}": {type(error).__name__}: {error}',
-                "a selector function takes an ix.Layer and returns whether it is selected",
-            )
+            f'the selector {rule.text} failed on layer "{layer.path}": {type(error).__name__}: {error}',
+            "a selector function takes an ix.Layer and returns whether it is selected",
         ) from error
 
 

@@ -215,11 +215,9 @@ def labels(
         rows.append(Label(parameter=each, kind=layer.kind, value=default, why=why))
     if left:
         raise RuleError(
-            message(
-                f"labels: no rule says anything of {count(len(left), 'array')}: "
-                + listing((each.path or "(model)" for each in left), 6),
-                'a label for all others goes first: {"*": "adam", ...}; or give default="adam"',
-            )
+            f"labels: no rule says anything of {count(len(left), 'array')}: "
+            + listing((each.path or "(model)" for each in left), 6),
+            'a label for all others goes first: {"*": "adam", ...}; or give default="adam"',
         )
     return Labels("labels", found, rows)
 
@@ -277,11 +275,9 @@ def mask(
         rows.append(Label(parameter=each, kind=layer.kind, value=value, why=why))
     if not any(each.value for each in rows):
         raise RuleError(
-            message(
-                "mask: no array is true, so that the mask would switch everything off.",
-                f"rules: {listing(each.rule.text for each in given)}",
-                'what no rule selects is false; write {"*": True, ...} first',
-            )
+            "mask: no array is true, so that the mask would switch everything off.",
+            f"rules: {listing(each.rule.text for each in given)}",
+            'what no rule selects is false; write {"*": True, ...} first',
         )
     return Labels("mask", found, rows)
 

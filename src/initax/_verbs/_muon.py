@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from initax._errors import AxesError, InitaxError, RuleError, count, listing, message, warn
+from initax._errors import AxesError, InitaxError, RuleError, count, first_of, listing, warn
 from initax._math._axes import Axes, resolve
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Why
@@ -84,13 +84,10 @@ def muon_dimensions(
     if merged:
         shown = [f'{each.parameter.path} {each.parameter.shape}, "{_pattern(each)}"' for each in merged]
         raise AxesError(
-            message(
-                "muon_dimensions: optax can't be told of matrices that share an axis.",
-                *shown[:4],
-                f"… {len(shown) - 4} more" if len(shown) > 4 else "",
-                "ix.muon(learning_rate, model) shows optax each of them by itself",
-                f'or give them to Adam: ix.muon_dimensions(model, {{"{merged[0].parameter.path}": False}})',
-            )
+            "muon_dimensions: optax can't be told of matrices that share an axis.",
+            *first_of(shown),
+            "ix.muon(learning_rate, model) shows optax each of them by itself",
+            f'or give them to Adam: ix.muon_dimensions(model, {{"{merged[0].parameter.path}": False}})',
         )
     numbers = _optax("muon_dimensions").numbers
     sides = {each.parameter.path: each.axes.stored_sides for each in matrices if each.axes is not None}
@@ -146,18 +143,16 @@ def muon(
     found = survey(model, inputs=inputs, forward=forward, module=module)
     if "muon_weight_dimension_numbers" in options:
         raise InitaxError(
-            message("muon: muon_weight_dimension_numbers is what ix.muon finds out.", "leave it out, or use rules")
+            "muon: muon_weight_dimension_numbers is what ix.muon finds out.", "leave it out, or use rules"
         )
     matrices = _matrices("muon", found, rules)
     own = {each.parameter.path: each.axes for each in matrices if each.axes is not None}
     several = [path for path, axes in own.items() if axes.batch_size > 1]
     if options.get("adaptive") and several:
         raise InitaxError(
-            message(
-                "muon: adaptive=True scales by one number for each array, and some hold several matrices.",
-                f"arrays: {listing(several, 4)}",
-                "leave adaptive out, or give these to Adam by a rule",
-            )
+            "muon: adaptive=True scales by one number for each array, and some hold several matrices.",
+            f"arrays: {listing(several, 4)}",
+            "leave adaptive out, or give these to Adam by a rule",
         )
     adapter = _optax("muon")
     dimensions = {
@@ -176,7 +171,7 @@ def _optax(verb: str) -> Any:
     try:
         return importlib.import_module(OPTAX)
     except ModuleNotFoundError as error:
-        raise InitaxError(message(f"ix.{verb} needs optax, which is not installed.", "pip install optax")) from error
+        raise InitaxError(f"ix.{verb} needs optax, which is not installed.", "pip install optax") from error
 
 
 def _labelled(verb: str, found: Survey, matrices: list[_Matrix], values: Mapping[str, Any]) -> Labels:
@@ -198,23 +193,18 @@ def _matrices(verb: str, found: Survey, rules: Any) -> list[_Matrix]:
     matrices = [_matrix(verb, layer, each, decided.get(each.path)) for layer, each in rows_of(found)]
     if not any(each.axes is not None for each in matrices):
         raise RuleError(
-            message(
-                f"{verb}: no array is a matrix of known axes, so that Adam would get all of them.",
-                *(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.why}" for each in matrices[:6]),
-                "" if found.traced is not None else "say what the model is called on, inputs=...",
-            )
+            f"{verb}: no array is a matrix of known axes, so that Adam would get all of them.",
+            *(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.why}" for each in matrices[:6]),
+            "" if found.traced is not None else "say what the model is called on, inputs=...",
         )
     blind = [each for each in matrices if each.axes is None and _may_be_matrix(each.parameter, decided)]
     if blind:
         first = blind[0].parameter
         warn(
-            message(
-                f"{verb} can't tell the axes of {count(len(blind), 'array')}, and Adam gets them:",
-                *(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.why}" for each in blind[:4]),
-                f"… {len(blind) - 4} more" if len(blind) > 4 else "",
-                "" if found.traced is not None else "say what the model is called on, inputs=...",
-                f'or say their axes, {{"{first.path}": "{_example(first)}"}}, or False for Adam',
-            )
+            f"{verb} can't tell the axes of {count(len(blind), 'array')}, and Adam gets them:",
+            *first_of(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.why}" for each in blind),
+            "" if found.traced is not None else "say what the model is called on, inputs=...",
+            f'or say their axes, {{"{first.path}": "{_example(first)}"}}, or False for Adam',
         )
     return matrices
 
@@ -251,11 +241,9 @@ def _matrix(verb: str, layer: Layer, parameter: Parameter, said: Said | None) ->
     why = _why_none(parameter, axes, asked=asked)
     if why and said is not None and said.is_named:
         raise RuleError(
-            message(
-                f'{verb}: rule "{said.rule}" asks for a matrix, and {parameter.path or "(model)"} is none: {why}.',
-                f"shape {parameter.shape}" + (f', axes "{axes.pattern}"' if axes is not None else ""),
-                'say its axes, "i o", or False for Adam',
-            )
+            f'{verb}: rule "{said.rule}" asks for a matrix, and {parameter.path or "(model)"} is none: {why}.',
+            f"shape {parameter.shape}" + (f', axes "{axes.pattern}"' if axes is not None else ""),
+            'say its axes, "i o", or False for Adam',
         )
     return made(None if why else axes, why or (f'rule "{said.rule}"' if said is not None and asked else ""))
 

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from initax._errors import ModelError, message
+from initax._errors import ModelError
 from initax._math._gaussian import Activation, as_function
 from initax._math._positivity import positivity as positivity_of
 from initax._model._parameter import declare
@@ -99,10 +99,8 @@ def _vector(x: Any, size: Size, what: str) -> jax.Array:
     expected = () if size == "scalar" else (size,)
     if jnp.shape(x) != expected:
         raise ModelError(
-            message(
-                f"{what} has shape {jnp.shape(x)}, and the network takes {expected}.",
-                "for a batch write jax.vmap(model)(x)",
-            )
+            f"{what} has shape {jnp.shape(x)}, and the network takes {expected}.",
+            "for a batch write jax.vmap(model)(x)",
         )
     return jnp.reshape(x, (number_of(size),))
 

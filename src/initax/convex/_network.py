@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from initax._errors import ModelError, message, warn
+from initax._errors import ModelError, warn
 from initax._math._gaussian import Activation, as_function, gain
 from initax._model._constraint import Constraint, behind
 from initax._model._parameter import Declaration, Field
@@ -104,7 +104,7 @@ def shapes(
     outputs = (*width_sizes, number_of(out_size))
     if min(outputs) < 1 or number_of(in_size) < 1:
         given = f"in_size={in_size!r}, out_size={out_size!r}, width_sizes={list(width_sizes)}"
-        raise ModelError(message(f"every size of a convex network must be positive: {given}."))
+        raise ModelError(f"every size of a convex network must be positive: {given}.")
     before = (0, *width_sizes)
     seen = contexts or (0,) * len(outputs)
     return tuple(
@@ -123,12 +123,10 @@ def warn_if_too_deep(layers: int, *, use_passthrough: bool) -> None:
     if use_passthrough or layers <= DEEP:
         return
     warn(
-        message(
-            f"an input-convex network of {layers} layers without passthrough forgets its input.",
-            "with positive weights alone its units agree ever more, and no initialization has trained it at 20 layers",
-            "use_passthrough=True shows every layer the input, and trains at any depth",
-            "or put a normalization between the layers",
-        )
+        f"an input-convex network of {layers} layers without passthrough forgets its input.",
+        "with positive weights alone its units agree ever more, and no initialization has trained it at 20 layers",
+        "use_passthrough=True shows every layer the input, and trains at any depth",
+        "or put a normalization between the layers",
     )
 
 
@@ -204,11 +202,9 @@ def partially_convex(
     beside = tuple(context_width_sizes if context_width_sizes is not None else width_sizes)
     if len(beside) != len(width_sizes):
         raise ModelError(
-            message(
-                f"the context path has {len(beside)} layers, the convex path {len(width_sizes)}.",
-                f"context_width_sizes={list(beside)}, width_sizes={list(width_sizes)}",
-                "give one size of the context for every hidden layer",
-            )
+            f"the context path has {len(beside)} layers, the convex path {len(width_sizes)}.",
+            f"context_width_sizes={list(beside)}, width_sizes={list(width_sizes)}",
+            "give one size of the context for every hidden layer",
         )
     contexts = (number_of(context_size), *beside)
     layers = shapes(in_size, out_size, width_sizes, use_passthrough=True, contexts=contexts)

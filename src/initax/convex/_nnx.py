@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from initax._errors import ModelError, message
+from initax._errors import ModelError
 from initax._math._gaussian import Activation, as_function
 from initax._math._positivity import positivity as positivity_of
 from initax._model._parameter import declare
@@ -88,7 +88,7 @@ def _rows(x: Any, size: Size, what: str) -> Any:
     if size == "scalar":
         return x[..., None]
     if x.ndim < 1 or x.shape[-1] != size:
-        raise ModelError(message(f"{what} has shape {x.shape}, and the network takes (..., {size})."))
+        raise ModelError(f"{what} has shape {x.shape}, and the network takes (..., {size}).")
     return x
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from initax._adapters import survey
-from initax._errors import ModelError, message
+from initax._errors import ModelError
 from initax._math._positivity import positivity
 from initax.convex._network import DEEP, warn_if_too_deep
 
@@ -47,14 +47,12 @@ def standardize(model: Model, inputs: Any) -> Model:
     network: Any = model
     if not hasattr(network, "pre_activations"):
         raise ModelError(
-            message(
-                f"standardize takes an ix.convex.FICNN, not {type(model).__name__}.",
-                "for another network write its layers as one: ix.convex.FICNN(in_size, out_size, width_sizes, key=key)",
-            )
+            f"standardize takes an ix.convex.FICNN, not {type(model).__name__}.",
+            "for another network write its layers as one: ix.convex.FICNN(in_size, out_size, width_sizes, key=key)",
         )
     data = jnp.asarray(inputs)
     if data.ndim < 1 or data.shape[0] < 2:
-        raise ModelError(message(f"standardize needs a batch of inputs, not an array of shape {data.shape}."))
+        raise ModelError(f"standardize needs a batch of inputs, not an array of shape {data.shape}.")
     if not network.use_passthrough and len(network.layers) > DEEP:
         warn_if_too_deep(len(network.layers), use_passthrough=False)
     for place in range(len(network.layers)):
@@ -69,10 +67,8 @@ def _with_layer(network: Any, place: int, data: jax.Array) -> Any:
     scale = jnp.sqrt(jnp.mean(jnp.var(seen, axis=0)))
     if not isinstance(scale, jax.core.Tracer) and not float(scale) > 0:
         raise ModelError(
-            message(
-                f"layer {place} gives the same output for every input, so that there is nothing to standardize.",
-                "draw the network anew, ix.convex.FICNN(...), or pass more inputs",
-            )
+            f"layer {place} gives the same output for every input, so that there is nothing to standardize.",
+            "draw the network anew, ix.convex.FICNN(...), or pass more inputs",
         )
     layer = network.layers[place]
     mapping = positivity(layer.positivity)

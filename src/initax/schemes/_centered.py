@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._math._axes import Axes
 from initax._model._parameter import Layer, Parameter, Role
 from initax._model._reason import Reason
@@ -129,4 +129,4 @@ def _refuse_misfit(parameter: Parameter, axes: Axes) -> None:
         why = f"one output has {axes.fan_in} inputs, fewer than {FEWEST}"
     else:
         return
-    raise SchemeError(message(f"centered can't serve {where(parameter)}: {why}.", seen, keep))
+    raise SchemeError(f"centered can't serve {where(parameter)}: {why}.", seen, keep)

@@ -149,11 +149,9 @@ class IcnnWeight(_Icnn):
         if self.bias == "elsewhere" or alone or any(each.role == "bias" for each in layer.parameters):
             return
         raise SchemeError(
-            message(
-                f"icnn needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
-                f"positive weights shift the mean by {self._shift(parameter, layer):+.4g}; a bias has to take that off",
-                'build the layer with one, or say that another layer holds it: ("icnn", {"bias": "elsewhere"})',
-            )
+            f"icnn needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
+            f"positive weights shift the mean by {self._shift(parameter, layer):+.4g}; a bias has to take that off",
+            'build the layer with one, or say that another layer holds it: ("icnn", {"bias": "elsewhere"})',
         )
 
     def _shift(self, parameter: Parameter, layer: Layer) -> float:
@@ -254,11 +252,9 @@ def icnn(
     """
     if not 0 < tau < 1:
         raise SchemeError(
-            message(
-                f"icnn: tau must be strictly between 0 and 1, not {tau!r}.",
-                "it is the share of the variance that the passthrough brings",
-                'write ("icnn", {"tau": 0.5})',
-            )
+            f"icnn: tau must be strictly between 0 and 1, not {tau!r}.",
+            "it is the share of the variance that the passthrough brings",
+            'write ("icnn", {"tau": 0.5})',
         )
     function, _ = named(activation)
     refuse_unsuitable("icnn", function, variance)

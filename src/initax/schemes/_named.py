@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, ParamSpec, Union, get_args, get_origin, get_type_hints
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._model._parameter import Role
 from initax.schemes._initializer import (
     Args,
@@ -43,7 +43,7 @@ class Check:
 
 def _flag(scheme: str, name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise SchemeError(message(f"{scheme}: {name} must be True or False, not {value!r}."))
+        raise SchemeError(f"{scheme}: {name} must be True or False, not {value!r}.")
     return value
 
 

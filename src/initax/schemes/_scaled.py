@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from initax._errors import SchemeError, count, message
+from initax._errors import SchemeError, count
 from initax._model._parameter import Layer, Parameter, Role
 from initax._model._reason import Reason
 from initax.schemes._depth import depth_factor
@@ -121,10 +121,8 @@ def _factor(_scheme: str, _name: str, factor: Any) -> Factor:
             return depth_factor(recipe, **sizes)
         case str():
             raise SchemeError(
-                message(
-                    f"scaled: factor must be a number, or a recipe and its sizes, not {factor!r}.",
-                    'write ("scaled", {"scheme": ..., "factor": ("gpt2", {"layers": 12})})',
-                )
+                f"scaled: factor must be a number, or a recipe and its sizes, not {factor!r}.",
+                'write ("scaled", {"scheme": ..., "factor": ("gpt2", {"layers": 12})})',
             )
         case list() | tuple() if factor:
             return tuple(number("scaled", "each factor", each) for each in factor)
@@ -189,18 +187,14 @@ def _stack_of(parameter: Parameter, factors: tuple[float, ...]) -> int:
     seen = f'shape {parameter.shape}, axes "{axes.pattern}"'
     if axis is None:
         raise SchemeError(
-            message(
-                f"scaled has {many}, one for each layer of a stack; {where(parameter)} is no stack.",
-                seen,
-                f'write one number, ("scaled", {{"scheme": ..., "factor": {factors[0]:g}}}), or select the stack alone',
-            )
+            f"scaled has {many}, one for each layer of a stack; {where(parameter)} is no stack.",
+            seen,
+            f'write one number, ("scaled", {{"scheme": ..., "factor": {factors[0]:g}}}), or select the stack alone',
         )
     if parameter.shape[axis] != len(factors):
         raise SchemeError(
-            message(
-                f"scaled has {many}; {where(parameter)} is a stack of {parameter.shape[axis]}.",
-                f"{seen}: one factor for each entry of axis {axis}",
-                f'write "factor": [{factors[0]:g}, ...] with {count(parameter.shape[axis], "number")}, or one number',
-            )
+            f"scaled has {many}; {where(parameter)} is a stack of {parameter.shape[axis]}.",
+            f"{seen}: one factor for each entry of axis {axis}",
+            f'write "factor": [{factors[0]:g}, ...] with {count(parameter.shape[axis], "number")}, or one number',
         )
     return axis

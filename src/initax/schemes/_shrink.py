@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter, Role
 from initax._model._reason import Reason
 from initax.schemes._initializer import Initializer, Kernel, Recipe, refuse_old, where
@@ -63,12 +63,10 @@ class ShrinkPerturb(Initializer):
         """Return the recipe for one parameter."""
         if parameter.constraint is not None:
             raise SchemeError(
-                message(
-                    f"shrink_perturb adds to what is stored; {where(parameter)} is stored behind "
-                    f"{parameter.constraint.name}.",
-                    "the sum would not be the effective weight's",
-                    "draw it anew, or keep it",
-                )
+                f"shrink_perturb adds to what is stored; {where(parameter)} is stored behind "
+                f"{parameter.constraint.name}.",
+                "the sum would not be the effective weight's",
+                "draw it anew, or keep it",
             )
         recipe = self.inner.recipe(parameter, layer)
         refuse_old("shrink_perturb", recipe, parameter)
@@ -113,10 +111,8 @@ def shrink_perturb(shrink: Number, scheme: SchemeLike, perturb: Number = 1.0) ->
     """
     if any(part is not None and part.needs_reach for part in scheme.parts.values()):
         raise SchemeError(
-            message(
-                "shrink_perturb can't add to what auto draws: auto scales a whole weight to what reaches it.",
-                'name a scheme that needs no inputs, "he_normal"',
-            )
+            "shrink_perturb can't add to what auto draws: auto scales a whole weight to what reaches it.",
+            'name a scheme that needs no inputs, "he_normal"',
         )
     parts: dict[Role, Initializer | None] = {
         role: None if part is None else ShrinkPerturb(part, shrink, perturb, name="shrink_perturb")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._math._axes import Axes
 from initax._math._haar import haar
 from initax._math._polar import polar
@@ -152,11 +152,9 @@ def _matrix_axes(name: str, parameter: Parameter) -> Axes:
     axes = known_axes(name, parameter)
     if not (axes.in_axis and axes.out_axis):
         raise SchemeError(
-            message(
-                f"{name} needs input and output axes; {where(parameter)} has shape {parameter.shape}, "
-                f'axes "{axes.pattern}".',
-                'for a vector use "normal" or "zeros"',
-            )
+            f"{name} needs input and output axes; {where(parameter)} has shape {parameter.shape}, "
+            f'axes "{axes.pattern}".',
+            'for a vector use "normal" or "zeros"',
         )
     return axes
 
@@ -197,22 +195,18 @@ class DeltaOrthogonal(Initializer):
         *receptive, inputs, outputs = axes.canonical_shape
         if not receptive:
             raise SchemeError(
-                message(
-                    f"delta_orthogonal needs a receptive field; {where(parameter)} has shape {parameter.shape}, "
-                    f'axes "{axes.pattern}".',
-                    'for a matrix use "orthogonal"',
-                )
+                f"delta_orthogonal needs a receptive field; {where(parameter)} has shape {parameter.shape}, "
+                f'axes "{axes.pattern}".',
+                'for a matrix use "orthogonal"',
             )
         if (empty := _empty(parameter, layer)) is not None:
             return empty
         if inputs > outputs:
             raise SchemeError(
-                message(
-                    f"delta_orthogonal needs at least as many outputs as inputs; {where(parameter)} has {inputs} "
-                    f"inputs and {outputs} outputs per group.",
-                    f'shape {parameter.shape}, axes "{axes.pattern}"',
-                    'a convolution that narrows can\'t preserve norms: use "orthogonal"',
-                )
+                f"delta_orthogonal needs at least as many outputs as inputs; {where(parameter)} has {inputs} "
+                f"inputs and {outputs} outputs per group.",
+                f'shape {parameter.shape}, axes "{axes.pattern}"',
+                'a convolution that narrows can\'t preserve norms: use "orthogonal"',
             )
         kernel = DeltaHaarKernel(axes, split=split_of(axes, parameter.sharding))
         return Recipe(kernel, (self.gain,), abs(self.gain) / math.sqrt(outputs * math.prod(receptive)))
@@ -230,20 +224,16 @@ class Eye(Initializer):
         axes = _matrix_axes(self.name, parameter)
         if isinstance(self.shift, tuple) and len(self.shift) != len(axes.canonical_shape):
             raise SchemeError(
-                message(
-                    f"identity has {len(self.shift)} shifts, one for each axis, and {where(parameter)} has "
-                    f"{len(axes.canonical_shape)} axes in the layout (*receptive, in, out).",
-                    f'shape {parameter.shape}, axes "{axes.pattern}"',
-                    "a single number shifts the outputs",
-                )
+                f"identity has {len(self.shift)} shifts, one for each axis, and {where(parameter)} has "
+                f"{len(axes.canonical_shape)} axes in the layout (*receptive, in, out).",
+                f'shape {parameter.shape}, axes "{axes.pattern}"',
+                "a single number shifts the outputs",
             )
         if self.name == "dirac" and not axes.receptive_axis:
             raise SchemeError(
-                message(
-                    f"dirac needs a receptive field; {where(parameter)} has shape {parameter.shape}, "
-                    f'axes "{axes.pattern}".',
-                    'for a matrix use "identity"',
-                )
+                f"dirac needs a receptive field; {where(parameter)} has shape {parameter.shape}, "
+                f'axes "{axes.pattern}".',
+                'for a matrix use "identity"',
             )
         return _empty(parameter, layer) or Recipe(EyeKernel(axes, self.shift), (self.gain,), 0.0)
 
@@ -352,7 +342,7 @@ def _shift(name: str, argument: str, value: Any) -> int | tuple[int, ...]:
     several = value if isinstance(value, tuple | list) else (value,)
     steps = [number(name, argument, each) for each in several]
     if not steps or not all(each.is_integer() for each in steps):
-        raise SchemeError(message(f"{name}: {argument} must be a whole number, or one for each axis, not {value!r}."))
+        raise SchemeError(f"{name}: {argument} must be a whole number, or one for each axis, not {value!r}.")
     return tuple(map(int, steps)) if isinstance(value, tuple | list) else int(steps[0])
 
 
