@@ -16,6 +16,7 @@ import numpy as np
 from initax._adapters import survey as survey_model
 from initax._errors import InitaxError, ModelError, SchemeError, listing
 from initax._model._survey import Survey
+from initax._planning._decide import Draw, Kept
 from initax._planning._plan import Plan, plan
 from initax._planning._rules import read_rules
 from initax._trace._take_survey import survey
@@ -162,8 +163,7 @@ def plan_data(name: str, rules: Mapping[Any, Any], models: Models) -> dict[str, 
         specs.append([rule.text, spec])
     measured = made.arrays(models.keys[0]) if callables else {}
     decisions: dict[str, Any] = {}
-    for each in (*made.draws, *made.kept):
-        row = each.to_dict()
+    for row in (*map(Draw.to_dict, made.draws), *map(Kept.to_dict, made.kept)):
         decisions[row["path"]] = {name: row[name] for name in STORED if name in row}
     for draw in made.draws:
         path, std = draw.parameter.path, draw.std

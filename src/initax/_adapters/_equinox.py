@@ -17,7 +17,18 @@ from initax._adapters._shared_patterns import looked_up
 from initax._adapters._spectral_norm import SpectralNormPreimage
 from initax._math._axes import Axes
 from initax._model._constraint import weight_norm
-from initax._model._parameter import GRU_GATES, LSTM_GATES, Constraint, Declaration, DefaultSpec, Field, declare
+from initax._model._parameter import (
+    GRU_GATES,
+    LSTM_GATES,
+    Constraint,
+    Declaration,
+    DefaultSpec,
+    Field,
+    bias,
+    declare,
+    layer,
+    weight,
+)
 from initax._model._reason import Reason, Why
 
 
@@ -56,34 +67,20 @@ def _transposed(module: Any, axes: Axes) -> tuple[float, float]:
     return axes.fan_in / math.prod(module.stride), axes.fan_out
 
 
-def _recurrent_sizes(inputs: str) -> dict[str, int | str]:
-    return {"o": "hidden_size", "i": inputs}
-
-
 def _recurrent_default(module: Any) -> DefaultSpec:
     return ("uniform_fan_in", {"fan": module.hidden_size})
 
 
-def _cell(gates: tuple[str, ...], further: dict[str, Field]) -> Declaration:
+def _cell(gates: tuple[str, ...], **further: Field) -> Declaration:
     count = len(gates)
     shared: dict[str, Any] = {"default": _recurrent_default, "gates": gates}
-    return Declaration(
-        kind="RNNCell",
-        fields={
-            "weight_ih": Field(
-                pattern="(gate o) i", role="weight", sizes={"gate": count, **_recurrent_sizes("input_size")}, **shared
-            ),
-            "weight_hh": Field(
-                pattern="(gate o) i",
-                role="recurrent",
-                sizes={"gate": count, **_recurrent_sizes("hidden_size")},
-                **shared,
-            ),
-            "bias": Field(
-                pattern="(gate o)", role="bias", sizes={"gate": count, "o": "hidden_size"}, of="weight_ih", **shared
-            ),
-        }
-        | further,
+    inner, hidden = ({"gate": count, "o": "hidden_size", "i": name} for name in ("input_size", "hidden_size"))
+    return layer(
+        "RNNCell",
+        weight_ih=weight("(gate o) i", sizes=inner, **shared),
+        weight_hh=weight("(gate o) i", "recurrent", sizes=hidden, **shared),
+        bias=bias("(gate o)", "weight_ih", sizes={"gate": count, "o": "hidden_size"}, **shared),
+        **further,
     )
 
 
@@ -97,83 +94,50 @@ def _norm(shape: Any) -> Declaration:
     def pattern(module: Any) -> str:
         return " ".join(sizes(module))
 
-    return Declaration(
-        kind="Norm",
-        fields={
-            "weight": Field(pattern=pattern, role="scale", sizes=sizes, default="ones"),
-            "bias": Field(pattern=pattern, role="bias", sizes=sizes, default="zeros"),
-        },
-    )
+    scale = weight(pattern, "scale", sizes=sizes, default="ones")
+    return layer("Norm", weight=scale, bias=bias(pattern, None, sizes=sizes, default="zeros"))
 
 
 def _conv(kind: str, effective: Any) -> Declaration:
     def default(module: Any) -> DefaultSpec:
         return ("uniform_fan_in", {"fan": module.in_channels // module.groups * math.prod(module.kernel_size)})
 
-    return Declaration(
-        kind=kind,
-        fields={
-            "weight": Field(
-                pattern="(g o) i ...",
-                role="weight",
-                sizes=_conv_sizes,
-                receptive="kernel_size",
-                default=default,
-                effective=effective,
-            ),
-            "bias": Field(
-                pattern=_conv_bias_pattern, role="bias", sizes=_conv_bias_sizes, of="weight", default=default
-            ),
-        },
+    further: dict[str, Any] = {"receptive": "kernel_size", "effective": effective}
+    return layer(
+        kind,
+        weight=weight("(g o) i ...", sizes=_conv_sizes, default=default, **further),
+        bias=bias(_conv_bias_pattern, "weight", sizes=_conv_bias_sizes, default=default),
     )
 
 
 LAYERS: dict[type, Declaration] = {
-    eqx.nn.Linear: Declaration(
-        kind="Linear",
-        fields={
-            "weight": Field(pattern="o i", role="weight", sizes=_linear_sizes, default=_linear_default),
-            "bias": Field(
-                pattern="o",
-                role="bias",
-                sizes=lambda module: {"o": _size(module.out_features)},
-                of="weight",
-                default=_linear_default,
-            ),
-        },
+    eqx.nn.Linear: layer(
+        "Linear",
+        weight=weight("o i", sizes=_linear_sizes, default=_linear_default),
+        bias=bias("o", "weight", sizes=lambda module: {"o": _size(module.out_features)}, default=_linear_default),
     ),
     eqx.nn.Conv: _conv("Conv", _strided),
     eqx.nn.ConvTranspose: _conv("ConvTranspose", _transposed),
-    eqx.nn.Embedding: Declaration(
-        kind="Embedding",
-        fields={
-            "weight": Field(
-                pattern="o i",
-                role="embedding",
-                sizes={"o": "num_embeddings", "i": "embedding_size"},
-                default=("normal", {"stddev": 1.0}),
-                effective=looked_up,
-            )
-        },
+    eqx.nn.Embedding: layer(
+        "Embedding",
+        weight=weight(
+            "o i",
+            "embedding",
+            sizes={"o": "num_embeddings", "i": "embedding_size"},
+            default=("normal", {"stddev": 1.0}),
+            effective=looked_up,
+        ),
     ),
     eqx.nn.GRUCell: _cell(
-        GRU_GATES,
-        {
-            "bias_n": Field(
-                pattern="o", role="bias", sizes={"o": "hidden_size"}, of="weight_hh", default=_recurrent_default
-            )
-        },
+        GRU_GATES, bias_n=bias("o", "weight_hh", sizes={"o": "hidden_size"}, default=_recurrent_default)
     ),
-    eqx.nn.LSTMCell: _cell(LSTM_GATES, {}),
+    eqx.nn.LSTMCell: _cell(LSTM_GATES),
     eqx.nn.LayerNorm: _norm(lambda module: module.shape),
     eqx.nn.RMSNorm: _norm(lambda module: module.shape),
     eqx.nn.GroupNorm: _norm(lambda module: (module.channels,)),
     eqx.nn.BatchNorm: _norm(lambda module: (module.input_size,)),
-    eqx.nn.PReLU: Declaration(
-        kind="PReLU",
-        fields={"negative_slope": Field(pattern="...", role="scale", default=("constant", {"value": 0.25}))},
-    ),
-    eqx.nn.WeightNorm: Declaration(kind="WeightNorm", fields={"g": Field(pattern="...", role="scale")}),
+    eqx.nn.PReLU: layer("PReLU", negative_slope=weight("...", "scale", default=("constant", {"value": 0.25}))),
+    eqx.nn.WeightNorm: layer("WeightNorm", g=weight("...", "scale")),
 }
 """Every class of `equinox.nn` that owns arrays: one row each. Subclasses inherit the row of the nearest base."""
 

@@ -52,8 +52,11 @@ from initax._model._parameter import (
     FrameworkInit,
     Parameter,
     Role,
+    bias,
     declaration_of,
     declare,
+    layer,
+    weight,
 )
 from initax._model._reason import Reason, follows, undeclared
 from initax._model._survey import Survey
@@ -100,9 +103,13 @@ def _counts(seen: Seen) -> tuple[int, int, int]:
     return len(_tuple(seen.batch_dims)), len(_tuple(seen.axis)), len(_tuple(seen.features))
 
 
-def _general_flat(seen: Seen) -> tuple[int, ...]:
+def _flat(seen: Seen) -> tuple[int, ...]:
     shape, outputs = seen.shapes["kernel"], _counts(seen)[2]
     return math.prod(shape[:-outputs]), math.prod(shape[-outputs:])
+
+
+def _flat_bias(seen: Seen) -> tuple[int, ...]:
+    return (math.prod(seen.shapes["bias"]),)
 
 
 def _general_bias_pattern(seen: Seen) -> str:
@@ -144,11 +151,11 @@ def _positions(seen: Seen) -> list[str]:
 
 
 def _weight(pattern: str | Callable[[Any], str], name: str = "kernel", **further: Any) -> Field:
-    return Field(pattern=pattern, role=further.pop("role", "weight"), default=_own(f"{name}_init", name), **further)
+    return weight(pattern, **{"default": _own(f"{name}_init", name), **further})
 
 
 def _bias(pattern: str | Callable[[Any], str] = "o", **further: Any) -> Field:
-    return Field(pattern=pattern, role="bias", of="kernel", default=_own("bias_init", "bias"), **further)
+    return bias(pattern, "kernel", **{"default": _own("bias_init", "bias"), **further})
 
 
 def _outputs(name: str) -> Callable[[Any], str]:
@@ -157,10 +164,10 @@ def _outputs(name: str) -> Callable[[Any], str]:
 
 def _norm(*names: str) -> Declaration:
     rows = {
-        "scale": Field(pattern=_outputs("scale"), role="scale", default=_own("scale_init", "scale")),
-        "bias": Field(pattern=_outputs("bias"), role="bias", default=_own("bias_init", "bias")),
+        "scale": weight(_outputs("scale"), "scale", default=_own("scale_init", "scale")),
+        "bias": bias(_outputs("bias"), None, default=_own("bias_init", "bias")),
     }
-    return Declaration(kind="Norm", fields={name: rows[name] for name in names or rows})
+    return layer("Norm", {name: rows[name] for name in names or rows})
 
 
 def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hidden: Mapping[str, str]) -> Declaration:
@@ -176,8 +183,8 @@ def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hid
         own: dict[str, Any] = {"gates": (gate,) if gate else ()}
         kernel, recurrent = (f"{name}.kernel" for name in names)
         fields |= {
-            kernel: Field(pattern="i o", role="weight", default=_own("kernel_init", kernel), **own),
-            recurrent: Field(pattern="i o", role="recurrent", default=_own("recurrent_kernel_init", recurrent), **own),
+            kernel: weight("i o", default=_own("kernel_init", kernel), **own),
+            recurrent: weight("i o", "recurrent", default=_own("recurrent_kernel_init", recurrent), **own),
         }
         # A bias that serves both sides has the fans of the input side, as in the other frameworks.
         for name, init, of in (
@@ -185,9 +192,8 @@ def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hid
             (names[1], hidden.get(gate), recurrent if gate in inner else kernel),
         ):
             if init is not None:
-                bias = f"{name}.bias"
-                fields[bias] = Field(pattern="o", role="bias", of=of, default=_own(init, bias), **own)
-    return Declaration(kind="RNNCell", fields=fields)
+                fields[f"{name}.bias"] = bias("o", of, default=_own(init, f"{name}.bias"), **own)
+    return layer("RNNCell", fields)
 
 
 def _lettered(gates: tuple[str, ...], letters: str) -> dict[str, tuple[str, str]]:
@@ -201,68 +207,41 @@ def _conv_lstm() -> Declaration:
     for name, role in roles:
         kernel = f"{name}.kernel"
         fields |= {
-            kernel: Field(pattern="... i (gate o)", role=role, default="lecun_normal", **own),
-            f"{name}.bias": Field(pattern="(gate o)", role="bias", of=kernel, default="zeros", **own),
+            kernel: weight("... i (gate o)", role, default="lecun_normal", **own),
+            f"{name}.bias": bias("(gate o)", kernel, default="zeros", **own),
         }
-    return Declaration(kind="RNNCell", fields=fields)
+    return layer("RNNCell", fields)
 
 
 LSTM = _cell(_lettered(LSTM_GATES, "ifgo"), inner={}, hidden=dict.fromkeys(LSTM_GATES, "bias_init"))
 LAYERS: dict[type, Declaration] = {
-    nn.Dense: Declaration(kind="Linear", fields={"kernel": _weight("i o"), "bias": _bias()}),
-    nn.DenseGeneral: Declaration(
-        kind="Linear",
-        fields={
-            "kernel": Field(
-                pattern=lambda seen: general_pattern(*_counts(seen)),
-                role="weight",
-                default=_own("kernel_init", "kernel", _general_flat),
-            ),
-            "bias": Field(
-                pattern=_general_bias_pattern,
-                role="bias",
-                of="kernel",
-                default=_own("bias_init", "bias", lambda seen: (math.prod(seen.shapes["bias"]),)),
-            ),
-        },
+    nn.Dense: layer("Linear", kernel=_weight("i o"), bias=_bias()),
+    nn.DenseGeneral: layer(
+        "Linear",
+        kernel=_weight(lambda seen: general_pattern(*_counts(seen)), default=_own("kernel_init", "kernel", _flat)),
+        bias=_bias(_general_bias_pattern, default=_own("bias_init", "bias", _flat_bias)),
     ),
-    nn.Einsum: Declaration(
-        kind="Linear",
-        fields={
-            "kernel": _weight(lambda seen: einsum_patterns(_equation(seen))[0]),
-            "bias": _bias(lambda seen: einsum_patterns(_equation(seen))[1]),
-        },
+    nn.Einsum: layer(
+        "Linear",
+        kernel=_weight(lambda seen: einsum_patterns(_equation(seen))[0]),
+        bias=_bias(lambda seen: einsum_patterns(_equation(seen))[1]),
     ),
-    nn.Conv: Declaration(
-        kind="Conv",
-        fields={
-            "kernel": _weight("... i (g o)", sizes={"g": "feature_group_count"}, effective=_strided),
-            "bias": _bias("(g o)", sizes={"g": "feature_group_count"}),
-        },
+    nn.Conv: layer(
+        "Conv",
+        kernel=_weight("... i (g o)", sizes={"g": "feature_group_count"}, effective=_strided),
+        bias=_bias("(g o)", sizes={"g": "feature_group_count"}),
     ),
-    nn.ConvLocal: Declaration(
-        kind="ConvLocal",
-        fields={
-            "kernel": _weight(
-                lambda seen: " ".join([*_positions(seen), "i", "o"]), effective=_local, nominal=_local_nominal
-            ),
-            "bias": _bias(lambda seen: " ".join([*_positions(seen), "o"])),
-        },
+    nn.ConvLocal: layer(
+        "ConvLocal",
+        kernel=_weight(lambda seen: " ".join([*_positions(seen), "i", "o"]), effective=_local, nominal=_local_nominal),
+        bias=_bias(lambda seen: " ".join([*_positions(seen), "o"])),
     ),
-    nn.ConvTranspose: Declaration(
-        kind="ConvTranspose",
-        fields={
-            "kernel": _weight(
-                lambda seen: "... o i" if seen.transpose_kernel else "... i o",
-                effective=_transposed,
-            ),
-            "bias": _bias(),
-        },
+    nn.ConvTranspose: layer(
+        "ConvTranspose",
+        kernel=_weight(lambda seen: "... o i" if seen.transpose_kernel else "... i o", effective=_transposed),
+        bias=_bias(),
     ),
-    nn.Embed: Declaration(
-        kind="Embedding",
-        fields={"embedding": _weight("o i", "embedding", role="embedding", effective=looked_up)},
-    ),
+    nn.Embed: layer("Embedding", embedding=_weight("o i", "embedding", role="embedding", effective=looked_up)),
     nn.LSTMCell: LSTM,
     nn.OptimizedLSTMCell: LSTM,
     nn.GRUCell: _cell(
@@ -280,16 +259,12 @@ LAYERS: dict[type, Declaration] = {
     nn.RMSNorm: _norm("scale"),
     nn.GroupNorm: _norm(),
     nn.InstanceNorm: _norm(),
-    nn.WeightNorm: Declaration(kind="WeightNorm", fields={}),
-    nn.PReLU: Declaration(
-        kind="PReLU",
-        fields={
-            "negative_slope": Field(
-                pattern="...",
-                role="scale",
-                default=lambda seen: ("constant", {"value": float(seen.negative_slope_init)}),
-            )
-        },
+    nn.WeightNorm: layer("WeightNorm"),
+    nn.PReLU: layer(
+        "PReLU",
+        negative_slope=weight(
+            "...", "scale", default=lambda seen: ("constant", {"value": float(seen.negative_slope_init)})
+        ),
     ),
 }
 """Every class of `flax.linen` that owns parameters: one row each. Subclasses inherit the row of the nearest base."""

@@ -297,6 +297,21 @@ class Declaration:
     static: bool = False
 
 
+def weight(pattern: str | Callable[[Any], str], role: Role = "weight", **further: Any) -> Field:
+    """Return the cell of a weight, or of an array of another role that has axes of its own."""
+    return Field(pattern=pattern, role=role, **further)
+
+
+def bias(pattern: str | Callable[[Any], str], of: str | None, **further: Any) -> Field:
+    """Return the cell of the bias that goes with a weight."""
+    return Field(pattern=pattern, role="bias", of=of, **further)
+
+
+def layer(kind: str, fields: Mapping[str, Field] | None = None, **named: Field) -> Declaration:
+    """Return a row: the kind, and the cells by name, in a mapping where names have dots."""
+    return Declaration(kind=kind, fields={**(fields or {}), **named})
+
+
 _DECLARED: dict[type, Declaration] = {}
 
 

@@ -15,7 +15,7 @@ from initax._drawing._program import Program
 from initax._errors import InitaxError, PlanError, count, first_of, warn
 from initax._math._sharding import refuse_misfit
 from initax._model._survey import Survey
-from initax._planning._decide import Decisions, Draw, decide
+from initax._planning._decide import Decisions, Draw, Kept, decide
 from initax._planning._lengths import with_lengths
 from initax._planning._misuse import (
     no_plan_to_compare,
@@ -216,7 +216,7 @@ class Plan:
     __hash__ = None  # type: ignore[assignment]
 
     def _rows(self) -> dict[str, dict[str, Any]]:
-        rows = [each.to_dict() for each in (*self.draws, *self.kept)]
+        rows = [*map(Draw.to_dict, self.draws), *map(Kept.to_dict, self.kept)]
         return {row.pop("path"): row for row in rows}
 
     def to_json(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from initax._errors import ModelError, warn
 from initax._math._gaussian import Activation, as_function, gain
 from initax._model._constraint import Constraint, behind
-from initax._model._parameter import Declaration, Field
+from initax._model._parameter import Declaration, bias, layer, weight
 from initax.schemes._icnn import icnn
 from initax.schemes._scheme import Scheme
 
@@ -69,16 +69,14 @@ def declaration(pattern: str) -> Declaration:
     Args:
         pattern: axes of a weight in the stored layout.
     """
-    return Declaration(
-        kind=KIND,
-        fields={
-            "weight": Field(pattern=pattern, role="weight", constraint=_of_weight),
-            "passthrough": Field(pattern=pattern, role="weight", constraint=_of_passthrough),
-            "context": Field(pattern=pattern, role="weight"),
-            "bias": Field(pattern="o", role="bias", of="weight"),
-        },
-        static=True,
+    row = layer(
+        KIND,
+        weight=weight(pattern, constraint=_of_weight),
+        passthrough=weight(pattern, constraint=_of_passthrough),
+        context=weight(pattern),
+        bias=bias("o", "weight"),
     )
+    return replace(row, static=True)
 
 
 def shapes(
