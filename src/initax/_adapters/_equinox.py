@@ -26,7 +26,7 @@ from initax._model._parameter import (
     Field,
     bias,
     declare,
-    layer,
+    row,
     weight,
 )
 from initax._model._reason import Reason, Why
@@ -75,7 +75,7 @@ def _cell(gates: tuple[str, ...], **further: Field) -> Declaration:
     count = len(gates)
     shared: dict[str, Any] = {"default": _recurrent_default, "gates": gates}
     inner, hidden = ({"gate": count, "o": "hidden_size", "i": name} for name in ("input_size", "hidden_size"))
-    return layer(
+    return row(
         "RNNCell",
         weight_ih=weight("(gate o) i", sizes=inner, **shared),
         weight_hh=weight("(gate o) i", "recurrent", sizes=hidden, **shared),
@@ -95,7 +95,7 @@ def _norm(shape: Any) -> Declaration:
         return " ".join(sizes(module))
 
     scale = weight(pattern, "scale", sizes=sizes, default="ones")
-    return layer("Norm", weight=scale, bias=bias(pattern, None, sizes=sizes, default="zeros"))
+    return row("Norm", weight=scale, bias=bias(pattern, None, sizes=sizes, default="zeros"))
 
 
 def _conv(kind: str, effective: Any) -> Declaration:
@@ -103,7 +103,7 @@ def _conv(kind: str, effective: Any) -> Declaration:
         return ("uniform_fan_in", {"fan": module.in_channels // module.groups * math.prod(module.kernel_size)})
 
     further: dict[str, Any] = {"receptive": "kernel_size", "effective": effective}
-    return layer(
+    return row(
         kind,
         weight=weight("(g o) i ...", sizes=_conv_sizes, default=default, **further),
         bias=bias(_conv_bias_pattern, "weight", sizes=_conv_bias_sizes, default=default),
@@ -111,14 +111,14 @@ def _conv(kind: str, effective: Any) -> Declaration:
 
 
 LAYERS: dict[type, Declaration] = {
-    eqx.nn.Linear: layer(
+    eqx.nn.Linear: row(
         "Linear",
         weight=weight("o i", sizes=_linear_sizes, default=_linear_default),
         bias=bias("o", "weight", sizes=lambda module: {"o": _size(module.out_features)}, default=_linear_default),
     ),
     eqx.nn.Conv: _conv("Conv", _strided),
     eqx.nn.ConvTranspose: _conv("ConvTranspose", _transposed),
-    eqx.nn.Embedding: layer(
+    eqx.nn.Embedding: row(
         "Embedding",
         weight=weight(
             "o i",
@@ -136,8 +136,8 @@ LAYERS: dict[type, Declaration] = {
     eqx.nn.RMSNorm: _norm(lambda module: module.shape),
     eqx.nn.GroupNorm: _norm(lambda module: (module.channels,)),
     eqx.nn.BatchNorm: _norm(lambda module: (module.input_size,)),
-    eqx.nn.PReLU: layer("PReLU", negative_slope=weight("...", "scale", default=("constant", {"value": 0.25}))),
-    eqx.nn.WeightNorm: layer("WeightNorm", g=weight("...", "scale")),
+    eqx.nn.PReLU: row("PReLU", negative_slope=weight("...", "scale", default=("constant", {"value": 0.25}))),
+    eqx.nn.WeightNorm: row("WeightNorm", g=weight("...", "scale")),
 }
 """Every class of `equinox.nn` that owns arrays: one row each. Subclasses inherit the row of the nearest base."""
 

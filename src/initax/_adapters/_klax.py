@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from initax._adapters._wrappers import describe as describe  # noqa: PLC0414  klax has wrappers, too
-from initax._model._parameter import bias, declare, layer, weight
+from initax._model._parameter import bias, declare, row, weight
 
 MOST_INPUTS = 16
 """Largest number of inputs of an `InputSplitLinear` that is known; it has one weight for each."""
@@ -15,8 +15,8 @@ KLAX: Any = sys.modules.get("klax")
 """klax, if the user has loaded it: it needs a newer Python than initax, and is never loaded from here."""
 
 ROWS = {
-    "Linear": layer("Linear", weight=weight("i o"), bias=bias("o", "weight")),
-    "InputSplitLinear": layer(
+    "Linear": row("Linear", weight=weight("i o"), bias=bias("o", "weight")),
+    "InputSplitLinear": row(
         "Linear", {f"weights.{index}": weight("i o") for index in range(MOST_INPUTS)}, bias=bias("o", "weights.0")
     ),
 }

@@ -55,7 +55,7 @@ from initax._model._parameter import (
     bias,
     declaration_of,
     declare,
-    layer,
+    row,
     weight,
 )
 from initax._model._reason import Reason, follows, undeclared
@@ -167,7 +167,7 @@ def _norm(*names: str) -> Declaration:
         "scale": weight(_outputs("scale"), "scale", default=_own("scale_init", "scale")),
         "bias": bias(_outputs("bias"), None, default=_own("bias_init", "bias")),
     }
-    return layer("Norm", {name: rows[name] for name in names or rows})
+    return row("Norm", {name: rows[name] for name in names or rows})
 
 
 def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hidden: Mapping[str, str]) -> Declaration:
@@ -193,7 +193,7 @@ def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hid
         ):
             if init is not None:
                 fields[f"{name}.bias"] = bias("o", of, default=_own(init, f"{name}.bias"), **own)
-    return layer("RNNCell", fields)
+    return row("RNNCell", fields)
 
 
 def _lettered(gates: tuple[str, ...], letters: str) -> dict[str, tuple[str, str]]:
@@ -210,38 +210,38 @@ def _conv_lstm() -> Declaration:
             kernel: weight("... i (gate o)", role, default="lecun_normal", **own),
             f"{name}.bias": bias("(gate o)", kernel, default="zeros", **own),
         }
-    return layer("RNNCell", fields)
+    return row("RNNCell", fields)
 
 
 LSTM = _cell(_lettered(LSTM_GATES, "ifgo"), inner={}, hidden=dict.fromkeys(LSTM_GATES, "bias_init"))
 LAYERS: dict[type, Declaration] = {
-    nn.Dense: layer("Linear", kernel=_weight("i o"), bias=_bias()),
-    nn.DenseGeneral: layer(
+    nn.Dense: row("Linear", kernel=_weight("i o"), bias=_bias()),
+    nn.DenseGeneral: row(
         "Linear",
         kernel=_weight(lambda seen: general_pattern(*_counts(seen)), default=_own("kernel_init", "kernel", _flat)),
         bias=_bias(_general_bias_pattern, default=_own("bias_init", "bias", _flat_bias)),
     ),
-    nn.Einsum: layer(
+    nn.Einsum: row(
         "Linear",
         kernel=_weight(lambda seen: einsum_patterns(_equation(seen))[0]),
         bias=_bias(lambda seen: einsum_patterns(_equation(seen))[1]),
     ),
-    nn.Conv: layer(
+    nn.Conv: row(
         "Conv",
         kernel=_weight("... i (g o)", sizes={"g": "feature_group_count"}, effective=_strided),
         bias=_bias("(g o)", sizes={"g": "feature_group_count"}),
     ),
-    nn.ConvLocal: layer(
+    nn.ConvLocal: row(
         "ConvLocal",
         kernel=_weight(lambda seen: " ".join([*_positions(seen), "i", "o"]), effective=_local, nominal=_local_nominal),
         bias=_bias(lambda seen: " ".join([*_positions(seen), "o"])),
     ),
-    nn.ConvTranspose: layer(
+    nn.ConvTranspose: row(
         "ConvTranspose",
         kernel=_weight(lambda seen: "... o i" if seen.transpose_kernel else "... i o", effective=_transposed),
         bias=_bias(),
     ),
-    nn.Embed: layer("Embedding", embedding=_weight("o i", "embedding", role="embedding", effective=looked_up)),
+    nn.Embed: row("Embedding", embedding=_weight("o i", "embedding", role="embedding", effective=looked_up)),
     nn.LSTMCell: LSTM,
     nn.OptimizedLSTMCell: LSTM,
     nn.GRUCell: _cell(
@@ -259,8 +259,8 @@ LAYERS: dict[type, Declaration] = {
     nn.RMSNorm: _norm("scale"),
     nn.GroupNorm: _norm(),
     nn.InstanceNorm: _norm(),
-    nn.WeightNorm: layer("WeightNorm"),
-    nn.PReLU: layer(
+    nn.WeightNorm: row("WeightNorm"),
+    nn.PReLU: row(
         "PReLU",
         negative_slope=weight(
             "...", "scale", default=lambda seen: ("constant", {"value": float(seen.negative_slope_init)})

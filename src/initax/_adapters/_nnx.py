@@ -41,7 +41,7 @@ from initax._model._parameter import (
     Role,
     bias,
     declare,
-    layer,
+    row,
     weight,
 )
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
@@ -155,7 +155,7 @@ def _norm(sizes: Any = None, state: Mapping[str, str] | None = None) -> Declarat
     fields = {
         name: weight("o", roles.get(name, "state"), sizes=sizes, default=default) for name, default in defaults.items()
     }
-    return layer("Norm", fields)
+    return row("Norm", fields)
 
 
 def _bias(pattern: Any, sizes: Any) -> Field:
@@ -193,32 +193,32 @@ def _single(inner: str, hidden: str, *, bias_at: str, gates: tuple[str, ...] = (
 def _lstm() -> Declaration:
     names = zip(LSTM_GATES, ("ii", "if_", "ig", "io"), ("hi", "hf", "hg", "ho"), strict=True)
     gates = [_single(inner, hidden, bias_at=hidden, gates=(gate,)) for gate, inner, hidden in names]
-    return layer("RNNCell", {name: row for fields in gates for name, row in fields.items()})
+    return row("RNNCell", {name: row for fields in gates for name, row in fields.items()})
 
 
 LAYERS: dict[type, Declaration] = {
-    nnx.Linear: layer(
+    nnx.Linear: row(
         "Linear",
         kernel=weight("i o", sizes=_linear_sizes, default=LECUN),
         bias=_bias("o", {"o": "out_features"}),
     ),
-    nnx.LinearGeneral: layer(
+    nnx.LinearGeneral: row(
         "Linear",
         kernel=weight(_general_pattern, sizes=_general_sizes, default=_general_default),
         bias=_bias(_general_bias_pattern, _general_bias_sizes),
     ),
-    nnx.Einsum: layer(
+    nnx.Einsum: row(
         "Linear",
         kernel=weight(_einsum_kernel, sizes=_einsum_sizes, default=_einsum_default),
         bias=_bias(_einsum_bias, _einsum_bias_sizes),
     ),
-    nnx.Conv: layer(
+    nnx.Conv: row(
         "Conv",
         kernel=weight("... i (g o)", sizes=_conv_sizes, default=LECUN, receptive="kernel_size", effective=_strided),
         bias=_bias("(g o)", _conv_bias_sizes),
         mask=MASK,
     ),
-    nnx.ConvTranspose: layer(
+    nnx.ConvTranspose: row(
         "ConvTranspose",
         kernel=weight(
             lambda module: "... o i" if module.transpose_kernel else "... i o",
@@ -230,7 +230,7 @@ LAYERS: dict[type, Declaration] = {
         bias=_bias("o", {"o": "out_features"}),
         mask=MASK,
     ),
-    nnx.Embed: layer(
+    nnx.Embed: row(
         "Embedding",
         embedding=weight(
             "o i",
@@ -241,7 +241,7 @@ LAYERS: dict[type, Declaration] = {
         ),
     ),
     nnx.LSTMCell: _lstm(),
-    nnx.OptimizedLSTMCell: layer(
+    nnx.OptimizedLSTMCell: row(
         "RNNCell",
         {
             "dense_i.kernel": _packed(LSTM_GATES, "in_features"),
@@ -249,7 +249,7 @@ LAYERS: dict[type, Declaration] = {
             "dense_h.bias": _packed_bias(LSTM_GATES),
         },
     ),
-    nnx.GRUCell: layer(
+    nnx.GRUCell: row(
         "RNNCell",
         {
             "dense_i.kernel": _packed(GRU_GATES, "in_features"),
@@ -257,8 +257,8 @@ LAYERS: dict[type, Declaration] = {
             "dense_h.kernel": _packed(GRU_GATES, "hidden_features", recurrent=True),
         },
     ),
-    nnx.SimpleCell: layer("RNNCell", _single("dense_i", "dense_h", bias_at="dense_i")),
-    nnx.LoRA: layer(
+    nnx.SimpleCell: row("RNNCell", _single("dense_i", "dense_h", bias_at="dense_i")),
+    nnx.LoRA: row(
         "LoRA",
         lora_a=weight("i o", sizes=_lora_a_sizes, default="he_uniform"),
         lora_b=weight("i o", sizes=_lora_b_sizes, default="zeros", reserved=LORA_B),
@@ -268,8 +268,8 @@ LAYERS: dict[type, Declaration] = {
     nnx.RMSNorm: _norm(),
     nnx.GroupNorm: _norm(lambda module: {"o": module.num_groups * module.group_size}),
     nnx.InstanceNorm: _norm(),
-    nnx.WeightNorm: layer("WeightNorm"),
-    nnx.PReLU: layer("PReLU", negative_slope=weight("...", "scale", default=("constant", {"value": 0.01}))),
+    nnx.WeightNorm: row("WeightNorm"),
+    nnx.PReLU: row("PReLU", negative_slope=weight("...", "scale", default=("constant", {"value": 0.01}))),
 }
 """Every class of `flax.nnx` that owns parameters: one row each. Subclasses inherit the row of the nearest base."""
 

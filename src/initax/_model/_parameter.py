@@ -209,21 +209,6 @@ class Layer:
         raise KeyError(name)
 
 
-KINDS = (
-    "Linear",
-    "Conv",
-    "ConvLocal",
-    "ConvTranspose",
-    "Embedding",
-    "RNNCell",
-    "Norm",
-    "PReLU",
-    "Attention",
-    "LoRA",
-    "WeightNorm",
-)
-"""Kinds that the layers of the frameworks have; a declared class may have another."""
-
 UNDECLARED = "Undeclared"
 """Kind of a module whose arrays nobody declared."""
 
@@ -307,7 +292,7 @@ def bias(pattern: str | Callable[[Any], str], of: str | None, **further: Any) ->
     return Field(pattern=pattern, role="bias", of=of, **further)
 
 
-def layer(kind: str, fields: Mapping[str, Field] | None = None, **named: Field) -> Declaration:
+def row(kind: str, fields: Mapping[str, Field] | None = None, **named: Field) -> Declaration:
     """Return a row: the kind, and the cells by name, in a mapping where names have dots."""
     return Declaration(kind=kind, fields={**(fields or {}), **named})
 

@@ -9,7 +9,8 @@ from typing import Final
 from initax._errors import AxesError, InitaxError, did_you_mean, listing
 from initax._math._axes import parse, refuse_unsided
 from initax._model._constraint import behind
-from initax._model._parameter import KINDS, ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
+from initax._model._kinds import KINDS
+from initax._model._parameter import ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
 
 ARGUMENTS: Final = frozenset({"kind", "roles", "sizes", "of", "default", "positivity"})
 """Words that `register_layer` takes for itself; a field of that name goes into its mapping."""

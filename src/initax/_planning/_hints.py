@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from initax._errors import count, did_you_mean, listing, message, nearest
+from initax._model._kinds import KIND_OF
 from initax._model._parameter import ROLES, Ancestor, Layer
 from initax._planning._selectors import Selector, class_names, glob, is_glob, matches_one, selects_any
 from initax.schemes._aliases import ROLES_ELSEWHERE
@@ -107,33 +108,9 @@ def _entry_of_a_stack(text: str, layers: Sequence[Layer]) -> tuple[str, ...]:
     return ()
 
 
-KINDS_ELSEWHERE = {
-    "Dense": "Linear",
-    "DenseGeneral": "Linear",
-    "LinearGeneral": "Linear",
-    "Embed": "Embedding",
-    "Conv1d": "Conv",
-    "Conv2d": "Conv",
-    "Conv3d": "Conv",
-    "ConvTranspose1d": "ConvTranspose",
-    "ConvTranspose2d": "ConvTranspose",
-    "ConvTranspose3d": "ConvTranspose",
-    "BatchNorm": "Norm",
-    "GroupNorm": "Norm",
-    "InstanceNorm": "Norm",
-    "LayerNorm": "Norm",
-    "RMSNorm": "Norm",
-    "GRUCell": "RNNCell",
-    "LSTMCell": "RNNCell",
-    "OptimizedLSTMCell": "RNNCell",
-    "SimpleCell": "RNNCell",
-}
-"""Classes of one framework → the kind that selects what another has in their place."""
-
-
 def _by_another_name(selector: Any, wanted: str, layers: Sequence[Layer]) -> str:
     """Say which name selects the layers that are meant by a class, or by a name, of another framework."""
-    for word in (wanted, KINDS_ELSEWHERE.get(wanted, "")):
+    for word in (wanted, KIND_OF.get(wanted, "")):
         found = next((each for each in layers if word and matches_one(word, each.path, each.cls, each.kind)), None)
         if found is None:
             continue

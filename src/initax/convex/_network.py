@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from initax._errors import ModelError, warn
 from initax._math._gaussian import Activation, as_function, gain
 from initax._model._constraint import Constraint, behind
-from initax._model._parameter import Declaration, bias, layer, weight
+from initax._model._parameter import Declaration, bias, row, weight
 from initax.schemes._icnn import icnn
 from initax.schemes._scheme import Scheme
 
@@ -69,14 +69,14 @@ def declaration(pattern: str) -> Declaration:
     Args:
         pattern: axes of a weight in the stored layout.
     """
-    row = layer(
+    declared = row(
         KIND,
         weight=weight(pattern, constraint=_of_weight),
         passthrough=weight(pattern, constraint=_of_passthrough),
         context=weight(pattern),
         bias=bias("o", "weight"),
     )
-    return replace(row, static=True)
+    return replace(declared, static=True)
 
 
 def shapes(
