@@ -28,10 +28,10 @@ from initax._model._reason import Reason as Reason
 from initax._model._reason import Why as Why
 from initax._model._register import register_layer as register_layer
 from initax._model._survey import Survey as Survey
-from initax._planning._decide import Draw as Draw
-from initax._planning._decide import Kept as Kept
 from initax._planning._plan import Plan as Plan
 from initax._planning._plan import plan as plan
+from initax._planning._records import Draw as Draw
+from initax._planning._records import Kept as Kept
 from initax._planning._rule_file import load_rules as load_rules
 from initax._trace._take_survey import survey as survey
 from initax._verbs._labels import Label as Label

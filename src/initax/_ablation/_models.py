@@ -16,8 +16,8 @@ import numpy as np
 from initax._adapters import survey as survey_model
 from initax._errors import InitaxError, ModelError, SchemeError, listing
 from initax._model._survey import Survey
-from initax._planning._decide import Draw, Kept
 from initax._planning._plan import Plan, plan
+from initax._planning._records import Draw, Kept
 from initax._planning._rules import read_rules
 from initax._trace._take_survey import survey
 

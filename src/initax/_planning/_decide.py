@@ -2,110 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from initax._errors import ModelError, RuleError, SchemeError, count, first_of, listing, message, warn
 from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why
-from initax._planning._declaration import declaration, guess_pattern, is_learned_input, shown
-from initax._planning._misuse import cover
+from initax._planning._hints import array_text, cover, instead, no_layers, remedy, selector_of
 from initax._planning._override_axes import restated, restated_alone
+from initax._planning._records import Decisions, Draw, Kept
 from initax._planning._rules import Matching, Rule, match, said
 from initax._planning._silence import keeps_all, why_kept, why_named_is_kept, would_draw
-from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe, where
+from initax.schemes._initializer import NO_DEFAULT, Initializer, where
 from initax.schemes._positive import refuse_misfit
 from initax.schemes._scheme import UNSET, Scheme, as_initializer, as_scheme
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
-    """One row of a plan: a parameter that will be drawn.
-
-    Attributes:
-        parameter: the parameter, with the axes the draw uses.
-        kind: kind of its layer.
-        scheme: the scheme the rule names, in words.
-        rule: the selector that decided.
-        initializer: what draws it; `None` for an array that is set with another one, as weight norm's magnitude is.
-        recipe: what will run; `None` for an array that is set with another one.
-        std: standard deviation of one entry of the effective weight over draws; `None` where it is not known.
-        follows: path of the parameter it is set with.
-    """
-
-    parameter: Parameter
-    kind: str
-    scheme: str
-    rule: str
-    initializer: Initializer | None
-    recipe: Recipe | None
-    std: float | None
-    follows: str | None = None
-
-    @property
-    def how(self) -> str:
-        """What draws it, in words: the initializer, or the parameter that it is set with."""
-        return str(self.initializer) if self.initializer else f"with {self.follows}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the row as plain data, as `Plan.to_json` stores it, with its path."""
-        parameter = self.parameter
-        return {
-            "path": parameter.path,
-            "kind": self.kind,
-            "role": parameter.role,
-            "shape": list(parameter.shape),
-            "dtype": parameter.dtype_name,
-            "axes": parameter.axes.pattern if parameter.axes else "",
-            "evidence": None if parameter.evidence is None else str(parameter.evidence),
-            "fan_in": parameter.fan_in,
-            "fan_out": parameter.fan_out,
-            "scheme": self.scheme,
-            "initializer": self.how,
-            "std": self.std,
-            "rule": self.rule,
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """One array that stays as it is.
-
-    Attributes:
-        parameter: the parameter.
-        kind: kind of its layer.
-        reason: why it is kept.
-        rule: the selector that decided it; `None` where none did.
-    """
-
-    parameter: Parameter
-    kind: str
-    reason: Reason
-    rule: str | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yield parameter and reason, so that `for parameter, reason in plan.kept` works."""
-        return iter((self.parameter, self.reason))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the row as plain data, as `Plan.to_json` stores it, with its path."""
-        return {
-            "path": self.parameter.path,
-            "kind": self.kind,
-            "shape": list(self.parameter.shape),
-            "dtype": self.parameter.dtype_name,
-            "kept": self.reason.text,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Decisions:
-    """The rows of a plan, and what the user may not have meant."""
-
-    draws: tuple[Draw, ...]
-    kept: tuple[Kept, ...]
-    notes: tuple[str, ...]
 
 
 def decide(
@@ -135,7 +46,7 @@ def decide(
     is_known = any(layer.kind not in (UNDECLARED, "State") for layer in layers)
     is_known = is_known or any(rule.scheme is not None and bool(rule.scheme.axes) for rule in rules)
     if not is_known and not any(_names_arrays(rule, layers) for rule in rules):
-        _refuse_without_layers(layers, model)
+        raise ModelError(no_layers(layers, model))
     matching = match(rules, layers, aliases, hint)
     decided = _Deciding(layers, rules, matching, default if isinstance(default, Scheme) else None)
     for layer in layers:
@@ -156,14 +67,6 @@ def decide(
 
 
 NO_RULE = Reason(Why.NO_RULE, "no rule selects it")
-
-
-def _selector_of(layer: Layer) -> str:
-    """Return what selects the layers of a kind that hold running statistics."""
-    if layer.kind == "Norm":
-        return layer.kind
-    root, dot, _ = layer.path.partition(".")
-    return f"{root}.**" if dot else root
 
 
 class _Deciding:
@@ -368,7 +271,7 @@ class _Deciding:
         if default == "error" and left:
             raise RuleError(
                 f'no rule covers {count(len(left), "array")}, and default="error" asks for all of them.',
-                *first_of((shown(*each) for each in left), 8),
+                *first_of((array_text(*each) for each in left), 8),
                 cover(
                     left,
                     {each.parameter.path for each in self.kept if each.rule is not None},
@@ -386,7 +289,7 @@ class _Deciding:
             names = f'{{"{key}": ...}} names' if key else "it names"
             raise RuleError(
                 f'rule "{text}": {names} {"an array" if len(found) == 1 else "arrays"} that no scheme draws.',
-                *first_of(shown(*each) for each in found),
+                *first_of(array_text(*each) for each in found),
                 f'name the array that owns it: "{known[0]}"' if known else "",
             )
 
@@ -415,19 +318,13 @@ class _Deciding:
         for text, found in self.undeclared.items():
             self.note(
                 f'rule "{text}" selects {count(len(found), "array")} it can\'t draw; kept as they are:',
-                *first_of(shown(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found),
+                *first_of(array_text(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found),
                 *self._remedy(*found[0]),
             )
 
     def _remedy(self, layer: Layer, parameter: Parameter) -> tuple[str, ...]:
-        """The lines that declare an array, or restate the axes of one that a rule names."""
-        lines = declaration(layer)
         choice = self.matching.choices.get(parameter.path)
-        reason = parameter.excluded
-        if choice is None or not choice.is_named or reason is None or reason.hint or layer.cls.__module__ == "builtins":
-            return lines
-        pattern = guess_pattern(parameter, layer, [each.shape for each in layer.parameters])
-        return (*lines, f'or restate its axes in the rule: ix.Scheme(..., axes="{pattern}")')
+        return remedy(layer, parameter, is_named=choice is not None and choice.is_named)
 
     def note_statistics(self) -> None:
         """Note running statistics that stay as the old weights left them, beside weights that are drawn."""
@@ -436,7 +333,7 @@ class _Deciding:
             return
         known = {each.parameter.path for each in stale if each.parameter.default is not None}
         layers = [layer for layer in self.layers if any(each.path in known for each in layer.parameters)]
-        selectors = dict.fromkeys(_selector_of(layer) for layer in layers)
+        selectors = dict.fromkeys(selector_of(layer) for layer in layers)
         rules = ", ".join(f'"{each}": {{"state": "default"}}' for each in selectors)
         hints = dict.fromkeys(
             each.reason.hint for each in stale if each.reason.hint and each.parameter.path not in known
@@ -466,7 +363,7 @@ class _Deciding:
             self.note(
                 f'rule "{rule.text}" speaks of {" and ".join((*spoken, *rule.scheme.arrays))} only; what an '
                 "earlier rule would draw is kept:",
-                *first_of(shown(*each) for each in found),
+                *first_of(array_text(*each) for each in found),
                 f'write {{"{rule.text}": {{{whole}}}}}, with None for what is to be kept',
             )
 
@@ -486,24 +383,11 @@ class _Deciding:
         head = f'rule "{rule.text}": {rule.scheme} draws nothing in the {what} it decides.'
         if rule.text in self.undeclared:
             found = self.undeclared[rule.text]
-            every = (shown(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found[:4])
+            every = (array_text(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found[:4])
             return message(head, *every, *self._remedy(*found[0]))
         own = [each for each in self.kept if each.rule == rule.text]
         lines = first_of(f"{each.parameter.path or '(model)'}: {each.reason}" for each in own)
-        return message(head, *lines, self._instead(rule, own))
-
-    def _instead(self, rule: Rule, own: list[Kept]) -> str:
-        if any(each.reason.why is Why.NORM for each in own):
-            return f'write {{"{rule.text}": {{"scale": "ones", "bias": "zeros"}}}}, or "default"'
-        learned = [each.parameter.name for each in own if is_learned_input(each.parameter)]
-        if learned:
-            roles = ", ".join(f'"{name}": "embedding"' for name in learned)
-            return f"learned positions and tokens are no bias: ix.register_layer(..., roles={{{roles}}})"
-        if any(each.reason.why is Why.FOLLOWS for each in own):
-            return f'for the layers inside write {{"{rule.text} *": ...}}'
-        owners = [each.reason.owner for each in own if each.reason.why is Why.TIED]
-        known = [owner for owner in owners if owner is not None and owner in self.companions]
-        return f'select the layer that owns it: "{known[0].rpartition(".")[0] or "*"}"' if known else ""
+        return message(head, *lines, instead(rule.text, own, self.companions))
 
 
 def _by_default(default: Scheme | None, layers: Sequence[Layer], matching: Matching) -> dict[str, bool]:
@@ -520,18 +404,3 @@ def _names_arrays(rule: Rule, layers: Sequence[Layer]) -> bool:
     if rule.scheme is None or names is None or rule.selector.ends_open:
         return rule.scheme is not None and bool(rule.scheme.arrays)
     return bool(rule.scheme.arrays) or any(names(layer, each) for layer in layers for each in layer.parameters)
-
-
-def _refuse_without_layers(layers: Sequence[Layer], model: type) -> None:
-    arrays = [(layer, parameter) for layer in layers for parameter in layer.parameters]
-    if not arrays:
-        raise ModelError(
-            f"the model holds no array: {model.__name__}.",
-            "a model is an Equinox module, or a pytree of arrays, jax.ShapeDtypeStruct or shape tuples",
-        )
-    unknown = [layer for layer in layers if layer.kind == UNDECLARED]
-    raise ModelError(
-        f"the model holds no layer that initax knows: {model.__name__}.",
-        *(shown(layer, parameter, parameter.excluded) for layer, parameter in arrays[:6]),
-        *(declaration(unknown[0]) if unknown else ()),
-    )

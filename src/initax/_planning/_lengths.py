@@ -16,7 +16,7 @@ import numpy as np
 from initax._errors import count, listing, message, warn
 from initax._model._parameter import WEIGHT_ROLES, Parameter
 from initax._model._survey import Survey, Traced
-from initax._planning._decide import Decisions, Draw
+from initax._planning._records import Decisions, Draw
 from initax._trace import uses_of
 from initax._trace._second_moments import NUDGE, Law, Lengths
 

@@ -15,16 +15,16 @@ from initax._drawing._program import Program
 from initax._errors import InitaxError, PlanError, count, first_of, warn
 from initax._math._sharding import refuse_misfit
 from initax._model._survey import Survey
-from initax._planning._decide import Decisions, Draw, Kept, decide
+from initax._planning._decide import decide
+from initax._planning._hints import no_plan_to_compare, no_stored_plan
 from initax._planning._lengths import with_lengths
 from initax._planning._misuse import (
-    no_plan_to_compare,
-    no_stored_plan,
     refuse_flattened,
     refuse_no_rules,
     refuse_permuted,
 )
 from initax._planning._plan_text import render
+from initax._planning._records import Decisions, Draw, Kept
 from initax._planning._rules import Rule, read_rules
 from initax._trace._take_survey import survey
 from initax.schemes._scheme import Scheme, as_scheme

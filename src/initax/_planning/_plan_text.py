@@ -8,7 +8,7 @@ from itertools import groupby
 from initax._model._parameter import Evidence, Parameter
 from initax._model._reason import Why
 from initax._model._survey import fan_text
-from initax._planning._decide import Draw, Kept
+from initax._planning._records import Draw, Kept
 from initax._text import printed, table
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from initax._errors import InitaxError, RuleError, SchemeError, listing
 from initax._model._parameter import ROLES
+from initax._planning._hints import no_source_of_rules
 from initax._planning._label_rules import KINDS, read_label_rules
-from initax._planning._misuse import no_source_of_rules
 from initax._planning._rules import read_rules
 from initax.schemes._scheme import unknown_role
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from initax._errors import RuleError, SchemeError, message, shown
+from initax._errors import RuleError, SchemeError
 from initax._model._parameter import Layer
-from initax._planning._hints import no_array, unmatched
+from initax._planning._hints import by_name, no_array, no_mapping, unmatched
 from initax._planning._selectors import Selector, read_selector
 from initax.schemes._scheme import Scheme, as_scheme
 
@@ -39,20 +39,8 @@ def read_rules(rules: Any) -> tuple[Rule, ...]:
         SchemeError: a scheme is unknown or malformed.
     """
     if not isinstance(rules, Mapping):
-        raise RuleError(_no_mapping(rules))
+        raise RuleError(no_mapping(rules))
     return tuple(_read(selector, scheme) for selector, scheme in rules.items())
-
-
-def _no_mapping(rules: Any) -> str:
-    head = f"rules must be a mapping from selectors to schemes, not {shown(rules)}."
-    if isinstance(rules, str):
-        is_file = rules.lower().endswith((".toml", ".json"))
-        return message(
-            head, f'write ix.load_rules("{rules}")' if is_file else f'for every layer write {{"*": "{rules}"}}'
-        )
-    if isinstance(rules, Sequence) and all(isinstance(each, Sequence) and len(each) == 2 for each in rules):
-        return message(head, "write dict(rules)")
-    return message(head, 'write {"Linear": "he_normal"}, or {"*": "he_normal"} for every layer')
 
 
 def _read(value: Any, scheme: Any) -> Rule:
@@ -131,7 +119,7 @@ def _reach(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], hint
                 found |= arrays
                 own.append(layer)
     if not own:
-        raise RuleError(unmatched(rule.selector, layers, aliases), _by_name(rule, hint))
+        raise RuleError(unmatched(rule.selector, layers, aliases), by_name(rule.selector, hint))
     return said(rule.text, rule.scheme, own, found)
 
 
@@ -177,12 +165,3 @@ def _applies(rule: Rule, layer: Layer) -> bool:
             f'the selector {rule.text} failed on layer "{layer.path}": {type(error).__name__}: {error}',
             "a selector function takes an ix.Layer and returns whether it is selected",
         ) from error
-
-
-def _by_name(rule: Rule, hint: str) -> str:
-    """What to pass where a selector that has the form of a class meets layers of which only names are known."""
-    value = rule.selector.value
-    name = value.__name__ if isinstance(value, type) else rule.text
-    words = name.split() if isinstance(value, str | type) else []
-    of_class = bool(words) and all(word.isidentifier() and word[0].isupper() for word in words)
-    return f"only names are known here, not classes; {hint}" if hint and of_class else ""
