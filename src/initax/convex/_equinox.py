@@ -13,7 +13,6 @@ from initax._errors import ModelError
 from initax._math._gaussian import Activation, as_function
 from initax._math._positivity import positivity as positivity_of
 from initax._model._parameter import declare
-from initax._verbs._reinit import reinit
 from initax.convex._klax_names import answers_klax
 from initax.convex._network import (
     WEIGHTS,
@@ -22,6 +21,7 @@ from initax.convex._network import (
     Size,
     arrays_of,
     declaration,
+    drawn,
     fully_convex,
     number_of,
     output_of,
@@ -79,7 +79,9 @@ class ConvexLinear(eqx.Module):
 declare(ConvexLinear, declaration("o i"))
 
 
-def _drawn(network: Network, positivity: str, non_decreasing: bool, dtype: Any, key: Any) -> dict[str, tuple[Any, ...]]:
+def _modules(
+    network: Network, positivity: str, non_decreasing: bool, dtype: Any, key: Any
+) -> dict[str, tuple[Any, ...]]:
     """Return the modules of a network, attribute by attribute, drawn by its rules."""
 
     def linear(inputs: int, outputs: int) -> Any:
@@ -92,7 +94,8 @@ def _drawn(network: Network, positivity: str, non_decreasing: bool, dtype: Any, 
         )
     }
     linears = {name: tuple(linear(*sizes) for sizes in every) for name, every in network.linears.items()}
-    return reinit(layers | linears, network.rules, key)
+    result: dict[str, tuple[Any, ...]] = drawn(network, layers | linears, key)
+    return result
 
 
 def _vector(x: Any, size: Size, what: str) -> jax.Array:
@@ -186,7 +189,7 @@ class FICNN(eqx.Module):
             use_passthrough=use_passthrough,
             final_activation=final_activation,
         )
-        self.layers = _drawn(network, positivity, non_decreasing, dtype, key)["layers"]
+        self.layers = _modules(network, positivity, non_decreasing, dtype, key)["layers"]
         self.activation = as_function(activation)
         self.final_activation = None if final_activation is None else as_function(final_activation)
         self.in_size, self.out_size, self.width_sizes = in_size, out_size, tuple(width_sizes)
@@ -287,9 +290,9 @@ class PICNN(eqx.Module):
             icnn(activation, k=k, tau=tau, input_square=input_square),
             context_activation=context_activation,
         )
-        drawn = _drawn(network, positivity, non_decreasing, dtype, key)
-        self.layers, self.gates = drawn["layers"], drawn["gates"]
-        self.input_gates, self.context_layers = drawn["input_gates"], drawn["context_layers"]
+        modules = _modules(network, positivity, non_decreasing, dtype, key)
+        self.layers, self.gates = modules["layers"], modules["gates"]
+        self.input_gates, self.context_layers = modules["input_gates"], modules["context_layers"]
         self.activation, self.context_activation = as_function(activation), as_function(context_activation)
         self.in_size, self.context_size, self.out_size = in_size, context_size, out_size
 

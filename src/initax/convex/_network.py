@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,10 +11,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from initax._errors import ModelError, warn
+from initax._errors import ModelError, SchemeError, warn
 from initax._math._gaussian import Activation, as_function, gain
 from initax._model._constraint import Constraint, behind
 from initax._model._parameter import Declaration, bias, row, weight
+from initax._verbs._reinit import reinit
 from initax.schemes._icnn import icnn
 from initax.schemes._scheme import Scheme
 
@@ -216,6 +218,18 @@ def partially_convex(
         scale = gain(as_function(context_activation)) ** 2
         rules["context_layers.*"] = ("variance_scaling", {"scale": scale, "distribution": "normal"})
     return Network(layers=layers, linears=linears, rules=rules)
+
+
+def drawn(network: Network, modules: Any, key: Any) -> Any:
+    """Return the modules of a network, attribute by attribute, drawn by its rules.
+
+    Raises:
+        SchemeError: a scheme can't serve an array; the message names no rule, as the user wrote none.
+    """
+    try:
+        return reinit(modules, network.rules, key)
+    except SchemeError as error:
+        raise SchemeError(re.sub('^rule ".*?": ', "", str(error))) from error
 
 
 def pre_activations(network: Any, x: Any) -> tuple[Any, ...]:

@@ -13,7 +13,6 @@ from initax._errors import ModelError
 from initax._math._gaussian import Activation, as_function
 from initax._math._positivity import positivity as positivity_of
 from initax._model._parameter import declare
-from initax._verbs._reinit import reinit
 from initax.convex._klax_names import answers_klax
 from initax.convex._network import (
     WEIGHTS,
@@ -22,6 +21,7 @@ from initax.convex._network import (
     Size,
     arrays_of,
     declaration,
+    drawn,
     fully_convex,
     output_of,
     partial_output,
@@ -64,7 +64,7 @@ class ConvexLinear(nnx.Module):
 declare(ConvexLinear, declaration("i o"))
 
 
-def _drawn(network: Network, positivity: str, non_decreasing: bool, dtype: Any, rngs: Any) -> dict[str, Any]:
+def _modules(network: Network, positivity: str, non_decreasing: bool, dtype: Any, rngs: Any) -> dict[str, Any]:
     """Return the modules of a network, attribute by attribute, drawn by its rules."""
 
     def linear(inputs: int, outputs: int) -> Any:
@@ -79,8 +79,7 @@ def _drawn(network: Network, positivity: str, non_decreasing: bool, dtype: Any, 
     }
     linears = {name: [linear(*sizes) for sizes in every] for name, every in network.linears.items()}
     key = rngs.params() if isinstance(rngs, nnx.Rngs) else rngs  # the key of the stream `params`
-    drawn = reinit(layers | linears, network.rules, key)
-    return {name: nnx.List(modules) for name, modules in drawn.items()}
+    return {name: nnx.List(modules) for name, modules in drawn(network, layers | linears, key).items()}
 
 
 def _rows(x: Any, size: Size, what: str) -> Any:
@@ -150,7 +149,7 @@ class FICNN(nnx.Module):
             use_passthrough=use_passthrough,
             final_activation=final_activation,
         )
-        self.layers = _drawn(network, positivity, non_decreasing, dtype, rngs)["layers"]
+        self.layers = _modules(network, positivity, non_decreasing, dtype, rngs)["layers"]
         self.activation: Callable[[Any], Any] = as_function(activation)
         self.final_activation = None if final_activation is None else as_function(final_activation)
         self.in_size, self.out_size = in_size, out_size
@@ -230,9 +229,9 @@ class PICNN(nnx.Module):
             icnn(activation, k=k, tau=tau, input_square=input_square),
             context_activation=context_activation,
         )
-        drawn = _drawn(network, positivity, non_decreasing, dtype, rngs)
-        self.layers, self.gates = drawn["layers"], drawn["gates"]
-        self.input_gates, self.context_layers = drawn["input_gates"], drawn["context_layers"]
+        modules = _modules(network, positivity, non_decreasing, dtype, rngs)
+        self.layers, self.gates = modules["layers"], modules["gates"]
+        self.input_gates, self.context_layers = modules["input_gates"], modules["context_layers"]
         self.activation: Callable[[Any], Any] = as_function(activation)
         self.context_activation: Callable[[Any], Any] = as_function(context_activation)
         self.in_size, self.context_size, self.out_size = in_size, context_size, out_size
