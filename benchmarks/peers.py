@@ -101,6 +101,7 @@ def test_another_law_is_seen():
 
 
 KERAS = keras.layers
+LINEAR = torch.nn.Linear(4, 4)
 PACKAGES = {
     "PyTorch": (
         {
