@@ -122,7 +122,7 @@ def wild(session: nox.Session) -> None:
 
 @nox.session
 def peers(session: nox.Session) -> None:
-    """Hold the names and laws of docs/coming_from.md against PyTorch, Keras, Flax, Haiku and klax; needs Python 3.12."""
+    """Compare docs/coming_from.md with PyTorch, Keras, Flax, Haiku and klax, names and laws; klax needs Python 3.12."""
     session.install(".", *group("peers"))
     session.run("pytest", *(session.posargs or ["-W", "ignore", "benchmarks/peers.py"]))
 

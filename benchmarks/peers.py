@@ -103,15 +103,7 @@ def test_another_law_is_seen():
 KERAS = keras.layers
 LINEAR = torch.nn.Linear(4, 4)
 PACKAGES = {
-    "PyTorch": (
-        {
-            "torch": torch,
-            "nn": torch.nn,
-            "m": torch.nn.Linear(4, 4),
-            "model": torch.nn.Sequential(torch.nn.Linear(4, 4)),
-        },
-        (),
-    ),
+    "PyTorch": ({"torch": torch, "nn": torch.nn, "m": LINEAR, "model": torch.nn.Sequential(LINEAR)}, ()),
     "Keras": (
         vars(KERAS) | vars(keras.initializers) | {"initializers": keras.initializers},
         (KERAS.Dense, KERAS.LSTM, KERAS.Embedding, KERAS.BatchNormalization),
@@ -126,7 +118,7 @@ PYTHON = {'"attn" in name', "x"}
 
 
 def exists(span, known, layers):
-    """Whether a package has what a span of the page speaks of: an argument, a name, or a call that its signature takes."""
+    """Whether a package has what a span of the page names: an argument, a name, or a call that its signature takes."""
     if argument := NAMED.fullmatch(span):
         return any(argument["name"] in inspect.signature(layer.__init__).parameters for layer in layers)
     if any(span in inspect.signature(layer.__init__).parameters for layer in layers):
@@ -178,6 +170,10 @@ def test_klax_and_initax_draw_the_same_positive_weights():
 @pytest.mark.parametrize("layer", [hk.Linear, hk.Conv2D], ids=["Linear", "Conv2D"])
 def test_the_default_of_haiku_is_cut_and_not_made_up_for(layer):
     inputs, sizes = (jnp.ones((1, 512)), (256,)) if layer is hk.Linear else (jnp.ones((1, 8, 8, 64)), (256, 3))
-    params = hk.transform(lambda x: layer(*sizes)(x)).init(KEY, inputs)
+
+    def forward(x):
+        return layer(*sizes)(x)
+
+    params = hk.transform(forward).init(KEY, inputs)
     (weights,) = (np.asarray(each["w"], np.float64) for each in params.values())
     assert is_law("truncated normal", weights, 0.87962566 / math.sqrt(weights[..., 0].size))
