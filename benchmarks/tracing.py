@@ -1,4 +1,4 @@
-"""What it costs to read a model off its forward pass, beside what JAX takes to trace it: `python -m benchmarks.tracing`.
+"""What it costs to read a model off its forward pass, beside tracing it: `python -m benchmarks.tracing`.
 
 All models are abstract: no weight is made. A pair is `jax.make_jaxpr` of the forward pass, and `ix.survey`, which
 traces it, too, and reads it; the ratio of a pair is what is compared, for other work on the machine slows both.
@@ -220,13 +220,17 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def pairs(program: Program, times: int) -> Iterator[tuple[float, float]]:
-    """Yield the time of tracing alone and of tracing and reading, in pairs, after a first pair that is not counted."""
+    """Yield the time of tracing alone and of tracing and reading, in pairs, after a first pair that is not counted.
+
+    JAX keeps the trace of a function that it has seen, so each call gets a function of its own.
+    """
 
     def alone() -> Any:
-        return jax.make_jaxpr(lambda arrays, x: program.run(arrays, x))(program.arrays, program.x)
+        return jax.make_jaxpr(lambda arrays, x: program.run(arrays, x))(program.arrays, program.x)  # noqa: PLW0108
 
     def read() -> Any:
-        return ix.survey(program.model, inputs=program.x, forward=lambda model, x: program.forward(model, x))
+        forward = lambda model, x: program.forward(model, x)  # noqa: E731, PLW0108
+        return ix.survey(program.model, inputs=program.x, forward=forward)
 
     for place in range(times + 1):
         pair = seconds(alone), seconds(read)
