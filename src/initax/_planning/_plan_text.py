@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from initax._model._parameter import Evidence, Parameter
@@ -12,39 +13,56 @@ from initax._planning._records import Draw, Kept
 from initax._text import printed, table
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the table of what is drawn.
+
+    Attributes:
+        name: its head.
+        text: from a draw to the cell.
+        right: whether cells are aligned at their right, as numbers are.
+        always: whether it is there where all cells are empty.
+    """
+
+    name: str
+    text: Callable[[Draw], str]
+    right: bool = False
+    always: bool = True
+
+
 def _known(parameter: Parameter) -> str:
     """Return how the axes of a parameter are known, where that is less than a declaration."""
     evidence = parameter.evidence
     return "" if evidence in (None, Evidence.RESTATED, Evidence.DECLARED) else str(evidence)
 
 
-DRAWN: dict[str, Callable[[Draw], str]] = {
-    "parameter": lambda draw: draw.parameter.path or "(model)",
-    "kind": lambda draw: draw.kind,
-    "shape": lambda draw: str(draw.parameter.shape),
-    "axes": lambda draw: draw.parameter.axes.pattern if draw.parameter.axes else "",
-    "known": lambda draw: _known(draw.parameter),
-    "fan_in": lambda draw: fan_text(draw.parameter.fan_in, draw.parameter.effective_fan_in),
-    "fan_out": lambda draw: fan_text(draw.parameter.fan_out, draw.parameter.effective_fan_out),
-    "scheme": lambda draw: draw.how,
-    "std": lambda draw: "" if draw.std is None else f"{draw.std:.4g}",
-    "rule": lambda draw: draw.rule,
-}
-"""Columns of what is drawn → function from a row to its cell."""
+COLUMNS = (
+    Column("parameter", lambda draw: draw.parameter.path or "(model)"),
+    Column("kind", lambda draw: draw.kind),
+    Column("shape", lambda draw: str(draw.parameter.shape)),
+    Column("axes", lambda draw: draw.parameter.axes.pattern if draw.parameter.axes else ""),
+    Column("known", lambda draw: _known(draw.parameter), always=False),
+    Column("fan_in", lambda draw: fan_text(draw.parameter.fan_in, draw.parameter.effective_fan_in), right=True),
+    Column("fan_out", lambda draw: fan_text(draw.parameter.fan_out, draw.parameter.effective_fan_out), right=True),
+    Column("scheme", lambda draw: draw.how),
+    Column("std", lambda draw: "" if draw.std is None else f"{draw.std:.4g}", right=True),
+    Column("rule", lambda draw: draw.rule),
+)
+"""The table of what is drawn: a column is one row here."""
 KEPT = ("array", "kind", "shape", "why")
 FEW = 3
-"""Largest number of arrays of an optimizer's state that are listed one by one; of more there is one row."""
+"""Arrays of an optimizer's state that are listed one by one; of more there is one row."""
 
 
-def render(drawn: Sequence[Draw], kept: Sequence[Kept], notes: Sequence[str]) -> str:
+def render(draws: Sequence[Draw], kept: Sequence[Kept], notes: Sequence[str]) -> str:
     """Return the tables of what is drawn and what is kept, and the notes below them."""
     parts = []
-    if drawn:
-        cells = {name: [cell(draw) for draw in drawn] for name, cell in DRAWN.items()}
-        if not any(cells["known"]):
-            del cells["known"]
-        rows = list(zip(*cells.values(), strict=True))
-        parts.append(table(f"drawn: {len(drawn)}", list(cells), rows, right=("fan_in", "fan_out", "std")))
+    if draws:
+        cells = {column: [column.text(each) for each in draws] for column in COLUMNS}
+        shown = [column for column in COLUMNS if column.always or any(cells[column])]
+        rows = list(zip(*(cells[column] for column in shown), strict=True))
+        names, numbers = [column.name for column in shown], [column.name for column in shown if column.right]
+        parts.append(table(f"drawn: {len(draws)}", names, rows, right=numbers))
     if kept:
         parts.append(table(f"kept: {len(kept)}", KEPT, _kept_rows(kept), right=()))
     if notes:
