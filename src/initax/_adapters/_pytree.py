@@ -121,7 +121,7 @@ class Walk:
         return rebuild
 
     def _rebuilt(self, tree: Any, new: Callable[[Any], Any]) -> Any:
-        """A tree with each leaf given to a function, in the order of the walk, and objects rebuilt by their adapters."""
+        """A tree with a function called on each leaf, in the order of the walk, and objects rebuilt by their adapters."""
 
         def is_leaf(node: Any) -> bool:
             return id(node) in self.rebuilt or self.is_shape(node)

@@ -14,12 +14,14 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import einops
 from einops.parsing import ParsedExpression
 
 from initax._errors import AxesError, did_you_mean, listing, message
+
+Array = TypeVar("Array")
 
 RECEPTIVE = "..."
 RESERVED = frozenset({"h", "w", "d", "k", "kh", "kw", "kd", "height", "width", "depth", "kernel", "spatial"})
@@ -125,10 +127,11 @@ class Axes:
         stored, canonical = self._patterns()
         return einops.rearrange(array, f"{_spoken(stored)} -> {_spoken(canonical)}", **self._sizes())
 
-    def from_canonical(self, array: Any) -> Any:
+    def from_canonical(self, array: Array) -> Array:
         """Return `array` of shape `(batch entries, *receptive, in, out)` in the stored layout."""
         stored, canonical = self._patterns()
-        return einops.rearrange(array, f"{_spoken(canonical)} -> {_spoken(stored)}", **self._sizes())
+        made: Array = einops.rearrange(array, f"{_spoken(canonical)} -> {_spoken(stored)}", **self._sizes())
+        return made
 
     def _sizes(self) -> dict[str, int]:
         return {_spoken(name): size for name, size in zip(self.names, self.split, strict=True) if name != RECEPTIVE}

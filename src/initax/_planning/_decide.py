@@ -225,7 +225,6 @@ class _Deciding:
                 rule=text,
                 initializer=initializer,
                 recipe=recipe,
-                std=recipe.std,
             )
         )
         self.drew.add(id(rule))
@@ -252,18 +251,7 @@ class _Deciding:
             )
 
     def _follow(self, parameter: Parameter, kind: str, scheme: str, rule: str, owner: str) -> None:
-        self.draws.append(
-            Draw(
-                parameter=parameter,
-                kind=kind,
-                scheme=scheme,
-                rule=rule,
-                initializer=None,
-                recipe=None,
-                std=None,
-                follows=owner,
-            )
-        )
+        self.draws.append(Draw(parameter=parameter, kind=kind, scheme=scheme, rule=rule, follows=owner))
 
     def refuse_uncovered(self, default: Any) -> None:
         self.kept = [each for each in self.kept if each.parameter.path not in self.set_with]

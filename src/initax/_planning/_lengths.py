@@ -55,7 +55,7 @@ def with_lengths(decisions: Decisions, survey: Survey, traced: Traced | None) ->
         # A table that a signal of unknown length reaches is an output layer all the same.
         scaled = replace(parameter, reach=1.0) if parameter.path in unknown else parameter
         recipe = each.initializer.recipe(scaled, layers[parameter.path])
-        draws.append(replace(each, parameter=parameter, recipe=recipe, std=recipe.std))
+        draws.append(replace(each, parameter=parameter, recipe=recipe))
     notes = (
         *decisions.notes,
         *_blind(unknown, traced is None),

@@ -124,8 +124,7 @@ class ForeignKernel(CallingKernel):
             return self.one(key, dtype)
         batch = self.axes.batch_size
         entries = self.entries(key, batch, dtype)
-        made: jax.Array = self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
-        return made
+        return self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,8 @@ from jax import lax
 
 from initax._errors import SchemeError, count
 from initax._model._parameter import Layer, Parameter, Role
-from initax._model._reason import Reason
 from initax.schemes._depth import depth_factor
-from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, number, refuse_old, where
+from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, known_axes, number, where
 from initax.schemes._named import Check, SchemeLike
 from initax.schemes._named import scheme as named
 from initax.schemes._scheme import Scheme
@@ -26,25 +25,19 @@ Factor = float | tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ScaledKernel(Kernel):
+class ScaledKernel(KernelAround):
     """Another kernel's array times the last number, or times the last numbers along one of its axes.
 
     Attributes:
-        inner: the other kernel.
         axis: the axis, where there are several numbers.
     """
 
-    inner: Kernel
     axis: int | None = None
 
     @property
     def elementwise(self) -> bool:  # type: ignore[override]
         """As the inner kernel, where all entries have one factor."""
         return self.inner.elementwise and self.axis is None
-
-    def anywhere(self) -> ScaledKernel:
-        """As the inner kernel."""
-        return replace(self, inner=self.inner.anywhere())
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
@@ -80,25 +73,14 @@ class ScaledKernel(Kernel):
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled(Initializer):
+class Scaled(InitializerAround):
     """Another initializer's array times a factor, or each entry of a stack times one of its own."""
 
-    inner: Initializer
     factor: Factor
-
-    @property
-    def needs_reach(self) -> bool:  # type: ignore[override]
-        """As the inner initializer."""
-        return self.inner.needs_reach
-
-    def declines(self, parameter: Parameter) -> Reason | None:
-        """As the inner initializer."""
-        return self.inner.declines(parameter)
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        recipe = self.inner.recipe(parameter, layer)
-        refuse_old("scaled", recipe, parameter)
+        recipe = self.inner_recipe(parameter, layer)
         std = None if recipe.std is None else recipe.std * _root_mean_square(_all(self.factor))
         axis = _stack_of(parameter, self.factor) if isinstance(self.factor, tuple) else None
         numbers = (*recipe.numbers, self.factor)
