@@ -110,8 +110,8 @@ def test_a_steady_scan_has_one_length_and_another_none():
     found = {each.parameter.path: each.parameter.reach for each in plan.draws}
     assert found["steady"] == pytest.approx(0.5, rel=1e-5)
     assert found["growing"] is None
-    assert [str(each.message) for each in caught] == ["auto can't tell what reaches 1 weight and takes gain 1: growing"]
-    assert plan.notes == ("auto can't tell what reaches 1 weight and takes gain 1: growing",)
+    assert [str(each.message) for each in caught] == ["auto can't tell what reaches 1 weight and uses gain 1: growing"]
+    assert plan.notes == ("auto can't tell what reaches 1 weight and uses gain 1: growing",)
 
 
 def test_without_inputs_auto_says_that_it_is_blind():
@@ -119,7 +119,7 @@ def test_without_inputs_auto_says_that_it_is_blind():
         plan = ix.plan(nn.Linear(4, 3, key=KEY), {"*": "auto"})
     assert plan.draws[0].std == pytest.approx(0.5)
     assert [str(each.message) for each in caught] == [
-        "auto can't tell what reaches 1 weight and takes gain 1: weight\n  say what the model is called on, inputs=..."
+        "auto can't tell what reaches 1 weight and uses gain 1: weight\n  say what the model is called on, inputs=..."
     ]
 
 
@@ -128,7 +128,7 @@ def test_behind_attention_it_says_so():
         weights = jax.nn.softmax((x @ p["q"]) @ (x @ p["k"]).T)
         return (weights @ x) @ p["out"]
 
-    with pytest.warns(ix.InitaxWarning, match="auto can't tell what reaches 1 weight and takes gain 1: out"):
+    with pytest.warns(ix.InitaxWarning, match="auto can't tell what reaches 1 weight and uses gain 1: out"):
         ix.plan({name: S(6, 6) for name in ("q", "k", "out")}, {"*": "auto"}, inputs=S(8, 6), forward=forward)
 
 

@@ -269,7 +269,7 @@ def test_a_loop_that_changes_the_length_is_followed_step_by_step():
         rules = {"last": "auto", "steps": ("variance_scaling", {"scale": 2.0})}
         params = {"steps": S(steps, 6, 6), "last": S(6, 6)}
         if reach is None:
-            with pytest.warns(ix.InitaxWarning, match="auto can't tell what reaches 1 weight and takes gain 1: last"):
+            with pytest.warns(ix.InitaxWarning, match="auto can't tell what reaches 1 weight and uses gain 1: last"):
                 plan = ix.plan(params, rules, inputs=S(8, 6), forward=forward)
         else:
             plan = ix.plan(params, rules, inputs=S(8, 6), forward=forward)

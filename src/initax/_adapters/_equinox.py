@@ -169,7 +169,7 @@ def _how(cls: type) -> Say | None:
 STATE = Reason(
     Why.STATISTICS, "state", hint="take the state of a new model: _, state = eqx.nn.make_with_state(...)(...)"
 )
-NUMPY = Reason(Why.CONSTANT, "a NumPy array, which Equinox takes for a constant")
+NUMPY = Reason(Why.CONSTANT, "a NumPy array, which Equinox treats as a constant")
 
 
 def _constant(array: Any, boxed: bool) -> Reason | None:
@@ -243,7 +243,7 @@ def _shared(node: Any) -> Node:
     tied = jax.tree_util.tree_leaves(node.where(marked))
     try:
         sources = jax.tree_util.tree_leaves(node.get(marked))
-    except Exception:  # `get` computes something, a transpose say: what it returns has a shape but no path
+    except Exception:  # `get` computes something, e.g. a transpose: what it returns has a shape but no path
         sources = [
             _Mark(None, each) for each in jax.tree_util.tree_leaves(eqx.filter_eval_shape(node.get, node.pytree))
         ]

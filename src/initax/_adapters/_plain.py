@@ -133,7 +133,7 @@ def _norm_parameter(array: Parameter) -> Parameter:
 
 
 def _is_no_weight(name: str, container: _Container) -> bool:
-    """Return whether an array of several axes is no weight: a scale, or a bias of heads or stacked layers, or a row.
+    """Return whether an array of several axes is not a weight: a scale, or a bias of heads or stacked layers, or a row.
 
     By its name, or as what would be the name of the bias of a weight, or without a name as what goes with the array in
     front of it.

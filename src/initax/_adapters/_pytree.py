@@ -52,7 +52,7 @@ class Walk:
         owners: identity of each array → path at which it was first seen.
         facts: what the nodes said of arrays.
         boxed: paths of the arrays in boxes.
-        leaf_types: types that JAX was seen to take for leaves.
+        leaf_types: types that JAX was seen to treat as leaves.
         active: identities of the opened nodes around the one that is visited; graphs may have cycles.
         messages: what could not be told, for the plan.
         hint: what to pass for classes where names are all that was read.
@@ -121,7 +121,7 @@ class Walk:
         return rebuild
 
     def _rebuilt(self, tree: Any, new: Callable[[Any], Any]) -> Any:
-        """A tree with a function called on each leaf, in the order of the walk, and objects rebuilt by their adapters."""
+        """A tree with a function called on each leaf, in the order of the walk, and objects rebuilt by adapters."""
 
         def is_leaf(node: Any) -> bool:
             return id(node) in self.rebuilt or self.is_shape(node)
@@ -275,7 +275,7 @@ class Walk:
     def _unless_constant(
         self, parameter: Parameter, array: Any, constant: Callable[[Any, bool], Reason | None]
     ) -> Parameter:
-        """An array of a module, as a constant where nobody declared it and its framework takes it for one."""
+        """An array of a module, as a constant where nobody declared it and its framework treats it as one."""
         if parameter.excluded is None or parameter.excluded.why is not Why.UNDECLARED:
             return parameter
         reason = constant(array, parameter.path in self.boxed)
@@ -377,7 +377,7 @@ class Walk:
         """State, or what can't be read: every array below is listed and left alone, be it tied to a weight or not."""
         holder = Holder(path, {})
         for entries, leaf in tree_flatten_with_path(node)[0]:
-            # A box in what can't be read, a Variable say, is one attribute more, which is no name.
+            # A box in what can't be read, e.g. a Variable, adds an attribute to the path, which is not a name.
             names = [each for each in entries if kind == "State" or not isinstance(each, GetAttrKey)]
             self._leaf(leaf, join(path, ".".join(map(entry_name, names))), holder, is_state=True)
         if holder.own:
@@ -396,7 +396,7 @@ class Walk:
         self.layers[place:place] = plain_layers(path, type(node), holder.own, ancestors)
 
     def _named(self, node: Any, children: Children, path: str, ancestors: tuple[Ancestor, ...], hint: str) -> None:
-        """A mapping with Flax's names inside something else, a list say: read by its names, as it is by itself."""
+        """A mapping with Flax's names inside something else, e.g. a list: read by its names, as it would be alone."""
         holder = Holder("", {})
         place = len(self.layers)
         for name, child in children:
@@ -482,4 +482,4 @@ def _within(base: str, path: str) -> str:
     return path[len(base) + 1 :] if base else path
 
 
-APART = "pass each model by itself, its Linen module with module= and inputs=, or the NNX module instead of its arrays"
+APART = "pass each model alone, its Linen module with module= and inputs=, or the NNX module instead of its arrays"

@@ -27,9 +27,9 @@ RECEPTIVE = "..."
 RESERVED = frozenset({"h", "w", "d", "k", "kh", "kw", "kd", "height", "width", "depth", "kernel", "spatial"})
 """Names people give to the axes of a receptive field. As batch axes they would silently shrink every fan."""
 SIDED = re.compile(r"(i|in|inputs?|o|out|outputs?)(\d*|_\w+)")
-"""Names of inputs and outputs: `i`, `i1`, `in`, `in_features`, `outputs`. An `instance` or an `order` is no input."""
+"""Names of inputs and outputs: `i`, `i1`, `in`, `in_features`, `outputs`. An `instance` is not an input, nor an `order` an output."""
 SIDED_LATE = re.compile(r"(?:\w*_|[cdn])(i(?:n|nputs?)|o(?:ut|utputs?))\d*")
-"""Names of inputs and outputs that say so behind other letters: `d_in`, `c_out`, `nin`. Here the first letter tells."""
+"""Names of inputs and outputs that begin with other letters: `d_in`, `c_out`, `nin`. Patterns go by the first letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Axes:
         place = 0
         for group in parse(self.pattern):
             many = len(self.receptive_axis) if group == (RECEPTIVE,) else 1
-            telling = [name for name in group if len(group) == 1 or sizes[name] > 1]  # one group is no group
+            telling = [name for name in group if len(group) == 1 or sizes[name] > 1]  # one group is as good as none
             kinds = {_meaning(name) for name in telling} or {"batch"}
             if len(kinds) > 1:
                 return None
@@ -228,7 +228,7 @@ def parse(pattern: str) -> tuple[tuple[str, ...], ...]:
     """Return the pattern's axes, each a tuple of the names merged in it; `("...",)` is the receptive field.
 
     Raises:
-        AxesError: `pattern` is no string, is malformed, repeats a name, or names a receptive axis.
+        AxesError: `pattern` is not a string, is malformed, repeats a name, or names a receptive axis.
     """
     if not isinstance(pattern, str):
         raise AxesError(f'an axis pattern is a string such as "o i", not {pattern!r}.')

@@ -1,4 +1,4 @@
-"""Rules whose values are no schemes: what is said of each array to an optimizer, by selectors, roles and names."""
+"""Rules whose values are not schemes: labels, masks and axes of arrays for an optimizer, by selectors, roles and names."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a verb takes for values.
+    """Values that a verb takes.
 
     Attributes:
         words: what they are, for errors.
@@ -130,7 +130,7 @@ def is_rule_file(rules: Any) -> bool:
 
 
 def read_label_rules(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ...]:
-    """Return rules that are no rules of schemes, in order.
+    """Return rules whose values are not schemes, in order.
 
     Args:
         of: the kind of rules: a key of `KINDS`.
@@ -138,7 +138,7 @@ def read_label_rules(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ..
         verb: who asks, for errors; the kind itself if left out.
 
     Raises:
-        RuleError: they are no mapping, a selector is of no known kind, or a value is none of that kind.
+        RuleError: they are not a mapping, a selector is of no known kind, or a value is not of that kind.
         AxesError: a pattern is malformed.
     """
     kind = KINDS[of]

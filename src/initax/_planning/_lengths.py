@@ -118,7 +118,7 @@ def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Foll
 
 
 def _growth(length: float | None, nudged: float | None) -> float:
-    """By what factor a deviation of the length has grown; what then is no length any more has outgrown all bounds."""
+    """By what factor a deviation of the length has grown; infinite where the length is not finite any more."""
     if length is None or nudged is None:
         return math.inf
     return math.log(nudged / length) / math.log1p(NUDGE)
@@ -192,7 +192,7 @@ def _blind(unknown: list[str], without_inputs: bool) -> tuple[str, ...]:
     if not unknown:
         return ()
     text = message(
-        f"auto can't tell what reaches {count(len(unknown), 'weight')} and takes gain 1: "
+        f"auto can't tell what reaches {count(len(unknown), 'weight')} and uses gain 1: "
         + listing((path or "(model)" for path in unknown), 6),
         "say what the model is called on, inputs=..." if without_inputs else "",
     )

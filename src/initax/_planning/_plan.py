@@ -194,7 +194,7 @@ class Plan:
             other: the plan to compare with; lines say what changes from this one to that one.
 
         Raises:
-            PlanError: `other` is no plan.
+            PlanError: `other` is not a plan.
 
         Examples:
             >>> import equinox as eqx, jax, initax as ix
@@ -260,7 +260,7 @@ class Plan:
             module: the module of Linen variables, where the plan was made with it.
 
         Raises:
-            PlanError: the text is no stored plan, or the plan decides otherwise on this model.
+            PlanError: the text is not a stored plan, or the plan decides otherwise on this model.
         """
         refuse_permuted("ix.Plan.from_json", text=text, model=model)
         try:
@@ -318,7 +318,7 @@ def plan(
         The plan; `print` it for a table, `plan.draw(key)` for the model.
 
     Raises:
-        RuleError: the rules are no mapping, select nothing, draw nothing, or leave something uncovered.
+        RuleError: the rules are not a mapping, select nothing, draw nothing, or leave something uncovered.
         SchemeError: a scheme is unknown or can't serve a parameter it was chosen for.
         AxesError: restated axes do not fit.
         ModelError: the model holds no layer initax knows, or its forward pass fails.

@@ -35,7 +35,7 @@ def read_rules(rules: Any) -> tuple[Rule, ...]:
     """Return a rule map as rules, in order.
 
     Raises:
-        RuleError: it is no mapping, or a selector is of no known kind.
+        RuleError: it is not a mapping, or a selector is of no known kind.
         SchemeError: a scheme is unknown or malformed.
     """
     if not isinstance(rules, Mapping):
@@ -124,7 +124,7 @@ def _reach(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], hint
 
 
 def _owns(rule: Rule, layer: Layer) -> bool:
-    """Whether a rule that speaks of arrays alone selects the container of an array that is a layer by itself."""
+    """Whether a rule that speaks of arrays alone selects the container of an array that is a layer of its own."""
     if rule.scheme is None or rule.scheme.parts or not rule.scheme.arrays or not layer.ancestors:
         return False
     container, array = layer.ancestors[-1], layer.path.rpartition(".")

@@ -51,7 +51,7 @@ def muon_dimensions(
 
     Args:
         model: an Equinox or NNX module, Linen variables, a train state, or any pytree of arrays, abstract or not.
-        rules: selector → `False` for Adam; `True` for a matrix that is none by itself, an embedding say; or the axes of
+        rules: selector → `False` for Adam; `True` for a matrix that is not treated as one, e.g. an embedding; or the axes of
             each matrix where they are others than the layer's: `"i head o"` makes every head of attention a matrix of
             its own. A mapping is keyed by roles and names of arrays. Or the path of a file of such rules.
         inputs: what the model is called on, where axes are read off a trace.
@@ -65,7 +65,7 @@ def muon_dimensions(
     Raises:
         AxesError: a matrix is a part of an axis, `(gate o)`, which optax can't be told; restated axes do not fit.
         RuleError: a selector matches nothing, or a rule asks for a matrix that the array is not.
-        ModelError: the forward pass fails, or what was passed is no model.
+        ModelError: the forward pass fails, or what was passed is not a model.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix, optax
@@ -86,7 +86,7 @@ def muon_dimensions(
         raise AxesError(
             "muon_dimensions: optax can't be told of matrices that share an axis.",
             *first_of(shown),
-            "ix.muon(learning_rate, model) shows optax each of them by itself",
+            "ix.muon(learning_rate, model) shows optax each of them alone",
             f'or give them to Adam: ix.muon_dimensions(model, {{"{merged[0].parameter.path}": False}})',
         )
     numbers = _optax("muon_dimensions").numbers
@@ -104,7 +104,7 @@ def muon(
     module: Any = None,
     **options: Any,
 ) -> Any:
-    """Return `optax.contrib.muon` for a model: Muon for each matrix by itself, Adam for what is none.
+    """Return `optax.contrib.muon` for a model: Muon for each matrix alone, Adam for all else.
 
     What is a matrix, `ix.muon_dimensions` says. Here matrices may share an axis: gates of a recurrent cell and groups
     of a convolution, `(gate o) i`, each have their own orthogonal update, as if they were stored apart. The state is
@@ -128,7 +128,7 @@ def muon(
         RuleError: a selector matches nothing, or a rule asks for a matrix that the array is not.
         InitaxError: optax is missing, or `adaptive=True`, which would mix matrices, is asked for where an array holds
             several.
-        ModelError: the forward pass fails, or what was passed is no model.
+        ModelError: the forward pass fails, or what was passed is not a model.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix
@@ -249,7 +249,7 @@ def _matrix(verb: str, layer: Layer, parameter: Parameter, said: Said | None) ->
 
 
 def _why_none(parameter: Parameter, axes: Axes | None, *, asked: bool) -> str:
-    """Why an array is no matrix; nothing where it is one."""
+    """Why an array is not a matrix; nothing where it is one."""
     if not asked and parameter.role not in ("weight", "recurrent"):
         return parameter.role or str(parameter.excluded or "its role is not known")
     if axes is None:

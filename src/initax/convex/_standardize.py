@@ -31,7 +31,7 @@ def standardize(model: Model, inputs: Any) -> Model:
         A new network.
 
     Raises:
-        ModelError: the model is no such network, the inputs are no batch for it, or a layer is constant on them.
+        ModelError: the model is not such a network, the inputs are not a batch for it, or a layer is constant on them.
 
     Examples:
         >>> import initax as ix, jax

@@ -42,10 +42,10 @@ class Auto(Initializer):
 def auto(*, distribution: Distribution = "truncated_normal", bias_share: Share = 0.0, center: bool = False) -> Parts:
     """Return weights by what reaches them, so that variance one goes in and variance one comes out.
 
-    With `inputs=` the forward pass is followed from the inputs, taken for standard normal, through activations,
+    With `inputs=` the forward pass is followed from the inputs, assumed standard normal, through activations,
     residual sums, poolings and norms, and each weight has variance `1 / (fan_in m)` with `m` the mean square of the
     signal that reaches it; after a relu that is `he_normal`. Nothing is computed on data. Where the trace can't tell,
-    behind attention say, `m` is taken for one, and the plan says so.
+    e.g. behind attention, `m` is assumed to be one, and the plan says so.
 
     What other rules draw is followed with its own law. Weights that are kept, or whose law is not known, are assumed to
     give length one, biases to be zero and scales one, and the plan names them; norms are taken to be as their framework

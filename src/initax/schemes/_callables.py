@@ -260,7 +260,7 @@ def _takes_dtype_by_name(function: Callable[..., Any]) -> bool:
 
 
 def _opened(made: Any) -> Any:
-    """The array in a box of metadata, Flax's axis names say, and anything else as it is."""
+    """The array in a box of metadata, e.g. Flax's axis names, and anything else as it is."""
     if hasattr(made, "dtype"):
         return made
     inner = next((getattr(made, name) for name in ("raw_value", "value") if hasattr(made, name)), None)

@@ -68,7 +68,7 @@ def centered(scheme: SchemeLike) -> Scheme:
 
     What comes out of a weight then no longer depends on the mean of what goes in, which after relu, gelu or silu is
     what examples have in common: deep networks keep examples apart. The mean is taken over inputs and receptive field,
-    for each group, gate and stack entry by itself, and the rest is scaled by n / (n - 1) in variance for the degree of
+    for each group, gate and stack entry alone, and the rest is scaled by n / (n - 1) in variance for the degree of
     freedom that is lost. What the signal's own mean gave to the length is missing: with `("auto", {"center": True})`
     the weights are scaled by the variance of what reaches them, and not by its mean square. Embeddings stay as they
     are.

@@ -128,7 +128,7 @@ def scaled(scheme: SchemeLike, factor: ByFactor) -> Scheme:
             and scans make them. A plan shows the standard deviation over all of the stack then.
 
     Raises:
-        SchemeError: the scheme or the factor is wrong; when a plan is made, a weight is no stack, or one of another
+        SchemeError: the scheme or the factor is wrong; when a plan is made, a weight is not a stack, or one of another
             number of layers than there are factors.
 
     Examples:
@@ -169,7 +169,7 @@ def _stack_of(parameter: Parameter, factors: tuple[float, ...]) -> int:
     seen = f'shape {parameter.shape}, axes "{axes.pattern}"'
     if axis is None:
         raise SchemeError(
-            f"scaled has {many}, one for each layer of a stack; {where(parameter)} is no stack.",
+            f"scaled has {many}, one for each layer of a stack; {where(parameter)} is not a stack.",
             seen,
             f'write one number, ("scaled", {{"scheme": ..., "factor": {factors[0]:g}}}), or select the stack alone',
         )

@@ -71,7 +71,7 @@ def shrink_perturb(shrink: Number, scheme: SchemeLike, perturb: Number = 1.0) ->
     """Return weights and biases that are partly what they were: `shrink * old + perturb * drawn`.
 
     Training that goes on with more data from the old weights generalizes worse than training from new ones; from
-    shrunken and perturbed ones it does not. What the other scheme keeps, the scale of norms say, stays as it is.
+    shrunken and perturbed ones it does not. What the other scheme keeps, e.g. the scale of norms, stays as it is.
 
     Args:
         shrink: multiplies the old arrays; 0 draws anew, 1 adds noise.

@@ -27,7 +27,7 @@ from initax.schemes._scheme import weights_only
 
 Method = Literal["auto", "householder", "polar"]
 LARGEST = 2**28
-"""Entries of the largest matrix that a device is asked to draw by itself: 16,384 x 16,384, 1 GiB in float32. The draw's
+"""Entries of the largest matrix that a device is asked to draw alone: 16,384 x 16,384, 1 GiB in float32. The draw's
 temporaries take five times that. It depends on no device, mesh or backend, and neither do the values."""
 
 
@@ -265,7 +265,7 @@ def orthogonal(gain: Gain = 1.0, *, method: Method = "auto") -> Parts:
     """Return `gain` times Haar-distributed orthogonal weights, and zero biases; complex weights are unitary.
 
     A convolution is a matrix `(receptive field * in, out)`; the shorter side is orthonormal. Every group, gate and
-    stack entry is orthogonal by itself.
+    stack entry is orthogonal on its own.
 
     Args:
         gain: multiplies the standard deviation; a number, or an activation or its name.
@@ -356,7 +356,7 @@ def identity(gain: Gain = 1.0, shift: Shift = 0) -> Parts:
             roll each axis of the layout `(*receptive, in, out)`.
 
     Raises:
-        SchemeError: `shift` is no whole number, nor several; when a plan is made, a weight has no input or output axis,
+        SchemeError: `shift` is not a whole number, nor several; when a plan is made, a weight has no input or output axis,
             or another number of axes than there are shifts.
 
     Examples:
