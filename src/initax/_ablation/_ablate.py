@@ -48,8 +48,8 @@ def ablate(
             where no rule draws others.
         schemes: name → rules, as for `ix.reinit`.
         keys: an array of JAX keys, `jax.random.split(jax.random.key(0), 10)`, or a list of keys; one for each seed.
-        run: function of a model and a key to a mapping from names to numbers or arrays, e.g. one that trains and returns
-            `{"loss": losses, "accuracy": accuracy}`.
+        run: function of a model and a key to a mapping from names to numbers or arrays, e.g. one that trains and
+            returns `{"loss": losses, "accuracy": accuracy}`.
         path: file to which each finished run is appended, as a line of JSON. Where it holds runs of this ablation
             already, they are not done again.
         how: `"vmap"` compiles `run` once, for all keys at a time; `"jit"` compiles it once and runs it key by key,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -71,16 +71,16 @@ def _recurrent_default(module: Any) -> DefaultSpec:
     return ("uniform_fan_in", {"fan": module.hidden_size})
 
 
-def _cell(gates: tuple[str, ...], **further: Field) -> Declaration:
+def _cell(gates: tuple[str, ...], further: Mapping[str, Field] | None = None) -> Declaration:
     count = len(gates)
     shared: dict[str, Any] = {"default": _recurrent_default, "gates": gates}
     inner, hidden = ({"gate": count, "o": "hidden_size", "i": name} for name in ("input_size", "hidden_size"))
     return row(
         "RNNCell",
+        further,
         weight_ih=weight("(gate o) i", sizes=inner, **shared),
         weight_hh=weight("(gate o) i", "recurrent", sizes=hidden, **shared),
         bias=bias("(gate o)", "weight_ih", sizes={"gate": count, "o": "hidden_size"}, **shared),
-        **further,
     )
 
 
@@ -129,7 +129,7 @@ LAYERS: dict[type, Declaration] = {
         ),
     ),
     eqx.nn.GRUCell: _cell(
-        GRU_GATES, bias_n=bias("o", "weight_hh", sizes={"o": "hidden_size"}, default=_recurrent_default)
+        GRU_GATES, {"bias_n": bias("o", "weight_hh", sizes={"o": "hidden_size"}, default=_recurrent_default)}
     ),
     eqx.nn.LSTMCell: _cell(LSTM_GATES),
     eqx.nn.LayerNorm: _norm(lambda module: module.shape),

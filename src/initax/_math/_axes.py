@@ -27,9 +27,9 @@ RECEPTIVE = "..."
 RESERVED = frozenset({"h", "w", "d", "k", "kh", "kw", "kd", "height", "width", "depth", "kernel", "spatial"})
 """Names people give to the axes of a receptive field. As batch axes they would silently shrink every fan."""
 SIDED = re.compile(r"(i|in|inputs?|o|out|outputs?)(\d*|_\w+)")
-"""Names of inputs and outputs: `i`, `i1`, `in`, `in_features`, `outputs`. An `instance` is not an input, nor an `order` an output."""
+"""Names of inputs and outputs: `i`, `i1`, `in`, `in_features`, `outputs`, but not `instance` or `order`."""
 SIDED_LATE = re.compile(r"(?:\w*_|[cdn])(i(?:n|nputs?)|o(?:ut|utputs?))\d*")
-"""Names of inputs and outputs that begin with other letters: `d_in`, `c_out`, `nin`. Patterns go by the first letter."""
+"""Names of inputs and outputs that begin with other letters: `d_in`, `c_out`. Patterns go by the first letter."""
 
 
 @dataclass(frozen=True, slots=True)

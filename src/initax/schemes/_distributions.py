@@ -271,7 +271,7 @@ def truncated_normal(
         stddev: standard deviation before the cut.
         mean: mean before the cut.
         lower: lower bound, in standard deviations from the mean.
-        upper: upper bound, in standard deviations if the lower one is.
+        upper: upper bound, in standard deviations from the mean.
         absolute: bounds are values of the weights instead, as in `torch.nn.init.trunc_normal_` and Lux.
 
     Raises:
