@@ -15,8 +15,8 @@ from initax._drawing._draw import Job, draw, lower
 from initax._drawing._program import Program
 from initax._errors import InitaxError, PlanError, count, message, warn
 from initax._math._sharding import refuse_misfit
-from initax._model._parameter import Evidence, Parameter
-from initax._model._survey import Survey, fan_text
+from initax._model._parameter import Parameter
+from initax._model._survey import Survey
 from initax._planning._decide import Decisions, Draw, Kept, decide
 from initax._planning._lengths import with_lengths
 from initax._planning._misuse import (
@@ -26,7 +26,7 @@ from initax._planning._misuse import (
     refuse_no_rules,
     refuse_permuted,
 )
-from initax._planning._plan_text import KeptRow, Row, render
+from initax._planning._plan_text import axes_text, initializer_text, render
 from initax._planning._rules import Rule, read_rules
 from initax._trace._take_survey import survey
 from initax.schemes._scheme import Scheme, as_scheme
@@ -298,23 +298,7 @@ class Plan:
 
     def __str__(self) -> str:
         """Return the plan as a table."""
-        drawn = [
-            Row(
-                path=each.parameter.path,
-                kind=each.kind,
-                shape=each.parameter.shape,
-                axes=_axes_text(each.parameter),
-                known=_known_text(each.parameter),
-                fan_in=fan_text(each.parameter.fan_in, each.parameter.effective_fan_in),
-                fan_out=fan_text(each.parameter.fan_out, each.parameter.effective_fan_out),
-                scheme=str(each.initializer) if each.initializer else f"with {each.follows}",
-                std="" if each.std is None else f"{each.std:.4g}",
-                rule=each.rule,
-            )
-            for each in self.draws
-        ]
-        kept = [KeptRow(each.parameter.path, each.kind, each.parameter.shape, each.reason) for each in self.kept]
-        return render(drawn, kept, self.notes)
+        return render(self.draws, self.kept, self.notes)
 
 
 def plan(
@@ -387,16 +371,6 @@ def _asks_for_lengths(scheme: Scheme) -> bool:
     return own or any(each is not None and _asks_for_lengths(each) for each in scheme.arrays.values())
 
 
-def _axes_text(parameter: Parameter) -> str:
-    return parameter.axes.pattern if parameter.axes else ""
-
-
-def _known_text(parameter: Parameter) -> str:
-    """Return how the axes of a parameter are known, where that is less than a declaration."""
-    evidence = parameter.evidence
-    return "" if evidence in (None, Evidence.RESTATED, Evidence.DECLARED) else str(evidence)
-
-
 def _draw_row(each: Draw) -> dict[str, Any]:
     parameter = each.parameter
     return {
@@ -404,12 +378,12 @@ def _draw_row(each: Draw) -> dict[str, Any]:
         "role": parameter.role,
         "shape": list(parameter.shape),
         "dtype": _dtype_text(parameter),
-        "axes": _axes_text(parameter),
+        "axes": axes_text(parameter),
         "evidence": None if parameter.evidence is None else str(parameter.evidence),
         "fan_in": parameter.fan_in,
         "fan_out": parameter.fan_out,
         "scheme": each.scheme,
-        "initializer": str(each.initializer) if each.initializer else f"with {each.follows}",
+        "initializer": initializer_text(each),
         "std": each.std,
         "rule": each.rule,
     }

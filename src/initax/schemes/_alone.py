@@ -57,7 +57,9 @@ def alone(
     shape = _shape(shape)
     found = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
     if not jnp.issubdtype(found, jnp.inexact):
-        raise SchemeError(message(f"only floating and complex arrays are drawn, not {found.name}."))
+        half = found.name == "complex32"
+        hint = "JAX has no complex type of half precision; draw jnp.complex64" if half else ""
+        raise SchemeError(message(f"only floating and complex arrays are drawn, not {found.name}.", hint))
     chosen = as_scheme(scheme)
     part = chosen.part(role)
     is_vector = weighs and axes is None and len(shape) < 2
