@@ -218,9 +218,9 @@ class Walk(Interpreter[Value]):
         around = uses.goes_back, uses.own_gradient
         uses.at, uses.goes_back = at, uses.goes_back or carries_back(eqn)
         uses.own_gradient = uses.own_gradient or eqn.primitive.name in OWN_GRADIENT
-        first, behind = len(uses.found), frozenset().union(*(value.behind for value in values))
+        first = len(uses.found)
         results = self._followed(eqn, values, at)
-        results = uses.after(first, behind, results, is_call=called(eqn) is not None)
+        results = uses.after(first, values, results, is_call=called(eqn) is not None)
         if uses.goes_back:
             results = cotangents(eqn, results, uses, line_of(eqn))
         uses.goes_back, uses.own_gradient = around
