@@ -733,8 +733,8 @@ rule "Tokens": normal(stddev=0.02) draws nothing in the 1 layer it decides.
         ix.RuleError,
         """\
 rule "Registers": normal(stddev=0.02) draws nothing in the 1 layer it decides.
-  pos: its weight is not drawn
-  cls: its weight is not drawn
+  pos: it is a bias, and its layer holds no weight that it goes with
+  cls: it is a bias, and its layer holds no weight that it goes with
   learned positions and tokens are no bias: ix.register_layer(..., roles={"pos": "embedding", "cls": "embedding"})""",
     ),
     "tied layer": (

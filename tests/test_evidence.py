@@ -1013,6 +1013,7 @@ REASONS = {
     Why.MISFIT: (lambda: [linear(jnp.ones((5, 3))), {"w": Z(7, 5)}], HE, {}, "0.weight"),
     Why.CONTRADICTED: (lambda: [{"w": Z(5, 7), "b": Z(5)}, {"w": Z(7, 7)}], HE, {}, "0.w"),
     Why.SIGNAL: (lambda: {"pos": Z(9, 5), "w": Z(7, 7)}, HE, {}, "pos"),
+    Why.RETURNED: (lambda: {"w": Z(5, 7), "u": Z(5)}, HE, ONE | {"forward": lambda p, x: (p["w"] @ x, p["u"])}, "u"),
     Why.UNUSED: (lambda: {"w": Z(5, 7), "u": Z(5, 7)}, HE, ONE | {"forward": lambda p, x: p["w"] @ x}, "u"),
     Why.UNREADABLE: (
         lambda: {"w": Z(5, 7), "u": Z(5, 5), "v": Z(3, 5)},

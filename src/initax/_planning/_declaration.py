@@ -22,6 +22,11 @@ def declaration(layer: Layer) -> tuple[str, ...]:
     if hints:
         return (hints[0],)
     arrays = [each for each in layer.parameters if each.axes or (each.excluded and each.excluded.is_about_axes)]
+    returned = [each for each in arrays if each.excluded and each.excluded.why is Why.RETURNED]
+    arrays = [each for each in arrays if each not in returned]
+    if returned and not any(each.excluded for each in arrays):
+        path = returned[0].path
+        return (f'it has no axes to declare; a rule can set it, {{"{path}": "zeros"}}, or keep it, {{"{path}": None}}',)
     misfits = any(each.excluded and each.excluded.why is Why.CONTRADICTED for each in arrays)
     if all(each.axes for each in arrays) and not misfits:
         default = ", ".join(f'"{each.name}": "lecun_normal"' for each in arrays if each.role in WEIGHT_ROLES)

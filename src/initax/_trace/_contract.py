@@ -213,7 +213,10 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     if left.weights and right.weights:
         return _linked(left, right, left_sum, right_sum, from_left, from_right, shape, uses)
     if not left.weights and not right.weights:
-        return Value(shape=shape, data=left.data or right.data, stretched=_moved(left, right, from_left, from_right))
+        flat = _moved(left, right, from_left, from_right)
+        is_gate = left.data and right.data and batch and not left_sum and bool(free_left) != bool(free_right)
+        gates = (_gate(shape, batch),) if is_gate else ()
+        return Value(shape=shape, data=left.data or right.data, gates=gates, stretched=flat)
     one, other, summed, batched, places = (
         (left, right, left_sum, left_batch, from_left)
         if left.weights
@@ -235,8 +238,31 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     other_batch = right_batch if left.weights else left_batch
     _confirm_batch(other, other_batch, one, batched, uses)
     outputs = uses.outputs(consume(one, roles, places, shape, uses, where))
+    other_sum = right_sum if left.weights else left_sum
+    if other.gates:
+        _note_gates(other.gates, other_sum, one, summed, uses)
     other_places = from_right if left.weights else from_left
     return Value(shape=shape, data=True, outputs=outputs, stretched=_stretched(other, other_places, batch))
+
+
+def _gate(shape: Sequence[int], batch: int) -> View:
+    """Return the view of a signal that multiplies another one, and is the same along its last axes."""
+    axes = ((Factor(axis, 1, length),) if axis < batch else foreign(length) for axis, length in enumerate(shape))
+    return View(param=FOREIGN, axes=tuple(axes))
+
+
+def _note_gates(
+    gates: Sequence[View], signal_sum: Sequence[int], weight: Value, weight_sum: Sequence[int], uses: Uses
+) -> None:
+    """Note of which inputs a factor of the signal gates all entries alike: it may be a stack whose outputs it weighs."""
+    for gate in gates:
+        varies = [any(factor.axis != FOREIGN for factor in gate.axes[axis]) for axis in signal_sum]
+        if all(varies) or not any(size(gate.axes[axis]) > 1 for axis in signal_sum):
+            continue
+        gated = [axis for axis, own in zip(weight_sum, varies, strict=True) if own]
+        for use in uses.found[-len(weight.weights) :]:
+            if use.view is not None and use.what == "weight":
+                use.gated |= {factor for axis in gated for factor in use.view.opened(use.view.axes[axis])}
 
 
 def _whole_or_halted(view: View, summed: Sequence[int], where: str) -> View:

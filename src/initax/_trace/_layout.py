@@ -42,11 +42,18 @@ def _each(
         moved = move(view)
         lost = replace(view, axes=tuple(map(foreign, shape)))
         weights.append(lost.halted(stop) if moved is None else moved)
-    outputs, products = (
-        tuple(moved for view in views if (moved := move(view)) is not None) for views in (value.outputs, value.products)
+    outputs, products, gates = (
+        tuple(moved for view in views if (moved := move(view)) is not None)
+        for views in (value.outputs, value.products, value.gates)
     )
     return Value(
-        shape=shape, data=value.data, weights=tuple(weights), outputs=outputs, products=products, stretched=flat
+        shape=shape,
+        data=value.data,
+        weights=tuple(weights),
+        outputs=outputs,
+        products=products,
+        gates=gates,
+        stretched=flat,
     )
 
 

@@ -117,7 +117,7 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
         partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
         paired=_is_paired(uses),
-        notes=(*unused(shape, uses), *_notes(uses, names)),
+        notes=(*unused(shape, uses), *_notes(uses, names), *_gated(shape, cells, parts, uses, names)),
         where=where,
     )
 
@@ -161,6 +161,31 @@ def _notes(uses: Sequence[Use], names: Sequence[str]) -> tuple[str, ...]:
     if through:
         notes.append(f"it is contracted with {', '.join(through)} before it meets the signal, and read in that order")
     return tuple(notes)
+
+
+def _gated(
+    shape: Sequence[int],
+    cells: Sequence[Factor],
+    parts: Sequence[Part | None],
+    uses: Sequence[Use],
+    names: Sequence[str],
+) -> tuple[str, ...]:
+    """A note where a factor of the signal may weigh what entries of a stack put out before it is added up."""
+    gated = frozenset.intersection(*(use.gated for use in uses))
+    members = [any(_covers(factor, cell) for factor in gated) for cell in cells]
+    stack: list[Part | None] = [
+        "batch" if member and part == "in" else part for member, part in zip(members, parts, strict=True)
+    ]
+    written = _written(shape, cells, stack, uses)
+    if stack == list(parts) or isinstance(written, str):
+        return ()
+    axes = ", ".join(str(cell.axis) for cell, member in zip(cells, members, strict=True) if member and cell.size > 1)
+    line = f'axes={{"{names[uses[0].param].rpartition(".")[2]}": "{written[0]}"}}'
+    sizes = f", sizes={dict(written[1])}" if written[1] else ""
+    return (
+        f"a factor of the signal gates what it is summed over along axis {axes}; if that is a stack whose outputs are "
+        f"weighted, restate the axes: ix.Scheme(..., {line}{sizes})",
+    )
 
 
 def _at(text: str, where: str) -> str:

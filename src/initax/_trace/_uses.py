@@ -51,6 +51,7 @@ class Use:
         number: which use it is, in the order of the forward pass.
         added: uses of the same parameter to whose outputs its own were added, entry by entry.
         behind: uses of parts of parameters on whose outputs the signal it meets depends.
+        gated: factors it is summed over, along which a factor of the signal varies that is the same along others.
     """
 
     param: int
@@ -75,6 +76,7 @@ class Use:
     number: int = -1
     added: set[int] = field(default_factory=set)
     behind: frozenset[int] = frozenset()
+    gated: frozenset[Factor] = frozenset()
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of the outputs all of whose entries go different ways."""
@@ -100,6 +102,7 @@ class Value:
         weights: parameters in it that have not met the signal yet.
         outputs: weights whose outputs it holds, with nothing but sums, scalings and layout since.
         products: scales it was multiplied with, with nothing but layout since.
+        gates: signals by which a contraction multiplied it, which have some of its axes, with nothing but layout since.
         stretched: axes along which it is constant because it was broadcast.
         constant: for a constant, what works it out where somebody asks.
         columns: for a signal that constants are joined with along its last axis, as indices are, what was joined.
@@ -113,6 +116,7 @@ class Value:
     weights: tuple[View, ...] = ()
     outputs: tuple[View, ...] = ()
     products: tuple[View, ...] = ()
+    gates: tuple[View, ...] = ()
     stretched: frozenset[int] = frozenset()
     constant: Constant | None = None
     columns: tuple[Value, ...] = ()
