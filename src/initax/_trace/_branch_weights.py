@@ -115,15 +115,15 @@ class Inside:
             return frozenset({node.number})
         held = [(operand, self.last.get(operand.number, frozenset())) for operand, _ in node.operands]
         labels = {label for _, label in node.operands}
-        if labels & {"gate", "mix"}:
+        if labels & {"gate", "mix", "weight"}:
             return self._product(node)
         found = (last for (_, last), (_, label) in zip(held, node.operands, strict=True) if label in LINEAR)
         return frozenset[int]().union(*found)
 
     def _product(self, node: Node) -> frozenset[int]:
         """The same for a product of two signals: of one that is no function of the fork nothing ends the branch."""
-        pairs = [(operand, label) for operand, label in node.operands if label in ("gate", "mix")]
-        held = [(operand, self.last.get(operand.number, frozenset())) for operand, _ in pairs]
+        pairs = [operand for operand, label in node.operands if label != "function"]
+        held = [(operand, self.last.get(operand.number, frozenset())) for operand in pairs]
         held = [each for each in held if each[1]]
         if len(held) == 2:
             held = [each for each in held if each[0].number in self.forked]
@@ -200,7 +200,8 @@ class Inside:
                 found.add(node.number)
             operands = [operand for operand, _ in node.operands]
             held = [operand for operand in operands if self.last.get(operand.number)]
-            if {label for _, label in node.operands} == {"mix"} and len(held) == 1:
+            mixes = {label for _, label in node.operands} & {"mix", "weight"} and self.weight_of(node) is None
+            if mixes and len(held) == 1:
                 operands = held
             for operand in operands:
                 if operand.number not in seen:

@@ -8,6 +8,7 @@ What is concatenated is no sum, and positions that are added are no function of 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from initax._trace._flow import Flow, Label, Node
 from initax._trace._uses import Place
 
-CARRIED: tuple[Label, ...] = ("carry", "scale", "add", "gate")
+CARRIED: tuple[Label, ...] = ("carry", "scale", "add")
 """What leaves a value one that is carried on."""
 PROJECTED: tuple[Label, ...] = ("carry", "scale", "add", "norm", "linear", "weight")
 """The same, with projections, pooling and norms."""
@@ -70,6 +71,7 @@ class _Past:
         curved: those on the way from which there is something that is not linear.
         bent: those on one way from which there are both.
         carried: those that it carries on.
+        gated: the same, behind gates too.
         projected: those that it carries on, or projections of them.
     """
 
@@ -78,20 +80,8 @@ class _Past:
     curved: int = 0
     bent: int = 0
     carried: int = 0
+    gated: int = 0
     projected: int = 0
-
-
-def branches_of(flow: Flow) -> list[Branch]:
-    """Return the residual sums of a forward pass, in its order, numbered along their streams."""
-    search = Search(flow)
-    found = search.accepted()
-    search.nest(found)
-    number(flow, found)
-    linked = {each.sum.number for each in found for each in (each, *each.before) if each.before}
-    found = [each for each in found if not each.projected or each.sum.number in linked]
-    search.nest(found)
-    number(flow, found)
-    return found
 
 
 class Search:
@@ -132,26 +122,39 @@ class Search:
         is_plain = all(operand.plain for operand, _ in node.operands if operand.inexact)
         for operand, label in node.operands:
             # Nothing is carried from where a weight, a bias or a scale is used to where it is used again.
-            if not operand.inexact or (operand.plain and not is_plain):
+            if not operand.inexact or (operand.plain and not operand.contracted and not is_plain):
                 continue
             past = self.past[operand.number]
             every = past.every | self.bits.get(operand.number, 0)
             found.every |= every
             found.weighed |= every if label == "weight" else past.weighed
-            is_curved = label in ("function", "statistic", "gate", "mix")
-            found.curved |= every if is_curved else past.curved
-            found.bent |= past.bent | (past.weighed if is_curved else past.curved if label == "weight" else 0)
+            is_curved = label in ("function", "gate", "mix")
+            if label != "statistic":  # a norm leaves what is linear linear
+                found.curved |= every if is_curved else past.curved
+                found.bent |= past.bent | (past.weighed if is_curved else past.curved if label == "weight" else 0)
             own = self.bits.get(operand.number, 0)
-            if label in CARRIED and (label != "gate" or is_gated):
+            if label in CARRIED:
                 found.carried |= past.carried | own
+            if label in CARRIED or (label == "gate" and is_gated):
+                found.gated |= past.gated | own
             if label in PROJECTED:
                 found.projected |= past.projected | own
         return found
 
-    def _fork(self, shortcut: int, branch: int) -> Node | None:
-        """The latest value that both operands of a sum are made of, of those in the first."""
-        shared = shortcut & branch
-        return self.numbered[shared.bit_length() - 1] if shared else None
+    def _fork(self, shortcut: _Past, own: int, branch: _Past, other: int) -> Node | None:
+        """The latest value that a shortcut carries and a branch is a function of through a weight.
+
+        What both are made of since then is no shortcut, but for a gate.
+        """
+        carried, shared = shortcut.carried | own, (shortcut.gated | own) & (branch.every | other)
+        while shared:
+            latest = 1 << (shared.bit_length() - 1)
+            if latest & branch.weighed & ~(branch.gated | other):
+                return self.numbered[latest.bit_length() - 1]
+            if latest & carried:
+                return None
+            shared ^= latest
+        return None
 
     def _own(self, node: Node) -> int:
         return self.bits.get(node.number, 0)
@@ -161,24 +164,44 @@ class Search:
         return node is on or bool(self.past[node.number].every & self._own(on))
 
     def accepted(self) -> list[Branch]:
-        """Return the residual sums whose branches do not cross, in the order of the forward pass."""
-        found: list[Branch] = []
-        for node in self.flow.sums:
-            candidate = self._carried(node)
-            if candidate is not None and not any(self._cross(candidate, each) for each in found):
-                found.append(candidate)
+        """Return the residual sums, in the order of the forward pass, numbered along their streams."""
+        found = [each for each in map(self._carried, self.flow.sums) if each is not None]
+        found = self._uncrossed(self._in_every_step(found))
         known = {each.sum.number for each in found}
         projected = [self._projected(node, found) for node in self.flow.sums if node.number not in known]
-        found += [each for each in projected if each is not None]
-        return sorted(self._in_every_step(found), key=lambda each: each.sum.number)
+        found = self._in_every_step([*found, *(each for each in projected if each is not None)])
+        linked = self._linked(found)
+        found = [each for each in found if not each.projected or each.sum.number in linked]
+        self.nest(found)
+        number(self.flow, found)
+        return found
+
+    def _linked(self, found: Sequence[Branch]) -> set[int]:
+        """The sums in front of which, or behind which, there is another one of their stream."""
+        self.nest(found)
+        number(self.flow, found)
+        return {each.sum.number for one in found if one.before for each in (one, *one.before)}
+
+    def _uncrossed(self, found: list[Branch]) -> list[Branch]:
+        """The sums without those that cross others, where there is no stream of them."""
+        crossing = [(one, other) for one, other in itertools.combinations(found, 2) if self._cross(one, other)]
+        if not crossing:
+            return found
+        linked = self._linked(found)
+        gone: set[int] = set()
+        for one, other in crossing:
+            numbers = {one.sum.number, other.sum.number}
+            alone = numbers - linked
+            gone |= {max(alone)} if alone == numbers and not numbers & gone else alone if len(alone) == 1 else set()
+        return [each for each in found if each.sum.number not in gone]
 
     def _carried(self, node: Node) -> Branch | None:
         """The sum as one whose shortcut is carried on as it is."""
         found = []
         for shortcut, branch in _either(node):
             own, other = self.past[shortcut.number], self.past[branch.number]
-            fork = self._fork(own.carried | self._own(shortcut), other.every | self._own(branch))
-            if fork is not None and self._own(fork) & other.weighed & ~other.carried:
+            fork = self._fork(own, self._own(shortcut), other, self._own(branch))
+            if fork is not None:
                 found.append(Branch(sum=node, shortcut=shortcut, branch=branch, fork=fork))
         return max(found, key=lambda each: each.fork.number, default=None)
 
@@ -186,7 +209,8 @@ class Search:
         """The sum as one with a projection on its shortcut, and no other sum in its branch."""
         for shortcut, branch in _either(node):
             own, other = self.past[shortcut.number], self.past[branch.number]
-            fork = self._fork(own.projected, other.every | self._own(branch))
+            shared = own.projected & (other.every | self._own(branch))
+            fork = self.numbered[shared.bit_length() - 1] if shared else None
             if fork is None or not self._own(fork) & other.bent & ~own.bent & ~other.projected:
                 continue
             candidate = Branch(sum=node, shortcut=shortcut, branch=branch, fork=fork, projected=True)
@@ -234,7 +258,7 @@ class Search:
     def nest(self, found: Sequence[Branch]) -> None:
         """Note of each sum the innermost branch that it lies in."""
         for each in found:
-            outer = [other for other in found if self._lies_in(each, other)]
+            outer = [other for other in found if self._lies_in(each, other) and not self._cross(each, other)]
             each.within = max(outer, key=lambda other: (other.fork.number, -other.sum.number), default=None)
 
 

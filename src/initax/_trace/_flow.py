@@ -60,6 +60,7 @@ class Node:
         params: the parameters it is made of, where it is made of nothing else.
         plain: whether it is made of parameters and constants alone.
         looked: whether entries of a parameter were taken that data decide.
+        contracted: whether two parameters were contracted with each other to make it.
         constant: whether it is made of constants alone.
         statistic: whether it is a sum or a maximum over entries of a signal, or a function of such.
         roots: the values of which it is a function entry by entry.
@@ -73,6 +74,7 @@ class Node:
     params: frozenset[int] = frozenset()
     plain: bool = False
     looked: bool = False
+    contracted: bool = False
     constant: bool = False
     statistic: bool = False
     roots: frozenset[int] = frozenset()
@@ -251,6 +253,7 @@ class _Flowing(Interpreter[Node]):
         facts: dict[str, Any] = {"plain": plain, "params": params, "looked": any(value.looked for value in values)}
         if not plain:
             facts["looked"] = False
+        facts["contracted"] = plain and any(value.contracted for value in values)
         size, entries = math.prod(getattr(var.aval, "shape", ())), [_entries(atom) for atom in eqn.invars]
         if row.read in (equations.contract, equations.convolve, ragged_dot_general):
             return self._contracted(values, var, at, facts)
@@ -265,8 +268,11 @@ class _Flowing(Interpreter[Node]):
             if first.plain and not all(each.constant for each in indices):
                 # A table stays one, and which of its entries are taken is data's.
                 taken = any(not each.plain and not each.constant for each in indices)
-                facts = {"plain": True, "params": first.params, "looked": first.looked or taken}
+                facts |= {"plain": True, "params": first.params, "looked": first.looked or taken}
+                facts["contracted"] = first.contracted
             return self.new([(first, _cut(size, entries[0]))], at, var.aval, **facts)
+        if eqn.primitive.name == "slice":
+            return self.new([(values[0], _sliced(eqn))], at, var.aval, **facts)
         if row.read is equations.scatter and len(values) == 3:
             under, _, over = values
             if eqn.primitive.name == "scatter-add":
@@ -310,6 +316,8 @@ class _Flowing(Interpreter[Node]):
             return self.new([(other, "linear")], at, var.aval, **facts)
         if facts["looked"]:
             facts = {}  # what is looked up in a table is a signal where a weight takes it in
+        elif facts["plain"]:
+            facts["contracted"] = True
         labels: tuple[Label, Label] = ("weight" if right.plain else "linear", "weight" if left.plain else "linear")
         if not left.plain and not right.plain:
             labels = ("mix", "mix")
@@ -379,21 +387,34 @@ def _cut(size: int, entries: int) -> Label:
     return "part" if size * SHRINKS < entries else "carry"
 
 
+def _sliced(eqn: Any) -> Label:
+    """Whether a slice takes less than half of a value, from first to last entry."""
+    params, shape = eqn.params, eqn.invars[0].aval.shape
+    ends = zip(params["start_indices"], params["limit_indices"], strict=True)
+    return _cut(math.prod(last - first for first, last in ends), math.prod(shape))
+
+
 def _roots(values: Sequence[Node]) -> frozenset[int]:
     found = frozenset[int]().union(*(value.roots for value in values if not value.constant))
     return found if len(found) <= MANY else frozenset()
 
 
 def _same(node: Node) -> dict[str, Any]:
-    return {"plain": node.plain, "params": node.params, "looked": node.looked, "constant": node.constant}
+    names = ("plain", "params", "looked", "contracted", "constant")
+    return {name: getattr(node, name) for name in names}
 
 
 def _shared(nodes: Sequence[Node]) -> dict[str, Any]:
     plain = all(each.plain or each.constant for each in nodes)
     params = frozenset[int]().union(*(each.params for each in nodes)) if plain else frozenset[int]()
     constant = all(each.constant for each in nodes)
-    return {"plain": plain and not constant, "params": params, "looked": plain and any(each.looked for each in nodes),
-            "constant": constant}
+    return {
+        "plain": plain and not constant,
+        "params": params,
+        "looked": plain and any(each.looked for each in nodes),
+        "contracted": plain and any(each.contracted for each in nodes),
+        "constant": constant,
+    }
 
 
 def _one_jaxpr(eqn: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from initax._model._residual import Part, Residual, ResidualStream
 from initax._trace._branch_weights import Contents, Inside
-from initax._trace._branches import Branch, branches_of, indices
+from initax._trace._branches import Branch, Search, indices
 from initax._trace._flow import Flow, flow_of
 
 MOST = 10_000
@@ -46,7 +46,7 @@ def residuals(closed: Any, paths: Sequence[str]) -> dict[str, Residual]:
         ('inner', 'end', 'branch 1 of 1')
     """
     flow = flow_of(closed, len(paths))
-    found = branches_of(flow)
+    found = Search(flow).accepted()
     by_sum = {each.sum.number: each for each in found}
     contents = {each.sum.number: Inside(each, by_sum).contents() for each in found}
     _add_late_biases(flow, found, contents)
