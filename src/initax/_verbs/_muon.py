@@ -51,7 +51,7 @@ def muon_dimensions(
 
     Args:
         model: an Equinox or NNX module, Linen variables, a train state, or any pytree of arrays, abstract or not.
-        rules: selector → `False` for Adam; `True` for a matrix that is not treated as one, e.g. an embedding; or the axes
+        rules: selector → `False` for Adam; `True` for what is not treated as a matrix, e.g. an embedding; or the axes
             of each matrix where they are others than the layer's: `"i head o"` makes every head of attention a matrix
             of its own. A mapping is keyed by roles and names of arrays. Or the path of a file of such rules.
         inputs: what the model is called on, where axes are read off a trace.
