@@ -1,4 +1,4 @@
-"""Rules whose values are not schemes: labels, masks and axes of arrays for an optimizer, by selectors, roles and names."""
+"""Rules whose values are not schemes: labels, masks and axes of arrays for an optimizer, by selectors and roles."""
 
 from __future__ import annotations
 

@@ -83,7 +83,9 @@ class Inside:
         if len(node.operands) != 2 or "weight" not in (label for _, label in node.operands):
             return None
         (left, _), (right, _) = node.operands
-        pairs = [pair for pair in ((left, right), (right, left)) if pair[0].plain and pair[0].number not in self.forked]
+        pairs = [
+            pair for pair in ((left, right), (right, left)) if pair[0].plain and pair[0].number not in self.forked
+        ]
         return min(pairs, key=lambda pair: pair[0].looked and not pair[1].looked, default=None)
 
     def _visit(self) -> None:
@@ -146,9 +148,7 @@ class Inside:
             if before:
                 depth[node.number] = max(before) + (pair is not None)
             for vector in self._vectors(node, "add"):
-                weights = self._params(
-                    frozenset().union(*(self.last.get(at.number, frozenset()) for at, _ in node.operands))
-                )
+                weights = self._params(frozenset().union(*(self.last.get(at.number, frozenset()) for at, _ in node.operands)))
                 if weights:
                     found.biases.setdefault(vector, set()).update(weights)
         found.scores -= self._params(at for at in passed)

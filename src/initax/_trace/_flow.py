@@ -186,10 +186,7 @@ class _Flowing(Interpreter[Node]):
     def cond(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
         """Return what either branch leaves."""
         branches = [self.call(each, values[1:], (*at, number)) for number, each in enumerate(eqn.params["branches"])]
-        return [
-            self._chosen(results, var, at)
-            for results, var in zip(zip(*branches, strict=True), eqn.outvars, strict=True)
-        ]
+        return [self._chosen(results, var, at) for results, var in zip(zip(*branches, strict=True), eqn.outvars, strict=True)]
 
     def _chosen(self, cases: Sequence[Node], var: Any, at: Place) -> Node:
         facts = _shared(cases)
@@ -221,9 +218,7 @@ class _Flowing(Interpreter[Node]):
             return carry
         return self._twice(eqn.params["body_jaxpr"], lambda carried: [*given, *carried], carry, eqn.outvars, steps, at)
 
-    def _twice(
-        self, body: Any, operands: Any, carry: Sequence[Node], outvars: Any, steps: float, at: Place
-    ) -> list[Node]:
+    def _twice(self, body: Any, operands: Any, carry: Sequence[Node], outvars: Any, steps: float, at: Place) -> list[Node]:
         around, carries, opened = self.loops, len(carry), []
         for step in range(min(2, math.ceil(min(steps, 2)))):
             self.loops = (*around, Loop(at, step, steps))
@@ -452,11 +447,7 @@ def steps_of(eqn: Any) -> float:
     tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     cond, body = eqn.params["cond_jaxpr"].jaxpr, eqn.params["body_jaxpr"].jaxpr
     carried = eqn.invars[tests + consts :]
-    if (
-        len(cond.eqns) != 1
-        or cond.eqns[0].primitive.name not in BOUNDS
-        or cond.outvars[0] is not cond.eqns[0].outvars[0]
-    ):
+    if len(cond.eqns) != 1 or cond.eqns[0].primitive.name not in BOUNDS or cond.outvars[0] is not cond.eqns[0].outvars[0]:
         return math.inf
     compared = cond.eqns[0]
     around = dict(zip(cond.invars, [*eqn.invars[:tests], *carried], strict=True))

@@ -163,8 +163,8 @@ def constant(value: Values) -> Parts:
             for each output.
 
     Raises:
-        SchemeError: `value` is neither a number nor an array of numbers; when a plan is made, it does not broadcast to an
-            array, or is complex where that is real.
+        SchemeError: `value` is neither a number nor an array of numbers; when a plan is made, it does not broadcast to
+            an array, or is complex where that is real.
 
     Examples:
         >>> import initax as ix, jax

@@ -356,8 +356,8 @@ def identity(gain: Gain = 1.0, shift: Shift = 0) -> Parts:
             roll each axis of the layout `(*receptive, in, out)`.
 
     Raises:
-        SchemeError: `shift` is not a whole number, nor several; when a plan is made, a weight has no input or output axis,
-            or another number of axes than there are shifts.
+        SchemeError: `shift` is neither a whole number nor several; when a plan is made, a weight has no input or output
+            axis, or another number of axes than there are shifts.
 
     Examples:
         >>> import initax as ix, jax
