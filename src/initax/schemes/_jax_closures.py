@@ -1,7 +1,7 @@
 """What an initializer of `jax.nn.initializers` closes over: axes of its own, and the law of its entries.
 
-Such an initializer is a closure `init` of a factory, e.g. `variance_scaling(...)`; `he_normal` and the like are the same
-closure with other numbers. Nothing is known of other functions.
+Such an initializer is a closure `init` of a factory, e.g. `variance_scaling(...)`; `he_normal` and the like are the
+same closure with other numbers. Nothing is known of other functions.
 """
 
 from __future__ import annotations
