@@ -735,7 +735,7 @@ rule "Tokens": normal(stddev=0.02) draws nothing in the 1 layer it decides.
 rule "Registers": normal(stddev=0.02) draws nothing in the 1 layer it decides.
   pos: it is a bias, and its layer holds no weight that it goes with
   cls: it is a bias, and its layer holds no weight that it goes with
-  learned positions and tokens are not biases: ix.register_layer(..., roles={"pos": "embedding", "cls": "embedding"})""",
+  learned positions and tokens are no biases: ix.register_layer(..., roles={"pos": "embedding", "cls": "embedding"})""",
     ),
     "tied layer": (
         planned({"1": "he_normal"}, lambda: [(layer := nn.Linear(2, 2, key=KEY)), layer]),

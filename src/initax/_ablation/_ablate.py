@@ -150,11 +150,11 @@ def as_keys(keys: Any) -> jax.Array:
     if not every:
         raise InitaxError("an ablation needs at least one key.", line)
     words = [tuple(np.asarray(jax.random.key_data(each)).tolist()) for each in every]
-    first = {word: place for place, word in reversed(list(enumerate(words)))}
-    for place, word in enumerate(words):
-        if first[word] != place:
+    first = {word: index for index, word in reversed(list(enumerate(words)))}
+    for index, word in enumerate(words):
+        if first[word] != index:
             raise InitaxError(
-                f"keys {first[word]} and {place} are the same: a run counted twice narrows the intervals.", line
+                f"keys {first[word]} and {index} are the same: a run counted twice narrows the intervals.", line
             )
     stacked: jax.Array = jnp.stack(every)
     return stacked

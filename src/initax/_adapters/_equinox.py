@@ -193,7 +193,7 @@ def _state(node: Any) -> Node:
     structure: Any = jax.tree_util.tree_structure(node)
     markers = structure.node_data()[1]
     values, _ = jax.tree_util.tree_flatten(node, is_leaf=lambda each: each is not node)
-    numbered = ((str(place), value) for place, value in enumerate(values))
+    numbered = ((str(index), value) for index, value in enumerate(values))
     return Node("state", reason=STATE, states=dict(zip(markers, numbered, strict=True)))
 
 
@@ -206,7 +206,7 @@ def _spectral_norm(node: Any) -> Node:
 
     def with_vectors(vectors: Any, *base: str) -> Constraint:
         preimage = SpectralNormPreimage(node.eps, stacks=len(vectors[0].shape) - 1)
-        companions = tuple(".".join((*base, place)) for place in ("0", "1"))
+        companions = tuple(".".join((*base, index)) for index in ("0", "1"))
         return Constraint(name="spectral norm", preimage=preimage, companions=companions)
 
     if isinstance(index.init, tuple):

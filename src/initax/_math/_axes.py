@@ -92,7 +92,7 @@ class Axes:
         """
         sides: dict[str, list[int]] = {"in": [], "out": [], "batch": []}
         sizes = dict(zip(self.names, self.split, strict=True))
-        place = 0
+        index = 0
         for group in parse(self.pattern):
             many = len(self.receptive_axis) if group == (RECEPTIVE,) else 1
             telling = [name for name in group if len(group) == 1 or sizes[name] > 1]  # one group is as good as none
@@ -100,18 +100,18 @@ class Axes:
             if len(kinds) > 1:
                 return None
             (kind,) = kinds
-            sides["in" if kind == "receptive" else kind] += range(place, place + many)
-            place += many
+            sides["in" if kind == "receptive" else kind] += range(index, index + many)
+            index += many
         return tuple(sides["in"]), tuple(sides["out"])
 
     def _stored(self, asked: Callable[[tuple[str, ...]], bool]) -> tuple[int, ...]:
         """The axes of the stored array whose names are asked for."""
         found: list[int] = []
-        place = 0
+        index = 0
         for group in parse(self.pattern):
             if group and asked(group):
-                found.append(place)
-            place += len(self.receptive_axis) if group == (RECEPTIVE,) else 1
+                found.append(index)
+            index += len(self.receptive_axis) if group == (RECEPTIVE,) else 1
         return tuple(found)
 
     @property
@@ -474,8 +474,8 @@ def _with_stacks(
     parts: list[str] = []
     for group in groups:
         parts += [RECEPTIVE] * len(receptive or ()) if group == (RECEPTIVE,) else [_write(group)]
-    for name, place in zip(STACK_NAMES, places, strict=False):
-        parts.insert(place, name)
+    for name, index in zip(STACK_NAMES, places, strict=False):
+        parts.insert(index, name)
     written: list[str] = []
     for part in parts:
         if part != RECEPTIVE or written[-1:] != [RECEPTIVE]:

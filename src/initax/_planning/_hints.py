@@ -260,7 +260,7 @@ def instead(rule: str, own: Sequence[Kept], paths: Collection[str]) -> str:
     learned = [each.parameter.name for each in own if is_learned_input(each.parameter)]
     if learned:
         roles = ", ".join(f'"{name}": "embedding"' for name in learned)
-        return f"learned positions and tokens are not biases: ix.register_layer(..., roles={{{roles}}})"
+        return f"learned positions and tokens are no biases: ix.register_layer(..., roles={{{roles}}})"
     if any(each.reason.why is Why.FOLLOWS for each in own):
         return f'for the layers inside write {{"{rule} *": ...}}'
     owners = [each.reason.owner for each in own if each.reason.why is Why.TIED]

@@ -181,11 +181,11 @@ def decide_labels(rules: Sequence[LabelRule], found: Survey) -> dict[str, Said]:
     parameters = {each.path: each for layer in found.layers for each in layer.parameters}
     decided: dict[str, Said] = {}
     spoken: list[list[str]] = []
-    for each, reach in zip(rules, matching.reach, strict=True):
-        _refuse_unknown_keys(each, [parameters[path] for path in reach])
-        said = {path: each.value(parameters[path]) for path in reach}
+    for each, selected in zip(rules, matching.selected, strict=True):
+        _refuse_unknown_keys(each, [parameters[path] for path in selected])
+        said = {path: each.value(parameters[path]) for path in selected}
         own = {
-            path: Said(value[0], each.rule.text, reach[path] or value[1])
+            path: Said(value[0], each.rule.text, selected[path] or value[1])
             for path, value in said.items()
             if value is not None
         }
@@ -199,12 +199,12 @@ def decide_labels(rules: Sequence[LabelRule], found: Survey) -> dict[str, Said]:
                 + listing(f'"{winner}"' for winner in winners)
                 + ", which comes later; the last rule that matches wins"
             )
-    _warn_of_roles(rules, matching.reach, [each for path, each in parameters.items() if path not in decided])
+    _warn_of_roles(rules, matching.selected, [each for path, each in parameters.items() if path not in decided])
     return decided
 
 
 def _warn_of_roles(
-    rules: Sequence[LabelRule], reach: Sequence[Mapping[str, bool]], silent: Sequence[Parameter]
+    rules: Sequence[LabelRule], selected: Sequence[Mapping[str, bool]], silent: Sequence[Parameter]
 ) -> None:
     """Warn of arrays that rules select and leave out, because these go by roles and theirs are not known."""
     by_role = [at for at, each in enumerate(rules) if set(each.values) & set(ROLES)]
@@ -212,7 +212,7 @@ def _warn_of_roles(
         each.path
         for each in silent
         if each.role is None and (each.excluded is None or each.excluded.is_about_axes)
-        if any(each.path in reach[at] for at in by_role)
+        if any(each.path in selected[at] for at in by_role)
     ]
     if left:
         text = rules[by_role[-1]].rule.text

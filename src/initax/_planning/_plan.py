@@ -17,7 +17,7 @@ from initax._math._sharding import refuse_misfit
 from initax._model._survey import Survey
 from initax._planning._decide import decide
 from initax._planning._hints import no_plan_to_compare, no_stored_plan
-from initax._planning._lengths import with_lengths
+from initax._planning._input_moments import with_input_moments
 from initax._planning._misuse import (
     refuse_flattened,
     refuse_no_rules,
@@ -336,11 +336,11 @@ def plan(
     schemes = [rule.scheme for rule in read] + [fallback]
     if module is None:
         refuse_flattened(model, (each for each in schemes if isinstance(each, Scheme)))
-    lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
+    needs_moments = any(_asks_for_input_moments(scheme) for scheme in schemes if isinstance(scheme, Scheme))
     found = survey(model, inputs=inputs, forward=forward, module=module)
     decisions = decide(found.layers, found.aliases, read, fallback, found.model, found.hint)
-    if lengths:
-        decisions = with_lengths(decisions, found, found.traced)
+    if needs_moments:
+        decisions = with_input_moments(decisions, found, found.traced)
     return Plan(found, read, fallback, decisions)
 
 
@@ -355,9 +355,9 @@ def _paths(each: Draw) -> tuple[str, ...]:
     return (each.parameter.path, *(constraint.companions if constraint else ()))
 
 
-def _asks_for_lengths(scheme: Scheme) -> bool:
-    own = any(part is not None and part.needs_reach for part in scheme.parts.values())
-    return own or any(each is not None and _asks_for_lengths(each) for each in scheme.arrays.values())
+def _asks_for_input_moments(scheme: Scheme) -> bool:
+    own = any(part is not None and part.needs_input_second_moment for part in scheme.parts.values())
+    return own or any(each is not None and _asks_for_input_moments(each) for each in scheme.arrays.values())
 
 
 def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:

@@ -212,7 +212,7 @@ def _matrices(verb: str, found: Survey, rules: Any) -> list[_Matrix]:
 def _example(parameter: Parameter) -> str:
     """A pattern of as many axes as an array has."""
     outputs = len(parameter.shape) - 1
-    return "i o" if outputs == 1 else " ".join(["i", *(f"o{place}" for place in range(1, outputs + 1))])
+    return "i o" if outputs == 1 else " ".join(["i", *(f"o{index}" for index in range(1, outputs + 1))])
 
 
 def _may_be_matrix(parameter: Parameter, decided: Mapping[str, Said]) -> bool:

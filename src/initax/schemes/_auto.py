@@ -25,16 +25,16 @@ class Auto(Initializer):
 
     distribution: str = "truncated_normal"
     bias_share: float = 0.0
-    needs_reach: ClassVar[bool] = True
+    needs_input_second_moment: ClassVar[bool] = True
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        is_output = parameter.role == "embedding" and parameter.reach is not None
+        is_output = parameter.role == "embedding" and parameter.input_second_moment is not None
         fan_in, _ = fans_of(self.name, parameter, "nominal" if is_output else "effective")
-        reach = 1.0 if parameter.reach is None else parameter.reach
+        input_second_moment = 1.0 if parameter.input_second_moment is None else parameter.input_second_moment
         has_bias = parameter.role != "embedding" and any(each.role == "bias" for each in layer.parameters)
         share = 1 - self.bias_share if has_bias else 1.0
-        variance = share / (positive_fan(self.name, parameter, "fan_in", fan_in) * reach)
+        variance = share / (positive_fan(self.name, parameter, "fan_in", fan_in) * input_second_moment)
         return of_variance(self.distribution, variance, parameter.dtype)
 
 

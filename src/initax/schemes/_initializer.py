@@ -121,7 +121,7 @@ class Initializer:
     draws_reserved: ClassVar[bool] = False
     """Whether it also draws arrays that are reserved for their framework's default."""
 
-    needs_reach: ClassVar[bool] = False
+    needs_input_second_moment: ClassVar[bool] = False
     """Whether it asks how long the signal is that reaches a weight, which a trace has to be followed for."""
 
     centers: ClassVar[bool] = False
@@ -172,9 +172,9 @@ class InitializerAround(Initializer):
     inner: Initializer
 
     @property
-    def needs_reach(self) -> bool:  # type: ignore[override]
+    def needs_input_second_moment(self) -> bool:  # type: ignore[override]
         """As the inner initializer."""
-        return self.inner.needs_reach
+        return self.inner.needs_input_second_moment
 
     def declines(self, parameter: Parameter) -> Reason | None:
         """As the inner initializer."""

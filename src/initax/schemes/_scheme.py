@@ -252,13 +252,13 @@ def register(name: str, scheme: Any) -> None:
         raise SchemeError(f'"{name}" is a scheme of initax and keeps its meaning.', "choose another name")
     _OWN.add(name)
     if inspect.isfunction(scheme) and not {"key", "shape"} & set(inspect.signature(scheme).parameters):
-        enter(name, lambda **args: as_scheme(scheme(**args)).called(name, args))
+        add_to_registry(name, lambda **args: as_scheme(scheme(**args)).called(name, args))
     else:
         finished = as_scheme(scheme).called(name, {})
-        enter(name, lambda: finished)
+        add_to_registry(name, lambda: finished)
 
 
-def enter(name: str, factory: Callable[..., Scheme]) -> None:
+def add_to_registry(name: str, factory: Callable[..., Scheme]) -> None:
     """Put a factory into the table of names."""
     _NAMED[name] = factory
 

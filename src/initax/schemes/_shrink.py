@@ -37,7 +37,7 @@ class ShrinkPerturb(InitializerAround):
 
     shrink: float
     perturb: float
-    needs_reach: ClassVar[bool] = False
+    needs_input_second_moment: ClassVar[bool] = False
 
     @property
     def fits_bias(self) -> bool:  # type: ignore[override]
@@ -93,7 +93,7 @@ def shrink_perturb(shrink: Number, scheme: SchemeLike, perturb: Number = 1.0) ->
     References:
         Ash & Adams 2020, "On warm-starting neural network training", arXiv 1910.08475, section 4.
     """
-    if any(part is not None and part.needs_reach for part in scheme.parts.values()):
+    if any(part is not None and part.needs_input_second_moment for part in scheme.parts.values()):
         raise SchemeError(
             "shrink_perturb can't add to what auto draws: auto scales a whole weight to what reaches it.",
             'name a scheme that needs no inputs, "he_normal"',
