@@ -28,7 +28,7 @@ LIFTS = "flax.core."
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """What one run saw. Compared by identity, so that no cached `jit` is used for this run.
+    """What one run showed. Compared by identity, so that no cached `jit` is used for this run.
 
     Attributes:
         modules: names of each module → the module as it was called.

@@ -1,4 +1,4 @@
-"""Plain containers: what the names and shapes of arrays outside any module suggest."""
+"""Layers of plain containers, guessed from names and shapes of arrays outside any module."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def unknown(own: Own, reason: Reason | None) -> tuple[Parameter, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Container:
-    """Arrays side by side, with what is asked of all of them for each one.
+    """The arrays of one container, with lookups over all of them.
 
     Attributes:
         own: the arrays.

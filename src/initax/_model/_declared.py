@@ -1,4 +1,4 @@
-"""The parameters of a module whose class is declared: its arrays, held against its row of the table of layers."""
+"""The parameters of a module of a declared class: its arrays, read by its row of the table of layers."""
 
 from __future__ import annotations
 

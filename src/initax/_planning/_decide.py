@@ -1,4 +1,4 @@
-"""Deciding: layers, rules and schemes → what is drawn, what is kept, and what is wrong. Nothing here sees data."""
+"""Decides which arrays are drawn and which are kept, from layers, rules and schemes; it sees no data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a scheme leaves an array alone, and what a rule would draw if no later one came."""
+"""Why a scheme keeps an array, and whether a rule would draw it if no later rule decided it."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ Key = tuple[int, tuple[tuple[Factor, int], ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrated:
-    """What became of one weight.
+    """The calibration of one weight.
 
     Attributes:
         path: its path; entries used alone have them behind, `layers.w[2]`.
@@ -53,7 +53,7 @@ class Calibrated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LsuvReport:
-    """What `ix.lsuv` did: print it for a table.
+    """The calibration of a model by `ix.lsuv`; print it for a table.
 
     Attributes:
         layers: the calibrated weights, in the order of the forward pass.
@@ -235,7 +235,7 @@ def _sizes(picks: Sequence[Pick]) -> tuple[int, ...]:
 
 
 def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[Place, _Job], dict[str, str]]:
-    """Which equations to measure, and why some weights are left alone."""
+    """The equations to measure, and why the other weights are left alone."""
     parameters = {each.path: each for layer in survey.layers for each in layer.parameters}
     skipping = _selected(survey, skip)
     jobs: dict[Place, _Job] = {}
@@ -383,7 +383,7 @@ def _play(
     tolerance: float,
     values: Sequence[Any],
 ) -> tuple[dict[int, Any], dict[Key, Record]]:
-    """Play the forward pass, and return the new arrays and what was measured."""
+    """Evaluate the forward pass with hooks, and return the new arrays and what was measured."""
     every: dict[Place, _Job | _Shift] = {**jobs, **shifts}
     picks = {pick for job in every.values() for pick in job.picks}
     numbers = {_number(pick): jnp.zeros((), jnp.int32) for pick in picks}
@@ -467,7 +467,7 @@ def _deviation(output: Any) -> jax.Array:
 
 
 def _spread(change: jax.Array, job: _Job | _Shift, shape: tuple[int, ...], neutral: float) -> jax.Array:
-    """What each stored entry is changed by, from the digits of its indices."""
+    """The change of each stored entry, from the digits of its indices."""
     places = []
     for factors in job.factors:
         step = jnp.zeros((1,) * len(shape), jnp.int32)

@@ -1,4 +1,4 @@
-"""Signal propagation: what comes out of every weighted operation of a model, for one draw of its weights or many."""
+"""Signal propagation: statistics of the output of every weighted operation, for one draw of the weights or many."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def signal_propagation(
     rules: Mapping[Any, Any] | None = None,
     keys: Any = None,
 ) -> SignalReport | SignalComparison:
-    """Return how the signal fares from one weighted operation to the next, for any architecture.
+    """Return statistics of the signal after each weighted operation, for any architecture.
 
     The forward pass is played on real inputs, and the output of every contraction or convolution with a weight, with
     its bias, is measured. With rules and several keys the model is re-initialized with each, and measured all at once
@@ -194,7 +194,7 @@ def _examples(inputs: Any) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Operation:
-    """Where an output is measured, and what it is the output of."""
+    """An output that is measured, and the weights that it comes from."""
 
     place: Place
     params: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Laws that no fan enters: constants, and uniform, normal and cut normal entries of a given scale."""
+"""Distributions without fans: constants, and uniform, normal and truncated normal entries of a given scale."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class TruncatedNormal(Initializer):
 
 
 def warn_of_bounds(name: str, law: TruncatedNormal, are_values: bool) -> None:
-    """Warn where what the bounds leave is not what one asks a normal for.
+    """Warn where the bounds leave little of the normal.
 
     Args:
         name: the scheme's name.

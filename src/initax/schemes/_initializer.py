@@ -1,4 +1,4 @@
-"""What an initializer is: a decision about one parameter that becomes a recipe, a kernel and its numbers.
+"""`Initializer`, `Recipe` and `Kernel`: from a parameter to what is compiled and the numbers it runs with.
 
 An `Initializer` looks at a parameter and its layer and answers with a `Recipe`. The recipe's kernel is all that gets
 compiled; its numbers are run-time arguments. So `he_normal`, `glorot_normal` and `lecun_normal` share one compiled
@@ -128,7 +128,7 @@ class Initializer:
     """Whether the mean of each output's weights is zero, so that nothing of the mean of a signal comes through."""
 
     def declines(self, parameter: Parameter) -> Reason | None:
-        """Return why it has nothing to say of a parameter, which is then kept; `None` where it draws it."""
+        """Return why it does not draw a parameter, which is then kept; `None` where it draws it."""
         return None
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:

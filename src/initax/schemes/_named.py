@@ -60,7 +60,7 @@ SchemeLike = Annotated[Any, Check(lambda _scheme, _name, value: as_scheme(value)
 
 
 def scheme(*names: str) -> Callable[[Callable[P, Parts | Scheme]], Callable[P, Scheme]]:
-    """Enter a function as the scheme of these names; the first one is printed.
+    """Register a function as the scheme of these names; the first one is printed.
 
     Args:
         *names: the names.
