@@ -264,6 +264,8 @@ ELSEWHERE = {
     "zerosC16": "zeros",
     "UniformScaling": "lecun_uniform",
     "msra": "he_normal",
+    "gpt2": '("gpt2", {"layers": 12})',
+    "mup": "mup_hidden",
     "randn32": '("normal", {"stddev": ...})',
     "constant_": '("constant", {"value": ...})',
     "trunc_normal_": '("trunc_normal", {"stddev": ...})',

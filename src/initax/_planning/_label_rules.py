@@ -97,6 +97,18 @@ def _pattern(text: str) -> str:
     return text
 
 
+USES = ("input", "hidden", "output", "query", "tied", "fixed")
+"""Words for what a weight is to a network whose width grows."""
+
+
+def _use(value: Any) -> Any:
+    if isinstance(value, str) and value in USES:
+        return value
+    if isinstance(value, str) and len(value) > 2 and value.isidentifier():
+        return None  # a word, and not the name of an axis
+    return None if isinstance(value, bool | np.bool_) else _matrix(value)
+
+
 KINDS = {
     "labels": Kind(
         words="labels",
@@ -118,6 +130,14 @@ KINDS = {
         example='{"head": False}',
         check=_matrix,
         hint='write True, False, or the axes of each matrix: "i head o", {"axes": "(head o) i", "sizes": {"head": 8}}',
+        keys=frozenset({"axes", "sizes"}),
+    ),
+    "mup": Kind(
+        words="words or axes",
+        one="a word for a weight or axes",
+        example='{"head": "output"}',
+        check=_use,
+        hint=f'write one of {listing(USES)}; or axes, "i o"',
         keys=frozenset({"axes", "sizes"}),
     ),
 }

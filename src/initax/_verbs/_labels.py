@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.tree_util import tree_flatten_with_path, tree_unflatten
 
 from initax._adapters import parameters_of
 from initax._adapters._nodes import entry_name
-from initax._errors import ModelError, RuleError, count, listing, message, nearest
+from initax._errors import InitaxError, ModelError, RuleError, count, listing, message, nearest
 from initax._model._parameter import ROLES, Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
@@ -91,6 +91,33 @@ class Labels:
     def tree(self) -> Any:
         """The tree for all that is trained: the model with its floating arrays alone, an `nnx.State`, `params`."""
         return self(parameters_of(self._model.rebuild(list(self._model.leaves))))
+
+    def __invert__(self) -> Labels:
+        """Return the mask of what this one leaves out: `optax.masked(optax.set_to_zero(), ~mask)` freezes it.
+
+        Raises:
+            InitaxError: these are labels, not a mask.
+        """
+        if not all(isinstance(each.value, bool) for each in self.rows):
+            raise InitaxError(
+                message(f"{self._verb}: only a mask has an inverse.", "make one by ix.mask(model, rules)")
+            )
+        return Labels(self._verb, self._model, [replace(each, value=not each.value) for each in self.rows])
+
+    def __bool__(self) -> bool:
+        """Raise, since there is a value for each array: `not mask` would silently be one value for all.
+
+        Raises:
+            InitaxError: always.
+        """
+        is_mask = self._verb == "mask"
+        raise InitaxError(
+            message(
+                f"{self._verb}: there is a value for each array, and no truth value of them all.",
+                "~mask is true where the mask is false" if is_mask else "",
+                f"for jax.tree.map there is a tree: {self._verb}.tree",
+            )
+        )
 
     def __getitem__(self, path: str) -> Any:
         """Return the label of the array at a path.

@@ -25,7 +25,7 @@ READ_NOWHERE = frozenset({Why.UNDECLARED, Why.MISFIT, Why.CONTRADICTED, Why.UNRE
 
 
 @dataclass(frozen=True, slots=True)
-class _Matrix:
+class Matrix:
     """An array as a matrix, or stack of matrices; `axes` is `None` where it is none, and `why` says so."""
 
     layer: Layer
@@ -79,7 +79,7 @@ def muon_dimensions(
         Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks", for what goes to Adam.
     """
     found = survey(model, inputs=inputs, forward=forward, module=module)
-    matrices = _matrices("muon_dimensions", found, rules)
+    matrices = matrices_of("muon_dimensions", found, rules)
     merged = [each for each in matrices if each.axes is not None and each.axes.stored_sides is None]
     if merged:
         shown = [f'{each.parameter.path} {each.parameter.shape}, "{_pattern(each)}"' for each in merged]
@@ -145,7 +145,7 @@ def muon(
         raise InitaxError(
             "muon: muon_weight_dimension_numbers is what ix.muon finds out.", "leave it out, or use rules"
         )
-    matrices = _matrices("muon", found, rules)
+    matrices = matrices_of("muon", found, rules)
     own = {each.parameter.path: each.axes for each in matrices if each.axes is not None}
     several = [path for path, axes in own.items() if axes.batch_size > 1]
     if options.get("adaptive") and several:
@@ -174,7 +174,7 @@ def _optax(verb: str) -> Any:
         raise InitaxError(f"ix.{verb} needs optax, which is not installed.", "pip install optax") from error
 
 
-def _labelled(verb: str, found: Survey, matrices: list[_Matrix], values: Mapping[str, Any]) -> Labels:
+def _labelled(verb: str, found: Survey, matrices: list[Matrix], values: Mapping[str, Any]) -> Labels:
     rows = (
         Label(
             parameter=each.parameter if each.axes is None else replace(each.parameter, axes=each.axes),
@@ -187,8 +187,17 @@ def _labelled(verb: str, found: Survey, matrices: list[_Matrix], values: Mapping
     return Labels(verb, found, rows)
 
 
-def _matrices(verb: str, found: Survey, rules: Any) -> list[_Matrix]:
-    """What each array of a model is as a matrix."""
+def matrices_of(verb: str, found: Survey, rules: Any) -> list[Matrix]:
+    """Return what each array of a model is as a matrix.
+
+    Args:
+        verb: who asks, for errors.
+        found: the model.
+        rules: as `ix.muon` takes them.
+
+    Raises:
+        RuleError: no array is a matrix, or a rule is wrong.
+    """
     decided = decide_labels(read_rules_of("muon", rules, verb), found) if rules is not None else {}
     matrices = [_matrix(verb, layer, each, decided.get(each.path)) for layer, each in rows_of(found)]
     if not any(each.axes is not None for each in matrices):
@@ -221,9 +230,9 @@ def _may_be_matrix(parameter: Parameter, decided: Mapping[str, Said]) -> bool:
     return sum(size > 1 for size in parameter.shape) > 1 and parameter.role in (None, *WEIGHT_ROLES)
 
 
-def _matrix(verb: str, layer: Layer, parameter: Parameter, said: Said | None) -> _Matrix:
-    def made(axes: Axes | None, why: str) -> _Matrix:
-        return _Matrix(layer, parameter, axes, why)
+def _matrix(verb: str, layer: Layer, parameter: Parameter, said: Said | None) -> Matrix:
+    def made(axes: Axes | None, why: str) -> Matrix:
+        return Matrix(layer, parameter, axes, why)
 
     if never_trained(parameter):
         return made(None, str(parameter.excluded))
@@ -263,5 +272,5 @@ def _why_none(parameter: Parameter, axes: Axes | None, *, asked: bool) -> str:
     return "a vector" if axes.fan_in <= 1 or outputs <= 1 or not axes.in_axis or not axes.out_axis else ""
 
 
-def _pattern(each: _Matrix) -> str:
+def _pattern(each: Matrix) -> str:
     return each.axes.pattern if each.axes is not None else ""

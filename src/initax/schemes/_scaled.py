@@ -118,7 +118,7 @@ ByFactor = Annotated[Any, Check(_factor)]
 
 
 @named("scaled")
-def scaled(scheme: SchemeLike, factor: ByFactor) -> Scheme:
+def scaled(scheme: SchemeLike, factor: ByFactor, *, biases: bool = False) -> Scheme:
     """Return another scheme with its weights multiplied by a factor; its biases and scales stay as they are.
 
     Args:
@@ -126,6 +126,7 @@ def scaled(scheme: SchemeLike, factor: ByFactor) -> Scheme:
         factor: multiplies the weights, and so their standard deviation: a number, or the recipe and sizes of a
             `depth_factor`, `("gpt2", {"layers": 12})`; or a list of numbers, one for each layer of a stack, as `vmap`
             and scans make them. A plan shows the standard deviation over all of the stack then.
+        biases: whether biases and norms' scales are multiplied, too.
 
     Raises:
         SchemeError: the scheme or the factor is wrong; when a plan is made, a weight is not a stack, or one of another
@@ -143,13 +144,15 @@ def scaled(scheme: SchemeLike, factor: ByFactor) -> Scheme:
     """
 
     def of(part: Initializer | None, role: Role) -> Initializer | None:
-        if part is None or role in ("bias", "scale"):
+        if part is None or (role in ("bias", "scale") and not biases):
             return part
         return Scaled(part, factor, name="scaled")
 
     whole = Scheme.of({role: of(part, role) for role, part in scheme.parts.items()})
     whole.axes, whole.sizes = dict(scheme.axes), dict(scheme.sizes)
-    whole.arrays = {name: None if each is None else scaled(each, factor) for name, each in scheme.arrays.items()}
+    whole.arrays = {
+        name: None if each is None else scaled(each, factor, biases=biases) for name, each in scheme.arrays.items()
+    }
     return whole
 
 
