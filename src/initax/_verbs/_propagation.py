@@ -65,7 +65,7 @@ def signal_propagation(
 ) -> SignalReport | SignalComparison:
     """Return statistics of the signal after each weighted operation, for any architecture.
 
-    The forward pass is played on real inputs, and the output of every contraction or convolution with a weight, with
+    The forward pass is evaluated on real inputs, and the output of every contraction or convolution with a weight, with
     its bias, is measured. With rules and several keys the model is re-initialized with each, and measured all at once
     under `jax.vmap`. Several rule maps with a name each are compared: the program that measures is compiled once for
     all of them, and a `SignalComparison` holds a report for each.
@@ -257,7 +257,7 @@ def _follows(bias: Use, weight: Use) -> bool:
 def _trips(
     traced: Traced, operations: Mapping[Place, _Operation], uses: Uses, every: Callable[[Any], dict[str, Any]]
 ) -> dict[Place, int]:
-    """How many steps the `while` loops around the operations make at most, with any rules and key: they are played."""
+    """How many steps the `while` loops around the operations make at most, with any rules and key, by evaluating them."""
     loops = {place[:depth] for place in operations for depth in range(1, len(place))} & uses.whiles
     if not loops:
         return {}
