@@ -91,7 +91,7 @@ def lsuv(
 ) -> tuple[Model, LsuvReport]:
     """Return the model with every weight scaled so that its output has a given variance, and a report.
 
-    The forward pass is evaluated once, on the real inputs: at each contraction or convolution with a weight the variance
+    The forward pass is evaluated once, on real inputs: at each contraction or convolution with a weight the variance
     of the output, before the bias, is measured over examples, units and positions, and the weight divided by its root
     before the pass goes on. Each step of a scan calibrates its own entry of a stack, and so does each step of a loop
     that picks entries by its counter; a weight used again keeps the factor of its first use whose output is not zero:

@@ -257,7 +257,7 @@ def _follows(bias: Use, weight: Use) -> bool:
 def _trips(
     traced: Traced, operations: Mapping[Place, _Operation], uses: Uses, every: Callable[[Any], dict[str, Any]]
 ) -> dict[Place, int]:
-    """How many steps the `while` loops around the operations make at most, with any rules and key, by evaluating them."""
+    """The largest number of steps of the `while` loops around the operations, with any rules and key: they are run."""
     loops = {place[:depth] for place in operations for depth in range(1, len(place))} & uses.whiles
     if not loops:
         return {}

@@ -12,8 +12,8 @@ from initax._errors import InitaxError, ModelError, RuleError, count, listing, m
 from initax._model._parameter import Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
-from initax._planning._decide import Draw, Kept
 from initax._planning._plan import Plan, plan
+from initax._planning._records import Draw, Kept
 from initax._planning._rules import match, read_rules
 from initax._text import table
 from initax._verbs._labels import Label, Labels, never_trained
@@ -215,7 +215,7 @@ class Width:
         return rules
 
     def _selects(self, glob: str) -> set[str]:
-        reach = match(read_rules({glob: None}), self._model.layers, self._model.aliases).reach[0]
+        reach = match(read_rules({glob: None}), self._model.layers, self._model.aliases).selected[0]
         return {path for path, is_named in reach.items() if is_named}
 
     def to_dict(self) -> dict[str, Any]:
