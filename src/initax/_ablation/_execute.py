@@ -91,11 +91,7 @@ def in_vmap(models: Models, run: Experiment) -> Executor:
     return execute
 
 
-EXECUTORS: dict[str, Callable[[Models, Experiment], Executor]] = {
-    "vmap": in_vmap,
-    "jit": in_jit,
-    "python": in_python,
-}
+EXECUTORS: dict[str, Callable[[Models, Experiment], Executor]] = {"vmap": in_vmap, "jit": in_jit, "python": in_python}
 
 
 def _by_seed(missing: Sequence[Task]) -> list[Task]:

@@ -10,15 +10,7 @@ from typing import Any
 import jax
 
 from initax._adapters._nodes import Awaited, Node, absolute
-from initax._model._parameter import (
-    FROM_KEY,
-    WEIGHT_ROLES,
-    Constraint,
-    Declaration,
-    Layer,
-    Parameter,
-    declaration_of,
-)
+from initax._model._parameter import FROM_KEY, WEIGHT_ROLES, Constraint, Declaration, Layer, Parameter, declaration_of
 from initax._model._reason import Reason, Why, follows, tied
 from initax._model._survey import Stream
 

@@ -179,10 +179,7 @@ def apply(module: Any, variables: Any, inputs: Sequence[Any], forward: Callable[
 
 
 def run(
-    module: Any,
-    collections: Mapping[str, Mapping[str, Any]],
-    inputs: Any,
-    forward: Callable[..., Any] | None,
+    module: Any, collections: Mapping[str, Mapping[str, Any]], inputs: Any, forward: Callable[..., Any] | None
 ) -> Record:
     """Return what calling the module abstractly shows.
 

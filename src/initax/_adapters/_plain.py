@@ -14,16 +14,7 @@ from initax._adapters._nodes import join
 from initax._math._axes import resolve
 from initax._math._sharding import placement
 from initax._model._evidence import TABLES, may_be_bias
-from initax._model._parameter import (
-    UNDECLARED,
-    Ancestor,
-    Evidence,
-    Fans,
-    Layer,
-    Parameter,
-    Role,
-    why_not_drawable,
-)
+from initax._model._parameter import UNDECLARED, Ancestor, Evidence, Fans, Layer, Parameter, Role, why_not_drawable
 from initax._model._reason import Reason, undeclared
 
 PLAIN_PATTERN = "... i o"

@@ -8,15 +8,7 @@ from typing import Any
 from initax._errors import AxesError
 from initax._math._axes import Axes, fit, other_placements, own_shape, parse, resolve
 from initax._math._sharding import placement
-from initax._model._parameter import (
-    WEIGHT_ROLES,
-    Declaration,
-    Evidence,
-    Fans,
-    Field,
-    Parameter,
-    why_not_drawable,
-)
+from initax._model._parameter import WEIGHT_ROLES, Declaration, Evidence, Fans, Field, Parameter, why_not_drawable
 from initax._model._reason import Reason, Why, state, undeclared
 
 

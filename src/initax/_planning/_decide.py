@@ -200,13 +200,7 @@ class _Deciding:
         self.kept.append(Kept(parameter=parameter, kind=layer.kind, reason=reason, rule=rule.text if rule else None))
 
     def _draw(
-        self,
-        layer: Layer,
-        parameter: Parameter,
-        scheme: Scheme,
-        initializer: Initializer,
-        rule: Rule | None,
-        text: str,
+        self, layer: Layer, parameter: Parameter, scheme: Scheme, initializer: Initializer, rule: Rule | None, text: str
     ) -> None:
         # An array without a role is read as a weight, so that an initializer that needs a weight's axes refuses it.
         read = replace(parameter, role="weight") if parameter.role is None else parameter

@@ -57,12 +57,7 @@ def with_input_moments(decisions: Decisions, survey: Survey, traced: Traced | No
         scaled = replace(parameter, input_second_moment=1.0) if parameter.path in unknown else parameter
         recipe = each.initializer.recipe(scaled, layers[parameter.path])
         draws.append(replace(each, parameter=parameter, recipe=recipe))
-    notes = (
-        *decisions.notes,
-        *_blind(unknown, traced is None),
-        *_assuming(found.assumed),
-        *_unstable(found.slopes),
-    )
+    notes = (*decisions.notes, *_blind(unknown, traced is None), *_assuming(found.assumed), *_unstable(found.slopes))
     return replace(decisions, draws=tuple(draws), notes=notes)
 
 

@@ -18,11 +18,7 @@ from initax._model._survey import Survey
 from initax._planning._decide import decide
 from initax._planning._hints import no_plan_to_compare, no_stored_plan
 from initax._planning._input_moments import with_input_moments
-from initax._planning._misuse import (
-    refuse_flattened,
-    refuse_no_rules,
-    refuse_permuted,
-)
+from initax._planning._misuse import refuse_flattened, refuse_no_rules, refuse_permuted
 from initax._planning._plan_text import render
 from initax._planning._records import Decisions, Draw, Kept
 from initax._planning._rules import Rule, read_rules
@@ -44,13 +40,7 @@ class Plan:
 
     __slots__ = ("_default", "_rules", "_survey", "draws", "kept", "notes")
 
-    def __init__(
-        self,
-        survey: Survey,
-        rules: tuple[Rule, ...],
-        default: Any,
-        decisions: Decisions,
-    ) -> None:
+    def __init__(self, survey: Survey, rules: tuple[Rule, ...], default: Any, decisions: Decisions) -> None:
         self._survey = survey
         self._rules = rules
         self._default = default
@@ -242,13 +232,7 @@ class Plan:
 
     @classmethod
     def from_json(
-        cls,
-        text: str,
-        model: Any,
-        *,
-        inputs: Any = None,
-        forward: Callable[..., Any] | None = None,
-        module: Any = None,
+        cls, text: str, model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
     ) -> Plan:
         """Return a stored plan for a model, after checking that it still decides the same.
 

@@ -250,12 +250,7 @@ def labels(
 
 
 def mask(
-    model: Any,
-    rules: Any,
-    *,
-    inputs: Any = None,
-    forward: Callable[..., Any] | None = None,
-    module: Any = None,
+    model: Any, rules: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
 ) -> Labels:
     """Return true or false for each parameter: whether weight decay, or any other transform, applies to it.
 

@@ -14,15 +14,7 @@ from typing import Annotated, Any, Literal, ParamSpec, Union, get_args, get_orig
 
 from initax._errors import SchemeError
 from initax._model._parameter import Role
-from initax.schemes._initializer import (
-    Args,
-    Initializer,
-    choice,
-    entries,
-    gain_number,
-    number,
-    positive_number,
-)
+from initax.schemes._initializer import Args, Initializer, choice, entries, gain_number, number, positive_number
 from initax.schemes._scheme import Scheme, add_to_registry, as_scheme, unknown_argument
 
 P = ParamSpec("P")
