@@ -10,6 +10,7 @@ from initax._errors import ModelError, RuleError, SchemeError, count, listing, m
 from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why
 from initax._planning._declaration import declaration, guess_pattern, is_learned_input, shown
+from initax._planning._depth_rules import misplaced
 from initax._planning._misuse import cover
 from initax._planning._override_axes import restated, restated_alone
 from initax._planning._rules import Matching, Rule, match, said
@@ -111,6 +112,7 @@ def decide(
     decided.refuse_idle()
     decided.note_unspoken()
     decided.note_statistics()
+    decided.note_depth()
     for rule, winners in matching.shadowed:
         what = "layer" if not any(matching.reach[rules.index(rule)].values()) else "array"
         decided.note(
@@ -426,6 +428,13 @@ class _Deciding:
                 *(hint or "" for hint in hints),
             )
         )
+
+    def note_depth(self) -> None:
+        """Warn of depth factors that hit no residual branch."""
+        warnings, notes = misplaced(self.draws)
+        for text in warnings:
+            self.note(text)
+        self.notes += notes
 
     def note_unspoken(self) -> None:
         """Note weights that a rule says nothing about and an earlier one would have drawn."""

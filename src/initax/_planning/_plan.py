@@ -309,6 +309,7 @@ class Plan:
                 fan_out=fan_text(each.parameter.fan_out, each.parameter.effective_fan_out),
                 scheme=str(each.initializer) if each.initializer else f"with {each.follows}",
                 std="" if each.std is None else f"{each.std:.4g}",
+                residual=str(each.parameter.residual or ""),
                 rule=each.rule,
             )
             for each in self.draws
@@ -412,6 +413,7 @@ def _draw_row(each: Draw) -> dict[str, Any]:
         "initializer": str(each.initializer) if each.initializer else f"with {each.follows}",
         "std": each.std,
         "rule": each.rule,
+        **({"residual": str(parameter.residual)} if str(parameter.residual or "") else {}),
     }
 
 

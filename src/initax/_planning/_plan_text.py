@@ -23,6 +23,7 @@ class Row:
     fan_out: str
     scheme: str
     std: str
+    residual: str
     rule: str
 
 
@@ -36,7 +37,7 @@ class KeptRow:
     reason: Reason
 
 
-DRAWN = ("parameter", "kind", "shape", "axes", "known", "fan_in", "fan_out", "scheme", "std", "rule")
+DRAWN = ("parameter", "kind", "shape", "axes", "known", "fan_in", "fan_out", "scheme", "std", "residual", "rule")
 KEPT = ("array", "kind", "shape", "why")
 FEW = 3
 """Arrays of an optimizer's state that are listed one by one; of more there is one row."""
@@ -50,8 +51,9 @@ def render(drawn: Sequence[Row], kept: Sequence[KeptRow], notes: Sequence[str]) 
             tuple(str(cell) if cell != "" or place else "(model)" for place, cell in enumerate(astuple(row)))
             for row in drawn
         ]
-        # How the axes are known is told where that is less than a declaration.
-        shown = [at for at, name in enumerate(DRAWN) if name != "known" or any(row.known for row in drawn)]
+        # How the axes are known is told where that is less than a declaration, branches where there are any.
+        told = {"known": any(row.known for row in drawn), "residual": any(row.residual for row in drawn)}
+        shown = [at for at, name in enumerate(DRAWN) if told.get(name, True)]
         cells = [tuple(row[at] for at in shown) for row in rows]
         parts.append(
             table(f"drawn: {len(drawn)}", [DRAWN[at] for at in shown], cells, right=("fan_in", "fan_out", "std"))
