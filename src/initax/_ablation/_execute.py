@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from initax._ablation._models import Arrays, Models
 from initax._ablation._run import Metric, check_metrics, read_metrics
-from initax._errors import InitaxError, message
+from initax._errors import InitaxError
 
 Experiment = Callable[[Any, jax.Array], Mapping[str, Any]]
 Task = tuple[str, int]
@@ -149,10 +149,8 @@ class Compiled:
         except Exception as error:
             first = str(error).strip().splitlines()[:1]
             raise InitaxError(
-                message(
-                    f"run fails while JAX traces and compiles it: {': '.join([type(error).__name__, *first])}",
-                    'if it is no pure JAX function, write how="python"',
-                )
+                f"run fails while JAX traces and compiles it: {': '.join([type(error).__name__, *first])}",
+                'if it is not a pure JAX function, write how="python"',
             ) from error
 
     def place(self, arrays: Arrays, key: jax.Array) -> tuple[Any, ...]:

@@ -88,7 +88,7 @@ def _line(header: Header) -> bytes:
 
 
 def _foreign(path: Path) -> str:
-    return message(f"{path} is no file of an ablation.", "it is left as it is; pass another path")
+    return message(f"{path} is not a file of an ablation.", "it is left as it is; pass another path")
 
 
 def _read(path: Path, content: bytes) -> tuple[Header, tuple[Run, ...]]:
@@ -101,14 +101,14 @@ def _read(path: Path, content: bytes) -> tuple[Header, tuple[Run, ...]]:
     if not known:
         raise InitaxError(_foreign(path))
     if header.get("format") != FORMAT:
-        raise InitaxError(message(f"{path} is in format {header.get('format')!r}, this initax reads {FORMAT}."))
+        raise InitaxError(f"{path} is in format {header.get('format')!r}, this initax reads {FORMAT}.")
     runs: dict[tuple[str, int], Run] = {}
     for number, line in enumerate(lines[:-1], 2):
         try:
             run = Run.from_json(line.decode())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InitaxError(
-                message(f"{path}, line {number} is no run: {type(error).__name__}: {error}", "mend or delete the line")
+                f"{path}, line {number} is not a run: {type(error).__name__}: {error}", "mend or delete the line"
             ) from error
         runs[run.scheme, run.seed] = run  # what was run again stands further down
     return header, tuple(runs.values())
@@ -117,11 +117,7 @@ def _read(path: Path, content: bytes) -> tuple[Header, tuple[Run, ...]]:
 def _refuse_other(path: Path, found: Header, wanted: Header) -> None:
     if found != wanted:
         raise InitaxError(
-            message(
-                f"{path} holds another ablation.",
-                *_differences(found, wanted),
-                "pass another path, or delete the file",
-            )
+            f"{path} holds another ablation.", *_differences(found, wanted), "pass another path, or delete the file"
         )
 
 

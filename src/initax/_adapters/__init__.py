@@ -25,7 +25,7 @@ from initax._adapters._nodes import ARRAYS, Call, Node, packages_of
 from initax._adapters._pytree import Describe
 from initax._adapters._pytree import survey as _walk
 from initax._adapters._variables import PARAMS, Readings, are_variables, survey_variables, take_apart
-from initax._errors import InitaxError, message
+from initax._errors import InitaxError
 from initax._math._keys import as_key
 from initax._model._survey import Survey
 
@@ -62,7 +62,7 @@ def register_adapter(package: str, describe: Callable[[Any], Node | None]) -> No
         describe: function from an object to an `ix.Node` that says what it is, or to `None` where it can't tell.
 
     Raises:
-        InitaxError: `package` is no name of a package, or `describe` can't be called.
+        InitaxError: `package` is not a package's name, or `describe` can't be called.
 
     Examples:
         >>> import jax.numpy as jnp, initax as ix
@@ -91,17 +91,12 @@ def register_adapter(package: str, describe: Callable[[Any], Node | None]) -> No
     """
     if not isinstance(package, str) or not all(name.isidentifier() for name in package.split(".")):
         raise InitaxError(
-            message(
-                f"register_adapter takes the name of a package, not {package!r}.",
-                'ix.register_adapter("mylib", describe)',
-            )
+            f"register_adapter takes the name of a package, not {package!r}.", 'ix.register_adapter("mylib", describe)'
         )
     if not callable(describe):
         raise InitaxError(
-            message(
-                f'register_adapter("{package}") takes a function from an object to an ix.Node, not {describe!r}.',
-                f'ix.register_adapter("{package}", describe)',
-            )
+            f'register_adapter("{package}") takes a function from an object to an ix.Node, not {describe!r}.',
+            f'ix.register_adapter("{package}", describe)',
         )
     _REGISTERED[package] = describe
     _described_by.cache_clear()
@@ -147,7 +142,7 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
 
     Raises:
         ModelError: two arrays have the same dotted path, the module does not go with the model and the inputs, or what
-            was passed is no model.
+            was passed is not a model.
     """
     flat = jax.tree_util.tree_flatten(model)
     if not _is_registered(model):
@@ -171,7 +166,7 @@ def parameters_of(model: Any) -> Any:
     """Return what an optimizer is given of a model: its arrays, as its framework hands them over.
 
     For a train state and for a dict of collections these are the parameters, for NNX an `nnx.State` of them; elsewhere
-    the model itself, without what is no floating array.
+    the model itself, with its floating arrays alone.
     """
     if are_variables(model):
         inner = model.get(PARAMS) if isinstance(model, Mapping) else getattr(model, PARAMS)

@@ -78,8 +78,7 @@ class Facts:
     def _constrain(self, weight: str, constraint: Constraint, base: str) -> None:
         """Enter a constraint whose companions are paths below `base`; they are set with the weight."""
         companions = tuple(absolute(base, each) for each in constraint.companions)
-        warning = constraint.warning and constraint.warning.replace("{weight}", weight)
-        self.constraints[weight] = replace(constraint, companions=companions, warning=warning)
+        self.constraints[weight] = constraint.at(weight, companions)
         self.reasons |= dict.fromkeys(companions, follows(weight))
 
     def complete(self) -> None:

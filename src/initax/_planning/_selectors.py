@@ -90,12 +90,11 @@ def _names_tokens(tokens: tuple[str, ...], names: Callable[[str], Any], layer: L
 def _part(token: str) -> str:
     part = token.removeprefix(RESIDUAL)
     if part not in PARTS:
+        words = [f"{RESIDUAL}{each}" for each in PARTS]
         raise RuleError(
-            message(
-                f'"{token}" selects nothing: it is one of {listing(f"{RESIDUAL}{each}" for each in PARTS)}.',
-                did_you_mean(token, [f"{RESIDUAL}{each}" for each in PARTS]),
-                *(f"{RESIDUAL}{each}: {what}" for each, what in PARTS.items()),
-            )
+            f'"{token}" selects nothing: it is one of {listing(words)}.',
+            did_you_mean(token, words[:1]),
+            *(f"{word}: {what}" for word, what in zip(words, PARTS.values(), strict=True)),
         )
     return part
 

@@ -130,6 +130,8 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, whe
     if use.what == "scale" and any(use.parts.get(factor) != "batch" for factor in gone):
         use.stop = use.stop or Stop("it scales the signal, which is then summed: a scale or a weight", where)
         return None
+    if use.is_of_a_constant:
+        return replace(view, axes=tuple(view.axes[at] for at in rest), scaled=True)
     if view.scaled or use.what not in CONTRACTIONS or not gone:
         return None
     kinds = {use.parts.get(factor) for factor in gone}

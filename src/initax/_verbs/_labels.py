@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.tree_util import tree_flatten_with_path, tree_unflatten
 
 from initax._adapters import parameters_of
 from initax._adapters._nodes import entry_name
-from initax._errors import ModelError, RuleError, count, listing, message, nearest
+from initax._errors import InitaxError, ModelError, RuleError, count, listing, message, nearest
 from initax._model._parameter import ROLES, Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
@@ -89,8 +89,35 @@ class Labels:
 
     @property
     def tree(self) -> Any:
-        """The tree for all that is trained: the model without what is no floating array, an `nnx.State`, `params`."""
+        """The tree for all that is trained: the model with its floating arrays alone, an `nnx.State`, `params`."""
         return self(parameters_of(self._model.rebuild(list(self._model.leaves))))
+
+    def __invert__(self) -> Labels:
+        """Return the mask of what this one leaves out: `optax.masked(optax.set_to_zero(), ~mask)` freezes it.
+
+        Raises:
+            InitaxError: these are labels, not a mask.
+        """
+        if not all(isinstance(each.value, bool) for each in self.rows):
+            raise InitaxError(
+                message(f"{self._verb}: only a mask has an inverse.", "make one by ix.mask(model, rules)")
+            )
+        return Labels(self._verb, self._model, [replace(each, value=not each.value) for each in self.rows])
+
+    def __bool__(self) -> bool:
+        """Raise, since there is a value for each array: `not mask` would silently be one value for all.
+
+        Raises:
+            InitaxError: always.
+        """
+        is_mask = self._verb == "mask"
+        raise InitaxError(
+            message(
+                f"{self._verb}: there is a value for each array, and no truth value of them all.",
+                "~mask is true where the mask is false" if is_mask else "",
+                f"for jax.tree.map there is a tree: {self._verb}.tree",
+            )
+        )
 
     def __getitem__(self, path: str) -> Any:
         """Return what is said of the array at a path.
@@ -189,7 +216,7 @@ def labels(
 
     Raises:
         RuleError: a selector matches nothing, a key is neither a role nor an array, or an array has no label.
-        ModelError: the forward pass fails, or what was passed is no model.
+        ModelError: the forward pass fails, or what was passed is not a model.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix, optax
@@ -215,11 +242,9 @@ def labels(
         rows.append(Label(parameter=each, kind=layer.kind, value=default, why=why))
     if left:
         raise RuleError(
-            message(
-                f"labels: no rule says anything of {count(len(left), 'array')}: "
-                + listing((each.path or "(model)" for each in left), 6),
-                'a label for all others goes first: {"*": "adam", ...}; or give default="adam"',
-            )
+            f"labels: no rule says anything of {count(len(left), 'array')}: "
+            + listing((each.path or "(model)" for each in left), 6),
+            'a label for all others goes first: {"*": "adam", ...}; or give default="adam"',
         )
     return Labels("labels", found, rows)
 
@@ -251,7 +276,7 @@ def mask(
     Raises:
         RuleError: a selector matches nothing, a key is neither a role nor an array, a value is not true or false, or no
             array is true.
-        ModelError: the forward pass fails, or what was passed is no model.
+        ModelError: the forward pass fails, or what was passed is not a model.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix, optax
@@ -277,11 +302,9 @@ def mask(
         rows.append(Label(parameter=each, kind=layer.kind, value=value, why=why))
     if not any(each.value for each in rows):
         raise RuleError(
-            message(
-                "mask: no array is true, so that the mask would switch everything off.",
-                f"rules: {listing(each.rule.text for each in given)}",
-                'what no rule selects is false; write {"*": True, ...} first',
-            )
+            "mask: no array is true, so that the mask would switch everything off.",
+            f"rules: {listing(each.rule.text for each in given)}",
+            'what no rule selects is false; write {"*": True, ...} first',
         )
     return Labels("mask", found, rows)
 
@@ -298,7 +321,7 @@ def _of_roles(selectors: Sequence[Any]) -> dict[Any, Any]:
 
 
 def read_rules_of(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ...]:
-    """Return rules that are no rules of schemes, as they are written, or from a file.
+    """Return rules whose values are not schemes, as they are written, or from a file.
 
     Args:
         of: the kind of rules.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, message
+from initax._errors import InitaxError
 from initax._model._parameter import Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey, Traced
@@ -101,7 +101,7 @@ def lsuv(
     Args:
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
         inputs: a tuple of what the model is called on, a whole batch; one array alone will do. A survey knows its own.
-        forward: function of the model and the inputs, `lambda model, x: jax.vmap(model)(x)` say; a plain call if left
+        forward: function of the model and the inputs, e.g. `lambda model, x: jax.vmap(model)(x)`; a plain call if left
             out.
         module: where the model is variables of Flax Linen, the module they belong to.
         target: the variance wanted.
@@ -132,16 +132,16 @@ def lsuv(
     """
     refuse_permuted("ix.lsuv", model=model, inputs=inputs)
     if not target > 0:
-        raise InitaxError(message(f"lsuv: target is a variance and must be positive, not {target!r}."))
+        raise InitaxError(f"lsuv: target is a variance and must be positive, not {target!r}.")
     found, traced, values = called(model, inputs, forward, module)
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
-        raise InitaxError(message("lsuv measures on real inputs and weights; some are abstract.", "pass arrays"))
+        raise InitaxError("lsuv measures on real inputs and weights; some are abstract.", "pass arrays")
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
     jobs, skipped = _jobs(found, traced, uses, skip)
     shifts = _shifts(uses, {job.key[0] for job in jobs.values()}) if center else {}
     if not jobs:
         lines = (f"{path}: {reason}" for path, reason in list(skipped.items())[:8])
-        raise InitaxError(message("lsuv finds no weight to calibrate.", *lines))
+        raise InitaxError("lsuv finds no weight to calibrate.", *lines)
     fresh: dict[Place, dict[Any, Any]] = {}
     every: tuple[_Job | _Shift, ...] = (*jobs.values(), *shifts.values())
     blank: dict[Key, Any] = {job.key: job.blank() for job in every}
@@ -167,10 +167,8 @@ def _refuse_overflow(path: str, new: Any, old: Any) -> None:
     if bool(jnp.isfinite(new).all()) or not bool(jnp.isfinite(old).all()):
         return
     raise InitaxError(
-        message(
-            f'lsuv: "{path}", scaled so that its output has the target variance, does not fit {new.dtype}.',
-            "scale the inputs, or calibrate in float32 and cast afterwards",
-        )
+        f'lsuv: "{path}", scaled so that its output has the target variance, does not fit {new.dtype}.',
+        "scale the inputs, or calibrate in float32 and cast afterwards",
     )
 
 
@@ -460,7 +458,7 @@ def _centered(output: Any, record: Any, shift: _Shift) -> tuple[Any, Any]:
 
 
 def _deviation(output: Any) -> jax.Array:
-    """The standard deviation, of outputs so large or small too that their squares are no numbers of their type."""
+    """The standard deviation, computed so that squares of large or small outputs neither overflow nor underflow."""
     wide = output.astype(jnp.complex64 if jnp.iscomplexobj(output) else jnp.float32)
     largest = jnp.max(jnp.abs(wide), initial=0)
     unit = jnp.where(largest > 0, largest, 1)

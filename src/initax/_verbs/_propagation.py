@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, KeyTypeError, message
+from initax._errors import InitaxError, KeyTypeError
 from initax._math._keys import is_typed
 from initax._model._survey import Survey, Traced
 from initax._planning._misuse import refuse_permuted
@@ -74,7 +74,7 @@ def signal_propagation(
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
         inputs: a tuple of what the model is called on, a whole batch whose first axis is the examples; one array alone
             will do. A survey knows its own.
-        forward: function of the model and the inputs, `lambda model, x: jax.vmap(model)(x)` say; a plain call if left
+        forward: function of the model and the inputs, e.g. `lambda model, x: jax.vmap(model)(x)`; a plain call if left
             out.
         module: where the model is variables of Flax Linen, the module they belong to.
         loss: function of what `forward` returns to a number; with it the gradient of every weight is measured too.
@@ -88,7 +88,7 @@ def signal_propagation(
         InitaxError: there is no weighted operation, something is abstract, the inputs or the model hold nan or inf, or
             rules come without keys.
         RuleError: the rules are wrong, or some are rule maps with a name and others rules.
-        KeyTypeError: `keys` is no key.
+        KeyTypeError: `keys` is not a key.
         ModelError: the model can't be called, or the call fails.
 
     Examples:
@@ -111,10 +111,8 @@ def signal_propagation(
     """
     if (rules is None) != (keys is None):
         raise InitaxError(
-            message(
-                "signal_propagation takes rules and keys together: the rules say what is drawn, the keys how often.",
-                'rules={"*": "he_normal"}, keys=jax.random.split(jax.random.key(0), 16)',
-            )
+            "signal_propagation takes rules and keys together: the rules say what is drawn, the keys how often.",
+            'rules={"*": "he_normal"}, keys=jax.random.split(jax.random.key(0), 16)',
         )
     refuse_permuted("ix.signal_propagation", model=model, inputs=inputs)
     if rules is not None:
@@ -124,12 +122,12 @@ def signal_propagation(
     found, traced, values = called(model, inputs, forward, module)
     inputs = found.inputs if inputs is None else inputs
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
-        raise InitaxError(message("signal_propagation measures on real inputs; some are abstract.", "pass arrays"))
+        raise InitaxError("signal_propagation measures on real inputs; some are abstract.", "pass arrays")
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
     examples = _examples(inputs)
     operations = _operations(uses, examples)
     if not operations:
-        raise InitaxError(message("signal_propagation finds no contraction or convolution with a weight."))
+        raise InitaxError("signal_propagation finds no contraction or convolution with a weight.")
     named = None if rules is None else named_rules("signal_propagation", rules, found)
     plans = {} if rules is None else _plans(found, {"": rules} if named is None else named)
     drawn = _drawn(plans, keys, traced, values) if plans else {"": {}}
@@ -183,9 +181,7 @@ def _drawn(plans: Mapping[str, Plan], keys: Any, traced: Traced, values: Sequenc
 
 def _as_keys(keys: Any) -> jax.Array:
     if not is_typed(keys):
-        raise KeyTypeError(
-            message(f"keys must be JAX random keys, not {keys!r}.", "jax.random.split(jax.random.key(0), 16)")
-        )
+        raise KeyTypeError(f"keys must be JAX random keys, not {keys!r}.", "jax.random.split(jax.random.key(0), 16)")
     typed: jax.Array = keys[None] if keys.ndim == 0 else keys.ravel()
     return typed
 
@@ -297,11 +293,9 @@ def _measured(
         if "Reverse-mode differentiation" not in str(error):
             raise
         raise InitaxError(
-            message(
-                "signal_propagation: JAX can't differentiate the loss: a loop of the forward pass has no fixed number "
-                "of steps.",
-                "leave out loss=, or write the loop as jax.lax.scan",
-            )
+            "signal_propagation: JAX can't differentiate the loss: a loop of the forward pass has no fixed number "
+            "of steps.",
+            "leave out loss=, or write the loop as jax.lax.scan",
         ) from error
     for place, operation in operations.items():
         if place in measured:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import InitaxError, count, message, shown
+from initax._errors import InitaxError, count, first_of, message, shown
 from initax._text import table
 
 
@@ -154,17 +154,14 @@ class SignalReport:
         if math.isfinite(gradient_ratio):
             if np.all(np.isnan([each for signal in self.signals for each in np.ravel(signal.gradient_norm)])):
                 raise InitaxError(
-                    message(
-                        "assert_healthy: gradient_ratio compares gradients, and none was measured.",
-                        "ix.signal_propagation(model, inputs, loss=lambda output: (output**2).mean())",
-                    )
+                    "assert_healthy: gradient_ratio compares gradients, and none was measured.",
+                    "ix.signal_propagation(model, inputs, loss=lambda output: (output**2).mean())",
                 )
             ratio = max(norms) / min(norms) if min(norms) > 0 else math.inf
             if not ratio <= gradient_ratio:
                 wrong.append(f"gradient norms: largest over smallest {ratio:.4g}, not at most {gradient_ratio:g}")
         if wrong:
-            more = f"… {len(wrong) - 8} more" if len(wrong) > 8 else ""
-            raise AssertionError(message("the signal does not stay within bounds.", *wrong[:8], more))
+            raise AssertionError(message("the signal does not stay within bounds.", *first_of(wrong, 8)))
 
     def plot(self) -> Any:
         """Return a matplotlib figure: mean square, correlation and gradient norm by depth, as bands over the keys.
@@ -249,9 +246,7 @@ def _figure(reports: Mapping[str, SignalReport]) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InitaxError(
-            message("plot() draws with matplotlib, which is missing.", "pip install initax[plot]")
-        ) from error
+        raise InitaxError("plot() draws with matplotlib, which is missing.", "pip install initax[plot]") from error
     shown = _measured(reports.values())
     figure = Figure(figsize=(4.5 * len(shown), 3.2), layout="constrained")
     for panel, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
@@ -285,7 +280,7 @@ def _largest(name: str, value: Any) -> float:
     line = f"assert_healthy({name}=0.6)"
     if isinstance(value, tuple | list) and len(value) == 2 and _is_number(value[1]):
         line = f"assert_healthy({name}={value[1]})"
-    raise InitaxError(message(f"assert_healthy: {name} is one number, the largest, not {shown(value)}.", line))
+    raise InitaxError(f"assert_healthy: {name} is one number, the largest, not {shown(value)}.", line)
 
 
 def _interval(name: str, value: Any) -> tuple[float, float]:
@@ -298,7 +293,7 @@ def _interval(name: str, value: Any) -> tuple[float, float]:
         return float(value[0]), float(value[1])
     line = f"assert_healthy({name}=(0.1, {value if _is_number(value) else 10.0}))"
     head = f"assert_healthy: {name} is two numbers, the least and the largest, not {shown(value)}."
-    raise InitaxError(message(head, line))
+    raise InitaxError(head, line)
 
 
 def _is_number(value: Any) -> bool:

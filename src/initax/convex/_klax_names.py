@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
-from initax._errors import ModelError, message
+from initax._errors import ModelError
 from initax.convex._arguments import refuse_misfit
 
 P = ParamSpec("P")
@@ -62,4 +62,4 @@ def answers_klax(init: Callable[Concatenate[Self, P], None]) -> Callable[Concate
 def _refuse(network: str, unknown: Sequence[str]) -> None:
     for name in unknown:
         if name in ANSWERS:
-            raise ModelError(message(f'{network} has no argument "{name}", which klax\'s has.', *ANSWERS[name]))
+            raise ModelError(f'{network} has no argument "{name}", which klax\'s has.', *ANSWERS[name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._model._parameter import FrameworkInit, Layer, Parameter
 from initax._model._reason import Reason
 from initax.schemes._callables import Framework
@@ -99,7 +99,7 @@ class Default(Initializer):
             return Framework(parameter.default, name=self.name).recipe(parameter, layer)
         found = as_initializer(parameter.default, "bias" if parameter.role == "state" else parameter.role or "weight")
         if found is None:
-            raise SchemeError(message(f'the default of "{parameter.path}", {parameter.default!r}, draws nothing.'))
+            raise SchemeError(f'the default of "{parameter.path}", {parameter.default!r}, draws nothing.')
         return found.recipe(parameter, layer)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, overload
 
-from initax._errors import SchemeError, did_you_mean, listing, message
+from initax._errors import SchemeError, did_you_mean, listing
 from initax._model._parameter import Parameter
 from initax._model._residual import Part, Residual, ResidualStream
 
@@ -109,84 +109,70 @@ class DepthFactor:
         Raises:
             SchemeError: the forward pass is not known, or does not tell the sizes.
         """
-        residual = parameter.residual
-        path = parameter.path or "(model)"
+        residual, path = parameter.residual, parameter.path or "(model)"
         if residual is None:
-            raise SchemeError(
-                self._text(
-                    "takes the number of residual branches from the forward pass, which is not known.",
-                    "say what the model is called on, inputs=...",
-                )
+            raise self._error(
+                "takes the number of residual branches from the forward pass, which is not known.",
+                "say what the model is called on, inputs=...",
             )
         if not residual.streams:
-            raise SchemeError(
-                self._text("takes the number of residual branches from the forward pass, which adds none to a stream.")
+            raise self._error("takes the number of residual branches from the forward pass, which has none.")
+        number = self._decoder(residual) if residual.stream is None else residual.stream
+        if number is None:
+            raise self._error(
+                f'takes the number of residual branches from the stream of an array, and "{path}" is in none.',
+                'select what is in one: "residual:end", "residual:inner"',
             )
-        own = residual.own or self._decoder(residual)
-        if own is None:
-            raise SchemeError(
-                self._text(
-                    f'takes the number of residual branches from the stream of an array, and "{path}" is in none.',
-                    'select what is in one: "residual:end", "residual:inner"',
-                )
-            )
-        number = residual.streams.index(own)
-        recipe = self.recipe
+        own, recipe = residual.streams[number], self.recipe
         readers = [each for each in residual.streams if number in each.reads]
         if recipe in BY_STREAM:
             recipe = BY_STREAM[recipe][2 if own.reads else 1 if readers else 0]
+        encoders = [residual.streams[each] for each in own.reads]
         found = {
-            name: self._size(name, recipe, path, residual, own, readers)
+            name: dict(self.sizes).get(name) or self._size(name, path, residual.layers, own, encoders, readers)
             for name in inspect.signature(RECIPES[recipe]).parameters
         }
         return float(RECIPES[recipe](**found))
 
-    def _decoder(self, residual: Residual) -> ResidualStream | None:
+    def _decoder(self, residual: Residual) -> int | None:
         """The stream that T-Fixup's embeddings go by, which are in no branch: the decoder's."""
-        if not self.recipe.startswith("t_fixup"):
-            return None
-        reading = [each for each in residual.streams if each.reads]
-        return reading[0] if len(reading) == 1 else None
+        reading = [number for number, each in enumerate(residual.streams) if each.reads]
+        return reading[0] if self.recipe.startswith("t_fixup") and len(reading) == 1 else None
 
     def _size(
         self,
         name: str,
-        recipe: str,
         path: str,
-        residual: Residual,
+        layers: int | None,
         own: ResidualStream,
+        encoders: list[ResidualStream],
         readers: list[ResidualStream],
     ) -> float:
-        given = dict(self.sizes)
-        if name in given:
-            return given[name]
+        """A size that the forward pass tells: two branches are a layer, three where they read another stream."""
         if name == "branch_layers":
-            if (residual.layers or 0) < LEAST[name]:
-                raise SchemeError(self._text(f'needs two weights in a branch, and that of "{path}" has one.'))
-            return float(residual.layers or 0)
+            if layers is None or layers < LEAST[name]:
+                raise self._error(f'needs two weights in a branch, and that of "{path}" has one.')
+            return float(layers)
         stream: ResidualStream | None = own
         share = 1 if name == "branches" else 2
         if name == "decoder_layers":
             stream, share = own if own.reads else readers[0] if len(readers) == 1 else None, 3
         elif name == "encoder_layers" and own.reads:
-            stream = residual.streams[own.reads[0]] if len(own.reads) == 1 else None
+            stream = encoders[0] if len(encoders) == 1 else None
         if stream is None:
             which = "an encoder" if name == "encoder_layers" else "a decoder"
-            raise SchemeError(self._text(f'needs the stream of {which}, and none goes with that of "{path}".'))
+            raise self._error(f'needs the stream of {which}, and none goes with that of "{path}".')
         if stream.branches is None:
-            raise SchemeError(
-                self._text(
-                    "needs the number of residual branches, and nobody knows how often the loop runs that adds them."
-                )
+            raise self._error(
+                "needs the number of residual branches, and nobody knows how often the loop runs that adds them."
             )
         return stream.branches / share
 
-    def _text(self, what: str, *lines: str) -> str:
+    def _error(self, what: str, *lines: str) -> SchemeError:
         recipe = BY_STREAM[self.recipe][0] if self.recipe not in RECIPES else self.recipe
         sizes = ", ".join(f'"{name}": {USUAL[name]}' for name in inspect.signature(RECIPES[recipe]).parameters)
-        return message(
-            f'the depth factor "{self.recipe}" {what}', *lines, f'or write the sizes: ("{recipe}", {{{sizes}}})'
-        )
+        line = f'or write the sizes: ("{recipe}", {{{sizes}}})'
+        return SchemeError(f'the depth factor "{self.recipe}" {what}', *lines, line)
 
     def spec(self) -> Any:
         """Return what JSON keeps of it."""
@@ -260,26 +246,22 @@ def depth_factor(recipe: str, **sizes: int) -> float | DepthFactor:
     """
     if not isinstance(recipe, str) or recipe not in (*RECIPES, *BY_STREAM):
         raise SchemeError(
-            message(
-                f"depth_factor has no recipe {recipe!r}.",
-                did_you_mean(recipe, RECIPES) if isinstance(recipe, str) else "",
-                "recipes: " + listing(map(_called, RECIPES), 60),
-            )
+            f"depth_factor has no recipe {recipe!r}.",
+            did_you_mean(recipe, (*RECIPES, *BY_STREAM)) if isinstance(recipe, str) else "",
+            "recipes: " + listing(map(_called, RECIPES), 60),
         )
     if recipe not in FORWARD and _traced(recipe, sizes):
         return DepthFactor(recipe, tuple((name, _whole(recipe, name, size)) for name, size in sizes.items()))
     if recipe not in RECIPES:
         raise SchemeError(
-            message(
-                f'the depth factor "{recipe}" takes its sizes from the forward pass; it was given {listing(sizes)}.',
-                "write " + " or ".join(_call(each) for each in dict.fromkeys(BY_STREAM[recipe])),
-            )
+            f'the depth factor "{recipe}" takes its sizes from the forward pass; it was given {listing(sizes)}.',
+            "write " + " or ".join(_call(each) for each in dict.fromkeys(BY_STREAM[recipe])),
         )
     needed = tuple(inspect.signature(RECIPES[recipe]).parameters)
     if set(needed) != set(sizes):
         given = f"it was given {listing(sizes)}" if sizes else "it was given none"
         raise SchemeError(
-            message(f'the depth factor "{recipe}" needs the sizes {listing(needed)}.', given, f"write {_call(recipe)}")
+            f'the depth factor "{recipe}" needs the sizes {listing(needed)}.', given, f"write {_call(recipe)}"
         )
     return KnownFactor(RECIPES[recipe](**{name: _whole(recipe, name, sizes[name]) for name in needed}), recipe)
 
@@ -309,9 +291,7 @@ def _whole(recipe: str, name: str, value: Any) -> int:
         found = 0
     if found < least:
         raise SchemeError(
-            message(
-                f'the depth factor "{recipe}": {name} must be a whole number of at least {least}, not {value!r}.',
-                f"write {_call(recipe)}",
-            )
+            f'the depth factor "{recipe}": {name} must be a whole number of at least {least}, not {value!r}.',
+            f"write {_call(recipe)}",
         )
     return found

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, ParamSpec, Union, get_args, get_origin, get_type_hints
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._model._parameter import Role
 from initax.schemes._initializer import (
     Args,
@@ -23,7 +23,7 @@ from initax.schemes._initializer import (
     number,
     positive_number,
 )
-from initax.schemes._scheme import Scheme, as_scheme, enter, unknown_argument
+from initax.schemes._scheme import Scheme, add_to_registry, as_scheme, unknown_argument
 
 P = ParamSpec("P")
 Parts = Mapping[Role, Initializer | None]
@@ -43,7 +43,7 @@ class Check:
 
 def _flag(scheme: str, name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise SchemeError(message(f"{scheme}: {name} must be True or False, not {value!r}."))
+        raise SchemeError(f"{scheme}: {name} must be True or False, not {value!r}.")
     return value
 
 
@@ -85,7 +85,7 @@ def scheme(*names: str) -> Callable[[Callable[P, Parts | Scheme]], Callable[P, S
             return _named(found, names[0], own)
 
         for name in names:
-            enter(name, made)
+            add_to_registry(name, made)
         return made
 
     return entered
