@@ -211,6 +211,8 @@ def plain(value: Any) -> Any:
     """Return an argument as JSON can keep it: nested tuples as lists, complex numbers as texts."""
     if isinstance(value, tuple):
         return [plain(each) for each in value]
+    if hasattr(value, "spec"):
+        return value.spec()
     return str(value).strip("()") if isinstance(value, complex) else value
 
 
