@@ -324,7 +324,7 @@ ERRORS = {
     ),
     "a kind of rules that is none": (
         lambda model: ix.load_rules('"*" = "x"', of="masks"),
-        "RuleError: load_rules: of must be one of schemes, labels, mask, muon, not 'masks'.",
+        "RuleError: load_rules: of must be one of schemes, labels, mask, muon, mup, not 'masks'.",
     ),
 }
 

@@ -43,6 +43,7 @@ from initax._verbs._lsuv import LsuvReport as LsuvReport
 from initax._verbs._lsuv import lsuv as lsuv
 from initax._verbs._muon import muon as muon
 from initax._verbs._muon import muon_dimensions as muon_dimensions
+from initax._verbs._mup import mup as mup
 from initax._verbs._optimizer import reset_optimizer as reset_optimizer
 from initax._verbs._propagation import signal_propagation as signal_propagation
 from initax._verbs._reinit import draw as draw
@@ -52,6 +53,8 @@ from initax._verbs._signal_report import Signal as Signal
 from initax._verbs._signal_report import SignalComparison as SignalComparison
 from initax._verbs._signal_report import SignalReport as SignalReport
 from initax._verbs._units import reset_units as reset_units
+from initax._verbs._width import Width as Width
+from initax._verbs._width_factors import WidthFactor as WidthFactor
 from initax.schemes._scheme import Scheme as Scheme
 
 __version__ = "0.1.0"

@@ -150,7 +150,7 @@ class Compiled:
             first = str(error).strip().splitlines()[:1]
             raise InitaxError(
                 f"run fails while JAX traces and compiles it: {': '.join([type(error).__name__, *first])}",
-                'if it is no pure JAX function, write how="python"',
+                'if it is not a pure JAX function, write how="python"',
             ) from error
 
     def place(self, arrays: Arrays, key: jax.Array) -> tuple[Any, ...]:

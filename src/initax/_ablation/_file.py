@@ -88,7 +88,7 @@ def _line(header: Header) -> bytes:
 
 
 def _foreign(path: Path) -> str:
-    return message(f"{path} is no file of an ablation.", "it is left as it is; pass another path")
+    return message(f"{path} is not a file of an ablation.", "it is left as it is; pass another path")
 
 
 def _read(path: Path, content: bytes) -> tuple[Header, tuple[Run, ...]]:
@@ -108,7 +108,7 @@ def _read(path: Path, content: bytes) -> tuple[Header, tuple[Run, ...]]:
             run = Run.from_json(line.decode())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InitaxError(
-                f"{path}, line {number} is no run: {type(error).__name__}: {error}", "mend or delete the line"
+                f"{path}, line {number} is not a run: {type(error).__name__}: {error}", "mend or delete the line"
             ) from error
         runs[run.scheme, run.seed] = run  # what was run again stands further down
     return header, tuple(runs.values())

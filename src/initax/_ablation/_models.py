@@ -105,7 +105,7 @@ def models_of(
 
 
 def is_builder(model: Any) -> bool:
-    """Whether this is a function that makes a model: something to call that JAX does not take for a tree."""
+    """Whether this is a function that makes a model: something to call that JAX does not treat as a tree."""
     leaves = jax.tree_util.tree_leaves(model)
     return callable(model) and len(leaves) == 1 and leaves[0] is model
 

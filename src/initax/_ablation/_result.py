@@ -45,7 +45,7 @@ class Ablation:
             baseline: the scheme that differences are taken from; the first one if left out.
 
         Raises:
-            InitaxError: the file is none of an ablation, or damaged, or there is no such baseline.
+            InitaxError: the file is not an ablation's, or damaged, or there is no such baseline.
             FileNotFoundError: there is no such file.
         """
         header, runs = read_file(path)

@@ -62,7 +62,7 @@ def register_adapter(package: str, describe: Callable[[Any], Node | None]) -> No
         describe: function from an object to an `ix.Node` that says what it is, or to `None` where it can't tell.
 
     Raises:
-        InitaxError: `package` is no name of a package, or `describe` can't be called.
+        InitaxError: `package` is not a package's name, or `describe` can't be called.
 
     Examples:
         >>> import jax.numpy as jnp, initax as ix
@@ -142,7 +142,7 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
 
     Raises:
         ModelError: two arrays have the same dotted path, the module does not go with the model and the inputs, or what
-            was passed is no model.
+            was passed is not a model.
     """
     flat = jax.tree_util.tree_flatten(model)
     if not _is_registered(model):
@@ -166,7 +166,7 @@ def parameters_of(model: Any) -> Any:
     """Return what an optimizer is given of a model: its arrays, as its framework hands them over.
 
     For a train state and for a dict of collections these are the parameters, for NNX an `nnx.State` of them; elsewhere
-    the model itself, without what is no floating array.
+    the model itself, with its floating arrays alone.
     """
     if are_variables(model):
         inner = model.get(PARAMS) if isinstance(model, Mapping) else getattr(model, PARAMS)

@@ -135,7 +135,7 @@ def _words(paths: Sequence[str]) -> np.ndarray:
 @jax.jit
 def _fold(key: jax.Array, words: jax.Array) -> jax.Array:
     def one(pair: jax.Array) -> jax.Array:
-        folded: jax.Array = lax.fori_loop(0, 2, lambda place, each: jax.random.fold_in(each, pair[place]), key)
+        folded: jax.Array = lax.fori_loop(0, 2, lambda index, each: jax.random.fold_in(each, pair[index]), key)
         return folded
 
     # Loops compile four times faster than the same folds vectorized and written out, and there is little to compute.

@@ -52,7 +52,7 @@ def _known_reading(
         if signature not in _READINGS:
             _READINGS[signature] = _read(module, declaration, arrays, {})
         return _READINGS[signature]
-    except (TypeError, ValueError):  # a static field that can't be hashed or compared, a list or an array say
+    except (TypeError, ValueError):  # a static field that can't be hashed or compared, e.g. a list or an array
         return _read(module, declaration, arrays, {})
 
 

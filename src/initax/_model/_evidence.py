@@ -38,7 +38,7 @@ VECTORS = re.compile("scale|bias|gamma")
 """Names of what has one entry for each output."""
 
 LARGEST_WINDOW = 11
-"""The largest window that is taken for one without a name or a bias."""
+"""The largest window that is recognized without a name or a bias."""
 
 
 def may_be_traced(parameter: Parameter) -> bool:
@@ -94,7 +94,7 @@ def _vectors_alone(layers: Sequence[Layer]) -> Sequence[Layer]:
 
 
 def _is_vector(parameter: Parameter) -> bool:
-    """Return whether a vector may be drawn alone: its name is no statistic's."""
+    """Return whether a vector may be drawn alone: its name is not a statistic's."""
     reason = parameter.excluded
     if len(parameter.shape) != 1 or reason is None or reason.why is not Why.UNDECLARED:
         return False

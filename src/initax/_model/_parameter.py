@@ -128,7 +128,7 @@ class Parameter:
         gates: names of the entries along a gate axis, in stored order; the one gate of an array that holds no other.
         reserved: why no scheme but `default` draws it, where that is so, e.g. LoRA's zero matrix.
         excluded: why it can never be drawn (`None` where it can): an integer array, tied, state, undeclared, empty.
-        reach: mean square of the signal that reaches it, where a trace was asked for it and can tell.
+        input_second_moment: mean square of what the weight is applied to, where a trace was asked for it and can tell.
     """
 
     path: str
@@ -146,7 +146,7 @@ class Parameter:
     gates: tuple[str, ...] = ()
     reserved: Reason | None = None
     excluded: Reason | None = None
-    reach: float | None = None
+    input_second_moment: float | None = None
 
     @property
     def fan_in(self) -> float | None:

@@ -83,18 +83,18 @@ class Survey:
         leaves = list(self.leaves)
         for path, array in arrays.items():
             converted: dict[Any, np.ndarray] = {}
-            for place in self.places[path]:
-                old = self.leaves[place]
+            for index in self.places[path]:
+                old = self.leaves[index]
                 if isinstance(old, np.ndarray) and not isinstance(array, jax.core.Tracer):
                     # One array for all places that it is at, which can be written to.
-                    leaves[place] = converted.setdefault(old.dtype, np.array(array, old.dtype))
+                    leaves[index] = converted.setdefault(old.dtype, np.array(array, old.dtype))
                 else:
-                    leaves[place] = varying_like(array, old)
+                    leaves[index] = varying_like(array, old)
         return self.rebuild(leaves)
 
     def shapes_without(self, drawn: Iterable[str]) -> frozenset[str]:
         """Return the paths of what is a shape and no array, be it tied to another, once these paths are drawn."""
-        new = {place for path in drawn for place in self.places[path]}
+        new = {index for path in drawn for index in self.places[path]}
         return frozenset(
             path
             for path, places in self.places.items()
@@ -112,12 +112,12 @@ class Survey:
             drawn: paths that get a new array, in the order in which they get it.
         """
         paths = list(drawn)
-        new = {place for path in paths for place in self.places[path]}
-        stays = {id(leaf) for place, leaf in enumerate(self.leaves) if place not in new}
+        new = {index for path in paths for index in self.places[path]}
+        stays = {id(leaf) for index, leaf in enumerate(self.leaves) if index not in new}
         last: dict[int, tuple[str, jax.Array]] = {}
         for path in paths:
-            for place in self.places[path]:
-                leaf = self.leaves[place]
+            for index in self.places[path]:
+                leaf = self.leaves[index]
                 if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and id(leaf) not in stays:
                     last[id(leaf)] = (path, leaf)
         found: dict[str, tuple[jax.Array, ...]] = {}
@@ -134,7 +134,7 @@ class Survey:
         Raises:
             ModelError: there is such an array.
         """
-        new = {place for path in drawn for place in self.places[path]}
+        new = {index for path in drawn for index in self.places[path]}
         for path, places in self.places.items():
             leaf = self.leaves[places[0]]
             if places[0] not in new and isinstance(leaf, jax.Array) and _is_gone(leaf):

@@ -57,7 +57,7 @@ def decide(
     decided.note_unspoken()
     decided.note_statistics()
     for rule, winners in matching.shadowed:
-        what = "layer" if not any(matching.reach[rules.index(rule)].values()) else "array"
+        what = "layer" if not any(matching.selected[rules.index(rule)].values()) else "array"
         decided.note(
             f'rule "{rule.text}" decides nothing: every {what} it selects is decided by '
             + listing(f'"{winner.text}"' for winner in winners)
@@ -158,8 +158,8 @@ class _Deciding:
             layer = restated(layer, scheme, f'rule "{text}"')
             parameter = layer[parameter.name]
         if own.axes:
-            reach = self.matching.reach[self.rules.index(rule)] if rule and not is_key else {parameter.path: True}
-            layer = restated_alone(layer, parameter, own, said_by, reach)
+            selected = self.matching.selected[self.rules.index(rule)] if rule and not is_key else {parameter.path: True}
+            layer = restated_alone(layer, parameter, own, said_by, selected)
             parameter = layer[parameter.name]
         if parameter.excluded is not None and not parameter.excluded.is_about_axes:
             self.excluded.setdefault(key, []).append((layer, parameter, parameter.excluded))
@@ -225,7 +225,6 @@ class _Deciding:
                 rule=text,
                 initializer=initializer,
                 recipe=recipe,
-                std=recipe.std,
             )
         )
         self.drew.add(id(rule))
@@ -252,18 +251,7 @@ class _Deciding:
             )
 
     def _follow(self, parameter: Parameter, kind: str, scheme: str, rule: str, owner: str) -> None:
-        self.draws.append(
-            Draw(
-                parameter=parameter,
-                kind=kind,
-                scheme=scheme,
-                rule=rule,
-                initializer=None,
-                recipe=None,
-                std=None,
-                follows=owner,
-            )
-        )
+        self.draws.append(Draw(parameter=parameter, kind=kind, scheme=scheme, rule=rule, follows=owner))
 
     def refuse_uncovered(self, default: Any) -> None:
         self.kept = [each for each in self.kept if each.parameter.path not in self.set_with]
@@ -296,8 +284,8 @@ class _Deciding:
     def refuse_idle(self) -> None:
         """Raise where a rule draws nothing; note it where later rules leave it nothing that it could draw."""
         shadowed = {id(rule) for rule, _ in self.matching.shadowed}
-        for rule, reach in zip(self.rules, self.matching.reach, strict=True):
-            if rule.scheme is None or id(rule) in self.drew or id(rule) in shadowed or keeps_all(rule.scheme, reach):
+        for rule, selected in zip(self.rules, self.matching.selected, strict=True):
+            if rule.scheme is None or id(rule) in self.drew or id(rule) in shadowed or keeps_all(rule.scheme, selected):
                 continue
             taken = [
                 choice
@@ -305,11 +293,11 @@ class _Deciding:
                 for parameter in layer.parameters
                 if (choice := self.matching.choices.get(parameter.path)) is not None
                 and choice.rule is not rule
-                and would_draw(rule, reach, layer, parameter)
+                and would_draw(rule, selected, layer, parameter)
             ]
             later = listing(f'"{text}"' for text in dict.fromkeys(choice.rule.text for choice in taken))
             if not later:
-                raise RuleError(self._idle(rule, reach))
+                raise RuleError(self._idle(rule, selected))
             what = "array that" if any(choice.is_named for choice in taken) else "layer in which"
             self.note(
                 f'rule "{rule.text}" draws nothing: every {what} it could is decided by {later}, which comes '
@@ -369,17 +357,19 @@ class _Deciding:
 
     def _is_drawn_before(self, place: int, layer: Layer, parameter: Parameter) -> bool:
         """Whether one of the rules before a place would draw an array, and none after that one keeps it."""
-        for rule, reach in reversed(list(zip(self.rules[:place], self.matching.reach[:place], strict=True))):
-            if parameter.path in reach and (rule.scheme is None or rule.scheme.arrays.get(parameter.name, ...) is None):
+        for rule, selected in reversed(list(zip(self.rules[:place], self.matching.selected[:place], strict=True))):
+            if parameter.path in selected and (
+                rule.scheme is None or rule.scheme.arrays.get(parameter.name, ...) is None
+            ):
                 return False
-            if would_draw(rule, reach, layer, parameter):
+            if would_draw(rule, selected, layer, parameter):
                 return True
         return False
 
-    def _idle(self, rule: Rule, reach: Mapping[str, bool]) -> str:
-        decided = {path for path in reach if self.matching.choices[path].rule is rule}
+    def _idle(self, rule: Rule, selected: Mapping[str, bool]) -> str:
+        decided = {path for path in selected if self.matching.choices[path].rule is rule}
         layers = sum(any(each.path in decided for each in layer.parameters) for layer in self.layers)
-        what = count(len(decided), "array") if any(reach.values()) else count(layers, "layer")
+        what = count(len(decided), "array") if any(selected.values()) else count(layers, "layer")
         head = f'rule "{rule.text}": {rule.scheme} draws nothing in the {what} it decides.'
         if rule.text in self.undeclared:
             found = self.undeclared[rule.text]

@@ -64,7 +64,7 @@ def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str,
 
 
 def no_array(rule: str, key: str, names: Sequence[str]) -> str:
-    """Return what to say of a key of a scheme that is no role, and no array of what the rule selects.
+    """Return what to say of a key of a scheme that is neither a role nor an array of what the rule selects.
 
     Args:
         rule: the rule.
@@ -260,7 +260,7 @@ def instead(rule: str, own: Sequence[Kept], paths: Collection[str]) -> str:
     learned = [each.parameter.name for each in own if is_learned_input(each.parameter)]
     if learned:
         roles = ", ".join(f'"{name}": "embedding"' for name in learned)
-        return f"learned positions and tokens are no bias: ix.register_layer(..., roles={{{roles}}})"
+        return f"learned positions and tokens are no biases: ix.register_layer(..., roles={{{roles}}})"
     if any(each.reason.why is Why.FOLLOWS for each in own):
         return f'for the layers inside write {{"{rule} *": ...}}'
     owners = [each.reason.owner for each in own if each.reason.why is Why.TIED]
@@ -288,7 +288,7 @@ def cover(left: Iterable[tuple[Layer, Any, Any]], selected: Collection[str], dra
 
 
 def no_plan_to_compare(other: Any) -> str:
-    """Return what to say of something that is no plan and was to be compared with one."""
+    """Return what to say of something that is not a plan and was to be compared with one."""
     line = "plan.diff(ix.plan(model, rules))"
     if isinstance(other, str | bytes | Mapping):
         line = "read it first: plan.diff(ix.Plan.from_json(text, model))"
@@ -296,8 +296,8 @@ def no_plan_to_compare(other: Any) -> str:
 
 
 def no_stored_plan(text: Any, error: Exception | None) -> str:
-    """Return what to say of something that is no stored plan."""
-    head = f"this is no stored plan: {shown(text)}."
+    """Return what to say of something that is not a stored plan."""
+    head = f"this is not a stored plan: {shown(text)}."
     if isinstance(text, os.PathLike) or (isinstance(text, str) and re.fullmatch(r"[^\n{}]+\.\w+", text)):
         return message(head, "from_json takes the text and not its path", _from_file(os.fspath(text)))
     if hasattr(text, "read"):
@@ -407,7 +407,7 @@ def _guess_wide(arrays: list[Parameter]) -> dict[str, str]:
 def guess_pattern(array: Parameter, layer: Layer, others: list[tuple[int, ...]]) -> str:
     """Axes an array may have: a vector beside a matrix tells which of its sides are the outputs.
 
-    Of more than two axes of a layer that is no convolution nothing can be told, and `?` is refused when pasted.
+    Nothing can be told of more than two axes of a layer that is not a convolution; `?` is refused when pasted.
     """
     shape, rank = array.shape, len(array.shape)
     if is_learned_input(array):

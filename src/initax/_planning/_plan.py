@@ -17,7 +17,7 @@ from initax._math._sharding import refuse_misfit
 from initax._model._survey import Survey
 from initax._planning._decide import decide
 from initax._planning._hints import no_plan_to_compare, no_stored_plan
-from initax._planning._lengths import with_lengths
+from initax._planning._input_moments import with_input_moments
 from initax._planning._misuse import (
     refuse_flattened,
     refuse_no_rules,
@@ -194,7 +194,7 @@ class Plan:
             other: the plan to compare with; lines say what changes from this one to that one.
 
         Raises:
-            PlanError: `other` is no plan.
+            PlanError: `other` is not a plan.
 
         Examples:
             >>> import equinox as eqx, jax, initax as ix
@@ -260,7 +260,7 @@ class Plan:
             module: the module of Linen variables, where the plan was made with it.
 
         Raises:
-            PlanError: the text is no stored plan, or the plan decides otherwise on this model.
+            PlanError: the text is not a stored plan, or the plan decides otherwise on this model.
         """
         refuse_permuted("ix.Plan.from_json", text=text, model=model)
         try:
@@ -318,7 +318,7 @@ def plan(
         The plan; `print` it for a table, `plan.draw(key)` for the model.
 
     Raises:
-        RuleError: the rules are no mapping, select nothing, draw nothing, or leave something uncovered.
+        RuleError: the rules are not a mapping, select nothing, draw nothing, or leave something uncovered.
         SchemeError: a scheme is unknown or can't serve a parameter it was chosen for.
         AxesError: restated axes do not fit.
         ModelError: the model holds no layer initax knows, or its forward pass fails.
@@ -336,11 +336,11 @@ def plan(
     schemes = [rule.scheme for rule in read] + [fallback]
     if module is None:
         refuse_flattened(model, (each for each in schemes if isinstance(each, Scheme)))
-    lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
+    needs_moments = any(_asks_for_input_moments(scheme) for scheme in schemes if isinstance(scheme, Scheme))
     found = survey(model, inputs=inputs, forward=forward, module=module)
     decisions = decide(found.layers, found.aliases, read, fallback, found.model, found.hint)
-    if lengths:
-        decisions = with_lengths(decisions, found, found.traced)
+    if needs_moments:
+        decisions = with_input_moments(decisions, found, found.traced)
     return Plan(found, read, fallback, decisions)
 
 
@@ -355,9 +355,9 @@ def _paths(each: Draw) -> tuple[str, ...]:
     return (each.parameter.path, *(constraint.companions if constraint else ()))
 
 
-def _asks_for_lengths(scheme: Scheme) -> bool:
-    own = any(part is not None and part.needs_reach for part in scheme.parts.values())
-    return own or any(each is not None and _asks_for_lengths(each) for each in scheme.arrays.values())
+def _asks_for_input_moments(scheme: Scheme) -> bool:
+    own = any(part is not None and part.needs_input_second_moment for part in scheme.parts.values())
+    return own or any(each is not None and _asks_for_input_moments(each) for each in scheme.arrays.values())
 
 
 def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:

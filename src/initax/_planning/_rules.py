@@ -35,7 +35,7 @@ def read_rules(rules: Any) -> tuple[Rule, ...]:
     """Return a rule map as rules, in order.
 
     Raises:
-        RuleError: it is no mapping, or a selector is of no known kind.
+        RuleError: it is not a mapping, or a selector is of no known kind.
         SchemeError: a scheme is unknown or malformed.
     """
     if not isinstance(rules, Mapping):
@@ -71,12 +71,12 @@ class Matching:
 
     Attributes:
         choices: path of an array → the rule that decides it; those that no rule selects are left out.
-        reach: for each rule, path of an array that it selects → whether it names it; in order.
+        selected: for each rule, path of an array that it selects → whether it names it; in order.
         shadowed: rules that select arrays and decide none, with the rules that do.
     """
 
     choices: Mapping[str, Choice]
-    reach: tuple[Mapping[str, bool], ...]
+    selected: tuple[Mapping[str, bool], ...]
     shadowed: tuple[tuple[Rule, tuple[Rule, ...]], ...]
 
 
@@ -94,19 +94,19 @@ def match(rules: Sequence[Rule], layers: Sequence[Layer], aliases: Mapping[str, 
         SchemeError: a scheme speaks of an array that nothing it is chosen for has.
     """
     choices: dict[str, Choice] = {}
-    reach = tuple(_reach(rule, layers, aliases, hint) for rule in rules)
-    for rule, found in zip(rules, reach, strict=True):
+    selected = tuple(_selected(rule, layers, aliases, hint) for rule in rules)
+    for rule, found in zip(rules, selected, strict=True):
         whole, single = Choice(rule, is_named=False), Choice(rule, is_named=True)
         choices |= {path: single if is_named else whole for path, is_named in found.items()}
     shadowed = []
-    for rule, found in zip(rules, reach, strict=True):
+    for rule, found in zip(rules, selected, strict=True):
         deciding = {id(choices[path].rule): choices[path].rule for path in found}
         if found and id(rule) not in deciding:
             shadowed.append((rule, tuple(deciding.values())))
-    return Matching(choices, reach, tuple(shadowed))
+    return Matching(choices, selected, tuple(shadowed))
 
 
-def _reach(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], hint: str) -> dict[str, bool]:
+def _selected(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], hint: str) -> dict[str, bool]:
     """The arrays that a rule selects, each with whether it names it."""
     names, ends_open = rule.selector.names, rule.selector.ends_open
     whole = [layer for layer in layers if _applies(rule, layer) or _owns(rule, layer)]
@@ -124,7 +124,7 @@ def _reach(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], hint
 
 
 def _owns(rule: Rule, layer: Layer) -> bool:
-    """Whether a rule that speaks of arrays alone selects the container of an array that is a layer by itself."""
+    """Whether a rule that speaks of arrays alone selects the container of an array that is a layer of its own."""
     if rule.scheme is None or rule.scheme.parts or not rule.scheme.arrays or not layer.ancestors:
         return False
     container, array = layer.ancestors[-1], layer.path.rpartition(".")

@@ -89,7 +89,7 @@ class Labels:
 
     @property
     def tree(self) -> Any:
-        """The tree for all that is trained: the model without what is no floating array, an `nnx.State`, `params`."""
+        """The tree for all that is trained: the model with its floating arrays alone, an `nnx.State`, `params`."""
         return self(parameters_of(self._model.rebuild(list(self._model.leaves))))
 
     def __invert__(self) -> Labels:
@@ -216,7 +216,7 @@ def labels(
 
     Raises:
         RuleError: a selector matches nothing, a key is neither a role nor an array, or an array has no label.
-        ModelError: the forward pass fails, or what was passed is no model.
+        ModelError: the forward pass fails, or what was passed is not a model.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix, optax
@@ -276,7 +276,7 @@ def mask(
     Raises:
         RuleError: a selector matches nothing, a key is neither a role nor an array, a value is not true or false, or no
             array is true.
-        ModelError: the forward pass fails, or what was passed is no model.
+        ModelError: the forward pass fails, or what was passed is not a model.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix, optax
@@ -321,7 +321,7 @@ def _of_roles(selectors: Sequence[Any]) -> dict[Any, Any]:
 
 
 def read_rules_of(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ...]:
-    """Return rules that are no rules of schemes, as they are written, or from a file.
+    """Return rules whose values are not schemes, as they are written, or from a file.
 
     Args:
         of: the kind of rules.

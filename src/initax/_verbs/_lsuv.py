@@ -101,7 +101,7 @@ def lsuv(
     Args:
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
         inputs: a tuple of what the model is called on, a whole batch; one array alone will do. A survey knows its own.
-        forward: function of the model and the inputs, `lambda model, x: jax.vmap(model)(x)` say; a plain call if left
+        forward: function of the model and the inputs, e.g. `lambda model, x: jax.vmap(model)(x)`; a plain call if left
             out.
         module: where the model is variables of Flax Linen, the module they belong to.
         target: the variance wanted.
@@ -458,7 +458,7 @@ def _centered(output: Any, record: Any, shift: _Shift) -> tuple[Any, Any]:
 
 
 def _deviation(output: Any) -> jax.Array:
-    """The standard deviation, of outputs so large or small too that their squares are no numbers of their type."""
+    """The standard deviation, computed so that squares of large or small outputs neither overflow nor underflow."""
     wide = output.astype(jnp.complex64 if jnp.iscomplexobj(output) else jnp.float32)
     largest = jnp.max(jnp.abs(wide), initial=0)
     unit = jnp.where(largest > 0, largest, 1)

@@ -103,7 +103,7 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
 
     Raises:
         PlanError: `plan` is none, nothing in the state belongs to what it draws, or what does is not known to start at
-            zero and `fresh` is missing, or is no state of the same optimizer.
+            zero and `fresh` is missing, or is not a state of the same optimizer.
 
     Examples:
         >>> import equinox as eqx, initax as ix, jax, optax
@@ -282,7 +282,7 @@ def _starts(fresh: Any, forgotten: list[_Place], number: int) -> dict[tuple[str,
     starts = {place.path: place.leaf for place in _places(fresh)}
     if any(place.path not in starts or np.shape(starts[place.path]) != np.shape(place.leaf) for place in forgotten):
         raise PlanError(
-            "fresh is no state of the same optimizer and parameters.",
+            "fresh is not a state of the same optimizer and parameters.",
             f"the state has {number} arrays, fresh has {len(starts)}",
             "write fresh=optimizer.init(params) with the optimizer and the parameters that the state is for",
         )

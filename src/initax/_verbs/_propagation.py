@@ -74,7 +74,7 @@ def signal_propagation(
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
         inputs: a tuple of what the model is called on, a whole batch whose first axis is the examples; one array alone
             will do. A survey knows its own.
-        forward: function of the model and the inputs, `lambda model, x: jax.vmap(model)(x)` say; a plain call if left
+        forward: function of the model and the inputs, e.g. `lambda model, x: jax.vmap(model)(x)`; a plain call if left
             out.
         module: where the model is variables of Flax Linen, the module they belong to.
         loss: function of what `forward` returns to a number; with it the gradient of every weight is measured too.
@@ -88,7 +88,7 @@ def signal_propagation(
         InitaxError: there is no weighted operation, something is abstract, the inputs or the model hold nan or inf, or
             rules come without keys.
         RuleError: the rules are wrong, or some are rule maps with a name and others rules.
-        KeyTypeError: `keys` is no key.
+        KeyTypeError: `keys` is not a key.
         ModelError: the model can't be called, or the call fails.
 
     Examples:

@@ -147,7 +147,7 @@ def forget_gate(value: Number = 1.0) -> Parts:
         value: bias of the forget gate.
 
     Raises:
-        SchemeError: `value` is no number; when a plan is made, a layer has no forget gate.
+        SchemeError: `value` is not a number; when a plan is made, a layer has no forget gate.
 
     Examples:
         >>> import initax as ix

@@ -124,8 +124,7 @@ class ForeignKernel(CallingKernel):
             return self.one(key, dtype)
         batch = self.axes.batch_size
         entries = self.entries(key, batch, dtype)
-        made: jax.Array = self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
-        return made
+        return self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +260,7 @@ def _takes_dtype_by_name(function: Callable[..., Any]) -> bool:
 
 
 def _opened(made: Any) -> Any:
-    """The array in a box of metadata, Flax's axis names say, and anything else as it is."""
+    """The array in a box of metadata, e.g. Flax's axis names, and anything else as it is."""
     if hasattr(made, "dtype"):
         return made
     inner = next((getattr(made, name) for name in ("raw_value", "value") if hasattr(made, name)), None)

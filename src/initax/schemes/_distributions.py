@@ -163,8 +163,8 @@ def constant(value: Values) -> Parts:
             for each output.
 
     Raises:
-        SchemeError: `value` is no number and no array of numbers; when a plan is made, it does not broadcast to an
-            array, or is complex where that is real.
+        SchemeError: `value` is neither a number nor an array of numbers; when a plan is made, it does not broadcast to
+            an array, or is complex where that is real.
 
     Examples:
         >>> import initax as ix, jax
@@ -190,7 +190,7 @@ def uniform(scale: Number = 0.01, *, lower: Number | None = None, upper: Number 
         upper: upper end of the interval in place of `scale`.
 
     Raises:
-        SchemeError: an argument is no number, `lower` and `upper` are not in order, or one of them stands alone or
+        SchemeError: an argument is not a number, `lower` and `upper` are not in order, or one of them stands alone or
             beside `scale`.
 
     Examples:
@@ -271,7 +271,7 @@ def truncated_normal(
         stddev: standard deviation before the cut.
         mean: mean before the cut.
         lower: lower bound, in standard deviations from the mean.
-        upper: upper bound, likewise.
+        upper: upper bound, in standard deviations from the mean.
         absolute: bounds are values of the weights instead, as in `torch.nn.init.trunc_normal_` and Lux.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -121,7 +121,7 @@ class Initializer:
     draws_reserved: ClassVar[bool] = False
     """Whether it also draws arrays that are reserved for their framework's default."""
 
-    needs_reach: ClassVar[bool] = False
+    needs_input_second_moment: ClassVar[bool] = False
     """Whether it asks how long the signal is that reaches a weight, which a trace has to be followed for."""
 
     centers: ClassVar[bool] = False
@@ -147,6 +147,52 @@ class Initializer:
         """Return it as one would call it."""
         inside = ", ".join(f"{name}={_shown(value)}" for name, value in self.args)
         return f"{self.name}({inside})" if inside else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class KernelAround(Kernel):
+    """A kernel that changes what another one draws."""
+
+    inner: Kernel
+
+    @property
+    def elementwise(self) -> bool:  # type: ignore[override]
+        """As the inner kernel."""
+        return self.inner.elementwise
+
+    def anywhere(self) -> Kernel:
+        """As the inner kernel."""
+        return replace(self, inner=self.inner.anywhere())
+
+
+@dataclass(frozen=True, slots=True)
+class InitializerAround(Initializer):
+    """An initializer that changes what another one draws."""
+
+    inner: Initializer
+
+    @property
+    def needs_input_second_moment(self) -> bool:  # type: ignore[override]
+        """As the inner initializer."""
+        return self.inner.needs_input_second_moment
+
+    def declines(self, parameter: Parameter) -> Reason | None:
+        """As the inner initializer."""
+        return self.inner.declines(parameter)
+
+    def inner_recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe of the inner initializer.
+
+        Raises:
+            SchemeError: what it makes can't be changed any more, because a part of it is the old array.
+        """
+        recipe = self.inner.recipe(parameter, layer)
+        if recipe.kernel.sees_old:
+            raise SchemeError(
+                f"{self.name} can't take a scheme that keeps a part of what {where(parameter)} holds.",
+                'write it the other way around: ("shrink_perturb", {"shrink": ..., "scheme": ("scaled", ...)})',
+            )
+        return recipe
 
 
 def _shown(value: Any) -> str:
@@ -348,19 +394,6 @@ def known_axes(initializer: str, parameter: Parameter) -> Axes:
     if parameter.axes is None:
         raise SchemeError(f"{initializer} needs the axes of {where(parameter)}, and nobody declared them.")
     return parameter.axes
-
-
-def refuse_old(scheme: str, recipe: Recipe, parameter: Parameter) -> None:
-    """Raise where what a recipe makes can't be changed any more, because a part of it is the old array.
-
-    Raises:
-        SchemeError: it is so.
-    """
-    if recipe.kernel.sees_old:
-        raise SchemeError(
-            f"{scheme} can't take a scheme that keeps a part of what {where(parameter)} holds.",
-            'write it the other way around: ("shrink_perturb", {"shrink": ..., "scheme": ("scaled", ...)})',
-        )
 
 
 def where(parameter: Parameter) -> str:

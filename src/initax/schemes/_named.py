@@ -23,7 +23,7 @@ from initax.schemes._initializer import (
     number,
     positive_number,
 )
-from initax.schemes._scheme import Scheme, as_scheme, enter, unknown_argument
+from initax.schemes._scheme import Scheme, add_to_registry, as_scheme, unknown_argument
 
 P = ParamSpec("P")
 Parts = Mapping[Role, Initializer | None]
@@ -85,7 +85,7 @@ def scheme(*names: str) -> Callable[[Callable[P, Parts | Scheme]], Callable[P, S
             return _named(found, names[0], own)
 
         for name in names:
-            enter(name, made)
+            add_to_registry(name, made)
         return made
 
     return entered

@@ -14,9 +14,8 @@ from jax import lax
 
 from initax._errors import SchemeError, count
 from initax._model._parameter import Layer, Parameter, Role
-from initax._model._reason import Reason
 from initax.schemes._depth import depth_factor
-from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, number, refuse_old, where
+from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, known_axes, number, where
 from initax.schemes._named import Check, SchemeLike
 from initax.schemes._named import scheme as named
 from initax.schemes._scheme import Scheme
@@ -26,25 +25,19 @@ Factor = float | tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ScaledKernel(Kernel):
+class ScaledKernel(KernelAround):
     """Another kernel's array times the last number, or times the last numbers along one of its axes.
 
     Attributes:
-        inner: the other kernel.
         axis: the axis, where there are several numbers.
     """
 
-    inner: Kernel
     axis: int | None = None
 
     @property
     def elementwise(self) -> bool:  # type: ignore[override]
         """As the inner kernel, where all entries have one factor."""
         return self.inner.elementwise and self.axis is None
-
-    def anywhere(self) -> ScaledKernel:
-        """As the inner kernel."""
-        return replace(self, inner=self.inner.anywhere())
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
@@ -80,25 +73,14 @@ class ScaledKernel(Kernel):
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled(Initializer):
+class Scaled(InitializerAround):
     """Another initializer's array times a factor, or each entry of a stack times one of its own."""
 
-    inner: Initializer
     factor: Factor
-
-    @property
-    def needs_reach(self) -> bool:  # type: ignore[override]
-        """As the inner initializer."""
-        return self.inner.needs_reach
-
-    def declines(self, parameter: Parameter) -> Reason | None:
-        """As the inner initializer."""
-        return self.inner.declines(parameter)
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        recipe = self.inner.recipe(parameter, layer)
-        refuse_old("scaled", recipe, parameter)
+        recipe = self.inner_recipe(parameter, layer)
         std = None if recipe.std is None else recipe.std * _root_mean_square(_all(self.factor))
         axis = _stack_of(parameter, self.factor) if isinstance(self.factor, tuple) else None
         numbers = (*recipe.numbers, self.factor)
@@ -136,7 +118,7 @@ ByFactor = Annotated[Any, Check(_factor)]
 
 
 @named("scaled")
-def scaled(scheme: SchemeLike, factor: ByFactor) -> Scheme:
+def scaled(scheme: SchemeLike, factor: ByFactor, *, biases: bool = False) -> Scheme:
     """Return another scheme with its weights multiplied by a factor; its biases and scales stay as they are.
 
     Args:
@@ -144,9 +126,10 @@ def scaled(scheme: SchemeLike, factor: ByFactor) -> Scheme:
         factor: multiplies the weights, and so their standard deviation: a number, or the recipe and sizes of a
             `depth_factor`, `("gpt2", {"layers": 12})`; or a list of numbers, one for each layer of a stack, as `vmap`
             and scans make them. A plan shows the standard deviation over all of the stack then.
+        biases: whether biases and norms' scales are multiplied, too.
 
     Raises:
-        SchemeError: the scheme or the factor is wrong; when a plan is made, a weight is no stack, or one of another
+        SchemeError: the scheme or the factor is wrong; when a plan is made, a weight is not a stack, or one of another
             number of layers than there are factors.
 
     Examples:
@@ -161,13 +144,15 @@ def scaled(scheme: SchemeLike, factor: ByFactor) -> Scheme:
     """
 
     def of(part: Initializer | None, role: Role) -> Initializer | None:
-        if part is None or role in ("bias", "scale"):
+        if part is None or (role in ("bias", "scale") and not biases):
             return part
         return Scaled(part, factor, name="scaled")
 
     whole = Scheme.of({role: of(part, role) for role, part in scheme.parts.items()})
     whole.axes, whole.sizes = dict(scheme.axes), dict(scheme.sizes)
-    whole.arrays = {name: None if each is None else scaled(each, factor) for name, each in scheme.arrays.items()}
+    whole.arrays = {
+        name: None if each is None else scaled(each, factor, biases=biases) for name, each in scheme.arrays.items()
+    }
     return whole
 
 
@@ -187,7 +172,7 @@ def _stack_of(parameter: Parameter, factors: tuple[float, ...]) -> int:
     seen = f'shape {parameter.shape}, axes "{axes.pattern}"'
     if axis is None:
         raise SchemeError(
-            f"scaled has {many}, one for each layer of a stack; {where(parameter)} is no stack.",
+            f"scaled has {many}, one for each layer of a stack; {where(parameter)} is not a stack.",
             seen,
             f'write one number, ("scaled", {{"scheme": ..., "factor": {factors[0]:g}}}), or select the stack alone',
         )

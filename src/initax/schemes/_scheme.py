@@ -195,7 +195,7 @@ def _in_order(parts: Parts) -> dict[Role, Initializer | None]:
 def _for_array(name: str, value: Any) -> Scheme | None:
     """What a scheme says of one array."""
     if name in (*WORDS, "base", "name"):
-        raise SchemeError(f'"{name}" is no array here: it is a word of schemes.', f"write {name}=...")
+        raise SchemeError(f'"{name}" is not an array here: it is a word of schemes.', f"write {name}=...")
     try:
         scheme = None if value is None else as_scheme(value)
     except SchemeError as error:
@@ -252,13 +252,13 @@ def register(name: str, scheme: Any) -> None:
         raise SchemeError(f'"{name}" is a scheme of initax and keeps its meaning.', "choose another name")
     _OWN.add(name)
     if inspect.isfunction(scheme) and not {"key", "shape"} & set(inspect.signature(scheme).parameters):
-        enter(name, lambda **args: as_scheme(scheme(**args)).called(name, args))
+        add_to_registry(name, lambda **args: as_scheme(scheme(**args)).called(name, args))
     else:
         finished = as_scheme(scheme).called(name, {})
-        enter(name, lambda: finished)
+        add_to_registry(name, lambda: finished)
 
 
-def enter(name: str, factory: Callable[..., Scheme]) -> None:
+def add_to_registry(name: str, factory: Callable[..., Scheme]) -> None:
     """Put a factory into the table of names."""
     _NAMED[name] = factory
 
@@ -362,7 +362,7 @@ def as_scheme(value: Any) -> Scheme:
         return Scheme.of(weights_only(foreign(value)))
     if getattr(value, "shape", ()):
         raise SchemeError(
-            f"an array of shape {tuple(value.shape)} is no scheme.",
+            f"an array of shape {tuple(value.shape)} is not a scheme.",
             "pass the initializer, not what it returns: jax.nn.initializers.he_normal(), without (key, shape)",
         )
     hint = (
@@ -376,7 +376,7 @@ def as_scheme(value: Any) -> Scheme:
             "an initializer, an ix.Scheme, or None to keep"
         )
     )
-    raise SchemeError(f"{value!r} ({type(value).__name__}) is no scheme.", hint)
+    raise SchemeError(f"{value!r} ({type(value).__name__}) is not a scheme.", hint)
 
 
 def _is_number(value: Any) -> bool:
@@ -388,7 +388,7 @@ def _number_beside(name: str, value: float) -> str:
     parameters = inspect.signature(_NAMED[name]).parameters.values()
     first = next((each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD), "scheme")
     return message(
-        f'{value!r} ({type(value).__name__}) beside "{name}" is no scheme.',
+        f'{value!r} ({type(value).__name__}) beside "{name}" is not a scheme.',
         "" if first == "scheme" else f'for its {first} write ("{name}", {{"{first}": {value!r}}})',
         "" if _required(name) else f'for biases of {value!r} write ("{name}", ("constant", {{"value": {value!r}}}))',
     )
