@@ -18,6 +18,7 @@ import numpy as np
 from initax._math._axes import Axes
 from initax._model._constraint import Constraint as Constraint  # noqa: PLC0414  adapters take it from here
 from initax._model._reason import Reason, Why
+from initax._model._residual import Residual
 
 Role = Literal["weight", "recurrent", "bias", "embedding", "scale", "state"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -129,6 +130,7 @@ class Parameter:
         reserved: why no scheme but `default` draws it, where that is so, e.g. LoRA's zero matrix.
         excluded: why it can never be drawn (`None` where it can): an integer array, tied, state, undeclared, empty.
         input_second_moment: mean square of what the weight is applied to, where a trace was asked for it and can tell.
+        residual: which branch of which residual stream it is in; `None` where the forward pass is not known.
     """
 
     path: str
@@ -147,6 +149,7 @@ class Parameter:
     reserved: Reason | None = None
     excluded: Reason | None = None
     input_second_moment: float | None = None
+    residual: Residual | None = None
 
     @property
     def fan_in(self) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 from initax._errors import ModelError
 from initax._math._sharding import varying_like
 from initax._model._parameter import Layer
+from initax._model._residual import ResidualStream
 from initax._text import table
 
 Stream = Callable[[jax.Array], Any]
@@ -77,6 +78,12 @@ class Survey:
     def __str__(self) -> str:
         """Return the survey as a table of arrays, with how the axes of each are known, and notes."""
         return _printed(self)
+
+    @property
+    def residual_streams(self) -> tuple[ResidualStream, ...]:
+        """The residual streams of the forward pass; none where it is not known."""
+        known = (each.residual for layer in self.layers for each in layer.parameters if each.residual is not None)
+        return next((each.streams for each in known), ())
 
     def write(self, arrays: Mapping[str, Any]) -> Any:
         """Return the model with the arrays at these paths replaced; every other leaf is the same object."""
@@ -148,7 +155,7 @@ def _is_gone(array: jax.Array) -> bool:
     return not isinstance(array, jax.core.Tracer) and bool(array.is_deleted())
 
 
-COLUMNS = ("array", "kind", "role", "shape", "axes", "fan_in", "fan_out", "known")
+COLUMNS = ("array", "kind", "role", "shape", "axes", "fan_in", "fan_out", "residual", "known")
 
 
 def _printed(survey: Survey) -> str:
@@ -161,11 +168,14 @@ def _printed(survey: Survey) -> str:
             each.axes.pattern if each.axes is not None else "",
             fan_text(each.fan_in, each.effective_fan_in),
             fan_text(each.fan_out, each.effective_fan_out),
+            str(each.residual or ""),
             str(each.evidence) if each.excluded is None and each.evidence else str(each.excluded or ""),
         )
         for layer in survey.layers
         for each in layer.parameters
     ]
+    told = [at for at, name in enumerate(COLUMNS) if name != "residual" or any(row[at] for row in rows)]
+    columns, cells = [COLUMNS[at] for at in told], [tuple(str(row[at]) for at in told) for row in rows]
     lines = [f"tied: {path} is {owner}" for path, owner in survey.aliases.items()]
     if survey.traced is not None:
         inputs = survey.inputs if isinstance(survey.inputs, tuple) else (survey.inputs,)
@@ -173,7 +183,7 @@ def _printed(survey: Survey) -> str:
         lines.append(f"called: {'model' if survey.forward is None else 'forward(model, ...)'} on {shown or 'nothing'}")
     lines += [f"note: {note}" for note in survey.notes]
     title = f"{survey.model.__name__}: {len(rows)} arrays"
-    parts = [table(title, COLUMNS, rows, right=("fan_in", "fan_out")), "\n".join(lines)]
+    parts = [table(title, columns, cells, right=("fan_in", "fan_out")), "\n".join(lines)]
     return "\n\n".join(filter(None, parts))
 
 

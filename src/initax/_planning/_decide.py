@@ -9,6 +9,7 @@ from typing import Any
 from initax._errors import ModelError, RuleError, SchemeError, count, first_of, listing, message, warn
 from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why
+from initax._planning._depth_rules import misplaced
 from initax._planning._hints import array_text, cover, instead, no_layers, remedy, selector_of
 from initax._planning._override_axes import restated, restated_alone
 from initax._planning._records import Decisions, Draw, Kept
@@ -56,6 +57,7 @@ def decide(
     decided.refuse_idle()
     decided.note_unspoken()
     decided.note_statistics()
+    decided.note_depth()
     for rule, winners in matching.shadowed:
         what = "layer" if not any(matching.selected[rules.index(rule)].values()) else "array"
         decided.note(
@@ -328,6 +330,13 @@ class _Deciding:
                 *(hint or "" for hint in hints),
             )
         )
+
+    def note_depth(self) -> None:
+        """Warn of depth factors that hit no residual branch."""
+        warnings, notes = misplaced(self.draws)
+        for text in warnings:
+            self.note(text)
+        self.notes += notes
 
     def note_unspoken(self) -> None:
         """Note weights that a rule says nothing about and an earlier one would have drawn."""

@@ -14,8 +14,9 @@ from initax._model._kinds import KIND_OF
 from initax._model._parameter import ROLES, UNDECLARED, WEIGHT_ROLES, Ancestor, Layer, Parameter
 from initax._model._reason import Reason, Why, undeclared
 from initax._model._register import ARGUMENTS
+from initax._model._residual import PARTS
 from initax._planning._records import Kept
-from initax._planning._selectors import Selector, class_names, glob, is_glob, matches_one, selects_any
+from initax._planning._selectors import RESIDUAL, Selector, class_names, glob, is_glob, matches_one, selects_any
 from initax.schemes._aliases import ROLES_ELSEWHERE
 from initax.schemes._scheme import WORDS
 
@@ -23,6 +24,8 @@ from initax.schemes._scheme import WORDS
 def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str, str]) -> str:
     """Return what to say of a selector that selects no layer and no array."""
     value, wanted = selector.value, selector.text
+    if selector.part:
+        return _no_branch(selector, layers)
     is_path = isinstance(value, str) and len(wanted.split()) == 1 and (is_glob(wanted) or "." in wanted)
     head = f'selector "{wanted}" matches no layer{" and no array" if is_path else ""}.'
     kinds = Counter(layer.cls.__name__ for layer in layers)
@@ -61,6 +64,27 @@ def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str,
     if not near and is_path:
         near = f"paths: {listing((layer.path or '(model)' for layer in layers), 6)}"
     return message(head, have, f"arrays: {listing(arrays)}" if is_path else "", near)
+
+
+def _no_branch(selector: Selector, layers: Sequence[Layer]) -> str:
+    """What to say of a selector for arrays of residual branches that selects none."""
+    arrays = [each for layer in layers for each in layer.parameters]
+    known = [each.residual for each in arrays if each.residual is not None]
+    if not known:
+        return message(
+            f'selector "{selector.text}" needs the forward pass, which tells what is added to a residual stream.',
+            "say what the model is called on: inputs=..., or a survey, ix.survey(model, inputs=...)",
+        )
+    head = f'selector "{selector.text}" matches no array: {PARTS[selector.part]}.'
+    streams = known[0].streams
+    if not streams:
+        return message(head, "the forward pass adds to no residual stream", "name the arrays, or their layers")
+    found = [each.path for each in arrays if each.residual is not None and each.residual.part == selector.part]
+    word = f"{RESIDUAL}{selector.part}"
+    if found and selector.text != word:
+        return message(head, f"{word}: {listing(found, 6)}", f'nothing of these is inside "{selector.text.split()[0]}"')
+    ends = listing((path for stream in streams for path in stream.ends), 6)
+    return message(head, f"weights that end a branch: {ends}")
 
 
 def no_array(rule: str, key: str, names: Sequence[str]) -> str:

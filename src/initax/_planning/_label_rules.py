@@ -173,7 +173,8 @@ def _read(kind: Kind, verb: str, selector: Any, value: Any) -> LabelRule:
         name = selector[0].__name__ if isinstance(selector[0], type) else selector[0]
         line = f'write {{"{name}": {{"{selector[1]}": {value!r}}}}}'
         raise RuleError(f"{verb}: a selector can't be a pair, {selector!r}.", line)
-    rule = Rule(read_selector(selector), None)
+    keys = value if isinstance(value, Mapping) and not set(value) & kind.keys else ()
+    rule = Rule(read_selector(selector), None, frozenset(map(str, keys)))
     if not isinstance(value, Mapping) or set(value) & kind.keys:
         return LabelRule(rule, {"": _checked(kind, verb, rule.text, "", value)})
     if not value:

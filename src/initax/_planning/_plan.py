@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from initax._adapters import check_key, key_of
-from initax._drawing._draw import Job, draw, lower
+from initax._drawing._draw import draw, lower
+from initax._drawing._job import Job
 from initax._drawing._program import Program
 from initax._errors import InitaxError, PlanError, count, first_of, warn
 from initax._math._sharding import refuse_misfit

@@ -60,6 +60,7 @@ class Draw:
             "initializer": self.how,
             "std": self.std,
             "rule": self.rule,
+            **({"residual": str(parameter.residual)} if str(parameter.residual or "") else {}),
         }
 
 

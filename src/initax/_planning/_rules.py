@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from initax._errors import RuleError, SchemeError
-from initax._model._parameter import Layer
+from initax._model._parameter import ROLES, WEIGHT_ROLES, Layer, Parameter
 from initax._planning._hints import by_name, no_array, no_mapping, unmatched
-from initax._planning._selectors import Selector, read_selector
+from initax._planning._selectors import Selector, is_beside_weights, read_selector
 from initax.schemes._scheme import Scheme, as_scheme
 
 
@@ -20,15 +20,28 @@ class Rule:
     Attributes:
         selector: the selector.
         scheme: what it draws; `None` keeps what is selected.
+        roles: the roles that it speaks of, where it has no scheme.
     """
 
     selector: Selector
     scheme: Scheme | None
+    roles: frozenset[str] = frozenset()
 
     @property
     def text(self) -> str:
         """How the selector is shown."""
         return self.selector.text
+
+    def is_for(self, layer: Layer, parameter: Parameter) -> bool:
+        """Return whether it is for an array of a residual branch, of the roles that it speaks of.
+
+        Scales, and what a norm has, stay with the rules before it where it does not speak of scales by that word.
+        """
+        spoken = self.roles if self.scheme is None else self.scheme.parts
+        roles, role = {each for each in spoken if each in ROLES}, parameter.role or "weight"
+        if is_beside_weights(layer, parameter):
+            return {"scale", role} <= roles
+        return not roles or bool(roles & {*WEIGHT_ROLES, *(["bias"] if role == "bias" else [])})
 
 
 def read_rules(rules: Any) -> tuple[Rule, ...]:
@@ -114,7 +127,10 @@ def _selected(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], h
     own = list(whole)
     if names is not None and not (ends_open and whole):
         for layer in layers:
-            arrays = {each.path: not ends_open for each in layer.parameters if names(layer, each)}
+            named = [each for each in layer.parameters if names(layer, each)]
+            if rule.selector.part:
+                named = [each for each in named if rule.is_for(layer, each)]
+            arrays = {each.path: not ends_open for each in named}
             if arrays:
                 found |= arrays
                 own.append(layer)

@@ -279,7 +279,7 @@ def _gate(shape: Sequence[int], batch: int) -> View:
 def _note_gates(
     gates: Sequence[View], signal_sum: Sequence[int], weight: Value, weight_sum: Sequence[int], uses: Uses
 ) -> None:
-    """Note of which inputs a factor of the signal gates all entries alike: it may be a stack whose outputs it weighs."""
+    """Note which inputs a factor of the signal gates for all entries alike: a stack whose outputs it weighs, maybe."""
     for gate in gates:
         varies = [any(factor.axis != FOREIGN for factor in gate.axes[axis]) for axis in signal_sum]
         if all(varies) or not any(size(gate.axes[axis]) > 1 for axis in signal_sum):

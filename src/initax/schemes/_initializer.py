@@ -211,6 +211,8 @@ def plain(value: Any) -> Any:
     """Return an argument as JSON can keep it: nested tuples as lists, complex numbers as texts."""
     if isinstance(value, tuple):
         return [plain(each) for each in value]
+    if hasattr(value, "spec"):
+        return value.spec()
     return str(value).strip("()") if isinstance(value, complex) else value
 
 
@@ -352,10 +354,13 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
             "plan where it is an array, outside jax.jit: plan = ix.plan(model, ...); then inside: plan.draw(key)",
         )
     if fan_in is None or fan_out is None:
+        is_alone = parameter.role == "bias" and not parameter.path
         raise SchemeError(
             f"{initializer} needs the fans of {where(parameter)}, and they are not known.",
             f"shape {parameter.shape}, role {parameter.role}",
-            "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})",
+            f'give those of its weight: ix.draw("{initializer}", key, shape, role="bias", fan_in=...)'
+            if is_alone
+            else "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})",
         )
     return float(fan_in), float(fan_out)
 
