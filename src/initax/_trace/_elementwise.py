@@ -208,7 +208,9 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
         stop = view.stop
         if view.shifted:
             stop = stop or Stop("a constant is added to it before it scales the signal", where)
-        if view.times or view.links:
+        if view.added_up:
+            stop = stop or Stop("a sum over its axes scales the signal", where)
+        elif view.times or view.links:
             stop = stop or Stop("it is combined with another parameter and then scales the signal", where)
         use = Use(
             param=view.param,

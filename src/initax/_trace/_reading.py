@@ -191,7 +191,7 @@ def _gated(
 ) -> tuple[str, ...]:
     """A note where a factor of the signal may weigh what entries of a stack put out before it is added up."""
     gated = frozenset.intersection(*(use.gated for use in uses))
-    members = [any(_covers(factor, cell) for factor in gated) for cell in cells]
+    members = [any(cell.is_inside(factor) for factor in gated) for cell in cells]
     stack: list[Part | None] = [
         "batch" if member and part == "in" else part for member, part in zip(members, parts, strict=True)
     ]
@@ -228,12 +228,6 @@ def _cells(shape: Sequence[int], uses: Sequence[Use]) -> list[Factor] | str:
     return cells
 
 
-def _covers(factor: Factor, cell: Factor) -> bool:
-    if factor.axis != cell.axis:
-        return False
-    return factor.inner <= cell.inner and cell.inner * cell.size <= factor.inner * factor.size
-
-
 def _many(shape: Sequence[int], uses: Sequence[Use]) -> str:
     return "its parts" if apart(shape, uses) else "its uses"
 
@@ -257,8 +251,8 @@ def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[P
 
 
 def _part_of(cell: Factor, use: Use) -> Part | None:
-    part = next((part for factor, part in use.parts.items() if _covers(factor, cell)), None)
-    if part == "out" and any(_covers(factor, cell) for factor in use.gates()):
+    part = next((part for factor, part in use.parts.items() if cell.is_inside(factor)), None)
+    if part == "out" and any(cell.is_inside(factor) for factor in use.gates()):
         return "batch"
     if part == "along" and ROLE[use.what] == "weight":
         return "batch"

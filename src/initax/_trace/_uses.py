@@ -37,7 +37,7 @@ class Use:
         strides: by how much a convolution's strides divide the effective fan_in and fan_out.
         taken: factors of the outputs of which single entries were taken, and which.
         spoiled: the outputs were cut into parts that are not equal.
-        rejoined: factors whose parts came together again.
+        rejoined: factors whose parts came together again, or are all taken in by the next weight.
         partners: parameters whose outputs a bias is added to.
         covered: a bias or scale has no axis that no weight or scale before it has.
         through: other parameters it was contracted with before it met the signal.
@@ -93,7 +93,7 @@ class Use:
         return tuple(
             factor
             for factor, digits in found.items()
-            if factor.size > 1 and len(digits) == factor.size and factor not in self.rejoined
+            if factor.size > 1 and len(digits) == factor.size and not any(map(factor.is_inside, self.rejoined))
         )
 
 
