@@ -171,6 +171,8 @@ def _judged(
         return "weight", Stop(
             "it is multiplied entry by entry with another parameter; which is the weight can't be told"
         )
+    if not view.own and len(views) > 1:
+        return "weight", Stop("it scales another parameter, and has no axes")
     if not {"in", "field"} & set(own.values()):
         return "weight", Stop("no axis of it is summed over")
     if not view.links and (repeated := _repeated(view, own, roles)):
