@@ -110,18 +110,23 @@ PACKAGES = {
     ),
     "Flax": ({"nn": nn, "nnx": nnx}, (nnx.Linear, nnx.OptimizedLSTMCell, nnx.Embed, nnx.LayerNorm)),
     "Haiku": ({"hk": hk}, (hk.Linear, hk.Conv2D)),
-    "klax": ({"klax": klax}, (klax.nn.Linear, klax.nn.FICNN, klax.nn.PICNN)),
+    "klax": ({"klax": klax}, (klax.nn.Linear, klax.nn.PICNN, klax.Initializer.__call__)),
 }
-"""Heads of the tables of names → what their roots are, and the layers whose arguments they speak of."""
+"""Heads of the tables of names → what their roots are, and the layers and functions whose arguments they speak of."""
 PYTHON = {'"attn" in name', "x"}
 """Spans that speak of no package."""
+
+
+def arguments(layers):
+    functions = [each.__init__ if isinstance(each, type) else each for each in layers]
+    return {name for each in functions for name in inspect.signature(each).parameters}
 
 
 def exists(span, known, layers):
     """Whether a package has what a span of the page names: an argument, a name, or a call that its signature takes."""
     if argument := NAMED.fullmatch(span):
-        return any(argument["name"] in inspect.signature(layer.__init__).parameters for layer in layers)
-    if any(span in inspect.signature(layer.__init__).parameters for layer in layers):
+        return argument["name"] in arguments(layers)
+    if span in arguments(layers):
         return True
     found = False
     for node in ast.walk(ast.parse(span, mode="eval")):
@@ -176,4 +181,5 @@ def test_the_default_of_haiku_is_cut_and_not_made_up_for(layer):
 
     params = hk.transform(forward).init(KEY, inputs)
     (weights,) = (np.asarray(each["w"], np.float64) for each in params.values())
-    assert is_law("truncated normal", weights, 0.87962566 / math.sqrt(weights[..., 0].size))
+    weights = weights.reshape(-1, weights.shape[-1])
+    assert is_law("truncated normal", weights, 0.87962566 / math.sqrt(len(weights)))

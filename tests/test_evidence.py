@@ -230,6 +230,8 @@ BEHIND = {
     "in a vmap": lambda b, x: jax.vmap(lambda row: stop(row) @ x)(b),
     "in a checkpoint": lambda b, x: jax.checkpoint(lambda own, y: stop(own) @ y)(b, x),
     "twice": lambda b, x: stop(b) @ (stop(b) @ x),
+    "looked up": lambda b, x: stop(b[jnp.argmax(x)]) + x,
+    "before a look-up": lambda b, x: stop(b)[jnp.argmax(x)] + x,
 }
 BESIDE = {
     "one use of two": lambda b, x: stop(b) @ x + b @ x,

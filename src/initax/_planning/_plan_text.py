@@ -9,7 +9,7 @@ from itertools import groupby
 from initax._model._parameter import Evidence, Parameter
 from initax._model._reason import Why
 from initax._model._survey import fan_text
-from initax._planning._decide import Draw, Kept
+from initax._planning._records import Draw, Kept
 from initax._text import printed, table
 
 
@@ -30,17 +30,7 @@ class Column:
     always: bool = True
 
 
-def axes_text(parameter: Parameter) -> str:
-    """Return the pattern of a parameter's axes, empty where they are not known."""
-    return parameter.axes.pattern if parameter.axes else ""
-
-
-def initializer_text(draw: Draw) -> str:
-    """Return what draws an array, or with which other one it is set."""
-    return str(draw.initializer) if draw.initializer else f"with {draw.follows}"
-
-
-def known_text(parameter: Parameter) -> str:
+def _known(parameter: Parameter) -> str:
     """Return how the axes of a parameter are known, where that is less than a declaration."""
     evidence = parameter.evidence
     return "" if evidence in (None, Evidence.RESTATED, Evidence.DECLARED) else str(evidence)
@@ -50,12 +40,13 @@ COLUMNS = (
     Column("parameter", lambda draw: draw.parameter.path or "(model)"),
     Column("kind", lambda draw: draw.kind),
     Column("shape", lambda draw: str(draw.parameter.shape)),
-    Column("axes", lambda draw: axes_text(draw.parameter)),
-    Column("known", lambda draw: known_text(draw.parameter), always=False),
+    Column("axes", lambda draw: draw.parameter.axes.pattern if draw.parameter.axes else ""),
+    Column("known", lambda draw: _known(draw.parameter), always=False),
     Column("fan_in", lambda draw: fan_text(draw.parameter.fan_in, draw.parameter.effective_fan_in), right=True),
     Column("fan_out", lambda draw: fan_text(draw.parameter.fan_out, draw.parameter.effective_fan_out), right=True),
-    Column("scheme", initializer_text),
+    Column("scheme", lambda draw: draw.how),
     Column("std", lambda draw: "" if draw.std is None else f"{draw.std:.4g}", right=True),
+    Column("residual", lambda draw: str(draw.parameter.residual or ""), always=False),
     Column("rule", lambda draw: draw.rule),
 )
 """The table of what is drawn: a column is one row here."""
@@ -85,15 +76,12 @@ def render(draws: Sequence[Draw], kept: Sequence[Kept], notes: Sequence[str]) ->
 def _kept_rows(kept: Sequence[Kept]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for optimizer, group in groupby(kept, key=lambda row: row.reason.why is Why.OPTIMIZER):
-        found = list(group)
+        found = [(each.parameter.path, each.kind, str(each.parameter.shape), each.reason.text) for each in group]
         if optimizer and len(found) > FEW:
-            around = _around([each.parameter.path for each in found])
-            rows.append((around, found[0].kind, f"{len(found)} arrays", found[0].reason.text))
+            _, kind, _, text = found[0]
+            rows.append((_around([path for path, *_ in found]), kind, f"{len(found)} arrays", text))
         else:
-            rows += [
-                (each.parameter.path or "(model)", each.kind, str(each.parameter.shape), each.reason.text)
-                for each in found
-            ]
+            rows += [(path or "(model)", *cells) for path, *cells in found]
     return rows
 
 

@@ -239,7 +239,7 @@ class Walk(Interpreter[Value]):
     def handed_on(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Return operands as results; behind `stop_gradient` no gradient reaches a parameter by this way."""
         if eqn.primitive.name == "stop_gradient":
-            values = [value if value.data else _frozen(value, line_of(eqn)) for value in values]
+            values = [_frozen(value, line_of(eqn)) for value in values]
         return [replace(value, shape=shape) for value, shape in zip(values, shapes_of(eqn), strict=True)]
 
     def equation(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
