@@ -27,7 +27,8 @@ SEARCHES = {
     "mixture of experts": "recipes/",
     "weight decay": "optimizer/",
     "Haar": "glossary/",
-    "truncated_normal_": "coming_from/",
+    "ix.labels": "optimizer/",
+    "trunc_normal_": "coming_from/",
     "register_layer": "api/",
     "kaiming_uniform": "coming_from/",
     "last rule wins": "rules/",
@@ -108,7 +109,9 @@ def tab(browser, address, request):
 
 
 def open_page(tab, page):
-    tab.goto("" if page == "index" else f"{page}/", wait_until="networkidle")
+    """Open a page and wait for all of it: on a busy machine the network is idle before a long page is parsed."""
+    tab.goto("" if page == "index" else f"{page}/", wait_until="load")
+    tab.wait_for_load_state("networkidle")
 
 
 @pytest.mark.parametrize("tab", WIDTHS, indirect=True)
