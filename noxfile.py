@@ -1,6 +1,6 @@
 """What one does twice, `nox -s` and a name.
 
-`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `fuzz`.
+`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `mup`, `fuzz`.
 """
 
 import os
@@ -118,6 +118,13 @@ def wild(session: nox.Session) -> None:
     """Read the models of other people's packages, and hold that against a list gone over by hand."""
     session.install(".", *group("wild"))
     session.run("pytest", *(session.posargs or ["-n", "2", "-W", "ignore", "benchmarks/wild.py"]))
+
+
+@nox.session
+def mup(session: nox.Session) -> None:
+    """Hold `ix.mup` against the package `mup` on PyTorch, tensor by tensor."""
+    session.install(".", *group("mup"))
+    session.run("pytest", *(session.posargs or ["-W", "ignore", "benchmarks/mup_package.py"]))
 
 
 @nox.session
