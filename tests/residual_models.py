@@ -326,7 +326,9 @@ def dropped(p, x, key):
     h = jax.nn.relu(norm(x) @ p["up"]) @ p["down"]
     h = jnp.where(jax.random.bernoulli(key, 0.9, h.shape), h / 0.9, 0)
     x = jnp.where(jnp.arange(LENGTH)[:, None] < 3, x + h.reshape(-1).reshape(h.shape), x)
-    return lax.cond(jax.random.bernoulli(key, 0.999), lambda z: z + jax.nn.relu(z @ p["up2"]) @ p["down2"], lambda z: z, x)
+    return lax.cond(
+        jax.random.bernoulli(key, 0.999), lambda z: z + jax.nn.relu(z @ p["up2"]) @ p["down2"], lambda z: z, x
+    )
 
 
 def squeezed(p, image):

@@ -1,7 +1,5 @@
 """Residual streams read off the forward pass: which weights end their branches, and how many there are."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +12,7 @@ from initax._trace._flow import flow_of
 from initax._trace._replay import Player
 from tests.residual_models import MODELS
 from tests.residual_networks import FRAMEWORKS, LAST, NETWORKS
+
 
 @pytest.fixture(autouse=True)
 def _ranks_are_promoted():
@@ -126,7 +125,10 @@ def test_a_stream_gains_exactly_what_its_ends_put_out(name):
             return np.asarray(operands[side]), np.asarray(result)
 
         # Biases behind the ends are zero with them; a scale of zero would hide everything.
-        biases = {names[at] for at in contents.vectors} & {"shift", *(n for n in names if n.endswith(("bias", ".shift")))}
+        biases = {names[at] for at in contents.vectors} & {
+            "shift",
+            *(n for n in names if n.endswith(("bias", ".shift"))),
+        }
         nothing = {name: jnp.zeros_like(arrays[name]) for name in ends | biases}
         assert np.abs(sum_of(**nothing)[0]).max() < 1e-6
         for end in ends:
