@@ -23,6 +23,7 @@ PUBLIC = {
     "reset_optimizer", "reset_units", "schemes", "signal_propagation", "survey",
     "Field", "Node", "register_adapter", "SignalComparison", "Residual", "ResidualStream",
     "Label", "Labels", "labels", "mask", "muon", "muon_dimensions", "Width", "WidthFactor", "mup",
+    "Coordinate", "CoordinateCheck", "coordinate_check",
 }  # fmt: skip
 
 FLOORS = (

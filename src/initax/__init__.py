@@ -36,6 +36,9 @@ from initax._planning._records import Draw as Draw
 from initax._planning._records import Kept as Kept
 from initax._planning._rule_file import load_rules as load_rules
 from initax._trace._take_survey import survey as survey
+from initax._verbs._coordinate_report import Coordinate as Coordinate
+from initax._verbs._coordinate_report import CoordinateCheck as CoordinateCheck
+from initax._verbs._coordinates import coordinate_check as coordinate_check
 from initax._verbs._labels import Label as Label
 from initax._verbs._labels import Labels as Labels
 from initax._verbs._labels import labels as labels

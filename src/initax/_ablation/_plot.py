@@ -1,4 +1,4 @@
-"""The picture of an ablation: bands along curves, intervals of numbers."""
+"""The figure of an ablation: bands along curves, intervals of numbers."""
 
 from __future__ import annotations
 

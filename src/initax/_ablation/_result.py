@@ -1,4 +1,4 @@
-"""What an ablation found: its runs, means with intervals, paired differences, a table and a picture."""
+"""The result of an ablation: runs, means with intervals, paired differences, a table and a figure."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Ablation:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of the metrics, in the order in which they turn up."""
+        """The names of the metrics, in the order of their first run."""
         return tuple(dict.fromkeys(name for run in self.runs for name in run.metrics))
 
     def values(self, metric: str) -> dict[str, np.ndarray]:

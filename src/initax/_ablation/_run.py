@@ -40,7 +40,7 @@ class Run:
     seconds: float
 
     def to_json(self) -> str:
-        """Return the run as one line of JSON; `nan`, `inf` and `-inf` stand in it as strings, JSON has no other way."""
+        """Return the run as one line of JSON; `nan`, `inf` and `-inf` are written as strings."""
         stored = {
             "scheme": self.scheme,
             "seed": self.seed,

@@ -1,4 +1,4 @@
-"""One metric under one scheme over the seeds: its mean, how sure it is, and its difference from the baseline's."""
+"""One metric under one scheme over the seeds: mean, interval, and difference from the baseline."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ LIFTS = "flax.core."
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """What one run saw. Compared by identity, so that no cached `jit` is used for this run.
+    """What one run showed. Compared by identity, so that no cached `jit` is used for this run.
 
     Attributes:
         modules: names of each module → the module as it was called.
@@ -179,10 +179,7 @@ def apply(module: Any, variables: Any, inputs: Sequence[Any], forward: Callable[
 
 
 def run(
-    module: Any,
-    collections: Mapping[str, Mapping[str, Any]],
-    inputs: Any,
-    forward: Callable[..., Any] | None,
+    module: Any, collections: Mapping[str, Mapping[str, Any]], inputs: Any, forward: Callable[..., Any] | None
 ) -> Record:
     """Return what calling the module abstractly shows.
 

@@ -198,9 +198,7 @@ def _lstm() -> Declaration:
 
 LAYERS: dict[type, Declaration] = {
     nnx.Linear: row(
-        "Linear",
-        kernel=weight("i o", sizes=_linear_sizes, default=LECUN),
-        bias=_bias("o", {"o": "out_features"}),
+        "Linear", kernel=weight("i o", sizes=_linear_sizes, default=LECUN), bias=_bias("o", {"o": "out_features"})
     ),
     nnx.LinearGeneral: row(
         "Linear",

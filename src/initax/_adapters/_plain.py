@@ -1,4 +1,4 @@
-"""Plain containers: what the names and shapes of arrays outside any module suggest."""
+"""Layers of plain containers, guessed from names and shapes of arrays outside any module."""
 
 from __future__ import annotations
 
@@ -14,16 +14,7 @@ from initax._adapters._nodes import join
 from initax._math._axes import resolve
 from initax._math._sharding import placement
 from initax._model._evidence import TABLES, may_be_bias
-from initax._model._parameter import (
-    UNDECLARED,
-    Ancestor,
-    Evidence,
-    Fans,
-    Layer,
-    Parameter,
-    Role,
-    why_not_drawable,
-)
+from initax._model._parameter import UNDECLARED, Ancestor, Evidence, Fans, Layer, Parameter, Role, why_not_drawable
 from initax._model._reason import Reason, undeclared
 
 PLAIN_PATTERN = "... i o"
@@ -51,7 +42,7 @@ def unknown(own: Own, reason: Reason | None) -> tuple[Parameter, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Container:
-    """Arrays side by side, with what is asked of all of them for each one.
+    """The arrays of one container, with lookups over all of them.
 
     Attributes:
         own: the arrays.

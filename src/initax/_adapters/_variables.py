@@ -1,4 +1,4 @@
-"""Variables of Flax Linen as nested mappings: whose array each leaf is, read without Flax.
+"""Variables of Flax Linen as nested mappings, read without Flax.
 
 What is passed may be the whole dict of collections, its `params` alone, or a train state that holds them. The paths are
 the same for all three, `Dense_0.kernel`, so that the same key gives the same draws. Other collections are state. Where
@@ -85,7 +85,7 @@ class Variables:
 
 @dataclass(slots=True)
 class Readings:
-    """What running the module tells of its parameters; empty where there is no module to run.
+    """What a run of the module shows of its parameters; empty where there is no module to run.
 
     Attributes:
         owner: function from the names of a parameter to those of the module it belongs to; `None` where none was seen.
@@ -133,7 +133,7 @@ def are_named(node: Any) -> bool:
 
 
 def _is_mapping(node: Any) -> bool:
-    """Whether this is a mapping as Linen makes them. A state of NNX is one too, but its names are attributes."""
+    """Whether this is a mapping, but not a state of NNX, whose names are attributes."""
     return type(node) is dict or (isinstance(node, Mapping) and NNX not in packages_of(type(node)))
 
 

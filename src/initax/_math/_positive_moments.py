@@ -53,11 +53,7 @@ class Positive:
 
 
 def ensemble(
-    activation: Activation,
-    fan_in: float,
-    variance: float = 1.0,
-    correlation: float = 0.5,
-    bias_noise: float = 0.0,
+    activation: Activation, fan_in: float, variance: float = 1.0, correlation: float = 0.5, bias_noise: float = 0.0
 ) -> Positive:
     """Return what keeps mean zero, variance and correlation through one layer of positive weights.
 

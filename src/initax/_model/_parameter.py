@@ -28,7 +28,7 @@ WEIGHT_ROLES: tuple[Role, ...] = ("weight", "recurrent", "embedding")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameworkInit:
-    """How a framework itself draws a parameter, to the letter: its own initializer, in the shape it calls it with.
+    """How a framework itself draws a parameter: its own initializer, and the shape with which it is called.
 
     Attributes:
         function: the initializer, `(key, shape, dtype) -> array`.
@@ -304,7 +304,7 @@ _DECLARED: dict[type, Declaration] = {}
 
 
 def declare(cls: type, declaration: Declaration) -> None:
-    """Enter a row into the table of layers."""
+    """Add a row to the table of layers."""
     _DECLARED[cls] = declaration
 
 

@@ -78,7 +78,7 @@ AXES_UNKNOWN = frozenset(
         Why.UNUSED,
         Why.UNREADABLE,
         Why.TRANSFORMED,
-    },
+    }
 )
 """Reasons that go once the axes are declared or restated."""
 

@@ -1,4 +1,4 @@
-"""Declaring layers: the verb with which users enter their own classes into the table."""
+"""`register_layer`, with which users declare the layers of their own classes."""
 
 from __future__ import annotations
 

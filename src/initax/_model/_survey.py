@@ -1,4 +1,4 @@
-"""What a walk over a model found: layers, where their arrays are, and how they are written back."""
+"""`Survey`: the layers of a model, where their arrays are, and how they are written back."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Survey:
         return self.rebuild(leaves)
 
     def shapes_without(self, drawn: Iterable[str]) -> frozenset[str]:
-        """Return the paths of what is a shape and no array, be it tied to another, once these paths are drawn."""
+        """Return the paths that hold a shape in place of an array after these paths are drawn, tied ones included."""
         new = {index for path in drawn for index in self.places[path]}
         return frozenset(
             path

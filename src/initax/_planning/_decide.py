@@ -1,4 +1,4 @@
-"""Deciding: layers, rules and schemes → what is drawn, what is kept, and what is wrong. Nothing here sees data."""
+"""Decides which arrays are drawn and which are kept, from layers, rules and schemes; it sees no data."""
 
 from __future__ import annotations
 
@@ -202,13 +202,7 @@ class _Deciding:
         self.kept.append(Kept(parameter=parameter, kind=layer.kind, reason=reason, rule=rule.text if rule else None))
 
     def _draw(
-        self,
-        layer: Layer,
-        parameter: Parameter,
-        scheme: Scheme,
-        initializer: Initializer,
-        rule: Rule | None,
-        text: str,
+        self, layer: Layer, parameter: Parameter, scheme: Scheme, initializer: Initializer, rule: Rule | None, text: str
     ) -> None:
         # An array without a role is read as a weight, so that an initializer that needs a weight's axes refuses it.
         read = replace(parameter, role="weight") if parameter.role is None else parameter

@@ -1,4 +1,4 @@
-"""What was meant by a call, a rule or a layer that can't be served, and the line to write. Errors and notes call it."""
+"""Hints for errors and notes: what a wrong call, rule or layer may have meant, and the line to write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The second step of a plan with `auto`: what the rules decided, followed along the forward pass, scales its weights.
+"""The second step of a plan with `auto`: the second moment of each weight's input, estimated along the forward pass.
 
 The first step decides every row as if a signal of length one reached each weight. That gives the law of every array
 that is drawn, `auto`'s or not, and with these laws the trace tells what really reaches the weights.
@@ -57,18 +57,13 @@ def with_input_moments(decisions: Decisions, survey: Survey, traced: Traced | No
         scaled = replace(parameter, input_second_moment=1.0) if parameter.path in unknown else parameter
         recipe = each.initializer.recipe(scaled, layers[parameter.path])
         draws.append(replace(each, parameter=parameter, recipe=recipe))
-    notes = (
-        *decisions.notes,
-        *_blind(unknown, traced is None),
-        *_assuming(found.assumed),
-        *_unstable(found.slopes),
-    )
+    notes = (*decisions.notes, *_blind(unknown, traced is None), *_assuming(found.assumed), *_unstable(found.slopes))
     return replace(decisions, draws=tuple(draws), notes=notes)
 
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What the forward pass tells.
+    """The result of following the forward pass.
 
     Attributes:
         input_second_moment: path → mean square of the signal that reaches a weight, `None` where that is not known.
@@ -119,14 +114,14 @@ def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Foll
 
 
 def _growth(length: float | None, nudged: float | None) -> float:
-    """By what factor a deviation of the length has grown; infinite where the length is not finite any more."""
+    """Growth factor of a deviation of the second moment; infinite where the length is not finite any more."""
     if length is None or nudged is None:
         return math.inf
     return math.log(nudged / length) / math.log1p(NUDGE)
 
 
 class _Search:
-    """The variance at which a table has the variance that it should have: secants, in logarithms.
+    """A search for the variance of a table, by secants in logarithms.
 
     What a table gives when it is looked up is part of what reaches it when it is read out.
     """
@@ -189,7 +184,7 @@ def _taken(parameter: Parameter) -> float | None:
 
 
 def _blind(unknown: list[str], without_inputs: bool) -> tuple[str, ...]:
-    """What `auto` could not be told, for the user to know."""
+    """A note on weights whose input `auto` does not know."""
     if not unknown:
         return ()
     text = message(
@@ -202,7 +197,7 @@ def _blind(unknown: list[str], without_inputs: bool) -> tuple[str, ...]:
 
 
 def _assuming(assumed: tuple[str, ...]) -> tuple[str, ...]:
-    """What `auto` had to assume of arrays that are kept, or drawn by what has no known law."""
+    """A note on what `auto` assumes of arrays that are kept, or drawn by initializers without a known law."""
     if not assumed:
         return ()
     return (
@@ -215,7 +210,7 @@ def _assuming(assumed: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _unstable(slopes: Mapping[str, float]) -> tuple[str, ...]:
-    """What `auto` can't do for functions that enlarge every deviation of the length."""
+    """A note on functions that enlarge every deviation of the second moment."""
     if not slopes:
         return ()
     share = math.ceil(round(100 * (1 - 1 / max(slopes.values())), 3)) / 100

@@ -40,7 +40,7 @@ class LabelRule:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the last rule that matches says of an array.
+    """The value that the last matching rule gives an array.
 
     Attributes:
         value: what it says.

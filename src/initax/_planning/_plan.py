@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from initax._adapters import check_key, key_of
-from initax._drawing._draw import Job, draw, lower
+from initax._drawing._draw import draw, lower
+from initax._drawing._job import Job
 from initax._drawing._program import Program
 from initax._errors import InitaxError, PlanError, count, first_of, warn
 from initax._math._sharding import refuse_misfit
@@ -18,11 +19,7 @@ from initax._model._survey import Survey
 from initax._planning._decide import decide
 from initax._planning._hints import no_plan_to_compare, no_stored_plan
 from initax._planning._input_moments import with_input_moments
-from initax._planning._misuse import (
-    refuse_flattened,
-    refuse_no_rules,
-    refuse_permuted,
-)
+from initax._planning._misuse import refuse_flattened, refuse_no_rules, refuse_permuted
 from initax._planning._plan_text import render
 from initax._planning._records import Decisions, Draw, Kept
 from initax._planning._rules import Rule, read_rules
@@ -44,13 +41,7 @@ class Plan:
 
     __slots__ = ("_default", "_rules", "_survey", "draws", "kept", "notes")
 
-    def __init__(
-        self,
-        survey: Survey,
-        rules: tuple[Rule, ...],
-        default: Any,
-        decisions: Decisions,
-    ) -> None:
+    def __init__(self, survey: Survey, rules: tuple[Rule, ...], default: Any, decisions: Decisions) -> None:
         self._survey = survey
         self._rules = rules
         self._default = default
@@ -130,31 +121,29 @@ class Plan:
     def _jobs(self, *, donate: bool = False) -> list[Job]:
         jobs = []
         homes = {each.parameter.path: each.parameter.sharding for each in self.draws}
-        shapes = {each.parameter.path: each.parameter.shape for each in self.draws}
-        drawn = [_paths(each) for each in self.draws if each.recipe is not None]
-        free = self._survey.replaced(path for paths in drawn for path in paths) if donate else {}
-        for path, home in homes.items():
-            if not isinstance(self._survey.at(path), jax.core.Tracer):  # whose type is a place that it has
-                refuse_misfit(path, shapes[path], home)
+        programs: dict[Any, Program] = {}
+        rows = [(each, _paths(each)) for each in self.draws if each.recipe is not None]
+        free = self._survey.replaced(path for _, paths in rows for path in paths) if donate else {}
         for each in self.draws:
-            if each.recipe is None:
-                continue
-            parameter = each.parameter
-            paths = _paths(each)
-            program = Program(
-                kernel=each.recipe.kernel,
-                shape=parameter.shape,
-                dtype=jax.dtypes.canonicalize_dtype(_native(parameter.dtype)),
-                shardings=tuple(homes[path] for path in paths),
-                preimage=parameter.constraint.preimage if parameter.constraint else None,
-            )
+            path, home = each.parameter.path, each.parameter.sharding
+            if home is not None and not isinstance(self._survey.at(path), jax.core.Tracer):  # a tracer's type has one
+                refuse_misfit(path, each.parameter.shape, home)
+        for each, paths in rows:
+            parameter, recipe = each.parameter, each.recipe
+            assert recipe is not None
+            preimage = parameter.constraint.preimage if parameter.constraint else None
+            shardings = tuple([homes[path] for path in paths])
+            known = (id(recipe.kernel), parameter.shape, parameter.dtype, shardings, preimage)
+            if known not in programs:
+                dtype = jax.dtypes.canonicalize_dtype(_native(parameter.dtype))
+                programs[known] = Program(recipe.kernel, parameter.shape, dtype, shardings, preimage)
             jobs.append(
                 Job(
                     paths,
-                    program,
-                    each.recipe.numbers,
-                    old=self._old(each) if program.kernel.sees_old else None,
-                    free=tuple(array for path in paths for array in free.get(path, ())),
+                    programs[known],
+                    recipe.numbers,
+                    old=self._old(each) if recipe.kernel.sees_old else None,
+                    free=tuple([array for path in paths for array in free.get(path, ())]) if free else (),
                     here=self._survey.at(parameter.path),
                 )
             )
@@ -242,13 +231,7 @@ class Plan:
 
     @classmethod
     def from_json(
-        cls,
-        text: str,
-        model: Any,
-        *,
-        inputs: Any = None,
-        forward: Callable[..., Any] | None = None,
-        module: Any = None,
+        cls, text: str, model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
     ) -> Plan:
         """Return a stored plan for a model, after checking that it still decides the same.
 

@@ -1,4 +1,4 @@
-"""Rules from a TOML or JSON file, with the meaning they have in Python."""
+"""Rules from a TOML or JSON file, with the same meaning as in Python."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def load_rules(source: str | os.PathLike[str], *, of: str = "schemes") -> dict[s
 
 
 def _opened(source: str | os.PathLike[str]) -> tuple[str, str, bool]:
-    """What to call the source, its text, and whether it is JSON."""
+    """The name of the source for errors, its text, and whether it is JSON."""
     if isinstance(source, str) and ("\n" in source or not re.search(r"\.(toml|json)$", source, re.IGNORECASE)):
         is_json = source.lstrip().startswith("{")
         if not is_json and "=" not in source and source.strip():

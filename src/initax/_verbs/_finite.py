@@ -1,4 +1,4 @@
-"""Data that is not finite: what is measured on it means nothing, and the error says where it is."""
+"""Errors for data that is not finite: they say which array and which entry."""
 
 from __future__ import annotations
 

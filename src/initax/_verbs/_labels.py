@@ -1,4 +1,4 @@
-"""What an optimizer is told of each parameter: masks and labels, chosen by the selectors of rules."""
+"""Masks and labels of parameters for an optimizer, chosen by the selectors of rules."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEVER_TRAINED = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """What is said of one parameter.
+    """The label of one parameter.
 
     Attributes:
         parameter: the parameter.
@@ -45,7 +45,7 @@ class Label:
 
 
 class Labels:
-    """What an optimizer is told of each parameter: give it to optax as it is, print it for a table.
+    """A label for each parameter: pass it to optax as it is, print it for a table.
 
     Wherever optax takes a tree of the parameters' structure (`mask=`, `param_labels`,
     `muon_weight_dimension_numbers=`) it takes a function from the parameters to such a tree, too. This is one, so it
@@ -75,7 +75,7 @@ class Labels:
         self._aliases = dict(found.aliases)
 
     def __call__(self, parameters: Any) -> Any:
-        """Return the tree of what is said, of the structure of these parameters.
+        """Return the labels as a tree of the structure of these parameters.
 
         Args:
             parameters: the model's parameters, or a part of them, as an optimizer holds them.
@@ -120,7 +120,7 @@ class Labels:
         )
 
     def __getitem__(self, path: str) -> Any:
-        """Return what is said of the array at a path.
+        """Return the label of the array at a path.
 
         Raises:
             ModelError: there is none.
@@ -174,7 +174,7 @@ class Labels:
 
 
 def value_text(value: Any) -> str:
-    """Return what is said of an array as a cell of a table."""
+    """Return a label as a cell of a table."""
     if hasattr(value, "reduction_axis"):
         return f"{value.reduction_axis} → {value.output_axis}"
     return str(value)
@@ -250,14 +250,9 @@ def labels(
 
 
 def mask(
-    model: Any,
-    rules: Any,
-    *,
-    inputs: Any = None,
-    forward: Callable[..., Any] | None = None,
-    module: Any = None,
+    model: Any, rules: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
 ) -> Labels:
-    """Return true or false for each parameter: what weight decay, or any other transform, is for.
+    """Return true or false for each parameter: whether weight decay, or any other transform, applies to it.
 
     Args:
         model: an Equinox or NNX module, Linen variables, a train state, or any pytree of arrays, abstract or not.
@@ -315,7 +310,7 @@ def never_trained(parameter: Parameter) -> bool:
 
 
 def _of_roles(selectors: Sequence[Any]) -> dict[Any, Any]:
-    """Rules that are true for what one of several roles and selectors selects."""
+    """Rules that are true for the arrays that one of several roles and selectors selects."""
     roles = {each: True for each in selectors if isinstance(each, str) and each in ROLES}
     return {**({"*": roles} if roles else {}), **{each: True for each in selectors if each not in roles}}
 

@@ -35,12 +35,7 @@ class Matrix:
 
 
 def muon_dimensions(
-    model: Any,
-    rules: Any = None,
-    *,
-    inputs: Any = None,
-    forward: Callable[..., Any] | None = None,
-    module: Any = None,
+    model: Any, rules: Any = None, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
 ) -> Labels:
     """Return the axes of each weight for `optax.contrib.muon(muon_weight_dimension_numbers=...)`.
 

@@ -1,4 +1,4 @@
-"""What an optimizer remembers of parameters that were drawn anew.
+"""Resets of an optimizer's state for parameters that were drawn anew.
 
 An optimizer's state holds trees of the parameters' own structure, somewhere inside: moments, traces, accumulated
 gradients. So an array of the state belongs to the parameter whose path its own path goes through, whatever its shape:
@@ -84,7 +84,7 @@ class _Place:
 
 
 def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: Counts = "keep") -> State:
-    """Return an optimizer's state that remembers nothing of the parameters a plan draws.
+    """Return an optimizer's state with the entries of the parameters that a plan draws reset.
 
     Reset a layer and keep its moments, and the first updates push the new weights where the old ones were going.
 
@@ -125,7 +125,7 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
 
 
 def forget_entries(opt_state: State, survey: Survey, entries: Mapping[str, Any]) -> State:
-    """Return an optimizer's state that remembers nothing of some entries of some parameters.
+    """Return an optimizer's state with some entries of some parameters reset.
 
     Args:
         opt_state: any optax state, an `nnx.Optimizer`, or a `TrainState`.

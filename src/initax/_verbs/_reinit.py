@@ -1,4 +1,4 @@
-"""The verbs: `reinit` plans and draws, `layers` looks, `draw` makes a single array."""
+"""`reinit` plans and draws a model, `layers` lists its layers, `draw` draws a single array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules that repair an input-convex network somebody else wrote: which weights are what, and `icnn` for each."""
+"""`icnn` rules for any input-convex network: finds which weights are positive and which are passthroughs."""
 
 from __future__ import annotations
 

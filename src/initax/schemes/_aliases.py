@@ -1,4 +1,4 @@
-"""What other packages call schemes, arguments and roles, and what to write here. Errors ask for it."""
+"""Names of schemes, arguments and roles in other packages → what to write here; for error texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scheme `auto`: each weight by what reaches it."""
+"""The scheme `auto`: each weight scaled by the second moment of its input."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Auto(Initializer):
 
 @scheme("auto")
 def auto(*, distribution: Distribution = "truncated_normal", bias_share: Share = 0.0, center: bool = False) -> Parts:
-    """Return weights by what reaches them, so that variance one goes in and variance one comes out.
+    """Return weights scaled by the second moment of their input, so that variance one in gives variance one out.
 
     With `inputs=` the forward pass is followed from the inputs, assumed standard normal, through activations,
     residual sums, poolings and norms, and each weight has variance `1 / (fan_in m)` with `m` the mean square of the

@@ -21,7 +21,7 @@ from initax.schemes._scheme import Scheme, weights_only
 
 @dataclass(frozen=True, slots=True)
 class Prior(Initializer):
-    """What makes an output start at `p`: log-odds before a sigmoid, logarithms before a softmax."""
+    """Biases with which outputs start at `p`: log-odds before a sigmoid, logarithms before a softmax."""
 
     p: float | tuple[float, ...] = 0.01
     link: str = "sigmoid"

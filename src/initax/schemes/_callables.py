@@ -28,7 +28,7 @@ from initax.schemes._jax_closures import OwnAxes, moments, own_axes
 
 
 def identity_of(function: Any) -> Any:
-    """Return what tells one callable from another: for a closure its code and what it closes over.
+    """Return what identifies a callable: for a closure its code and what it closes over.
 
     `jax.nn.initializers.he_normal()` is a new closure at each call; without this each would be compiled anew.
     """
@@ -59,7 +59,7 @@ def _key_for(function: Any, key: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True, slots=True)
 class CallingKernel(Kernel):
-    """A callable, each time with the same shape.
+    """A callable that is called with one shape.
 
     Attributes:
         identity: what tells it from another one.
@@ -142,7 +142,7 @@ class StoredKernel(CallingKernel):
 
 @dataclass(frozen=True, slots=True)
 class Foreign(Initializer):
-    """A callable in place of a name."""
+    """Any callable, called with the fan_in where it asks for one."""
 
     function: Callable[..., Any]
     fits_bias: ClassVar[bool] = True
@@ -213,7 +213,7 @@ class FrameworkKernel(Kernel):
 
 @dataclass(frozen=True, slots=True)
 class Framework(Initializer):
-    """What a framework's own function gives, whatever it takes the axes for."""
+    """A framework's own initializer, whatever axes it assumes."""
 
     init: FrameworkInit
     fits_bias: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Laws that no fan enters: constants, and uniform, normal and cut normal entries of a given scale."""
+"""Distributions without fans: constants, and uniform, normal and truncated normal entries of a given scale."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ from initax._errors import SchemeError, warn
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS, Constant
 from initax.schemes._initializer import Initializer, Recipe, drawing_dtype, is_complex, refuse_complex, where
-from initax.schemes._kernels import (
-    IntervalKernel,
-    NormalKernel,
-    TruncatedNormalKernel,
-    UniformKernel,
-    truncated_std,
-)
+from initax.schemes._kernels import IntervalKernel, NormalKernel, TruncatedNormalKernel, UniformKernel, truncated_std
 from initax.schemes._named import NonNegative, Number, Parts, Positive, Values, scheme
 from initax.schemes._scheme import weights_only
 
@@ -99,7 +93,7 @@ class TruncatedNormal(Initializer):
 
 
 def warn_of_bounds(name: str, law: TruncatedNormal, are_values: bool) -> None:
-    """Warn where what the bounds leave is not what one asks a normal for.
+    """Warn where the bounds leave little of the normal.
 
     Args:
         name: the scheme's name.

@@ -1,4 +1,4 @@
-"""What an initializer is: a decision about one parameter that becomes a recipe, a kernel and its numbers.
+"""`Initializer`, `Recipe` and `Kernel`: from a parameter to what is compiled and the numbers it runs with.
 
 An `Initializer` looks at a parameter and its layer and answers with a `Recipe`. The recipe's kernel is all that gets
 compiled; its numbers are run-time arguments. So `he_normal`, `glorot_normal` and `lecun_normal` share one compiled
@@ -128,7 +128,7 @@ class Initializer:
     """Whether the mean of each output's weights is zero, so that nothing of the mean of a signal comes through."""
 
     def declines(self, parameter: Parameter) -> Reason | None:
-        """Return why it has nothing to say of a parameter, which is then kept; `None` where it draws it."""
+        """Return why it does not draw a parameter, which is then kept; `None` where it draws it."""
         return None
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
@@ -354,10 +354,13 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
             "plan where it is an array, outside jax.jit: plan = ix.plan(model, ...); then inside: plan.draw(key)",
         )
     if fan_in is None or fan_out is None:
+        is_alone = parameter.role == "bias" and not parameter.path
         raise SchemeError(
             f"{initializer} needs the fans of {where(parameter)}, and they are not known.",
             f"shape {parameter.shape}, role {parameter.role}",
-            "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})",
+            f'give those of its weight: ix.draw("{initializer}", key, shape, role="bias", fan_in=...)'
+            if is_alone
+            else "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})",
         )
     return float(fan_in), float(fan_out)
 

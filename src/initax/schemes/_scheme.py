@@ -193,7 +193,7 @@ def _in_order(parts: Parts) -> dict[Role, Initializer | None]:
 
 
 def _for_array(name: str, value: Any) -> Scheme | None:
-    """What a scheme says of one array."""
+    """The scheme of one array."""
     if name in (*WORDS, "base", "name"):
         raise SchemeError(f'"{name}" is not an array here: it is a word of schemes.', f"write {name}=...")
     try:
@@ -259,7 +259,7 @@ def register(name: str, scheme: Any) -> None:
 
 
 def add_to_registry(name: str, factory: Callable[..., Scheme]) -> None:
-    """Put a factory into the table of names."""
+    """Add a factory to the table of names."""
     _NAMED[name] = factory
 
 
@@ -338,7 +338,7 @@ def unknown_argument(name: str, argument: str, value: Any) -> str:
 
 
 def as_scheme(value: Any) -> Scheme:
-    """Return what a rule says as a scheme.
+    """Return the scheme that a rule gives, in whatever form it is written.
 
     Raises:
         SchemeError: it is none.
@@ -438,7 +438,7 @@ def unknown_role(key: str, weight: Any = None, value: Any = None) -> str:
 
 
 def _for_state(value: Any) -> Initializer | None:
-    """Return what a scheme says of state: that it starts anew, or is kept.
+    """Return whether a scheme restarts state or keeps it, as an initializer or `None`.
 
     Raises:
         SchemeError: it is something else.
@@ -453,7 +453,7 @@ def _for_state(value: Any) -> Initializer | None:
 
 
 def as_initializer(value: Any, role: Role) -> Initializer | None:
-    """Return what a scheme says of one role as an initializer.
+    """Return the initializer of a scheme for one role.
 
     Raises:
         SchemeError: it is none, or does not fit the role.
