@@ -1,6 +1,6 @@
 """What one does twice, `nox -s` and a name.
 
-`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `peers`, `fuzz`.
+`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `peers`, `mup`, `fuzz`.
 """
 
 import os
@@ -125,6 +125,13 @@ def wild(session: nox.Session, jax: str) -> None:
         session.install("--no-deps", *group("wild-bare"))
     marks = ["-m", "held" if jax == "held" else "not held"]
     session.run("pytest", "-W", "ignore", *marks, *(session.posargs or ["-n", "2", "benchmarks/wild.py"]))
+
+
+@nox.session
+def mup(session: nox.Session) -> None:
+    """Hold `ix.mup` against the package `mup` on PyTorch, tensor by tensor."""
+    session.install(".", *group("mup"))
+    session.run("pytest", *(session.posargs or ["-W", "ignore", "benchmarks/mup_package.py"]))
 
 
 @nox.session

@@ -521,8 +521,8 @@ def by_convolution(w: Writer, a: str) -> str:
         return by_einsum(w, a)
     spatial = len(shape) - 2
     places = "HW"[:spatial]
-    rhs = [*places, "I", "O"]
-    rhs = "".join(rhs[at] for at in order(w, len(rhs)))
+    letters = [*places, "I", "O"]
+    rhs = "".join(letters[at] for at in order(w, len(letters)))
     sizes = dict(zip(rhs, shape, strict=True))
     lhs = w.pick([f"N{places}C", f"NC{places}"])
     out = w.pick([f"N{places}C", f"NC{places}"])

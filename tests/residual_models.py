@@ -217,7 +217,7 @@ def bottleneck(p, image):
         own = part(p, f"{name}.")
 
         def fixed_norm(h, own=own):
-            return (h - 0.5) / jnp.sqrt(2.0) * own["scale"] + own["shift"]
+            return h / jnp.sqrt(2.0) * own["scale"] + own["shift"]
 
         h = jax.nn.relu(conv(x, own["conv1"]))
         h = jax.nn.relu(conv(h, own["conv2"]))
@@ -326,7 +326,9 @@ def dropped(p, x, key):
     h = jax.nn.relu(norm(x) @ p["up"]) @ p["down"]
     h = jnp.where(jax.random.bernoulli(key, 0.9, h.shape), h / 0.9, 0)
     x = jnp.where(jnp.arange(LENGTH)[:, None] < 3, x + h.reshape(-1).reshape(h.shape), x)
-    return lax.cond(jax.random.bernoulli(key), lambda z: z + jax.nn.relu(z @ p["up2"]) @ p["down2"], lambda z: z, x)
+    return lax.cond(
+        jax.random.bernoulli(key, 0.999), lambda z: z + jax.nn.relu(z @ p["up2"]) @ p["down2"], lambda z: z, x
+    )
 
 
 def squeezed(p, image):
@@ -478,8 +480,8 @@ def adapters(p, x):
 
 
 def fixup(p, x):
-    x = jax.nn.relu(x + (jax.nn.relu((x + p["s1"]) @ p["up"] + p["s2"]) + p["s3"]) @ p["down"] * p["m"] + p["s4"])
-    return x
+    h = jax.nn.relu((x + p["s1"]) @ p["up"] + p["s2"])
+    return jax.nn.relu(x + (h + p["s3"]) @ p["down"] * p["m"] + p["s4"])
 
 
 def in_parts(p, x):
@@ -604,7 +606,10 @@ MODELS = [
         "vit with layer scale",
         vit,
         {
-            "cls": S(1, WIDTH), "embed": S(12, WIDTH), "positions": S(5, WIDTH), "head": S(WIDTH, 3),
+            "cls": S(1, WIDTH),
+            "embed": S(12, WIDTH),
+            "positions": S(5, WIDTH),
+            "head": S(WIDTH, 3),
             **layers(2, BLOCK | {"gamma1": S(WIDTH), "gamma2": S(WIDTH)}),
         },
         (S(4, 4, 3),),
@@ -612,7 +617,9 @@ MODELS = [
         of_layers(2, BLOCK, ("o", "down")),
         scores_of("0.", "1."),
     ),
-    Model("post norm", post_norm, layers(2, BLOCK), (x,), (4,), of_layers(2, BLOCK, ("o", "down")), scores_of("0.", "1.")),
+    Model(
+        "post norm", post_norm, layers(2, BLOCK), (x,), (4,), of_layers(2, BLOCK, ("o", "down")), scores_of("0.", "1.")
+    ),
     Model(
         "norms at the end",
         norms_at_the_end,
@@ -636,8 +643,11 @@ MODELS = [
         "encoder and decoder",
         encoder_decoder,
         {
-            "source": S(WIDTH, WIDTH), "table": S(30, WIDTH), "head": S(WIDTH, 30),
-            **prefixed("encoder.", layers(2, BLOCK)), **prefixed("decoder.", layers(3, BLOCK | cross)),
+            "source": S(WIDTH, WIDTH),
+            "table": S(30, WIDTH),
+            "head": S(WIDTH, 30),
+            **prefixed("encoder.", layers(2, BLOCK)),
+            **prefixed("decoder.", layers(3, BLOCK | cross)),
         },
         (x, tokens),
         (4, 9),
@@ -649,8 +659,12 @@ MODELS = [
         "resnet",
         resnet,
         {
-            "stem": S(3, 3, 3, 4), "head": S(8, 3), **prefixed("a.", basic(4, 4)), **prefixed("b.", basic(4, 4)),
-            **prefixed("c.", basic(4, 8, project=True)), **prefixed("d.", basic(8, 8)),
+            "stem": S(3, 3, 3, 4),
+            "head": S(8, 3),
+            **prefixed("a.", basic(4, 4)),
+            **prefixed("b.", basic(4, 4)),
+            **prefixed("c.", basic(4, 8, project=True)),
+            **prefixed("d.", basic(8, 8)),
         },
         (S(8, 8, 3),),
         (4,),
@@ -661,7 +675,9 @@ MODELS = [
         "bottlenecks",
         bottleneck,
         {
-            **prefixed("a.", narrow(6, project=True)), **prefixed("b.", narrow(6)), **prefixed("c.", narrow(6)),
+            **prefixed("a.", narrow(6, project=True)),
+            **prefixed("b.", narrow(6)),
+            **prefixed("c.", narrow(6)),
         },
         (S(4, 4, 3),),
         (3,),
@@ -680,9 +696,18 @@ MODELS = [
         "u-net of residual blocks",
         unet_of_residual_blocks,
         {
-            "in": S(3, 3, 3, 4), "down": S(3, 3, 4, 8), "up": S(3, 3, 8, 4), "out": S(3, 3, 4, 3),
-            **{f"{name}.conv{at}": S(3, 3, wide, wide) for name, wide in (("first", 4), ("low1", 8), ("low2", 8)) for at in (1, 2)},
-            "last.conv1": S(3, 3, 8, 4), "last.conv2": S(3, 3, 4, 4), "last.project": S(1, 1, 8, 4),
+            "in": S(3, 3, 3, 4),
+            "down": S(3, 3, 4, 8),
+            "up": S(3, 3, 8, 4),
+            "out": S(3, 3, 4, 3),
+            **{
+                f"{name}.conv{at}": S(3, 3, wide, wide)
+                for name, wide in (("first", 4), ("low1", 8), ("low2", 8))
+                for at in (1, 2)
+            },
+            "last.conv1": S(3, 3, 8, 4),
+            "last.conv2": S(3, 3, 4, 4),
+            "last.project": S(1, 1, 8, 4),
         },
         (S(8, 8, 3),),
         (2, 2),
@@ -692,7 +717,9 @@ MODELS = [
         "residual in residual",
         residual_in_residual,
         {
-            "head": S(3, 3, 3, 4), "body": S(3, 3, 4, 4), "tail": S(3, 3, 4, 3),
+            "head": S(3, 3, 3, 4),
+            "body": S(3, 3, 4, 4),
+            "tail": S(3, 3, 4, 3),
             **{f"{name}{at}": S(3, 3, 4, 4) for name in "abc" for at in (1, 2)},
         },
         (S(4, 4, 3),),
@@ -702,10 +729,13 @@ MODELS = [
     Model(
         "transformer in transformer",
         transformer_in_transformer,
-        layers(2, {"narrow": S(WIDTH, 4), "u": S(4, 6), "w0": S(6, 4), "w1": S(6, 4), "w2": S(6, 4), "widen": S(4, WIDTH)}),
+        layers(
+            2, {"narrow": S(WIDTH, 4), "u": S(4, 6), "w0": S(6, 4), "w1": S(6, 4), "w2": S(6, 4), "widen": S(4, WIDTH)}
+        ),
         (x,),
         (3, 2, 3),
-        {f"{layer}.w{step}": (step + 1,) for layer in range(2) for step in range(3)} | {"0.widen": (1,), "1.widen": (2,)},
+        {f"{layer}.w{step}": (step + 1,) for layer in range(2) for step in range(3)}
+        | {"0.widen": (1,), "1.widen": (2,)},
     ),
     Model(
         "highway",
@@ -718,10 +748,16 @@ MODELS = [
     Model(
         "experts",
         experts,
-        layers(2, {
-            "router": S(WIDTH, 3), "up": S(3, WIDTH, 6), "down": S(3, 6, WIDTH), "shared_up": S(WIDTH, 6),
-            "shared_down": S(6, WIDTH),
-        }),
+        layers(
+            2,
+            {
+                "router": S(WIDTH, 3),
+                "up": S(3, WIDTH, 6),
+                "down": S(3, 6, WIDTH),
+                "shared_up": S(WIDTH, 6),
+                "shared_down": S(6, WIDTH),
+            },
+        ),
         (x,),
         (2,),
         {f"{at}.{name}": (at + 1,) for at in range(2) for name in ("down", "shared_down")},
@@ -799,7 +835,9 @@ MODELS = [
         of_layers(3, BLOCK, ("o", "down")),
         scores_of("0.", "1.", "2."),
     ),
-    Model("long skip", long_skip, layers(2, BLOCK), (x,), (4,), of_layers(2, BLOCK, ("o", "down")), scores_of("0.", "1.")),
+    Model(
+        "long skip", long_skip, layers(2, BLOCK), (x,), (4,), of_layers(2, BLOCK, ("o", "down")), scores_of("0.", "1.")
+    ),
     Model("interpolated", interpolated, layers(2, FFN), (x,), (2,), {"0.down": (1,), "1.down": (2,)}),
     Model("routed tokens", routed_tokens, FFN | {"router": S(WIDTH, 1)}, (x,), (1,), {"down": (1,)}),
     Model("no output weight", no_output_weight, square("q", "k", "v"), (x,), (1,), {"v": (1,)}, SCORES),
@@ -841,8 +879,14 @@ MODELS = [
         "adapters",
         adapters,
         {
-            "up": S(WIDTH, WIDE), "down": S(WIDE, WIDTH), "a": S(WIDE, 2), "b": S(2, WIDTH), "up2": S(WIDTH, WIDE),
-            "down2": S(WIDE, WIDTH), "a2": S(WIDE, 2), "b2": S(2, WIDTH),
+            "up": S(WIDTH, WIDE),
+            "down": S(WIDE, WIDTH),
+            "a": S(WIDE, 2),
+            "b": S(2, WIDTH),
+            "up2": S(WIDTH, WIDE),
+            "down2": S(WIDE, WIDTH),
+            "a2": S(WIDE, 2),
+            "b2": S(2, WIDTH),
         },
         (x,),
         (2,),
@@ -857,7 +901,12 @@ MODELS = [
         {"down": (1,)},
     ),
     Model("in parts", in_parts, FFN, (x,), (1,), {"down": (1,)}),
-    Model("dense net", densenet, {"a": S(3, 3, 3, 4), "b": S(3, 3, 7, 4), "c": S(3, 3, 11, 4), "head": S(15, 3)}, (S(4, 4, 3),)),
+    Model(
+        "dense net",
+        densenet,
+        {"a": S(3, 3, 3, 4), "b": S(3, 3, 7, 4), "c": S(3, 3, 11, 4), "head": S(15, 3)},
+        (S(4, 4, 3),),
+    ),
     Model("u-net", unet, {"in": S(3, 3, 3, 4), "down": S(3, 3, 4, 4), "out": S(3, 3, 8, 3)}, (S(4, 4, 3),)),
     Model("plain mlp with one bias", plain_mlp, square("a", "b", "c") | {"shared": S(WIDTH)}, (x,)),
     Model("lstm", lstm, {"i": S(WIDTH, 4 * WIDTH), "h": S(WIDTH, 4 * WIDTH), "b": S(4 * WIDTH)}, (x,)),
@@ -866,7 +915,12 @@ MODELS = [
     Model("wide and deep", wide_and_deep, square("wide", "a", "b", "c"), (x,)),
     Model("gated unit", gated_unit, {"a": S(WIDTH, 2 * WIDTH), "b": S(WIDTH, WIDTH)}, (x,)),
     Model("sampled", sampled, square("a", "mean", "std", "out"), (x, x)),
-    Model("relative positions", relative, square("q", "k", "v", "o") | {"r": S(LENGTH, WIDTH), "bias": S(LENGTH, LENGTH)}, (x,)),
+    Model(
+        "relative positions",
+        relative,
+        square("q", "k", "v", "o") | {"r": S(LENGTH, WIDTH), "bias": S(LENGTH, LENGTH)},
+        (x,),
+    ),
     Model(
         "pyramid",
         pyramid,

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -204,7 +205,7 @@ def std_of(function):
 noisier.__qualname__ = noisy.__qualname__
 
 # name → how the ablation changes, what the error says of it
-CHANGES = {
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "a scheme": (
         {"schemes": SCHEMES | {"he": {"Linear": "lecun_normal"}}},
         'scheme "he": its rules have "Linear": "he_normal", now "Linear": "lecun_normal"',
@@ -255,7 +256,13 @@ def test_the_file_of_another_ablation_is_refused(name, tmp_path):
     """Nothing is run, the file stays as it is, and the error says what differs."""
     changes, line = CHANGES[name]
     path = tmp_path / "runs.jsonl"
-    arguments = {"model": mlp(), "schemes": changes.get("before", SCHEMES), "keys": KEYS, "run": mean, "path": path}
+    arguments: dict[str, Any] = {
+        "model": mlp(),
+        "schemes": changes.get("before", SCHEMES),
+        "keys": KEYS,
+        "run": mean,
+        "path": path,
+    }
     ix.ablate(**arguments, how="python")
     before = path.read_bytes()
     now = {key: value for key, value in changes.items() if key != "before"}
@@ -291,7 +298,7 @@ def test_a_file_of_something_else_is_left_alone(name, tmp_path):
     path.write_bytes(FOREIGN[name])
     with pytest.raises(ix.InitaxError) as raised:
         ix.ablate(mlp(), SCHEMES, KEYS, mean, path=path)
-    assert str(raised.value) == f"{path} is no file of an ablation.\n  it is left as it is; pass another path"
+    assert str(raised.value) == f"{path} is not a file of an ablation.\n  it is left as it is; pass another path"
     assert path.read_bytes() == FOREIGN[name]
 
 
@@ -302,7 +309,7 @@ def test_a_damaged_line_is_named(tmp_path):
     path.write_bytes(lines[0] + b'{"scheme": "he"}\n' + lines[2])
     with pytest.raises(ix.InitaxError) as raised:
         read_file(path)
-    assert str(raised.value) == f"{path}, line 2 is no run: KeyError: 'seed'\n  mend or delete the line"
+    assert str(raised.value) == f"{path}, line 2 is not a run: KeyError: 'seed'\n  mend or delete the line"
 
 
 def test_a_file_of_a_later_format_is_refused(tmp_path):

@@ -76,7 +76,7 @@ def test_moments_of_a_kink_anywhere_are_those_of_scipy(place, variance):
     root = math.sqrt(variance)
     panels = samples(hinge, variance)[0].reshape(-1, NODES)
     around = panels[(panels[:, 0] < place / root) & (panels[:, -1] > place / root)]
-    assert np.all(around[:, -1] - around[:, 0] < 1e-9)  # panels end at the kink
+    assert np.all(around[:, -1] - around[:, 0] < 1e-3)  # panels are halved around the kink
     found = moments(hinge, variance)
     for power, ours in ((1, found.mean), (2, found.square)):
         theirs, _ = integrate.quad(

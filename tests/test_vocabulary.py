@@ -232,6 +232,12 @@ ERRORS = {
         "  those that do: leaky_relu, elu, celu\n"
         "  of any other give the function: ix.gain(lambda x: f(x, 0.2))",
     ),
+    "a bias alone": (
+        lambda: ix.draw("uniform_fan_in", KEY, (5,), role="bias"),
+        "uniform_fan_in needs the fans of the array, and they are not known.\n"
+        "  shape (5,), role bias\n"
+        '  give those of its weight: ix.draw("uniform_fan_in", key, shape, role="bias", fan_in=...)',
+    ),
     "a complex type of half precision": (
         lambda: ix.draw("normal", KEY, (4, 3), "complex32"),
         "only floating and complex arrays are drawn, not complex32.\n"
@@ -264,6 +270,8 @@ ELSEWHERE = {
     "zerosC16": "zeros",
     "UniformScaling": "lecun_uniform",
     "msra": "he_normal",
+    "gpt2": '("gpt2", {"layers": 12})',
+    "mup": "mup_hidden",
     "randn32": '("normal", {"stddev": ...})',
     "constant_": '("constant", {"value": ...})',
     "trunc_normal_": '("trunc_normal", {"stddev": ...})',

@@ -34,6 +34,9 @@ from initax._planning._records import Draw as Draw
 from initax._planning._records import Kept as Kept
 from initax._planning._rule_file import load_rules as load_rules
 from initax._trace._take_survey import survey as survey
+from initax._verbs._coordinate_report import Coordinate as Coordinate
+from initax._verbs._coordinate_report import CoordinateCheck as CoordinateCheck
+from initax._verbs._coordinates import coordinate_check as coordinate_check
 from initax._verbs._labels import Label as Label
 from initax._verbs._labels import Labels as Labels
 from initax._verbs._labels import labels as labels
@@ -43,6 +46,7 @@ from initax._verbs._lsuv import LsuvReport as LsuvReport
 from initax._verbs._lsuv import lsuv as lsuv
 from initax._verbs._muon import muon as muon
 from initax._verbs._muon import muon_dimensions as muon_dimensions
+from initax._verbs._mup import mup as mup
 from initax._verbs._optimizer import reset_optimizer as reset_optimizer
 from initax._verbs._propagation import signal_propagation as signal_propagation
 from initax._verbs._reinit import draw as draw
@@ -52,6 +56,8 @@ from initax._verbs._signal_report import Signal as Signal
 from initax._verbs._signal_report import SignalComparison as SignalComparison
 from initax._verbs._signal_report import SignalReport as SignalReport
 from initax._verbs._units import reset_units as reset_units
+from initax._verbs._width import Width as Width
+from initax._verbs._width_factors import WidthFactor as WidthFactor
 from initax.schemes._scheme import Scheme as Scheme
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The models of an ablation: of every scheme and seed, each the same structure with other arrays."""
+"""The models of an ablation: one per scheme and seed, of the same structure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Arrays = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """Where the models come from.
+    """The models of an ablation, made when they are asked for.
 
     Attributes:
         keys: one typed key for each seed.
@@ -59,7 +59,7 @@ def models_of(
     default: Any,
     cache: int,
 ) -> Models:
-    """Return where the models of an ablation come from; every decision is made here, and nothing is drawn.
+    """Return the models of an ablation; every decision is made here, and nothing is drawn.
 
     Args:
         model: a model, or a function from a key to one.
@@ -105,7 +105,7 @@ def models_of(
 
 
 def is_builder(model: Any) -> bool:
-    """Whether this is a function that makes a model: something to call that JAX does not take for a tree."""
+    """Whether this is a function that makes a model: something to call that JAX does not treat as a tree."""
     leaves = jax.tree_util.tree_leaves(model)
     return callable(model) and len(leaves) == 1 and leaves[0] is model
 

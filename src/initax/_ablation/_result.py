@@ -1,4 +1,4 @@
-"""What an ablation found: its runs, means with intervals, paired differences, a table and a picture."""
+"""The result of an ablation: runs, means with intervals, paired differences, a table and a figure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Ablation:
             baseline: the scheme that differences are taken from; the first one if left out.
 
         Raises:
-            InitaxError: the file is none of an ablation, or damaged, or there is no such baseline.
+            InitaxError: the file is not an ablation's, or damaged, or there is no such baseline.
             FileNotFoundError: there is no such file.
         """
         header, runs = read_file(path)
@@ -65,7 +65,7 @@ class Ablation:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of the metrics, in the order in which they turn up."""
+        """The names of the metrics, in the order of their first run."""
         return tuple(dict.fromkeys(name for run in self.runs for name in run.metrics))
 
     def values(self, metric: str) -> dict[str, np.ndarray]:

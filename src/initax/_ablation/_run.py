@@ -40,7 +40,7 @@ class Run:
     seconds: float
 
     def to_json(self) -> str:
-        """Return the run as one line of JSON; `nan`, `inf` and `-inf` stand in it as strings, JSON has no other way."""
+        """Return the run as one line of JSON; `nan`, `inf` and `-inf` are written as strings."""
         stored = {
             "scheme": self.scheme,
             "seed": self.seed,
@@ -60,7 +60,7 @@ class Run:
             line: the line.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: it is no such line.
+            ValueError, KeyError, TypeError, AttributeError: it is not such a line.
         """
         stored = json.loads(line)
         return cls(
@@ -78,7 +78,7 @@ def read_metrics(returned: Any) -> dict[str, Metric]:
     """Return what a run returned as numbers of double precision.
 
     Raises:
-        InitaxError: it is no mapping from names to real numbers and arrays of them.
+        InitaxError: it is not a mapping from names to real numbers and arrays of them.
     """
     check_metrics(returned)
     return {name: _number(np.asarray(value).astype(np.float64)) for name, value in returned.items()}

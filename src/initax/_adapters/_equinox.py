@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -71,16 +71,16 @@ def _recurrent_default(module: Any) -> DefaultSpec:
     return ("uniform_fan_in", {"fan": module.hidden_size})
 
 
-def _cell(gates: tuple[str, ...], **further: Field) -> Declaration:
+def _cell(gates: tuple[str, ...], further: Mapping[str, Field] | None = None) -> Declaration:
     count = len(gates)
     shared: dict[str, Any] = {"default": _recurrent_default, "gates": gates}
     inner, hidden = ({"gate": count, "o": "hidden_size", "i": name} for name in ("input_size", "hidden_size"))
     return row(
         "RNNCell",
+        further,
         weight_ih=weight("(gate o) i", sizes=inner, **shared),
         weight_hh=weight("(gate o) i", "recurrent", sizes=hidden, **shared),
         bias=bias("(gate o)", "weight_ih", sizes={"gate": count, "o": "hidden_size"}, **shared),
-        **further,
     )
 
 
@@ -129,7 +129,7 @@ LAYERS: dict[type, Declaration] = {
         ),
     ),
     eqx.nn.GRUCell: _cell(
-        GRU_GATES, bias_n=bias("o", "weight_hh", sizes={"o": "hidden_size"}, default=_recurrent_default)
+        GRU_GATES, {"bias_n": bias("o", "weight_hh", sizes={"o": "hidden_size"}, default=_recurrent_default)}
     ),
     eqx.nn.LSTMCell: _cell(LSTM_GATES),
     eqx.nn.LayerNorm: _norm(lambda module: module.shape),
@@ -169,7 +169,7 @@ def _how(cls: type) -> Say | None:
 STATE = Reason(
     Why.STATISTICS, "state", hint="take the state of a new model: _, state = eqx.nn.make_with_state(...)(...)"
 )
-NUMPY = Reason(Why.CONSTANT, "a NumPy array, which Equinox takes for a constant")
+NUMPY = Reason(Why.CONSTANT, "a NumPy array, which Equinox treats as a constant")
 
 
 def _constant(array: Any, boxed: bool) -> Reason | None:
@@ -193,7 +193,7 @@ def _state(node: Any) -> Node:
     structure: Any = jax.tree_util.tree_structure(node)
     markers = structure.node_data()[1]
     values, _ = jax.tree_util.tree_flatten(node, is_leaf=lambda each: each is not node)
-    numbered = ((str(place), value) for place, value in enumerate(values))
+    numbered = ((str(index), value) for index, value in enumerate(values))
     return Node("state", reason=STATE, states=dict(zip(markers, numbered, strict=True)))
 
 
@@ -206,7 +206,7 @@ def _spectral_norm(node: Any) -> Node:
 
     def with_vectors(vectors: Any, *base: str) -> Constraint:
         preimage = SpectralNormPreimage(node.eps, stacks=len(vectors[0].shape) - 1)
-        companions = tuple(".".join((*base, place)) for place in ("0", "1"))
+        companions = tuple(".".join((*base, index)) for index in ("0", "1"))
         return Constraint(name="spectral norm", preimage=preimage, companions=companions)
 
     if isinstance(index.init, tuple):
@@ -243,7 +243,7 @@ def _shared(node: Any) -> Node:
     tied = jax.tree_util.tree_leaves(node.where(marked))
     try:
         sources = jax.tree_util.tree_leaves(node.get(marked))
-    except Exception:  # `get` computes something, a transpose say: what it returns has a shape but no path
+    except Exception:  # `get` computes something, e.g. a transpose: what it returns has a shape but no path
         sources = [
             _Mark(None, each) for each in jax.tree_util.tree_leaves(eqx.filter_eval_shape(node.get, node.pytree))
         ]

@@ -1,4 +1,4 @@
-"""What is no model, though it may well stand for one: each is answered with its name and the line to write.
+"""What is passed in place of a model: an error names it and gives the line to write.
 
 Models and tensors of other packages, functions around a module, optimizers and their states, classes, files. Packages
 are known by the names of classes' modules, so that none of them is loaded, or has to be there.
@@ -203,7 +203,7 @@ def refuse_closed(model: Any) -> None:
     held = [name for name, each in own.items() if holds_arrays(each)]
     if held:
         raise ModelError(
-            f"{_name(model)} is no pytree: JAX sees no array in it.",
+            f"{_name(model)} is not a pytree: JAX sees no array in it.",
             f"it holds: {listing(held)}",
             f"pass these, model.{held[0]}"
             + (", or all of them, vars(model)" if len(held) > 1 else "")

@@ -340,7 +340,7 @@ def _call(module: Any, forward: Callable[..., Any] | None, model: Any, *inputs: 
 def _collections(model: Any, variables: Variables) -> dict[str, Any]:
     """The collections as nested dicts of entries, by the very keys of the model unless that is flattened.
 
-    A module of NNX inside one of Linen's has keys that are no names: numbers and tuples.
+    A module of NNX inside one of Linen's has keys that are not names: numbers and tuples.
     """
     found, _ = jax.tree_util.tree_flatten_with_path(model)
     made: dict[str, Any] = {}

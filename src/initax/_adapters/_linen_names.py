@@ -1,4 +1,4 @@
-"""Parameters of Flax Linen known by their names alone: `Dense_0/kernel`. What names can't tell is said, not guessed."""
+"""Parameters of Flax Linen read by their names alone: `Dense_0/kernel`. What names don't tell is not guessed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UNNAMED = "its name does not tell its axes"
 
 
 def named_layer(path: str, names: tuple[str, ...], own: Own, ancestors: tuple[Ancestor, ...], hint: str) -> Layer:
-    """Return the layer that a module's name and the names and ranks of its arrays make it out to be.
+    """Return the layer that a module's name and the names and ranks of its arrays suggest.
 
     Args:
         path: its path.

@@ -198,9 +198,7 @@ def _lstm() -> Declaration:
 
 LAYERS: dict[type, Declaration] = {
     nnx.Linear: row(
-        "Linear",
-        kernel=weight("i o", sizes=_linear_sizes, default=LECUN),
-        bias=_bias("o", {"o": "out_features"}),
+        "Linear", kernel=weight("i o", sizes=_linear_sizes, default=LECUN), bias=_bias("o", {"o": "out_features"})
     ),
     nnx.LinearGeneral: row(
         "Linear",
@@ -332,10 +330,10 @@ def _why_no_parameter(variable: Any) -> Reason | None:
             return what
     if isinstance(variable, nnx.Param):
         return None
-    return Reason(Why.NOT_TRAINABLE, f"a Variable of type {type(variable).__name__}, which is no nnx.Param")
+    return Reason(Why.NOT_TRAINABLE, f"a Variable of type {type(variable).__name__}, which is not an nnx.Param")
 
 
-RAW = Reason(Why.CONSTANT, "an array in no Variable, which NNX takes for a constant")
+RAW = Reason(Why.CONSTANT, "an array in no Variable, which NNX treats as a constant")
 
 
 def _constant(array: Any, boxed: bool) -> Reason | None:

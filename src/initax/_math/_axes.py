@@ -14,20 +14,22 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import einops
 from einops.parsing import ParsedExpression
 
 from initax._errors import AxesError, did_you_mean, listing, message
 
+Array = TypeVar("Array")
+
 RECEPTIVE = "..."
 RESERVED = frozenset({"h", "w", "d", "k", "kh", "kw", "kd", "height", "width", "depth", "kernel", "spatial"})
 """Names people give to the axes of a receptive field. As batch axes they would silently shrink every fan."""
 SIDED = re.compile(r"(i|in|inputs?|o|out|outputs?)(\d*|_\w+)")
-"""Names of inputs and outputs: `i`, `i1`, `in`, `in_features`, `outputs`. An `instance` or an `order` is no input."""
+"""Names of inputs and outputs: `i`, `i1`, `in`, `in_features`, `outputs`, but not `instance` or `order`."""
 SIDED_LATE = re.compile(r"(?:\w*_|[cdn])(i(?:n|nputs?)|o(?:ut|utputs?))\d*")
-"""Names of inputs and outputs that say so behind other letters: `d_in`, `c_out`, `nin`. Here the first letter tells."""
+"""Names of inputs and outputs that begin with other letters: `d_in`, `c_out`. Patterns go by the first letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,26 +92,26 @@ class Axes:
         """
         sides: dict[str, list[int]] = {"in": [], "out": [], "batch": []}
         sizes = dict(zip(self.names, self.split, strict=True))
-        place = 0
+        index = 0
         for group in parse(self.pattern):
             many = len(self.receptive_axis) if group == (RECEPTIVE,) else 1
-            telling = [name for name in group if len(group) == 1 or sizes[name] > 1]  # one group is no group
+            telling = [name for name in group if len(group) == 1 or sizes[name] > 1]  # one group is as good as none
             kinds = {_meaning(name) for name in telling} or {"batch"}
             if len(kinds) > 1:
                 return None
             (kind,) = kinds
-            sides["in" if kind == "receptive" else kind] += range(place, place + many)
-            place += many
+            sides["in" if kind == "receptive" else kind] += range(index, index + many)
+            index += many
         return tuple(sides["in"]), tuple(sides["out"])
 
     def _stored(self, asked: Callable[[tuple[str, ...]], bool]) -> tuple[int, ...]:
         """The axes of the stored array whose names are asked for."""
         found: list[int] = []
-        place = 0
+        index = 0
         for group in parse(self.pattern):
             if group and asked(group):
-                found.append(place)
-            place += len(self.receptive_axis) if group == (RECEPTIVE,) else 1
+                found.append(index)
+            index += len(self.receptive_axis) if group == (RECEPTIVE,) else 1
         return tuple(found)
 
     @property
@@ -125,10 +127,11 @@ class Axes:
         stored, canonical = self._patterns()
         return einops.rearrange(array, f"{_spoken(stored)} -> {_spoken(canonical)}", **self._sizes())
 
-    def from_canonical(self, array: Any) -> Any:
+    def from_canonical(self, array: Array) -> Array:
         """Return `array` of shape `(batch entries, *receptive, in, out)` in the stored layout."""
         stored, canonical = self._patterns()
-        return einops.rearrange(array, f"{_spoken(canonical)} -> {_spoken(stored)}", **self._sizes())
+        made: Array = einops.rearrange(array, f"{_spoken(canonical)} -> {_spoken(stored)}", **self._sizes())
+        return made
 
     def _sizes(self) -> dict[str, int]:
         return {_spoken(name): size for name, size in zip(self.names, self.split, strict=True) if name != RECEPTIVE}
@@ -225,7 +228,7 @@ def parse(pattern: str) -> tuple[tuple[str, ...], ...]:
     """Return the pattern's axes, each a tuple of the names merged in it; `("...",)` is the receptive field.
 
     Raises:
-        AxesError: `pattern` is no string, is malformed, repeats a name, or names a receptive axis.
+        AxesError: `pattern` is not a string, is malformed, repeats a name, or names a receptive axis.
     """
     if not isinstance(pattern, str):
         raise AxesError(f'an axis pattern is a string such as "o i", not {pattern!r}.')
@@ -471,8 +474,8 @@ def _with_stacks(
     parts: list[str] = []
     for group in groups:
         parts += [RECEPTIVE] * len(receptive or ()) if group == (RECEPTIVE,) else [_write(group)]
-    for name, place in zip(STACK_NAMES, places, strict=False):
-        parts.insert(place, name)
+    for name, index in zip(STACK_NAMES, places, strict=False):
+        parts.insert(index, name)
     written: list[str] = []
     for part in parts:
         if part != RECEPTIVE or written[-1:] != [RECEPTIVE]:

@@ -123,7 +123,7 @@ class Moments:
         mean: `E[phi]`.
         square: `E[phi^2]`.
         slope: `E[phi']`, by Stein's identity `E[phi z] / sqrt(q)`.
-        curvature: `E[phi'']`, likewise `E[phi (z^2 - 1)] / q`.
+        curvature: `E[phi'']`, by the same identity `E[phi (z^2 - 1)] / q`.
         square_by_mean: derivative of `E[phi^2]` by the mean of the normal.
         square_by_variance: derivative of `E[phi^2]` by its variance.
     """
@@ -347,7 +347,7 @@ def as_function(activation: Activation) -> Callable[[Any], Any]:
     """Return an activation given by name or as a function.
 
     Raises:
-        SchemeError: no activation has that name, or it is no function.
+        SchemeError: no activation has that name, or it is not a function.
     """
     if isinstance(activation, str):
         return named_activation(activation)

@@ -37,10 +37,10 @@ def agree(account: Sequence[str]) -> None:
     digests = _gather(np.stack([_digest(line) for line in lines]))
     differs = (digests != digests[0]).any(axis=(0, 2))
     if differs.any():
-        place = int(np.argmax(differs))
+        index = int(np.argmax(differs))
         raise DrawError(
             "the processes were to draw different things.",
-            f"in process {jax.process_index()}: {lines[place]}",
+            f"in process {jax.process_index()}: {lines[index]}",
             "call initax with the same model, rules and key in every process",
         )
 

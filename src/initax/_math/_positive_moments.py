@@ -1,7 +1,7 @@
 """What positive weights do to mean, variance and correlation, and the weights and biases that keep all three.
 
-For a layer `s = W phi(h) + b` whose weights are positive the mean of the pre-activations can't be zero by itself, as it
-is for weights of zero mean: every unit adds `fan_in * E[w] * E[phi]`. So weight and bias have to be chosen together.
+For a layer `s = W phi(h) + b` whose weights are positive the mean of the pre-activations is not zero without a bias, as
+it is for weights of zero mean: every unit adds `fan_in * E[w] * E[phi]`. So weight and bias have to be chosen together.
 Two choices are here. `ensemble` keeps mean, variance and correlation over the ensemble of weights and data, through one
 layer; that is Hoedt & Klambauer (2023) for any activation. `with_passthrough` keeps the mean and variance of a layer
 that also sees the network's input, per sample, and `radius` says whether errors die out over many such layers.
@@ -53,11 +53,7 @@ class Positive:
 
 
 def ensemble(
-    activation: Activation,
-    fan_in: float,
-    variance: float = 1.0,
-    correlation: float = 0.5,
-    bias_noise: float = 0.0,
+    activation: Activation, fan_in: float, variance: float = 1.0, correlation: float = 0.5, bias_noise: float = 0.0
 ) -> Positive:
     """Return what keeps mean zero, variance and correlation through one layer of positive weights.
 

@@ -179,7 +179,7 @@ def weight_norm(
 
 @dataclass(frozen=True, slots=True)
 class PartPreimage:
-    """From a complex weight, of which one part is drawn, to that part, which has half of its variance."""
+    """The preimage of a complex weight of which one part is stored: that part, with half of the variance."""
 
     def __call__(self, effective: jax.Array) -> tuple[jax.Array, ...]:
         """Return the part to store."""

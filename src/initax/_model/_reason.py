@@ -17,7 +17,7 @@ class Why(enum.StrEnum):
         STATISTICS: it is a running statistic, which belongs to the weights that it was measured with.
         OPTIMIZER: it is an optimizer's state.
         NOT_TRAINABLE: no optimizer changes it.
-        CONSTANT: its framework takes it for a constant, and nobody declared it to be something else.
+        CONSTANT: its framework treats it as a constant, and nobody declared it to be something else.
         FROZEN: a wrapper freezes it.
         TIED: another path owns it.
         FOLLOWS: it is set together with another array, e.g. weight norm's magnitude.
@@ -78,7 +78,7 @@ AXES_UNKNOWN = frozenset(
         Why.UNUSED,
         Why.UNREADABLE,
         Why.TRANSFORMED,
-    },
+    }
 )
 """Reasons that go once the axes are declared or restated."""
 

@@ -1,4 +1,4 @@
-"""Declaring layers: the verb with which users enter their own classes into the table."""
+"""`register_layer`, with which users declare the layers of their own classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from initax._model._kinds import KINDS
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
 
 ARGUMENTS: Final = frozenset({"kind", "roles", "sizes", "of", "default", "positivity"})
-"""Words that `register_layer` takes for itself; a field of that name goes into its mapping."""
+"""Keywords of `register_layer`; a field of such a name goes into its mapping."""
 
 
 def register_layer(
@@ -88,7 +88,7 @@ def register_layer(
     for name, role in role_of.items():
         if role not in ROLES:
             raise InitaxError(
-                f'register_layer({cls.__name__}): "{role}" is no role (field "{name}").',
+                f'register_layer({cls.__name__}): "{role}" is not a role (field "{name}").',
                 f"roles: {listing(ROLES)}",
                 did_you_mean(str(role), ROLES),
             )

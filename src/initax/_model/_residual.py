@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,22 +61,27 @@ class Residual:
         """The stream in a branch of which the array is."""
         return None if self.stream is None else self.streams[self.stream]
 
-    def __str__(self) -> str:
-        """Return the branches as text: `branch 3 of 24`; nothing for an array that is in none."""
+    @property
+    def place(self) -> str:
+        """The branches as text: `branch 3 of 24`; nothing for an array that is in none."""
         own = self.own
         if own is None:
             return ""
         total = "?" if own.branches is None else str(own.branches)
-        if not self.branches:
-            return f"of {total} branches"
-        if len(self.branches) == 1:
-            return f"branch {self.branches[0]} of {total}"
-        return f"branches {_ranges(self.branches)} of {total}"
+        which = f"branches {_ranges(self.branches)}" if len(self.branches) > 1 else f"branch {_ranges(self.branches)}"
+        stream = f", stream {(self.stream or 0) + 1}" if len(self.streams) > 1 else ""
+        return f"{which} of {total}{stream}"
+
+    def __str__(self) -> str:
+        """Return what it says of the array: `end of branch 3 of 24`."""
+        return f"end of {self.place}" if self.part == "end" else self.place
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:
     """Numbers as text: `1, 3, …, 23` where they are evenly spaced, the first few of others."""
-    steps = {after - before for before, after in zip(numbers, numbers[1:], strict=False)}
+    if not numbers:
+        return "?"
+    steps = {after - before for before, after in itertools.pairwise(numbers)}
     if len(numbers) > 3 and len(steps) == 1:
         return f"{numbers[0]}, {numbers[1]}, …, {numbers[-1]}"
     return ", ".join(map(str, numbers[:4])) + (", …" if len(numbers) > 4 else "")

@@ -1,4 +1,4 @@
-"""Deciding: layers, rules and schemes → what is drawn, what is kept, and what is wrong. Nothing here sees data."""
+"""Decides which arrays are drawn and which are kept, from layers, rules and schemes; it sees no data."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from initax._errors import ModelError, RuleError, SchemeError, count, first_of, listing, message, warn
 from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why
+from initax._planning._depth_rules import misplaced
 from initax._planning._hints import array_text, cover, instead, no_layers, remedy, selector_of
 from initax._planning._override_axes import restated, restated_alone
 from initax._planning._records import Decisions, Draw, Kept
@@ -56,8 +57,9 @@ def decide(
     decided.refuse_idle()
     decided.note_unspoken()
     decided.note_statistics()
+    decided.note_depth()
     for rule, winners in matching.shadowed:
-        what = "layer" if not any(matching.reach[rules.index(rule)].values()) else "array"
+        what = "layer" if not any(matching.selected[rules.index(rule)].values()) else "array"
         decided.note(
             f'rule "{rule.text}" decides nothing: every {what} it selects is decided by '
             + listing(f'"{winner.text}"' for winner in winners)
@@ -158,8 +160,8 @@ class _Deciding:
             layer = restated(layer, scheme, f'rule "{text}"')
             parameter = layer[parameter.name]
         if own.axes:
-            reach = self.matching.reach[self.rules.index(rule)] if rule and not is_key else {parameter.path: True}
-            layer = restated_alone(layer, parameter, own, said_by, reach)
+            selected = self.matching.selected[self.rules.index(rule)] if rule and not is_key else {parameter.path: True}
+            layer = restated_alone(layer, parameter, own, said_by, selected)
             parameter = layer[parameter.name]
         if parameter.excluded is not None and not parameter.excluded.is_about_axes:
             self.excluded.setdefault(key, []).append((layer, parameter, parameter.excluded))
@@ -200,13 +202,7 @@ class _Deciding:
         self.kept.append(Kept(parameter=parameter, kind=layer.kind, reason=reason, rule=rule.text if rule else None))
 
     def _draw(
-        self,
-        layer: Layer,
-        parameter: Parameter,
-        scheme: Scheme,
-        initializer: Initializer,
-        rule: Rule | None,
-        text: str,
+        self, layer: Layer, parameter: Parameter, scheme: Scheme, initializer: Initializer, rule: Rule | None, text: str
     ) -> None:
         # An array without a role is read as a weight, so that an initializer that needs a weight's axes refuses it.
         read = replace(parameter, role="weight") if parameter.role is None else parameter
@@ -225,7 +221,6 @@ class _Deciding:
                 rule=text,
                 initializer=initializer,
                 recipe=recipe,
-                std=recipe.std,
             )
         )
         self.drew.add(id(rule))
@@ -252,18 +247,7 @@ class _Deciding:
             )
 
     def _follow(self, parameter: Parameter, kind: str, scheme: str, rule: str, owner: str) -> None:
-        self.draws.append(
-            Draw(
-                parameter=parameter,
-                kind=kind,
-                scheme=scheme,
-                rule=rule,
-                initializer=None,
-                recipe=None,
-                std=None,
-                follows=owner,
-            )
-        )
+        self.draws.append(Draw(parameter=parameter, kind=kind, scheme=scheme, rule=rule, follows=owner))
 
     def refuse_uncovered(self, default: Any) -> None:
         self.kept = [each for each in self.kept if each.parameter.path not in self.set_with]
@@ -296,8 +280,8 @@ class _Deciding:
     def refuse_idle(self) -> None:
         """Raise where a rule draws nothing; note it where later rules leave it nothing that it could draw."""
         shadowed = {id(rule) for rule, _ in self.matching.shadowed}
-        for rule, reach in zip(self.rules, self.matching.reach, strict=True):
-            if rule.scheme is None or id(rule) in self.drew or id(rule) in shadowed or keeps_all(rule.scheme, reach):
+        for rule, selected in zip(self.rules, self.matching.selected, strict=True):
+            if rule.scheme is None or id(rule) in self.drew or id(rule) in shadowed or keeps_all(rule.scheme, selected):
                 continue
             taken = [
                 choice
@@ -305,11 +289,11 @@ class _Deciding:
                 for parameter in layer.parameters
                 if (choice := self.matching.choices.get(parameter.path)) is not None
                 and choice.rule is not rule
-                and would_draw(rule, reach, layer, parameter)
+                and would_draw(rule, selected, layer, parameter)
             ]
             later = listing(f'"{text}"' for text in dict.fromkeys(choice.rule.text for choice in taken))
             if not later:
-                raise RuleError(self._idle(rule, reach))
+                raise RuleError(self._idle(rule, selected))
             what = "array that" if any(choice.is_named for choice in taken) else "layer in which"
             self.note(
                 f'rule "{rule.text}" draws nothing: every {what} it could is decided by {later}, which comes '
@@ -347,6 +331,13 @@ class _Deciding:
             )
         )
 
+    def note_depth(self) -> None:
+        """Warn of depth factors that hit no residual branch."""
+        warnings, notes = misplaced(self.draws)
+        for text in warnings:
+            self.note(text)
+        self.notes += notes
+
     def note_unspoken(self) -> None:
         """Note weights that a rule says nothing about and an earlier one would have drawn."""
         for place, rule in enumerate(self.rules):
@@ -369,17 +360,19 @@ class _Deciding:
 
     def _is_drawn_before(self, place: int, layer: Layer, parameter: Parameter) -> bool:
         """Whether one of the rules before a place would draw an array, and none after that one keeps it."""
-        for rule, reach in reversed(list(zip(self.rules[:place], self.matching.reach[:place], strict=True))):
-            if parameter.path in reach and (rule.scheme is None or rule.scheme.arrays.get(parameter.name, ...) is None):
+        for rule, selected in reversed(list(zip(self.rules[:place], self.matching.selected[:place], strict=True))):
+            if parameter.path in selected and (
+                rule.scheme is None or rule.scheme.arrays.get(parameter.name, ...) is None
+            ):
                 return False
-            if would_draw(rule, reach, layer, parameter):
+            if would_draw(rule, selected, layer, parameter):
                 return True
         return False
 
-    def _idle(self, rule: Rule, reach: Mapping[str, bool]) -> str:
-        decided = {path for path in reach if self.matching.choices[path].rule is rule}
+    def _idle(self, rule: Rule, selected: Mapping[str, bool]) -> str:
+        decided = {path for path in selected if self.matching.choices[path].rule is rule}
         layers = sum(any(each.path in decided for each in layer.parameters) for layer in self.layers)
-        what = count(len(decided), "array") if any(reach.values()) else count(layers, "layer")
+        what = count(len(decided), "array") if any(selected.values()) else count(layers, "layer")
         head = f'rule "{rule.text}": {rule.scheme} draws nothing in the {what} it decides.'
         if rule.text in self.undeclared:
             found = self.undeclared[rule.text]

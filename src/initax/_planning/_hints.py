@@ -1,4 +1,4 @@
-"""What was meant by a call, a rule or a layer that can't be served, and the line to write. Errors and notes call it."""
+"""Hints for errors and notes: what a wrong call, rule or layer may have meant, and the line to write."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from initax._model._kinds import KIND_OF
 from initax._model._parameter import ROLES, UNDECLARED, WEIGHT_ROLES, Ancestor, Layer, Parameter
 from initax._model._reason import Reason, Why, undeclared
 from initax._model._register import ARGUMENTS
+from initax._model._residual import PARTS
 from initax._planning._records import Kept
-from initax._planning._selectors import Selector, class_names, glob, is_glob, matches_one, selects_any
+from initax._planning._selectors import RESIDUAL, Selector, class_names, glob, is_glob, matches_one, selects_any
 from initax.schemes._aliases import ROLES_ELSEWHERE
 from initax.schemes._scheme import WORDS
 
@@ -23,6 +24,8 @@ from initax.schemes._scheme import WORDS
 def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str, str]) -> str:
     """Return what to say of a selector that selects no layer and no array."""
     value, wanted = selector.value, selector.text
+    if selector.part:
+        return _no_branch(selector, layers)
     is_path = isinstance(value, str) and len(wanted.split()) == 1 and (is_glob(wanted) or "." in wanted)
     head = f'selector "{wanted}" matches no layer{" and no array" if is_path else ""}.'
     kinds = Counter(layer.cls.__name__ for layer in layers)
@@ -63,8 +66,29 @@ def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str,
     return message(head, have, f"arrays: {listing(arrays)}" if is_path else "", near)
 
 
+def _no_branch(selector: Selector, layers: Sequence[Layer]) -> str:
+    """What to say of a selector for arrays of residual branches that selects none."""
+    arrays = [each for layer in layers for each in layer.parameters]
+    known = [each.residual for each in arrays if each.residual is not None]
+    if not known:
+        return message(
+            f'selector "{selector.text}" needs the forward pass, which tells what is added to a residual stream.',
+            "say what the model is called on: inputs=..., or a survey, ix.survey(model, inputs=...)",
+        )
+    head = f'selector "{selector.text}" matches no array: {PARTS[selector.part]}.'
+    streams = known[0].streams
+    if not streams:
+        return message(head, "the forward pass adds to no residual stream", "name the arrays, or their layers")
+    found = [each.path for each in arrays if each.residual is not None and each.residual.part == selector.part]
+    word = f"{RESIDUAL}{selector.part}"
+    if found and selector.text != word:
+        return message(head, f"{word}: {listing(found, 6)}", f'nothing of these is inside "{selector.text.split()[0]}"')
+    ends = listing((path for stream in streams for path in stream.ends), 6)
+    return message(head, f"weights that end a branch: {ends}")
+
+
 def no_array(rule: str, key: str, names: Sequence[str]) -> str:
-    """Return what to say of a key of a scheme that is no role, and no array of what the rule selects.
+    """Return what to say of a key of a scheme that is neither a role nor an array of what the rule selects.
 
     Args:
         rule: the rule.
@@ -260,7 +284,7 @@ def instead(rule: str, own: Sequence[Kept], paths: Collection[str]) -> str:
     learned = [each.parameter.name for each in own if is_learned_input(each.parameter)]
     if learned:
         roles = ", ".join(f'"{name}": "embedding"' for name in learned)
-        return f"learned positions and tokens are no bias: ix.register_layer(..., roles={{{roles}}})"
+        return f"learned positions and tokens are no biases: ix.register_layer(..., roles={{{roles}}})"
     if any(each.reason.why is Why.FOLLOWS for each in own):
         return f'for the layers inside write {{"{rule} *": ...}}'
     owners = [each.reason.owner for each in own if each.reason.why is Why.TIED]
@@ -288,7 +312,7 @@ def cover(left: Iterable[tuple[Layer, Any, Any]], selected: Collection[str], dra
 
 
 def no_plan_to_compare(other: Any) -> str:
-    """Return what to say of something that is no plan and was to be compared with one."""
+    """Return what to say of something that is not a plan and was to be compared with one."""
     line = "plan.diff(ix.plan(model, rules))"
     if isinstance(other, str | bytes | Mapping):
         line = "read it first: plan.diff(ix.Plan.from_json(text, model))"
@@ -296,8 +320,8 @@ def no_plan_to_compare(other: Any) -> str:
 
 
 def no_stored_plan(text: Any, error: Exception | None) -> str:
-    """Return what to say of something that is no stored plan."""
-    head = f"this is no stored plan: {shown(text)}."
+    """Return what to say of something that is not a stored plan."""
+    head = f"this is not a stored plan: {shown(text)}."
     if isinstance(text, os.PathLike) or (isinstance(text, str) and re.fullmatch(r"[^\n{}]+\.\w+", text)):
         return message(head, "from_json takes the text and not its path", _from_file(os.fspath(text)))
     if hasattr(text, "read"):
@@ -407,7 +431,7 @@ def _guess_wide(arrays: list[Parameter]) -> dict[str, str]:
 def guess_pattern(array: Parameter, layer: Layer, others: list[tuple[int, ...]]) -> str:
     """Axes an array may have: a vector beside a matrix tells which of its sides are the outputs.
 
-    Of more than two axes of a layer that is no convolution nothing can be told, and `?` is refused when pasted.
+    Nothing can be told of more than two axes of a layer that is not a convolution; `?` is refused when pasted.
     """
     shape, rank = array.shape, len(array.shape)
     if is_learned_input(array):

@@ -1,4 +1,4 @@
-"""What is passed in another's place: arguments in another order, a text for a plan, a file for its path, no rules.
+"""Errors for misplaced arguments: another order, a plan in place of rules or model, a flattened state dict.
 
 Each check answers with what was seen and the line that was meant. None of them stands in the way of a call that works.
 """

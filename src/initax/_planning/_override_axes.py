@@ -29,9 +29,11 @@ def restated(layer: Layer, scheme: Scheme, where: str) -> Layer:
     return with_axes(layer, patterns, scheme.sizes, where)
 
 
-def restated_alone(layer: Layer, parameter: Parameter, scheme: Scheme, rule: str, reach: Mapping[str, bool]) -> Layer:
+def restated_alone(
+    layer: Layer, parameter: Parameter, scheme: Scheme, rule: str, selected: Mapping[str, bool]
+) -> Layer:
     """Return the layer with the axes of one array restated; one pattern, given as a string, is for that array."""
-    names = {each.name for each in layer.parameters if each.path in reach}
+    names = {each.name for each in layer.parameters if each.path in selected}
     patterns = {parameter.name if name == "weight" else name: pattern for name, pattern in scheme.axes.items()}
     for name, pattern in patterns.items():
         if name not in names:

@@ -10,19 +10,16 @@ import jax
 import numpy as np
 
 from initax._adapters import check_key, key_of
-from initax._drawing._draw import Job, draw, lower
+from initax._drawing._draw import draw, lower
+from initax._drawing._job import Job
 from initax._drawing._program import Program
 from initax._errors import InitaxError, PlanError, count, first_of, warn
 from initax._math._sharding import refuse_misfit
 from initax._model._survey import Survey
 from initax._planning._decide import decide
 from initax._planning._hints import no_plan_to_compare, no_stored_plan
-from initax._planning._lengths import with_lengths
-from initax._planning._misuse import (
-    refuse_flattened,
-    refuse_no_rules,
-    refuse_permuted,
-)
+from initax._planning._input_moments import with_input_moments
+from initax._planning._misuse import refuse_flattened, refuse_no_rules, refuse_permuted
 from initax._planning._plan_text import render
 from initax._planning._records import Decisions, Draw, Kept
 from initax._planning._rules import Rule, read_rules
@@ -44,13 +41,7 @@ class Plan:
 
     __slots__ = ("_default", "_rules", "_survey", "draws", "kept", "notes")
 
-    def __init__(
-        self,
-        survey: Survey,
-        rules: tuple[Rule, ...],
-        default: Any,
-        decisions: Decisions,
-    ) -> None:
+    def __init__(self, survey: Survey, rules: tuple[Rule, ...], default: Any, decisions: Decisions) -> None:
         self._survey = survey
         self._rules = rules
         self._default = default
@@ -130,31 +121,29 @@ class Plan:
     def _jobs(self, *, donate: bool = False) -> list[Job]:
         jobs = []
         homes = {each.parameter.path: each.parameter.sharding for each in self.draws}
-        shapes = {each.parameter.path: each.parameter.shape for each in self.draws}
-        drawn = [_paths(each) for each in self.draws if each.recipe is not None]
-        free = self._survey.replaced(path for paths in drawn for path in paths) if donate else {}
-        for path, home in homes.items():
-            if not isinstance(self._survey.at(path), jax.core.Tracer):  # whose type is a place that it has
-                refuse_misfit(path, shapes[path], home)
+        programs: dict[Any, Program] = {}
+        rows = [(each, _paths(each)) for each in self.draws if each.recipe is not None]
+        free = self._survey.replaced(path for _, paths in rows for path in paths) if donate else {}
         for each in self.draws:
-            if each.recipe is None:
-                continue
-            parameter = each.parameter
-            paths = _paths(each)
-            program = Program(
-                kernel=each.recipe.kernel,
-                shape=parameter.shape,
-                dtype=jax.dtypes.canonicalize_dtype(_native(parameter.dtype)),
-                shardings=tuple(homes[path] for path in paths),
-                preimage=parameter.constraint.preimage if parameter.constraint else None,
-            )
+            path, home = each.parameter.path, each.parameter.sharding
+            if home is not None and not isinstance(self._survey.at(path), jax.core.Tracer):  # a tracer's type has one
+                refuse_misfit(path, each.parameter.shape, home)
+        for each, paths in rows:
+            parameter, recipe = each.parameter, each.recipe
+            assert recipe is not None
+            preimage = parameter.constraint.preimage if parameter.constraint else None
+            shardings = tuple([homes[path] for path in paths])
+            known = (id(recipe.kernel), parameter.shape, parameter.dtype, shardings, preimage)
+            if known not in programs:
+                dtype = jax.dtypes.canonicalize_dtype(_native(parameter.dtype))
+                programs[known] = Program(recipe.kernel, parameter.shape, dtype, shardings, preimage)
             jobs.append(
                 Job(
                     paths,
-                    program,
-                    each.recipe.numbers,
-                    old=self._old(each) if program.kernel.sees_old else None,
-                    free=tuple(array for path in paths for array in free.get(path, ())),
+                    programs[known],
+                    recipe.numbers,
+                    old=self._old(each) if recipe.kernel.sees_old else None,
+                    free=tuple([array for path in paths for array in free.get(path, ())]) if free else (),
                     here=self._survey.at(parameter.path),
                 )
             )
@@ -194,7 +183,7 @@ class Plan:
             other: the plan to compare with; lines say what changes from this one to that one.
 
         Raises:
-            PlanError: `other` is no plan.
+            PlanError: `other` is not a plan.
 
         Examples:
             >>> import equinox as eqx, jax, initax as ix
@@ -242,13 +231,7 @@ class Plan:
 
     @classmethod
     def from_json(
-        cls,
-        text: str,
-        model: Any,
-        *,
-        inputs: Any = None,
-        forward: Callable[..., Any] | None = None,
-        module: Any = None,
+        cls, text: str, model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
     ) -> Plan:
         """Return a stored plan for a model, after checking that it still decides the same.
 
@@ -260,7 +243,7 @@ class Plan:
             module: the module of Linen variables, where the plan was made with it.
 
         Raises:
-            PlanError: the text is no stored plan, or the plan decides otherwise on this model.
+            PlanError: the text is not a stored plan, or the plan decides otherwise on this model.
         """
         refuse_permuted("ix.Plan.from_json", text=text, model=model)
         try:
@@ -318,7 +301,7 @@ def plan(
         The plan; `print` it for a table, `plan.draw(key)` for the model.
 
     Raises:
-        RuleError: the rules are no mapping, select nothing, draw nothing, or leave something uncovered.
+        RuleError: the rules are not a mapping, select nothing, draw nothing, or leave something uncovered.
         SchemeError: a scheme is unknown or can't serve a parameter it was chosen for.
         AxesError: restated axes do not fit.
         ModelError: the model holds no layer initax knows, or its forward pass fails.
@@ -336,11 +319,11 @@ def plan(
     schemes = [rule.scheme for rule in read] + [fallback]
     if module is None:
         refuse_flattened(model, (each for each in schemes if isinstance(each, Scheme)))
-    lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
+    needs_moments = any(_asks_for_input_moments(scheme) for scheme in schemes if isinstance(scheme, Scheme))
     found = survey(model, inputs=inputs, forward=forward, module=module)
     decisions = decide(found.layers, found.aliases, read, fallback, found.model, found.hint)
-    if lengths:
-        decisions = with_lengths(decisions, found, found.traced)
+    if needs_moments:
+        decisions = with_input_moments(decisions, found, found.traced)
     return Plan(found, read, fallback, decisions)
 
 
@@ -355,9 +338,9 @@ def _paths(each: Draw) -> tuple[str, ...]:
     return (each.parameter.path, *(constraint.companions if constraint else ()))
 
 
-def _asks_for_lengths(scheme: Scheme) -> bool:
-    own = any(part is not None and part.needs_reach for part in scheme.parts.values())
-    return own or any(each is not None and _asks_for_lengths(each) for each in scheme.arrays.values())
+def _asks_for_input_moments(scheme: Scheme) -> bool:
+    own = any(part is not None and part.needs_input_second_moment for part in scheme.parts.values())
+    return own or any(each is not None and _asks_for_input_moments(each) for each in scheme.arrays.values())
 
 
 def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:

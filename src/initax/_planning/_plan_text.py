@@ -46,6 +46,7 @@ COLUMNS = (
     Column("fan_out", lambda draw: fan_text(draw.parameter.fan_out, draw.parameter.effective_fan_out), right=True),
     Column("scheme", lambda draw: draw.how),
     Column("std", lambda draw: "" if draw.std is None else f"{draw.std:.4g}", right=True),
+    Column("residual", lambda draw: str(draw.parameter.residual or ""), always=False),
     Column("rule", lambda draw: draw.rule),
 )
 """The table of what is drawn: a column is one row here."""

@@ -22,7 +22,6 @@ class Draw:
         rule: the selector that decided.
         initializer: what draws it; `None` for an array that is set with another one, as weight norm's magnitude is.
         recipe: what will run; `None` for an array that is set with another one.
-        std: standard deviation of one entry of the effective weight over draws; `None` where it is not known.
         follows: path of the parameter it is set with.
     """
 
@@ -30,10 +29,14 @@ class Draw:
     kind: str
     scheme: str
     rule: str
-    initializer: Initializer | None
-    recipe: Recipe | None
-    std: float | None
+    initializer: Initializer | None = None
+    recipe: Recipe | None = None
     follows: str | None = None
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation of one entry of the effective weight over draws; `None` where it is not known."""
+        return None if self.recipe is None else self.recipe.std
 
     @property
     def how(self) -> str:
@@ -57,6 +60,7 @@ class Draw:
             "initializer": self.how,
             "std": self.std,
             "rule": self.rule,
+            **({"residual": str(parameter.residual)} if str(parameter.residual or "") else {}),
         }
 
 

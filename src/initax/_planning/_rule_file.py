@@ -1,4 +1,4 @@
-"""Rules from a TOML or JSON file, with the meaning they have in Python."""
+"""Rules from a TOML or JSON file, with the same meaning as in Python."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def load_rules(source: str | os.PathLike[str], *, of: str = "schemes") -> dict[s
         The rules as a mapping of plain data, in the order of the file; `loaded | {"head": "zeros"}` adds another.
 
     Raises:
-        RuleError: the text is no TOML or JSON, or holds no rules, or one twice, or values of another kind; the message
+        RuleError: the text is not TOML or JSON, or holds no rules, or one twice, or values of another kind; the message
             says in which line.
         SchemeError: a scheme is unknown or malformed; the message says in which line, and under which key.
-        AxesError: a restated pattern is malformed; likewise.
+        AxesError: a restated pattern is malformed; the message says in which line.
         FileNotFoundError: there is no such file.
 
     Examples:
@@ -83,7 +83,7 @@ def load_rules(source: str | os.PathLike[str], *, of: str = "schemes") -> dict[s
 
 
 def _opened(source: str | os.PathLike[str]) -> tuple[str, str, bool]:
-    """What to call the source, its text, and whether it is JSON."""
+    """The name of the source for errors, its text, and whether it is JSON."""
     if isinstance(source, str) and ("\n" in source or not re.search(r"\.(toml|json)$", source, re.IGNORECASE)):
         is_json = source.lstrip().startswith("{")
         if not is_json and "=" not in source and source.strip():
@@ -115,7 +115,7 @@ def _parsed(text: str, where: str, is_json: bool) -> Any:
     rows = text.splitlines()
     row = rows[line - 1].strip() if line <= len(rows) else ""
     raise RuleError(
-        f"{where}, line {line}: this is no {'JSON' if is_json else 'TOML'}: {why}.",
+        f"{where}, line {line}: this is not {'JSON' if is_json else 'TOML'}: {why}.",
         row,
         "" if is_json else _quoted(row),
     )
@@ -160,7 +160,7 @@ def _with_none(value: Any) -> Any:
 
 
 def _refuse_tables(selector: str, value: Any, is_json: bool) -> None:
-    """Raise where a table is no scheme but the rest of a path without quotes, or all rules in one table."""
+    """Raise where a table is not a scheme but the rest of a path without quotes, or all rules in one table."""
     if _unquoted(selector, value, is_json):
         raise SchemeError(unknown_role(next(iter(value))))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from initax._trace._branches import Branch
-from initax._trace._flow import Label, Node
+from initax._trace._flow_graph import Label, Node
 
 LINEAR: tuple[Label, ...] = ("carry", "part", "join", "add", "scale", "norm", "linear", "row")
 """What a weight's output goes through and stays linear in the weight; a norm is let through, and noted."""
@@ -83,9 +83,7 @@ class Inside:
         if len(node.operands) != 2 or "weight" not in (label for _, label in node.operands):
             return None
         (left, _), (right, _) = node.operands
-        pairs = [
-            pair for pair in ((left, right), (right, left)) if pair[0].plain and pair[0].number not in self.forked
-        ]
+        pairs = [pair for pair in ((left, right), (right, left)) if pair[0].plain and pair[0].number not in self.forked]
         return min(pairs, key=lambda pair: pair[0].looked and not pair[1].looked, default=None)
 
     def _visit(self) -> None:
@@ -144,11 +142,13 @@ class Inside:
                 (found.inner if pair[1].number in self.forked else found.beside).update(own)
                 if node.number not in passed:
                     found.scores |= own
-            before = [depth[operand.number] for operand, _ in node.operands if operand.number in depth]
+            before = [depth[operand.number] for operand in self._main(node) if operand.number in depth]
             if before:
                 depth[node.number] = max(before) + (pair is not None)
             for vector in self._vectors(node, "add"):
-                weights = self._params(frozenset().union(*(self.last.get(at.number, frozenset()) for at, _ in node.operands)))
+                weights = self._params(
+                    frozenset().union(*(self.last.get(at.number, frozenset()) for at, _ in node.operands))
+                )
                 if weights:
                     found.biases.setdefault(vector, set()).update(weights)
         found.scores -= self._params(at for at in passed)
@@ -198,16 +198,19 @@ class Inside:
                 continue
             if self.weight_of(node) is not None:
                 found.add(node.number)
-            operands = [operand for operand, _ in node.operands]
-            held = [operand for operand in operands if self.last.get(operand.number)]
-            mixes = {label for _, label in node.operands} & {"mix", "weight"} and self.weight_of(node) is None
-            if mixes and len(held) == 1:
-                operands = held
-            for operand in operands:
+            for operand in self._main(node, gates=False):
                 if operand.number not in seen:
                     seen.add(operand.number)
                     todo.append(operand)
         return found
+
+    def _main(self, node: Node, gates: bool = True) -> list[Node]:
+        """The operands without those by which a product only weighs or gates what comes out of a weight."""
+        operands = [operand for operand, _ in node.operands]
+        held = [operand for operand in operands if self.last.get(operand.number)]
+        labels = {label for _, label in node.operands}
+        is_product = bool(labels & {"mix", "weight"}) and self.weight_of(node) is None
+        return held if (is_product or (gates and "gate" in labels)) and len(held) == 1 else operands
 
     def _read(self) -> set[int]:
         """The residual sums that reach the branch by other ways than from the fork."""

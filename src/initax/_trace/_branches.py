@@ -8,12 +8,13 @@ What is concatenated is no sum, and positions that are added are no function of 
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from initax._trace._flow import Flow, Label, Node
+from initax._trace._flow_graph import Flow, Label, Node
 from initax._trace._uses import Place
 
 CARRIED: tuple[Label, ...] = ("carry", "scale", "add")
@@ -105,6 +106,7 @@ class Search:
                 self.bits[node.number] = 1 << len(self.numbered)
                 self.numbered.append(node)
         self.past: dict[int, _Past] = {}
+        self.every_bit: tuple[Mapping[int, Branch], int] = ({}, 0)
         kept = {operand.number for node in flow.sums for operand, _ in node.operands} | set(self.bits)
         for node in flow.nodes:
             self.past[node.number] = self._of(node)
@@ -168,7 +170,8 @@ class Search:
         found = [each for each in map(self._carried, self.flow.sums) if each is not None]
         found = self._uncrossed(self._in_every_step(found))
         known = {each.sum.number for each in found}
-        projected = [self._projected(node, found) for node in self.flow.sums if node.number not in known]
+        by_bit = self._by_bit(found)
+        projected = [self._projected(node, by_bit) for node in self.flow.sums if node.number not in known]
         found = self._in_every_step([*found, *(each for each in projected if each is not None)])
         linked = self._linked(found)
         found = [each for each in found if not each.projected or each.sum.number in linked]
@@ -184,7 +187,13 @@ class Search:
 
     def _uncrossed(self, found: list[Branch]) -> list[Branch]:
         """The sums without those that cross others, where there is no stream of them."""
-        crossing = [(one, other) for one, other in itertools.combinations(found, 2) if self._cross(one, other)]
+        by_bit = self._by_bit(found)
+        crossing = [
+            (inner, outer)
+            for outer in found
+            for inner in self._inside(outer, by_bit)
+            if not self.depends(inner.fork, outer.fork)
+        ]
         if not crossing:
             return found
         linked = self._linked(found)
@@ -205,7 +214,7 @@ class Search:
                 found.append(Branch(sum=node, shortcut=shortcut, branch=branch, fork=fork))
         return max(found, key=lambda each: each.fork.number, default=None)
 
-    def _projected(self, node: Node, found: Sequence[Branch]) -> Branch | None:
+    def _projected(self, node: Node, by_bit: Mapping[int, Branch]) -> Branch | None:
         """The sum as one with a projection on its shortcut, and no other sum in its branch."""
         for shortcut, branch in _either(node):
             own, other = self.past[shortcut.number], self.past[branch.number]
@@ -218,23 +227,32 @@ class Search:
             # Weights on both ways are those of a recurrence. The end of a branch takes in what the fork became, while
             # what only gates it is another signal's.
             last = [weight for weight in _last_weights(branch, fork) if self._takes_in(weight, fork)]
-            if last and not inside & beside and not any(self._lies_in(each, candidate) for each in found):
+            if last and not inside & beside and not any(self._inside(candidate, by_bit)):
                 return candidate
         return None
 
     def _takes_in(self, weight: Node, fork: Node) -> bool:
         return any(_depends(operand, fork) for operand, label in weight.operands if label == "weight")
 
-    def _lies_in(self, inner: Branch, outer: Branch) -> bool:
-        """Whether a sum is on the way from the fork of another to the end of its branch."""
-        if inner.sum is outer.sum or inner.sum is outer.fork:
-            return False
-        return self.depends(outer.branch, inner.sum) and self.depends(inner.sum, outer.fork)
+    def _inside(self, outer: Branch, found: Mapping[int, Branch]) -> Iterable[Branch]:
+        """The sums on the way from the fork of one to the end of its branch; `found` has them by their bits."""
+        fork = self._own(outer.fork)
+        within = (self.past[outer.branch.number].every | self._own(outer.branch)) & self._bits_of(found)
+        within &= -1 << fork.bit_length()  # what comes later than the fork
+        while within:
+            bit = within & -within
+            within ^= bit
+            inner = found[bit]
+            if inner.sum is not outer.sum and self.depends(inner.sum, outer.fork):
+                yield inner
 
-    def _cross(self, one: Branch, other: Branch) -> bool:
-        """Whether a sum lies in the other's branch, and its fork does not."""
-        pairs = ((one, other), (other, one))
-        return any(self._lies_in(*pair) and not self.depends(pair[0].fork, pair[1].fork) for pair in pairs)
+    def _bits_of(self, found: Mapping[int, Branch]) -> int:
+        if self.every_bit[0] is not found:
+            self.every_bit = (found, functools.reduce(operator.or_, found, 0))
+        return self.every_bit[1]
+
+    def _by_bit(self, found: Sequence[Branch]) -> dict[int, Branch]:
+        return {self._own(each.sum): each for each in found}
 
     def _in_every_step(self, found: list[Branch]) -> list[Branch]:
         """The sums of loops as the second step has them: what it adds to is what the first step left."""
@@ -256,10 +274,14 @@ class Search:
         return list(kept.values())
 
     def nest(self, found: Sequence[Branch]) -> None:
-        """Note of each sum the innermost branch that it lies in."""
+        """Note of each sum the innermost branch that it lies in, with its fork."""
+        by_bit = self._by_bit(found)
         for each in found:
-            outer = [other for other in found if self._lies_in(each, other) and not self._cross(each, other)]
-            each.within = max(outer, key=lambda other: (other.fork.number, -other.sum.number), default=None)
+            each.within = None
+        for outer in sorted(found, key=lambda each: (each.fork.number, -each.sum.number)):
+            for inner in self._inside(outer, by_bit):
+                if self.depends(inner.fork, outer.fork):
+                    inner.within = outer
 
 
 def _steps(flow: Flow, node: Node) -> tuple[int, ...]:

@@ -171,6 +171,8 @@ def _judged(
         return "weight", Stop(
             "it is multiplied entry by entry with another parameter; which is the weight can't be told"
         )
+    if not view.own and len(views) > 1:
+        return "weight", Stop("it scales another parameter, and has no axes")
     if not {"in", "field"} & set(own.values()):
         return "weight", Stop("no axis of it is summed over")
     if not view.links and (repeated := _repeated(view, own, roles)):
@@ -260,10 +262,11 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     roles: list[Part] = [
         "in" if axis in summed else "batch" if axis in batched else "out" for axis in range(len(one.shape))
     ]
-    other_batch = right_batch if left.weights else left_batch
+    other_sum, other_batch = (right_sum, right_batch) if left.weights else (left_sum, left_batch)
     _confirm_batch(other, other_batch, one, batched, uses)
+    for view in other.outputs:
+        uses.found[view.use].rejoined |= {factor for axis in other_sum for factor in view.axes[axis]}
     outputs = uses.outputs(consume(one, roles, places, shape, uses, where))
-    other_sum = right_sum if left.weights else left_sum
     if other.gates:
         _note_gates(other.gates, other_sum, one, summed, uses)
     other_places = from_right if left.weights else from_left
@@ -279,7 +282,7 @@ def _gate(shape: Sequence[int], batch: int) -> View:
 def _note_gates(
     gates: Sequence[View], signal_sum: Sequence[int], weight: Value, weight_sum: Sequence[int], uses: Uses
 ) -> None:
-    """Note of which inputs a factor of the signal gates all entries alike: it may be a stack whose outputs it weighs."""
+    """Note along which inputs a factor of the signal varies that is the same along others: it may weigh a stack."""
     for gate in gates:
         varies = [any(factor.axis != FOREIGN for factor in gate.axes[axis]) for axis in signal_sum]
         if all(varies) or not any(size(gate.axes[axis]) > 1 for axis in signal_sum):

@@ -61,22 +61,26 @@ def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Us
         return replace(params, weights=views)
     if any(view.fed_by_constant for view in params.weights):
         return _both(settle(params, uses, where), signal, shape)
-    minus = name == "sub"
+    minus = "" if name != "sub" else MINUEND if params is left else SUBTRACTED
     outputs = list(signal.outputs)
     for view in params.weights:
         outputs += _bias(view, params, signal, uses, where, minus)
     return Value(shape=shape, data=True, outputs=tuple(outputs), stretched=signal.stretched & params.stretched)
 
 
-def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minus: bool) -> tuple[View, ...]:
+SUBTRACTED = "it is subtracted, as a running mean would be"
+MINUEND = "a signal is subtracted from it"
+
+
+def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minus: str) -> tuple[View, ...]:
     own = [at for at, axis in enumerate(view.axes) if any(f.axis != FOREIGN and f.size > 1 for f in axis)]
     if view.stop and len(params.stretched) == len(params.shape):
         return ()  # a regularizer added to a loss, a statistic of the weights
     before = (*signal.outputs, *signal.products)
     covered = all(any(_marks(each, at) for each in before) for at in own)
     # Of the weights before it, the nearest are those that reach along every axis of the bias.
-    partners = tuple(
-        each.param
+    weights = tuple(
+        each
         for each in signal.outputs
         if own and not each.scaled and all(_marks(each, at) and _meets(each, view, at) for at in own)
     )
@@ -88,7 +92,7 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
     assign(parts, view.batch, "batch")
     stop = view.stop
     if minus:
-        stop = stop or Stop("it is subtracted, as a running mean would be", where)
+        stop = stop or Stop(minus, where)
     elif view.added_up:
         stop = stop or Stop("a sum over its axes is added to the signal", where)
     elif view.times or any(link.number > 0 for link in view.links):
@@ -102,7 +106,8 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
         what="bias",
         where=where,
         parts=parts,
-        partners=tuple(dict.fromkeys(partners)) if covered else (),
+        partners=tuple(dict.fromkeys(each.param for each in weights)) if covered else (),
+        added_to=tuple(each.use for each in weights) if covered else (),
         covered=covered,
         stop=stop,
         view=view,
@@ -208,7 +213,9 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
         stop = view.stop
         if view.shifted:
             stop = stop or Stop("a constant is added to it before it scales the signal", where)
-        if view.times or view.links:
+        if view.added_up:
+            stop = stop or Stop("a sum over its axes scales the signal", where)
+        elif view.times or view.links:
             stop = stop or Stop("it is combined with another parameter and then scales the signal", where)
         use = Use(
             param=view.param,
@@ -282,6 +289,9 @@ def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where
         left, right = (
             replace(each, weights=tuple(replace(view, links=()) for view in each.weights)) for each in (left, right)
         )
+    if left.data and not _is_signal(right):
+        stop = Stop("the signal is divided by it", where)
+        right = replace(right, weights=tuple(view.halted(stop) for view in right.weights))
     return nonlinear("a division", [left, right], shape, uses, where)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from initax._model._residual import Part, Residual, ResidualStream
 from initax._trace._branch_weights import Contents, Inside
 from initax._trace._branches import Branch, Search, indices
-from initax._trace._flow import Flow, flow_of
+from initax._trace._flow import flow_of
+from initax._trace._flow_graph import Flow
 
 MOST = 10_000
 """Branches of an array that are listed by number."""

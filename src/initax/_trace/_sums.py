@@ -133,8 +133,10 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, whe
         return None
     if use.is_of_a_constant:
         return replace(view, axes=tuple(view.axes[at] for at in rest), scaled=True)
-    if view.scaled or use.what not in CONTRACTIONS or not gone:
+    if view.scaled or use.what not in CONTRACTIONS:
         return None
+    if not gone:
+        return replace(view, axes=tuple(view.axes[at] for at in rest))  # a sum over axes of the signal, tokens say
     kinds = {use.parts.get(factor) for factor in gone}
     if "batch" not in kinds:
         return None

@@ -37,8 +37,9 @@ class Use:
         strides: by how much a convolution's strides divide the effective fan_in and fan_out.
         taken: factors of the outputs of which single entries were taken, and which.
         spoiled: the outputs were cut into parts that are not equal.
-        rejoined: factors whose parts came together again.
+        rejoined: factors whose parts came together again, or are all taken in by the next weight.
         partners: parameters whose outputs a bias is added to.
+        added_to: the uses that make these outputs.
         covered: a bias or scale has no axis that no weight or scale before it has.
         through: other parameters it was contracted with before it met the signal.
         normalized: it is divided by a statistic of itself.
@@ -64,6 +65,7 @@ class Use:
     spoiled: bool = False
     rejoined: set[Factor] = field(default_factory=set)
     partners: tuple[int, ...] = ()
+    added_to: tuple[int, ...] = ()
     covered: bool = True
     through: frozenset[int] = frozenset()
     normalized: bool = False
@@ -77,6 +79,13 @@ class Use:
     added: set[int] = field(default_factory=set)
     behind: frozenset[int] = frozenset()
     gated: frozenset[Factor] = frozenset()
+
+    def fans(self) -> tuple[int, int]:
+        """Return the number of inputs of an output, and of outputs of an input, by this use alone."""
+        gates = self.gates()
+        inputs = (factor.size for factor, part in self.parts.items() if part in ("in", "field"))
+        outputs = (factor.size for factor, part in self.parts.items() if part in ("out", "field"))
+        return math.prod(inputs), math.prod(outputs) // math.prod(factor.size for factor in gates)
 
     @property
     def is_of_a_constant(self) -> bool:
@@ -93,7 +102,7 @@ class Use:
         return tuple(
             factor
             for factor, digits in found.items()
-            if factor.size > 1 and len(digits) == factor.size and factor not in self.rejoined
+            if factor.size > 1 and len(digits) == factor.size and not any(map(factor.is_inside, self.rejoined))
         )
 
 
@@ -213,6 +222,10 @@ class Uses:
             own = (at for at, axis in enumerate(view.axes) if any(factor.axis != FOREIGN for factor in axis))
             self.found[view.use].units = tuple(own)
         return views
+
+    def by_number(self) -> dict[int, Use]:
+        """Return the uses by their numbers, which do not change when uses are left out."""
+        return {use.number: use for use in self.found}
 
     def link(self) -> int:
         """Return a new number for a contraction of two parameters."""

@@ -1,4 +1,4 @@
-"""Data that is not finite: what is measured on it means nothing, and the error says where it is."""
+"""Errors for data that is not finite: they say which array and which entry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from initax._model._survey import Survey
 def refuse_not_finite(verb: str, survey: Survey, inputs: Any, drawn: Collection[str] = ()) -> None:
     """Raise where an array of a model or of its inputs holds nan or inf.
 
-    Asked only where something that was measured is not finite: a mask of minus infinities is no fault.
+    Asked only where something that was measured is not finite: a mask of minus infinities is not a fault.
 
     Args:
         verb: the function that measured.

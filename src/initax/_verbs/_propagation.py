@@ -1,4 +1,4 @@
-"""Signal propagation: what comes out of every weighted operation of a model, for one draw of its weights or many."""
+"""Signal propagation: statistics of the output of every weighted operation, for one draw of the weights or many."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def signal_propagation(
     rules: Mapping[Any, Any] | None = None,
     keys: Any = None,
 ) -> SignalReport | SignalComparison:
-    """Return how the signal fares from one weighted operation to the next, for any architecture.
+    """Return statistics of the signal after each weighted operation, for any architecture.
 
-    The forward pass is played on real inputs, and the output of every contraction or convolution with a weight, with
+    The forward pass is evaluated on real inputs, and the output of every contraction or convolution with a weight, with
     its bias, is measured. With rules and several keys the model is re-initialized with each, and measured all at once
     under `jax.vmap`. Several rule maps with a name each are compared: the program that measures is compiled once for
     all of them, and a `SignalComparison` holds a report for each.
@@ -74,7 +74,7 @@ def signal_propagation(
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
         inputs: a tuple of what the model is called on, a whole batch whose first axis is the examples; one array alone
             will do. A survey knows its own.
-        forward: function of the model and the inputs, `lambda model, x: jax.vmap(model)(x)` say; a plain call if left
+        forward: function of the model and the inputs, e.g. `lambda model, x: jax.vmap(model)(x)`; a plain call if left
             out.
         module: where the model is variables of Flax Linen, the module they belong to.
         loss: function of what `forward` returns to a number; with it the gradient of every weight is measured too.
@@ -88,7 +88,7 @@ def signal_propagation(
         InitaxError: there is no weighted operation, something is abstract, the inputs or the model hold nan or inf, or
             rules come without keys.
         RuleError: the rules are wrong, or some are rule maps with a name and others rules.
-        KeyTypeError: `keys` is no key.
+        KeyTypeError: `keys` is not a key.
         ModelError: the model can't be called, or the call fails.
 
     Examples:
@@ -125,7 +125,7 @@ def signal_propagation(
         raise InitaxError("signal_propagation measures on real inputs; some are abstract.", "pass arrays")
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
     examples = _examples(inputs)
-    operations = _operations(uses, examples)
+    operations = operations_of(uses, examples)
     if not operations:
         raise InitaxError("signal_propagation finds no contraction or convolution with a weight.")
     named = None if rules is None else named_rules("signal_propagation", rules, found)
@@ -169,7 +169,7 @@ def _drawn(plans: Mapping[str, Plan], keys: Any, traced: Traced, values: Sequenc
     They are drawn here, by the programs that draw one model: those are compiled once for all keys and rule maps, and
     what measures has no draw in it.
     """
-    every = _as_keys(keys)
+    every = as_keys(keys)
     found = {name: [each.arrays(key) for key in every] for name, each in plans.items()}
     paths = {path for rows in found.values() for path in rows[0]}
     places = [at for at, path in enumerate(traced.paths) if path in paths]
@@ -179,7 +179,12 @@ def _drawn(plans: Mapping[str, Plan], keys: Any, traced: Traced, values: Sequenc
     }
 
 
-def _as_keys(keys: Any) -> jax.Array:
+def as_keys(keys: Any) -> jax.Array:
+    """Return one key or several as an array of keys.
+
+    Raises:
+        KeyTypeError: they are none.
+    """
     if not is_typed(keys):
         raise KeyTypeError(f"keys must be JAX random keys, not {keys!r}.", "jax.random.split(jax.random.key(0), 16)")
     typed: jax.Array = keys[None] if keys.ndim == 0 else keys.ravel()
@@ -193,8 +198,8 @@ def _examples(inputs: Any) -> int | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Operation:
-    """Where an output is measured, and what it is the output of."""
+class Operation:
+    """An output that is measured, and the weights that it comes from."""
 
     place: Place
     params: tuple[int, ...]
@@ -205,10 +210,16 @@ class _Operation:
     stack: tuple[int, ...] | None
 
 
-def _operations(uses: Uses, examples: int | None) -> dict[Place, _Operation]:
+def operations_of(uses: Uses, examples: int | None) -> dict[Place, Operation]:
+    """Return the places at which outputs of weights are complete, bias included, in the order of the forward pass.
+
+    Args:
+        uses: the uses of all parameters.
+        examples: how many examples the inputs hold, where that is known.
+    """
     biases = [use for use in uses.found if use.what == "bias" and len(use.partners) == 1 and not use.stop and use.view]
     taken: set[int] = set()
-    found: dict[Place, _Operation] = {}
+    found: dict[Place, Operation] = {}
     for use in uses.found:
         if use.what not in CONTRACTIONS or use.view is None or not use.at:
             continue
@@ -221,7 +232,7 @@ def _operations(uses: Uses, examples: int | None) -> dict[Place, _Operation]:
         before = next((each for each in found.values() if each.place == place), None)
         params = (*before.params, use.param) if before else (use.param,)
         around = [place[:depth] for depth in range(1, len(place))]
-        found[place] = _Operation(
+        found[place] = Operation(
             place=place,
             params=tuple(dict.fromkeys(params)),
             units=units,
@@ -255,9 +266,9 @@ def _follows(bias: Use, weight: Use) -> bool:
 
 
 def _trips(
-    traced: Traced, operations: Mapping[Place, _Operation], uses: Uses, every: Callable[[Any], dict[str, Any]]
+    traced: Traced, operations: Mapping[Place, Operation], uses: Uses, every: Callable[[Any], dict[str, Any]]
 ) -> dict[Place, int]:
-    """How many steps the `while` loops around the operations make at most, with any rules and key: they are played."""
+    """The largest number of steps of the `while` loops around the operations, with any rules and key: they are run."""
     loops = {place[:depth] for place in operations for depth in range(1, len(place))} & uses.whiles
     if not loops:
         return {}
@@ -268,7 +279,7 @@ def _trips(
 
 def _measured(
     traced: Traced,
-    operations: Mapping[Place, _Operation],
+    operations: Mapping[Place, Operation],
     trips: Mapping[Place, int],
     loss: Callable[[Any], Any] | None,
     values: Sequence[Any],
@@ -303,7 +314,7 @@ def _measured(
     return measured
 
 
-def _statistics(output: Any, operation: _Operation) -> dict[str, jax.Array]:
+def _statistics(output: Any, operation: Operation) -> dict[str, jax.Array]:
     wide = output.astype(jnp.complex64 if jnp.iscomplexobj(output) else jnp.float32)
     size, mean = jnp.abs(wide), jnp.mean(wide)
     others = tuple(axis for axis in range(wide.ndim) if axis not in operation.units)
@@ -330,7 +341,7 @@ def _correlation(output: jax.Array, others: Sequence[int], examples: int | None)
     return (together - jnp.sum((length > 0).astype(together.dtype))) / (examples * (examples - 1))
 
 
-def _gradient(gradient: Any, operation: _Operation) -> dict[str, jax.Array]:
+def _gradient(gradient: Any, operation: Operation) -> dict[str, jax.Array]:
     """Norm and variance of a weight's gradient, of each entry of a stack on its own; `nan` where that can't be had."""
     axes, view = operation.stack, operation.use.view
     alone = view.fixed if view is not None else ()
@@ -350,7 +361,7 @@ def _gradient(gradient: Any, operation: _Operation) -> dict[str, jax.Array]:
 
 
 def _reported(
-    traced: Traced, operations: Mapping[Place, _Operation], uses: Uses, measured: Mapping[Place, Any]
+    traced: Traced, operations: Mapping[Place, Operation], uses: Uses, measured: Mapping[Place, Any]
 ) -> SignalReport:
     rows: list[tuple[tuple[int, ...], Signal]] = []
     seen: set[int] = set()

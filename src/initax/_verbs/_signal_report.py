@@ -1,4 +1,4 @@
-"""What `ix.signal_propagation` returns: the numbers of every output, of one rule map or of several side by side."""
+"""The reports of `ix.signal_propagation`: statistics of every output, for one rule map or several."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class SignalReport:
         return "\n\n".join([whole, *self.remarks()])
 
     def remarks(self) -> tuple[str, ...]:
-        """Return what is to be said below the table: weights not measured, and where outputs are not finite."""
+        """Return the lines below the table: weights that were not measured, and outputs that are not finite."""
         lost = self.not_finite
         return (
             *([f"not measured: {', '.join(self.unmeasured)}"] if self.unmeasured else []),
@@ -236,13 +236,13 @@ PLOTTED = ("mean_square", "correlation", "gradient_norm")
 
 
 def _measured(reports: Iterable[SignalReport]) -> list[str]:
-    """The numbers to compare that were measured at all."""
+    """The plotted statistics that were measured."""
     signals = [signal for report in reports for signal in report.signals]
     return [name for name in PLOTTED if any(np.isfinite(getattr(signal, name)).any() for signal in signals)]
 
 
 def _figure(reports: Mapping[str, SignalReport]) -> Any:
-    """A panel for each number, in it a band for each report over its keys, with its name."""
+    """A figure with a panel for each statistic and in it a band over the keys for each report."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

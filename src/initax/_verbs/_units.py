@@ -1,4 +1,4 @@
-"""Resets of single units: what comes in drawn anew, what goes out cut off."""
+"""Resets of single units: incoming weights are drawn, outgoing ones become zero."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def reset_units(
     scheme: Any = "default",
     opt_state: Any = None,
 ) -> Any:
-    """Return the model with some units of a layer as new: what comes into them drawn, what goes out of them zero.
+    """Return the model with some units of a layer reset: incoming weights are drawn, outgoing ones become zero.
 
     Which weights take the units in is read off a trace of the forward pass, through activations, norms, pooling,
     reshapes, concatenations and residual branches. So the reset changes the model's output by what the old units gave

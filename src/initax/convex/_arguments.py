@@ -1,4 +1,4 @@
-"""Calls of networks whose arguments do not fit: the call that was meant."""
+"""Errors for calls of networks whose arguments do not fit, with the call that may be meant."""
 
 from __future__ import annotations
 

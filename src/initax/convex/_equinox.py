@@ -182,12 +182,7 @@ class FICNN(eqx.Module):
     ) -> None:
         scheme = icnn(activation, correlation, k=k, tau=tau, input_square=input_square)
         network = fully_convex(
-            in_size,
-            out_size,
-            width_sizes,
-            scheme,
-            use_passthrough=use_passthrough,
-            final_activation=final_activation,
+            in_size, out_size, width_sizes, scheme, use_passthrough=use_passthrough, final_activation=final_activation
         )
         self.layers = _modules(network, positivity, non_decreasing, dtype, key)["layers"]
         self.activation = as_function(activation)

@@ -1,4 +1,4 @@
-"""Arguments that klax's convex networks take and ours do not: what each of them is here."""
+"""Arguments of klax's convex networks that ours do not have → what to write here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
 
 
 def answers_klax(init: Callable[Concatenate[Self, P], None]) -> Callable[Concatenate[Self, P], None]:
-    """Return an `__init__` that answers klax's arguments with what they are here, and is otherwise the same.
+    """Return an `__init__` that raises for klax's arguments with what to write here, and is otherwise the same.
 
     Args:
         init: the `__init__` of a network.

@@ -1,4 +1,4 @@
-"""Rules that repair an input-convex network somebody else wrote: which weights are what, and `icnn` for each."""
+"""`icnn` rules for any input-convex network: finds which weights are positive and which are passthroughs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rules(
     What is positive is known from the model: klax's and paramax's wrappers, `ix.register_layer(..., positivity=...)`,
     or an `ix.convex.FICNN`. A layer with a positive weight and another one has a passthrough; so has a network whose
     positive layers come with as many unconstrained ones of the input's size beside the first. Layers in front of the
-    network, an encoder say, get no rule.
+    network, e.g. an encoder, get no rule.
 
     Args:
         model: the model, or an abstract one.
@@ -101,7 +101,7 @@ def _told(layers: list[Layer], parts: Mapping[str, str]) -> dict[str, str]:
     for pattern, part in parts.items():
         options = ", ".join((*get_args(Part), "none"))
         if part not in (*get_args(Part), "none"):
-            raise RuleError(f'parts: "{part}" is no part of a convex network.', f"parts: {options}")
+            raise RuleError(f'parts: "{part}" is not a part of a convex network.', f"parts: {options}")
         matching = [each.path for each in layers if fnmatchcase(each.path, pattern)]
         if not matching:
             raise RuleError(f'parts: "{pattern}" matches no layer.', f"layers: {_paths(layers)}")
@@ -133,7 +133,7 @@ def _found(layers: list[Layer], told: Mapping[str, str]) -> Found:
     alone = [each for each in hidden if not _is_mixed(each)]
     if not beside and alone:
         beside = _beside(others, first, alone)
-    # A layer that names its passthrough shows by itself that it is the first, and whether it sees a context too.
+    # A layer that names its passthrough shows that it is the first, and whether it sees a context too.
     found: Found = [(first, "auto" if _names_passthrough(first) else "first", "auto")]
     bias_is_own = all(_has_bias(each) for each in alone)
     for layer in hidden:

@@ -1,4 +1,4 @@
-"""What other packages call schemes, arguments and roles, and what to write here. Errors ask for it."""
+"""Names of schemes, arguments and roles in other packages → what to write here; for error texts."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ NAMES_ELSEWHERE = {
     **dict.fromkeys(("orthogonal_", "ortho", "Orthogonal"), 'here it is called "orthogonal"'),
     **dict.fromkeys(("kaiming_normal_", "HeNormal"), 'here it is called "he_normal", uncut with {"truncated": False}'),
     **dict.fromkeys(("xavier_normal_", "GlorotNormal"), 'here it is "glorot_normal", uncut with {"truncated": False}'),
+    **dict.fromkeys(
+        ("gpt2", "GPT2", "fixup", "t_fixup", "deepnet", "deepnorm", "sub_ln"),
+        'a factor for depth, not a scheme: ("scaled", {"scheme": "normal", "factor": ("gpt2", {"layers": 12})})',
+    ),
+    **dict.fromkeys(("mup", "muP"), "here it is a scheme for each part: mup_hidden, mup_readout"),
     "UniformScaling": 'here it is called "lecun_uniform", times a factor by ("scaled", {"scheme": ..., "factor": ...})',
     "msra": 'here it is called "he_normal"',
     "hoedt_normal": 'in klax; here "hoedt" draws weight and bias together, and "icnn" knows activation and passthrough',

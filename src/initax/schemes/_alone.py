@@ -1,4 +1,4 @@
-"""One array by itself: what a scheme makes of a shape, its axes and its role, with no model around it."""
+"""One array alone: how a scheme draws a shape with its axes and role, with no model around it."""
 
 from __future__ import annotations
 

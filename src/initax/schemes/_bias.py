@@ -21,7 +21,7 @@ from initax.schemes._scheme import Scheme, weights_only
 
 @dataclass(frozen=True, slots=True)
 class Prior(Initializer):
-    """What makes an output start at `p`: log-odds before a sigmoid, logarithms before a softmax."""
+    """Biases with which outputs start at `p`: log-odds before a sigmoid, logarithms before a softmax."""
 
     p: float | tuple[float, ...] = 0.01
     link: str = "sigmoid"
@@ -147,7 +147,7 @@ def forget_gate(value: Number = 1.0) -> Parts:
         value: bias of the forget gate.
 
     Raises:
-        SchemeError: `value` is no number; when a plan is made, a layer has no forget gate.
+        SchemeError: `value` is not a number; when a plan is made, a layer has no forget gate.
 
     Examples:
         >>> import initax as ix

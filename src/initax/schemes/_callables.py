@@ -28,7 +28,7 @@ from initax.schemes._jax_closures import OwnAxes, moments, own_axes
 
 
 def identity_of(function: Any) -> Any:
-    """Return what tells one callable from another: for a closure its code and what it closes over.
+    """Return what identifies a callable: for a closure its code and what it closes over.
 
     `jax.nn.initializers.he_normal()` is a new closure at each call; without this each would be compiled anew.
     """
@@ -59,7 +59,7 @@ def _key_for(function: Any, key: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True, slots=True)
 class CallingKernel(Kernel):
-    """A callable, each time with the same shape.
+    """A callable that is called with one shape.
 
     Attributes:
         identity: what tells it from another one.
@@ -124,8 +124,7 @@ class ForeignKernel(CallingKernel):
             return self.one(key, dtype)
         batch = self.axes.batch_size
         entries = self.entries(key, batch, dtype)
-        made: jax.Array = self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
-        return made
+        return self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ class StoredKernel(CallingKernel):
 
 @dataclass(frozen=True, slots=True)
 class Foreign(Initializer):
-    """A callable in place of a name."""
+    """Any callable, called with the fan_in where it asks for one."""
 
     function: Callable[..., Any]
     fits_bias: ClassVar[bool] = True
@@ -214,7 +213,7 @@ class FrameworkKernel(Kernel):
 
 @dataclass(frozen=True, slots=True)
 class Framework(Initializer):
-    """What a framework's own function gives, whatever it takes the axes for."""
+    """A framework's own initializer, whatever axes it assumes."""
 
     init: FrameworkInit
     fits_bias: ClassVar[bool] = True
@@ -261,7 +260,7 @@ def _takes_dtype_by_name(function: Callable[..., Any]) -> bool:
 
 
 def _opened(made: Any) -> Any:
-    """The array in a box of metadata, Flax's axis names say, and anything else as it is."""
+    """The array in a box of metadata, e.g. Flax's axis names, and anything else as it is."""
     if hasattr(made, "dtype"):
         return made
     inner = next((getattr(made, name) for name in ("raw_value", "value") if hasattr(made, name)), None)

@@ -39,8 +39,7 @@ class FilledKernel(Kernel):
         if self.axes is None:
             return jnp.broadcast_to(entries, shape)
         canonical = (self.axes.batch_size, *self.axes.canonical_shape)
-        made: jax.Array = self.axes.from_canonical(jnp.broadcast_to(entries, canonical))
-        return made
+        return self.axes.from_canonical(jnp.broadcast_to(entries, canonical))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What frameworks give their layers: PyTorch, Flax, and each layer's own."""
+"""The defaults of frameworks: PyTorch's, Flax's, and each layer's own."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Default(Initializer):
     draws_reserved: ClassVar[bool] = True
 
     def declines(self, parameter: Parameter) -> Reason | None:
-        """Return why it has nothing to say of a parameter: its layer declares no default."""
+        """Return why it does not draw a parameter: its layer declares no default."""
         return NO_DEFAULT if parameter.default is None else None
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:

@@ -1,4 +1,4 @@
-"""Laws that no fan enters: constants, and uniform, normal and cut normal entries of a given scale."""
+"""Distributions without fans: constants, and uniform, normal and truncated normal entries of a given scale."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ from initax._errors import SchemeError, warn
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS, Constant
 from initax.schemes._initializer import Initializer, Recipe, drawing_dtype, is_complex, refuse_complex, where
-from initax.schemes._kernels import (
-    IntervalKernel,
-    NormalKernel,
-    TruncatedNormalKernel,
-    UniformKernel,
-    truncated_std,
-)
+from initax.schemes._kernels import IntervalKernel, NormalKernel, TruncatedNormalKernel, UniformKernel, truncated_std
 from initax.schemes._named import NonNegative, Number, Parts, Positive, Values, scheme
 from initax.schemes._scheme import weights_only
 
@@ -99,7 +93,7 @@ class TruncatedNormal(Initializer):
 
 
 def warn_of_bounds(name: str, law: TruncatedNormal, are_values: bool) -> None:
-    """Warn where what the bounds leave is not what one asks a normal for.
+    """Warn where the bounds leave little of the normal.
 
     Args:
         name: the scheme's name.
@@ -163,8 +157,8 @@ def constant(value: Values) -> Parts:
             for each output.
 
     Raises:
-        SchemeError: `value` is no number and no array of numbers; when a plan is made, it does not broadcast to an
-            array, or is complex where that is real.
+        SchemeError: `value` is neither a number nor an array of numbers; when a plan is made, it does not broadcast to
+            an array, or is complex where that is real.
 
     Examples:
         >>> import initax as ix, jax
@@ -190,7 +184,7 @@ def uniform(scale: Number = 0.01, *, lower: Number | None = None, upper: Number 
         upper: upper end of the interval in place of `scale`.
 
     Raises:
-        SchemeError: an argument is no number, `lower` and `upper` are not in order, or one of them stands alone or
+        SchemeError: an argument is not a number, `lower` and `upper` are not in order, or one of them stands alone or
             beside `scale`.
 
     Examples:
@@ -271,7 +265,7 @@ def truncated_normal(
         stddev: standard deviation before the cut.
         mean: mean before the cut.
         lower: lower bound, in standard deviations from the mean.
-        upper: upper bound, likewise.
+        upper: upper bound, in standard deviations from the mean.
         absolute: bounds are values of the weights instead, as in `torch.nn.init.trunc_normal_` and Lux.
 
     Raises:

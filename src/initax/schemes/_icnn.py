@@ -72,7 +72,7 @@ def weights_of(layer: Layer) -> tuple[Parameter, ...]:
 
 
 def hidden_weight(layer: Layer) -> Parameter | None:
-    """Return the weight of a layer that sees the layer before: the first positive one that is no passthrough."""
+    """Return the weight of a layer that sees the layer before: the first positive one that is not a passthrough."""
     return next((each for each in weights_of(layer) if is_positive(each) and each.name != PASSTHROUGH), None)
 
 

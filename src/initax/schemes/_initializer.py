@@ -1,4 +1,4 @@
-"""What an initializer is: a decision about one parameter that becomes a recipe, a kernel and its numbers.
+"""`Initializer`, `Recipe` and `Kernel`: from a parameter to what is compiled and the numbers it runs with.
 
 An `Initializer` looks at a parameter and its layer and answers with a `Recipe`. The recipe's kernel is all that gets
 compiled; its numbers are run-time arguments. So `he_normal`, `glorot_normal` and `lecun_normal` share one compiled
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -121,14 +121,14 @@ class Initializer:
     draws_reserved: ClassVar[bool] = False
     """Whether it also draws arrays that are reserved for their framework's default."""
 
-    needs_reach: ClassVar[bool] = False
+    needs_input_second_moment: ClassVar[bool] = False
     """Whether it asks how long the signal is that reaches a weight, which a trace has to be followed for."""
 
     centers: ClassVar[bool] = False
     """Whether the mean of each output's weights is zero, so that nothing of the mean of a signal comes through."""
 
     def declines(self, parameter: Parameter) -> Reason | None:
-        """Return why it has nothing to say of a parameter, which is then kept; `None` where it draws it."""
+        """Return why it does not draw a parameter, which is then kept; `None` where it draws it."""
         return None
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
@@ -149,6 +149,52 @@ class Initializer:
         return f"{self.name}({inside})" if inside else self.name
 
 
+@dataclass(frozen=True, slots=True)
+class KernelAround(Kernel):
+    """A kernel that changes what another one draws."""
+
+    inner: Kernel
+
+    @property
+    def elementwise(self) -> bool:  # type: ignore[override]
+        """As the inner kernel."""
+        return self.inner.elementwise
+
+    def anywhere(self) -> Kernel:
+        """As the inner kernel."""
+        return replace(self, inner=self.inner.anywhere())
+
+
+@dataclass(frozen=True, slots=True)
+class InitializerAround(Initializer):
+    """An initializer that changes what another one draws."""
+
+    inner: Initializer
+
+    @property
+    def needs_input_second_moment(self) -> bool:  # type: ignore[override]
+        """As the inner initializer."""
+        return self.inner.needs_input_second_moment
+
+    def declines(self, parameter: Parameter) -> Reason | None:
+        """As the inner initializer."""
+        return self.inner.declines(parameter)
+
+    def inner_recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe of the inner initializer.
+
+        Raises:
+            SchemeError: what it makes can't be changed any more, because a part of it is the old array.
+        """
+        recipe = self.inner.recipe(parameter, layer)
+        if recipe.kernel.sees_old:
+            raise SchemeError(
+                f"{self.name} can't take a scheme that keeps a part of what {where(parameter)} holds.",
+                'write it the other way around: ("shrink_perturb", {"shrink": ..., "scheme": ("scaled", ...)})',
+            )
+        return recipe
+
+
 def _shown(value: Any) -> str:
     if callable(value):
         return str(getattr(value, "__name__", repr(value)))
@@ -165,6 +211,8 @@ def plain(value: Any) -> Any:
     """Return an argument as JSON can keep it: nested tuples as lists, complex numbers as texts."""
     if isinstance(value, tuple):
         return [plain(each) for each in value]
+    if hasattr(value, "spec"):
+        return value.spec()
     return str(value).strip("()") if isinstance(value, complex) else value
 
 
@@ -306,10 +354,13 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
             "plan where it is an array, outside jax.jit: plan = ix.plan(model, ...); then inside: plan.draw(key)",
         )
     if fan_in is None or fan_out is None:
+        is_alone = parameter.role == "bias" and not parameter.path
         raise SchemeError(
             f"{initializer} needs the fans of {where(parameter)}, and they are not known.",
             f"shape {parameter.shape}, role {parameter.role}",
-            "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})",
+            f'give those of its weight: ix.draw("{initializer}", key, shape, role="bias", fan_in=...)'
+            if is_alone
+            else "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})",
         )
     return float(fan_in), float(fan_out)
 
@@ -345,19 +396,6 @@ def known_axes(initializer: str, parameter: Parameter) -> Axes:
     if parameter.axes is None:
         raise SchemeError(f"{initializer} needs the axes of {where(parameter)}, and nobody declared them.")
     return parameter.axes
-
-
-def refuse_old(scheme: str, recipe: Recipe, parameter: Parameter) -> None:
-    """Raise where what a recipe makes can't be changed any more, because a part of it is the old array.
-
-    Raises:
-        SchemeError: it is so.
-    """
-    if recipe.kernel.sees_old:
-        raise SchemeError(
-            f"{scheme} can't take a scheme that keeps a part of what {where(parameter)} holds.",
-            'write it the other way around: ("shrink_perturb", {"shrink": ..., "scheme": ("scaled", ...)})',
-        )
 
 
 def where(parameter: Parameter) -> str:

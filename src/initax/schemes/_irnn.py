@@ -44,7 +44,7 @@ def irnn(gain: Number = 1.0, stddev: NonNegative = 0.001) -> Parts:
         stddev: standard deviation of the other weights.
 
     Raises:
-        SchemeError: an argument is no number, or `stddev` negative; when a plan is made, a recurrent weight is not
+        SchemeError: an argument is not a number, or `stddev` negative; when a plan is made, a recurrent weight is not
             square.
 
     Examples:

@@ -1,4 +1,4 @@
-"""Whether what an initializer draws fits behind a positivity map. Asked before anything is drawn."""
+"""Checks before a draw whether an initializer's values fit behind a positivity map."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXPECTED = 1e-3
 
 
 def refuse_misfit(initializer: Initializer, recipe: Recipe, parameter: Parameter, constraint: Constraint) -> None:
-    """Raise where a draw could have values that the constraint's map has not.
+    """Raise where a draw could have values outside the range of the constraint's map.
 
     Raises:
         SchemeError: entries can be negative, or zero where the map has no zero, or beyond the map's upper bound.

@@ -193,9 +193,9 @@ def _in_order(parts: Parts) -> dict[Role, Initializer | None]:
 
 
 def _for_array(name: str, value: Any) -> Scheme | None:
-    """What a scheme says of one array."""
+    """The scheme of one array."""
     if name in (*WORDS, "base", "name"):
-        raise SchemeError(f'"{name}" is no array here: it is a word of schemes.', f"write {name}=...")
+        raise SchemeError(f'"{name}" is not an array here: it is a word of schemes.', f"write {name}=...")
     try:
         scheme = None if value is None else as_scheme(value)
     except SchemeError as error:
@@ -252,14 +252,14 @@ def register(name: str, scheme: Any) -> None:
         raise SchemeError(f'"{name}" is a scheme of initax and keeps its meaning.', "choose another name")
     _OWN.add(name)
     if inspect.isfunction(scheme) and not {"key", "shape"} & set(inspect.signature(scheme).parameters):
-        enter(name, lambda **args: as_scheme(scheme(**args)).called(name, args))
+        add_to_registry(name, lambda **args: as_scheme(scheme(**args)).called(name, args))
     else:
         finished = as_scheme(scheme).called(name, {})
-        enter(name, lambda: finished)
+        add_to_registry(name, lambda: finished)
 
 
-def enter(name: str, factory: Callable[..., Scheme]) -> None:
-    """Put a factory into the table of names."""
+def add_to_registry(name: str, factory: Callable[..., Scheme]) -> None:
+    """Add a factory to the table of names."""
     _NAMED[name] = factory
 
 
@@ -338,7 +338,7 @@ def unknown_argument(name: str, argument: str, value: Any) -> str:
 
 
 def as_scheme(value: Any) -> Scheme:
-    """Return what a rule says as a scheme.
+    """Return the scheme that a rule gives, in whatever form it is written.
 
     Raises:
         SchemeError: it is none.
@@ -362,7 +362,7 @@ def as_scheme(value: Any) -> Scheme:
         return Scheme.of(weights_only(foreign(value)))
     if getattr(value, "shape", ()):
         raise SchemeError(
-            f"an array of shape {tuple(value.shape)} is no scheme.",
+            f"an array of shape {tuple(value.shape)} is not a scheme.",
             "pass the initializer, not what it returns: jax.nn.initializers.he_normal(), without (key, shape)",
         )
     hint = (
@@ -376,7 +376,7 @@ def as_scheme(value: Any) -> Scheme:
             "an initializer, an ix.Scheme, or None to keep"
         )
     )
-    raise SchemeError(f"{value!r} ({type(value).__name__}) is no scheme.", hint)
+    raise SchemeError(f"{value!r} ({type(value).__name__}) is not a scheme.", hint)
 
 
 def _is_number(value: Any) -> bool:
@@ -388,7 +388,7 @@ def _number_beside(name: str, value: float) -> str:
     parameters = inspect.signature(_NAMED[name]).parameters.values()
     first = next((each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD), "scheme")
     return message(
-        f'{value!r} ({type(value).__name__}) beside "{name}" is no scheme.',
+        f'{value!r} ({type(value).__name__}) beside "{name}" is not a scheme.',
         "" if first == "scheme" else f'for its {first} write ("{name}", {{"{first}": {value!r}}})',
         "" if _required(name) else f'for biases of {value!r} write ("{name}", ("constant", {{"value": {value!r}}}))',
     )
@@ -438,7 +438,7 @@ def unknown_role(key: str, weight: Any = None, value: Any = None) -> str:
 
 
 def _for_state(value: Any) -> Initializer | None:
-    """Return what a scheme says of state: that it starts anew, or is kept.
+    """Return whether a scheme restarts state or keeps it, as an initializer or `None`.
 
     Raises:
         SchemeError: it is something else.
@@ -453,7 +453,7 @@ def _for_state(value: Any) -> Initializer | None:
 
 
 def as_initializer(value: Any, role: Role) -> Initializer | None:
-    """Return what a scheme says of one role as an initializer.
+    """Return the initializer of a scheme for one role.
 
     Raises:
         SchemeError: it is none, or does not fit the role.
