@@ -144,7 +144,7 @@ def test_a_weight_scheme_never_hits_a_norm(name):
 
 def test_tied_weights_stay_tied_and_are_drawn_by_their_owner(key):
     linear = eqx.nn.Linear(4, 4, key=key)
-    model = {"first": linear, "again": [linear]}
+    model: dict[str, Any] = {"first": linear, "again": [linear]}
     new = ix.reinit(model, {"*": "he_normal"}, key)
     assert new["again"][0].weight is new["first"].weight
     assert new["again"][0].bias is new["first"].bias

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
 from initax._drawing import _draw
-from initax._drawing._program import Compiled, compile_together
+from initax._drawing._program import Compiled, compile_together, filler, sampler
 from initax.schemes._kernels import Full
 from tests.tables import KEY, compilations
 
@@ -289,7 +289,7 @@ def test_what_is_compiled_ahead_is_not_compiled_again(context, key):
             )
 
     jax.clear_caches()
-    for cache in (_draw.sampler, _draw.filler):
+    for cache in (sampler, filler):
         cache.cache_clear()
     first = compilations(call)
     assert first <= 4
@@ -299,7 +299,7 @@ def test_what_is_compiled_ahead_is_not_compiled_again(context, key):
 def test_the_number_of_programs_does_not_grow_with_depth(key):
     def call(depth):
         model = [eqx.nn.Linear(37, 41, key=KEY) for _ in range(depth)] + [eqx.nn.Linear(41, 37, key=KEY)]
-        _draw.sampler.cache_clear()
+        sampler.cache_clear()
         return compilations(lambda: ix.reinit(model, {"*": "he_normal"}, key))
 
     call(1)
