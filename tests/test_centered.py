@@ -129,7 +129,8 @@ def test_positive_weights_are_refused():
     with pytest.raises(ix.SchemeError) as caught:
         ix.plan(model, {"*": ("centered", {"scheme": "he_normal"})})
     assert str(caught.value) == (
-        'rule "*": centered can\'t serve "layers.1.weight": it is stored behind square, and its mean may have to stay.\n'
+        'rule "*": centered can\'t serve "layers.1.weight": '
+        "it is stored behind square, and its mean may have to stay.\n"
         '  shape (16, 16), axes "o i"\n'
         '  for it write a rule of its own: {"layers.1.weight": "he_normal"}'
     )
