@@ -79,7 +79,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types strictly."""
+    """Check types: strictly in the package, and in the tests that what they name is there."""
     session.install(".", *group("types"))
     session.run("mypy")
 
