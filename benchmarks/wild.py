@@ -71,7 +71,7 @@ CHECKED = {
         "*.cema.delta": BEHIND.format("logistic"),
         "*.cema.theta": BEHIND.format("logistic"),
         "*.cema.gamma_*": BEHIND.format("a sum over its axes"),
-        "*.cema.omega": "o",
+        "*.cema.omega": BESIDE.replace("A_log", "cema.alpha"),
     },
     models.esm2quinox: {},
     models.jraph: {"*.w": "i o", "*.b": "o"},
@@ -131,7 +131,7 @@ CHECKED = {
         "*.biases.?": "o",
     },
     models.jaxkan_splines: {"c_basis": "o i1 i2", "c_res": "o i", "bias": "o"},
-    models.jaxkan_edges: {"c_basis": "(group i1) i2", "c_res": PRODUCT, "bias": "o"},
+    models.jaxkan_edges: {"c_basis": "(group i1) i2", "c_res": PRODUCT, "bias": "stack"},
     models.jaxkan_weighted: {
         "c_spl": "it is multiplied entry by entry with another parameter; which is the weight can't be told",
         "c_basis": "it is multiplied entry by entry with another parameter; which is the weight can't be told",
