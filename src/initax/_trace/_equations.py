@@ -16,8 +16,8 @@ from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
 from initax._trace._pairs import imaginary, paired, turned
-from initax._trace._sums import summed
-from initax._trace._uses import Part, Uses, Value, assign
+from initax._trace._sums import summed, summed_product
+from initax._trace._uses import Uses, Value
 from initax._trace._views import FOREIGN, Factor, Link, Stop, View
 
 Values = Sequence[Value]
@@ -291,23 +291,13 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
         smaller = replace(value, shape=shape, weights=tuple(views))
         return elementwise.nonlinear("a sum over its axes", [smaller], shape, uses, where)
     rest = [at for at in range(len(value.shape)) if at not in axes]
-    outputs = []
-    for view in value.products:
-        use = uses.found[view.use]
-        gone = [factor for axis in axes for factor in view.opened(view.axes[axis]) if _is_own(factor)]
-        if not gone or use.what != "scale" or view.scaled:
-            continue
-        kept = [factor for at in rest for factor in view.opened(view.axes[at]) if _is_own(factor)]
-        if any(use.parts.get(factor) == "out" for factor in kept):
-            assign(use.parts, gone, "in")
-            use.parts = {factor: _of_weight(part) for factor, part in use.parts.items()}
-            use.what = "weight"
-            outputs.append(replace(view, axes=tuple(view.axes[at] for at in rest)))
-        else:
-            use.stop = use.stop or Stop("it scales the signal, which is then summed: a scale or a weight", where)
-    outputs += filter(None, [summed(view, axes, rest, uses, where) for view in value.outputs])
+    outputs = [
+        *(summed_product(view, axes, rest, uses, where) for view in value.products),
+        *(summed(view, axes, rest, uses, where) for view in value.outputs),
+    ]
+    found = tuple(filter(None, outputs))
     flat = frozenset(at for at, old in enumerate(rest) if old in value.stretched)
-    return Value(shape=shape, data=value.data, outputs=tuple(outputs), stretched=flat)
+    return Value(shape=shape, data=value.data, outputs=found, stretched=flat)
 
 
 def _is_plain_sum(view: View, axes: Sequence[int]) -> bool:
@@ -317,13 +307,5 @@ def _is_plain_sum(view: View, axes: Sequence[int]) -> bool:
     return whole and not (view.links or view.stop or view.running or view.looked or view.picked)
 
 
-def _is_own(factor: Factor) -> bool:
-    return factor.axis != FOREIGN and factor.size > 1
-
-
 def _without(every: Sequence[Any], gone: Sequence[int]) -> tuple[Any, ...]:
     return tuple(each for at, each in enumerate(every) if at not in gone)
-
-
-def _of_weight(part: Part) -> Part:
-    return "batch" if part == "along" else part

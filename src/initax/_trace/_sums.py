@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from initax._trace._uses import CONTRACTIONS, Part, Place, Use, Uses, Value
+from initax._trace._uses import CONTRACTIONS, Part, Place, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View
 
 SUMS = frozenset({"add", "add_any"})
+SCALE_SUMMED = "it scales the signal, which is then summed: a scale or a weight"
 SUMMED = "its products with the signal are added up: a scale or a weight"
 
 
@@ -126,10 +127,9 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, whe
         The outputs after the sum, `None` where they are no outputs of one weight any more.
     """
     use = uses.found[view.use]
-    gone = [factor for axis in axes for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN]
-    gone = [piece for factor in gone if factor.size > 1 for piece in _within(factor, use)]
+    gone = [piece for axis in axes for factor in _own(view, axis) for piece in _within(factor, use)]
     if use.what == "scale" and any(use.parts.get(factor) != "batch" for factor in gone):
-        use.stop = use.stop or Stop("it scales the signal, which is then summed: a scale or a weight", where)
+        use.stop = use.stop or Stop(SCALE_SUMMED, where)
         return None
     if use.is_of_a_constant:
         return replace(view, axes=tuple(view.axes[at] for at in rest), scaled=True)
@@ -146,6 +146,37 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, whe
     for factor in gone:
         use.parts[factor] = "in"
     return replace(view, axes=tuple(view.axes[at] for at in rest))
+
+
+def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, where: str) -> View | None:
+    """Follow a product with the signal through a sum over axes: a contraction, written out.
+
+    Args:
+        view: the product.
+        axes: the axes of the value that are summed over.
+        rest: the others.
+        uses: the uses so far.
+        where: the line.
+
+    Returns:
+        The outputs, `None` where it is the product of a scale.
+    """
+    use = uses.found[view.use]
+    gone = [factor for axis in axes for factor in _own(view, axis)]
+    if not gone or use.what != "scale" or view.scaled:
+        return None
+    if not any(use.parts.get(factor) == "out" for axis in rest for factor in _own(view, axis)):
+        use.stop = use.stop or Stop(SCALE_SUMMED, where)
+        return None
+    assign(use.parts, gone, "in")
+    use.parts = {factor: "batch" if part == "along" else part for factor, part in use.parts.items()}
+    use.what = "weight"
+    return replace(view, axes=tuple(view.axes[axis] for axis in rest))
+
+
+def _own(view: View, axis: int) -> list[Factor]:
+    """The factors of a parameter along an axis."""
+    return [factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN and factor.size > 1]
 
 
 def _within(factor: Factor, use: Use) -> list[Factor]:
