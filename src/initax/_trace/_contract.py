@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from initax._model._reason import Why
+from initax._trace._factors import FOREIGN, Factor, Slot, foreign
 from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, What, assign, resolve_links, size
-from initax._trace._views import FOREIGN, Factor, Link, Slot, Stop, View, foreign, placed, reshaped
+from initax._trace._views import Link, Stop, View, placed, reshaped
 
 
 def settle(value: Value, uses: Uses, where: str) -> Value:

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from initax._trace._factors import LARGEST, Factor, Slot
 from initax._trace._sums import as_inputs, sums
 from initax._trace._uses import Part, Use
-from initax._trace._views import LARGEST, Factor, Slot, View
+from initax._trace._views import View
 
 Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 

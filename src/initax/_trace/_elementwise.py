@@ -11,10 +11,11 @@ import numpy as np
 
 from initax._model._reason import Why
 from initax._trace._contract import constants_met, settle
+from initax._trace._factors import FOREIGN, Factor, beside, regroup, stands
 from initax._trace._layout import broadcast
 from initax._trace._sums import added_up
 from initax._trace._uses import Biased, Part, Use, Uses, Value, assign
-from initax._trace._views import FOREIGN, Factor, Stop, View, beside, regroup, stands
+from initax._trace._views import Stop, View
 
 
 def fitted(value: Value, shape: tuple[int, ...]) -> Value:

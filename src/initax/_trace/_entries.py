@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from initax._trace._views import FOREIGN, Factor, Slot, View
+from initax._trace._factors import FOREIGN, Factor, Slot
+from initax._trace._views import View
 
 Whole = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
 

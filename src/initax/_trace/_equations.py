@@ -15,10 +15,11 @@ import numpy as np
 from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
+from initax._trace._factors import FOREIGN, Factor
 from initax._trace._pairs import imaginary, paired, turned
 from initax._trace._sums import summed, summed_product
 from initax._trace._uses import Uses, Value
-from initax._trace._views import FOREIGN, Factor, Link, Stop, View
+from initax._trace._views import Link, Stop, View
 
 Values = Sequence[Value]
 

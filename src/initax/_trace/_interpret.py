@@ -22,12 +22,13 @@ from initax._trace._contract import settle
 from initax._trace._elementwise import nonlinear
 from initax._trace._entries import marked
 from initax._trace._equations import shapes_of
+from initax._trace._factors import FOREIGN, Factor, foreign
 from initax._trace._indices import Constant, scan_parts
 from initax._trace._primitives import UNKNOWN, called, row_of
 from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._sums import accumulated
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
-from initax._trace._views import FOREIGN, Factor, Stop, View, foreign
+from initax._trace._views import Stop, View
 
 T = TypeVar("T")
 """What a pass knows of one value."""

@@ -11,25 +11,10 @@ from typing import Any
 import numpy as np
 
 from initax._trace._contract import settle
+from initax._trace._factors import FOREIGN, LARGEST, Factor, Index, Slot, foreign, joined
 from initax._trace._indices import Numbers
 from initax._trace._uses import Place, Uses, Value
-from initax._trace._views import (
-    FOREIGN,
-    LARGEST,
-    Factor,
-    Index,
-    Pick,
-    Slot,
-    Stop,
-    View,
-    foreign,
-    joined,
-    merged,
-    part,
-    picked,
-    placed,
-    reshaped,
-)
+from initax._trace._views import Pick, Stop, View, merged, part, picked, placed, reshaped
 
 
 def _each(

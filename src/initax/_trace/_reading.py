@@ -9,9 +9,9 @@ from types import MappingProxyType
 
 from initax._model._reason import Why
 from initax._trace._coverage import apart, inputs, levelled, refused, uneven, unused
+from initax._trace._factors import Factor
 from initax._trace._sums import as_inputs
 from initax._trace._uses import CONSTANT_FIRST, Part, Use
-from initax._trace._views import Factor
 
 ROLE = {
     "weight": "weight",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from initax._trace._factors import FOREIGN, Factor
 from initax._trace._uses import CONTRACTIONS, Part, Place, Use, Uses, Value, assign
-from initax._trace._views import FOREIGN, Factor, Stop, View
+from initax._trace._views import Stop, View
 
 SUMS = frozenset({"add", "add_any"})
 SCALE_SUMMED = "it scales the signal, which is then summed: a scale or a weight"

@@ -26,10 +26,11 @@ from initax._trace._entries import (
     unit_numbers,
 )
 from initax._trace._equations import shapes_of
+from initax._trace._factors import Factor, foreign, stands
 from initax._trace._interpret import equation
 from initax._trace._primitives import row_of
 from initax._trace._uses import CONTRACTIONS, Place, Uses, Value
-from initax._trace._views import Factor, Stop, View, foreign, in_slot, placed, stands
+from initax._trace._views import Stop, View, in_slot, placed
 
 ADDED = {
     "add": "they are added to another signal",

@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from initax._trace._factors import FOREIGN, Factor
 from initax._trace._indices import Constant, Numbers
-from initax._trace._views import FOREIGN, Factor, Stop, View
+from initax._trace._views import Stop, View
 
 Place = tuple[int, ...]
 """Where an equation stands: its number in each jaxpr on the way to it. A branch of a `cond` has a number of its own."""
