@@ -150,7 +150,7 @@ def drawn(found, rates):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="five seeds, 16 times the width, twelve learning rates")
+    parser.add_argument("--full", action="store_true", help="five seeds, 16 times the width, nine learning rates")
     full = parser.parse_args().full
     widths, seeds, steps = ((16, 64, 256), 5, 80) if full else ((16, 32, 64), 1, 30)
     rates = 2.0 ** np.arange(-11, -2) if full else 2.0 ** np.arange(-9, -1, 2)

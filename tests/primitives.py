@@ -27,10 +27,10 @@ def primitives():
             if not any(part in module.name for part in KERNELS):
                 with contextlib.suppress(ImportError):
                     importlib.import_module(module.name)
-    found = {}
-    for name, module in sorted(sys.modules.items()):
+    found: dict[str, Primitive] = {}
+    for name, loaded in sorted(sys.modules.items()):
         if name.startswith("jax._src.") and not any(part in name for part in KERNELS):
-            found |= {each.name: each for each in vars(module).values() if isinstance(each, Primitive)}
+            found |= {each.name: each for each in vars(loaded).values() if isinstance(each, Primitive)}
     return found
 
 
