@@ -31,7 +31,7 @@ def settle(value: Value, uses: Uses, where: str) -> Value:
         elif view.fed_by_constant:
             outputs.append(_fed(view, value, uses, where))
         else:
-            others = any(each.fed_by_constant for each in value.weights)
+            others = any(weight.fed_by_constant for weight in value.weights)
             assign(parts, view.own, "out")
             assign(parts, view.batch, "batch")
             stop = view.stop or _entangled(view)
@@ -165,7 +165,7 @@ def _judged(
             "it is contracted with another parameter, with no weight beside them; which comes first can't be told"
         )
     if view.times:
-        full = [_is_full(each) for each in parts]
+        full = [_is_full(part) for part in parts]
         others = [full[at] for at, each in enumerate(views) if each.param in view.times]
         if full[place] and not any(others):
             return "weight", None
@@ -217,7 +217,7 @@ def _is_broadcast(place: int, views: tuple[View, ...]) -> bool:
     own = views[place]
     for at in range(len(own.axes)):
         if all(factor.axis == FOREIGN for factor in own.axes[at]) and any(
-            factor.axis != FOREIGN and factor.size > 1 for each in views for factor in each.axes[at]
+            factor.axis != FOREIGN and factor.size > 1 for view in views for factor in view.axes[at]
         ):
             return True
     return False

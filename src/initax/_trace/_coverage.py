@@ -176,7 +176,7 @@ def _as_one(use: Use, whole: Factor, part: Part) -> Use:
         return factor.axis != whole.axis or factor.inner >= whole.size
 
     others: dict[Factor, Part] = {factor: own for factor, own in use.parts.items() if outside(factor)}
-    single = {each for each in use.outputs.entries if outside(each[0])}
+    single = {entry for entry in use.outputs.entries if outside(entry[0])}
     return replace(use, parts={**others, whole: part}, outputs=replace(use.outputs, entries=single))
 
 

@@ -81,9 +81,9 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
     covered = all(any(_marks(each, at) for each in before) for at in own)
     # Of the weights before it, the nearest are those that reach along every axis of the bias.
     weights = tuple(
-        each
-        for each in signal.outputs
-        if own and not each.scaled and all(_marks(each, at) and _meets(each, view, at) for at in own)
+        output
+        for output in signal.outputs
+        if own and not output.scaled and all(_marks(output, at) and _meets(output, view, at) for at in own)
     )
     parts: dict[Factor, Part] = {}
     assign(parts, view.own, "out")
@@ -108,7 +108,8 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
         where=where,
         parts=parts,
         biased=Biased(
-            params=tuple(dict.fromkeys(each.param for each in weights)), uses=tuple(each.use for each in weights)
+            params=tuple(dict.fromkeys(weight.param for weight in weights)),
+            uses=tuple(weight.use for weight in weights),
         )
         if covered
         else Biased(),
@@ -138,9 +139,9 @@ def _pieces(factor: Factor, parts: Mapping[Factor, Part]) -> list[Factor]:
     """The parts that a use tells apart within a factor, outermost first; the factor itself where it tells none."""
     end = factor.inner * factor.size
     inside = [
-        each
-        for each in parts
-        if each.axis == factor.axis and factor.inner <= each.inner and each.inner * each.size <= end
+        part
+        for part in parts
+        if part.axis == factor.axis and factor.inner <= part.inner and part.inner * part.size <= end
     ]
     inside.sort(key=lambda each: -each.inner)
     return inside if math.prod(each.size for each in inside) == factor.size else [factor]

@@ -186,7 +186,7 @@ def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Va
     """Follow a value of which a block is overwritten."""
     under, over, *starts = values
     numbers = [start.numbers for start in starts]
-    found = [int(each) for each in numbers if each is not None]
+    found = [int(number) for number in numbers if number is not None]
     if len(found) < len(starts) or any(start.data for start in starts) or not _readable(values):
         return _overwritten(eqn, values, uses)
     last = [total - size for total, size in zip(under.shape, over.shape, strict=True)]

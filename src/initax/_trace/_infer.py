@@ -220,7 +220,10 @@ def _with_residuals(layers: tuple[Layer, ...], traced: Traced) -> tuple[Layer, .
     """Return the layers with what the forward pass says of each array and residual streams."""
     found = residuals(traced.closed, traced.paths)
     return tuple(
-        replace(layer, parameters=tuple(replace(each, residual=found.get(each.path)) for each in layer.parameters))
+        replace(
+            layer,
+            parameters=tuple(replace(parameter, residual=found.get(parameter.path)) for parameter in layer.parameters),
+        )
         for layer in layers
     )
 
@@ -280,7 +283,7 @@ def _with_stacks_placed(layer: Layer, found: Mapping[str, Reading]) -> Layer:
         }
         exact = [at for at, axes in agreeing.items() if axes is not None and _outputs(axes) == _outputs(traced)]
         chosen, *others = exact or agreeing or [None]
-        return replace(layer, parameters=tuple(_placed(each, chosen, others) for each in layer.parameters))
+        return replace(layer, parameters=tuple(_placed(parameter, chosen, others) for parameter in layer.parameters))
     return layer
 
 
@@ -337,30 +340,33 @@ def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str]
 def _with_biases_joined(layers: list[Layer], found: Mapping[str, Reading], paths: Sequence[str]) -> list[Layer]:
     """Return the layers with biases of a plain container at the weights beside them that they are added to."""
     weights = {
-        each.path: (at, each)
+        parameter.path: (at, parameter)
         for at, layer in enumerate(layers)
-        for each in layer.parameters
-        if each.role in WEIGHT_ROLES and each.evidence is Evidence.TRACED
+        for parameter in layer.parameters
+        if parameter.role in WEIGHT_ROLES and parameter.evidence is Evidence.TRACED
     }
     joined: dict[int, list[Parameter]] = {}
     for layer in layers:
-        for each in layer.parameters:
-            if each.role != "bias" or each.fans is not None or each.evidence is not Evidence.TRACED:
+        for parameter in layer.parameters:
+            if parameter.role != "bias" or parameter.fans is not None or parameter.evidence is not Evidence.TRACED:
                 continue
-            partners = (weights.get(paths[place]) for place in reversed(found[each.path].partners))
+            partners = (weights.get(paths[place]) for place in reversed(found[parameter.path].partners))
             at, weight = next(filter(None, partners), (None, None))
             if at is None or weight is None:
                 continue
             owner = layers[at]
             if layer.path in (owner.path, *(around.path for around in owner.ancestors[-1:])):
-                joined.setdefault(at, []).append(replace(each, fans=weight.fans))
-    gone = {each.path for biases in joined.values() for each in biases}
+                joined.setdefault(at, []).append(replace(parameter, fans=weight.fans))
+    gone = {bias.path for biases in joined.values() for bias in biases}
     if not gone:
         return layers
     left = (
         replace(
             layer,
-            parameters=(*(each for each in layer.parameters if each.path not in gone), *joined.get(at, ())),
+            parameters=(
+                *(parameter for parameter in layer.parameters if parameter.path not in gone),
+                *joined.get(at, ()),
+            ),
         )
         for at, layer in enumerate(layers)
     )

@@ -141,8 +141,8 @@ def equation(eqn: Any, values: Sequence[Value], uses: Uses, where: str) -> list[
     rule, shapes = row_of(eqn).read, shapes_of(eqn)
     found = rule(eqn, values, uses, where) if rule is not None else None
     results = found if isinstance(found, list) else [found]
-    if all(each is not None for each in results) and [each.shape for each in results if each] == shapes:
-        return [each for each in results if each is not None]
+    if all(result is not None for result in results) and [result.shape for result in results if result] == shapes:
+        return [result for result in results if result is not None]
     return _unread(eqn, values, shapes, uses, where)
 
 
@@ -204,7 +204,7 @@ class Walk(Interpreter[Value]):
     def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Value]:
         """Return what constants hold."""
         shapes = [tuple(var.aval.shape) for var in jaxpr.constvars]
-        held = [Constant(each) if _is_number(each) else None for each in numbers] or [None] * len(shapes)
+        held = [Constant(number) if _is_number(number) else None for number in numbers] or [None] * len(shapes)
         return [Value(shape=shape, constant=each) for shape, each in zip(shapes, held, strict=True)]
 
     def call(self, inner: Any, values: Sequence[Value], at: Place) -> list[Value]:

@@ -152,7 +152,7 @@ def _taken(before: View, after: View, axis: int, uses: Uses) -> None:
     use.outputs.entries |= set(after.fixed) - set(before.fixed)
     slots = [factor for factor in after.axes[axis] if isinstance(factor, Slot)]
     use.outputs.uneven = use.outputs.uneven or (
-        before.axes[axis] != after.axes[axis] and any(each.partial for each in slots)
+        before.axes[axis] != after.axes[axis] and any(slot.partial for slot in slots)
     )
 
 

@@ -140,8 +140,8 @@ class Follow:
         if not weights or not beside or not all(map(_is_plain, weights)):
             raise LostError(Stop("they meet a weight that is made of others, or looked up", where))
         pairs = _pairs(eqn, signal)
-        readers = [self._reader(pairs, units, each, uses, where) for units in value.units for each in weights]
-        self.readers[uses.at] = [each for each in readers if (each.units >= 0).any()]
+        readers = [self._reader(pairs, units, weight, uses, where) for units in value.units for weight in weights]
+        self.readers[uses.at] = [reader for reader in readers if (reader.units >= 0).any()]
 
     def _reader(self, pairs: Mapping[int, Pairs], units: View, weight: View, uses: Uses, where: str) -> Reader:
         own = marked(units)
@@ -351,7 +351,7 @@ def _laid(eqn: Any, values: Sequence[Value], where: str) -> list[State | None]:
     for view in values[0].units:
         moved = equation(eqn, [Value(shape=values[0].shape, weights=(view,)), *blank], Uses(), where)
         for place, result in enumerate(moved):
-            clear = [each for each in result.weights if steps_of(each) == steps_of(view)]
+            clear = [weight for weight in result.weights if steps_of(weight) == steps_of(view)]
             clear = [each for each in clear if not (each.stop or each.looked or each.picked)]
             units[place] += clear
             lost[place] = lost[place] or len(clear) < len(result.weights)

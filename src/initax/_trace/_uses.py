@@ -233,8 +233,8 @@ class Uses:
             use.behind = behind
         behind |= {use.number for use in entered if use.view is not None and (use.view.fixed or use.view.slots)}
         if all(value.inputless for value in operands if value.data):
-            results = [replace(each, inputless=True) if each.data else each for each in results]
-        return [replace(each, behind=each.behind | behind) for each in results] if behind else list(results)
+            results = [replace(result, inputless=True) if result.data else result for result in results]
+        return [replace(result, behind=result.behind | behind) for result in results] if behind else list(results)
 
     def with_axes(self, views: tuple[View, ...]) -> tuple[View, ...]:
         """Note in the uses of some outputs along which axes they lie, and return the outputs."""
