@@ -13,7 +13,7 @@ from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, What, as
 from initax._trace._views import Link, Stop, View, placed, reshaped
 
 
-def settle(value: Value, uses: Uses, where: str) -> Value:
+def settle(value: Value, uses: Uses, line: str) -> Value:
     """Return a value as a signal: look-ups are embeddings, weights of constants are weights, others are the signal."""
     if not value.weights:
         return value
@@ -26,24 +26,24 @@ def settle(value: Value, uses: Uses, where: str) -> Value:
             assign(parts, (*view.batch, *view.tables), "batch")
             stop = view.stop or _entangled(view)
             if view.picked and not view.looked:
-                stop = stop or Stop("rows of it are picked by constant indices", where)
-            uses.add(Use(param=view.param, what="embedding", where=where, parts=parts, stop=stop, view=view))
+                stop = stop or Stop("rows of it are picked by constant indices", line)
+            uses.add(Use(param=view.param, what="embedding", line=line, parts=parts, stop=stop, view=view))
         elif view.fed_by_constant:
-            outputs.append(_fed(view, value, uses, where))
+            outputs.append(_fed(view, value, uses, line))
         else:
             others = any(weight.fed_by_constant for weight in value.weights)
             assign(parts, view.own, "out")
             assign(parts, view.batch, "batch")
             stop = view.stop or _entangled(view)
             if not others:
-                stop = stop or Stop("it is a signal itself, no weight of one", where, Why.SIGNAL)
-            uses.add(Use(param=view.param, what="bias" if others else "other", where=where, parts=parts, stop=stop))
+                stop = stop or Stop("it is a signal itself, no weight of one", line, Why.SIGNAL)
+            uses.add(Use(param=view.param, what="bias" if others else "other", line=line, parts=parts, stop=stop))
     return Value(
         shape=value.shape, data=True, inputless=not value.data, outputs=tuple(outputs), stretched=value.stretched
     )
 
 
-def _fed(view: View, value: Value, uses: Uses, where: str) -> View:
+def _fed(view: View, value: Value, uses: Uses, line: str) -> View:
     """The outputs of a weight that was contracted with a constant, a zero state say."""
     parts: dict[Factor, Part] = {}
     for link in view.links:
@@ -51,12 +51,12 @@ def _fed(view: View, value: Value, uses: Uses, where: str) -> View:
     assign(parts, view.own, "out")
     assign(parts, view.batch, "batch")
     tangled = any(link.number > 0 for link in view.links)
-    stop = view.stop or (Stop("it is contracted with a parameter and a constant", where) if tangled else None)
-    use = Use(param=view.param, what="weight", where=where, parts=parts, normalized=view.normalized, stop=stop)
+    stop = view.stop or (Stop("it is contracted with a parameter and a constant", line) if tangled else None)
+    use = Use(param=view.param, what="weight", line=line, parts=parts, normalized=view.normalized, stop=stop)
     return View(param=view.param, axes=view.axes, use=uses.add(use))
 
 
-def constants_met(left: Value, right: Value, uses: Uses, where: str) -> None:
+def constants_met(left: Value, right: Value, uses: Uses, line: str) -> None:
     """Note where what a weight puts out of a constant meets the inputs in a product, with no function between.
 
     Then it may be a weight of these, which a constant mixes first.
@@ -65,13 +65,13 @@ def constants_met(left: Value, right: Value, uses: Uses, where: str) -> None:
         left: one signal.
         right: the other.
         uses: the uses so far.
-        where: the line.
+        line: the line.
     """
     for value, other in ((left, right), (right, left)):
         if value.inputless and other.data and not other.inputless:
             for use in (uses.found[view.use] for view in value.outputs):
                 if use.is_of_a_constant:
-                    use.stop = use.stop or Stop(CONSTANT_FIRST, where)
+                    use.stop = use.stop or Stop(CONSTANT_FIRST, line)
 
 
 def _entangled(view: View) -> Stop | None:
@@ -88,7 +88,7 @@ def consume(
     places: Sequence[int | None],
     shape: Sequence[int],
     uses: Uses,
-    where: str,
+    line: str,
     what: What = "weight",
     strides: tuple[float, float] = (1, 1),
 ) -> tuple[View, ...]:
@@ -100,7 +100,7 @@ def consume(
         places: for each axis of the result, the axis of `value` it comes from.
         shape: shape of the result.
         uses: where to enter.
-        where: the line.
+        line: the line.
         what: contraction or convolution.
         strides: by how much strides divide the effective fans.
 
@@ -126,7 +126,7 @@ def consume(
         use = Use(
             param=view.param,
             what=what if kind == "weight" else kind,
-            where=where,
+            line=line,
             parts=own,
             strides=(strides[0] / view.share, strides[1] / view.share) if kind == "weight" else (1, 1),
             inside=frozenset(factor for factor, part in own.items() if part in ("in", "field")),
@@ -223,11 +223,11 @@ def _is_broadcast(place: int, views: tuple[View, ...]) -> bool:
     return False
 
 
-def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> Value:
+def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, line: str) -> Value:
     """Follow a contraction: of a parameter with the signal, of two parameters, or of two signals."""
     (left_sum, right_sum), (left_batch, right_batch) = eqn.params["dimension_numbers"]
     shape = tuple(eqn.outvars[0].aval.shape)
-    left, right = _settled(left, right, left_sum, left_batch, right_sum, uses, where)
+    left, right = _settled(left, right, left_sum, left_batch, right_sum, uses, line)
     free_left = [axis for axis in range(len(left.shape)) if axis not in (*left_sum, *left_batch)]
     free_right = [axis for axis in range(len(right.shape)) if axis not in (*right_sum, *right_batch)]
     batch = len(left_batch)
@@ -236,7 +236,7 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     if left.weights and right.weights:
         return _linked(left, right, left_sum, right_sum, from_left, from_right, shape, uses)
     if not left.weights and not right.weights:
-        constants_met(left, right, uses, where)
+        constants_met(left, right, uses, line)
         flat = _moved(left, right, from_left, from_right)
         is_gate = left.data and right.data and batch and not left_sum and bool(free_left) != bool(free_right)
         gates = (_gate(shape, batch),) if is_gate else ()
@@ -259,7 +259,7 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
                 placed(view, places, shape),
                 links=(*view.links, Link(number, tuple(f for axis in summed for f in view.opened(view.axes[axis])))),
             )
-            for view in (_whole_or_halted(view, summed, where) for view in one.weights)
+            for view in (_whole_or_halted(view, summed, line) for view in one.weights)
         )
         return Value(shape=shape, data=one.data, weights=views)
     roles: list[Part] = [
@@ -269,7 +269,7 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     _confirm_batch(other, other_batch, one, batched, uses)
     for view in other.outputs:
         uses.found[view.use].outputs.rejoined |= {factor for axis in other_sum for factor in view.axes[axis]}
-    outputs = uses.with_axes(consume(one, roles, places, shape, uses, where))
+    outputs = uses.with_axes(consume(one, roles, places, shape, uses, line))
     if other.gates:
         _note_gates(other.gates, other_sum, one, summed, uses)
     other_places = from_right if left.weights else from_left
@@ -296,10 +296,10 @@ def _note_gates(
                 use.gated |= {factor for axis in gated for factor in use.view.opened(use.view.axes[axis])}
 
 
-def _whole_or_halted(view: View, summed: Sequence[int], where: str) -> View:
+def _whole_or_halted(view: View, summed: Sequence[int], line: str) -> View:
     """A view that is contracted with a constant; it stops where only some entries of the axis are left to contract."""
     if any(isinstance(factor, Slot) and factor.partial for axis in summed for factor in view.axes[axis]):
-        return view.halted(Stop("some of its entries are contracted with a constant, and others are not", where))
+        return view.halted(Stop("some of its entries are contracted with a constant, and others are not", line))
     return view
 
 
@@ -339,7 +339,7 @@ def _settled(
     left_batch: Sequence[int],
     right_sum: Sequence[int],
     uses: Uses,
-    where: str,
+    line: str,
 ) -> tuple[Value, Value]:
     """Decide which looked-up or constant-fed operands are signals by now."""
 
@@ -353,9 +353,9 @@ def _settled(
 
     def ready(value: Value, other: Value, summed: Sequence[int]) -> Value:
         if value.looked and not is_member(value, other, summed):
-            return settle(value, uses, where)
+            return settle(value, uses, line)
         if value.weights and other.weights and any(view.fed_by_constant for view in value.weights):
-            return settle(value, uses, where)
+            return settle(value, uses, line)
         return value
 
     first = ready(left, right, left_sum)
@@ -382,18 +382,18 @@ def _linked(
     return Value(shape=shape, weights=tuple(views))
 
 
-def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) -> Value:
+def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, line: str) -> Value:
     """Follow a convolution: plain, grouped, dilated, strided or transposed."""
     shape = tuple(eqn.outvars[0].aval.shape)
-    signal = settle(signal, uses, where)
+    signal = settle(signal, uses, line)
     if kernel.looked and not signal.data:
-        kernel = settle(kernel, uses, where)
+        kernel = settle(kernel, uses, line)
     if not kernel.weights:
-        constants_met(signal, kernel, uses, where)
+        constants_met(signal, kernel, uses, line)
         return Value(shape=shape, data=signal.data or kernel.data)
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     out_axis, in_axis, *_ = numbers.rhs_spec
-    kernel = _ungrouped(kernel, out_axis, groups, eqn.params["batch_group_count"], where)
+    kernel = _ungrouped(kernel, out_axis, groups, eqn.params["batch_group_count"], line)
     # The output axis of the kernel counts for two while its use is entered: groups, and outputs of one group.
     wide = (*kernel.shape[:out_axis], groups, kernel.shape[out_axis] // groups, *kernel.shape[out_axis + 1 :])
     roles: list[Part] = []
@@ -415,7 +415,7 @@ def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) 
         places,
         long,
         uses,
-        where,
+        line,
         what="transposed" if up > 1 else "conv",
         strides=(up, down),
     )
@@ -423,12 +423,12 @@ def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) 
     return Value(shape=shape, data=True, outputs=uses.with_axes(joined))
 
 
-def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, where: str) -> Value:
+def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, line: str) -> Value:
     stop = None
     if batch_groups > 1:
-        stop = Stop("its convolution groups the batch", where)
+        stop = Stop("its convolution groups the batch", line)
     elif any(_cut(view, out_axis, groups) is None for view in kernel.weights):
-        stop = Stop("the groups of its convolution cut an axis unevenly", where)
+        stop = Stop("the groups of its convolution cut an axis unevenly", line)
     if stop is None:
         return kernel
     views = (

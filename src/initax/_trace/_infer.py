@@ -445,7 +445,7 @@ def _held_against(parameter: Parameter, reading: Reading, disagree: list[str], s
     traced = resolve(reading.pattern, parameter.shape, reading.sizes)
     verdict = compare(parameter, reading)
     shown = f'{parameter.path or "(model)"} {parameter.shape}: declared "{parameter.axes.pattern}"'
-    seen = f" at {reading.where[0]}" if reading.where else ""
+    seen = f" at {reading.lines[0]}" if reading.lines else ""
     if verdict == "disagree":
         disagree.append(
             f'{shown} ({parameter.role}, fan_in {parameter.fan_in}), used as "{reading.pattern}" '

@@ -42,10 +42,10 @@ def _each(
     )
 
 
-def reshape(value: Value, shape: Sequence[int], where: str) -> Value:
+def reshape(value: Value, shape: Sequence[int], line: str) -> Value:
     """Follow a reshape."""
     flat = frozenset(_kept_axes(value, shape))
-    stop = Stop("a reshape cuts its axes unevenly", where)
+    stop = Stop("a reshape cuts its axes unevenly", line)
     return _each(value, shape, lambda view: reshaped(view, shape), stop, flat)
 
 
@@ -70,12 +70,12 @@ def broadcast(value: Value, shape: Sequence[int], dimensions: Sequence[int]) -> 
     return rearrange(value, places, shape)
 
 
-def cut(value: Value, axis: int, start: int, size: int, stride: int, uses: Uses, where: str) -> Value:
+def cut(value: Value, axis: int, start: int, size: int, stride: int, uses: Uses, line: str) -> Value:
     """Follow a slice along one axis: one of equal parts is an entry of a batch axis."""
     total = value.shape[axis]
     if size == total:
         return value
-    stop = Stop(f"a slice takes entries {start} to {start + (size - 1) * stride + 1} of {total}, no equal part", where)
+    stop = Stop(f"a slice takes entries {start} to {start + (size - 1) * stride + 1} of {total}, no equal part", line)
 
     def index() -> Index:
         return start + stride * np.arange(size, dtype=np.intp)
@@ -83,7 +83,7 @@ def cut(value: Value, axis: int, start: int, size: int, stride: int, uses: Uses,
     return _chosen(value, axis, size, index, uses, stop, lambda view: part(view, axis, start, size, stride))
 
 
-def pick(value: Value, axis: int, size: int, index: Callable[[], Index], uses: Uses, where: str) -> Value:
+def pick(value: Value, axis: int, size: int, index: Callable[[], Index], uses: Uses, line: str) -> Value:
     """Follow entries that are put elsewhere along an axis.
 
     Args:
@@ -92,9 +92,9 @@ def pick(value: Value, axis: int, size: int, index: Callable[[], Index], uses: U
         size: its new size.
         index: gives for each new entry which one of the axis stands there, -1 for something else.
         uses: where uses are entered.
-        where: the line.
+        line: the line.
     """
-    stop = Stop(f"its entries are moved along an axis of {value.shape[axis]}", where)
+    stop = Stop(f"its entries are moved along an axis of {value.shape[axis]}", line)
     return _chosen(value, axis, size, index, uses, stop)
 
 
@@ -180,14 +180,14 @@ def entry(value: Value, axis: int, with_data: bool, at: Place, operand: int) -> 
     return replace(moved, data=moved.data or with_data)
 
 
-def gather(value: Value, indices: Value, eqn: Any, uses: Uses, where: str) -> Value:
+def gather(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) -> Value:
     """Follow a look-up of entries by an array of indices: constants pick entries, the data looks them up."""
     number = None if indices.data else indices.numbers
-    found = None if number is None else _gathered(value, number, eqn, uses, where)
-    return found if found is not None else _looked_up(value, indices, eqn, uses.at, where)
+    found = None if number is None else _gathered(value, number, eqn, uses, line)
+    return found if found is not None else _looked_up(value, indices, eqn, uses.at, line)
 
 
-def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, where: str) -> Value | None:
+def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, line: str) -> Value | None:
     """A look-up by known indices; `None` where it is by several and what it gives is no product of axes."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = tuple(eqn.outvars[0].aval.shape)
@@ -202,7 +202,7 @@ def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, where: str) 
     places: list[int | None] = [None] * len(shape)
     if len(rows) == 1 and not fills:
         for axis, start in zip(numbers.start_index_map, rows[0], strict=True):
-            value = cut(value, axis, int(start), sizes[axis], 1, uses, where)
+            value = cut(value, axis, int(start), sizes[axis], 1, uses, line)
         for own, axis in zip(numbers.offset_dims, rest, strict=True):
             places[own] = axis
         return rearrange(value, places, shape)
@@ -217,10 +217,10 @@ def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, where: str) 
     columns = [rows[:, numbers.start_index_map.index(axis)] for axis in single]
     flat = np.ravel_multi_index(columns, front)
     moved = rearrange(value, [*single, *others], [value.shape[axis] for axis in (*single, *others)])
-    moved = reshape(moved, (math.prod(front), *moved.shape[len(front) :]), where)
-    moved = pick(moved, 0, len(rows), lambda: np.where(inside | (not fills), flat, -1), uses, where)
+    moved = reshape(moved, (math.prod(front), *moved.shape[len(front) :]), line)
+    moved = pick(moved, 0, len(rows), lambda: np.where(inside | (not fills), flat, -1), uses, line)
     around = indices.shape[:-1]
-    moved = reshape(moved, (*around, *moved.shape[1:]), where)
+    moved = reshape(moved, (*around, *moved.shape[1:]), line)
     before = {view.param for view in value.weights if view.stop}
     if any(view.stop and view.param not in before for view in moved.weights):
         return None
@@ -232,7 +232,7 @@ def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, where: str) 
     return rearrange(moved, places, shape)
 
 
-def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, where: str) -> Value:
+def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, line: str) -> Value:
     """A look-up by indices that come with the data, with a loop, or that are no product of axes."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = tuple(eqn.outvars[0].aval.shape)
@@ -249,7 +249,7 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, where: str) ->
     whole = {axis for axis in range(len(value.shape)) if sizes[axis] == value.shape[axis] or axis in paired}
     single = [axis for axis in range(len(value.shape)) if axis not in whole]
     many = math.prod(indices.shape[:-1]) > 1
-    stop = Stop("a gather takes windows of it", where)
+    stop = Stop("a gather takes windows of it", line)
 
     def move(view: View) -> View | None:
         taken: list[Factor] = []
@@ -292,14 +292,14 @@ def _numbered(value: Value, indices: Value, eqn: Any) -> dict[int, int]:
     return found
 
 
-def pad(value: Value, config: Sequence[tuple[int, int, int]], uses: Uses, where: str) -> Value:
+def pad(value: Value, config: Sequence[tuple[int, int, int]], uses: Uses, line: str) -> Value:
     """Follow padding with a constant, before, behind and between the entries of each axis."""
     for axis, (low, high, between) in enumerate(config):
         if low or high or between:
             size = value.shape[axis]
             total = low + high + size + between * max(size - 1, 0)
             index = partial(_spread, low, total, size, between)
-            value = replace(pick(value, axis, total, index, uses, where), stretched=value.stretched - {axis})
+            value = replace(pick(value, axis, total, index, uses, line), stretched=value.stretched - {axis})
     return value
 
 
@@ -322,15 +322,15 @@ def tile(value: Value, times: Sequence[int], shape: Sequence[int]) -> Value:
     return _each(value, shape, move, Stop(""), value.stretched)
 
 
-def turn(value: Value, axes: Sequence[int], uses: Uses, where: str) -> Value:
+def turn(value: Value, axes: Sequence[int], uses: Uses, line: str) -> Value:
     """Follow entries in reversed order."""
     for axis in axes:
         size = value.shape[axis]
-        value = pick(value, axis, size, partial(np.arange, size - 1, -1, -1), uses, where)
+        value = pick(value, axis, size, partial(np.arange, size - 1, -1, -1), uses, line)
     return value
 
 
-def running(value: Value, axis: int, name: str, where: str) -> Value | None:
+def running(value: Value, axis: int, name: str, line: str) -> Value | None:
     """Follow a running sum along an axis of parameters: all of its entries are in a sum over that axis."""
     if value.data:
         return None
@@ -339,13 +339,13 @@ def running(value: Value, axis: int, name: str, where: str) -> Value | None:
         own = tuple(factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
         if view.stop and not view.running:
             return view
-        stopped = view.halted(Stop(f"{name} stands between it and the signal", where))
+        stopped = view.halted(Stop(f"{name} stands between it and the signal", line))
         return replace(stopped, running=view.running + own)
 
     return replace(value, weights=tuple(map(move, value.weights)))
 
 
-def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, where: str, adds: bool = False) -> Value | None:
+def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, line: str, adds: bool = False) -> Value | None:
     """Follow a value of which a block is overwritten, or added to.
 
     Args:
@@ -353,7 +353,7 @@ def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, where: s
         over: the block.
         starts: where in each axis it begins.
         uses: where uses are entered.
-        where: the line.
+        line: the line.
         adds: whether it is added to what is there.
     """
     config = [
@@ -367,8 +367,8 @@ def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, where: s
         for axis in narrow:
             start, stop, total = starts[axis], starts[axis] + over.shape[axis], under.shape[axis]
             around = partial(_around, start, stop, total)
-            left = pick(under, axis, total, around, uses, where)
-    return _beside([left, pad(over, config, uses, where)], narrow[0] if len(narrow) == 1 else None, under.shape, uses)
+            left = pick(under, axis, total, around, uses, line)
+    return _beside([left, pad(over, config, uses, line)], narrow[0] if len(narrow) == 1 else None, under.shape, uses)
 
 
 def _around(start: int, stop: int, total: int) -> Index:
@@ -379,7 +379,7 @@ def _around(start: int, stop: int, total: int) -> Index:
 
 
 def write_rows(
-    under: Value, over: Value, axis: int, rows: Index, uses: Uses, where: str, adds: bool = False
+    under: Value, over: Value, axis: int, rows: Index, uses: Uses, line: str, adds: bool = False
 ) -> Value | None:
     """Follow a value some of whose entries along an axis are overwritten, or added to.
 
@@ -389,7 +389,7 @@ def write_rows(
         axis: the axis.
         rows: the place of each entry; places outside are left out.
         uses: where uses are entered.
-        where: the line.
+        line: the line.
         adds: whether they are added to what is there.
     """
     total = under.shape[axis]
@@ -400,15 +400,15 @@ def write_rows(
     index[rows[inside]] = np.flatnonzero(inside)
     left = under
     if under.weights and not adds:
-        left = pick(under, axis, total, lambda: np.where(index < 0, np.arange(total), -1), uses, where)
-    return _beside([left, pick(over, axis, total, lambda: index, uses, where)], axis, under.shape, uses)
+        left = pick(under, axis, total, lambda: np.where(index < 0, np.arange(total), -1), uses, line)
+    return _beside([left, pick(over, axis, total, lambda: index, uses, line)], axis, under.shape, uses)
 
 
-def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, where: str) -> Value:
+def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, line: str) -> Value:
     """Follow a concatenation. Parts of one output axis that come together again are no gates."""
     together(values, uses)
     if any(value.data for value in values):
-        values = [settle(value, uses, where) for value in values]
+        values = [settle(value, uses, line) for value in values]
     if not any(value.weights for value in values):
         columns = tuple(values) if axis == len(shape) - 1 and any(value.constant for value in values) else ()
         return Value(shape=tuple(shape), data=any(value.data for value in values), columns=columns)
@@ -416,7 +416,7 @@ def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, w
     for value in values:
         behind = shape[axis] - offset - value.shape[axis]
         config = [(offset, behind, 0) if at == axis else (0, 0, 0) for at in range(len(shape))]
-        apart.append(pad(value, config, uses, where))
+        apart.append(pad(value, config, uses, line))
         offset += value.shape[axis]
     return _beside(apart, axis, shape, uses)
 

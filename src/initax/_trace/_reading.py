@@ -52,7 +52,7 @@ class Reading:
         paired: it is one of two real arrays that are a complex weight together.
         uneven: output axes whose parts, which are of unequal size, are used one by one.
         notes: what one should know about a reading.
-        where: the lines at which it is used.
+        line: the lines at which it is used.
     """
 
     pattern: str | None = None
@@ -67,7 +67,7 @@ class Reading:
     paired: bool = False
     uneven: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
-    where: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
 
 
 def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every: Mapping[int, Use] = EMPTY) -> Reading:
@@ -79,46 +79,46 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every:
         names: paths of all parameters, for notes.
         every: number → use, of all parameters.
     """
-    where = tuple(dict.fromkeys(use.where for use in uses if use.where))
+    lines = tuple(dict.fromkeys(use.line for use in uses if use.line))
     if 0 in shape:
         return Reading(reason=f"shape {tuple(shape)} has no entries")
     if not uses:
         return Reading(reason="the forward pass does not use it", why=Why.UNUSED)
     if all(use.goes_back for use in uses):
         reason = "it meets nothing but cotangents, on the way back of a gradient"
-        return Reading(reason=_at(reason, next(iter(where), "")), where=where)
+        return Reading(reason=_at(reason, next(iter(lines), "")), lines=lines)
     frozen = [use for use in uses if use.stop is not None and use.stop.why is Why.NOT_TRAINABLE]
     if len(frozen) == len(uses):
         return Reading(
-            reason="no gradient reaches it: it stands behind stop_gradient", why=Why.NOT_TRAINABLE, where=where
+            reason="no gradient reaches it: it stands behind stop_gradient", why=Why.NOT_TRAINABLE, lines=lines
         )
     uses = [use for use in uses if use not in frozen]
     if any(use.stop is None and not use.is_of_a_constant for use in uses):
         uses = [use for use in uses if use.stop is None or use.stop.reason != CONSTANT_FIRST]
     stopped = next((use for use in uses if use.stop), None)
     if stopped is not None and stopped.stop is not None:
-        return Reading(reason=_at(str(stopped.stop), stopped.where), why=stopped.stop.why, where=where)
+        return Reading(reason=_at(str(stopped.stop), stopped.line), why=stopped.stop.why, lines=lines)
     roles = {ROLE[use.what] for use in uses}
     if len(roles - {"embedding"}) > 1 or (roles > {"embedding"} and not _is_tied(shape, uses, roles)):
-        lines = {ROLE[use.what]: use.where for use in uses}
-        said = ", ".join(_at(f"a {role}", place) for role, place in lines.items())
-        return Reading(reason=f"{_many(shape, uses)} disagree: it is {said}", where=where)
+        used_as = {ROLE[use.what]: use.line for use in uses}
+        said = ", ".join(_at(f"a {role}", line) for role, line in used_as.items())
+        return Reading(reason=f"{_many(shape, uses)} disagree: it is {said}", lines=lines)
     joined = as_inputs(uses)
     unfit = joined if isinstance(joined, str) else _unfit(shape, joined)
     if isinstance(joined, str) or unfit:
-        return Reading(reason=_at(unfit, next(iter(where), "")), where=where)
+        return Reading(reason=_at(unfit, next(iter(lines), "")), lines=lines)
     uses = joined
     unlike, parted = _many(shape, uses), tuple(uneven(shape, uses))
     uses = levelled(shape, uses)
     cells = _cells(shape, uses)
     if isinstance(cells, str):
-        return Reading(reason=cells, where=where)
+        return Reading(reason=cells, lines=lines)
     parts = _agreed(cells, uses, unlike)
     if isinstance(parts, str):
-        return Reading(reason=parts, where=where)
+        return Reading(reason=parts, lines=lines)
     written = _no_scale(cells, parts, uses) or _written(shape, cells, parts, uses)
     if isinstance(written, str):
-        return Reading(reason=_at(written, next(iter(where), "")), where=where)
+        return Reading(reason=_at(written, next(iter(lines), "")), lines=lines)
     if ROLE[uses[0].what] not in ("weight", "embedding"):
         parted = ()
     leading = next((use for use in uses if use.what == "embedding"), uses[0])
@@ -138,7 +138,7 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every:
             *_gated(shape, cells, parts, uses, names),
             *(f"parts of its axis {axis} are of unequal size; its fan_out counts all of them" for axis in parted),
         ),
-        where=where,
+        lines=lines,
     )
 
 
@@ -153,7 +153,7 @@ def _unfit(shape: Sequence[int], uses: Sequence[Use]) -> str:
     """Why parts that are used one by one can't be read as one array; empty where they can."""
     for use in uses:
         if picked := refused(use):
-            return _at(picked, use.where)
+            return _at(picked, use.line)
     return next(filter(None, inputs(shape, uses).values()), "")
 
 
@@ -215,8 +215,8 @@ def _gated(
     )
 
 
-def _at(text: str, where: str) -> str:
-    return f"{text} ({where})" if where and not text.endswith(")") else text
+def _at(text: str, line: str) -> str:
+    return f"{text} ({line})" if line and not text.endswith(")") else text
 
 
 def _cells(shape: Sequence[int], uses: Sequence[Use]) -> list[Factor] | str:
@@ -248,7 +248,7 @@ def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[P
         for use in uses:
             part = _part_of(cell, use)
             if part is not None:
-                said.setdefault(part, use.where)
+                said.setdefault(part, use.line)
         if len(said) > 1 and cell.size > 1:
             words = ", ".join(_at(WORDS[part], place) for part, place in said.items())
             return f"{unlike} disagree: axis {cell.axis} is {words}"

@@ -62,7 +62,7 @@ class SignalProduct:
     """A sum over products of two signals.
 
     Attributes:
-        where: the line of the forward pass.
+        line: the line of the forward pass.
         size: over how many entries it sums.
         sides: the parameters that make either signal.
         factor: what the forward pass multiplies it with, before it applies another function; `None` where that is not
@@ -70,7 +70,7 @@ class SignalProduct:
         closed: whether a function was applied.
     """
 
-    where: str
+    line: str
     size: int
     sides: tuple[frozenset[int], frozenset[int]]
     factor: float | None
@@ -246,10 +246,10 @@ class _Walk(Interpreter[Origin]):
         size = math.prod(eqn.invars[0].aval.shape[axis] for axis in summed)
         return self._summed(left, right, size, at, line_of(eqn))
 
-    def _summed(self, left: Origin, right: Origin, size: int, at: Place, where: str) -> Origin:
+    def _summed(self, left: Origin, right: Origin, size: int, at: Place, line: str) -> Origin:
         factor = None if left.factor is None or right.factor is None else left.factor * right.factor
         sides = (left.makers, right.makers)
-        self.products.found[at] = SignalProduct(where=where, size=size, sides=sides, factor=factor)
+        self.products.found[at] = SignalProduct(line=line, size=size, sides=sides, factor=factor)
         self.sink([left, right], at)
         self.close(left, right)
         return Origin(data=True, product=at, factor=factor)

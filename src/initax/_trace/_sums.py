@@ -16,7 +16,7 @@ SCALE_SUMMED = "it scales the signal, which is then summed: a scale or a weight"
 SUMMED = "its products with the signal are added up: a scale or a weight"
 
 
-def added_up(left: Value, right: Value, uses: Uses, where: str) -> None:
+def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
     """Note where outputs of one parameter, of different uses, are added up.
 
     Where one use takes in what the other puts out, as in a residual stream, they are layers one after the other.
@@ -25,7 +25,7 @@ def added_up(left: Value, right: Value, uses: Uses, where: str) -> None:
         left: one signal.
         right: the other.
         uses: the uses so far.
-        where: the line.
+        line: the line.
     """
     for one, other in _twins(left.outputs, right.outputs, uses):
         first, second = uses.found[one.use], uses.found[other.use]
@@ -34,14 +34,14 @@ def added_up(left: Value, right: Value, uses: Uses, where: str) -> None:
             second.outputs.added_to.add(first.number)
         elif one.slots or other.slots:
             for use in (first, second):
-                use.stop = use.stop or Stop("outputs of different entries of it are added up", where)
+                use.stop = use.stop or Stop("outputs of different entries of it are added up", line)
     # Products stay in sums with other signals; what is added there, too, is still added up.
     for one, other in _twins(left.products, right.products, uses):
         for use in (uses.found[one.use], uses.found[other.use]):
             views = [uses.found[each.use].view for each in (one, other)]
             if all(view is not None and view.fixed == (views[0] and views[0].fixed) for view in views):
                 continue  # one scale of two signals
-            use.stop = use.stop or Stop(SUMMED, where)
+            use.stop = use.stop or Stop(SUMMED, line)
 
 
 def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tuple[View, View]]:
@@ -114,7 +114,7 @@ def _with_inputs(use: Use, made: set[Factor]) -> Use:
     return replace(use, parts=parts)
 
 
-def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, where: str) -> View | None:
+def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:
     """Follow outputs through a sum over axes: batch entries whose outputs are added up are inputs.
 
     Args:
@@ -122,7 +122,7 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, whe
         axes: the axes of the value that are summed over.
         rest: the others.
         uses: the uses so far.
-        where: the line.
+        line: the line.
 
     Returns:
         The outputs after the sum, `None` where they are no outputs of one weight any more.
@@ -130,7 +130,7 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, whe
     use = uses.found[view.use]
     gone = [piece for axis in axes for factor in _own(view, axis) for piece in _within(factor, use)]
     if use.what == "scale" and any(use.parts.get(factor) != "batch" for factor in gone):
-        use.stop = use.stop or Stop(SCALE_SUMMED, where)
+        use.stop = use.stop or Stop(SCALE_SUMMED, line)
         return None
     if use.is_of_a_constant:
         return replace(view, axes=tuple(view.axes[at] for at in rest), scaled=True)
@@ -142,14 +142,14 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, whe
     if "batch" not in kinds:
         return None
     if kinds != {"batch"} or any(factor.axis < FOREIGN for axis in axes for factor in view.axes[axis]):
-        use.stop = use.stop or Stop("outputs of different entries of it are added up", where)
+        use.stop = use.stop or Stop("outputs of different entries of it are added up", line)
         return None
     for factor in gone:
         use.parts[factor] = "in"
     return replace(view, axes=tuple(view.axes[at] for at in rest))
 
 
-def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, where: str) -> View | None:
+def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:
     """Follow a product with the signal through a sum over axes: a contraction, written out.
 
     Args:
@@ -157,7 +157,7 @@ def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: U
         axes: the axes of the value that are summed over.
         rest: the others.
         uses: the uses so far.
-        where: the line.
+        line: the line.
 
     Returns:
         The outputs, `None` where it is the product of a scale.
@@ -167,7 +167,7 @@ def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: U
     if not gone or use.what != "scale" or view.scaled:
         return None
     if not any(use.parts.get(factor) == "out" for axis in rest for factor in _own(view, axis)):
-        use.stop = use.stop or Stop(SCALE_SUMMED, where)
+        use.stop = use.stop or Stop(SCALE_SUMMED, line)
         return None
     assign(use.parts, gone, "in")
     use.parts = {factor: "batch" if part == "along" else part for factor, part in use.parts.items()}
@@ -220,7 +220,7 @@ def accumulated(body: Any, consts: int, left: Sequence[Value], uses: Uses, at: P
                 for factor in steps:
                     use.parts[factor] = "in"
             elif steps and use.what == "scale":
-                use.stop = use.stop or Stop(SUMMED, use.where)
+                use.stop = use.stop or Stop(SUMMED, use.line)
 
 
 def _is_accumulated(jaxpr: Any, start: Any, end: Any) -> bool:

@@ -77,7 +77,7 @@ class Use:
     Attributes:
         param: the number of the parameter.
         what: what it is to the signal.
-        where: the line of the forward pass.
+        line: the line of the forward pass.
         parts: what each factor does.
         inside: the factors that its equation sums over; sums of its outputs may follow.
         strides: by how much a convolution's strides divide the effective fan_in and fan_out.
@@ -97,7 +97,7 @@ class Use:
 
     param: int
     what: What
-    where: str = ""
+    line: str = ""
     parts: dict[Factor, Part] = field(default_factory=dict)
     inside: frozenset[Factor] = frozenset()
     strides: tuple[float, float] = (1, 1)
@@ -176,11 +176,11 @@ class Follows(Protocol):
     """Follows units from equation to equation."""
 
     def after(
-        self, eqn: Any, values: Sequence[Value], results: Sequence[Value], uses: Uses, first: int, where: str
+        self, eqn: Any, values: Sequence[Value], results: Sequence[Value], uses: Uses, first: int, line: str
     ) -> list[Value]:
         """Return the results of an equation with what they hold of the units."""
 
-    def round_a_loop(self, values: Sequence[Value], where: str) -> None:
+    def round_a_loop(self, values: Sequence[Value], line: str) -> None:
         """Raise where values that a loop carries, and changes, hold units."""
 
 

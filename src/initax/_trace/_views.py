@@ -35,12 +35,12 @@ class Stop:
 
     Attributes:
         reason: what happened to it, in words.
-        where: the line of the forward pass, where it is known.
+        line: the line of the forward pass, where it is known.
         why: the kind of reason.
     """
 
     reason: str
-    where: str = ""
+    line: str = ""
     why: Why = Why.UNREADABLE
 
     @property
@@ -50,7 +50,7 @@ class Stop:
 
     def __str__(self) -> str:
         """Return the reason with its place."""
-        return f"{self.reason} ({self.where})" if self.where else self.reason
+        return f"{self.reason} ({self.line})" if self.line else self.reason
 
 
 @dataclass(frozen=True, slots=True)
