@@ -1,4 +1,4 @@
-"""Where parameters meet the signal: contractions, convolutions, sums and products, and what that says of their axes."""
+"""Contractions of a parameter with the signal (`dot_general`, convolutions), and what they say of its axes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def settle(value: Value, uses: Uses, line: str) -> Value:
 
 
 def _fed(view: View, value: Value, uses: Uses, line: str) -> View:
-    """The outputs of a weight that was contracted with a constant, a zero state say."""
+    """Return the outputs of a weight that was contracted with a constant, e.g. with a state of zeros."""
     parts: dict[Factor, Part] = {}
     for link in view.links:
         assign(parts, link.factors, "in")
@@ -57,9 +57,9 @@ def _fed(view: View, value: Value, uses: Uses, line: str) -> View:
 
 
 def constants_met(left: Value, right: Value, uses: Uses, line: str) -> None:
-    """Note where what a weight puts out of a constant meets the inputs in a product, with no function between.
+    """Note weights that are contracted with a constant and then multiplied with a signal, without a function between.
 
-    Then it may be a weight of these, which a constant mixes first.
+    Such a weight may belong to that signal; the constant only mixes its entries first.
 
     Args:
         left: one signal.
@@ -143,7 +143,7 @@ def consume(
 
 
 def _is_whole_sum(view: View, own: dict[Factor, Part]) -> bool:
-    """Whether the entries of a running sum are all summed over: then each entry of the parameter is in the sum."""
+    """Return whether all entries of a running sum are summed over, and with them each entry of the parameter."""
     axes = {each.axis for each in view.running}
     cut = [*(f for slot in view.slots if slot.partial for f in slot.factors), *(factor for factor, _ in view.fixed)]
     return all(own.get(each) == "in" for each in view.running) and all(factor.axis not in axes for factor in cut)
@@ -152,7 +152,7 @@ def _is_whole_sum(view: View, own: dict[Factor, Part]) -> bool:
 def _judged(
     place: int, views: tuple[View, ...], parts: list[dict[Factor, Part]], direct: list[bool], roles: Sequence[Part]
 ) -> tuple[What, Stop | None]:
-    """What a parameter is in a contraction that several may take part in, or why that can't be told."""
+    """Return what a parameter is in a contraction, in which others may take part, or why that can't be told."""
     view, own = views[place], parts[place]
     if view.picked:
         return "weight", Stop("rows of it are picked by constant indices")
@@ -186,7 +186,7 @@ def _judged(
 
 
 def _repeated(view: View, own: dict[Factor, Part], roles: Sequence[Part]) -> str:
-    """Why entries that are used again and again have no fans to speak of; empty where that is not so."""
+    """Return why the fans of repeated entries are not defined; empty where no entries are repeated."""
     alone = [at for at, axis in enumerate(view.axes) if all(f.axis == FOREIGN for f in axis) and size(axis) > 1]
     if any(
         (f.axis == FOREIGN and f.size > 1) or (isinstance(f, Slot) and f.repeats)
@@ -205,7 +205,7 @@ def _is_full(own: dict[Factor, Part]) -> bool:
 
 
 def _is_low_rank(place: int, views: tuple[View, ...], direct: list[bool]) -> bool:
-    """Whether a product of parameters may be read in the direction of the signal.
+    """Return whether a product of parameters is read in the order in which the signal goes through them.
 
     `A @ B @ x` may be two factors of one weight, or learned queries times their own weight that meet keys. Another
     weight that is added to them says that it is the first.
@@ -297,7 +297,7 @@ def _note_gates(
 
 
 def _whole_or_halted(view: View, summed: Sequence[int], line: str) -> View:
-    """A view that is contracted with a constant; it stops where only some entries of the axis are left to contract."""
+    """Return a view that is contracted with a constant, halted where only some entries of the axis take part."""
     if any(isinstance(factor, Slot) and factor.partial for axis in summed for factor in view.axes[axis]):
         return view.halted(Stop("some of its entries are contracted with a constant, and others are not", line))
     return view
@@ -322,7 +322,7 @@ def _moved(
 def _confirm_batch(
     signal: Value, signal_batch: Sequence[int], weight: Value, weight_batch: Sequence[int], uses: Uses
 ) -> None:
-    """An output axis along which the next weight has members of its own is a batch axis of both."""
+    """Note output axes along which the next weight has members: they are batch axes of both weights."""
     for there, here in zip(signal_batch, weight_batch, strict=True):
         if not any(factor.axis != FOREIGN and factor.size > 1 for view in weight.weights for factor in view.axes[here]):
             continue
@@ -341,10 +341,10 @@ def _settled(
     uses: Uses,
     line: str,
 ) -> tuple[Value, Value]:
-    """Decide which looked-up or constant-fed operands are signals by now."""
+    """Return the operands, with look-ups and weights of constants turned into signals where they are used as such."""
 
     def is_member(value: Value, other: Value, summed: Sequence[int]) -> bool:
-        """Whether a look-up is of weights, one of many experts, and not of rows of an embedding."""
+        """Return whether a look-up picks weights, such as experts, and not rows of an embedding."""
         if not value.looked or other.weights or not other.data:
             return False
         taken = {factor for axis in summed for view in value.weights for factor in view.opened(view.axes[axis])}

@@ -1,4 +1,4 @@
-"""Sums, products and functions entry by entry: where biases and scales are met, and where a weight stops being one."""
+"""Rules for elementwise primitives: where biases and scales enter, and which operations make a weight untraceable."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from initax._trace._views import Stop, View
 
 
 def fitted(value: Value, shape: tuple[int, ...]) -> Value:
-    """Return an operand broadcast to the result, as element-wise equations do with scalars and axes of size one."""
+    """Return an operand broadcast to the shape of the result, as elementwise equations broadcast scalars."""
     if value.shape == shape:
         return value
     return broadcast(value, shape, range(len(shape)) if value.shape else ())
 
 
 def nonlinear(name: str, values: Sequence[Value], shape: tuple[int, ...], uses: Uses, line: str) -> Value:
-    """Follow a function after which stored entries are no weights, and outputs no outputs."""
+    """Follow a function behind which a parameter can't be read, and outputs of a weight are a plain signal."""
     values = [fitted(value, shape) if len(value.shape) in (0, len(shape)) else value for value in values]
     if any(value.data for value in values) or any(view.fed_by_constant for value in values for view in value.weights):
         for value in values:
@@ -42,7 +42,7 @@ def nonlinear(name: str, values: Sequence[Value], shape: tuple[int, ...], uses: 
 
 
 def _shared(values: Sequence[Value]) -> frozenset[int]:
-    """Axes along which everything combined is constant."""
+    """Return the axes along which all operands are constant."""
     full = [value for value in values if value.data or value.weights]
     return frozenset.intersection(*(value.stretched for value in full)) if full else frozenset()
 
@@ -120,7 +120,7 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus
 
 
 def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None, at: int, uses: Uses) -> None:
-    """Batch axes of a weight are batch axes of its bias: groups of a convolution, members of a stack."""
+    """Give a bias the batch axes of its weight, such as groups of a convolution or members of a stack."""
     if before is None or all(factor.axis == FOREIGN for factor in before.axes[at]):
         return
     theirs = uses.found[before.use].parts
@@ -136,7 +136,7 @@ def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None,
 
 
 def _pieces(factor: Factor, parts: Mapping[Factor, Part]) -> list[Factor]:
-    """The parts that a use tells apart within a factor, outermost first; the factor itself where it tells none."""
+    """Return the parts into which a use splits a factor, outermost first; the factor itself if it does not split it."""
     end = factor.inner * factor.size
     inside = [
         part
@@ -152,12 +152,12 @@ def _marks(view: View, axis: int) -> bool:
 
 
 def _meets(weight: View, bias: View, axis: int) -> bool:
-    """Whether a bias is added to the outputs of a weight along an axis that may hold other things, too."""
+    """Return whether a bias and the outputs of a weight share entries along an axis."""
     return bool((stands(weight.axes[axis]) & stands(bias.axes[axis])).any())
 
 
 def _added_products(left: Value, right: Value) -> tuple[View, ...]:
-    """The products in a sum: of a signal and a constant what they were, others mixed with something else."""
+    """Return the products that a sum holds; beside another signal they count as scaled."""
     products = (*left.products, *right.products)
     if left.data and right.data:
         products = tuple(replace(view, scaled=True) for view in products)
@@ -165,7 +165,7 @@ def _added_products(left: Value, right: Value) -> tuple[View, ...]:
 
 
 def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:
-    """A sum of two signals holds the outputs of both."""
+    """Return the sum of two signals, which holds the outputs of both."""
     outputs = tuple(dict.fromkeys((*left.outputs, *right.outputs)))
     return Value(
         shape=shape,
@@ -176,7 +176,7 @@ def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:
 
 
 KEPT = 64
-"""A residual stream is a sum of everything before it; no more weights than these are remembered behind a value."""
+"""How many outputs a value remembers at most; a residual stream is a sum of all outputs before it."""
 
 
 def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line: str) -> Value:
@@ -234,7 +234,7 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, li
 
 
 def masked(view: View, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> View:
-    """Return a view of which a mask of constants leaves some entries.
+    """Return a view with the share of its entries that a constant mask leaves.
 
     Args:
         view: the view.
@@ -246,7 +246,7 @@ def masked(view: View, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> View:
 
 
 def _vary(products: Sequence[View], other: Value, uses: Uses) -> None:
-    """Note that what scales were multiplied with varies along their axes, by what it is multiplied with now."""
+    """Note the axes of scales along which the signal varies, after it is multiplied with another signal."""
     for view in products:
         use = uses.found[view.use]
         for at, axis in enumerate(view.axes):
@@ -256,7 +256,7 @@ def _vary(products: Sequence[View], other: Value, uses: Uses) -> None:
 
 
 def _scaled(value: Value) -> Value:
-    """A signal whose outputs were scaled by a signal or a norm: a bias added now is no longer their weight's."""
+    """Return a signal with its outputs marked as scaled: a bias that is added now does not belong to their weight."""
     return replace(value, outputs=tuple(replace(view, scaled=True) for view in value.outputs))
 
 
@@ -265,7 +265,7 @@ def _is_signal(value: Value) -> bool:
 
 
 def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line: str) -> Value:
-    """Follow a quotient: by a constant it is a product, by a statistic of the weight itself a normalization."""
+    """Follow a quotient: by a constant, by a signal, or by a statistic of the weight, which normalizes it."""
     if not right.data and not right.weights:
         return multiplied(left, right, shape, uses, line)
     left, right = fitted(left, shape), fitted(right, shape)
@@ -290,7 +290,7 @@ def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line:
 
 
 def _merged(left: Value, right: Value, line: str, how: str) -> tuple[tuple[View, ...], bool]:
-    """The parameters of two operands. A parameter in both, once as a statistic of itself, is normalized."""
+    """Return the parameters of two operands; one that is combined with a statistic of itself is normalized."""
     groups = [left.weights, right.weights]
     product = how != "added to"
     kept: list[View] = []
@@ -309,12 +309,12 @@ def _merged(left: Value, right: Value, line: str, how: str) -> tuple[tuple[View,
 
 
 def _is_statistic(view: View) -> bool:
-    """Whether it is what a function made of a parameter, or a sum of its entries."""
+    """Return whether a view is a function of a parameter, or a sum of its entries."""
     return view.stop is not None or bool(view.added_up)
 
 
 def _with_twins(view: View, twins: list[View], place: int, product: bool, line: str) -> list[View]:
-    """What is left of a view when the other operand holds the same parameter."""
+    """Return what is left of a view when the other operand holds the same parameter."""
     if _is_statistic(view) and any(not _is_statistic(twin) for twin in twins):
         return []  # the statistic; its twin is marked below
     own = all(_is_statistic(twin) and twin.fixed == view.fixed for twin in twins)

@@ -30,7 +30,7 @@ def shapes_of(eqn: Any) -> list[tuple[int, ...]]:
 
 
 def keep(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
-    """A function of one value, entry by entry, that leaves a weight a weight."""
+    """Follow a function, entry by entry, behind which a weight is still a weight."""
     return replace(values[0], columns=()) if values[0].columns else values[0]
 
 
@@ -143,7 +143,7 @@ def split(eqn: Any, values: Values, uses: Uses, line: str) -> list[Value]:
 
 
 def unstack(eqn: Any, values: Values, uses: Uses, line: str) -> list[Value]:
-    """Entries along an axis, each alone; JAX has a primitive for it from 0.12 on."""
+    """Follow entries along an axis that become values of their own; JAX has a primitive for it from 0.12 on."""
     value = values[0]
     axis = eqn.params["axis"] % len(value.shape)
     shape = (*value.shape[:axis], *value.shape[axis + 1 :])
@@ -170,7 +170,7 @@ def dynamic_slice(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
 
 
 def _lost(value: Value, axis: int, size: int, line: str) -> Value:
-    """A window of an axis at a place that is not known."""
+    """Return a window of an axis at a place that is not known."""
     shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
     stop = Stop("a window at a changing place is taken of it", line)
     views = tuple(
@@ -230,12 +230,12 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
 
 
 def _readable(values: Values) -> bool:
-    """Whether parameters are in some values, and no signal."""
+    """Return whether some values hold parameters, and none is a signal."""
     return any(value.weights for value in values) and not any(value.data for value in values)
 
 
 def _overwritten(eqn: Any, values: Values, uses: Uses) -> Value | None:
-    """A value of which some entries are overwritten, of which nothing else is known."""
+    """Return a value some of whose entries are overwritten at places that are not known."""
     layout.together(values[:2], uses)
     if any(value.weights for value in values):
         return None
@@ -250,7 +250,7 @@ def pad(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
 
 
 def select(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
-    """A choice between values, entry by entry: a mask of constants leaves a weight a weight."""
+    """Follow a choice between values, entry by entry; a constant mask leaves a weight a weight."""
     shape = shapes_of(eqn)[0]
     which, *cases = (elementwise.fitted(value, shape) for value in values)
     held = [case for case in cases if case.weights]
@@ -271,7 +271,7 @@ def select(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
 
 
 def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
-    """A sum over axes: after a product with the signal it is a contraction, written out."""
+    """Follow a sum over axes; after a product with the signal it is a contraction, written out."""
     value, axes, shape = values[0], eqn.params["axes"], shapes_of(eqn)[0]
     if all(value.shape[axis] == 1 for axis in axes):
         return layout.rearrange(value, [axis for axis in range(len(value.shape)) if axis not in axes], shape)
@@ -302,7 +302,7 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
 
 
 def _is_plain_sum(view: View, axes: Sequence[int]) -> bool:
-    """Whether what is added up along some axes are all entries of stored axes, each once."""
+    """Return whether a sum adds up all entries of stored axes, each once."""
     gone = [factor for at in axes for factor in view.axes[at] if factor.size > 1]
     whole = all(factor.axis >= 0 for factor in gone)
     return whole and not (view.links or view.stop or view.running or view.looked or view.picked)

@@ -82,17 +82,17 @@ class Slot(Factor):
 
     @property
     def known(self) -> Index:
-        """The entries that are some, each once, in order."""
+        """The entries of the product that it holds, each once, in order."""
         return np.unique(self.index[self.index >= 0])
 
     @property
     def partial(self) -> bool:
-        """Whether some entries of the product stand nowhere."""
+        """Whether it lacks some entries of the product."""
         return len(self.known) < math.prod(factor.size for factor in self.factors)
 
     @property
     def repeats(self) -> bool:
-        """Whether some entries stand at several places."""
+        """Whether it holds some entries more than once."""
         return len(self.known) < int(np.count_nonzero(self.index >= 0))
 
 
@@ -154,7 +154,7 @@ def length(axis: Sequence[Factor]) -> int:
 
 
 def blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """The runs of axes, old and new, with equally many entries, as short as they can be."""
+    """Return the shortest runs of old and new axes with equal numbers of entries."""
     blocks: list[tuple[list[int], list[int]]] = []
     left, right = 0, 0
     while left < len(old) or right < len(new):
@@ -187,14 +187,14 @@ def flat(axis: Sequence[Factor]) -> tuple[tuple[Factor, ...], Index]:
 
 
 def stands(axis: Sequence[Factor]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Return at which entries of an axis something of the parameter stands; one truth for all where at every one."""
+    """Return which entries of an axis belong to the parameter; an array of one where all do."""
     if not any(isinstance(factor, Slot) for factor in axis):
         return np.ones(1, bool)
     return flat(axis)[1] >= 0
 
 
 def beside(one: tuple[Factor, ...], other: tuple[Factor, ...]) -> tuple[tuple[Factor, ...], tuple[Factor, ...]]:
-    """Return the factors of two axes that stand beside each other, without the slot that both are in alike."""
+    """Return the factors of two axes, opened where both are slots with the same entries."""
     if len(one) != 1 or len(other) != 1 or not (isinstance(one[0], Slot) and isinstance(other[0], Slot)):
         return one, other
     alike = one[0].entries == other[0].entries
@@ -225,7 +225,7 @@ def normal(
 def equal_part(
     factors: Sequence[Factor], start: int, size: int, stride: int, total: int
 ) -> tuple[tuple[Factor, ...], tuple[tuple[Factor, int], ...]] | None:
-    """The factors left of an axis of which a slice takes one of equal parts, and those of which it takes one entry."""
+    """Return the factors that a slice of one equal part leaves, and those of which it takes one entry, and which."""
     if stride == 1:
         if size == 0 or total % size or start % size:
             return None
@@ -249,7 +249,7 @@ def equal_part(
 def divided(
     factors: Sequence[Factor], sizes: Sequence[int]
 ) -> tuple[tuple[tuple[Factor, ...], ...], tuple[tuple[Factor, int], ...]] | None:
-    """Axes that become axes of other sizes, entry by entry; `None` where an entry is not told by one index for each."""
+    """Return an axis split into axes of other sizes, entry by entry; `None` where that is not a product of axes."""
     if math.prod(sizes) > LARGEST:
         return None
     own, index = flat(factors)
@@ -273,7 +273,7 @@ Listed = tuple[tuple[Factor, ...], Index]
 
 
 def _pair(factors: tuple[Factor, ...], index: Index) -> tuple[Listed, Listed] | None:
-    """Two axes of entries of a product of factors, as one part of the product for each axis."""
+    """Return a matrix of entries of a product of factors as two axes, each a part of the product."""
     here = index >= 0
     rows, columns = here.any(1), here.any(0)
     if not here.any() or (here != rows[:, None] & columns).any():

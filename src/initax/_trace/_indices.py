@@ -17,11 +17,11 @@ LARGEST = 1 << 20
 """Constants with more entries are not worked out."""
 
 DEEPEST = 100
-"""Nor those that more equations, one behind the other, lead to."""
+"""Constants that a longer chain of equations leads to are not worked out either."""
 
 
 class Constant:
-    """A constant of the forward pass, worked out once somebody asks for it.
+    """A constant of the forward pass, worked out when it is first needed.
 
     Args:
         number: what it is, where that is known.
@@ -39,7 +39,7 @@ class Constant:
 
     @property
     def number(self) -> Numbers | None:
-        """What it is; `None` where it is too large, or can't be worked out now."""
+        """Its numbers; `None` where they are too many, or can't be worked out now."""
         if not self._asked:
             self._asked = True
             self._number = self._worked_out()

@@ -141,7 +141,7 @@ def _called(model: Any, *inputs: Any) -> Any:
 
 
 def _how_to_call(survey: Survey, inputs: Any) -> str:
-    """The line that says how the model is called; other ways of calling it are tried out, abstractly."""
+    """Return the line that says how to call the model, after trying other calls abstractly."""
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     if isinstance(inputs, list) and _is_traced(survey, tuple(inputs), _called):
         return "a list is one argument, and several are a tuple: inputs=" + ("x" if len(inputs) == 1 else "(x, y)")
@@ -169,7 +169,7 @@ def _abstract(leaf: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """A text that stands for itself in what holds it."""
+    """A text whose representation is the text itself."""
 
     text: str
 
@@ -178,7 +178,7 @@ class _Word:
 
 
 def _shown_whole(argument: Any) -> str:
-    """An argument with its lists and mappings: a list of one array is not that array."""
+    """Return an argument as text, with its lists and mappings."""
     shown = repr(jax.tree_util.tree_map(lambda leaf: _Word(shape_text(leaf)), argument))
     return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
@@ -296,7 +296,7 @@ def _outputs(axes: Axes) -> set[tuple[int, int]]:
 
 
 Place = tuple[int, ...] | None
-"""Where stack axes stand; `None` is where they are taken to be."""
+"""Indices of stack axes; `None` for those that are assumed without a trace."""
 
 
 def _placed(parameter: Parameter, chosen: Place, others: Sequence[Place]) -> Parameter:
@@ -430,7 +430,7 @@ def read_parameter(parameter: Parameter, reading: Reading) -> Parameter:
 
 
 def _weight_of(reading: Reading, own: Mapping[str, Parameter], paths: Sequence[str]) -> Parameter | None:
-    """The weight a bias goes with: of those whose outputs it is added to, the last that its layer owns."""
+    """Return the weight of a bias: of those whose outputs it is added to, the last that its layer owns."""
     for place in reversed(reading.partners):
         weight = own.get(paths[place])
         if weight is not None and weight.role in WEIGHT_ROLES:
@@ -483,7 +483,7 @@ def compare(parameter: Parameter, reading: Reading) -> str:
 
 
 def _cells(axes: Axes, which: Iterable[int]) -> set[tuple[int, int]]:
-    """The stored axes, and the digits along each, that some axes of the split shape are: one pair per prime digit."""
+    """Return some axes of the split shape as pairs of a stored axis and a place of one of its prime factors."""
     found: set[tuple[int, int]] = set()
     chosen = set(which)
     stored, left, inner = len(axes.shape) - 1, axes.shape[-1] if axes.shape else 1, 1
@@ -500,7 +500,7 @@ def _cells(axes: Axes, which: Iterable[int]) -> set[tuple[int, int]]:
 
 
 def _chain(size: int) -> list[int]:
-    """The places of the prime digits of a number up to `size`: 12 → 1, 2, 4."""
+    """Return the products of the prime factors before each: 12 → 1, 2, 4."""
     places, place, prime = [], 1, 2
     while size > 1:
         if size % prime:

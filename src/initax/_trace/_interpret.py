@@ -147,7 +147,7 @@ def equation(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> list[V
 
 
 def _unread(eqn: Any, values: Sequence[Value], shapes: Sequence[tuple[int, ...]], uses: Uses, line: str) -> list[Value]:
-    """What the results of an equation hold that no rule follows: parameters stop there, for a reason that names it."""
+    """Return the results of an equation without a rule: parameters stop there, and the reason names the primitive."""
     name, changes = eqn.primitive.name, _is_mutation(eqn)
     if (row_of(eqn) is UNKNOWN or row_of(eqn).calls) and (changes or any(value.data for value in values)):
         values = [settle(_stopped(value, name, line), uses, line) for value in values]
@@ -157,12 +157,12 @@ def _unread(eqn: Any, values: Sequence[Value], shapes: Sequence[tuple[int, ...]]
 
 
 def _is_mutation(eqn: Any) -> bool:
-    """Whether an equation reads or changes a reference; what that holds is not followed."""
+    """Return whether an equation reads or changes a reference, whose contents are not followed."""
     return any(hasattr(atom.aval, "inner_aval") for atom in eqn.invars)
 
 
 def _stopped(value: Value, name: str, line: str) -> Value:
-    """Parameters that meet the signal in an equation that no rule follows; look-ups are embeddings before that."""
+    """Return parameters halted by an equation without a rule; look-ups and weights of constants are signals there."""
     stop = Stop(f"{name} stands between it and the signal", line)
     signals = [view.looked or view.picked or view.fed_by_constant for view in value.weights]
     views = (view if own else view.halted(stop) for view, own in zip(value.weights, signals, strict=True))
@@ -170,7 +170,7 @@ def _stopped(value: Value, name: str, line: str) -> Value:
 
 
 def _fitted(value: Value, shape: tuple[int, ...]) -> Value:
-    """A value of another rank than the result has no axes there."""
+    """Return a value with the shape of the result; axes of a value of another rank are not known there."""
     if len(value.shape) in (0, len(shape)):
         return value
     views = (replace(view, axes=tuple(map(foreign, shape))) for view in value.weights)
@@ -178,7 +178,7 @@ def _fitted(value: Value, shape: tuple[int, ...]) -> Value:
 
 
 def _is_number(constant: Any) -> bool:
-    """Whether a constant of a jaxpr has numbers that can be looked at."""
+    """Return whether the numbers of a constant of a jaxpr are known."""
     return isinstance(getattr(constant, "dtype", None), np.dtype) and not isinstance(constant, jax.core.Tracer)
 
 
@@ -226,7 +226,7 @@ class Walk(Interpreter[Value]):
         return results
 
     def _followed(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
-        """What the results of an equation hold; of constants, what works them out where that is asked."""
+        """Return what the results of an equation hold; constants are worked out only where they are needed."""
         inner = called(eqn)
         if inner is not None or any(value.data or value.weights for value in values) or _is_mutation(eqn):
             return super().step(eqn, values, at)
@@ -302,7 +302,7 @@ class Walk(Interpreter[Value]):
         at: Place,
         line: str,
     ) -> tuple[list[Value], list[Value]]:
-        """Follow the body of a loop until what it carries stays what it is.
+        """Follow the body of a loop until what it carries no longer changes in kind.
 
         What is handed on unchanged stays what it was, counters stay constants, everything else becomes a signal.
         """
@@ -342,7 +342,7 @@ def _frozen(value: Value, line: str) -> Value:
 
 
 def _row(value: Value) -> Value:
-    """What one step of a scan sees of an operand: the first axis of a parameter is a stack."""
+    """Return what one step of a scan sees of an operand: one entry along the first axis, a batch axis."""
 
     def move(view: View) -> View:
         gone = tuple(factor for factor in view.opened(view.axes[0]) if factor.axis != FOREIGN)
@@ -379,7 +379,7 @@ def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, lin
 
 
 def _restacked(view: View, uses: Uses, steps: int) -> View | None:
-    """A parameter of which a loop collects what each step sees, `None` where that is not one entry or all of it."""
+    """Return a parameter whose entries a loop collects step by step; `None` where it collects something else."""
     taken, fixed = uses.loops[uses.at].get(view.param, ()), {factor for factor, _ in view.fixed}
     counted = any(pick.at[: len(uses.at)] == uses.at for pick in view.picks)
     if counted or not set(taken) <= set(view.batch) - fixed:
@@ -388,7 +388,7 @@ def _restacked(view: View, uses: Uses, steps: int) -> View | None:
 
 
 def _unstepped(view: View, taken: tuple[Factor, ...], steps: int) -> View:
-    """Units of all steps of a loop, collected: the entries it took one by one are an axis again."""
+    """Return a view collected over the steps of a loop: the entries that it took one by one are an axis again."""
     if not set(taken) <= set(view.batch):
         return replace(view, axes=(foreign(steps), *view.axes))
     left = tuple(factor for factor in view.batch if factor not in taken)
@@ -396,7 +396,7 @@ def _unstepped(view: View, taken: tuple[Factor, ...], steps: int) -> View:
 
 
 def _started(value: Value, uses: Uses, line: str) -> Value:
-    """A carried value that changes: what a parameter starts is a state, which the walk takes for a signal."""
+    """Return a carried value that changes, as a signal; a parameter that starts it is a state."""
     if value.looked or any(view.fed_by_constant for view in value.weights):
         return replace(settle(value, uses, line), inputless=False, outputs=())
     if value.weights:

@@ -20,7 +20,7 @@ from initax._trace._views import Pick, Stop, View, merged, part, picked, placed,
 def _each(
     value: Value, shape: Sequence[int], move: Callable[[View], View | None], stop: Stop, flat: frozenset[int]
 ) -> Value:
-    """A value moved: weights that can't follow stop, outputs and products that can't are forgotten."""
+    """Return a value with its entries moved: weights that can't be followed are halted, outputs are dropped."""
     shape = tuple(shape)
     weights = []
     for view in value.weights:
@@ -50,7 +50,7 @@ def reshape(value: Value, shape: Sequence[int], line: str) -> Value:
 
 
 def _kept_axes(value: Value, shape: Sequence[int]) -> list[int]:
-    """Axes of the new shape that are a stretched axis of the old one."""
+    """Return the axes of the new shape that are broadcast axes of the old one."""
     before = {(math.prod(value.shape[:at]), value.shape[at]) for at in value.stretched}
     return [at for at in range(len(shape)) if (math.prod(shape[:at]), shape[at]) in before]
 
@@ -62,7 +62,7 @@ def rearrange(value: Value, places: Sequence[int | None], shape: Sequence[int]) 
 
 
 def broadcast(value: Value, shape: Sequence[int], dimensions: Sequence[int]) -> Value:
-    """Follow a broadcast: axes of size one that become larger belong to no parameter."""
+    """Follow a broadcast: axes of size one that grow do not belong to a parameter any more."""
     places: list[int | None] = [None] * len(shape)
     for old, new in enumerate(dimensions):
         if value.shape[old] == shape[new]:
@@ -107,7 +107,7 @@ def _chosen(
     stop: Stop,
     first: Callable[[View], View | None] = lambda view: None,
 ) -> Value:
-    """A value of which entries along an axis are chosen. A parameter of which none is chosen, is no longer in it.
+    """Return the chosen entries of a value along an axis, without parameters of which none is chosen.
 
     Args:
         value: the value.
@@ -147,7 +147,7 @@ def _chosen(
 
 
 def _taken(before: View, after: View, axis: int, uses: Uses) -> None:
-    """Note what a choice of entries says of outputs: single entries of their factors, or parts that are not equal."""
+    """Note which entries of outputs are chosen: single entries of factors, or parts of unequal size."""
     use = uses.found[before.use]
     use.outputs.entries |= set(after.fixed) - set(before.fixed)
     slots = [factor for factor in after.axes[axis] if isinstance(factor, Slot)]
@@ -188,7 +188,7 @@ def gather(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) -> Val
 
 
 def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, line: str) -> Value | None:
-    """A look-up by known indices; `None` where it is by several and what it gives is no product of axes."""
+    """Return a look-up by known indices; `None` where the result is not a product of axes."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = tuple(eqn.outvars[0].aval.shape)
     if numbers.operand_batching_dims or 0 in indices.shape:
@@ -233,7 +233,7 @@ def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, line: str) -
 
 
 def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, line: str) -> Value:
-    """A look-up by indices that come with the data, with a loop, or that are no product of axes."""
+    """Return a look-up by indices that come with the data or a loop, or that do not make a product of axes."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = tuple(eqn.outvars[0].aval.shape)
     paired = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
@@ -275,7 +275,7 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, line: str) -> 
 
 
 def _numbered(value: Value, indices: Value, eqn: Any) -> dict[int, int]:
-    """Axes of which a look-up takes each entry in turn, `table[jnp.arange(n), rows]`, and the axis of the indices."""
+    """Return axes of which a look-up takes each entry in turn, `table[jnp.arange(n), rows]` → axis of the indices."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     found: dict[int, int] = {}
     if len(indices.columns) != len(numbers.start_index_map):
@@ -304,7 +304,7 @@ def pad(value: Value, config: Sequence[tuple[int, int, int]], uses: Uses, line: 
 
 
 def _spread(low: int, total: int, size: int, between: int) -> Index:
-    """For each entry of a padded axis which of the axis it is."""
+    """Return, for each entry of a padded axis, its index before the padding, -1 for the padding."""
     index: Index = np.full(total, -1, np.intp)
     places = low + (1 + between) * np.arange(size)
     inside = (places >= 0) & (places < total)
@@ -372,7 +372,7 @@ def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, line: st
 
 
 def _around(start: int, stop: int, total: int) -> Index:
-    """The entries of an axis without a block of it."""
+    """Return the indices of an axis, -1 within a block of it."""
     index: Index = np.arange(total)
     index[start:stop] = -1
     return index
@@ -405,7 +405,7 @@ def write_rows(
 
 
 def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, line: str) -> Value:
-    """Follow a concatenation. Parts of one output axis that come together again are no gates."""
+    """Follow a concatenation; parts of one output axis that come together again are not gates."""
     together(values, uses)
     if any(value.data for value in values):
         values = [settle(value, uses, line) for value in values]
@@ -422,7 +422,7 @@ def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, l
 
 
 def _beside(values: Sequence[Value], axis: int | None, shape: Sequence[int], uses: Uses) -> Value:
-    """Values of one shape, each with entries where the others have none; parts of one parameter are one again."""
+    """Return the sum of values that have entries in different places; parts of one parameter become one again."""
     views: list[View] = []
     for view in (view for value in values for view in value.weights):
         for at, other in enumerate(views):

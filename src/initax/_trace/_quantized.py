@@ -21,7 +21,7 @@ OWN_GRADIENT = frozenset({"custom_jvp_call", "custom_vjp_call"})
 
 
 def cast(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value:
-    """Follow a cast to another type; numbers that become whole ones are no weight, and no outputs of one."""
+    """Follow a cast to another type; behind a cast to integers a weight can't be read."""
     dtype = eqn.params["new_dtype"]
     if jnp.issubdtype(dtype, jnp.inexact):
         return values[0]

@@ -143,14 +143,14 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every:
 
 
 def _is_tied(shape: Sequence[int], uses: Sequence[Use], roles: set[str]) -> bool:
-    """Whether a table is the weight of a head, too: then both take some of the same entries."""
+    """Return whether an embedding is also the weight of a head: both use some of the same entries."""
     looked_up = [use for use in uses if ROLE[use.what] == "embedding"]
     others = [use for use in uses if ROLE[use.what] != "embedding"]
     return roles == {"embedding", "weight"} and any(not apart(shape, [one, two]) for one in looked_up for two in others)
 
 
 def _unfit(shape: Sequence[int], uses: Sequence[Use]) -> str:
-    """Why parts that are used one by one can't be read as one array; empty where they can."""
+    """Return why parts that are used one by one can't be read as one array; empty where they can."""
     for use in uses:
         if picked := refused(use):
             return _at(picked, use.line)
@@ -158,7 +158,7 @@ def _unfit(shape: Sequence[int], uses: Sequence[Use]) -> str:
 
 
 def _no_scale(cells: Sequence[Factor], parts: Sequence[Part | None], uses: Sequence[Use]) -> str:
-    """Why an array that is multiplied with the signal is no scale, which is a vector; empty where it is one."""
+    """Return why an array that is multiplied with the signal is not a scale, which is a vector; empty where it is."""
     products = [use for use in uses if use.product and use.what == "scale"]
     if any(part == "out" and factor.size > 1 for use in products for factor, part in use.parts.items()):
         return "it is multiplied with a signal that is the same along it: the weight of one input, or a scale"
@@ -169,12 +169,12 @@ def _no_scale(cells: Sequence[Factor], parts: Sequence[Part | None], uses: Seque
 
 
 def _is_paired(uses: Sequence[Use]) -> bool:
-    """Whether it is, wherever it is used, one part of a complex weight."""
+    """Return whether every use is of one part of a complex weight."""
     return all(use.view is not None and use.view.paired for use in uses)
 
 
 def _notes(uses: Sequence[Use], names: Sequence[str]) -> tuple[str, ...]:
-    """What one should know about a reading."""
+    """Return notes on how an array is used before it meets the signal."""
     notes = []
     if any(use.normalized for use in uses):
         notes.append(
@@ -197,7 +197,7 @@ def _gated(
     uses: Sequence[Use],
     names: Sequence[str],
 ) -> tuple[str, ...]:
-    """A note where a factor of the signal may weigh what entries of a stack put out before it is added up."""
+    """Return a note where a factor of the signal may weight the outputs of a stack before they are added up."""
     gated = frozenset.intersection(*(use.gated for use in uses))
     members = [any(cell.is_inside(factor) for factor in gated) for cell in cells]
     stack: list[Part | None] = [
@@ -220,7 +220,7 @@ def _at(text: str, line: str) -> str:
 
 
 def _cells(shape: Sequence[int], uses: Sequence[Use]) -> list[Factor] | str:
-    """The finest parts of the stored axes that any use tells apart, outermost first."""
+    """Return the coarsest split of the stored axes that fits all uses, outermost first; or why there is none."""
     cells = []
     for axis, size in enumerate(shape):
         borders = {1, size}
@@ -241,7 +241,7 @@ def _many(shape: Sequence[int], uses: Sequence[Use]) -> str:
 
 
 def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[Part | None] | str:
-    """What each cell does, on which all uses must agree."""
+    """Return what each part of the axes does, on which all uses must agree; or how they disagree."""
     found: list[Part | None] = []
     for cell in cells:
         said: dict[Part, str] = {}
@@ -270,7 +270,7 @@ def _part_of(cell: Factor, use: Use) -> Part | None:
 def _written(
     shape: Sequence[int], cells: Sequence[Factor], parts: Sequence[Part | None], uses: Sequence[Use]
 ) -> tuple[str, dict[str, int]] | str:
-    """The pattern, and the sizes of axes merged in it."""
+    """Return the pattern and the sizes of axes merged in it, or why it can't be written."""
     axes: list[list[tuple[str, int]]] = []
     for axis, size in enumerate(shape):
         own = [(part, cell.size) for cell, part in zip(cells, parts, strict=True) if cell.axis == axis]

@@ -1,4 +1,4 @@
-"""Outputs that are added up: entries of a stack whose outputs are, are inputs of one layer."""
+"""Sums of outputs: a batch axis whose outputs are added up is an input axis of one layer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SUMMED = "its products with the signal are added up: a scale or a weight"
 
 
 def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
-    """Note where outputs of one parameter, of different uses, are added up.
+    """Note that outputs of one parameter, made by different uses, are added up.
 
-    Where one use takes in what the other puts out, as in a residual stream, they are layers one after the other.
+    Uses that follow each other, as in a residual stream, are separate layers and are left alone.
 
     Args:
         left: one signal.
@@ -45,7 +45,7 @@ def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
 
 
 def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tuple[View, View]]:
-    """Pairs of different uses of one parameter, neither of which takes in what the other puts out."""
+    """Return pairs of different uses of one parameter, neither of which depends on the outputs of the other."""
     again = {view.param for view in left} & {view.param for view in right}
     return [
         (one, other)
@@ -58,7 +58,7 @@ def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tupl
 
 
 def sums(uses: Sequence[Use]) -> list[list[Use]]:
-    """Return the uses in groups of those whose outputs are added up."""
+    """Return the uses in groups; the outputs of each group are added up."""
     groups: list[list[Use]] = []
     for use in uses:
         near = [group for group in groups if any(use.number in each.outputs.added_to for each in group)]
@@ -68,7 +68,7 @@ def sums(uses: Sequence[Use]) -> list[list[Use]]:
 
 
 def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
-    """Return the uses with entries that are taken one by one, and whose outputs are added up, as inputs.
+    """Return the uses with batch axes as inputs where the outputs of their entries are added up.
 
     Args:
         uses: the uses of one parameter.
@@ -104,7 +104,7 @@ def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
 
 
 def _is_cut_inside(uses: Sequence[Use]) -> bool:
-    """Whether what is taken one by one are parts of an input axis."""
+    """Return whether the uses take parts of an input axis."""
     inputs = {factor.axis for use in uses for factor, part in use.parts.items() if part in ("in", "field")}
     return any(factor.axis in inputs for use in uses if use.view is not None for factor, _ in use.view.fixed)
 
@@ -115,7 +115,7 @@ def _with_inputs(use: Use, made: set[Factor]) -> Use:
 
 
 def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:
-    """Follow outputs through a sum over axes: batch entries whose outputs are added up are inputs.
+    """Follow outputs through a sum over axes: a batch axis that is summed over is an input axis.
 
     Args:
         view: the outputs.
@@ -176,12 +176,12 @@ def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: U
 
 
 def _own(view: View, axis: int) -> list[Factor]:
-    """The factors of a parameter along an axis."""
+    """Return the factors of a parameter along an axis."""
     return [factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN and factor.size > 1]
 
 
 def _within(factor: Factor, use: Use) -> list[Factor]:
-    """The factors that a use tells apart within one, after a batch axis that it is a part of is cut at its borders."""
+    """Return the factors into which a use splits one, after a batch axis around it is split at its borders."""
     end = factor.inner * factor.size
     for whole, part in list(use.parts.items()):
         top = whole.inner * whole.size
@@ -197,7 +197,7 @@ def _within(factor: Factor, use: Use) -> list[Factor]:
 
 
 def accumulated(body: Any, consts: int, left: Sequence[Value], uses: Uses, at: Place) -> None:
-    """Note what a loop adds up: outputs of the entries that its steps take are outputs of one layer.
+    """Note what a loop adds up: the axis of which each step takes an entry is an input axis then.
 
     Args:
         body: the jaxpr of the loop.
@@ -224,7 +224,7 @@ def accumulated(body: Any, consts: int, left: Sequence[Value], uses: Uses, at: P
 
 
 def _is_accumulated(jaxpr: Any, start: Any, end: Any) -> bool:
-    """Whether a value is carried from step to step by nothing but sums, and nothing else looks at it."""
+    """Return whether a loop only adds to a value that it carries, and uses it for nothing else."""
     seen, var = False, start
     while var is not end:
         readers = [eqn for eqn in jaxpr.eqns if any(each is var for each in eqn.invars)]

@@ -1,4 +1,4 @@
-"""Uses: each place at which a parameter meets the signal, and what each of its axes does there."""
+"""Uses: the equations in which a parameter meets the signal, and what each of its axes does there."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Part = Literal["in", "out", "batch", "field", "along"]
 """What a factor does in a use; `along` is an axis that a scale shares with the signal, entry by entry."""
 What = Literal["weight", "conv", "transposed", "scale", "bias", "embedding", "other"]
 CONSTANT_FIRST = "it is contracted with a constant first, and then multiplied with the signal"
-"""Why a use says nothing: a recurrence that starts with zeros has one, and other uses that do say something."""
+"""Why a use is left out where others are read: a recurrence that starts with zeros has such a use."""
 CONTRACTIONS: tuple[What, ...] = ("weight", "conv", "transposed")
-"""Uses of a weight, in which outputs come out of the signal."""
+"""Uses that make outputs from the signal."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Outputs:
     added_to: set[int] = field(default_factory=set)
 
     def gates(self) -> tuple[Factor, ...]:
-        """Return the factors all of whose entries go different ways."""
+        """Return the factors of which every entry is used on its own, such as gates."""
         if self.uneven:
             return ()
         taken: dict[Factor, set[int]] = {}
@@ -162,13 +162,13 @@ class Value:
 
     @property
     def numbers(self) -> Numbers | None:
-        """A constant of whole numbers, `None` where it is none or not known."""
+        """The numbers of a constant of integers; `None` where it is not one, or not known."""
         found = self.constant.number if self.constant is not None else None
         return found if found is not None and np.issubdtype(found.dtype, np.integer) else None
 
     @property
     def looked(self) -> bool:
-        """Whether it is a look-up in a parameter."""
+        """Whether it holds entries that are looked up in a parameter."""
         return any(view.looked or view.picked for view in self.weights)
 
 
@@ -263,14 +263,14 @@ class Uses:
 
 
 def assign(parts: dict[Factor, Part], factors: Iterable[Factor], part: Part) -> None:
-    """Say what some factors do; factors of no parameter are passed over."""
+    """Set what some factors do; those of no parameter are left out."""
     for factor in factors:
         if factor.axis >= 0:
             parts[factor] = part
 
 
 def resolve_links(views: tuple[View, ...], parts: list[dict[Factor, Part]]) -> None:
-    """Carry the signal through contractions of parameters with each other: what one puts out, the next takes in.
+    """Follow the signal through contractions of parameters with each other: outputs of one are inputs of the next.
 
     Of two parameters contracted first, the one that meets the signal is upstream. A link with the signal on both
     sides, or on none, stays open.

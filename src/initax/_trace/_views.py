@@ -45,7 +45,7 @@ class Stop:
 
     @property
     def hides(self) -> bool:
-        """Whether it hides what the entries of the parameter are; behind `stop_gradient` they are what they were."""
+        """Whether the entries of the parameter are hidden; behind `stop_gradient` they are what they were."""
         return self.why is not Why.NOT_TRAINABLE
 
     def __str__(self) -> str:
@@ -193,7 +193,7 @@ def reshaped(view: View, shape: Sequence[int]) -> View | None:
 
 
 def _with_fixed(view: View, fixed: tuple[tuple[Factor, int], ...]) -> View:
-    """The view with one entry of some more factors taken."""
+    """Return the view with one entry of some more factors taken."""
     gone = tuple(factor for factor, _ in fixed)
     return replace(view, fixed=view.fixed + fixed, batch=view.batch + gone) if fixed else view
 
@@ -269,7 +269,7 @@ def _without(axes: Sequence[tuple[Factor, ...]], axis: int) -> tuple[tuple[Facto
 def _framed(
     view: View, axis: int, common: Sequence[tuple[Factor, int]]
 ) -> tuple[tuple[Factor, ...], Index, tuple[Factor, ...]] | None:
-    """The factors of an axis and those of which one entry was taken, the index along all, and what else is gone."""
+    """Return an axis with factors of which one entry was taken, the index along all, and the other batch factors."""
     own, index = flat(view.axes[axis])
     taken = [each for each in view.fixed if each not in common]
     pieces = [*own, *(factor for factor, _ in taken)]
