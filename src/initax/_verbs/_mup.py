@@ -272,15 +272,15 @@ class _Folding:
         for place, product in new.found.items():
             before = old.found.get(place)
             if before is None:
-                raise ModelError("mup: the forward passes of the base and the model differ.", product.where)
+                raise ModelError("mup: the forward passes of the base and the model differ.", product.line)
             growth = product.size / before.size
             if growth == 1:
                 continue
             if product.factor is None or before.factor is None:
-                raise self._unknown(product.where, growth, "what the forward pass multiplies it with")
+                raise self._unknown(product.line, growth, "what the forward pass multiplies it with")
             factor = before.factor / (growth * product.factor)
             if abs(factor - 1) > CLOSE:
-                self._fold(self._side(product.sides, place, new, growth, product.where), factor, "attention: 1/d")
+                self._fold(self._side(product.sides, place, new, growth, product.line), factor, "attention: 1/d")
 
     def _side(
         self,
