@@ -21,8 +21,9 @@ PUBLIC = {
     "RuleError", "Run", "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "Survey", "Why", "ablate",
     "convex", "draw", "gain", "layers", "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit",
     "reset_optimizer", "reset_units", "schemes", "signal_propagation", "survey",
-    "Field", "Node", "register_adapter", "SignalComparison",
-    "Label", "Labels", "labels", "mask", "muon", "muon_dimensions",
+    "Field", "Node", "register_adapter", "SignalComparison", "Residual", "ResidualStream",
+    "Label", "Labels", "labels", "mask", "muon", "muon_dimensions", "Width", "WidthFactor", "mup",
+    "Coordinate", "CoordinateCheck", "coordinate_check",
 }  # fmt: skip
 
 FLOORS = (
@@ -71,7 +72,8 @@ def test_no_module_imports_itself_in_a_circle():
 FRAMEWORKS = {
     "_adapters/_bridges",
     "_adapters/_equinox", "_adapters/_haliax", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen",
-    "_adapters/_linen_boxes", "_adapters/_linen_run", "_adapters/_optax_muon", "convex/_equinox", "convex/_nnx",
+    "_adapters/_linen_boxes", "_adapters/_linen_run", "_adapters/_optax_muon",
+    "_adapters/_optax_scale", "convex/_equinox", "convex/_nnx",
 }  # fmt: skip
 """Modules that are there for one framework, and loaded when it is asked for."""
 

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
-from initax._drawing import _draw
+from initax._drawing import _rows
 from initax._planning import _plan
 from tests.flax_tables import FLAX_EVERY, FLAX_WEIGHTED, LINEN_OTHERS, NNX_OTHERS, named
 from tests.tables import (
@@ -178,11 +178,11 @@ def test_a_draw_does_not_depend_on_other_layers_or_rules(key):
     ],
 )
 def test_a_bucket_of_many_equal_layers_equals_the_single_draws(scheme, implementation):
-    """As many as are drawn in buckets, whose last is not full."""
+    """As many as are drawn in short rows; the last program that copies them is not full."""
     key = jax.random.key(3, impl=implementation)
-    model = [{"w": jnp.ones((6, 5)), "b": jnp.ones(5)} for _ in range(_draw.BUCKET_LEAST + 11)]
+    model = [{"w": jnp.ones((6, 5)), "b": jnp.ones(5)} for _ in range(_rows.MANY + 11)]
     many = ix.reinit(model, {"*": scheme}, key)
-    for place in (0, _draw.BUCKET - 1, _draw.BUCKET, len(model) - 1):
+    for place in (0, _rows.HANDS - 1, _rows.HANDS, len(model) - 1):
         single = ix.reinit({str(place): model[place]}, {"*": scheme}, key)[str(place)]
         for name in ("w", "b"):
             assert np.array_equal(many[place][name], single[name])

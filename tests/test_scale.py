@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
-from initax._drawing import _draw
+from initax._drawing import _draw, _rows
 from initax._drawing._program import Compiled, compile_together, filler, sampler
 from initax.schemes._kernels import Full
 from tests.tables import KEY, compilations
@@ -185,7 +185,7 @@ def test_out_of_memory_names_the_parameter_and_leaves_the_model(scheme, key):
 
 
 def test_donation_needs_memory_for_the_model_and_its_largest_array(key, monkeypatch):
-    sizes = [40, 300, 40, 200, 300]
+    sizes = [40, 1000, 40, 700, 1000]
     model = [eqx.nn.Linear(size, size, key=KEY) for size in sizes]
     arrays = jax.tree.leaves(eqx.filter(model, eqx.is_array))
     before = sum(each.nbytes for each in arrays)
@@ -203,7 +203,8 @@ def test_donation_needs_memory_for_the_model_and_its_largest_array(key, monkeypa
     del plain
     seen.clear()
     new = ix.reinit(model, {"*": "he_normal"}, key, donate=True)
-    assert max(seen) <= before + max(each.nbytes for each in arrays) + 300 * 4 * 2
+    rows = 2 * _rows.LONG.rows * _rows.LONG.entries * 4
+    assert max(seen) <= before + max(each.nbytes for each in arrays) + rows
     assert all(each.is_deleted() for each in arrays)
     assert [each.weight.shape[0] for each in new] == sizes
 
@@ -222,8 +223,8 @@ def test_constants_from_the_host_are_made_one_by_one(key, monkeypatch):
     assert gone == list(range(6))
 
 
-def test_donation_needs_memory_for_one_bucket_where_small_arrays_are_drawn_together(key, monkeypatch):
-    model = [jnp.ones((16, 16)) for _ in range(_draw.BUCKET_LEAST + 10)]
+def test_donation_needs_memory_for_a_few_arrays_where_small_ones_are_drawn_together(key, monkeypatch):
+    model = [jnp.ones((16, 16)) for _ in range(_rows.MANY + 10)]
     before = sum(each.nbytes for each in model)
     others = settled_bytes() - before
     seen = []
@@ -236,7 +237,7 @@ def test_donation_needs_memory_for_one_bucket_where_small_arrays_are_drawn_toget
 
     monkeypatch.setattr(Compiled, "__call__", spied)
     ix.reinit(model, {"*": "he_normal"}, key, donate=True)
-    assert before < max(seen) <= before + (_draw.BUCKET + 2 * _draw.HANDS) * model[0].nbytes
+    assert max(seen) <= before + (_rows.SHORT.rows + _rows.HANDS) * model[0].nbytes
     assert all(each.is_deleted() for each in model)
 
 
@@ -289,7 +290,7 @@ def test_what_is_compiled_ahead_is_not_compiled_again(context, key):
             )
 
     jax.clear_caches()
-    for cache in (sampler, filler):
+    for cache in (sampler, filler, _rows._drawer, _rows._assembler):
         cache.cache_clear()
     first = compilations(call)
     assert first <= 4
@@ -299,7 +300,7 @@ def test_what_is_compiled_ahead_is_not_compiled_again(context, key):
 def test_the_number_of_programs_does_not_grow_with_depth(key):
     def call(depth):
         model = [eqx.nn.Linear(37, 41, key=KEY) for _ in range(depth)] + [eqx.nn.Linear(41, 37, key=KEY)]
-        sampler.cache_clear()
+        _rows._drawer.cache_clear()
         return compilations(lambda: ix.reinit(model, {"*": "he_normal"}, key))
 
     call(1)

@@ -18,7 +18,7 @@ from initax._errors import PlanError as PlanError
 from initax._errors import RuleError as RuleError
 from initax._errors import SchemeError as SchemeError
 from initax._math._axes import Axes as Axes
-from initax._math._gain import gain as gain
+from initax._math._gaussian import gain as gain
 from initax._math._keys import parameter_key as parameter_key
 from initax._model._parameter import Evidence as Evidence
 from initax._model._parameter import Field as Field
@@ -27,13 +27,18 @@ from initax._model._parameter import Parameter as Parameter
 from initax._model._reason import Reason as Reason
 from initax._model._reason import Why as Why
 from initax._model._register import register_layer as register_layer
+from initax._model._residual import Residual as Residual
+from initax._model._residual import ResidualStream as ResidualStream
 from initax._model._survey import Survey as Survey
-from initax._planning._decide import Draw as Draw
-from initax._planning._decide import Kept as Kept
 from initax._planning._plan import Plan as Plan
 from initax._planning._plan import plan as plan
+from initax._planning._records import Draw as Draw
+from initax._planning._records import Kept as Kept
 from initax._planning._rule_file import load_rules as load_rules
 from initax._trace._take_survey import survey as survey
+from initax._verbs._coordinate_report import Coordinate as Coordinate
+from initax._verbs._coordinate_report import CoordinateCheck as CoordinateCheck
+from initax._verbs._coordinates import coordinate_check as coordinate_check
 from initax._verbs._labels import Label as Label
 from initax._verbs._labels import Labels as Labels
 from initax._verbs._labels import labels as labels
@@ -43,6 +48,7 @@ from initax._verbs._lsuv import LsuvReport as LsuvReport
 from initax._verbs._lsuv import lsuv as lsuv
 from initax._verbs._muon import muon as muon
 from initax._verbs._muon import muon_dimensions as muon_dimensions
+from initax._verbs._mup import mup as mup
 from initax._verbs._optimizer import reset_optimizer as reset_optimizer
 from initax._verbs._propagation import signal_propagation as signal_propagation
 from initax._verbs._reinit import draw as draw
@@ -52,6 +58,8 @@ from initax._verbs._signal_report import Signal as Signal
 from initax._verbs._signal_report import SignalComparison as SignalComparison
 from initax._verbs._signal_report import SignalReport as SignalReport
 from initax._verbs._units import reset_units as reset_units
+from initax._verbs._width import Width as Width
+from initax._verbs._width_factors import WidthFactor as WidthFactor
 from initax.schemes._scheme import Scheme as Scheme
 
 __version__ = "0.1.0"

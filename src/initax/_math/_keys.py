@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from initax._errors import KeyTypeError, message, shown
+from initax._errors import KeyTypeError, shown
 from initax._math import _threefry
 
 CONFIG: Any = jax.config
@@ -53,12 +53,15 @@ def parameter_key(key: jax.Array, path: str) -> jax.Array:
     return folded
 
 
-@functools.lru_cache(maxsize=65536)
 def path_words(path: str) -> tuple[np.uint32, np.uint32]:
     """Return the two 32-bit words that stand for a path."""
-    digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
-    high, low = np.frombuffer(digest, dtype=">u4").astype(np.uint32)
+    ((high, low),) = _words([path])
     return high, low
+
+
+@functools.lru_cache(maxsize=65536)
+def _digest(path: str) -> bytes:
+    return hashlib.blake2b(path.encode(), digest_size=8).digest()
 
 
 def is_typed(key: Any) -> bool:
@@ -82,10 +85,8 @@ def as_key(key: Any) -> jax.Array:
         return typed
     seed = isinstance(key, int | np.integer) and not isinstance(key, bool)
     raise KeyTypeError(
-        message(
-            f"key must be a JAX random key, not {_describe(key)}.",
-            f"write jax.random.key({key})" if seed else "write jax.random.key(0)",
-        )
+        f"key must be a JAX random key, not {_describe(key)}.",
+        f"write jax.random.key({key})" if seed else "write jax.random.key(0)",
     )
 
 
@@ -98,11 +99,9 @@ def _single(key: Any, shape: tuple[int, ...], expected: tuple[int, ...]) -> Any:
     if tuple(shape) == expected:
         return key
     raise KeyTypeError(
-        message(
-            f"key must be one key, not an array of keys of shape {tuple(shape)}.",
-            "for an ensemble write eqx.filter_vmap(lambda key: ix.reinit(model, rules, key))(keys)",
-            "or the same with jax.vmap where the model is a plain pytree of arrays",
-        )
+        f"key must be one key, not an array of keys of shape {tuple(shape)}.",
+        "for an ensemble write eqx.filter_vmap(lambda key: ix.reinit(model, rules, key))(keys)",
+        "or the same with jax.vmap where the model is a plain pytree of arrays",
     )
 
 
@@ -133,13 +132,13 @@ def fold_paths_on_host(key: jax.Array, paths: Sequence[str]) -> np.ndarray:
 
 
 def _words(paths: Sequence[str]) -> np.ndarray:
-    return np.array([path_words(path) for path in paths], dtype=np.uint32)
+    return np.frombuffer(b"".join(map(_digest, paths)), dtype=">u4").astype(np.uint32).reshape(-1, 2)
 
 
 @jax.jit
 def _fold(key: jax.Array, words: jax.Array) -> jax.Array:
     def one(pair: jax.Array) -> jax.Array:
-        folded: jax.Array = lax.fori_loop(0, 2, lambda place, each: jax.random.fold_in(each, pair[place]), key)
+        folded: jax.Array = lax.fori_loop(0, 2, lambda index, each: jax.random.fold_in(each, pair[index]), key)
         return folded
 
     # Loops compile four times faster than the same folds vectorized and written out, and there is little to compute.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from initax._model._reason import Why
-from initax._trace._uses import Part, Use, Uses, Value, What, assign, resolve_links, size
+from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, What, assign, resolve_links, size
 from initax._trace._views import FOREIGN, Factor, Link, Slot, Stop, View, foreign, placed, reshaped
 
 
@@ -20,7 +20,7 @@ def settle(value: Value, uses: Uses, where: str) -> Value:
     for view in value.weights:
         parts: dict[Factor, Part] = {}
         if view.looked or view.picked:
-            assign(parts, view.looked, "out")
+            assign(parts, view.opened(view.looked), "out")
             assign(parts, view.own, "in")
             assign(parts, (*view.batch, *view.tables), "batch")
             stop = view.stop or _entangled(view)
@@ -37,7 +37,9 @@ def settle(value: Value, uses: Uses, where: str) -> Value:
             if not others:
                 stop = stop or Stop("it is a signal itself, no weight of one", where, Why.SIGNAL)
             uses.add(Use(param=view.param, what="bias" if others else "other", where=where, parts=parts, stop=stop))
-    return Value(shape=value.shape, data=True, outputs=tuple(outputs), stretched=value.stretched)
+    return Value(
+        shape=value.shape, data=True, inputless=not value.data, outputs=tuple(outputs), stretched=value.stretched
+    )
 
 
 def _fed(view: View, value: Value, uses: Uses, where: str) -> View:
@@ -51,6 +53,24 @@ def _fed(view: View, value: Value, uses: Uses, where: str) -> View:
     stop = view.stop or (Stop("it is contracted with a parameter and a constant", where) if tangled else None)
     use = Use(param=view.param, what="weight", where=where, parts=parts, normalized=view.normalized, stop=stop)
     return View(param=view.param, axes=view.axes, use=uses.add(use))
+
+
+def constants_met(left: Value, right: Value, uses: Uses, where: str) -> None:
+    """Note where what a weight puts out of a constant meets the inputs in a product, with no function between.
+
+    Then it may be a weight of these, which a constant mixes first.
+
+    Args:
+        left: one signal.
+        right: the other.
+        uses: the uses so far.
+        where: the line.
+    """
+    for value, other in ((left, right), (right, left)):
+        if value.inputless and other.data and not other.inputless:
+            for use in (uses.found[view.use] for view in value.outputs):
+                if use.is_of_a_constant:
+                    use.stop = use.stop or Stop(CONSTANT_FIRST, where)
 
 
 def _entangled(view: View) -> Stop | None:
@@ -95,7 +115,7 @@ def consume(
     resolve_links(views, parts)
     outputs = []
     for place, (view, own) in enumerate(zip(views, parts, strict=True)):
-        assign(own, (*view.batch, *view.looked), "batch")
+        assign(own, (*view.batch, *view.opened(view.looked)), "batch")
         assign(own, view.added_up, "in")
         if view.fed_by_constant and not direct[place]:
             # What the signal meets is an axis of the constant: an output sums over what the constant mixes there.
@@ -135,7 +155,7 @@ def _judged(
     view, own = views[place], parts[place]
     if view.picked:
         return "weight", Stop("rows of it are picked by constant indices")
-    if view.fed_by_constant and (direct[place] or len(view.links) > 1):
+    if view.fed_by_constant and (direct[place] or len(view.links) > 1 or not {"in", "field"} & set(roles)):
         return "weight", Stop("it is contracted with a constant first")
     if any(factor not in own for link in view.links for factor in link.factors):
         return "weight", Stop("it is contracted with another parameter, and which comes first can't be told")
@@ -153,6 +173,8 @@ def _judged(
         return "weight", Stop(
             "it is multiplied entry by entry with another parameter; which is the weight can't be told"
         )
+    if not view.own and len(views) > 1:
+        return "weight", Stop("it scales another parameter, and has no axes")
     if not {"in", "field"} & set(own.values()):
         return "weight", Stop("no axis of it is summed over")
     if not view.links and (repeated := _repeated(view, own, roles)):
@@ -213,7 +235,17 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     if left.weights and right.weights:
         return _linked(left, right, left_sum, right_sum, from_left, from_right, shape, uses)
     if not left.weights and not right.weights:
-        return Value(shape=shape, data=left.data or right.data, stretched=_moved(left, right, from_left, from_right))
+        constants_met(left, right, uses, where)
+        flat = _moved(left, right, from_left, from_right)
+        is_gate = left.data and right.data and batch and not left_sum and bool(free_left) != bool(free_right)
+        gates = (_gate(shape, batch),) if is_gate else ()
+        one, places = (left, from_left) if left.inputless else (right, from_right)
+        outputs = tuple(
+            replace(placed(view, places, shape), scaled=True)
+            for view in (one.outputs if one.inputless else ())
+            if uses.found[view.use].is_of_a_constant
+        )
+        return Value(shape=shape, data=left.data or right.data, outputs=outputs, gates=gates, stretched=flat)
     one, other, summed, batched, places = (
         (left, right, left_sum, left_batch, from_left)
         if left.weights
@@ -232,11 +264,35 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     roles: list[Part] = [
         "in" if axis in summed else "batch" if axis in batched else "out" for axis in range(len(one.shape))
     ]
-    other_batch = right_batch if left.weights else left_batch
+    other_sum, other_batch = (right_sum, right_batch) if left.weights else (left_sum, left_batch)
     _confirm_batch(other, other_batch, one, batched, uses)
-    outputs = uses.outputs(consume(one, roles, places, shape, uses, where))
+    for view in other.outputs:
+        uses.found[view.use].outputs.rejoined |= {factor for axis in other_sum for factor in view.axes[axis]}
+    outputs = uses.with_axes(consume(one, roles, places, shape, uses, where))
+    if other.gates:
+        _note_gates(other.gates, other_sum, one, summed, uses)
     other_places = from_right if left.weights else from_left
     return Value(shape=shape, data=True, outputs=outputs, stretched=_stretched(other, other_places, batch))
+
+
+def _gate(shape: Sequence[int], batch: int) -> View:
+    """Return the view of a signal that multiplies another one, and is the same along its last axes."""
+    axes = ((Factor(axis, 1, length),) if axis < batch else foreign(length) for axis, length in enumerate(shape))
+    return View(param=FOREIGN, axes=tuple(axes))
+
+
+def _note_gates(
+    gates: Sequence[View], signal_sum: Sequence[int], weight: Value, weight_sum: Sequence[int], uses: Uses
+) -> None:
+    """Note along which inputs a factor of the signal varies that is the same along others: it may weigh a stack."""
+    for gate in gates:
+        varies = [any(factor.axis != FOREIGN for factor in gate.axes[axis]) for axis in signal_sum]
+        if all(varies) or not any(size(gate.axes[axis]) > 1 for axis in signal_sum):
+            continue
+        gated = [axis for axis, own in zip(weight_sum, varies, strict=True) if own]
+        for use in uses.found[-len(weight.weights) :]:
+            if use.view is not None and use.what == "weight":
+                use.gated |= {factor for axis in gated for factor in use.view.opened(use.view.axes[axis])}
 
 
 def _whole_or_halted(view: View, summed: Sequence[int], where: str) -> View:
@@ -272,7 +328,7 @@ def _confirm_batch(
         for view in signal.outputs:
             for factor in view.axes[there]:
                 if factor.axis != FOREIGN and factor.size > 1:
-                    uses.found[view.use].taken |= {(factor, digit) for digit in range(factor.size)}
+                    uses.found[view.use].outputs.entries |= {(factor, digit) for digit in range(factor.size)}
 
 
 def _settled(
@@ -332,6 +388,7 @@ def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) 
     if kernel.looked and not signal.data:
         kernel = settle(kernel, uses, where)
     if not kernel.weights:
+        constants_met(signal, kernel, uses, where)
         return Value(shape=shape, data=signal.data or kernel.data)
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     out_axis, in_axis, *_ = numbers.rhs_spec
@@ -362,7 +419,7 @@ def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) 
         strides=(up, down),
     )
     joined = tuple(_uncut(view, numbers.out_spec[1]) for view in outputs)
-    return Value(shape=shape, data=True, outputs=uses.outputs(joined))
+    return Value(shape=shape, data=True, outputs=uses.with_axes(joined))
 
 
 def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, where: str) -> Value:

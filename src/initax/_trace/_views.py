@@ -47,6 +47,15 @@ class Factor:
         """Return the outer and the inner part, the inner one of this size."""
         return Factor(self.axis, self.inner * inner, self.size // inner), Factor(self.axis, self.inner, inner)
 
+    def is_inside(self, other: Factor) -> bool:
+        """Whether another part of the same axis holds this one."""
+        return self.axis == other.axis and self.inner >= other.inner and self.end <= other.end
+
+    @property
+    def end(self) -> int:
+        """The product of the sizes of this part and of all parts further in."""
+        return self.inner * self.size
+
 
 def foreign(size: int) -> tuple[Factor, ...]:
     """Return an axis that belongs to no parameter."""
@@ -211,8 +220,8 @@ class View:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The slots among its axes."""
-        return tuple(factor for axis in self.axes for factor in axis if isinstance(factor, Slot))
+        """The slots among its axes, and among what is looked up."""
+        return tuple(factor for axis in (*self.axes, self.looked) for factor in axis if isinstance(factor, Slot))
 
     @property
     def fed_by_constant(self) -> bool:

@@ -1,0 +1,176 @@
+"""One learning rate for every width: a small transformer on Python's own documentation, with muP and without.
+
+Each width is trained with several learning rates, under standard parametrization and under muP with the narrowest model
+for its base. The losses are printed and drawn: under muP the best learning rate stays where it is. `--full` takes wider
+models, nine rates, more steps and five seeds.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+import initax as ix
+
+OUTPUT = Path("mup-output")
+TEXT = "\n".join(topics.values())
+LETTERS = sorted(set(TEXT))
+DATA = np.searchsorted(LETTERS, list(TEXT)).astype(np.int32)
+CONTEXT, BATCH, HEADS, LAST = 24, 8, 2, 10
+RULES = {"Linear": "lecun_normal", "Embedding": ("normal", {"stddev": 1.0}), "Norm": "default"}
+
+
+class Block(eqx.Module):
+    attention: eqx.nn.MultiheadAttention
+    rotary: eqx.nn.RotaryPositionalEmbedding
+    norms: list[eqx.nn.LayerNorm]
+    up: eqx.nn.Linear
+    down: eqx.nn.Linear
+
+    def __init__(self, width, key):
+        keys = jax.random.split(key, 3)
+        self.attention = eqx.nn.MultiheadAttention(HEADS, width, key=keys[0])
+        self.rotary = eqx.nn.RotaryPositionalEmbedding(width // HEADS)
+        self.norms = [eqx.nn.LayerNorm(width) for _ in range(2)]
+        self.up = eqx.nn.Linear(width, 4 * width, key=keys[1])
+        self.down = eqx.nn.Linear(4 * width, width, key=keys[2])
+
+    def turned(self, query, key, value):
+        return jax.vmap(self.rotary, 1, 1)(query), jax.vmap(self.rotary, 1, 1)(key), value
+
+    def __call__(self, x):
+        inside = jax.vmap(self.norms[0])(x)
+        past = jnp.tril(jnp.ones((len(x), len(x)), bool))
+        x = x + self.attention(inside, inside, inside, mask=past, process_heads=self.turned)
+        return x + jax.vmap(lambda x: self.down(jax.nn.gelu(self.up(self.norms[1](x)))))(x)
+
+
+class Transformer(eqx.Module):
+    embed: eqx.nn.Embedding
+    blocks: list[Block]
+    norm: eqx.nn.LayerNorm
+    head: eqx.nn.Linear
+
+    def __init__(self, width, key):
+        keys = jax.random.split(key, 4)
+        self.embed = eqx.nn.Embedding(len(LETTERS), width, key=keys[0])
+        self.blocks = [Block(width, each) for each in keys[1:3]]
+        self.norm = eqx.nn.LayerNorm(width)
+        self.head = eqx.nn.Linear(width, len(LETTERS), key=keys[3])
+
+    def __call__(self, letters):
+        x = jax.vmap(self.embed)(letters)
+        for block in self.blocks:
+            x = block(x)
+        return jax.vmap(lambda x: self.head(self.norm(x)))(x)
+
+
+def abstract(width):
+    """The model without its arrays: shapes are all that is asked for."""
+    return eqx.filter_eval_shape(Transformer, width, jax.random.key(0))
+
+
+@eqx.filter_jit
+def train(models, multipliers, rates, starts):
+    """Mean loss over the last steps, for each model of a stack and each learning rate."""
+    batches = jnp.asarray(DATA)[starts[..., None] + jnp.arange(CONTEXT + 1)]
+    arrays, static = eqx.partition(models, eqx.is_inexact_array)
+    optimizer = optax.scale_by_adam()
+
+    def loss(arrays, rows):
+        logits = jax.vmap(eqx.combine(arrays, static))(rows[:, :-1])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, rows[:, 1:]).mean()
+
+    def one(arrays, rate):
+        def step(held, rows):
+            arrays, state = held
+            value, grads = jax.value_and_grad(loss)(arrays, rows)
+            updates, state = optimizer.update(grads, state)
+            updates = jax.tree.map(lambda update, factor: -rate * factor * update, updates, multipliers)
+            return (optax.apply_updates(arrays, updates), state), value
+
+        return jax.lax.scan(step, (arrays, optimizer.init(arrays)), batches)[1][-LAST:].mean()
+
+    return jax.lax.map(lambda arrays: jax.lax.map(lambda rate: one(arrays, rate), rates), arrays)
+
+
+def losses_at(width, base, rates, seeds, steps):
+    """Parametrization → losses, of shape (seeds, rates); and the plan and the factors of muP."""
+    model = abstract(width)
+    factors = ix.mup(abstract(base), model, inputs=jax.ShapeDtypeStruct((CONTEXT,), jnp.int32))
+    multipliers = jax.tree.map(jnp.asarray, factors.multipliers.tree)
+    starts = np.random.default_rng(0).integers(len(DATA) - CONTEXT - 1, size=(steps, BATCH))
+    plan, found = ix.plan(model, factors.rules(RULES)), {}
+    for name, own, scaled in (
+        ("standard", ix.plan(model, RULES), jax.tree.map(jnp.ones_like, multipliers)),
+        ("muP", plan, multipliers),
+    ):
+        models = [own.draw(jax.random.key(seed)) for seed in range(seeds)]
+        stacked = jax.tree.map(lambda *each: jnp.stack(each) if eqx.is_array(each[0]) else each[0], *models)
+        found[name] = np.asarray(train(stacked, scaled, jnp.asarray(rates), jnp.asarray(starts)))
+    return found, plan, factors
+
+
+def best(rates, losses):
+    """The learning rate of the lowest median loss, between those of the sweep: the vertex of a parabola."""
+    curve = np.where(np.isfinite(losses), losses, np.inf)
+    middle = np.median(curve, axis=0)
+    at = int(np.clip(np.argmin(middle), 1, len(rates) - 2))
+    left, here, right = middle[at - 1 : at + 2]
+    bend = left - 2 * here + right
+    shift = 0.5 * (left - right) / bend if np.isfinite(bend) and bend > 0 else 0.0
+    return 2 ** (np.log2(rates[at]) + float(np.clip(shift, -1, 1)) * np.log2(rates[1] / rates[0]))
+
+
+def drawn(found, rates):
+    """A panel for each parametrization, in it a line for each width, with a band over the seeds."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for panel, name in zip(figure.subplots(1, 2, sharey=True), ("standard", "muP"), strict=True):
+        for width, losses in found.items():
+            low, middle, high = np.quantile(losses[name], (0.0, 0.5, 1.0), axis=0)
+            (line,) = panel.plot(rates, middle, marker=".", label=f"width {width}")
+            panel.fill_between(rates, low, high, alpha=0.2, linewidth=0, color=line.get_color())
+            panel.axvline(best(rates, losses[name]), color=line.get_color(), linestyle=":", linewidth=1)
+        panel.set_xscale("log", base=2)
+        panel.set_title(name)
+        panel.set_xlabel("learning rate")
+        panel.legend()
+    lowest = min(losses["muP"].min() for losses in found.values())
+    figure.axes[0].set_ylim(lowest - 0.05, lowest + 1.5)
+    figure.axes[0].set_ylabel(f"loss, last {LAST} steps")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="five seeds, 16 times the width, nine learning rates")
+    full = parser.parse_args().full
+    widths, seeds, steps = ((16, 64, 256), 5, 80) if full else ((16, 32, 64), 1, 30)
+    rates = 2.0 ** np.arange(-11, -2) if full else 2.0 ** np.arange(-9, -1, 2)
+    found = {}
+    for width in widths:
+        started = time.perf_counter()
+        found[width], plan, factors = losses_at(width, widths[0], rates, seeds, steps)
+        print(f"width {width}: {time.perf_counter() - started:.0f} s", flush=True)
+    print(factors, end="\n\n")
+    print(plan, end="\n\n")
+    for name in ("standard", "muP"):
+        chosen = [best(rates, losses[name]) for losses in found.values()]
+        shown = ", ".join(f"{rate:.2g} at width {width}" for width, rate in zip(widths, chosen, strict=True))
+        octaves = np.log2(chosen[-1] / chosen[0])
+        print(f"{name}: the best learning rate is {shown}; it moves by {octaves:+.1f} octaves")
+        for width, losses in found.items():
+            print(f"  {width:5}", *(f"{loss:.2f}" for loss in np.median(losses[name], axis=0)))
+    OUTPUT.mkdir(exist_ok=True)
+    drawn(found, rates).savefig(OUTPUT / "mup.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

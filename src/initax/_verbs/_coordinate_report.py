@@ -1,0 +1,152 @@
+"""What `ix.coordinate_check` returns: how far every output moved at every width, and whether that is flat."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from initax._errors import InitaxError, count, message
+from initax._text import table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinate:
+    """How far the output of one weighted operation moved.
+
+    Attributes:
+        path: the path of the weight.
+        change: mean size of the change of an entry, of shape (widths, keys).
+        is_product: whether it is a product of two signals, attention's logits: these start as width^-1/2 where they are
+            divided by the width, and may fall at first.
+        slope: the slope of its logarithm against that of the width, by least squares over all widths and keys; `nan`
+            where an output did not move or is not finite.
+    """
+
+    path: str
+    change: np.ndarray
+    slope: float
+    is_product: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinateCheck:
+    """How far outputs move in a few steps at several widths: print it for a table.
+
+    Attributes:
+        widths: the widths.
+        steps: how many steps were taken.
+        layers: one `ix.Coordinate` for each weighted operation, in the order of the forward pass.
+    """
+
+    widths: tuple[int, ...]
+    steps: int
+    layers: tuple[Coordinate, ...]
+
+    @classmethod
+    def of(
+        cls, widths: Sequence[int], steps: int, changes: Mapping[str, np.ndarray], products: Collection[str] = ()
+    ) -> CoordinateCheck:
+        """Return the check of some changes.
+
+        Args:
+            widths: the widths.
+            steps: how many steps were taken.
+            changes: path → changes, of shape (widths, keys).
+            products: paths of products of two signals.
+        """
+        layers = (
+            Coordinate(path=path, change=change, slope=_slope(widths, change), is_product=path in products)
+            for path, change in changes.items()
+        )
+        return cls(widths=tuple(widths), steps=steps, layers=tuple(layers))
+
+    @property
+    def slopes(self) -> dict[str, float]:
+        """Path of each weight → slope."""
+        return {each.path: each.slope for each in self.layers}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        layers = {
+            each.path: {"change": each.change.tolist(), "slope": each.slope, "is_product": each.is_product}
+            for each in self.layers
+        }
+        return {"widths": list(self.widths), "steps": self.steps, "layers": layers}
+
+    def __str__(self) -> str:
+        """Return a table: at each width the mean change of an entry, its median over the keys; and the slope."""
+        rows = [
+            (each.path, *(f"{change:.3g}" for change in np.median(each.change, axis=1)), f"{each.slope:+.2f}")
+            for each in self.layers
+        ]
+        keys = self.layers[0].change.shape[1] if self.layers else 0
+        title = f"{count(self.steps, 'step')}, {count(keys, 'key')}"
+        return table(title, ("weight", *(str(width) for width in self.widths), "slope"), rows)
+
+    def __repr__(self) -> str:
+        """Return it in one line, with the steepest slope."""
+        steepest = max((each.slope for each in self.layers), key=abs, default=math.nan)
+        return f"CoordinateCheck({count(len(self.layers), 'operation')}, steepest slope {steepest:+.2f})"
+
+    def assert_flat(self, *, tolerance: float = 0.1) -> None:
+        """Raise unless every output moves as far at every width. For use in tests.
+
+        Attention's logits, which start as width^-1/2, must not move further at larger widths, and may move less.
+
+        Args:
+            tolerance: the largest slope, up or down: .1 is a change by a quarter over ten times the width.
+
+        Raises:
+            AssertionError: a slope is larger, or not finite; the message lists each.
+            InitaxError: the tolerance is no positive number.
+        """
+        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float | np.number) or not tolerance > 0:
+            raise InitaxError(
+                f"assert_flat: tolerance is a positive number, not {tolerance!r}.", "assert_flat(tolerance=0.1)"
+            )
+        wrong = [
+            each
+            for each in self.layers
+            if not (each.slope <= tolerance if each.is_product else abs(each.slope) <= tolerance)
+        ]
+        if wrong:
+            lines = [f"{each.path}: slope {each.slope:+.2f}, not within {tolerance:g}" for each in wrong[:8]]
+            more = f"… {len(wrong) - 8} more" if len(wrong) > 8 else ""
+            raise AssertionError(message("outputs do not move alike at every width.", *lines, more))
+
+    def plot(self) -> Any:
+        """Return a matplotlib figure: a line for each operation, which is flat where the width does not count.
+
+        Raises:
+            InitaxError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise InitaxError("plot() draws with matplotlib, which is missing.", "pip install initax[plot]") from error
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        panel = figure.subplots()
+        for each in self.layers:
+            (line,) = panel.plot(
+                self.widths, np.median(each.change, axis=1), marker="o", label=f"{each.path} {each.slope:+.2f}"
+            )
+            low, high = each.change.min(axis=1), each.change.max(axis=1)
+            panel.fill_between(self.widths, low, high, alpha=0.2, linewidth=0, color=line.get_color())
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.set_xticks(self.widths, [str(width) for width in self.widths])
+        panel.set_xlabel("width")
+        panel.set_ylabel(f"mean |change| after {count(self.steps, 'step')}")
+        panel.legend(fontsize="x-small", title="slope", title_fontsize="x-small")
+        return figure
+
+
+def _slope(widths: Sequence[int], change: np.ndarray) -> float:
+    if not np.isfinite(change).all() or not (change > 0).all():
+        return math.nan
+    x = np.repeat(np.log(np.asarray(widths, float)), change.shape[1])
+    return float(np.polyfit(x, np.log(change).ravel(), 1)[0])

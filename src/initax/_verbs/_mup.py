@@ -1,0 +1,353 @@
+"""muP of a whole model: what initialization and optimizer need at another width, read off a narrow and a wide model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from initax._errors import ModelError, RuleError, listing, shown
+from initax._math._axes import Axes
+from initax._model._reason import Why
+from initax._model._survey import Survey, shape_text
+from initax._planning._label_rules import decide_labels, rows_of
+from initax._trace._signal_products import OTHER, SignalProducts, signal_products
+from initax._trace._take_survey import survey
+from initax._trace._uses import Place
+from initax._verbs._labels import read_rules_of
+from initax._verbs._muon import matrices_of
+from initax._verbs._width import CLOSE, Width
+from initax._verbs._width_factors import Fold, Grown, Optimizer, Pair, WidthFactor, decided, refuse_odd
+
+QUERY = re.compile(r"(^|[._])(w?q|q(uer(y|ies))?_?\w*|\w*_q)([._]|$)", re.IGNORECASE)
+"""Names of what makes queries. Which side of attention's logits takes over their factor is a matter of taste."""
+
+DECAY = (
+    "weight decay: learning rate × decay is the same at every width, so it stands behind the factors: "
+    "optax.chain(optax.scale_by_adam(), width.scale_updates(), optax.add_decayed_weights(decay), "
+    "optax.scale_by_learning_rate(lr))"
+)
+
+
+def mup(
+    base: Any,
+    model: Any,
+    rules: Any = None,
+    *,
+    optimizer: Any = "adam",
+    attention: bool = True,
+    inputs: Any = None,
+    forward: Callable[..., Any] | None = None,
+    module: Any = None,
+) -> Width:
+    """Return what every array of a model needs so that hyperparameters found on a narrow one are right for it.
+
+    Every axis whose size differs between the two models is a width. From how many times as many inputs and outputs each
+    weight has follow factors of its standard deviation and of its learning rate. Nothing in the forward pass changes:
+    what muP writes there, 1/d instead of d^-1/2 in attention, is taken over by initialization and learning rate of the
+    weights behind it, and what the forward pass itself multiplies by with the width is seen and made up for.
+
+    | weight | standard deviation | Adam | SGD |
+    |---|---|---|---|
+    | hidden: inputs and outputs grow | m_in^-1/2 | 1 / m_in | 1 |
+    | output: only inputs grow | 1 / m_in | 1 / m_in | 1 / m_in |
+    | input, embedding, bias, scale | 1 | 1 | m_out |
+    | query, where heads grow by m_d | × m_d^-1/2 | × m_d^-1/2 | × 1 / m_d |
+
+    Muon's updates are orthogonal, and the learning rate of a matrix goes with (m_out / m_in)^1/2 over what optax scales
+    them by; arrays that Muon leaves to Adam are as above.
+
+    Args:
+        base: the narrow model, for which hyperparameters are known. Both models may be abstract, `jax.eval_shape`.
+        model: the wide model, of the same structure.
+        rules: selector → what an array is, where that can't be told or should be otherwise: `"hidden"`, `"output"`,
+            `"input"` (its inputs do not grow), `"query"` (it takes over the factor of attention's logits), `"tied"` (an
+            embedding that is read out; the norm before the readout takes over the output's factor), `"fixed"`; or the
+            axes of a weight, `"i o"`, `{"axes": "(part o) i", "sizes": {"part": 3}}`. Or the path of a file of these.
+        optimizer: `"adam"`, or whatever else divides updates by their size entry by entry; `"adamw"`; `"sgd"`;
+            `"muon"`, or `("muon", {"rules": {"head": False}, "consistent_rms": 0.2})` with what `ix.muon` is given.
+        attention: whether sums over products of two signals, attention's logits, are to be divided by what they sum
+            over. `False` leaves them as the forward pass has them.
+        inputs: what both models are called on, abstract or not. Attention, tied embeddings and arrays that nobody
+            declared are read off a trace.
+        forward: function of a model and the inputs, where a plain call is not it.
+        module: for variables of Flax Linen, the two modules: `(narrow, wide)`.
+
+    Returns:
+        The factors; `print` them for a table.
+
+    Raises:
+        ModelError: the models have other arrays, a size grows that is no width, or it can't be told what an array is.
+        RuleError: a rule, or the optimizer, is none.
+        AxesError: restated axes do not fit.
+
+    Examples:
+        >>> import equinox as eqx, jax, initax as ix, optax
+        >>> def make(width):
+        ...     return eqx.nn.MLP(8, 4, width, depth=2, key=jax.random.key(0))
+        >>> width = ix.mup(make(64), make(256))
+        >>> [(each.use, each.std, each.learning_rate) for each in width.rows if each.parameter.role == "weight"]
+        [('input', 1.0, 1.0), ('hidden', 0.5, 0.25), ('output', 0.25, 0.25)]
+        >>> model = ix.reinit(make(256), width.rules({"Linear": "lecun_normal"}), jax.random.key(1))
+        >>> optimizer = optax.chain(optax.adam(1e-3), width.scale_updates())
+
+    References:
+        Yang et al. 2022, "Tensor Programs V", arXiv 2203.03466, tables 3 and 8, definition 4.1 for attention; Yang,
+        Simon and Bernstein 2023, "A Spectral Condition for Feature Learning", arXiv 2310.17813, condition 1, for Muon.
+    """
+    steps = Optimizer.read(optimizer)
+    first, second = _modules(module)
+    before = survey(base, inputs=inputs, forward=forward, module=first)
+    after = survey(model, inputs=inputs, forward=forward, module=second)
+    pairs = _paired(before, after, rules)
+    _refuse_grown_data(before, after)
+    grown = {path: (pair, pair.grown()) for path, pair in pairs.items()}
+    refuse_odd(grown)
+    folds = _Folding(before, after, grown).found(attention=attention)
+    matrices = _matrices(before, after, steps)
+    rows: dict[str, WidthFactor] = {}
+    for path, (pair, growth) in grown.items():
+        rows[path] = decided(pair, growth, folds.get(path), steps, matrices.get(path))
+    for path, (pair, _) in grown.items():
+        reason = pair.parameter.excluded
+        if reason is not None and reason.why is Why.TIED and reason.owner in rows:
+            owner = rows[reason.owner]
+            rows[path] = replace(
+                rows[path], use=owner.use, std=owner.std, learning_rate=owner.learning_rate, why=str(reason)
+            )
+    return Width(before, after, rows.values(), steps, (DECAY,) if steps.name == "adamw" else ())
+
+
+def _modules(module: Any) -> tuple[Any, Any]:
+    if module is None:
+        return None, None
+    if isinstance(module, tuple | list) and len(module) == 2:
+        return module[0], module[1]
+    raise ModelError(
+        f"mup: two models have two modules, and module= is {shown(module)}.",
+        "module=(narrow, wide): the Linen modules that the variables of the base and of the model belong to",
+    )
+
+
+def _paired(before: Survey, after: Survey, rules: Any) -> dict[str, Pair]:
+    """The arrays of the two models, by path."""
+    old = {each.path: each for _, each in rows_of(before)}
+    new = {each.path: (layer, each) for layer, each in rows_of(after)}
+    if set(old) != set(new):
+        more, less = [path for path in new if path not in old], [path for path in old if path not in new]
+        raise ModelError(
+            "mup: the base and the model do not have the same arrays.",
+            f"only the model has: {listing(more, 4)}" if more else "",
+            f"only the base has: {listing(less, 4)}" if less else "",
+            "make both by one function, of one depth and with the same options: ix.mup(make(64), make(256))",
+        )
+    said = {} if rules is None else decide_labels(read_rules_of("mup", rules), after)
+    return {path: Pair(old[path], layer, each, said.get(path)) for path, (layer, each) in new.items()}
+
+
+def _refuse_grown_data(before: Survey, after: Survey) -> None:
+    """Raise where what goes in or comes out grows, and is no state that goes in and comes out.
+
+    Raises:
+        ModelError: it is so.
+    """
+    if before.traced is None or after.traced is None:
+        return
+    (old_in, old_out), (new_in, new_out) = _data(before), _data(after)
+    if len(old_in) != len(new_in) or len(old_out) != len(new_out):
+        raise ModelError("mup: the forward passes of the base and the model take, or return, other things.")
+    goes_in = [pair for pair in zip(old_in, new_in, strict=True) if pair[0].shape != pair[1].shape]
+    comes_out = [pair for pair in zip(old_out, new_out, strict=True) if pair[0].shape != pair[1].shape]
+    for grown, others, what in ((comes_out, goes_in, "what the model returns"), (goes_in, comes_out, "the input")):
+        shapes = {(old.shape, new.shape) for old, new in others}
+        for old, new in grown:
+            if (old.shape, new.shape) not in shapes:
+                raise ModelError(
+                    f"mup: {what} grows with the width, {shape_text(old)} → {shape_text(new)}.",
+                    "a size that is no width, classes or features of the data, is the same in both models",
+                    "where features are returned, say what becomes of them: "
+                    "forward=lambda model, x: model(x).mean(axis=-1)"
+                    if what != "the input"
+                    else "",
+                )
+
+
+def _data(found: Survey) -> tuple[list[Any], list[Any]]:
+    """Types of what a forward pass takes, beside weights, and of what it returns."""
+    traced = found.traced
+    jaxpr = traced.closed.jaxpr if traced is not None else None
+    if traced is None or jaxpr is None:
+        return [], []
+    return [each.aval for each in jaxpr.invars[len(traced.paths) :]], [each.aval for each in jaxpr.outvars]
+
+
+def _matrices(before: Survey, after: Survey, steps: Optimizer) -> dict[str, tuple[Axes, Axes]]:
+    """The axes, in both models, of the arrays whose updates Muon makes orthogonal."""
+    if steps.name != "muon":
+        return {}
+    old = {each.parameter.path: each.axes for each in matrices_of("mup", before, steps.rules)}
+    found = {}
+    for each in matrices_of("mup", after, steps.rules):
+        path, axes = each.parameter.path, old[each.parameter.path]
+        if each.axes is None or axes is None:
+            continue
+        if each.parameter.role == "embedding":
+            raise RuleError(
+                f"mup: Muon gets the embedding {path} {each.parameter.shape}, for which there is no rule of width.",
+                f'give it to Adam: optimizer=("muon", {{"rules": {{"{path}": False}}}})',
+            )
+        found[path] = axes, each.axes
+    return found
+
+
+class _Folding:
+    """Factors of the forward pass that parameters take over, by path."""
+
+    def __init__(self, before: Survey, after: Survey, grown: Mapping[str, tuple[Pair, Grown]]) -> None:
+        self.before, self.after, self.grown = before, after, grown
+        self.words = {path: pair.word for path, (pair, _) in grown.items()}
+        self.folds: dict[str, Fold] = {}
+
+    def found(self, *, attention: bool) -> dict[str, Fold]:
+        """Return them.
+
+        Raises:
+            ModelError: which parameter takes one over can't be told.
+        """
+        if self.before.traced is None or self.after.traced is None:
+            self._refuse_unseen(attention=attention)
+            return {}
+        old, new = signal_products(self.before.traced), signal_products(self.after.traced)
+        self.paths = self.after.traced.paths
+        self._multipliers(old, new)
+        if attention:
+            self._products(old, new)
+        self._tied(new)
+        return self.folds
+
+    def _fold(self, params: Sequence[str], factor: float, why: str) -> None:
+        for path in params:
+            before = self.folds.get(path)
+            both = Fold(factor=factor, why=why)
+            if before is not None:
+                both = Fold(factor=before.factor * factor, why=f"{before.why}; {why}")
+            self.folds[path] = both
+
+    def _refuse_unseen(self, *, attention: bool) -> None:
+        """Raise where the forward pass would tell something that nobody has told."""
+        if not any(grown.axes for _, grown in self.grown.values()):
+            return
+        around = [(each.path, each.cls.__name__) for layer in self.after.layers for each in layer.ancestors]
+        around += [(layer.path, layer.cls.__name__) for layer in self.after.layers]
+        heads = [each for each in around if "attention" in each[1].lower()]
+        if heads and attention and "query" not in self.words.values():
+            raise ModelError(
+                "mup: whether heads grow, the forward pass tells, and nobody says what the models are called on.",
+                f"attention: {heads[0][0] or '(model)'} ({heads[0][1]})",
+                "give inputs=x; or, where heads keep their size, attention=False",
+            )
+        uses = {path: (pair, grown) for path, (pair, grown) in self.grown.items() if grown.axes and pair.word is None}
+        is_read = any(grown.inputs != 1 and grown.outputs == 1 for _, grown in self.grown.values())
+        tables = [pair for pair, _ in uses.values() if pair.parameter.role == "embedding"]
+        if tables and not is_read:
+            raise ModelError(
+                f"mup: nothing reads the model out; is {tables[0].text} tied to a head?",
+                "give inputs=x, which shows what is read out",
+                f'or, where nothing is, say so: rules={{"{tables[0].parameter.path}": "input"}}',
+            )
+
+    def _multipliers(self, old: SignalProducts, new: SignalProducts) -> None:
+        """Make up for what the forward pass multiplies with and that goes with the width."""
+        for param, factors in new.factors.items():
+            known = {each for each in factors if each is not None}
+            before = {each for each in old.factors.get(param, []) if each is not None}
+            if len(known) == len(before) == 1 and None not in factors:
+                ratio = known.pop() / before.pop()
+                if abs(ratio - 1) > CLOSE and self.words[self.paths[param]] != "fixed":
+                    self._fold([self.paths[param]], 1 / ratio, f"the forward pass multiplies it by {ratio:.4g}")
+
+    def _products(self, old: SignalProducts, new: SignalProducts) -> None:
+        """Let sums over products of signals be divided by what they sum over."""
+        for place, product in new.found.items():
+            before = old.found.get(place)
+            if before is None:
+                raise ModelError("mup: the forward passes of the base and the model differ.", product.where)
+            growth = product.size / before.size
+            if growth == 1:
+                continue
+            if product.factor is None or before.factor is None:
+                raise self._unknown(product.where, growth, "what the forward pass multiplies it with")
+            factor = before.factor / (growth * product.factor)
+            if abs(factor - 1) > CLOSE:
+                self._fold(self._side(product.sides, place, new, growth, product.where), factor, "attention: 1/d")
+
+    def _side(
+        self,
+        sides: tuple[frozenset[int], frozenset[int]],
+        place: Place,
+        products: SignalProducts,
+        growth: float,
+        where: str,
+    ) -> list[str]:
+        """The parameters that make one of two signals, and nothing else."""
+        named = [
+            [self.paths[each] for each in sorted(side)]
+            for side in sides
+            if any(self.words[self.paths[each]] == "query" for each in side)
+        ]
+        if len(named) == 1:
+            return named[0]
+        alone = [
+            [self.paths[each] for each in sorted(side)]
+            for side in sides
+            if side and all(products.sinks.get(each) == {place} for each in side)
+        ]
+        if sides[0] & sides[1] or not alone:
+            raise self._unknown(where, growth, "what makes either side, and nothing else,", sides)
+        return next((paths for paths in alone if any(QUERY.search(path) for path in paths)), alone[0])
+
+    def _unknown(self, where: str, growth: float, what: str, sides: Sequence[frozenset[int]] = ()) -> ModelError:
+        both = [f"{listing((self.paths[each] for each in sorted(side)), 4)}" for side in sides if side]
+        packed = len(sides) == 2 and bool(sides[0] & sides[1])
+        path = next((self.paths[each] for side in sides for each in sorted(side)), None)
+        return ModelError(
+            f"mup: a product of two signals is summed over {growth:.4g} times as many entries.",
+            f"{what} can't be told" + (f" ({where})" if where else ""),
+            "both sides come out of one array: " + both[0]
+            if packed
+            else f"the sides come from {' and '.join(both)}"
+            if both
+            else "",
+            "store queries, keys and values apart, or let heads keep their size and their number grow"
+            if packed
+            else f'say which array takes over the factor: rules={{"{path}": "query"}}'
+            if path
+            else "",
+            "or divide by the size of a head in the forward pass, not by its root, and write attention=False",
+        )
+
+    def _tied(self, products: SignalProducts) -> None:
+        """Refuse arrays that are looked up and read out, unless a rule says what they are."""
+        for param in sorted(products.looked_up & set(products.read)):
+            path = self.paths[param]
+            pair, grown = self.grown[path]
+            if not grown.axes or pair.word not in (None, "tied"):
+                continue
+            makers = {maker for each in products.read[param].values() for maker in each}
+            places = set(products.read[param])
+            whole = all(products.read[param].values()) and OTHER not in places
+            alone = whole and all(products.sinks.get(each, set()) <= places for each in makers)
+            before = [self.paths[each] for each in sorted(makers)]
+            times = grown.outputs
+            if pair.word == "tied" and alone:
+                self._fold(before, 1 / times, f"{path} reads out what it makes")
+                continue
+            raise ModelError(
+                f"mup: {pair.text} is looked up and read out.",
+                f"an embedding keeps its standard deviation and learning rate, an output divides both by {times:.4g}",
+                f'let {listing(before, 3)} take over the factor: rules={{"{path}": "tied"}}' if alone else "",
+                f"{'or ' if alone else ''}divide the outputs by {times:.4g} in the forward pass, and say so: "
+                f'rules={{"{path}": "input"}}',
+                "or untie them: a head of its own",
+            )

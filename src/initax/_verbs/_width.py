@@ -1,0 +1,277 @@
+"""What `ix.mup` returns: factors for every array, as rules, as trees, as an optax transformation and as a table."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+from initax._errors import InitaxError, ModelError, RuleError, count, listing, nearest
+from initax._model._parameter import Parameter
+from initax._model._reason import Why
+from initax._model._survey import Survey
+from initax._planning._plan import Plan, plan
+from initax._planning._records import Draw, Kept
+from initax._planning._rules import match, read_rules
+from initax._text import table
+from initax._verbs._labels import Label, Labels, never_trained
+from initax._verbs._width_factors import Optimizer, WidthFactor
+from initax.schemes._initializer import Initializer
+from initax.schemes._scaled import scaled
+from initax.schemes._scheme import Scheme, as_initializer
+
+OPTAX = "initax._adapters._optax_scale"
+"""What makes a transformation of optax, loaded where it is asked for."""
+
+COLUMNS = ("array", "kind", "role", "shape", "grows", "std", "lr", "why")
+
+CLOSE = 1e-6
+"""Factors that differ by less are one."""
+
+
+class Width:
+    """What every array needs so that one learning rate, and one standard deviation, are right at every width.
+
+    Print it for a table. Draw the model with `ix.reinit(model, width.rules(rules), key)`, and chain
+    `width.scale_updates()` behind the optimizer.
+
+    Attributes:
+        rows: the arrays, in the order of the model, each an `ix.WidthFactor`.
+        notes: what the factors leave to the user.
+    """
+
+    __slots__ = ("_base", "_by_path", "_model", "_optimizer", "notes", "rows")
+
+    def __init__(
+        self, base: Survey, model: Survey, rows: Iterable[WidthFactor], optimizer: Optimizer, notes: tuple[str, ...]
+    ) -> None:
+        self._base, self._model, self._optimizer = base, model, optimizer
+        self.rows = tuple(rows)
+        self.notes = notes
+        self._by_path = {each.parameter.path: each for each in self.rows}
+
+    def __getitem__(self, path: str) -> WidthFactor:
+        """Return what the array at a path needs.
+
+        Raises:
+            ModelError: there is none.
+        """
+        owner = self._model.aliases.get(path, path)
+        if owner not in self._by_path:
+            near = nearest(path, self._by_path, 6) or list(self._by_path)
+            raise ModelError(f"mup: the model has no array {path}.", f"it has: {listing(near, 6)}")
+        return self._by_path[owner]
+
+    @property
+    def multipliers(self) -> Labels:
+        """What each learning rate is multiplied with: a function from parameters to a tree; `.tree` is the tree."""
+        return self._labelled(lambda each: each.learning_rate)
+
+    @property
+    def labels(self) -> Labels:
+        """A label for each array, the same for the same learning rate, for `optax.multi_transform`."""
+        names = self._names()
+        return self._labelled(lambda each: names[each.use, each.learning_rate])
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Each label → what the learning rate of the arrays that have it is multiplied with."""
+        return {name: rate for (_, rate), name in self._names().items()}
+
+    def _names(self) -> dict[tuple[str, float], str]:
+        found = dict.fromkeys((each.use, each.learning_rate) for each in self.rows)
+        uses = [use for use, _ in found]
+        return {(use, rate): use if uses.count(use) == 1 else f"{use} ×{rate:.4g}" for use, rate in found}
+
+    def _labelled(self, value: Callable[[WidthFactor], Any]) -> Labels:
+        rows = (Label(parameter=each.parameter, kind=each.kind, value=value(each), why=each.why) for each in self.rows)
+        return Labels("mup", self._model, rows)
+
+    def scale_updates(self) -> Any:
+        """Return an `optax.GradientTransformation` that multiplies each array's update by its factor.
+
+        It stands behind what makes the updates, `optax.chain(optax.adam(1e-3), width.scale_updates())`. What should not
+        be multiplied, weight decay say, stands behind it: `optax.chain(optax.scale_by_adam(), width.scale_updates(),
+        optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(1e-3))`.
+
+        Raises:
+            InitaxError: optax is not installed.
+        """
+        try:
+            adapter: ModuleType = importlib.import_module(OPTAX)
+        except ModuleNotFoundError as error:
+            line = "pip install optax, or multiply updates by width.multipliers(updates)"
+            raise InitaxError("scale_updates needs optax, which is not installed.", line) from error
+        return adapter.scale_by(self.multipliers)
+
+    def rules(self, rules: Any = None) -> dict[Any, Any]:
+        """Return rules that draw the wide model as other rules draw the base, times the factors.
+
+        Where the rules give an array another standard deviation in the wide model than in the base, as `he_normal`
+        does, the factor is relative to the base all the same. Arrays with a factor of one are left to the rules.
+
+        Args:
+            rules: selector → scheme, as `ix.reinit` takes them; each framework's own, `{"*": "default"}`, if left out.
+
+        Raises:
+            RuleError: the rules are wrong, or leave an array that needs a factor as it is; `{"path": None}` says that
+                it should stay.
+            SchemeError: the standard deviation of what a rule draws is not known.
+
+        Examples:
+            >>> import equinox as eqx, jax, initax as ix
+            >>> def make(width):
+            ...     return eqx.nn.MLP(8, 4, width, depth=2, key=jax.random.key(0))
+            >>> width = ix.mup(make(64), make(256))
+            >>> drawn = ix.plan(make(256), width.rules({"Linear": ("normal", {"stddev": 0.02})})).draws
+            >>> [each.std for each in drawn if each.std]
+            [0.02, 0.01, 0.005]
+        """
+        rules = {"*": "default"} if rules is None else rules
+        before, after = plan(self._base, rules), plan(self._model, rules)
+        at_base = {each.parameter.path: each for each in before.draws}
+        self._refuse_kept(after)
+        factors: dict[str, tuple[Draw, float]] = {}
+        for each in after.draws:
+            path = each.parameter.path
+            factor = self._factor(at_base.get(path), each)
+            if abs(factor - 1) > CLOSE and each.initializer is not None:
+                factors[path] = each, factor
+        own = {path: _scaled(each.parameter, each.initializer, factor) for path, (each, factor) in factors.items()}
+        own |= self._of_kept_scales(after)
+        drawn = {each.parameter.path: each.rule for each in after.draws}
+        kept = {each.parameter.path: each.rule for each in after.kept}
+        left = {rule for path, rule in (drawn | kept).items() if path not in own}
+        idle = {each.text for each in read_rules(rules)} - left
+        given = dict(zip((each.text for each in read_rules(rules)), rules.items(), strict=True))
+        stay = dict(value for text, value in given.items() if text not in idle or text not in drawn.values())
+        return {**stay, **self._grouped(own)}
+
+    def _factor(self, before: Draw | None, after: Draw) -> float:
+        """What the scheme's own standard deviation in the wide model is multiplied with."""
+        row = self._by_path[after.parameter.path]
+        if before is None or after.initializer is None:
+            return 1.0
+        old, new = _deviation(before), _deviation(after)
+        if old is None or new is None:
+            if row.parameter.shape == row.base_shape:
+                return row.std
+            raise RuleError(
+                f'mup: the standard deviation of {after.initializer} at "{after.parameter.path}" is not known.',
+                f"it grows, {row.base_shape} → {row.parameter.shape}, and needs a factor relative to the base",
+                f'name a scheme: {{"{after.parameter.path}": ("normal", {{"stddev": 0.02}})}}',
+            )
+        return row.std * (old / new if old > 0 and new > 0 else 1.0)
+
+    def _refuse_kept(self, after: Plan) -> None:
+        left = [
+            each
+            for each in after.kept
+            if each.rule is None and not never_trained(each.parameter)
+            if each.reason.why is Why.NO_RULE or each.reason.is_about_axes
+            if abs(self._by_path[each.parameter.path].std - 1) > CLOSE
+            if each.kind != "Norm"  # scales are seen to, and biases are zeros
+        ]
+        if left:
+            raise RuleError(
+                f"mup: no rule draws {count(len(left), 'array')} whose standard deviation goes with the width.",
+                *(_kept_text(each, self._by_path[each.parameter.path]) for each in left[:4]),
+                f"… {len(left) - 4} more" if len(left) > 4 else "",
+                f'draw them, {{"*": "default"}} first; or say that one stays: {{"{left[0].parameter.path}": None}}',
+            )
+
+    def _of_kept_scales(self, after: Plan) -> dict[str, Scheme]:
+        """What norms' scales that take over a factor start with; schemes of weights say nothing of them."""
+        return {
+            each.parameter.path: _scaled(each.parameter, as_initializer("ones", "scale"), row.std)
+            for each in after.kept
+            if each.parameter.role == "scale" and each.reason.why in (Why.NORM, Why.NO_RULE, Why.SILENT)
+            if abs((row := self._by_path[each.parameter.path]).std - 1) > CLOSE
+        }
+
+    def _grouped(self, own: Mapping[str, Scheme]) -> dict[str, Scheme]:
+        """Rules for some arrays, one for all those of a list of blocks that get the same."""
+        alike: dict[str, list[str]] = {}
+        every: dict[str, list[str]] = {}
+        for path in self._by_path:
+            glob = ".".join("*" if part.isdigit() else part for part in path.split("."))
+            every.setdefault(glob, []).append(path)
+            if path in own:
+                alike.setdefault(glob, []).append(path)
+        rules: dict[str, Scheme] = {}
+        for glob, paths in alike.items():
+            first = own[paths[0]]
+            whole = paths == every[glob] and "*" in glob and all(own[path] == first for path in paths)
+            if whole and self._selects(glob) == set(paths):
+                rules[glob] = first
+            else:
+                rules |= {path: own[path] for path in paths}
+        return rules
+
+    def _selects(self, glob: str) -> set[str]:
+        reach = match(read_rules({glob: None}), self._model.layers, self._model.aliases).selected[0]
+        return {path for path, is_named in reach.items() if is_named}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data: the optimizer, and what each array needs, by path."""
+        return {
+            "optimizer": self._optimizer.to_dict(),
+            "arrays": {each.parameter.path: each.to_dict() for each in self.rows},
+            "notes": list(self.notes),
+        }
+
+    def to_json(self) -> str:
+        """Return `to_dict()` as JSON."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def __str__(self) -> str:
+        """Return a table of the arrays: which axes grow, both factors, and why."""
+        rows = [
+            (
+                each.parameter.path or "(model)",
+                each.kind,
+                each.parameter.role or "",
+                _shapes(each),
+                ", ".join(f"{name} ×{ratio:.4g}" for name, ratio in each.grows.items()),
+                f"{each.std:.4g}",
+                f"{each.learning_rate:.4g}",
+                each.why,
+            )
+            for each in self.rows
+        ]
+        title = f"{self._model.model.__name__}, {self._optimizer.name}: {count(len(rows), 'array')}"
+        made = table(title, COLUMNS, rows, right=("std", "lr"))
+        return "\n\n".join([made, *(["\n".join(f"note: {note}" for note in self.notes)] if self.notes else [])])
+
+    def __repr__(self) -> str:
+        """Return it in one line, with how many arrays are of each use."""
+        uses = [each.use for each in self.rows]
+        return f"Width({listing(f'{use}: {uses.count(use)}' for use in dict.fromkeys(uses))})"
+
+
+def _deviation(each: Draw) -> float | None:
+    """The standard deviation of what is drawn; a framework's own function may be one of JAX's that says it."""
+    if each.std is not None or each.recipe is None:
+        return each.std
+    known = each.recipe.kernel.moments(each.recipe.numbers, None)
+    return None if known is None else max(known[1] - known[0] ** 2, 0.0) ** 0.5
+
+
+def _shapes(row: WidthFactor) -> str:
+    new = row.parameter.shape
+    return str(new) if new == row.base_shape else f"{row.base_shape} → {new}"
+
+
+def _kept_text(each: Kept, row: WidthFactor) -> str:
+    return f"{each.parameter.path} {_shapes(row)}: std × {row.std:.4g}"
+
+
+def _scaled(parameter: Parameter, initializer: Initializer | None, factor: float) -> Scheme:
+    """A scheme for one array: an initializer of its role, times a factor."""
+    if initializer is None:
+        raise RuleError(f'mup: nothing draws "{parameter.path}".')
+    role = parameter.role or "weight"
+    one = Scheme.of({role: initializer})
+    return scaled(one, factor, biases=True) if role in ("bias", "scale") else scaled(one, factor)

@@ -1,0 +1,369 @@
+"""What each array needs when a model gets wider: factors of its standard deviation and of its learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from initax._errors import AxesError, ModelError, RuleError, listing, shown
+from initax._math._axes import RECEPTIVE, STACK_NAMES, Axes, resolve
+from initax._model._parameter import Evidence, Layer, Parameter
+from initax._model._reason import Why
+from initax._planning._label_rules import Said
+from initax._verbs._labels import never_trained
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
+
+ODD = 0.1
+"""A size that grows by less than this power of what the others grow by is no width: 50,257 rows padded to 50,304."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizer:
+    """What takes the steps.
+
+    Attributes:
+        name: one of `OPTIMIZERS`.
+        rules: for Muon, which arrays it is for, as `ix.muon` takes them.
+        consistent_rms: for Muon, whether updates are scaled so that their entries have one size.
+    """
+
+    name: str
+    rules: Any = None
+    consistent_rms: bool = False
+
+    @classmethod
+    def read(cls, given: Any) -> Optimizer:
+        """Return an optimizer as it is written: its name, or Muon's with options.
+
+        Raises:
+            RuleError: it is none.
+        """
+        name, options = given if isinstance(given, tuple | list) and len(given) == 2 else (given, {})
+        known = isinstance(name, str) and name in OPTIMIZERS
+        allowed = {"rules", "consistent_rms"} if name == "muon" else set()
+        if known and isinstance(options, Mapping) and set(options) <= allowed:
+            rms = options.get("consistent_rms")
+            return cls(name=name, rules=options.get("rules"), consistent_rms=rms is not None and rms is not False)
+        raise RuleError(
+            f"mup: optimizer must be one of {listing(OPTIMIZERS)}, not {shown(given)}.",
+            'what is updated entry by entry as Adam does, Lion say, is "adam"; plain gradients are "sgd"',
+            'Muon with options: ("muon", {"rules": {"head": False}, "consistent_rms": 0.2})',
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        own = {"rules": self.rules, "consistent_rms": self.consistent_rms} if self.name == "muon" else {}
+        return {"name": self.name, **own}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grown:
+    """By how much the sizes of one array grow.
+
+    Attributes:
+        axes: name of each axis that grows → its factor.
+        inputs: how many times as many inputs an output has.
+        outputs: how many times as many outputs there are, all batch entries together.
+        each: how many times as many outputs one batch entry has.
+    """
+
+    axes: Mapping[str, float]
+    inputs: float = 1.0
+    outputs: float = 1.0
+    each: float = 1.0
+
+    @classmethod
+    def of(cls, before: Axes, after: Axes, *, looked_up: bool) -> Grown:
+        """Return what becomes of some axes.
+
+        Args:
+            before: the axes in the base model.
+            after: the axes in the wide model, with the same names.
+            looked_up: rows are looked up, along what the pattern calls outputs, and what it calls inputs comes out.
+        """
+        ratios = [new / old for old, new in zip(before.split, after.split, strict=True)]
+        names = _numbered(after)
+        side = [math.prod(ratios[axis] for axis in axes) for axes in (after.in_axis, after.out_axis, after.batch_axis)]
+        inputs, outputs, batch = (side[1], side[0], side[2]) if looked_up else side
+        axes = {name: ratio for name, ratio in zip(names, ratios, strict=True) if ratio != 1}
+        return cls(axes=axes, inputs=inputs, outputs=outputs * batch, each=outputs)
+
+    @property
+    def size(self) -> float:
+        """How many times as many entries there are."""
+        return math.prod(self.axes.values())
+
+    def __str__(self) -> str:
+        """Return which axes grow and by how much."""
+        return ", ".join(f"{name} ×{ratio:.4g}" for name, ratio in self.axes.items())
+
+
+def _numbered(axes: Axes) -> list[str]:
+    """The names of the axes; those of the window, which share one, with numbers."""
+    return [f"window {at}" if name == RECEPTIVE else name for at, name in enumerate(axes.names)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fold:
+    """A factor that stands, or should stand, in the forward pass, and that a parameter takes over.
+
+    Attributes:
+        factor: the factor.
+        why: what it is.
+    """
+
+    factor: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WidthFactor:
+    """What one array needs when the model gets wider.
+
+    Attributes:
+        parameter: the array, in the wide model.
+        kind: kind of its layer.
+        base_shape: its shape in the base model.
+        grows: name of each axis that grows → by how much.
+        use: what it is to the network: `"hidden"`, `"output"`, `"input"`, `"vector"`, `"fixed"`.
+        std: what its standard deviation is multiplied with, relative to the base model's.
+        learning_rate: what its learning rate is multiplied with.
+        why: the reason, in words.
+    """
+
+    parameter: Parameter
+    kind: str
+    base_shape: tuple[int, ...]
+    grows: Mapping[str, float]
+    use: str
+    std: float
+    learning_rate: float
+    why: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain data."""
+        return {
+            "kind": self.kind,
+            "role": self.parameter.role,
+            "base_shape": list(self.base_shape),
+            "shape": list(self.parameter.shape),
+            "axes": self.parameter.axes.pattern if self.parameter.axes is not None else None,
+            "grows": dict(self.grows),
+            "use": self.use,
+            "std": self.std,
+            "learning_rate": self.learning_rate,
+            "why": self.why,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One array in the base model and in the wide one.
+
+    Attributes:
+        base: the array in the base model.
+        layer: its layer in the wide model.
+        parameter: the array there.
+        said: what a rule says of it.
+    """
+
+    base: Parameter
+    layer: Layer
+    parameter: Parameter
+    said: Said | None
+
+    @property
+    def word(self) -> str | None:
+        """What a rule says it is to the network."""
+        return self.said.value if self.said is not None and isinstance(self.said.value, str) else None
+
+    @property
+    def text(self) -> str:
+        """The array with both shapes."""
+        old, new = self.base.shape, self.parameter.shape
+        return f"{self.parameter.path or '(model)'} {old}" + (f" → {new}" if old != new else "")
+
+    def grown(self) -> Grown:
+        """Return by how much its sizes grow.
+
+        Raises:
+            ModelError: its axes are not known, differ, or a size grows that is no width.
+            AxesError: restated axes do not fit.
+        """
+        old, new = self.base, self.parameter
+        if old.shape == new.shape:
+            return Grown(axes={})
+        if len(old.shape) != len(new.shape):
+            raise ModelError(f"mup: {self.text} has another number of axes in the two models.")
+        axes = self._axes()
+        if axes is None:
+            return self._without_axes()
+        before, after = axes
+        if before.names != after.names:
+            raise ModelError(
+                f'mup: {self.text} is "{before.pattern}" in the base and "{after.pattern}" in the model.',
+                f'say its axes: rules={{"{new.path}": "{after.pattern}"}}',
+            )
+        looked_up = new.role == "embedding" and self.word in (None, "input", "tied")
+        grown = Grown.of(before, after, looked_up=looked_up)
+        if self.word is None:
+            self._refuse_no_width(grown, before, after)
+        return grown
+
+    def _axes(self) -> tuple[Axes, Axes] | None:
+        if self.said is not None and isinstance(self.said.value, Mapping):
+            pattern, sizes = self.said.value["axes"], self.said.value["sizes"]
+            try:
+                return resolve(pattern, self.base.shape, sizes), resolve(pattern, self.parameter.shape, sizes)
+            except AxesError as error:
+                raise AxesError(f'mup: rule "{self.said.rule}": {self.parameter.path or "(model)"}: {error}') from None
+        if self.base.axes is None or self.parameter.axes is None:
+            return None
+        return self.base.axes, self.parameter.axes
+
+    def _without_axes(self) -> Grown:
+        """An array whose axes are not known: a vector is one however it is used, and a word may say what it is."""
+        old, new = self.base, self.parameter
+        ratios = [after / before for before, after in zip(old.shape, new.shape, strict=True)]
+        axes = {f"axis {at}": ratio for at, ratio in enumerate(ratios) if ratio != 1}
+        size = math.prod(axes.values())
+        stands = new.excluded is not None and new.excluded.why is Why.SIGNAL and len(axes) == 1
+        if self.word in ("input", "fixed") or stands:
+            return Grown(axes=axes, outputs=size, each=size)
+        if self.word in ("hidden", "output") and len(set(axes.values())) == 1:
+            one = next(iter(axes.values()))
+            return Grown(axes=axes, inputs=one, outputs=size / one, each=size / one)
+        path = new.path or "*"
+        raise ModelError(
+            f"mup: the axes of {self.text} are not known.",
+            str(new.excluded or ""),
+            "say what the model is called on, inputs=...",
+            f'or say its axes, or what it is: rules={{"{path}": "i o"}}, rules={{"{path}": "input"}}',
+        )
+
+    def _refuse_no_width(self, grown: Grown, before: Axes, after: Axes) -> None:
+        """Raise where a size grows that is no width: a window, a stack, rows that are looked up."""
+        what = instead = ""
+        for axis, name in enumerate(_numbered(after)):
+            old, new = before.split[axis], after.split[axis]
+            if old == new:
+                continue
+            if axis in after.receptive_axis:
+                what = "its window grows"
+            elif axis in after.batch_axis and not self._is_group(after.names[axis]):
+                what = f'axis "{name}" holds layers of their own, {old} → {new}'
+                instead = "hidden"
+            elif self.parameter.role == "embedding" and axis in after.out_axis:
+                what, instead = f"there are {old} → {new} rows to look up", "input"
+        if what:
+            raise ModelError(
+                f"mup: {self.text}: {what}, which is no width.",
+                "a size that is no width is the same in both models",
+                f'or say what the array is: rules={{"{self.parameter.path}": "{instead}"}}' if instead else "",
+            )
+
+    def _is_group(self, name: str) -> bool:
+        """Whether an axis is that of the groups of a convolution, whose number may grow with the channels."""
+        is_stack = name in STACK_NAMES and self.parameter.evidence is not Evidence.TRACED
+        return self.layer.kind.startswith("Conv") and self.said is None and not is_stack
+
+
+def decided(
+    pair: Pair, grown: Grown, fold: Fold | None, optimizer: Optimizer, muon: tuple[Axes, Axes] | None
+) -> WidthFactor:
+    """Return what an array needs.
+
+    Args:
+        pair: the array in both models.
+        grown: by how much it grows.
+        fold: a factor of the forward pass that it takes over.
+        optimizer: what takes the steps.
+        muon: its axes in both models, where Muon makes its updates orthogonal.
+    """
+    use, why = _use(pair, grown)
+    std = {"hidden": grown.inputs**-0.5, "output": 1 / grown.inputs}.get(use, 1.0)
+    if use == "fixed":
+        rate = 1.0
+    elif muon is not None:
+        rate = _orthogonal(*muon, optimizer)
+        why += "; Muon: √(outputs / inputs)"
+    elif optimizer.name == "sgd":
+        rate = {"hidden": 1.0, "output": 1 / grown.inputs}.get(use, grown.outputs)
+    else:
+        rate = 1 / grown.inputs if use in ("hidden", "output") else 1.0
+    if fold is not None:
+        std *= fold.factor
+        rate *= fold.factor ** (2 if optimizer.name == "sgd" else 1)
+        why += f"; {fold.why}"
+    return WidthFactor(
+        parameter=pair.parameter,
+        kind=pair.layer.kind,
+        base_shape=pair.base.shape,
+        grows=grown.axes,
+        use=use,
+        std=std,
+        learning_rate=rate,
+        why=why,
+    )
+
+
+WORDS = {
+    "hidden": "hidden: inputs and outputs grow",
+    "output": "output: its inputs grow, its outputs do not",
+    "input": "input: its inputs do not grow",
+}
+
+
+def _use(pair: Pair, grown: Grown) -> tuple[str, str]:
+    """What an array is to the network, and why."""
+    if pair.word is not None and pair.said is not None:
+        word = {"query": "hidden", "tied": "input"}.get(pair.word, pair.word)
+        return word, f'{word}: rule "{pair.said.rule}"'
+    if never_trained(pair.parameter):
+        return "fixed", str(pair.parameter.excluded)
+    if not grown.axes:
+        return "fixed", "no axis grows"
+    if pair.parameter.role in ("bias", "scale"):
+        return "vector", "vector: an entry for each unit"
+    if grown.inputs == 1:
+        return "input", WORDS["input"]
+    use = "output" if grown.outputs == 1 else "hidden"
+    return use, WORDS[use]
+
+
+def _orthogonal(before: Axes, after: Axes, optimizer: Optimizer) -> float:
+    """What the learning rate of an orthogonal update is multiplied with.
+
+    An update of a layer changes its outputs by one size at every width if its spectral norm goes with
+    (outputs / inputs)^1/2 (Yang et al. 2023, condition 1). Muon's is that of an orthogonal matrix times what optax
+    scales it with: max(1, outputs / inputs)^1/2, or, with `consistent_rms`, max(inputs, outputs)^1/2.
+    """
+
+    def wanted_over_given(axes: Axes) -> float:
+        *field, inputs, outputs = axes.canonical_shape
+        inputs *= math.prod(field)
+        given = max(inputs, outputs) if optimizer.consistent_rms else max(1.0, outputs / inputs)
+        return math.sqrt(outputs / inputs / given)
+
+    return wanted_over_given(after) / wanted_over_given(before)
+
+
+def refuse_odd(pairs: Mapping[str, tuple[Pair, Grown]]) -> None:
+    """Raise where a size grows by another order of magnitude than the others, or shrinks where they grow.
+
+    Raises:
+        ModelError: it is so.
+    """
+    every = [math.log(ratio) for _, grown in pairs.values() for ratio in grown.axes.values()]
+    largest = max(every, key=abs, default=0.0)
+    for pair, grown in pairs.values():
+        for name, ratio in grown.axes.items():
+            if pair.word is None and math.log(ratio) / largest < ODD:
+                raise ModelError(
+                    f'mup: {pair.text}: axis "{name}" grows by {ratio:.4g}, others by {math.exp(largest):.4g}.',
+                    "a size that is no width is the same in both models",
+                    f'or say what the array is: rules={{"{pair.parameter.path}": "output"}}',
+                )

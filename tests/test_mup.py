@@ -1,0 +1,716 @@
+"""muP of a whole model: factors worked out by hand, in three frameworks, and what they are for."""
+
+import json
+import re
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+from flax.training.train_state import TrainState
+
+import initax as ix
+from tests.tables import KEY
+
+BASE, WIDE = 8, 32
+M = WIDE / BASE
+TOKENS = jnp.arange(5)
+X = jnp.linspace(-1, 1, 20).reshape(5, 4)
+PICTURE = jnp.ones((6, 6, 3))
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+# Models: the width is their only argument.
+
+
+class Transformer(eqx.Module):
+    """Two heads, whose size grows."""
+
+    embed: eqx.nn.Embedding
+    norm: eqx.nn.LayerNorm
+    attn: eqx.nn.MultiheadAttention
+    up: eqx.nn.Linear
+    down: eqx.nn.Linear
+    head: eqx.nn.Linear
+    divide: float = eqx.field(static=True)
+    heads: int = eqx.field(static=True)
+
+    def __init__(self, width, heads=2, divide=1.0):
+        keys = jax.random.split(KEY, 5)
+        self.embed = eqx.nn.Embedding(7, width, key=keys[0])
+        self.norm = eqx.nn.LayerNorm(width)
+        self.attn = eqx.nn.MultiheadAttention(heads, width, use_query_bias=True, key=keys[1])
+        self.up = eqx.nn.Linear(width, 4 * width, key=keys[2])
+        self.down = eqx.nn.Linear(4 * width, width, key=keys[3])
+        self.head = eqx.nn.Linear(width, 7, key=keys[4])
+        self.divide, self.heads = divide, heads
+
+    def __call__(self, tokens):
+        x = jax.vmap(self.embed)(tokens)
+        inside = jax.vmap(self.norm)(x)
+        x = x + self.attn(inside, inside, inside, process_heads=lambda q, k, v: (q / self.divide, k, v))
+        x = x + jax.vmap(lambda x: self.down(jax.nn.relu(self.up(x))))(x)
+        return jax.vmap(self.head)(x)
+
+
+class NnxTransformer(nnx.Module):
+    def __init__(self, width, normalize=False):
+        rngs = nnx.Rngs(0)
+        self.embed = nnx.Embed(7, width, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.attn = nnx.MultiHeadAttention(2, width, decode=False, normalize_qk=normalize, rngs=rngs)
+        self.up = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.down = nnx.Linear(4 * width, width, rngs=rngs)
+        self.head = nnx.Linear(width, 7, rngs=rngs)
+
+    def __call__(self, tokens):
+        x = self.embed(tokens)
+        x = x + self.attn(self.norm(x))
+        return self.head(x + self.down(nnx.relu(self.up(x))))
+
+
+class LinenTransformer(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, tokens):
+        x = nn.Embed(7, self.width, name="embed")(tokens)
+        x = x + nn.MultiHeadDotProductAttention(2, name="attn")(nn.LayerNorm(name="norm")(x))
+        inside = nn.relu(nn.Dense(4 * self.width, name="up")(x))
+        return nn.Dense(7, name="head")(x + nn.Dense(self.width, name="down")(inside))
+
+
+class Pictures(eqx.Module):
+    """Convolutions, one of them depthwise, whose groups grow with the width."""
+
+    stem: eqx.nn.Conv2d
+    mix: eqx.nn.Conv2d
+    deep: eqx.nn.Conv2d
+    head: eqx.nn.Linear
+
+    def __init__(self, width):
+        self.stem = eqx.nn.Conv2d(3, width, 3, key=KEY)
+        self.mix = eqx.nn.Conv2d(width, 2 * width, 1, use_bias=False, key=KEY)
+        self.deep = eqx.nn.Conv2d(2 * width, 2 * width, 3, groups=2 * width, key=KEY)
+        self.head = eqx.nn.Linear(2 * width, 10, key=KEY)
+
+    def __call__(self, x):
+        x = self.deep(self.mix(jax.nn.relu(self.stem(jnp.moveaxis(x, -1, 0)))))
+        return self.head(x.mean((1, 2)))
+
+
+class Reader(eqx.Module):
+    """A recurrent cell, and layers in one stack."""
+
+    cell: eqx.nn.GRUCell
+    stack: eqx.nn.Linear
+    head: eqx.nn.Linear
+
+    def __init__(self, width):
+        self.cell = eqx.nn.GRUCell(4, width, key=KEY)
+        self.stack = eqx.filter_vmap(lambda key: eqx.nn.Linear(width, width, key=key))(jax.random.split(KEY, 3))
+        self.head = eqx.nn.Linear(width, 2, use_bias=False, key=KEY)
+
+    def __call__(self, x):
+        state = jnp.zeros(self.cell.hidden_size)
+        state, _ = jax.lax.scan(lambda state, row: (self.cell(row, state), None), state, x)
+        arrays, static = eqx.partition(self.stack, eqx.is_array)
+        state, _ = jax.lax.scan(lambda x, layer: (jnp.tanh(eqx.combine(layer, static)(x)), None), state, arrays)
+        return self.head(state)
+
+
+def plain(width):
+    return {"w1": jnp.ones((4, width)), "b1": jnp.ones(width), "w2": jnp.ones((width, width)), "out": jnp.ones(width)}
+
+
+def run_plain(model, x):
+    return jnp.tanh(jnp.tanh(x @ model["w1"] + model["b1"]) @ model["w2"]) @ model["out"]
+
+
+def linen(cls, inputs):
+    def pair(*widths):
+        modules = tuple(cls(width) for width in widths)
+        return [jax.eval_shape(each.init, KEY, inputs) for each in modules], {"module": modules, "inputs": inputs}
+
+    return pair
+
+
+def of(make, **given):
+    """Pairs of abstract models: nothing is computed."""
+    abstract = nnx.eval_shape if isinstance(make, type) and issubclass(make, nnx.Module) else eqx.filter_eval_shape
+    return lambda *widths: ([abstract(lambda width=width: make(width)) for width in widths], given)
+
+
+IN, VECTOR, FIXED = (1, 1, 1), (1, 1, M), (1, 1, 1)
+"""Factors of the standard deviation and of the learning rate of Adam and of SGD."""
+EMBED = (1, 1, M)
+HIDDEN = (M**-0.5, 1 / M, 1)
+OUTPUT = (1 / M, 1 / M, 1 / M)
+QUERY = (M**-0.5 * M**-0.5, 1 / M * M**-0.5, 1 / M)
+QUERY_BIAS = (M**-0.5, M**-0.5, M / M)
+
+BLOCK = {
+    "embed.*": EMBED, "norm.*": VECTOR, "attn.out*": HIDDEN, "up.weight": HIDDEN, "up.bias": VECTOR,
+    "down.weight": HIDDEN, "down.bias": VECTOR, "head.weight": OUTPUT, "head.bias": FIXED,
+}  # fmt: skip
+
+
+def of_flax(prefix, kernel="kernel", embedding="embedding"):
+    hidden = [*(f"attn.{name}.{kernel}" for name in ("key", "value", "out")), f"up.{kernel}", f"down.{kernel}"]
+    vectors = [*(f"attn.{name}.bias" for name in ("key", "value", "out")), "norm.scale", "norm.bias"]
+    own = {
+        f"embed.{embedding}": EMBED,
+        f"attn.query.{kernel}": QUERY,
+        "attn.query.bias": QUERY_BIAS,
+        f"head.{kernel}": OUTPUT,
+        "head.bias": FIXED,
+    }
+    own |= dict.fromkeys(hidden, HIDDEN) | dict.fromkeys([*vectors, "up.bias", "down.bias"], VECTOR)
+    return {prefix + path: factors for path, factors in own.items()}
+
+
+EQUINOX = {
+    "embed.weight": EMBED, "norm.weight": VECTOR, "norm.bias": VECTOR, "attn.query_proj.weight": QUERY,
+    "attn.query_proj.bias": QUERY_BIAS, "attn.key_proj.weight": HIDDEN, "attn.value_proj.weight": HIDDEN,
+    "attn.output_proj.weight": HIDDEN, "up.weight": HIDDEN, "up.bias": VECTOR, "down.weight": HIDDEN,
+    "down.bias": VECTOR, "head.weight": OUTPUT, "head.bias": FIXED,
+}  # fmt: skip
+# Name → the pair of models and what else is given, and the factors of each array, by hand.
+MODELS = {
+    "Equinox transformer": (of(Transformer, inputs=TOKENS), EQUINOX),
+    "Equinox, arrays": (lambda *widths: ([Transformer(each) for each in widths], {"inputs": TOKENS}), EQUINOX),
+    "NNX transformer": (of(NnxTransformer, inputs=TOKENS[None]), of_flax("")),
+    "Linen transformer": (linen(LinenTransformer, TOKENS[None]), of_flax("")),
+    "heads that keep their size": (
+        of(lambda width: Transformer(width, heads=width // 4), inputs=TOKENS),
+        EQUINOX | {"attn.query_proj.weight": HIDDEN, "attn.query_proj.bias": VECTOR},
+    ),
+    "attention with 1/d": (
+        of(lambda width: Transformer(width, divide=(width // 2) ** 0.5), inputs=TOKENS),
+        EQUINOX | {"attn.query_proj.weight": HIDDEN, "attn.query_proj.bias": VECTOR},
+    ),
+    "Equinox convolutions": (
+        of(Pictures, inputs=PICTURE),
+        {
+            "stem.weight": EMBED, "stem.bias": VECTOR, "mix.weight": HIDDEN, "deep.weight": EMBED, "deep.bias": VECTOR,
+            "head.weight": OUTPUT, "head.bias": FIXED,
+        },
+    ),
+    "Equinox, recurrent": (
+        of(Reader, inputs=X),
+        {
+            "cell.weight_ih": EMBED, "cell.weight_hh": HIDDEN, "cell.bias": VECTOR, "cell.bias_n": VECTOR,
+            "stack.weight": HIDDEN, "stack.bias": VECTOR, "head.weight": OUTPUT,
+        },
+    ),
+    "plain arrays": (
+        of(plain, inputs=X, forward=run_plain),
+        {"w1": EMBED, "b1": VECTOR, "w2": HIDDEN, "out": OUTPUT},
+    ),
+}  # fmt: skip
+
+
+def made(name, optimizer="adam"):
+    make, _ = MODELS[name]
+    (base, model), given = make(BASE, WIDE)
+    return model, given, ix.mup(base, model, optimizer=optimizer, **given)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_factors_are_those_of_the_table(name):
+    _, _, width = made(name)
+    _, _, sgd = made(name, "sgd")
+    own = {each.parameter.path: (each.std, each.learning_rate) for each in width.rows}
+    steps = {each.parameter.path: (each.std, each.learning_rate) for each in sgd.rows}
+    for path, (std, adam, plain_steps) in MODELS[name][1].items():
+        assert own[path] == pytest.approx((std, adam)), path
+        assert steps[path] == pytest.approx((std, plain_steps)), path
+    assert set(own) == set(MODELS[name][1])
+    json.loads(width.to_json())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_does_not_grow_needs_nothing(name):
+    (base, model), given = MODELS[name][0](BASE, BASE)
+    width = ix.mup(base, model, **given)
+    assert {(each.use, each.std, each.learning_rate) for each in width.rows} == {("fixed", 1.0, 1.0)}
+    assert width.rules({"*": "normal"}) == {"*": "normal"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_way_back_is_the_inverse(name):
+    (base, model), given = MODELS[name][0](BASE, WIDE)
+    if "module" in given:
+        back = ix.mup(model, base, **given | {"module": given["module"][::-1]})
+    else:
+        back = ix.mup(model, base, **given)
+    for each, other in zip(ix.mup(base, model, **given).rows, back.rows, strict=True):
+        assert (each.std * other.std, each.learning_rate * other.learning_rate) == pytest.approx((1, 1))
+
+
+# What is drawn
+
+SCHEMES = ["default", "he_normal", "glorot_uniform", "torch_default", "orthogonal", ("normal", {"stddev": 0.02})]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("name", ["Equinox transformer", "Linen transformer", "Equinox, recurrent"])
+def test_the_wide_model_is_drawn_as_the_base_times_the_factors(name, scheme):
+    """Whatever the scheme itself does with the width, and with no warning of a rule that decides nothing."""
+    make, factors = MODELS[name]
+    (base, model), given = make(BASE, WIDE)
+    width = ix.mup(base, model, **given)
+    both = [{**given, "module": given["module"][at]} if "module" in given else given for at in (0, 1)]
+    rules = {"*": scheme}
+    before = {each.parameter.path: each.std for each in ix.plan(base, rules, **both[0]).draws}
+    drawn = ix.plan(model, width.rules(rules), **both[1])
+    after = {each.parameter.path: each.std for each in drawn.draws}
+    assert set(after) == set(before)
+    for path, std in after.items():
+        if before[path] is not None:
+            assert std == pytest.approx(before[path] * factors[path][0]), path
+    assert not drawn.notes
+    again = ix.Plan.from_json(drawn.to_json(), model, **both[1])
+    assert again == drawn
+
+
+def test_what_is_drawn_has_the_deviation_that_the_plan_says():
+    _, given, width = made("Equinox transformer")
+    rules = {"*": ("normal", {"stddev": 0.02}), "head": "zeros"}
+    model = ix.reinit(Transformer(WIDE), width.rules(rules), KEY, **given)
+    assert float(model.down.weight.std()) == pytest.approx(0.01, rel=0.05)
+    assert float(model.attn.query_proj.weight.std()) == pytest.approx(0.005, rel=0.1)
+    assert not model.head.weight.any()
+
+
+def test_rules_for_alike_blocks_are_one():
+    def make(width):
+        return [eqx.nn.Linear(width, width, key=KEY) for _ in range(30)]
+
+    rules = ix.mup(make(BASE), make(WIDE)).rules({"*": "normal"})
+    assert list(rules) == ["*", "*.weight"]
+
+
+def test_a_rule_that_is_taken_over_whole_is_left_out():
+    base, model = eqx.nn.MLP(4, 2, BASE, 1, key=KEY), eqx.nn.MLP(4, 2, WIDE, 1, key=KEY)
+    rules = ix.mup(base, model).rules({"*": "normal", "layers.1.weight": "he_normal"})
+    assert list(rules) == ["*", "layers.1.weight"]
+    assert str(rules["layers.1.weight"].parts["weight"]) == "scaled(he_normal, 0.5)"
+
+
+def test_scales_take_over_what_queries_can_not():
+    """Behind a norm a query's own deviation says nothing."""
+    base, model = (nnx.eval_shape(lambda size=size: NnxTransformer(size, normalize=True)) for size in (BASE, WIDE))
+    width = ix.mup(base, model, inputs=TOKENS[None])
+    assert width["attn.query.kernel"].std == M**-0.5
+    assert width["attn.query_ln.scale"].std == pytest.approx(M**-0.5)
+    assert width["attn.key_ln.scale"].std == 1
+    drawn = ix.plan(model, width.rules({"Linear": "lecun_normal"})).arrays(KEY)
+    np.testing.assert_allclose(drawn["attn.query_ln.scale"], M**-0.5, rtol=1e-6)
+    assert "attn.key_ln.scale" not in drawn
+
+
+# Trees and steps
+
+
+@pytest.mark.parametrize("name", ["Equinox transformer", "NNX transformer", "Linen transformer"])
+def test_updates_are_multiplied_array_by_array(name):
+    model, _, width = made(name)
+    if name.startswith("Equinox"):
+        parameters = eqx.filter(model, lambda leaf: hasattr(leaf, "dtype"))
+    else:
+        parameters = nnx.state(model, nnx.Param) if name.startswith("NNX") else model["params"]
+    parameters = ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), parameters)
+    transform = width.scale_updates()
+    scaled, _ = transform.update(ones, transform.init(ones))
+    rates = {path: adam for path, (_, adam, _) in MODELS[name][1].items()}
+    leaves = jax.tree_util.tree_flatten_with_path(width.multipliers(parameters))[0]
+    assert sorted(leaf for _, leaf in leaves) == pytest.approx(sorted(rates.values()))
+    for leaf, (_, factor) in zip(jax.tree.leaves(scaled), leaves, strict=True):
+        np.testing.assert_allclose(leaf, factor, rtol=1e-6)
+    assert jax.tree.structure(width.multipliers.tree) == jax.tree.structure(parameters)
+    by_label = optax.multi_transform(
+        {label: optax.scale(rate) for label, rate in width.learning_rates.items()}, width.labels
+    )
+    labelled, _ = by_label.update(ones, by_label.init(ones))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), labelled, scaled)
+
+
+def test_optimizers_of_flax_take_it():
+    _, _, width = made("NNX transformer")
+    model = NnxTransformer(WIDE)
+    grads = nnx.grad(lambda model: model(TOKENS[None]).sum())(model)
+    before = nnx.clone(model)
+    steps = optax.chain(optax.sign_sgd(0.5), width.scale_updates())
+    nnx.Optimizer(model, steps, wrt=nnx.Param).update(model, grads)
+    moved = np.abs(np.asarray(model.up.kernel[...] - before.up.kernel[...]))
+    np.testing.assert_allclose(moved.max(), 0.5 / M, rtol=1e-5)
+    variables, given, width = made("Linen transformer")
+    variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), variables)
+    module = given["module"][1]
+    steps = optax.chain(optax.sign_sgd(0.5), width.scale_updates())
+    state = TrainState.create(apply_fn=module.apply, params=variables["params"], tx=steps)
+    after = state.apply_gradients(grads=variables["params"])
+    np.testing.assert_allclose(after.params["down"]["kernel"], 1 - 0.5 / M, rtol=1e-6)
+
+
+def train(model, width, rules, steps, optimizer):
+    model = ix.reinit(model, width.rules(rules), KEY, inputs=TOKENS)
+    optimizer = optax.chain(optimizer, width.scale_updates())
+    state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+
+    @eqx.filter_jit
+    def step(model, state):
+        def loss(model):
+            return optax.softmax_cross_entropy_with_integer_labels(model(TOKENS), TOKENS[::-1]).mean()
+
+        updates, state = optimizer.update(eqx.filter_grad(loss)(model), state)
+        return eqx.apply_updates(model, updates), state
+
+    for _ in range(steps):
+        model, state = step(model, state)
+    return model(TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [("adam", optax.adam(1e-2, eps=1e-20)), ("sgd", optax.sgd(0.1))],
+    ids=["adam", "sgd"],
+)
+def test_a_factor_taken_over_is_the_factor_in_the_forward_pass(name, optimizer):
+    """Training with d^-1/2 and a query that takes over the rest is training with 1/d, step by step."""
+    rules = {"*": ("normal", {"stddev": 0.3}), "head": ("normal", {"stddev": 1.0})}
+    outputs = []
+    for divide in (lambda width: 1.0, lambda width: (width / BASE) ** 0.5):
+        base, model = (Transformer(width, divide=divide(width)) for width in (BASE, WIDE))
+        width = ix.mup(base, model, optimizer=name, inputs=TOKENS)
+        outputs.append(train(model, width, rules, 4, optimizer))
+    np.testing.assert_allclose(*outputs, rtol=2e-3, atol=2e-4)
+
+
+class Tied(eqx.Module):
+    embed: eqx.nn.Embedding
+    inside: eqx.nn.Linear
+    norm: eqx.nn.LayerNorm
+    divide: float = eqx.field(static=True)
+
+    def __init__(self, width, divide=1.0):
+        self.embed = eqx.nn.Embedding(7, width, key=KEY)
+        self.inside = eqx.nn.Linear(width, width, key=KEY)
+        self.norm = eqx.nn.LayerNorm(width)
+        self.divide = divide
+
+    def __call__(self, tokens):
+        x = jax.vmap(self.embed)(tokens)
+        x = jax.vmap(self.norm)(x + jax.nn.relu(jax.vmap(self.inside)(x)))
+        return x @ self.embed.weight.T / self.divide
+
+
+def test_the_norm_before_a_tied_head_takes_over_its_factor():
+    """It is training with outputs that are divided by the width."""
+    rules = {"*": ("normal", {"stddev": 0.3}), "Norm": "default"}
+    outputs = []
+    for word, divide in (("tied", lambda width: 1.0), ("input", lambda width: width / BASE)):
+        base, model = (Tied(width, divide=divide(width)) for width in (BASE, WIDE))
+        width = ix.mup(base, model, {"embed": word}, inputs=TOKENS)
+        assert (width["embed.weight"].std, width["embed.weight"].learning_rate) == (1, 1)
+        outputs.append(train(model, width, rules, 4, optax.adam(1e-2, eps=1e-20)))
+    np.testing.assert_allclose(*outputs, rtol=2e-3, atol=2e-4)
+
+
+class Scaled(eqx.Module):
+    """A forward pass that multiplies by the width itself, as the package mup does, or divides weights by their fan."""
+
+    first: eqx.nn.Linear
+    inside: jax.Array
+    head: eqx.nn.Linear
+
+    def __init__(self, width):
+        self.first = eqx.nn.Linear(4, width, use_bias=False, key=KEY)
+        self.inside = jnp.ones((width, width))
+        self.head = eqx.nn.Linear(width, 3, use_bias=False, key=KEY)
+
+    def __call__(self, x):
+        width = len(self.inside)
+        x = self.first(x) * width**0.5
+        return self.head(jax.nn.relu(self.inside / width**0.5 @ x)) / width
+
+
+def test_what_the_forward_pass_multiplies_by_is_made_up_for():
+    width = ix.mup(Scaled(BASE), Scaled(WIDE), inputs=X[0])
+    found = {each.parameter.path: (each.std, each.learning_rate) for each in width.rows}
+    assert found["first.weight"] == pytest.approx((M**-0.5, M**-0.5))
+    assert found["inside"] == pytest.approx((1, M**-0.5))
+    assert found["head.weight"] == pytest.approx((1, 1))
+    sgd = ix.mup(Scaled(BASE), Scaled(WIDE), optimizer="sgd", inputs=X[0])
+    rates = [sgd[path].learning_rate for path in ("first.weight", "inside", "head.weight")]
+    assert rates == pytest.approx([M / M, M, M])
+
+
+# Muon
+
+
+def test_an_update_of_muon_changes_outputs_alike_at_every_width():
+    """Its spectral norm over (outputs / inputs)^1/2 is the same, with both of optax's scales, from an update."""
+    base = [eqx.nn.Linear(4, BASE, key=KEY), eqx.nn.Linear(BASE, BASE, key=KEY), eqx.nn.Linear(BASE, 3, key=KEY)]
+    wide = [eqx.nn.Linear(4, WIDE, key=KEY), eqx.nn.Linear(WIDE, WIDE, key=KEY), eqx.nn.Linear(WIDE, 3, key=KEY)]
+    for rms in (None, 0.2):
+        found = {}
+        for model in (base, wide):
+            width = ix.mup(base, model, optimizer=("muon", {"consistent_rms": rms}))
+            for name, after in (("muP", width.scale_updates()), ("standard", optax.identity())):
+                steps = optax.chain(ix.muon(1.0, model, consistent_rms=rms, ns_steps=8), after)
+                parameters = eqx.filter(model, eqx.is_inexact_array)
+                grads = jax.tree.map(lambda leaf: np.random.default_rng(0).normal(size=leaf.shape), parameters)
+                updates, _ = jax.jit(steps.update)(grads, steps.init(parameters), parameters)
+                norms = [
+                    np.linalg.norm(each.weight, 2) * (each.weight.shape[1] / len(each.weight)) ** 0.5
+                    for each in updates
+                ]
+                found.setdefault(name, []).append([*norms, np.abs(updates[1].bias).max()])
+        np.testing.assert_allclose(*found["muP"], rtol=0.25)
+        assert max(np.log2(np.divide(*found["standard"][::-1]))) > 0.9
+
+
+def test_what_muon_leaves_to_adam_is_as_for_adam():
+    base, model = eqx.nn.MLP(4, 3, BASE, 2, key=KEY), eqx.nn.MLP(4, 3, WIDE, 2, key=KEY)
+    rows = ix.mup(base, model, optimizer="muon").rows
+    assert [each.learning_rate for each in rows] == pytest.approx([1, 1, 1, 1, M**-0.5, 1])
+    rows = ix.mup(base, model, optimizer=("muon", {"rules": {"layers.2": False}})).rows
+    assert [each.learning_rate for each in rows] == pytest.approx([1, 1, 1, 1, 1 / M, 1])
+    rows = ix.mup(base, model, optimizer=("muon", {"consistent_rms": 0.2})).rows
+    assert [each.learning_rate for each in rows] == pytest.approx([1, 1, M**-0.5, 1, 1 / M, 1])
+
+
+# Scale
+
+
+def test_seventy_billion_parameters_take_seconds():
+    class Block(eqx.Module):
+        attn: eqx.nn.MultiheadAttention
+        up: eqx.nn.Linear
+        gate: eqx.nn.Linear
+        down: eqx.nn.Linear
+
+        def __init__(self, width, heads):
+            self.attn = eqx.nn.MultiheadAttention(heads, width, key=KEY)
+            self.up, self.gate = (eqx.nn.Linear(width, 7 * width // 2, use_bias=False, key=KEY) for _ in range(2))
+            self.down = eqx.nn.Linear(7 * width // 2, width, use_bias=False, key=KEY)
+
+        def __call__(self, x):
+            x = x + self.attn(x, x, x)
+            inside = jax.vmap(self.up)(x) * jax.nn.silu(jax.vmap(self.gate)(x))
+            return x + jax.vmap(self.down)(inside)
+
+    class Llama(eqx.Module):
+        embed: eqx.nn.Embedding
+        blocks: list[Block]
+        head: eqx.nn.Linear
+
+        def __init__(self, width):
+            self.embed = eqx.nn.Embedding(32000, width, key=KEY)
+            self.blocks = [Block(width, 64) for _ in range(80)]
+            self.head = eqx.nn.Linear(width, 32000, use_bias=False, key=KEY)
+
+        def __call__(self, tokens):
+            x = jax.vmap(self.embed)(tokens)
+            for block in self.blocks:
+                x = block(x)
+            return jax.vmap(self.head)(x)
+
+    base, model = (eqx.filter_eval_shape(Llama, width) for width in (256, 8192))
+    assert sum(leaf.size for leaf in jax.tree.leaves(model) if hasattr(leaf, "size")) > 65e9
+    started = time.process_time()
+    width = ix.mup(base, model, inputs=jax.ShapeDtypeStruct((16,), jnp.int32))
+    rules = width.rules({"*": ("normal", {"stddev": 0.02})})
+    assert time.process_time() - started < 60
+    assert width["blocks.79.attn.query_proj.weight"].std == pytest.approx(32**-1.0)
+    assert len(rules) < 12
+
+
+# What is refused
+
+
+def two(make):
+    return [eqx.filter_eval_shape(make, width) for width in (BASE, WIDE)]
+
+
+class Packed(eqx.Module):
+    qkv: eqx.nn.Linear
+
+    def __init__(self, width):
+        self.qkv = eqx.nn.Linear(4, 3 * width, key=KEY)
+
+    def __call__(self, x):
+        q, k, v = jnp.split(jax.vmap(self.qkv)(x), 3, axis=-1)
+        return (jax.nn.softmax(q @ k.T / q.shape[-1] ** 0.5) @ v).mean()
+
+
+def cosine(model, x):
+    one, other = (x @ model[name] for name in ("w1", "w2"))
+    one, other = (each / jnp.linalg.norm(each, axis=-1, keepdims=True) for each in (one, other))
+    return one @ other.T
+
+
+ERRORS = {
+    "another depth": lambda: ix.mup(eqx.nn.MLP(4, 2, BASE, depth=1, key=KEY), eqx.nn.MLP(4, 2, WIDE, depth=3, key=KEY)),
+    "a stack of another depth": lambda: ix.mup({"w": (2, 8, 8)}, {"w": (4, 8, 8)}, {"w": "stack i o"}),
+    "more rows to look up": lambda: ix.mup(
+        *two(lambda width: [eqx.nn.Embedding(width, width, key=KEY), eqx.nn.Linear(width, 2, key=KEY)])
+    ),
+    "a table that is padded": lambda: ix.mup(
+        *two(lambda width: [eqx.nn.Linear(4, width, key=KEY), eqx.nn.Linear(width, 1000 + width // 8, key=KEY)])
+    ),
+    "a window": lambda: ix.mup(*two(lambda width: eqx.nn.Conv1d(4, 2, width, key=KEY))),
+    "unknown axes": lambda: ix.mup(
+        {"w": (4, 8)}, {"w": (4, 32)}, inputs=X, forward=lambda model, x: (x @ jnp.sort(model["w"])).mean()
+    ),
+    "axes that do not fit": lambda: ix.mup({"w": (4, 8)}, {"w": (4, 32)}, {"w": "o i n"}),
+    "outputs that grow": lambda: ix.mup(*two(lambda width: eqx.nn.Linear(4, width, key=KEY)), inputs=X[0]),
+    "inputs that grow": lambda: ix.mup(
+        ix.survey(eqx.nn.Linear(4, 2, key=KEY), inputs=jnp.ones(4)),
+        ix.survey(eqx.nn.Linear(8, 2, key=KEY), inputs=jnp.ones(8)),
+    ),
+    "attention without inputs": lambda: ix.mup(*two(lambda width: eqx.nn.MultiheadAttention(2, width, key=KEY))),
+    "a tied head without inputs": lambda: ix.mup(*two(Tied)),
+    "a tied head": lambda: ix.mup(*two(Tied), inputs=TOKENS),
+    "packed projections": lambda: ix.mup(*two(Packed), inputs=X),
+    "sides behind a norm": lambda: ix.mup(
+        {"w1": (4, 8), "w2": (4, 8)}, {"w1": (4, 32), "w2": (4, 32)}, inputs=X, forward=cosine
+    ),
+    "one module": lambda: ix.mup(
+        *MODELS["Linen transformer"][0](BASE, WIDE)[0], module=LinenTransformer(BASE), inputs=TOKENS[None]
+    ),
+    "no such optimizer": lambda: ix.mup(plain(BASE), plain(WIDE), optimizer="lamb"),
+    "a word that is none": lambda: ix.mup(plain(BASE), plain(WIDE), {"out": "readout"}),
+    "an embedding for Muon": lambda: ix.mup(
+        *two(lambda width: [eqx.nn.Embedding(7, width, key=KEY), eqx.nn.Linear(width, 7, key=KEY)]),
+        optimizer=("muon", {"rules": {"0": True}}),
+    ),
+    "weights that no rule draws": lambda: ix.mup(plain(BASE), plain(WIDE), {"out": "output"}).rules({"w1": "normal"}),
+    "a deviation that is not known": lambda: ix.mup(*two(lambda width: eqx.nn.MLP(4, 2, width, 1, key=KEY))).rules(
+        {"*": lambda key, shape, dtype: jnp.ones(shape, dtype)}
+    ),
+    "no such array": lambda: ix.mup(plain(BASE), plain(WIDE), {"out": "output"})["w3"],
+}
+
+TEXTS = {
+    "another depth": (
+        "ModelError: mup: the base and the model do not have the same arrays.\n"
+        "  only the model has: layers.2.weight, layers.2.bias, layers.3.weight, layers.3.bias\n"
+        "  make both by one function, of one depth and with the same options: ix.mup(make(64), make(256))"
+    ),
+    "a stack of another depth": (
+        'ModelError: mup: w (2, 8, 8) → (4, 8, 8): axis "stack" holds layers of their own, 2 → 4, which is no width.\n'
+        "  a size that is no width is the same in both models\n"
+        '  or say what the array is: rules={"w": "hidden"}'
+    ),
+    "more rows to look up": (
+        "ModelError: mup: 0.weight (8, 8) → (32, 32): there are 8 → 32 rows to look up, which is no width.\n"
+        "  a size that is no width is the same in both models\n"
+        '  or say what the array is: rules={"0.weight": "input"}'
+    ),
+    "a table that is padded": (
+        'ModelError: mup: 1.weight (1001, 8) → (1004, 32): axis "o" grows by 1.003, others by 4.\n'
+        "  a size that is no width is the same in both models\n"
+        '  or say what the array is: rules={"1.weight": "output"}'
+    ),
+    "a window": (
+        "ModelError: mup: weight (2, 4, 8) → (2, 4, 32): its window grows, which is no width.\n"
+        "  a size that is no width is the same in both models"
+    ),
+    "unknown axes": (
+        "ModelError: mup: the axes of w (4, 8) → (4, 32) are not known.\n"
+        "  undeclared: sort stands between it and the signal (test_mup.py:LINE)\n"
+        "  say what the model is called on, inputs=...\n"
+        '  or say its axes, or what it is: rules={"w": "i o"}, rules={"w": "input"}'
+    ),
+    "axes that do not fit": (
+        'AxesError: mup: rule "w": w: pattern "o i n" has 3 axes, the array of shape (4, 8) has 2.'
+    ),
+    "outputs that grow": (
+        "ModelError: mup: what the model returns grows with the width, float32[8] → float32[32].\n"
+        "  a size that is no width, classes or features of the data, is the same in both models\n"
+        "  where features are returned, say what becomes of them: forward=lambda model, x: model(x).mean(axis=-1)"
+    ),
+    "inputs that grow": (
+        "ModelError: mup: the input grows with the width, float32[4] → float32[8].\n"
+        "  a size that is no width, classes or features of the data, is the same in both models"
+    ),
+    "attention without inputs": (
+        "ModelError: mup: whether heads grow, the forward pass tells, and nobody says what the models are called on.\n"
+        "  attention: (model) (MultiheadAttention)\n"
+        "  give inputs=x; or, where heads keep their size, attention=False"
+    ),
+    "a tied head without inputs": (
+        "ModelError: mup: nothing reads the model out; is embed.weight (7, 8) → (7, 32) tied to a head?\n"
+        "  give inputs=x, which shows what is read out\n"
+        '  or, where nothing is, say so: rules={"embed.weight": "input"}'
+    ),
+    "a tied head": (
+        "ModelError: mup: embed.weight (7, 8) → (7, 32) is looked up and read out.\n"
+        "  an embedding keeps its standard deviation and learning rate, an output divides both by 4\n"
+        '  let norm.weight, norm.bias take over the factor: rules={"embed.weight": "tied"}\n'
+        '  or divide the outputs by 4 in the forward pass, and say so: rules={"embed.weight": "input"}\n'
+        "  or untie them: a head of its own"
+    ),
+    "packed projections": (
+        "ModelError: mup: a product of two signals is summed over 4 times as many entries.\n"
+        "  what makes either side, and nothing else, can't be told (test_mup.py:LINE)\n"
+        "  both sides come out of one array: qkv.weight, qkv.bias\n"
+        "  store queries, keys and values apart, or let heads keep their size and their number grow\n"
+        "  or divide by the size of a head in the forward pass, not by its root, and write attention=False"
+    ),
+    "sides behind a norm": (
+        "ModelError: mup: a product of two signals is summed over 4 times as many entries.\n"
+        "  what makes either side, and nothing else, can't be told (test_mup.py:LINE)\n"
+        "  or divide by the size of a head in the forward pass, not by its root, and write attention=False"
+    ),
+    "one module": (
+        "ModelError: mup: two models have two modules, and module= is an object of class LinenTransformer.\n"
+        "  module=(narrow, wide): the Linen modules that the variables of the base and of the model belong to"
+    ),
+    "no such optimizer": (
+        "RuleError: mup: optimizer must be one of adam, adamw, sgd, muon, not 'lamb' (str).\n"
+        '  what is updated entry by entry as Adam does, Lion say, is "adam"; plain gradients are "sgd"\n'
+        '  Muon with options: ("muon", {"rules": {"head": False}, "consistent_rms": 0.2})'
+    ),
+    "a word that is none": (
+        "RuleError: mup: rule \"out\": 'readout' (str) is not a word for a weight or axes.\n"
+        '  write one of input, hidden, output, query, tied, fixed; or axes, "i o"'
+    ),
+    "an embedding for Muon": (
+        "RuleError: mup: Muon gets the embedding 0.weight (7, 32), for which there is no rule of width.\n"
+        '  give it to Adam: optimizer=("muon", {"rules": {"0.weight": False}})'
+    ),
+    "weights that no rule draws": (
+        "RuleError: mup: no rule draws 2 arrays whose standard deviation goes with the width.\n"
+        "  w2 (8, 8) → (32, 32): std × 0.5\n"
+        "  out (8,) → (32,): std × 0.25\n"
+        '  draw them, {"*": "default"} first; or say that one stays: {"w2": None}'
+    ),
+    "a deviation that is not known": (
+        'RuleError: mup: the standard deviation of <lambda> at "layers.0.weight" is not known.\n'
+        "  it grows, (8, 4) → (32, 4), and needs a factor relative to the base\n"
+        '  name a scheme: {"layers.0.weight": ("normal", {"stddev": 0.02})}'
+    ),
+    "no such array": ("ModelError: mup: the model has no array w3.\n  it has: w1, b1, w2, out"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_says_what_to_write(name):
+    with pytest.raises(ix.InitaxError) as caught:
+        ERRORS[name]()
+    text = re.sub(r"test_mup.py:\d+", "test_mup.py:LINE", f"{type(caught.value).__name__}: {caught.value}")
+    assert text == TEXTS[name]
