@@ -14,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
 from initax._drawing import _draw, _rows
-from initax._drawing._program import Compiled, compile_together
+from initax._drawing._program import Compiled, compile_together, filler, sampler
 from initax.schemes._kernels import Full
 from tests.tables import KEY, compilations
 
@@ -290,7 +290,7 @@ def test_what_is_compiled_ahead_is_not_compiled_again(context, key):
             )
 
     jax.clear_caches()
-    for cache in (_draw.sampler, _draw.filler, _rows._drawer, _rows._assembler):
+    for cache in (sampler, filler, _rows._drawer, _rows._assembler):
         cache.cache_clear()
     first = compilations(call)
     assert first <= 4

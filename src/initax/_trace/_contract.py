@@ -37,7 +37,9 @@ def settle(value: Value, uses: Uses, where: str) -> Value:
             if not others:
                 stop = stop or Stop("it is a signal itself, no weight of one", where, Why.SIGNAL)
             uses.add(Use(param=view.param, what="bias" if others else "other", where=where, parts=parts, stop=stop))
-    return Value(shape=value.shape, data=True, outputs=tuple(outputs), stretched=value.stretched)
+    return Value(
+        shape=value.shape, data=True, inputless=not value.data, outputs=tuple(outputs), stretched=value.stretched
+    )
 
 
 def _fed(view: View, value: Value, uses: Uses, where: str) -> View:
@@ -265,8 +267,8 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     other_sum, other_batch = (right_sum, right_batch) if left.weights else (left_sum, left_batch)
     _confirm_batch(other, other_batch, one, batched, uses)
     for view in other.outputs:
-        uses.found[view.use].rejoined |= {factor for axis in other_sum for factor in view.axes[axis]}
-    outputs = uses.outputs(consume(one, roles, places, shape, uses, where))
+        uses.found[view.use].outputs.rejoined |= {factor for axis in other_sum for factor in view.axes[axis]}
+    outputs = uses.with_axes(consume(one, roles, places, shape, uses, where))
     if other.gates:
         _note_gates(other.gates, other_sum, one, summed, uses)
     other_places = from_right if left.weights else from_left
@@ -326,7 +328,7 @@ def _confirm_batch(
         for view in signal.outputs:
             for factor in view.axes[there]:
                 if factor.axis != FOREIGN and factor.size > 1:
-                    uses.found[view.use].taken |= {(factor, digit) for digit in range(factor.size)}
+                    uses.found[view.use].outputs.entries |= {(factor, digit) for digit in range(factor.size)}
 
 
 def _settled(
@@ -417,7 +419,7 @@ def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) 
         strides=(up, down),
     )
     joined = tuple(_uncut(view, numbers.out_spec[1]) for view in outputs)
-    return Value(shape=shape, data=True, outputs=uses.outputs(joined))
+    return Value(shape=shape, data=True, outputs=uses.with_axes(joined))
 
 
 def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, where: str) -> Value:

@@ -13,7 +13,7 @@ from initax._model._reason import Why
 from initax._trace._contract import constants_met, settle
 from initax._trace._layout import broadcast
 from initax._trace._sums import added_up
-from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, assign
+from initax._trace._uses import Biased, Part, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View, beside, regroup, stands
 
 
@@ -106,13 +106,15 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
         what="bias",
         where=where,
         parts=parts,
-        partners=tuple(dict.fromkeys(each.param for each in weights)) if covered else (),
-        added_to=tuple(each.use for each in weights) if covered else (),
-        covered=covered,
+        biased=Biased(
+            params=tuple(dict.fromkeys(each.param for each in weights)), uses=tuple(each.use for each in weights)
+        )
+        if covered
+        else Biased(),
         stop=stop,
         view=view,
     )
-    return uses.outputs((View(param=view.param, axes=view.axes, use=uses.add(use)),))
+    return uses.with_axes((View(param=view.param, axes=view.axes, use=uses.add(use)),))
 
 
 def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None, at: int, uses: Uses) -> None:
@@ -152,12 +154,6 @@ def _meets(weight: View, bias: View, axis: int) -> bool:
     return bool((stands(weight.axes[axis]) & stands(bias.axes[axis])).any())
 
 
-def _not_constant_first(value: Value, where: str) -> Value:
-    """A parameter that is contracted with a constant and then multiplied with the signal: which is its input?"""
-    stop = Stop(CONSTANT_FIRST, where)
-    return replace(value, weights=tuple(each.halted(stop) if each.fed_by_constant else each for each in value.weights))
-
-
 def _added_products(left: Value, right: Value) -> tuple[View, ...]:
     """The products in a sum: of a signal and a constant what they were, others mixed with something else."""
     products = (*left.products, *right.products)
@@ -192,8 +188,6 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
         if number is not None:
             views = tuple(masked(view, np.asarray(number) != 0) for view in views)
         return replace(other, weights=views)
-    if left.data != right.data and not (left.inputless or right.inputless):
-        left, right = (_not_constant_first(value, where) for value in (left, right))
     left, right = (fitted(settle(value, uses, where) if _is_signal(value) else value, shape) for value in (left, right))
     if left.weights and right.weights:
         views, same = _merged(left, right, where, "multiplied with")
@@ -277,10 +271,8 @@ def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where
         below = tuple(view.halted(Stop("another parameter is divided by it", where)) for view in right.weights)
         views, same = _merged(left, replace(right, weights=below), where, "divided by")
         return Value(shape=shape, weights=views, data=same)
-    if right.inputless and any(view.fed_by_constant for view in left.weights):
+    if right.data and any(view.fed_by_constant for view in left.weights):
         left = settle(left, uses, where)
-    elif right.data and not right.inputless:
-        left = _not_constant_first(left, where)
     if right.data and not left.weights and not right.weights:
         constants_met(left, right, uses, where)
         return replace(_scaled(_both(left, right, shape)), data=True)

@@ -401,7 +401,7 @@ def _unstepped(view: View, taken: tuple[Factor, ...], steps: int) -> View:
 def _started(value: Value, uses: Uses, where: str) -> Value:
     """A carried value that changes: what a parameter starts is a state, which the walk takes for a signal."""
     if value.looked or any(view.fed_by_constant for view in value.weights):
-        return replace(settle(value, uses, where), outputs=())
+        return replace(settle(value, uses, where), inputless=False, outputs=())
     if value.weights:
         for view in value.weights:
             parts: dict[Factor, Part] = {}

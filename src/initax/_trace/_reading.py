@@ -128,8 +128,8 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every:
         role=ROLE[leading.what],
         kind=KIND[leading.what],
         strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
-        partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
-        fans=next((every[each].fans() for use in uses for each in reversed(use.added_to) if each in every), None),
+        partners=tuple(dict.fromkeys(each for use in uses for each in use.biased.params)),
+        fans=next((every[each].fans() for use in uses for each in reversed(use.biased.uses) if each in every), None),
         paired=_is_paired(uses),
         uneven=parted,
         notes=(
@@ -225,7 +225,7 @@ def _cells(shape: Sequence[int], uses: Sequence[Use]) -> list[Factor] | str:
     for axis, size in enumerate(shape):
         borders = {1, size}
         for use in uses:
-            for factor in (*use.parts, *use.gates()):
+            for factor in (*use.parts, *use.outputs.gates()):
                 if factor.axis == axis:
                     borders |= {factor.inner, factor.inner * factor.size}
         order = sorted(borders)
@@ -260,7 +260,7 @@ def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[P
 
 def _part_of(cell: Factor, use: Use) -> Part | None:
     part = next((part for factor, part in use.parts.items() if cell.is_inside(factor)), None)
-    if part == "out" and any(cell.is_inside(factor) for factor in use.gates()):
+    if part == "out" and any(cell.is_inside(factor) for factor in use.outputs.gates()):
         return "batch"
     if part == "along" and ROLE[use.what] == "weight":
         return "batch"
