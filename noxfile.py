@@ -1,6 +1,7 @@
 """What one does twice, `nox -s` and a name.
 
-`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `mup`, `fuzz`.
+`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `peers`, `mup`,
+`fuzz`.
 """
 
 import os
@@ -125,6 +126,13 @@ def mup(session: nox.Session) -> None:
     """Hold `ix.mup` against the package `mup` on PyTorch, tensor by tensor."""
     session.install(".", *group("mup"))
     session.run("pytest", *(session.posargs or ["-W", "ignore", "benchmarks/mup_package.py"]))
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """Compare docs/coming_from.md with PyTorch, Keras, Flax, Haiku and klax, names and laws; klax needs Python 3.12."""
+    session.install(".", *group("peers"))
+    session.run("pytest", *(session.posargs or ["-W", "ignore", "benchmarks/peers.py"]))
 
 
 @nox.session

@@ -9,6 +9,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from statistics import median
 from typing import Any
@@ -42,48 +43,66 @@ class Network(nn.Module):
         return x
 
 
-def ours(module: Network, variables: Any, x: jax.Array, draw: int, share: float = 0.0) -> Any:
+def ours(module: Network, variables: Any, x: jax.Array, draw: int, **options: Any) -> Any:
     """Return the variables under `auto`."""
-    rules = {"Linear": ("auto", {"bias_share": share})}
+    rules = {"Linear": ("auto", options)}
     return ix.reinit(variables, rules, jax.random.key(draw), module=module, inputs=x)
 
 
-def theirs(module: Network, variables: Any, x: jax.Array, draw: int) -> Any:
+def theirs(module: Network, variables: Any, x: jax.Array, draw: int, **options: Any) -> Any:
     """Return the variables under AnyInit."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return anyinit.initialize_params(module, variables, x.shape, seed=draw)[0]
+        return anyinit.initialize_params(module, variables, x.shape, seed=draw, **options)[0]
 
 
-def shared(module: Network, variables: Any, x: jax.Array, draw: int) -> Any:
-    """Return the variables under `auto` with three tenths of each variance in the bias."""
-    return ours(module, variables, x, draw, share=0.3)
+PEER = f"AnyInit {version('anyinit')}"
+METHODS: dict[str, Callable[..., Any]] = {
+    "initax `auto`": ours,
+    "`bias_share=0.3`": partial(ours, bias_share=0.3),
+    "`center=True`": partial(ours, center=True),
+    f"{PEER}, analytic": theirs,
+    f"{PEER}, `center=True`": partial(theirs, center=True),
+}
+TIMED = ("initax `auto`", f"{PEER}, analytic")
 
 
 def measure(method: Callable[..., Any], module: Network) -> tuple[str, float]:
-    """Return the mean square of the output over draws, and the median of the seconds of one call."""
+    """Return length and correlation of the output over draws, and the median of the seconds of one call.
+
+    The length is the mean square, the correlation the mean cosine between the outputs of two examples.
+    """
     x = jax.random.normal(jax.random.key(1), (BATCH, WIDTH))
     variables = module.init(jax.random.key(0), x)
-    run = jax.jit(lambda variables: jnp.mean(module.apply(variables, x) ** 2))
-    squares, taken = [], []
+
+    @jax.jit
+    def run(variables: Any) -> tuple[jax.Array, jax.Array]:
+        y = module.apply(variables, x)
+        unit = y / jnp.linalg.norm(y, axis=1, keepdims=True)
+        return jnp.mean(y**2), (jnp.sum(unit @ unit.T) - BATCH) / (BATCH * (BATCH - 1))
+
+    squares, correlations, taken = [], [], []
     for draw in range(DRAWS):
         start = time.perf_counter()
         new = method(module, variables, x, draw)
         taken.append(time.perf_counter() - start)
-        squares.append(float(run(new)))
+        square, correlation = run(new)
+        squares.append(float(square))
+        correlations.append(float(correlation))
     low, middle, high = np.quantile(squares, [0.1, 0.5, 0.9])
-    return f"{middle:.3g} ({low:.3g}–{high:.3g})", median(taken)
+    return f"{middle:.3g} ({low:.3g}–{high:.3g}), {median(correlations):.2f}".replace("-0.00", "0.00"), median(taken)
 
 
 def table() -> Iterator[str]:
     """Return the rows."""
-    peer = f"AnyInit {version('anyinit')}, analytic"
-    yield f"| network | initax `auto` | with `bias_share=0.3` | {peer} | seconds (initax, AnyInit) |"
-    yield "|---|---|---|---|---|"
+    yield f"| network | {' | '.join(METHODS)} | seconds (initax, AnyInit) |"
+    yield f"|{'---|' * (len(METHODS) + 2)}"
     for name, residual in CASES:
         module = Network(ACTIVATIONS[name], residual)
-        (own, took), (biased, _), (other, needed) = (measure(each, module) for each in (ours, shared, theirs))
-        yield f"| {name}{', residual' if residual else ''} | {own} | {biased} | {other} | {took:.2f}, {needed:.2f} |"
+        cells = {method: measure(function, module) for method, function in METHODS.items()}
+        seconds = ", ".join(f"{cells[method][1]:.2f}" for method in TIMED)
+        texts = " | ".join(text for text, _ in cells.values())
+        yield f"| {name}{', residual' if residual else ''} | {texts} | {seconds} |"
 
 
 def main() -> None:

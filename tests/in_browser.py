@@ -20,9 +20,14 @@ SIZES = WIDTHS | {"desk": (1400, 1000)}
 
 SEARCHES = {
     "orthogonal": "orthogonal/",
+    "freeze": "recipes/",
     "checkpoint": "recipes/",
     "ViT": "recipes/",
+    "MoE": "recipes/",
     "mixture of experts": "recipes/",
+    "weight decay": "optimizer/",
+    "Haar": "glossary/",
+    "truncated_normal_": "coming_from/",
     "register_layer": "api/",
     "kaiming_uniform": "coming_from/",
     "last rule wins": "rules/",

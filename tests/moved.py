@@ -49,6 +49,10 @@ def fourier(p, x):
     return jnp.real(modes), jnp.imag(modes)
 
 
+def edges(p, x):
+    return jnp.einsum("ej,bej->be", p["w"], x)
+
+
 MOVED = (
     Model("cells of haiku", haiku_gru, {"w_i": S(4, 15), "w_h": S(5, 15), "b": S(15)}, (S(4), S(5)),
           {"w_i": "i o", "w_h": "i o", "b": "o"}),
@@ -117,6 +121,12 @@ MOVED = (
           (S(3, 4),), {"w": "scatter stands between it and the signal (moved.py:LINE)"}),
     Model("transposed one by one", lambda p, x: jnp.einsum("ti,soi->tso", x, lax.map(jnp.transpose, p["w"])),
           {"w": S(3, 2, 4)}, (S(5, 2),), {"w": "o1 i o2"}),
+    Model("edges of a network, added up for each node", lambda p, x: edges(p, x).reshape(2, 5, 3).sum(2),
+          {"w": S(15, 7)}, (S(2, 15, 7),), {"w": "(group i1) i2"}),
+    Model("edges with the nodes inside, added up", lambda p, x: edges(p, x).reshape(2, 3, 5).sum(1),
+          {"w": S(15, 7)}, (S(2, 15, 7),), {"w": "(i1 group) i2"}),
+    Model("edges in the middle, added up", lambda p, x: edges(p, x).reshape(2, 2, 3, 2).sum(2),
+          {"w": S(12, 7)}, (S(2, 12, 7),), {"w": "(group i1 group2) i2"}),
     Model("modes of a Fourier transform", fourier, {"w": S(3, 7, 4, 3)}, (S(2, 3, 8, 8),), {"w": "i o stack stack2"}),
 )  # fmt: skip
 """Every row moves entries in another way; what is no pattern is the reason why the array can't be read."""

@@ -402,7 +402,7 @@ the metric "mean" must be a real number or an array of them, not str.
         """\
 run fails while JAX traces and compiles it: ConcretizationTypeError: Abstract tracer value encountered where \
 concrete value is expected: traced array with shape float32[]
-  if it is no pure JAX function, write how="python\"""",
+  if it is not a pure JAX function, write how="python\"""",
     ),
     "an abstract array that stays": (
         ablated(model=eqx.filter_eval_shape(Net), schemes={"he": {"last": "he_normal"}}),

@@ -291,7 +291,7 @@ def test_a_file_of_something_else_is_left_alone(name, tmp_path):
     path.write_bytes(FOREIGN[name])
     with pytest.raises(ix.InitaxError) as raised:
         ix.ablate(mlp(), SCHEMES, KEYS, mean, path=path)
-    assert str(raised.value) == f"{path} is no file of an ablation.\n  it is left as it is; pass another path"
+    assert str(raised.value) == f"{path} is not a file of an ablation.\n  it is left as it is; pass another path"
     assert path.read_bytes() == FOREIGN[name]
 
 
@@ -302,7 +302,7 @@ def test_a_damaged_line_is_named(tmp_path):
     path.write_bytes(lines[0] + b'{"scheme": "he"}\n' + lines[2])
     with pytest.raises(ix.InitaxError) as raised:
         read_file(path)
-    assert str(raised.value) == f"{path}, line 2 is no run: KeyError: 'seed'\n  mend or delete the line"
+    assert str(raised.value) == f"{path}, line 2 is not a run: KeyError: 'seed'\n  mend or delete the line"
 
 
 def test_a_file_of_a_later_format_is_refused(tmp_path):

@@ -27,7 +27,8 @@ def batched(model, x):
 
 def reach(model, inputs, forward=None):
     plan = ix.plan(model, {"*": "auto"}, inputs=inputs, forward=forward)
-    return {each.parameter.path: each.parameter.reach for each in plan.draws if each.parameter.role == "weight"}
+    weights = [each.parameter for each in plan.draws if each.parameter.role == "weight"]
+    return {each.path: each.input_second_moment for each in weights}
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -107,11 +108,11 @@ def test_a_steady_scan_has_one_length_and_another_none():
     params = {"first": S(6, 6), "steady": S(5, 6, 6), "growing": S(5, 6, 6)}
     with pytest.warns(ix.InitaxWarning) as caught:
         plan = ix.plan(params, {"*": "auto"}, inputs=S(8, 6), forward=forward)
-    found = {each.parameter.path: each.parameter.reach for each in plan.draws}
+    found = {each.parameter.path: each.parameter.input_second_moment for each in plan.draws}
     assert found["steady"] == pytest.approx(0.5, rel=1e-5)
     assert found["growing"] is None
-    assert [str(each.message) for each in caught] == ["auto can't tell what reaches 1 weight and takes gain 1: growing"]
-    assert plan.notes == ("auto can't tell what reaches 1 weight and takes gain 1: growing",)
+    assert [str(each.message) for each in caught] == ["auto can't tell what reaches 1 weight and uses gain 1: growing"]
+    assert plan.notes == ("auto can't tell what reaches 1 weight and uses gain 1: growing",)
 
 
 def test_without_inputs_auto_says_that_it_is_blind():
@@ -119,7 +120,7 @@ def test_without_inputs_auto_says_that_it_is_blind():
         plan = ix.plan(nn.Linear(4, 3, key=KEY), {"*": "auto"})
     assert plan.draws[0].std == pytest.approx(0.5)
     assert [str(each.message) for each in caught] == [
-        "auto can't tell what reaches 1 weight and takes gain 1: weight\n  say what the model is called on, inputs=..."
+        "auto can't tell what reaches 1 weight and uses gain 1: weight\n  say what the model is called on, inputs=..."
     ]
 
 
@@ -128,7 +129,7 @@ def test_behind_attention_it_says_so():
         weights = jax.nn.softmax((x @ p["q"]) @ (x @ p["k"]).T)
         return (weights @ x) @ p["out"]
 
-    with pytest.warns(ix.InitaxWarning, match="auto can't tell what reaches 1 weight and takes gain 1: out"):
+    with pytest.warns(ix.InitaxWarning, match="auto can't tell what reaches 1 weight and uses gain 1: out"):
         ix.plan({name: S(6, 6) for name in ("q", "k", "out")}, {"*": "auto"}, inputs=S(8, 6), forward=forward)
 
 
@@ -221,7 +222,7 @@ def test_the_second_moment_holds_in_a_residual_network_without_norms():
     keys = jax.random.split(KEY, 30)
     convs = [nn.Conv2d(12, 12, 3, padding="SAME", padding_mode="CIRCULAR", key=key) for key in keys]
     plan = ix.plan(Residual(convs), {"*": "auto"}, inputs=S(12, 6, 6))
-    found = [each.parameter.reach for each in plan.draws if each.parameter.role == "weight"]
+    found = [each.parameter.input_second_moment for each in plan.draws if each.parameter.role == "weight"]
     assert np.allclose(found, [(1 + depth) / 2 for depth in range(30)], rtol=1e-4)
     x = jax.random.normal(jax.random.key(1), (16, 12, 6, 6))
     report = ix.signal_propagation(plan.draw(jax.random.key(2)), x, forward=batched)

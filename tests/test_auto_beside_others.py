@@ -129,7 +129,7 @@ def test_what_another_rule_draws_reaches_the_next_weight():
     rules = {"*": "auto", "0": ("normal", {"stddev": 2 / 32**0.5})}
     plan = ix.plan(model, rules, inputs=S(32), forward=lambda model, x: model[1](model[0](x)))
     found = {each.parameter.path: each for each in plan.draws}
-    assert found["1.weight"].parameter.reach == pytest.approx(4)
+    assert found["1.weight"].parameter.input_second_moment == pytest.approx(4)
     assert found["1.weight"].std == pytest.approx(1 / 128**0.5)
 
 
@@ -227,7 +227,7 @@ def test_a_table_that_is_looked_up_alone_has_length_one():
     )
     found = {each.parameter.path: each for each in plan.draws}
     assert found["embed.weight"].std == 1
-    assert found["dense.weight"].parameter.reach == pytest.approx(1)
+    assert found["dense.weight"].parameter.input_second_moment == pytest.approx(1)
 
 
 def test_a_table_of_another_rule_has_the_length_that_this_gives_it():
@@ -238,7 +238,8 @@ def test_a_table_of_another_rule_has_the_length_that_this_gives_it():
         inputs=jnp.arange(3),
         forward=lambda p, t: jax.vmap(p["dense"])(jax.vmap(p["embed"])(t)),
     )
-    assert {each.parameter.path: each.parameter.reach for each in plan.draws}["dense.weight"] == pytest.approx(0.0004)
+    found = {each.parameter.path: each.parameter.input_second_moment for each in plan.draws}
+    assert found["dense.weight"] == pytest.approx(0.0004)
 
 
 class Positions(nnx.Module):
@@ -254,7 +255,7 @@ class Positions(nnx.Module):
 
 def test_learned_positions_that_are_added_are_a_signal():
     plan = ix.plan(Positions(), {"*": "auto", "positions": ("normal", {"stddev": 0.5})}, inputs=jnp.arange(5))
-    found = {each.parameter.path: each.parameter.reach for each in plan.draws}
+    found = {each.parameter.path: each.parameter.input_second_moment for each in plan.draws}
     assert found["dense.kernel"] == pytest.approx(1.25)
 
 
@@ -269,11 +270,11 @@ def test_a_loop_that_changes_the_length_is_followed_step_by_step():
         rules = {"last": "auto", "steps": ("variance_scaling", {"scale": 2.0})}
         params = {"steps": S(steps, 6, 6), "last": S(6, 6)}
         if reach is None:
-            with pytest.warns(ix.InitaxWarning, match="auto can't tell what reaches 1 weight and takes gain 1: last"):
+            with pytest.warns(ix.InitaxWarning, match="auto can't tell what reaches 1 weight and uses gain 1: last"):
                 plan = ix.plan(params, rules, inputs=S(8, 6), forward=forward)
         else:
             plan = ix.plan(params, rules, inputs=S(8, 6), forward=forward)
-        found = {each.parameter.path: each.parameter.reach for each in plan.draws}
+        found = {each.parameter.path: each.parameter.input_second_moment for each in plan.draws}
         assert found["last"] == (None if reach is None else pytest.approx(reach, rel=1e-5))
 
 

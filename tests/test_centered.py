@@ -95,10 +95,11 @@ def test_auto_divides_by_the_variance_of_what_reaches_a_weight():
     x = jax.ShapeDtypeStruct((4, 256), "float32")
     survey = ix.survey(model, inputs=x, forward=forward)
     plan = ix.plan(survey, {"*": ("auto", {"center": True})})
-    reach = [each.parameter.reach for each in plan.draws if each.parameter.role == "weight"]
+    reach = [each.parameter.input_second_moment for each in plan.draws if each.parameter.role == "weight"]
     np.testing.assert_allclose(reach, [1, 0.5 - 0.5 / np.pi, 0.5 - 0.5 / np.pi], rtol=1e-4)
     rules = {"*": "auto", "1": ("centered", {"scheme": ("normal", {"stddev": (2 / 256) ** 0.5})})}
-    reach = [each.parameter.reach for each in ix.plan(survey, rules).draws if each.parameter.role == "weight"]
+    draws = ix.plan(survey, rules).draws
+    reach = [each.parameter.input_second_moment for each in draws if each.parameter.role == "weight"]
     np.testing.assert_allclose(reach[2], 0.5 * 2 * (0.5 - 0.5 / np.pi), rtol=1e-4)
 
 

@@ -533,7 +533,7 @@ ERRORS = {
     ),
     "a part that is none": (
         lambda: ix.convex.rules(eqx.nn.MLP(3, 1, 4, 1, key=KEY), "relu", parts={"*": "convex"}),
-        'parts: "convex" is no part of a convex network.\n  parts: auto, first, alone, positive, passthrough, none',
+        'parts: "convex" is not a part of a convex network.\n  parts: auto, first, alone, positive, passthrough, none',
     ),
     "klax's name": (
         lambda: ix.draw("hoedt_bias", KEY, (3,), role="bias"),

@@ -22,6 +22,7 @@ import initax as ix
 from initax._adapters._equinox import LAYERS
 from initax._adapters._linen import LAYERS as LINEN
 from initax._adapters._nnx import LAYERS as NNX
+from initax._model._parameter import ROLES
 from tests.test_examples import LEFT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,10 +111,21 @@ def test_the_first_page_leads_to_every_other() -> None:
 
 @pytest.mark.parametrize("page", [ROOT / "docs/how-it-works.md", ROOT / "CONTRIBUTING.md"], ids=name_of)
 def test_files_that_a_page_names_are_there(page: Path) -> None:
-    """Those of the package, from its root or from the repository's."""
+    """From the root of the repository or of the package."""
     named = re.findall(r"`(?:src/initax/)?(\w+/\w+\.py)`", page.read_text("utf-8"))
     assert named
-    assert [name for name in named if not (ROOT / "src/initax" / name).exists()] == []
+    folders = (ROOT, ROOT / "src/initax")
+    assert [name for name in named if not any((folder / name).exists() for folder in folders)] == []
+
+
+def test_the_glossary_has_each_word_once_and_all_roles_and_evidence() -> None:
+    page = (ROOT / "docs/glossary.md").read_text("utf-8")
+    words = re.findall(r"^\| (\*\*.+?) \| ", page, re.MULTILINE)
+    assert len(set(words)) == len(words) > 50
+    roles = next(line for line in page.splitlines() if line.startswith("| **role**"))
+    evidence = next(line for line in page.splitlines() if line.startswith("| **evidence**"))
+    assert all(f"`{role}`" in roles for role in ROLES)
+    assert ", ".join([str(each) for each in ix.Evidence][:-1]) in evidence
 
 
 def test_the_gallery_shows_every_picture_that_is_made() -> None:

@@ -245,7 +245,7 @@ rule "mixer": array "w": a scheme for one array can't name others: "v".
     "array that is a role": (
         lambda key: ix.Scheme("he_normal", arrays={"bias": "ones"}),
         ix.SchemeError,
-        '"bias" is no array here: it is a word of schemes.\n  write bias=...',
+        '"bias" is not an array here: it is a word of schemes.\n  write bias=...',
     ),
     "unknown scheme of an array": (
         planned({"mixer": {"w": "he_nromal"}}),
@@ -537,7 +537,7 @@ rule "Linear": scaled needs scheme.
         planned({"Linear": 0.5}),
         ix.SchemeError,
         """\
-rule "Linear": 0.5 (float) is no scheme.
+rule "Linear": 0.5 (float) is not a scheme.
   a fixed value is ("constant", {"value": ...})""",
     ),
     "unknown role": (
@@ -553,7 +553,7 @@ rule "Linear": "wieght" is neither a role nor an array of what the rule selects.
         planned({"Linear": ("normal", 0.02)}),
         ix.SchemeError,
         """\
-rule "Linear": 0.02 (float) beside "normal" is no scheme.
+rule "Linear": 0.02 (float) beside "normal" is not a scheme.
   for its stddev write ("normal", {"stddev": 0.02})
   for biases of 0.02 write ("normal", ("constant", {"value": 0.02}))""",
     ),
@@ -561,14 +561,14 @@ rule "Linear": 0.02 (float) beside "normal" is no scheme.
         lambda key: ix.Scheme("constant", 1),
         ix.SchemeError,
         """\
-1 (int) beside "constant" is no scheme.
+1 (int) beside "constant" is not a scheme.
   for its value write ("constant", {"value": 1})""",
     ),
     "number beside a name that takes none": (
         planned({"Linear": ("he_normal", 0)}),
         ix.SchemeError,
         """\
-rule "Linear": 0 (int) beside "he_normal" is no scheme.
+rule "Linear": 0 (int) beside "he_normal" is not a scheme.
   for biases of 0 write ("he_normal", ("constant", {"value": 0}))""",
     ),
     "number beside a name that needs more": (
@@ -630,7 +630,7 @@ rule "Linear": normal has no argument "std".
         planned({"Linear": jax.nn.initializers.he_normal()(KEY, (2, 3))}),
         ix.SchemeError,
         """\
-rule "Linear": an array of shape (2, 3) is no scheme.
+rule "Linear": an array of shape (2, 3) is not a scheme.
   pass the initializer, not what it returns: jax.nn.initializers.he_normal(), without (key, shape)""",
     ),
     "beginning of a name": (
@@ -733,9 +733,9 @@ rule "Tokens": normal(stddev=0.02) draws nothing in the 1 layer it decides.
         ix.RuleError,
         """\
 rule "Registers": normal(stddev=0.02) draws nothing in the 1 layer it decides.
-  pos: its weight is not drawn
-  cls: its weight is not drawn
-  learned positions and tokens are no bias: ix.register_layer(..., roles={"pos": "embedding", "cls": "embedding"})""",
+  pos: it is a bias, and its layer holds no weight that it goes with
+  cls: it is a bias, and its layer holds no weight that it goes with
+  learned positions and tokens are no biases: ix.register_layer(..., roles={"pos": "embedding", "cls": "embedding"})""",
     ),
     "tied layer": (
         planned({"1": "he_normal"}, lambda: [(layer := nn.Linear(2, 2, key=KEY)), layer]),
@@ -1038,7 +1038,7 @@ register_layer(Mixer): the kind "linear" is written "Linear".
         lambda key: ix.register_layer(Mixer, kind="Linear", w="i o", roles={"w": "wieght"}),
         ix.InitaxError,
         """\
-register_layer(Mixer): "wieght" is no role (field "w").
+register_layer(Mixer): "wieght" is not a role (field "w").
   roles: weight, recurrent, bias, embedding, scale, state
   did you mean "weight"?""",
     ),

@@ -230,6 +230,8 @@ BEHIND = {
     "in a vmap": lambda b, x: jax.vmap(lambda row: stop(row) @ x)(b),
     "in a checkpoint": lambda b, x: jax.checkpoint(lambda own, y: stop(own) @ y)(b, x),
     "twice": lambda b, x: stop(b) @ (stop(b) @ x),
+    "looked up": lambda b, x: stop(b[jnp.argmax(x)]) + x,
+    "before a look-up": lambda b, x: stop(b)[jnp.argmax(x)] + x,
 }
 BESIDE = {
     "one use of two": lambda b, x: stop(b) @ x + b @ x,
@@ -1013,6 +1015,7 @@ REASONS = {
     Why.MISFIT: (lambda: [linear(jnp.ones((5, 3))), {"w": Z(7, 5)}], HE, {}, "0.weight"),
     Why.CONTRADICTED: (lambda: [{"w": Z(5, 7), "b": Z(5)}, {"w": Z(7, 7)}], HE, {}, "0.w"),
     Why.SIGNAL: (lambda: {"pos": Z(9, 5), "w": Z(7, 7)}, HE, {}, "pos"),
+    Why.RETURNED: (lambda: {"w": Z(5, 7), "u": Z(5)}, HE, ONE | {"forward": lambda p, x: (p["w"] @ x, p["u"])}, "u"),
     Why.UNUSED: (lambda: {"w": Z(5, 7), "u": Z(5, 7)}, HE, ONE | {"forward": lambda p, x: p["w"] @ x}, "u"),
     Why.UNREADABLE: (
         lambda: {"w": Z(5, 7), "u": Z(5, 5), "v": Z(3, 5)},

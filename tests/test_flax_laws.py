@@ -204,7 +204,7 @@ def test_state_is_never_drawn(key):
     assert reasons["0.cache"] == "a cache"
     assert reasons["0.seen"] == "an intermediate value"
     assert reasons["0.drop.rngs.key"] == "random state"
-    assert reasons["0.loose"] == "an array in no Variable, which NNX takes for a constant"
+    assert reasons["0.loose"] == "an array in no Variable, which NNX treats as a constant"
     new, _ = plan.draw(key)
     assert new.loose is model.loose
     assert new.norm.mean.get_raw_value() is model.norm.mean.get_raw_value()
@@ -482,7 +482,7 @@ def test_what_names_do_not_tell_of_variables_in_a_list_is_said(key):
     params = nn.Conv(8, (3,), feature_group_count=4).init(key, jnp.ones((1, 7, 8)))["params"]
     model = [{"Conv_0": params}]
     (note,) = (each for each in ix.plan(model, {"Conv": "he_normal"}).notes if "groups" in each)
-    assert "pass each model by itself, its Linen module with module= and inputs=" in note
+    assert "pass each model alone, its Linen module with module= and inputs=" in note
     with pytest.raises(ix.RuleError, match="only names are known here, not classes; pass each model by itself"):
         ix.plan(model, {nn.Conv: "he_normal"})
 

@@ -156,6 +156,29 @@ def test_an_optimizer_of_nnx_is_masked_and_labelled():
     np.testing.assert_allclose(model.head.bias[...], before.head.bias[...] - grads.head.bias[...], rtol=1e-6)
 
 
+def test_the_inverse_of_a_mask_freezes_what_the_mask_leaves_out():
+    model = eqx.nn.MLP(4, 2, 8, depth=1, key=jax.random.key(0))
+    trained = ix.mask(model, {"layers.1": True})
+    params = eqx.filter(model, eqx.is_inexact_array)
+    optimizer = optax.chain(optax.adamw(1e-3), optax.masked(optax.set_to_zero(), ~trained))
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
+    assert [bool(jnp.any(layer.weight)) for layer in updates.layers] == [False, True]
+
+
+def test_the_truth_of_a_mask_is_not_that_of_its_arrays():
+    """`jax.tree.map(lambda each: not each, mask)` would be one value, and freeze nothing without a word."""
+    mask = ix.mask({"w": jnp.ones((3, 4))}, {"*": True})
+    with pytest.raises(ix.InitaxError) as caught:
+        jax.tree.map(lambda each: not each, mask)
+    assert str(caught.value) == (
+        "mask: there is a value for each array, and no truth value of them all.\n"
+        "  ~mask is true where the mask is false\n"
+        "  for jax.tree.map there is a tree: mask.tree"
+    )
+    with pytest.raises(ix.InitaxError, match="labels: only a mask has an inverse"):
+        ~ix.labels({"w": jnp.ones((3, 4))}, {"*": "adam"})
+
+
 def test_state_and_what_is_frozen_is_never_true():
     variables = {"params": VARIABLES["params"], "batch_stats": VARIABLES["batch_stats"]}
     decay = ix.mask(variables, {"*": True}, **WITH_MODULE)

@@ -12,7 +12,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
-from initax._drawing import _draw
+from initax._drawing import _draw, _rows
+from initax._drawing._rows import Size
 from initax._planning import _plan
 from tests.tables import (
     CELLS,
@@ -115,9 +116,10 @@ def test_a_draw_does_not_depend_on_other_layers_or_rules(key):
 @pytest.mark.parametrize("scheme", SMALL_SCHEMES, ids=scheme_id)
 @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
 def test_a_bucket_of_many_equal_layers_equals_the_single_draws(scheme, implementation, key, monkeypatch):
-    monkeypatch.setattr(_draw, "BUCKET_LEAST", 4)
-    monkeypatch.setattr(_draw, "HANDS", 4)
-    monkeypatch.setattr(_draw, "BUCKET", 8)
+    monkeypatch.setattr(_draw, "MANY", 4)
+    monkeypatch.setattr(_rows, "MANY", 4)
+    monkeypatch.setattr(_rows, "HANDS", 4)
+    monkeypatch.setattr(_rows, "SHORT", Size(8, 16))
     key = jax.random.key(3, impl=implementation)
     model = [eqx.nn.Linear(6, 6, key=KEY) for _ in range(11)]
     many = ix.reinit(model, {"*": scheme}, key)

@@ -180,7 +180,7 @@ the model is a tensor of TensorFlow: ResourceVariable, in a list. initax takes a
     "no pytree": (
         NoPytree,
         """\
-NoPytree is no pytree: JAX sees no array in it.
+NoPytree is not a pytree: JAX sees no array in it.
   it holds: w, b
   pass these, model.w, or all of them, vars(model); or make NoPytree a pytree: an eqx.Module, or \
 jax.tree_util.register_dataclass""",
@@ -419,7 +419,7 @@ a plan is compared with another plan, not with an object of class MLP.
         lambda: ix.Plan.from_json("plans/file.json", MLP),
         ix.PlanError,
         """\
-this is no stored plan: 'plans/file.json' (str).
+this is not a stored plan: 'plans/file.json' (str).
   from_json takes the text and not its path
   ix.Plan.from_json(pathlib.Path("plans/file.json").read_text(), model)""",
     ),
@@ -427,7 +427,7 @@ this is no stored plan: 'plans/file.json' (str).
         lambda: ix.Plan.from_json(pathlib.PurePosixPath("file.json"), MLP),
         ix.PlanError,
         """\
-this is no stored plan: PurePosixPath('file.json') (PurePosixPath).
+this is not a stored plan: PurePosixPath('file.json') (PurePosixPath).
   from_json takes the text and not its path
   ix.Plan.from_json(pathlib.Path("file.json").read_text(), model)""",
     ),
@@ -435,21 +435,21 @@ this is no stored plan: PurePosixPath('file.json') (PurePosixPath).
         lambda: ix.Plan.from_json(io.StringIO("{}"), MLP),
         ix.PlanError,
         """\
-this is no stored plan: an object of class StringIO.
+this is not a stored plan: an object of class StringIO.
   from_json takes the text and not the file: ix.Plan.from_json(file.read(), model)""",
     ),
     "stored plan that was parsed": (
         lambda: ix.Plan.from_json(json.loads(ix.plan(MLP, RULES).to_json()), MLP),
         ix.PlanError,
         """\
-this is no stored plan: an object of class dict.
+this is not a stored plan: an object of class dict.
   from_json takes the text: ix.Plan.from_json(json.dumps(stored), model)""",
     ),
     "rules for a stored plan": (
         lambda: ix.Plan.from_json('{"Linear": "he_normal"}', MLP),
         ix.PlanError,
         """\
-this is no stored plan: '{"Linear": "he_normal"}' (str).
+this is not a stored plan: '{"Linear": "he_normal"}' (str).
   KeyError: 'rules'
   from_json takes what plan.to_json() returned: ix.Plan.from_json(plan.to_json(), model)""",
     ),
@@ -664,7 +664,7 @@ def test_a_file_that_means_keep_is_answered_with_it():
     assert str(caught.value).startswith(f'the text, line 2: rule "head": no scheme is called "none".{KEPT}\n')
     with pytest.raises(ix.SchemeError) as caught:
         ix.load_rules("head = false")
-    assert str(caught.value) == f'the text, line 1: rule "head": False (bool) is no scheme.{KEPT}'
+    assert str(caught.value) == f'the text, line 1: rule "head": False (bool) is not a scheme.{KEPT}'
 
 
 LATE = '\n  names of inputs begin with "i", those of outputs with "o"; any other is outside the fans'

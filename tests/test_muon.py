@@ -384,7 +384,7 @@ ERRORS = {
         "AxesError: muon_dimensions: optax can't be told of matrices that share an axis.\n"
         '  weight_ih (24, 5), "(gate o) i"\n'
         '  weight_hh (24, 6), "(gate o) i"\n'
-        "  ix.muon(learning_rate, model) shows optax each of them by itself\n"
+        "  ix.muon(learning_rate, model) shows optax each of them alone\n"
         '  or give them to Adam: ix.muon_dimensions(model, {"weight_ih": False})',
     ),
     "a rule that asks for a vector": (

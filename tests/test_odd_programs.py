@@ -237,7 +237,7 @@ def test_every_weight_is_measured_or_named(name, verb):
 def test_what_a_loop_of_no_steps_carries_reaches_what_is_behind_it():
     params, forward = PROGRAMS["scan length0"]
     plan = ix.plan({"v": params["v"]}, {"*": "auto"}, inputs=X, forward=lambda p, x: forward({**params, **p}, x))
-    assert [each.parameter.reach for each in plan.draws] == [pytest.approx(1)]
+    assert [each.parameter.input_second_moment for each in plan.draws] == [pytest.approx(1)]
 
 
 def test_without_examples_nothing_is_measured():

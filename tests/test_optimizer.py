@@ -171,7 +171,7 @@ def test_a_state_of_another_optimizer_is_no_fresh_one():
             optax.adam(1e-3).init(params), ix.plan(params, {"*": "zeros"}), fresh=optax.sgd(0.1, 0.9).init(params)
         )
     assert str(caught.value) == (
-        "fresh is no state of the same optimizer and parameters.\n"
+        "fresh is not a state of the same optimizer and parameters.\n"
         "  the state has 9 arrays, fresh has 4\n"
         "  write fresh=optimizer.init(params) with the optimizer and the parameters that the state is for"
     )

@@ -14,7 +14,7 @@ import initax as ix
 from initax._adapters._equinox import LAYERS as EQUINOX
 from initax._adapters._linen import LAYERS as LINEN
 from initax._adapters._nnx import LAYERS as NNX
-from initax._model._parameter import KINDS
+from initax._model._kinds import KINDS
 from tests.tables import KEY
 
 nn = eqx.nn

@@ -263,14 +263,14 @@ the text, line 1: rule "qkv": axis pattern "(three o i" is malformed: Imbalanced
         'Linear = "he_normal"\nConv = 0.5',
         ix.SchemeError,
         """\
-the text, line 2: rule "Conv": 0.5 (float) is no scheme.
+the text, line 2: rule "Conv": 0.5 (float) is not a scheme.
   a fixed value is ("constant", {"value": ...})""",
     ),
     "no TOML": (
         'Linear = "he_normal"\nConv = he_normal\n',
         ix.RuleError,
         """\
-the text, line 2: this is no TOML: Invalid value.
+the text, line 2: this is not TOML: Invalid value.
   Conv = he_normal
   write Conv = "he_normal\"""",
     ),
@@ -278,7 +278,7 @@ the text, line 2: this is no TOML: Invalid value.
         '* = "he_normal"\n',
         ix.RuleError,
         """\
-the text, line 1: this is no TOML: Invalid statement.
+the text, line 1: this is not TOML: Invalid statement.
   * = "he_normal"
   write "*" = "he_normal\"""",
     ),
@@ -294,21 +294,21 @@ the text, line 2, key "Linear": rule "rules": a scheme has no role "Linear".
         'Linear = "he_normal"\nLinear = "zeros"\n',
         ix.RuleError,
         """\
-the text, line 2: this is no TOML: Cannot overwrite a value.
+the text, line 2: this is not TOML: Cannot overwrite a value.
   Linear = "zeros\"""",
     ),
     "no JSON": (
         '{\n "Linear": "he_normal",\n "Conv": he_normal\n}',
         ix.RuleError,
         """\
-the text, line 3: this is no JSON: Expecting value.
+the text, line 3: this is not JSON: Expecting value.
   "Conv": he_normal""",
     ),
     "twice in JSON": (
         '{\n "Linear": "he_normal",\n "Conv": {"weight": "ones"},\n "Linear": "zeros"\n}',
         ix.RuleError,
         """\
-the text, line 4: this is no JSON: "Linear" stands there twice.
+the text, line 4: this is not JSON: "Linear" stands there twice.
   "Linear": "zeros\"""",
     ),
     "nothing": ("", ix.RuleError, 'the text holds no rules.\n  "Linear" = "he_normal"'),
@@ -338,7 +338,7 @@ def test_an_error_of_a_file_names_the_file(tmp_path):
     path.write_text("\nLinear = 1\n")
     with pytest.raises(ix.SchemeError) as raised:
         ix.load_rules(path)
-    assert str(raised.value).startswith(f'{path}, line 2: rule "Linear": 1 (int) is no scheme.')
+    assert str(raised.value).startswith(f'{path}, line 2: rule "Linear": 1 (int) is not a scheme.')
 
 
 def test_a_file_of_another_format_is_refused():

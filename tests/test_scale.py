@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
-from initax._drawing import _draw
+from initax._drawing import _draw, _rows
 from initax._drawing._program import Compiled, compile_together
 from initax.schemes._kernels import Full
 from tests.tables import KEY, compilations
@@ -218,8 +218,8 @@ def test_constants_from_the_host_are_made_one_by_one(key, monkeypatch):
     assert gone == list(range(6))
 
 
-def test_donation_needs_memory_for_one_bucket_where_small_arrays_are_drawn_together(key, monkeypatch):
-    model = [jnp.ones((16, 16)) for _ in range(_draw.BUCKET_LEAST + 10)]
+def test_donation_needs_memory_for_a_few_arrays_where_small_ones_are_drawn_together(key, monkeypatch):
+    model = [jnp.ones((16, 16)) for _ in range(_rows.MANY + 10)]
     before = sum(each.nbytes for each in model)
     others = settled_bytes() - before
     seen = []
@@ -232,7 +232,7 @@ def test_donation_needs_memory_for_one_bucket_where_small_arrays_are_drawn_toget
 
     monkeypatch.setattr(Compiled, "__call__", spied)
     ix.reinit(model, {"*": "he_normal"}, key, donate=True)
-    assert before < max(seen) <= before + (_draw.BUCKET + 2 * _draw.HANDS) * model[0].nbytes
+    assert max(seen) <= before + (_rows.SHORT.rows + _rows.HANDS) * model[0].nbytes
     assert all(each.is_deleted() for each in model)
 
 
@@ -285,7 +285,7 @@ def test_what_is_compiled_ahead_is_not_compiled_again(context, key):
             )
 
     jax.clear_caches()
-    for cache in (_draw.sampler, _draw.filler):
+    for cache in (_draw.sampler, _draw.filler, _rows._drawer, _rows._assembler):
         cache.cache_clear()
     first = compilations(call)
     assert first <= 4
@@ -295,7 +295,7 @@ def test_what_is_compiled_ahead_is_not_compiled_again(context, key):
 def test_the_number_of_programs_does_not_grow_with_depth(key):
     def call(depth):
         model = [eqx.nn.Linear(37, 41, key=KEY) for _ in range(depth)] + [eqx.nn.Linear(41, 37, key=KEY)]
-        _draw.sampler.cache_clear()
+        _rows._drawer.cache_clear()
         return compilations(lambda: ix.reinit(model, {"*": "he_normal"}, key))
 
     call(1)

@@ -137,7 +137,7 @@ def test_another_number_of_factors_than_layers_is_an_error_with_both():
 
 def test_factors_for_what_is_no_stack_are_an_error():
     assert refused({"head": eqx.nn.Linear(3, 2, key=KEY)}, [0.5, 2.0, 1.0]) == (
-        'rule "Linear": scaled has 3 factors, one for each layer of a stack; "head.weight" is no stack.\n'
+        'rule "Linear": scaled has 3 factors, one for each layer of a stack; "head.weight" is not a stack.\n'
         '  shape (2, 3), axes "o i"\n'
         '  write one number, ("scaled", {"scheme": ..., "factor": 0.5}), or select the stack alone'
     )

@@ -305,6 +305,56 @@ def test_what_one_should_know_of_a_reading_is_noted():
     )
 
 
+def test_a_factor_of_the_signal_that_gates_an_axis_is_noted():
+    """One einsum of a mixture of experts is read as the sum it is; a gate of features alone is none of entries."""
+    arrays, inputs = {"experts": S(4, 3, 2), "out": S(2, 5)}, (S(6, 4), S(6, 4, 3), S(6, 2))
+
+    def forward(p, gate, x, y):
+        return (jnp.einsum("te,teh,ehd->td", gate, x, p["experts"]) + y) @ p["out"]
+
+    plan = ix.plan(arrays, {"*": "lecun_normal"}, inputs=inputs, forward=forward)
+    assert [each.parameter.axes.pattern for each in plan.draws] == ["i1 i2 o", "i o"]
+    assert plan.notes == (
+        "experts: a factor of the signal gates what it is summed over along axis 0; if that is a stack whose outputs "
+        'are weighted, restate the axes: ix.Scheme(..., axes={"experts": "stack i o"})',
+    )
+    again = ix.plan(
+        arrays,
+        {"*": "lecun_normal", "experts": ix.Scheme("lecun_normal", axes={"experts": "stack i o"})},
+        inputs=inputs,
+        forward=forward,
+    )
+    assert again.draws[0].parameter.fan_in == 3
+
+
+def test_an_array_that_is_returned_has_no_axes_to_declare(key):
+    """A policy returns the logarithms of its deviations beside its means."""
+    arrays = {"w": jnp.ones((5, 7)), "log_std": jnp.ones(5)}
+    options = {"inputs": S(7), "forward": lambda p, x: (p["w"] @ x, p["log_std"])}
+    with pytest.warns(ix.InitaxWarning, match="can't draw"):
+        (note,) = ix.plan(arrays, {"*": "he_normal"}, **options).notes
+    assert note.splitlines()[1:] == [
+        "  log_std (5,) of dict: undeclared: the forward pass returns it, and no signal meets it",
+        '  it has no axes to declare; a rule can set it, {"log_std": "zeros"}, or keep it, {"log_std": None}',
+    ]
+    assert not ix.reinit(arrays, {"*": "he_normal", "log_std": "zeros"}, key, **options)["log_std"].any()
+    kept = ix.plan(arrays, {"*": "he_normal", "log_std": None}, **options)
+    assert (kept.notes, [each.reason.why for each in kept.kept]) == ((), [ix.Why.RETURNED])
+
+
+def test_a_bias_whose_layer_holds_no_weight_says_so():
+    class Adapted(eqx.Module):
+        inner: eqx.nn.Linear
+        bias: jax.Array
+
+        def __call__(self, x):
+            return self.inner(x) + self.bias
+
+    model = Adapted(eqx.nn.Linear(7, 5, use_bias=False, key=KEY), jnp.zeros(5))
+    (kept,) = ix.plan(model, {"*": "he_normal"}, inputs=S(7)).kept
+    assert kept.reason.text == "it is a bias, and its layer holds no weight that it goes with"
+
+
 MASKED = {
     "product": lambda w, mask: w * mask,
     "choice": lambda w, mask: jnp.where(mask > 0, w, 0.0),

@@ -232,6 +232,17 @@ ERRORS = {
         "  those that do: leaky_relu, elu, celu\n"
         "  of any other give the function: ix.gain(lambda x: f(x, 0.2))",
     ),
+    "a bias alone": (
+        lambda: ix.draw("uniform_fan_in", KEY, (5,), role="bias"),
+        "uniform_fan_in needs the fans of the array, and they are not known.\n"
+        "  shape (5,), role bias\n"
+        '  give those of its weight: ix.draw("uniform_fan_in", key, shape, role="bias", fan_in=...)',
+    ),
+    "a complex type of half precision": (
+        lambda: ix.draw("normal", KEY, (4, 3), "complex32"),
+        "only floating and complex arrays are drawn, not complex32.\n"
+        "  JAX has no complex type of half precision; draw jnp.complex64",
+    ),
     "hoedt without a bias": (
         lambda: ix.plan(eqx.nn.Linear(4, 3, use_bias=False, key=KEY), {"*": "hoedt"}),
         'rule "*": hoedt needs a bias beside "weight" of Linear, and there is none.\n'
@@ -254,6 +265,13 @@ ELSEWHERE = {
     "ones_": "ones",
     "eye": "identity",
     "rand32": '("uniform", {"scale": 1.0})',
+    "randC32": '("uniform", {"scale": 1.0})',
+    "randnC64": '("normal", {"stddev": ...})',
+    "zerosC16": "zeros",
+    "UniformScaling": "lecun_uniform",
+    "msra": "he_normal",
+    "gpt2": '("gpt2", {"layers": 12})',
+    "mup": "mup_hidden",
     "randn32": '("normal", {"stddev": ...})',
     "constant_": '("constant", {"value": ...})',
     "trunc_normal_": '("trunc_normal", {"stddev": ...})',

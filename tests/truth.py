@@ -212,8 +212,8 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
         mixed = [*mixed, *summed]
         if all((each.moved.sum(1) <= 1).all() for each in first):
             truth.other = replace(truth, role="scale", open=frozenset(), groups=[components(first)])
-    if summed and not mixed and "member" not in world.flags:  # members that the data pick are weighted by data
-        truth.levels = [summed]
+    if summed and not mixed:  # members that the data pick are weighted by data, or not
+        truth.levels = [first, summed] if "member" in world.flags else [summed]
     elif summed or mixed:
         truth.levels = [first, *([summed] if summed else []), *([each] for each in mixed)]
         truth.open |= {"outputs are mixed"}
@@ -264,7 +264,8 @@ def sums(seen: Sequence[Meeting], first: Sequence[Meeting]) -> tuple[list[Meetin
             making.append(number)
     for number in making:
         gone |= absorbed(seen, number)
-    kept = [each for number, each in enumerate(seen) if number not in gone and (each.kind != "sum" or number in making)]
+    left = [each for number, each in enumerate(seen) if number not in gone and (each.kind != "sum" or number in making)]
+    kept = [each for each in left if each.kind != "contraction with a constant"]  # no signal meets them there
     return (kept if making else []), mixing, gone
 
 
@@ -312,6 +313,7 @@ class Claim:
     batch_size: int
     is_vector: bool
     is_paired: bool = False
+    is_uneven: bool = False
 
 
 def claimed(role: str, axes: Axes) -> Claim:
@@ -396,7 +398,7 @@ def fault_at(truth: Truth, meetings: Sequence[Meeting], groups: Any, claim: Clai
             if len(at) != claim.fan_in and not lenient and each.kind != "look-up":
                 return f"fan_in: {claim.fan_in}, but {len(at)} entries move an output"
     own = np.unique(claim.batch[used])
-    for label in own:
+    for label in own if not claim.is_uneven else ():  # said: its fan_out counts all parts, whatever signals they meet
         if len(np.unique(groups[used & (claim.batch == label)])) > 1:
             return f"batch: {claim.batch_size}, but entries of one never meet"
     true = len(np.unique(groups[used]))
@@ -473,5 +475,7 @@ def verdict(truth: Truth, reading: Reading) -> tuple[str, str]:
     if reading.pattern is None:
         return "refused", reading.reason or ""
     axes = resolve(reading.pattern, truth.shape, reading.sizes)
-    found = fault(truth, replace(claimed(str(reading.role), axes), is_paired=reading.paired))
+    found = fault(
+        truth, replace(claimed(str(reading.role), axes), is_paired=reading.paired, is_uneven=bool(reading.uneven))
+    )
     return ("wrong", found) if found else ("right", "")

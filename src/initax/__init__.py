@@ -18,7 +18,7 @@ from initax._errors import PlanError as PlanError
 from initax._errors import RuleError as RuleError
 from initax._errors import SchemeError as SchemeError
 from initax._math._axes import Axes as Axes
-from initax._math._gain import gain as gain
+from initax._math._gaussian import gain as gain
 from initax._math._keys import parameter_key as parameter_key
 from initax._model._parameter import Evidence as Evidence
 from initax._model._parameter import Field as Field
@@ -28,10 +28,10 @@ from initax._model._reason import Reason as Reason
 from initax._model._reason import Why as Why
 from initax._model._register import register_layer as register_layer
 from initax._model._survey import Survey as Survey
-from initax._planning._decide import Draw as Draw
-from initax._planning._decide import Kept as Kept
 from initax._planning._plan import Plan as Plan
 from initax._planning._plan import plan as plan
+from initax._planning._records import Draw as Draw
+from initax._planning._records import Kept as Kept
 from initax._planning._rule_file import load_rules as load_rules
 from initax._trace._take_survey import survey as survey
 from initax._verbs._coordinate_report import Coordinate as Coordinate

@@ -13,7 +13,15 @@ from collections.abc import Iterable
 
 
 class InitaxError(Exception):
-    """Base class of everything initax raises on purpose."""
+    """Base class of everything initax raises on purpose.
+
+    Args:
+        head: what failed.
+        *lines: one fact a line: the value that was seen, what exists instead, what to write. Empty ones are dropped.
+    """
+
+    def __init__(self, head: str, *lines: str) -> None:
+        super().__init__(message(head, *lines))
 
 
 class AxesError(InitaxError, ValueError):
@@ -75,12 +83,18 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def warn(text: str) -> None:
+def first_of(items: Iterable[str], limit: int = 4) -> list[str]:
+    """Return the first items, one a line, and where there are more a line with the count of the rest."""
+    every = list(items)
+    return [*every[:limit], f"… {len(every) - limit} more"] if len(every) > limit else every
+
+
+def warn(head: str, *lines: str) -> None:
     """Warn the user, on the line that called initax."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "initax":
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, InitaxWarning, stacklevel=level)
+    warnings.warn(message(head, *lines), InitaxWarning, stacklevel=level)
 
 
 def shown(value: object) -> str:

@@ -17,7 +17,7 @@ from initax._ablation._models import models_of, plan_data
 from initax._ablation._result import Ablation, check_scheme
 from initax._ablation._run import Run
 from initax._drawing._progress import bar
-from initax._errors import InitaxError, KeyTypeError, did_you_mean, listing, message
+from initax._errors import InitaxError, KeyTypeError, did_you_mean, listing
 from initax._math._keys import as_key
 from initax._planning._misuse import refuse_permuted
 
@@ -48,8 +48,8 @@ def ablate(
             where no rule draws others.
         schemes: name → rules, as for `ix.reinit`.
         keys: an array of JAX keys, `jax.random.split(jax.random.key(0), 10)`, or a list of keys; one for each seed.
-        run: function of a model and a key to a mapping from names to numbers or arrays: trains, say, and returns
-            `{"loss": losses, "accuracy": accuracy}`.
+        run: function of a model and a key to a mapping from names to numbers or arrays, e.g. one that trains and
+            returns `{"loss": losses, "accuracy": accuracy}`.
         path: file to which each finished run is appended, as a line of JSON. Where it holds runs of this ablation
             already, they are not done again.
         how: `"vmap"` compiles `run` once, for all keys at a time; `"jit"` compiles it once and runs it key by key,
@@ -70,7 +70,7 @@ def ablate(
     Raises:
         RuleError, SchemeError, AxesError, ModelError: what `ix.plan` raises for one of the schemes, before anything is
             run; or the model has an abstract array that a scheme does not draw.
-        KeyTypeError: `keys` are no JAX keys.
+        KeyTypeError: `keys` are not JAX keys.
         InitaxError: there are no schemes or keys, two keys are the same, `how` or `baseline` is unknown, `path` holds
             another ablation, or `run` can't be traced.
 
@@ -91,15 +91,11 @@ def ablate(
     if not isinstance(schemes, Mapping) or not schemes or not all(isinstance(name, str) for name in schemes):
         shown = type(schemes).__name__ if schemes else repr(schemes)
         raise InitaxError(
-            message(
-                f"schemes must be a mapping from names to rules, not {shown}.",
-                'write {"he": {"*": "he_normal"}, "orthogonal": {"*": "orthogonal"}}',
-            )
+            f"schemes must be a mapping from names to rules, not {shown}.",
+            'write {"he": {"*": "he_normal"}, "orthogonal": {"*": "orthogonal"}}',
         )
     if how not in EXECUTORS:
-        raise InitaxError(
-            message(f"how can't be {how!r}.", f"ways: {listing(EXECUTORS)}", did_you_mean(str(how), EXECUTORS))
-        )
+        raise InitaxError(f"how can't be {how!r}.", f"ways: {listing(EXECUTORS)}", did_you_mean(str(how), EXECUTORS))
     if baseline is not None:
         check_scheme(baseline, list(schemes), "baseline")
     typed = as_keys(keys)
@@ -141,7 +137,7 @@ def as_keys(keys: Any) -> jax.Array:
     """Return keys as an array of typed keys.
 
     Raises:
-        KeyTypeError: one of them is no JAX key.
+        KeyTypeError: one of them is not a JAX key.
         InitaxError: there is none, or two are the same.
     """
     line = "write jax.random.split(jax.random.key(0), 10)"
@@ -150,17 +146,15 @@ def as_keys(keys: Any) -> jax.Array:
     try:
         every = [as_key(each) for each in keys]
     except (TypeError, KeyTypeError) as error:
-        raise KeyTypeError(message(f"keys must be an array of JAX random keys: {keys!r}.", line)) from error
+        raise KeyTypeError(f"keys must be an array of JAX random keys: {keys!r}.", line) from error
     if not every:
-        raise InitaxError(message("an ablation needs at least one key.", line))
+        raise InitaxError("an ablation needs at least one key.", line)
     words = [tuple(np.asarray(jax.random.key_data(each)).tolist()) for each in every]
-    first = {word: place for place, word in reversed(list(enumerate(words)))}
-    for place, word in enumerate(words):
-        if first[word] != place:
+    first = {word: index for index, word in reversed(list(enumerate(words)))}
+    for index, word in enumerate(words):
+        if first[word] != index:
             raise InitaxError(
-                message(
-                    f"keys {first[word]} and {place} are the same: a run counted twice narrows the intervals.", line
-                )
+                f"keys {first[word]} and {index} are the same: a run counted twice narrows the intervals.", line
             )
     stacked: jax.Array = jnp.stack(every)
     return stacked

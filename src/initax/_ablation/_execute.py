@@ -1,4 +1,4 @@
-"""How runs are done: all seeds of a scheme in one compiled call, one at a time in another, or as plain Python.
+"""Executors of runs: all seeds of a scheme in one compiled call, one seed per call, or plain Python.
 
 Compiled runs take the arrays of the model as arguments, so that one program serves every scheme.
 """
@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from initax._ablation._models import Arrays, Models
 from initax._ablation._run import Metric, check_metrics, read_metrics
-from initax._errors import InitaxError, message
+from initax._errors import InitaxError
 
 Experiment = Callable[[Any, jax.Array], Mapping[str, Any]]
 Task = tuple[str, int]
@@ -26,14 +26,14 @@ Outcome = tuple[Task, dict[str, Metric], str | None, float]
 
 
 class Executor(Protocol):
-    """A way to do runs."""
+    """Function that executes runs."""
 
     def __call__(self, missing: Sequence[Task]) -> Iterator[list[Outcome]]:
-        """Do the missing runs, and give them as they are done."""
+        """Execute the missing runs, and yield their outcomes."""
 
 
 def in_python(models: Models, run: Experiment) -> Executor:
-    """Return what calls a function of a model and a key, one run after the other."""
+    """Return an executor that calls a function of a model and a key, one run after the other."""
 
     def prepare(task: Task) -> tuple[Any, jax.Array]:
         # What no rule draws is shared by all runs, and a run may donate it or change it in place: it gets copies.
@@ -44,7 +44,7 @@ def in_python(models: Models, run: Experiment) -> Executor:
 
 
 def in_jit(models: Models, run: Experiment) -> Executor:
-    """Return what compiles a function of a model and a key once, and calls it for one run after the other."""
+    """Return an executor that compiles a function of a model and a key once, and calls it run by run."""
 
     def execute(missing: Sequence[Task]) -> Iterator[list[Outcome]]:
         compiled = Compiled(models, run)
@@ -58,7 +58,7 @@ def in_jit(models: Models, run: Experiment) -> Executor:
 
 
 def in_vmap(models: Models, run: Experiment) -> Executor:
-    """Return what compiles a function of a model and a key once, for all seeds together, and calls it for each scheme.
+    """Return an executor that compiles a function of a model and a key for all seeds, and calls it for each scheme.
 
     Where a call fails its seeds are run one at a time, by a second program, so that those that can go through do.
     """
@@ -91,11 +91,7 @@ def in_vmap(models: Models, run: Experiment) -> Executor:
     return execute
 
 
-EXECUTORS: dict[str, Callable[[Models, Experiment], Executor]] = {
-    "vmap": in_vmap,
-    "jit": in_jit,
-    "python": in_python,
-}
+EXECUTORS: dict[str, Callable[[Models, Experiment], Executor]] = {"vmap": in_vmap, "jit": in_jit, "python": in_python}
 
 
 def _by_seed(missing: Sequence[Task]) -> list[Task]:
@@ -149,14 +145,12 @@ class Compiled:
         except Exception as error:
             first = str(error).strip().splitlines()[:1]
             raise InitaxError(
-                message(
-                    f"run fails while JAX traces and compiles it: {': '.join([type(error).__name__, *first])}",
-                    'if it is no pure JAX function, write how="python"',
-                )
+                f"run fails while JAX traces and compiles it: {': '.join([type(error).__name__, *first])}",
+                'if it is not a pure JAX function, write how="python"',
             ) from error
 
     def place(self, arrays: Arrays, key: jax.Array) -> tuple[Any, ...]:
-        """Return the arguments, where the program wants them."""
+        """Return the arguments on the devices for which the program was compiled."""
         fixed = {path: _strong(array) for path, array in arrays.items() if path not in self._varying}
         moving = {path: _strong(array) for path, array in arrays.items() if path in self._varying}
         placed: tuple[Any, ...] = jax.device_put((fixed, moving, key), self._compiled.input_shardings[0])
@@ -181,6 +175,6 @@ def _abstract(leaf: Any, seeds: int | None) -> jax.ShapeDtypeStruct:
 
 
 def _strong(array: Any) -> Any:
-    """The array as a JAX array whose type does not yield to others, as a number's would."""
+    """The array as a JAX array without a weak type."""
     array = jnp.asarray(array)
     return array.astype(array.dtype) if getattr(array, "weak_type", False) else array

@@ -1,4 +1,4 @@
-"""The file of an ablation: JSON Lines that are only ever appended to, first what it is about, then one line a run.
+"""The file of an ablation: JSON Lines that are only appended to, a header and then one line per run.
 
 A process killed while it writes leaves a last line without an end; that one run is done again. Everything else that
 does not fit is refused: another ablation's file is never touched.
@@ -22,7 +22,7 @@ Header = Mapping[str, Any]
 
 
 def header_of(plans: Mapping[str, Any], keys: Mapping[str, Any]) -> Header:
-    """Return the first line of a file: what the ablation is about.
+    """Return the header of a file, which identifies the ablation.
 
     Args:
         plans: name of each scheme → its plan, plain data with a fingerprint.
@@ -62,7 +62,7 @@ class RunFile:
             self._write(first)
 
     def append(self, runs: Iterable[Run]) -> None:
-        """Add runs; they are on the disk when this returns."""
+        """Append runs; they are written to disk when this returns."""
         self._write(b"".join(f"{run.to_json()}\n".encode() for run in runs))
 
     def _write(self, content: bytes) -> None:
@@ -73,7 +73,7 @@ class RunFile:
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[Header, tuple[Run, ...]]:
-    """Return what a file is about, and its runs; a torn last line is passed over.
+    """Return the header and the runs of a file; an incomplete last line is ignored.
 
     Raises:
         InitaxError: the file is none of an ablation, or damaged.
@@ -88,7 +88,7 @@ def _line(header: Header) -> bytes:
 
 
 def _foreign(path: Path) -> str:
-    return message(f"{path} is no file of an ablation.", "it is left as it is; pass another path")
+    return message(f"{path} is not a file of an ablation.", "it is left as it is; pass another path")
 
 
 def _read(path: Path, content: bytes) -> tuple[Header, tuple[Run, ...]]:
@@ -101,14 +101,14 @@ def _read(path: Path, content: bytes) -> tuple[Header, tuple[Run, ...]]:
     if not known:
         raise InitaxError(_foreign(path))
     if header.get("format") != FORMAT:
-        raise InitaxError(message(f"{path} is in format {header.get('format')!r}, this initax reads {FORMAT}."))
+        raise InitaxError(f"{path} is in format {header.get('format')!r}, this initax reads {FORMAT}.")
     runs: dict[tuple[str, int], Run] = {}
     for number, line in enumerate(lines[:-1], 2):
         try:
             run = Run.from_json(line.decode())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InitaxError(
-                message(f"{path}, line {number} is no run: {type(error).__name__}: {error}", "mend or delete the line")
+                f"{path}, line {number} is not a run: {type(error).__name__}: {error}", "mend or delete the line"
             ) from error
         runs[run.scheme, run.seed] = run  # what was run again stands further down
     return header, tuple(runs.values())
@@ -117,11 +117,7 @@ def _read(path: Path, content: bytes) -> tuple[Header, tuple[Run, ...]]:
 def _refuse_other(path: Path, found: Header, wanted: Header) -> None:
     if found != wanted:
         raise InitaxError(
-            message(
-                f"{path} holds another ablation.",
-                *_differences(found, wanted),
-                "pass another path, or delete the file",
-            )
+            f"{path} holds another ablation.", *_differences(found, wanted), "pass another path, or delete the file"
         )
 
 

@@ -1,4 +1,4 @@
-"""The models of an ablation: of every scheme and seed, each the same structure with other arrays."""
+"""The models of an ablation: one per scheme and seed, of the same structure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import survey as survey_model
-from initax._errors import InitaxError, ModelError, SchemeError, listing, message
+from initax._errors import InitaxError, ModelError, SchemeError, listing
 from initax._model._survey import Survey
 from initax._planning._plan import Plan, plan
+from initax._planning._records import Draw, Kept
 from initax._planning._rules import read_rules
 from initax._trace._take_survey import survey
 
@@ -26,7 +27,7 @@ Arrays = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """Where the models come from.
+    """The models of an ablation, made when they are asked for.
 
     Attributes:
         keys: one typed key for each seed.
@@ -58,7 +59,7 @@ def models_of(
     default: Any,
     cache: int,
 ) -> Models:
-    """Return where the models of an ablation come from; every decision is made here, and nothing is drawn.
+    """Return the models of an ablation; every decision is made here, and nothing is drawn.
 
     Args:
         model: a model, or a function from a key to one.
@@ -104,7 +105,7 @@ def models_of(
 
 
 def is_builder(model: Any) -> bool:
-    """Whether this is a function that makes a model: something to call that JAX does not take for a tree."""
+    """Whether this is a function that makes a model: something to call that JAX does not treat as a tree."""
     leaves = jax.tree_util.tree_leaves(model)
     return callable(model) and len(leaves) == 1 and leaves[0] is model
 
@@ -123,11 +124,9 @@ def _refuse_abstract(arrays: Arrays, plans: Mapping[str, Plan]) -> None:
         missing = [path for path, array in arrays.items() if path not in drawn and not _is_array(array)]
         if missing:
             raise ModelError(
-                message(
-                    f'scheme "{name}" draws no {missing[0] or "(model)"}, and the model has only its shape.',
-                    f"without arrays: {listing(missing)}",
-                    "draw them too, or pass a function that makes the model: ix.ablate(lambda key: ..., ...)",
-                )
+                f'scheme "{name}" draws no {missing[0] or "(model)"}, and the model has only its shape.',
+                f"without arrays: {listing(missing)}",
+                "draw them too, or pass a function that makes the model: ix.ablate(lambda key: ..., ...)",
             )
 
 
@@ -139,11 +138,13 @@ def _refuse_changed(first: Arrays, other: Arrays, seed: int) -> None:
         path = next(path for path in {**first, **other} if shapes[0].get(path) != shapes[1].get(path))
         one, two = (f"{each[path][1]}{list(each[path][0])}" if path in each else "none" for each in shapes)
         raise ModelError(
-            message(
-                "the function that makes the model makes another one for another key.",
-                f"{path or '(model)'}: {one} for key 0, {two} for key {seed}",
-            )
+            "the function that makes the model makes another one for another key.",
+            f"{path or '(model)'}: {one} for key 0, {two} for key {seed}",
         )
+
+
+STORED = ("shape", "dtype", "axes", "initializer", "rule", "std", "kept")
+"""Entries of a plan's rows that a file of runs holds."""
 
 
 def plan_data(name: str, rules: Mapping[Any, Any], models: Models) -> dict[str, Any]:
@@ -162,22 +163,12 @@ def plan_data(name: str, rules: Mapping[Any, Any], models: Models) -> dict[str, 
         specs.append([rule.text, spec])
     measured = made.arrays(models.keys[0]) if callables else {}
     decisions: dict[str, Any] = {}
+    for row in (*map(Draw.to_dict, made.draws), *map(Kept.to_dict, made.kept)):
+        decisions[row["path"]] = {name: row[name] for name in STORED if name in row}
     for draw in made.draws:
         path, std = draw.parameter.path, draw.std
-        decisions[path] = {
-            "shape": list(draw.parameter.shape),
-            "dtype": str(draw.parameter.dtype),
-            "axes": draw.parameter.axes.pattern if draw.parameter.axes else "",
-            "initializer": str(draw.initializer) if draw.initializer else f"with {draw.follows}",
-            "rule": draw.rule,
-            "std": f"{float(jnp.std(measured[path])):.3g}" if std is None and path in measured else _short(std),
-        }
-    for kept in made.kept:
-        decisions[kept.parameter.path] = {
-            "shape": list(kept.parameter.shape),
-            "dtype": str(kept.parameter.dtype),
-            "kept": kept.reason.text,
-        }
+        known = f"{float(jnp.std(measured[path])):.3g}" if std is None and path in measured else _short(std)
+        decisions[path]["std"] = known
     content = {"rules": specs, "decisions": decisions}
     digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
     return {"fingerprint": digest, **content}

@@ -1,4 +1,4 @@
-"""The picture of an ablation: bands along curves, intervals of numbers."""
+"""The figure of an ablation: bands along curves, intervals of numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import InitaxError, message
+from initax._errors import InitaxError
 
 COLORS = ("#444444", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colors, which stay apart for color-blind readers."""
@@ -37,9 +37,7 @@ def draw_panels(panels: Mapping[str, Sequence[Band]]) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InitaxError(
-            message("plot() draws with matplotlib, which is missing.", "pip install initax[plot]")
-        ) from error
+        raise InitaxError("plot() draws with matplotlib, which is missing.", "pip install initax[plot]") from error
     figure = Figure(figsize=(4.5 * len(panels) + 1, 3.6), layout="constrained")
     labelled = False
     for panel, (name, bands) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
@@ -53,9 +51,9 @@ def draw_panels(panels: Mapping[str, Sequence[Band]]) -> Any:
 
 
 def _curves(panel: Any, bands: Sequence[Band]) -> None:
-    for place, band in enumerate(bands):
+    for index, band in enumerate(bands):
         steps = np.arange(1, len(band.mean) + 1)
-        color, style = COLORS[place % len(COLORS)], STYLES[place // len(COLORS) % len(STYLES)]
+        color, style = COLORS[index % len(COLORS)], STYLES[index // len(COLORS) % len(STYLES)]
         panel.fill_between(steps, band.low, band.high, color=color, alpha=0.2, linewidth=0)
         panel.plot(steps, band.mean, style, color=color, label=band.scheme)
     panel.set_xlabel("entry")
@@ -64,11 +62,11 @@ def _curves(panel: Any, bands: Sequence[Band]) -> None:
 
 
 def _points(panel: Any, bands: Sequence[Band]) -> None:
-    for place, band in enumerate(bands):
-        color = COLORS[place % len(COLORS)]
+    for index, band in enumerate(bands):
+        color = COLORS[index % len(COLORS)]
         if np.isfinite(band.low):
-            panel.plot([band.low, band.high], [place, place], color=color, linewidth=2)
-        panel.plot([band.mean], [place], "o", color=color)
+            panel.plot([band.low, band.high], [index, index], color=color, linewidth=2)
+        panel.plot([band.mean], [index], "o", color=color)
     panel.set_yticks(range(len(bands)), [band.scheme for band in bands])
     panel.invert_yaxis()
     if _spans(bands):

@@ -1,4 +1,4 @@
-"""What an ablation found: its runs, means with intervals, paired differences, a table and a picture."""
+"""The result of an ablation: runs, means with intervals, paired differences, a table and a figure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from initax._ablation._plot import Band, draw_panels
 from initax._ablation._run import Run
 from initax._ablation._summary import Summary, summarize
 from initax._ablation._tables import failure_list, metric_table
-from initax._errors import InitaxError, did_you_mean, listing, message
+from initax._errors import InitaxError, did_you_mean, listing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,7 +45,7 @@ class Ablation:
             baseline: the scheme that differences are taken from; the first one if left out.
 
         Raises:
-            InitaxError: the file is none of an ablation, or damaged, or there is no such baseline.
+            InitaxError: the file is not an ablation's, or damaged, or there is no such baseline.
             FileNotFoundError: there is no such file.
         """
         header, runs = read_file(path)
@@ -65,7 +65,7 @@ class Ablation:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of the metrics, in the order in which they turn up."""
+        """The names of the metrics, in the order of their first run."""
         return tuple(dict.fromkeys(name for run in self.runs for name in run.metrics))
 
     def values(self, metric: str) -> dict[str, np.ndarray]:
@@ -82,18 +82,14 @@ class Ablation:
         """
         if metric not in self.metrics:
             raise InitaxError(
-                message(
-                    f'no run has a metric "{metric}".',
-                    f"metrics: {listing(self.metrics)}" if self.metrics else "every run failed",
-                    did_you_mean(metric, self.metrics),
-                )
+                f'no run has a metric "{metric}".',
+                f"metrics: {listing(self.metrics)}" if self.metrics else "every run failed",
+                did_you_mean(metric, self.metrics),
             )
         having = [run for run in self.runs if metric in run.metrics]
         shapes = list(dict.fromkeys(np.shape(run.metrics[metric]) for run in having))
         if len(shapes) > 1:
-            raise InitaxError(
-                message(f'runs have the metric "{metric}" in different shapes: {listing(map(str, shapes))}.')
-            )
+            raise InitaxError(f'runs have the metric "{metric}" in different shapes: {listing(map(str, shapes))}.')
         found = {name: np.full((len(self.keys), *shapes[0]), np.nan) for name in self.plans}
         for run in having:
             found[run.scheme][run.seed] = run.metrics[metric]
@@ -117,7 +113,7 @@ class Ablation:
                 and 1.
         """
         if not 0 < confidence < 1:
-            raise InitaxError(message(f"confidence must be strictly between 0 and 1, not {confidence!r}."))
+            raise InitaxError(f"confidence must be strictly between 0 and 1, not {confidence!r}.")
         return summarize(
             metric,
             self.values(metric),
@@ -167,10 +163,10 @@ class Ablation:
         for name in [metrics] if isinstance(metrics, str) else every if metrics is None else metrics:
             found = self.summary(name, confidence=confidence)
             if (rank := np.ndim(found[0].mean)) > 1:
-                raise InitaxError(message(f'"{name}" has {rank} axes; plot() shows numbers and curves.'))
+                raise InitaxError(f'"{name}" has {rank} axes; plot() shows numbers and curves.')
             panels[name] = [Band(each.scheme, each.mean, each.low, each.high) for each in found]
         if not panels:
-            raise InitaxError(message("plot() finds no metric to show: every run failed, or returned larger arrays."))
+            raise InitaxError("plot() finds no metric to show: every run failed, or returned larger arrays.")
         return draw_panels(panels)
 
 
@@ -183,5 +179,5 @@ def check_scheme(name: str, names: Sequence[str], what: str) -> str:
     if name in names:
         return name
     raise InitaxError(
-        message(f'{what}: no scheme is called "{name}".', f"schemes: {listing(names)}", did_you_mean(str(name), names))
+        f'{what}: no scheme is called "{name}".', f"schemes: {listing(names)}", did_you_mean(str(name), names)
     )

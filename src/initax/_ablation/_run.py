@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, message
+from initax._errors import InitaxError
 
 Metric = float | np.ndarray
 
@@ -40,7 +40,7 @@ class Run:
     seconds: float
 
     def to_json(self) -> str:
-        """Return the run as one line of JSON; `nan`, `inf` and `-inf` stand in it as strings, JSON has no other way."""
+        """Return the run as one line of JSON; `nan`, `inf` and `-inf` are written as strings."""
         stored = {
             "scheme": self.scheme,
             "seed": self.seed,
@@ -60,7 +60,7 @@ class Run:
             line: the line.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: it is no such line.
+            ValueError, KeyError, TypeError, AttributeError: it is not such a line.
         """
         stored = json.loads(line)
         return cls(
@@ -78,7 +78,7 @@ def read_metrics(returned: Any) -> dict[str, Metric]:
     """Return what a run returned as numbers of double precision.
 
     Raises:
-        InitaxError: it is no mapping from names to real numbers and arrays of them.
+        InitaxError: it is not a mapping from names to real numbers and arrays of them.
     """
     check_metrics(returned)
     return {name: _number(np.asarray(value).astype(np.float64)) for name, value in returned.items()}
@@ -88,23 +88,19 @@ def check_metrics(returned: Any) -> None:
     """Raise unless this is a mapping from names to real numbers and arrays of them; traced ones will do."""
     if not isinstance(returned, Mapping):
         raise InitaxError(
-            message(
-                "run must return a mapping from names to numbers, not "
-                + ("an array." if isinstance(returned, jax.Array) else f"{type(returned).__name__}."),
-                'return {"loss": loss, "accuracy": accuracy}',
-            )
+            "run must return a mapping from names to numbers, not "
+            + ("an array." if isinstance(returned, jax.Array) else f"{type(returned).__name__}."),
+            'return {"loss": loss, "accuracy": accuracy}',
         )
     for name, value in returned.items():
         if not isinstance(name, str):
-            raise InitaxError(message(f"a metric's name is a string, not {name!r} ({type(name).__name__})."))
+            raise InitaxError(f"a metric's name is a string, not {name!r} ({type(name).__name__}).")
         if not _is_real(value):
             dtype = getattr(value, "dtype", None)
             shown = type(value).__name__ if dtype is None else f"an array of type {dtype}"
             raise InitaxError(
-                message(
-                    f'the metric "{name}" must be a real number or an array of them, not {shown}.',
-                    "take it apart: one name for each number or array",
-                )
+                f'the metric "{name}" must be a real number or an array of them, not {shown}.',
+                "take it apart: one name for each number or array",
             )
 
 

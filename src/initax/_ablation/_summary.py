@@ -1,4 +1,4 @@
-"""One metric under one scheme over the seeds: its mean, how sure it is, and its difference from the baseline's."""
+"""One metric under one scheme over the seeds: mean, interval, and difference from the baseline."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def summarize(
     found = []
     for name, array in values.items():
         own, both = array[has[name]], has[name] & has[baseline]
-        with np.errstate(invalid="ignore"):  # the difference of two infinities is no number
+        with np.errstate(invalid="ignore"):  # the difference of two infinities is not a number
             apart = array[both] - values[baseline][both]
         (low, high), (apart_low, apart_high) = ends(own), ends(apart)
         found.append(

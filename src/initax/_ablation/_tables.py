@@ -9,7 +9,7 @@ import numpy as np
 from initax._ablation._bootstrap import Numbers
 from initax._ablation._run import Run
 from initax._ablation._summary import Summary
-from initax._errors import count, message
+from initax._errors import count, first_of, message
 from initax._text import table
 
 FAILURES = 12
@@ -38,8 +38,7 @@ def failure_list(runs: Sequence[Run]) -> str:
     errors = [f"{run.scheme}, seed {run.seed}: {run.error.splitlines()[0]}" for run in runs if run.error]
     if not errors:
         return ""
-    more = f"… {len(errors) - FAILURES} more" if len(errors) > FAILURES else ""
-    return message(f"failed: {count(len(errors), 'run')}", *errors[:FAILURES], more)
+    return message(f"failed: {count(len(errors), 'run')}", *first_of(errors, FAILURES))
 
 
 def _last(number: Numbers) -> float:

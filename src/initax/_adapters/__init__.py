@@ -1,4 +1,4 @@
-"""Adapters: a model of some framework → layers, and new arrays → a model. Nothing else in initax names a framework.
+"""Adapters read a framework's model as layers, and write arrays back. Nothing else in initax names a framework.
 
 An adapter is loaded when a model holds something of its framework: nobody pays for what they don't use. It is a module
 with some of three functions:
@@ -25,7 +25,7 @@ from initax._adapters._nodes import ARRAYS, Call, Node, packages_of
 from initax._adapters._pytree import Describe
 from initax._adapters._pytree import survey as _walk
 from initax._adapters._variables import PARAMS, Readings, are_variables, survey_variables, take_apart
-from initax._errors import InitaxError, message
+from initax._errors import InitaxError
 from initax._math._keys import as_key
 from initax._model._survey import Survey
 
@@ -62,7 +62,7 @@ def register_adapter(package: str, describe: Callable[[Any], Node | None]) -> No
         describe: function from an object to an `ix.Node` that says what it is, or to `None` where it can't tell.
 
     Raises:
-        InitaxError: `package` is no name of a package, or `describe` can't be called.
+        InitaxError: `package` is not a package's name, or `describe` can't be called.
 
     Examples:
         >>> import jax.numpy as jnp, initax as ix
@@ -91,24 +91,19 @@ def register_adapter(package: str, describe: Callable[[Any], Node | None]) -> No
     """
     if not isinstance(package, str) or not all(name.isidentifier() for name in package.split(".")):
         raise InitaxError(
-            message(
-                f"register_adapter takes the name of a package, not {package!r}.",
-                'ix.register_adapter("mylib", describe)',
-            )
+            f"register_adapter takes the name of a package, not {package!r}.", 'ix.register_adapter("mylib", describe)'
         )
     if not callable(describe):
         raise InitaxError(
-            message(
-                f'register_adapter("{package}") takes a function from an object to an ix.Node, not {describe!r}.',
-                f'ix.register_adapter("{package}", describe)',
-            )
+            f'register_adapter("{package}") takes a function from an object to an ix.Node, not {describe!r}.',
+            f'ix.register_adapter("{package}", describe)',
         )
     _REGISTERED[package] = describe
     _described_by.cache_clear()
 
 
 def key_of(source: Any) -> Any:
-    """Return the random key that a framework's own source of keys gives next; anything else as it is."""
+    """Return the next random key of a framework's source of keys; anything else unchanged."""
     adapter = _source_of(source)
     return source if adapter is None else adapter.key_of(source)
 
@@ -147,7 +142,7 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
 
     Raises:
         ModelError: two arrays have the same dotted path, the module does not go with the model and the inputs, or what
-            was passed is no model.
+            was passed is not a model.
     """
     flat = jax.tree_util.tree_flatten(model)
     if not _is_registered(model):
@@ -168,10 +163,10 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
 
 
 def parameters_of(model: Any) -> Any:
-    """Return what an optimizer is given of a model: its arrays, as its framework hands them over.
+    """Return the parameters of a model as its framework passes them to an optimizer.
 
     For a train state and for a dict of collections these are the parameters, for NNX an `nnx.State` of them; elsewhere
-    the model itself, without what is no floating array.
+    the model itself, with its floating arrays alone.
     """
     if are_variables(model):
         inner = model.get(PARAMS) if isinstance(model, Mapping) else getattr(model, PARAMS)
@@ -189,13 +184,13 @@ def is_floating(leaf: Any) -> bool:
 
 
 def _is_registered(model: Any) -> bool:
-    """Whether what a user registered says what this is."""
+    """Whether a registered adapter describes this object."""
     describes = (_REGISTERED[package] for package in packages_of(type(model)) if package in _REGISTERED)
     return any(describe(model) is not None for describe in describes)
 
 
 def _claiming(model: Any, call: Call) -> list[Any]:
-    """The adapters that may know the whole of a model: those of its class, of its module's, and of one it carries."""
+    """The adapters that may read a whole model: those of its class, of its module, and of the module it carries."""
     names = dict.fromkeys(name for each in (model, call.module, _carried(model)) for name in packages_of(type(each)))
     if call.module is not None:
         names[LINEN] = None
@@ -220,7 +215,7 @@ def _how_to_tell(model: Any) -> str:
 
 
 def _describe(node: Any) -> Node | None:
-    """Return what the nearest framework that has something to say of a node says."""
+    """Return the description of a node by the nearest framework that knows it."""
     for describe in _described_by(packages_of(type(node))):
         said = describe(node)
         if said is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,23 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from initax._adapters._constraints import SpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._nodes import Awaited, Node, Tie, entry_name
 from initax._adapters._shared_patterns import looked_up
+from initax._adapters._spectral_norm import SpectralNormPreimage
 from initax._math._axes import Axes
-from initax._model._parameter import GRU_GATES, LSTM_GATES, Constraint, Declaration, DefaultSpec, Field, declare
+from initax._model._constraint import weight_norm
+from initax._model._parameter import (
+    GRU_GATES,
+    LSTM_GATES,
+    Constraint,
+    Declaration,
+    DefaultSpec,
+    Field,
+    bias,
+    declare,
+    row,
+    weight,
+)
 from initax._model._reason import Reason, Why
 
 
@@ -55,34 +67,20 @@ def _transposed(module: Any, axes: Axes) -> tuple[float, float]:
     return axes.fan_in / math.prod(module.stride), axes.fan_out
 
 
-def _recurrent_sizes(inputs: str) -> dict[str, int | str]:
-    return {"o": "hidden_size", "i": inputs}
-
-
 def _recurrent_default(module: Any) -> DefaultSpec:
     return ("uniform_fan_in", {"fan": module.hidden_size})
 
 
-def _cell(gates: tuple[str, ...], further: dict[str, Field]) -> Declaration:
+def _cell(gates: tuple[str, ...], further: Mapping[str, Field] | None = None) -> Declaration:
     count = len(gates)
     shared: dict[str, Any] = {"default": _recurrent_default, "gates": gates}
-    return Declaration(
-        kind="RNNCell",
-        fields={
-            "weight_ih": Field(
-                pattern="(gate o) i", role="weight", sizes={"gate": count, **_recurrent_sizes("input_size")}, **shared
-            ),
-            "weight_hh": Field(
-                pattern="(gate o) i",
-                role="recurrent",
-                sizes={"gate": count, **_recurrent_sizes("hidden_size")},
-                **shared,
-            ),
-            "bias": Field(
-                pattern="(gate o)", role="bias", sizes={"gate": count, "o": "hidden_size"}, of="weight_ih", **shared
-            ),
-        }
-        | further,
+    inner, hidden = ({"gate": count, "o": "hidden_size", "i": name} for name in ("input_size", "hidden_size"))
+    return row(
+        "RNNCell",
+        further,
+        weight_ih=weight("(gate o) i", sizes=inner, **shared),
+        weight_hh=weight("(gate o) i", "recurrent", sizes=hidden, **shared),
+        bias=bias("(gate o)", "weight_ih", sizes={"gate": count, "o": "hidden_size"}, **shared),
     )
 
 
@@ -96,83 +94,50 @@ def _norm(shape: Any) -> Declaration:
     def pattern(module: Any) -> str:
         return " ".join(sizes(module))
 
-    return Declaration(
-        kind="Norm",
-        fields={
-            "weight": Field(pattern=pattern, role="scale", sizes=sizes, default="ones"),
-            "bias": Field(pattern=pattern, role="bias", sizes=sizes, default="zeros"),
-        },
-    )
+    scale = weight(pattern, "scale", sizes=sizes, default="ones")
+    return row("Norm", weight=scale, bias=bias(pattern, None, sizes=sizes, default="zeros"))
 
 
 def _conv(kind: str, effective: Any) -> Declaration:
     def default(module: Any) -> DefaultSpec:
         return ("uniform_fan_in", {"fan": module.in_channels // module.groups * math.prod(module.kernel_size)})
 
-    return Declaration(
-        kind=kind,
-        fields={
-            "weight": Field(
-                pattern="(g o) i ...",
-                role="weight",
-                sizes=_conv_sizes,
-                receptive="kernel_size",
-                default=default,
-                effective=effective,
-            ),
-            "bias": Field(
-                pattern=_conv_bias_pattern, role="bias", sizes=_conv_bias_sizes, of="weight", default=default
-            ),
-        },
+    further: dict[str, Any] = {"receptive": "kernel_size", "effective": effective}
+    return row(
+        kind,
+        weight=weight("(g o) i ...", sizes=_conv_sizes, default=default, **further),
+        bias=bias(_conv_bias_pattern, "weight", sizes=_conv_bias_sizes, default=default),
     )
 
 
 LAYERS: dict[type, Declaration] = {
-    eqx.nn.Linear: Declaration(
-        kind="Linear",
-        fields={
-            "weight": Field(pattern="o i", role="weight", sizes=_linear_sizes, default=_linear_default),
-            "bias": Field(
-                pattern="o",
-                role="bias",
-                sizes=lambda module: {"o": _size(module.out_features)},
-                of="weight",
-                default=_linear_default,
-            ),
-        },
+    eqx.nn.Linear: row(
+        "Linear",
+        weight=weight("o i", sizes=_linear_sizes, default=_linear_default),
+        bias=bias("o", "weight", sizes=lambda module: {"o": _size(module.out_features)}, default=_linear_default),
     ),
     eqx.nn.Conv: _conv("Conv", _strided),
     eqx.nn.ConvTranspose: _conv("ConvTranspose", _transposed),
-    eqx.nn.Embedding: Declaration(
-        kind="Embedding",
-        fields={
-            "weight": Field(
-                pattern="o i",
-                role="embedding",
-                sizes={"o": "num_embeddings", "i": "embedding_size"},
-                default=("normal", {"stddev": 1.0}),
-                effective=looked_up,
-            )
-        },
+    eqx.nn.Embedding: row(
+        "Embedding",
+        weight=weight(
+            "o i",
+            "embedding",
+            sizes={"o": "num_embeddings", "i": "embedding_size"},
+            default=("normal", {"stddev": 1.0}),
+            effective=looked_up,
+        ),
     ),
     eqx.nn.GRUCell: _cell(
-        GRU_GATES,
-        {
-            "bias_n": Field(
-                pattern="o", role="bias", sizes={"o": "hidden_size"}, of="weight_hh", default=_recurrent_default
-            )
-        },
+        GRU_GATES, {"bias_n": bias("o", "weight_hh", sizes={"o": "hidden_size"}, default=_recurrent_default)}
     ),
-    eqx.nn.LSTMCell: _cell(LSTM_GATES, {}),
+    eqx.nn.LSTMCell: _cell(LSTM_GATES),
     eqx.nn.LayerNorm: _norm(lambda module: module.shape),
     eqx.nn.RMSNorm: _norm(lambda module: module.shape),
     eqx.nn.GroupNorm: _norm(lambda module: (module.channels,)),
     eqx.nn.BatchNorm: _norm(lambda module: (module.input_size,)),
-    eqx.nn.PReLU: Declaration(
-        kind="PReLU",
-        fields={"negative_slope": Field(pattern="...", role="scale", default=("constant", {"value": 0.25}))},
-    ),
-    eqx.nn.WeightNorm: Declaration(kind="WeightNorm", fields={"g": Field(pattern="...", role="scale")}),
+    eqx.nn.PReLU: row("PReLU", negative_slope=weight("...", "scale", default=("constant", {"value": 0.25}))),
+    eqx.nn.WeightNorm: row("WeightNorm", g=weight("...", "scale")),
 }
 """Every class of `equinox.nn` that owns arrays: one row each. Subclasses inherit the row of the nearest base."""
 
@@ -204,7 +169,7 @@ def _how(cls: type) -> Say | None:
 STATE = Reason(
     Why.STATISTICS, "state", hint="take the state of a new model: _, state = eqx.nn.make_with_state(...)(...)"
 )
-NUMPY = Reason(Why.CONSTANT, "a NumPy array, which Equinox takes for a constant")
+NUMPY = Reason(Why.CONSTANT, "a NumPy array, which Equinox treats as a constant")
 
 
 def _constant(array: Any, boxed: bool) -> Reason | None:
@@ -219,20 +184,16 @@ def _module(node: Any) -> Node:
 
 
 def _weight_norm(node: Any) -> Node:
-    preimage = WeightNormPreimage(_single_axes(node.g.shape), tuple(node.g.shape))
-    constraint = Constraint(name="weight norm", preimage=preimage, companions=("g",))
+    shape = tuple(node.g.shape)
+    constraint = weight_norm(tuple(axis for axis, size in enumerate(shape) if size == 1), "g", shape)
     return Node("module", constraints={f"layer.{node.weight_name}": constraint})
-
-
-def _single_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(axis for axis, size in enumerate(shape) if size == 1)
 
 
 def _state(node: Any) -> Node:
     structure: Any = jax.tree_util.tree_structure(node)
     markers = structure.node_data()[1]
     values, _ = jax.tree_util.tree_flatten(node, is_leaf=lambda each: each is not node)
-    numbered = ((str(place), value) for place, value in enumerate(values))
+    numbered = ((str(index), value) for index, value in enumerate(values))
     return Node("state", reason=STATE, states=dict(zip(markers, numbered, strict=True)))
 
 
@@ -245,14 +206,13 @@ def _spectral_norm(node: Any) -> Node:
 
     def with_vectors(vectors: Any, *base: str) -> Constraint:
         preimage = SpectralNormPreimage(node.eps, stacks=len(vectors[0].shape) - 1)
-        companions = tuple(".".join((*base, place)) for place in ("0", "1"))
+        companions = tuple(".".join((*base, index)) for index in ("0", "1"))
         return Constraint(name="spectral norm", preimage=preimage, companions=companions)
 
     if isinstance(index.init, tuple):
         return Node("module", constraints={weight: with_vectors(index.init, "uv_index", "init")})
     otherwise = Constraint(
         name="spectral norm",
-        preimage=unchanged,
         warning="the singular vectors that go with {weight} are in the model's state and would be stale; "
         "write model, state = ix.reinit((model, state), ...)",
     )
@@ -283,7 +243,7 @@ def _shared(node: Any) -> Node:
     tied = jax.tree_util.tree_leaves(node.where(marked))
     try:
         sources = jax.tree_util.tree_leaves(node.get(marked))
-    except Exception:  # `get` computes something, a transpose say: what it returns has a shape but no path
+    except Exception:  # `get` computes something, e.g. a transpose: what it returns has a shape but no path
         sources = [
             _Mark(None, each) for each in jax.tree_util.tree_leaves(eqx.filter_eval_shape(node.get, node.pytree))
         ]

@@ -1,4 +1,4 @@
-"""What the nodes of a model say of its arrays, by full path, and what that makes of the parameters found."""
+"""What adapters say of the arrays of a model, by full path, and how that changes the parameters."""
 
 from __future__ import annotations
 
@@ -10,22 +10,14 @@ from typing import Any
 import jax
 
 from initax._adapters._nodes import Awaited, Node, absolute
-from initax._model._parameter import (
-    FROM_KEY,
-    WEIGHT_ROLES,
-    Constraint,
-    Declaration,
-    Layer,
-    Parameter,
-    declaration_of,
-)
+from initax._model._parameter import FROM_KEY, WEIGHT_ROLES, Constraint, Declaration, Layer, Parameter, declaration_of
 from initax._model._reason import Reason, Why, follows, tied
 from initax._model._survey import Stream
 
 
 @dataclass(slots=True)
 class Facts:
-    """What nodes said.
+    """What adapters say of arrays, collected over a walk.
 
     Attributes:
         ties: path of an array that another one owns → what owns it.
@@ -52,7 +44,7 @@ class Facts:
     declarations: dict[str, Declaration] = field(default_factory=dict)
 
     def enter(self, node: Node, path: str, cls: type) -> None:
-        """Enter what a node at a path says, `cls` being the class of the object that it describes."""
+        """Add what the node at a path says; `cls` is the class of the object that it describes."""
         for below, constraint in node.constraints.items():
             self._constrain(absolute(path, below), constraint, path)
         for below, reason in node.reasons.items():
@@ -72,18 +64,17 @@ class Facts:
                 self.placeholders[own] = tie.array
 
     def keep(self, path: str, reason: Reason) -> None:
-        """Enter why a framework says that an array is never drawn: it is state, or not trainable."""
+        """Add the reason of a framework why an array is never drawn: it is state, or not trainable."""
         (self.reasons if reason.why is Why.NOT_TRAINABLE else self.states)[path] = reason
 
     def _constrain(self, weight: str, constraint: Constraint, base: str) -> None:
-        """Enter a constraint whose companions are paths below `base`; they are set with the weight."""
+        """Add a constraint whose companions are paths below `base`; they are set with the weight."""
         companions = tuple(absolute(base, each) for each in constraint.companions)
-        warning = constraint.warning and constraint.warning.replace("{weight}", weight)
-        self.constraints[weight] = replace(constraint, companions=companions, warning=warning)
+        self.constraints[weight] = constraint.at(weight, companions)
         self.reasons |= dict.fromkeys(companions, follows(weight))
 
     def complete(self) -> None:
-        """Enter the constraints that waited for states, now that all of the model has been seen."""
+        """Add the constraints that waited for states, once the whole model has been visited."""
         for weight, awaited in self.awaited.items():
             if awaited.marker in self.values:
                 base, value = self.values[awaited.marker]

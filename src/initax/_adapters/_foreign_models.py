@@ -1,4 +1,4 @@
-"""What is no model, though it may well stand for one: each is answered with its name and the line to write.
+"""What is passed in place of a model: an error names it and gives the line to write.
 
 Models and tensors of other packages, functions around a module, optimizers and their states, classes, files. Packages
 are known by the names of classes' modules, so that none of them is loaded, or has to be there.
@@ -50,14 +50,12 @@ def refuse_foreign(model: Any, leaves: Sequence[Any]) -> None:
     """
     if isinstance(model, type):
         name = model.__name__
-        raise ModelError(message(f"the model is the class {name}, and no {name} yet.", f"write model = {name}(...)"))
+        raise ModelError(f"the model is the class {name}, and no {name} yet.", f"write model = {name}(...)")
     if isinstance(model, str | os.PathLike) or hasattr(model, "readline"):
         raise ModelError(
-            message(
-                f"the model is {_file(model)}, and no model yet.",
-                "load it first; a model is a module, or a pytree of arrays: "
-                "model = eqx.tree_deserialise_leaves(path, like)",
-            )
+            f"the model is {_file(model)}, and no model yet.",
+            "load it first; a model is a module, or a pytree of arrays: "
+            "model = eqx.tree_deserialise_leaves(path, like)",
         )
     _refuse_optimizer(model)
     _refuse_call(model, leaves)
@@ -122,19 +120,15 @@ def _refuse_optimizer(model: Any) -> None:
     packages = packages_of(type(model))
     if "optax" in packages and hasattr(model, "init") and hasattr(model, "update"):
         raise ModelError(
-            message(
-                f"the model is an optimizer of optax: {_name(model)}.",
-                "pass what it optimizes: params = ix.reinit(params, rules, key), then optimizer.init(params)",
-            )
+            f"the model is an optimizer of optax: {_name(model)}.",
+            "pass what it optimizes: params = ix.reinit(params, rules, key), then optimizer.init(params)",
         )
     states = _states(model)
     if states:
         raise ModelError(
-            message(
-                f"the model is an optimizer's state: {listing(states, 3)}.",
-                "pass what it optimizes: plan = ix.plan(params, rules); params = plan.draw(key)",
-                "what the state remembers of it is forgotten by ix.reset_optimizer(opt_state, plan)",
-            )
+            f"the model is an optimizer's state: {listing(states, 3)}.",
+            "pass what it optimizes: plan = ix.plan(params, rules); params = plan.draw(key)",
+            "what the state remembers of it is forgotten by ix.reset_optimizer(opt_state, plan)",
         )
 
 
@@ -164,28 +158,22 @@ def _refuse_call(model: Any, leaves: Sequence[Any]) -> None:
         return
     if hasattr(model, "init") and hasattr(model, "apply"):
         raise ModelError(
-            message(
-                f"the model is a pair of functions, init and apply: {_name(model)}.",
-                "pass the parameters: params = ix.reinit(model.init(key, x), rules, key)",
-            )
+            f"the model is a pair of functions, init and apply: {_name(model)}.",
+            "pass the parameters: params = ix.reinit(model.init(key, x), rules, key)",
         )
     if not callable(model):
         return
     inner = _inside(model)
     if inner is not None:
         raise ModelError(
-            message(
-                f"the model is a function around a module: {_name(model)} of {_name(inner)}.",
-                f"pass the {_name(inner)} itself, and wrap what comes back: model = ix.reinit(model, rules, key)",
-            )
+            f"the model is a function around a module: {_name(model)} of {_name(inner)}.",
+            f"pass the {_name(inner)} itself, and wrap what comes back: model = ix.reinit(model, rules, key)",
         )
     named = getattr(model, "__name__", None)
     if named is not None and jax.tree_util.all_leaves([model]):
         raise ModelError(
-            message(
-                f"the model is a function, {named}, and holds no array.",
-                "pass the module or the arrays that it takes; forward= says how they are called",
-            )
+            f"the model is a function, {named}, and holds no array.",
+            "pass the module or the arrays that it takes; forward= says how they are called",
         )
 
 
@@ -210,18 +198,14 @@ def refuse_closed(model: Any) -> None:
     if isinstance(model, ARRAYS):
         return
     if isinstance(model, Mapping):
-        raise ModelError(
-            message(f"JAX does not look into a {_name(model)}, and sees no array.", "pass dict(model)"),
-        )
+        raise ModelError(f"JAX does not look into a {_name(model)}, and sees no array.", "pass dict(model)")
     own = {name: each for name, each in getattr(model, "__dict__", {}).items() if not name.startswith("__")}
     held = [name for name, each in own.items() if holds_arrays(each)]
     if held:
         raise ModelError(
-            message(
-                f"{_name(model)} is no pytree: JAX sees no array in it.",
-                f"it holds: {listing(held)}",
-                f"pass these, model.{held[0]}"
-                + (", or all of them, vars(model)" if len(held) > 1 else "")
-                + f"; or make {_name(model)} a pytree: an eqx.Module, or jax.tree_util.register_dataclass",
-            )
+            f"{_name(model)} is not a pytree: JAX sees no array in it.",
+            f"it holds: {listing(held)}",
+            f"pass these, model.{held[0]}"
+            + (", or all of them, vars(model)" if len(held) > 1 else "")
+            + f"; or make {_name(model)} a pytree: an eqx.Module, or jax.tree_util.register_dataclass",
         )

@@ -6,26 +6,18 @@ import sys
 from typing import Any
 
 from initax._adapters._wrappers import describe as describe  # noqa: PLC0414  klax has wrappers, too
-from initax._model._parameter import Declaration, Field, declare
+from initax._model._parameter import bias, declare, row, weight
 
 MOST_INPUTS = 16
-"""Inputs of an `InputSplitLinear` that are known; it has one weight for each."""
+"""Largest number of inputs of an `InputSplitLinear` that is known; it has one weight for each."""
 
 KLAX: Any = sys.modules.get("klax")
 """klax, if the user has loaded it: it needs a newer Python than initax, and is never loaded from here."""
 
 ROWS = {
-    "Linear": Declaration(
-        kind="Linear",
-        fields={
-            "weight": Field(pattern="i o", role="weight"),
-            "bias": Field(pattern="o", role="bias", of="weight"),
-        },
-    ),
-    "InputSplitLinear": Declaration(
-        kind="Linear",
-        fields={f"weights.{place}": Field(pattern="i o", role="weight") for place in range(MOST_INPUTS)}
-        | {"bias": Field(pattern="o", role="bias", of="weights.0")},
+    "Linear": row("Linear", weight=weight("i o"), bias=bias("o", "weight")),
+    "InputSplitLinear": row(
+        "Linear", {f"weights.{index}": weight("i o") for index in range(MOST_INPUTS)}, bias=bias("o", "weights.0")
     ),
 }
 """Classes of `klax.nn` with weights and biases: one row each."""

@@ -13,7 +13,6 @@ from flax import linen as nn
 from jax.nn import initializers
 from jax.tree_util import DictKey
 
-from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._linen_run import Record, apply, run
 from initax._adapters._nodes import Call, packages_of
 from initax._adapters._plain import Own, unknown
@@ -27,6 +26,7 @@ from initax._adapters._shared_patterns import (
     per_axis,
     transposed_effective,
 )
+from initax._adapters._spectral_norm import FlaxSpectralNormPreimage
 from initax._adapters._variables import (
     PARAMS,
     UNUSED,
@@ -37,8 +37,9 @@ from initax._adapters._variables import (
     survey_variables,
     take_apart,
 )
-from initax._errors import ModelError, message
+from initax._errors import ModelError
 from initax._math._axes import Axes
+from initax._model._constraint import weight_norm
 from initax._model._declared import declared_parameters
 from initax._model._parameter import (
     GRU_GATES,
@@ -51,8 +52,11 @@ from initax._model._parameter import (
     FrameworkInit,
     Parameter,
     Role,
+    bias,
     declaration_of,
     declare,
+    row,
+    weight,
 )
 from initax._model._reason import Reason, follows, undeclared
 from initax._model._survey import Survey
@@ -99,9 +103,13 @@ def _counts(seen: Seen) -> tuple[int, int, int]:
     return len(_tuple(seen.batch_dims)), len(_tuple(seen.axis)), len(_tuple(seen.features))
 
 
-def _general_flat(seen: Seen) -> tuple[int, ...]:
+def _flat(seen: Seen) -> tuple[int, ...]:
     shape, outputs = seen.shapes["kernel"], _counts(seen)[2]
     return math.prod(shape[:-outputs]), math.prod(shape[-outputs:])
+
+
+def _flat_bias(seen: Seen) -> tuple[int, ...]:
+    return (math.prod(seen.shapes["bias"]),)
 
 
 def _general_bias_pattern(seen: Seen) -> str:
@@ -143,11 +151,11 @@ def _positions(seen: Seen) -> list[str]:
 
 
 def _weight(pattern: str | Callable[[Any], str], name: str = "kernel", **further: Any) -> Field:
-    return Field(pattern=pattern, role=further.pop("role", "weight"), default=_own(f"{name}_init", name), **further)
+    return weight(pattern, **{"default": _own(f"{name}_init", name), **further})
 
 
 def _bias(pattern: str | Callable[[Any], str] = "o", **further: Any) -> Field:
-    return Field(pattern=pattern, role="bias", of="kernel", default=_own("bias_init", "bias"), **further)
+    return bias(pattern, "kernel", **{"default": _own("bias_init", "bias"), **further})
 
 
 def _outputs(name: str) -> Callable[[Any], str]:
@@ -156,10 +164,10 @@ def _outputs(name: str) -> Callable[[Any], str]:
 
 def _norm(*names: str) -> Declaration:
     rows = {
-        "scale": Field(pattern=_outputs("scale"), role="scale", default=_own("scale_init", "scale")),
-        "bias": Field(pattern=_outputs("bias"), role="bias", default=_own("bias_init", "bias")),
+        "scale": weight(_outputs("scale"), "scale", default=_own("scale_init", "scale")),
+        "bias": bias(_outputs("bias"), None, default=_own("bias_init", "bias")),
     }
-    return Declaration(kind="Norm", fields={name: rows[name] for name in names or rows})
+    return row("Norm", {name: rows[name] for name in names or rows})
 
 
 def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hidden: Mapping[str, str]) -> Declaration:
@@ -175,8 +183,8 @@ def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hid
         own: dict[str, Any] = {"gates": (gate,) if gate else ()}
         kernel, recurrent = (f"{name}.kernel" for name in names)
         fields |= {
-            kernel: Field(pattern="i o", role="weight", default=_own("kernel_init", kernel), **own),
-            recurrent: Field(pattern="i o", role="recurrent", default=_own("recurrent_kernel_init", recurrent), **own),
+            kernel: weight("i o", default=_own("kernel_init", kernel), **own),
+            recurrent: weight("i o", "recurrent", default=_own("recurrent_kernel_init", recurrent), **own),
         }
         # A bias that serves both sides has the fans of the input side, as in the other frameworks.
         for name, init, of in (
@@ -184,9 +192,8 @@ def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hid
             (names[1], hidden.get(gate), recurrent if gate in inner else kernel),
         ):
             if init is not None:
-                bias = f"{name}.bias"
-                fields[bias] = Field(pattern="o", role="bias", of=of, default=_own(init, bias), **own)
-    return Declaration(kind="RNNCell", fields=fields)
+                fields[f"{name}.bias"] = bias("o", of, default=_own(init, f"{name}.bias"), **own)
+    return row("RNNCell", fields)
 
 
 def _lettered(gates: tuple[str, ...], letters: str) -> dict[str, tuple[str, str]]:
@@ -200,68 +207,41 @@ def _conv_lstm() -> Declaration:
     for name, role in roles:
         kernel = f"{name}.kernel"
         fields |= {
-            kernel: Field(pattern="... i (gate o)", role=role, default="lecun_normal", **own),
-            f"{name}.bias": Field(pattern="(gate o)", role="bias", of=kernel, default="zeros", **own),
+            kernel: weight("... i (gate o)", role, default="lecun_normal", **own),
+            f"{name}.bias": bias("(gate o)", kernel, default="zeros", **own),
         }
-    return Declaration(kind="RNNCell", fields=fields)
+    return row("RNNCell", fields)
 
 
 LSTM = _cell(_lettered(LSTM_GATES, "ifgo"), inner={}, hidden=dict.fromkeys(LSTM_GATES, "bias_init"))
 LAYERS: dict[type, Declaration] = {
-    nn.Dense: Declaration(kind="Linear", fields={"kernel": _weight("i o"), "bias": _bias()}),
-    nn.DenseGeneral: Declaration(
-        kind="Linear",
-        fields={
-            "kernel": Field(
-                pattern=lambda seen: general_pattern(*_counts(seen)),
-                role="weight",
-                default=_own("kernel_init", "kernel", _general_flat),
-            ),
-            "bias": Field(
-                pattern=_general_bias_pattern,
-                role="bias",
-                of="kernel",
-                default=_own("bias_init", "bias", lambda seen: (math.prod(seen.shapes["bias"]),)),
-            ),
-        },
+    nn.Dense: row("Linear", kernel=_weight("i o"), bias=_bias()),
+    nn.DenseGeneral: row(
+        "Linear",
+        kernel=_weight(lambda seen: general_pattern(*_counts(seen)), default=_own("kernel_init", "kernel", _flat)),
+        bias=_bias(_general_bias_pattern, default=_own("bias_init", "bias", _flat_bias)),
     ),
-    nn.Einsum: Declaration(
-        kind="Linear",
-        fields={
-            "kernel": _weight(lambda seen: einsum_patterns(_equation(seen))[0]),
-            "bias": _bias(lambda seen: einsum_patterns(_equation(seen))[1]),
-        },
+    nn.Einsum: row(
+        "Linear",
+        kernel=_weight(lambda seen: einsum_patterns(_equation(seen))[0]),
+        bias=_bias(lambda seen: einsum_patterns(_equation(seen))[1]),
     ),
-    nn.Conv: Declaration(
-        kind="Conv",
-        fields={
-            "kernel": _weight("... i (g o)", sizes={"g": "feature_group_count"}, effective=_strided),
-            "bias": _bias("(g o)", sizes={"g": "feature_group_count"}),
-        },
+    nn.Conv: row(
+        "Conv",
+        kernel=_weight("... i (g o)", sizes={"g": "feature_group_count"}, effective=_strided),
+        bias=_bias("(g o)", sizes={"g": "feature_group_count"}),
     ),
-    nn.ConvLocal: Declaration(
-        kind="ConvLocal",
-        fields={
-            "kernel": _weight(
-                lambda seen: " ".join([*_positions(seen), "i", "o"]), effective=_local, nominal=_local_nominal
-            ),
-            "bias": _bias(lambda seen: " ".join([*_positions(seen), "o"])),
-        },
+    nn.ConvLocal: row(
+        "ConvLocal",
+        kernel=_weight(lambda seen: " ".join([*_positions(seen), "i", "o"]), effective=_local, nominal=_local_nominal),
+        bias=_bias(lambda seen: " ".join([*_positions(seen), "o"])),
     ),
-    nn.ConvTranspose: Declaration(
-        kind="ConvTranspose",
-        fields={
-            "kernel": _weight(
-                lambda seen: "... o i" if seen.transpose_kernel else "... i o",
-                effective=_transposed,
-            ),
-            "bias": _bias(),
-        },
+    nn.ConvTranspose: row(
+        "ConvTranspose",
+        kernel=_weight(lambda seen: "... o i" if seen.transpose_kernel else "... i o", effective=_transposed),
+        bias=_bias(),
     ),
-    nn.Embed: Declaration(
-        kind="Embedding",
-        fields={"embedding": _weight("o i", "embedding", role="embedding", effective=looked_up)},
-    ),
+    nn.Embed: row("Embedding", embedding=_weight("o i", "embedding", role="embedding", effective=looked_up)),
     nn.LSTMCell: LSTM,
     nn.OptimizedLSTMCell: LSTM,
     nn.GRUCell: _cell(
@@ -279,16 +259,12 @@ LAYERS: dict[type, Declaration] = {
     nn.RMSNorm: _norm("scale"),
     nn.GroupNorm: _norm(),
     nn.InstanceNorm: _norm(),
-    nn.WeightNorm: Declaration(kind="WeightNorm", fields={}),
-    nn.PReLU: Declaration(
-        kind="PReLU",
-        fields={
-            "negative_slope": Field(
-                pattern="...",
-                role="scale",
-                default=lambda seen: ("constant", {"value": float(seen.negative_slope_init)}),
-            )
-        },
+    nn.WeightNorm: row("WeightNorm"),
+    nn.PReLU: row(
+        "PReLU",
+        negative_slope=weight(
+            "...", "scale", default=lambda seen: ("constant", {"value": float(seen.negative_slope_init)})
+        ),
     ),
 }
 """Every class of `flax.linen` that owns parameters: one row each. Subclasses inherit the row of the nearest base."""
@@ -312,36 +288,28 @@ def survey(model: Any, call: Call) -> Survey | None:
     if module is None:
         if isinstance(model, nn.Module):
             raise ModelError(
-                message(
-                    f"a Linen module holds no arrays: {type(model).__name__}.",
-                    f"variables = {type(model).__name__}(...).init(key, x); "
-                    "ix.reinit(variables, rules, key, module=module, inputs=x)",
-                )
+                f"a Linen module holds no arrays: {type(model).__name__}.",
+                f"variables = {type(model).__name__}(...).init(key, x); "
+                "ix.reinit(variables, rules, key, module=module, inputs=x)",
             )
         module = None if inputs is None else _carried_by(model)
         if module is None:
             return None
     if not isinstance(module, nn.Module):
         raise ModelError(
-            message(
-                f"module= takes a flax.linen module, not {module!r} ({type(module).__name__}).",
-                f"make an instance: module={module.__name__}(...)" if isinstance(module, type) else "",
-            )
+            f"module= takes a flax.linen module, not {module!r} ({type(module).__name__}).",
+            f"make an instance: module={module.__name__}(...)" if isinstance(module, type) else "",
         )
     name = type(module).__name__
     if not isinstance(model, Mapping) and not are_variables(model):
         raise ModelError(
-            message(
-                f"module={name} goes with its variables, not with {type(model).__name__}.",
-                f"variables = {name}(...).init(key, x); ix.reinit(variables, rules, key, module=module, inputs=x)",
-            )
+            f"module={name} goes with its variables, not with {type(model).__name__}.",
+            f"variables = {name}(...).init(key, x); ix.reinit(variables, rules, key, module=module, inputs=x)",
         )
     if inputs is None:
         raise ModelError(
-            message(
-                f"module={name} needs inputs=, what the module is called on.",
-                "shapes will do: inputs=jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)",
-            )
+            f"module={name} needs inputs=, what the module is called on.",
+            "shapes will do: inputs=jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)",
         )
     variables = take_apart(model)
     record = run(module, _collections(model, variables), inputs, forward)
@@ -372,7 +340,7 @@ def _call(module: Any, forward: Callable[..., Any] | None, model: Any, *inputs: 
 def _collections(model: Any, variables: Variables) -> dict[str, Any]:
     """The collections as nested dicts of entries, by the very keys of the model unless that is flattened.
 
-    A module of NNX inside one of Linen's has keys that are no names: numbers and tuples.
+    A module of NNX inside one of Linen's has keys that are not names: numbers and tuples.
     """
     found, _ = jax.tree_util.tree_flatten_with_path(model)
     made: dict[str, Any] = {}
@@ -451,7 +419,7 @@ def wrappers(record: Record, variables: Variables) -> Notes:
                 stored = [at.get((module.collection_name, *names, f"{text}/{each}")) for each in ("u", "sigma")]
                 found = _spectral_norm(module, entry, stored, record)
             if found is not None:
-                constraints[entry.path] = found
+                constraints[entry.path] = found.at(entry.path)
                 notes |= dict.fromkeys(found.companions, follows(entry.path))
     return constraints, notes
 
@@ -461,18 +429,13 @@ def _weight_norm(module: Any, entry: Any, scale: Any, record: Record) -> Constra
     if module.variable_filter and not any(part in text for part in module.variable_filter):
         return None
     if scale is None:
-        return Constraint(
-            name="weight norm",
-            preimage=unchanged,
-            warning=f"weight norm without a scale holds every norm of {entry.path} at 1, whatever is drawn",
-        )
+        return weight_norm((), None)
     shape, stacks = tuple(entry.leaf.shape), record.stacks.get(entry.names, ())
     own = [axis for axis in range(len(shape)) if axis not in stacks]
     features = () if module.feature_axes is None else _tuple(module.feature_axes)
     kept = {own[axis] for axis in features} | set(stacks)
     reduced = tuple(axis for axis in range(len(shape)) if axis not in kept)
-    preimage = WeightNormPreimage(reduced, tuple(scale.leaf.shape))
-    return Constraint(name="weight norm", preimage=preimage, companions=(scale.path,))
+    return weight_norm(reduced, scale.path, tuple(scale.leaf.shape))
 
 
 def _spectral_norm(module: Any, entry: Any, stored: list[Any], record: Record) -> Constraint | None:
@@ -483,8 +446,7 @@ def _spectral_norm(module: Any, entry: Any, stored: list[Any], record: Record) -
     if None in stored:
         return Constraint(
             name="spectral norm",
-            preimage=unchanged,
-            warning=f"the singular vectors that go with {entry.path} are in the collection "
+            warning="the singular vectors that go with {weight} are in the collection "
             f'"{module.collection_name}" and would be stale; pass all variables, not params alone',
         )
     preimage = FlaxSpectralNormPreimage(module.epsilon, stacks=len(stacks))

@@ -1,4 +1,4 @@
-"""Parameters of Flax Linen known by their names alone: `Dense_0/kernel`. What names can't tell is said, not guessed."""
+"""Parameters of Flax Linen read by their names alone: `Dense_0/kernel`. What names don't tell is not guessed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from initax._adapters._plain import Own, unknown
 from initax._math._axes import Axes, resolve
 from initax._math._sharding import placement
+from initax._model._kinds import LINEN_KINDS
 from initax._model._parameter import (
     UNDECLARED,
     WEIGHT_ROLES,
@@ -24,28 +25,8 @@ from initax._model._reason import undeclared
 AUTOMATIC = re.compile(r"(?P<cls>[A-Za-z]\w*?)_\d+")
 """The names Flax gives modules that have none: the class and a number."""
 
-KINDS = {
-    "Dense": "Linear",
-    "DenseGeneral": "Linear",
-    "Einsum": "Linear",
-    "Conv": "Conv",
-    "ConvTranspose": "ConvTranspose",
-    "Embed": "Embedding",
-    "BatchNorm": "Norm",
-    "LayerNorm": "Norm",
-    "RMSNorm": "Norm",
-    "GroupNorm": "Norm",
-    "InstanceNorm": "Norm",
-    "PReLU": "PReLU",
-    "SelfAttention": "Attention",
-    "MultiHeadDotProductAttention": "Attention",
-    "MultiHeadAttention": "Attention",
-}
 ATTENTION = {"query": "i o1 o2", "key": "i o1 o2", "value": "i o1 o2", "out": "i1 i2 o"}
 """Projections of an attention module, by name: heads and their features are axes of their own."""
-
-CELLS = frozenset({"LSTMCell", "OptimizedLSTMCell", "GRUCell", "MGUCell", "SimpleCell"})
-"""Cells whose gates are modules of their own, `hi` and `ii`: those with `h` are recurrent."""
 
 PACKED = frozenset({"dense_i", "dense_h"})
 """Parts of NNX's cells, which hold all gates in one kernel."""
@@ -55,7 +36,7 @@ UNNAMED = "its name does not tell its axes"
 
 
 def named_layer(path: str, names: tuple[str, ...], own: Own, ancestors: tuple[Ancestor, ...], hint: str) -> Layer:
-    """Return the layer that a module's name and the names and ranks of its arrays make it out to be.
+    """Return the layer that a module's name and the names and ranks of its arrays suggest.
 
     Args:
         path: its path.
@@ -83,7 +64,7 @@ def is_automatic(name: str) -> bool:
 
 
 def _is_cell(names: tuple[str, ...]) -> bool:
-    return bool(names) and _class(names[-1]) in CELLS
+    return bool(names) and LINEN_KINDS.get(_class(names[-1])) == "RNNCell"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -93,7 +74,7 @@ def _class(name: str) -> str:
 
 
 def _kind(names: tuple[str, ...], own: Own) -> str:
-    known = KINDS.get(_class(names[-1])) if names else None
+    known = LINEN_KINDS.get(_class(names[-1])) if names else None
     if known is not None and known != "Attention":
         return known
     if "embedding" in own:
@@ -109,7 +90,7 @@ def _is_projection(names: tuple[str, ...], own: Own) -> bool:
     """Return whether a module is a projection of attention: by the name of the module around it, or by its shapes."""
     if not names or names[-1] not in ATTENTION:
         return False
-    if len(names) > 1 and KINDS.get(_class(names[-2])) == "Attention":
+    if len(names) > 1 and LINEN_KINDS.get(_class(names[-2])) == "Attention":
         return True
     shape = tuple(own["kernel"][1].shape)
     if len(shape) != 3:

@@ -28,7 +28,7 @@ LIFTS = "flax.core."
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """What one run saw. Compared by identity, so that no cached `jit` is taken for this run.
+    """What one run showed. Compared by identity, so that no cached `jit` is used for this run.
 
     Attributes:
         modules: names of each module → the module as it was called.
@@ -102,7 +102,7 @@ class _Box(AxisMetadata[Any]):
         return replace(self, removed=(*self.removed, index))
 
     def tree_flatten_with_keys(self) -> Any:
-        # Spectral norm takes every key on the way to a weight for one of a dict.
+        # Spectral norm treats every key on the way to a weight as one of a dict.
         origin = _Origin(id(self.value))
         return ((DictKey("value"), self.value),), (self.names, self.rank, self.removed, self.record, origin)
 
@@ -179,10 +179,7 @@ def apply(module: Any, variables: Any, inputs: Sequence[Any], forward: Callable[
 
 
 def run(
-    module: Any,
-    collections: Mapping[str, Mapping[str, Any]],
-    inputs: Any,
-    forward: Callable[..., Any] | None,
+    module: Any, collections: Mapping[str, Mapping[str, Any]], inputs: Any, forward: Callable[..., Any] | None
 ) -> Record:
     """Return what calling the module abstractly shows.
 

@@ -14,7 +14,6 @@ from flax import nnx
 from jax.nn import initializers
 from jax.tree_util import tree_flatten_with_path
 
-from initax._adapters._constraints import FlaxSpectralNormPreimage, WeightNormPreimage, unchanged
 from initax._adapters._nodes import Node, entry_name, join
 from initax._adapters._shared_patterns import (
     Fans,
@@ -25,10 +24,12 @@ from initax._adapters._shared_patterns import (
     per_axis,
     transposed_effective,
 )
-from initax._errors import KeyTypeError, message
+from initax._adapters._spectral_norm import FlaxSpectralNormPreimage
+from initax._errors import KeyTypeError
 from initax._math._axes import Axes
 from initax._math._keys import as_key, parameter_key
 from initax._math._sharding import at_home
+from initax._model._constraint import weight_norm
 from initax._model._parameter import (
     GRU_GATES,
     LSTM_GATES,
@@ -37,12 +38,16 @@ from initax._model._parameter import (
     DefaultSpec,
     Field,
     FrameworkInit,
+    Role,
+    bias,
     declare,
+    row,
+    weight,
 )
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
 
 LECUN: DefaultSpec = "lecun_normal"
-MASK = Field(pattern="...", role="state")
+MASK = weight("...", "state")
 FLAT = undeclared("a state of NNX does not tell its axes", hint="pass the module itself, or nnx.merge(graphdef, state)")
 LORA_B = Reason(Why.RESERVED, "LoRA's zero matrix: drawn, the adapter would not start at zero")
 
@@ -99,7 +104,7 @@ def _einsum_bias_sizes(module: Any) -> dict[str, int]:
 
 def _lora_rank(module: Any, axis: str) -> dict[str, int]:
     """Return the size of the axis that both matrices of an adapter have, whatever axes a stack adds to them."""
-    first, second = (tuple(each.get_raw_value().shape) for each in (module.lora_a, module.lora_b))
+    first, second = (tuple(variable.get_raw_value().shape) for variable in (module.lora_a, module.lora_b))
     if len(first) != len(second):
         return {}
     for stacks in itertools.combinations(range(len(first)), len(first) - 2):
@@ -145,15 +150,16 @@ def _transposed_default(module: Any) -> DefaultSpec:
 
 def _norm(sizes: Any = None, state: Mapping[str, str] | None = None) -> Declaration:
     sizes = sizes or {"o": "num_features"}
-    kept = {name: Field(pattern="o", role="state", sizes=sizes, default=value) for name, value in (state or {}).items()}
-    return Declaration(
-        kind="Norm",
-        fields={
-            "scale": Field(pattern="o", role="scale", sizes=sizes, default="ones"),
-            "bias": Field(pattern="o", role="bias", sizes=sizes, default="zeros"),
-            **kept,
-        },
-    )
+    defaults = {"scale": "ones", "bias": "zeros", **(state or {})}
+    roles: dict[str, Role] = {"scale": "scale", "bias": "bias"}
+    fields = {
+        name: weight("o", roles.get(name, "state"), sizes=sizes, default=default) for name, default in defaults.items()
+    }
+    return row("Norm", fields)
+
+
+def _bias(pattern: Any, sizes: Any) -> Field:
+    return bias(pattern, "kernel", sizes=sizes, default="zeros")
 
 
 def _packed(gates: tuple[str, ...], inputs: str, *, recurrent: bool = False) -> Field:
@@ -164,159 +170,104 @@ def _packed(gates: tuple[str, ...], inputs: str, *, recurrent: bool = False) -> 
         whole = (getattr(module, inputs), count * module.hidden_features)
         return FrameworkInit(function=initializers.orthogonal(), shape=whole) if recurrent else LECUN
 
-    return Field(
-        pattern="i (gate o)",
-        role="recurrent" if recurrent else "weight",
-        sizes={"gate": count, "i": inputs, "o": "hidden_features"},
-        default=default,
-        gates=gates,
-    )
+    sizes = {"gate": count, "i": inputs, "o": "hidden_features"}
+    return weight("i (gate o)", "recurrent" if recurrent else "weight", sizes=sizes, default=default, gates=gates)
 
 
 def _packed_bias(gates: tuple[str, ...]) -> Field:
-    return Field(
-        pattern="(gate o)",
-        role="bias",
-        sizes={"gate": len(gates), "o": "hidden_features"},
-        of="dense_i.kernel",
-        default="zeros",
-        gates=gates,
-    )
+    sizes = {"gate": len(gates), "o": "hidden_features"}
+    return bias("(gate o)", "dense_i.kernel", sizes=sizes, default="zeros", gates=gates)
 
 
-def _single(inputs: str, *, recurrent: bool = False, gate: tuple[str, ...] = ()) -> Field:
-    return Field(
-        pattern="i o",
-        role="recurrent" if recurrent else "weight",
-        sizes={"i": inputs, "o": "hidden_features"},
-        default="orthogonal" if recurrent else LECUN,
-        gates=gate,
-    )
+def _single(inner: str, hidden: str, *, bias_at: str, gates: tuple[str, ...] = ()) -> dict[str, Field]:
+    """The arrays of a cell, or of one of its gates, in a module for the input and one for the hidden state."""
+    sizes = {"i": "in_features", "o": "hidden_features"}
+    across = {"i": "hidden_features", "o": "hidden_features"}
+    return {
+        f"{inner}.kernel": weight("i o", sizes=sizes, default=LECUN, gates=gates),
+        f"{hidden}.kernel": weight("i o", "recurrent", sizes=across, default="orthogonal", gates=gates),
+        f"{bias_at}.bias": bias("o", f"{inner}.kernel", sizes={"o": "hidden_features"}, default="zeros", gates=gates),
+    }
 
 
-def _single_bias(of: str, gate: tuple[str, ...] = ()) -> Field:
-    return Field(pattern="o", role="bias", sizes={"o": "hidden_features"}, of=of, default="zeros", gates=gate)
-
-
-def _lstm() -> dict[str, Field]:
-    fields: dict[str, Field] = {}
-    for gate, inside, hidden in zip(LSTM_GATES, ("ii", "if_", "ig", "io"), ("hi", "hf", "hg", "ho"), strict=True):
-        fields |= {
-            f"{inside}.kernel": _single("in_features", gate=(gate,)),
-            f"{hidden}.kernel": _single("hidden_features", recurrent=True, gate=(gate,)),
-            f"{hidden}.bias": _single_bias(f"{inside}.kernel", (gate,)),
-        }
-    return fields
+def _lstm() -> Declaration:
+    names = zip(LSTM_GATES, ("ii", "if_", "ig", "io"), ("hi", "hf", "hg", "ho"), strict=True)
+    gates = [_single(inner, hidden, bias_at=hidden, gates=(gate,)) for gate, inner, hidden in names]
+    return row("RNNCell", {name: row for fields in gates for name, row in fields.items()})
 
 
 LAYERS: dict[type, Declaration] = {
-    nnx.Linear: Declaration(
-        kind="Linear",
-        fields={
-            "kernel": Field(pattern="i o", role="weight", sizes=_linear_sizes, default=LECUN),
-            "bias": Field(pattern="o", role="bias", sizes={"o": "out_features"}, of="kernel", default="zeros"),
-        },
+    nnx.Linear: row(
+        "Linear", kernel=weight("i o", sizes=_linear_sizes, default=LECUN), bias=_bias("o", {"o": "out_features"})
     ),
-    nnx.LinearGeneral: Declaration(
-        kind="Linear",
-        fields={
-            "kernel": Field(pattern=_general_pattern, role="weight", sizes=_general_sizes, default=_general_default),
-            "bias": Field(
-                pattern=_general_bias_pattern, role="bias", sizes=_general_bias_sizes, of="kernel", default="zeros"
-            ),
-        },
+    nnx.LinearGeneral: row(
+        "Linear",
+        kernel=weight(_general_pattern, sizes=_general_sizes, default=_general_default),
+        bias=_bias(_general_bias_pattern, _general_bias_sizes),
     ),
-    nnx.Einsum: Declaration(
-        kind="Linear",
-        fields={
-            "kernel": Field(pattern=_einsum_kernel, role="weight", sizes=_einsum_sizes, default=_einsum_default),
-            "bias": Field(pattern=_einsum_bias, role="bias", sizes=_einsum_bias_sizes, of="kernel", default="zeros"),
-        },
+    nnx.Einsum: row(
+        "Linear",
+        kernel=weight(_einsum_kernel, sizes=_einsum_sizes, default=_einsum_default),
+        bias=_bias(_einsum_bias, _einsum_bias_sizes),
     ),
-    nnx.Conv: Declaration(
-        kind="Conv",
-        fields={
-            "kernel": Field(
-                pattern="... i (g o)",
-                role="weight",
-                sizes=_conv_sizes,
-                receptive="kernel_size",
-                default=LECUN,
-                effective=_strided,
-            ),
-            "bias": Field(pattern="(g o)", role="bias", sizes=_conv_bias_sizes, of="kernel", default="zeros"),
-            "mask": MASK,
-        },
+    nnx.Conv: row(
+        "Conv",
+        kernel=weight("... i (g o)", sizes=_conv_sizes, default=LECUN, receptive="kernel_size", effective=_strided),
+        bias=_bias("(g o)", _conv_bias_sizes),
+        mask=MASK,
     ),
-    nnx.ConvTranspose: Declaration(
-        kind="ConvTranspose",
-        fields={
-            "kernel": Field(
-                pattern=lambda module: "... o i" if module.transpose_kernel else "... i o",
-                role="weight",
-                sizes=_linear_sizes,
-                receptive="kernel_size",
-                default=_transposed_default,
-                effective=_transposed,
-            ),
-            "bias": Field(pattern="o", role="bias", sizes={"o": "out_features"}, of="kernel", default="zeros"),
-            "mask": MASK,
-        },
+    nnx.ConvTranspose: row(
+        "ConvTranspose",
+        kernel=weight(
+            lambda module: "... o i" if module.transpose_kernel else "... i o",
+            sizes=_linear_sizes,
+            receptive="kernel_size",
+            default=_transposed_default,
+            effective=_transposed,
+        ),
+        bias=_bias("o", {"o": "out_features"}),
+        mask=MASK,
     ),
-    nnx.Embed: Declaration(
-        kind="Embedding",
-        fields={
-            "embedding": Field(
-                pattern="o i",
-                role="embedding",
-                sizes={"o": "num_embeddings", "i": "features"},
-                default=("variance_scaling", {"distribution": "normal"}),
-                effective=looked_up,
-            )
-        },
+    nnx.Embed: row(
+        "Embedding",
+        embedding=weight(
+            "o i",
+            "embedding",
+            sizes={"o": "num_embeddings", "i": "features"},
+            default=("variance_scaling", {"distribution": "normal"}),
+            effective=looked_up,
+        ),
     ),
-    nnx.LSTMCell: Declaration(kind="RNNCell", fields=_lstm()),
-    nnx.OptimizedLSTMCell: Declaration(
-        kind="RNNCell",
-        fields={
+    nnx.LSTMCell: _lstm(),
+    nnx.OptimizedLSTMCell: row(
+        "RNNCell",
+        {
             "dense_i.kernel": _packed(LSTM_GATES, "in_features"),
             "dense_h.kernel": _packed(LSTM_GATES, "hidden_features", recurrent=True),
             "dense_h.bias": _packed_bias(LSTM_GATES),
         },
     ),
-    nnx.GRUCell: Declaration(
-        kind="RNNCell",
-        fields={
+    nnx.GRUCell: row(
+        "RNNCell",
+        {
             "dense_i.kernel": _packed(GRU_GATES, "in_features"),
             "dense_i.bias": _packed_bias(GRU_GATES),
             "dense_h.kernel": _packed(GRU_GATES, "hidden_features", recurrent=True),
         },
     ),
-    nnx.SimpleCell: Declaration(
-        kind="RNNCell",
-        fields={
-            "dense_i.kernel": _single("in_features"),
-            "dense_i.bias": _single_bias("dense_i.kernel"),
-            "dense_h.kernel": _single("hidden_features", recurrent=True),
-        },
-    ),
-    nnx.LoRA: Declaration(
-        kind="LoRA",
-        fields={
-            "lora_a": Field(pattern="i o", role="weight", sizes=_lora_a_sizes, default="he_uniform"),
-            "lora_b": Field(pattern="i o", role="weight", sizes=_lora_b_sizes, default="zeros", reserved=LORA_B),
-        },
+    nnx.SimpleCell: row("RNNCell", _single("dense_i", "dense_h", bias_at="dense_i")),
+    nnx.LoRA: row(
+        "LoRA",
+        lora_a=weight("i o", sizes=_lora_a_sizes, default="he_uniform"),
+        lora_b=weight("i o", sizes=_lora_b_sizes, default="zeros", reserved=LORA_B),
     ),
     nnx.BatchNorm: _norm(state={"mean": "zeros", "var": "ones"}),
     nnx.LayerNorm: _norm(),
     nnx.RMSNorm: _norm(),
     nnx.GroupNorm: _norm(lambda module: {"o": module.num_groups * module.group_size}),
     nnx.InstanceNorm: _norm(),
-    nnx.WeightNorm: Declaration(kind="WeightNorm", fields={}),
-    nnx.PReLU: Declaration(
-        kind="PReLU",
-        fields={"negative_slope": Field(pattern="...", role="scale", default=("constant", {"value": 0.01}))},
-    ),
+    nnx.WeightNorm: row("WeightNorm"),
+    nnx.PReLU: row("PReLU", negative_slope=weight("...", "scale", default=("constant", {"value": 0.01}))),
 }
 """Every class of `flax.nnx` that owns parameters: one row each. Subclasses inherit the row of the nearest base."""
 
@@ -379,10 +330,10 @@ def _why_no_parameter(variable: Any) -> Reason | None:
             return what
     if isinstance(variable, nnx.Param):
         return None
-    return Reason(Why.NOT_TRAINABLE, f"a Variable of type {type(variable).__name__}, which is no nnx.Param")
+    return Reason(Why.NOT_TRAINABLE, f"a Variable of type {type(variable).__name__}, which is not an nnx.Param")
 
 
-RAW = Reason(Why.CONSTANT, "an array in no Variable, which NNX takes for a constant")
+RAW = Reason(Why.CONSTANT, "an array in no Variable, which NNX treats as a constant")
 
 
 def _constant(array: Any, boxed: bool) -> Reason | None:
@@ -443,17 +394,9 @@ def _weight_norm(node: Any) -> dict[str, Constraint]:
         kept = {stacks + axis % own for axis in features} | set(range(stacks))
         reduced = tuple(axis for axis in range(len(shape)) if axis not in kept)
         if scale is None:
-            constraints[weight] = Constraint(
-                name="weight norm",
-                preimage=unchanged,
-                warning="weight norm without a scale holds every norm of {weight} at 1, whatever is drawn",
-            )
-            continue
-        constraints[weight] = Constraint(
-            name="weight norm",
-            preimage=WeightNormPreimage(reduced, tuple(scale.shape)),
-            companions=(f"scales.{_dotted(names)}",),
-        )
+            constraints[weight] = weight_norm(reduced, None)
+        else:
+            constraints[weight] = weight_norm(reduced, f"scales.{_dotted(names)}", tuple(scale.shape))
     return constraints
 
 
@@ -508,5 +451,5 @@ def key_of(source: Any) -> jax.Array | None:
         return jnp.asarray(source.params())
     except (AttributeError, KeyError, ValueError) as error:
         raise KeyTypeError(
-            message("the nnx.Rngs has no stream for parameters.", "write nnx.Rngs(0), or nnx.Rngs(params=0)")
+            "the nnx.Rngs has no stream for parameters.", "write nnx.Rngs(0), or nnx.Rngs(params=0)"
         ) from error

@@ -1,4 +1,4 @@
-"""What a node of a pytree is: an array or not, whose class it is of, and what its framework says of it."""
+"""`Node`, an adapter's description of one object in a model, and functions on paths and packages."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Awaited:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a node of a model is to its framework. Paths are relative to the node; `""` is the node itself.
+    """An adapter's description of one object in a model. Paths are relative to the node; `""` is the node itself.
 
     Attributes:
         form: a `"module"` owns arrays; a `"container"` passes those below on to what holds it; a `"named"` mapping has

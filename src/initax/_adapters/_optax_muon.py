@@ -1,4 +1,4 @@
-"""optax's Muon, shown every matrix by itself: merged axes are split for the step and merged again after it."""
+"""optax's Muon, applied to every matrix alone: merged axes are split for the step and merged again after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain containers: what the names and shapes of arrays outside any module suggest."""
+"""Layers of plain containers, guessed from names and shapes of arrays outside any module."""
 
 from __future__ import annotations
 
@@ -14,16 +14,7 @@ from initax._adapters._nodes import join
 from initax._math._axes import resolve
 from initax._math._sharding import placement
 from initax._model._evidence import TABLES, may_be_bias
-from initax._model._parameter import (
-    UNDECLARED,
-    Ancestor,
-    Evidence,
-    Fans,
-    Layer,
-    Parameter,
-    Role,
-    why_not_drawable,
-)
+from initax._model._parameter import UNDECLARED, Ancestor, Evidence, Fans, Layer, Parameter, Role, why_not_drawable
 from initax._model._reason import Reason, undeclared
 
 PLAIN_PATTERN = "... i o"
@@ -51,7 +42,7 @@ def unknown(own: Own, reason: Reason | None) -> tuple[Parameter, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Container:
-    """Arrays side by side, with what is asked of all of them for each one.
+    """The arrays of one container, with lookups over all of them.
 
     Attributes:
         own: the arrays.
@@ -75,7 +66,7 @@ class _Container:
                 if part in name:
                     other = name.replace(part, bias, 1)
                     ranks[other] = max(ranks.get(other, 0), len(array.shape))
-        return cls(own, order, {name: place for place, name in enumerate(order)}, ranks)
+        return cls(own, order, {name: index for index, name in enumerate(order)}, ranks)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of an array."""
@@ -133,7 +124,7 @@ def _norm_parameter(array: Parameter) -> Parameter:
 
 
 def _is_no_weight(name: str, container: _Container) -> bool:
-    """Return whether an array of several axes is no weight: a scale, or a bias of heads or stacked layers, or a row.
+    """Return whether an array of several axes is not a weight: a scale, or a bias of heads or stacked layers, or a row.
 
     By its name, or as what would be the name of the bias of a weight, or without a name as what goes with the array in
     front of it.
@@ -152,8 +143,8 @@ def _is_no_weight(name: str, container: _Container) -> bool:
 
 def _goes_with_the_one_before(name: str, shape: tuple[int, ...], container: _Container) -> bool:
     """Return whether an array without a name has the outputs of the one before it: its last axes, a row, a column."""
-    place = container.places[name]
-    before = container.shape(container.order[place - 1]) if place else ()
+    index = container.places[name]
+    before = container.shape(container.order[index - 1]) if index else ()
     if len(before) > len(shape):
         return shape in (before[-len(shape) :], (*before[: len(shape) - 1], before[-1]))
     if len(before) != len(shape):
@@ -163,8 +154,8 @@ def _goes_with_the_one_before(name: str, shape: tuple[int, ...], container: _Con
 
 def _row_behind(weight: str, left: Own, container: _Container) -> str | None:
     """Return the row without a name that is added to a weight's outputs: the only one behind it of as many axes."""
-    place = container.places[weight]
-    behind = container.order[place + 1 : place + 3] if weight.isdecimal() else []
+    index = container.places[weight]
+    behind = container.order[index + 1 : index + 3] if weight.isdecimal() else []
     shape = container.shape(weight)
     row = (*(1,) * (len(shape) - 1), shape[-1])
     rows = [name for name in behind if name in left and container.shape(name) == row != shape]

@@ -1,4 +1,4 @@
-"""Pieces of rows that the tables of several frameworks share: patterns and fans as functions of plain numbers."""
+"""Patterns and fans that the tables of several frameworks share, as functions of plain numbers."""
 
 from __future__ import annotations
 

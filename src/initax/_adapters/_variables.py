@@ -1,8 +1,8 @@
-"""Variables of Flax Linen as nested mappings: whose array each leaf is, read without Flax.
+"""Variables of Flax Linen as nested mappings, read without Flax.
 
 What is passed may be the whole dict of collections, its `params` alone, or a train state that holds them. The paths are
 the same for all three, `Dense_0.kernel`, so that the same key gives the same draws. Other collections are state. Where
-such mappings stand inside something else, a list say, their names tell the same there.
+such mappings stand inside something else, e.g. a list, they are read by their names there, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from initax._adapters._facts import Facts
 from initax._adapters._linen_names import cell_of, is_automatic, named_layer
 from initax._adapters._nodes import ARRAYS, entry_name, packages_of
 from initax._adapters._plain import Own, unknown
-from initax._errors import ModelError, listing, message
+from initax._errors import ModelError, listing
 from initax._model._evidence import settled
 from initax._model._parameter import UNDECLARED, Ancestor, Constraint, Layer, Parameter
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
@@ -85,14 +85,14 @@ class Variables:
 
 @dataclass(slots=True)
 class Readings:
-    """What running the module tells of its parameters; empty where there is no module to run.
+    """What a run of the module shows of its parameters; empty where there is no module to run.
 
     Attributes:
         owner: function from the names of a parameter to those of the module it belongs to; `None` where none was seen.
         classes: names of a module → its class.
         read: function from a module's names and its own arrays to its kind and its parameters.
         constraints: path of a weight → what stands between the stored arrays and the effective weight.
-        notes: path of an array that is never drawn by itself → why.
+        notes: path of an array that is never drawn alone → why.
         hint: what to pass where names do not tell.
         order: names of modules in the order in which they were called.
     """
@@ -109,8 +109,8 @@ class Readings:
 def are_variables(model: Any) -> bool:
     """Return whether a model looks like variables of Flax Linen, or a train state that holds some.
 
-    A mapping of mappings is taken for parameters where names in it are Flax's, at whatever level: `kernel`, or
-    `Dense_0`. One that holds lists, tuples or modules of another framework is no Linen module's.
+    A mapping of mappings is treated as parameters where names in it are Flax's, at whatever level: `kernel`, or
+    `Dense_0`. One that holds lists, tuples or modules of another framework is not a Linen module's.
     """
     if _is_train_state(model):
         return True
@@ -133,7 +133,7 @@ def are_named(node: Any) -> bool:
 
 
 def _is_mapping(node: Any) -> bool:
-    """Whether this is a mapping as Linen makes them. A state of NNX is one too, but its names are attributes."""
+    """Whether this is a mapping, but not a state of NNX, whose names are attributes."""
     return type(node) is dict or (isinstance(node, Mapping) and NNX not in packages_of(type(node)))
 
 
@@ -183,7 +183,7 @@ def _key_names(entry: Any) -> Names:
 
 
 def unboxed(names: Names) -> Names:
-    """Return names without that of a restored box around an array, which is no name of the array."""
+    """Return names without that of a restored box around an array, which is not a name of the array."""
     return names[:-1] if len(names) > 1 and names[-1] in BOXES else names
 
 
@@ -210,7 +210,7 @@ def take_apart(model: Any) -> Variables:
                 collection, rest = entry_name(rest[0]), rest[1:]
         elif whole:
             collection, rest = entry_name(keys[0]), keys[1:]
-        # A box around an array, `nn.Partitioned` say, is one attribute more, which is no name.
+        # A box around an array, e.g. `nn.Partitioned`, adds an attribute to the path, which is not a name.
         names = tuple(name for key in rest if not isinstance(key, GetAttrKey) for name in _key_names(key))
         if collection is None or not names:
             collection, names = None, tuple(map(entry_name, keys))
@@ -221,7 +221,7 @@ def take_apart(model: Any) -> Variables:
 
 
 def _boxes_at_home(model: Any) -> Any:
-    """The model with the abstract arrays in boxes, `nn.Partitioned` say, given the shardings that the boxes name."""
+    """The model with the abstract arrays in boxes, e.g. `nn.Partitioned`, given the shardings that the boxes name."""
 
     def at_its_home(node: Any) -> Any:
         if not _is_box(node):
@@ -257,9 +257,7 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
         if not isinstance(entry.leaf, ARRAYS):
             continue
         if entry.path in places:
-            raise ModelError(
-                message(f'two arrays have the path "{entry.path}".', "rename the collection or the module")
-            )
+            raise ModelError(f'two arrays have the path "{entry.path}".', "rename the collection or the module")
         places[entry.path] = [entry.index]
         if entry.collection == PARAMS and not isinstance(entry.leaf, jax.ShapeDtypeStruct):
             first = firsts.setdefault(id(entry.leaf), entry.path)

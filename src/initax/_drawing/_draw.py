@@ -11,9 +11,9 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -22,70 +22,32 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 
+from initax._drawing._job import Drawn, Groups, Job, Way
 from initax._drawing._program import (
     Arrays,
-    Compiled,
     Need,
     Program,
     compile_together,
-    default_platform,
     drawing_implementation,
     failure,
     filler,
     run,
     sampler,
+    shaper,
 )
 from initax._drawing._progress import bar
+from initax._drawing._rows import drawn_in_rows, serves
 from initax._math._keys import CONFIG, as_key, fold_paths, fold_paths_on_host, vmap_is_exact
 from initax._math._multihost import agree, meet
-from initax._math._sharding import explicit_names, no_mesh, stated_spec
+from initax._math._sharding import explicit_names, folded, no_mesh, stated_spec
+from initax._math._threefry import COUNTERS, FUSED
 
-BUCKET = 64
-"""Rows of one bucket: many small equal arrays cost more to dispatch than to draw, so they are drawn together."""
-BUCKET_LEAST = 256
-"""Rows from which a bucket's longer compilation (0.6 s instead of 0.2 s) pays off within a few calls."""
-BUCKET_ENTRIES = 16_384
-"""Entries above which drawing costs more than dispatching, and a bucket would only cost memory."""
+MANY = 256
+"""Equal arrays without random numbers from which a program costs less than bringing each from the host."""
+SMALL = 16_384
+"""Entries up to which an array without random numbers is made on the host, which compiles nothing."""
 HANDS = 8
-"""Arrays one program gives back. XLA's compile time grows with the number of outputs, some 7 ms each."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    """One array to be drawn.
-
-    Attributes:
-        paths: its path, and those its companions are stored at.
-        program: what draws it.
-        numbers: the program's run-time numbers.
-        old: the array stored there now, where the program sees it.
-        free: arrays that nothing needs once it is drawn.
-        here: what is stored there now, an array or a shape.
-    """
-
-    paths: tuple[str, ...]
-    program: Program
-    numbers: tuple[Any, ...]
-    old: Any = None
-    free: tuple[Any, ...] = ()
-    here: Any = None
-
-    @property
-    def inputs(self) -> tuple[Any, ...]:
-        """What the program is called on after key and numbers."""
-        return () if self.old is None else (self.old,)
-
-
-Groups = Mapping[Program, list[int]]
-Drawn = Iterable[tuple[int, Arrays]]
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How one group is drawn: what it needs compiled, and its rows with their arrays, drawn one after the other."""
-
-    needs: tuple[Need, ...]
-    made: Drawn
+"""Small ones that one program gives back."""
 
 
 def draw(jobs: Sequence[Job], key: Any, *, progress: bool = False) -> dict[str, jax.Array]:
@@ -152,17 +114,19 @@ def _concrete(groups: Groups, jobs: Sequence[Job], key: jax.Array, progress: boo
         agree(_account(jobs, key))
     implementation = drawing_implementation(str(jax.random.key_impl(key)))
     data = fold_paths_on_host(key, [job.paths[0] for job in jobs])
-    exact = vmap_is_exact(key)
-    flat = _sharing(groups) if exact and CONFIG.jax_threefry_partitionable else {}
+    exact = vmap_is_exact(key) and CONFIG.jax_threefry_partitionable
+    plainer = _plainer(groups) if exact else {}
+    in_rows: dict[Program, list[int]] = {}
     ways = []
     for program, rows in groups.items():
         numbers = [program.numbers(jobs[row].numbers) for row in rows]
         if not program.kernel.random and not program.kernel.sees_old:
             ways.append(_filled(program, rows, numbers, jobs))
-        elif exact and default_platform() == "cpu" and _fits_bucket(program, len(rows)):
-            ways.append(_bucketed(program, implementation, rows, data[rows], numbers))
+        elif implementation == FUSED and serves(program, numbers[0]):
+            in_rows[program] = rows
         else:
-            ways.append(_singly(program, flat.get(program, program), implementation, rows, data, numbers, jobs))
+            ways.append(_singly(program, plainer.get(program, program), implementation, rows, data, numbers, jobs))
+    ways.extend(drawn_in_rows(in_rows, jobs, data))
     found: dict[int, Arrays] = {}
     with bar(sum(job.program.entries for job in jobs), shown=progress) as step:
         step(f"compiling {len(groups)} programs", 0)
@@ -196,19 +160,21 @@ def _account(jobs: Sequence[Job], key: jax.Array) -> tuple[str, ...]:
     return (f"key {jax.random.key_impl(key)} {words}", *rows)
 
 
-def _sharing(programs: Iterable[Program]) -> dict[Program, Program]:
-    """Programs that equal another but for the shape → the one program of that many entries they can share.
+def _plainer(programs: Iterable[Program]) -> dict[Program, Program]:
+    """Programs that only draw entries → the ones that draw the same in a shape of fewer axes.
 
-    An element-wise draw depends on an entry's place in row-major order alone, so a (768, 3072) and a (3072, 768) are
-    the same numbers in another shape, and compiling one flat program is cheaper than compiling two.
+    An entry depends on its place in row-major order alone. On a CPU, XLA does not vectorize loops along short axes: a
+    (512, 512, 3, 3) takes six times as long as a vector of as many entries, and no reshape within the program helps.
+    Anywhere else a vector is taken only where several shapes can share it, which saves compiling.
     """
-    flat = {
-        program: replace(program, shape=(program.entries,))
-        for program in programs
-        if program.is_alone and program.kernel.random
-    }
-    uses = Counter(flat.values())
-    return {program: one for program, one in flat.items() if uses[one] > 1}
+    found = {}
+    for program in programs:
+        if program.is_alone and program.entries and len(program.shape) > 1:
+            shape, home = folded(program.shape, program.shardings[0])
+            if max(shape) < COUNTERS:
+                found[program] = replace(program, shape=shape, shardings=(home,))
+    uses = Counter(found.values())
+    return {program: one for program, one in found.items() if uses[one] > 1 or program.platform == "cpu"}
 
 
 def _singly(
@@ -220,25 +186,30 @@ def _singly(
     numbers: list[tuple[Any, ...]],
     jobs: Sequence[Job],
 ) -> Way:
-    """One call per row. `compiled` is the program, or a flat one whose arrays have to be shaped afterwards."""
+    """One call per row. `compiled` is the program, or one of another shape, whose arrays are shaped afterwards."""
     build = functools.partial(sampler, implementation=implementation)
-    is_flat = compiled is not program
-    shaped = _shaper(program.shape) if is_flat else None
+    giving = functools.partial(sampler, implementation=implementation, donates=True)
+    home, is_plainer = program.shardings[0], compiled is not program
+    shaped, plain = shaper(program.shape, home), shaper(compiled.shape, compiled.shardings[0])
 
     def made() -> Iterator[tuple[int, Arrays]]:
         for row, values in zip(rows, numbers, strict=True):
-            drawn = run(build, compiled, jobs[row].paths[0], data[row], values, *jobs[row].inputs)
-            yield row, drawn if shaped is None else (shaped(drawn[0]),)
+            job = jobs[row]
+            inputs, donor = job.inputs, job.donor
+            gives = donor is not None and (job.old is None or job.old is donor)
+            if gives and job.old is None:
+                inputs = (plain(donor) if is_plainer else donor,)
+            drawn = run(giving if gives else build, compiled, job.paths[0], data[row], values, *inputs)
+            yield row, (shaped(drawn[0]),) if is_plainer else drawn
 
-    needs = [Need(build(compiled), (data[rows[0]], numbers[0], *jobs[rows[0]].inputs))]
-    if shaped is not None:
-        needs.append(Need(shaped, (jax.ShapeDtypeStruct(compiled.shape, compiled.dtype),)))
+    first = jobs[rows[0]]
+    if first.donor is not None:
+        return Way((), made())
+    needs = [Need(build(compiled), (data[rows[0]], numbers[0], *first.inputs))]
+    if is_plainer:
+        there = jax.ShapeDtypeStruct(compiled.shape, compiled.dtype, sharding=compiled.shardings[0])
+        needs.append(Need(shaped, (there,)))
     return Way(tuple(needs), made())
-
-
-@functools.lru_cache(maxsize=1024)
-def _shaper(shape: tuple[int, ...]) -> Compiled:
-    return Compiled(lambda flat: jnp.reshape(flat, shape), donate_argnums=0)
 
 
 def _spread(groups: Groups, jobs: Sequence[Job], keys: jax.Array) -> dict[int, Arrays]:
@@ -295,65 +266,35 @@ def _traced(groups: Groups, jobs: Sequence[Job], keys: jax.Array) -> Drawn:
 
 def _filled(program: Program, rows: list[int], numbers: list[tuple[Any, ...]], jobs: Sequence[Job]) -> Way:
     """Arrays without random numbers. A few small ones come from the host, which compiles nothing."""
-    if len(rows) < BUCKET_LEAST and program.entries <= BUCKET_ENTRIES and program.preimage is None:
+    is_small = program.entries <= SMALL and program.preimage is None and not program.spans_processes
+    if is_small and len(rows) < MANY:
         made = (program.kernel.on_host(each, program.shape, program.dtype) for each in numbers)
         first = next(made)
-        if first is not None and not program.spans_processes:
+        if first is not None:
             home, hosted = program.shardings[0], itertools.chain((first,), made)
             # All at once is ten times faster; one by one leaves room, where old arrays are to make it.
             frees = any(jobs[row].free for row in rows)
             arrays = (jax.device_put(each, home) for each in hosted) if frees else jax.device_put(list(hosted), home)
             return Way((), ((row, (array,)) for row, array in zip(rows, arrays, strict=True)))
-
-    def each_of(values: tuple[Any, ...]) -> Callable[[Program], Compiled]:
-        return functools.partial(filler, numbers=values)
-
-    drawn = (
-        (row, run(each_of(values), program, jobs[row].paths[0])) for row, values in zip(rows, numbers, strict=True)
-    )
-    return Way(tuple(Need(filler(program, values), ()) for values in dict.fromkeys(numbers)), drawn)
-
-
-def _fits_bucket(program: Program, count: int) -> bool:
-    return count >= BUCKET_LEAST and program.entries <= BUCKET_ENTRIES and program.is_alone
-
-
-def _bucketed(
-    program: Program, implementation: Any, rows: list[int], data: np.ndarray, numbers: list[tuple[Any, ...]]
-) -> Way:
-    count = len(rows)
-    whole = -(-count // BUCKET) * BUCKET
-    places = np.minimum(np.arange(whole), count - 1)  # the last bucket is filled up with repeats, which are dropped
-    columns = tuple(np.array(column)[places] for column in zip(*numbers, strict=True))
-    stack, unstack = _stack(program, implementation), _unstack(HANDS, program)
-
-    def inputs(start: int) -> tuple[Any, ...]:
-        taken = slice(start, start + BUCKET)
-        return data[places[taken]], tuple(column[taken] for column in columns)
-
-    def made() -> Iterator[tuple[int, Arrays]]:
-        for start in range(0, whole, BUCKET):
-            bucket = stack(*inputs(start))
-            for first in range(start, min(start + BUCKET, count), HANDS):
-                arrays = unstack(bucket, np.int32(first - start))
-                yield from ((row, (array,)) for row, array in zip(rows[first:], arrays, strict=False))
-            del bucket  # before the next is drawn
-
-    bucket_shape = jax.ShapeDtypeStruct((BUCKET, *program.shape), program.dtype)
-    return Way((Need(stack, inputs(0)), Need(unstack, (bucket_shape, np.int32(0)))), made())
+    equal: dict[tuple[Any, ...], list[int]] = {}
+    for row, values in zip(rows, numbers, strict=True):
+        equal.setdefault(values, []).append(row)
+    count = HANDS if is_small and len(rows) >= MANY else 1
+    needs, ways = [], []
+    for values, found in equal.items():
+        donates = count == 1 and jobs[found[0]].donor is not None
+        if not donates:
+            needs.append(Need(filler(program, values, count=count), ()))
+        ways.append(_filled_alike(program, values, found, jobs, count))
+    return Way(tuple(needs), itertools.chain.from_iterable(ways))
 
 
-@functools.lru_cache(maxsize=256)
-def _stack(program: Program, implementation: Any) -> Compiled:
-    def sample(data: jax.Array, numbers: tuple[Any, ...]) -> jax.Array:
-        return program(jax.random.wrap_key_data(data, impl=implementation), numbers)[0]
-
-    return Compiled(jax.vmap(sample))
-
-
-@functools.lru_cache(maxsize=256)
-def _unstack(hands: int, program: Program) -> Compiled:
-    """From a bucket of a program to some of its arrays."""
-    return Compiled(
-        lambda stack, first: [lax.dynamic_index_in_dim(stack, first + place, keepdims=False) for place in range(hands)]
-    )
+def _filled_alike(program: Program, values: tuple[Any, ...], rows: list[int], jobs: Sequence[Job], count: int) -> Drawn:
+    for start in range(0, len(rows), count):
+        found = rows[start : start + count]
+        donor = jobs[found[0]].donor if count == 1 else None
+        build = functools.partial(filler, numbers=values, count=count, donates=donor is not None)
+        made = run(build, program, jobs[found[0]].paths[0], *(() if donor is None else (donor,)))
+        yield from (
+            ((row, (array,)) for row, array in zip(found, made, strict=False)) if count > 1 else [(found[0], made)]
+        )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from initax._errors import DrawError, message
@@ -71,9 +72,23 @@ class Program:
     @property
     def is_alone(self) -> bool:
         """Whether it does nothing but draw entries, each from its own place."""
-        return (
-            self.kernel.elementwise and not self.kernel.sees_old and self.shardings == (None,) and self.preimage is None
-        )
+        kernel = self.kernel
+        return kernel.elementwise and kernel.random and not kernel.sees_old and self.preimage is None
+
+    @property
+    def device(self) -> Any:
+        """The device its arrays live on whole, `None` where they live on several."""
+        (home, *others) = self.shardings
+        if others or (home is not None and len(home.device_set) > 1):
+            return None
+        return default_device() if home is None else next(iter(home.device_set))
+
+    @property
+    def platform(self) -> str:
+        """What kind of device its arrays live on."""
+        home = self.shardings[0]
+        device: Any = default_device() if home is None else next(iter(home.device_set))
+        return str(device.platform)
 
     @property
     def spans_processes(self) -> bool:
@@ -138,24 +153,56 @@ def drawing_implementation(name: str) -> Any:
 
 
 @functools.lru_cache(maxsize=1024)
-def sampler(program: Program, implementation: Any) -> Compiled:
-    """Return the program as a compiled function of a key's data, the numbers, and the old array if it sees it."""
+def sampler(program: Program, implementation: Any, *, donates: bool = False) -> Compiled:
+    """Return the program as a compiled function of a key's data, the numbers, and an old array.
+
+    Args:
+        program: the program.
+        implementation: the implementation of the key.
+        donates: whether it is given an old array whose memory the new one takes; else only if it sees one.
+    """
 
     def sample(data: jax.Array, numbers: tuple[Any, ...], *old: jax.Array) -> Arrays:
-        return program(jax.random.wrap_key_data(data, impl=implementation), numbers, *old)
+        key = jax.random.wrap_key_data(data, impl=implementation)
+        return program(key, numbers, *(old if program.kernel.sees_old else ()))
 
-    return Compiled(sample, **_placement(program))
+    return Compiled(sample, **_placement(program), **(_GIVEN_UP | {"donate_argnums": 2} if donates else {}))
 
 
 @functools.lru_cache(maxsize=1024)
-def filler(program: Program, numbers: tuple[Any, ...]) -> Compiled:
-    """Return the program, which uses no key, without arguments: calling it costs a tenth of calling one with a key."""
-    return Compiled(lambda: program(jax.random.key(0), numbers), **_placement(program))
+def filler(program: Program, numbers: tuple[Any, ...], *, count: int = 1, donates: bool = False) -> Compiled:
+    """Return the program, which uses no key, as a function of nothing: a call costs a tenth of one with a key.
+
+    Args:
+        program: the program.
+        numbers: its numbers.
+        count: how many equal arrays it makes.
+        donates: whether it is given an old array whose memory the new one takes.
+    """
+
+    def fill(*old: jax.Array) -> Arrays:
+        return program(jax.random.key(0), numbers) * count
+
+    return Compiled(fill, **_placement(program), **(_GIVEN_UP | {"donate_argnums": 0} if donates else {}))
+
+
+@functools.lru_cache(maxsize=1024)
+def shaper(shape: tuple[int, ...], home: Any) -> Compiled:
+    """Return what gives an array another shape without a copy."""
+    return Compiled(lambda array: jnp.reshape(array, shape), donate_argnums=0, **_at(home))
+
+
+_GIVEN_UP = {"keep_unused": True}
+"""An old array is handed over for its memory alone."""
 
 
 def _placement(program: Program) -> dict[str, Any]:
     placed = any(sharding is not None for sharding in program.shardings)
     return {"out_shardings": program.shardings} if placed else {}
+
+
+def _at(home: Any) -> dict[str, Any]:
+    return {} if home is None else {"out_shardings": home}
 
 
 def run(build: Callable[[Program], Compiled], program: Program, path: str, *arguments: Any) -> Arrays:
@@ -219,9 +266,14 @@ _only_on_cpu: set[tuple[type[Kernel], str]] = set()
 """Kernels that a platform was found unable to run."""
 
 
+def default_device() -> Any:
+    """Return the device that arrays without a sharding are drawn on."""
+    device = CONFIG.jax_default_device
+    if device is None or isinstance(device, str):
+        return jax.local_devices(backend=device)[0]
+    return device
+
+
 def default_platform() -> str:
     """Return the platform that arrays without a sharding are drawn on."""
-    device = CONFIG.jax_default_device
-    if device is None:
-        return str(jax.default_backend())
-    return device if isinstance(device, str) else str(device.platform)
+    return str(default_device().platform)

@@ -14,20 +14,22 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import einops
 from einops.parsing import ParsedExpression
 
 from initax._errors import AxesError, did_you_mean, listing, message
 
+Array = TypeVar("Array")
+
 RECEPTIVE = "..."
 RESERVED = frozenset({"h", "w", "d", "k", "kh", "kw", "kd", "height", "width", "depth", "kernel", "spatial"})
 """Names people give to the axes of a receptive field. As batch axes they would silently shrink every fan."""
 SIDED = re.compile(r"(i|in|inputs?|o|out|outputs?)(\d*|_\w+)")
-"""Names of inputs and outputs: `i`, `i1`, `in`, `in_features`, `outputs`. An `instance` or an `order` is no input."""
+"""Names of inputs and outputs: `i`, `i1`, `in`, `in_features`, `outputs`, but not `instance` or `order`."""
 SIDED_LATE = re.compile(r"(?:\w*_|[cdn])(i(?:n|nputs?)|o(?:ut|utputs?))\d*")
-"""Names of inputs and outputs that say so behind other letters: `d_in`, `c_out`, `nin`. Here the first letter tells."""
+"""Names of inputs and outputs that begin with other letters: `d_in`, `c_out`. Patterns go by the first letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,26 +92,26 @@ class Axes:
         """
         sides: dict[str, list[int]] = {"in": [], "out": [], "batch": []}
         sizes = dict(zip(self.names, self.split, strict=True))
-        place = 0
+        index = 0
         for group in parse(self.pattern):
             many = len(self.receptive_axis) if group == (RECEPTIVE,) else 1
-            telling = [name for name in group if len(group) == 1 or sizes[name] > 1]  # one group is no group
+            telling = [name for name in group if len(group) == 1 or sizes[name] > 1]  # one group is as good as none
             kinds = {_meaning(name) for name in telling} or {"batch"}
             if len(kinds) > 1:
                 return None
             (kind,) = kinds
-            sides["in" if kind == "receptive" else kind] += range(place, place + many)
-            place += many
+            sides["in" if kind == "receptive" else kind] += range(index, index + many)
+            index += many
         return tuple(sides["in"]), tuple(sides["out"])
 
     def _stored(self, asked: Callable[[tuple[str, ...]], bool]) -> tuple[int, ...]:
         """The axes of the stored array whose names are asked for."""
         found: list[int] = []
-        place = 0
+        index = 0
         for group in parse(self.pattern):
             if group and asked(group):
-                found.append(place)
-            place += len(self.receptive_axis) if group == (RECEPTIVE,) else 1
+                found.append(index)
+            index += len(self.receptive_axis) if group == (RECEPTIVE,) else 1
         return tuple(found)
 
     @property
@@ -125,10 +127,11 @@ class Axes:
         stored, canonical = self._patterns()
         return einops.rearrange(array, f"{_spoken(stored)} -> {_spoken(canonical)}", **self._sizes())
 
-    def from_canonical(self, array: Any) -> Any:
+    def from_canonical(self, array: Array) -> Array:
         """Return `array` of shape `(batch entries, *receptive, in, out)` in the stored layout."""
         stored, canonical = self._patterns()
-        return einops.rearrange(array, f"{_spoken(canonical)} -> {_spoken(stored)}", **self._sizes())
+        made: Array = einops.rearrange(array, f"{_spoken(canonical)} -> {_spoken(stored)}", **self._sizes())
+        return made
 
     def _sizes(self) -> dict[str, int]:
         return {_spoken(name): size for name, size in zip(self.names, self.split, strict=True) if name != RECEPTIVE}
@@ -225,28 +228,26 @@ def parse(pattern: str) -> tuple[tuple[str, ...], ...]:
     """Return the pattern's axes, each a tuple of the names merged in it; `("...",)` is the receptive field.
 
     Raises:
-        AxesError: `pattern` is no string, is malformed, repeats a name, or names a receptive axis.
+        AxesError: `pattern` is not a string, is malformed, repeats a name, or names a receptive axis.
     """
     if not isinstance(pattern, str):
-        raise AxesError(message(f'an axis pattern is a string such as "o i", not {pattern!r}.'))
+        raise AxesError(f'an axis pattern is a string such as "o i", not {pattern!r}.')
     if "?" in pattern:
         raise AxesError(
-            message(
-                f'axis pattern "{pattern}" leaves an axis open.',
-                'write "i" for an axis one output sums over, "o" for outputs, "..." for the receptive field of a '
-                "convolution,",
-                'and any other name for a batch axis: "i o1 o2" for heads, "expert i o"',
-            )
+            f'axis pattern "{pattern}" leaves an axis open.',
+            'write "i" for an axis one output sums over, "o" for outputs, "..." for the receptive field of a '
+            "convolution,",
+            'and any other name for a batch axis: "i o1 o2" for heads, "expert i o"',
         )
     try:
         expression = ParsedExpression(_spoken(pattern))
     except Exception as error:  # einops raises EinopsError, and plain ones for a few malformed expressions
         why = str(error).replace(_BESIDE, "")
         raise AxesError(
-            message(f'axis pattern "{pattern}" is malformed: {why}', 'write it as in "o i", "(g o) i ..." or "... i o"')
+            f'axis pattern "{pattern}" is malformed: {why}', 'write it as in "o i", "(g o) i ..." or "... i o"'
         ) from None
     if expression.has_ellipsis_parenthesized:
-        raise AxesError(message(f'axis pattern "{pattern}" has "..." inside parentheses.', 'write "..." on its own'))
+        raise AxesError(f'axis pattern "{pattern}" has "..." inside parentheses.', 'write "..." on its own')
     groups: list[tuple[str, ...]] = []
     for part in expression.composition:
         names = (RECEPTIVE,) if isinstance(part, str) else tuple(str(each).removeprefix(_BESIDE) for each in part)
@@ -254,11 +255,9 @@ def parse(pattern: str) -> tuple[tuple[str, ...], ...]:
     for name in itertools.chain.from_iterable(groups):
         if name.lower() in RESERVED:
             raise AxesError(
-                message(
-                    f'axis pattern "{pattern}" names the axis "{name}".',
-                    'axes of a receptive field are written "..."; any other name is a batch axis, outside the fans',
-                    _without_reserved(groups),
-                )
+                f'axis pattern "{pattern}" names the axis "{name}".',
+                'axes of a receptive field are written "..."; any other name is a batch axis, outside the fans',
+                _without_reserved(groups),
             )
         _refuse_name(pattern, name)
     if any(_sided_late(name) for name in itertools.chain.from_iterable(groups)):
@@ -270,19 +269,15 @@ def _refuse_name(pattern: str, name: str) -> None:
     """Raise where an axis has a name that would be read as something else than it says."""
     if name != RECEPTIVE and not name.isidentifier():
         raise AxesError(
-            message(
-                f'axis pattern "{pattern}" has a number for an axis.',
-                'axes have names, "stack o i"; their sizes are read off the array, or given: sizes={"stack": 3}',
-            )
+            f'axis pattern "{pattern}" has a number for an axis.',
+            'axes have names, "stack o i"; their sizes are read off the array, or given: sizes={"stack": 3}',
         )
     letter = name[0].lower()
     if letter in "io" and not SIDED.fullmatch(name):
         side = "inputs" if letter == "i" else "outputs"
         raise AxesError(
-            message(
-                f'axis pattern "{pattern}" names the axis "{name}", and names with "{letter}" are for {side}.',
-                f'if it is one, write "{letter}" or "{letter}1"; a batch axis needs another first letter',
-            )
+            f'axis pattern "{pattern}" names the axis "{name}", and names with "{letter}" are for {side}.',
+            f'if it is one, write "{letter}" or "{letter}1"; a batch axis needs another first letter',
         )
 
 
@@ -356,18 +351,14 @@ def _split_one(
     where = f'axis {axis} of shape {shape}, "{_write(group)}" in pattern "{pattern}",'
     if len(free) > 1:
         raise AxesError(
-            message(
-                f"{where} can't be told apart.",
-                f"its size {size} is the product of {listing(group)}",
-                f'give all but one: sizes={{"{free[0]}": ...}}',
-            )
+            f"{where} can't be told apart.",
+            f"its size {size} is the product of {listing(group)}",
+            f'give all but one: sizes={{"{free[0]}": ...}}',
         )
     if not free and given != size:
-        raise AxesError(message(f"{where} has size {size}, not {given}.", f"sizes given: {dict(known)}"))
+        raise AxesError(f"{where} has size {size}, not {given}.", f"sizes given: {dict(known)}")
     if free and (given == 0 or size % given):
-        raise AxesError(
-            message(f"{where} has size {size}, which {given} does not divide.", f"sizes given: {dict(known)}")
-        )
+        raise AxesError(f"{where} has size {size}, which {given} does not divide.", f"sizes given: {dict(known)}")
     for name in group:
         yield known[name] if name in known else size // given
 
@@ -377,14 +368,12 @@ def _refuse_unknown_sizes(pattern: str, groups: tuple[tuple[str, ...], ...], kno
     for name, size in known.items():
         if name not in names:
             raise AxesError(
-                message(
-                    f'sizes name the axis "{name}", which pattern "{pattern}" does not have.',
-                    f"axes: {listing(names)}",
-                    did_you_mean(name, names),
-                )
+                f'sizes name the axis "{name}", which pattern "{pattern}" does not have.',
+                f"axes: {listing(names)}",
+                did_you_mean(name, names),
             )
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise AxesError(message(f'the size of axis "{name}" must be a whole number, not {size!r}.'))
+            raise AxesError(f'the size of axis "{name}" must be a whole number, not {size!r}.')
 
 
 def _wrong_rank(pattern: str, shape: tuple[int, ...], fixed: int, open_ended: bool) -> str:
@@ -435,7 +424,7 @@ def fit(
         if all(want is None or want == have for want, have in zip(own, rest, strict=True)):
             return _resolve(_with_stacks(groups, places, receptive) if places else pattern, shape, sizes)
     wanted = ", ".join("?" if size is None else str(size) for size in own)
-    raise AxesError(message(f'shape {shape} does not fit the layer\'s own ({wanted}), pattern "{pattern}".'))
+    raise AxesError(f'shape {shape} does not fit the layer\'s own ({wanted}), pattern "{pattern}".')
 
 
 def other_placements(
@@ -485,12 +474,12 @@ def _with_stacks(
     parts: list[str] = []
     for group in groups:
         parts += [RECEPTIVE] * len(receptive or ()) if group == (RECEPTIVE,) else [_write(group)]
-    for name, place in zip(STACK_NAMES, places, strict=False):
-        parts.insert(place, name)
+    for name, index in zip(STACK_NAMES, places, strict=False):
+        parts.insert(index, name)
     written: list[str] = []
     for part in parts:
         if part != RECEPTIVE or written[-1:] != [RECEPTIVE]:
             written.append(part)
     if written.count(RECEPTIVE) > 1:
-        raise AxesError(message(f'a stack axis stands inside the receptive field: "{" ".join(parts)}".'))
+        raise AxesError(f'a stack axis stands inside the receptive field: "{" ".join(parts)}".')
     return " ".join(written)

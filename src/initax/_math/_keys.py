@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from initax._errors import KeyTypeError, message, shown
+from initax._errors import KeyTypeError, shown
 from initax._math import _threefry
 
 CONFIG: Any = jax.config
@@ -82,10 +82,8 @@ def as_key(key: Any) -> jax.Array:
         return typed
     seed = isinstance(key, int | np.integer) and not isinstance(key, bool)
     raise KeyTypeError(
-        message(
-            f"key must be a JAX random key, not {_describe(key)}.",
-            f"write jax.random.key({key})" if seed else "write jax.random.key(0)",
-        )
+        f"key must be a JAX random key, not {_describe(key)}.",
+        f"write jax.random.key({key})" if seed else "write jax.random.key(0)",
     )
 
 
@@ -98,11 +96,9 @@ def _single(key: Any, shape: tuple[int, ...], expected: tuple[int, ...]) -> Any:
     if tuple(shape) == expected:
         return key
     raise KeyTypeError(
-        message(
-            f"key must be one key, not an array of keys of shape {tuple(shape)}.",
-            "for an ensemble write eqx.filter_vmap(lambda key: ix.reinit(model, rules, key))(keys)",
-            "or the same with jax.vmap where the model is a plain pytree of arrays",
-        )
+        f"key must be one key, not an array of keys of shape {tuple(shape)}.",
+        "for an ensemble write eqx.filter_vmap(lambda key: ix.reinit(model, rules, key))(keys)",
+        "or the same with jax.vmap where the model is a plain pytree of arrays",
     )
 
 
@@ -139,7 +135,7 @@ def _words(paths: Sequence[str]) -> np.ndarray:
 @jax.jit
 def _fold(key: jax.Array, words: jax.Array) -> jax.Array:
     def one(pair: jax.Array) -> jax.Array:
-        folded: jax.Array = lax.fori_loop(0, 2, lambda place, each: jax.random.fold_in(each, pair[place]), key)
+        folded: jax.Array = lax.fori_loop(0, 2, lambda index, each: jax.random.fold_in(each, pair[index]), key)
         return folded
 
     # Loops compile four times faster than the same folds vectorized and written out, and there is little to compute.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from initax._errors import DrawError, message
+from initax._errors import DrawError
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -31,21 +31,17 @@ def agree(account: Sequence[str]) -> None:
     counts = _gather(np.array([len(lines)]))
     if (counts != counts[0]).any():
         raise DrawError(
-            message(
-                f"the processes were to draw different models: {', '.join(map(str, counts[:, 0] - 1))} arrays.",
-                "call initax with the same model, rules and key in every process",
-            )
+            f"the processes were to draw different models: {', '.join(map(str, counts[:, 0] - 1))} arrays.",
+            "call initax with the same model, rules and key in every process",
         )
     digests = _gather(np.stack([_digest(line) for line in lines]))
     differs = (digests != digests[0]).any(axis=(0, 2))
     if differs.any():
-        place = int(np.argmax(differs))
+        index = int(np.argmax(differs))
         raise DrawError(
-            message(
-                "the processes were to draw different things.",
-                f"in process {jax.process_index()}: {lines[place]}",
-                "call initax with the same model, rules and key in every process",
-            )
+            "the processes were to draw different things.",
+            f"in process {jax.process_index()}: {lines[index]}",
+            "call initax with the same model, rules and key in every process",
         )
 
 
@@ -70,9 +66,7 @@ def _gather(words: np.ndarray) -> np.ndarray:
         return np.asarray(multihost_utils.process_allgather(words, tiled=False))
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
         raise DrawError(
-            message(
-                f"process {jax.process_index()} of {jax.process_count()} lost another one while they drew a model.",
-                str(error).split("\n", maxsplit=1)[0],
-                "start all processes again",
-            )
+            f"process {jax.process_index()} of {jax.process_count()} lost another one while they drew a model.",
+            str(error).split("\n", maxsplit=1)[0],
+            "start all processes again",
         ) from error

@@ -90,16 +90,16 @@ def _factor(start: jax.Array, columns: int, bound: float, names: tuple[str, ...]
     """
     width = start.shape[-1]
     goal = math.sqrt(np.finfo(start.dtype).eps)
-    place = lax.axis_index(names) if names else 0
+    index = lax.axis_index(names) if names else 0
     count = lax.axis_size(names) if names else 1
     block = width // count
     shape = (*start.shape[:-2], block, width)
     rows, across = (lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (len(shape) - 2, len(shape) - 1))
-    identity = ((rows + place * block == across) & (across < columns)).astype(start.dtype)
+    identity = ((rows + index * block == across) & (across < columns)).astype(start.dtype)
 
     def gram(matrix: jax.Array) -> jax.Array:
         def add(made: jax.Array, other: jax.Array, _: Any) -> jax.Array:
-            return made + times(adjoint(lax.dynamic_slice_in_dim(other, place * block, block, -1)), other)
+            return made + times(adjoint(lax.dynamic_slice_in_dim(other, index * block, block, -1)), other)
 
         return _around(add, jnp.zeros(shape, matrix.dtype), matrix, names)
 
@@ -146,12 +146,12 @@ def _around(
     if not names:
         return add(start, own, 0)
     count = lax.axis_size(names)
-    place = lax.axis_index(names)
+    index = lax.axis_index(names)
     ring = [(each, (each - 1) % count) for each in range(count)]
 
     def step(turn: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         made, share = state
-        return add(made, share, (place + turn) % count), lax.ppermute(share, names, ring)
+        return add(made, share, (index + turn) % count), lax.ppermute(share, names, ring)
 
     made: jax.Array = lax.fori_loop(0, count, step, (start, own))[0]
     return made

@@ -1,7 +1,7 @@
 """What positive weights do to mean, variance and correlation, and the weights and biases that keep all three.
 
-For a layer `s = W phi(h) + b` whose weights are positive the mean of the pre-activations can't be zero by itself, as it
-is for weights of zero mean: every unit adds `fan_in * E[w] * E[phi]`. So weight and bias have to be chosen together.
+For a layer `s = W phi(h) + b` whose weights are positive the mean of the pre-activations is not zero without a bias, as
+it is for weights of zero mean: every unit adds `fan_in * E[w] * E[phi]`. So weight and bias have to be chosen together.
 Two choices are here. `ensemble` keeps mean, variance and correlation over the ensemble of weights and data, through one
 layer; that is Hoedt & Klambauer (2023) for any activation. `with_passthrough` keeps the mean and variance of a layer
 that also sees the network's input, per sample, and `radius` says whether errors die out over many such layers.
@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import SchemeError, message
-from initax._math._activation_moments import Activation, activation_name, as_function, cross_moment, moments
+from initax._errors import SchemeError
+from initax._math._gaussian import Activation, activation_name, as_function, cross_moment, moments
 
 LARGEST_K = 64.0
 """Where the search for the largest stable `k` begins; no activation is stable there."""
@@ -53,11 +53,7 @@ class Positive:
 
 
 def ensemble(
-    activation: Activation,
-    fan_in: float,
-    variance: float = 1.0,
-    correlation: float = 0.5,
-    bias_noise: float = 0.0,
+    activation: Activation, fan_in: float, variance: float = 1.0, correlation: float = 0.5, bias_noise: float = 0.0
 ) -> Positive:
     """Return what keeps mean zero, variance and correlation through one layer of positive weights.
 
@@ -166,9 +162,9 @@ def k_max(activation: Activation, tau: float = 0.5, variance: float = 1.0) -> fl
         (1.222, 1.7382)
     """
     if not 0 < tau < 1:
-        raise SchemeError(message(f"k_max: tau must be strictly between 0 and 1, not {tau!r}.", "write tau=0.5"))
+        raise SchemeError(f"k_max: tau must be strictly between 0 and 1, not {tau!r}.", "write tau=0.5")
     if not variance > 0:
-        raise SchemeError(message(f"k_max: variance must be positive, not {variance!r}.", "write variance=1.0"))
+        raise SchemeError(f"k_max: variance must be positive, not {variance!r}.", "write variance=1.0")
     return _k_max(as_function(activation), float(tau), float(variance))
 
 
@@ -196,7 +192,7 @@ def refuse_unstable(scheme: str, activation: Activation, k: float, tau: float, v
     head = f"{scheme}: k must be below {bound:.4g} for {name} at tau={tau:g}, not {k:g}."
     why = "from there on an error of mean or variance grows from layer to layer"
     if bound > 0:
-        raise SchemeError(message(head, why, f"write k={min(1.0, 0.8 * bound):.2g}, or a larger tau"))
+        raise SchemeError(head, why, f"write k={min(1.0, 0.8 * bound):.2g}, or a larger tau")
     raise SchemeError(
-        message(f"{scheme}: no k is stable for {name} at tau={tau:g}.", why, f"write a larger tau, {(1 + tau) / 2:g}")
+        f"{scheme}: no k is stable for {name} at tau={tau:g}.", why, f"write a larger tau, {(1 + tau) / 2:g}"
     )

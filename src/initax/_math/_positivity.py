@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, did_you_mean, listing, message
+from initax._errors import InitaxError, did_you_mean, listing
 
 Elementwise = Callable[[Any], Any]
 
@@ -42,23 +42,6 @@ class Map:
     most: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class MapsPreimage:
-    """The inverse image under maps one inside the other.
-
-    Attributes:
-        maps: the maps, outermost first.
-    """
-
-    maps: tuple[Map, ...]
-
-    def __call__(self, effective: jax.Array) -> tuple[jax.Array, ...]:
-        """Return the array to store."""
-        for each in self.maps:
-            effective = each.inverse(effective)
-        return (effective,)
-
-
 LIMITS: Any = jnp.finfo
 """The limits of a type, untyped in JAX's stubs."""
 
@@ -74,7 +57,7 @@ def inverse_softplus(weight: Any) -> Any:
 
 
 def inverse_exp(weight: Any) -> Any:
-    """Return the logarithm; zero is taken for the least number there is."""
+    """Return the logarithm; of zero that of the smallest positive number."""
     return jnp.log(_at_least_tiny(weight))
 
 
@@ -99,11 +82,6 @@ def negative_exp(stored: Any) -> Any:
     return jnp.where(stored < 0, jnp.exp(jnp.minimum(stored, 0)), stored)
 
 
-def same(weight: Any) -> Any:
-    """Return what it is given."""
-    return weight
-
-
 def clip(stored: Any) -> Any:
     """Return the positive part."""
     return jnp.maximum(stored, 0)
@@ -113,12 +91,12 @@ POSITIVITY: dict[str, Map] = {
     "softplus": Map("softplus", jax.nn.softplus, inverse_softplus, reaches_zero=False),
     "exp": Map("exp", jnp.exp, inverse_exp, reaches_zero=False),
     "square": Map("square", jnp.square, jnp.sqrt),
-    "abs": Map("abs", jnp.abs, same),
-    "clip": Map("clip", clip, same),
-    "relu": Map("relu", jax.nn.relu, same),
+    "abs": Map("abs", jnp.abs, jnp.positive),
+    "clip": Map("clip", clip, jnp.positive),
+    "relu": Map("relu", jax.nn.relu, jnp.positive),
     "sigmoid": Map("sigmoid", jax.nn.sigmoid, inverse_sigmoid, reaches_zero=False, most=1.0),
     "elu_plus_one": Map("elu_plus_one", elu_plus_one, inverse_elu_plus_one, reaches_zero=False),
-    "negative_exp": Map("negative_exp", negative_exp, same),
+    "negative_exp": Map("negative_exp", negative_exp, jnp.positive),
 }
 """Maps by the name a model is built with."""
 
@@ -143,12 +121,10 @@ def positivity(name: str | Map) -> Map:
         return name
     if name not in POSITIVITY:
         raise InitaxError(
-            message(
-                f"no positivity map is called {name!r}.",
-                f"maps: {listing(POSITIVITY)}",
-                did_you_mean(str(name), POSITIVITY),
-                'for one of your own: ix.convex.register_positivity("name", forward, inverse=...)',
-            )
+            f"no positivity map is called {name!r}.",
+            f"maps: {listing(POSITIVITY)}",
+            did_you_mean(str(name), POSITIVITY),
+            'for one of your own: ix.convex.register_positivity("name", forward, inverse=...)',
         )
     return POSITIVITY[name]
 
@@ -160,7 +136,7 @@ CHECKED = (1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.5, 0.9)
 def register_positivity(name: str, forward: Elementwise, *, inverse: Elementwise) -> None:
     """Make a positivity map of your own known, by its name and wherever its function is met.
 
-    From then on a weight behind it, `paramax.Parameterize(forward, ...)` say, is drawn so that the effective weight
+    From then on a weight behind it, e.g. `paramax.Parameterize(forward, ...)`, is drawn so that the effective weight
     has the scheme's law, and `inverse` of it is what is stored.
 
     Args:
@@ -179,29 +155,23 @@ def register_positivity(name: str, forward: Elementwise, *, inverse: Elementwise
     """
     known = POSITIVITY.get(name)
     if known is not None and name in _SHIPPED:
-        raise InitaxError(
-            message(f'"{name}" is a positivity map of initax and keeps its meaning.', "choose another name")
-        )
+        raise InitaxError(f'"{name}" is a positivity map of initax and keeps its meaning.', "choose another name")
     weights = np.array(CHECKED, np.float32)
     back = np.asarray(forward(inverse(jnp.asarray(weights))))
     wrong = np.flatnonzero(~(np.abs(back - weights) <= 1e-4 * weights))
     if len(wrong):
         at = int(wrong[0])
         raise InitaxError(
-            message(
-                f'register_positivity("{name}"): forward(inverse(w)) is not w.',
-                f"at w={weights[at]:g} it is {back[at]:g}",
-                "pass the inverse of the map: forward=jnp.exp, inverse=jnp.log",
-            )
+            f'register_positivity("{name}"): forward(inverse(w)) is not w.',
+            f"at w={weights[at]:g} it is {back[at]:g}",
+            "pass the inverse of the map: forward=jnp.exp, inverse=jnp.log",
         )
     grid = np.linspace(-5, 5, 101, dtype=np.float32)
     image = np.asarray(forward(jnp.asarray(grid)))
     negative = np.flatnonzero(image < 0)
     if len(negative):
         at = int(negative[0])
-        raise InitaxError(
-            message(f'register_positivity("{name}"): forward({grid[at]:g}) is {image[at]:g}, not positive.')
-        )
+        raise InitaxError(f'register_positivity("{name}"): forward({grid[at]:g}) is {image[at]:g}, not positive.')
     made = Map(name, forward, inverse, reaches_zero=bool((image == 0).any()))
     POSITIVITY[name] = made
     _BY_FUNCTION[forward] = made

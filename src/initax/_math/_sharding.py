@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -155,6 +156,35 @@ def _undivided(shape: tuple[int, ...], sharding: Sharding) -> list[str]:
             over = ", ".join(f'"{name}"' for name in spread)
             lines.append(f"axis {axis} has {shape[axis]} entries, and the mesh {parts} parts along {over}")
     return lines
+
+
+def folded(shape: tuple[int, ...], sharding: Sharding | None) -> tuple[tuple[int, ...], Sharding | None]:
+    """Return a shape of fewer axes with the same entries in each place: an axis that is whole goes with the one before.
+
+    Args:
+        shape: the shape of an array.
+        sharding: where it lives; `None` is one device.
+
+    Examples:
+        >>> home = NamedSharding(jax.sharding.AbstractMesh((4,), ("data",)), PartitionSpec(None, "data"))
+        >>> folded((64, 32, 3, 3), home)[0], folded((64, 32, 3, 3), None)[0]
+        ((64, 288), (18432,))
+    """
+    if not isinstance(sharding, NamedSharding):
+        whole = sharding is None or len(sharding.device_set) == 1
+        return ((math.prod(shape),) if whole else shape), sharding
+    if explicit_names(sharding):
+        return shape, sharding  # their type would have to say so of what is in between
+    sizes: list[int] = []
+    entries: list[Any] = []
+    for size, entry in itertools.zip_longest(shape, sharding.spec):
+        if sizes and not mesh_names(entry):
+            sizes[-1] *= size
+        else:
+            sizes.append(size)
+            entries.append(entry)
+    spec = PartitionSpec(*entries)
+    return tuple(sizes), NamedSharding(sharding.mesh, spec, memory_kind=sharding.memory_kind)
 
 
 MeshAxes = tuple[str, ...]

@@ -102,7 +102,16 @@ def _times(words: Any, factor: int) -> tuple[Any, Any]:
 
 def random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
     """Return the bits that JAX draws from the key data of one partitionable Threefry key."""
-    high, low = hash_words((key[0], key[1]), counters(shape))
+    return _bits(key, bit_width, counters(shape))
+
+
+def _bits(
+    key: jax.Array, bit_width: int, places: tuple[jax.Array, jax.Array], first: tuple[Any, Any] | None = None
+) -> jax.Array:
+    """Return the bits of the entries at some places, counted from a first one; that carries nothing."""
+    if first is not None:
+        places = places[0] + first[0], places[1] + first[1]
+    high, low = hash_words((key[0], key[1]), places)
     if bit_width == 64:
         wide: jax.Array = high.astype(np.uint64) << np.uint64(32) | low.astype(np.uint64)
         return wide
@@ -111,6 +120,8 @@ def random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.A
 
 
 _IMPLEMENTATION: Any = jax.extend.random.threefry_prng_impl
+_WORDS = 2
+"""Words of a key."""
 
 FUSED: Any = jax.extend.random.define_prng_impl(
     key_shape=(2,),
@@ -122,3 +133,38 @@ FUSED: Any = jax.extend.random.define_prng_impl(
     tag="fry",
 )
 """The implementation of JAX's keys that draws the same bits in one pass."""
+
+
+def placed(keys: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return the data of keys of `PLACED`, shape (count, 4).
+
+    Args:
+        keys: data of the keys, shape (count, 2).
+        places: the place in row-major order at which each begins to draw, shape (count,): a multiple of how many
+            entries are drawn from there, a power of two.
+    """
+    wide = places.astype(np.uint64)
+    words = np.stack([wide >> np.uint64(32), wide & np.uint64(COUNTERS - 1)], axis=-1).astype(np.uint32)
+    return np.concatenate([keys, words], axis=-1)
+
+
+def _random_bits_from_place(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
+    return _bits(key, bit_width, counters(shape), (key[_WORDS], key[_WORDS + 1]))
+
+
+def _like(key: jax.Array, derived: jax.Array) -> jax.Array:
+    """Return keys derived from a placed one, which begin at its place."""
+    place = jnp.broadcast_to(key[_WORDS:], (*derived.shape[:-1], _WORDS))
+    return jnp.concatenate([derived, place], axis=-1)
+
+
+PLACED: Any = jax.extend.random.define_prng_impl(
+    key_shape=(2 * _WORDS,),
+    seed=lambda seed: jnp.concatenate([_IMPLEMENTATION.seed(seed), jnp.zeros(_WORDS, np.uint32)]),
+    split=lambda key, shape: _like(key, _IMPLEMENTATION.split(key[:_WORDS], shape)),
+    fold_in=lambda key, word: _like(key, _IMPLEMENTATION.fold_in(key[:_WORDS], word)),
+    random_bits=_random_bits_from_place,
+    name="threefry2x32_placed",
+    tag="fry",
+)
+"""The same, for a part of an array: draws begin at a place in row-major order that is known when the program runs."""

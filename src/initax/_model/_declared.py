@@ -1,4 +1,4 @@
-"""The parameters of a module whose class is declared: its arrays, held against its row of the table of layers."""
+"""The parameters of a module of a declared class: its arrays, read by its row of the table of layers."""
 
 from __future__ import annotations
 
@@ -8,15 +8,7 @@ from typing import Any
 from initax._errors import AxesError
 from initax._math._axes import Axes, fit, other_placements, own_shape, parse, resolve
 from initax._math._sharding import placement
-from initax._model._parameter import (
-    WEIGHT_ROLES,
-    Declaration,
-    Evidence,
-    Fans,
-    Field,
-    Parameter,
-    why_not_drawable,
-)
+from initax._model._parameter import WEIGHT_ROLES, Declaration, Evidence, Fans, Field, Parameter, why_not_drawable
 from initax._model._reason import Reason, Why, state, undeclared
 
 
@@ -52,7 +44,7 @@ def _known_reading(
         if signature not in _READINGS:
             _READINGS[signature] = _read(module, declaration, arrays, {})
         return _READINGS[signature]
-    except (TypeError, ValueError):  # a static field that can't be hashed or compared, a list or an array say
+    except (TypeError, ValueError):  # a static field that can't be hashed or compared, e.g. a list or an array
         return _read(module, declaration, arrays, {})
 
 

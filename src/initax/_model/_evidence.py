@@ -1,4 +1,4 @@
-"""What an array is: how strongly each source says it, and what contradicts a name or a guess.
+"""What an array is: the strength of each source of evidence, and what contradicts a name or a guess.
 
 A declaration is believed. What a name or a shape alone suggests is believed only while nothing else in the model
 contradicts it: the bias beside a weight, the layout of another pair, a rank that may mean something else. Then the
@@ -38,7 +38,7 @@ VECTORS = re.compile("scale|bias|gamma")
 """Names of what has one entry for each output."""
 
 LARGEST_WINDOW = 11
-"""The largest window that is taken for one without a name or a bias."""
+"""The largest window that is recognized without a name or a bias."""
 
 
 def may_be_traced(parameter: Parameter) -> bool:
@@ -49,7 +49,7 @@ def may_be_traced(parameter: Parameter) -> bool:
 
 
 def settled(layers: Sequence[Layer], leaves: Iterable[tuple[str, Any]], hint: str = "") -> tuple[Layer, ...]:
-    """Return the layers with what is contradicted kept: names and guesses draw only where nothing speaks against them.
+    """Return the layers with arrays kept whose names or guesses something in the model contradicts.
 
     Args:
         layers: the layers of a model, as names, shapes and declarations describe them.
@@ -94,7 +94,7 @@ def _vectors_alone(layers: Sequence[Layer]) -> Sequence[Layer]:
 
 
 def _is_vector(parameter: Parameter) -> bool:
-    """Return whether a vector may be drawn alone: its name is no statistic's."""
+    """Return whether a vector may be drawn alone: its name is not a statistic's."""
     reason = parameter.excluded
     if len(parameter.shape) != 1 or reason is None or reason.why is not Why.UNDECLARED:
         return False
@@ -121,7 +121,7 @@ def _without_states(layer: Layer, states: Mapping[str, Reason]) -> Layer:
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """What is known of a whole model while its layers are held against it.
+    """What is known of a whole model, with which each layer is compared.
 
     Attributes:
         stacked: path around layers, and a number → the first vector in one of them that has so many rows.
@@ -155,7 +155,7 @@ class _Judge:
         return self.hint if weight.evidence is Evidence.NAMED else None
 
     def _contradiction(self, weight: Parameter, bias: Parameter | None, layer: Layer) -> Reason | None:
-        """Return what speaks against the axes that a name or a guess gives a weight."""
+        """Return what contradicts the axes that a name or a guess gives a weight."""
         name, shape = weight.name, weight.shape
         is_square = len(shape) == 2 and shape[0] == shape[1]
         if weight.evidence is Evidence.GUESSED:

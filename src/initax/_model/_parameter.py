@@ -18,6 +18,7 @@ import numpy as np
 from initax._math._axes import Axes
 from initax._model._constraint import Constraint as Constraint  # noqa: PLC0414  adapters take it from here
 from initax._model._reason import Reason, Why
+from initax._model._residual import Residual
 
 Role = Literal["weight", "recurrent", "bias", "embedding", "scale", "state"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -27,7 +28,7 @@ WEIGHT_ROLES: tuple[Role, ...] = ("weight", "recurrent", "embedding")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameworkInit:
-    """How a framework itself draws a parameter, to the letter: its own initializer, in the shape it calls it with.
+    """How a framework itself draws a parameter: its own initializer, and the shape with which it is called.
 
     Attributes:
         function: the initializer, `(key, shape, dtype) -> array`.
@@ -128,7 +129,8 @@ class Parameter:
         gates: names of the entries along a gate axis, in stored order; the one gate of an array that holds no other.
         reserved: why no scheme but `default` draws it, where that is so, e.g. LoRA's zero matrix.
         excluded: why it can never be drawn (`None` where it can): an integer array, tied, state, undeclared, empty.
-        reach: mean square of the signal that reaches it, where a trace was asked for it and can tell.
+        input_second_moment: mean square of what the weight is applied to, where a trace was asked for it and can tell.
+        residual: which branch of which residual stream it is in; `None` where the forward pass is not known.
     """
 
     path: str
@@ -146,7 +148,8 @@ class Parameter:
     gates: tuple[str, ...] = ()
     reserved: Reason | None = None
     excluded: Reason | None = None
-    reach: float | None = None
+    input_second_moment: float | None = None
+    residual: Residual | None = None
 
     @property
     def fan_in(self) -> float | None:
@@ -167,6 +170,12 @@ class Parameter:
     def effective_fan_out(self) -> float | None:
         """Number of outputs that one input reaches, on average; `None` behind a mask with unknown entries."""
         return None if self.fans is None else self.fans.effective[1]
+
+    @property
+    def dtype_name(self) -> str:
+        """Name of the type, that of random keys included."""
+        is_key = jnp.issubdtype(self.dtype, jax.dtypes.prng_key)
+        return str(self.dtype) if is_key else str(jnp.dtype(self.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,21 +211,6 @@ class Layer:
                 return parameter
         raise KeyError(name)
 
-
-KINDS = (
-    "Linear",
-    "Conv",
-    "ConvLocal",
-    "ConvTranspose",
-    "Embedding",
-    "RNNCell",
-    "Norm",
-    "PReLU",
-    "Attention",
-    "LoRA",
-    "WeightNorm",
-)
-"""Kinds that the layers of the frameworks have; a declared class may have another."""
 
 UNDECLARED = "Undeclared"
 """Kind of a module whose arrays nobody declared."""
@@ -291,11 +285,26 @@ class Declaration:
     static: bool = False
 
 
+def weight(pattern: str | Callable[[Any], str], role: Role = "weight", **further: Any) -> Field:
+    """Return the cell of a weight, or of an array of another role that has axes of its own."""
+    return Field(pattern=pattern, role=role, **further)
+
+
+def bias(pattern: str | Callable[[Any], str], of: str | None, **further: Any) -> Field:
+    """Return the cell of the bias that goes with a weight."""
+    return Field(pattern=pattern, role="bias", of=of, **further)
+
+
+def row(kind: str, fields: Mapping[str, Field] | None = None, **named: Field) -> Declaration:
+    """Return a row: the kind, and the cells by name, in a mapping where names have dots."""
+    return Declaration(kind=kind, fields={**(fields or {}), **named})
+
+
 _DECLARED: dict[type, Declaration] = {}
 
 
 def declare(cls: type, declaration: Declaration) -> None:
-    """Enter a row into the table of layers."""
+    """Add a row to the table of layers."""
     _DECLARED[cls] = declaration
 
 

@@ -17,7 +17,7 @@ class Why(enum.StrEnum):
         STATISTICS: it is a running statistic, which belongs to the weights that it was measured with.
         OPTIMIZER: it is an optimizer's state.
         NOT_TRAINABLE: no optimizer changes it.
-        CONSTANT: its framework takes it for a constant, and nobody declared it to be something else.
+        CONSTANT: its framework treats it as a constant, and nobody declared it to be something else.
         FROZEN: a wrapper freezes it.
         TIED: another path owns it.
         FOLLOWS: it is set together with another array, e.g. weight norm's magnitude.
@@ -26,6 +26,7 @@ class Why(enum.StrEnum):
         MISFIT: what tells its axes does not fit its shape.
         CONTRADICTED: what tells its axes is contradicted by something else in the model.
         SIGNAL: the forward pass uses it where a signal stands, e.g. learned positions.
+        RETURNED: the forward pass returns it, and no signal meets it, e.g. the logarithms of a policy's deviations.
         UNUSED: the forward pass does not use it.
         UNREADABLE: the forward pass does with it what can't be read.
         TRANSFORMED: the forward pass applies a function to it before anything else.
@@ -33,7 +34,7 @@ class Why(enum.StrEnum):
         RULE: a rule keeps it.
         SILENT: the scheme says nothing about its role.
         NORM: the scheme says nothing about the scale of the norm that it belongs to.
-        WEIGHT_KEPT: it is a bias whose weight is not drawn.
+        WEIGHT_KEPT: it is a bias whose weight is not drawn, or is not in its layer.
         DECLINED: the initializer has nothing to say of it.
         NO_DEFAULT: the scheme is `default`, and its layer declares none.
     """
@@ -54,6 +55,7 @@ class Why(enum.StrEnum):
     MISFIT = enum.auto()
     CONTRADICTED = enum.auto()
     SIGNAL = enum.auto()
+    RETURNED = enum.auto()
     UNUSED = enum.auto()
     UNREADABLE = enum.auto()
     TRANSFORMED = enum.auto()
@@ -67,7 +69,16 @@ class Why(enum.StrEnum):
 
 
 AXES_UNKNOWN = frozenset(
-    {Why.UNDECLARED, Why.MISFIT, Why.CONTRADICTED, Why.SIGNAL, Why.UNUSED, Why.UNREADABLE, Why.TRANSFORMED},
+    {
+        Why.UNDECLARED,
+        Why.MISFIT,
+        Why.CONTRADICTED,
+        Why.SIGNAL,
+        Why.RETURNED,
+        Why.UNUSED,
+        Why.UNREADABLE,
+        Why.TRANSFORMED,
+    }
 )
 """Reasons that go once the axes are declared or restated."""
 

@@ -1,4 +1,4 @@
-"""Declaring layers: the verb with which users enter their own classes into the table."""
+"""`register_layer`, with which users declare the layers of their own classes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
-from initax._errors import AxesError, InitaxError, did_you_mean, listing, message
+from initax._errors import AxesError, InitaxError, did_you_mean, listing
 from initax._math._axes import parse, refuse_unsided
-from initax._model._constraint import positive
-from initax._model._parameter import KINDS, ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
+from initax._model._constraint import behind
+from initax._model._kinds import KINDS
+from initax._model._parameter import ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
 
 ARGUMENTS: Final = frozenset({"kind", "roles", "sizes", "of", "default", "positivity"})
-"""Words that `register_layer` takes for itself; a field of that name goes into its mapping."""
+"""Keywords of `register_layer`; a field of such a name goes into its mapping."""
 
 
 def register_layer(
@@ -58,16 +59,12 @@ def register_layer(
         [8, 8]
     """
     if not isinstance(cls, type):
-        raise InitaxError(
-            message(f"register_layer takes a class, not {cls!r}.", "ix.register_layer(MyLayer, kind=..., w=...)")
-        )
+        raise InitaxError(f"register_layer takes a class, not {cls!r}.", "ix.register_layer(MyLayer, kind=..., w=...)")
     fields = {**(axes or {}), **fields}
     if not fields:
         raise InitaxError(
-            message(
-                f"register_layer({cls.__name__}) declares no array.",
-                f'ix.register_layer({cls.__name__}, kind="{kind}", weight="o i", bias="o")',
-            )
+            f"register_layer({cls.__name__}) declares no array.",
+            f'ix.register_layer({cls.__name__}, kind="{kind}", weight="o i", bias="o")',
         )
     _refuse_unknown(cls, kind, fields)
     named = {"roles": roles or {}, "of": of or {}, "default": default or {}, "positivity": positivity or {}}
@@ -75,31 +72,25 @@ def register_layer(
         for name in mapping:
             if name not in fields:
                 raise InitaxError(
-                    message(
-                        f'register_layer({cls.__name__}): {argument} names the field "{name}", which is not declared.',
-                        f"fields: {listing(fields)}",
-                        did_you_mean(name, fields),
-                    )
+                    f'register_layer({cls.__name__}): {argument} names the field "{name}", which is not declared.',
+                    f"fields: {listing(fields)}",
+                    did_you_mean(name, fields),
                 )
     axis_names = {name: {axis for group in parse(pattern) for axis in group} for name, pattern in fields.items()}
     for axis in sizes or {}:
         if not any(axis in names for names in axis_names.values()):
             raise AxesError(
-                message(
-                    f'register_layer({cls.__name__}): sizes name the axis "{axis}", which no pattern has.',
-                    "patterns: " + listing(f'{name}="{pattern}"' for name, pattern in fields.items()),
-                )
+                f'register_layer({cls.__name__}): sizes name the axis "{axis}", which no pattern has.',
+                "patterns: " + listing(f'{name}="{pattern}"' for name, pattern in fields.items()),
             )
     given = dict(roles or {})
     role_of = {name: given.get(name) or guess_role(name, axis_names[name], kind) for name in fields}
     for name, role in role_of.items():
         if role not in ROLES:
             raise InitaxError(
-                message(
-                    f'register_layer({cls.__name__}): "{role}" is no role (field "{name}").',
-                    f"roles: {listing(ROLES)}",
-                    did_you_mean(str(role), ROLES),
-                )
+                f'register_layer({cls.__name__}): "{role}" is not a role (field "{name}").',
+                f"roles: {listing(ROLES)}",
+                did_you_mean(str(role), ROLES),
             )
     for name, pattern in fields.items():
         if role_of[name] in WEIGHT_ROLES or (name not in given and len(axis_names[name]) > 1):
@@ -117,7 +108,7 @@ def register_layer(
                     sizes={axis: size for axis, size in (sizes or {}).items() if axis in axis_names[name]},
                     of=(of or {}).get(name) or (weights[0] if len(weights) == 1 and role_of[name] == "bias" else None),
                     default=(default or {}).get(name),
-                    constraint=positive(maps[name]) if name in maps else None,
+                    constraint=behind(maps[name]) if name in maps else None,
                 )
                 for name, pattern in fields.items()
             },
@@ -131,7 +122,7 @@ def _refuse_unknown(cls: type, kind: str, fields: Mapping[str, str]) -> None:
     for known in KINDS:
         if kind != known and kind.lower() == known.lower():
             raise InitaxError(
-                message(f'register_layer({cls.__name__}): the kind "{kind}" is written "{known}".', f'kind="{known}"')
+                f'register_layer({cls.__name__}): the kind "{kind}" is written "{known}".', f'kind="{known}"'
             )
     has = [each.name for each in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
     if not has or "parent" in has:  # the fields of a Linen module are its settings, not its arrays
@@ -139,11 +130,9 @@ def _refuse_unknown(cls: type, kind: str, fields: Mapping[str, str]) -> None:
     for name in fields:
         if not hasattr(cls, name) and name.partition(".")[0] not in has:
             raise InitaxError(
-                message(
-                    f'register_layer({cls.__name__}): {cls.__name__} has no field "{name}".',
-                    f"fields: {listing(has)}",
-                    did_you_mean(name, has),
-                )
+                f'register_layer({cls.__name__}): {cls.__name__} has no field "{name}".',
+                f"fields: {listing(has)}",
+                did_you_mean(name, has),
             )
 
 

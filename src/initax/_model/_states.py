@@ -1,4 +1,4 @@
-"""Optimizers' states and copies of the parameters, known by their form where their classes are lost.
+"""Optimizers' states and copies of parameters, recognized by their form where their classes are lost.
 
 A checkpoint that is restored without its target is a tree of dicts and lists. An optimizer's state in it has trees that
 mirror the parameters, path by path and shape by shape, beside a count.

@@ -1,4 +1,4 @@
-"""What a walk over a model found: layers, where their arrays are, and how they are written back."""
+"""`Survey`: the layers of a model, where their arrays are, and how they are written back."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from initax._errors import ModelError, message
+from initax._errors import ModelError
 from initax._math._sharding import varying_like
 from initax._model._parameter import Layer
+from initax._model._residual import ResidualStream
 from initax._text import table
 
 Stream = Callable[[jax.Array], Any]
@@ -78,23 +79,29 @@ class Survey:
         """Return the survey as a table of arrays, with how the axes of each are known, and notes."""
         return _printed(self)
 
+    @property
+    def residual_streams(self) -> tuple[ResidualStream, ...]:
+        """The residual streams of the forward pass; none where it is not known."""
+        known = (each.residual for layer in self.layers for each in layer.parameters if each.residual is not None)
+        return next((each.streams for each in known), ())
+
     def write(self, arrays: Mapping[str, Any]) -> Any:
         """Return the model with the arrays at these paths replaced; every other leaf is the same object."""
         leaves = list(self.leaves)
         for path, array in arrays.items():
             converted: dict[Any, np.ndarray] = {}
-            for place in self.places[path]:
-                old = self.leaves[place]
+            for index in self.places[path]:
+                old = self.leaves[index]
                 if isinstance(old, np.ndarray) and not isinstance(array, jax.core.Tracer):
                     # One array for all places that it is at, which can be written to.
-                    leaves[place] = converted.setdefault(old.dtype, np.array(array, old.dtype))
+                    leaves[index] = converted.setdefault(old.dtype, np.array(array, old.dtype))
                 else:
-                    leaves[place] = varying_like(array, old)
+                    leaves[index] = varying_like(array, old)
         return self.rebuild(leaves)
 
     def shapes_without(self, drawn: Iterable[str]) -> frozenset[str]:
-        """Return the paths of what is a shape and no array, be it tied to another, once these paths are drawn."""
-        new = {place for path in drawn for place in self.places[path]}
+        """Return the paths that hold a shape in place of an array after these paths are drawn, tied ones included."""
+        new = {index for path in drawn for index in self.places[path]}
         return frozenset(
             path
             for path, places in self.places.items()
@@ -112,12 +119,12 @@ class Survey:
             drawn: paths that get a new array, in the order in which they get it.
         """
         paths = list(drawn)
-        new = {place for path in paths for place in self.places[path]}
-        stays = {id(leaf) for place, leaf in enumerate(self.leaves) if place not in new}
+        new = {index for path in paths for index in self.places[path]}
+        stays = {id(leaf) for index, leaf in enumerate(self.leaves) if index not in new}
         last: dict[int, tuple[str, jax.Array]] = {}
         for path in paths:
-            for place in self.places[path]:
-                leaf = self.leaves[place]
+            for index in self.places[path]:
+                leaf = self.leaves[index]
                 if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and id(leaf) not in stays:
                     last[id(leaf)] = (path, leaf)
         found: dict[str, tuple[jax.Array, ...]] = {}
@@ -134,15 +141,13 @@ class Survey:
         Raises:
             ModelError: there is such an array.
         """
-        new = {place for path in drawn for place in self.places[path]}
+        new = {index for path in drawn for index in self.places[path]}
         for path, places in self.places.items():
             leaf = self.leaves[places[0]]
             if places[0] not in new and isinstance(leaf, jax.Array) and _is_gone(leaf):
                 raise ModelError(
-                    message(
-                        f'the array at "{path or "(model)"}" {leaf.shape} is deleted, and no rule draws a new one.',
-                        "it was donated to a jitted function or deleted; keep what that function returned instead",
-                    )
+                    f'the array at "{path or "(model)"}" {leaf.shape} is deleted, and no rule draws a new one.',
+                    "it was donated to a jitted function or deleted; keep what that function returned instead",
                 )
 
 
@@ -150,7 +155,7 @@ def _is_gone(array: jax.Array) -> bool:
     return not isinstance(array, jax.core.Tracer) and bool(array.is_deleted())
 
 
-COLUMNS = ("array", "kind", "role", "shape", "axes", "fan_in", "fan_out", "known")
+COLUMNS = ("array", "kind", "role", "shape", "axes", "fan_in", "fan_out", "residual", "known")
 
 
 def _printed(survey: Survey) -> str:
@@ -163,11 +168,14 @@ def _printed(survey: Survey) -> str:
             each.axes.pattern if each.axes is not None else "",
             fan_text(each.fan_in, each.effective_fan_in),
             fan_text(each.fan_out, each.effective_fan_out),
+            str(each.residual or ""),
             str(each.evidence) if each.excluded is None and each.evidence else str(each.excluded or ""),
         )
         for layer in survey.layers
         for each in layer.parameters
     ]
+    told = [at for at, name in enumerate(COLUMNS) if name != "residual" or any(row[at] for row in rows)]
+    columns, cells = [COLUMNS[at] for at in told], [tuple(str(row[at]) for at in told) for row in rows]
     lines = [f"tied: {path} is {owner}" for path, owner in survey.aliases.items()]
     if survey.traced is not None:
         inputs = survey.inputs if isinstance(survey.inputs, tuple) else (survey.inputs,)
@@ -175,7 +183,7 @@ def _printed(survey: Survey) -> str:
         lines.append(f"called: {'model' if survey.forward is None else 'forward(model, ...)'} on {shown or 'nothing'}")
     lines += [f"note: {note}" for note in survey.notes]
     title = f"{survey.model.__name__}: {len(rows)} arrays"
-    parts = [table(title, COLUMNS, rows, right=("fan_in", "fan_out")), "\n".join(lines)]
+    parts = [table(title, columns, cells, right=("fan_in", "fan_out")), "\n".join(lines)]
     return "\n\n".join(filter(None, parts))
 
 

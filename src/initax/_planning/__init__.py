@@ -1,1 +1,1 @@
-"""Rules and schemes meet the layers of a model: what is drawn, what is kept, and why."""
+"""Plans: rules and schemes applied to the layers of a model."""

@@ -1,77 +1,23 @@
-"""Deciding: layers, rules and schemes → what is drawn, what is kept, and what is wrong. Nothing here sees data."""
+"""Decides which arrays are drawn and which are kept, from layers, rules and schemes; it sees no data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from initax._errors import ModelError, RuleError, SchemeError, count, listing, message, warn
+from initax._errors import ModelError, RuleError, SchemeError, count, first_of, listing, message, warn
 from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why
-from initax._planning._declaration import declaration, guess_pattern, is_learned_input, shown
-from initax._planning._misuse import cover
+from initax._planning._depth_rules import misplaced
+from initax._planning._hints import array_text, cover, instead, no_layers, remedy, selector_of
 from initax._planning._override_axes import restated, restated_alone
+from initax._planning._records import Decisions, Draw, Kept
 from initax._planning._rules import Matching, Rule, match, said
 from initax._planning._silence import keeps_all, why_kept, why_named_is_kept, would_draw
-from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe, where
+from initax.schemes._initializer import NO_DEFAULT, Initializer, where
 from initax.schemes._positive import refuse_misfit
 from initax.schemes._scheme import UNSET, Scheme, as_initializer, as_scheme
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
-    """One row of a plan: a parameter that will be drawn.
-
-    Attributes:
-        parameter: the parameter, with the axes the draw uses.
-        kind: kind of its layer.
-        scheme: the scheme the rule names, in words.
-        rule: the selector that decided.
-        initializer: what draws it; `None` for an array that is set with another one, as weight norm's magnitude is.
-        recipe: what will run; `None` likewise.
-        std: standard deviation of one entry of the effective weight over draws; `None` where it is not known.
-        follows: path of the parameter it is set with.
-    """
-
-    parameter: Parameter
-    kind: str
-    scheme: str
-    rule: str
-    initializer: Initializer | None
-    recipe: Recipe | None
-    std: float | None
-    follows: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """One array that stays as it is.
-
-    Attributes:
-        parameter: the parameter.
-        kind: kind of its layer.
-        reason: why it is kept.
-        rule: the selector that decided it; `None` where none did.
-    """
-
-    parameter: Parameter
-    kind: str
-    reason: Reason
-    rule: str | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yield parameter and reason, so that `for parameter, reason in plan.kept` works."""
-        return iter((self.parameter, self.reason))
-
-
-@dataclass(frozen=True, slots=True)
-class Decisions:
-    """The rows of a plan, and what the user may not have meant."""
-
-    draws: tuple[Draw, ...]
-    kept: tuple[Kept, ...]
-    notes: tuple[str, ...]
 
 
 def decide(
@@ -101,7 +47,7 @@ def decide(
     is_known = any(layer.kind not in (UNDECLARED, "State") for layer in layers)
     is_known = is_known or any(rule.scheme is not None and bool(rule.scheme.axes) for rule in rules)
     if not is_known and not any(_names_arrays(rule, layers) for rule in rules):
-        _refuse_without_layers(layers, model)
+        raise ModelError(no_layers(layers, model))
     matching = match(rules, layers, aliases, hint)
     decided = _Deciding(layers, rules, matching, default if isinstance(default, Scheme) else None)
     for layer in layers:
@@ -111,8 +57,9 @@ def decide(
     decided.refuse_idle()
     decided.note_unspoken()
     decided.note_statistics()
+    decided.note_depth()
     for rule, winners in matching.shadowed:
-        what = "layer" if not any(matching.reach[rules.index(rule)].values()) else "array"
+        what = "layer" if not any(matching.selected[rules.index(rule)].values()) else "array"
         decided.note(
             f'rule "{rule.text}" decides nothing: every {what} it selects is decided by '
             + listing(f'"{winner.text}"' for winner in winners)
@@ -122,14 +69,6 @@ def decide(
 
 
 NO_RULE = Reason(Why.NO_RULE, "no rule selects it")
-
-
-def _selector_of(layer: Layer) -> str:
-    """Return what selects the layers of a kind that hold running statistics."""
-    if layer.kind == "Norm":
-        return layer.kind
-    root, dot, _ = layer.path.partition(".")
-    return f"{root}.**" if dot else root
 
 
 class _Deciding:
@@ -158,9 +97,9 @@ class _Deciding:
         self.served: set[tuple[str, str]] = set()
         self.texts: dict[int, str] = {}
 
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-        warn(text)
+    def note(self, head: str, *lines: str) -> None:
+        self.notes.append(message(head, *lines))
+        warn(head, *lines)
 
     def layer(self, layer: Layer) -> None:
         """Decide the arrays of a layer, each by the rule that is for it."""
@@ -221,8 +160,8 @@ class _Deciding:
             layer = restated(layer, scheme, f'rule "{text}"')
             parameter = layer[parameter.name]
         if own.axes:
-            reach = self.matching.reach[self.rules.index(rule)] if rule and not is_key else {parameter.path: True}
-            layer = restated_alone(layer, parameter, own, said_by, reach)
+            selected = self.matching.selected[self.rules.index(rule)] if rule and not is_key else {parameter.path: True}
+            layer = restated_alone(layer, parameter, own, said_by, selected)
             parameter = layer[parameter.name]
         if parameter.excluded is not None and not parameter.excluded.is_about_axes:
             self.excluded.setdefault(key, []).append((layer, parameter, parameter.excluded))
@@ -234,7 +173,7 @@ class _Deciding:
             if text == parameter.path:
                 raise SchemeError(f"{said_by}: {error}") from None
             later = f'to keep it add a later rule: {{"{parameter.path}": None}}'
-            raise SchemeError(message(f"{said_by}, {where(parameter)}: {error}", later)) from None
+            raise SchemeError(f"{said_by}, {where(parameter)}: {error}", later) from None
         reason = why_named_is_kept(parameter, initializer, text)
         if reason is None and initializer is not None:
             self.served.add(key)
@@ -263,13 +202,7 @@ class _Deciding:
         self.kept.append(Kept(parameter=parameter, kind=layer.kind, reason=reason, rule=rule.text if rule else None))
 
     def _draw(
-        self,
-        layer: Layer,
-        parameter: Parameter,
-        scheme: Scheme,
-        initializer: Initializer,
-        rule: Rule | None,
-        text: str,
+        self, layer: Layer, parameter: Parameter, scheme: Scheme, initializer: Initializer, rule: Rule | None, text: str
     ) -> None:
         # An array without a role is read as a weight, so that an initializer that needs a weight's axes refuses it.
         read = replace(parameter, role="weight") if parameter.role is None else parameter
@@ -279,7 +212,7 @@ class _Deciding:
                 refuse_misfit(initializer, recipe, parameter, parameter.constraint)
         except SchemeError as error:
             remedy = self._remedy(layer, parameter) if parameter.excluded is not None else ()
-            raise SchemeError(message(f'rule "{text}": {error}', *remedy)) from error.__cause__
+            raise SchemeError(f'rule "{text}": {error}', *remedy) from error.__cause__
         self.draws.append(
             Draw(
                 parameter=parameter,
@@ -288,7 +221,6 @@ class _Deciding:
                 rule=text,
                 initializer=initializer,
                 recipe=recipe,
-                std=recipe.std,
             )
         )
         self.drew.add(id(rule))
@@ -310,41 +242,25 @@ class _Deciding:
         scheme = choice.rule.scheme
         if scheme is None or scheme.arrays.get(self.companions[path][0].name, scheme) is None:
             raise RuleError(
-                message(
-                    f'rule "{choice.rule.text}" keeps "{path}", which is set with {where(owner)} when that is drawn.',
-                    f'keep both: {{"{owner.path}": None}}',
-                )
+                f'rule "{choice.rule.text}" keeps "{path}", which is set with {where(owner)} when that is drawn.',
+                f'keep both: {{"{owner.path}": None}}',
             )
 
     def _follow(self, parameter: Parameter, kind: str, scheme: str, rule: str, owner: str) -> None:
-        self.draws.append(
-            Draw(
-                parameter=parameter,
-                kind=kind,
-                scheme=scheme,
-                rule=rule,
-                initializer=None,
-                recipe=None,
-                std=None,
-                follows=owner,
-            )
-        )
+        self.draws.append(Draw(parameter=parameter, kind=kind, scheme=scheme, rule=rule, follows=owner))
 
     def refuse_uncovered(self, default: Any) -> None:
         self.kept = [each for each in self.kept if each.parameter.path not in self.set_with]
         left = [each for each in self.uncovered if each[1].path not in self.set_with]
         if default == "error" and left:
             raise RuleError(
-                message(
-                    f'no rule covers {count(len(left), "array")}, and default="error" asks for all of them.',
-                    *(shown(layer, parameter, reason) for layer, parameter, reason in left[:8]),
-                    f"… {len(left) - 8} more" if len(left) > 8 else "",
-                    cover(
-                        left,
-                        {each.parameter.path for each in self.kept if each.rule is not None},
-                        {each.parameter.path for each in self.draws},
-                    ),
-                )
+                f'no rule covers {count(len(left), "array")}, and default="error" asks for all of them.',
+                *first_of((array_text(*each) for each in left), 8),
+                cover(
+                    left,
+                    {each.parameter.path for each in self.kept if each.rule is not None},
+                    {each.parameter.path for each in self.draws},
+                ),
             )
 
     def refuse_excluded(self) -> None:
@@ -356,19 +272,16 @@ class _Deciding:
             known = [owner for owner in owners if owner is not None and owner in self.companions]
             names = f'{{"{key}": ...}} names' if key else "it names"
             raise RuleError(
-                message(
-                    f'rule "{text}": {names} {"an array" if len(found) == 1 else "arrays"} that no scheme draws.',
-                    *(shown(layer, parameter, reason) for layer, parameter, reason in found[:4]),
-                    f"… {len(found) - 4} more" if len(found) > 4 else "",
-                    f'name the array that owns it: "{known[0]}"' if known else "",
-                )
+                f'rule "{text}": {names} {"an array" if len(found) == 1 else "arrays"} that no scheme draws.',
+                *first_of(array_text(*each) for each in found),
+                f'name the array that owns it: "{known[0]}"' if known else "",
             )
 
     def refuse_idle(self) -> None:
         """Raise where a rule draws nothing; note it where later rules leave it nothing that it could draw."""
         shadowed = {id(rule) for rule, _ in self.matching.shadowed}
-        for rule, reach in zip(self.rules, self.matching.reach, strict=True):
-            if rule.scheme is None or id(rule) in self.drew or id(rule) in shadowed or keeps_all(rule.scheme, reach):
+        for rule, selected in zip(self.rules, self.matching.selected, strict=True):
+            if rule.scheme is None or id(rule) in self.drew or id(rule) in shadowed or keeps_all(rule.scheme, selected):
                 continue
             taken = [
                 choice
@@ -376,11 +289,11 @@ class _Deciding:
                 for parameter in layer.parameters
                 if (choice := self.matching.choices.get(parameter.path)) is not None
                 and choice.rule is not rule
-                and would_draw(rule, reach, layer, parameter)
+                and would_draw(rule, selected, layer, parameter)
             ]
             later = listing(f'"{text}"' for text in dict.fromkeys(choice.rule.text for choice in taken))
             if not later:
-                raise RuleError(self._idle(rule, reach))
+                raise RuleError(self._idle(rule, selected))
             what = "array that" if any(choice.is_named for choice in taken) else "layer in which"
             self.note(
                 f'rule "{rule.text}" draws nothing: every {what} it could is decided by {later}, which comes '
@@ -388,23 +301,14 @@ class _Deciding:
             )
         for text, found in self.undeclared.items():
             self.note(
-                message(
-                    f'rule "{text}" selects {count(len(found), "array")} it can\'t draw; kept as they are:',
-                    *(shown(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found[:4]),
-                    f"… {len(found) - 4} more" if len(found) > 4 else "",
-                    *self._remedy(*found[0]),
-                )
+                f'rule "{text}" selects {count(len(found), "array")} it can\'t draw; kept as they are:',
+                *first_of(array_text(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found),
+                *self._remedy(*found[0]),
             )
 
     def _remedy(self, layer: Layer, parameter: Parameter) -> tuple[str, ...]:
-        """The lines that declare an array, or restate the axes of one that a rule names."""
-        lines = declaration(layer)
         choice = self.matching.choices.get(parameter.path)
-        reason = parameter.excluded
-        if choice is None or not choice.is_named or reason is None or reason.hint or layer.cls.__module__ == "builtins":
-            return lines
-        pattern = guess_pattern(parameter, layer, [each.shape for each in layer.parameters])
-        return (*lines, f'or restate its axes in the rule: ix.Scheme(..., axes="{pattern}")')
+        return remedy(layer, parameter, is_named=choice is not None and choice.is_named)
 
     def note_statistics(self) -> None:
         """Note running statistics that stay as the old weights left them, beside weights that are drawn."""
@@ -413,7 +317,7 @@ class _Deciding:
             return
         known = {each.parameter.path for each in stale if each.parameter.default is not None}
         layers = [layer for layer in self.layers if any(each.path in known for each in layer.parameters)]
-        selectors = dict.fromkeys(_selector_of(layer) for layer in layers)
+        selectors = dict.fromkeys(selector_of(layer) for layer in layers)
         rules = ", ".join(f'"{each}": {{"state": "default"}}' for each in selectors)
         hints = dict.fromkeys(
             each.reason.hint for each in stale if each.reason.hint and each.parameter.path not in known
@@ -426,6 +330,13 @@ class _Deciding:
                 *(hint or "" for hint in hints),
             )
         )
+
+    def note_depth(self) -> None:
+        """Warn of depth factors that hit no residual branch."""
+        warnings, notes = misplaced(self.draws)
+        for text in warnings:
+            self.note(text)
+        self.notes += notes
 
     def note_unspoken(self) -> None:
         """Note weights that a rule says nothing about and an earlier one would have drawn."""
@@ -441,50 +352,35 @@ class _Deciding:
             roles = [role for role in ROLES if role in {*spoken, *(parameter.role for _, parameter in found)}]
             whole = ", ".join(f'"{each}": ...' for each in (*roles, *rule.scheme.arrays))
             self.note(
-                message(
-                    f'rule "{rule.text}" speaks of {" and ".join((*spoken, *rule.scheme.arrays))} only; what an '
-                    "earlier rule would draw is kept:",
-                    *(shown(layer, parameter) for layer, parameter in found[:4]),
-                    f"… {len(found) - 4} more" if len(found) > 4 else "",
-                    f'write {{"{rule.text}": {{{whole}}}}}, with None for what is to be kept',
-                )
+                f'rule "{rule.text}" speaks of {" and ".join((*spoken, *rule.scheme.arrays))} only; what an '
+                "earlier rule would draw is kept:",
+                *first_of(array_text(*each) for each in found),
+                f'write {{"{rule.text}": {{{whole}}}}}, with None for what is to be kept',
             )
 
     def _is_drawn_before(self, place: int, layer: Layer, parameter: Parameter) -> bool:
         """Whether one of the rules before a place would draw an array, and none after that one keeps it."""
-        for rule, reach in reversed(list(zip(self.rules[:place], self.matching.reach[:place], strict=True))):
-            if parameter.path in reach and (rule.scheme is None or rule.scheme.arrays.get(parameter.name, ...) is None):
+        for rule, selected in reversed(list(zip(self.rules[:place], self.matching.selected[:place], strict=True))):
+            if parameter.path in selected and (
+                rule.scheme is None or rule.scheme.arrays.get(parameter.name, ...) is None
+            ):
                 return False
-            if would_draw(rule, reach, layer, parameter):
+            if would_draw(rule, selected, layer, parameter):
                 return True
         return False
 
-    def _idle(self, rule: Rule, reach: Mapping[str, bool]) -> str:
-        decided = {path for path in reach if self.matching.choices[path].rule is rule}
+    def _idle(self, rule: Rule, selected: Mapping[str, bool]) -> str:
+        decided = {path for path in selected if self.matching.choices[path].rule is rule}
         layers = sum(any(each.path in decided for each in layer.parameters) for layer in self.layers)
-        what = count(len(decided), "array") if any(reach.values()) else count(layers, "layer")
+        what = count(len(decided), "array") if any(selected.values()) else count(layers, "layer")
         head = f'rule "{rule.text}": {rule.scheme} draws nothing in the {what} it decides.'
         if rule.text in self.undeclared:
             found = self.undeclared[rule.text]
-            every = (shown(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found[:4])
+            every = (array_text(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found[:4])
             return message(head, *every, *self._remedy(*found[0]))
         own = [each for each in self.kept if each.rule == rule.text]
-        lines = [f"{each.parameter.path or '(model)'}: {each.reason}" for each in own[:4]]
-        more = f"… {len(own) - 4} more" if len(own) > 4 else ""
-        return message(head, *lines, more, self._instead(rule, own))
-
-    def _instead(self, rule: Rule, own: list[Kept]) -> str:
-        if any(each.reason.why is Why.NORM for each in own):
-            return f'write {{"{rule.text}": {{"scale": "ones", "bias": "zeros"}}}}, or "default"'
-        learned = [each.parameter.name for each in own if is_learned_input(each.parameter)]
-        if learned:
-            roles = ", ".join(f'"{name}": "embedding"' for name in learned)
-            return f"learned positions and tokens are no bias: ix.register_layer(..., roles={{{roles}}})"
-        if any(each.reason.why is Why.FOLLOWS for each in own):
-            return f'for the layers inside write {{"{rule.text} *": ...}}'
-        owners = [each.reason.owner for each in own if each.reason.why is Why.TIED]
-        known = [owner for owner in owners if owner is not None and owner in self.companions]
-        return f'select the layer that owns it: "{known[0].rpartition(".")[0] or "*"}"' if known else ""
+        lines = first_of(f"{each.parameter.path or '(model)'}: {each.reason}" for each in own)
+        return message(head, *lines, instead(rule.text, own, self.companions))
 
 
 def _by_default(default: Scheme | None, layers: Sequence[Layer], matching: Matching) -> dict[str, bool]:
@@ -501,22 +397,3 @@ def _names_arrays(rule: Rule, layers: Sequence[Layer]) -> bool:
     if rule.scheme is None or names is None or rule.selector.ends_open:
         return rule.scheme is not None and bool(rule.scheme.arrays)
     return bool(rule.scheme.arrays) or any(names(layer, each) for layer in layers for each in layer.parameters)
-
-
-def _refuse_without_layers(layers: Sequence[Layer], model: type) -> None:
-    arrays = [(layer, parameter) for layer in layers for parameter in layer.parameters]
-    if not arrays:
-        raise ModelError(
-            message(
-                f"the model holds no array: {model.__name__}.",
-                "a model is an Equinox module, or a pytree of arrays, jax.ShapeDtypeStruct or shape tuples",
-            )
-        )
-    unknown = [layer for layer in layers if layer.kind == UNDECLARED]
-    raise ModelError(
-        message(
-            f"the model holds no layer that initax knows: {model.__name__}.",
-            *(shown(layer, parameter, parameter.excluded) for layer, parameter in arrays[:6]),
-            *(declaration(unknown[0]) if unknown else ()),
-        )
-    )

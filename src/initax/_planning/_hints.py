@@ -1,15 +1,22 @@
-"""What was meant by a selector that matches nothing, or by a key that is no array. Only errors ask for it."""
+"""Hints for errors and notes: what a wrong call, rule or layer may have meant, and the line to write."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from initax._errors import count, did_you_mean, listing, message, nearest
-from initax._model._parameter import ROLES, Ancestor, Layer
-from initax._planning._selectors import Selector, class_names, glob, is_glob, matches_one, selects_any
+from initax._errors import count, did_you_mean, listing, message, nearest, shown
+from initax._model._evidence import LEARNED_INPUTS, axes_line
+from initax._model._kinds import KIND_OF
+from initax._model._parameter import ROLES, UNDECLARED, WEIGHT_ROLES, Ancestor, Layer, Parameter
+from initax._model._reason import Reason, Why, undeclared
+from initax._model._register import ARGUMENTS
+from initax._model._residual import PARTS
+from initax._planning._records import Kept
+from initax._planning._selectors import RESIDUAL, Selector, class_names, glob, is_glob, matches_one, selects_any
 from initax.schemes._aliases import ROLES_ELSEWHERE
 from initax.schemes._scheme import WORDS
 
@@ -17,6 +24,8 @@ from initax.schemes._scheme import WORDS
 def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str, str]) -> str:
     """Return what to say of a selector that selects no layer and no array."""
     value, wanted = selector.value, selector.text
+    if selector.part:
+        return _no_branch(selector, layers)
     is_path = isinstance(value, str) and len(wanted.split()) == 1 and (is_glob(wanted) or "." in wanted)
     head = f'selector "{wanted}" matches no layer{" and no array" if is_path else ""}.'
     kinds = Counter(layer.cls.__name__ for layer in layers)
@@ -57,8 +66,29 @@ def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str,
     return message(head, have, f"arrays: {listing(arrays)}" if is_path else "", near)
 
 
+def _no_branch(selector: Selector, layers: Sequence[Layer]) -> str:
+    """What to say of a selector for arrays of residual branches that selects none."""
+    arrays = [each for layer in layers for each in layer.parameters]
+    known = [each.residual for each in arrays if each.residual is not None]
+    if not known:
+        return message(
+            f'selector "{selector.text}" needs the forward pass, which tells what is added to a residual stream.',
+            "say what the model is called on: inputs=..., or a survey, ix.survey(model, inputs=...)",
+        )
+    head = f'selector "{selector.text}" matches no array: {PARTS[selector.part]}.'
+    streams = known[0].streams
+    if not streams:
+        return message(head, "the forward pass adds to no residual stream", "name the arrays, or their layers")
+    found = [each.path for each in arrays if each.residual is not None and each.residual.part == selector.part]
+    word = f"{RESIDUAL}{selector.part}"
+    if found and selector.text != word:
+        return message(head, f"{word}: {listing(found, 6)}", f'nothing of these is inside "{selector.text.split()[0]}"')
+    ends = listing((path for stream in streams for path in stream.ends), 6)
+    return message(head, f"weights that end a branch: {ends}")
+
+
 def no_array(rule: str, key: str, names: Sequence[str]) -> str:
-    """Return what to say of a key of a scheme that is no role, and no array of what the rule selects.
+    """Return what to say of a key of a scheme that is neither a role nor an array of what the rule selects.
 
     Args:
         rule: the rule.
@@ -107,33 +137,9 @@ def _entry_of_a_stack(text: str, layers: Sequence[Layer]) -> tuple[str, ...]:
     return ()
 
 
-KINDS_ELSEWHERE = {
-    "Dense": "Linear",
-    "DenseGeneral": "Linear",
-    "LinearGeneral": "Linear",
-    "Embed": "Embedding",
-    "Conv1d": "Conv",
-    "Conv2d": "Conv",
-    "Conv3d": "Conv",
-    "ConvTranspose1d": "ConvTranspose",
-    "ConvTranspose2d": "ConvTranspose",
-    "ConvTranspose3d": "ConvTranspose",
-    "BatchNorm": "Norm",
-    "GroupNorm": "Norm",
-    "InstanceNorm": "Norm",
-    "LayerNorm": "Norm",
-    "RMSNorm": "Norm",
-    "GRUCell": "RNNCell",
-    "LSTMCell": "RNNCell",
-    "OptimizedLSTMCell": "RNNCell",
-    "SimpleCell": "RNNCell",
-}
-"""Classes of one framework → the kind that selects what another has in their place."""
-
-
 def _by_another_name(selector: Any, wanted: str, layers: Sequence[Layer]) -> str:
     """Say which name selects the layers that are meant by a class, or by a name, of another framework."""
-    for word in (wanted, KINDS_ELSEWHERE.get(wanted, "")):
+    for word in (wanted, KIND_OF.get(wanted, "")):
         found = next((each for each in layers if word and matches_one(word, each.path, each.cls, each.kind)), None)
         if found is None:
             continue
@@ -207,3 +213,234 @@ def _words(layers: Sequence[Layer]) -> Iterable[str]:
         yield layer.kind
         yield layer.path
         yield from (each.cls.__name__ for each in layer.ancestors)
+
+
+def no_mapping(rules: Any) -> str:
+    """Return what to say of something that is not a mapping and was to be rules."""
+    head = f"rules must be a mapping from selectors to schemes, not {shown(rules)}."
+    if isinstance(rules, str):
+        is_file = rules.lower().endswith((".toml", ".json"))
+        return message(
+            head, f'write ix.load_rules("{rules}")' if is_file else f'for every layer write {{"*": "{rules}"}}'
+        )
+    if isinstance(rules, Sequence) and all(isinstance(each, Sequence) and len(each) == 2 for each in rules):
+        return message(head, "write dict(rules)")
+    return message(head, 'write {"Linear": "he_normal"}, or {"*": "he_normal"} for every layer')
+
+
+def by_name(selector: Selector, hint: str) -> str:
+    """Return what to pass where a selector that has the form of a class meets layers of which only names are known."""
+    value = selector.value
+    name = value.__name__ if isinstance(value, type) else selector.text
+    words = name.split() if isinstance(value, str | type) else []
+    of_class = bool(words) and all(word.isidentifier() and word[0].isupper() for word in words)
+    return f"only names are known here, not classes; {hint}" if hint and of_class else ""
+
+
+def no_layers(layers: Sequence[Layer], model: type) -> str:
+    """Return what to say of a model without a layer that initax knows."""
+    arrays = [(layer, parameter) for layer in layers for parameter in layer.parameters]
+    if not arrays:
+        return message(
+            f"the model holds no array: {model.__name__}.",
+            "a model is an Equinox module, or a pytree of arrays, jax.ShapeDtypeStruct or shape tuples",
+        )
+    unknown = [layer for layer in layers if layer.kind == UNDECLARED]
+    return message(
+        f"the model holds no layer that initax knows: {model.__name__}.",
+        *(array_text(layer, parameter, parameter.excluded) for layer, parameter in arrays[:6]),
+        *(declaration(unknown[0]) if unknown else ()),
+    )
+
+
+def selector_of(layer: Layer) -> str:
+    """Return what selects the layers of a kind that hold running statistics."""
+    if layer.kind == "Norm":
+        return layer.kind
+    root, dot, _ = layer.path.partition(".")
+    return f"{root}.**" if dot else root
+
+
+def remedy(layer: Layer, parameter: Parameter, *, is_named: bool) -> tuple[str, ...]:
+    """Return the lines that declare an array, or restate the axes of one that a rule names."""
+    lines = declaration(layer)
+    reason = parameter.excluded
+    if not is_named or reason is None or reason.hint or layer.cls.__module__ == "builtins":
+        return lines
+    pattern = guess_pattern(parameter, layer, [each.shape for each in layer.parameters])
+    return (*lines, f'or restate its axes in the rule: ix.Scheme(..., axes="{pattern}")')
+
+
+def instead(rule: str, own: Sequence[Kept], paths: Collection[str]) -> str:
+    """Return what to write in place of a rule that draws nothing.
+
+    Args:
+        rule: the rule.
+        own: what it keeps.
+        paths: the paths of all arrays.
+    """
+    if any(each.reason.why is Why.NORM for each in own):
+        return f'write {{"{rule}": {{"scale": "ones", "bias": "zeros"}}}}, or "default"'
+    learned = [each.parameter.name for each in own if is_learned_input(each.parameter)]
+    if learned:
+        roles = ", ".join(f'"{name}": "embedding"' for name in learned)
+        return f"learned positions and tokens are no biases: ix.register_layer(..., roles={{{roles}}})"
+    if any(each.reason.why is Why.FOLLOWS for each in own):
+        return f'for the layers inside write {{"{rule} *": ...}}'
+    owners = [each.reason.owner for each in own if each.reason.why is Why.TIED]
+    known = [owner for owner in owners if owner is not None and owner in paths]
+    return f'select the layer that owns it: "{known[0].rpartition(".")[0] or "*"}"' if known else ""
+
+
+def cover(left: Iterable[tuple[Layer, Any, Any]], selected: Collection[str], drawn: Collection[str]) -> str:
+    """Return the line for arrays that no rule covers, where `default="error"` asks for all of them.
+
+    Args:
+        left: the arrays, with their layers.
+        selected: paths of kept arrays that a rule selects.
+        drawn: paths of the arrays that are drawn.
+    """
+    layers = {layer.path: layer for layer, parameter, _ in left if parameter.path in selected}
+    if not layers:
+        return 'add a rule for them, or {"*": None} in front to keep what the others do not select'
+    whole = [
+        path for path, layer in layers.items() if path and not any(each.path in drawn for each in layer.parameters)
+    ]
+    rules = ", ".join(f'"{path}": None' for path in whole)
+    kept = f"keep them with rules behind the others: {{{rules}}}; or " if whole else ""
+    return f"{kept}say what their axes are: ix.Scheme(..., axes=...), inputs=... or ix.register_layer(...)"
+
+
+def no_plan_to_compare(other: Any) -> str:
+    """Return what to say of something that is not a plan and was to be compared with one."""
+    line = "plan.diff(ix.plan(model, rules))"
+    if isinstance(other, str | bytes | Mapping):
+        line = "read it first: plan.diff(ix.Plan.from_json(text, model))"
+    return message(f"a plan is compared with another plan, not with {shown(other)}.", line)
+
+
+def no_stored_plan(text: Any, error: Exception | None) -> str:
+    """Return what to say of something that is not a stored plan."""
+    head = f"this is not a stored plan: {shown(text)}."
+    if isinstance(text, os.PathLike) or (isinstance(text, str) and re.fullmatch(r"[^\n{}]+\.\w+", text)):
+        return message(head, "from_json takes the text and not its path", _from_file(os.fspath(text)))
+    if hasattr(text, "read"):
+        return message(head, "from_json takes the text and not the file: ix.Plan.from_json(file.read(), model)")
+    if isinstance(text, Mapping):
+        return message(head, "from_json takes the text: ix.Plan.from_json(json.dumps(stored), model)")
+    why = f"{type(error).__name__}: {error}" if isinstance(error, ValueError | KeyError) else ""
+    return message(head, why, "from_json takes what plan.to_json() returned: ix.Plan.from_json(plan.to_json(), model)")
+
+
+def _from_file(path: Any) -> str:
+    return f"ix.Plan.from_json(pathlib.Path({str(path)!r}).read_text(), model)".replace("'", '"')
+
+
+def no_source_of_rules(source: Any) -> str:
+    """Return what to say of something that is neither a path nor a text and was to hold rules."""
+    head = f"rules are loaded from the path of a file .toml or .json, or from a text, not from {shown(source)}."
+    name = getattr(source, "name", None)
+    if hasattr(source, "read"):
+        is_path = isinstance(name, str) and name.lower().endswith((".toml", ".json"))
+        binary = "b" in str(getattr(source, "mode", ""))
+        head = (
+            f"rules are loaded from the path of a file or from a text, not from an open file: {type(source).__name__}."
+        )
+        return message(
+            head,
+            f'ix.load_rules("{name}")' if is_path else f"ix.load_rules(file.read(){'.decode()' if binary else ''})",
+        )
+    if isinstance(source, bytes | bytearray):
+        return message(head, "ix.load_rules(source.decode())")
+    if isinstance(source, Mapping):
+        return message(head, "a mapping is rules already: ix.reinit(model, rules, key)")
+    return message(head, 'ix.load_rules("rules.toml")')
+
+
+def array_text(layer: Layer, parameter: Parameter, reason: Reason | None = None) -> str:
+    """Return an array as errors list it."""
+    inside = f" of {layer.cls.__name__}"
+    return f"{parameter.path or '(model)'} {parameter.shape}{inside}" + (f": {reason}" if reason else "")
+
+
+def declaration(layer: Layer) -> tuple[str, ...]:
+    """Return the lines that declare a layer, with a guess at the patterns for the user to put right."""
+    if layer.cls.__name__ in ("ArrayImpl", "ndarray", "ShapeDtypeStruct"):
+        return ("for a single array write ix.draw(scheme, key, shape)",)
+    hints = [each.excluded.hint for each in layer.parameters if each.excluded is not None and each.excluded.hint]
+    if hints:
+        return (hints[0],)
+    arrays = [each for each in layer.parameters if each.axes or (each.excluded and each.excluded.is_about_axes)]
+    returned = [each for each in arrays if each.excluded and each.excluded.why is Why.RETURNED]
+    arrays = [each for each in arrays if each not in returned]
+    if returned and not any(each.excluded for each in arrays):
+        path = returned[0].path
+        return (f'it has no axes to declare; a rule can set it, {{"{path}": "zeros"}}, or keep it, {{"{path}": None}}',)
+    misfits = any(each.excluded and each.excluded.why is Why.CONTRADICTED for each in arrays)
+    if all(each.axes for each in arrays) and not misfits:
+        default = ", ".join(f'"{each.name}": "lecun_normal"' for each in arrays if each.role in WEIGHT_ROLES)
+        return (f"declare it: ix.register_layer({layer.cls.__name__}, ..., default={{{default}}})",)
+    shapes = [each.shape for each in arrays]
+    patterns = {
+        each.name: each.axes.pattern
+        if each.axes and not misfits and each.role in WEIGHT_ROLES
+        else guess_pattern(each, layer, shapes)
+        for each in arrays
+    }
+    if misfits:
+        patterns |= _guess_wide(arrays)
+    if layer.cls.__module__ == "builtins":
+        return (axes_line(patterns),)
+    learned = [each.name for each in arrays if is_learned_input(each)]
+    said = 'kind="Embedding"' if len(learned) == len(patterns) else 'kind="Linear"'
+    if learned and len(learned) < len(patterns):
+        said += ", roles={" + ", ".join(f'"{name}": "embedding"' for name in learned) + "}"
+    if all(name.isidentifier() and name not in ARGUMENTS for name in patterns):
+        said += "".join(f', {name}="{pattern}"' for name, pattern in patterns.items())
+    else:
+        pairs = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
+        said = f"{{{pairs}}}, {said}"
+    line = f"declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, {said})"
+    if len(learned) == len(patterns) or any(each.excluded != undeclared() for each in arrays):
+        return (line,)
+    return ("let a trace find the axes: inputs=x, what the model is called on", f"or {line}")
+
+
+def is_learned_input(array: Parameter) -> bool:
+    """Return whether an array seems to stand where a signal does: a learned position, a token."""
+    return LEARNED_INPUTS.search(array.name) is not None or (
+        array.excluded is not None and array.excluded.why is Why.SIGNAL
+    )
+
+
+def _guess_wide(arrays: list[Parameter]) -> dict[str, str]:
+    """Axes that a weight and its bias of several axes may have: outputs of several axes, or stacked layers."""
+    wide = [each for each in arrays if each.role == "bias" and len(each.shape) > 1]
+    if not wide or len(arrays) != 2:
+        return {}
+    (weight, bias), size = (arrays if arrays[1] is wide[0] else arrays[::-1]), wide[0].shape
+    if weight.shape[-len(size) :] == size:
+        outputs = " ".join(f"o{place + 1}" for place in range(len(size)))
+        inputs = [f"i{place + 1}" for place in range(len(weight.shape) - len(size))]
+        return {weight.name: " ".join([*(inputs if len(inputs) > 1 else ["i"]), outputs]), bias.name: outputs}
+    if len(weight.shape) == 3 and size[0] == weight.shape[0]:
+        return {weight.name: "stack i o" if size[1] == weight.shape[2] else "stack o i", bias.name: "stack o"}
+    return {bias.name: " ".join(f"o{place + 1}" for place in range(len(size)))}
+
+
+def guess_pattern(array: Parameter, layer: Layer, others: list[tuple[int, ...]]) -> str:
+    """Axes an array may have: a vector beside a matrix tells which of its sides are the outputs.
+
+    Nothing can be told of more than two axes of a layer that is not a convolution; `?` is refused when pasted.
+    """
+    shape, rank = array.shape, len(array.shape)
+    if is_learned_input(array):
+        return " ".join([*("n" if rank == 2 else f"n{axis}" for axis in range(1, rank)), "o"])
+    if rank < 2:
+        return "o"
+    if rank > 2 and "conv" not in layer.cls.__name__.lower():
+        return " ".join("?" * rank)
+    outputs_first = (shape[0],) in others and (shape[-1],) not in others
+    if rank == 2:
+        return "o i" if outputs_first else "i o"
+    return "o i ..." if outputs_first else "... i o"

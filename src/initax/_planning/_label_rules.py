@@ -1,4 +1,4 @@
-"""Rules whose values are no schemes: what is said of each array to an optimizer, by selectors, roles and names."""
+"""Rules whose values are not schemes: labels, masks and axes of arrays for an optimizer, by selectors and roles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import RuleError, count, did_you_mean, listing, message, shown, warn
+from initax._errors import RuleError, count, did_you_mean, listing, shown, warn
 from initax._math._axes import parse
 from initax._model._parameter import ROLES, Layer, Parameter
 from initax._model._survey import Survey
@@ -40,7 +40,7 @@ class LabelRule:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the last rule that matches says of an array.
+    """The value that the last matching rule gives an array.
 
     Attributes:
         value: what it says.
@@ -55,7 +55,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a verb takes for values.
+    """Values that a verb takes.
 
     Attributes:
         words: what they are, for errors.
@@ -150,7 +150,7 @@ def is_rule_file(rules: Any) -> bool:
 
 
 def read_label_rules(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ...]:
-    """Return rules that are no rules of schemes, in order.
+    """Return rules whose values are not schemes, in order.
 
     Args:
         of: the kind of rules: a key of `KINDS`.
@@ -158,13 +158,13 @@ def read_label_rules(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ..
         verb: who asks, for errors; the kind itself if left out.
 
     Raises:
-        RuleError: they are no mapping, a selector is of no known kind, or a value is none of that kind.
+        RuleError: they are not a mapping, a selector is of no known kind, or a value is not of that kind.
         AxesError: a pattern is malformed.
     """
     kind = KINDS[of]
     if not isinstance(rules, Mapping) or not rules:
         head = f"{verb or of}: rules must be a mapping from selectors to {kind.words}, not {shown(rules)}."
-        raise RuleError(message(head, f"write {kind.example}"))
+        raise RuleError(head, f"write {kind.example}")
     return tuple(_read(kind, verb or of, selector, value) for selector, value in rules.items())
 
 
@@ -172,12 +172,13 @@ def _read(kind: Kind, verb: str, selector: Any, value: Any) -> LabelRule:
     if isinstance(selector, tuple) and len(selector) == 2 and all(isinstance(each, str | type) for each in selector):
         name = selector[0].__name__ if isinstance(selector[0], type) else selector[0]
         line = f'write {{"{name}": {{"{selector[1]}": {value!r}}}}}'
-        raise RuleError(message(f"{verb}: a selector can't be a pair, {selector!r}.", line))
-    rule = Rule(read_selector(selector), None)
+        raise RuleError(f"{verb}: a selector can't be a pair, {selector!r}.", line)
+    keys = value if isinstance(value, Mapping) and not set(value) & kind.keys else ()
+    rule = Rule(read_selector(selector), None, frozenset(map(str, keys)))
     if not isinstance(value, Mapping) or set(value) & kind.keys:
         return LabelRule(rule, {"": _checked(kind, verb, rule.text, "", value)})
     if not value:
-        raise RuleError(message(f'{verb}: rule "{rule.text}" says nothing.', f"write {kind.example}"))
+        raise RuleError(f'{verb}: rule "{rule.text}" says nothing.', f"write {kind.example}")
     return LabelRule(rule, {str(key): _checked(kind, verb, rule.text, str(key), each) for key, each in value.items()})
 
 
@@ -185,7 +186,7 @@ def _checked(kind: Kind, verb: str, rule: str, key: str, value: Any) -> Any:
     found = kind.check(value)
     if found is None:
         at = f'rule "{rule}"' + (f', key "{key}"' if key else "")
-        raise RuleError(message(f"{verb}: {at}: {shown(value)} is not {kind.one}.", kind.hint))
+        raise RuleError(f"{verb}: {at}: {shown(value)} is not {kind.one}.", kind.hint)
     return found
 
 
@@ -201,11 +202,11 @@ def decide_labels(rules: Sequence[LabelRule], found: Survey) -> dict[str, Said]:
     parameters = {each.path: each for layer in found.layers for each in layer.parameters}
     decided: dict[str, Said] = {}
     spoken: list[list[str]] = []
-    for each, reach in zip(rules, matching.reach, strict=True):
-        _refuse_unknown_keys(each, [parameters[path] for path in reach])
-        said = {path: each.value(parameters[path]) for path in reach}
+    for each, selected in zip(rules, matching.selected, strict=True):
+        _refuse_unknown_keys(each, [parameters[path] for path in selected])
+        said = {path: each.value(parameters[path]) for path in selected}
         own = {
-            path: Said(value[0], each.rule.text, reach[path] or value[1])
+            path: Said(value[0], each.rule.text, selected[path] or value[1])
             for path, value in said.items()
             if value is not None
         }
@@ -219,12 +220,12 @@ def decide_labels(rules: Sequence[LabelRule], found: Survey) -> dict[str, Said]:
                 + listing(f'"{winner}"' for winner in winners)
                 + ", which comes later; the last rule that matches wins"
             )
-    _warn_of_roles(rules, matching.reach, [each for path, each in parameters.items() if path not in decided])
+    _warn_of_roles(rules, matching.selected, [each for path, each in parameters.items() if path not in decided])
     return decided
 
 
 def _warn_of_roles(
-    rules: Sequence[LabelRule], reach: Sequence[Mapping[str, bool]], silent: Sequence[Parameter]
+    rules: Sequence[LabelRule], selected: Sequence[Mapping[str, bool]], silent: Sequence[Parameter]
 ) -> None:
     """Warn of arrays that rules select and leave out, because these go by roles and theirs are not known."""
     by_role = [at for at, each in enumerate(rules) if set(each.values) & set(ROLES)]
@@ -232,16 +233,14 @@ def _warn_of_roles(
         each.path
         for each in silent
         if each.role is None and (each.excluded is None or each.excluded.is_about_axes)
-        if any(each.path in reach[at] for at in by_role)
+        if any(each.path in selected[at] for at in by_role)
     ]
     if left:
         text = rules[by_role[-1]].rule.text
         warn(
-            message(
-                f'rule "{text}" goes by roles, and those of {count(len(left), "array")} are not known: '
-                + listing((path or "(model)" for path in left), 4),
-                f'name them, {{"{left[0] or "*"}": ...}}; or say what the model is called on, inputs=...',
-            )
+            f'rule "{text}" goes by roles, and those of {count(len(left), "array")} are not known: '
+            + listing((path or "(model)" for path in left), 4),
+            f'name them, {{"{left[0] or "*"}": ...}}; or say what the model is called on, inputs=...',
         )
 
 
@@ -250,12 +249,10 @@ def _refuse_unknown_keys(each: LabelRule, selected: Sequence[Parameter]) -> None
     for key in each.values:
         if key and key not in ROLES and key not in names:
             raise RuleError(
-                message(
-                    f'rule "{each.rule.text}": "{key}" is neither a role nor an array of what the rule selects.',
-                    did_you_mean(key, (*names, *ROLES)),
-                    f"arrays: {listing(names)}",
-                    f"roles: {listing(ROLES)}",
-                )
+                f'rule "{each.rule.text}": "{key}" is neither a role nor an array of what the rule selects.',
+                did_you_mean(key, (*names, *ROLES)),
+                f"arrays: {listing(names)}",
+                f"roles: {listing(ROLES)}",
             )
 
 

@@ -1,4 +1,4 @@
-"""What is passed in another's place: arguments in another order, a text for a plan, a file for its path, no rules.
+"""Errors for misplaced arguments: another order, a plan in place of rules or model, a flattened state dict.
 
 Each check answers with what was seen and the line that was meant. None of them stands in the way of a call that works.
 """
@@ -6,9 +6,8 @@ Each check answers with what was seen and the line that was meant. None of them 
 from __future__ import annotations
 
 import itertools
-import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -26,11 +25,9 @@ from initax._errors import (
     RuleError,
     SchemeError,
     listing,
-    message,
     shown,
 )
 from initax._math._keys import is_typed
-from initax._model._parameter import Layer
 from initax.schemes._initializer import Initializer
 from initax.schemes._scheme import WORDS, Scheme
 
@@ -156,11 +153,9 @@ def refuse_permuted(verb: str, **given: Any) -> None:
         error = next((ERRORS[name] for name in ERRORS if name in moved), ModelError)
         came = listing(names[order.index(at)] for at in range(len(names)))
         raise error(
-            message(
-                f"{verb} takes {listing(names)} in this order, and was given {came}.",
-                *(f"{name} is {shown(value)}" for name, value in given.items() if name in moved),
-                f"write {verb}({', '.join(names)})",
-            )
+            f"{verb} takes {listing(names)} in this order, and was given {came}.",
+            *(f"{name} is {shown(value)}" for name, value in given.items() if name in moved),
+            f"write {verb}({', '.join(names)})",
         )
 
 
@@ -172,15 +167,13 @@ def refuse_no_rules(model: Any, rules: Any, default: Any) -> None:
         ModelError: the model is a plan.
     """
     if _is_plan(rules):
-        raise RuleError(message(f"the rules are a plan already: {shown(rules)}.", "write plan.draw(key)"))
+        raise RuleError(f"the rules are a plan already: {shown(rules)}.", "write plan.draw(key)")
     if _is_plan(model):
-        raise ModelError(message(f"the model is a plan: {shown(model)}.", "write model = plan.draw(key)"))
+        raise ModelError(f"the model is a plan: {shown(model)}.", "write model = plan.draw(key)")
     if isinstance(rules, Mapping) and not rules and default is None:
         raise RuleError(
-            message(
-                "the rules are empty, so nothing would be drawn.",
-                'write {"*": "he_normal"} for every layer, or {"*": None} to keep the model as it is',
-            )
+            "the rules are empty, so nothing would be drawn.",
+            'write {"*": "he_normal"} for every layer, or {"*": None} to keep the model as it is',
         )
 
 
@@ -213,74 +206,7 @@ def refuse_flattened(model: Any, schemes: Iterable[Scheme | None]) -> None:
         return
     head = f"the model is a flattened state dict, {len(model)} arrays under names with dots: {listing(model, 3)}."
     if flax:
-        raise ModelError(message(head, 'take the names apart: flax.traverse_util.unflatten_dict(params, sep=".")'))
+        raise ModelError(head, 'take the names apart: flax.traverse_util.unflatten_dict(params, sep=".")')
     kinds = dict.fromkeys("Linear" if len(shape) == 2 else "Conv" for shape in sorted(torch.values(), key=len))
     line = ", ".join(f'"{kind}": ix.Scheme("he_normal", axes="o i ...")' for kind in kinds)
-    raise ModelError(
-        message(head, "PyTorch's have their outputs first, and a rule has to say so", f"write {{{line}}}"),
-    )
-
-
-def cover(left: Iterable[tuple[Layer, Any, Any]], selected: Collection[str], drawn: Collection[str]) -> str:
-    """Return the line for arrays that no rule covers, where `default="error"` asks for all of them.
-
-    Args:
-        left: the arrays, with their layers.
-        selected: paths of kept arrays that a rule selects.
-        drawn: paths of the arrays that are drawn.
-    """
-    layers = {layer.path: layer for layer, parameter, _ in left if parameter.path in selected}
-    if not layers:
-        return 'add a rule for them, or {"*": None} in front to keep what the others do not select'
-    whole = [
-        path for path, layer in layers.items() if path and not any(each.path in drawn for each in layer.parameters)
-    ]
-    rules = ", ".join(f'"{path}": None' for path in whole)
-    kept = f"keep them with rules behind the others: {{{rules}}}; or " if whole else ""
-    return f"{kept}say what their axes are: ix.Scheme(..., axes=...), inputs=... or ix.register_layer(...)"
-
-
-def no_plan_to_compare(other: Any) -> str:
-    """Return what to say of something that is no plan and was to be compared with one."""
-    line = "plan.diff(ix.plan(model, rules))"
-    if isinstance(other, str | bytes | Mapping):
-        line = "read it first: plan.diff(ix.Plan.from_json(text, model))"
-    return message(f"a plan is compared with another plan, not with {shown(other)}.", line)
-
-
-def no_stored_plan(text: Any, error: Exception | None) -> str:
-    """Return what to say of something that is no stored plan."""
-    head = f"this is no stored plan: {shown(text)}."
-    if isinstance(text, os.PathLike) or (isinstance(text, str) and re.fullmatch(r"[^\n{}]+\.\w+", text)):
-        return message(head, "from_json takes the text and not its path", _from_file(os.fspath(text)))
-    if hasattr(text, "read"):
-        return message(head, "from_json takes the text and not the file: ix.Plan.from_json(file.read(), model)")
-    if isinstance(text, Mapping):
-        return message(head, "from_json takes the text: ix.Plan.from_json(json.dumps(stored), model)")
-    why = f"{type(error).__name__}: {error}" if isinstance(error, ValueError | KeyError) else ""
-    return message(head, why, "from_json takes what plan.to_json() returned: ix.Plan.from_json(plan.to_json(), model)")
-
-
-def _from_file(path: Any) -> str:
-    return f"ix.Plan.from_json(pathlib.Path({str(path)!r}).read_text(), model)".replace("'", '"')
-
-
-def no_source_of_rules(source: Any) -> str:
-    """Return what to say of something that is neither a path nor a text and was to hold rules."""
-    head = f"rules are loaded from the path of a file .toml or .json, or from a text, not from {shown(source)}."
-    name = getattr(source, "name", None)
-    if hasattr(source, "read"):
-        is_path = isinstance(name, str) and name.lower().endswith((".toml", ".json"))
-        binary = "b" in str(getattr(source, "mode", ""))
-        head = (
-            f"rules are loaded from the path of a file or from a text, not from an open file: {type(source).__name__}."
-        )
-        return message(
-            head,
-            f'ix.load_rules("{name}")' if is_path else f"ix.load_rules(file.read(){'.decode()' if binary else ''})",
-        )
-    if isinstance(source, bytes | bytearray):
-        return message(head, "ix.load_rules(source.decode())")
-    if isinstance(source, Mapping):
-        return message(head, "a mapping is rules already: ix.reinit(model, rules, key)")
-    return message(head, 'ix.load_rules("rules.toml")')
+    raise ModelError(head, "PyTorch's have their outputs first, and a rule has to say so", f"write {{{line}}}")

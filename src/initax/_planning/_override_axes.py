@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from initax._errors import AxesError, did_you_mean, listing, message
+from initax._errors import AxesError, did_you_mean, listing
 from initax._math._axes import Axes, parse, refuse_unsided, resolve
 from initax._model._parameter import WEIGHT_ROLES, Evidence, Fans, Layer, Parameter
 from initax._model._reason import Reason
@@ -29,17 +29,17 @@ def restated(layer: Layer, scheme: Scheme, where: str) -> Layer:
     return with_axes(layer, patterns, scheme.sizes, where)
 
 
-def restated_alone(layer: Layer, parameter: Parameter, scheme: Scheme, rule: str, reach: Mapping[str, bool]) -> Layer:
+def restated_alone(
+    layer: Layer, parameter: Parameter, scheme: Scheme, rule: str, selected: Mapping[str, bool]
+) -> Layer:
     """Return the layer with the axes of one array restated; one pattern, given as a string, is for that array."""
-    names = {each.name for each in layer.parameters if each.path in reach}
+    names = {each.name for each in layer.parameters if each.path in selected}
     patterns = {parameter.name if name == "weight" else name: pattern for name, pattern in scheme.axes.items()}
     for name, pattern in patterns.items():
         if name not in names:
             raise AxesError(
-                message(
-                    f'{rule}: axes are given for "{name}", and the rule names {where_is(parameter)}.',
-                    f'one pattern is for the array itself: axes="{pattern}"',
-                )
+                f'{rule}: axes are given for "{name}", and the rule names {where_is(parameter)}.',
+                f'one pattern is for the array itself: axes="{pattern}"',
             )
     if parameter.name not in patterns:
         return layer
@@ -72,21 +72,17 @@ def with_axes(layer: Layer, patterns: Mapping[str, str], sizes: Mapping[str, int
     for name in patterns:
         if name not in names:
             raise AxesError(
-                message(
-                    f'{where}: axes are given for "{name}", which layer "{layer.path}" ({layer.cls.__name__}) lacks.',
-                    f"it has: {listing(names)}",
-                    did_you_mean(name, names),
-                )
+                f'{where}: axes are given for "{name}", which layer "{layer.path}" ({layer.cls.__name__}) lacks.',
+                f"it has: {listing(names)}",
+                did_you_mean(name, names),
             )
     axes = {axis for pattern in patterns.values() for group in parse(pattern) for axis in group} - {"..."}
     for axis in sizes:
         if axis not in axes:
             raise AxesError(
-                message(
-                    f'{where}: sizes name the axis "{axis}", which no pattern has.',
-                    f"axes: {listing(sorted(axes))}",
-                    did_you_mean(axis, axes),
-                )
+                f'{where}: sizes name the axis "{axis}", which no pattern has.',
+                f"axes: {listing(sorted(axes))}",
+                did_you_mean(axis, axes),
             )
     restated = {name: _restated(layer[name], pattern, sizes, layer, where) for name, pattern in patterns.items()}
     weight = next((each for each in restated.values() if each.role in WEIGHT_ROLES), None)
@@ -106,11 +102,8 @@ def _following(bias: Parameter, weight: Parameter, where: str) -> Parameter:
     outputs = math.prod(weight.axes.split[axis] for axis in weight.axes.out_axis)
     if math.prod(bias.shape) not in (outputs, outputs * weight.axes.batch_size):
         raise AxesError(
-            message(
-                f"{where}: {bias.path} of shape {bias.shape} does not fit {weight.path} "
-                f'read as "{weight.axes.pattern}".',
-                f"{weight.path} of shape {weight.shape} would have {outputs} outputs",
-            )
+            f'{where}: {bias.path} of shape {bias.shape} does not fit {weight.path} read as "{weight.axes.pattern}".',
+            f"{weight.path} of shape {weight.shape} would have {outputs} outputs",
         )
     return replace(bias, fans=weight.fans, excluded=_unless_about_axes(bias.excluded))
 

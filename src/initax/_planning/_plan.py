@@ -7,26 +7,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import check_key, key_of
-from initax._drawing._draw import Job, draw, lower
+from initax._drawing._draw import draw, lower
+from initax._drawing._job import Job
 from initax._drawing._program import Program
-from initax._errors import InitaxError, PlanError, count, message, warn
+from initax._errors import InitaxError, PlanError, count, first_of, warn
 from initax._math._sharding import refuse_misfit
-from initax._model._parameter import Evidence, Parameter
-from initax._model._survey import Survey, fan_text
-from initax._planning._decide import Decisions, Draw, Kept, decide
-from initax._planning._lengths import with_lengths
-from initax._planning._misuse import (
-    no_plan_to_compare,
-    no_stored_plan,
-    refuse_flattened,
-    refuse_no_rules,
-    refuse_permuted,
-)
-from initax._planning._plan_text import KeptRow, Row, render
+from initax._model._survey import Survey
+from initax._planning._decide import decide
+from initax._planning._hints import no_plan_to_compare, no_stored_plan
+from initax._planning._input_moments import with_input_moments
+from initax._planning._misuse import refuse_flattened, refuse_no_rules, refuse_permuted
+from initax._planning._plan_text import render
+from initax._planning._records import Decisions, Draw, Kept
 from initax._planning._rules import Rule, read_rules
 from initax._trace._take_survey import survey
 from initax.schemes._scheme import Scheme, as_scheme
@@ -46,13 +41,7 @@ class Plan:
 
     __slots__ = ("_default", "_rules", "_survey", "draws", "kept", "notes")
 
-    def __init__(
-        self,
-        survey: Survey,
-        rules: tuple[Rule, ...],
-        default: Any,
-        decisions: Decisions,
-    ) -> None:
+    def __init__(self, survey: Survey, rules: tuple[Rule, ...], default: Any, decisions: Decisions) -> None:
         self._survey = survey
         self._rules = rules
         self._default = default
@@ -170,14 +159,9 @@ class Plan:
             return
         unselected = any(each.rule is None and each.parameter.excluded is None for each in left)
         warn(
-            message(
-                f"{count(len(left), 'array')} of the model {'stay' if len(left) > 1 else 'stays'} abstract:",
-                *(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.reason}" for each in left[:4]),
-                f"… {len(left) - 4} more" if len(left) > 4 else "",
-                'what no rule selects is drawn as its framework draws it: add {"*": "default"} first'
-                if unselected
-                else "",
-            )
+            f"{count(len(left), 'array')} of the model {'stay' if len(left) > 1 else 'stays'} abstract:",
+            *first_of(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.reason}" for each in left),
+            'what no rule selects is drawn as its framework draws it: add {"*": "default"} first' if unselected else "",
         )
 
     def _old(self, each: Draw) -> Any:
@@ -185,10 +169,8 @@ class Plan:
         if isinstance(old, jax.Array | np.ndarray):
             return old
         raise PlanError(
-            message(
-                f'{each.initializer} keeps a part of what "{each.parameter.path}" holds, and the model is abstract.',
-                "draw the model first, then call it on what comes back",
-            )
+            f'{each.initializer} keeps a part of what "{each.parameter.path}" holds, and the model is abstract.',
+            "draw the model first, then call it on what comes back",
         )
 
     @property
@@ -203,7 +185,7 @@ class Plan:
             other: the plan to compare with; lines say what changes from this one to that one.
 
         Raises:
-            PlanError: `other` is no plan.
+            PlanError: `other` is not a plan.
 
         Examples:
             >>> import equinox as eqx, jax, initax as ix
@@ -225,8 +207,8 @@ class Plan:
     __hash__ = None  # type: ignore[assignment]
 
     def _rows(self) -> dict[str, dict[str, Any]]:
-        rows = {each.parameter.path: _draw_row(each) for each in self.draws}
-        return rows | {each.parameter.path: _kept_row(each) for each in self.kept}
+        rows = [*map(Draw.to_dict, self.draws), *map(Kept.to_dict, self.kept)]
+        return {row.pop("path"): row for row in rows}
 
     def to_json(self) -> str:
         """Return the plan as JSON: the rules, and every decision they led to.
@@ -251,13 +233,7 @@ class Plan:
 
     @classmethod
     def from_json(
-        cls,
-        text: str,
-        model: Any,
-        *,
-        inputs: Any = None,
-        forward: Callable[..., Any] | None = None,
-        module: Any = None,
+        cls, text: str, model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
     ) -> Plan:
         """Return a stored plan for a model, after checking that it still decides the same.
 
@@ -265,11 +241,11 @@ class Plan:
             text: what `to_json` returned.
             model: the model, or an abstract one of the same structure.
             inputs: what the model is called on, where the plan was made with it.
-            forward: how it is called, likewise.
-            module: the module of Linen variables, likewise.
+            forward: how it is called, where the plan was made with it.
+            module: the module of Linen variables, where the plan was made with it.
 
         Raises:
-            PlanError: the text is no stored plan, or the plan decides otherwise on this model.
+            PlanError: the text is not a stored plan, or the plan decides otherwise on this model.
         """
         refuse_permuted("ix.Plan.from_json", text=text, model=model)
         try:
@@ -279,13 +255,11 @@ class Plan:
         except (ValueError, KeyError, TypeError) as error:
             raise PlanError(no_stored_plan(text, error)) from error
         if stored.get("initax") != FORMAT:
-            raise PlanError(
-                message(f"the plan is stored in format {stored.get('initax')!r}, this initax reads {FORMAT}.")
-            )
+            raise PlanError(f"the plan is stored in format {stored.get('initax')!r}, this initax reads {FORMAT}.")
         found = plan(model, rules, inputs=inputs, forward=forward, module=module, default=stored.get("default"))
         changes = _diff(decisions, json.loads(json.dumps(found._rows())))
         if changes:
-            raise PlanError(message("the stored plan decides otherwise on this model.", *changes[:20]))
+            raise PlanError("the stored plan decides otherwise on this model.", *changes[:20])
         return found
 
     def __len__(self) -> int:
@@ -298,23 +272,7 @@ class Plan:
 
     def __str__(self) -> str:
         """Return the plan as a table."""
-        drawn = [
-            Row(
-                path=each.parameter.path,
-                kind=each.kind,
-                shape=each.parameter.shape,
-                axes=_axes_text(each.parameter),
-                known=_known_text(each.parameter),
-                fan_in=fan_text(each.parameter.fan_in, each.parameter.effective_fan_in),
-                fan_out=fan_text(each.parameter.fan_out, each.parameter.effective_fan_out),
-                scheme=str(each.initializer) if each.initializer else f"with {each.follows}",
-                std="" if each.std is None else f"{each.std:.4g}",
-                rule=each.rule,
-            )
-            for each in self.draws
-        ]
-        kept = [KeptRow(each.parameter.path, each.kind, each.parameter.shape, each.reason) for each in self.kept]
-        return render(drawn, kept, self.notes)
+        return render(self.draws, self.kept, self.notes)
 
 
 def plan(
@@ -345,7 +303,7 @@ def plan(
         The plan; `print` it for a table, `plan.draw(key)` for the model.
 
     Raises:
-        RuleError: the rules are no mapping, select nothing, draw nothing, or leave something uncovered.
+        RuleError: the rules are not a mapping, select nothing, draw nothing, or leave something uncovered.
         SchemeError: a scheme is unknown or can't serve a parameter it was chosen for.
         AxesError: restated axes do not fit.
         ModelError: the model holds no layer initax knows, or its forward pass fails.
@@ -363,11 +321,11 @@ def plan(
     schemes = [rule.scheme for rule in read] + [fallback]
     if module is None:
         refuse_flattened(model, (each for each in schemes if isinstance(each, Scheme)))
-    lengths = any(_asks_for_lengths(scheme) for scheme in schemes if isinstance(scheme, Scheme))
+    needs_moments = any(_asks_for_input_moments(scheme) for scheme in schemes if isinstance(scheme, Scheme))
     found = survey(model, inputs=inputs, forward=forward, module=module)
     decisions = decide(found.layers, found.aliases, read, fallback, found.model, found.hint)
-    if lengths:
-        decisions = with_lengths(decisions, found, found.traced)
+    if needs_moments:
+        decisions = with_input_moments(decisions, found, found.traced)
     return Plan(found, read, fallback, decisions)
 
 
@@ -382,51 +340,9 @@ def _paths(each: Draw) -> tuple[str, ...]:
     return (each.parameter.path, *(constraint.companions if constraint else ()))
 
 
-def _asks_for_lengths(scheme: Scheme) -> bool:
-    own = any(part is not None and part.needs_reach for part in scheme.parts.values())
-    return own or any(each is not None and _asks_for_lengths(each) for each in scheme.arrays.values())
-
-
-def _axes_text(parameter: Parameter) -> str:
-    return parameter.axes.pattern if parameter.axes else ""
-
-
-def _known_text(parameter: Parameter) -> str:
-    """Return how the axes of a parameter are known, where that is less than a declaration."""
-    evidence = parameter.evidence
-    return "" if evidence in (None, Evidence.RESTATED, Evidence.DECLARED) else str(evidence)
-
-
-def _draw_row(each: Draw) -> dict[str, Any]:
-    parameter = each.parameter
-    return {
-        "kind": each.kind,
-        "role": parameter.role,
-        "shape": list(parameter.shape),
-        "dtype": _dtype_text(parameter),
-        "axes": _axes_text(parameter),
-        "evidence": None if parameter.evidence is None else str(parameter.evidence),
-        "fan_in": parameter.fan_in,
-        "fan_out": parameter.fan_out,
-        "scheme": each.scheme,
-        "initializer": str(each.initializer) if each.initializer else f"with {each.follows}",
-        "std": each.std,
-        "rule": each.rule,
-    }
-
-
-def _kept_row(each: Kept) -> dict[str, Any]:
-    return {
-        "kind": each.kind,
-        "shape": list(each.parameter.shape),
-        "dtype": _dtype_text(each.parameter),
-        "kept": each.reason.text,
-    }
-
-
-def _dtype_text(parameter: Parameter) -> str:
-    is_key = jnp.issubdtype(parameter.dtype, jax.dtypes.prng_key)
-    return str(parameter.dtype) if is_key else str(jnp.dtype(parameter.dtype))
+def _asks_for_input_moments(scheme: Scheme) -> bool:
+    own = any(part is not None and part.needs_input_second_moment for part in scheme.parts.values())
+    return own or any(each is not None and _asks_for_input_moments(each) for each in scheme.arrays.values())
 
 
 def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
@@ -467,10 +383,8 @@ def _selector_spec(rule: Rule) -> str:
     if isinstance(selector, str):
         return selector
     raise PlanError(
-        message(
-            f"a plan with the function {rule.text} for a selector can't be stored.",
-            'select by class, name or path instead: {"Linear": ...}',
-        )
+        f"a plan with the function {rule.text} for a selector can't be stored.",
+        'select by class, name or path instead: {"Linear": ...}',
     )
 
 

@@ -2,60 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
-from initax._model._reason import Reason, Why
+from initax._model._parameter import Evidence, Parameter
+from initax._model._reason import Why
+from initax._model._survey import fan_text
+from initax._planning._records import Draw, Kept
 from initax._text import printed, table
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One drawn parameter, as text."""
-
-    path: str
-    kind: str
-    shape: tuple[int, ...]
-    axes: str
-    known: str
-    fan_in: str
-    fan_out: str
-    scheme: str
-    std: str
-    rule: str
-
-
 @dataclass(frozen=True, slots=True)
-class KeptRow:
-    """One array that is kept."""
+class Column:
+    """A column of the table of what is drawn.
 
-    path: str
-    kind: str
-    shape: tuple[int, ...]
-    reason: Reason
+    Attributes:
+        name: its head.
+        text: from a draw to the cell.
+        right: whether cells are aligned at their right, as numbers are.
+        always: whether it is there where all cells are empty.
+    """
+
+    name: str
+    text: Callable[[Draw], str]
+    right: bool = False
+    always: bool = True
 
 
-DRAWN = ("parameter", "kind", "shape", "axes", "known", "fan_in", "fan_out", "scheme", "std", "rule")
+def _known(parameter: Parameter) -> str:
+    """Return how the axes of a parameter are known, where that is less than a declaration."""
+    evidence = parameter.evidence
+    return "" if evidence in (None, Evidence.RESTATED, Evidence.DECLARED) else str(evidence)
+
+
+COLUMNS = (
+    Column("parameter", lambda draw: draw.parameter.path or "(model)"),
+    Column("kind", lambda draw: draw.kind),
+    Column("shape", lambda draw: str(draw.parameter.shape)),
+    Column("axes", lambda draw: draw.parameter.axes.pattern if draw.parameter.axes else ""),
+    Column("known", lambda draw: _known(draw.parameter), always=False),
+    Column("fan_in", lambda draw: fan_text(draw.parameter.fan_in, draw.parameter.effective_fan_in), right=True),
+    Column("fan_out", lambda draw: fan_text(draw.parameter.fan_out, draw.parameter.effective_fan_out), right=True),
+    Column("scheme", lambda draw: draw.how),
+    Column("std", lambda draw: "" if draw.std is None else f"{draw.std:.4g}", right=True),
+    Column("residual", lambda draw: str(draw.parameter.residual or ""), always=False),
+    Column("rule", lambda draw: draw.rule),
+)
+"""The table of what is drawn: a column is one row here."""
 KEPT = ("array", "kind", "shape", "why")
 FEW = 3
 """Arrays of an optimizer's state that are listed one by one; of more there is one row."""
 
 
-def render(drawn: Sequence[Row], kept: Sequence[KeptRow], notes: Sequence[str]) -> str:
+def render(draws: Sequence[Draw], kept: Sequence[Kept], notes: Sequence[str]) -> str:
     """Return the tables of what is drawn and what is kept, and the notes below them."""
     parts = []
-    if drawn:
-        rows = [
-            tuple(str(cell) if cell != "" or place else "(model)" for place, cell in enumerate(astuple(row)))
-            for row in drawn
-        ]
-        # How the axes are known is told where that is less than a declaration.
-        shown = [at for at, name in enumerate(DRAWN) if name != "known" or any(row.known for row in drawn)]
-        cells = [tuple(row[at] for at in shown) for row in rows]
-        parts.append(
-            table(f"drawn: {len(drawn)}", [DRAWN[at] for at in shown], cells, right=("fan_in", "fan_out", "std"))
-        )
+    if draws:
+        cells = {column: [column.text(each) for each in draws] for column in COLUMNS}
+        shown = [column for column in COLUMNS if column.always or any(cells[column])]
+        rows = list(zip(*(cells[column] for column in shown), strict=True))
+        names, numbers = [column.name for column in shown], [column.name for column in shown if column.right]
+        parts.append(table(f"drawn: {len(draws)}", names, rows, right=numbers))
     if kept:
         parts.append(table(f"kept: {len(kept)}", KEPT, _kept_rows(kept), right=()))
     if notes:
@@ -65,15 +73,15 @@ def render(drawn: Sequence[Row], kept: Sequence[KeptRow], notes: Sequence[str]) 
     return "\n\n".join(parts)
 
 
-def _kept_rows(kept: Sequence[KeptRow]) -> list[tuple[str, ...]]:
+def _kept_rows(kept: Sequence[Kept]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for optimizer, group in groupby(kept, key=lambda row: row.reason.why is Why.OPTIMIZER):
-        found = list(group)
+        found = [(each.parameter.path, each.kind, str(each.parameter.shape), each.reason.text) for each in group]
         if optimizer and len(found) > FEW:
-            around = _around([each.path for each in found])
-            rows.append((around, found[0].kind, f"{len(found)} arrays", found[0].reason.text))
+            _, kind, _, text = found[0]
+            rows.append((_around([path for path, *_ in found]), kind, f"{len(found)} arrays", text))
         else:
-            rows += [(each.path or "(model)", each.kind, str(each.shape), each.reason.text) for each in found]
+            rows += [(path or "(model)", *cells) for path, *cells in found]
     return rows
 
 

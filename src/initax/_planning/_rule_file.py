@@ -1,4 +1,4 @@
-"""Rules from a TOML or JSON file, with the meaning they have in Python."""
+"""Rules from a TOML or JSON file, with the same meaning as in Python."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from initax._errors import InitaxError, RuleError, SchemeError, listing, message
+from initax._errors import InitaxError, RuleError, SchemeError, listing
 from initax._model._parameter import ROLES
+from initax._planning._hints import no_source_of_rules
 from initax._planning._label_rules import KINDS, read_label_rules
-from initax._planning._misuse import no_source_of_rules
 from initax._planning._rules import read_rules
 from initax.schemes._scheme import unknown_role
 
@@ -40,10 +40,10 @@ def load_rules(source: str | os.PathLike[str], *, of: str = "schemes") -> dict[s
         The rules as a mapping of plain data, in the order of the file; `loaded | {"head": "zeros"}` adds another.
 
     Raises:
-        RuleError: the text is no TOML or JSON, or holds no rules, or one twice, or values of another kind; the message
+        RuleError: the text is not TOML or JSON, or holds no rules, or one twice, or values of another kind; the message
             says in which line.
         SchemeError: a scheme is unknown or malformed; the message says in which line, and under which key.
-        AxesError: a restated pattern is malformed; likewise.
+        AxesError: a restated pattern is malformed; the message says in which line.
         FileNotFoundError: there is no such file.
 
     Examples:
@@ -56,12 +56,12 @@ def load_rules(source: str | os.PathLike[str], *, of: str = "schemes") -> dict[s
         {'*': 'glorot_uniform', 'Embedding': ['normal', {'stddev': 0.02}], 'head': None}
     """
     if of not in ("schemes", *KINDS):
-        raise RuleError(message(f"load_rules: of must be one of {listing(('schemes', *KINDS))}, not {of!r}."))
+        raise RuleError(f"load_rules: of must be one of {listing(('schemes', *KINDS))}, not {of!r}.")
     where, text, is_json = _opened(source)
     stored = _parsed(text, where, is_json)
     if not isinstance(stored, dict) or not stored:
         line = '{"Linear": "he_normal"}' if is_json else '"Linear" = "he_normal"'
-        raise RuleError(message(f"{where} holds no rules.", line))
+        raise RuleError(f"{where} holds no rules.", line)
     rules = {selector: _with_none(value) if of == "schemes" else value for selector, value in stored.items()}
     for selector, value in rules.items():
         try:
@@ -78,27 +78,25 @@ def load_rules(source: str | os.PathLike[str], *, of: str = "schemes") -> dict[s
             known = next(keys[:depth] for depth in range(len(keys), 0, -1) if keys[:depth] in lines)
             inside = f', key "{".".join(keys[1:])}"' if len(keys) > 1 else ""
             hint = _unquoted(selector, value, is_json)
-            raise type(error)(message(f"{where}, line {lines[known]}{inside}: {rule}{said}", hint)) from error
+            raise type(error)(f"{where}, line {lines[known]}{inside}: {rule}{said}", hint) from error
     return rules
 
 
 def _opened(source: str | os.PathLike[str]) -> tuple[str, str, bool]:
-    """What to call the source, its text, and whether it is JSON."""
+    """The name of the source for errors, its text, and whether it is JSON."""
     if isinstance(source, str) and ("\n" in source or not re.search(r"\.(toml|json)$", source, re.IGNORECASE)):
         is_json = source.lstrip().startswith("{")
         if not is_json and "=" not in source and source.strip():
             raise RuleError(
-                message(
-                    f"rules are loaded from a file .toml or .json, or from a text, not from {source!r}.",
-                    'ix.load_rules("rules.toml")',
-                )
+                f"rules are loaded from a file .toml or .json, or from a text, not from {source!r}.",
+                'ix.load_rules("rules.toml")',
             )
         return "the text", source, is_json
     if not isinstance(source, str | os.PathLike):
         raise RuleError(no_source_of_rules(source))
     path = Path(source)
     if path.suffix.lower() not in (".toml", ".json"):
-        raise RuleError(message(f"rules are loaded from a file .toml or .json, not {str(path)!r}."))
+        raise RuleError(f"rules are loaded from a file .toml or .json, not {str(path)!r}.")
     return str(path), path.read_text("utf-8"), path.suffix.lower() == ".json"
 
 
@@ -117,11 +115,9 @@ def _parsed(text: str, where: str, is_json: bool) -> Any:
     rows = text.splitlines()
     row = rows[line - 1].strip() if line <= len(rows) else ""
     raise RuleError(
-        message(
-            f"{where}, line {line}: this is no {'JSON' if is_json else 'TOML'}: {why}.",
-            row,
-            "" if is_json else _quoted(row),
-        )
+        f"{where}, line {line}: this is not {'JSON' if is_json else 'TOML'}: {why}.",
+        row,
+        "" if is_json else _quoted(row),
     )
 
 
@@ -164,7 +160,7 @@ def _with_none(value: Any) -> Any:
 
 
 def _refuse_tables(selector: str, value: Any, is_json: bool) -> None:
-    """Raise where a table is no scheme but the rest of a path without quotes, or all rules in one table."""
+    """Raise where a table is not a scheme but the rest of a path without quotes, or all rules in one table."""
     if _unquoted(selector, value, is_json):
         raise SchemeError(unknown_role(next(iter(value))))
 

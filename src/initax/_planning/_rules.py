@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from initax._errors import RuleError, SchemeError, message, shown
-from initax._model._parameter import Layer
-from initax._planning._hints import no_array, unmatched
-from initax._planning._selectors import Selector, read_selector
+from initax._errors import RuleError, SchemeError
+from initax._model._parameter import ROLES, WEIGHT_ROLES, Layer, Parameter
+from initax._planning._hints import by_name, no_array, no_mapping, unmatched
+from initax._planning._selectors import Selector, is_beside_weights, read_selector
 from initax.schemes._scheme import Scheme, as_scheme
 
 
@@ -20,39 +20,40 @@ class Rule:
     Attributes:
         selector: the selector.
         scheme: what it draws; `None` keeps what is selected.
+        roles: the roles that it speaks of, where it has no scheme.
     """
 
     selector: Selector
     scheme: Scheme | None
+    roles: frozenset[str] = frozenset()
 
     @property
     def text(self) -> str:
         """How the selector is shown."""
         return self.selector.text
 
+    def is_for(self, layer: Layer, parameter: Parameter) -> bool:
+        """Return whether it is for an array of a residual branch, of the roles that it speaks of.
+
+        Scales, and what a norm has, stay with the rules before it where it does not speak of scales by that word.
+        """
+        spoken = self.roles if self.scheme is None else self.scheme.parts
+        roles, role = {each for each in spoken if each in ROLES}, parameter.role or "weight"
+        if is_beside_weights(layer, parameter):
+            return {"scale", role} <= roles
+        return not roles or bool(roles & {*WEIGHT_ROLES, *(["bias"] if role == "bias" else [])})
+
 
 def read_rules(rules: Any) -> tuple[Rule, ...]:
     """Return a rule map as rules, in order.
 
     Raises:
-        RuleError: it is no mapping, or a selector is of no known kind.
+        RuleError: it is not a mapping, or a selector is of no known kind.
         SchemeError: a scheme is unknown or malformed.
     """
     if not isinstance(rules, Mapping):
-        raise RuleError(_no_mapping(rules))
+        raise RuleError(no_mapping(rules))
     return tuple(_read(selector, scheme) for selector, scheme in rules.items())
-
-
-def _no_mapping(rules: Any) -> str:
-    head = f"rules must be a mapping from selectors to schemes, not {shown(rules)}."
-    if isinstance(rules, str):
-        is_file = rules.lower().endswith((".toml", ".json"))
-        return message(
-            head, f'write ix.load_rules("{rules}")' if is_file else f'for every layer write {{"*": "{rules}"}}'
-        )
-    if isinstance(rules, Sequence) and all(isinstance(each, Sequence) and len(each) == 2 for each in rules):
-        return message(head, "write dict(rules)")
-    return message(head, 'write {"Linear": "he_normal"}, or {"*": "he_normal"} for every layer')
 
 
 def _read(value: Any, scheme: Any) -> Rule:
@@ -83,12 +84,12 @@ class Matching:
 
     Attributes:
         choices: path of an array → the rule that decides it; those that no rule selects are left out.
-        reach: for each rule, path of an array that it selects → whether it names it; in order.
+        selected: for each rule, path of an array that it selects → whether it names it; in order.
         shadowed: rules that select arrays and decide none, with the rules that do.
     """
 
     choices: Mapping[str, Choice]
-    reach: tuple[Mapping[str, bool], ...]
+    selected: tuple[Mapping[str, bool], ...]
     shadowed: tuple[tuple[Rule, tuple[Rule, ...]], ...]
 
 
@@ -106,19 +107,19 @@ def match(rules: Sequence[Rule], layers: Sequence[Layer], aliases: Mapping[str, 
         SchemeError: a scheme speaks of an array that nothing it is chosen for has.
     """
     choices: dict[str, Choice] = {}
-    reach = tuple(_reach(rule, layers, aliases, hint) for rule in rules)
-    for rule, found in zip(rules, reach, strict=True):
+    selected = tuple(_selected(rule, layers, aliases, hint) for rule in rules)
+    for rule, found in zip(rules, selected, strict=True):
         whole, single = Choice(rule, is_named=False), Choice(rule, is_named=True)
         choices |= {path: single if is_named else whole for path, is_named in found.items()}
     shadowed = []
-    for rule, found in zip(rules, reach, strict=True):
+    for rule, found in zip(rules, selected, strict=True):
         deciding = {id(choices[path].rule): choices[path].rule for path in found}
         if found and id(rule) not in deciding:
             shadowed.append((rule, tuple(deciding.values())))
-    return Matching(choices, reach, tuple(shadowed))
+    return Matching(choices, selected, tuple(shadowed))
 
 
-def _reach(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], hint: str) -> dict[str, bool]:
+def _selected(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], hint: str) -> dict[str, bool]:
     """The arrays that a rule selects, each with whether it names it."""
     names, ends_open = rule.selector.names, rule.selector.ends_open
     whole = [layer for layer in layers if _applies(rule, layer) or _owns(rule, layer)]
@@ -126,17 +127,20 @@ def _reach(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], hint
     own = list(whole)
     if names is not None and not (ends_open and whole):
         for layer in layers:
-            arrays = {each.path: not ends_open for each in layer.parameters if names(layer, each)}
+            named = [each for each in layer.parameters if names(layer, each)]
+            if rule.selector.part:
+                named = [each for each in named if rule.is_for(layer, each)]
+            arrays = {each.path: not ends_open for each in named}
             if arrays:
                 found |= arrays
                 own.append(layer)
     if not own:
-        raise RuleError(message(unmatched(rule.selector, layers, aliases), _by_name(rule, hint)))
+        raise RuleError(unmatched(rule.selector, layers, aliases), by_name(rule.selector, hint))
     return said(rule.text, rule.scheme, own, found)
 
 
 def _owns(rule: Rule, layer: Layer) -> bool:
-    """Whether a rule that speaks of arrays alone selects the container of an array that is a layer by itself."""
+    """Whether a rule that speaks of arrays alone selects the container of an array that is a layer of its own."""
     if rule.scheme is None or rule.scheme.parts or not rule.scheme.arrays or not layer.ancestors:
         return False
     container, array = layer.ancestors[-1], layer.path.rpartition(".")
@@ -174,17 +178,6 @@ def _applies(rule: Rule, layer: Layer) -> bool:
         return rule.selector.matches(layer)
     except Exception as error:
         raise RuleError(
-            message(
-                f'the selector {rule.text} failed on layer "{layer.path}": {type(error).__name__}: {error}',
-                "a selector function takes an ix.Layer and returns whether it is selected",
-            )
+            f'the selector {rule.text} failed on layer "{layer.path}": {type(error).__name__}: {error}',
+            "a selector function takes an ix.Layer and returns whether it is selected",
         ) from error
-
-
-def _by_name(rule: Rule, hint: str) -> str:
-    """What to pass where a selector that has the form of a class meets layers of which only names are known."""
-    value = rule.selector.value
-    name = value.__name__ if isinstance(value, type) else rule.text
-    words = name.split() if isinstance(value, str | type) else []
-    of_class = bool(words) and all(word.isidentifier() and word[0].isupper() for word in words)
-    return f"only names are known here, not classes; {hint}" if hint and of_class else ""

@@ -9,10 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from initax._errors import RuleError, message
-from initax._model._parameter import Layer, Parameter
+from initax._errors import RuleError, did_you_mean, listing, message
+from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
+from initax._model._residual import PARTS
 
 EVERY = "*"
+RESIDUAL = "residual:"
+"""Beginning of the words for arrays that a forward pass tells: `residual:end`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class Selector:
         names: whether its path is that of an array; `None` where it is no path.
         ends_open: its path ends in nothing but wildcards, `layers.*`: it selects layers, and where there are none all
             arrays at such paths, as if their layers were selected.
+        part: for arrays of residual branches, which ones: a key of `PARTS`; they too are selected as if their layers
+            were.
     """
 
     value: Any
@@ -33,6 +38,7 @@ class Selector:
     matches: Callable[[Layer], bool]
     names: Callable[[Layer, Parameter], bool] | None = None
     ends_open: bool = False
+    part: str = ""
 
 
 def read_selector(value: Any) -> Selector:
@@ -45,6 +51,10 @@ def read_selector(value: Any) -> Selector:
         return Selector(value, value.__qualname__, lambda layer: issubclass(layer.cls, value))
     if isinstance(value, str) and value.strip():
         tokens = tuple(value.split())
+        if tokens[-1].startswith(RESIDUAL):
+            part = _part(tokens[-1])
+            names = functools.partial(_names_part, tokens, part)
+            return Selector(value, value, lambda layer: False, names, ends_open=True, part=part)
         return Selector(
             value,
             value,
@@ -75,6 +85,36 @@ def _names_tokens(tokens: tuple[str, ...], names: Callable[[str], Any], layer: L
         return False
     around = iter([*((each.path, each.cls, "") for each in layer.ancestors), (layer.path, layer.cls, layer.kind)])
     return all(any(matches_one(token, *each) for each in around) for token in tokens[:-1])
+
+
+def _part(token: str) -> str:
+    part = token.removeprefix(RESIDUAL)
+    if part not in PARTS:
+        words = [f"{RESIDUAL}{each}" for each in PARTS]
+        raise RuleError(
+            f'"{token}" selects nothing: it is one of {listing(words)}.',
+            did_you_mean(token, words[:1]),
+            *(f"{word}: {what}" for word, what in zip(words, PARTS.values(), strict=True)),
+        )
+    return part
+
+
+def _names_part(tokens: tuple[str, ...], part: str, layer: Layer, parameter: Parameter) -> bool:
+    """Whether an array is of a part of a residual branch, inside of what the words in front select."""
+    residual = parameter.residual
+    if residual is None or residual.part is None:
+        return False
+    if residual.part != part and (part, residual.part) != ("inner", "scores"):
+        return False
+    around = iter([*((each.path, each.cls, "") for each in layer.ancestors), (layer.path, layer.cls, layer.kind)])
+    return all(any(matches_one(token, *each) for each in around) for token in tokens[:-1])
+
+
+def is_beside_weights(layer: Layer, parameter: Parameter) -> bool:
+    """Return whether an array of a branch is neither a weight nor the bias of one: a scale, or what a norm has."""
+    if parameter.role == "bias":
+        return layer.kind == "Norm"
+    return parameter.role is not None and parameter.role not in WEIGHT_ROLES
 
 
 def matches_one(token: str, path: str, cls: type, kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""Why a scheme leaves an array alone, and what a rule would draw if no later one came."""
+"""Why a scheme keeps an array, and whether a rule would draw it if no later rule decided it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> R
     return declined
 
 
-def would_draw(rule: Rule, reach: Mapping[str, bool], layer: Layer, parameter: Parameter) -> bool:
+def would_draw(rule: Rule, selected: Mapping[str, bool], layer: Layer, parameter: Parameter) -> bool:
     """Return whether a rule would draw an array if it decided it."""
     scheme = rule.scheme
-    if scheme is None or parameter.path not in reach:
+    if scheme is None or parameter.path not in selected:
         return False
-    if not reach[parameter.path]:
+    if not selected[parameter.path]:
         return parameter.excluded is None and why_kept(parameter, layer, scheme, rule.text) is None
     own = scheme.arrays.get(parameter.name, scheme)
     if own is None or parameter.excluded is None:
@@ -45,9 +45,9 @@ def would_draw(rule: Rule, reach: Mapping[str, bool], layer: Layer, parameter: P
     return parameter.excluded.is_about_axes and isinstance(weight, Initializer) and weight.fits_bias
 
 
-def keeps_all(scheme: Scheme, reach: Mapping[str, bool]) -> bool:
+def keeps_all(scheme: Scheme, selected: Mapping[str, bool]) -> bool:
     """Return whether a rule only says of arrays that they are kept."""
-    return not scheme.parts and bool(reach) and all(each is None for each in scheme.arrays.values())
+    return not scheme.parts and bool(selected) and all(each is None for each in scheme.arrays.values())
 
 
 def why_named_is_kept(parameter: Parameter, initializer: Initializer | None, rule: str) -> Reason | None:
@@ -69,6 +69,8 @@ def _why_bias_is_kept(bias: Parameter, layer: Layer, scheme: Scheme) -> Reason |
         silent = scheme.part("scale") is UNSET
         return Reason(Why.NORM, f"{scheme} says nothing about a scale") if silent else None
     weights = [each for each in layer.parameters if each.role in WEIGHT_ROLES]
+    if not weights:
+        return Reason(Why.WEIGHT_KEPT, "it is a bias, and its layer holds no weight that it goes with")
     elsewhere = (Why.TIED, Why.EMPTY)
     if any(each.excluded is None or each.excluded.why in elsewhere for each in weights):
         return None

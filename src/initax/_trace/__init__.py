@@ -109,7 +109,7 @@ def _walked(closed: Any, arrays: int, constants: int, uses: Uses) -> list[Value]
     met = {use.param for use in uses.found}
     for view in (view for result in results for view in result.weights):
         if view.param not in met:
-            stop = Stop("the forward pass returns it, and no signal meets it", why=Why.SIGNAL)
+            stop = Stop("the forward pass returns it, and no signal meets it", why=Why.RETURNED)
             uses.add(Use(param=view.param, what="other", stop=view.stop or stop))
     uses.backward = [use for use in uses.found if use.goes_back]
     uses.found = [use for use in uses.found if not use.goes_back]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from initax._model._reason import Why
-from initax._trace._uses import Part, Use, Uses, Value, What, assign, resolve_links, size
+from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, What, assign, resolve_links, size
 from initax._trace._views import FOREIGN, Factor, Link, Slot, Stop, View, foreign, placed, reshaped
 
 
@@ -20,7 +20,7 @@ def settle(value: Value, uses: Uses, where: str) -> Value:
     for view in value.weights:
         parts: dict[Factor, Part] = {}
         if view.looked or view.picked:
-            assign(parts, view.looked, "out")
+            assign(parts, view.opened(view.looked), "out")
             assign(parts, view.own, "in")
             assign(parts, (*view.batch, *view.tables), "batch")
             stop = view.stop or _entangled(view)
@@ -51,6 +51,24 @@ def _fed(view: View, value: Value, uses: Uses, where: str) -> View:
     stop = view.stop or (Stop("it is contracted with a parameter and a constant", where) if tangled else None)
     use = Use(param=view.param, what="weight", where=where, parts=parts, normalized=view.normalized, stop=stop)
     return View(param=view.param, axes=view.axes, use=uses.add(use))
+
+
+def constants_met(left: Value, right: Value, uses: Uses, where: str) -> None:
+    """Note where what a weight puts out of a constant meets the inputs in a product, with no function between.
+
+    Then it may be a weight of these, which a constant mixes first.
+
+    Args:
+        left: one signal.
+        right: the other.
+        uses: the uses so far.
+        where: the line.
+    """
+    for value, other in ((left, right), (right, left)):
+        if value.inputless and other.data and not other.inputless:
+            for use in (uses.found[view.use] for view in value.outputs):
+                if use.is_of_a_constant:
+                    use.stop = use.stop or Stop(CONSTANT_FIRST, where)
 
 
 def _entangled(view: View) -> Stop | None:
@@ -95,7 +113,7 @@ def consume(
     resolve_links(views, parts)
     outputs = []
     for place, (view, own) in enumerate(zip(views, parts, strict=True)):
-        assign(own, (*view.batch, *view.looked), "batch")
+        assign(own, (*view.batch, *view.opened(view.looked)), "batch")
         assign(own, view.added_up, "in")
         if view.fed_by_constant and not direct[place]:
             # What the signal meets is an axis of the constant: an output sums over what the constant mixes there.
@@ -135,7 +153,7 @@ def _judged(
     view, own = views[place], parts[place]
     if view.picked:
         return "weight", Stop("rows of it are picked by constant indices")
-    if view.fed_by_constant and (direct[place] or len(view.links) > 1):
+    if view.fed_by_constant and (direct[place] or len(view.links) > 1 or not {"in", "field"} & set(roles)):
         return "weight", Stop("it is contracted with a constant first")
     if any(factor not in own for link in view.links for factor in link.factors):
         return "weight", Stop("it is contracted with another parameter, and which comes first can't be told")
@@ -213,7 +231,17 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     if left.weights and right.weights:
         return _linked(left, right, left_sum, right_sum, from_left, from_right, shape, uses)
     if not left.weights and not right.weights:
-        return Value(shape=shape, data=left.data or right.data, stretched=_moved(left, right, from_left, from_right))
+        constants_met(left, right, uses, where)
+        flat = _moved(left, right, from_left, from_right)
+        is_gate = left.data and right.data and batch and not left_sum and bool(free_left) != bool(free_right)
+        gates = (_gate(shape, batch),) if is_gate else ()
+        one, places = (left, from_left) if left.inputless else (right, from_right)
+        outputs = tuple(
+            replace(placed(view, places, shape), scaled=True)
+            for view in (one.outputs if one.inputless else ())
+            if uses.found[view.use].is_of_a_constant
+        )
+        return Value(shape=shape, data=left.data or right.data, outputs=outputs, gates=gates, stretched=flat)
     one, other, summed, batched, places = (
         (left, right, left_sum, left_batch, from_left)
         if left.weights
@@ -235,8 +263,31 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     other_batch = right_batch if left.weights else left_batch
     _confirm_batch(other, other_batch, one, batched, uses)
     outputs = uses.outputs(consume(one, roles, places, shape, uses, where))
+    other_sum = right_sum if left.weights else left_sum
+    if other.gates:
+        _note_gates(other.gates, other_sum, one, summed, uses)
     other_places = from_right if left.weights else from_left
     return Value(shape=shape, data=True, outputs=outputs, stretched=_stretched(other, other_places, batch))
+
+
+def _gate(shape: Sequence[int], batch: int) -> View:
+    """Return the view of a signal that multiplies another one, and is the same along its last axes."""
+    axes = ((Factor(axis, 1, length),) if axis < batch else foreign(length) for axis, length in enumerate(shape))
+    return View(param=FOREIGN, axes=tuple(axes))
+
+
+def _note_gates(
+    gates: Sequence[View], signal_sum: Sequence[int], weight: Value, weight_sum: Sequence[int], uses: Uses
+) -> None:
+    """Note which inputs a factor of the signal gates for all entries alike: a stack whose outputs it weighs, maybe."""
+    for gate in gates:
+        varies = [any(factor.axis != FOREIGN for factor in gate.axes[axis]) for axis in signal_sum]
+        if all(varies) or not any(size(gate.axes[axis]) > 1 for axis in signal_sum):
+            continue
+        gated = [axis for axis, own in zip(weight_sum, varies, strict=True) if own]
+        for use in uses.found[-len(weight.weights) :]:
+            if use.view is not None and use.what == "weight":
+                use.gated |= {factor for axis in gated for factor in use.view.opened(use.view.axes[axis])}
 
 
 def _whole_or_halted(view: View, summed: Sequence[int], where: str) -> View:
@@ -332,6 +383,7 @@ def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) 
     if kernel.looked and not signal.data:
         kernel = settle(kernel, uses, where)
     if not kernel.weights:
+        constants_met(signal, kernel, uses, where)
         return Value(shape=shape, data=signal.data or kernel.data)
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     out_axis, in_axis, *_ = numbers.rhs_spec

@@ -126,10 +126,30 @@ def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
             continue
         inner = min((factor.inner for factor in alike), default=size)
         said = {part for use in uses for part in _said(use, axis)}
+        if said & {"in", "field"} and not all(_said(use, axis) for use in uses):
+            continue  # one use sums over it, and another takes one entry of it
         # Outer parts of which all take one entry, as layers of a stack, stay what they are.
         if len(said) == 1 and inner * math.prod(factor.size for factor in alike) == size:
             found = [_as_one(use, Factor(axis, 1, inner), next(iter(said))) for use in found]
     return found
+
+
+def uneven(shape: Sequence[int], uses: Sequence[Use]) -> list[int]:
+    """Return the output axes of which each use takes a part of another size: one axis, as no batch axis has such parts.
+
+    Args:
+        shape: the stored shape of the array.
+        uses: its uses.
+    """
+    together = inputs(shape, uses)
+    return [
+        axis
+        for axis in _cut(shape, uses)
+        if axis not in together
+        and any(_listed(use, axis) for use in uses)
+        and all(_said(use, axis) <= {"out"} for use in uses)
+        and len({_of(use, axis, shape[axis]).tobytes() for use in uses}) > 1
+    ]
 
 
 def _listed(use: Use, axis: int) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from initax._model._reason import Why
-from initax._trace._contract import settle
+from initax._trace._contract import constants_met, settle
 from initax._trace._layout import broadcast
 from initax._trace._sums import added_up
 from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, assign
@@ -187,13 +187,14 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
         if number is not None:
             views = tuple(masked(view, np.asarray(number) != 0) for view in views)
         return replace(other, weights=views)
-    if left.data != right.data:
+    if left.data != right.data and not (left.inputless or right.inputless):
         left, right = (_not_constant_first(value, where) for value in (left, right))
     left, right = (fitted(settle(value, uses, where) if _is_signal(value) else value, shape) for value in (left, right))
     if left.weights and right.weights:
         views, same = _merged(left, right, where, "multiplied with")
         return Value(shape=shape, weights=views, data=same)
     if not left.weights and not right.weights:
+        constants_met(left, right, uses, where)
         _vary(left.products, right, uses)
         _vary(right.products, left, uses)
         return _scaled(_both(left, right, shape))
@@ -269,7 +270,12 @@ def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where
         below = tuple(view.halted(Stop("another parameter is divided by it", where)) for view in right.weights)
         views, same = _merged(left, replace(right, weights=below), where, "divided by")
         return Value(shape=shape, weights=views, data=same)
+    if right.inputless and any(view.fed_by_constant for view in left.weights):
+        left = settle(left, uses, where)
+    elif right.data and not right.inputless:
+        left = _not_constant_first(left, where)
     if right.data and not left.weights and not right.weights:
+        constants_met(left, right, uses, where)
         return replace(_scaled(_both(left, right, shape)), data=True)
     if left.weights and right.weights and not (left.looked or right.looked):
         # What a constant is contracted with is no outputs yet where it is divided by a statistic of itself.

@@ -29,6 +29,7 @@ from initax._model._reason import Reason, Why, undeclared
 from initax._model._survey import Survey, Traced, shape_text
 from initax._trace import readings_of
 from initax._trace._reading import Reading
+from initax._trace._residual import residuals
 
 
 def trace(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Traced:
@@ -205,7 +206,23 @@ def completed(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -
     traced = trace(survey, inputs, forward)
     found = readings_of(traced.closed, traced.paths, traced.constants)
     read, notes = with_readings(survey, found)
-    return replace(read, traced=traced, inputs=inputs, forward=forward, notes=(*survey.notes, *notes))
+    return replace(
+        read,
+        layers=_with_residuals(read.layers, traced),
+        traced=traced,
+        inputs=inputs,
+        forward=forward,
+        notes=(*survey.notes, *notes),
+    )
+
+
+def _with_residuals(layers: tuple[Layer, ...], traced: Traced) -> tuple[Layer, ...]:
+    """Return the layers with what the forward pass says of each array and residual streams."""
+    found = residuals(traced.closed, traced.paths)
+    return tuple(
+        replace(layer, parameters=tuple(replace(each, residual=found.get(each.path)) for each in layer.parameters))
+        for layer in layers
+    )
 
 
 def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey, tuple[str, ...]]:

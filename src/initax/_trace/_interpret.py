@@ -218,9 +218,9 @@ class Walk(Interpreter[Value]):
         around = uses.goes_back, uses.own_gradient
         uses.at, uses.goes_back = at, uses.goes_back or carries_back(eqn)
         uses.own_gradient = uses.own_gradient or eqn.primitive.name in OWN_GRADIENT
-        first, behind = len(uses.found), frozenset().union(*(value.behind for value in values))
+        first = len(uses.found)
         results = self._followed(eqn, values, at)
-        results = uses.after(first, behind, results, is_call=called(eqn) is not None)
+        results = uses.after(first, values, results, is_call=called(eqn) is not None)
         if uses.goes_back:
             results = cotangents(eqn, results, uses, line_of(eqn))
         uses.goes_back, uses.own_gradient = around
@@ -239,7 +239,7 @@ class Walk(Interpreter[Value]):
     def handed_on(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Return operands as results; behind `stop_gradient` no gradient reaches a parameter by this way."""
         if eqn.primitive.name == "stop_gradient":
-            values = [value if value.data else _frozen(value, line_of(eqn)) for value in values]
+            values = [_frozen(value, line_of(eqn)) for value in values]
         return [replace(value, shape=shape) for value, shape in zip(values, shapes_of(eqn), strict=True)]
 
     def equation(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:

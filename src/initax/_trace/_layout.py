@@ -42,11 +42,18 @@ def _each(
         moved = move(view)
         lost = replace(view, axes=tuple(map(foreign, shape)))
         weights.append(lost.halted(stop) if moved is None else moved)
-    outputs, products = (
-        tuple(moved for view in views if (moved := move(view)) is not None) for views in (value.outputs, value.products)
+    outputs, products, gates = (
+        tuple(moved for view in views if (moved := move(view)) is not None)
+        for views in (value.outputs, value.products, value.gates)
     )
     return Value(
-        shape=shape, data=value.data, weights=tuple(weights), outputs=outputs, products=products, stretched=flat
+        shape=shape,
+        data=value.data,
+        weights=tuple(weights),
+        outputs=outputs,
+        products=products,
+        gates=gates,
+        stretched=flat,
     )
 
 
@@ -175,10 +182,10 @@ def entry(value: Value, axis: int, with_data: bool, at: Place, operand: int) -> 
     shape = (*value.shape[:axis], 1, *value.shape[axis + 1 :])
 
     def move(view: View) -> View:
-        gone = tuple(factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
         own = replace(view, axes=(*view.axes[:axis], foreign(1), *view.axes[axis + 1 :]))
         if with_data:
-            return replace(own, looked=own.looked + gone)
+            return replace(own, looked=own.looked + tuple(f for f in view.axes[axis] if f.axis != FOREIGN))
+        gone = tuple(factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
         picks = (Pick(gone, at, operand),) if gone == view.axes[axis] else ()
         return replace(own, batch=own.batch + gone, picks=own.picks + picks)
 
@@ -261,10 +268,10 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, where: str) ->
         taken: list[Factor] = []
         picks: list[Pick] = []
         for axis in single:
-            own = tuple(factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
+            own = tuple(factor for factor in view.axes[axis] if factor.axis != FOREIGN)
             if own and sizes[axis] != 1:
                 return None
-            taken += own
+            taken += own if indices.data else view.opened(own)
             if own == view.axes[axis] and axis in numbers.start_index_map:
                 picks.append(Pick(own, at, 1, numbers.start_index_map.index(axis)))
         one = replace(view, axes=tuple(foreign(1) if at in single else axis for at, axis in enumerate(view.axes)))

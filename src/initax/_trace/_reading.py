@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from initax._model._reason import Why
-from initax._trace._coverage import apart, inputs, levelled, refused, unused
+from initax._trace._coverage import apart, inputs, levelled, refused, uneven, unused
 from initax._trace._sums import as_inputs
 from initax._trace._uses import CONSTANT_FIRST, Part, Use
 from initax._trace._views import Factor
@@ -45,6 +45,7 @@ class Reading:
         reason: why its axes can't be told.
         why: the kind of that reason.
         paired: it is one of two real arrays that are a complex weight together.
+        uneven: output axes whose parts, which are of unequal size, are used one by one.
         notes: what one should know about a reading.
         where: the lines at which it is used.
     """
@@ -58,6 +59,7 @@ class Reading:
     reason: str | None = None
     why: Why = Why.UNREADABLE
     paired: bool = False
+    uneven: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
 
@@ -84,12 +86,13 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
             reason="no gradient reaches it: it stands behind stop_gradient", why=Why.NOT_TRAINABLE, where=where
         )
     uses = [use for use in uses if use not in frozen]
-    uses = [use for use in uses if use.stop is None or use.stop.reason != CONSTANT_FIRST] or uses
+    if any(use.stop is None and not use.is_of_a_constant for use in uses):
+        uses = [use for use in uses if use.stop is None or use.stop.reason != CONSTANT_FIRST]
     stopped = next((use for use in uses if use.stop), None)
     if stopped is not None and stopped.stop is not None:
         return Reading(reason=_at(str(stopped.stop), stopped.where), why=stopped.stop.why, where=where)
     roles = {ROLE[use.what] for use in uses}
-    if len(roles - {"embedding"}) > 1 or (roles > {"embedding"} and roles != {"embedding", "weight"}):
+    if len(roles - {"embedding"}) > 1 or (roles > {"embedding"} and not _is_tied(shape, uses, roles)):
         lines = {ROLE[use.what]: use.where for use in uses}
         said = ", ".join(_at(f"a {role}", place) for role, place in lines.items())
         return Reading(reason=f"{_many(shape, uses)} disagree: it is {said}", where=where)
@@ -98,7 +101,8 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
     if isinstance(joined, str) or unfit:
         return Reading(reason=_at(unfit, next(iter(where), "")), where=where)
     uses = joined
-    unlike, uses = _many(shape, uses), levelled(shape, uses)
+    unlike, parted = _many(shape, uses), tuple(uneven(shape, uses))
+    uses = levelled(shape, uses)
     cells = _cells(shape, uses)
     if isinstance(cells, str):
         return Reading(reason=cells, where=where)
@@ -108,6 +112,8 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
     written = _no_scale(cells, parts, uses) or _written(shape, cells, parts, uses)
     if isinstance(written, str):
         return Reading(reason=_at(written, next(iter(where), "")), where=where)
+    if ROLE[uses[0].what] not in ("weight", "embedding"):
+        parted = ()
     leading = next((use for use in uses if use.what == "embedding"), uses[0])
     return Reading(
         pattern=written[0],
@@ -117,9 +123,22 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
         partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
         paired=_is_paired(uses),
-        notes=(*unused(shape, uses), *_notes(uses, names)),
+        uneven=parted,
+        notes=(
+            *unused(shape, uses),
+            *_notes(uses, names),
+            *_gated(shape, cells, parts, uses, names),
+            *(f"parts of its axis {axis} are of unequal size; its fan_out counts all of them" for axis in parted),
+        ),
         where=where,
     )
+
+
+def _is_tied(shape: Sequence[int], uses: Sequence[Use], roles: set[str]) -> bool:
+    """Whether a table is the weight of a head, too: then both take some of the same entries."""
+    looked_up = [use for use in uses if ROLE[use.what] == "embedding"]
+    others = [use for use in uses if ROLE[use.what] != "embedding"]
+    return roles == {"embedding", "weight"} and any(not apart(shape, [one, two]) for one in looked_up for two in others)
 
 
 def _unfit(shape: Sequence[int], uses: Sequence[Use]) -> str:
@@ -161,6 +180,31 @@ def _notes(uses: Sequence[Use], names: Sequence[str]) -> tuple[str, ...]:
     if through:
         notes.append(f"it is contracted with {', '.join(through)} before it meets the signal, and read in that order")
     return tuple(notes)
+
+
+def _gated(
+    shape: Sequence[int],
+    cells: Sequence[Factor],
+    parts: Sequence[Part | None],
+    uses: Sequence[Use],
+    names: Sequence[str],
+) -> tuple[str, ...]:
+    """A note where a factor of the signal may weigh what entries of a stack put out before it is added up."""
+    gated = frozenset.intersection(*(use.gated for use in uses))
+    members = [any(_covers(factor, cell) for factor in gated) for cell in cells]
+    stack: list[Part | None] = [
+        "batch" if member and part == "in" else part for member, part in zip(members, parts, strict=True)
+    ]
+    written = _written(shape, cells, stack, uses)
+    if stack == list(parts) or isinstance(written, str):
+        return ()
+    axes = ", ".join(str(cell.axis) for cell, member in zip(cells, members, strict=True) if member and cell.size > 1)
+    line = f'axes={{"{names[uses[0].param].rpartition(".")[2]}": "{written[0]}"}}'
+    sizes = f", sizes={dict(written[1])}" if written[1] else ""
+    return (
+        f"a factor of the signal gates what it is summed over along axis {axes}; if that is a stack whose outputs are "
+        f"weighted, restate the axes: ix.Scheme(..., {line}{sizes})",
+    )
 
 
 def _at(text: str, where: str) -> str:

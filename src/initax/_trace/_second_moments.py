@@ -9,7 +9,6 @@ independent, and the sum for normal. What is not known stays unknown, and so doe
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
+from initax._math._gaussian import quadrature
 from initax._trace._coverage import shares
 from initax._trace._interpret import Interpreter
 from initax._trace._primitives import row_of, scan_parts
@@ -38,16 +38,6 @@ NUDGE = 1e-3
 """Relative deviation of a length whose growth along the forward pass is followed."""
 FEW = 4
 """Steps after which it shows whether a loop can keep the length."""
-
-
-@functools.cache
-def quadrature() -> tuple[np.ndarray, np.ndarray]:
-    """Return nodes on [-12, 12] and the standard normal's weights at them."""
-    panel, weights = np.polynomial.legendre.leggauss(24)
-    starts = np.arange(-12, 12)
-    nodes = (starts[:, None] + (panel + 1) / 2).ravel()
-    density = np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi)
-    return nodes, np.tile(weights / 2, len(starts)) * density
 
 
 @dataclass(frozen=True, slots=True)

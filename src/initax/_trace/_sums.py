@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -126,10 +127,12 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, whe
     """
     use = uses.found[view.use]
     gone = [factor for axis in axes for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN]
-    gone = [factor for factor in gone if factor.size > 1]
+    gone = [piece for factor in gone if factor.size > 1 for piece in _within(factor, use)]
     if use.what == "scale" and any(use.parts.get(factor) != "batch" for factor in gone):
         use.stop = use.stop or Stop("it scales the signal, which is then summed: a scale or a weight", where)
         return None
+    if use.is_of_a_constant:
+        return replace(view, axes=tuple(view.axes[at] for at in rest), scaled=True)
     if view.scaled or use.what not in CONTRACTIONS or not gone:
         return None
     kinds = {use.parts.get(factor) for factor in gone}
@@ -141,6 +144,22 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, whe
     for factor in gone:
         use.parts[factor] = "in"
     return replace(view, axes=tuple(view.axes[at] for at in rest))
+
+
+def _within(factor: Factor, use: Use) -> list[Factor]:
+    """The factors that a use tells apart within one, after a batch axis that it is a part of is cut at its borders."""
+    end = factor.inner * factor.size
+    for whole, part in list(use.parts.items()):
+        top = whole.inner * whole.size
+        is_around = whole.axis == factor.axis and whole.inner <= factor.inner and end <= top and whole != factor
+        if part == "batch" and is_around and factor.inner % whole.inner == 0 and top % end == 0:
+            del use.parts[whole]
+            inner = Factor(whole.axis, whole.inner, factor.inner // whole.inner)
+            for piece in (Factor(whole.axis, end, top // end), factor, inner):
+                if piece.size > 1:
+                    use.parts[piece] = part
+    inside = [f for f in use.parts if f.axis == factor.axis and factor.inner <= f.inner and f.inner * f.size <= end]
+    return inside if math.prod(f.size for f in inside) == factor.size else [factor]
 
 
 def accumulated(body: Any, consts: int, left: Sequence[Value], uses: Uses, at: Place) -> None:

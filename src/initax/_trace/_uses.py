@@ -51,6 +51,7 @@ class Use:
         number: which use it is, in the order of the forward pass.
         added: uses of the same parameter to whose outputs its own were added, entry by entry.
         behind: uses of parts of parameters on whose outputs the signal it meets depends.
+        gated: factors it is summed over, along which a factor of the signal varies that is the same along others.
     """
 
     param: int
@@ -75,6 +76,12 @@ class Use:
     number: int = -1
     added: set[int] = field(default_factory=set)
     behind: frozenset[int] = frozenset()
+    gated: frozenset[Factor] = frozenset()
+
+    @property
+    def is_of_a_constant(self) -> bool:
+        """Whether it is of a weight that nothing but a constant meets, so far."""
+        return self.what == "weight" and self.view is None
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of the outputs all of whose entries go different ways."""
@@ -97,9 +104,11 @@ class Value:
     Attributes:
         shape: its shape.
         data: whether it depends on the inputs, or is a signal for another reason.
+        inputless: it is a signal that is made of constants and parameters alone, as positions that a network takes in.
         weights: parameters in it that have not met the signal yet.
         outputs: weights whose outputs it holds, with nothing but sums, scalings and layout since.
         products: scales it was multiplied with, with nothing but layout since.
+        gates: signals by which a contraction multiplied it, which have some of its axes, with nothing but layout since.
         stretched: axes along which it is constant because it was broadcast.
         constant: for a constant, what works it out where somebody asks.
         columns: for a signal that constants are joined with along its last axis, as indices are, what was joined.
@@ -110,9 +119,11 @@ class Value:
 
     shape: tuple[int, ...]
     data: bool = False
+    inputless: bool = False
     weights: tuple[View, ...] = ()
     outputs: tuple[View, ...] = ()
     products: tuple[View, ...] = ()
+    gates: tuple[View, ...] = ()
     stretched: frozenset[int] = frozenset()
     constant: Constant | None = None
     columns: tuple[Value, ...] = ()
@@ -178,19 +189,22 @@ class Uses:
         self.found.append(use)
         return use.number
 
-    def after(self, first: int, behind: frozenset[int], results: Sequence[Value], *, is_call: bool) -> list[Value]:
-        """Return the results of an equation with the uses of parts of parameters that they depend on.
+    def after(self, first: int, operands: Sequence[Value], results: Sequence[Value], *, is_call: bool) -> list[Value]:
+        """Return the results of an equation with what they depend on: uses of parts of parameters, and inputs.
 
         Args:
             first: how many uses there were before the equation.
-            behind: what its operands depend on.
+            operands: what it takes in.
             results: what it leaves.
             is_call: it runs equations of its own, which noted what the uses in them depend on.
         """
+        behind = frozenset().union(*(value.behind for value in operands))
         entered = self.found[first:]
         for use in () if is_call else entered:
             use.behind = behind
         behind |= {use.number for use in entered if use.view is not None and (use.view.fixed or use.view.slots)}
+        if all(value.inputless for value in operands if value.data):
+            results = [replace(each, inputless=True) if each.data else each for each in results]
         return [replace(each, behind=each.behind | behind) for each in results] if behind else list(results)
 
     def outputs(self, views: tuple[View, ...]) -> tuple[View, ...]:

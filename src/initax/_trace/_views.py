@@ -211,8 +211,8 @@ class View:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The slots among its axes."""
-        return tuple(factor for axis in self.axes for factor in axis if isinstance(factor, Slot))
+        """The slots among its axes, and among what is looked up."""
+        return tuple(factor for axis in (*self.axes, self.looked) for factor in axis if isinstance(factor, Slot))
 
     @property
     def fed_by_constant(self) -> bool:

@@ -1,1 +1,1 @@
-"""What users call beside `plan`: re-initialize, calibrate, measure, reset."""
+"""Functions that users call beside `plan`: re-initialize, calibrate, measure, reset."""

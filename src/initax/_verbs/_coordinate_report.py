@@ -106,9 +106,7 @@ class CoordinateCheck:
         """
         if isinstance(tolerance, bool) or not isinstance(tolerance, int | float | np.number) or not tolerance > 0:
             raise InitaxError(
-                message(
-                    f"assert_flat: tolerance is a positive number, not {tolerance!r}.", "assert_flat(tolerance=0.1)"
-                )
+                f"assert_flat: tolerance is a positive number, not {tolerance!r}.", "assert_flat(tolerance=0.1)"
             )
         wrong = [
             each
@@ -129,9 +127,7 @@ class CoordinateCheck:
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise InitaxError(
-                message("plot() draws with matplotlib, which is missing.", "pip install initax[plot]")
-            ) from error
+            raise InitaxError("plot() draws with matplotlib, which is missing.", "pip install initax[plot]") from error
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         panel = figure.subplots()
         for each in self.layers:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import survey as found_by_adapters
-from initax._errors import InitaxError, ModelError, listing, message, shown
+from initax._errors import InitaxError, ModelError, listing, shown
 from initax._model._survey import Survey, Traced
 from initax._trace import uses_of
 from initax._trace._infer import values_of
@@ -81,7 +81,7 @@ def coordinate_check(
     """
     every = _widths(widths)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InitaxError(message(f"coordinate_check: steps is a number of steps, not {shown(steps)}.", "steps=5"))
+        raise InitaxError(f"coordinate_check: steps is a number of steps, not {shown(steps)}.", "steps=5")
     changes: dict[str, list[list[float]]] = {}
     products: dict[str, bool] = {}
     for width in every:
@@ -89,11 +89,9 @@ def coordinate_check(
         if changes and list(changes) != list(rows):
             other = [path for path in {**changes, **rows} if (path in changes) != (path in rows)]
             raise ModelError(
-                message(
-                    f"coordinate_check: the models of width {every[0]} and {width} do different things.",
-                    f"in one alone: {listing(other, 4)}" if other else "",
-                    "make both by one function, of one depth",
-                )
+                f"coordinate_check: the models of width {every[0]} and {width} do different things.",
+                f"in one alone: {listing(other, 4)}" if other else "",
+                "make both by one function, of one depth",
             )
         for path, row in rows.items():
             changes.setdefault(path, []).append(row)
@@ -106,7 +104,7 @@ def _widths(widths: Any) -> tuple[int, ...]:
     numbers = all(isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in every)
     if len(set(every)) < 2 or not numbers:
         raise InitaxError(
-            message(f"coordinate_check compares two widths at least, not {shown(widths)}.", "widths=[64, 128, 256]")
+            f"coordinate_check compares two widths at least, not {shown(widths)}.", "widths=[64, 128, 256]"
         )
     return every
 
@@ -130,10 +128,8 @@ def _at_width(
         survey, traced, before = called(_model(state), inputs, forward, module)
         if any(isinstance(value, jax.ShapeDtypeStruct) for value in before):
             raise InitaxError(
-                message(
-                    f"coordinate_check trains models; what make({width}, key) returns is abstract.",
-                    "draw it: ix.reinit(model, rules, key)",
-                )
+                f"coordinate_check trains models; what make({width}, key) returns is abstract.",
+                "draw it: ix.reinit(model, rules, key)",
             )
         if measure is None:
             products, measure = _measure(traced)
@@ -143,10 +139,8 @@ def _at_width(
         after = found_by_adapters(model, module=module, inputs=inputs, forward=forward)
         if set(after.places) != set(survey.places):
             raise ModelError(
-                message(
-                    "coordinate_check: what step returns holds another model than what it was given.",
-                    "step(state, width) returns a state of the same form: a model, or a tuple that begins with one",
-                )
+                "coordinate_check: what step returns holds another model than what it was given.",
+                "step(state, width) returns a state of the same form: a model, or a tuple that begins with one",
             )
         for path, change in measure(before, values_of(_moved(survey, after), inputs)).items():
             found.setdefault(path, []).append(float(change))
@@ -206,7 +200,7 @@ def _measure(traced: Traced) -> tuple[dict[str, bool], Callable[[list[Any], list
     """Names of what is measured, each with whether it is a product; and the function that measures the mean changes."""
     places = _measured(traced)
     if not places:
-        raise InitaxError(message("coordinate_check finds no contraction or convolution with a weight."))
+        raise InitaxError("coordinate_check finds no contraction or convolution with a weight.")
 
     def outputs(values: list[Any]) -> dict[Place, Any]:
         player = Player(lambda place, operands, output, state: (output, state, output), places)

@@ -1,4 +1,4 @@
-"""Data that is not finite: what is measured on it means nothing, and the error says where it is."""
+"""Errors for data that is not finite: they say which array and which entry."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, message
+from initax._errors import InitaxError, first_of
 from initax._model._survey import Survey
 
 
 def refuse_not_finite(verb: str, survey: Survey, inputs: Any, drawn: Collection[str] = ()) -> None:
     """Raise where an array of a model or of its inputs holds nan or inf.
 
-    Asked only where something that was measured is not finite: a mask of minus infinities is no fault.
+    Asked only where something that was measured is not finite: a mask of minus infinities is not a fault.
 
     Args:
         verb: the function that measured.
@@ -35,9 +35,8 @@ def refuse_not_finite(verb: str, survey: Survey, inputs: Any, drawn: Collection[
     line = "leave these examples out: x[jnp.isfinite(x).reshape(len(x), -1).all(axis=1)]"
     if not given:
         line = f'draw it anew: ix.reinit(model, {{"{model[0][0] or "*"}": "he_normal"}}, key)'
-    every = [text for _, text in (*given, *model)]
-    more = f"… {len(every) - 6} more" if len(every) > 6 else ""
-    raise InitaxError(message(f"{verb} measures on data that is not finite.", *every[:6], more, line))
+    every = first_of((text for _, text in (*given, *model)), 6)
+    raise InitaxError(f"{verb} measures on data that is not finite.", *every, line)
 
 
 def _named(inputs: Any) -> Iterator[tuple[str, Any]]:

@@ -1,9 +1,9 @@
-"""What an optimizer is told of each parameter: masks and labels, chosen by the selectors of rules."""
+"""Masks and labels of parameters for an optimizer, chosen by the selectors of rules."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.tree_util import tree_flatten_with_path, tree_unflatten
 
 from initax._adapters import parameters_of
 from initax._adapters._nodes import entry_name
-from initax._errors import ModelError, RuleError, count, listing, message, nearest
+from initax._errors import InitaxError, ModelError, RuleError, count, listing, message, nearest
 from initax._model._parameter import ROLES, Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
@@ -29,7 +29,7 @@ NEVER_TRAINED = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """What is said of one parameter.
+    """The label of one parameter.
 
     Attributes:
         parameter: the parameter.
@@ -45,7 +45,7 @@ class Label:
 
 
 class Labels:
-    """What an optimizer is told of each parameter: give it to optax as it is, print it for a table.
+    """A label for each parameter: pass it to optax as it is, print it for a table.
 
     Wherever optax takes a tree of the parameters' structure (`mask=`, `param_labels`,
     `muon_weight_dimension_numbers=`) it takes a function from the parameters to such a tree, too. This is one, so it
@@ -75,7 +75,7 @@ class Labels:
         self._aliases = dict(found.aliases)
 
     def __call__(self, parameters: Any) -> Any:
-        """Return the tree of what is said, of the structure of these parameters.
+        """Return the labels as a tree of the structure of these parameters.
 
         Args:
             parameters: the model's parameters, or a part of them, as an optimizer holds them.
@@ -89,11 +89,38 @@ class Labels:
 
     @property
     def tree(self) -> Any:
-        """The tree for all that is trained: the model without what is no floating array, an `nnx.State`, `params`."""
+        """The tree for all that is trained: the model with its floating arrays alone, an `nnx.State`, `params`."""
         return self(parameters_of(self._model.rebuild(list(self._model.leaves))))
 
+    def __invert__(self) -> Labels:
+        """Return the mask of what this one leaves out: `optax.masked(optax.set_to_zero(), ~mask)` freezes it.
+
+        Raises:
+            InitaxError: these are labels, not a mask.
+        """
+        if not all(isinstance(each.value, bool) for each in self.rows):
+            raise InitaxError(
+                message(f"{self._verb}: only a mask has an inverse.", "make one by ix.mask(model, rules)")
+            )
+        return Labels(self._verb, self._model, [replace(each, value=not each.value) for each in self.rows])
+
+    def __bool__(self) -> bool:
+        """Raise, since there is a value for each array: `not mask` would silently be one value for all.
+
+        Raises:
+            InitaxError: always.
+        """
+        is_mask = self._verb == "mask"
+        raise InitaxError(
+            message(
+                f"{self._verb}: there is a value for each array, and no truth value of them all.",
+                "~mask is true where the mask is false" if is_mask else "",
+                f"for jax.tree.map there is a tree: {self._verb}.tree",
+            )
+        )
+
     def __getitem__(self, path: str) -> Any:
-        """Return what is said of the array at a path.
+        """Return the label of the array at a path.
 
         Raises:
             ModelError: there is none.
@@ -147,7 +174,7 @@ class Labels:
 
 
 def value_text(value: Any) -> str:
-    """Return what is said of an array as a cell of a table."""
+    """Return a label as a cell of a table."""
     if hasattr(value, "reduction_axis"):
         return f"{value.reduction_axis} → {value.output_axis}"
     return str(value)
@@ -189,7 +216,7 @@ def labels(
 
     Raises:
         RuleError: a selector matches nothing, a key is neither a role nor an array, or an array has no label.
-        ModelError: the forward pass fails, or what was passed is no model.
+        ModelError: the forward pass fails, or what was passed is not a model.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix, optax
@@ -215,24 +242,17 @@ def labels(
         rows.append(Label(parameter=each, kind=layer.kind, value=default, why=why))
     if left:
         raise RuleError(
-            message(
-                f"labels: no rule says anything of {count(len(left), 'array')}: "
-                + listing((each.path or "(model)" for each in left), 6),
-                'a label for all others goes first: {"*": "adam", ...}; or give default="adam"',
-            )
+            f"labels: no rule says anything of {count(len(left), 'array')}: "
+            + listing((each.path or "(model)" for each in left), 6),
+            'a label for all others goes first: {"*": "adam", ...}; or give default="adam"',
         )
     return Labels("labels", found, rows)
 
 
 def mask(
-    model: Any,
-    rules: Any,
-    *,
-    inputs: Any = None,
-    forward: Callable[..., Any] | None = None,
-    module: Any = None,
+    model: Any, rules: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
 ) -> Labels:
-    """Return true or false for each parameter: what weight decay, or any other transform, is for.
+    """Return true or false for each parameter: whether weight decay, or any other transform, applies to it.
 
     Args:
         model: an Equinox or NNX module, Linen variables, a train state, or any pytree of arrays, abstract or not.
@@ -251,7 +271,7 @@ def mask(
     Raises:
         RuleError: a selector matches nothing, a key is neither a role nor an array, a value is not true or false, or no
             array is true.
-        ModelError: the forward pass fails, or what was passed is no model.
+        ModelError: the forward pass fails, or what was passed is not a model.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix, optax
@@ -277,11 +297,9 @@ def mask(
         rows.append(Label(parameter=each, kind=layer.kind, value=value, why=why))
     if not any(each.value for each in rows):
         raise RuleError(
-            message(
-                "mask: no array is true, so that the mask would switch everything off.",
-                f"rules: {listing(each.rule.text for each in given)}",
-                'what no rule selects is false; write {"*": True, ...} first',
-            )
+            "mask: no array is true, so that the mask would switch everything off.",
+            f"rules: {listing(each.rule.text for each in given)}",
+            'what no rule selects is false; write {"*": True, ...} first',
         )
     return Labels("mask", found, rows)
 
@@ -292,13 +310,13 @@ def never_trained(parameter: Parameter) -> bool:
 
 
 def _of_roles(selectors: Sequence[Any]) -> dict[Any, Any]:
-    """Rules that are true for what one of several roles and selectors selects."""
+    """Rules that are true for the arrays that one of several roles and selectors selects."""
     roles = {each: True for each in selectors if isinstance(each, str) and each in ROLES}
     return {**({"*": roles} if roles else {}), **{each: True for each in selectors if each not in roles}}
 
 
 def read_rules_of(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ...]:
-    """Return rules that are no rules of schemes, as they are written, or from a file.
+    """Return rules whose values are not schemes, as they are written, or from a file.
 
     Args:
         of: the kind of rules.

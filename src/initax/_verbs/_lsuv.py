@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, message
+from initax._errors import InitaxError
 from initax._model._parameter import Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey, Traced
@@ -35,7 +35,7 @@ Key = tuple[int, tuple[tuple[Factor, int], ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrated:
-    """What became of one weight.
+    """The calibration of one weight.
 
     Attributes:
         path: its path; entries used alone have them behind, `layers.w[2]`.
@@ -53,7 +53,7 @@ class Calibrated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LsuvReport:
-    """What `ix.lsuv` did: print it for a table.
+    """The calibration of a model by `ix.lsuv`; print it for a table.
 
     Attributes:
         layers: the calibrated weights, in the order of the forward pass.
@@ -91,17 +91,17 @@ def lsuv(
 ) -> tuple[Model, LsuvReport]:
     """Return the model with every weight scaled so that its output has a given variance, and a report.
 
-    The forward pass is played once, on the real inputs: at each contraction or convolution with a weight the variance
+    The forward pass is evaluated once, on real inputs: at each contraction or convolution with a weight the variance
     of the output, before the bias, is measured over examples, units and positions, and the weight divided by its root
     before the pass goes on. Each step of a scan calibrates its own entry of a stack, and so does each step of a loop
     that picks entries by its counter; a weight used again keeps the factor of its first use whose output is not zero:
     a recurrent weight that of the second step, where the first state is zeros. Norms, biases, residual branches and
-    embeddings are played as they are.
+    embeddings stay as they are.
 
     Args:
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
         inputs: a tuple of what the model is called on, a whole batch; one array alone will do. A survey knows its own.
-        forward: function of the model and the inputs, `lambda model, x: jax.vmap(model)(x)` say; a plain call if left
+        forward: function of the model and the inputs, e.g. `lambda model, x: jax.vmap(model)(x)`; a plain call if left
             out.
         module: where the model is variables of Flax Linen, the module they belong to.
         target: the variance wanted.
@@ -132,24 +132,24 @@ def lsuv(
     """
     refuse_permuted("ix.lsuv", model=model, inputs=inputs)
     if not target > 0:
-        raise InitaxError(message(f"lsuv: target is a variance and must be positive, not {target!r}."))
+        raise InitaxError(f"lsuv: target is a variance and must be positive, not {target!r}.")
     found, traced, values = called(model, inputs, forward, module)
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
-        raise InitaxError(message("lsuv measures on real inputs and weights; some are abstract.", "pass arrays"))
+        raise InitaxError("lsuv measures on real inputs and weights; some are abstract.", "pass arrays")
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
     jobs, skipped = _jobs(found, traced, uses, skip)
     shifts = _shifts(uses, {job.key[0] for job in jobs.values()}) if center else {}
     if not jobs:
         lines = (f"{path}: {reason}" for path, reason in list(skipped.items())[:8])
-        raise InitaxError(message("lsuv finds no weight to calibrate.", *lines))
+        raise InitaxError("lsuv finds no weight to calibrate.", *lines)
     fresh: dict[Place, dict[Any, Any]] = {}
-    every: tuple[_Job | _Shift, ...] = (*jobs.values(), *shifts.values())
+    every: tuple[_Job, ...] = (*jobs.values(), *shifts.values())
     blank: dict[Key, Any] = {job.key: job.blank() for job in every}
     for job in every:
         for loop in job.loops:
             fresh.setdefault(loop, {})[job.key] = blank[job.key]
-    play = functools.partial(_play, traced, jobs, shifts, blank, fresh, float(target), float(tolerance))
-    new, state = jax.jit(play)(values)
+    replay = functools.partial(_replayed, traced, jobs, shifts, blank, fresh, float(target), float(tolerance))
+    new, state = jax.jit(replay)(values)
     if any(np.any(np.asarray(record[4])) for record in state.values()):
         refuse_not_finite("lsuv", found, found.inputs if inputs is None else inputs)
     layers, idle = _rows(jobs, state, traced)
@@ -167,10 +167,8 @@ def _refuse_overflow(path: str, new: Any, old: Any) -> None:
     if bool(jnp.isfinite(new).all()) or not bool(jnp.isfinite(old).all()):
         return
     raise InitaxError(
-        message(
-            f'lsuv: "{path}", scaled so that its output has the target variance, does not fit {new.dtype}.',
-            "scale the inputs, or calibrate in float32 and cast afterwards",
-        )
+        f'lsuv: "{path}", scaled so that its output has the target variance, does not fit {new.dtype}.',
+        "scale the inputs, or calibrate in float32 and cast afterwards",
     )
 
 
@@ -186,36 +184,15 @@ FINITE, REACHED, BROKEN = 0, 1, 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """An equation whose output is measured.
+    """An equation that is changed: the output of a weight, which is scaled, or a sum with a bias, which is centered.
 
     Attributes:
-        key: the weight it belongs to.
+        key: the weight or bias it belongs to.
         loops: the loops that each take one entry of it, outermost first.
         picks: where counters pick entries of it.
-        factors: the parts of the stored axes that each of these loops, and then each pick, runs over.
-    """
-
-    key: Key
-    loops: tuple[Place, ...]
-    picks: tuple[Pick, ...]
-    factors: tuple[tuple[Factor, ...], ...]
-
-    def blank(self) -> Record:
-        """Return the record of a weight not yet measured, one for each entry that can be picked."""
-        one = jnp.ones(_sizes(self.picks), jnp.float32)
-        return one, jnp.zeros(one.shape, bool), UNSEEN * one, one, jnp.zeros(one.shape, jnp.int32)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shift:
-    """A sum with a bias, that is set so that every unit has mean zero.
-
-    Attributes:
-        key: the bias.
-        loops: as for a weight.
-        picks: as for a weight.
-        factors: the parts of the stored axes that loops, then picks, and then the axes of the sum, run over.
-        axes: the axes of the sum along which each entry has its own bias.
+        factors: the parts of the stored axes that each of these loops, then each pick, and then each of the axes run
+            over.
+        axes: of a sum, the axes along which each entry has its own bias; `None` for a weight.
         sizes: their sizes.
     """
 
@@ -223,13 +200,16 @@ class _Shift:
     loops: tuple[Place, ...]
     picks: tuple[Pick, ...]
     factors: tuple[tuple[Factor, ...], ...]
-    axes: tuple[int, ...]
-    sizes: tuple[int, ...]
+    axes: tuple[int, ...] | None = None
+    sizes: tuple[int, ...] = ()
 
-    def blank(self) -> tuple[jax.Array, jax.Array]:
-        """Return the record of a bias not yet set: the change, and whether it is known."""
+    def blank(self) -> tuple[jax.Array, ...]:
+        """Return the record of a weight or bias not yet changed, one for each entry that can be picked."""
         picked = _sizes(self.picks)
-        return jnp.zeros((*picked, *self.sizes), jnp.float32), jnp.zeros(picked, bool)
+        if self.axes is not None:
+            return jnp.zeros((*picked, *self.sizes), jnp.float32), jnp.zeros(picked, bool)
+        one = jnp.ones(picked, jnp.float32)
+        return one, jnp.zeros(picked, bool), UNSEEN * one, one, jnp.zeros(picked, jnp.int32)
 
 
 def _sizes(picks: Sequence[Pick]) -> tuple[int, ...]:
@@ -237,7 +217,7 @@ def _sizes(picks: Sequence[Pick]) -> tuple[int, ...]:
 
 
 def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[Place, _Job], dict[str, str]]:
-    """Which equations to measure, and why some weights are left alone."""
+    """The equations to measure, and why the other weights are left alone."""
     parameters = {each.path: each for layer in survey.layers for each in layer.parameters}
     skipping = _selected(survey, skip)
     jobs: dict[Place, _Job] = {}
@@ -346,9 +326,9 @@ def _is_reentered(use: Use, uses: Uses) -> bool:
     return tuple(around[: len(own)]) != own
 
 
-def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Shift]:
+def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Job]:
     """The sums with biases of calibrated weights."""
-    shifts: dict[Place, _Shift] = {}
+    shifts: dict[Place, _Job] = {}
     places: dict[int, set[Any]] = {}
     for use in uses.found:
         view = use.view
@@ -360,7 +340,7 @@ def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Shift]:
         if odd or _is_reentered(use, uses) or not _is_known(use, uses):
             continue
         places.setdefault(use.param, set()).add((loops, _parts(use)))
-        shifts[use.at] = _Shift(
+        shifts[use.at] = _Job(
             key=(use.param, view.fixed),
             loops=loops,
             picks=view.picks,
@@ -375,18 +355,18 @@ def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Shift]:
     return {place: shift for place, shift in shifts.items() if len(places[shift.key[0]]) == 1}
 
 
-def _play(
+def _replayed(
     traced: Traced,
     jobs: Mapping[Place, _Job],
-    shifts: Mapping[Place, _Shift],
+    shifts: Mapping[Place, _Job],
     blank: Mapping[Key, Any],
     fresh: Mapping[Place, Mapping[Any, Any]],
     target: float,
     tolerance: float,
     values: Sequence[Any],
 ) -> tuple[dict[int, Any], dict[Key, Record]]:
-    """Play the forward pass, and return the new arrays and what was measured."""
-    every: dict[Place, _Job | _Shift] = {**jobs, **shifts}
+    """Evaluate the forward pass with hooks, and return the new arrays and what was measured."""
+    every: dict[Place, _Job] = {**jobs, **shifts}
     picks = {pick for job in every.values() for pick in job.picks}
     numbers = {_number(pick): jnp.zeros((), jnp.int32) for pick in picks}
 
@@ -403,7 +383,7 @@ def _play(
         entry = tuple(state[_number(pick)] for pick in job.picks)
         kept = state[job.key]
         record = tuple(each[entry] for each in kept) if entry else kept
-        if isinstance(job, _Shift):
+        if job.axes is not None:
             output, record = _centered(output, record, job)
         else:
             output, record = _measured(operands, output, record, target, tolerance)
@@ -418,8 +398,8 @@ def _play(
     for key, job in {job.key: job for job in every.values()}.items():
         array = new.get(key[0], values[key[0]])
         wide = array.astype(jnp.complex64 if jnp.iscomplexobj(array) else jnp.float32)
-        change = _spread(player.state[key][0], job, array.shape, 0.0 if isinstance(job, _Shift) else 1.0)
-        changed = wide + change if isinstance(job, _Shift) else wide * change.astype(wide.dtype)
+        change = _spread(player.state[key][0], job, array.shape, 0.0 if job.axes is not None else 1.0)
+        changed = wide + change if job.axes is not None else wide * change.astype(wide.dtype)
         new[key[0]] = changed.astype(array.dtype)
     return new, {job.key: player.state[job.key] for job in jobs.values()}
 
@@ -450,9 +430,9 @@ def _is_finite(arrays: Sequence[Any]) -> jax.Array:
     return jnp.asarray([jnp.isfinite(each).all() for each in numbers]).all() if numbers else jnp.ones((), bool)
 
 
-def _centered(output: Any, record: Any, shift: _Shift) -> tuple[Any, Any]:
+def _centered(output: Any, record: Any, shift: _Job) -> tuple[Any, Any]:
     change, known = record
-    others = tuple(axis for axis in range(output.ndim) if axis not in shift.axes)
+    others = tuple(axis for axis in range(output.ndim) if axis not in (shift.axes or ()))
     mean = jnp.mean(output.astype(jnp.float32), axis=others)
     change = jnp.where(known, change, -jnp.where(jnp.isfinite(mean), mean, 0))
     wide = jnp.expand_dims(change, others)
@@ -460,7 +440,7 @@ def _centered(output: Any, record: Any, shift: _Shift) -> tuple[Any, Any]:
 
 
 def _deviation(output: Any) -> jax.Array:
-    """The standard deviation, of outputs so large or small too that their squares are no numbers of their type."""
+    """The standard deviation, computed so that squares of large or small outputs neither overflow nor underflow."""
     wide = output.astype(jnp.complex64 if jnp.iscomplexobj(output) else jnp.float32)
     largest = jnp.max(jnp.abs(wide), initial=0)
     unit = jnp.where(largest > 0, largest, 1)
@@ -468,8 +448,8 @@ def _deviation(output: Any) -> jax.Array:
     return (unit * jnp.sqrt(jnp.mean(jnp.abs(small - jnp.mean(small)) ** 2))).astype(jnp.float32)
 
 
-def _spread(change: jax.Array, job: _Job | _Shift, shape: tuple[int, ...], neutral: float) -> jax.Array:
-    """What each stored entry is changed by, from the digits of its indices."""
+def _spread(change: jax.Array, job: _Job, shape: tuple[int, ...], neutral: float) -> jax.Array:
+    """The change of each stored entry, from the digits of its indices."""
     places = []
     for factors in job.factors:
         step = jnp.zeros((1,) * len(shape), jnp.int32)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from initax._errors import AxesError, InitaxError, RuleError, count, listing, message, warn
+from initax._errors import AxesError, InitaxError, RuleError, count, first_of, listing, warn
 from initax._math._axes import Axes, resolve
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Why
@@ -35,12 +35,7 @@ class Matrix:
 
 
 def muon_dimensions(
-    model: Any,
-    rules: Any = None,
-    *,
-    inputs: Any = None,
-    forward: Callable[..., Any] | None = None,
-    module: Any = None,
+    model: Any, rules: Any = None, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
 ) -> Labels:
     """Return the axes of each weight for `optax.contrib.muon(muon_weight_dimension_numbers=...)`.
 
@@ -51,9 +46,9 @@ def muon_dimensions(
 
     Args:
         model: an Equinox or NNX module, Linen variables, a train state, or any pytree of arrays, abstract or not.
-        rules: selector → `False` for Adam; `True` for a matrix that is none by itself, an embedding say; or the axes of
-            each matrix where they are others than the layer's: `"i head o"` makes every head of attention a matrix of
-            its own. A mapping is keyed by roles and names of arrays. Or the path of a file of such rules.
+        rules: selector → `False` for Adam; `True` for what is not treated as a matrix, e.g. an embedding; or the axes
+            of each matrix where they are others than the layer's: `"i head o"` makes every head of attention a matrix
+            of its own. A mapping is keyed by roles and names of arrays. Or the path of a file of such rules.
         inputs: what the model is called on, where axes are read off a trace.
         forward: function of the model and the inputs, where a plain call is not it.
         module: where the model is variables of Flax Linen, the module they belong to.
@@ -65,7 +60,7 @@ def muon_dimensions(
     Raises:
         AxesError: a matrix is a part of an axis, `(gate o)`, which optax can't be told; restated axes do not fit.
         RuleError: a selector matches nothing, or a rule asks for a matrix that the array is not.
-        ModelError: the forward pass fails, or what was passed is no model.
+        ModelError: the forward pass fails, or what was passed is not a model.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix, optax
@@ -84,13 +79,10 @@ def muon_dimensions(
     if merged:
         shown = [f'{each.parameter.path} {each.parameter.shape}, "{_pattern(each)}"' for each in merged]
         raise AxesError(
-            message(
-                "muon_dimensions: optax can't be told of matrices that share an axis.",
-                *shown[:4],
-                f"… {len(shown) - 4} more" if len(shown) > 4 else "",
-                "ix.muon(learning_rate, model) shows optax each of them by itself",
-                f'or give them to Adam: ix.muon_dimensions(model, {{"{merged[0].parameter.path}": False}})',
-            )
+            "muon_dimensions: optax can't be told of matrices that share an axis.",
+            *first_of(shown),
+            "ix.muon(learning_rate, model) shows optax each of them alone",
+            f'or give them to Adam: ix.muon_dimensions(model, {{"{merged[0].parameter.path}": False}})',
         )
     numbers = _optax("muon_dimensions").numbers
     sides = {each.parameter.path: each.axes.stored_sides for each in matrices if each.axes is not None}
@@ -107,7 +99,7 @@ def muon(
     module: Any = None,
     **options: Any,
 ) -> Any:
-    """Return `optax.contrib.muon` for a model: Muon for each matrix by itself, Adam for what is none.
+    """Return `optax.contrib.muon` for a model: Muon for each matrix alone, Adam for all else.
 
     What is a matrix, `ix.muon_dimensions` says. Here matrices may share an axis: gates of a recurrent cell and groups
     of a convolution, `(gate o) i`, each have their own orthogonal update, as if they were stored apart. The state is
@@ -131,7 +123,7 @@ def muon(
         RuleError: a selector matches nothing, or a rule asks for a matrix that the array is not.
         InitaxError: optax is missing, or `adaptive=True`, which would mix matrices, is asked for where an array holds
             several.
-        ModelError: the forward pass fails, or what was passed is no model.
+        ModelError: the forward pass fails, or what was passed is not a model.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix
@@ -146,18 +138,16 @@ def muon(
     found = survey(model, inputs=inputs, forward=forward, module=module)
     if "muon_weight_dimension_numbers" in options:
         raise InitaxError(
-            message("muon: muon_weight_dimension_numbers is what ix.muon finds out.", "leave it out, or use rules")
+            "muon: muon_weight_dimension_numbers is what ix.muon finds out.", "leave it out, or use rules"
         )
     matrices = matrices_of("muon", found, rules)
     own = {each.parameter.path: each.axes for each in matrices if each.axes is not None}
     several = [path for path, axes in own.items() if axes.batch_size > 1]
     if options.get("adaptive") and several:
         raise InitaxError(
-            message(
-                "muon: adaptive=True scales by one number for each array, and some hold several matrices.",
-                f"arrays: {listing(several, 4)}",
-                "leave adaptive out, or give these to Adam by a rule",
-            )
+            "muon: adaptive=True scales by one number for each array, and some hold several matrices.",
+            f"arrays: {listing(several, 4)}",
+            "leave adaptive out, or give these to Adam by a rule",
         )
     adapter = _optax("muon")
     dimensions = {
@@ -176,7 +166,7 @@ def _optax(verb: str) -> Any:
     try:
         return importlib.import_module(OPTAX)
     except ModuleNotFoundError as error:
-        raise InitaxError(message(f"ix.{verb} needs optax, which is not installed.", "pip install optax")) from error
+        raise InitaxError(f"ix.{verb} needs optax, which is not installed.", "pip install optax") from error
 
 
 def _labelled(verb: str, found: Survey, matrices: list[Matrix], values: Mapping[str, Any]) -> Labels:
@@ -207,23 +197,18 @@ def matrices_of(verb: str, found: Survey, rules: Any) -> list[Matrix]:
     matrices = [_matrix(verb, layer, each, decided.get(each.path)) for layer, each in rows_of(found)]
     if not any(each.axes is not None for each in matrices):
         raise RuleError(
-            message(
-                f"{verb}: no array is a matrix of known axes, so that Adam would get all of them.",
-                *(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.why}" for each in matrices[:6]),
-                "" if found.traced is not None else "say what the model is called on, inputs=...",
-            )
+            f"{verb}: no array is a matrix of known axes, so that Adam would get all of them.",
+            *(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.why}" for each in matrices[:6]),
+            "" if found.traced is not None else "say what the model is called on, inputs=...",
         )
     blind = [each for each in matrices if each.axes is None and _may_be_matrix(each.parameter, decided)]
     if blind:
         first = blind[0].parameter
         warn(
-            message(
-                f"{verb} can't tell the axes of {count(len(blind), 'array')}, and Adam gets them:",
-                *(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.why}" for each in blind[:4]),
-                f"… {len(blind) - 4} more" if len(blind) > 4 else "",
-                "" if found.traced is not None else "say what the model is called on, inputs=...",
-                f'or say their axes, {{"{first.path}": "{_example(first)}"}}, or False for Adam',
-            )
+            f"{verb} can't tell the axes of {count(len(blind), 'array')}, and Adam gets them:",
+            *first_of(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.why}" for each in blind),
+            "" if found.traced is not None else "say what the model is called on, inputs=...",
+            f'or say their axes, {{"{first.path}": "{_example(first)}"}}, or False for Adam',
         )
     return matrices
 
@@ -231,7 +216,7 @@ def matrices_of(verb: str, found: Survey, rules: Any) -> list[Matrix]:
 def _example(parameter: Parameter) -> str:
     """A pattern of as many axes as an array has."""
     outputs = len(parameter.shape) - 1
-    return "i o" if outputs == 1 else " ".join(["i", *(f"o{place}" for place in range(1, outputs + 1))])
+    return "i o" if outputs == 1 else " ".join(["i", *(f"o{index}" for index in range(1, outputs + 1))])
 
 
 def _may_be_matrix(parameter: Parameter, decided: Mapping[str, Said]) -> bool:
@@ -260,17 +245,15 @@ def _matrix(verb: str, layer: Layer, parameter: Parameter, said: Said | None) ->
     why = _why_none(parameter, axes, asked=asked)
     if why and said is not None and said.is_named:
         raise RuleError(
-            message(
-                f'{verb}: rule "{said.rule}" asks for a matrix, and {parameter.path or "(model)"} is none: {why}.',
-                f"shape {parameter.shape}" + (f', axes "{axes.pattern}"' if axes is not None else ""),
-                'say its axes, "i o", or False for Adam',
-            )
+            f'{verb}: rule "{said.rule}" asks for a matrix, and {parameter.path or "(model)"} is none: {why}.',
+            f"shape {parameter.shape}" + (f', axes "{axes.pattern}"' if axes is not None else ""),
+            'say its axes, "i o", or False for Adam',
         )
     return made(None if why else axes, why or (f'rule "{said.rule}"' if said is not None and asked else ""))
 
 
 def _why_none(parameter: Parameter, axes: Axes | None, *, asked: bool) -> str:
-    """Why an array is no matrix; nothing where it is one."""
+    """Why an array is not a matrix; nothing where it is one."""
     if not asked and parameter.role not in ("weight", "recurrent"):
         return parameter.role or str(parameter.excluded or "its role is not known")
     if axes is None:

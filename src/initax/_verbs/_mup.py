@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from initax._errors import ModelError, RuleError, listing, message, shown
+from initax._errors import ModelError, RuleError, listing, shown
 from initax._math._axes import Axes
 from initax._model._reason import Why
 from initax._model._survey import Survey, shape_text
@@ -125,10 +125,8 @@ def _modules(module: Any) -> tuple[Any, Any]:
     if isinstance(module, tuple | list) and len(module) == 2:
         return module[0], module[1]
     raise ModelError(
-        message(
-            f"mup: two models have two modules, and module= is {shown(module)}.",
-            "module=(narrow, wide): the Linen modules that the variables of the base and of the model belong to",
-        )
+        f"mup: two models have two modules, and module= is {shown(module)}.",
+        "module=(narrow, wide): the Linen modules that the variables of the base and of the model belong to",
     )
 
 
@@ -139,12 +137,10 @@ def _paired(before: Survey, after: Survey, rules: Any) -> dict[str, Pair]:
     if set(old) != set(new):
         more, less = [path for path in new if path not in old], [path for path in old if path not in new]
         raise ModelError(
-            message(
-                "mup: the base and the model do not have the same arrays.",
-                f"only the model has: {listing(more, 4)}" if more else "",
-                f"only the base has: {listing(less, 4)}" if less else "",
-                "make both by one function, of one depth and with the same options: ix.mup(make(64), make(256))",
-            )
+            "mup: the base and the model do not have the same arrays.",
+            f"only the model has: {listing(more, 4)}" if more else "",
+            f"only the base has: {listing(less, 4)}" if less else "",
+            "make both by one function, of one depth and with the same options: ix.mup(make(64), make(256))",
         )
     said = {} if rules is None else decide_labels(read_rules_of("mup", rules), after)
     return {path: Pair(old[path], layer, each, said.get(path)) for path, (layer, each) in new.items()}
@@ -160,7 +156,7 @@ def _refuse_grown_data(before: Survey, after: Survey) -> None:
         return
     (old_in, old_out), (new_in, new_out) = _data(before), _data(after)
     if len(old_in) != len(new_in) or len(old_out) != len(new_out):
-        raise ModelError(message("mup: the forward passes of the base and the model take, or return, other things."))
+        raise ModelError("mup: the forward passes of the base and the model take, or return, other things.")
     goes_in = [pair for pair in zip(old_in, new_in, strict=True) if pair[0].shape != pair[1].shape]
     comes_out = [pair for pair in zip(old_out, new_out, strict=True) if pair[0].shape != pair[1].shape]
     for grown, others, what in ((comes_out, goes_in, "what the model returns"), (goes_in, comes_out, "the input")):
@@ -168,14 +164,12 @@ def _refuse_grown_data(before: Survey, after: Survey) -> None:
         for old, new in grown:
             if (old.shape, new.shape) not in shapes:
                 raise ModelError(
-                    message(
-                        f"mup: {what} grows with the width, {shape_text(old)} → {shape_text(new)}.",
-                        "a size that is no width, classes or features of the data, is the same in both models",
-                        "where features are returned, say what becomes of them: "
-                        "forward=lambda model, x: model(x).mean(axis=-1)"
-                        if what != "the input"
-                        else "",
-                    )
+                    f"mup: {what} grows with the width, {shape_text(old)} → {shape_text(new)}.",
+                    "a size that is no width, classes or features of the data, is the same in both models",
+                    "where features are returned, say what becomes of them: "
+                    "forward=lambda model, x: model(x).mean(axis=-1)"
+                    if what != "the input"
+                    else "",
                 )
 
 
@@ -200,10 +194,8 @@ def _matrices(before: Survey, after: Survey, steps: Optimizer) -> dict[str, tupl
             continue
         if each.parameter.role == "embedding":
             raise RuleError(
-                message(
-                    f"mup: Muon gets the embedding {path} {each.parameter.shape}, for which there is no rule of width.",
-                    f'give it to Adam: optimizer=("muon", {{"rules": {{"{path}": False}}}})',
-                )
+                f"mup: Muon gets the embedding {path} {each.parameter.shape}, for which there is no rule of width.",
+                f'give it to Adam: optimizer=("muon", {{"rules": {{"{path}": False}}}})',
             )
         found[path] = axes, each.axes
     return found
@@ -251,22 +243,18 @@ class _Folding:
         heads = [each for each in around if "attention" in each[1].lower()]
         if heads and attention and "query" not in self.words.values():
             raise ModelError(
-                message(
-                    "mup: whether heads grow, the forward pass tells, and nobody says what the models are called on.",
-                    f"attention: {heads[0][0] or '(model)'} ({heads[0][1]})",
-                    "give inputs=x; or, where heads keep their size, attention=False",
-                )
+                "mup: whether heads grow, the forward pass tells, and nobody says what the models are called on.",
+                f"attention: {heads[0][0] or '(model)'} ({heads[0][1]})",
+                "give inputs=x; or, where heads keep their size, attention=False",
             )
         uses = {path: (pair, grown) for path, (pair, grown) in self.grown.items() if grown.axes and pair.word is None}
         is_read = any(grown.inputs != 1 and grown.outputs == 1 for _, grown in self.grown.values())
         tables = [pair for pair, _ in uses.values() if pair.parameter.role == "embedding"]
         if tables and not is_read:
             raise ModelError(
-                message(
-                    f"mup: nothing reads the model out; is {tables[0].text} tied to a head?",
-                    "give inputs=x, which shows what is read out",
-                    f'or, where nothing is, say so: rules={{"{tables[0].parameter.path}": "input"}}',
-                )
+                f"mup: nothing reads the model out; is {tables[0].text} tied to a head?",
+                "give inputs=x, which shows what is read out",
+                f'or, where nothing is, say so: rules={{"{tables[0].parameter.path}": "input"}}',
             )
 
     def _multipliers(self, old: SignalProducts, new: SignalProducts) -> None:
@@ -284,7 +272,7 @@ class _Folding:
         for place, product in new.found.items():
             before = old.found.get(place)
             if before is None:
-                raise ModelError(message("mup: the forward passes of the base and the model differ.", product.where))
+                raise ModelError("mup: the forward passes of the base and the model differ.", product.where)
             growth = product.size / before.size
             if growth == 1:
                 continue
@@ -324,21 +312,19 @@ class _Folding:
         packed = len(sides) == 2 and bool(sides[0] & sides[1])
         path = next((self.paths[each] for side in sides for each in sorted(side)), None)
         return ModelError(
-            message(
-                f"mup: a product of two signals is summed over {growth:.4g} times as many entries.",
-                f"{what} can't be told" + (f" ({where})" if where else ""),
-                "both sides come out of one array: " + both[0]
-                if packed
-                else f"the sides come from {' and '.join(both)}"
-                if both
-                else "",
-                "store queries, keys and values apart, or let heads keep their size and their number grow"
-                if packed
-                else f'say which array takes over the factor: rules={{"{path}": "query"}}'
-                if path
-                else "",
-                "or divide by the size of a head in the forward pass, not by its root, and write attention=False",
-            )
+            f"mup: a product of two signals is summed over {growth:.4g} times as many entries.",
+            f"{what} can't be told" + (f" ({where})" if where else ""),
+            "both sides come out of one array: " + both[0]
+            if packed
+            else f"the sides come from {' and '.join(both)}"
+            if both
+            else "",
+            "store queries, keys and values apart, or let heads keep their size and their number grow"
+            if packed
+            else f'say which array takes over the factor: rules={{"{path}": "query"}}'
+            if path
+            else "",
+            "or divide by the size of a head in the forward pass, not by its root, and write attention=False",
         )
 
     def _tied(self, products: SignalProducts) -> None:
@@ -358,13 +344,10 @@ class _Folding:
                 self._fold(before, 1 / times, f"{path} reads out what it makes")
                 continue
             raise ModelError(
-                message(
-                    f"mup: {pair.text} is looked up and read out.",
-                    "an embedding keeps its standard deviation and learning rate, an output divides both by "
-                    f"{times:.4g}",
-                    f'let {listing(before, 3)} take over the factor: rules={{"{path}": "tied"}}' if alone else "",
-                    f"{'or ' if alone else ''}divide the outputs by {times:.4g} in the forward pass, and say so: "
-                    f'rules={{"{path}": "input"}}',
-                    "or untie them: a head of its own",
-                )
+                f"mup: {pair.text} is looked up and read out.",
+                f"an embedding keeps its standard deviation and learning rate, an output divides both by {times:.4g}",
+                f'let {listing(before, 3)} take over the factor: rules={{"{path}": "tied"}}' if alone else "",
+                f"{'or ' if alone else ''}divide the outputs by {times:.4g} in the forward pass, and say so: "
+                f'rules={{"{path}": "input"}}',
+                "or untie them: a head of its own",
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from initax._errors import InitaxError, RuleError, message
+from initax._errors import InitaxError, RuleError
 from initax._model._survey import Survey
 from initax._planning._rules import match, read_rules
 from initax.schemes._scheme import WORDS
@@ -36,11 +36,9 @@ def named_rules(verb: str, rules: Any, survey: Survey) -> dict[str, Any] | None:
     rule = next(name for name, value in rules.items() if not isinstance(value, Mapping) or _is_scheme(value, survey))
     line = f'rules={{{_shown(whole)}: {_line(rules[whole])}, "other": {{{_shown(rule)}: {_line(rules[rule])}}}}}'
     raise RuleError(
-        message(
-            f"{verb}: {_shown(whole)} has a rule map for its value, and {_shown(rule)} a scheme: rules are one rule "
-            "map, or several with a name each.",
-            line,
-        )
+        f"{verb}: {_shown(whole)} has a rule map for its value, and {_shown(rule)} a scheme: rules are one rule "
+        "map, or several with a name each.",
+        line,
     )
 
 

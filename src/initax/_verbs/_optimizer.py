@@ -1,4 +1,4 @@
-"""What an optimizer remembers of parameters that were drawn anew.
+"""Resets of an optimizer's state for parameters that were drawn anew.
 
 An optimizer's state holds trees of the parameters' own structure, somewhere inside: moments, traces, accumulated
 gradients. So an array of the state belongs to the parameter whose path its own path goes through, whatever its shape:
@@ -84,7 +84,7 @@ class _Place:
 
 
 def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: Counts = "keep") -> State:
-    """Return an optimizer's state that remembers nothing of the parameters a plan draws.
+    """Return an optimizer's state with the entries of the parameters that a plan draws reset.
 
     Reset a layer and keep its moments, and the first updates push the new weights where the old ones were going.
 
@@ -103,7 +103,7 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
 
     Raises:
         PlanError: `plan` is none, nothing in the state belongs to what it draws, or what does is not known to start at
-            zero and `fresh` is missing, or is no state of the same optimizer.
+            zero and `fresh` is missing, or is not a state of the same optimizer.
 
     Examples:
         >>> import equinox as eqx, initax as ix, jax, optax
@@ -118,14 +118,14 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
         Nikishin et al. 2022, "The primacy bias in deep reinforcement learning", arXiv 2205.07802, resets both.
     """
     if counts not in ("keep", "reset"):
-        raise PlanError(message(f'counts must be "keep" or "reset", not {counts!r}.'))
+        raise PlanError(f'counts must be "keep" or "reset", not {counts!r}.')
     if not isinstance(plan, Plan):
         raise PlanError(_no_plan(opt_state, plan))
     return _forgetful(opt_state, _drawn(plan), fresh, counts)
 
 
 def forget_entries(opt_state: State, survey: Survey, entries: Mapping[str, Any]) -> State:
-    """Return an optimizer's state that remembers nothing of some entries of some parameters.
+    """Return an optimizer's state with some entries of some parameters reset.
 
     Args:
         opt_state: any optax state, an `nnx.Optimizer`, or a `TrainState`.
@@ -262,11 +262,9 @@ def _restarted_in_part(place: _Place, entries: Any) -> Any:
         return leaf
     if leaf.shape != np.shape(entries):
         raise PlanError(
-            message(
-                f'"{".".join(place.path)}" {leaf.shape} does not remember each entry of its parameter '
-                f"{np.shape(entries)} alone.",
-                "reset the whole layer: ix.reset_optimizer(opt_state, plan)",
-            )
+            f'"{".".join(place.path)}" {leaf.shape} does not remember each entry of its parameter '
+            f"{np.shape(entries)} alone.",
+            "reset the whole layer: ix.reset_optimizer(opt_state, plan)",
         )
     return (
         np.where(entries, np.zeros((), leaf.dtype), leaf)
@@ -284,11 +282,9 @@ def _starts(fresh: Any, forgotten: list[_Place], number: int) -> dict[tuple[str,
     starts = {place.path: place.leaf for place in _places(fresh)}
     if any(place.path not in starts or np.shape(starts[place.path]) != np.shape(place.leaf) for place in forgotten):
         raise PlanError(
-            message(
-                "fresh is no state of the same optimizer and parameters.",
-                f"the state has {number} arrays, fresh has {len(starts)}",
-                "write fresh=optimizer.init(params) with the optimizer and the parameters that the state is for",
-            )
+            "fresh is not a state of the same optimizer and parameters.",
+            f"the state has {number} arrays, fresh has {len(starts)}",
+            "write fresh=optimizer.init(params) with the optimizer and the parameters that the state is for",
         )
     return starts
 

@@ -1,4 +1,4 @@
-"""Signal propagation: what comes out of every weighted operation of a model, for one draw of its weights or many."""
+"""Signal propagation: statistics of the output of every weighted operation, for one draw of the weights or many."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, KeyTypeError, message
+from initax._errors import InitaxError, KeyTypeError
 from initax._math._keys import is_typed
 from initax._model._survey import Survey, Traced
 from initax._planning._misuse import refuse_permuted
@@ -63,9 +63,9 @@ def signal_propagation(
     rules: Mapping[Any, Any] | None = None,
     keys: Any = None,
 ) -> SignalReport | SignalComparison:
-    """Return how the signal fares from one weighted operation to the next, for any architecture.
+    """Return statistics of the signal after each weighted operation, for any architecture.
 
-    The forward pass is played on real inputs, and the output of every contraction or convolution with a weight, with
+    The forward pass is evaluated on real inputs, and the output of every contraction or convolution with a weight, with
     its bias, is measured. With rules and several keys the model is re-initialized with each, and measured all at once
     under `jax.vmap`. Several rule maps with a name each are compared: the program that measures is compiled once for
     all of them, and a `SignalComparison` holds a report for each.
@@ -74,7 +74,7 @@ def signal_propagation(
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays.
         inputs: a tuple of what the model is called on, a whole batch whose first axis is the examples; one array alone
             will do. A survey knows its own.
-        forward: function of the model and the inputs, `lambda model, x: jax.vmap(model)(x)` say; a plain call if left
+        forward: function of the model and the inputs, e.g. `lambda model, x: jax.vmap(model)(x)`; a plain call if left
             out.
         module: where the model is variables of Flax Linen, the module they belong to.
         loss: function of what `forward` returns to a number; with it the gradient of every weight is measured too.
@@ -88,7 +88,7 @@ def signal_propagation(
         InitaxError: there is no weighted operation, something is abstract, the inputs or the model hold nan or inf, or
             rules come without keys.
         RuleError: the rules are wrong, or some are rule maps with a name and others rules.
-        KeyTypeError: `keys` is no key.
+        KeyTypeError: `keys` is not a key.
         ModelError: the model can't be called, or the call fails.
 
     Examples:
@@ -111,10 +111,8 @@ def signal_propagation(
     """
     if (rules is None) != (keys is None):
         raise InitaxError(
-            message(
-                "signal_propagation takes rules and keys together: the rules say what is drawn, the keys how often.",
-                'rules={"*": "he_normal"}, keys=jax.random.split(jax.random.key(0), 16)',
-            )
+            "signal_propagation takes rules and keys together: the rules say what is drawn, the keys how often.",
+            'rules={"*": "he_normal"}, keys=jax.random.split(jax.random.key(0), 16)',
         )
     refuse_permuted("ix.signal_propagation", model=model, inputs=inputs)
     if rules is not None:
@@ -124,12 +122,12 @@ def signal_propagation(
     found, traced, values = called(model, inputs, forward, module)
     inputs = found.inputs if inputs is None else inputs
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
-        raise InitaxError(message("signal_propagation measures on real inputs; some are abstract.", "pass arrays"))
+        raise InitaxError("signal_propagation measures on real inputs; some are abstract.", "pass arrays")
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
     examples = _examples(inputs)
     operations = operations_of(uses, examples)
     if not operations:
-        raise InitaxError(message("signal_propagation finds no contraction or convolution with a weight."))
+        raise InitaxError("signal_propagation finds no contraction or convolution with a weight.")
     named = None if rules is None else named_rules("signal_propagation", rules, found)
     plans = {} if rules is None else _plans(found, {"": rules} if named is None else named)
     drawn = _drawn(plans, keys, traced, values) if plans else {"": {}}
@@ -188,9 +186,7 @@ def as_keys(keys: Any) -> jax.Array:
         KeyTypeError: they are none.
     """
     if not is_typed(keys):
-        raise KeyTypeError(
-            message(f"keys must be JAX random keys, not {keys!r}.", "jax.random.split(jax.random.key(0), 16)")
-        )
+        raise KeyTypeError(f"keys must be JAX random keys, not {keys!r}.", "jax.random.split(jax.random.key(0), 16)")
     typed: jax.Array = keys[None] if keys.ndim == 0 else keys.ravel()
     return typed
 
@@ -203,7 +199,7 @@ def _examples(inputs: Any) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """Where an output is measured, and what it is the output of."""
+    """An output that is measured, and the weights that it comes from."""
 
     place: Place
     params: tuple[int, ...]
@@ -272,7 +268,7 @@ def _follows(bias: Use, weight: Use) -> bool:
 def _trips(
     traced: Traced, operations: Mapping[Place, Operation], uses: Uses, every: Callable[[Any], dict[str, Any]]
 ) -> dict[Place, int]:
-    """How many steps the `while` loops around the operations make at most, with any rules and key: they are played."""
+    """The largest number of steps of the `while` loops around the operations, with any rules and key: they are run."""
     loops = {place[:depth] for place in operations for depth in range(1, len(place))} & uses.whiles
     if not loops:
         return {}
@@ -308,11 +304,9 @@ def _measured(
         if "Reverse-mode differentiation" not in str(error):
             raise
         raise InitaxError(
-            message(
-                "signal_propagation: JAX can't differentiate the loss: a loop of the forward pass has no fixed number "
-                "of steps.",
-                "leave out loss=, or write the loop as jax.lax.scan",
-            )
+            "signal_propagation: JAX can't differentiate the loss: a loop of the forward pass has no fixed number "
+            "of steps.",
+            "leave out loss=, or write the loop as jax.lax.scan",
         ) from error
     for place, operation in operations.items():
         if place in measured:

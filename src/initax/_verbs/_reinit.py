@@ -1,4 +1,4 @@
-"""The verbs: `reinit` plans and draws, `layers` looks, `draw` makes a single array."""
+"""`reinit` plans and draws a model, `layers` lists its layers, `draw` draws a single array."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def reinit(
         A new model of the same structure. Arrays that no rule redraws are the same objects as before.
 
     Raises:
-        RuleError: the rules are no mapping, select nothing, draw nothing, or leave something uncovered.
+        RuleError: the rules are not a mapping, select nothing, draw nothing, or leave something uncovered.
         SchemeError: a scheme is unknown or can't serve a parameter it was chosen for.
         AxesError: restated axes do not fit.
         KeyTypeError: `key` is not one JAX key.

@@ -1,4 +1,4 @@
-"""What `ix.signal_propagation` returns: the numbers of every output, of one rule map or of several side by side."""
+"""The reports of `ix.signal_propagation`: statistics of every output, for one rule map or several."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import InitaxError, count, message, shown
+from initax._errors import InitaxError, count, first_of, message, shown
 from initax._text import table
 
 
@@ -92,7 +92,7 @@ class SignalReport:
         return "\n\n".join([whole, *self.remarks()])
 
     def remarks(self) -> tuple[str, ...]:
-        """Return what is to be said below the table: weights not measured, and where outputs are not finite."""
+        """Return the lines below the table: weights that were not measured, and outputs that are not finite."""
         lost = self.not_finite
         return (
             *([f"not measured: {', '.join(self.unmeasured)}"] if self.unmeasured else []),
@@ -154,17 +154,14 @@ class SignalReport:
         if math.isfinite(gradient_ratio):
             if np.all(np.isnan([each for signal in self.signals for each in np.ravel(signal.gradient_norm)])):
                 raise InitaxError(
-                    message(
-                        "assert_healthy: gradient_ratio compares gradients, and none was measured.",
-                        "ix.signal_propagation(model, inputs, loss=lambda output: (output**2).mean())",
-                    )
+                    "assert_healthy: gradient_ratio compares gradients, and none was measured.",
+                    "ix.signal_propagation(model, inputs, loss=lambda output: (output**2).mean())",
                 )
             ratio = max(norms) / min(norms) if min(norms) > 0 else math.inf
             if not ratio <= gradient_ratio:
                 wrong.append(f"gradient norms: largest over smallest {ratio:.4g}, not at most {gradient_ratio:g}")
         if wrong:
-            more = f"… {len(wrong) - 8} more" if len(wrong) > 8 else ""
-            raise AssertionError(message("the signal does not stay within bounds.", *wrong[:8], more))
+            raise AssertionError(message("the signal does not stay within bounds.", *first_of(wrong, 8)))
 
     def plot(self) -> Any:
         """Return a matplotlib figure: mean square, correlation and gradient norm by depth, as bands over the keys.
@@ -239,19 +236,17 @@ PLOTTED = ("mean_square", "correlation", "gradient_norm")
 
 
 def _measured(reports: Iterable[SignalReport]) -> list[str]:
-    """The numbers to compare that were measured at all."""
+    """The plotted statistics that were measured."""
     signals = [signal for report in reports for signal in report.signals]
     return [name for name in PLOTTED if any(np.isfinite(getattr(signal, name)).any() for signal in signals)]
 
 
 def _figure(reports: Mapping[str, SignalReport]) -> Any:
-    """A panel for each number, in it a band for each report over its keys, with its name."""
+    """A figure with a panel for each statistic and in it a band over the keys for each report."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InitaxError(
-            message("plot() draws with matplotlib, which is missing.", "pip install initax[plot]")
-        ) from error
+        raise InitaxError("plot() draws with matplotlib, which is missing.", "pip install initax[plot]") from error
     shown = _measured(reports.values())
     figure = Figure(figsize=(4.5 * len(shown), 3.2), layout="constrained")
     for panel, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
@@ -285,7 +280,7 @@ def _largest(name: str, value: Any) -> float:
     line = f"assert_healthy({name}=0.6)"
     if isinstance(value, tuple | list) and len(value) == 2 and _is_number(value[1]):
         line = f"assert_healthy({name}={value[1]})"
-    raise InitaxError(message(f"assert_healthy: {name} is one number, the largest, not {shown(value)}.", line))
+    raise InitaxError(f"assert_healthy: {name} is one number, the largest, not {shown(value)}.", line)
 
 
 def _interval(name: str, value: Any) -> tuple[float, float]:
@@ -298,7 +293,7 @@ def _interval(name: str, value: Any) -> tuple[float, float]:
         return float(value[0]), float(value[1])
     line = f"assert_healthy({name}=(0.1, {value if _is_number(value) else 10.0}))"
     head = f"assert_healthy: {name} is two numbers, the least and the largest, not {shown(value)}."
-    raise InitaxError(message(head, line))
+    raise InitaxError(head, line)
 
 
 def _is_number(value: Any) -> bool:

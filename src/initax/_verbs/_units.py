@@ -1,4 +1,4 @@
-"""Resets of single units: what comes in drawn anew, what goes out cut off."""
+"""Resets of single units: incoming weights are drawn, outgoing ones become zero."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import check_key
-from initax._errors import ModelError, RuleError, count, did_you_mean, listing, message
+from initax._errors import ModelError, RuleError, count, did_you_mean, listing
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._survey import Survey
 from initax._planning._misuse import refuse_permuted
@@ -64,7 +64,7 @@ def reset_units(
     scheme: Any = "default",
     opt_state: Any = None,
 ) -> Any:
-    """Return the model with some units of a layer as new: what comes into them drawn, what goes out of them zero.
+    """Return the model with some units of a layer reset: incoming weights are drawn, outgoing ones become zero.
 
     Which weights take the units in is read off a trace of the forward pass, through activations, norms, pooling,
     reshapes, concatenations and residual branches. So the reset changes the model's output by what the old units gave
@@ -110,10 +110,8 @@ def reset_units(
     check_key(key)
     if inputs is None and not (isinstance(model, Survey) and model.traced is not None):
         raise ModelError(
-            message(
-                "reset_units traces the forward pass to see which weights take the units in, and inputs= is missing.",
-                "give what the model is called on: inputs=x, arrays or jax.ShapeDtypeStruct((8, 3), jnp.float32)",
-            )
+            "reset_units traces the forward pass to see which weights take the units in, and inputs= is missing.",
+            "give what the model is called on: inputs=x, arrays or jax.ShapeDtypeStruct((8, 3), jnp.float32)",
         )
     survey = take_survey(model, inputs=inputs, forward=forward, module=module)
     chosen = _layer_of(survey, layer)
@@ -144,17 +142,17 @@ def _layer_of(survey: Survey, path: Any) -> Layer:
         held = _held_by(survey, path)
         shown = repr(path) if isinstance(path, int | float | None) else f"a {type(path).__name__}"
         hint = f'write "{held[0]}"' if len(held) == 1 else _name_one(held) if held else every
-        raise RuleError(message(f"a layer's path is a string, not {shown}.", hint))
+        raise RuleError(f"a layer's path is a string, not {shown}.", hint)
     for each in survey.layers:
         if each.path == survey.aliases.get(path, path):
             return each
     inside = [each for each in paths if each.startswith(f"{path}.")]
     owner = next((each.path for each in survey.layers for own in each.parameters if own.path == path), None)
     if inside:
-        raise RuleError(message(f'"{path}" owns no units itself.', _name_one(inside)))
+        raise RuleError(f'"{path}" owns no units itself.', _name_one(inside))
     if owner is not None:
-        raise RuleError(message(f'"{path}" is an array of a layer.', f'name the layer: "{owner}"'))
-    raise RuleError(message(f'the model has no layer "{path}".', every, did_you_mean(path, paths)))
+        raise RuleError(f'"{path}" is an array of a layer.', f'name the layer: "{owner}"')
+    raise RuleError(f'the model has no layer "{path}".', every, did_you_mean(path, paths))
 
 
 def _name_one(paths: list[str]) -> str:
@@ -178,11 +176,9 @@ def _weight_of(layer: Layer) -> Parameter:
     if len(weights) != 1 or weights[0].role != "weight" or weights[0].axes is None:
         roles = listing(f"{each.name} ({each.role or 'undeclared'})" for each in layer.parameters)
         raise ModelError(
-            message(
-                f"{shown} has no units that can be reset alone: one weight and its bias make units.",
-                f"it has {roles or 'no arrays'}",
-                f'draw the whole layer: ix.reinit(model, {{"{layer.path or "*"}": "default"}}, key)',
-            )
+            f"{shown} has no units that can be reset alone: one weight and its bias make units.",
+            f"it has {roles or 'no arrays'}",
+            f'draw the whole layer: ix.reinit(model, {{"{layer.path or "*"}": "default"}}, key)',
         )
     (weight,) = weights
     reason = (
@@ -193,10 +189,8 @@ def _weight_of(layer: Layer) -> Parameter:
     others = [each.name for each in layer.parameters if each is not weight and each.role not in ("bias", "state")]
     if reason or others:
         raise ModelError(
-            message(
-                f"units of {shown} can't be reset alone.",
-                f"{weight.path}: {reason}" if reason else f"it has more than a weight and a bias: {listing(others)}",
-            )
+            f"units of {shown} can't be reset alone.",
+            f"{weight.path}: {reason}" if reason else f"it has more than a weight and a bias: {listing(others)}",
         )
     return weight
 
@@ -217,9 +211,7 @@ def _mask_of(mask: Any, weight: Parameter, layer: Layer) -> Any:
         if len(units) == found.ndim == 1 and np.issubdtype(found.dtype, np.integer):
             hint = f"if these are indices, write jnp.zeros({units[0]}, bool).at[indices].set(True)"
     shown = f"{found.dtype.name}{list(found.shape)}"
-    raise RuleError(
-        message(f'the mask is {shown}, the units of "{layer.path or "(model)"}" are bool{list(units)}.', hint)
-    )
+    raise RuleError(f'the mask is {shown}, the units of "{layer.path or "(model)"}" are bool{list(units)}.', hint)
 
 
 def _parameter(layer: Layer, path: str) -> Parameter:
@@ -231,10 +223,7 @@ def _spread(mask: Any, parameter: Parameter) -> Any:
     axes = parameter.axes.unit_axis if parameter.axes is not None else ()
     if tuple(parameter.shape[axis] for axis in axes) != mask.shape:
         raise ModelError(
-            message(
-                f"{parameter.path} {parameter.shape} has no entry of its own for each unit.",
-                f"units: {mask.shape}",
-            )
+            f"{parameter.path} {parameter.shape} has no entry of its own for each unit.", f"units: {mask.shape}"
         )
     sizes = [size if axis in axes else 1 for axis, size in enumerate(parameter.shape)]
     return (jnp if isinstance(mask, jax.Array) else np).broadcast_to(mask.reshape(sizes), parameter.shape)
@@ -250,10 +239,8 @@ def _cut_off(survey: Survey, weight: Parameter, mask: Any) -> dict[str, Any]:
         readers = readers_of(traced.closed, len(traced.paths), traced.constants, traced.paths.index(weight.path), axes)
     except LostError as error:
         raise ModelError(
-            message(
-                f"who takes in the units of {weight.path} can't be told, or can't be cut off from them alone: {error}.",
-                "draw the layer as a whole with ix.reinit, or the units of a layer inside the branch",
-            )
+            f"who takes in the units of {weight.path} can't be told, or can't be cut off from them alone: {error}.",
+            "draw the layer as a whole with ix.reinit, or the units of a layer inside the branch",
         ) from None
     flat = mask.reshape(-1)
     found: dict[str, Any] = {}
@@ -261,9 +248,7 @@ def _cut_off(survey: Survey, weight: Parameter, mask: Any) -> dict[str, Any]:
         parameter = parameters[traced.paths[reader.param]]
         if parameter.excluded is not None and not parameter.excluded.is_about_axes:
             raise ModelError(
-                message(
-                    f"{parameter.path} takes in units of {weight.path} and is never changed.", parameter.excluded.text
-                )
+                f"{parameter.path} takes in units of {weight.path} and is never changed.", parameter.excluded.text
             )
         own = (reader.units >= 0) & flat[np.maximum(reader.units, 0)]
         own = (jnp if isinstance(own, jax.Array) else np).broadcast_to(own, parameter.shape)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from initax._errors import InitaxError, ModelError, RuleError, count, listing, message, nearest
+from initax._errors import InitaxError, ModelError, RuleError, count, listing, nearest
 from initax._model._parameter import Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
-from initax._planning._decide import Draw, Kept
 from initax._planning._plan import Plan, plan
+from initax._planning._records import Draw, Kept
 from initax._planning._rules import match, read_rules
 from initax._text import table
 from initax._verbs._labels import Label, Labels, never_trained
@@ -61,7 +61,7 @@ class Width:
         owner = self._model.aliases.get(path, path)
         if owner not in self._by_path:
             near = nearest(path, self._by_path, 6) or list(self._by_path)
-            raise ModelError(message(f"mup: the model has no array {path}.", f"it has: {listing(near, 6)}"))
+            raise ModelError(f"mup: the model has no array {path}.", f"it has: {listing(near, 6)}")
         return self._by_path[owner]
 
     @property
@@ -103,7 +103,7 @@ class Width:
             adapter: ModuleType = importlib.import_module(OPTAX)
         except ModuleNotFoundError as error:
             line = "pip install optax, or multiply updates by width.multipliers(updates)"
-            raise InitaxError(message("scale_updates needs optax, which is not installed.", line)) from error
+            raise InitaxError("scale_updates needs optax, which is not installed.", line) from error
         return adapter.scale_by(self.multipliers)
 
     def rules(self, rules: Any = None) -> dict[Any, Any]:
@@ -159,11 +159,9 @@ class Width:
             if row.parameter.shape == row.base_shape:
                 return row.std
             raise RuleError(
-                message(
-                    f'mup: the standard deviation of {after.initializer} at "{after.parameter.path}" is not known.',
-                    f"it grows, {row.base_shape} → {row.parameter.shape}, and needs a factor relative to the base",
-                    f'name a scheme: {{"{after.parameter.path}": ("normal", {{"stddev": 0.02}})}}',
-                )
+                f'mup: the standard deviation of {after.initializer} at "{after.parameter.path}" is not known.',
+                f"it grows, {row.base_shape} → {row.parameter.shape}, and needs a factor relative to the base",
+                f'name a scheme: {{"{after.parameter.path}": ("normal", {{"stddev": 0.02}})}}',
             )
         return row.std * (old / new if old > 0 and new > 0 else 1.0)
 
@@ -178,12 +176,10 @@ class Width:
         ]
         if left:
             raise RuleError(
-                message(
-                    f"mup: no rule draws {count(len(left), 'array')} whose standard deviation goes with the width.",
-                    *(_kept_text(each, self._by_path[each.parameter.path]) for each in left[:4]),
-                    f"… {len(left) - 4} more" if len(left) > 4 else "",
-                    f'draw them, {{"*": "default"}} first; or say that one stays: {{"{left[0].parameter.path}": None}}',
-                )
+                f"mup: no rule draws {count(len(left), 'array')} whose standard deviation goes with the width.",
+                *(_kept_text(each, self._by_path[each.parameter.path]) for each in left[:4]),
+                f"… {len(left) - 4} more" if len(left) > 4 else "",
+                f'draw them, {{"*": "default"}} first; or say that one stays: {{"{left[0].parameter.path}": None}}',
             )
 
     def _of_kept_scales(self, after: Plan) -> dict[str, Scheme]:
@@ -215,7 +211,7 @@ class Width:
         return rules
 
     def _selects(self, glob: str) -> set[str]:
-        reach = match(read_rules({glob: None}), self._model.layers, self._model.aliases).reach[0]
+        reach = match(read_rules({glob: None}), self._model.layers, self._model.aliases).selected[0]
         return {path for path, is_named in reach.items() if is_named}
 
     def to_dict(self) -> dict[str, Any]:
@@ -275,7 +271,7 @@ def _kept_text(each: Kept, row: WidthFactor) -> str:
 def _scaled(parameter: Parameter, initializer: Initializer | None, factor: float) -> Scheme:
     """A scheme for one array: an initializer of its role, times a factor."""
     if initializer is None:
-        raise RuleError(message(f'mup: nothing draws "{parameter.path}".'))
+        raise RuleError(f'mup: nothing draws "{parameter.path}".')
     role = parameter.role or "weight"
     one = Scheme.of({role: initializer})
     return scaled(one, factor, biases=True) if role in ("bias", "scale") else scaled(one, factor)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from initax._errors import AxesError, ModelError, RuleError, listing, message, shown
+from initax._errors import AxesError, ModelError, RuleError, listing, shown
 from initax._math._axes import RECEPTIVE, STACK_NAMES, Axes, resolve
 from initax._model._parameter import Evidence, Layer, Parameter
 from initax._model._reason import Why
@@ -48,11 +48,9 @@ class Optimizer:
             rms = options.get("consistent_rms")
             return cls(name=name, rules=options.get("rules"), consistent_rms=rms is not None and rms is not False)
         raise RuleError(
-            message(
-                f"mup: optimizer must be one of {listing(OPTIMIZERS)}, not {shown(given)}.",
-                'what is updated entry by entry as Adam does, Lion say, is "adam"; plain gradients are "sgd"',
-                'Muon with options: ("muon", {"rules": {"head": False}, "consistent_rms": 0.2})',
-            )
+            f"mup: optimizer must be one of {listing(OPTIMIZERS)}, not {shown(given)}.",
+            'what is updated entry by entry as Adam does, Lion say, is "adam"; plain gradients are "sgd"',
+            'Muon with options: ("muon", {"rules": {"head": False}, "consistent_rms": 0.2})',
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -199,17 +197,15 @@ class Pair:
         if old.shape == new.shape:
             return Grown(axes={})
         if len(old.shape) != len(new.shape):
-            raise ModelError(message(f"mup: {self.text} has another number of axes in the two models."))
+            raise ModelError(f"mup: {self.text} has another number of axes in the two models.")
         axes = self._axes()
         if axes is None:
             return self._without_axes()
         before, after = axes
         if before.names != after.names:
             raise ModelError(
-                message(
-                    f'mup: {self.text} is "{before.pattern}" in the base and "{after.pattern}" in the model.',
-                    f'say its axes: rules={{"{new.path}": "{after.pattern}"}}',
-                )
+                f'mup: {self.text} is "{before.pattern}" in the base and "{after.pattern}" in the model.',
+                f'say its axes: rules={{"{new.path}": "{after.pattern}"}}',
             )
         looked_up = new.role == "embedding" and self.word in (None, "input", "tied")
         grown = Grown.of(before, after, looked_up=looked_up)
@@ -242,12 +238,10 @@ class Pair:
             return Grown(axes=axes, inputs=one, outputs=size / one, each=size / one)
         path = new.path or "*"
         raise ModelError(
-            message(
-                f"mup: the axes of {self.text} are not known.",
-                str(new.excluded or ""),
-                "say what the model is called on, inputs=...",
-                f'or say its axes, or what it is: rules={{"{path}": "i o"}}, rules={{"{path}": "input"}}',
-            )
+            f"mup: the axes of {self.text} are not known.",
+            str(new.excluded or ""),
+            "say what the model is called on, inputs=...",
+            f'or say its axes, or what it is: rules={{"{path}": "i o"}}, rules={{"{path}": "input"}}',
         )
 
     def _refuse_no_width(self, grown: Grown, before: Axes, after: Axes) -> None:
@@ -266,11 +260,9 @@ class Pair:
                 what, instead = f"there are {old} → {new} rows to look up", "input"
         if what:
             raise ModelError(
-                message(
-                    f"mup: {self.text}: {what}, which is no width.",
-                    "a size that is no width is the same in both models",
-                    f'or say what the array is: rules={{"{self.parameter.path}": "{instead}"}}' if instead else "",
-                )
+                f"mup: {self.text}: {what}, which is no width.",
+                "a size that is no width is the same in both models",
+                f'or say what the array is: rules={{"{self.parameter.path}": "{instead}"}}' if instead else "",
             )
 
     def _is_group(self, name: str) -> bool:
@@ -371,9 +363,7 @@ def refuse_odd(pairs: Mapping[str, tuple[Pair, Grown]]) -> None:
         for name, ratio in grown.axes.items():
             if pair.word is None and math.log(ratio) / largest < ODD:
                 raise ModelError(
-                    message(
-                        f'mup: {pair.text}: axis "{name}" grows by {ratio:.4g}, others by {math.exp(largest):.4g}.',
-                        "a size that is no width is the same in both models",
-                        f'or say what the array is: rules={{"{pair.parameter.path}": "output"}}',
-                    )
+                    f'mup: {pair.text}: axis "{name}" grows by {ratio:.4g}, others by {math.exp(largest):.4g}.',
+                    "a size that is no width is the same in both models",
+                    f'or say what the array is: rules={{"{pair.parameter.path}": "output"}}',
                 )

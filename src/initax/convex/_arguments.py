@@ -1,4 +1,4 @@
-"""Calls of networks whose arguments do not fit: the call that was meant."""
+"""Errors for calls of networks whose arguments do not fit, with the call that may be meant."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from initax._errors import ModelError, message, shown
+from initax._errors import ModelError, shown
 from initax._math._keys import is_typed
 
 EXAMPLES = {"key": "jax.random.key(0)", "rngs": "nnx.Rngs(0)", "width_sizes": "[64, 64]"}
@@ -29,11 +29,11 @@ def refuse_misfit(cls: type, init: Callable[..., Any], args: Sequence[Any], kwar
     try:
         given = signature.bind(None, *args, **kwargs).arguments
     except TypeError as error:
-        raise ModelError(message(f"{cls.__name__}: {error}.", _meant(cls, signature, args, kwargs))) from None
+        raise ModelError(f"{cls.__name__}: {error}.", _meant(cls, signature, args, kwargs)) from None
     for name in ("width_sizes", "context_width_sizes"):
         if not isinstance(given.get(name), Sequence | None) or isinstance(given.get(name), str):
             head = f"{cls.__name__}: {name} is a list, one size for each hidden layer, not {shown(given[name])}."
-            raise ModelError(message(head, _meant(cls, signature, args, kwargs)))
+            raise ModelError(head, _meant(cls, signature, args, kwargs))
 
 
 def _meant(cls: type, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

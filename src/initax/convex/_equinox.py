@@ -9,26 +9,27 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from initax._errors import ModelError, message
-from initax._math._activation_moments import Activation, as_function
+from initax._errors import ModelError
+from initax._math._gaussian import Activation, as_function
 from initax._math._positivity import positivity as positivity_of
 from initax._model._parameter import declare
-from initax._verbs._reinit import reinit
 from initax.convex._klax_names import answers_klax
 from initax.convex._network import (
-    GATE,
+    WEIGHTS,
+    Network,
     Shape,
     Size,
-    context_path,
-    contexts_of,
+    arrays_of,
     declaration,
-    initial,
+    drawn,
+    fully_convex,
     number_of,
-    shapes,
-    warn_if_too_deep,
+    output_of,
+    partial_output,
+    partially_convex,
+    pre_activations,
 )
 from initax.schemes._icnn import icnn
-from initax.schemes._scheme import Scheme
 
 
 class ConvexLinear(eqx.Module):
@@ -50,25 +51,11 @@ class ConvexLinear(eqx.Module):
     positivity: str = eqx.field(static=True)
     non_decreasing: bool = eqx.field(static=True)
 
-    def __init__(
-        self, shape: Shape, scheme: Scheme, *, path: str, positivity: str, non_decreasing: bool, key: Any, dtype: Any
-    ) -> None:
-        arrays = initial(
-            shape,
-            scheme,
-            path=path,
-            mapping=positivity_of(positivity),
-            non_decreasing=non_decreasing,
-            key=key,
-            dtype=dtype,
-            pattern="o i",
-        )
-        self.weight = arrays.get("weight")
-        self.passthrough = arrays.get("passthrough")
-        self.context = arrays.get("context")
+    def __init__(self, shape: Shape, *, positivity: str, non_decreasing: bool, dtype: Any) -> None:
+        arrays = arrays_of(shape, "o i", dtype)
+        self.weight, self.passthrough, self.context = (arrays[name] for name in WEIGHTS)
         self.bias = arrays["bias"]
-        self.positivity = positivity
-        self.non_decreasing = non_decreasing
+        self.positivity, self.non_decreasing = positivity, non_decreasing
 
     def __call__(self, z: jax.Array | None, x: jax.Array, u: jax.Array | None = None) -> jax.Array:
         """Return the pre-activations.
@@ -92,14 +79,31 @@ class ConvexLinear(eqx.Module):
 declare(ConvexLinear, declaration("o i"))
 
 
+def _modules(
+    network: Network, positivity: str, non_decreasing: bool, dtype: Any, key: Any
+) -> dict[str, tuple[Any, ...]]:
+    """Return the modules of a network, attribute by attribute, drawn by its rules."""
+
+    def linear(inputs: int, outputs: int) -> Any:
+        return eqx.filter_eval_shape(eqx.nn.Linear, inputs, outputs, dtype=dtype, key=jax.random.key(0))
+
+    layers: dict[str, tuple[Any, ...]] = {
+        "layers": tuple(
+            ConvexLinear(shape, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype)
+            for shape in network.layers
+        )
+    }
+    linears = {name: tuple(linear(*sizes) for sizes in every) for name, every in network.linears.items()}
+    result: dict[str, tuple[Any, ...]] = drawn(network, layers | linears, key)
+    return result
+
+
 def _vector(x: Any, size: Size, what: str) -> jax.Array:
     expected = () if size == "scalar" else (size,)
     if jnp.shape(x) != expected:
         raise ModelError(
-            message(
-                f"{what} has shape {jnp.shape(x)}, and the network takes {expected}.",
-                "for a batch write jax.vmap(model)(x)",
-            )
+            f"{what} has shape {jnp.shape(x)}, and the network takes {expected}.",
+            "for a batch write jax.vmap(model)(x)",
         )
     return jnp.reshape(x, (number_of(size),))
 
@@ -123,7 +127,7 @@ class FICNN(eqx.Module):
         use_passthrough: every layer sees the input. Without, deep networks can't be trained.
         non_decreasing: the weights on the input are positive too, so that outputs rise with every input.
         activation: a convex, non-decreasing function, or its name.
-        final_activation: likewise, applied to the output; the identity if left out.
+        final_activation: convex and non-decreasing, too; applied to the output; the identity if left out.
         positivity: how weights are kept positive: `"square"`, `"abs"`, `"softplus"`, `"exp"`, `"elu_plus_one"`,
             `"negative_exp"`, `"clip"`, or one that was registered.
         correlation: correlation between units that `icnn` aims at where there is no passthrough.
@@ -177,22 +181,10 @@ class FICNN(eqx.Module):
         key: Any,
     ) -> None:
         scheme = icnn(activation, correlation, k=k, tau=tau, input_square=input_square)
-        if final_activation is not None:
-            icnn(final_activation)  # the same check: convex and non-decreasing
-        each = shapes(in_size, out_size, width_sizes, use_passthrough=use_passthrough)
-        warn_if_too_deep(len(each), use_passthrough=use_passthrough)
-        self.layers = tuple(
-            ConvexLinear(
-                shape,
-                scheme,
-                path=f"layers.{place}",
-                positivity=positivity,
-                non_decreasing=non_decreasing,
-                key=key,
-                dtype=dtype,
-            )
-            for place, shape in enumerate(each)
+        network = fully_convex(
+            in_size, out_size, width_sizes, scheme, use_passthrough=use_passthrough, final_activation=final_activation
         )
+        self.layers = _modules(network, positivity, non_decreasing, dtype, key)["layers"]
         self.activation = as_function(activation)
         self.final_activation = None if final_activation is None else as_function(final_activation)
         self.in_size, self.out_size, self.width_sizes = in_size, out_size, tuple(width_sizes)
@@ -204,11 +196,7 @@ class FICNN(eqx.Module):
         Args:
             x: the input, of shape (in_size,).
         """
-        row = _vector(x, self.in_size, "the input")
-        found = [self.layers[0](None, row)]
-        for layer in self.layers[1:]:
-            found.append(layer(self.activation(found[-1]), row))
-        return tuple(found)
+        return pre_activations(self, _vector(x, self.in_size, "the input"))
 
     def __call__(self, x: Any) -> jax.Array:
         """Return the output, of shape (out_size,), convex in the input.
@@ -216,9 +204,8 @@ class FICNN(eqx.Module):
         Args:
             x: the input, of shape (in_size,); for a batch use `jax.vmap`.
         """
-        found = self.pre_activations(x)[-1]
-        found = found if self.final_activation is None else self.final_activation(found)
-        return found[0] if self.out_size == "scalar" else found
+        output: jax.Array = output_of(self, self.pre_activations(x)[-1], self.final_activation)
+        return output
 
 
 class PICNN(eqx.Module):
@@ -289,34 +276,19 @@ class PICNN(eqx.Module):
         dtype: Any = None,
         key: Any,
     ) -> None:
-        contexts = contexts_of(context_size, width_sizes, context_width_sizes)
-        each = shapes(in_size, out_size, width_sizes, use_passthrough=True, contexts=contexts)
-        scheme = icnn(activation, k=k, tau=tau, input_square=input_square)
-        self.layers = tuple(
-            ConvexLinear(
-                shape,
-                scheme,
-                path=f"layers.{place}",
-                positivity=positivity,
-                non_decreasing=non_decreasing,
-                key=key,
-                dtype=dtype,
-            )
-            for place, shape in enumerate(each)
+        network = partially_convex(
+            in_size,
+            context_size,
+            out_size,
+            width_sizes,
+            context_width_sizes,
+            icnn(activation, k=k, tau=tau, input_square=input_square),
+            context_activation=context_activation,
         )
+        modules = _modules(network, positivity, non_decreasing, dtype, key)
+        self.layers, self.gates = modules["layers"], modules["gates"]
+        self.input_gates, self.context_layers = modules["input_gates"], modules["context_layers"]
         self.activation, self.context_activation = as_function(activation), as_function(context_activation)
-
-        def linear(inputs: int, outputs: int) -> Any:
-            return eqx.filter_eval_shape(eqx.nn.Linear, inputs, outputs, dtype=dtype, key=key)
-
-        path = context_path(contexts, self.context_activation)
-        gates = [linear(contexts[place], shape.hidden) for place, shape in enumerate(each) if shape.hidden]
-        input_gates = [linear(context, number_of(in_size)) for context in contexts]
-        linears = {"gates": gates, "input_gates": input_gates, "context_layers": [linear(*row[:2]) for row in path]}
-        rules = {"*": GATE} | {f"context_layers.{place}": row[2] for place, row in enumerate(path)}
-        drawn = reinit(linears, rules, key)
-        self.gates, self.input_gates = tuple(drawn["gates"]), tuple(drawn["input_gates"])
-        self.context_layers = tuple(drawn["context_layers"])
         self.in_size, self.context_size, self.out_size = in_size, context_size, out_size
 
     def __call__(self, x: Any, u: Any) -> jax.Array:
@@ -327,13 +299,5 @@ class PICNN(eqx.Module):
             u: the context, of shape (context_size,).
         """
         row = _vector(x, self.in_size, "the convex input")
-        context = _vector(u, self.context_size, "the context")
-        units: Any = None
-        for place, layer in enumerate(self.layers):
-            if place:
-                context = self.context_activation(self.context_layers[place - 1](context))
-                units = self.activation(units) * jax.nn.relu(self.gates[place - 1](context))
-            gate = self.input_gates[place](context)
-            units = layer(units, row * (jax.nn.relu(gate) if layer.non_decreasing else gate), context)
-        output: jax.Array = units[0] if self.out_size == "scalar" else units
+        output: jax.Array = partial_output(self, row, _vector(u, self.context_size, "the context"))
         return output

@@ -1,4 +1,4 @@
-"""Arguments that klax's convex networks take and ours do not: what each of them is here."""
+"""Arguments of klax's convex networks that ours do not have → what to write here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
-from initax._errors import ModelError, message
+from initax._errors import ModelError
 from initax.convex._arguments import refuse_misfit
 
 P = ParamSpec("P")
@@ -40,7 +40,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
 
 
 def answers_klax(init: Callable[Concatenate[Self, P], None]) -> Callable[Concatenate[Self, P], None]:
-    """Return an `__init__` that answers klax's arguments with what they are here, and is otherwise the same.
+    """Return an `__init__` that raises for klax's arguments with what to write here, and is otherwise the same.
 
     Args:
         init: the `__init__` of a network.
@@ -62,4 +62,4 @@ def answers_klax(init: Callable[Concatenate[Self, P], None]) -> Callable[Concate
 def _refuse(network: str, unknown: Sequence[str]) -> None:
     for name in unknown:
         if name in ANSWERS:
-            raise ModelError(message(f'{network} has no argument "{name}", which klax\'s has.', *ANSWERS[name]))
+            raise ModelError(f'{network} has no argument "{name}", which klax\'s has.', *ANSWERS[name])

@@ -1,33 +1,33 @@
-"""What an input-convex network is made of, and its first arrays: no framework, only sizes, names and the scheme."""
+"""Input-convex networks without a framework: sizes, rules for the first draw, and the forward pass."""
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from initax._drawing._draw import Job, draw
-from initax._drawing._program import Program
-from initax._errors import ModelError, message, warn
-from initax._math._axes import resolve
-from initax._math._keys import as_key
-from initax._math._positivity import Map
-from initax._model._constraint import Constraint, positive
-from initax._model._parameter import Declaration, Fans, Field, Layer, Parameter
-from initax.schemes._positive import refuse_misfit
+from initax._errors import ModelError, SchemeError, warn
+from initax._math._gaussian import Activation, as_function, gain
+from initax._model._constraint import Constraint, behind
+from initax._model._parameter import Declaration, bias, row, weight
+from initax._verbs._reinit import reinit
+from initax.schemes._icnn import icnn
 from initax.schemes._scheme import Scheme
 
 Size = int | Literal["scalar"]
 
 KIND = "ConvexLinear"
-"""Kind of a layer that adds what it makes of the layer before, of the network's input and of a context."""
+"""Kind of a layer that sums functions of the layer before, of the network's input and of a context."""
 WEIGHTS = ("weight", "passthrough", "context")
 DEEP = 10
-"""Layers up to which a network without passthrough can be trained; beyond, its input is forgotten."""
+"""Largest number of layers of a network without passthrough that can be trained; a deeper one forgets its input."""
+GATE = ("zeros", ("constant", {"value": 1.0}))
+"""Scheme of a gate: open for every context, until training changes it."""
 
 
 def number_of(size: Size) -> int:
@@ -58,11 +58,11 @@ class Shape:
 
 
 def _of_weight(module: Any) -> Constraint:
-    return positive(module.positivity)
+    return behind(module.positivity)
 
 
 def _of_passthrough(module: Any) -> Constraint | None:
-    return positive(module.positivity) if module.non_decreasing else None
+    return behind(module.positivity) if module.non_decreasing else None
 
 
 def declaration(pattern: str) -> Declaration:
@@ -71,16 +71,14 @@ def declaration(pattern: str) -> Declaration:
     Args:
         pattern: axes of a weight in the stored layout.
     """
-    return Declaration(
-        kind=KIND,
-        fields={
-            "weight": Field(pattern=pattern, role="weight", constraint=_of_weight),
-            "passthrough": Field(pattern=pattern, role="weight", constraint=_of_passthrough),
-            "context": Field(pattern=pattern, role="weight"),
-            "bias": Field(pattern="o", role="bias", of="weight"),
-        },
-        static=True,
+    declared = row(
+        KIND,
+        weight=weight(pattern, constraint=_of_weight),
+        passthrough=weight(pattern, constraint=_of_passthrough),
+        context=weight(pattern),
+        bias=bias("o", "weight"),
     )
+    return replace(declared, static=True)
 
 
 def shapes(
@@ -106,7 +104,7 @@ def shapes(
     outputs = (*width_sizes, number_of(out_size))
     if min(outputs) < 1 or number_of(in_size) < 1:
         given = f"in_size={in_size!r}, out_size={out_size!r}, width_sizes={list(width_sizes)}"
-        raise ModelError(message(f"every size of a convex network must be positive: {given}."))
+        raise ModelError(f"every size of a convex network must be positive: {given}.")
     before = (0, *width_sizes)
     seen = contexts or (0,) * len(outputs)
     return tuple(
@@ -125,124 +123,137 @@ def warn_if_too_deep(layers: int, *, use_passthrough: bool) -> None:
     if use_passthrough or layers <= DEEP:
         return
     warn(
-        message(
-            f"an input-convex network of {layers} layers without passthrough forgets its input.",
-            "with positive weights alone its units agree ever more, and no initialization has trained it at 20 layers",
-            "use_passthrough=True shows every layer the input, and trains at any depth",
-            "or put a normalization between the layers",
-        )
+        f"an input-convex network of {layers} layers without passthrough forgets its input.",
+        "with positive weights alone its units agree ever more, and no initialization has trained it at 20 layers",
+        "use_passthrough=True shows every layer the input, and trains at any depth",
+        "or put a normalization between the layers",
     )
 
 
-def initial(
-    shape: Shape,
-    scheme: Scheme,
-    *,
-    path: str,
-    mapping: Map,
-    non_decreasing: bool,
-    key: Any,
-    dtype: Any,
-    pattern: str,
-) -> dict[str, jax.Array]:
-    """Return the arrays a layer stores at first, by name.
-
-    A parameter's key is that of its path, so that `ix.reinit` with the same key and scheme gives the same arrays.
+def arrays_of(shape: Shape, pattern: str, dtype: Any) -> dict[str, Any]:
+    """Return the abstract arrays of one layer by name, `None` where it has no such weight.
 
     Args:
         shape: sizes of the layer.
-        scheme: what draws it.
-        path: path of the layer in the network.
-        mapping: from stored to positive weights.
-        non_decreasing: the weights on the input are positive as well.
-        key: a JAX random key.
-        dtype: type of the arrays; JAX's default float if `None`.
         pattern: axes of a weight in the stored layout.
+        dtype: type of the arrays; JAX's default float if `None`.
     """
-    as_key(key)
-    kind = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
-    parameters = []
+    found = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
+    found = jax.dtypes.canonicalize_dtype(found)
+    arrays: dict[str, Any] = dict.fromkeys(WEIGHTS)
     for name, inputs in shape.sizes().items():
-        sides = {"i": inputs, "o": shape.outputs}
-        axes = resolve(pattern, tuple(sides[axis] for axis in pattern.split()))
-        is_positive = name == "weight" or (name == "passthrough" and non_decreasing)
-        parameters.append(
-            Parameter(
-                path=f"{path}.{name}",
-                name=name,
-                role="weight",
-                shape=axes.shape,
-                dtype=kind,
-                axes=axes,
-                fans=Fans.of(axes),
-                constraint=positive(mapping) if is_positive else None,
-            )
-        )
-    outputs = (shape.outputs,)
-    bias = Parameter(
-        path=f"{path}.bias",
-        name="bias",
-        role="bias",
-        shape=outputs,
-        dtype=kind,
-        axes=resolve("o", outputs),
-        fans=parameters[0].fans,
-    )
-    layer = Layer(path=path, kind=KIND, cls=Shape, parameters=(*parameters, bias))
-    arrays = draw([_job(each, layer, scheme) for each in layer.parameters], key)
-    return {each.name: arrays[each.path] for each in layer.parameters}
+        sizes = {"i": inputs, "o": shape.outputs}
+        arrays[name] = jax.ShapeDtypeStruct(tuple(sizes[axis] for axis in pattern.split()), found)
+    return arrays | {"bias": jax.ShapeDtypeStruct((shape.outputs,), found)}
 
 
-def _job(parameter: Parameter, layer: Layer, scheme: Scheme) -> Job:
-    initializer = scheme.part(parameter.role or "weight")
-    recipe = initializer.recipe(parameter, layer)
-    constraint = parameter.constraint
-    if constraint is not None:
-        refuse_misfit(initializer, recipe, parameter, constraint)
-    program = Program(
-        kernel=recipe.kernel,
-        shape=parameter.shape,
-        dtype=jax.dtypes.canonicalize_dtype(parameter.dtype),
-        preimage=constraint.preimage if constraint else None,
-    )
-    return Job((parameter.path,), program, recipe.numbers)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """The modules of a network and the rules that draw them.
+
+    Attributes:
+        layers: sizes of the convex layers.
+        linears: attribute → inputs and outputs of each of the ordinary linear layers under it.
+        rules: selector → scheme, for a mapping from attributes to modules.
+    """
+
+    layers: tuple[Shape, ...]
+    linears: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    rules: dict[str, Any]
 
 
-def contexts_of(
-    context_size: Size, width_sizes: Sequence[int], context_width_sizes: Sequence[int] | None
-) -> tuple[int, ...]:
-    """Return the size of the context that each layer of a partially convex network sees.
+def fully_convex(
+    in_size: Size,
+    out_size: Size,
+    width_sizes: Sequence[int],
+    scheme: Scheme,
+    *,
+    use_passthrough: bool,
+    final_activation: Activation | None,
+) -> Network:
+    """Return the modules and rules of a fully convex network.
 
     Raises:
-        ModelError: the two paths are not of the same length.
+        SchemeError: `final_activation` is not convex and non-decreasing.
+        ModelError: a size is not positive.
+    """
+    if final_activation is not None:
+        icnn(final_activation)  # the same check: convex and non-decreasing
+    layers = shapes(in_size, out_size, width_sizes, use_passthrough=use_passthrough)
+    warn_if_too_deep(len(layers), use_passthrough=use_passthrough)
+    return Network(layers=layers, rules={"*": scheme})
+
+
+def partially_convex(
+    in_size: Size,
+    context_size: Size,
+    out_size: Size,
+    width_sizes: Sequence[int],
+    context_width_sizes: Sequence[int] | None,
+    scheme: Scheme,
+    *,
+    context_activation: Activation,
+) -> Network:
+    """Return the modules and rules of a partially convex network; its context path keeps the mean square of its units.
+
+    Raises:
+        ModelError: a size is not positive, or the two paths are not of the same length.
     """
     beside = tuple(context_width_sizes if context_width_sizes is not None else width_sizes)
     if len(beside) != len(width_sizes):
         raise ModelError(
-            message(
-                f"the context path has {len(beside)} layers, the convex path {len(width_sizes)}.",
-                f"context_width_sizes={list(beside)}, width_sizes={list(width_sizes)}",
-                "give one size of the context for every hidden layer",
-            )
+            f"the context path has {len(beside)} layers, the convex path {len(width_sizes)}.",
+            f"context_width_sizes={list(beside)}, width_sizes={list(width_sizes)}",
+            "give one size of the context for every hidden layer",
         )
-    return (number_of(context_size), *beside)
+    contexts = (number_of(context_size), *beside)
+    layers = shapes(in_size, out_size, width_sizes, use_passthrough=True, contexts=contexts)
+    linears = {
+        "gates": list(zip(beside, width_sizes, strict=True)),
+        "input_gates": [(context, number_of(in_size)) for context in contexts],
+        "context_layers": list(itertools.pairwise(contexts)),
+    }
+    rules: dict[str, Any] = {"*": GATE, "layers.*": scheme}
+    if beside:
+        scale = gain(as_function(context_activation)) ** 2
+        rules["context_layers.*"] = ("variance_scaling", {"scale": scale, "distribution": "normal"})
+    return Network(layers=layers, linears=linears, rules=rules)
 
 
-def context_path(sizes: Sequence[int], activation: Callable[[Any], Any]) -> tuple[tuple[int, int, Any], ...]:
-    """Return inputs, outputs and scheme of each layer of a context path; it keeps the mean square of its units.
+def drawn(network: Network, modules: Any, key: Any) -> Any:
+    """Return the modules of a network, attribute by attribute, drawn by its rules.
 
-    Args:
-        sizes: size of the context, and of each layer of its path.
-        activation: the activation of the path.
+    Raises:
+        SchemeError: a scheme can't serve an array; the message names no rule, as the user wrote none.
     """
-    from initax._math._gain import gain
-
-    scale = gain(activation) ** 2
-    return tuple(
-        (before, after, ("variance_scaling", {"scale": scale, "distribution": "normal"}))
-        for before, after in itertools.pairwise(sizes)
-    )
+    try:
+        return reinit(modules, network.rules, key)
+    except SchemeError as error:
+        raise SchemeError(re.sub('^rule ".*?": ', "", str(error))) from error
 
 
-GATE = ("zeros", ("constant", {"value": 1.0}))
-"""Scheme of a gate: open, whatever the context, until training says otherwise."""
+def pre_activations(network: Any, x: Any) -> tuple[Any, ...]:
+    """Return the pre-activations of every layer of a fully convex network for an input of shape (..., inputs)."""
+    first, *others = network.layers
+    found = [first(None, x)]
+    for layer in others:
+        found.append(layer(network.activation(found[-1]), x))
+    return tuple(found)
+
+
+def output_of(network: Any, units: Any, final_activation: Callable[[Any], Any] | None = None) -> Any:
+    """Return the output of a network, given the pre-activations of its last layer."""
+    units = units if final_activation is None else final_activation(units)
+    return units[..., 0] if network.out_size == "scalar" else units
+
+
+def partial_output(network: Any, x: Any, context: Any) -> Any:
+    """Return the output of a partially convex network for inputs of shape (..., inputs) and (..., context)."""
+    units: Any = None
+    for index, layer in enumerate(network.layers):
+        if index:
+            context = network.context_activation(network.context_layers[index - 1](context))
+            units = network.activation(units) * jax.nn.relu(network.gates[index - 1](context))
+        gate = network.input_gates[index](context)
+        units = layer(units, x * (jax.nn.relu(gate) if layer.non_decreasing else gate), context)
+    return output_of(network, units)

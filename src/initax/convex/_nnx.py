@@ -2,63 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from initax._errors import ModelError, message
-from initax._math._activation_moments import Activation, as_function
-from initax._math._keys import parameter_key
+from initax._errors import ModelError
+from initax._math._gaussian import Activation, as_function
 from initax._math._positivity import positivity as positivity_of
 from initax._model._parameter import declare
-from initax._verbs._reinit import draw
 from initax.convex._klax_names import answers_klax
 from initax.convex._network import (
-    GATE,
+    WEIGHTS,
+    Network,
     Shape,
     Size,
-    context_path,
-    contexts_of,
+    arrays_of,
     declaration,
-    initial,
-    number_of,
-    shapes,
-    warn_if_too_deep,
+    drawn,
+    fully_convex,
+    output_of,
+    partial_output,
+    partially_convex,
+    pre_activations,
 )
 from initax.schemes._icnn import icnn
-from initax.schemes._scheme import Scheme
-
-
-def _key(rngs: Any) -> Any:
-    """The key of the stream `params`, or a JAX key as it is."""
-    return rngs.params() if isinstance(rngs, nnx.Rngs) else rngs
 
 
 class ConvexLinear(nnx.Module):
     """`z map(weight) + x passthrough + u context + bias`, convex in `z` and `x` together; weights are (in, out)."""
 
-    def __init__(
-        self, shape: Shape, scheme: Scheme, *, path: str, positivity: str, non_decreasing: bool, key: Any, dtype: Any
-    ) -> None:
-        arrays = initial(
-            shape,
-            scheme,
-            path=path,
-            mapping=positivity_of(positivity),
-            non_decreasing=non_decreasing,
-            key=key,
-            dtype=dtype,
-            pattern="i o",
-        )
-        self.weight = nnx.Param(arrays["weight"]) if "weight" in arrays else None
-        self.passthrough = nnx.Param(arrays["passthrough"]) if "passthrough" in arrays else None
-        self.context = nnx.Param(arrays["context"]) if "context" in arrays else None
+    def __init__(self, shape: Shape, *, positivity: str, non_decreasing: bool, dtype: Any) -> None:
+        arrays = arrays_of(shape, "i o", dtype)
+        parameters = (None if arrays[name] is None else nnx.Param(arrays[name]) for name in WEIGHTS)
+        self.weight, self.passthrough, self.context = parameters
         self.bias = nnx.Param(arrays["bias"])
-        self.positivity = positivity
-        self.non_decreasing = non_decreasing
+        self.positivity, self.non_decreasing = positivity, non_decreasing
 
     def __call__(self, z: Any, x: Any, u: Any = None) -> Any:
         """Return the pre-activations.
@@ -83,12 +64,30 @@ class ConvexLinear(nnx.Module):
 declare(ConvexLinear, declaration("i o"))
 
 
+def _modules(network: Network, positivity: str, non_decreasing: bool, dtype: Any, rngs: Any) -> dict[str, Any]:
+    """Return the modules of a network, attribute by attribute, drawn by its rules."""
+
+    def linear(inputs: int, outputs: int) -> Any:
+        kind = dtype or jnp.result_type(float)
+        return nnx.eval_shape(lambda: nnx.Linear(inputs, outputs, param_dtype=kind, rngs=nnx.Rngs(0)))
+
+    layers: dict[str, list[Any]] = {
+        "layers": [
+            ConvexLinear(shape, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype)
+            for shape in network.layers
+        ]
+    }
+    linears = {name: [linear(*sizes) for sizes in every] for name, every in network.linears.items()}
+    key = rngs.params() if isinstance(rngs, nnx.Rngs) else rngs  # the key of the stream `params`
+    return {name: nnx.List(modules) for name, modules in drawn(network, layers | linears, key).items()}
+
+
 def _rows(x: Any, size: Size, what: str) -> Any:
     x = jnp.asarray(x)
     if size == "scalar":
         return x[..., None]
     if x.ndim < 1 or x.shape[-1] != size:
-        raise ModelError(message(f"{what} has shape {x.shape}, and the network takes (..., {size})."))
+        raise ModelError(f"{what} has shape {x.shape}, and the network takes (..., {size}).")
     return x
 
 
@@ -104,7 +103,7 @@ class FICNN(nnx.Module):
         use_passthrough: every layer sees the input.
         non_decreasing: the weights on the input are positive too.
         activation: a convex, non-decreasing function, or its name.
-        final_activation: likewise, applied to the output.
+        final_activation: convex and non-decreasing, too; applied to the output.
         positivity: how weights are kept positive, `"square"` unless you choose another map.
         correlation: correlation between units where there is no passthrough.
         k: sum of a unit's positive weights.
@@ -141,24 +140,11 @@ class FICNN(nnx.Module):
         dtype: Any = None,
         rngs: Any,
     ) -> None:
-        key = _key(rngs)
         scheme = icnn(activation, correlation, k=k, tau=tau, input_square=input_square)
-        if final_activation is not None:
-            icnn(final_activation)  # the same check: convex and non-decreasing
-        each = shapes(in_size, out_size, width_sizes, use_passthrough=use_passthrough)
-        warn_if_too_deep(len(each), use_passthrough=use_passthrough)
-        self.layers = nnx.List(
-            ConvexLinear(
-                shape,
-                scheme,
-                path=f"layers.{place}",
-                positivity=positivity,
-                non_decreasing=non_decreasing,
-                key=key,
-                dtype=dtype,
-            )
-            for place, shape in enumerate(each)
+        network = fully_convex(
+            in_size, out_size, width_sizes, scheme, use_passthrough=use_passthrough, final_activation=final_activation
         )
+        self.layers = _modules(network, positivity, non_decreasing, dtype, rngs)["layers"]
         self.activation: Callable[[Any], Any] = as_function(activation)
         self.final_activation = None if final_activation is None else as_function(final_activation)
         self.in_size, self.out_size = in_size, out_size
@@ -170,11 +156,7 @@ class FICNN(nnx.Module):
         Args:
             x: the input, of shape (..., in_size).
         """
-        rows = _rows(x, self.in_size, "the input")
-        found = [self.layers[0](None, rows)]
-        for layer in list(self.layers)[1:]:
-            found.append(layer(self.activation(found[-1]), rows))
-        return tuple(found)
+        return pre_activations(self, _rows(x, self.in_size, "the input"))
 
     def __call__(self, x: Any) -> Any:
         """Return the output, of shape (..., out_size), convex in the input.
@@ -182,22 +164,7 @@ class FICNN(nnx.Module):
         Args:
             x: the input, of shape (..., in_size).
         """
-        found = self.pre_activations(x)[-1]
-        found = found if self.final_activation is None else self.final_activation(found)
-        return found[..., 0] if self.out_size == "scalar" else found
-
-    def with_arrays(self, arrays: Mapping[str, Any]) -> FICNN:
-        """Return a copy with other arrays at these paths, `layers.0.weight`.
-
-        Args:
-            arrays: path → array.
-        """
-        copy = nnx.clone(self)
-        for path, array in arrays.items():
-            _, place, name = path.split(".")
-            variable: Any = getattr(copy.layers[int(place)], name)
-            variable[...] = array
-        return copy
+        return output_of(self, self.pre_activations(x)[-1], self.final_activation)
 
 
 class PICNN(nnx.Module):
@@ -248,41 +215,20 @@ class PICNN(nnx.Module):
         dtype: Any = None,
         rngs: Any,
     ) -> None:
-        key = _key(rngs)
-        contexts = contexts_of(context_size, width_sizes, context_width_sizes)
-        each = shapes(in_size, out_size, width_sizes, use_passthrough=True, contexts=contexts)
-        scheme = icnn(activation, k=k, tau=tau, input_square=input_square)
-        self.layers = nnx.List(
-            ConvexLinear(
-                shape,
-                scheme,
-                path=f"layers.{place}",
-                positivity=positivity,
-                non_decreasing=non_decreasing,
-                key=key,
-                dtype=dtype,
-            )
-            for place, shape in enumerate(each)
+        network = partially_convex(
+            in_size,
+            context_size,
+            out_size,
+            width_sizes,
+            context_width_sizes,
+            icnn(activation, k=k, tau=tau, input_square=input_square),
+            context_activation=context_activation,
         )
+        modules = _modules(network, positivity, non_decreasing, dtype, rngs)
+        self.layers, self.gates = modules["layers"], modules["gates"]
+        self.input_gates, self.context_layers = modules["input_gates"], modules["context_layers"]
         self.activation: Callable[[Any], Any] = as_function(activation)
         self.context_activation: Callable[[Any], Any] = as_function(context_activation)
-
-        def linear(path: str, inputs: int, outputs: int, scheme: Any) -> Any:
-            made: Any = nnx.Linear(inputs, outputs, param_dtype=dtype or jnp.result_type(float), rngs=nnx.Rngs(0))
-            kernel, bias = (parameter_key(key, f"{path}.{name}") for name in ("kernel", "bias"))
-            made.kernel[...] = draw(scheme, kernel, (inputs, outputs), dtype)
-            made.bias[...] = draw(scheme, bias, (outputs,), dtype, role="bias")
-            return made
-
-        hidden = [(place, shape.hidden) for place, shape in enumerate(each) if shape.hidden]
-        self.gates = nnx.List(linear(f"gates.{place - 1}", contexts[place], size, GATE) for place, size in hidden)
-        self.input_gates = nnx.List(
-            linear(f"input_gates.{place}", context, number_of(in_size), GATE) for place, context in enumerate(contexts)
-        )
-        self.context_layers = nnx.List(
-            linear(f"context_layers.{place}", *row)
-            for place, row in enumerate(context_path(contexts, self.context_activation))
-        )
         self.in_size, self.context_size, self.out_size = in_size, context_size, out_size
 
     def __call__(self, x: Any, u: Any) -> Any:
@@ -293,12 +239,4 @@ class PICNN(nnx.Module):
             u: the context, of shape (..., context_size).
         """
         rows = _rows(x, self.in_size, "the convex input")
-        context = _rows(u, self.context_size, "the context")
-        units: Any = None
-        for place, layer in enumerate(self.layers):
-            if place:
-                context = self.context_activation(self.context_layers[place - 1](context))
-                units = self.activation(units) * jax.nn.relu(self.gates[place - 1](context))
-            gate = self.input_gates[place](context)
-            units = layer(units, rows * (jax.nn.relu(gate) if layer.non_decreasing else gate), context)
-        return units[..., 0] if self.out_size == "scalar" else units
+        return partial_output(self, rows, _rows(u, self.context_size, "the context"))

@@ -1,4 +1,4 @@
-"""Rules that repair an input-convex network somebody else wrote: which weights are what, and `icnn` for each."""
+"""`icnn` rules for any input-convex network: finds which weights are positive and which are passthroughs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any, get_args
 
 from initax._adapters import survey
-from initax._errors import RuleError, listing, message
-from initax._math._activation_moments import Activation
+from initax._errors import RuleError, listing
+from initax._math._gaussian import Activation
 from initax._model._parameter import Layer
 from initax.convex._network import warn_if_too_deep
 from initax.schemes._icnn import PASSTHROUGH, Part, hidden_weight, is_positive, named, weights_of
@@ -33,7 +33,7 @@ def rules(
     What is positive is known from the model: klax's and paramax's wrappers, `ix.register_layer(..., positivity=...)`,
     or an `ix.convex.FICNN`. A layer with a positive weight and another one has a passthrough; so has a network whose
     positive layers come with as many unconstrained ones of the input's size beside the first. Layers in front of the
-    network, an encoder say, get no rule.
+    network, e.g. an encoder, get no rule.
 
     Args:
         model: the model, or an abstract one.
@@ -101,10 +101,10 @@ def _told(layers: list[Layer], parts: Mapping[str, str]) -> dict[str, str]:
     for pattern, part in parts.items():
         options = ", ".join((*get_args(Part), "none"))
         if part not in (*get_args(Part), "none"):
-            raise RuleError(message(f'parts: "{part}" is no part of a convex network.', f"parts: {options}"))
+            raise RuleError(f'parts: "{part}" is not a part of a convex network.', f"parts: {options}")
         matching = [each.path for each in layers if fnmatchcase(each.path, pattern)]
         if not matching:
-            raise RuleError(message(f'parts: "{pattern}" matches no layer.', f"layers: {_paths(layers)}"))
+            raise RuleError(f'parts: "{pattern}" matches no layer.', f"layers: {_paths(layers)}")
         told |= dict.fromkeys(matching, part)
     return told
 
@@ -121,12 +121,10 @@ def _found(layers: list[Layer], told: Mapping[str, str]) -> Found:
     hidden = [each for each in layers if told.get(each.path, _shows(each)) in ("positive", "alone")]
     if not hidden:
         raise RuleError(
-            message(
-                "no weight of the model is known to be positive, so there is no convex network in it.",
-                f"layers: {_paths(layers)}",
-                "say how the layer makes it so, ix.register_layer(..., positivity={...}),",
-                'or what its layers are: ix.convex.rules(..., parts={"first": "first", "hidden.*": "alone"})',
-            )
+            "no weight of the model is known to be positive, so there is no convex network in it.",
+            f"layers: {_paths(layers)}",
+            "say how the layer makes it so, ix.register_layer(..., positivity={...}),",
+            'or what its layers are: ix.convex.rules(..., parts={"first": "first", "hidden.*": "alone"})',
         )
     others = [each for each in layers if each not in hidden]
     first = _first(layers, hidden, others, told)
@@ -135,7 +133,7 @@ def _found(layers: list[Layer], told: Mapping[str, str]) -> Found:
     alone = [each for each in hidden if not _is_mixed(each)]
     if not beside and alone:
         beside = _beside(others, first, alone)
-    # A layer that names its passthrough shows by itself that it is the first, and whether it sees a context too.
+    # A layer that names its passthrough shows that it is the first, and whether it sees a context too.
     found: Found = [(first, "auto" if _names_passthrough(first) else "first", "auto")]
     bias_is_own = all(_has_bias(each) for each in alone)
     for layer in hidden:
@@ -189,10 +187,8 @@ def _beside(others: list[Layer], first: Layer, alone: list[Layer]) -> list[Layer
     found = [each for each in found if not any(is_positive(weight) for weight in weights_of(each))]
     if len(found) not in (0, len(alone)):
         raise RuleError(
-            message(
-                f"what these layers are can't be told: {_paths(found)}.",
-                f"as passthroughs they would have to be as many as the positive layers: {_paths(alone)}",
-                'say it: ix.convex.rules(..., parts={"path": "passthrough"}), or "none" for a layer that has no part',
-            )
+            f"what these layers are can't be told: {_paths(found)}.",
+            f"as passthroughs they would have to be as many as the positive layers: {_paths(alone)}",
+            'say it: ix.convex.rules(..., parts={"path": "passthrough"}), or "none" for a layer that has no part',
         )
     return found

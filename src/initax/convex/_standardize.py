@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from initax._adapters import survey
-from initax._errors import ModelError, message
+from initax._errors import ModelError
 from initax._math._positivity import positivity
 from initax.convex._network import DEEP, warn_if_too_deep
 
@@ -31,7 +31,7 @@ def standardize(model: Model, inputs: Any) -> Model:
         A new network.
 
     Raises:
-        ModelError: the model is no such network, the inputs are no batch for it, or a layer is constant on them.
+        ModelError: the model is not such a network, the inputs are not a batch for it, or a layer is constant on them.
 
     Examples:
         >>> import initax as ix, jax
@@ -47,44 +47,40 @@ def standardize(model: Model, inputs: Any) -> Model:
     network: Any = model
     if not hasattr(network, "pre_activations"):
         raise ModelError(
-            message(
-                f"standardize takes an ix.convex.FICNN, not {type(model).__name__}.",
-                "for another network write its layers as one: ix.convex.FICNN(in_size, out_size, width_sizes, key=key)",
-            )
+            f"standardize takes an ix.convex.FICNN, not {type(model).__name__}.",
+            "for another network write its layers as one: ix.convex.FICNN(in_size, out_size, width_sizes, key=key)",
         )
     data = jnp.asarray(inputs)
     if data.ndim < 1 or data.shape[0] < 2:
-        raise ModelError(message(f"standardize needs a batch of inputs, not an array of shape {data.shape}."))
+        raise ModelError(f"standardize needs a batch of inputs, not an array of shape {data.shape}.")
     if not network.use_passthrough and len(network.layers) > DEEP:
         warn_if_too_deep(len(network.layers), use_passthrough=False)
-    for place in range(len(network.layers)):
-        network = _with_layer(network, place, data)
+    for index in range(len(network.layers)):
+        network = _with_layer(network, index, data)
     result: Model = network
     return result
 
 
-def _with_layer(network: Any, place: int, data: jax.Array) -> Any:
+def _with_layer(network: Any, index: int, data: jax.Array) -> Any:
     """The network with one layer standardized, those before it being so already."""
-    seen = jax.vmap(network.pre_activations)(data)[place]
+    seen = jax.vmap(network.pre_activations)(data)[index]
     scale = jnp.sqrt(jnp.mean(jnp.var(seen, axis=0)))
     if not isinstance(scale, jax.core.Tracer) and not float(scale) > 0:
         raise ModelError(
-            message(
-                f"layer {place} gives the same output for every input, so that there is nothing to standardize.",
-                "draw the network anew, ix.convex.FICNN(...), or pass more inputs",
-            )
+            f"layer {index} gives the same output for every input, so that there is nothing to standardize.",
+            "draw the network anew, ix.convex.FICNN(...), or pass more inputs",
         )
-    layer = network.layers[place]
+    layer = network.layers[index]
     mapping = positivity(layer.positivity)
-    arrays = {f"layers.{place}.bias": (_value(layer.bias) - jnp.mean(seen)) / scale}
+    arrays = {f"layers.{index}.bias": (_value(layer.bias) - jnp.mean(seen)) / scale}
     for name in ("weight", "passthrough"):
         stored = _value(getattr(layer, name))
         if stored is None:
             continue
         is_positive = name == "weight" or layer.non_decreasing
         changed = mapping.inverse(mapping.forward(stored) / scale) if is_positive else stored / scale
-        arrays[f"layers.{place}.{name}"] = changed.astype(stored.dtype)
-    return network.with_arrays(arrays) if hasattr(network, "with_arrays") else survey(network).write(arrays)
+        arrays[f"layers.{index}.{name}"] = changed.astype(stored.dtype)
+    return survey(network).write(arrays)
 
 
 def _value(array: Any) -> Any:

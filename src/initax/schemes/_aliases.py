@@ -1,4 +1,4 @@
-"""What other packages call schemes, arguments and roles, and what to write here. Errors ask for it."""
+"""Names of schemes, arguments and roles in other packages → what to write here; for error texts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 KEPT = 'what a rule selects is kept by None, written without quotes; in a file by "keep"'
 """What to write in place of a name that means: draw nothing."""
 
+
+def _lux(name: str) -> tuple[str, ...]:
+    """Return what WeightInitializers.jl calls a constructor in each of its types: `randn16`, `randnC32` and so on."""
+    return tuple(f"{name}{kind}{bits}" for kind in ("", "C") for bits in (16, 32, 64))
+
+
 NAMES_ELSEWHERE = {
     **dict.fromkeys(
         (
@@ -16,13 +22,15 @@ NAMES_ELSEWHERE = {
         ),
         KEPT,
     ),
-    **dict.fromkeys(("zeros_init", "zeros_", "zeros32", "zero", "Zeros"), 'here it is called "zeros"'),
-    **dict.fromkeys(("ones_init", "ones_", "ones32", "one", "Ones"), 'here it is called "ones"'),
+    **dict.fromkeys(("zeros_init", "zeros_", *_lux("zeros"), "zero", "Zeros"), 'here it is called "zeros"'),
+    **dict.fromkeys(("ones_init", "ones_", *_lux("ones"), "one", "Ones"), 'here it is called "ones"'),
     **dict.fromkeys(("eye", "eye_", "identity_init", "Identity"), 'here it is called "identity"'),
     **dict.fromkeys(("constant_", "constant_init", "full", "fill", "Constant"), 'write ("constant", {"value": ...})'),
-    **dict.fromkeys(("randn", "randn32", "normal_", "RandomNormal", "gaussian"), 'write ("normal", {"stddev": ...})'),
     **dict.fromkeys(
-        ("rand", "rand32", "uniform_", "RandomUniform"),
+        ("randn", *_lux("randn"), "normal_", "RandomNormal", "gaussian"), 'write ("normal", {"stddev": ...})'
+    ),
+    **dict.fromkeys(
+        ("rand", *_lux("rand"), "uniform_", "RandomUniform"),
         'write ("uniform", {"scale": 1.0}) for [0, 1), ("uniform", {"lower": ..., "upper": ...}) for another interval',
     ),
     **dict.fromkeys(("trunc_normal_", "TruncatedNormal"), 'write ("trunc_normal", {"stddev": ...}), cut at values'),
@@ -30,6 +38,13 @@ NAMES_ELSEWHERE = {
     **dict.fromkeys(("orthogonal_", "ortho", "Orthogonal"), 'here it is called "orthogonal"'),
     **dict.fromkeys(("kaiming_normal_", "HeNormal"), 'here it is called "he_normal", uncut with {"truncated": False}'),
     **dict.fromkeys(("xavier_normal_", "GlorotNormal"), 'here it is "glorot_normal", uncut with {"truncated": False}'),
+    **dict.fromkeys(
+        ("gpt2", "GPT2", "fixup", "t_fixup", "deepnet", "deepnorm", "sub_ln"),
+        'a factor for depth, not a scheme: ("scaled", {"scheme": "normal", "factor": ("gpt2", {"layers": 12})})',
+    ),
+    **dict.fromkeys(("mup", "muP"), "here it is a scheme for each part: mup_hidden, mup_readout"),
+    "UniformScaling": 'here it is called "lecun_uniform", times a factor by ("scaled", {"scheme": ..., "factor": ...})',
+    "msra": 'here it is called "he_normal"',
     "hoedt_normal": 'in klax; here "hoedt" draws weight and bias together, and "icnn" knows activation and passthrough',
     "hoedt_bias": 'in klax; here "hoedt" draws weight and bias together, the bias with the authors\' sign',
 }

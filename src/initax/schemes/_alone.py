@@ -1,4 +1,4 @@
-"""One array by itself: what a scheme makes of a shape, its axes and its role, with no model around it."""
+"""One array alone: how a scheme draws a shape with its axes and role, with no model around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import AxesError, SchemeError, message, shown
+from initax._errors import AxesError, SchemeError, shown
 from initax._math._axes import refuse_unsided, resolve
 from initax._model._parameter import WEIGHT_ROLES, Fans, Layer, Parameter, Role
 from initax.schemes._initializer import Initializer, Recipe
@@ -57,7 +57,9 @@ def alone(
     shape = _shape(shape)
     found = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
     if not jnp.issubdtype(found, jnp.inexact):
-        raise SchemeError(message(f"only floating and complex arrays are drawn, not {found.name}."))
+        half = found.name == "complex32"
+        hint = "JAX has no complex type of half precision; draw jnp.complex64" if half else ""
+        raise SchemeError(f"only floating and complex arrays are drawn, not {found.name}.", hint)
     chosen = as_scheme(scheme)
     part = chosen.part(role)
     is_vector = weighs and axes is None and len(shape) < 2
@@ -65,10 +67,8 @@ def alone(
     pattern = axes or ("... i o" if weighs and not is_vector else "..." if len(shape) != 1 else "o")
     if is_vector and not without_axes:
         raise SchemeError(
-            message(
-                f"a weight of shape {shape} has no input and output axis.",
-                'say what its axes are, axes="o"; or draw it as a bias, role="bias"',
-            )
+            f"a weight of shape {shape} has no input and output axis.",
+            'say what its axes are, axes="o"; or draw it as a bias, role="bias"',
         )
     resolved = resolve(pattern, shape, sizes)
     if weighs and not without_axes:
@@ -88,7 +88,7 @@ def alone(
         fans=None if fans is None else Fans(fans, fans),
     )
     if part is None or part is UNSET:
-        raise SchemeError(message(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}"))
+        raise SchemeError(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}")
     layer = Layer(path="", kind="Linear", cls=type(None), parameters=(parameter,))
     return Alone(part.recipe(parameter, layer), shape, found)
 
@@ -101,17 +101,15 @@ def _shape(shape: Any) -> tuple[int, ...]:
     """
     if isinstance(shape, int | np.integer) and not isinstance(shape, bool):
         raise AxesError(
-            message(
-                f"a shape is a tuple, not {shown(shape)}.",
-                f'for a bias write ({shape},), role="bias"; for a weight both of its axes, inputs first: (4, {shape})',
-            )
+            f"a shape is a tuple, not {shown(shape)}.",
+            f'for a bias write ({shape},), role="bias"; for a weight both of its axes, inputs first: (4, {shape})',
         )
     if isinstance(shape, np.ndarray) and shape.ndim == 1 and np.issubdtype(shape.dtype, np.integer):
         shape = tuple(map(int, shape))
     if hasattr(shape, "shape"):
-        raise AxesError(message(f"a shape is a tuple, not {shown(shape)}.", "write array.shape"))
+        raise AxesError(f"a shape is a tuple, not {shown(shape)}.", "write array.shape")
     if not isinstance(shape, tuple | list) or not all(
         isinstance(each, int | np.integer) and not isinstance(each, bool) and each >= 0 for each in shape
     ):
-        raise AxesError(message(f"a shape is a tuple of whole numbers, not {shown(shape)}.", "write (4, 8)"))
+        raise AxesError(f"a shape is a tuple of whole numbers, not {shown(shape)}.", "write (4, 8)")
     return tuple(map(int, shape))

@@ -1,4 +1,4 @@
-"""The scheme `auto`: each weight by what reaches it."""
+"""The scheme `auto`: each weight scaled by the second moment of its input."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ class Auto(Initializer):
 
     distribution: str = "truncated_normal"
     bias_share: float = 0.0
-    needs_reach: ClassVar[bool] = True
+    needs_input_second_moment: ClassVar[bool] = True
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        is_output = parameter.role == "embedding" and parameter.reach is not None
+        is_output = parameter.role == "embedding" and parameter.input_second_moment is not None
         fan_in, _ = fans_of(self.name, parameter, "nominal" if is_output else "effective")
-        reach = 1.0 if parameter.reach is None else parameter.reach
+        input_second_moment = 1.0 if parameter.input_second_moment is None else parameter.input_second_moment
         has_bias = parameter.role != "embedding" and any(each.role == "bias" for each in layer.parameters)
         share = 1 - self.bias_share if has_bias else 1.0
-        variance = share / (positive_fan(self.name, parameter, "fan_in", fan_in) * reach)
+        variance = share / (positive_fan(self.name, parameter, "fan_in", fan_in) * input_second_moment)
         return of_variance(self.distribution, variance, parameter.dtype)
 
 
 @scheme("auto")
 def auto(*, distribution: Distribution = "truncated_normal", bias_share: Share = 0.0, center: bool = False) -> Parts:
-    """Return weights by what reaches them, so that variance one goes in and variance one comes out.
+    """Return weights scaled by the second moment of their input, so that variance one in gives variance one out.
 
-    With `inputs=` the forward pass is followed from the inputs, taken for standard normal, through activations,
+    With `inputs=` the forward pass is followed from the inputs, assumed standard normal, through activations,
     residual sums, poolings and norms, and each weight has variance `1 / (fan_in m)` with `m` the mean square of the
     signal that reaches it; after a relu that is `he_normal`. Nothing is computed on data. Where the trace can't tell,
-    behind attention say, `m` is taken for one, and the plan says so.
+    e.g. behind attention, `m` is assumed to be one, and the plan says so.
 
     What other rules draw is followed with its own law. Weights that are kept, or whose law is not known, are assumed to
     give length one, biases to be zero and scales one, and the plan names them; norms are taken to be as their framework

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import SchemeError, listing, message
+from initax._errors import SchemeError, listing
 from initax._math._axes import Axes
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import Constant, filled
@@ -21,7 +21,7 @@ from initax.schemes._scheme import Scheme, weights_only
 
 @dataclass(frozen=True, slots=True)
 class Prior(Initializer):
-    """What makes an output start at `p`: log-odds before a sigmoid, logarithms before a softmax."""
+    """Biases with which outputs start at `p`: log-odds before a sigmoid, logarithms before a softmax."""
 
     p: float | tuple[float, ...] = 0.01
     link: str = "sigmoid"
@@ -67,11 +67,9 @@ class ForgetGate(Initializer):
         if "forget" not in known or not parameter.gates:
             gates = f"its gates: {listing(known)}" if known else "it has no gates"
             raise SchemeError(
-                message(
-                    f"forget_gate needs a forget gate; {where(parameter)} of {layer.cls.__name__} has none.",
-                    gates,
-                    'select the LSTM cells alone: {"LSTMCell": ...}',
-                )
+                f"forget_gate needs a forget gate; {where(parameter)} of {layer.cls.__name__} has none.",
+                gates,
+                'select the LSTM cells alone: {"LSTMCell": ...}',
             )
         if len(parameter.gates) == 1:  # the gates stand in arrays of their own
             value = self.value if parameter.gates == ("forget",) else 0.0
@@ -115,12 +113,12 @@ def prior(
     """
     if labels is not None:
         if p != 0.01:
-            raise SchemeError(message("prior takes p or labels, not both."))
+            raise SchemeError("prior takes p or labels, not both.")
         shares, own = _shares(labels, link)
         return prior(shares, link=own)
     several = p if isinstance(p, tuple) else (p,)
     if not several or not all(isinstance(each, float) and 0 < each < 1 for each in several):
-        raise SchemeError(message(f"prior: p must be strictly between 0 and 1, not {plain(p)!r}."))
+        raise SchemeError(f"prior: p must be strictly between 0 and 1, not {plain(p)!r}.")
     is_distribution = isinstance(p, tuple) and math.isclose(sum(p), 1.0, rel_tol=1e-4)
     own = ("softmax" if is_distribution else "sigmoid") if link == "auto" else link
     return weights_only(None, Prior(p, own))
@@ -135,11 +133,9 @@ def _shares(labels: Any, link: Any) -> tuple[tuple[float, ...], Any]:
     if found.ndim == 2 and found.size and np.isin(found, (0, 1)).all():
         return tuple(map(float, (found.sum(axis=0) + 1) / (len(found) + 2))), "sigmoid" if link == "auto" else link
     raise SchemeError(
-        message(
-            f"prior: labels of shape {found.shape} and type {found.dtype} are neither classes nor zeros and ones.",
-            "classes are whole numbers from 0 on, of shape (examples,); several labels of an example are zeros and "
-            "ones, of shape (examples, outputs)",
-        )
+        f"prior: labels of shape {found.shape} and type {found.dtype} are neither classes nor zeros and ones.",
+        "classes are whole numbers from 0 on, of shape (examples,); several labels of an example are zeros and "
+        "ones, of shape (examples, outputs)",
     )
 
 
@@ -151,7 +147,7 @@ def forget_gate(value: Number = 1.0) -> Parts:
         value: bias of the forget gate.
 
     Raises:
-        SchemeError: `value` is no number; when a plan is made, a layer has no forget gate.
+        SchemeError: `value` is not a number; when a plan is made, a layer has no forget gate.
 
     Examples:
         >>> import initax as ix

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._math._axes import Axes
 from initax._math._keys import as_others_know_it, vmap_is_exact
 from initax._model._parameter import WEIGHT_ROLES, FrameworkInit, Layer, Parameter
@@ -28,7 +28,7 @@ from initax.schemes._jax_closures import OwnAxes, moments, own_axes
 
 
 def identity_of(function: Any) -> Any:
-    """Return what tells one callable from another: for a closure its code and what it closes over.
+    """Return what identifies a callable: for a closure its code and what it closes over.
 
     `jax.nn.initializers.he_normal()` is a new closure at each call; without this each would be compiled anew.
     """
@@ -59,7 +59,7 @@ def _key_for(function: Any, key: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True, slots=True)
 class CallingKernel(Kernel):
-    """A callable, each time with the same shape.
+    """A callable that is called with one shape.
 
     Attributes:
         identity: what tells it from another one.
@@ -124,8 +124,7 @@ class ForeignKernel(CallingKernel):
             return self.one(key, dtype)
         batch = self.axes.batch_size
         entries = self.entries(key, batch, dtype)
-        made: jax.Array = self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
-        return made
+        return self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ class StoredKernel(CallingKernel):
 
 @dataclass(frozen=True, slots=True)
 class Foreign(Initializer):
-    """A callable in place of a name."""
+    """Any callable, called with the fan_in where it asks for one."""
 
     function: Callable[..., Any]
     fits_bias: ClassVar[bool] = True
@@ -176,10 +175,8 @@ class Foreign(Initializer):
     def spec(self) -> Any:
         """Refuse: a callable has no text that JSON could keep."""
         raise SchemeError(
-            message(
-                f"the initializer {self.name} is a callable and can't be stored.",
-                'register it: ix.schemes.register("my_scheme", initializer), and use the name',
-            )
+            f"the initializer {self.name} is a callable and can't be stored.",
+            'register it: ix.schemes.register("my_scheme", initializer), and use the name',
         )
 
 
@@ -216,7 +213,7 @@ class FrameworkKernel(Kernel):
 
 @dataclass(frozen=True, slots=True)
 class Framework(Initializer):
-    """What a framework's own function gives, whatever it takes the axes for."""
+    """A framework's own initializer, whatever axes it assumes."""
 
     init: FrameworkInit
     fits_bias: ClassVar[bool] = True
@@ -227,10 +224,8 @@ class Framework(Initializer):
         own = math.prod(size for axis, size in enumerate(parameter.shape) if axis not in stack_axis)
         if own != math.prod(self.init.shape):
             raise SchemeError(
-                message(
-                    f"the initializer that {layer.cls.__name__} has for {where(parameter)} asks for {self.init.shape}.",
-                    f"the array has shape {parameter.shape}",
-                )
+                f"the initializer that {layer.cls.__name__} has for {where(parameter)} asks for {self.init.shape}.",
+                f"the array has shape {parameter.shape}",
             )
         function = self.init.function
         return Recipe(FrameworkKernel(identity_of(function), function, self.init.shape, stack_axis), (), None)
@@ -265,7 +260,7 @@ def _takes_dtype_by_name(function: Callable[..., Any]) -> bool:
 
 
 def _opened(made: Any) -> Any:
-    """The array in a box of metadata, Flax's axis names say, and anything else as it is."""
+    """The array in a box of metadata, e.g. Flax's axis names, and anything else as it is."""
     if hasattr(made, "dtype"):
         return made
     inner = next((getattr(made, name) for name in ("raw_value", "value") if hasattr(made, name)), None)
@@ -293,18 +288,14 @@ def _refuse_misfit(kernel: CallingKernel, name: str, parameter: Parameter) -> No
     except Exception as error:
         first = str(error).split("\n")[0]
         raise SchemeError(
-            message(
-                f"the initializer {name} fails on {where(parameter)}: {type(error).__name__}: {first}",
-                f"it was called with shape {kernel.entry_shape} and type {dtype}",
-                "an initializer takes (key, shape, dtype), and fan_in if it names it",
-            )
+            f"the initializer {name} fails on {where(parameter)}: {type(error).__name__}: {first}",
+            f"it was called with shape {kernel.entry_shape} and type {dtype}",
+            "an initializer takes (key, shape, dtype), and fan_in if it names it",
         ) from error
     if tuple(getattr(got, "shape", ())) != kernel.entry_shape or not hasattr(got, "dtype"):
         raise SchemeError(
-            message(
-                f"the initializer {name} returned {got} for shape {kernel.entry_shape} ({where(parameter)}).",
-                f"is it a factory? write {name}()",
-            )
+            f"the initializer {name} returned {got} for shape {kernel.entry_shape} ({where(parameter)}).",
+            f"is it a factory? write {name}()",
         )
 
 

@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._math._axes import Axes
 from initax._model._parameter import Layer, Parameter, Role
-from initax._model._reason import Reason
-from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, refuse_old, where
+from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, known_axes, where
 from initax.schemes._named import SchemeLike
 from initax.schemes._named import scheme as named
 from initax.schemes._scheme import Scheme
@@ -23,16 +22,11 @@ FEWEST = 8
 
 
 @dataclass(frozen=True, slots=True)
-class CenteredKernel(Kernel):
+class CenteredKernel(KernelAround):
     """Another kernel's array less the mean over the inputs of each output, scaled so that the variance stays."""
 
-    inner: Kernel
     axes: Axes
     elementwise: ClassVar[bool] = False
-
-    def anywhere(self) -> CenteredKernel:
-        """As the inner kernel."""
-        return replace(self, inner=self.inner.anywhere())
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
@@ -47,27 +41,16 @@ class CenteredKernel(Kernel):
 
 
 @dataclass(frozen=True, slots=True)
-class Centered(Initializer):
+class Centered(InitializerAround):
     """Another initializer's array with the mean of each output's weights taken off."""
 
-    inner: Initializer
     centers: ClassVar[bool] = True
-
-    @property
-    def needs_reach(self) -> bool:  # type: ignore[override]
-        """As the inner initializer."""
-        return self.inner.needs_reach
-
-    def declines(self, parameter: Parameter) -> Reason | None:
-        """As the inner initializer."""
-        return self.inner.declines(parameter)
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         axes = known_axes("centered", parameter)
         _refuse_misfit(parameter, axes)
-        recipe = self.inner.recipe(parameter, layer)
-        refuse_old("centered", recipe, parameter)
+        recipe = self.inner_recipe(parameter, layer)
         return replace(recipe, kernel=CenteredKernel(recipe.kernel, axes))
 
     def spec(self) -> Any:
@@ -85,7 +68,7 @@ def centered(scheme: SchemeLike) -> Scheme:
 
     What comes out of a weight then no longer depends on the mean of what goes in, which after relu, gelu or silu is
     what examples have in common: deep networks keep examples apart. The mean is taken over inputs and receptive field,
-    for each group, gate and stack entry by itself, and the rest is scaled by n / (n - 1) in variance for the degree of
+    for each group, gate and stack entry alone, and the rest is scaled by n / (n - 1) in variance for the degree of
     freedom that is lost. What the signal's own mean gave to the length is missing: with `("auto", {"center": True})`
     the weights are scaled by the variance of what reaches them, and not by its mean square. Embeddings stay as they
     are.
@@ -129,4 +112,4 @@ def _refuse_misfit(parameter: Parameter, axes: Axes) -> None:
         why = f"one output has {axes.fan_in} inputs, fewer than {FEWEST}"
     else:
         return
-    raise SchemeError(message(f"centered can't serve {where(parameter)}: {why}.", seen, keep))
+    raise SchemeError(f"centered can't serve {where(parameter)}: {why}.", seen, keep)

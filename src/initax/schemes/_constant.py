@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._math._axes import Axes
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax.schemes._initializer import Initializer, Kernel, Recipe, is_complex, where
@@ -39,8 +39,7 @@ class FilledKernel(Kernel):
         if self.axes is None:
             return jnp.broadcast_to(entries, shape)
         canonical = (self.axes.batch_size, *self.axes.canonical_shape)
-        made: jax.Array = self.axes.from_canonical(jnp.broadcast_to(entries, canonical))
-        return made
+        return self.axes.from_canonical(jnp.broadcast_to(entries, canonical))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +73,8 @@ def filled(scheme: str, value: Entries, parameter: Parameter) -> Recipe:
     target = parameter.shape if axes is None else axes.canonical_shape
     if np.iscomplexobj(entries) and not is_complex(parameter.dtype):
         raise SchemeError(
-            message(
-                f"{scheme} has complex values, and {where(parameter)} is {np.dtype(parameter.dtype).name}.",
-                "a real array takes real values",
-            )
+            f"{scheme} has complex values, and {where(parameter)} is {np.dtype(parameter.dtype).name}.",
+            "a real array takes real values",
         )
     try:
         fits = np.broadcast_shapes(entries.shape, target) == tuple(target)
@@ -86,10 +83,8 @@ def filled(scheme: str, value: Entries, parameter: Parameter) -> Recipe:
     if not fits:
         layout = "" if axes is None else " in the layout (*receptive, in, out)"
         raise SchemeError(
-            message(
-                f"{scheme} has values of shape {entries.shape}, which do not broadcast to {where(parameter)}.",
-                f"shape {tuple(target)}{layout}",
-                "a vector has one value for each output; a number is the same for all",
-            )
+            f"{scheme} has values of shape {entries.shape}, which do not broadcast to {where(parameter)}.",
+            f"shape {tuple(target)}{layout}",
+            "a vector has one value for each output; a number is the same for all",
         )
     return Recipe(FilledKernel(value, axes), (), 0.0)

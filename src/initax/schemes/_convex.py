@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS, Constant
 from initax.schemes._distributions import Normal
@@ -135,11 +135,9 @@ class HoedtWeight(_Hoedt):
         alone = layer.cls is type(None) or parameter.role == "embedding"  # drawn by `ix.draw`, or a look-up
         if self.bias == "own" and not alone and not any(each.role == "bias" for each in layer.parameters):
             raise SchemeError(
-                message(
-                    f"hoedt needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
-                    f"positive weights shift the mean by {-constants.bias_mean:+.4g}; a bias has to take that off",
-                    'build the layer with one, or say that another layer holds it: ("hoedt", {"bias": "elsewhere"})',
-                )
+                f"hoedt needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
+                f"positive weights shift the mean by {-constants.bias_mean:+.4g}; a bias has to take that off",
+                'build the layer with one, or say that another layer holds it: ("hoedt", {"bias": "elsewhere"})',
             )
         return Recipe(LogNormalKernel(), (constants.log_mean, constants.log_std), math.sqrt(constants.weight_var))
 
@@ -165,11 +163,9 @@ def _correlation(scheme: str, name: str, value: Any) -> float:
     if not 0 < found < 1:
         why = "units of a layer with positive weights agree: at 0 the weights vanish, at 1 so does their variance"
         raise SchemeError(
-            message(
-                f"{scheme}: correlation must be strictly between 0 and 1, not {value!r}.",
-                why,
-                f'write ("{scheme}", {{"correlation": 0.5}})',
-            )
+            f"{scheme}: correlation must be strictly between 0 and 1, not {value!r}.",
+            why,
+            f'write ("{scheme}", {{"correlation": 0.5}})',
         )
     return found
 

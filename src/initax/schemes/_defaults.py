@@ -1,11 +1,11 @@
-"""What frameworks give their layers: PyTorch, Flax, and each layer's own."""
+"""The defaults of frameworks: PyTorch's, Flax's, and each layer's own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._model._parameter import FrameworkInit, Layer, Parameter
 from initax._model._reason import Reason
 from initax.schemes._callables import Framework
@@ -90,7 +90,7 @@ class Default(Initializer):
     draws_reserved: ClassVar[bool] = True
 
     def declines(self, parameter: Parameter) -> Reason | None:
-        """Return why it has nothing to say of a parameter: its layer declares no default."""
+        """Return why it does not draw a parameter: its layer declares no default."""
         return NO_DEFAULT if parameter.default is None else None
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
@@ -99,7 +99,7 @@ class Default(Initializer):
             return Framework(parameter.default, name=self.name).recipe(parameter, layer)
         found = as_initializer(parameter.default, "bias" if parameter.role == "state" else parameter.role or "weight")
         if found is None:
-            raise SchemeError(message(f'the default of "{parameter.path}", {parameter.default!r}, draws nothing.'))
+            raise SchemeError(f'the default of "{parameter.path}", {parameter.default!r}, draws nothing.')
         return found.recipe(parameter, layer)
 
 

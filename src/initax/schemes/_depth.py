@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, overload
 
-from initax._errors import SchemeError, did_you_mean, listing, message
+from initax._errors import SchemeError, did_you_mean, listing
+from initax._model._parameter import Parameter
+from initax._model._residual import Part, Residual, ResidualStream
 
 RECIPES: dict[str, Callable[..., float]] = {
     # Radford et al. 2019, section 2.3: 1 / sqrt(N), N the residual sums; a block has two.
@@ -33,21 +36,167 @@ RECIPES: dict[str, Callable[..., float]] = {
         (math.log(3 * decoder_layers) * math.log(2 * encoder_layers) / 3) ** 0.5
     ),
     "sub_ln_decoder": lambda decoder_layers: math.log(3 * decoder_layers) ** 0.5,
+    # Dey et al. 2025, table 1, with alpha = 1.
+    "complete_p": lambda branches, base_branches: base_branches / branches,
 }
 """Recipe → its factor, as a function of the sizes it needs."""
+
+BY_STREAM: dict[str, tuple[str, str, str]] = {
+    "deepnet": ("deepnet", "deepnet_encoder", "deepnet_decoder"),
+    "t_fixup": ("t_fixup_encoder", "t_fixup_encoder", "t_fixup_decoder"),
+    "sub_ln": ("sub_ln", "sub_ln_encoder", "sub_ln_decoder"),
+}
+"""Recipe without sizes → what it is for a stream alone, for one that another reads, and for one that reads another."""
+
+FORWARD = ("deepnet_alpha", "deepnet_encoder_alpha", "deepnet_decoder_alpha")
+"""Recipes for the forward pass, which is there before any trace."""
+
+ENDS: frozenset[Part] = frozenset({"end"})
+ALL: frozenset[Part] = frozenset({"end", "inner", "scores"})
+PARTS: dict[str, frozenset[Part]] = {"gpt2": ENDS, "complete_p": ENDS}
+"""Recipe → what it multiplies of residual branches; anything in one where it is not said."""
 
 LEAST = {"branch_layers": 2}
 """Sizes that have to be more than one: the last layer of a Fixup branch is zero, and another one has to be scaled."""
 
-USUAL = {"layers": 12, "encoder_layers": 6, "decoder_layers": 6, "branches": 8, "branch_layers": 2}
+GIVEN = frozenset({"base_branches"})
+"""Sizes that no forward pass tells."""
+
+USUAL = {
+    "layers": 12, "encoder_layers": 6, "decoder_layers": 6, "branches": 8, "branch_layers": 2, "base_branches": 4,
+}  # fmt: skip
 """What an error writes for a size that is missing."""
 
 
-def depth_factor(recipe: str, **sizes: int) -> float:
+def parts_of(recipe: str) -> frozenset[Part]:
+    """Return what a recipe multiplies of residual branches."""
+    return PARTS.get(recipe, ALL)
+
+
+class KnownFactor(float):
+    """A depth factor as a number, which knows its recipe.
+
+    Attributes:
+        recipe: the recipe.
+    """
+
+    __slots__ = ("recipe",)
+
+    def __new__(cls, value: float, recipe: str) -> KnownFactor:
+        """Return the number."""
+        made = super().__new__(cls, value)
+        made.recipe = recipe
+        return made
+
+    recipe: str
+
+
+@dataclass(frozen=True, slots=True)
+class DepthFactor:
+    """A depth factor whose sizes a forward pass tells, for each array those of its residual stream.
+
+    Attributes:
+        recipe: the recipe.
+        sizes: the sizes that are given.
+    """
+
+    recipe: str
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    def of(self, parameter: Parameter) -> float:
+        """Return the factor for one array.
+
+        Raises:
+            SchemeError: the forward pass is not known, or does not tell the sizes.
+        """
+        residual, path = parameter.residual, parameter.path or "(model)"
+        if residual is None:
+            raise self._error(
+                "takes the number of residual branches from the forward pass, which is not known.",
+                "say what the model is called on, inputs=...",
+            )
+        if not residual.streams:
+            raise self._error("takes the number of residual branches from the forward pass, which has none.")
+        number = self._decoder(residual) if residual.stream is None else residual.stream
+        if number is None:
+            raise self._error(
+                f'takes the number of residual branches from the stream of an array, and "{path}" is in none.',
+                'select what is in one: "residual:end", "residual:inner"',
+            )
+        own, recipe = residual.streams[number], self.recipe
+        readers = [each for each in residual.streams if number in each.reads]
+        if recipe in BY_STREAM:
+            recipe = BY_STREAM[recipe][2 if own.reads else 1 if readers else 0]
+        encoders = [residual.streams[each] for each in own.reads]
+        found = {
+            name: dict(self.sizes).get(name) or self._size(name, path, residual.layers, own, encoders, readers)
+            for name in inspect.signature(RECIPES[recipe]).parameters
+        }
+        return float(RECIPES[recipe](**found))
+
+    def _decoder(self, residual: Residual) -> int | None:
+        """The stream that T-Fixup's embeddings go by, which are in no branch: the decoder's."""
+        reading = [number for number, each in enumerate(residual.streams) if each.reads]
+        return reading[0] if self.recipe.startswith("t_fixup") and len(reading) == 1 else None
+
+    def _size(
+        self,
+        name: str,
+        path: str,
+        layers: int | None,
+        own: ResidualStream,
+        encoders: list[ResidualStream],
+        readers: list[ResidualStream],
+    ) -> float:
+        """A size that the forward pass tells: two branches are a layer, three where they read another stream."""
+        if name == "branch_layers":
+            if layers is None or layers < LEAST[name]:
+                raise self._error(f'needs two weights in a branch, and that of "{path}" has one.')
+            return float(layers)
+        stream: ResidualStream | None = own
+        share = 1 if name == "branches" else 2
+        if name == "decoder_layers":
+            stream, share = own if own.reads else readers[0] if len(readers) == 1 else None, 3
+        elif name == "encoder_layers" and own.reads:
+            stream = encoders[0] if len(encoders) == 1 else None
+        if stream is None:
+            which = "an encoder" if name == "encoder_layers" else "a decoder"
+            raise self._error(f'needs the stream of {which}, and none goes with that of "{path}".')
+        if stream.branches is None:
+            raise self._error(
+                "needs the number of residual branches, and nobody knows how often the loop runs that adds them."
+            )
+        return stream.branches / share
+
+    def _error(self, what: str, *lines: str) -> SchemeError:
+        recipe = BY_STREAM[self.recipe][0] if self.recipe not in RECIPES else self.recipe
+        sizes = ", ".join(f'"{name}": {USUAL[name]}' for name in inspect.signature(RECIPES[recipe]).parameters)
+        line = f'or write the sizes: ("{recipe}", {{{sizes}}})'
+        return SchemeError(f'the depth factor "{self.recipe}" {what}', *lines, line)
+
+    def spec(self) -> Any:
+        """Return what JSON keeps of it."""
+        return [self.recipe, dict(self.sizes)]
+
+    def __str__(self) -> str:
+        """Return it as one would call it."""
+        inside = ", ".join(f"{name}={value}" for name, value in self.sizes)
+        return f"{self.recipe}({inside})" if inside else self.recipe
+
+
+@overload
+def depth_factor(recipe: str) -> DepthFactor: ...
+@overload
+def depth_factor(recipe: str, **sizes: int) -> float: ...
+
+
+def depth_factor(recipe: str, **sizes: int) -> float | DepthFactor:
     """Return what a recipe multiplies weights of a deep network by: a factor of the standard deviation.
 
-    It goes with any scheme: `scaled("glorot_normal", depth_factor("gpt2", layers=12))`. Which weights it is for, the
-    paper says:
+    It goes with any scheme: `scaled("glorot_normal", depth_factor("gpt2", layers=12))`. Without sizes it is no number
+    yet: a plan takes them from the forward pass, for each array those of the residual stream that it is in. Two
+    branches are a block then, three where the stream reads another one; `deepnet`, `t_fixup` and `sub_ln` are those of
+    an encoder or a decoder where there are both. Which weights it is for, the paper says:
 
     | recipe | sizes | factor | of |
     |---|---|---|---|
@@ -64,12 +213,17 @@ def depth_factor(recipe: str, **sizes: int) -> float:
     | `sub_ln` | `layers` | (ln 2N)^1/2 | value, output and feed-forward projections, encoder or decoder alone |
     | `sub_ln_encoder` | `encoder_layers`, `decoder_layers` | (ln 3M ln 2N / 3)^1/2 | those of an encoder with decoder |
     | `sub_ln_decoder` | `decoder_layers` | (ln 3M)^1/2 | those of that decoder |
+    | `complete_p` | `branches`, `base_branches` | base / L | projections that end a residual branch |
 
     Args:
         recipe: its name.
         **sizes: the whole numbers it needs. `layers` counts the blocks of an encoder or decoder that stands alone,
             `encoder_layers` and `decoder_layers` those of a pair; `branches` counts a network's residual branches, and
-            `branch_layers` the weight layers in one of them.
+            `branch_layers` the weight layers in one of them; `base_branches` counts those of the model whose learning
+            rate is taken over.
+
+    Returns:
+        The factor; or, without sizes, what a plan makes it of.
 
     Raises:
         SchemeError: the recipe is unknown; a size is missing, not the recipe's, no whole number or too small.
@@ -81,27 +235,41 @@ def depth_factor(recipe: str, **sizes: int) -> float:
         >>> factor = ix.schemes.depth_factor("gpt2", layers=12)
         >>> str(ix.schemes.scaled("glorot_normal", factor).parts["weight"])
         'scaled(glorot_normal, 0.204124)'
+        >>> str(ix.schemes.scaled("glorot_normal", ix.schemes.depth_factor("gpt2")).parts["weight"])
+        'scaled(glorot_normal, gpt2)'
 
     References:
         Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3 (GPT-2); Zhang et al.
         2019, arXiv 1901.09321, section 3 (Fixup); Huang et al. 2020, ICML, section 3.2 (T-Fixup); Wang et al. 2022,
-        arXiv 2203.00555, figure 2 (DeepNet); Wang et al. 2022, arXiv 2210.06423, figure 2 (Magneto, Sub-LN).
+        arXiv 2203.00555, figure 2 (DeepNet); Wang et al. 2022, arXiv 2210.06423, figure 2 (Magneto, Sub-LN); Dey et al.
+        2025, arXiv 2505.01618, table 1 (CompleteP; the multiplier of its branches, as a factor of what ends them).
     """
+    if not isinstance(recipe, str) or recipe not in (*RECIPES, *BY_STREAM):
+        raise SchemeError(
+            f"depth_factor has no recipe {recipe!r}.",
+            did_you_mean(recipe, (*RECIPES, *BY_STREAM)) if isinstance(recipe, str) else "",
+            "recipes: " + listing(map(_called, RECIPES), 60),
+        )
+    if recipe not in FORWARD and _traced(recipe, sizes):
+        return DepthFactor(recipe, tuple((name, _whole(recipe, name, size)) for name, size in sizes.items()))
     if recipe not in RECIPES:
         raise SchemeError(
-            message(
-                f"depth_factor has no recipe {recipe!r}.",
-                did_you_mean(recipe, RECIPES) if isinstance(recipe, str) else "",
-                "recipes: " + listing(map(_called, RECIPES), 60),
-            )
+            f'the depth factor "{recipe}" takes its sizes from the forward pass; it was given {listing(sizes)}.',
+            "write " + " or ".join(_call(each) for each in dict.fromkeys(BY_STREAM[recipe])),
         )
     needed = tuple(inspect.signature(RECIPES[recipe]).parameters)
     if set(needed) != set(sizes):
         given = f"it was given {listing(sizes)}" if sizes else "it was given none"
         raise SchemeError(
-            message(f'the depth factor "{recipe}" needs the sizes {listing(needed)}.', given, f"write {_call(recipe)}")
+            f'the depth factor "{recipe}" needs the sizes {listing(needed)}.', given, f"write {_call(recipe)}"
         )
-    return float(RECIPES[recipe](**{name: _whole(recipe, name, sizes[name]) for name in needed}))
+    return KnownFactor(RECIPES[recipe](**{name: _whole(recipe, name, sizes[name]) for name in needed}), recipe)
+
+
+def _traced(recipe: str, sizes: Mapping[str, Any]) -> bool:
+    """Whether all sizes that are missing are those that a forward pass tells, and no others are given."""
+    needed = set(inspect.signature(RECIPES[recipe]).parameters) if recipe in RECIPES else set[str]()
+    return set(sizes) == needed & GIVEN
 
 
 def _called(recipe: str) -> str:
@@ -123,9 +291,7 @@ def _whole(recipe: str, name: str, value: Any) -> int:
         found = 0
     if found < least:
         raise SchemeError(
-            message(
-                f'the depth factor "{recipe}": {name} must be a whole number of at least {least}, not {value!r}.',
-                f"write {_call(recipe)}",
-            )
+            f'the depth factor "{recipe}": {name} must be a whole number of at least {least}, not {value!r}.',
+            f"write {_call(recipe)}",
         )
     return found

@@ -1,4 +1,4 @@
-"""Laws that no fan enters: constants, and uniform, normal and cut normal entries of a given scale."""
+"""Distributions without fans: constants, and uniform, normal and truncated normal entries of a given scale."""
 
 from __future__ import annotations
 
@@ -9,17 +9,11 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import SchemeError, message, warn
+from initax._errors import SchemeError, warn
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS, Constant
 from initax.schemes._initializer import Initializer, Recipe, drawing_dtype, is_complex, refuse_complex, where
-from initax.schemes._kernels import (
-    IntervalKernel,
-    NormalKernel,
-    TruncatedNormalKernel,
-    UniformKernel,
-    truncated_std,
-)
+from initax.schemes._kernels import IntervalKernel, NormalKernel, TruncatedNormalKernel, UniformKernel, truncated_std
 from initax.schemes._named import NonNegative, Number, Parts, Positive, Values, scheme
 from initax.schemes._scheme import weights_only
 
@@ -42,11 +36,9 @@ class Normal(Initializer):
         if isinstance(self.mean, complex):
             if not is_complex(parameter.dtype):
                 raise SchemeError(
-                    message(
-                        f"{self.name} has a complex mean, {self.mean}, and {where(parameter)} is "
-                        f"{np.dtype(parameter.dtype).name}.",
-                        "a real array has a real mean",
-                    )
+                    f"{self.name} has a complex mean, {self.mean}, and {where(parameter)} is "
+                    f"{np.dtype(parameter.dtype).name}.",
+                    "a real array has a real mean",
                 )
             return Recipe(NormalKernel(), (self.stddev, self.mean.real, self.mean.imag), self.stddev)
         return Recipe(NormalKernel(), _with_mean(self.stddev, self.mean), self.stddev)
@@ -101,7 +93,7 @@ class TruncatedNormal(Initializer):
 
 
 def warn_of_bounds(name: str, law: TruncatedNormal, are_values: bool) -> None:
-    """Warn where what the bounds leave is not what one asks a normal for.
+    """Warn where the bounds leave little of the normal.
 
     Args:
         name: the scheme's name.
@@ -111,23 +103,19 @@ def warn_of_bounds(name: str, law: TruncatedNormal, are_values: bool) -> None:
     lower, upper = law.lower, law.upper
     if not are_values and upper - lower < NARROW:
         warn(
-            message(
-                f"{name} is cut at {lower:g} and {upper:g} standard deviations; what is left has the standard "
-                f"deviation {law.stddev * truncated_std(lower, upper):.2g}, where stddev is {law.stddev:g}.",
-                "where the bounds are values of the weights, add absolute=True: "
-                f'("{name}", {{"stddev": {law.stddev:g}, "lower": {lower:g}, "upper": {upper:g}, '
-                '"absolute": True})',
-            )
+            f"{name} is cut at {lower:g} and {upper:g} standard deviations; what is left has the standard "
+            f"deviation {law.stddev * truncated_std(lower, upper):.2g}, where stddev is {law.stddev:g}.",
+            "where the bounds are values of the weights, add absolute=True: "
+            f'("{name}", {{"stddev": {law.stddev:g}, "lower": {lower:g}, "upper": {upper:g}, '
+            '"absolute": True})',
         )
     elif lower > FAR or upper < -FAR:
         warn(
-            message(
-                f"{name} is cut at {lower:g} and {upper:g} standard deviations, all on one side of the mean, where "
-                "float32 has no normal left: nearly all entries come out equal.",
-                "bounds nearer to the mean leave a law to draw from"
-                if are_values
-                else "the bounds are in standard deviations; where they are values of the weights, add absolute=True",
-            )
+            f"{name} is cut at {lower:g} and {upper:g} standard deviations, all on one side of the mean, where "
+            "float32 has no normal left: nearly all entries come out equal.",
+            "bounds nearer to the mean leave a law to draw from"
+            if are_values
+            else "the bounds are in standard deviations; where they are values of the weights, add absolute=True",
         )
 
 
@@ -169,8 +157,8 @@ def constant(value: Values) -> Parts:
             for each output.
 
     Raises:
-        SchemeError: `value` is no number and no array of numbers; when a plan is made, it does not broadcast to an
-            array, or is complex where that is real.
+        SchemeError: `value` is neither a number nor an array of numbers; when a plan is made, it does not broadcast to
+            an array, or is complex where that is real.
 
     Examples:
         >>> import initax as ix, jax
@@ -196,7 +184,7 @@ def uniform(scale: Number = 0.01, *, lower: Number | None = None, upper: Number 
         upper: upper end of the interval in place of `scale`.
 
     Raises:
-        SchemeError: an argument is no number, `lower` and `upper` are not in order, or one of them stands alone or
+        SchemeError: an argument is not a number, `lower` and `upper` are not in order, or one of them stands alone or
             beside `scale`.
 
     Examples:
@@ -209,19 +197,17 @@ def uniform(scale: Number = 0.01, *, lower: Number | None = None, upper: Number 
     """
     if (lower is None) != (upper is None) or (upper is not None and scale != 0.01):
         raise SchemeError(
-            message(
-                "uniform takes scale, or lower and upper together.",
-                'between two numbers: ("uniform", {"lower": -0.1, "upper": 0.1})',
-            )
+            "uniform takes scale, or lower and upper together.",
+            'between two numbers: ("uniform", {"lower": -0.1, "upper": 0.1})',
         )
     if lower is not None and upper is not None and not lower < upper:
-        raise SchemeError(message(f"uniform: lower must be below upper, not lower={lower}, upper={upper}."))
+        raise SchemeError(f"uniform: lower must be below upper, not lower={lower}, upper={upper}.")
     return weights_only(Uniform(scale, lower, upper))
 
 
 def _mean(name: str, value: Any) -> float | complex:
     if isinstance(value, tuple):
-        raise SchemeError(message(f"{name}: mean must be a number, not {value!r}."))
+        raise SchemeError(f"{name}: mean must be a number, not {value!r}.")
     found: float | complex = value
     return found
 
@@ -279,7 +265,7 @@ def truncated_normal(
         stddev: standard deviation before the cut.
         mean: mean before the cut.
         lower: lower bound, in standard deviations from the mean.
-        upper: upper bound, likewise.
+        upper: upper bound, in standard deviations from the mean.
         absolute: bounds are values of the weights instead, as in `torch.nn.init.trunc_normal_` and Lux.
 
     Raises:
@@ -297,10 +283,10 @@ def truncated_normal(
     """
     name = "truncated_normal"
     if not lower < upper:
-        raise SchemeError(message(f"{name}: lower must be below upper, not lower={lower}, upper={upper}."))
+        raise SchemeError(f"{name}: lower must be below upper, not lower={lower}, upper={upper}.")
     if absolute:
         if stddev == 0:
-            raise SchemeError(message(f"{name}: stddev must be positive where bounds are absolute, not 0."))
+            raise SchemeError(f"{name}: stddev must be positive where bounds are absolute, not 0.")
         lower, upper = (lower - mean) / stddev, (upper - mean) / stddev
     law = TruncatedNormal(stddev, mean, lower, upper)
     warn_of_bounds(name, law, are_values=absolute)
@@ -331,7 +317,7 @@ def trunc_normal(stddev: Positive = 1.0, mean: Number = 0.0, lower: Number = -2.
     """
     name = "trunc_normal"
     if not lower < upper:
-        raise SchemeError(message(f"{name}: lower must be below upper, not lower={lower}, upper={upper}."))
+        raise SchemeError(f"{name}: lower must be below upper, not lower={lower}, upper={upper}.")
     law = TruncatedNormal(stddev, mean, (lower - mean) / stddev, (upper - mean) / stddev)
     warn_of_bounds(name, law, are_values=True)
     return weights_only(law)

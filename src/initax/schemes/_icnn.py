@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from initax._errors import SchemeError, message
-from initax._math._activation_moments import Activation, activation_name, as_function, refuse_unsuitable
+from initax._math._gaussian import Activation, activation_name, as_function, refuse_unsuitable
 from initax._math._positive_moments import Positive, ensemble, refuse_unstable, with_passthrough
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax.schemes._constant import ZEROS, Constant
@@ -72,7 +72,7 @@ def weights_of(layer: Layer) -> tuple[Parameter, ...]:
 
 
 def hidden_weight(layer: Layer) -> Parameter | None:
-    """Return the weight of a layer that sees the layer before: the first positive one that is no passthrough."""
+    """Return the weight of a layer that sees the layer before: the first positive one that is not a passthrough."""
     return next((each for each in weights_of(layer) if is_positive(each) and each.name != PASSTHROUGH), None)
 
 
@@ -149,11 +149,9 @@ class IcnnWeight(_Icnn):
         if self.bias == "elsewhere" or alone or any(each.role == "bias" for each in layer.parameters):
             return
         raise SchemeError(
-            message(
-                f"icnn needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
-                f"positive weights shift the mean by {self._shift(parameter, layer):+.4g}; a bias has to take that off",
-                'build the layer with one, or say that another layer holds it: ("icnn", {"bias": "elsewhere"})',
-            )
+            f"icnn needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
+            f"positive weights shift the mean by {self._shift(parameter, layer):+.4g}; a bias has to take that off",
+            'build the layer with one, or say that another layer holds it: ("icnn", {"bias": "elsewhere"})',
         )
 
     def _shift(self, parameter: Parameter, layer: Layer) -> float:
@@ -254,11 +252,9 @@ def icnn(
     """
     if not 0 < tau < 1:
         raise SchemeError(
-            message(
-                f"icnn: tau must be strictly between 0 and 1, not {tau!r}.",
-                "it is the share of the variance that the passthrough brings",
-                'write ("icnn", {"tau": 0.5})',
-            )
+            f"icnn: tau must be strictly between 0 and 1, not {tau!r}.",
+            "it is the share of the variance that the passthrough brings",
+            'write ("icnn", {"tau": 0.5})',
         )
     function, _ = named(activation)
     refuse_unsuitable("icnn", function, variance)

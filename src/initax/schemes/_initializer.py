@@ -1,4 +1,4 @@
-"""What an initializer is: a decision about one parameter that becomes a recipe, a kernel and its numbers.
+"""`Initializer`, `Recipe` and `Kernel`: from a parameter to what is compiled and the numbers it runs with.
 
 An `Initializer` looks at a parameter and its layer and answers with a `Recipe`. The recipe's kernel is all that gets
 compiled; its numbers are run-time arguments. So `he_normal`, `glorot_normal` and `lecun_normal` share one compiled
@@ -10,16 +10,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._math._axes import Axes
-from initax._math._gain import gain as exact_gain
+from initax._math._gaussian import gain as exact_gain
 from initax._model._parameter import Layer, Parameter
 from initax._model._reason import Reason, Why
 
@@ -121,14 +121,14 @@ class Initializer:
     draws_reserved: ClassVar[bool] = False
     """Whether it also draws arrays that are reserved for their framework's default."""
 
-    needs_reach: ClassVar[bool] = False
+    needs_input_second_moment: ClassVar[bool] = False
     """Whether it asks how long the signal is that reaches a weight, which a trace has to be followed for."""
 
     centers: ClassVar[bool] = False
     """Whether the mean of each output's weights is zero, so that nothing of the mean of a signal comes through."""
 
     def declines(self, parameter: Parameter) -> Reason | None:
-        """Return why it has nothing to say of a parameter, which is then kept; `None` where it draws it."""
+        """Return why it does not draw a parameter, which is then kept; `None` where it draws it."""
         return None
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
@@ -149,6 +149,52 @@ class Initializer:
         return f"{self.name}({inside})" if inside else self.name
 
 
+@dataclass(frozen=True, slots=True)
+class KernelAround(Kernel):
+    """A kernel that changes what another one draws."""
+
+    inner: Kernel
+
+    @property
+    def elementwise(self) -> bool:  # type: ignore[override]
+        """As the inner kernel."""
+        return self.inner.elementwise
+
+    def anywhere(self) -> Kernel:
+        """As the inner kernel."""
+        return replace(self, inner=self.inner.anywhere())
+
+
+@dataclass(frozen=True, slots=True)
+class InitializerAround(Initializer):
+    """An initializer that changes what another one draws."""
+
+    inner: Initializer
+
+    @property
+    def needs_input_second_moment(self) -> bool:  # type: ignore[override]
+        """As the inner initializer."""
+        return self.inner.needs_input_second_moment
+
+    def declines(self, parameter: Parameter) -> Reason | None:
+        """As the inner initializer."""
+        return self.inner.declines(parameter)
+
+    def inner_recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe of the inner initializer.
+
+        Raises:
+            SchemeError: what it makes can't be changed any more, because a part of it is the old array.
+        """
+        recipe = self.inner.recipe(parameter, layer)
+        if recipe.kernel.sees_old:
+            raise SchemeError(
+                f"{self.name} can't take a scheme that keeps a part of what {where(parameter)} holds.",
+                'write it the other way around: ("shrink_perturb", {"shrink": ..., "scheme": ("scaled", ...)})',
+            )
+        return recipe
+
+
 def _shown(value: Any) -> str:
     if callable(value):
         return str(getattr(value, "__name__", repr(value)))
@@ -165,6 +211,8 @@ def plain(value: Any) -> Any:
     """Return an argument as JSON can keep it: nested tuples as lists, complex numbers as texts."""
     if isinstance(value, tuple):
         return [plain(each) for each in value]
+    if hasattr(value, "spec"):
+        return value.spec()
     return str(value).strip("()") if isinstance(value, complex) else value
 
 
@@ -210,21 +258,19 @@ def number(scheme: str, name: str, value: Any, *, least: float = -math.inf, most
     """
     if isinstance(value, jax.core.Tracer):
         raise SchemeError(
-            message(
-                f"{scheme}: {name} is a traced value ({value.aval.str_short()}).",
-                "a plan is made of numbers known before anything runs",
-                f'pass a Python number, or mark the argument static: jax.jit(..., static_argnames="{name}")',
-            )
+            f"{scheme}: {name} is a traced value ({value.aval.str_short()}).",
+            "a plan is made of numbers known before anything runs",
+            f'pass a Python number, or mark the argument static: jax.jit(..., static_argnames="{name}")',
         )
     try:
         if isinstance(value, bool | str | bytes):
             raise TypeError
         found = float(value)
     except (TypeError, ValueError):
-        raise SchemeError(message(f"{scheme}: {name} must be a number, not {value!r}.")) from None
+        raise SchemeError(f"{scheme}: {name} must be a number, not {value!r}.") from None
     if math.isnan(found) or not least <= found <= most:
         bounds = {(0.0, math.inf): "at least 0", (0.0, 1.0): "between 0 and 1"}.get((least, most), "a finite number")
-        raise SchemeError(message(f"{scheme}: {name} must be {bounds}, not {value!r}."))
+        raise SchemeError(f"{scheme}: {name} must be {bounds}, not {value!r}.")
     return found
 
 
@@ -245,11 +291,9 @@ def entries(scheme: str, name: str, value: Any) -> Any:
         if found.dtype.kind not in "iufc":
             raise TypeError
     except (TypeError, ValueError):
-        raise SchemeError(
-            message(f"{scheme}: {name} must be a number or an array of numbers, not {value!r}.")
-        ) from None
+        raise SchemeError(f"{scheme}: {name} must be a number or an array of numbers, not {value!r}.") from None
     if np.isnan(found).any():
-        raise SchemeError(message(f"{scheme}: {name} must be a finite number, not {value!r}."))
+        raise SchemeError(f"{scheme}: {name} must be a finite number, not {value!r}.")
     plain = found.astype(complex if found.dtype.kind == "c" else float).tolist()
     return _nested(plain)
 
@@ -267,7 +311,7 @@ def positive_number(scheme: str, name: str, value: Any) -> float:
     found = number(scheme, name, value)
     if not 0 < found < math.inf:
         raise SchemeError(
-            message(f"{scheme}: {name} must be positive, not {value!r}.", f'write ("{scheme}", {{"{name}": 1.0}})')
+            f"{scheme}: {name} must be positive, not {value!r}.", f'write ("{scheme}", {{"{name}": 1.0}})'
         )
     return found
 
@@ -279,7 +323,7 @@ def choice(scheme: str, name: str, value: Any, options: tuple[str, ...]) -> str:
         SchemeError: it is none of them.
     """
     if value not in options:
-        raise SchemeError(message(f"{scheme}: {name} must be one of {', '.join(map(repr, options))}, not {value!r}."))
+        raise SchemeError(f"{scheme}: {name} must be one of {', '.join(map(repr, options))}, not {value!r}.")
     return str(value)
 
 
@@ -304,20 +348,19 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
     fan_in, fan_out = both
     if parameter.fan_in is not None and fan_in is None:
         raise SchemeError(
-            message(
-                f"{initializer} needs the effective fans of {where(parameter)}, and what its mask lets through "
-                "is not known here: the mask is traced or abstract.",
-                f"shape {parameter.shape}, nominal fan_in {parameter.fan_in:g}, fan_out {parameter.fan_out:g}",
-                "plan where it is an array, outside jax.jit: plan = ix.plan(model, ...); then inside: plan.draw(key)",
-            )
+            f"{initializer} needs the effective fans of {where(parameter)}, and what its mask lets through "
+            "is not known here: the mask is traced or abstract.",
+            f"shape {parameter.shape}, nominal fan_in {parameter.fan_in:g}, fan_out {parameter.fan_out:g}",
+            "plan where it is an array, outside jax.jit: plan = ix.plan(model, ...); then inside: plan.draw(key)",
         )
     if fan_in is None or fan_out is None:
+        is_alone = parameter.role == "bias" and not parameter.path
         raise SchemeError(
-            message(
-                f"{initializer} needs the fans of {where(parameter)}, and they are not known.",
-                f"shape {parameter.shape}, role {parameter.role}",
-                "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})",
-            )
+            f"{initializer} needs the fans of {where(parameter)}, and they are not known.",
+            f"shape {parameter.shape}, role {parameter.role}",
+            f'give those of its weight: ix.draw("{initializer}", key, shape, role="bias", fan_in=...)'
+            if is_alone
+            else "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})",
         )
     return float(fan_in), float(fan_out)
 
@@ -330,11 +373,9 @@ def positive_fan(initializer: str, parameter: Parameter, name: str, value: float
     """
     if value <= 0:
         raise SchemeError(
-            message(
-                f"{initializer} divides by {name}, which is 0 for {where(parameter)}.",
-                f"shape {parameter.shape}, axes {parameter.axes.pattern if parameter.axes else None}",
-                'an array with a zero-sized axis has nothing to scale by: use "zeros" or leave it out',
-            )
+            f"{initializer} divides by {name}, which is 0 for {where(parameter)}.",
+            f"shape {parameter.shape}, axes {parameter.axes.pattern if parameter.axes else None}",
+            'an array with a zero-sized axis has nothing to scale by: use "zeros" or leave it out',
         )
     return value
 
@@ -353,23 +394,8 @@ def known_axes(initializer: str, parameter: Parameter) -> Axes:
         SchemeError: they are not known.
     """
     if parameter.axes is None:
-        raise SchemeError(message(f"{initializer} needs the axes of {where(parameter)}, and nobody declared them."))
+        raise SchemeError(f"{initializer} needs the axes of {where(parameter)}, and nobody declared them.")
     return parameter.axes
-
-
-def refuse_old(scheme: str, recipe: Recipe, parameter: Parameter) -> None:
-    """Raise where what a recipe makes can't be changed any more, because a part of it is the old array.
-
-    Raises:
-        SchemeError: it is so.
-    """
-    if recipe.kernel.sees_old:
-        raise SchemeError(
-            message(
-                f"{scheme} can't take a scheme that keeps a part of what {where(parameter)} holds.",
-                'write it the other way around: ("shrink_perturb", {"shrink": ..., "scheme": ("scaled", ...)})',
-            )
-        )
 
 
 def where(parameter: Parameter) -> str:
@@ -385,8 +411,6 @@ def refuse_complex(initializer: str, parameter: Parameter, instead: str) -> None
     """
     if is_complex(parameter.dtype):
         raise SchemeError(
-            message(
-                f"{initializer} is defined for real arrays; {where(parameter)} is {np.dtype(parameter.dtype).name}.",
-                instead,
-            )
+            f"{initializer} is defined for real arrays; {where(parameter)} is {np.dtype(parameter.dtype).name}.",
+            instead,
         )

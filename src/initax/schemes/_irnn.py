@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._distributions import normal
 from initax.schemes._initializer import Initializer, Recipe, known_axes, where
@@ -25,11 +25,9 @@ class RecurrentIdentity(Initializer):
         *_, inputs, outputs = axes.canonical_shape
         if inputs != outputs:
             raise SchemeError(
-                message(
-                    f"irnn needs square recurrent weights; {where(parameter)} has {inputs} inputs, {outputs} outputs.",
-                    f'shape {parameter.shape}, axes "{axes.pattern}"',
-                    'for a partial identity: ix.Scheme("irnn", recurrent="identity")',
-                )
+                f"irnn needs square recurrent weights; {where(parameter)} has {inputs} inputs, {outputs} outputs.",
+                f'shape {parameter.shape}, axes "{axes.pattern}"',
+                'for a partial identity: ix.Scheme("irnn", recurrent="identity")',
             )
         return Eye(self.gain, name="irnn").recipe(parameter, layer)
 
@@ -46,7 +44,7 @@ def irnn(gain: Number = 1.0, stddev: NonNegative = 0.001) -> Parts:
         stddev: standard deviation of the other weights.
 
     Raises:
-        SchemeError: an argument is no number, or `stddev` negative; when a plan is made, a recurrent weight is not
+        SchemeError: an argument is not a number, or `stddev` negative; when a plan is made, a recurrent weight is not
             square.
 
     Examples:

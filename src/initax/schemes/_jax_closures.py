@@ -1,7 +1,7 @@
 """What an initializer of `jax.nn.initializers` closes over: axes of its own, and the law of its entries.
 
-Such an initializer is a closure `init` of a factory, `variance_scaling(...)` say, and `he_normal` and all others of the
-kind are the same closure with other numbers. What can't be looked into is not spoken of.
+Such an initializer is a closure `init` of a factory, e.g. `variance_scaling(...)`; `he_normal` and the like are the
+same closure with other numbers. Nothing is known of other functions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 MODULES = ("jax._src.nn.initializers", "jax.nn.initializers")
-"""Where JAX's initializers say that they are from."""
+"""Module in which JAX's initializers are defined, by their `__module__`."""
 
 DEFAULTS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "variance_scaling": {"in_axis": (-2,), "out_axis": (-1,), "batch_axis": ()},

@@ -11,7 +11,7 @@ import jax
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from initax._errors import AxesError, SchemeError, message
+from initax._errors import AxesError, SchemeError
 from initax._math._axes import parse
 from initax._math._keys import CONFIG, as_key
 from initax._math._sharding import mesh_around, no_mesh
@@ -54,10 +54,8 @@ class JaxInitializer:
         made = alone(self.scheme, shape, dtype, axes=self.axes, sizes=dict(self.sizes), role=self.role)
         if made.recipe.kernel.sees_old:
             raise SchemeError(
-                message(
-                    f"{self.scheme} keeps a part of what an array holds, and an initializer sees none.",
-                    "draw it anew over the model: ix.reinit(model, rules, key)",
-                )
+                f"{self.scheme} keeps a part of what an array holds, and an initializer sees none.",
+                "draw it anew over the model: ix.reinit(model, rules, key)",
             )
         typed = as_key(key)
         numbers = tuple(map(number_type(made.dtype, bool(CONFIG.jax_enable_x64)), made.recipe.numbers))
@@ -107,19 +105,17 @@ def initializer(
     """
     chosen = as_scheme(scheme)
     if role not in ROLES[:-1]:
-        raise SchemeError(message(f"initializer: role must be one of {', '.join(ROLES[:-1])}, not {role!r}."))
+        raise SchemeError(f"initializer: role must be one of {', '.join(ROLES[:-1])}, not {role!r}.")
     if chosen.part(role) is UNSET or chosen.part(role) is None:
-        raise SchemeError(message(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}"))
+        raise SchemeError(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}")
     own = chosen.axes.get(role) if axes is None and role in WEIGHT_ROLES else axes
     if own is not None:
         parse(own)
     every = {**chosen.sizes, **(sizes or {})} if own is not None and axes is None else dict(sizes or {})
     if every and own is None:
         raise AxesError(
-            message(
-                f"initializer: sizes name axes of a pattern, and there is none: {', '.join(every)}.",
-                f'write axes="i ({next(iter(every))} o)"',
-            )
+            f"initializer: sizes name axes of a pattern, and there is none: {', '.join(every)}.",
+            f'write axes="i ({next(iter(every))} o)"',
         )
     return JaxInitializer(chosen, own, tuple(sorted(every.items())), role)
 
@@ -139,10 +135,8 @@ def _home(out_sharding: Any) -> Any:
     mesh = mesh_around()
     if mesh is None:
         raise AxesError(
-            message(
-                f"out_sharding=PartitionSpec{tuple(out_sharding)} names axes of a mesh, and none is around.",
-                "with jax.set_mesh(mesh): ...; or give jax.NamedSharding(mesh, spec)",
-            )
+            f"out_sharding=PartitionSpec{tuple(out_sharding)} names axes of a mesh, and none is around.",
+            "with jax.set_mesh(mesh): ...; or give jax.NamedSharding(mesh, spec)",
         )
     return NamedSharding(mesh, out_sharding)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS
 from initax.schemes._initializer import (
@@ -33,11 +33,9 @@ class Mup(Initializer):
         axes = known_axes(self.name, parameter)
         if not axes.in_axis:
             raise SchemeError(
-                message(
-                    f"{self.name} needs an input axis; {where(parameter)} has shape {parameter.shape}, "
-                    f'axes "{axes.pattern}".',
-                    "its variance follows from the number of inputs",
-                )
+                f"{self.name} needs an input axis; {where(parameter)} has shape {parameter.shape}, "
+                f'axes "{axes.pattern}".',
+                "its variance follows from the number of inputs",
             )
         *receptive, inputs, _ = axes.canonical_shape
         multiplier = positive_fan(self.name, parameter, "fan_in", inputs) / self.base_width

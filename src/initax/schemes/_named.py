@@ -12,18 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, ParamSpec, Union, get_args, get_origin, get_type_hints
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._model._parameter import Role
-from initax.schemes._initializer import (
-    Args,
-    Initializer,
-    choice,
-    entries,
-    gain_number,
-    number,
-    positive_number,
-)
-from initax.schemes._scheme import Scheme, as_scheme, enter, unknown_argument
+from initax.schemes._initializer import Args, Initializer, choice, entries, gain_number, number, positive_number
+from initax.schemes._scheme import Scheme, add_to_registry, as_scheme, unknown_argument
 
 P = ParamSpec("P")
 Parts = Mapping[Role, Initializer | None]
@@ -43,7 +35,7 @@ class Check:
 
 def _flag(scheme: str, name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise SchemeError(message(f"{scheme}: {name} must be True or False, not {value!r}."))
+        raise SchemeError(f"{scheme}: {name} must be True or False, not {value!r}.")
     return value
 
 
@@ -60,7 +52,7 @@ SchemeLike = Annotated[Any, Check(lambda _scheme, _name, value: as_scheme(value)
 
 
 def scheme(*names: str) -> Callable[[Callable[P, Parts | Scheme]], Callable[P, Scheme]]:
-    """Enter a function as the scheme of these names; the first one is printed.
+    """Register a function as the scheme of these names; the first one is printed.
 
     Args:
         *names: the names.
@@ -85,7 +77,7 @@ def scheme(*names: str) -> Callable[[Callable[P, Parts | Scheme]], Callable[P, S
             return _named(found, names[0], own)
 
         for name in names:
-            enter(name, made)
+            add_to_registry(name, made)
         return made
 
     return entered

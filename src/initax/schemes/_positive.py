@@ -1,10 +1,10 @@
-"""Whether what an initializer draws fits behind a positivity map. Asked before anything is drawn."""
+"""Checks before a draw whether an initializer's values fit behind a positivity map."""
 
 from __future__ import annotations
 
 import math
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._model._parameter import Constraint, Parameter
 from initax.schemes._initializer import Initializer, Recipe, where
 
@@ -13,7 +13,7 @@ EXPECTED = 1e-3
 
 
 def refuse_misfit(initializer: Initializer, recipe: Recipe, parameter: Parameter, constraint: Constraint) -> None:
-    """Raise where a draw could have values that the constraint's map has not.
+    """Raise where a draw could have values outside the range of the constraint's map.
 
     Raises:
         SchemeError: entries can be negative, or zero where the map has no zero, or beyond the map's upper bound.
@@ -27,20 +27,18 @@ def refuse_misfit(initializer: Initializer, recipe: Recipe, parameter: Parameter
     whole = "for a whole input-convex network: ix.convex.rules(model, activation)"
     if lowest < 0:
         head = f"{initializer} gives negative values, and {where(parameter)} is positive ({constraint.name})."
-        raise SchemeError(message(head, instead, whole))
+        raise SchemeError(head, instead, whole)
     if lowest == 0 and not constraint.reaches_zero and not recipe.kernel.random:
         head = f"{initializer} gives zeros, and {where(parameter)} is never zero ({constraint.name})."
-        raise SchemeError(message(head, instead, whole))
+        raise SchemeError(head, instead, whole)
     if math.isinf(constraint.most):
         return
     share = recipe.kernel.above(recipe.numbers, constraint.most)
     expected = share * math.prod(parameter.shape)
     if expected > EXPECTED:
         raise SchemeError(
-            message(
-                f"{initializer} gives weights above {constraint.most:g}, which {where(parameter)} can't hold "
-                f"({constraint.name}).",
-                f"expected: {expected:.3g} of {math.prod(parameter.shape)} entries",
-                "use a map without an upper bound: softplus, exp, square",
-            )
+            f"{initializer} gives weights above {constraint.most:g}, which {where(parameter)} can't hold "
+            f"({constraint.name}).",
+            f"expected: {expected:.3g} of {math.prod(parameter.shape)} entries",
+            "use a map without an upper bound: softplus, exp, square",
         )

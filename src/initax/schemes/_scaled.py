@@ -12,39 +12,41 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from initax._errors import SchemeError, count, message
+from initax._errors import SchemeError, count
 from initax._model._parameter import Layer, Parameter, Role
-from initax._model._reason import Reason
-from initax.schemes._depth import depth_factor
-from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, number, refuse_old, where
+from initax.schemes._depth import DepthFactor, KnownFactor, depth_factor
+from initax.schemes._initializer import (
+    Initializer,
+    InitializerAround,
+    KernelAround,
+    Recipe,
+    known_axes,
+    number,
+    plain,
+    where,
+)
 from initax.schemes._named import Check, SchemeLike
 from initax.schemes._named import scheme as named
 from initax.schemes._scheme import Scheme
 
-Factor = float | tuple[float, ...]
-"""A factor of a whole array, or one for each entry of a stack."""
+Factor = float | tuple[float, ...] | DepthFactor
+"""A factor of a whole array, one for each entry of a stack, or one that a forward pass tells."""
 
 
 @dataclass(frozen=True, slots=True)
-class ScaledKernel(Kernel):
+class ScaledKernel(KernelAround):
     """Another kernel's array times the last number, or times the last numbers along one of its axes.
 
     Attributes:
-        inner: the other kernel.
         axis: the axis, where there are several numbers.
     """
 
-    inner: Kernel
     axis: int | None = None
 
     @property
     def elementwise(self) -> bool:  # type: ignore[override]
         """As the inner kernel, where all entries have one factor."""
         return self.inner.elementwise and self.axis is None
-
-    def anywhere(self) -> ScaledKernel:
-        """As the inner kernel."""
-        return replace(self, inner=self.inner.anywhere())
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
@@ -80,52 +82,45 @@ class ScaledKernel(Kernel):
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled(Initializer):
+class Scaled(InitializerAround):
     """Another initializer's array times a factor, or each entry of a stack times one of its own."""
 
-    inner: Initializer
     factor: Factor
-
-    @property
-    def needs_reach(self) -> bool:  # type: ignore[override]
-        """As the inner initializer."""
-        return self.inner.needs_reach
-
-    def declines(self, parameter: Parameter) -> Reason | None:
-        """As the inner initializer."""
-        return self.inner.declines(parameter)
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        recipe = self.inner.recipe(parameter, layer)
-        refuse_old("scaled", recipe, parameter)
-        std = None if recipe.std is None else recipe.std * _root_mean_square(_all(self.factor))
-        axis = _stack_of(parameter, self.factor) if isinstance(self.factor, tuple) else None
-        numbers = (*recipe.numbers, self.factor)
+        recipe = self.inner_recipe(parameter, layer)
+        factor = self.factor.of(parameter) if isinstance(self.factor, DepthFactor) else self.factor
+        std = None if recipe.std is None else recipe.std * _root_mean_square(_all(factor))
+        axis = _stack_of(parameter, factor) if isinstance(factor, tuple) else None
+        numbers = (*recipe.numbers, factor if isinstance(factor, tuple) else float(factor))
         return replace(recipe, kernel=ScaledKernel(recipe.kernel, axis), numbers=numbers, std=std)
 
     def spec(self) -> Any:
         """Return what JSON keeps of it."""
-        factor = list(self.factor) if isinstance(self.factor, tuple) else self.factor
-        return [self.name, {"scheme": self.inner.spec(), "factor": factor}]
+        return [self.name, {"scheme": self.inner.spec(), "factor": plain(self.factor)}]
+
+    @property
+    def depth_recipe(self) -> str:
+        """The recipe of its depth factor; nothing where it has none."""
+        return self.factor.recipe if isinstance(self.factor, DepthFactor | KnownFactor) else ""
 
     def __str__(self) -> str:
         """Return it as one would call it."""
+        if isinstance(self.factor, DepthFactor):
+            return f"scaled({self.inner}, {self.factor})"
         shown = ", ".join(f"{each:.6g}" for each in _all(self.factor))
         return f"scaled({self.inner}, {f'[{shown}]' if isinstance(self.factor, tuple) else shown})"
 
 
 def _factor(_scheme: str, _name: str, factor: Any) -> Factor:
     match factor:
+        case DepthFactor() | KnownFactor():
+            return factor
         case [str() as recipe, Mapping() as sizes]:
             return depth_factor(recipe, **sizes)
         case str():
-            raise SchemeError(
-                message(
-                    f"scaled: factor must be a number, or a recipe and its sizes, not {factor!r}.",
-                    'write ("scaled", {"scheme": ..., "factor": ("gpt2", {"layers": 12})})',
-                )
-            )
+            return depth_factor(factor)
         case list() | tuple() if factor:
             return tuple(number("scaled", "each factor", each) for each in factor)
         case np.ndarray() | jax.Array() if not isinstance(factor, jax.core.Tracer) and factor.ndim == 1 and factor.size:
@@ -134,7 +129,7 @@ def _factor(_scheme: str, _name: str, factor: Any) -> Factor:
 
 
 ByFactor = Annotated[Any, Check(_factor)]
-"""A number, one for each layer of a stack, or the recipe and sizes of a depth factor."""
+"""A number, one for each layer of a stack, or the recipe of a depth factor, with or without its sizes."""
 
 
 @named("scaled")
@@ -144,12 +139,13 @@ def scaled(scheme: SchemeLike, factor: ByFactor, *, biases: bool = False) -> Sch
     Args:
         scheme: the scheme, written in any way a rule accepts.
         factor: multiplies the weights, and so their standard deviation: a number, or the recipe and sizes of a
-            `depth_factor`, `("gpt2", {"layers": 12})`; or a list of numbers, one for each layer of a stack, as `vmap`
-            and scans make them. A plan shows the standard deviation over all of the stack then.
+            `depth_factor`, `("gpt2", {"layers": 12})`, or `"gpt2"` alone for the sizes that the forward pass tells; or
+            a list of numbers, one for each layer of a stack, as `vmap` and scans make them. A plan shows the standard
+            deviation over all of the stack then.
         biases: whether biases and norms' scales are multiplied, too.
 
     Raises:
-        SchemeError: the scheme or the factor is wrong; when a plan is made, a weight is no stack, or one of another
+        SchemeError: the scheme or the factor is wrong; when a plan is made, a weight is not a stack, or one of another
             number of layers than there are factors.
 
     Examples:
@@ -176,7 +172,7 @@ def scaled(scheme: SchemeLike, factor: ByFactor, *, biases: bool = False) -> Sch
     return whole
 
 
-def _all(factor: Factor) -> tuple[float, ...]:
+def _all(factor: float | tuple[float, ...]) -> tuple[float, ...]:
     return factor if isinstance(factor, tuple) else (factor,)
 
 
@@ -192,18 +188,14 @@ def _stack_of(parameter: Parameter, factors: tuple[float, ...]) -> int:
     seen = f'shape {parameter.shape}, axes "{axes.pattern}"'
     if axis is None:
         raise SchemeError(
-            message(
-                f"scaled has {many}, one for each layer of a stack; {where(parameter)} is no stack.",
-                seen,
-                f'write one number, ("scaled", {{"scheme": ..., "factor": {factors[0]:g}}}), or select the stack alone',
-            )
+            f"scaled has {many}, one for each layer of a stack; {where(parameter)} is not a stack.",
+            seen,
+            f'write one number, ("scaled", {{"scheme": ..., "factor": {factors[0]:g}}}), or select the stack alone',
         )
     if parameter.shape[axis] != len(factors):
         raise SchemeError(
-            message(
-                f"scaled has {many}; {where(parameter)} is a stack of {parameter.shape[axis]}.",
-                f"{seen}: one factor for each entry of axis {axis}",
-                f'write "factor": [{factors[0]:g}, ...] with {count(parameter.shape[axis], "number")}, or one number',
-            )
+            f"scaled has {many}; {where(parameter)} is a stack of {parameter.shape[axis]}.",
+            f"{seen}: one factor for each entry of axis {axis}",
+            f'write "factor": [{factors[0]:g}, ...] with {count(parameter.shape[axis], "number")}, or one number',
         )
     return axis

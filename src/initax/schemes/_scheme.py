@@ -85,9 +85,7 @@ class Scheme:
         if isinstance(weight, str) and weight in _NAMED and _is_number(bias) and len(_required(weight)) < 2:
             raise SchemeError(_number_beside(weight, bias))
         if not arrays and weight is UNSET and all(each is UNSET for each in (bias, recurrent, embedding, scale, state)):
-            raise SchemeError(
-                message("a scheme that names no initializer draws nothing.", 'write ix.Scheme("he_normal", ...)')
-            )
+            raise SchemeError("a scheme that names no initializer draws nothing.", 'write ix.Scheme("he_normal", ...)')
         base = None if weight is UNSET or weight is None else as_scheme(weight)
         parts: dict[Role, Initializer | None] = {} if base is None else dict(base._parts)
         if weight is None:
@@ -195,9 +193,9 @@ def _in_order(parts: Parts) -> dict[Role, Initializer | None]:
 
 
 def _for_array(name: str, value: Any) -> Scheme | None:
-    """What a scheme says of one array."""
+    """The scheme of one array."""
     if name in (*WORDS, "base", "name"):
-        raise SchemeError(message(f'"{name}" is no array here: it is a word of schemes.', f"write {name}=..."))
+        raise SchemeError(f'"{name}" is not an array here: it is a word of schemes.', f"write {name}=...")
     try:
         scheme = None if value is None else as_scheme(value)
     except SchemeError as error:
@@ -205,10 +203,8 @@ def _for_array(name: str, value: Any) -> Scheme | None:
     if scheme is not None and scheme.arrays:
         names = listing(f'"{each}"' for each in scheme.arrays)
         raise SchemeError(
-            message(
-                f'array "{name}": a scheme for one array can\'t name others: {names}.',
-                f'an array further inside is named by its path: "**.{name}.{next(iter(scheme.arrays))}"',
-            )
+            f'array "{name}": a scheme for one array can\'t name others: {names}.',
+            f'an array further inside is named by its path: "**.{name}.{next(iter(scheme.arrays))}"',
         )
     return scheme
 
@@ -218,7 +214,7 @@ def _plain(value: Any) -> Any:
         return value.spec()
     if callable(value):
         name = getattr(value, "__name__", type(value).__name__)
-        raise SchemeError(message(f"the function {name} among a scheme's arguments can't be stored.", "use a name"))
+        raise SchemeError(f"the function {name} among a scheme's arguments can't be stored.", "use a name")
     return plain(value)
 
 
@@ -251,19 +247,19 @@ def register(name: str, scheme: Any) -> None:
         Scheme(weight=normal(stddev=0.02), recurrent=normal(stddev=0.02), bias=zeros, embedding=normal(stddev=0.02))
     """
     if not isinstance(name, str) or not name.isidentifier():
-        raise SchemeError(message(f"a scheme's name is an identifier, not {name!r}."))
+        raise SchemeError(f"a scheme's name is an identifier, not {name!r}.")
     if name in _NAMED and name not in _OWN:
-        raise SchemeError(message(f'"{name}" is a scheme of initax and keeps its meaning.', "choose another name"))
+        raise SchemeError(f'"{name}" is a scheme of initax and keeps its meaning.', "choose another name")
     _OWN.add(name)
     if inspect.isfunction(scheme) and not {"key", "shape"} & set(inspect.signature(scheme).parameters):
-        enter(name, lambda **args: as_scheme(scheme(**args)).called(name, args))
+        add_to_registry(name, lambda **args: as_scheme(scheme(**args)).called(name, args))
     else:
         finished = as_scheme(scheme).called(name, {})
-        enter(name, lambda: finished)
+        add_to_registry(name, lambda: finished)
 
 
-def enter(name: str, factory: Callable[..., Scheme]) -> None:
-    """Put a factory into the table of names."""
+def add_to_registry(name: str, factory: Callable[..., Scheme]) -> None:
+    """Add a factory to the table of names."""
     _NAMED[name] = factory
 
 
@@ -292,10 +288,10 @@ def get(name: str, **args: Any) -> Scheme:
         hint = (
             KEPT if name is None else 'ix.schemes.get("he_normal", ...); anything else a rule takes is a scheme already'
         )
-        raise SchemeError(message(f"a scheme's name is a text, not {shown(name)}.", hint))
+        raise SchemeError(f"a scheme's name is a text, not {shown(name)}.", hint)
     if name not in _NAMED:
         hint = NAMES_ELSEWHERE.get(name) or did_you_mean(name, _NAMED)
-        raise SchemeError(message(f'no scheme is called "{name}".', hint, f"schemes: {listing(names(), 60)}"))
+        raise SchemeError(f'no scheme is called "{name}".', hint, f"schemes: {listing(names(), 60)}")
     factory = _NAMED[name]
     parameters = inspect.signature(factory).parameters
     if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
@@ -309,7 +305,7 @@ def get(name: str, **args: Any) -> Scheme:
             for key in parameters
             if key in args or key in missing
         )
-        raise SchemeError(message(f"{name} needs {listing(missing)}.", f'write ("{name}", {{{pairs}}})'))
+        raise SchemeError(f"{name} needs {listing(missing)}.", f'write ("{name}", {{{pairs}}})')
     return factory(**args)
 
 
@@ -342,7 +338,7 @@ def unknown_argument(name: str, argument: str, value: Any) -> str:
 
 
 def as_scheme(value: Any) -> Scheme:
-    """Return what a rule says as a scheme.
+    """Return the scheme that a rule gives, in whatever form it is written.
 
     Raises:
         SchemeError: it is none.
@@ -366,10 +362,8 @@ def as_scheme(value: Any) -> Scheme:
         return Scheme.of(weights_only(foreign(value)))
     if getattr(value, "shape", ()):
         raise SchemeError(
-            message(
-                f"an array of shape {tuple(value.shape)} is no scheme.",
-                "pass the initializer, not what it returns: jax.nn.initializers.he_normal(), without (key, shape)",
-            )
+            f"an array of shape {tuple(value.shape)} is not a scheme.",
+            "pass the initializer, not what it returns: jax.nn.initializers.he_normal(), without (key, shape)",
         )
     hint = (
         KEPT
@@ -382,7 +376,7 @@ def as_scheme(value: Any) -> Scheme:
             "an initializer, an ix.Scheme, or None to keep"
         )
     )
-    raise SchemeError(message(f"{value!r} ({type(value).__name__}) is no scheme.", hint))
+    raise SchemeError(f"{value!r} ({type(value).__name__}) is not a scheme.", hint)
 
 
 def _is_number(value: Any) -> bool:
@@ -394,7 +388,7 @@ def _number_beside(name: str, value: float) -> str:
     parameters = inspect.signature(_NAMED[name]).parameters.values()
     first = next((each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD), "scheme")
     return message(
-        f'{value!r} ({type(value).__name__}) beside "{name}" is no scheme.',
+        f'{value!r} ({type(value).__name__}) beside "{name}" is not a scheme.',
         "" if first == "scheme" else f'for its {first} write ("{name}", {{"{first}": {value!r}}})',
         "" if _required(name) else f'for biases of {value!r} write ("{name}", ("constant", {{"value": {value!r}}}))',
     )
@@ -444,7 +438,7 @@ def unknown_role(key: str, weight: Any = None, value: Any = None) -> str:
 
 
 def _for_state(value: Any) -> Initializer | None:
-    """Return what a scheme says of state: that it starts anew, or is kept.
+    """Return whether a scheme restarts state or keeps it, as an initializer or `None`.
 
     Raises:
         SchemeError: it is something else.
@@ -453,15 +447,13 @@ def _for_state(value: Any) -> Initializer | None:
     if found is None or (isinstance(found, Initializer) and found.draws_reserved):
         return found
     raise SchemeError(
-        message(
-            f"{value!r} can't draw state.",
-            'running statistics start anew as their framework starts them, {"state": "default"}, or are kept: None',
-        )
+        f"{value!r} can't draw state.",
+        'running statistics start anew as their framework starts them, {"state": "default"}, or are kept: None',
     )
 
 
 def as_initializer(value: Any, role: Role) -> Initializer | None:
-    """Return what a scheme says of one role as an initializer.
+    """Return the initializer of a scheme for one role.
 
     Raises:
         SchemeError: it is none, or does not fit the role.
@@ -480,9 +472,7 @@ def as_initializer(value: Any, role: Role) -> Initializer | None:
     if part is None or isinstance(part, Initializer):
         return part
     raise SchemeError(
-        message(
-            f"{scheme} can't draw a {role}.",
-            f'for a {role}: "zeros", "ones", ("constant", {{"value": ...}}), ("normal", {{"stddev": ...}})'
-            + (', "uniform_fan_in", ("prior", {"p": ...}), ("forget_gate", {"value": ...})' if role == "bias" else ""),
-        )
+        f"{scheme} can't draw a {role}.",
+        f'for a {role}: "zeros", "ones", ("constant", {{"value": ...}}), ("normal", {{"stddev": ...}})'
+        + (', "uniform_fan_in", ("prior", {"p": ...}), ("forget_gate", {"value": ...})' if role == "bias" else ""),
     )

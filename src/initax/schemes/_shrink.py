@@ -8,30 +8,19 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter, Role
-from initax._model._reason import Reason
-from initax.schemes._initializer import Initializer, Kernel, Recipe, refuse_old, where
+from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, where
 from initax.schemes._named import Number, SchemeLike
 from initax.schemes._named import scheme as named
 from initax.schemes._scheme import Scheme
 
 
 @dataclass(frozen=True, slots=True)
-class ShrinkPerturbKernel(Kernel):
+class ShrinkPerturbKernel(KernelAround):
     """The old array times the last number, plus another kernel's array times the one before it."""
 
-    inner: Kernel
     sees_old: ClassVar[bool] = True
-
-    @property
-    def elementwise(self) -> bool:  # type: ignore[override]
-        """As the inner kernel."""
-        return self.inner.elementwise
-
-    def anywhere(self) -> ShrinkPerturbKernel:
-        """As the inner kernel."""
-        return replace(self, inner=self.inner.anywhere())
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return what is added to the old array."""
@@ -43,35 +32,28 @@ class ShrinkPerturbKernel(Kernel):
 
 
 @dataclass(frozen=True, slots=True)
-class ShrinkPerturb(Initializer):
+class ShrinkPerturb(InitializerAround):
     """`shrink` times the old array plus `perturb` times what another initializer draws."""
 
-    inner: Initializer
     shrink: float
     perturb: float
+    needs_input_second_moment: ClassVar[bool] = False
 
     @property
     def fits_bias(self) -> bool:  # type: ignore[override]
         """As the inner initializer."""
         return self.inner.fits_bias
 
-    def declines(self, parameter: Parameter) -> Reason | None:
-        """As the inner initializer."""
-        return self.inner.declines(parameter)
-
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         if parameter.constraint is not None:
             raise SchemeError(
-                message(
-                    f"shrink_perturb adds to what is stored; {where(parameter)} is stored behind "
-                    f"{parameter.constraint.name}.",
-                    "the sum would not be the effective weight's",
-                    "draw it anew, or keep it",
-                )
+                f"shrink_perturb adds to what is stored; {where(parameter)} is stored behind "
+                f"{parameter.constraint.name}.",
+                "the sum would not be the effective weight's",
+                "draw it anew, or keep it",
             )
-        recipe = self.inner.recipe(parameter, layer)
-        refuse_old("shrink_perturb", recipe, parameter)
+        recipe = self.inner_recipe(parameter, layer)
         numbers = (*recipe.numbers, self.perturb, self.shrink)
         return replace(recipe, kernel=ShrinkPerturbKernel(recipe.kernel), numbers=numbers, std=None)
 
@@ -89,7 +71,7 @@ def shrink_perturb(shrink: Number, scheme: SchemeLike, perturb: Number = 1.0) ->
     """Return weights and biases that are partly what they were: `shrink * old + perturb * drawn`.
 
     Training that goes on with more data from the old weights generalizes worse than training from new ones; from
-    shrunken and perturbed ones it does not. What the other scheme keeps, the scale of norms say, stays as it is.
+    shrunken and perturbed ones it does not. What the other scheme keeps, e.g. the scale of norms, stays as it is.
 
     Args:
         shrink: multiplies the old arrays; 0 draws anew, 1 adds noise.
@@ -111,12 +93,10 @@ def shrink_perturb(shrink: Number, scheme: SchemeLike, perturb: Number = 1.0) ->
     References:
         Ash & Adams 2020, "On warm-starting neural network training", arXiv 1910.08475, section 4.
     """
-    if any(part is not None and part.needs_reach for part in scheme.parts.values()):
+    if any(part is not None and part.needs_input_second_moment for part in scheme.parts.values()):
         raise SchemeError(
-            message(
-                "shrink_perturb can't add to what auto draws: auto scales a whole weight to what reaches it.",
-                'name a scheme that needs no inputs, "he_normal"',
-            )
+            "shrink_perturb can't add to what auto draws: auto scales a whole weight to what reaches it.",
+            'name a scheme that needs no inputs, "he_normal"',
         )
     parts: dict[Role, Initializer | None] = {
         role: None if part is None else ShrinkPerturb(part, shrink, perturb, name="shrink_perturb")

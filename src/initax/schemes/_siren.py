@@ -6,14 +6,7 @@ import math
 from dataclasses import dataclass
 
 from initax._model._parameter import Layer, Parameter
-from initax.schemes._initializer import (
-    Fans,
-    Initializer,
-    Recipe,
-    fans_of,
-    positive_fan,
-    refuse_complex,
-)
+from initax.schemes._initializer import Fans, Initializer, Recipe, fans_of, positive_fan, refuse_complex
 from initax.schemes._kernels import UniformKernel
 from initax.schemes._named import Parts, Positive, scheme
 from initax.schemes._scheme import weights_only

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import SchemeError, message
+from initax._errors import SchemeError
 from initax._math._axes import Axes
 from initax._math._haar import haar
 from initax._math._polar import polar
@@ -27,7 +27,7 @@ from initax.schemes._scheme import weights_only
 
 Method = Literal["auto", "householder", "polar"]
 LARGEST = 2**28
-"""Entries of the largest matrix that a device is asked to draw by itself: 16,384 x 16,384, 1 GiB in float32. The draw's
+"""Entries of the largest matrix that a device is asked to draw alone: 16,384 x 16,384, 1 GiB in float32. The draw's
 temporaries take five times that. It depends on no device, mesh or backend, and neither do the values."""
 
 
@@ -73,8 +73,7 @@ class HaarKernel(_Structured):
         *receptive, inputs, outputs = self.axes.canonical_shape
         matrices = self._matrices(key, math.prod(receptive) * inputs, outputs, dtype, split)
         stacked = jnp.reshape(matrices, (self.axes.batch_size, *receptive, inputs, outputs))
-        made: jax.Array = self.axes.from_canonical(stacked * jnp.asarray(gain, dtype))
-        return made
+        return self.axes.from_canonical(stacked * jnp.asarray(gain, dtype))
 
     def _matrices(self, key: jax.Array, rows: int, columns: int, dtype: Any, split: Split | None) -> jax.Array:
         stack = (*(self.axes.split[axis] for axis in self.axes.batch_axis), rows, columns)
@@ -109,8 +108,7 @@ class EyeKernel(_Structured):
             kernel = jnp.zeros(self.axes.canonical_shape, dtype).at[centers].set(eye)
             rolled = jnp.roll(kernel, self.shift, axis=tuple(range(rank)))
             every = jnp.broadcast_to(rolled, (self.axes.batch_size, *rolled.shape))
-            made: jax.Array = self.axes.from_canonical(every)
-            return made
+            return self.axes.from_canonical(every)
         eye = jnp.roll(eye, self.shift, axis=1)
         return _at_center(self.axes, jnp.broadcast_to(eye, (self.axes.batch_size, inputs, outputs)), dtype)
 
@@ -132,8 +130,7 @@ class SparseKernel(_Structured):
         values = jax.random.normal(for_values, canonical, dtype) * jnp.asarray(numbers[0], dtype)
         flat = (canonical[0], math.prod(canonical[1:-1]), canonical[-1])
         rank = jnp.argsort(jnp.argsort(jax.random.bits(for_places, flat), axis=1), axis=1)
-        made: jax.Array = self.axes.from_canonical(jnp.where(jnp.reshape(rank, canonical) < self.zeros, 0, values))
-        return made
+        return self.axes.from_canonical(jnp.where(jnp.reshape(rank, canonical) < self.zeros, 0, values))
 
     def mean(self, numbers: tuple[float, ...]) -> float:
         """Return zero."""
@@ -144,19 +141,16 @@ def _at_center(axes: Axes, taps: jax.Array, dtype: Any) -> jax.Array:
     receptive = axes.canonical_shape[:-2]
     kernel = jnp.zeros((axes.batch_size, *axes.canonical_shape), dtype)
     center = (slice(None), *((size - 1) // 2 for size in receptive))
-    made: jax.Array = axes.from_canonical(kernel.at[center].set(taps))
-    return made
+    return axes.from_canonical(kernel.at[center].set(taps))
 
 
 def _matrix_axes(name: str, parameter: Parameter) -> Axes:
     axes = known_axes(name, parameter)
     if not (axes.in_axis and axes.out_axis):
         raise SchemeError(
-            message(
-                f"{name} needs input and output axes; {where(parameter)} has shape {parameter.shape}, "
-                f'axes "{axes.pattern}".',
-                'for a vector use "normal" or "zeros"',
-            )
+            f"{name} needs input and output axes; {where(parameter)} has shape {parameter.shape}, "
+            f'axes "{axes.pattern}".',
+            'for a vector use "normal" or "zeros"',
         )
     return axes
 
@@ -197,22 +191,18 @@ class DeltaOrthogonal(Initializer):
         *receptive, inputs, outputs = axes.canonical_shape
         if not receptive:
             raise SchemeError(
-                message(
-                    f"delta_orthogonal needs a receptive field; {where(parameter)} has shape {parameter.shape}, "
-                    f'axes "{axes.pattern}".',
-                    'for a matrix use "orthogonal"',
-                )
+                f"delta_orthogonal needs a receptive field; {where(parameter)} has shape {parameter.shape}, "
+                f'axes "{axes.pattern}".',
+                'for a matrix use "orthogonal"',
             )
         if (empty := _empty(parameter, layer)) is not None:
             return empty
         if inputs > outputs:
             raise SchemeError(
-                message(
-                    f"delta_orthogonal needs at least as many outputs as inputs; {where(parameter)} has {inputs} "
-                    f"inputs and {outputs} outputs per group.",
-                    f'shape {parameter.shape}, axes "{axes.pattern}"',
-                    'a convolution that narrows can\'t preserve norms: use "orthogonal"',
-                )
+                f"delta_orthogonal needs at least as many outputs as inputs; {where(parameter)} has {inputs} "
+                f"inputs and {outputs} outputs per group.",
+                f'shape {parameter.shape}, axes "{axes.pattern}"',
+                'a convolution that narrows can\'t preserve norms: use "orthogonal"',
             )
         kernel = DeltaHaarKernel(axes, split=split_of(axes, parameter.sharding))
         return Recipe(kernel, (self.gain,), abs(self.gain) / math.sqrt(outputs * math.prod(receptive)))
@@ -230,20 +220,16 @@ class Eye(Initializer):
         axes = _matrix_axes(self.name, parameter)
         if isinstance(self.shift, tuple) and len(self.shift) != len(axes.canonical_shape):
             raise SchemeError(
-                message(
-                    f"identity has {len(self.shift)} shifts, one for each axis, and {where(parameter)} has "
-                    f"{len(axes.canonical_shape)} axes in the layout (*receptive, in, out).",
-                    f'shape {parameter.shape}, axes "{axes.pattern}"',
-                    "a single number shifts the outputs",
-                )
+                f"identity has {len(self.shift)} shifts, one for each axis, and {where(parameter)} has "
+                f"{len(axes.canonical_shape)} axes in the layout (*receptive, in, out).",
+                f'shape {parameter.shape}, axes "{axes.pattern}"',
+                "a single number shifts the outputs",
             )
         if self.name == "dirac" and not axes.receptive_axis:
             raise SchemeError(
-                message(
-                    f"dirac needs a receptive field; {where(parameter)} has shape {parameter.shape}, "
-                    f'axes "{axes.pattern}".',
-                    'for a matrix use "identity"',
-                )
+                f"dirac needs a receptive field; {where(parameter)} has shape {parameter.shape}, "
+                f'axes "{axes.pattern}".',
+                'for a matrix use "identity"',
             )
         return _empty(parameter, layer) or Recipe(EyeKernel(axes, self.shift), (self.gain,), 0.0)
 
@@ -279,7 +265,7 @@ def orthogonal(gain: Gain = 1.0, *, method: Method = "auto") -> Parts:
     """Return `gain` times Haar-distributed orthogonal weights, and zero biases; complex weights are unitary.
 
     A convolution is a matrix `(receptive field * in, out)`; the shorter side is orthonormal. Every group, gate and
-    stack entry is orthogonal by itself.
+    stack entry is orthogonal on its own.
 
     Args:
         gain: multiplies the standard deviation; a number, or an activation or its name.
@@ -352,7 +338,7 @@ def _shift(name: str, argument: str, value: Any) -> int | tuple[int, ...]:
     several = value if isinstance(value, tuple | list) else (value,)
     steps = [number(name, argument, each) for each in several]
     if not steps or not all(each.is_integer() for each in steps):
-        raise SchemeError(message(f"{name}: {argument} must be a whole number, or one for each axis, not {value!r}."))
+        raise SchemeError(f"{name}: {argument} must be a whole number, or one for each axis, not {value!r}.")
     return tuple(map(int, steps)) if isinstance(value, tuple | list) else int(steps[0])
 
 
@@ -370,8 +356,8 @@ def identity(gain: Gain = 1.0, shift: Shift = 0) -> Parts:
             roll each axis of the layout `(*receptive, in, out)`.
 
     Raises:
-        SchemeError: `shift` is no whole number, nor several; when a plan is made, a weight has no input or output axis,
-            or another number of axes than there are shifts.
+        SchemeError: `shift` is neither a whole number nor several; when a plan is made, a weight has no input or output
+            axis, or another number of axes than there are shifts.
 
     Examples:
         >>> import initax as ix, jax

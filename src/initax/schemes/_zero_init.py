@@ -34,8 +34,7 @@ class HadamardKernel(Kernel):
         taps = jnp.where(shared % 2 == 1, -value, value).reshape(1, *(1 for _ in receptive), inputs, outputs)
         around = [((size - 1) // 2, size - 1 - (size - 1) // 2) for size in receptive]
         kernel = jnp.pad(taps, [(0, 0), *around, (0, 0), (0, 0)])
-        made: jax.Array = self.axes.from_canonical(jnp.broadcast_to(kernel, (self.axes.batch_size, *kernel.shape[1:])))
-        return made
+        return self.axes.from_canonical(jnp.broadcast_to(kernel, (self.axes.batch_size, *kernel.shape[1:])))
 
     def lowest(self, numbers: tuple[float, ...]) -> float:
         """Return the negative entry."""

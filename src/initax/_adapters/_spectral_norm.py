@@ -1,4 +1,4 @@
-"""Preimages: from the effective weight a scheme draws to the arrays that a reparameterized layer stores."""
+"""The preimage under spectral norm: from the effective weight to the arrays that a layer under it stores."""
 
 from __future__ import annotations
 
@@ -9,34 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 POWER_ITERATIONS = 50
-"""Equinox itself iterates 15 times at construction; a Gaussian matrix has a small spectral gap and wants more."""
-
-
-def unchanged(effective: jax.Array) -> tuple[jax.Array, ...]:
-    """Return the effective weight to be stored as it is."""
-    return (effective,)
-
-
-@dataclass(frozen=True, slots=True)
-class WeightNormPreimage:
-    """Weight norm stores a direction and a magnitude: `w = g * v / |v|` (Salimans & Kingma 2016, eq. 2).
-
-    Attributes:
-        reduced: axes that the norm is taken over.
-        magnitude_shape: shape in which `g` is stored.
-    """
-
-    reduced: tuple[int, ...]
-    magnitude_shape: tuple[int, ...]
-
-    def __call__(self, effective: jax.Array) -> tuple[jax.Array, ...]:
-        """Return the direction and the magnitude.
-
-        Where the effective weight is zero its direction is arbitrary; a zero direction would divide zero by zero.
-        """
-        magnitude = jnp.sqrt(jnp.sum(jnp.abs(effective) ** 2, axis=self.reduced, keepdims=True))
-        direction = jnp.where(magnitude == 0, jnp.ones_like(effective), effective)
-        return direction, jnp.reshape(magnitude, self.magnitude_shape)
+"""Equinox itself iterates 15 times at construction; a Gaussian matrix has a small spectral gap and needs more."""
 
 
 @dataclass(frozen=True, slots=True)

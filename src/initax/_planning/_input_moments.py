@@ -1,4 +1,4 @@
-"""The second step of a plan with `auto`: what the rules decided, followed along the forward pass, scales its weights.
+"""The second step of a plan with `auto`: the second moment of each weight's input, estimated along the forward pass.
 
 The first step decides every row as if a signal of length one reached each weight. That gives the law of every array
 that is drawn, `auto`'s or not, and with these laws the trace tells what really reaches the weights.
@@ -16,7 +16,7 @@ import numpy as np
 from initax._errors import count, listing, message, warn
 from initax._model._parameter import WEIGHT_ROLES, Parameter
 from initax._model._survey import Survey, Traced
-from initax._planning._decide import Decisions, Draw
+from initax._planning._records import Decisions, Draw
 from initax._trace import uses_of
 from initax._trace._second_moments import NUDGE, Law, Lengths
 
@@ -33,7 +33,7 @@ CLOSE = 0.002
 """Relative difference of a variance from one pass to the next, below which it is found."""
 
 
-def with_lengths(decisions: Decisions, survey: Survey, traced: Traced | None) -> Decisions:
+def with_input_moments(decisions: Decisions, survey: Survey, traced: Traced | None) -> Decisions:
     """Return the decisions with what `auto` draws scaled by what reaches it, and notes of what it does not know.
 
     Args:
@@ -46,36 +46,32 @@ def with_lengths(decisions: Decisions, survey: Survey, traced: Traced | None) ->
     layers = {each.path: layer for layer in survey.layers for each in layer.parameters}
     draws, unknown = [], []
     for each in decisions.draws:
-        if each.initializer is None or not each.initializer.needs_reach:
+        if each.initializer is None or not each.initializer.needs_input_second_moment:
             draws.append(each)
             continue
-        parameter = replace(each.parameter, reach=found.reach.get(each.parameter.path))
-        if parameter.reach is None and (parameter.role != "embedding" or parameter.path in found.reach):
+        moment = found.input_second_moment.get(each.parameter.path)
+        parameter = replace(each.parameter, input_second_moment=moment)
+        if moment is None and (parameter.role != "embedding" or parameter.path in found.input_second_moment):
             unknown.append(parameter.path)
         # A table that a signal of unknown length reaches is an output layer all the same.
-        scaled = replace(parameter, reach=1.0) if parameter.path in unknown else parameter
+        scaled = replace(parameter, input_second_moment=1.0) if parameter.path in unknown else parameter
         recipe = each.initializer.recipe(scaled, layers[parameter.path])
-        draws.append(replace(each, parameter=parameter, recipe=recipe, std=recipe.std))
-    notes = (
-        *decisions.notes,
-        *_blind(unknown, traced is None),
-        *_assuming(found.assumed),
-        *_unstable(found.slopes),
-    )
+        draws.append(replace(each, parameter=parameter, recipe=recipe))
+    notes = (*decisions.notes, *_blind(unknown, traced is None), *_assuming(found.assumed), *_unstable(found.slopes))
     return replace(decisions, draws=tuple(draws), notes=notes)
 
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What the forward pass tells.
+    """The result of following the forward pass.
 
     Attributes:
-        reach: path → mean square of the signal that reaches a weight, `None` where that is not known.
+        input_second_moment: path → mean square of the signal that reaches a weight, `None` where that is not known.
         assumed: paths of the arrays whose laws had to be assumed for it.
         slopes: path → slope of the length map in front of a weight, where deviations of the length grow.
     """
 
-    reach: Mapping[str, float | None]
+    input_second_moment: Mapping[str, float | None]
     assumed: tuple[str, ...]
     slopes: Mapping[str, float]
 
@@ -91,10 +87,10 @@ def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Foll
     searches: dict[int, _Search] = {}
     for _ in range(PASSES):
         lengths = Lengths(uses, laws, tables)
-        reach = lengths.of(traced.closed, arrays, traced.constants)
+        input_second_moment = lengths.of(traced.closed, arrays, traced.constants)
         off = False
         for at in lengths.looked:
-            law, length = laws.get(at), reach.get(at)
+            law, length = laws.get(at), input_second_moment.get(at)
             if law is None or law.length is None or law.inputs is None or length is None:
                 continue
             search = searches.setdefault(at, _Search())
@@ -103,29 +99,29 @@ def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Foll
             laws[at] = replace(law, square=search.next(law.square, wanted))
         if not off:
             break
-    scaled = {at for at, law in laws.items() if law.length is not None and reach.get(at) is not None}
+    scaled = {at for at, law in laws.items() if law.length is not None and input_second_moment.get(at) is not None}
     leaning = frozenset[int]().union(*(lengths.leaning.get(at, frozenset()) for at in scaled))
     steep = {at: slope for at, slope in sorted(lengths.slopes.items()) if at in scaled and slope > STEEP}
     if steep:
-        nudged = Lengths(uses, laws, tables, reach).of(traced.closed, arrays, traced.constants)
-        growth = max(_growth(reach[at], nudged.get(at)) for at in steep)
+        nudged = Lengths(uses, laws, tables, input_second_moment).of(traced.closed, arrays, traced.constants)
+        growth = max(_growth(input_second_moment[at], nudged.get(at)) for at in steep)
         steep = steep if growth > GROWTH else {}
     return Followed(
-        {paths[at]: length for at, length in reach.items()},
+        {paths[at]: length for at, length in input_second_moment.items()},
         tuple(paths[at] for at in sorted(leaning)),
         {paths[at]: slope for at, slope in steep.items()},
     )
 
 
 def _growth(length: float | None, nudged: float | None) -> float:
-    """By what factor a deviation of the length has grown; what then is no length any more has outgrown all bounds."""
+    """Growth factor of a deviation of the second moment; infinite where the length is not finite any more."""
     if length is None or nudged is None:
         return math.inf
     return math.log(nudged / length) / math.log1p(NUDGE)
 
 
 class _Search:
-    """The variance at which a table has the variance that it should have: secants, in logarithms.
+    """A search for the variance of a table, by secants in logarithms.
 
     What a table gives when it is looked up is part of what reaches it when it is read out.
     """
@@ -163,7 +159,7 @@ def _law(parameter: Parameter, draw: Draw | None, is_norm: bool) -> Law | None:
         inputs = now.fan_in if now.role == "embedding" else now.effective_fan_in
         if draw is None or recipe is None or inputs is None or now.effective_fan_in is None:
             return None
-        if draw.initializer is not None and draw.initializer.needs_reach and recipe.std:
+        if draw.initializer is not None and draw.initializer.needs_input_second_moment and recipe.std:
             square = recipe.std**2
             length = square * now.effective_fan_in
             return Law(mean=0.0, square=square, inputs=inputs, length=length, centered=draw.initializer.centers)
@@ -188,11 +184,11 @@ def _taken(parameter: Parameter) -> float | None:
 
 
 def _blind(unknown: list[str], without_inputs: bool) -> tuple[str, ...]:
-    """What `auto` could not be told, for the user to know."""
+    """A note on weights whose input `auto` does not know."""
     if not unknown:
         return ()
     text = message(
-        f"auto can't tell what reaches {count(len(unknown), 'weight')} and takes gain 1: "
+        f"auto can't tell what reaches {count(len(unknown), 'weight')} and uses gain 1: "
         + listing((path or "(model)" for path in unknown), 6),
         "say what the model is called on, inputs=..." if without_inputs else "",
     )
@@ -201,7 +197,7 @@ def _blind(unknown: list[str], without_inputs: bool) -> tuple[str, ...]:
 
 
 def _assuming(assumed: tuple[str, ...]) -> tuple[str, ...]:
-    """What `auto` had to assume of arrays that are kept, or drawn by what has no known law."""
+    """A note on what `auto` assumes of arrays that are kept, or drawn by initializers without a known law."""
     if not assumed:
         return ()
     return (
@@ -214,7 +210,7 @@ def _assuming(assumed: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _unstable(slopes: Mapping[str, float]) -> tuple[str, ...]:
-    """What `auto` can't do for functions that enlarge every deviation of the length."""
+    """A note on functions that enlarge every deviation of the second moment."""
     if not slopes:
         return ()
     share = math.ceil(round(100 * (1 - 1 / max(slopes.values())), 3)) / 100

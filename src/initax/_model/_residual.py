@@ -1,0 +1,87 @@
+"""Residual streams: how many branches are added to each, and which of them an array is in."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+Part = Literal["end", "inner", "scores"]
+"""Where in a residual branch an array stands: `end`, its output is added to the stream; `scores`, nothing but the
+weights of an average are made of its output, as of queries and keys; `inner`, all others."""
+
+PARTS: dict[str, str] = {
+    "end": "weights whose output is added to a stream",
+    "inner": "the other weights of a branch",
+    "scores": "those of the inner ones of which nothing but the scores of an attention are made: queries and keys",
+}
+"""Word behind `residual:` → what it selects."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidualStream:
+    """A value that is carried through the forward pass, and to which branches are added.
+
+    Attributes:
+        branches: how many are added to it, one after the other; what is added side by side counts once. `None` where a
+            loop adds them and nobody knows how often it runs.
+        reads: the streams that its branches read beside it, by number: a decoder reads its encoder.
+        inside: the stream in a branch of which it lies, by number; `None` where it lies in none.
+        ends: paths of the weights that end its branches.
+    """
+
+    branches: int | None
+    reads: tuple[int, ...] = ()
+    inside: int | None = None
+    ends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """What a forward pass says of an array and residual streams.
+
+    Attributes:
+        streams: all residual streams of the forward pass, in its order.
+        part: where in a branch the array stands; `None` where it is in none.
+        stream: the number of its stream.
+        branches: the branches that it is in, the first is 1; several for a stack, and for an array that is used again.
+        layers: how many weights a signal passes on the longest way through its branch.
+        normalized: for an end, whether a norm stands between it and the stream, so that its scale does not matter.
+    """
+
+    streams: tuple[ResidualStream, ...]
+    part: Part | None = None
+    stream: int | None = None
+    branches: tuple[int, ...] = ()
+    layers: int | None = None
+    normalized: bool = False
+
+    @property
+    def own(self) -> ResidualStream | None:
+        """The stream in a branch of which the array is."""
+        return None if self.stream is None else self.streams[self.stream]
+
+    @property
+    def place(self) -> str:
+        """The branches as text: `branch 3 of 24`; nothing for an array that is in none."""
+        own = self.own
+        if own is None:
+            return ""
+        total = "?" if own.branches is None else str(own.branches)
+        which = f"branches {_ranges(self.branches)}" if len(self.branches) > 1 else f"branch {_ranges(self.branches)}"
+        stream = f", stream {(self.stream or 0) + 1}" if len(self.streams) > 1 else ""
+        return f"{which} of {total}{stream}"
+
+    def __str__(self) -> str:
+        """Return what it says of the array: `end of branch 3 of 24`."""
+        return f"end of {self.place}" if self.part == "end" else self.place
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """Numbers as text: `1, 3, …, 23` where they are evenly spaced, the first few of others."""
+    if not numbers:
+        return "?"
+    steps = {after - before for before, after in itertools.pairwise(numbers)}
+    if len(numbers) > 3 and len(steps) == 1:
+        return f"{numbers[0]}, {numbers[1]}, …, {numbers[-1]}"
+    return ", ".join(map(str, numbers[:4])) + (", …" if len(numbers) > 4 else "")

@@ -1,0 +1,84 @@
+"""Rules with a depth factor, held against the residual branches of the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from initax._errors import count, listing, message
+from initax._model._parameter import WEIGHT_ROLES, Parameter
+from initax.schemes._depth import ENDS, parts_of
+
+FEW = 4
+"""Paths that a note shows."""
+
+
+def recipe_of(initializer: Any) -> str:
+    """Return the recipe of the depth factor that an initializer has, or one inside of it; nothing where none has."""
+    while initializer is not None:
+        recipe = getattr(initializer, "depth_recipe", "")
+        if recipe:
+            return str(recipe)
+        initializer = getattr(initializer, "inner", None)
+    return ""
+
+
+def misplaced(draws: Iterable[Any]) -> tuple[list[str], list[str]]:
+    """Return what to warn of, and what to note, where depth factors multiply what their recipes are not for.
+
+    Args:
+        draws: the rows of a plan; those of which no forward pass is known are passed over.
+    """
+    rules: dict[tuple[str, str], list[Parameter]] = {}
+    for each in draws:
+        recipe = recipe_of(each.initializer)
+        if recipe and each.parameter.role in WEIGHT_ROLES and each.parameter.residual is not None:
+            rules.setdefault((each.rule, recipe), []).append(each.parameter)
+    warnings, notes = [], []
+    for (rule, recipe), weights in rules.items():
+        astray = [each for each in weights if not _fits(each, recipe)]
+        if len(astray) == len(weights):
+            warnings.append(_misses(rule, recipe, weights))
+        elif astray and parts_of(recipe) == ENDS:
+            which = "end no residual branch"
+            head = (
+                f'rule "{rule}": the depth factor "{recipe}" multiplies {count(len(astray), "weight")} that {which}: '
+            )
+            notes.append(head + _paths(astray))
+        notes += _behind_norms(rule, recipe, weights)
+    return warnings, notes
+
+
+def _fits(parameter: Parameter, recipe: str) -> bool:
+    is_table = parameter.role == "embedding" and recipe.startswith("t_fixup")
+    return is_table or (parameter.residual is not None and parameter.residual.part in parts_of(recipe))
+
+
+def _misses(rule: str, recipe: str, weights: Sequence[Parameter]) -> str:
+    streams = weights[0].residual.streams if weights[0].residual is not None else ()
+    is_for_ends = parts_of(recipe) == ENDS
+    what = "that end a residual branch" if is_for_ends else "in residual branches"
+    ends = [path for stream in streams for path in stream.ends]
+    return message(
+        f'rule "{rule}": the depth factor "{recipe}" is for weights {what}, and the rule draws none of these.',
+        f"it draws {_paths(weights)}",
+        f"weights that end a branch: {listing(ends, FEW)}" if ends else "the forward pass adds to no residual stream",
+        'write {"residual:end": ...}' if ends and is_for_ends else "",
+    )
+
+
+def _behind_norms(rule: str, recipe: str, weights: Sequence[Parameter]) -> list[str]:
+    found = [each for each in weights if each.residual is not None and each.residual.normalized]
+    if not found:
+        return []
+    return [
+        message(
+            f'rule "{rule}": a norm stands between {count(len(found), "weight")} and the stream, so that the depth '
+            f'factor "{recipe}" does not change what is added: {_paths(found)}',
+            'the scale of the norm does: {"residual:end": {"scale": ("constant", {"value": ...})}}',
+        )
+    ]
+
+
+def _paths(weights: Sequence[Parameter]) -> str:
+    return listing((each.path or "(model)" for each in weights), FEW)

@@ -1,0 +1,101 @@
+"""The graph of the values of a forward pass: records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from initax._trace._uses import Place
+
+Label = Literal[
+    "carry", "part", "join", "add", "scale", "norm", "gate", "linear", "mix", "weight", "function", "statistic", "row"
+]
+"""What becomes of an operand in a result.
+
+- `carry`: its entries are there, moved at most; `part`: less than half of them; `join`: among those of others.
+- `add`: it is added to something.
+- `scale`: it is multiplied with constants or parameters; `norm`: with a statistic of data; `gate`: with another signal.
+- `linear`: sums of its entries; `mix`: contracted with another signal; `weight`: with a weight.
+- `function`: anything that is not linear; `statistic`: it is a statistic that another operand is multiplied with.
+- `row`: what a loop runs over, or collects.
+"""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Node:
+    """One floating-point value of the forward pass, or one of whole numbers or truth values.
+
+    Attributes:
+        number: its number, larger than those of its operands.
+        operands: its operands and what becomes of them.
+        place: where its equation stands.
+        inexact: whether it is of a floating-point type: of others no gradient comes.
+        params: the parameters it is made of, where it is made of nothing else.
+        plain: whether it is made of parameters and constants alone.
+        looked: whether entries of a parameter were taken that data decide.
+        contracted: whether two parameters were contracted with each other to make it.
+        constant: whether it is made of constants alone.
+        statistic: whether it is a sum or a maximum over entries of a signal, or a function of such.
+        roots: the values of which it is a function entry by entry.
+        backward: whether it carries a cotangent.
+    """
+
+    number: int
+    operands: tuple[tuple[Node, Label], ...] = ()
+    place: Place = ()
+    inexact: bool = True
+    params: frozenset[int] = frozenset()
+    plain: bool = False
+    looked: bool = False
+    contracted: bool = False
+    constant: bool = False
+    statistic: bool = False
+    roots: frozenset[int] = frozenset()
+    backward: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """What a loop leaves of what it carries.
+
+    Attributes:
+        first: the value behind the first step.
+        last: the value behind the second one; the same where there is one step.
+        steps: how many steps there are, infinitely many where that is not known.
+    """
+
+    first: Node
+    last: Node
+    steps: float
+
+
+@dataclass(slots=True)
+class Loop:
+    """The steps of a loop around the equation that is looked at.
+
+    Attributes:
+        place: the loop.
+        step: which of the two steps that are opened.
+        steps: how many there are.
+    """
+
+    place: Place
+    step: int
+    steps: float
+
+
+@dataclass(slots=True)
+class Flow:
+    """The graph.
+
+    Attributes:
+        nodes: every value, operands before results.
+        sums: the additions of two signals.
+        exits: number of a value that a loop leaves → what it is.
+        loops: number of an addition → the loops around it, outermost first.
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    sums: list[Node] = field(default_factory=list)
+    exits: dict[int, Exit] = field(default_factory=dict)
+    loops: dict[int, tuple[Loop, ...]] = field(default_factory=dict)

@@ -1,0 +1,208 @@
+"""Element-wise draws in rows, in vectors and in the memory of old arrays have the bits of JAX's draws of each array."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+import initax as ix
+from initax._drawing import _draw, _rows
+from initax._drawing._job import Job
+from initax._drawing._program import Program
+from initax._drawing._rows import Size
+from initax._math import _threefry
+from initax.schemes._convex import LogNormalKernel
+from initax.schemes._kernels import (
+    ComplexTruncatedNormalKernel,
+    DiskKernel,
+    Full,
+    IntervalKernel,
+    NormalKernel,
+    TruncatedNormalKernel,
+    UniformKernel,
+)
+from initax.schemes._shrink import ShrinkPerturbKernel
+from tests.tables import compilations
+
+SHAPES = {"a": (5, 7), "b": (3, 3, 3, 3), "c": (1, 1), "d": (70,), "e": (), "f": (5, 7), "g": (13, 11), "h": (2, 2)}
+REAL = {
+    "normal": (NormalKernel(), (0.5,)),
+    "normal with a mean": (NormalKernel(), (0.5, 0.25)),
+    "truncated normal": (TruncatedNormalKernel(), (2.0,)),
+    "uniform": (UniformKernel(), (0.3,)),
+    "interval": (IntervalKernel(), (-1.0, 2.0)),
+    "log-normal": (LogNormalKernel(), (0.1, 0.2)),
+}
+COMPLEX = {
+    "normal": (NormalKernel(), (0.5, 0.25, 1.0)),
+    "truncated normal": (ComplexTruncatedNormalKernel(), (2.0,)),
+    "uniform": (UniformKernel(), (0.3,)),
+    "disk": (DiskKernel(), (0.3,)),
+}
+CASES = [(name, kernel, "float32") for name, kernel in REAL.items()]
+CASES += [("normal", REAL["normal"], dtype) for dtype in ("bfloat16", "float16")]
+CASES += [(name, kernel, "complex64") for name, kernel in COMPLEX.items()]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Make rows and calls so small that arrays of a few entries span several."""
+    for name, size in {"LONG": Size(4, 16), "FEW": Size(2, 16), "SHORT": Size(4, 4)}.items():
+        monkeypatch.setattr(_rows, name, size)
+    for name, number in {"SHORT_MOST": 36, "MANY": 3, "HANDS": 3, "HELD": 100}.items():
+        monkeypatch.setattr(_rows, name, number)
+
+
+def jobs_of(kernel, numbers, dtype, shapes=SHAPES, old=None):
+    return [
+        Job(
+            (path,),
+            Program(kernel, shape, jnp.dtype(dtype)),
+            numbers,
+            old=old[path] if old and kernel.sees_old else None,
+            free=(old[path],) if old else (),
+        )
+        for path, shape in shapes.items()
+    ]
+
+
+@pytest.mark.parametrize(("name", "recipe", "dtype"), CASES, ids=lambda each: each if isinstance(each, str) else "")
+def test_arrays_put_together_from_rows_are_those_drawn_alone(name, recipe, dtype, key, tiny):
+    kernel, numbers = recipe
+    drawn = _draw.draw(jobs_of(kernel, numbers, dtype), key)
+    programs = {path: Program(kernel, shape, jnp.dtype(dtype)) for path, shape in SHAPES.items()}
+
+    @jax.jit
+    def alone(keys):
+        return {path: each(keys[path], each.numbers(numbers))[0] for path, each in programs.items()}
+
+    for path, expected in alone({path: ix.parameter_key(key, path) for path in SHAPES}).items():
+        assert drawn[path].shape == SHAPES[path]
+        assert drawn[path].dtype == dtype
+        assert np.array_equal(drawn[path], expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_arrays_put_together_from_rows_are_those_of_jax(dtype, key, tiny, x64):
+    normal = _draw.draw(jobs_of(NormalKernel(), (0.5,), dtype), key)
+    uniform = _draw.draw(jobs_of(IntervalKernel(), (0.0, 1.0), dtype), key)
+    for path, shape in SHAPES.items():
+        own = ix.parameter_key(key, path)
+        assert np.array_equal(normal[path], jax.nn.initializers.normal(0.5)(own, shape, dtype))
+        assert np.array_equal(uniform[path], jax.random.uniform(own, shape, dtype))
+
+
+def test_rows_of_arrays_with_other_numbers_are_scaled_each_with_its_own(key, tiny):
+    jobs = [Job((str(size),), Program(NormalKernel(), (size,), jnp.dtype("float32")), (size,)) for size in range(1, 40)]
+    drawn = _draw.draw(jobs, key)
+    for size in range(1, 40):
+        unit = jax.random.normal(ix.parameter_key(key, str(size)), (size,))
+        np.testing.assert_allclose(drawn[str(size)], size * unit, rtol=1e-6)
+
+
+def test_rows_begin_at_places_beyond_one_word():
+    key = np.array([[3, 5]], np.uint32)
+    (data,) = _threefry.placed(key, np.array([7 * 2**32 + 4096]))
+    bits = jax.random.bits(jax.random.wrap_key_data(jnp.asarray(data), impl=_threefry.PLACED), (9,))
+    with np.errstate(over="ignore"):
+        low = np.arange(4096, 4105, dtype=np.uint32)
+        first, second = _threefry.hash_words((key[0, 0], key[0, 1]), (np.full(9, 7, np.uint32), low))
+    assert np.array_equal(bits, first ^ second)
+
+
+def test_the_number_of_programs_does_not_grow_with_shapes(key):
+    def call(count):
+        _rows._drawer.cache_clear()
+        shapes = {str(size): (size, 3, 3, 3) for size in range(5, 5 + count)}
+        return compilations(lambda: _draw.draw(jobs_of(NormalKernel(), (1.0,), "float32", shapes), key))
+
+    assert call(2) == call(30) == 2
+
+
+def test_an_array_with_a_program_of_its_own_is_drawn_as_a_vector_with_the_bits_of_jax(key, monkeypatch):
+    monkeypatch.setattr(_rows, "MOST", 10)
+    drawn = _draw.draw(jobs_of(NormalKernel(), (0.5,), "float32"), key)
+    for path, shape in SHAPES.items():
+        theirs = jax.nn.initializers.normal(0.5)(ix.parameter_key(key, path), shape, jnp.float32)
+        assert np.array_equal(drawn[path], theirs)
+
+
+@pytest.mark.parametrize("spec", [("data",), (None, "data"), (None, "data", None, "model"), ("data", "model")], ids=str)
+def test_sharded_arrays_drawn_in_fewer_axes_have_the_bits_and_the_place_they_had(spec, key):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    home = NamedSharding(mesh, PartitionSpec(*spec))
+    program = Program(NormalKernel(), (8, 16, 3, 4), jnp.dtype("float32"), (home,))
+    drawn = _draw.draw([Job(("w",), program, (0.5,))], key)["w"]
+    assert drawn.sharding == home
+    theirs = jax.nn.initializers.normal(0.5)(ix.parameter_key(key, "w"), (8, 16, 3, 4), jnp.float32)
+    assert np.array_equal(drawn, theirs)
+
+
+@pytest.mark.parametrize("home", ["device", "mesh of one"])
+def test_arrays_committed_to_one_device_stay_there(home, key):
+    device = jax.devices()[3]
+    mesh = jax.sharding.Mesh(np.array([device]), ("data",))
+    where = SingleDeviceSharding(device) if home == "device" else NamedSharding(mesh, PartitionSpec(None, "data"))
+    model = jax.device_put({"w": jnp.ones((64, 65)), "v": jnp.ones((64, 65))}, where)
+    drawn = ix.reinit(model, {"*": "he_normal"}, key, donate=True)
+    assert drawn["w"].sharding == where
+    assert np.array_equal(drawn["w"], ix.reinit({"w": (64, 65)}, {"*": "he_normal"}, key)["w"])
+    assert model["w"].is_deleted()
+
+
+# In the memory of old arrays
+
+LARGE = {"w": (128, 33, 3, 3), "v": (500, 70), "u": (40_000,)}
+GIVEN = {
+    "rows": (NormalKernel(), (0.5,), 1 << 22),
+    "a program of its own": (NormalKernel(), (0.5,), 10),
+    "constants": (Full(), (0.5,), 10),
+    "what is stored": (ShrinkPerturbKernel(NormalKernel()), (0.5, 0.5, 0.5), 10),
+}
+
+
+@pytest.mark.parametrize("case", GIVEN)
+def test_new_arrays_take_the_memory_of_old_ones_that_are_given_up(case, key, monkeypatch):
+    kernel, numbers, most = GIVEN[case]
+    monkeypatch.setattr(_rows, "MOST", most)
+
+    def old():
+        return {name: jnp.arange(float(np.prod(shape))).reshape(shape) + 1.0 for name, shape in LARGE.items()}
+
+    plain = _draw.draw(jobs_of(kernel, numbers, "float32", LARGE), key) if not kernel.sees_old else None
+    given = old()
+    places = {name: array.unsafe_buffer_pointer() for name, array in given.items()}
+    new = _draw.draw(jobs_of(kernel, numbers, "float32", LARGE, given), key)
+    assert {name: array.unsafe_buffer_pointer() for name, array in new.items()} == places
+    assert all(array.is_deleted() for array in given.values())
+    assert plain is None or all(np.array_equal(new[name], plain[name]) for name in new)
+
+
+def test_a_matrix_takes_the_memory_of_the_old_one_whatever_draws_it(key):
+    model = {"w": jnp.ones((256, 128))}
+    place = model["w"].unsafe_buffer_pointer()
+    assert ix.reinit(model, {"*": "orthogonal"}, key, donate=True)["w"].unsafe_buffer_pointer() == place
+
+
+def test_what_the_host_lent_is_not_written_over(key):
+    host = np.ones((300, 300), np.float32)
+    model = {"w": jnp.asarray(host), "v": jax.device_put(host)}
+    ix.reinit(model, {"*": "he_normal"}, key, donate=True)
+    assert (host == 1).all()
+
+
+def test_an_old_array_elsewhere_is_let_go_and_one_of_a_weak_type_taken(key):
+    with jax.default_device(jax.devices()[2]):
+        elsewhere = jnp.ones((64, 65))
+    model = {"w": elsewhere, "weak": jnp.broadcast_to(jnp.asarray(1.0), (64, 64))}
+    new = ix.reinit(model, {"*": "he_normal"}, key, donate=True)
+    assert all(array.is_deleted() for array in model.values())
+    assert np.array_equal(new["w"], ix.reinit({"w": (64, 65)}, {"*": "he_normal"}, key)["w"])
+
+
+def test_many_constants_are_filled_several_at_a_time(key):
+    count = _draw.MANY + 3
+    model = [jnp.zeros((2, 2)) for _ in range(count)]
+    new = ix.reinit(model, {"*": ("constant", {"value": 0.5}), "3": "ones"}, key)
+    assert [float(each.sum()) for each in new] == [4.0 if place == 3 else 2.0 for place in range(count)]
