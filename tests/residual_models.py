@@ -217,7 +217,7 @@ def bottleneck(p, image):
         own = part(p, f"{name}.")
 
         def fixed_norm(h, own=own):
-            return (h - 0.5) / jnp.sqrt(2.0) * own["scale"] + own["shift"]
+            return h / jnp.sqrt(2.0) * own["scale"] + own["shift"]
 
         h = jax.nn.relu(conv(x, own["conv1"]))
         h = jax.nn.relu(conv(h, own["conv2"]))
@@ -326,7 +326,9 @@ def dropped(p, x, key):
     h = jax.nn.relu(norm(x) @ p["up"]) @ p["down"]
     h = jnp.where(jax.random.bernoulli(key, 0.9, h.shape), h / 0.9, 0)
     x = jnp.where(jnp.arange(LENGTH)[:, None] < 3, x + h.reshape(-1).reshape(h.shape), x)
-    return lax.cond(jax.random.bernoulli(key), lambda z: z + jax.nn.relu(z @ p["up2"]) @ p["down2"], lambda z: z, x)
+    return lax.cond(
+        jax.random.bernoulli(key, 0.999), lambda z: z + jax.nn.relu(z @ p["up2"]) @ p["down2"], lambda z: z, x
+    )
 
 
 def squeezed(p, image):

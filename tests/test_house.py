@@ -21,7 +21,7 @@ PUBLIC = {
     "RuleError", "Run", "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "Survey", "Why", "ablate",
     "convex", "draw", "gain", "layers", "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit",
     "reset_optimizer", "reset_units", "schemes", "signal_propagation", "survey",
-    "Field", "Node", "register_adapter", "SignalComparison",
+    "Field", "Node", "register_adapter", "SignalComparison", "Residual", "ResidualStream",
     "Label", "Labels", "labels", "mask", "muon", "muon_dimensions", "Width", "WidthFactor", "mup",
     "Coordinate", "CoordinateCheck", "coordinate_check",
 }  # fmt: skip

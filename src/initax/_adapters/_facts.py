@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from initax._adapters._nodes import Awaited, Node, absolute
+from initax._adapters._nodes import MODULE, Awaited, Node, absolute
 from initax._model._parameter import FROM_KEY, WEIGHT_ROLES, Constraint, Declaration, Layer, Parameter, declaration_of
 from initax._model._reason import Reason, Why, follows, tied
 from initax._model._survey import Stream
@@ -45,6 +45,8 @@ class Facts:
 
     def enter(self, node: Node, path: str, cls: type) -> None:
         """Add what the node at a path says; `cls` is the class of the object that it describes."""
+        if node is MODULE:
+            return
         for below, constraint in node.constraints.items():
             self._constrain(absolute(path, below), constraint, path)
         for below, reason in node.reasons.items():

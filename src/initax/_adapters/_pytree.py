@@ -6,13 +6,14 @@ its framework's adapter says: a `Node`, or nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import GetAttrKey, tree_flatten_with_path
+from jax.tree_util import GetAttrKey, tree_flatten, tree_flatten_with_path
 
 from initax._adapters._facts import Facts
 from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name, join
@@ -53,6 +54,7 @@ class Walk:
         facts: what the nodes said of arrays.
         boxed: paths of the arrays in boxes.
         leaf_types: types that JAX was seen to treat as leaves.
+        names: structure of a node → the names of its children; a model has many nodes and few that differ.
         active: identities of the opened nodes around the one that is visited; graphs may have cycles.
         messages: what could not be told, for the plan.
         hint: what to pass for classes where names are all that was read.
@@ -71,6 +73,7 @@ class Walk:
     facts: Facts = field(default_factory=Facts)
     boxed: set[str] = field(default_factory=set)
     leaf_types: set[type] = field(default_factory=set)
+    names: dict[Any, tuple[str, ...]] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
     messages: list[str] = field(default_factory=list)
     hint: str = ""
@@ -152,11 +155,24 @@ class Walk:
         """The node's children by name, and its own structure; `None` for a leaf."""
         if type(node) in self.leaf_types or self.is_shape(node):
             return None
-        found, structure = tree_flatten_with_path(node, is_leaf=lambda each: each is not node)
-        if len(found) == 1 and not found[0][0]:
-            self.leaf_types.add(type(node))
-            return None
-        return [(entry_name(path[0]), child) for path, child in found], structure
+
+        def is_child(each: Any) -> bool:
+            return each is not node
+
+        children, structure = tree_flatten(node, is_child)
+        try:
+            names = self.names.get(structure)
+        except (TypeError, ValueError):  # a static field that can't be hashed or compared, e.g. a list or an array
+            names = None
+        if names is None:
+            found, _ = tree_flatten_with_path(node, is_leaf=is_child)
+            if len(found) == 1 and not found[0][0]:
+                self.leaf_types.add(type(node))
+                return None
+            names = tuple(entry_name(path[0]) for path, _ in found)
+            with contextlib.suppress(TypeError, ValueError):
+                self.names[structure] = names
+        return list(zip(names, children, strict=True)), structure
 
     def visit(  # noqa: PLR0912  one walk, one kind of node a branch
         self,

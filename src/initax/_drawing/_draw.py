@@ -102,9 +102,12 @@ def _is_traced(key: jax.Array, jobs: Sequence[Job]) -> bool:
 
 
 def _grouped(jobs: Sequence[Job]) -> dict[Program, list[int]]:
-    groups: dict[Program, list[int]] = {}
+    same: dict[int, list[int]] = {}
     for index, job in enumerate(jobs):
-        groups.setdefault(job.program, []).append(index)
+        same.setdefault(id(job.program), []).append(index)
+    groups: dict[Program, list[int]] = {}
+    for rows in same.values():
+        groups.setdefault(jobs[rows[0]].program, []).extend(rows)
     return groups
 
 
@@ -119,28 +122,31 @@ def _concrete(groups: Groups, jobs: Sequence[Job], key: jax.Array, progress: boo
     in_rows: dict[Program, list[int]] = {}
     ways = []
     for program, rows in groups.items():
-        numbers = [program.numbers(jobs[row].numbers) for row in rows]
         if not program.kernel.random and not program.kernel.sees_old:
-            ways.append(_filled(program, rows, numbers, jobs))
-        elif implementation == FUSED and serves(program, numbers[0]):
+            ways.append(_filled(program, rows, jobs))
+        elif implementation == FUSED and serves(program, jobs[rows[0]].numbers):
             in_rows[program] = rows
         else:
-            ways.append(_singly(program, plainer.get(program, program), implementation, rows, data, numbers, jobs))
+            ways.append(_singly(program, plainer.get(program, program), implementation, rows, data, jobs))
     ways.extend(drawn_in_rows(in_rows, jobs, data))
     found: dict[int, Arrays] = {}
-    with bar(sum(job.program.entries for job in jobs), shown=progress) as step:
+    with bar(sum(job.program.entries for job in jobs) if progress else 0, shown=progress) as step:
         step(f"compiling {len(groups)} programs", 0)
         compile_together(need for way in ways for need in way.needs)
         for row, arrays in (each for way in ways for each in way.made):
             found[row] = arrays
             if progress or jobs[row].free:
                 _await(jobs[row], arrays)
-            for old in jobs[row].free:
-                old.delete()
-            step(jobs[row].paths[0] or "drawing", jobs[row].program.entries)
+                for old in jobs[row].free:
+                    old.delete()
+                step(jobs[row].paths[0] or "drawing", jobs[row].program.entries)
     # Where memory is short, JAX says so when an array is asked for, not when it is ordered.
-    for row, arrays in found.items():
-        _await(jobs[row], arrays)
+    try:
+        jax.block_until_ready(list(found.values()))
+    except (jax.errors.JaxRuntimeError, MemoryError):
+        for row, arrays in found.items():
+            _await(jobs[row], arrays)
+        raise
     if together:
         meet()
     return found
@@ -183,7 +189,6 @@ def _singly(
     implementation: Any,
     rows: list[int],
     data: np.ndarray,
-    numbers: list[tuple[Any, ...]],
     jobs: Sequence[Job],
 ) -> Way:
     """One call per row. `compiled` is the program, or one of another shape, whose arrays are shaped afterwards."""
@@ -193,19 +198,21 @@ def _singly(
     shaped, plain = shaper(program.shape, home), shaper(compiled.shape, compiled.shardings[0])
 
     def made() -> Iterator[tuple[int, Arrays]]:
-        for row, values in zip(rows, numbers, strict=True):
+        for row in rows:
             job = jobs[row]
             inputs, donor = job.inputs, job.donor
             gives = donor is not None and (job.old is None or job.old is donor)
             if gives and job.old is None:
                 inputs = (plain(donor) if is_plainer else donor,)
-            drawn = run(giving if gives else build, compiled, job.paths[0], data[row], values, *inputs)
+            drawn = run(
+                giving if gives else build, compiled, job.paths[0], data[row], program.numbers(job.numbers), *inputs
+            )
             yield row, (shaped(drawn[0]),) if is_plainer else drawn
 
     first = jobs[rows[0]]
     if first.donor is not None:
         return Way((), made())
-    needs = [Need(build(compiled), (data[rows[0]], numbers[0], *first.inputs))]
+    needs = [Need(build(compiled), (data[rows[0]], program.numbers(first.numbers), *first.inputs))]
     if is_plainer:
         there = jax.ShapeDtypeStruct(compiled.shape, compiled.dtype, sharding=compiled.shardings[0])
         needs.append(Need(shaped, (there,)))
@@ -264,10 +271,15 @@ def _traced(groups: Groups, jobs: Sequence[Job], keys: jax.Array) -> Drawn:
             yield row, tuple(lax.index_in_dim(each, place, keepdims=False) for each in many)
 
 
-def _filled(program: Program, rows: list[int], numbers: list[tuple[Any, ...]], jobs: Sequence[Job]) -> Way:
+def _filled(program: Program, rows: list[int], jobs: Sequence[Job]) -> Way:
     """Arrays without random numbers. A few small ones come from the host, which compiles nothing."""
+    equal: dict[tuple[Any, ...], list[int]] = {}
+    for row in rows:
+        equal.setdefault(jobs[row].numbers, []).append(row)
+    values = {each: program.numbers(each) for each in equal}
     is_small = program.entries <= SMALL and program.preimage is None and not program.spans_processes
     if is_small and len(rows) < MANY:
+        numbers = (values[jobs[row].numbers] for row in rows)
         made = (program.kernel.on_host(each, program.shape, program.dtype) for each in numbers)
         first = next(made)
         if first is not None:
@@ -276,16 +288,12 @@ def _filled(program: Program, rows: list[int], numbers: list[tuple[Any, ...]], j
             frees = any(jobs[row].free for row in rows)
             arrays = (jax.device_put(each, home) for each in hosted) if frees else jax.device_put(list(hosted), home)
             return Way((), ((row, (array,)) for row, array in zip(rows, arrays, strict=True)))
-    equal: dict[tuple[Any, ...], list[int]] = {}
-    for row, values in zip(rows, numbers, strict=True):
-        equal.setdefault(values, []).append(row)
     count = HANDS if is_small and len(rows) >= MANY else 1
     needs, ways = [], []
-    for values, found in equal.items():
-        donates = count == 1 and jobs[found[0]].donor is not None
-        if not donates:
-            needs.append(Need(filler(program, values, count=count), ()))
-        ways.append(_filled_alike(program, values, found, jobs, count))
+    for each, found in equal.items():
+        if count > 1 or jobs[found[0]].donor is None:
+            needs.append(Need(filler(program, values[each], count=count), ()))
+        ways.append(_filled_alike(program, values[each], found, jobs, count))
     return Way(tuple(needs), itertools.chain.from_iterable(ways))
 
 

@@ -22,6 +22,7 @@ from jax import lax
 
 from initax._drawing._job import Drawn, Groups, Job, Way
 from initax._drawing._program import Arrays, Compiled, Need, Program, failure
+from initax._math._keys import CONFIG
 from initax._math._threefry import PLACED, placed
 from initax.schemes._initializer import number_type
 
@@ -58,7 +59,7 @@ Form = tuple[tuple[int, ...], tuple[int, ...]]
 
 def serves(program: Program, numbers: tuple[Any, ...]) -> bool:
     """Whether rows serve a program: it draws entries alone, of an array that is whole on one device of a CPU."""
-    if not program.is_alone or not 0 < program.entries <= MOST or any(map(np.ndim, numbers)):
+    if not program.is_alone or not 0 < program.entries <= MOST or any(isinstance(each, tuple) for each in numbers):
         return False
     device = program.device
     return device is not None and device.platform == "cpu" and not program.spans_processes
@@ -74,9 +75,8 @@ def drawn_in_rows(groups: Groups, jobs: Sequence[Job], keys: np.ndarray) -> Iter
     """
     streams: dict[Any, list[int]] = {}
     for program, found in groups.items():
-        for row in found:
-            what = (program.kernel, program.dtype, program.shardings, len(jobs[row].numbers))
-            streams.setdefault(what, []).append(row)
+        for count, rows in itertools.groupby(found, lambda row: len(jobs[row].numbers)):
+            streams.setdefault((program.kernel, program.dtype, program.shardings, count), []).extend(rows)
     for stream in streams.values():
         # Equal arrays after one another, which the same programs put together.
         stream.sort(key=lambda row: (jobs[row].program.entries, jobs[row].program.shape), reverse=True)
@@ -95,99 +95,97 @@ class _Stream:
     """Arrays of one kernel, type and home, whose rows follow one another."""
 
     def __init__(self, rows: list[int], jobs: Sequence[Job], keys: np.ndarray, size: Size) -> None:
-        self.rows, self.jobs, self.size = rows, jobs, size
-        self.program: Program = jobs[rows[0]].program
-        self.counts = [jobs[row].program.entries for row in rows]
-        each = -(-np.array(self.counts) // size.entries)
+        self.rows, self.size = rows, size
+        self.jobs = [jobs[row] for row in rows]
+        self.program = self.jobs[0].program
+        counts = np.array([job.program.entries for job in self.jobs])
+        each = -(-counts // size.entries)
         ends = np.cumsum(each)
-        self.starts: list[int] = ((ends - each) * size.entries).tolist()
         calls = -(-int(ends[-1]) // size.rows)
         # The last call draws some rows for nobody.
-        owner = np.minimum(np.repeat(np.arange(len(rows) + 1), [*each, calls * size.rows - ends[-1]]), len(rows) - 1)
-        within = np.arange(len(owner)) - (ends - each)[owner]
-        self.keys = placed(keys[np.array(rows)[owner]], within * size.entries)
-        one = number_type(self.program.dtype, bool(jax.config.jax_enable_x64))
-        columns = zip(*(jobs[row].numbers for row in rows), strict=True)
-        self.numbers = tuple(np.array(list(map(one, column)))[owner] for column in columns)
+        each[-1] += calls * size.rows - ends[-1]
+        owner = np.repeat(np.arange(len(rows)), each)
+        starts = np.concatenate([[0], ends[:-1]])
+        self.keys = placed(keys[np.array(rows)[owner]], (np.arange(len(owner)) - starts[owner]) * size.entries)
+        kind: Any = number_type(self.program.dtype, bool(CONFIG.jax_enable_x64))
+        self.numbers = tuple(np.array([job.numbers for job in self.jobs], kind).T[:, owner])
         self.draw = _drawer(self.program.kernel, self.program.dtype, size.entries)
-        self.groups = list(self._grouped())
+        begin = (starts * size.entries).tolist()
+        self.pieces = list(map(self._pieces, begin, counts.tolist()))
+        self.groups = list(self._grouped(counts.tolist()))
 
     def way(self) -> Way:
         """Return how it is drawn."""
-        needs = [] if self.draw.is_ready else [Need(self.draw, self._inputs(0))]
+        needs = [Need(self.draw, self._inputs(0))]
         for group in self.groups:
             if not (assembler := self._assembler(group)).is_ready:
                 needs.append(Need(assembler, (self._donors(group), self._abstract(group))))
         return Way(tuple(needs), self._made())
 
-    def _grouped(self) -> Iterator[list[int]]:
-        """Yield the arrays that are put together at a time, as places in the stream."""
-        group: list[int] = []
-        held = 0
-        for place, count in enumerate(self.counts):
-            if group and (len(group) == HANDS or held + count > HELD):
-                yield group
-                group, held = [], 0
-            group.append(place)
+    def _pieces(self, begin: int, count: int) -> list[tuple[int, int, int]]:
+        """Return the pieces of an array: the call that draws each, and where in it the piece begins and ends."""
+        length = self.size.rows * self.size.entries
+        call, inside = divmod(begin, length)
+        found = []
+        while inside + count > length:
+            found.append((call, inside, length))
+            call, inside, count = call + 1, 0, count - (length - inside)
+        return [*found, (call, inside, inside + count)]
+
+    def _grouped(self, counts: list[int]) -> Iterator[range]:
+        """Yield the arrays that are put together at a time."""
+        first, held = 0, 0
+        for place, count in enumerate(counts):
+            if place > first and (place - first == HANDS or held + count > HELD):
+                yield range(first, place)
+                first, held = place, 0
             held += count
-        yield group
+        yield range(first, len(counts))
 
     def _made(self) -> Drawn:
         chunks: dict[int, Any] = {}
-        length = self.size.rows * self.size.entries
         for group in self.groups:
-            last = self.starts[group[-1]] + self.counts[group[-1]] - 1
-            called = range(self.starts[group[0]] // length, last // length + 1)
+            called = range(self.pieces[group[0]][0][0], self.pieces[group[-1]][-1][0] + 1)
+            # Where the last array ended, the next may begin.
             chunks = {call: chunks[call] if call in chunks else self.draw(*self._inputs(call)) for call in called}
             chunks = {call: np.asarray(chunk).reshape(-1) for call, chunk in chunks.items()}
-            parts = [
-                _column(chunks[call][begin:end], self.jobs[self.rows[place]].program.shape)
-                for place in group
-                for call, begin, end in self._pieces(place)
-            ]
-            for place, array in zip(group, self._assembled(group, parts), strict=True):
-                yield self.rows[place], (array,)
-            chunks = {called[-1]: chunks[called[-1]]}  # where the next array may begin
+            parts = []
+            for place in group:
+                shape = self.jobs[place].program.shape
+                for call, begin, end in self.pieces[place]:
+                    piece = chunks[call][begin:end]
+                    parts.append(piece[:, None] if len(shape) == 1 else piece)
+            arrays = self._assembled(group, parts)
+            yield from ((self.rows[place], (array,)) for place, array in zip(group, arrays, strict=True))
 
     def _inputs(self, call: int) -> tuple[Any, ...]:
         taken = slice(call * self.size.rows, (call + 1) * self.size.rows)
         return self.keys[taken], tuple(column[taken] for column in self.numbers)
 
-    def _pieces(self, place: int) -> Iterator[tuple[int, int, int]]:
-        """Yield the pieces of an array: the call that draws each, and where in it the piece begins and ends."""
-        length = self.size.rows * self.size.entries
-        begin, end = self.starts[place], self.starts[place] + self.counts[place]
-        while begin < end:
-            call, inside = divmod(begin, length)
-            taken = min(end - begin, length - inside)
-            yield call, inside, inside + taken
-            begin += taken
-
-    def _assembler(self, group: list[int]) -> Compiled:
+    def _assembler(self, group: range) -> Compiled:
         forms = tuple(
-            (self.jobs[self.rows[place]].program.shape, tuple(end - begin for _, begin, end in self._pieces(place)))
+            (self.jobs[place].program.shape, tuple([end - begin for _, begin, end in self.pieces[place]]))
             for place in group
         )
         return _assembler(forms, self.program.dtype, self.program.shardings[0])
 
-    def _donors(self, group: list[int]) -> list[Any]:
-        donors = (self.jobs[self.rows[place]].donor for place in group)
-        return [each for each in donors if each is not None]
+    def _donors(self, group: range) -> list[Any]:
+        return [donor for place in group if (donor := self.jobs[place].donor) is not None]
 
-    def _abstract(self, group: list[int]) -> list[Any]:
-        return [
-            jax.ShapeDtypeStruct(
-                _column_shape(end - begin, self.jobs[self.rows[place]].program.shape), self.program.dtype
-            )
+    def _abstract(self, group: range) -> list[Any]:
+        lengths = (
+            (end - begin, len(self.jobs[place].program.shape))
             for place in group
-            for _, begin, end in self._pieces(place)
-        ]
+            for _, begin, end in self.pieces[place]
+        )
+        shapes = ((length, 1) if rank == 1 else (length,) for length, rank in lengths)
+        return [jax.ShapeDtypeStruct(shape, self.program.dtype) for shape in shapes]
 
-    def _assembled(self, group: list[int], parts: list[Any]) -> Arrays:
+    def _assembled(self, group: range, parts: list[Any]) -> Arrays:
         try:
             return tuple(self._assembler(group)(self._donors(group), parts))
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            first = self.jobs[self.rows[group[0]]]
+            first = self.jobs[group[0]]
             raise failure(error, first.program, first.paths[0]) from error
 
 
@@ -204,7 +202,10 @@ def _drawer(kernel: Any, dtype: Any, entries: int) -> Compiled:
 
 @functools.lru_cache(maxsize=1024)
 def _assembler(forms: tuple[Form, ...], dtype: Any, home: Any) -> Compiled:
-    """Return what puts pieces together to arrays, in the memory of old ones that are given up."""
+    """Return what puts pieces together to arrays, in the memory of old ones that are given up.
+
+    A piece comes in another rank than the array it belongs to: JAX would hand back an input that nothing is done to.
+    """
 
     def put(old: list[jax.Array], parts: list[jax.Array]) -> list[jax.Array]:
         left = iter(parts)
@@ -213,12 +214,3 @@ def _assembler(forms: tuple[Form, ...], dtype: Any, home: Any) -> Compiled:
         return [lax.reshape(each, shape) for each, (shape, _) in zip(whole, forms, strict=True)]
 
     return Compiled(put, donate_argnums=0, keep_unused=True, **({} if home is None else {"out_shardings": home}))
-
-
-def _column(piece: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a piece in another shape than the array's: JAX hands back an input that nothing is done to."""
-    return piece.reshape(_column_shape(len(piece), shape))
-
-
-def _column_shape(length: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (length, 1) if len(shape) == 1 else (length,)

@@ -53,12 +53,15 @@ def parameter_key(key: jax.Array, path: str) -> jax.Array:
     return folded
 
 
-@functools.lru_cache(maxsize=65536)
 def path_words(path: str) -> tuple[np.uint32, np.uint32]:
     """Return the two 32-bit words that stand for a path."""
-    digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
-    high, low = np.frombuffer(digest, dtype=">u4").astype(np.uint32)
+    ((high, low),) = _words([path])
     return high, low
+
+
+@functools.lru_cache(maxsize=65536)
+def _digest(path: str) -> bytes:
+    return hashlib.blake2b(path.encode(), digest_size=8).digest()
 
 
 def is_typed(key: Any) -> bool:
@@ -129,7 +132,7 @@ def fold_paths_on_host(key: jax.Array, paths: Sequence[str]) -> np.ndarray:
 
 
 def _words(paths: Sequence[str]) -> np.ndarray:
-    return np.array([path_words(path) for path in paths], dtype=np.uint32)
+    return np.frombuffer(b"".join(map(_digest, paths)), dtype=">u4").astype(np.uint32).reshape(-1, 2)
 
 
 @jax.jit

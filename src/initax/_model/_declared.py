@@ -38,12 +38,13 @@ def declared_parameters(
 def _known_reading(
     module: Any, declaration: Declaration, arrays: Mapping[str, tuple[str, Any]], structure: Any
 ) -> tuple[Parameter, ...]:
-    shapes = ((name, each.shape, each.dtype) for name, (_, each) in arrays.items())
+    shapes = [(name, each.shape, each.dtype) for name, (_, each) in arrays.items()]
     signature = (id(declaration), structure, *shapes)
     try:
-        if signature not in _READINGS:
-            _READINGS[signature] = _read(module, declaration, arrays, {})
-        return _READINGS[signature]
+        reading = _READINGS.get(signature)
+        if reading is None:
+            reading = _READINGS[signature] = _read(module, declaration, arrays, {})
+        return reading
     except (TypeError, ValueError):  # a static field that can't be hashed or compared, e.g. a list or an array
         return _read(module, declaration, arrays, {})
 

@@ -121,31 +121,29 @@ class Plan:
     def _jobs(self, *, donate: bool = False) -> list[Job]:
         jobs = []
         homes = {each.parameter.path: each.parameter.sharding for each in self.draws}
-        shapes = {each.parameter.path: each.parameter.shape for each in self.draws}
-        drawn = [_paths(each) for each in self.draws if each.recipe is not None]
-        free = self._survey.replaced(path for paths in drawn for path in paths) if donate else {}
-        for path, home in homes.items():
-            if not isinstance(self._survey.at(path), jax.core.Tracer):  # whose type is a place that it has
-                refuse_misfit(path, shapes[path], home)
+        programs: dict[Any, Program] = {}
+        rows = [(each, _paths(each)) for each in self.draws if each.recipe is not None]
+        free = self._survey.replaced(path for _, paths in rows for path in paths) if donate else {}
         for each in self.draws:
-            if each.recipe is None:
-                continue
-            parameter = each.parameter
-            paths = _paths(each)
-            program = Program(
-                kernel=each.recipe.kernel,
-                shape=parameter.shape,
-                dtype=jax.dtypes.canonicalize_dtype(_native(parameter.dtype)),
-                shardings=tuple(homes[path] for path in paths),
-                preimage=parameter.constraint.preimage if parameter.constraint else None,
-            )
+            path, home = each.parameter.path, each.parameter.sharding
+            if home is not None and not isinstance(self._survey.at(path), jax.core.Tracer):  # a tracer's type has one
+                refuse_misfit(path, each.parameter.shape, home)
+        for each, paths in rows:
+            parameter, recipe = each.parameter, each.recipe
+            assert recipe is not None
+            preimage = parameter.constraint.preimage if parameter.constraint else None
+            shardings = tuple([homes[path] for path in paths])
+            known = (id(recipe.kernel), parameter.shape, parameter.dtype, shardings, preimage)
+            if known not in programs:
+                dtype = jax.dtypes.canonicalize_dtype(_native(parameter.dtype))
+                programs[known] = Program(recipe.kernel, parameter.shape, dtype, shardings, preimage)
             jobs.append(
                 Job(
                     paths,
-                    program,
-                    each.recipe.numbers,
-                    old=self._old(each) if program.kernel.sees_old else None,
-                    free=tuple(array for path in paths for array in free.get(path, ())),
+                    programs[known],
+                    recipe.numbers,
+                    old=self._old(each) if recipe.kernel.sees_old else None,
+                    free=tuple([array for path in paths for array in free.get(path, ())]) if free else (),
                     here=self._survey.at(parameter.path),
                 )
             )

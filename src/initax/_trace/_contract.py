@@ -37,7 +37,9 @@ def settle(value: Value, uses: Uses, where: str) -> Value:
             if not others:
                 stop = stop or Stop("it is a signal itself, no weight of one", where, Why.SIGNAL)
             uses.add(Use(param=view.param, what="bias" if others else "other", where=where, parts=parts, stop=stop))
-    return Value(shape=value.shape, data=True, outputs=tuple(outputs), stretched=value.stretched)
+    return Value(
+        shape=value.shape, data=True, inputless=not value.data, outputs=tuple(outputs), stretched=value.stretched
+    )
 
 
 def _fed(view: View, value: Value, uses: Uses, where: str) -> View:
@@ -171,6 +173,8 @@ def _judged(
         return "weight", Stop(
             "it is multiplied entry by entry with another parameter; which is the weight can't be told"
         )
+    if not view.own and len(views) > 1:
+        return "weight", Stop("it scales another parameter, and has no axes")
     if not {"in", "field"} & set(own.values()):
         return "weight", Stop("no axis of it is summed over")
     if not view.links and (repeated := _repeated(view, own, roles)):
@@ -260,10 +264,11 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     roles: list[Part] = [
         "in" if axis in summed else "batch" if axis in batched else "out" for axis in range(len(one.shape))
     ]
-    other_batch = right_batch if left.weights else left_batch
+    other_sum, other_batch = (right_sum, right_batch) if left.weights else (left_sum, left_batch)
     _confirm_batch(other, other_batch, one, batched, uses)
-    outputs = uses.outputs(consume(one, roles, places, shape, uses, where))
-    other_sum = right_sum if left.weights else left_sum
+    for view in other.outputs:
+        uses.found[view.use].outputs.rejoined |= {factor for axis in other_sum for factor in view.axes[axis]}
+    outputs = uses.with_axes(consume(one, roles, places, shape, uses, where))
     if other.gates:
         _note_gates(other.gates, other_sum, one, summed, uses)
     other_places = from_right if left.weights else from_left
@@ -279,7 +284,7 @@ def _gate(shape: Sequence[int], batch: int) -> View:
 def _note_gates(
     gates: Sequence[View], signal_sum: Sequence[int], weight: Value, weight_sum: Sequence[int], uses: Uses
 ) -> None:
-    """Note which inputs a factor of the signal gates for all entries alike: a stack whose outputs it weighs, maybe."""
+    """Note along which inputs a factor of the signal varies that is the same along others: it may weigh a stack."""
     for gate in gates:
         varies = [any(factor.axis != FOREIGN for factor in gate.axes[axis]) for axis in signal_sum]
         if all(varies) or not any(size(gate.axes[axis]) > 1 for axis in signal_sum):
@@ -323,7 +328,7 @@ def _confirm_batch(
         for view in signal.outputs:
             for factor in view.axes[there]:
                 if factor.axis != FOREIGN and factor.size > 1:
-                    uses.found[view.use].taken |= {(factor, digit) for digit in range(factor.size)}
+                    uses.found[view.use].outputs.entries |= {(factor, digit) for digit in range(factor.size)}
 
 
 def _settled(
@@ -414,7 +419,7 @@ def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) 
         strides=(up, down),
     )
     joined = tuple(_uncut(view, numbers.out_spec[1]) for view in outputs)
-    return Value(shape=shape, data=True, outputs=uses.outputs(joined))
+    return Value(shape=shape, data=True, outputs=uses.with_axes(joined))
 
 
 def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, where: str) -> Value:

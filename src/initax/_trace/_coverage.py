@@ -175,8 +175,8 @@ def _as_one(use: Use, whole: Factor, part: Part) -> Use:
         return factor.axis != whole.axis or factor.inner >= whole.size
 
     others: dict[Factor, Part] = {factor: own for factor, own in use.parts.items() if outside(factor)}
-    single = {each for each in use.taken if outside(each[0])}
-    return replace(use, parts={**others, whole: part}, taken=single)
+    single = {each for each in use.outputs.entries if outside(each[0])}
+    return replace(use, parts={**others, whole: part}, outputs=replace(use.outputs, entries=single))
 
 
 def apart(shape: Sequence[int], uses: Sequence[Use]) -> bool:

@@ -13,7 +13,7 @@ from initax._model._reason import Why
 from initax._trace._contract import constants_met, settle
 from initax._trace._layout import broadcast
 from initax._trace._sums import added_up
-from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, assign
+from initax._trace._uses import Biased, Part, Use, Uses, Value, assign
 from initax._trace._views import FOREIGN, Factor, Stop, View, beside, regroup, stands
 
 
@@ -61,22 +61,26 @@ def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Us
         return replace(params, weights=views)
     if any(view.fed_by_constant for view in params.weights):
         return _both(settle(params, uses, where), signal, shape)
-    minus = name == "sub"
+    minus = "" if name != "sub" else MINUEND if params is left else SUBTRACTED
     outputs = list(signal.outputs)
     for view in params.weights:
         outputs += _bias(view, params, signal, uses, where, minus)
     return Value(shape=shape, data=True, outputs=tuple(outputs), stretched=signal.stretched & params.stretched)
 
 
-def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minus: bool) -> tuple[View, ...]:
+SUBTRACTED = "it is subtracted, as a running mean would be"
+MINUEND = "a signal is subtracted from it"
+
+
+def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minus: str) -> tuple[View, ...]:
     own = [at for at, axis in enumerate(view.axes) if any(f.axis != FOREIGN and f.size > 1 for f in axis)]
     if view.stop and len(params.stretched) == len(params.shape):
         return ()  # a regularizer added to a loss, a statistic of the weights
     before = (*signal.outputs, *signal.products)
     covered = all(any(_marks(each, at) for each in before) for at in own)
     # Of the weights before it, the nearest are those that reach along every axis of the bias.
-    partners = tuple(
-        each.param
+    weights = tuple(
+        each
         for each in signal.outputs
         if own and not each.scaled and all(_marks(each, at) and _meets(each, view, at) for at in own)
     )
@@ -88,7 +92,7 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
     assign(parts, view.batch, "batch")
     stop = view.stop
     if minus:
-        stop = stop or Stop("it is subtracted, as a running mean would be", where)
+        stop = stop or Stop(minus, where)
     elif view.added_up:
         stop = stop or Stop("a sum over its axes is added to the signal", where)
     elif view.times or any(link.number > 0 for link in view.links):
@@ -102,12 +106,15 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minu
         what="bias",
         where=where,
         parts=parts,
-        partners=tuple(dict.fromkeys(partners)) if covered else (),
-        covered=covered,
+        biased=Biased(
+            params=tuple(dict.fromkeys(each.param for each in weights)), uses=tuple(each.use for each in weights)
+        )
+        if covered
+        else Biased(),
         stop=stop,
         view=view,
     )
-    return uses.outputs((View(param=view.param, axes=view.axes, use=uses.add(use)),))
+    return uses.with_axes((View(param=view.param, axes=view.axes, use=uses.add(use)),))
 
 
 def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None, at: int, uses: Uses) -> None:
@@ -147,12 +154,6 @@ def _meets(weight: View, bias: View, axis: int) -> bool:
     return bool((stands(weight.axes[axis]) & stands(bias.axes[axis])).any())
 
 
-def _not_constant_first(value: Value, where: str) -> Value:
-    """A parameter that is contracted with a constant and then multiplied with the signal: which is its input?"""
-    stop = Stop(CONSTANT_FIRST, where)
-    return replace(value, weights=tuple(each.halted(stop) if each.fed_by_constant else each for each in value.weights))
-
-
 def _added_products(left: Value, right: Value) -> tuple[View, ...]:
     """The products in a sum: of a signal and a constant what they were, others mixed with something else."""
     products = (*left.products, *right.products)
@@ -187,8 +188,6 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
         if number is not None:
             views = tuple(masked(view, np.asarray(number) != 0) for view in views)
         return replace(other, weights=views)
-    if left.data != right.data and not (left.inputless or right.inputless):
-        left, right = (_not_constant_first(value, where) for value in (left, right))
     left, right = (fitted(settle(value, uses, where) if _is_signal(value) else value, shape) for value in (left, right))
     if left.weights and right.weights:
         views, same = _merged(left, right, where, "multiplied with")
@@ -208,7 +207,9 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
         stop = view.stop
         if view.shifted:
             stop = stop or Stop("a constant is added to it before it scales the signal", where)
-        if view.times or view.links:
+        if view.added_up:
+            stop = stop or Stop("a sum over its axes scales the signal", where)
+        elif view.times or view.links:
             stop = stop or Stop("it is combined with another parameter and then scales the signal", where)
         use = Use(
             param=view.param,
@@ -270,10 +271,8 @@ def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where
         below = tuple(view.halted(Stop("another parameter is divided by it", where)) for view in right.weights)
         views, same = _merged(left, replace(right, weights=below), where, "divided by")
         return Value(shape=shape, weights=views, data=same)
-    if right.inputless and any(view.fed_by_constant for view in left.weights):
+    if right.data and any(view.fed_by_constant for view in left.weights):
         left = settle(left, uses, where)
-    elif right.data and not right.inputless:
-        left = _not_constant_first(left, where)
     if right.data and not left.weights and not right.weights:
         constants_met(left, right, uses, where)
         return replace(_scaled(_both(left, right, shape)), data=True)
@@ -282,6 +281,9 @@ def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where
         left, right = (
             replace(each, weights=tuple(replace(view, links=()) for view in each.weights)) for each in (left, right)
         )
+    if left.data and not _is_signal(right):
+        stop = Stop("the signal is divided by it", where)
+        right = replace(right, weights=tuple(view.halted(stop) for view in right.weights))
     return nonlinear("a division", [left, right], shape, uses, where)
 
 

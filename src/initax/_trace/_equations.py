@@ -272,6 +272,8 @@ def select(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
 def reduce_sum(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
     """A sum over axes: after a product with the signal it is a contraction, written out."""
     value, axes, shape = values[0], eqn.params["axes"], shapes_of(eqn)[0]
+    if all(value.shape[axis] == 1 for axis in axes):
+        return layout.rearrange(value, [axis for axis in range(len(value.shape)) if axis not in axes], shape)
     if value.weights:
         if not value.data and all(_is_plain_sum(view, axes) for view in value.weights):
             number = -uses.link()

@@ -16,9 +16,10 @@ from jax.extend.core import Literal as Number
 from initax._trace._backward import carries_back
 from initax._trace._flow_graph import Exit, Flow, Label, Loop, Node
 from initax._trace._flow_rules import labelled, shared
+from initax._trace._indices import scan_parts
 from initax._trace._interpret import Interpreter
 from initax._trace._loop_steps import steps_of
-from initax._trace._primitives import UNKNOWN, row_of, scan_parts
+from initax._trace._primitives import UNKNOWN, row_of
 from initax._trace._uses import Place
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -60,15 +61,24 @@ class Constant:
             return None  # what JAX can't work out here, for whatever reason, is not known
 
 
-def evaluated(eqn: Any, values: Sequence[Any]) -> list[Any]:
+def evaluated(eqn: Any, values: Sequence[Any], *, in_context: bool = True) -> list[Any]:
     """Return the results of one equation.
 
     Args:
         eqn: the equation.
         values: values of its operands.
+        in_context: whether it is evaluated under the mesh and the settings that it was traced under.
     """
     found = eqn.primitive.get_bind_params(eqn.params)
     functions, params = ((), found) if isinstance(found, dict) else found  # a pair before JAX 0.10
-    with eqn.ctx.manager:
+    with eqn.ctx.manager if in_context else contextlib.nullcontext():
         results = eqn.primitive.bind(*functions, *values, **params)
     return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many operands of a scan are constants, and how many are carried from step to step."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carried, _ = params["ft_in"].unpack()  # from JAX 0.12 on
+    return len(list(constants)), len(list(carried))

@@ -244,7 +244,7 @@ def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey,
             reading = found.get(parameter.path)
             if reading is not None and reading.pattern is not None and not may_be_traced(parameter):
                 _held_against(parameter, reading, disagree, split)
-    layers = _with_biases_joined(layers, found, paths)
+    layers = [_with_own_fans(layer, found) for layer in _with_biases_joined(layers, found, paths)]
     if disagree:
         text = message(
             f"the forward pass disagrees with the declared axes of {len(disagree)} of the arrays; declarations stand:",
@@ -365,6 +365,19 @@ def _with_biases_joined(layers: list[Layer], found: Mapping[str, Reading], paths
         for at, layer in enumerate(layers)
     )
     return [layer for layer in left if layer.parameters]
+
+
+def _with_own_fans(layer: Layer, found: Mapping[str, Reading]) -> Layer:
+    """Return a layer whose biases have the fans of what they are added to, where their weights are somewhere else."""
+
+    def whole(parameter: Parameter) -> Parameter:
+        fans = found[parameter.path].fans if parameter.path in found else None
+        is_bias = parameter.role == "bias" and parameter.evidence is Evidence.TRACED
+        if not is_bias or parameter.fans is not None or fans is None:
+            return parameter
+        return replace(parameter, fans=Fans(fans, (float(fans[0]), float(fans[1]))))
+
+    return replace(layer, parameters=tuple(map(whole, layer.parameters)))
 
 
 def _no_norm(own: Mapping[str, Parameter]) -> dict[str, Parameter]:

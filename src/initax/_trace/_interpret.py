@@ -22,8 +22,8 @@ from initax._trace._contract import settle
 from initax._trace._elementwise import nonlinear
 from initax._trace._entries import marked
 from initax._trace._equations import shapes_of
-from initax._trace._indices import Constant
-from initax._trace._primitives import UNKNOWN, called, row_of, scan_parts
+from initax._trace._indices import Constant, scan_parts
+from initax._trace._primitives import UNKNOWN, called, row_of
 from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._sums import accumulated
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
@@ -150,7 +150,7 @@ def _unread(
 ) -> list[Value]:
     """What the results of an equation hold that no rule follows: parameters stop there, for a reason that names it."""
     name, changes = eqn.primitive.name, _is_mutation(eqn)
-    if row_of(eqn) is UNKNOWN and (changes or any(value.data for value in values)):
+    if (row_of(eqn) is UNKNOWN or row_of(eqn).calls) and (changes or any(value.data for value in values)):
         values = [settle(_stopped(value, name, where), uses, where) for value in values]
     ordered = [*values[1:], values[0]] if name == "select_n" else values  # what is chosen says more than the condition
     found = [nonlinear(name, [_fitted(each, shape) for each in ordered], shape, uses, where) for shape in shapes]
@@ -401,7 +401,7 @@ def _unstepped(view: View, taken: tuple[Factor, ...], steps: int) -> View:
 def _started(value: Value, uses: Uses, where: str) -> Value:
     """A carried value that changes: what a parameter starts is a state, which the walk takes for a signal."""
     if value.looked or any(view.fed_by_constant for view in value.weights):
-        return replace(settle(value, uses, where), outputs=())
+        return replace(settle(value, uses, where), inputless=False, outputs=())
     if value.weights:
         for view in value.weights:
             parts: dict[Factor, Part] = {}

@@ -164,9 +164,11 @@ def _chosen(
 def _taken(before: View, after: View, axis: int, uses: Uses) -> None:
     """Note what a choice of entries says of outputs: single entries of their factors, or parts that are not equal."""
     use = uses.found[before.use]
-    use.taken |= set(after.fixed) - set(before.fixed)
+    use.outputs.entries |= set(after.fixed) - set(before.fixed)
     slots = [factor for factor in after.axes[axis] if isinstance(factor, Slot)]
-    use.spoiled = use.spoiled or (before.axes[axis] != after.axes[axis] and any(each.partial for each in slots))
+    use.outputs.uneven = use.outputs.uneven or (
+        before.axes[axis] != after.axes[axis] and any(each.partial for each in slots)
+    )
 
 
 def entry(value: Value, axis: int, with_data: bool, at: Place, operand: int) -> Value:
@@ -455,4 +457,4 @@ def together(values: Sequence[Value], uses: Uses) -> None:
         for view in value.outputs:
             for factor, _ in view.fixed:
                 if seen.setdefault((view.use, factor), at) != at:
-                    uses.found[view.use].rejoined.add(factor)
+                    uses.found[view.use].outputs.rejoined.add(factor)

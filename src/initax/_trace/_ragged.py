@@ -36,4 +36,4 @@ def ragged_dot_general(eqn: Any, values: Sequence[Value], uses: Uses, where: str
     ]
     places = [*right_batch, *[None] * free_left, *free_right]
     outputs = consume(replace(weight, data=False), roles, places, shape, uses, where)
-    return Value(shape=shape, data=True, outputs=uses.outputs(outputs))
+    return Value(shape=shape, data=True, outputs=uses.with_axes(outputs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from initax._model._reason import Why
 from initax._trace._coverage import apart, inputs, levelled, refused, uneven, unused
@@ -31,6 +32,9 @@ KIND = {
 WORDS = {"in": "an input", "out": "an output", "batch": "a batch axis", "field": "a receptive axis", "along": "its own"}
 
 
+EMPTY: Mapping[int, Use] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What the forward pass says of one parameter.
@@ -42,6 +46,7 @@ class Reading:
         kind: the kind of layer that uses a parameter so; empty for a bias.
         strides: by how much strides divide the effective fan_in and fan_out.
         partners: for a bias, the parameters whose outputs it is added to, in the order of the forward pass.
+        fans: for a bias, the fans of the use to whose outputs it is added.
         reason: why its axes can't be told.
         why: the kind of that reason.
         paired: it is one of two real arrays that are a complex weight together.
@@ -56,6 +61,7 @@ class Reading:
     kind: str = ""
     strides: tuple[float, float] = (1, 1)
     partners: tuple[int, ...] = ()
+    fans: tuple[int, int] | None = None
     reason: str | None = None
     why: Why = Why.UNREADABLE
     paired: bool = False
@@ -64,13 +70,14 @@ class Reading:
     where: tuple[str, ...] = ()
 
 
-def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Reading:
+def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every: Mapping[int, Use] = EMPTY) -> Reading:
     """Return the one reading that all uses of a parameter agree on.
 
     Args:
         shape: its stored shape.
         uses: its uses, in the order of the forward pass.
         names: paths of all parameters, for notes.
+        every: number → use, of all parameters.
     """
     where = tuple(dict.fromkeys(use.where for use in uses if use.where))
     if 0 in shape:
@@ -121,7 +128,8 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Rea
         role=ROLE[leading.what],
         kind=KIND[leading.what],
         strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
-        partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
+        partners=tuple(dict.fromkeys(each for use in uses for each in use.biased.params)),
+        fans=next((every[each].fans() for use in uses for each in reversed(use.biased.uses) if each in every), None),
         paired=_is_paired(uses),
         uneven=parted,
         notes=(
@@ -191,7 +199,7 @@ def _gated(
 ) -> tuple[str, ...]:
     """A note where a factor of the signal may weigh what entries of a stack put out before it is added up."""
     gated = frozenset.intersection(*(use.gated for use in uses))
-    members = [any(_covers(factor, cell) for factor in gated) for cell in cells]
+    members = [any(cell.is_inside(factor) for factor in gated) for cell in cells]
     stack: list[Part | None] = [
         "batch" if member and part == "in" else part for member, part in zip(members, parts, strict=True)
     ]
@@ -217,7 +225,7 @@ def _cells(shape: Sequence[int], uses: Sequence[Use]) -> list[Factor] | str:
     for axis, size in enumerate(shape):
         borders = {1, size}
         for use in uses:
-            for factor in (*use.parts, *use.gates()):
+            for factor in (*use.parts, *use.outputs.gates()):
                 if factor.axis == axis:
                     borders |= {factor.inner, factor.inner * factor.size}
         order = sorted(borders)
@@ -226,12 +234,6 @@ def _cells(shape: Sequence[int], uses: Sequence[Use]) -> list[Factor] | str:
         pairs = list(itertools.pairwise(order)) or [(1, 1)]
         cells += [Factor(axis, inner, outer // inner) for inner, outer in reversed(pairs)]
     return cells
-
-
-def _covers(factor: Factor, cell: Factor) -> bool:
-    if factor.axis != cell.axis:
-        return False
-    return factor.inner <= cell.inner and cell.inner * cell.size <= factor.inner * factor.size
 
 
 def _many(shape: Sequence[int], uses: Sequence[Use]) -> str:
@@ -257,8 +259,8 @@ def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[P
 
 
 def _part_of(cell: Factor, use: Use) -> Part | None:
-    part = next((part for factor, part in use.parts.items() if _covers(factor, cell)), None)
-    if part == "out" and any(_covers(factor, cell) for factor in use.gates()):
+    part = next((part for factor, part in use.parts.items() if cell.is_inside(factor)), None)
+    if part == "out" and any(cell.is_inside(factor) for factor in use.outputs.gates()):
         return "batch"
     if part == "along" and ROLE[use.what] == "weight":
         return "batch"

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
-from initax._trace._indices import evaluated
+from initax._trace._indices import evaluated, scan_parts
 from initax._trace._interpret import Interpreter
-from initax._trace._primitives import scan_parts
 from initax._trace._uses import Place
 
 State = dict[Any, Any]

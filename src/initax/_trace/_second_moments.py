@@ -21,8 +21,9 @@ from jax.extend.core import Literal
 
 from initax._math._gaussian import quadrature
 from initax._trace._coverage import shares
+from initax._trace._indices import scan_parts
 from initax._trace._interpret import Interpreter
-from initax._trace._primitives import row_of, scan_parts
+from initax._trace._primitives import row_of
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 
 NORMAL = 0

@@ -12,9 +12,9 @@ from jax.extend.core import Literal
 
 from initax._model._survey import Traced
 from initax._trace._equations import shapes_of
-from initax._trace._indices import Constant
+from initax._trace._indices import Constant, scan_parts
 from initax._trace._interpret import Interpreter, line_of
-from initax._trace._primitives import called, row_of, scan_parts
+from initax._trace._primitives import called, row_of
 from initax._trace._uses import Place
 
 OTHER: Place = (-1,)

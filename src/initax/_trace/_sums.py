@@ -28,8 +28,8 @@ def added_up(left: Value, right: Value, uses: Uses, where: str) -> None:
     for one, other in _twins(left.outputs, right.outputs, uses):
         first, second = uses.found[one.use], uses.found[other.use]
         if one.axes == other.axes:
-            first.added.add(second.number)
-            second.added.add(first.number)
+            first.outputs.added_to.add(second.number)
+            second.outputs.added_to.add(first.number)
         elif one.slots or other.slots:
             for use in (first, second):
                 use.stop = use.stop or Stop("outputs of different entries of it are added up", where)
@@ -59,7 +59,7 @@ def sums(uses: Sequence[Use]) -> list[list[Use]]:
     """Return the uses in groups of those whose outputs are added up."""
     groups: list[list[Use]] = []
     for use in uses:
-        near = [group for group in groups if any(use.number in each.added for each in group)]
+        near = [group for group in groups if any(use.number in each.outputs.added_to for each in group)]
         groups = [group for group in groups if group not in near]
         groups.append([*(each for group in near for each in group), use])
     return groups
@@ -133,8 +133,10 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, whe
         return None
     if use.is_of_a_constant:
         return replace(view, axes=tuple(view.axes[at] for at in rest), scaled=True)
-    if view.scaled or use.what not in CONTRACTIONS or not gone:
+    if view.scaled or use.what not in CONTRACTIONS:
         return None
+    if not gone:
+        return replace(view, axes=tuple(view.axes[at] for at in rest))  # a sum over axes of the signal, tokens say
     kinds = {use.parts.get(factor) for factor in gone}
     if "batch" not in kinds:
         return None

@@ -47,6 +47,15 @@ class Factor:
         """Return the outer and the inner part, the inner one of this size."""
         return Factor(self.axis, self.inner * inner, self.size // inner), Factor(self.axis, self.inner, inner)
 
+    def is_inside(self, other: Factor) -> bool:
+        """Whether another part of the same axis holds this one."""
+        return self.axis == other.axis and self.inner >= other.inner and self.end <= other.end
+
+    @property
+    def end(self) -> int:
+        """The product of the sizes of this part and of all parts further in."""
+        return self.inner * self.size
+
 
 def foreign(size: int) -> tuple[Factor, ...]:
     """Return an axis that belongs to no parameter."""

@@ -332,7 +332,7 @@ def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Job]:
     places: dict[int, set[Any]] = {}
     for use in uses.found:
         view = use.view
-        if use.what != "bias" or view is None or use.stop or not calibrated & set(use.partners):
+        if use.what != "bias" or view is None or use.stop or not calibrated & set(use.biased.params):
             continue
         own = tuple(at for at, axis in enumerate(view.axes) if any(each.axis >= 0 and each.size > 1 for each in axis))
         loops = _loops_of(use, uses)
