@@ -1,6 +1,7 @@
 """What one does twice, `nox -s` and a name.
 
-`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `peers`, `fuzz`.
+`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `peers`, `mup` and
+`fuzz`.
 """
 
 import os
@@ -78,7 +79,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types strictly."""
+    """Check types: strictly in the package, and in the tests that what they name is there."""
     session.install(".", *group("types"))
     session.run("mypy")
 
@@ -114,17 +115,24 @@ def site(session: nox.Session) -> None:
 
 
 @nox.session
-def wild(session: nox.Session) -> None:
-    """Read the models of other people's packages, and hold that against a list gone over by hand."""
-    session.install(".", *group("wild"))
-    session.run("pytest", *(session.posargs or ["-n", "2", "-W", "ignore", "benchmarks/wild.py"]))
+@nox.parametrize("jax", ["current", "held"])
+def wild(session: nox.Session, jax: str) -> None:
+    """Read the models of other people's packages, and hold that against a list gone over by hand.
+
+    With the current JAX, and, in an environment of their own, those whose pins hold JAX back.
+    """
+    session.install(".", *group("wild" if jax == "current" else "wild-held"))
+    if jax == "current":
+        session.install("--no-deps", *group("wild-bare"))
+    marks = ["-m", "held" if jax == "held" else "not held"]
+    session.run("pytest", "-W", "ignore", *marks, *(session.posargs or ["-n", "2", "benchmarks/wild.py"]))
 
 
 @nox.session
-def peers(session: nox.Session) -> None:
-    """Compare docs/coming_from.md with PyTorch, Keras, Flax, Haiku and klax, names and laws; klax needs Python 3.12."""
-    session.install(".", *group("peers"))
-    session.run("pytest", *(session.posargs or ["-W", "ignore", "benchmarks/peers.py"]))
+def mup(session: nox.Session) -> None:
+    """Hold `ix.mup` against the package `mup` on PyTorch, tensor by tensor."""
+    session.install(".", *group("mup"))
+    session.run("pytest", *(session.posargs or ["-W", "ignore", "benchmarks/mup_package.py"]))
 
 
 @nox.session

@@ -54,17 +54,15 @@ class GPT2(eqx.Module):
 
 
 NORMAL = ("normal", {"stddev": 0.02})
-RESIDUAL = ix.schemes.scaled(NORMAL, ix.schemes.depth_factor("gpt2", layers=LAYERS))
 RULES = {
     "Linear": NORMAL,
     "Embedding": NORMAL,
-    "blocks.*.attention.output_proj": RESIDUAL,
-    "blocks.*.down": RESIDUAL,
+    "residual:end": ix.schemes.scaled(NORMAL, "gpt2"),
     "Norm": "default",
 }
 
 model = GPT2(jax.random.key(0))
-plan = ix.plan(model, RULES)
+plan = ix.plan(model, RULES, inputs=jax.ShapeDtypeStruct((CONTEXT,), jnp.int32))
 print(plan, end="\n\n")
 model = plan.draw(jax.random.key(1))
 

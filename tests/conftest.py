@@ -14,19 +14,29 @@ collect_ignore = [] if sys.version_info >= (3, 12) else ["test_haliax.py", "test
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)  # also of what a file makes when it is imported
 
 OPTIMIZED = frozenset(
-    {"test_draws", "test_flax_laws", "test_haar", "test_haar_sharded", "test_laws", "test_scale", "test_threefry"}
+    {"test_draws", "test_haar", "test_haar_sharded", "test_laws", "test_scale", "test_threefry"}
     | {"test_ablation_file", "test_processes"}
 )
 """Files about bits, memory and collectives, which are those of optimized programs, and those that compare with other
 processes; all others compile twice as fast."""
 
 
+def is_optimized(module):
+    return module.__name__.rpartition(".")[2] in OPTIMIZED
+
+
+def pytest_collection_modifyitems(items):
+    """Run the optimized files first: what is compiled for the others then stays, and the longest are not the last."""
+    items.sort(key=lambda item: not is_optimized(item.module))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def optimizations(request):
     """Turn XLA's optimizations on or off for a file; programs compiled the other way are dropped."""
-    off = request.module.__name__.rpartition(".")[2] not in OPTIMIZED
+    off = not is_optimized(request.module)
     if off != jax.config.read("jax_disable_most_optimizations"):
         jax.config.update("jax_disable_most_optimizations", off)
         jax.clear_caches()

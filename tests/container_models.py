@@ -791,7 +791,7 @@ def rnn(rng: Random, size: int) -> Model:
         case "packed":
             own = {"Wx": w(i, 4 * o, 4), "Wh": w(o, 4 * o, 4), "b": bias("RNN b", (4 * o,))}
             return Model({"cell": own, "head": {"W": w(o, y), "b": bias("RNN by", (y,), o)}})
-    gates = {}
+    gates: dict[str, Any] = {}
     for gate in "fioc":
         gates |= {f"W{gate}": w(i, o), f"U{gate}": w(o, o), f"b{gate}": bias("RNN b of a gate", (o,))}
     return Model(gates | head)

@@ -3,78 +3,78 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import linen as nn
 from flax import nnx
 
 import initax as ix
+from tests.tables import KEY, Built, Case
 
-KEY = jax.random.key(7)
 MASK = jnp.asarray(np.arange(3 * 3 * 3 * 5).reshape(3, 3, 3, 5) % 4 != 0, jnp.float32)
 
 
-@dataclass(frozen=True)
-class Built:
-    """A model of any framework, with what initax must be told of it and how it is called."""
-
-    model: Any
-    call: Callable[[Any, Any], Any]
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A layer: how it is made, and the shape of what it is called on."""
-
-    name: str
-    make: Callable[[], Built]
-    input: tuple[int, ...]
-
-
 def of_nnx(cls, *args, **kwargs):
-    """Return a function that makes an NNX layer."""
+    """Return a function that makes an NNX layer; `abstract=True` with shapes in place of arrays."""
 
-    def make():
-        layer = cls(*args, **kwargs, rngs=nnx.Rngs(0))
-        return Built(layer, lambda model, x: model(x))
+    def make(abstract=False):
+        def layer():
+            return cls(*args, **kwargs, rngs=nnx.Rngs(0))
+
+        return Built(nnx.eval_shape(layer) if abstract else layer(), lambda model, x: model(x))
 
     return make
 
 
 def of_linen(module, shape, dtype=jnp.float32, forward=None):
-    """Return a function that makes the variables of a Linen module."""
+    """Return a function that makes the variables of a Linen module; `abstract=True` with shapes in place of arrays."""
 
     @functools.cache
-    def make():
-        x = jnp.zeros(shape, dtype)
-        variables = jax.jit(lambda key: module.init(key, x, method=forward))(jax.random.key(0))
+    def make(abstract=False):
+        def variables(key):
+            return module.init(key, jnp.zeros(shape, dtype), method=forward)
+
+        made = (jax.eval_shape if abstract else _compiled_and_called)(variables, jax.random.key(0))
         options = {"module": module, "inputs": jax.ShapeDtypeStruct(shape, dtype), "forward": forward}
-        return Built(variables, lambda model, x: module.apply(model, x, method=forward), options)
+        return Built(made, lambda model, x: module.apply(model, x, method=forward), options)
 
     return make
 
 
+def _compiled_and_called(function, *arguments):
+    return jax.jit(function)(*arguments)
+
+
+def flax_case(name, make, input):
+    return Case(name, make, input, functools.partial(make, abstract=True))
+
+
 def of_equinox(cls, *args, **kwargs):
-    """Return a function that makes an Equinox layer."""
-    return lambda: Built(cls(*args, **kwargs, key=KEY), lambda model, x: model(x))
+    """Return a function that makes an Equinox layer; `abstract=True` with shapes in place of arrays."""
+
+    def make(abstract=False):
+        def layer():
+            return cls(*args, **kwargs, key=KEY)
+
+        return Built(eqx.filter_eval_shape(layer) if abstract else layer(), lambda model, x: model(x))
+
+    return make
 
 
 def nnx_case(name, cls, *args, input, **kwargs):
-    return Case(f"nnx-{name}", of_nnx(cls, *args, **kwargs), input)
+    return flax_case(f"nnx-{name}", of_nnx(cls, *args, **kwargs), input)
 
 
 def linen_case(name, module, input):
-    return Case(f"linen-{name}", of_linen(module, input), input)
+    return flax_case(f"linen-{name}", of_linen(module, input), input)
 
 
-SPREAD = {"strides": (2, 1), "kernel_dilation": (1, 2), "padding": "CIRCULAR"}
+SPREAD: dict[str, Any] = {"strides": (2, 1), "kernel_dilation": (1, 2), "padding": "CIRCULAR"}
 # Prime sizes, so that no two axes can be confused; circular padding, so that every position is alike.
 NNX_WEIGHTED = (
     nnx_case("linear", nnx.Linear, 7, 5, input=(7,)),
@@ -163,56 +163,56 @@ def in_sequence(rngs):
     return nnx.Sequential(nnx.Linear(7, 5, rngs=rngs), nnx.relu, nnx.Linear(5, 3, rngs=rngs))
 
 
-GROUPED = {"use_bias": False, "normalize_qk": True, "decode": False}
+GROUPED: dict[str, Any] = {"use_bias": False, "normalize_qk": True, "decode": False}
 if "num_kv_heads" in inspect.signature(nnx.MultiHeadAttention).parameters:  # newer versions of Flax
     GROUPED["num_kv_heads"] = 2
 NNX_OTHERS = (
-    Case("nnx-embed", of_nnx(nnx.Embed, 11, 5), ()),
-    Case("nnx-attention", of_nnx(nnx.MultiHeadAttention, 2, 6, qkv_features=8, decode=False), (3, 6)),
-    Case("nnx-attention-grouped", of_nnx(nnx.MultiHeadAttention, 4, 8, **GROUPED), (3, 8)),
-    Case("nnx-lstm", rnn(lambda rngs: nnx.LSTMCell(3, 5, rngs=rngs)), (2, 3)),
-    Case("nnx-lstm-optimized", rnn(lambda rngs: nnx.OptimizedLSTMCell(3, 5, rngs=rngs)), (2, 3)),
-    Case("nnx-gru", rnn(lambda rngs: nnx.GRUCell(3, 5, rngs=rngs)), (2, 3)),
-    Case("nnx-simple", rnn(lambda rngs: nnx.SimpleCell(3, 5, rngs=rngs)), (2, 3)),
-    Case("nnx-bidirectional", of_nnx(both_ways), (2, 3)),
-    Case("nnx-lora", of_nnx(nnx.LoRA, 7, 2, 5), (7,)),
-    Case("nnx-batchnorm", of_nnx(nnx.BatchNorm, 5), (2, 5)),
-    Case("nnx-layernorm", of_nnx(nnx.LayerNorm, 5), (2, 5)),
-    Case("nnx-rmsnorm", of_nnx(nnx.RMSNorm, 5), (2, 5)),
-    Case("nnx-groupnorm", of_nnx(nnx.GroupNorm, 6, num_groups=2), (2, 6)),
-    Case("nnx-instancenorm", of_nnx(nnx.InstanceNorm, 5), (2, 3, 5)),
-    Case("nnx-weightnorm", wrap(nnx.WeightNorm), (7,)),
-    Case("nnx-spectralnorm", wrap(nnx.SpectralNorm), (7,)),
-    Case("nnx-prelu", of_nnx(lambda rngs: nnx.PReLU()), (5,)),
-    Case("nnx-sequential", of_nnx(in_sequence), (7,)),
-    Case("nnx-dict", of_nnx(lambda rngs: Held(rngs)), (7,)),
+    flax_case("nnx-embed", of_nnx(nnx.Embed, 11, 5), ()),
+    flax_case("nnx-attention", of_nnx(nnx.MultiHeadAttention, 2, 6, qkv_features=8, decode=False), (3, 6)),
+    flax_case("nnx-attention-grouped", of_nnx(nnx.MultiHeadAttention, 4, 8, **GROUPED), (3, 8)),
+    flax_case("nnx-lstm", rnn(lambda rngs: nnx.LSTMCell(3, 5, rngs=rngs)), (2, 3)),
+    flax_case("nnx-lstm-optimized", rnn(lambda rngs: nnx.OptimizedLSTMCell(3, 5, rngs=rngs)), (2, 3)),
+    flax_case("nnx-gru", rnn(lambda rngs: nnx.GRUCell(3, 5, rngs=rngs)), (2, 3)),
+    flax_case("nnx-simple", rnn(lambda rngs: nnx.SimpleCell(3, 5, rngs=rngs)), (2, 3)),
+    flax_case("nnx-bidirectional", of_nnx(both_ways), (2, 3)),
+    flax_case("nnx-lora", of_nnx(nnx.LoRA, 7, 2, 5), (7,)),
+    flax_case("nnx-batchnorm", of_nnx(nnx.BatchNorm, 5), (2, 5)),
+    flax_case("nnx-layernorm", of_nnx(nnx.LayerNorm, 5), (2, 5)),
+    flax_case("nnx-rmsnorm", of_nnx(nnx.RMSNorm, 5), (2, 5)),
+    flax_case("nnx-groupnorm", of_nnx(nnx.GroupNorm, 6, num_groups=2), (2, 6)),
+    flax_case("nnx-instancenorm", of_nnx(nnx.InstanceNorm, 5), (2, 3, 5)),
+    flax_case("nnx-weightnorm", wrap(nnx.WeightNorm), (7,)),
+    flax_case("nnx-spectralnorm", wrap(nnx.SpectralNorm), (7,)),
+    flax_case("nnx-prelu", of_nnx(lambda rngs: nnx.PReLU()), (5,)),
+    flax_case("nnx-sequential", of_nnx(in_sequence), (7,)),
+    flax_case("nnx-dict", of_nnx(lambda rngs: Held(rngs)), (7,)),
 )
-LAST = (-2, -1)
+LAST = {"reduction_axes": (-2, -1), "feature_axes": (-2, -1)}
 LINEN_OTHERS = (
-    Case("linen-embed", of_linen(nn.Embed(11, 5), (2,), jnp.int32), ()),
-    Case("linen-attention", of_linen(nn.MultiHeadDotProductAttention(2, qkv_features=8), (3, 6)), (3, 6)),
-    Case("linen-self-attention", of_linen(nn.SelfAttention(2, use_bias=False), (3, 6)), (3, 6)),
-    Case("linen-lstm", of_linen(nn.RNN(nn.LSTMCell(5)), (2, 3)), (2, 3)),
-    Case("linen-lstm-optimized", of_linen(nn.RNN(nn.OptimizedLSTMCell(5)), (2, 3)), (2, 3)),
-    Case("linen-gru", of_linen(nn.RNN(nn.GRUCell(5)), (2, 3)), (2, 3)),
-    Case("linen-mgu", of_linen(nn.RNN(nn.MGUCell(5)), (2, 3)), (2, 3)),
-    Case("linen-simple", of_linen(nn.RNN(nn.SimpleCell(5)), (2, 3)), (2, 3)),
-    Case("linen-conv-lstm", of_linen(nn.RNN(nn.ConvLSTMCell(5, (3, 3))), (1, 2, 4, 4, 3)), (1, 2, 4, 4, 3)),
-    Case("linen-batchnorm", of_linen(nn.BatchNorm(use_running_average=True), (2, 5)), (2, 5)),
-    Case("linen-layernorm", of_linen(nn.LayerNorm(), (2, 5)), (2, 5)),
-    Case("linen-layernorm-2d", of_linen(nn.LayerNorm(reduction_axes=LAST, feature_axes=LAST), (2, 3, 5)), (2, 3, 5)),
-    Case("linen-rmsnorm", of_linen(nn.RMSNorm(), (2, 5)), (2, 5)),
-    Case("linen-groupnorm", of_linen(nn.GroupNorm(num_groups=2), (2, 6)), (2, 6)),
-    Case("linen-instancenorm", of_linen(nn.InstanceNorm(), (2, 3, 5)), (2, 3, 5)),
-    Case("linen-weightnorm", of_linen(nn.WeightNorm(nn.Dense(5)), (7,)), (7,)),
-    Case(
+    flax_case("linen-embed", of_linen(nn.Embed(11, 5), (2,), jnp.int32), ()),
+    flax_case("linen-attention", of_linen(nn.MultiHeadDotProductAttention(2, qkv_features=8), (3, 6)), (3, 6)),
+    flax_case("linen-self-attention", of_linen(nn.SelfAttention(2, use_bias=False), (3, 6)), (3, 6)),
+    flax_case("linen-lstm", of_linen(nn.RNN(nn.LSTMCell(5)), (2, 3)), (2, 3)),
+    flax_case("linen-lstm-optimized", of_linen(nn.RNN(nn.OptimizedLSTMCell(5)), (2, 3)), (2, 3)),
+    flax_case("linen-gru", of_linen(nn.RNN(nn.GRUCell(5)), (2, 3)), (2, 3)),
+    flax_case("linen-mgu", of_linen(nn.RNN(nn.MGUCell(5)), (2, 3)), (2, 3)),
+    flax_case("linen-simple", of_linen(nn.RNN(nn.SimpleCell(5)), (2, 3)), (2, 3)),
+    flax_case("linen-conv-lstm", of_linen(nn.RNN(nn.ConvLSTMCell(5, (3, 3))), (1, 2, 4, 4, 3)), (1, 2, 4, 4, 3)),
+    flax_case("linen-batchnorm", of_linen(nn.BatchNorm(use_running_average=True), (2, 5)), (2, 5)),
+    flax_case("linen-layernorm", of_linen(nn.LayerNorm(), (2, 5)), (2, 5)),
+    flax_case("linen-layernorm-2d", of_linen(nn.LayerNorm(**LAST), (2, 3, 5)), (2, 3, 5)),
+    flax_case("linen-rmsnorm", of_linen(nn.RMSNorm(), (2, 5)), (2, 5)),
+    flax_case("linen-groupnorm", of_linen(nn.GroupNorm(num_groups=2), (2, 6)), (2, 6)),
+    flax_case("linen-instancenorm", of_linen(nn.InstanceNorm(), (2, 3, 5)), (2, 3, 5)),
+    flax_case("linen-weightnorm", of_linen(nn.WeightNorm(nn.Dense(5)), (7,)), (7,)),
+    flax_case(
         "linen-spectralnorm",
         of_linen(nn.SpectralNorm(nn.Dense(5)), (7,), forward=lambda module, x: module(x, update_stats=False)),
         (7,),
     ),
-    Case("linen-prelu", of_linen(nn.PReLU(), (5,)), (5,)),
-    Case("linen-sequential", of_linen(nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(3)]), (7,)), (7,)),
-    Case("linen-lifted", of_linen(Fused(), (7,)), (7,)),
+    flax_case("linen-prelu", of_linen(nn.PReLU(), (5,)), (5,)),
+    flax_case("linen-sequential", of_linen(nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(3)]), (7,)), (7,)),
+    flax_case("linen-lifted", of_linen(Fused(), (7,)), (7,)),
 )  # fmt: skip
 FLAX_EVERY = FLAX_WEIGHTED + NNX_OTHERS + LINEN_OTHERS
 
@@ -228,6 +228,23 @@ class Held(nnx.Module):
         for block in self.blocks:
             x = block(x)
         return self.heads["one"](x)
+
+
+def named(model):
+    """Leaves by the path that a plan gives them, whatever the framework."""
+    if isinstance(model, nnx.Pytree):
+        flat = nnx.to_flat_state(nnx.state(model))
+        pairs = [(path, each.get_raw_value() if isinstance(each, nnx.Variable) else each) for path, each in flat]
+    else:
+        found, _ = jax.tree_util.tree_flatten_with_path(model)
+        pairs = [(tuple(map(word, path)), leaf) for path, leaf in found]
+    words = [(each for part in path for each in (part if isinstance(part, tuple) else (part,))) for path, _ in pairs]
+    names = [".".join(map(str, each)).removeprefix("params.").replace("/", ".") for each in words]
+    return dict(zip(names, (leaf for _, leaf in pairs), strict=True))
+
+
+def word(entry):
+    return next(getattr(entry, each) for each in ("name", "key", "idx") if hasattr(entry, each))
 
 
 def weights(built, rules=None):
@@ -323,13 +340,8 @@ SAME = (
     ),
     Same(
         "weightnorm",
-        lambda: Built(eqx.nn.WeightNorm(eqx.nn.Linear(7, 5, key=KEY)), lambda model, x: model(x)),
+        of_equinox(lambda key: eqx.nn.WeightNorm(eqx.nn.Linear(7, 5, key=key))),
         of_nnx(lambda rngs: nnx.WeightNorm(nnx.Linear(7, 5, rngs=rngs), rngs=rngs)),
         of_linen(nn.WeightNorm(nn.Dense(5)), (7,)),
     ),
 )
-
-
-def cases(*groups):
-    """Return pytest parameters with readable ids."""
-    return [pytest.param(case, id=case.name) for group in groups for case in group]

@@ -27,7 +27,8 @@ SEARCHES = {
     "mixture of experts": "recipes/",
     "weight decay": "optimizer/",
     "Haar": "glossary/",
-    "truncated_normal_": "coming_from/",
+    "ix.labels": "optimizer/",
+    "trunc_normal_": "coming_from/",
     "register_layer": "api/",
     "kaiming_uniform": "coming_from/",
     "last rule wins": "rules/",
@@ -108,7 +109,9 @@ def tab(browser, address, request):
 
 
 def open_page(tab, page):
-    tab.goto("" if page == "index" else f"{page}/", wait_until="networkidle")
+    """Open a page and wait for all of it: on a busy machine the network is idle before a long page is parsed."""
+    tab.goto("" if page == "index" else f"{page}/", wait_until="load")
+    tab.wait_for_load_state("networkidle")
 
 
 @pytest.mark.parametrize("tab", WIDTHS, indirect=True)
@@ -186,6 +189,28 @@ def test_the_reference_has_an_entry_with_a_text_for_every_public_name(tab):
     names = re.findall(r"^::: (\S+)$", (DOCS / "api.md").read_text("utf-8"), re.MULTILINE)
     entries = tab.evaluate(ENTRIES)
     assert [name for name in names if not entries.get(name)] == []
+
+
+@pytest.mark.parametrize("tab", ["desk", "phone"], indirect=True)
+def test_signatures_of_the_reference_are_seen_whole(tab):
+    open_page(tab, "api")
+    cut_off = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 80))"
+    assert tab.locator(".doc-signature code").count() > 80
+    assert tab.eval_on_selector_all(".doc-signature code", cut_off) == []
+
+
+def test_the_contents_of_the_reference_have_no_dunders(tab):
+    open_page(tab, "api")
+    names = tab.locator(".md-nav a.md-nav__link").evaluate_all("all => all.map(e => e.textContent.trim())")
+    assert {"reinit", "SignalReport"} <= set(names)
+    assert [name for name in names if "__" in name] == []
+
+
+def test_schemes_return_schemes(tab):
+    """Not what their functions make them of."""
+    open_page(tab, "api")
+    signature = tab.locator("[id='initax.schemes.he_normal'] ~ .doc-signature").first.inner_text()
+    assert signature.strip().endswith("-> Scheme")
 
 
 def test_code_can_be_copied(tab):

@@ -324,7 +324,7 @@ def settle(value: V) -> V:
         return value
     if value.looked:
         W.flags.add("look-up")
-        number = frozenset()
+        number: frozenset[Any] = frozenset()
         if not W.quiet:
             number = frozenset(range(len(W.meetings), len(W.meetings) + len(value.tables)))
             W.meetings += value.tables
@@ -543,8 +543,8 @@ def looked_up(value: V, given: tuple[Any, ...]) -> V:
         which = W.known("index", which, each.lin)
     owner = owners(value.shape, base, places, np.arange(which.size))
     names = [[(int(number), choice) for choice in choices] for number in which.ravel()]
-    for each in itertools.chain(*names):
-        W.met.setdefault(each)
+    for name in itertools.chain(*names):
+        W.met.setdefault(name)
     tables: tuple[Meeting, ...] = ()
     if W.atoms is not None:
         n = W.width - 4

@@ -427,8 +427,8 @@ def signal(w: Writer, shape: Sequence[int]) -> str:
     if way == 7 and shape:
         return w.value(f"{w.signal(shape)} * {w.signal(shape[-1:])}", prefix="s")
     if way == 8 and shape and shape[-1] > 1:
-        wide = (*shape[:-1], shape[-1] - 1)
-        return w.value(f"jnp.concatenate([{w.signal(wide)}, {w.signal((*shape[:-1], 1))}], -1)", prefix="s")
+        parts = f"{w.signal((*shape[:-1], shape[-1] - 1))}, {w.signal((*shape[:-1], 1))}"
+        return w.value(f"jnp.concatenate([{parts}], -1)", prefix="s")
     return w.signal(shape)
 
 
@@ -521,8 +521,8 @@ def by_convolution(w: Writer, a: str) -> str:
         return by_einsum(w, a)
     spatial = len(shape) - 2
     places = "HW"[:spatial]
-    rhs = [*places, "I", "O"]
-    rhs = "".join(rhs[at] for at in order(w, len(rhs)))
+    letters = [*places, "I", "O"]
+    rhs = "".join(letters[at] for at in order(w, len(letters)))
     sizes = dict(zip(rhs, shape, strict=True))
     lhs = w.pick([f"N{places}C", f"NC{places}"])
     out = w.pick([f"N{places}C", f"NC{places}"])

@@ -217,7 +217,7 @@ def bottleneck(p, image):
         own = part(p, f"{name}.")
 
         def fixed_norm(h, own=own):
-            return (h - 0.5) / jnp.sqrt(2.0) * own["scale"] + own["shift"]
+            return h / jnp.sqrt(2.0) * own["scale"] + own["shift"]
 
         h = jax.nn.relu(conv(x, own["conv1"]))
         h = jax.nn.relu(conv(h, own["conv2"]))
@@ -326,7 +326,9 @@ def dropped(p, x, key):
     h = jax.nn.relu(norm(x) @ p["up"]) @ p["down"]
     h = jnp.where(jax.random.bernoulli(key, 0.9, h.shape), h / 0.9, 0)
     x = jnp.where(jnp.arange(LENGTH)[:, None] < 3, x + h.reshape(-1).reshape(h.shape), x)
-    return lax.cond(jax.random.bernoulli(key), lambda z: z + jax.nn.relu(z @ p["up2"]) @ p["down2"], lambda z: z, x)
+    return lax.cond(
+        jax.random.bernoulli(key, 0.999), lambda z: z + jax.nn.relu(z @ p["up2"]) @ p["down2"], lambda z: z, x
+    )
 
 
 def squeezed(p, image):
@@ -550,6 +552,16 @@ def pyramid(p, image):
     c = conv(c, p["lc"])
     b = conv(b, p["lb"]) + jnp.repeat(jnp.repeat(c, 2, 0), 2, 1)
     return conv(a, p["la"]) + jnp.repeat(jnp.repeat(b, 2, 0), 2, 1)
+
+
+def state_space(p, x):
+    """A recurrence over time and a feedthrough: one sum, whose shortcut a parameter scales."""
+
+    def step(h, row):
+        h = jax.nn.sigmoid(p["a"]) * h + row @ p["b"]
+        return h, h @ p["c"] + row * p["d"]
+
+    return lax.scan(step, jnp.zeros(WIDTH), x)[1]
 
 
 def a_gradient(p, x):
@@ -925,5 +937,6 @@ MODELS = [
         {name: S(3, 3, 4, 4) for name in ("a", "b", "c", "la", "lb", "lc")},
         (S(8, 8, 4),),
     ),
+    Model("state space", state_space, square("b", "c") | {"a": S(WIDTH), "d": S(WIDTH)}, (x,)),
     Model("a gradient", a_gradient, square("a", "b"), (x,)),
 ]

@@ -1,27 +1,69 @@
 """The tables the laws are held against: every layer of Equinox, and every scheme."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 nn = eqx.nn
 KEY = jax.random.key(7)
 
 
 @dataclass(frozen=True)
+class Built:
+    """A model of any framework, with what initax must be told of it and how it is called."""
+
+    model: Any
+    call: Callable[[Any, Any], Any]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Case:
-    """A layer, and the shape of what it is called on (`None` where a plain call says nothing about fans)."""
+    """A layer of any framework.
+
+    Attributes:
+        name: its name in the tables.
+        make: makes it, with the weights its framework gives it.
+        input: shape of what it is called on; `None` where a plain call says nothing about fans.
+        shapes: makes the same with shapes in place of arrays.
+    """
 
     name: str
     make: Callable[[], Any]
     input: tuple[int, ...] | None = None
+    shapes: Callable[[], Built] | None = None
+
+    def abstract(self) -> Built:
+        """Return the model with shapes in place of arrays."""
+        if self.shapes is not None:
+            return self.shapes()
+        return Built(eqx.filter_eval_shape(self.make), lambda model, x: model(x))
+
+    def filled(self) -> Built:
+        """Return the model with normal numbers in place of its own, for which nothing is compiled."""
+        built = self.abstract()
+        return replace(built, model=filled(built.model))
 
 
-def conv(cls, *args, **kwargs):
+def filled(model: Any) -> Any:
+    """Return a model with normal numbers in place of its shapes, for which nothing is compiled."""
+    return jax.tree.map(_array, model)
+
+
+def _array(leaf: Any) -> Any:
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key(0)
+    return jnp.asarray(np.random.default_rng([7, *leaf.shape]).normal(size=leaf.shape).astype(leaf.dtype))
+
+
+def conv(cls: Any, *args: Any, **kwargs: Any) -> Callable[[], Any]:
     return lambda: cls(*args, padding="SAME", padding_mode="CIRCULAR", key=KEY, **kwargs)
 
 
@@ -87,7 +129,7 @@ def tied():
     return nn.Shared(pair, lambda pair: pair[1].weight, lambda pair: pair[0].weight)
 
 
-def cases(*groups):
+def cases(*groups: Iterable[Any]) -> list[Any]:
     """Return pytest parameters with readable ids."""
     import pytest
 
@@ -110,21 +152,31 @@ SMALL_SCHEMES = (
     ("sparse", {"sparsity": 0.5}),
     ("hoedt", {"bias": "elsewhere"}),
     ("scaled", {"scheme": "glorot_normal", "factor": 0.5}),
+    ("centered", {"scheme": "he_normal"}),
 )
-"""Schemes that serve every weighted layer; one of each way to draw."""
+"""Schemes that serve every weighted layer, but for `centered`; one of each way to draw."""
 
 
-def scheme_id(scheme):
+def refused(scheme: Any, parameters: Iterable[Any]) -> bool:
+    """Whether a scheme refuses one of these parameters: what is centered needs inputs to take a mean over."""
+    return scheme_id(scheme) == "centered" and any(
+        each.fan_in < 8 or each.constraint is not None or (each.axes.receptive_axis and each.axes.split[-3] == 1)
+        for each in parameters
+        if each.role in ("weight", "recurrent") and each.excluded is None
+    )
+
+
+def scheme_id(scheme: Any) -> str:
     """Return a scheme's name."""
     return scheme if isinstance(scheme, str) else scheme[0]
 
 
-def arrays(tree):
+def arrays(tree: Any) -> list[jax.Array]:
     """Return the array leaves of a tree."""
     return [leaf for leaf in jax.tree.leaves(tree) if eqx.is_array(leaf)]
 
 
-def compilations(function):
+def compilations(function: Callable[[], Any]) -> int:
     """Return how many programs XLA compiles while a function runs."""
     seen = []
 

@@ -1,6 +1,7 @@
 """Ablations: every scheme starts from the same random numbers, in one program, and no failure spoils another run."""
 
 import logging
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -15,7 +16,7 @@ from tests.tables import KEY
 
 KEYS = jax.random.split(jax.random.key(7), 3)
 WAYS = ("vmap", "jit", "python")
-SCHEMES = {
+SCHEMES: dict[str, Any] = {
     "one": {"*": ("variance_scaling", {"scale": 1.0, "distribution": "normal"})},
     "four": {"*": ("variance_scaling", {"scale": 4.0, "distribution": "normal"})},
     "orthogonal": {"*": "orthogonal"},
@@ -435,7 +436,7 @@ def test_the_whole_text_of_every_error(name):
 
 
 def test_metrics_that_are_none_fail_their_run_in_python():
-    ablation = ix.ablate(Net(), {"one": SCHEMES["one"]}, KEYS[:1], lambda model, key: 0.5, how="python")
+    ablation = ix.ablate(Net(), {"one": SCHEMES["one"]}, KEYS[:1], cast("Any", lambda model, key: 0.5), how="python")
     assert ablation.runs[0].error == (
         "InitaxError: run must return a mapping from names to numbers, not float.\n"
         '  return {"loss": loss, "accuracy": accuracy}'

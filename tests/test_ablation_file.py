@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -204,7 +205,7 @@ def std_of(function):
 noisier.__qualname__ = noisy.__qualname__
 
 # name → how the ablation changes, what the error says of it
-CHANGES = {
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "a scheme": (
         {"schemes": SCHEMES | {"he": {"Linear": "lecun_normal"}}},
         'scheme "he": its rules have "Linear": "he_normal", now "Linear": "lecun_normal"',
@@ -255,7 +256,13 @@ def test_the_file_of_another_ablation_is_refused(name, tmp_path):
     """Nothing is run, the file stays as it is, and the error says what differs."""
     changes, line = CHANGES[name]
     path = tmp_path / "runs.jsonl"
-    arguments = {"model": mlp(), "schemes": changes.get("before", SCHEMES), "keys": KEYS, "run": mean, "path": path}
+    arguments: dict[str, Any] = {
+        "model": mlp(),
+        "schemes": changes.get("before", SCHEMES),
+        "keys": KEYS,
+        "run": mean,
+        "path": path,
+    }
     ix.ablate(**arguments, how="python")
     before = path.read_bytes()
     now = {key: value for key, value in changes.items() if key != "before"}

@@ -1,5 +1,7 @@
 """The scheme `auto` beside other rules: mean squares of the forward pass, measured over draws, in three frameworks."""
 
+from typing import Any
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -101,7 +103,7 @@ def assert_length_one(found):
     assert abs(np.mean(squares) - 1) < 4 * error + 0.02, (np.mean(squares), error)
 
 
-OTHERS = {
+OTHERS: dict[str, dict[str, Any]] = {
     "a normal that is too wide": {"first": ("normal", {"stddev": 2 / WIDTH**0.5})},
     "one inside": {"second": ("normal", {"stddev": 0.5})},
     "zeros at the end of a branch": {"second": "zeros", "third": "zeros"},
@@ -204,7 +206,7 @@ def test_a_table_that_is_looked_up_and_read_out_gives_logits_of_length_one(way, 
     tokens = jnp.arange(0, 200, 8)
     if framework == "linen":
         module = TiedLinen(way=way)
-        model = module.init(KEY, tokens)
+        model: Any = module.init(KEY, tokens)
         options, call = {"module": module, "inputs": tokens}, module.apply
     else:
         model = TiedNnx() if framework == "nnx" else TiedEquinox()

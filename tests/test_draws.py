@@ -21,7 +21,7 @@ from tests.tables import KEY
 
 REFERENCE = json.loads((Path(__file__).parent / "reference.json").read_text())
 
-# Layers large enough to test, with the stored axis of batch entries and the fans of one entry.
+# Layers large enough to test, with the number of batch entries and the fans of one entry.
 LARGE = {
     "linear": (lambda: eqx.nn.Linear(300, 200, key=KEY), 1, 300, 200),
     "conv2d-groups": (lambda: eqx.nn.Conv2d(64, 96, 5, groups=2, key=KEY), 2, 32 * 25, 48 * 25),
@@ -80,30 +80,48 @@ def spelled(scheme):
     return scheme if isinstance(scheme, str) else (scheme[0], dict(scheme[1:]))
 
 
-def entries(model, plan):
+def entries(plan, key):
     """The drawn weights, one row per batch entry, in no particular order within a row."""
     (each,) = [each for each in plan.draws if each.parameter.role in ("weight", "embedding")]
-    leaf = model.weight_ih if isinstance(model, eqx.nn.LSTMCell) else model.weight
-    return np.asarray(each.parameter.axes.to_canonical(leaf)).reshape(each.parameter.axes.batch_size, -1), each
+    leaf = plan.arrays(key)[each.parameter.path]
+    return np.asarray(each.parameter.axes.to_canonical(leaf)).reshape(each.parameter.axes.batch_size, -1)
+
+
+def in_words(scheme):
+    return scheme if isinstance(scheme, str) else "-".join([scheme[0], *(str(value) for _, value in scheme[1:])])
+
+
+def abstract(layer):
+    return eqx.filter_eval_shape(LARGE[layer][0])
+
+
+# Every law where inputs, outputs, window and groups differ, and every other layer with each way to draw.
+DRAWN = [("conv2d-groups", scheme) for scheme in LAWS] + [
+    (layer, scheme)
+    for layer in LARGE
+    if layer != "conv2d-groups"
+    for scheme in ("he_normal", "glorot_uniform", ("normal", ("stddev", 0.3), ("mean", 1.5)), "hoedt")
+]
 
 
 @pytest.mark.parametrize("layer", LARGE)
-@pytest.mark.parametrize(
-    "scheme",
-    LAWS,
-    ids=lambda scheme: (
-        scheme if isinstance(scheme, str) else "-".join([scheme[0], *(str(value) for _, value in scheme[1:])])
-    ),
-)
+@pytest.mark.parametrize("scheme", LAWS, ids=in_words)
+def test_plans_state_the_standard_deviation_of_each_entry(layer, scheme):
+    _, batch, fan_in, fan_out = LARGE[layer]
+    plan = ix.plan(abstract(layer), {"*": ix.Scheme(spelled(scheme), recurrent=None)})
+    (each,) = [each for each in plan.draws if each.parameter.role in ("weight", "embedding")]
+    assert each.parameter.axes.batch_size == batch
+    expected = hoedt_constants(fan_in).weight_var ** 0.5 if scheme == "hoedt" else LAWS[scheme](fan_in, fan_out).std()
+    assert each.std == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("layer", "scheme"), DRAWN, ids=in_words)
 def test_draws_have_the_distribution_of_their_scheme(layer, scheme, key):
-    make, batch, fan_in, fan_out = LARGE[layer]
-    rules = {"*": ix.Scheme(spelled(scheme), recurrent=None)}
-    plan = ix.plan(make(), rules)
-    rows, each = entries(plan.draw(key), plan)
+    _, batch, fan_in, fan_out = LARGE[layer]
+    plan = ix.plan(abstract(layer), {"*": ix.Scheme(spelled(scheme), recurrent=None, bias=None)})
+    rows = entries(plan, key)
     assert len(rows) == batch
     law = LAWS[scheme](fan_in, fan_out)
-    if scheme != "hoedt":
-        assert each.std == pytest.approx(law.std(), rel=1e-6)
     for row in rows:
         assert stats.kstest(row, law.cdf).statistic < 2.693 / math.sqrt(row.size)
     low, high = law.support()
@@ -389,10 +407,9 @@ def test_flax_default_has_the_law_of_flax(key):
 
 @pytest.mark.parametrize("case", LARGE)
 def test_any_initializer_of_jax_is_right_on_every_layer_with_its_default_axes(case, key):
-    make, _, fan_in, fan_out = LARGE[case]
-    plan = ix.plan(make(), {"*": ix.Scheme(jax.nn.initializers.glorot_uniform(), recurrent=None)})
-    rows, _ = entries(plan.draw(key), plan)
-    for row in rows:
+    _, _, fan_in, fan_out = LARGE[case]
+    plan = ix.plan(abstract(case), {"*": ix.Scheme(jax.nn.initializers.glorot_uniform(), recurrent=None, bias=None)})
+    for row in entries(plan, key):
         law = symmetric(math.sqrt(6 / (fan_in + fan_out)))
         assert stats.kstest(row, law.cdf).statistic < 2.693 / math.sqrt(row.size)
 
@@ -461,20 +478,18 @@ def test_a_gain_works_inside_jit(key):
 
 
 def test_what_a_backend_cannot_run_is_drawn_on_the_cpu_and_brought_back(key, monkeypatch):
-    from initax._drawing import _draw, _program
-    from initax.schemes import _structured
+    from initax._drawing import _program
 
     expected = ix.draw("orthogonal", key, (12, 7))
-    real = _structured.haar
 
     def unsupported(*args, **kwargs):
         if jax.config.jax_default_device is None:
             raise NotImplementedError("MLIR translation rule for primitive 'while' not found for METAL")
-        return real(*args, **kwargs)
+        return haar(*args, **kwargs)
 
-    monkeypatch.setattr(_structured, "haar", unsupported)
+    monkeypatch.setattr("initax.schemes._structured.haar", unsupported)
     monkeypatch.setattr(_program, "_only_on_cpu", set())
-    _draw.sampler.cache_clear()
+    _program.sampler.cache_clear()
     drawn = ix.draw("orthogonal", key, (12, 7))
     assert np.array_equal(drawn, expected)
     assert drawn.devices() == {jax.devices()[0]}
@@ -491,4 +506,4 @@ def test_what_a_backend_cannot_run_is_drawn_on_the_cpu_and_brought_back(key, mon
         spread = ix.reinit({"w": jax.device_put(jnp.ones((4, 12, 7)), home)}, rules, key)["w"]
         assert spread.sharding == home
         assert np.array_equal(spread, one)
-    _draw.sampler.cache_clear()
+    _program.sampler.cache_clear()

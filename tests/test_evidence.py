@@ -27,7 +27,7 @@ from tests.tables import KEY
 
 KINDS = {
     "abstract": lambda leaf: leaf,
-    "jax": lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+    "jax": lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)),
     "numpy": lambda leaf: np.zeros(leaf.shape, leaf.dtype),
 }
 EVERY_ROLE = ix.Scheme("he_normal", bias="zeros", recurrent="he_normal", embedding="he_normal", scale="ones")
@@ -130,7 +130,7 @@ def paths(tree, *around):
     ]
 
 
-FORMS = {
+FORMS: dict[str, Callable[[], Any]] = {
     "one layer": lambda: {"W1": Z(11, 11), "b1": Z(11)},
     "plain": two,
     "flax": flax_two,
@@ -139,7 +139,7 @@ FORMS = {
 }
 """What parameters look like in a checkpoint."""
 
-STATES = {
+STATES: dict[str, Callable[[Callable[[], Any]], dict[str, Any]]] = {
     "adam in a list": lambda form: {"opt": [{"count": 0, "mu": form(), "nu": form()}]},
     "adam, named after nothing": lambda form: {"aux": [{"count": 0, "mu": form(), "nu": form()}, {}]},
     "adam as numbered keys": lambda form: {"aux": {"0": {"count": 0, "mu": form(), "nu": form()}, "1": {}}},

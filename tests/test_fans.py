@@ -12,9 +12,9 @@ from tests.tables import CELLS, WEIGHTED, cases
 
 def with_ones(layer):
     """The layer with every weight one and every bias zero: its Jacobian then counts."""
-    layer = eqx.tree_at(lambda each: each.weight, layer, jnp.ones_like(layer.weight))
+    layer = eqx.tree_at(lambda each: each.weight, layer, replace_fn=np.ones_like)
     return (
-        eqx.tree_at(lambda each: each.bias, layer, replace_fn=jnp.zeros_like, is_leaf=lambda leaf: leaf is None)
+        eqx.tree_at(lambda each: each.bias, layer, replace_fn=np.zeros_like, is_leaf=lambda leaf: leaf is None)
         if layer.bias is not None
         else layer
     )
@@ -22,9 +22,9 @@ def with_ones(layer):
 
 @pytest.mark.parametrize("case", cases(WEIGHTED))
 def test_effective_fans_are_the_row_and_column_sums_of_the_forward_jacobian(case):
-    layer = case.make()
+    layer = case.filled().model
     weight = ix.layers(layer)[0]["weight"]
-    jacobian = jax.jacobian(with_ones(layer))(jnp.zeros(case.input))
+    jacobian = jax.jit(jax.jacobian(with_ones(layer)))(np.zeros(case.input, np.float32))
     outputs = int(np.prod(jacobian.shape[: jacobian.ndim - len(case.input)]))
     matrix = np.asarray(jacobian).reshape(outputs, -1)
     # Circular padding makes every position alike, so means are exact.
@@ -56,7 +56,7 @@ def consuming_equation(layer, shape):
 
 @pytest.mark.parametrize("case", cases(WEIGHTED))
 def test_nominal_fans_are_those_of_the_traced_equation(case):
-    layer = case.make()
+    layer = case.filled().model
     weight = ix.layers(layer)[0]["weight"]
     equation, side = consuming_equation(layer, case.input)
     shape = layer.weight.shape
@@ -74,7 +74,7 @@ def test_nominal_fans_are_those_of_the_traced_equation(case):
 
 @pytest.mark.parametrize("case", cases(CELLS))
 def test_gates_are_counted_as_the_cell_splits_them(case):
-    cell = case.make()
+    cell = case.filled().model
     (layer,) = ix.layers(cell)
     hidden = jnp.zeros(5) if isinstance(cell, eqx.nn.GRUCell) else (jnp.zeros(5), jnp.zeros(5))
     text = str(jax.make_jaxpr(cell)(jnp.zeros(3), hidden))

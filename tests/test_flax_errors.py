@@ -153,7 +153,8 @@ def test_a_deleted_variable_is_an_error_only_where_it_would_stay():
 
 def test_a_module_that_lacks_its_kernel():
     model = nnx.Sequential(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
-    del model.layers[0].kernel
+    (layer,) = model.layers
+    delattr(layer, "kernel")
     kind, text = error(model, {"Linear": {"weight": "zeros"}}, KEY)
     assert kind is ix.RuleError
     assert text.startswith('rule "Linear": zeros draws nothing')

@@ -7,7 +7,8 @@ import pytest
 from initax._adapters import survey
 from initax._trace import readings_of
 from initax._trace._infer import compare, trace
-from tests.flax_tables import FLAX_EVERY, cases
+from tests.flax_tables import FLAX_EVERY
+from tests.tables import cases
 from tests.test_trial import put_on_trial
 
 pytestmark = pytest.mark.filterwarnings("ignore:SelfAttention will be deprecated:DeprecationWarning")
@@ -26,7 +27,7 @@ BLIND = {
 
 
 def called(case):
-    built = case.make()
+    built = case.filled()
     dtype = jnp.int32 if "embed" in case.name else jnp.float32
     shape = built.options["inputs"].shape if built.options else case.input
     return built, (jax.ShapeDtypeStruct(shape, dtype),)

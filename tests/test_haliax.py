@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -83,7 +84,7 @@ def image():
 
 
 # model, what it is called on, and path of each array → kind, role, axes, fans, effective fans
-MODELS = {
+MODELS: dict[str, Any] = {
     "linear": (
         lambda: hnn.Linear.init(In, Out, key=KEY),
         lambda: hax.ones(In),

@@ -14,7 +14,7 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 import initax as ix
-from tests.tables import KEY
+from tests.tables import KEY, filled
 
 X = jnp.ones((3, 4))
 
@@ -63,7 +63,7 @@ class LinenNet(nn.Module):
 
 
 LINEN = LinenNet()
-VARIABLES = LINEN.init(jax.random.key(0), X)
+VARIABLES = filled(jax.eval_shape(LINEN.init, jax.random.key(0), X))
 STATE = TrainState.create(apply_fn=LINEN.apply, params=VARIABLES["params"], tx=optax.sgd(0.1))
 PLAIN = {
     "first": {"w": jnp.ones((4, 8)), "b": jnp.ones(8)},

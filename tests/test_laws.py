@@ -1,94 +1,151 @@
-"""The laws of initax, each over the table of layers and schemes."""
+"""The laws of initax, each over one table of layers of three frameworks, and over the schemes."""
 
+import functools
 import json
 import subprocess
 import sys
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
-from initax._drawing import _draw, _rows
-from initax._drawing._rows import Size
+from initax._drawing import _rows
 from initax._planning import _plan
+from tests.flax_tables import FLAX_EVERY, FLAX_WEIGHTED, LINEN_OTHERS, NNX_OTHERS, named
 from tests.tables import (
-    CELLS,
     EVERY,
     KEY,
-    NESTED,
     NORMS,
     SMALL_SCHEMES,
-    WEIGHTED,
     arrays,
     cases,
     compilations,
+    filled,
+    refused,
     scheme_id,
 )
 
-WITH_WEIGHTS = WEIGHTED + CELLS + NESTED
+pytestmark = pytest.mark.filterwarnings("ignore:SelfAttention will be deprecated:DeprecationWarning")
+
+LAYERS = {case.name: case for case in EVERY + FLAX_EVERY}
+NORM_NAMES = {case.name for case in NORMS} | {
+    f"{framework}-{name}"
+    for framework in ("nnx", "linen")
+    for name in ("batchnorm", "layernorm", "layernorm-2d", "rmsnorm", "groupnorm", "instancenorm", "prelu")
+}
+WITH_WEIGHTS = [case for case in LAYERS.values() if case.name not in NORM_NAMES]
+TRIED = (
+    "linear", "conv2d-groups", "lstm", "stacked", "weightnorm-conv", "nnx-einsum-in-in-out", "linen-einsum-out-in-out",
+)  # fmt: skip
+"""Layers that every scheme really draws: rectangular, grouped, gated, stacked, behind a constraint, of many axes."""
+CONSTANT = ix.Scheme(
+    ("constant", {"value": 0.25}),
+    bias="ones",
+    recurrent=("constant", {"value": 0.5}),
+    embedding=("constant", {"value": 0.75}),
+    scale="ones",
+)
+"""A scheme of every role for which nothing is compiled."""
+NOT_TO_THE_BIT = ("orthogonal", "flax_default", "centered")
+"""Schemes with a matrix product or a mean, which is fused differently in another program."""
 
 
 def drawn_paths(plan):
     return {each.parameter.path for each in plan.draws}
 
 
-def named_leaves(model):
-    def name(entry):
-        return str(next(getattr(entry, each) for each in ("name", "key", "idx") if hasattr(entry, each)))
-
-    found, _ = jax.tree_util.tree_flatten_with_path(model)
-    return {".".join(map(name, path)): leaf for path, leaf in found}
+def structure(model):
+    return nnx.graphdef(model) if isinstance(model, nnx.Pytree) else jax.tree.structure(model)
 
 
 # 1. Surgery
 
 
-@pytest.mark.parametrize("case", cases(WITH_WEIGHTS))
-@pytest.mark.parametrize("scheme", SMALL_SCHEMES, ids=scheme_id)
-def test_surgery_changes_the_planned_arrays_and_nothing_else(case, scheme, key):
-    model = case.make()
-    before = named_leaves(model)
-    plan = ix.plan(model, {"*": scheme})
+def hold_surgery(built, scheme, key):
+    before = named(built.model)
+    plan = ix.plan(built.model, {"*": scheme}, **built.options)
     after = plan.draw(key)
-    assert jax.tree.structure(after) == jax.tree.structure(model)
+    assert structure(after) == structure(built.model)
     drawn = drawn_paths(plan)
     assert drawn
-    for path, leaf in named_leaves(after).items():
-        if path in drawn:
-            assert leaf is not before[path]
-            assert (leaf.shape, leaf.dtype, leaf.sharding) == (
-                before[path].shape,
-                before[path].dtype,
-                before[path].sharding,
-            )
-        else:
-            assert leaf is before[path]
     assert set(before) >= drawn
-    listed = drawn | {each.parameter.path for each in plan.kept}
-    assert {path for path, leaf in before.items() if eqx.is_array(leaf)} <= listed
+    for path, leaf in named(after).items():
+        old = before[path]
+        if path in drawn:
+            assert leaf is not old
+            assert (leaf.shape, leaf.dtype, leaf.sharding) == (old.shape, old.dtype, old.sharding)
+        else:
+            assert leaf is old
+    assert all(leaf is before[path] for path, leaf in named(built.model).items()), "the model was mutated"
 
 
-@pytest.mark.parametrize("case", cases(EVERY))
+@pytest.mark.parametrize("case", cases(LAYERS.values()))
+def test_surgery_changes_the_planned_arrays_and_nothing_else(case, key):
+    hold_surgery(case.filled(), CONSTANT, key)
+
+
+SERVED = {"centered": ("conv2d-groups", "nnx-einsum-in-in-out")}
+"""Scheme → those of them that it serves, where these are not all."""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name"),
+    [
+        pytest.param(scheme, name, id=f"{scheme_id(scheme)}-{name}")
+        for scheme in SMALL_SCHEMES
+        for name in SERVED.get(scheme_id(scheme), TRIED)
+    ],
+)
+def test_every_scheme_changes_what_it_plans_and_nothing_else(scheme, name, key):
+    hold_surgery(LAYERS[name].filled(), scheme, key)
+
+
+@pytest.mark.parametrize("case", cases(WITH_WEIGHTS))
+def test_every_scheme_plans_every_weighted_layer_and_lists_every_array(case):
+    built = case.abstract()
+    survey = ix.survey(built.model, **built.options)
+    known = {path for path, leaf in named(built.model).items() if hasattr(leaf, "shape")}
+    parameters = [each for layer in survey.layers for each in layer.parameters]
+    for scheme in SMALL_SCHEMES:
+        if refused(scheme, parameters):
+            with pytest.raises(ix.SchemeError, match="centered can't serve"):
+                ix.plan(survey, {"*": scheme})
+            continue
+        plan = ix.plan(survey, {"*": scheme})
+        assert any(each.parameter.role in ("weight", "recurrent", "embedding") for each in plan.draws), scheme
+        assert known <= drawn_paths(plan) | {each.parameter.path for each in plan.kept}, scheme
+
+
+@pytest.mark.parametrize("case", cases(LAYERS.values()))
 def test_every_array_of_every_layer_is_known_and_default_covers_it(case):
-    for layer in ix.layers(case.make()):
+    built = case.abstract()
+    survey = ix.survey(built.model, **built.options)
+    for layer in survey.layers:
         for parameter in layer.parameters:
-            assert parameter.role is not None, (parameter.path, parameter.excluded)
-    ix.plan(case.make(), {"*": "default"}, default="error")
+            assert parameter.role is not None or parameter.excluded.why is ix.Why.FOLLOWS, parameter.path
+    ix.plan(survey, {"*": "default"}, default="error")
 
 
-@pytest.mark.parametrize("case", cases(NORMS))
-def test_a_weight_scheme_never_hits_a_norm(case):
-    model = (case.make(), eqx.nn.Linear(3, 4, key=KEY))
-    assert drawn_paths(ix.plan(model, {"*": "he_normal"})) == {"1.weight", "1.bias"}
+@pytest.mark.parametrize("name", sorted(NORM_NAMES & set(LAYERS)))
+def test_a_weight_scheme_never_hits_a_norm(name):
+    built = LAYERS[name].filled()
+    if name.startswith("linen-"):
+        with pytest.raises(ix.RuleError, match="he_normal says nothing about a scale"):
+            ix.plan(built.model, {"*": "he_normal"}, **built.options)
+    else:
+        model = (built.model, eqx.filter_eval_shape(eqx.nn.Linear, 3, 4, key=KEY))
+        assert drawn_paths(ix.plan(model, {"*": "he_normal"})) == {"1.weight", "1.bias"}
 
 
 def test_tied_weights_stay_tied_and_are_drawn_by_their_owner(key):
     linear = eqx.nn.Linear(4, 4, key=key)
-    model = {"first": linear, "again": [linear]}
+    model: dict[str, Any] = {"first": linear, "again": [linear]}
     new = ix.reinit(model, {"*": "he_normal"}, key)
     assert new["again"][0].weight is new["first"].weight
     assert new["again"][0].bias is new["first"].bias
@@ -99,8 +156,8 @@ def test_tied_weights_stay_tied_and_are_drawn_by_their_owner(key):
 # 3. Stable keys
 
 
-def chain(width, depth):
-    return [eqx.nn.Linear(width, width, key=KEY) for _ in range(depth)]
+def chain(width: int, depth: int) -> list[Any]:
+    return [filled(eqx.filter_eval_shape(eqx.nn.Linear, width, width, key=KEY)) for _ in range(depth)]
 
 
 def test_a_draw_does_not_depend_on_other_layers_or_rules(key):
@@ -113,32 +170,53 @@ def test_a_draw_does_not_depend_on_other_layers_or_rules(key):
     assert np.array_equal(small["a"][0].weight, large["a"][0].weight)
 
 
-@pytest.mark.parametrize("scheme", SMALL_SCHEMES, ids=scheme_id)
-@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
-def test_a_bucket_of_many_equal_layers_equals_the_single_draws(scheme, implementation, key, monkeypatch):
-    monkeypatch.setattr(_draw, "MANY", 4)
-    monkeypatch.setattr(_rows, "MANY", 4)
-    monkeypatch.setattr(_rows, "HANDS", 4)
-    monkeypatch.setattr(_rows, "SHORT", Size(8, 16))
+@pytest.mark.parametrize(
+    ("scheme", "implementation"),
+    [
+        *((each, "threefry2x32") for each in ("he_normal", "glorot_uniform", "normal", "hoedt", "orthogonal", "zeros")),
+        ("he_normal", "rbg"),
+    ],
+)
+def test_a_bucket_of_many_equal_layers_equals_the_single_draws(scheme, implementation):
+    """As many as are drawn in short rows; the last program that copies them is not full."""
     key = jax.random.key(3, impl=implementation)
-    model = [eqx.nn.Linear(6, 6, key=KEY) for _ in range(11)]
+    model = [{"w": jnp.ones((6, 5)), "b": jnp.ones(5)} for _ in range(_rows.MANY + 11)]
     many = ix.reinit(model, {"*": scheme}, key)
-    for place in (0, 7, 10):
-        single = ix.reinit({str(place): model[place]}, {"*": scheme}, key)
-        for one, other in zip(arrays(single), arrays(many[place]), strict=True):
-            assert np.array_equal(one, other)
+    for place in (0, _rows.HANDS - 1, _rows.HANDS, len(model) - 1):
+        single = ix.reinit({str(place): model[place]}, {"*": scheme}, key)[str(place)]
+        for name in ("w", "b"):
+            assert np.array_equal(many[place][name], single[name])
 
 
-@pytest.mark.parametrize("scheme", SMALL_SCHEMES, ids=scheme_id)
-def test_jit_does_not_change_a_draw(scheme, key):
-    model = {"a": chain(6, 3), "conv": eqx.nn.Conv2d(4, 6, 3, groups=2, key=KEY)}
-    eager = ix.reinit(model, {"*": scheme}, key)
-    jitted = eqx.filter_jit(ix.reinit)(model, {"*": scheme}, key)
-    for one, other in zip(arrays(eager), arrays(jitted), strict=True):
-        if scheme_id(scheme) in ("orthogonal", "flax_default"):  # a matrix product is fused differently
-            np.testing.assert_allclose(one, other, atol=1e-6)
-        else:
-            assert np.array_equal(one, other)
+EACH = {scheme_id(scheme): scheme for scheme in SMALL_SCHEMES}
+"""One model has a part for every scheme, so that what is compiled for one is there for all that draw alike."""
+
+
+def assert_equal_draws(one, other):
+    for name in EACH:
+        for ours, theirs in zip(arrays(one[name]), arrays(other[name]), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 if name in NOT_TO_THE_BIT else 0, err_msg=name)
+
+
+def test_jit_does_not_change_a_draw(key):
+    conv = eqx.filter_eval_shape(lambda: eqx.nn.Conv2d(4, 6, 3, groups=2, key=KEY))
+    model = {name: {"a": chain(8, 2), "conv": filled(conv)} for name in EACH}
+    rules = {f"{name}.**": scheme for name, scheme in EACH.items()}
+    assert_equal_draws(ix.reinit(model, rules, key), eqx.filter_jit(ix.reinit)(model, rules, key))
+
+
+@pytest.mark.parametrize("name", ["nnx-linear", "nnx-attention", "linen-attention"])
+def test_the_jit_of_flax_changes_no_draw(name, key):
+    built = LAYERS[name].filled()
+    eager = named(ix.reinit(built.model, {"*": "he_normal"}, key, **built.options))
+    jit = nnx.jit if isinstance(built.model, nnx.Module) else jax.jit
+    new = jit(lambda model, key: ix.reinit(model, {"*": "he_normal"}, key, **built.options))(built.model, key)
+    compared = 0
+    for path, leaf in named(new).items():
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            assert np.array_equal(leaf, eager[path])
+            compared += 1
+    assert compared >= 2
 
 
 def test_different_paths_and_stack_entries_are_drawn_independently(key):
@@ -154,23 +232,21 @@ def test_different_paths_and_stack_entries_are_drawn_independently(key):
         assert abs(correlation) < 4.9 / np.sqrt(width * width)
 
 
-@pytest.mark.parametrize("scheme", SMALL_SCHEMES, ids=scheme_id)
-def test_sharding_is_kept_and_changes_no_value(scheme, key):
+def test_sharding_is_kept_and_changes_no_value(key):
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
-    model = eqx.nn.Linear(16, 8, key=KEY)
-    plain = ix.reinit(model, {"*": scheme}, key)
+    home = NamedSharding(mesh, PartitionSpec("model", "data"))
+    model = {name: eqx.filter_eval_shape(eqx.nn.Linear, 16, 8, key=KEY) for name in EACH}
+    model = filled(model)
+    rules = dict(EACH)
     spread = eqx.tree_at(
-        lambda each: each.weight,
-        model,
-        jax.device_put(model.weight, NamedSharding(mesh, PartitionSpec("model", "data"))),
+        lambda each: [each[name].weight for name in EACH], model, replace_fn=lambda leaf: jax.device_put(leaf, home)
     )
-    new = ix.reinit(spread, {"*": scheme}, key)
-    assert new.weight.sharding == spread.weight.sharding
-    assert len(new.weight.addressable_shards) == 8
-    assert new.bias.sharding == model.bias.sharding
-    np.testing.assert_allclose(
-        new.weight, plain.weight, atol=1e-6 if scheme_id(scheme) in ("orthogonal", "flax_default") else 0
-    )
+    new = ix.reinit(spread, rules, key)
+    for name in EACH:
+        assert new[name].weight.sharding == home
+        assert len(new[name].weight.addressable_shards) == 8
+        assert new[name].bias.sharding == model[name].bias.sharding
+    assert_equal_draws(new, ix.reinit(model, rules, key))
 
 
 def test_what_goes_with_a_sharded_weight_keeps_its_own_sharding(key):
@@ -200,7 +276,7 @@ def test_a_parameter_on_another_device_stays_there(key):
 # 4. Parity
 
 INITIALIZERS = jax.nn.initializers
-FAMILY = {
+FAMILY: dict[str, tuple[str, dict[str, Any], Any]] = {
     name: (name, {}, getattr(INITIALIZERS, name))
     for name in (
         "he_normal", "he_uniform", "kaiming_normal", "kaiming_uniform", "glorot_normal", "glorot_uniform",
@@ -244,9 +320,10 @@ PARITY_LAYERS = {
 }
 
 
-def check_parity(model, name, arguments, reference, dtype, key):
+def check_parity(layer, name, arguments, reference, dtype, key):
+    model = eqx.filter_eval_shape(PARITY_LAYERS[layer], dtype)
     plan = ix.plan(model, {"*": (name, arguments)})
-    new = named_leaves(plan.draw(key))
+    new = plan.arrays(key)
     for each in plan.draws:
         parameter = each.parameter
         if parameter.role == "bias":
@@ -266,12 +343,18 @@ def check_parity(model, name, arguments, reference, dtype, key):
 SPLIT_ULP = int(jax.__version_info__ >= (0, 12))
 
 
-@pytest.mark.parametrize("layer", PARITY_LAYERS)
-@pytest.mark.parametrize("row", FAMILY)
-def test_variance_scaling_has_the_bits_of_jax_with_the_right_axes(row, layer, key):
+# Every name where inputs, outputs, groups and window differ; every other layer with each kernel that draws.
+KERNELS = ("he_normal", "fan_avg-normal", "glorot_uniform")
+ROWS = [("conv2d-groups", row) for row in FAMILY] + [
+    (layer, row) for layer in PARITY_LAYERS if layer != "conv2d-groups" for row in KERNELS
+]
+
+
+@pytest.mark.parametrize(("layer", "row"), ROWS)
+def test_variance_scaling_has_the_bits_of_jax_with_the_right_axes(layer, row, key):
     name, arguments, build = FAMILY[row]
     check_parity(
-        PARITY_LAYERS[layer](jnp.float32),
+        layer,
         name,
         arguments,
         lambda axes: build(in_axis=axes.in_axis, out_axis=axes.out_axis, batch_axis=axes.batch_axis),
@@ -280,11 +363,11 @@ def test_variance_scaling_has_the_bits_of_jax_with_the_right_axes(row, layer, ke
     )
 
 
-@pytest.mark.parametrize("row", [*FAMILY, *PLAIN])
+@pytest.mark.parametrize("row", [*KERNELS, *PLAIN])
 def test_float64_has_the_bits_of_jax(row, key, x64):
     name, arguments, build = (FAMILY | PLAIN)[row]
     check_parity(
-        PARITY_LAYERS["conv2d-groups"](jnp.float64),
+        "conv2d-groups",
         name,
         arguments,
         (lambda axes: build)
@@ -295,11 +378,11 @@ def test_float64_has_the_bits_of_jax(row, key, x64):
     )
 
 
-@pytest.mark.parametrize("layer", PARITY_LAYERS)
+@pytest.mark.parametrize("layer", ["conv2d-groups", "stack"])
 @pytest.mark.parametrize("row", PLAIN)
 def test_plain_distributions_have_the_bits_of_jax(row, layer, key):
     name, arguments, initializer = PLAIN[row]
-    check_parity(PARITY_LAYERS[layer](jnp.float32), name, arguments, lambda axes: initializer, jnp.float32, key)
+    check_parity(layer, name, arguments, lambda axes: initializer, jnp.float32, key)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn])
@@ -311,6 +394,45 @@ def test_half_precision_is_the_float32_draw_cast_once(row, dtype, key):
     assert np.array_equal(
         drawn, build(in_axis=-2, out_axis=-1, batch_axis=())(key, (40, 30), jnp.float32).astype(dtype)
     )
+
+
+@functools.cache
+def of_jax(name, in_axis, out_axis, batch_axis, split, shape):
+    """An initializer of JAX with these axes, compiled once for all arrays that have them."""
+    initializer = FAMILY[name][-1](in_axis, out_axis, batch_axis)
+    return jax.jit(lambda key: initializer(key, split).reshape(shape))
+
+
+FLAX_AXES = cases(FLAX_WEIGHTED, NNX_OTHERS[1:8], LINEN_OTHERS[1:9])
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        *(pytest.param(*case.values, "he_normal", id=case.id) for case in FLAX_AXES),
+        *(
+            pytest.param(LAYERS[layer], name, id=f"{layer}-{name}")
+            for layer in ("nnx-general-batch", "linen-conv2d-groups", "linen-local")
+            for name in ("glorot_uniform", "lecun_normal")
+        ),
+    ],
+)
+def test_element_wise_draws_of_flax_layers_are_jax_initializers_with_the_right_axes(case, name, key):
+    built = case.abstract()
+    plan = ix.plan(built.model, {"*": name}, **built.options)
+    new, compared = plan.arrays(key), 0
+    for each in plan.draws:
+        parameter, axes = each.parameter, each.parameter.axes
+        if parameter.role not in ("weight", "recurrent"):
+            continue
+        if name == "glorot_uniform" and parameter.fan_out != axes.fan_out:
+            # JAX has no word for a window that stands among the inputs.
+            assert each.kind == "ConvLocal"
+            continue
+        own = of_jax(name, axes.in_axis, axes.out_axis, axes.batch_axis, axes.split, axes.shape)
+        assert np.array_equal(own(ix.parameter_key(key, parameter.path)), new[parameter.path]), parameter.path
+        compared += 1
+    assert compared or (name, case.name) == ("glorot_uniform", "linen-local")
 
 
 # 5. Constraint
@@ -363,6 +485,36 @@ def test_spectral_norm_without_its_state_warns(key):
         ix.reinit(model, {"Linear": "normal"}, key)
 
 
+@pytest.mark.parametrize("name", ["nnx-weightnorm", "linen-weightnorm"])
+def test_behind_weight_norm_the_effective_weight_has_the_law(name, key):
+    built = LAYERS[name].make()
+    new = ix.reinit(built.model, {"Linear": "orthogonal"}, key, **built.options)
+    inputs = jnp.eye(7)
+    effective = built.call(new, inputs)
+    np.testing.assert_allclose(effective.T @ effective, np.eye(5), atol=1e-5)
+    np.testing.assert_allclose(built.call(new, inputs), effective, atol=1e-6)  # NNX stores the product at each call
+
+
+@pytest.mark.parametrize("name", ["nnx-spectralnorm", "linen-spectralnorm"])
+def test_behind_spectral_norm_the_first_call_divides_by_the_right_value(name, key):
+    built = LAYERS[name].make()
+    new = ix.reinit(built.model, {"Linear": ("normal", {"stddev": 3.0})}, key, **built.options)
+    effective = built.call(new, jnp.eye(7))
+    assert float(jnp.linalg.norm(effective, 2)) == pytest.approx(1, abs=1e-4)
+
+
+def test_weight_norm_in_a_stack_is_right_for_every_entry(key):
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def make(rngs):
+        return nnx.WeightNorm(nnx.Linear(7, 5, rngs=rngs), rngs=rngs)
+
+    new = ix.reinit(make(nnx.Rngs(0)), {"Linear": "he_normal"}, key)
+    kernel = new.layer_instance.kernel[...]
+    norms = jnp.sqrt(jnp.sum(kernel**2, axis=1))
+    np.testing.assert_allclose(new.scales[("kernel",)], norms, rtol=1e-6)
+
+
 # 6. Transforms
 
 
@@ -376,16 +528,36 @@ def test_vmap_over_keys_makes_an_ensemble(key):
             assert np.array_equal(one, other[place])
 
 
-@pytest.mark.parametrize("case", cases(WITH_WEIGHTS))
-def test_abstract_models_become_concrete_with_the_same_values(case, key):
-    abstract = eqx.filter_eval_shape(case.make)
+def in_words(draw):
+    """What a row of a plan says; a default of NNX is another function each time a layer is made."""
+    parameter = draw.parameter
+    fans = (parameter.fan_in, parameter.fan_out)
+    return parameter.path, parameter.role, str(parameter.axes), fans, str(draw.initializer), draw.std, draw.rule
+
+
+@pytest.mark.parametrize("case", cases(LAYERS.values()))
+def test_an_abstract_model_has_the_plan_of_a_concrete_one(case):
+    abstract, concrete = case.abstract(), case.filled()
     rules = {"*": "default"}
-    concrete, born = ix.reinit(case.make(), rules, key), ix.reinit(abstract, rules, key)
-    plan = ix.plan(case.make(), rules)
-    left = named_leaves(born)
-    for path in drawn_paths(plan):
-        assert np.array_equal(named_leaves(concrete)[path], left[path])
-    assert ix.plan(abstract, rules) == plan
+    plan = ix.plan(abstract.model, rules, **abstract.options)
+    expected = ix.plan(concrete.model, rules, **concrete.options)
+    assert expected.draws
+    there = drawn_paths(expected)
+    assert [in_words(each) for each in plan.draws if each.parameter.path in there] == list(
+        map(in_words, expected.draws)
+    )
+    # What has to start somewhere, running statistics and random state.
+    assert {each.parameter.role for each in plan.draws if each.parameter.path not in there} <= {"state"}
+
+
+@pytest.mark.parametrize("name", [*TRIED, "nnx-lstm", "linen-lifted"])
+def test_abstract_models_become_concrete_with_the_same_values(name, key):
+    abstract, concrete = LAYERS[name].abstract(), LAYERS[name].filled()
+    rules = {"*": "default"}
+    born = named(ix.reinit(abstract.model, rules, key, **abstract.options))
+    drawn = named(ix.reinit(concrete.model, rules, key, **concrete.options))
+    for path in drawn_paths(ix.plan(concrete.model, rules, **concrete.options)):
+        assert np.array_equal(born[path], drawn[path])
 
 
 def test_eval_shape_draws_nothing(key):
@@ -492,24 +664,27 @@ def test_schemes_of_one_distribution_share_their_programs(key):
 
 # 9. Nobody pays for what they don't use
 
+LOADED = """
+import json, sys
 
-def loaded_after(code):
-    """Which of the heavy packages a fresh interpreter has loaded after some code."""
+def report():
     heavy = ["equinox", "flax", "optax", "matplotlib", "rich", "sklearn", "initax._adapters._equinox"]
-    report = f"import json, sys; print(json.dumps([name for name in {heavy!r} if name in sys.modules]))"
-    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps([name for name in heavy if name in sys.modules]))
+
+import initax
+report()
+import jax
+initax.reinit({"w": (3, 4), "b": (4,)}, {"*": "he_normal"}, jax.random.key(0))
+report()
+import equinox
+initax.plan(equinox.nn.Linear(3, 4, key=jax.random.key(0)), {"*": "zeros"})
+report()
+"""
 
 
-def test_importing_initax_loads_no_framework():
-    assert loaded_after("import initax") == []
-
-
-def test_a_plain_pytree_loads_no_adapter():
-    code = "import initax, jax; initax.reinit({'w': (3, 4), 'b': (4,)}, {'*': 'he_normal'}, jax.random.key(0))"
-    assert loaded_after(code) == []
-
-
-def test_an_equinox_model_loads_the_equinox_adapter():
-    code = "import equinox, initax, jax; initax.plan(equinox.nn.Linear(3, 4, key=jax.random.key(0)), {'*': 'zeros'})"
-    assert set(loaded_after(code)) == {"equinox", "initax._adapters._equinox"}
+def test_only_a_model_of_equinox_loads_equinox_and_its_adapter():
+    """In a fresh interpreter: after the import, after a plain pytree, after a model of Equinox."""
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
+    imported, plain, model = map(json.loads, done.stdout.splitlines()[-3:])
+    assert imported == plain == []
+    assert set(model) == {"equinox", "initax._adapters._equinox"}

@@ -1,5 +1,8 @@
 """Calibration on data: variances are measured here by other means than the walk over the jaxpr."""
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -337,11 +340,12 @@ def test_norms_convolutions_and_jitted_parts_are_played_as_they_are():
     )
     images = jax.random.normal(KEY, (8, 3, 10, 10))
     new, report = ix.lsuv(net, images, forward=batched)
-    first = jax.vmap(new[0])(images) - new[0].bias[None]
-    last = jax.vmap(new)(images) - new[3].bias[None]
+    layers: list[Any] = list(new)
+    first = jax.vmap(layers[0])(images) - layers[0].bias[None]
+    last = jax.vmap(new)(images) - layers[3].bias[None]
     assert float(jnp.var(first)) == pytest.approx(1, abs=0.01)
     assert float(jnp.var(last)) == pytest.approx(1, abs=0.01)
-    assert new[1].weight is net[1].weight
+    assert layers[1].weight is list(net)[1].weight
     assert report.skipped == {}
 
 
@@ -474,7 +478,7 @@ def test_errors_say_what_is_wrong(name):
 
 
 MASK = jnp.tri(32, dtype=bool)
-BEHIND = {
+BEHIND: dict[str, Callable[[Any], Any]] = {
     "softplus": lambda weight: paramax.Parameterize(jax.nn.softplus, weight),
     "abs": lambda weight: paramax.Parameterize(jnp.abs, weight),
     "mask of softplus": lambda weight: paramax.Parameterize(jnp.where, MASK, BEHIND["softplus"](weight), 0),

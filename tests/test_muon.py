@@ -14,7 +14,7 @@ from optax.contrib import MuonDimensionNumbers
 
 import initax as ix
 from initax._math._axes import resolve
-from tests.tables import KEY
+from tests.tables import KEY, filled
 
 
 @pytest.fixture(autouse=True)
@@ -252,7 +252,7 @@ def grads_like(parameters, seed):
     leaves, structure = jax.tree.flatten(parameters)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     drawn = [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
-    return structure.unflatten(drawn)
+    return jax.tree.unflatten(structure, drawn)
 
 
 def trained(optimizer, parameters, steps=2):
@@ -270,17 +270,20 @@ def nnx_parameters(model):
 
 def linen_conv():
     module = nn.Conv(8, (3, 3), feature_group_count=2)
-    inputs = jnp.ones((1, 5, 5, 4))
-    variables = module.init(jax.random.key(0), inputs)
+    inputs = np.ones((1, 5, 5, 4), np.float32)
+    variables = filled(jax.eval_shape(module.init, jax.random.key(0), inputs))
     return variables["params"], variables, {"module": module, "inputs": inputs}
 
 
-LSTM = eqx.nn.LSTMCell(5, 6, key=KEY)
-GRU = nnx.GRUCell(5, 6, rngs=nnx.Rngs(0))
-CONV = eqx.nn.Conv2d(4, 8, 3, groups=2, key=KEY)
-QKV = {"qkv": {"w": jax.random.normal(KEY, (24, 8))}, "out": {"w": jax.random.normal(KEY, (8, 8))}}
-ATTENTION = nnx.MultiHeadAttention(2, 8, use_bias=False, rngs=nnx.Rngs(0))
+LSTM = filled(eqx.filter_eval_shape(eqx.nn.LSTMCell, 5, 6, key=KEY))
+GRU = filled(nnx.eval_shape(lambda: nnx.GRUCell(5, 6, rngs=nnx.Rngs(0))))
+CONV = filled(eqx.filter_eval_shape(lambda: eqx.nn.Conv2d(4, 8, 3, groups=2, key=KEY)))
+QKV = filled(
+    {name: {"w": jax.ShapeDtypeStruct(shape, "float32")} for name, shape in (("qkv", (24, 8)), ("out", (8, 8)))}
+)
+ATTENTION = filled(nnx.eval_shape(lambda: nnx.MultiHeadAttention(2, 8, use_bias=False, rngs=nnx.Rngs(0))))
 LINEN_CONV = linen_conv()
+TOWER = filled(eqx.filter_eval_shape(Tower))
 BY_PART = {"qkv": {"axes": "(part o) i", "sizes": {"part": 3}}, "out": "o i"}
 # Parameters as an optimizer has them, the model, what else is given, and a weight with its axes, written out.
 LAYOUTS = {
@@ -299,7 +302,7 @@ LAYOUTS = {
         {},
     ),
     "heads together": (nnx_parameters(ATTENTION), ATTENTION, {}, "out.kernel", "i1 i2 o", {}),
-    "a stack": (eqx.filter(Tower(), eqx.is_inexact_array), Tower(), {}, "stack.weight", "stack o i", {}),
+    "a stack": (eqx.filter(TOWER, eqx.is_inexact_array), TOWER, {}, "stack.weight", "stack o i", {}),
 }
 OPTIONS = {"weight_decay": 0.1, "ns_steps": 5, "nesterov": True}
 

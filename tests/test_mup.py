@@ -1,7 +1,6 @@
 """muP of a whole model: factors worked out by hand, in three frameworks, and what they are for."""
 
 import json
-import math
 import re
 import time
 
@@ -328,10 +327,10 @@ def test_scales_take_over_what_queries_can_not():
 def test_updates_are_multiplied_array_by_array(name):
     model, _, width = made(name)
     if name.startswith("Equinox"):
-        parameters = eqx.filter(model, eqx.is_inexact_array)
+        parameters = eqx.filter(model, lambda leaf: hasattr(leaf, "dtype"))
     else:
         parameters = nnx.state(model, nnx.Param) if name.startswith("NNX") else model["params"]
-    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), parameters)
+    parameters = ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), parameters)
     transform = width.scale_updates()
     scaled, _ = transform.update(ones, transform.init(ones))
     rates = {path: adam for path, (_, adam, _) in MODELS[name][1].items()}
@@ -348,7 +347,8 @@ def test_updates_are_multiplied_array_by_array(name):
 
 
 def test_optimizers_of_flax_take_it():
-    model, _, width = made("NNX transformer")
+    _, _, width = made("NNX transformer")
+    model = NnxTransformer(WIDE)
     grads = nnx.grad(lambda model: model(TOKENS[None]).sum())(model)
     before = nnx.clone(model)
     steps = optax.chain(optax.sign_sgd(0.5), width.scale_updates())
@@ -460,28 +460,26 @@ def test_what_the_forward_pass_multiplies_by_is_made_up_for():
 # Muon
 
 
-def spectral(shape, lr, scale):
-    """The spectral norm of an update of Muon, outputs first."""
-    return lr * scale * 1.0 / math.sqrt(shape[0] / shape[1])
-
-
-@pytest.mark.parametrize("rms", [None, 0.2])
-def test_an_update_of_muon_changes_outputs_alike_at_every_width(rms):
+def test_an_update_of_muon_changes_outputs_alike_at_every_width():
     """Its spectral norm over (outputs / inputs)^1/2 is the same, with both of optax's scales, from an update."""
-    found = []
-    for size in (BASE, WIDE):
-        base, model = eqx.nn.MLP(4, 3, BASE, 2, key=KEY), eqx.nn.MLP(4, 3, size, 2, key=KEY)
-        width = ix.mup(base, model, optimizer=("muon", {"consistent_rms": rms}))
-        steps = optax.chain(ix.muon(1.0, model, consistent_rms=rms, ns_steps=12), width.scale_updates())
-        parameters = eqx.filter(model, eqx.is_inexact_array)
-        grads = jax.tree.map(lambda leaf: jax.random.normal(KEY, leaf.shape), parameters)
-        updates, _ = steps.update(grads, steps.init(parameters), parameters)
-        weights = [each.weight for each in updates.layers]
-        norms = [float(jnp.linalg.norm(each, 2)) / math.sqrt(each.shape[0] / each.shape[1]) for each in weights]
-        found.append([*norms, float(jnp.abs(updates.layers[1].bias).max())])
-    np.testing.assert_allclose(found[0], found[1], rtol=0.4)
-    wrong = [spectral((3, size), 1.0, 1.0) for size in (BASE, WIDE)]
-    assert wrong[1] > 1.4 * wrong[0]
+    base = [eqx.nn.Linear(4, BASE, key=KEY), eqx.nn.Linear(BASE, BASE, key=KEY), eqx.nn.Linear(BASE, 3, key=KEY)]
+    wide = [eqx.nn.Linear(4, WIDE, key=KEY), eqx.nn.Linear(WIDE, WIDE, key=KEY), eqx.nn.Linear(WIDE, 3, key=KEY)]
+    for rms in (None, 0.2):
+        found = {}
+        for model in (base, wide):
+            width = ix.mup(base, model, optimizer=("muon", {"consistent_rms": rms}))
+            for name, after in (("muP", width.scale_updates()), ("standard", optax.identity())):
+                steps = optax.chain(ix.muon(1.0, model, consistent_rms=rms, ns_steps=8), after)
+                parameters = eqx.filter(model, eqx.is_inexact_array)
+                grads = jax.tree.map(lambda leaf: np.random.default_rng(0).normal(size=leaf.shape), parameters)
+                updates, _ = jax.jit(steps.update)(grads, steps.init(parameters), parameters)
+                norms = [
+                    np.linalg.norm(each.weight, 2) * (each.weight.shape[1] / len(each.weight)) ** 0.5
+                    for each in updates
+                ]
+                found.setdefault(name, []).append([*norms, np.abs(updates[1].bias).max()])
+        np.testing.assert_allclose(*found["muP"], rtol=0.25)
+        assert max(np.log2(np.divide(*found["standard"][::-1]))) > 0.9
 
 
 def test_what_muon_leaves_to_adam_is_as_for_adam():
@@ -492,6 +490,67 @@ def test_what_muon_leaves_to_adam_is_as_for_adam():
     assert [each.learning_rate for each in rows] == pytest.approx([1, 1, 1, 1, 1 / M, 1])
     rows = ix.mup(base, model, optimizer=("muon", {"consistent_rms": 0.2})).rows
     assert [each.learning_rate for each in rows] == pytest.approx([1, 1, M**-0.5, 1, 1 / M, 1])
+
+
+# Depth
+
+
+class Branch(eqx.Module):
+    norm: eqx.nn.LayerNorm
+    up: eqx.nn.Linear
+    down: eqx.nn.Linear
+
+    def __init__(self, width, key):
+        self.norm = eqx.nn.LayerNorm(width)
+        self.up, self.down = eqx.nn.Linear(width, 2 * width, key=key), eqx.nn.Linear(2 * width, width, key=key)
+
+    def __call__(self, x):
+        return x + self.down(jax.nn.relu(self.up(self.norm(x))))
+
+
+class Deep(eqx.Module):
+    """Residual branches, one by one or in one stack."""
+
+    first: eqx.nn.Linear
+    blocks: list[Branch] | Branch
+    head: eqx.nn.Linear
+
+    def __init__(self, width, layers, scanned):
+        self.first, self.head = eqx.nn.Linear(4, width, key=KEY), eqx.nn.Linear(width, 2, key=KEY)
+        stack = eqx.filter_vmap(lambda key: Branch(width, key))
+        self.blocks = stack(jax.random.split(KEY, layers)) if scanned else [Branch(width, KEY) for _ in range(layers)]
+
+    def __call__(self, x):
+        x = self.first(x)
+        if isinstance(self.blocks, list):
+            for block in self.blocks:
+                x = block(x)
+        else:
+            arrays, static = eqx.partition(self.blocks, eqx.is_array)
+            x, _ = jax.lax.scan(lambda x, layer: (eqx.combine(layer, static)(x), None), x, arrays)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 0.5])
+@pytest.mark.parametrize("scanned", [False, True], ids=["one by one", "one stack"])
+def test_branches_take_over_the_depth(scanned, exponent):
+    """Table 1 of CompleteP: L^-alpha for what a branch adds, L^(alpha - 1) for the learning rates inside."""
+    base, model = (eqx.filter_eval_shape(Deep, *sizes, scanned) for sizes in ((BASE, 2), (WIDE, 6)))
+    width = ix.mup(base, model, depth=exponent, inputs=X[0])
+    end, inside = 3**-exponent, 3 ** (exponent - 1)
+    block = "blocks" if scanned else "blocks.5"
+    found = {each.parameter.path: (each.std, each.learning_rate) for each in width.rows}
+    assert found["first.weight"] == (1, 1)
+    assert found["head.weight"] == pytest.approx(OUTPUT[:2])
+    assert found[f"{block}.norm.weight"] == pytest.approx((1, inside))
+    assert found[f"{block}.up.weight"] == pytest.approx((M**-0.5, inside / M))
+    assert found[f"{block}.up.bias"] == pytest.approx((1, inside))
+    assert found[f"{block}.down.weight"] == pytest.approx((M**-0.5 * end, inside * end / M))
+    assert found[f"{block}.down.bias"] == pytest.approx((end, inside * end))
+    before = {each.parameter.path: each.std for each in ix.plan(base, {"Linear": "he_normal"}).draws}
+    after = {each.parameter.path: each for each in ix.plan(model, width.rules({"Linear": "he_normal"})).draws}
+    down = after[f"{block}.down.weight"].std
+    assert down == pytest.approx(before["blocks.down.weight" if scanned else "blocks.0.down.weight"] * M**-0.5 * end)
 
 
 # Scale
@@ -593,6 +652,9 @@ ERRORS = {
     "one module": lambda: ix.mup(
         *MODELS["Linen transformer"][0](BASE, WIDE)[0], module=LinenTransformer(BASE), inputs=TOKENS[None]
     ),
+    "depth without inputs": lambda: ix.mup(plain(BASE), plain(WIDE), depth=1.0),
+    "depth for plain gradients": lambda: ix.mup(plain(BASE), plain(WIDE), optimizer="sgd", depth=1.0),
+    "a depth that is none": lambda: ix.mup(plain(BASE), plain(WIDE), depth=12),
     "no such optimizer": lambda: ix.mup(plain(BASE), plain(WIDE), optimizer="lamb"),
     "a word that is none": lambda: ix.mup(plain(BASE), plain(WIDE), {"out": "readout"}),
     "an embedding for Muon": lambda: ix.mup(
@@ -610,7 +672,8 @@ TEXTS = {
     "another depth": (
         "ModelError: mup: the base and the model do not have the same arrays.\n"
         "  only the model has: layers.2.weight, layers.2.bias, layers.3.weight, layers.3.bias\n"
-        "  make both by one function, of one depth and with the same options: ix.mup(make(64), make(256))"
+        "  make both by one function, with the same options: ix.mup(make(64), make(256))\n"
+        "  or, where one has more residual branches: depth=1.0"
     ),
     "a stack of another depth": (
         'ModelError: mup: w (2, 8, 8) → (4, 8, 8): axis "stack" holds layers of their own, 2 → 4, which is no width.\n'
@@ -681,6 +744,13 @@ TEXTS = {
     "one module": (
         "ModelError: mup: two models have two modules, and module= is an object of class LinenTransformer.\n"
         "  module=(narrow, wide): the Linen modules that the variables of the base and of the model belong to"
+    ),
+    "depth without inputs": ("ModelError: mup: residual branches are read off the forward pass.\n  give inputs=x"),
+    "depth for plain gradients": (
+        "RuleError: mup: depth= is for Adam and Muon; for plain gradients no rule is published."
+    ),
+    "a depth that is none": (
+        "RuleError: mup: depth is an exponent from 0 to 1, not 12 (int).\n  CompleteP's is depth=1.0"
     ),
     "no such optimizer": (
         "RuleError: mup: optimizer must be one of adam, adamw, sgd, muon, not 'lamb' (str).\n"

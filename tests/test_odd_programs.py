@@ -1,20 +1,21 @@
 """Odd programs: what lsuv, signal_propagation and auto do not measure they name, and no traceback is ours."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 
 import initax as ix
-from tests.tables import KEY
 
 PartitionSpec = jax.sharding.PartitionSpec
 
 
 def N(*shape):
-    return jax.random.normal(jax.random.fold_in(KEY, sum(shape) + len(shape)), shape)
+    return jnp.asarray(np.random.default_rng([7, *shape]).normal(size=shape), jnp.float32)
 
 
 X = N(8, 6)
@@ -218,7 +219,8 @@ def propagated(params, forward):
 
 def planned(params, forward):
     plan = ix.plan(params, {"*": "auto"}, inputs=X, forward=forward)
-    return {each.parameter.path for each in (*plan.draws, *plan.kept)}
+    rows: list[Any] = [*plan.draws, *plan.kept]
+    return {each.parameter.path for each in rows}
 
 
 @pytest.mark.parametrize("verb", [calibrated, propagated, planned], ids=lambda verb: verb.__name__)

@@ -66,7 +66,7 @@ RECIPES = (
     "deepnet(layers), deepnet_encoder(encoder_layers, decoder_layers), deepnet_decoder(decoder_layers), "
     "deepnet_alpha(layers), deepnet_encoder_alpha(encoder_layers, decoder_layers), "
     "deepnet_decoder_alpha(decoder_layers), sub_ln(layers), sub_ln_encoder(encoder_layers, decoder_layers), "
-    "sub_ln_decoder(decoder_layers)"
+    "sub_ln_decoder(decoder_layers), complete_p(branches, base_branches)"
 )
 PAIR = 'write ix.schemes.depth_factor("deepnet_encoder", encoder_layers=6, decoder_layers=6)'
 
@@ -94,11 +94,6 @@ ERRORS = {
         lambda: ix.schemes.depth_factor("fixup", branches=3, branch_layers=1),
         'the depth factor "fixup": branch_layers must be a whole number of at least 2, not 1.\n'
         '  write ix.schemes.depth_factor("fixup", branches=8, branch_layers=2)',
-    ),
-    "recipe without sizes": (
-        planned(("scaled", {"scheme": "he_normal", "factor": "gpt2"})),
-        "rule \"*\": scaled: factor must be a number, or a recipe and its sizes, not 'gpt2'.\n"
-        '  write ("scaled", {"scheme": ..., "factor": ("gpt2", {"layers": 12})})',
     ),
     "siren w0": (
         planned(("siren", {"w0": 0})),

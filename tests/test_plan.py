@@ -1,5 +1,7 @@
 """Plans: printed, compared, stored, and made without data."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 import initax as ix
-from tests.tables import EVERY, KEY, SMALL_SCHEMES, cases, scheme_id, tied
+from tests.tables import KEY, SMALL_SCHEMES, scheme_id, tied
 
 nn = eqx.nn
 
@@ -59,7 +61,7 @@ def test_diff_says_what_changes():
 
 @pytest.mark.parametrize("scheme", SMALL_SCHEMES, ids=scheme_id)
 def test_json_and_back_draws_the_same(scheme, key):
-    plan = ix.plan(model(), {"*": scheme, "norm": None}, default="default")
+    plan = ix.plan(model(), {"conv": scheme, "norm": None}, default="default")
     again = ix.Plan.from_json(plan.to_json(), model())
     assert again == plan
     assert again.to_json() == plan.to_json()
@@ -77,15 +79,6 @@ def test_json_keeps_classes_restated_axes_and_role_mappings():
     assert ix.Plan.from_json(plan.to_json(), model()) == plan
 
 
-@pytest.mark.parametrize("case", cases(EVERY))
-def test_a_plan_of_an_abstract_model_is_the_plan_of_the_model(case):
-    concrete, abstract = (
-        ix.plan(case.make(), {"*": "default"}),
-        ix.plan(eqx.filter_eval_shape(case.make), {"*": "default"}),
-    )
-    assert concrete.diff(abstract) == ()
-
-
 def test_a_plan_can_be_made_inside_jit_and_drawn_outside(key):
     seen = []
 
@@ -100,7 +93,8 @@ def test_a_plan_can_be_made_inside_jit_and_drawn_outside(key):
 
 def test_kept_and_draws_cover_every_array_once():
     plan = ix.plan(model(), {"*": "he_normal"})
-    paths = [each.parameter.path for each in (*plan.draws, *plan.kept)]
+    rows: list[Any] = [*plan.draws, *plan.kept]
+    paths = [each.parameter.path for each in rows]
     assert sorted(paths) == sorted(set(paths))
     assert len(paths) == len([leaf for leaf in jax.tree.leaves(model()) if eqx.is_array(leaf)])
     for parameter, reason in plan.kept:

@@ -30,6 +30,7 @@ ROWS: list[tuple[Program, str, str]] = [
     (of((2, 3, 4), "jax.vmap(lambda a, w: a @ w)(x, w).sum(0)", x=(2, 3)), "i1 i2 o", "stack i o|o1 i o2"),
     (of((2, 3, 4), 'jnp.einsum("thd,hdo->to", x, w)', x=(5, 2, 3)), "i1 i2 o", "stack i o|o1 i o2"),
     (of((2, 3, 4), "sum(x[k:k + 4] @ w[k] for k in range(2))", x=(5, 3)), "i1 i2 o", "stack i o|o1 i o2|i o1 o2"),
+    (of((2, 3, 4), "jax.vmap(lambda a, w: a @ w)(x, w).sum(1).sum(0)", x=(2, 5, 3)), "i1 i2 o", "stack i o|o1 i o2"),
     (of((2, 3), "sum(x[k:k + 4] * w[k] for k in range(2))", x=(5, 3)), "i stack", "scale|i o|stack i|stack1 stack2"),
     (of((2, 3, 4), "lax.scan(lambda c, m: (c + m[0] @ m[1], None), jnp.zeros((4, 4)), (x, w))[0]", x=(2, 4, 3)),
      "i1 i2 o", "stack i o|o1 i o2"),

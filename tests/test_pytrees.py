@@ -1,7 +1,7 @@
 """Plain pytrees, and what a user's own classes look like to initax."""
 
 import ast
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -117,7 +117,7 @@ PYTORCH = "a weight that PyTorch or a path calls conv.weight has its outputs fir
 TOLD = "1.w has its outputs first, by its bias, so this one may, too"
 
 # model → the weights that are kept, each with the reason, the axes to write, and the fan_in they then have
-OUTPUTS_FIRST = {
+OUTPUTS_FIRST: dict[str, tuple[Any, dict[str, Any]]] = {
     "a state dict": (
         {"conv.weight": weight(64, 3, 7, 7), "head.weight": weight(4, 4)},
         {"conv.weight": (PYTORCH, 147)},
@@ -382,7 +382,8 @@ def test_batch_norm_state_is_kept(key):
         lambda: nn.Sequential([nn.Linear(3, 5, key=KEY), nn.BatchNorm(5, "b", mode="batch")])
     )()
     new, new_state = ix.reinit((model, state), {"*": "default"}, key)
-    assert new[0].weight is not model[0].weight
+    first: list[Any] = [new[0], model[0]]
+    assert first[0].weight is not first[1].weight
     for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(new_state), strict=True):
         assert before is after
 

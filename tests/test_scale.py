@@ -1,6 +1,7 @@
 """Models over many devices, and models that barely fit: what is drawn where, at what cost, and what goes wrong."""
 
 import gc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,7 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
 from initax._drawing import _draw, _rows
-from initax._drawing._program import Compiled, compile_together
+from initax._drawing._program import Compiled, compile_together, filler, sampler
 from initax.schemes._kernels import Full
 from tests.tables import KEY, compilations
 
@@ -167,7 +168,10 @@ def test_a_mesh_without_devices_says_what_to_write(key):
 
 @pytest.mark.parametrize("scheme", ["he_normal", "zeros"])
 def test_out_of_memory_names_the_parameter_and_leaves_the_model(scheme, key):
-    model = {"small": jnp.ones((8, 8)), "huge": {"w": jax.ShapeDtypeStruct((2**20, 2**17), jnp.float32)}}
+    model: dict[str, Any] = {
+        "small": jnp.ones((8, 8)),
+        "huge": {"w": jax.ShapeDtypeStruct((2**20, 2**17), jnp.float32)},
+    }
     with pytest.raises(ix.DrawError) as caught:
         ix.reinit(model, {"*": scheme}, key)
     assert str(caught.value) == (
@@ -248,7 +252,7 @@ def live_bytes():
 
 def test_donation_spares_what_stays_anywhere_in_the_model(key):
     shared, tied, host = jnp.ones((4, 4)), jnp.ones((4, 4)), np.ones((4, 4), np.float32)
-    model = {"a": shared, "kept": jnp.ones((4, 4)), "copy": {"b": tied}, "again": (tied,), "host": host}
+    model: dict[str, Any] = {"a": shared, "kept": jnp.ones((4, 4)), "copy": {"b": tied}, "again": (tied,), "host": host}
     new = ix.reinit(model | {"state": eqx.nn.State}, {"*": "he_normal", "kept": None}, key, donate=True)
     assert not model["kept"].is_deleted()
     assert new["kept"] is model["kept"]
@@ -285,7 +289,7 @@ def test_what_is_compiled_ahead_is_not_compiled_again(context, key):
             )
 
     jax.clear_caches()
-    for cache in (_draw.sampler, _draw.filler, _rows._drawer, _rows._assembler):
+    for cache in (sampler, filler, _rows._drawer, _rows._assembler):
         cache.cache_clear()
     first = compilations(call)
     assert first <= 4

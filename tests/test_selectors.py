@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -242,7 +243,7 @@ def test_a_pattern_that_ends_in_wildcards_draws_as_if_it_selected_the_layer():
         }
 
 
-ARRAYS = {
+ARRAYS: dict[str, tuple[Any, Any, str]] = {
     "arrays": (
         {"Attn": {"wq": "normal", "wo": None}},
         {"Attn": ix.Scheme(arrays={"wq": "normal", "wo": None})},

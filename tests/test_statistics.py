@@ -128,7 +128,6 @@ class Mixer(eqx.Module):
     by: str = eqx.field(static=True)
 
     def __init__(self, by):
-        self.log_decay = self.skip = self.step_bias = None
         self.log_decay, self.skip, self.step_bias = jnp.zeros(4), jnp.ones(4) * 2, jnp.ones(4) * 3
         first, second = jax.random.split(KEY)
         self.inner, self.outer = eqx.nn.Linear(4, 4, key=first), eqx.nn.Linear(4, 4, key=second)

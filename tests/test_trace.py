@@ -1,6 +1,7 @@
 """Axes read off a trace: models nobody declared, the arithmetic of views, and what a plan says of them."""
 
 import re
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 import initax as ix
 from initax._math._axes import resolve
-from initax._trace import _views, readings
+from initax._trace import _factors, _views, readings
 from tests.moved import MOVED
 from tests.tables import KEY
 from tests.traced import MODELS, S, transformer
@@ -45,14 +46,18 @@ def test_entries_that_are_moved_are_read_as_a_jacobian_counts_them(model, as_use
     found = readings(model.forward, model.arrays, list(model.inputs))
     said = {name: read.pattern or re.sub(r"\.py:\d+", ".py:LINE", read.reason) for name, read in found.items()}
     assert said == model.expected
-    arrays = {name: jax.random.normal(KEY, each.shape) for name, each in model.arrays.items()}
-    inputs = [
-        jnp.ones(x.shape, x.dtype) if x.dtype == jnp.int32 else jax.random.normal(KEY, x.shape) for x in model.inputs
-    ]
+    numbers = np.random.default_rng(7)
+
+    def some(each):
+        return np.ones(each.shape, np.int32) if each.dtype == jnp.int32 else numbers.normal(size=each.shape)
+
+    arrays = {name: jnp.asarray(some(each), each.dtype) for name, each in model.arrays.items()}
+    inputs = [jnp.asarray(some(x), x.dtype) for x in model.inputs]
     for name, reading in found.items():
         if reading.role != "weight":
             continue
-        moves = jax.jacobian(lambda array, name=name: model.forward({**arrays, name: array}, *inputs))(arrays[name])
+        forward = jax.jit(jax.jacobian(lambda array, name=name: model.forward({**arrays, name: array}, *inputs)))
+        moves = forward(arrays[name])
         counts = {
             int(count)
             for each in jax.tree.leaves(moves)
@@ -127,8 +132,8 @@ def test_a_view_knows_which_stored_entry_each_of_its_entries_is(seed):
         assert np.prod([factor.size for factor in factors]) == entries.shape[axis]
         along = beside(np.arange(entries.shape[axis]), axis, entries.ndim)
         for factor, digit in zip(factors, unravel(along, factors), strict=True):
-            pairs = [(factor, digit)] if factor.axis >= 0 else []
-            if isinstance(factor, _views.Slot):
+            pairs: Any = [(factor, digit)] if factor.axis >= 0 else []
+            if isinstance(factor, _factors.Slot):
                 here = factor.index[digit]
                 gone = gone | (here < 0)
                 pairs = zip(factor.factors, unravel(np.maximum(here, 0), factor.factors), strict=True)

@@ -446,7 +446,7 @@ def patterns(shape: Sequence[int]) -> Iterator[Axes]:
             if any(size == 1 and letter != "i" for size, letter in zip(flat, letters, strict=True)):
                 continue
             names, at = [], 0
-            sizes = {}
+            sizes: dict[str, int] = {}
             for axis in parts:
                 own = [f"{letters[at + k]}{at + k}" for k in range(len(axis))]
                 sizes |= dict(zip(own, axis, strict=True)) if len(axis) > 1 else {}

@@ -27,6 +27,8 @@ from initax._model._parameter import Parameter as Parameter
 from initax._model._reason import Reason as Reason
 from initax._model._reason import Why as Why
 from initax._model._register import register_layer as register_layer
+from initax._model._residual import Residual as Residual
+from initax._model._residual import ResidualStream as ResidualStream
 from initax._model._survey import Survey as Survey
 from initax._planning._plan import Plan as Plan
 from initax._planning._plan import plan as plan

@@ -78,10 +78,12 @@ class Residual:
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:
-    """Numbers as text: `1, 3, …, 23` where they are evenly spaced, the first few of others."""
+    """Numbers as text: `1 to 24` and `1, 3, …, 23` where they are evenly spaced, the first few of others."""
     if not numbers:
         return "?"
     steps = {after - before for before, after in itertools.pairwise(numbers)}
+    if len(numbers) > 2 and steps == {1}:
+        return f"{numbers[0]} to {numbers[-1]}"
     if len(numbers) > 3 and len(steps) == 1:
         return f"{numbers[0]}, {numbers[1]}, …, {numbers[-1]}"
     return ", ".join(map(str, numbers[:4])) + (", …" if len(numbers) > 4 else "")

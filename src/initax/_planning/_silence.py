@@ -69,7 +69,7 @@ def _why_bias_is_kept(bias: Parameter, layer: Layer, scheme: Scheme) -> Reason |
         silent = scheme.part("scale") is UNSET
         return Reason(Why.NORM, f"{scheme} says nothing about a scale") if silent else None
     weights = [each for each in layer.parameters if each.role in WEIGHT_ROLES]
-    if not weights:
+    if not weights and all(each.role for each in layer.parameters):
         return Reason(Why.WEIGHT_KEPT, "it is a bias, and its layer holds no weight that it goes with")
     elsewhere = (Why.TIED, Why.EMPTY)
     if any(each.excluded is None or each.excluded.why in elsewhere for each in weights):

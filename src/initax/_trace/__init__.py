@@ -55,6 +55,7 @@ def readings_of(closed: Any, names: Sequence[str], constants: int = 0) -> dict[s
             tuple(var.aval.shape),
             [use for use in uses.found if use.param == at] or [use for use in uses.backward if use.param == at],
             names,
+            uses.by_number(),
         )
         for at, (name, var) in enumerate(zip(names, closed.jaxpr.invars, strict=False))
     }

@@ -16,9 +16,10 @@ from jax.extend.core import Literal as Number
 from initax._trace._backward import carries_back
 from initax._trace._flow_graph import Exit, Flow, Label, Loop, Node
 from initax._trace._flow_rules import labelled, shared
+from initax._trace._indices import scan_parts
 from initax._trace._interpret import Interpreter
 from initax._trace._loop_steps import steps_of
-from initax._trace._primitives import UNKNOWN, row_of, scan_parts
+from initax._trace._primitives import UNKNOWN, row_of
 from initax._trace._uses import Place
 
 
@@ -87,7 +88,7 @@ class _Flowing(Interpreter[Node]):
 
     def _chosen(self, cases: Sequence[Node], var: Any, at: Place) -> Node:
         facts = shared(cases)
-        return self.new([(each, "carry") for each in cases], at, var.aval, **facts)
+        return self.new([(case, "carry") for case in cases], at, var.aval, **facts)
 
     def scan(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
         """Open two steps of a scan."""

@@ -10,6 +10,7 @@ from initax._trace import _equations as equations
 from initax._trace import _quantized as quantized
 from initax._trace import _unit_moves as moves
 from initax._trace._ragged import ragged_dot_general
+from initax._trace._shard_map import on_whole_arrays
 from initax._trace._uses import Uses, Value
 from initax._trace._views import View
 
@@ -79,6 +80,7 @@ PRIMITIVES: dict[str, Primitive] = {
     **_each(("jit", "pjit", "call", "closed_call", "remat2", "checkpoint"), CALL),
     **_each(("custom_jvp_call", "custom_vjp_call", "composite", "custom_partitioning"), CALL),
     **_each(("custom_dce_call", "custom_vmap_call", "linear_call", "compute_on", "xla_metadata_call"), CALL),
+    "shard_map": CALL,  # as a program on whole arrays
     # Loops and branches.
     "scan": Primitive(control="scan"),
     "while": Primitive(control="while"),
@@ -156,17 +158,11 @@ def row_of(eqn: Any) -> Primitive:
 
 def called(eqn: Any) -> Any:
     """Return the jaxpr, closed or open, that an equation calls with its operands, `None` where it is not a call."""
+    if eqn.primitive.name == "shard_map":
+        return on_whole_arrays(eqn)
     if not row_of(eqn).calls:
         return None
     found = [value for value in eqn.params.values() if hasattr(getattr(value, "jaxpr", value), "eqns")]
     jaxpr = getattr(found[0], "jaxpr", found[0]) if len(found) == 1 else None
     fits = jaxpr is not None and (len(jaxpr.invars), len(jaxpr.outvars)) == (len(eqn.invars), len(eqn.outvars))
     return found[0] if fits else None
-
-
-def scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many operands of a scan are constants, and how many are carried from step to step."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    constants, carried, _ = params["ft_in"].unpack()  # from JAX 0.12 on
-    return len(list(constants)), len(list(carried))

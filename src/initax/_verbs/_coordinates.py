@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -11,10 +12,11 @@ import numpy as np
 
 from initax._adapters import survey as found_by_adapters
 from initax._errors import InitaxError, ModelError, listing, shown
-from initax._model._survey import Traced
+from initax._model._survey import Survey, Traced
 from initax._trace import uses_of
 from initax._trace._infer import values_of
 from initax._trace._replay import Player
+from initax._trace._signal_products import signal_products
 from initax._trace._take_survey import called
 from initax._trace._uses import Place
 from initax._verbs._coordinate_report import CoordinateCheck
@@ -36,7 +38,8 @@ def coordinate_check(
 
     If standard deviations and learning rates go with the width as they should, an entry of any output moves as far at
     every width; what moves further and further blows up, what moves less and less stops learning. The outputs, bias
-    included, are those of the forward pass on fixed inputs, before the first step and after the last.
+    included, are those of the forward pass on fixed inputs, before the first step and after the last. Of queries and
+    keys the products are measured, attention's logits as the forward pass scales them.
 
     Args:
         make: function of a width and a key to a state: a model, a train state, or a tuple that begins with a model.
@@ -60,14 +63,18 @@ def coordinate_check(
     Examples:
         >>> import equinox as eqx, jax, jax.numpy as jnp, initax as ix
         >>> x = jax.random.normal(jax.random.key(0), (16, 4))
+        >>> def net(width):
+        ...     return eqx.nn.MLP(4, 1, width, depth=2, key=jax.random.key(0))
         >>> def make(width, key):
-        ...     return eqx.nn.MLP(4, 1, width, depth=1, use_bias=False, use_final_bias=False, key=key)
+        ...     return ix.reinit(net(width), ix.mup(net(16), net(width)).rules({"*": "lecun_normal"}), key)
         >>> def step(model, width):
-        ...     grads = jax.grad(lambda model: jnp.mean((jax.vmap(model)(x) - 1) ** 2))(model)
-        ...     return jax.tree.map(lambda leaf, grad: leaf - 0.1 * jnp.sign(grad), model, grads)
+        ...     grads = eqx.filter_grad(lambda model: jnp.mean((jax.vmap(model)(x) - 1) ** 2))(model)
+        ...     rates = ix.mup(net(16), net(width)).multipliers(grads)
+        ...     return eqx.apply_updates(model, jax.tree.map(lambda g, rate: -0.01 * rate * jnp.sign(g), grads, rates))
         >>> check = ix.coordinate_check(
-        ...     lambda width, key: eqx.filter(make(width, key), eqx.is_array), [16, 64], jax.random.key(1), step,
-        ...     inputs=x, steps=1, forward=lambda model, x: jax.vmap(model)(x))  # doctest: +SKIP
+        ...     make, [16, 64], jax.random.split(jax.random.key(1), 4), step, inputs=x, steps=2,
+        ...     forward=lambda model, x: jax.vmap(model)(x))
+        >>> check.assert_flat(tolerance=0.3)
 
     References:
         Yang et al. 2022, arXiv 2203.03466, appendix D.1.
@@ -76,8 +83,9 @@ def coordinate_check(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InitaxError(f"coordinate_check: steps is a number of steps, not {shown(steps)}.", "steps=5")
     changes: dict[str, list[list[float]]] = {}
+    products: dict[str, bool] = {}
     for width in every:
-        rows = _at_width(make, width, as_keys(keys), step, inputs, steps, forward, module and module(width))
+        rows, products = _at_width(make, width, as_keys(keys), step, inputs, steps, forward, module and module(width))
         if changes and list(changes) != list(rows):
             other = [path for path in {**changes, **rows} if (path in changes) != (path in rows)]
             raise ModelError(
@@ -87,7 +95,8 @@ def coordinate_check(
             )
         for path, row in rows.items():
             changes.setdefault(path, []).append(row)
-    return CoordinateCheck.of(every, steps, {path: np.asarray(rows, float) for path, rows in changes.items()})
+    arrays = {path: np.asarray(rows, float) for path, rows in changes.items()}
+    return CoordinateCheck.of(every, steps, arrays, [path for path, is_product in products.items() if is_product])
 
 
 def _widths(widths: Any) -> tuple[int, ...]:
@@ -109,9 +118,10 @@ def _at_width(
     steps: int,
     forward: Callable[..., Any] | None,
     module: Any,
-) -> dict[str, list[float]]:
-    """The mean change of each output, with each key."""
+) -> tuple[dict[str, list[float]], dict[str, bool]]:
+    """The mean change of each output, with each key; and which are products of signals."""
     found: dict[str, list[float]] = {}
+    products: dict[str, bool] = {}
     measure: Callable[[list[Any], list[Any]], dict[str, Any]] | None = None
     for key in keys:
         state = make(width, key)
@@ -122,7 +132,7 @@ def _at_width(
                 "draw it: ix.reinit(model, rules, key)",
             )
         if measure is None:
-            measure = _measure(traced)
+            products, measure = _measure(traced)
         for _ in range(steps):
             state = step(state, width)
         model = _model(state)
@@ -132,9 +142,18 @@ def _at_width(
                 "coordinate_check: what step returns holds another model than what it was given.",
                 "step(state, width) returns a state of the same form: a model, or a tuple that begins with one",
             )
-        for path, change in measure(before, values_of(after, inputs)).items():
+        for path, change in measure(before, values_of(_moved(survey, after), inputs)).items():
             found.setdefault(path, []).append(float(change))
-    return found
+    return found, products
+
+
+def _moved(before: Survey, after: Survey) -> Survey:
+    """A model with the arrays of another one, in its own order; a module that is changed may change its order."""
+    leaves = list(before.leaves)
+    for path, places in before.places.items():
+        for place in places:
+            leaves[place] = after.at(path)
+    return replace(before, leaves=leaves)
 
 
 def _model(state: Any) -> Any:
@@ -142,37 +161,62 @@ def _model(state: Any) -> Any:
     return state[0] if type(state) is tuple and state else state
 
 
-def _measure(traced: Traced) -> Callable[[list[Any], list[Any]], dict[str, Any]]:
-    """A function from the arguments of a forward pass, before and after, to the mean change of each output."""
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """An output that is measured: where, under which name, and what the forward pass multiplies it with."""
+
+    name: str
+    factor: float = 1.0
+    is_product: bool = False
+
+
+def _measured(traced: Traced) -> dict[Place, _Measured]:
+    """What is measured: outputs of weights; of queries and keys, whose sizes mean nothing alone, their products."""
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
-    inside = {place[:depth] for place in uses.whiles for depth in (len(place),)}
-    operations = {
-        place: operation
-        for place, operation in operations_of(uses, None).items()
-        if not any(place[: len(loop)] == loop for loop in inside)
-    }
-    if not operations:
+    products = signal_products(traced)
+    found: dict[Place, tuple[str, float, bool]] = {}
+    taken: set[int] = set()
+    for place, product in products.found.items():
+        sides = [{each for each in side if products.sinks.get(each) == {place}} for side in product.sides]
+        if all(product.sides):
+            taken |= sides[0] | sides[1]
+            names = (" + ".join(traced.paths[each] for each in sorted(side)[:1]) for side in product.sides)
+            found[place] = " × ".join(names), 1.0 if product.factor is None else product.factor, True
+    for place, operation in operations_of(uses, None).items():
+        # How many steps a `while` loop makes is not known before it runs, and what happens in it is left out.
+        in_loop = any(place[: len(loop)] == loop for loop in uses.whiles)
+        if not in_loop and not set(operation.params) <= taken:
+            found[place] = " + ".join(traced.paths[each] for each in operation.params), 1.0, False
+    named: dict[Place, _Measured] = {}
+    seen: dict[str, int] = {}
+    for place, (name, factor, is_product) in sorted(found.items()):
+        seen[name] = seen.get(name, 0) + 1
+        own = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        named[place] = _Measured(own, factor, is_product)
+    return named
+
+
+def _measure(traced: Traced) -> tuple[dict[str, bool], Callable[[list[Any], list[Any]], dict[str, Any]]]:
+    """Names of what is measured, each with whether it is a product; and the function that measures the mean changes."""
+    places = _measured(traced)
+    if not places:
         raise InitaxError("coordinate_check finds no contraction or convolution with a weight.")
-    names: dict[Place, str] = {}
-    for place, operation in operations.items():
-        path, again = " + ".join(traced.paths[each] for each in operation.params), 2
-        name = path
-        while name in names.values():
-            name, again = f"{path}#{again}", again + 1
-        names[place] = name
 
     def outputs(values: list[Any]) -> dict[Place, Any]:
-        player = Player(lambda place, operands, output, state: (output, state, output), operations)
+        player = Player(lambda place, operands, output, state: (output, state, output), places)
         player.play(traced.closed, values)
         return player.emitted
 
-    def change(before: list[Any], after: list[Any]) -> dict[str, Any]:
+    @jax.jit
+    def change(before: list[Any], after: list[Any]) -> dict[Place, Any]:
         old, new = outputs(before), outputs(after)
-        wide = jnp.promote_types(jnp.float32, jnp.bfloat16)
         return {
-            names[place]: jnp.mean(jnp.abs(new[place] - old[place]).astype(wide))
-            for place in operations
-            if place in new
+            place: jnp.mean(jnp.abs(new[place] - old[place]).astype(jnp.float32)) * places[place].factor
+            for place in new
         }
 
-    return jax.jit(change)
+    def measure(before: list[Any], after: list[Any]) -> dict[str, Any]:
+        changes = change(before, after)
+        return {each.name: changes[place] for place, each in places.items() if place in changes}
+
+    return {each.name: each.is_product for each in places.values()}, measure

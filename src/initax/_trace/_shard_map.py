@@ -1,0 +1,188 @@
+"""The program of a `shard_map` on whole arrays: every mesh axis becomes an axis of the arrays that are split over it.
+
+Each device runs the same program on its part. Under `jax.vmap` over the mesh axes it is one program for all parts, in
+which a sum over devices is a sum over an axis; what reads, measures or runs a forward pass needs nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Literal
+
+from initax._trace._indices import evaluated, scan_parts
+
+SUMS = frozenset({"psum", "psum2", "psum_invariant", "unreduced_psum"})
+"""Sums over devices."""
+CASTS = frozenset({"pvary", "pcast", "pbroadcast", "reduced_vary_cast", "vary_unreduced_cast"})
+"""Changes of a type that say over which mesh axes a value varies."""
+GATHERS = frozenset({"all_gather", "all_gather_invariant", "all_gather_reduced"})
+"""Concatenations of the parts of all devices."""
+CALLS = frozenset({"jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"})
+"""Calls of a jaxpr."""
+
+
+@functools.lru_cache(maxsize=64)
+def on_whole_arrays(eqn: Any) -> Any:
+    """Return a closed jaxpr that does to whole arrays what a `shard_map` does; `None` where it can't be written so.
+
+    Args:
+        eqn: the equation of the `shard_map`.
+    """
+    operands = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in eqn.invars]
+    try:
+        closed = jax.make_jaxpr(functools.partial(_run_whole, eqn))(*operands)
+    except Exception:  # what a primitive does not allow outside of a shard_map, or nobody taught this: it is not opened
+        return None
+    equations = [each.replace(source_info=eqn.source_info) for each in closed.jaxpr.eqns]
+    return closed.replace(jaxpr=closed.jaxpr.replace(eqns=equations))
+
+
+def _run_whole(eqn: Any, *operands: Any) -> tuple[Any, ...]:
+    params = eqn.params
+    manual = params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"]
+    mesh = [(name, size) for name, size in params["mesh"].shape.items() if name in manual]
+    sizes = dict(mesh)
+    given = list(zip(operands, params["in_specs"], strict=True))
+    parts = [_split(x, spec, sizes) for x, spec in given]
+    held = [{name for axis in _axes(spec, x.ndim) for name in axis} for x, spec in given]
+
+    def run(*values: Any) -> tuple[Any, ...]:
+        return tuple(_evaluated(params["jaxpr"], values))
+
+    mapped: Callable[..., tuple[Any, ...]] = run
+    for name, size in reversed(mesh):
+        in_axes = tuple(0 if name in names else None for names in held)
+        mapped = jax.vmap(mapped, in_axes=in_axes, out_axes=0, axis_name=name, axis_size=size)
+    results = mapped(*parts)
+    return tuple(_joined(y, spec, sizes) for y, spec in zip(results, params["out_specs"], strict=True))
+
+
+def _axes(spec: Any, rank: int) -> list[tuple[Any, ...]]:
+    """Return the mesh axes that split each axis of an array."""
+    named = [() if each is None else each if isinstance(each, tuple) else (each,) for each in spec]
+    return [*named, *[()] * (rank - len(named))]
+
+
+def _split(x: Any, spec: Any, sizes: dict[Any, int]) -> Any:
+    """Return an array with the mesh axes that split it in front, in the order of the mesh."""
+    shape: list[int] = []
+    places: dict[Any, int] = {}
+    for size, names in zip(x.shape, _axes(spec, x.ndim), strict=True):
+        for name in names:
+            places[name] = len(shape)
+            shape.append(sizes[name])
+        shape.append(size // math.prod(sizes[name] for name in names))
+    front = [places[name] for name in sizes if name in places]
+    rest = [axis for axis in range(len(shape)) if axis not in front]
+    return jnp.transpose(jnp.reshape(x, shape), (*front, *rest)) if front else x
+
+
+def _joined(y: Any, spec: Any, sizes: dict[Any, int]) -> Any:
+    """Return the whole array of a result with all mesh axes in front; those that do not split it are left out."""
+    named = _axes(spec, y.ndim - len(sizes))
+    held = [name for axis in named for name in axis]
+    left = [name for name in sizes if name in held]
+    y = y[tuple(slice(None) if name in held else 0 for name in sizes)]
+    order: list[int] = []
+    shape: list[int] = []
+    for axis, names in enumerate(named):
+        order += [*(left.index(name) for name in names), len(left) + axis]
+        shape.append(math.prod(sizes[name] for name in names) * y.shape[len(left) + axis])
+    return jnp.reshape(jnp.transpose(y, order), shape) if held else y
+
+
+def _evaluated(inner: Any, values: Sequence[Any]) -> list[Any]:
+    """Return the results of a jaxpr, closed or open, on all devices, without types of what varies over mesh axes."""
+    jaxpr = getattr(inner, "jaxpr", inner)
+    known: dict[Any, Any] = dict(zip(jaxpr.constvars, getattr(inner, "consts", ()), strict=True))
+    known |= zip(jaxpr.invars, values, strict=True)
+
+    def read(atom: Any) -> Any:
+        aval: Any = atom.aval
+        return jnp.asarray(atom.val, aval.dtype) if isinstance(atom, Literal) else known[atom]
+
+    for eqn in jaxpr.eqns:
+        known |= zip(eqn.outvars, _stepped(eqn, [read(atom) for atom in eqn.invars]), strict=True)
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _stepped(eqn: Any, values: list[Any]) -> list[Any]:
+    """Return the results of an equation on all devices."""
+    name, params = eqn.primitive.name, eqn.params
+    if name in CASTS:
+        return values
+    if name in SUMS and params.get("axis_index_groups") is None:
+        return [_summed(value, params["axes"]) for value in values]
+    if name in GATHERS and params.get("axis_index_groups") is None:
+        dimension = params["all_gather_dimension"]
+        return [lax.all_gather(x, params["axis_name"], axis=dimension, tiled=params["tiled"]) for x in values]
+    if name == "shard_map":
+        return list(_run_whole(eqn, *values))
+    if not any(map(_depends_on_devices, _inner(params))):
+        return evaluated(eqn, values, in_context=False)
+    if name in CALLS:
+        (inner,) = _inner(params)
+        return _evaluated(inner, values)
+    if name == "scan":
+        return _scanned(params, values)
+    if name == "cond":
+        branches = [lambda *operands, branch=branch: _evaluated(branch, operands) for branch in params["branches"]]
+        return list(lax.switch(jnp.asarray(values[0], jnp.int32), branches, *values[1:]))
+    if name == "while":
+        return _looped(params, values)
+    raise NotImplementedError(name)
+
+
+def _summed(value: Any, axes: Sequence[Any]) -> Any:
+    """Return a sum over mesh axes, and over axes of the array, which are numbers."""
+    named = [axis for axis in axes if not isinstance(axis, int)]
+    value = jnp.sum(value, [axis for axis in axes if isinstance(axis, int)]) if len(named) < len(axes) else value
+    for axis in named:
+        value = jnp.sum(lax.all_gather(value, axis), 0)
+    return value
+
+
+def _scanned(params: Any, values: list[Any]) -> list[Any]:
+    """Return the results of a scan on all devices."""
+    consts, carries = scan_parts(params)
+    first, carry, rows = values[:consts], values[consts : consts + carries], values[consts + carries :]
+
+    def step(carry: list[Any], row: list[Any]) -> tuple[list[Any], list[Any]]:
+        results = _evaluated(params["jaxpr"], [*first, *carry, *row])
+        return results[:carries], results[carries:]
+
+    carry, collected = lax.scan(step, carry, rows, length=params["length"], reverse=params["reverse"])
+    return [*carry, *collected]
+
+
+def _looped(params: Any, values: list[Any]) -> list[Any]:
+    """Return the results of a `while` loop on all devices."""
+    tests, consts = params["cond_nconsts"], params["body_nconsts"]
+    asked, closed_over, carry = values[:tests], values[tests : tests + consts], values[tests + consts :]
+    return list(
+        lax.while_loop(
+            lambda carry: _evaluated(params["cond_jaxpr"], [*asked, *carry])[0],
+            lambda carry: _evaluated(params["body_jaxpr"], [*closed_over, *carry]),
+            carry,
+        )
+    )
+
+
+def _inner(params: Any) -> list[Any]:
+    """Return the jaxprs among the parameters of an equation."""
+    every = [each for value in params.values() for each in (value if isinstance(value, tuple | list) else [value])]
+    return [each for each in every if hasattr(getattr(each, "jaxpr", each), "eqns")]
+
+
+def _depends_on_devices(inner: Any) -> bool:
+    """Return whether a jaxpr holds collectives, or the types of what varies over mesh axes."""
+    names = CASTS | SUMS | GATHERS | {"shard_map"}
+    equations = getattr(inner, "jaxpr", inner).eqns
+    return any(eqn.primitive.name in names or any(map(_depends_on_devices, _inner(eqn.params))) for eqn in equations)

@@ -1,0 +1,149 @@
+"""Residual streams read off the forward pass: which weights end their branches, and how many there are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import initax as ix
+from initax._trace._branch_weights import Inside
+from initax._trace._branches import Search
+from initax._trace._flow import flow_of
+from initax._trace._replay import Player
+from tests.residual_models import MODELS
+from tests.residual_networks import FRAMEWORKS, LAST, NETWORKS
+
+
+@pytest.fixture(autouse=True)
+def _ranks_are_promoted():
+    """The models add biases as people do."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+BY_NAME = {each.name: each for each in MODELS}
+NORMAL = ("normal", {"stddev": 0.02})
+
+
+def forward(model):
+    return lambda arrays, *inputs: model.forward(arrays, *inputs)
+
+
+def surveyed(model):
+    return ix.survey(model.arrays, inputs=model.inputs, forward=forward(model))
+
+
+def parameters(survey):
+    return {each.path: each for layer in survey.layers for each in layer.parameters}
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda each: each.name)
+def test_streams_and_ends_are_those_by_hand(model):
+    survey = surveyed(model)
+    found = parameters(survey)
+    streams = survey.residual_streams
+    assert tuple(each.branches for each in streams) == model.counts
+    ends = {path: found[path].residual.branches for each in streams for path in each.ends}
+    assert ends == model.ends
+    assert {path for path, each in found.items() if each.residual.part == "scores"} == model.scores
+    assert {path: found[path].residual.layers for path in model.layers} == model.layers
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_three_frameworks_have_the_ends_that_are_listed(name, framework):
+    network = NETWORKS[name]
+    model, call = FRAMEWORKS[framework](network.architecture, *network.inputs)
+    survey = ix.survey(model, **call)
+    found = parameters(survey)
+    assert tuple(each.branches for each in survey.residual_streams) == network.counts
+    ends = {}
+    for path in (path for each in survey.residual_streams for path in each.ends):
+        parts = path.removeprefix("params.").removeprefix("layers.").split(".")
+        if len(parts) == 3:  # within an attention of the framework's
+            assert parts[1] == LAST[framework]
+        (ends[parts[0]],) = found[path].residual.branches
+    assert ends == network.ends
+
+
+# What the sums themselves say, with numbers.
+
+
+def randomized(tree, seed=0):
+    """Random numbers of the shapes of a tree; whole numbers are small."""
+    leaves, structure = jax.tree.flatten(tree)
+    random = np.random.default_rng(seed)
+
+    def one(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(seed)
+        if jnp.issubdtype(leaf.dtype, np.integer):
+            return jnp.asarray(random.integers(0, 3, leaf.shape), leaf.dtype)
+        return jnp.asarray(random.normal(size=leaf.shape) / 2, leaf.dtype)
+
+    return jax.tree.unflatten(structure, [one(leaf) for leaf in leaves])
+
+
+LINEAR = (
+    "block", "gpt2", "vit with layer scale", "post norm", "parallel", "encoder and decoder", "bottlenecks", "highway",
+    "experts", "dropout, masks and a choice", "modulated", "queries", "values of the first layer", "no output weight",
+    "fixup",
+)  # fmt: skip
+"""Models whose sums can be looked at one by one, with no norm behind the ends, which are no longer linear there."""
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_stream_gains_exactly_what_its_ends_put_out(name):
+    """Without its ends a branch is zero, with each alone it is not, and the sum is linear in them and in no other."""
+    model = BY_NAME[name]
+    names = list(model.arrays)
+    closed = jax.make_jaxpr(lambda values, inputs: model.forward(dict(zip(names, values, strict=True)), *inputs))(
+        list(model.arrays.values()), list(model.inputs)
+    )
+    flow = flow_of(closed, len(names))
+    found = Search(flow).accepted()
+    by_sum = {each.sum.number: each for each in found}
+    places = [each.sum.place for each in found]
+    inputs = jax.tree.leaves(randomized(model.inputs, 7))
+    arrays, change = randomized(model.arrays), randomized(model.arrays, 1)
+
+    @jax.jit
+    def played(values):
+        player = Player(lambda at, operands, result, state: (result, state, (operands, result)), places)
+        player.play(closed, [*values, *inputs])
+        return player.emitted
+
+    seen = set()
+    for each in found:
+        contents = Inside(each, by_sum).contents()
+        side = [operand for operand, _ in each.sum.operands].index(each.branch)
+        ends = {names[at] for at in contents.ends}
+        seen |= ends
+
+        def sum_of(place=each.sum.place, side=side, **other):
+            operands, result = played([other.get(name, arrays[name]) for name in names])[place]
+            return np.asarray(operands[side]), np.asarray(result)
+
+        # Biases behind the ends are zero with them; a scale of zero would hide everything.
+        behind = {names[at] for at in contents.vectors}
+        biases = {name for name in behind if name.endswith(("bias", ".shift"))}
+        nothing = {name: jnp.zeros_like(arrays[name]) for name in ends | biases}
+        assert np.abs(sum_of(**nothing)[0]).max() < 1e-6
+        for end in ends:
+            assert np.abs(sum_of(**nothing | {end: arrays[end]})[0]).max() > 1e-4
+
+        def moved(weights, factor):
+            return {name: arrays[name] + factor * change[name] for name in weights}
+
+        start, total = sum_of()
+        once, new_total = sum_of(**moved(ends, 1))
+        twice, _ = sum_of(**moved(ends, 2))
+        close = {"rtol": 1e-3, "atol": 1e-5 * np.abs(twice).max()}
+        np.testing.assert_allclose(twice - start, 2 * (once - start), **close)
+        np.testing.assert_allclose(new_total - total, once - start, **close)
+        for weight in (names[at] for at in contents.inner):
+            first, second = (sum_of(**moved([weight], factor))[0] - start for factor in (1, 2))
+            if np.allclose(second, 2 * first, rtol=1e-3, atol=1e-4):
+                # The branch is linear in it too, as in values, but a weight is behind it: without that it does nothing.
+                assert np.abs(sum_of(**nothing | moved([weight], 1))[0]).max() < 1e-6
+    assert seen == set(model.ends)
