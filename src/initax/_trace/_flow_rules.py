@@ -129,6 +129,10 @@ def _looked_up(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled
         taken = any(not each.plain and not each.constant for each in indices)
         facts |= {"plain": True, "params": first.params, "contracted": first.contracted}
         facts["looked"] = first.looked or taken
+    shapes = (eqn.invars[0].aval.shape, var.aval.shape)
+    if len(shapes[0]) == len(shapes[1]):
+        is_part = any(after * SHRINKS < before for before, after in zip(*shapes, strict=True))
+        return [(first, "part" if is_part else "carry")], facts
     return [(first, _cut(_entries(var), _entries(eqn.invars[0])))], facts
 
 
