@@ -57,7 +57,7 @@ class Plan:
         Args:
             key: a JAX random key.
             donate: whether each old array may be deleted as soon as its successor is there. The old model is lost
-                then, and no more memory is needed than for the model and its largest array.
+                then, and no more memory is needed than for the model and its largest array, and a few megabytes.
             progress: whether to show a bar, on the standard error stream.
 
         Raises:

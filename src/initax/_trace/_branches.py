@@ -2,7 +2,8 @@
 
 A sum is residual if one of its operands, the shortcut, is an earlier value that is carried on, and the other, the
 branch, is a function of that value through a weight. The shortcut may be moved, scaled and gated. A projection may be
-on it where the branch is not linear, no sum lies in the branch, and others of the stream go before or come behind.
+on it where the branch is not linear, no sum lies in the branch, and others of the stream go before or come behind. So
+they must where a parameter scales the shortcut, which a state space's feedthrough is and no stream.
 What is concatenated is no sum, and positions that are added are no function of what they are added to.
 """
 
@@ -35,6 +36,7 @@ class Branch:
         branch: the other one.
         fork: the value that both are made of.
         projected: whether a weight is on the shortcut.
+        scaled: whether a parameter scales the shortcut.
         within: the branch it lies in.
         before: the sums of its stream that come right before.
         index: its number in the stream, from 1.
@@ -46,6 +48,7 @@ class Branch:
     branch: Node
     fork: Node
     projected: bool = False
+    scaled: bool = False
     within: Branch | None = None
     before: tuple[Branch, ...] = ()
     index: float = 0
@@ -174,7 +177,7 @@ class Search:
         projected = [self._projected(node, by_bit) for node in self.flow.sums if node.number not in known]
         found = self._in_every_step([*found, *(each for each in projected if each is not None)])
         linked = self._linked(found)
-        found = [each for each in found if not each.projected or each.sum.number in linked]
+        found = [each for each in found if not (each.projected or each.scaled) or each.sum.number in linked]
         self.nest(found)
         number(self.flow, found)
         return found
@@ -211,7 +214,8 @@ class Search:
             own, other = self.past[shortcut.number], self.past[branch.number]
             fork = self._fork(own, self._own(shortcut), other, self._own(branch))
             if fork is not None:
-                found.append(Branch(sum=node, shortcut=shortcut, branch=branch, fork=fork))
+                scaled = _is_scaled(shortcut, fork)
+                found.append(Branch(sum=node, shortcut=shortcut, branch=branch, fork=fork, scaled=scaled))
         return max(found, key=lambda each: each.fork.number, default=None)
 
     def _projected(self, node: Node, by_bit: Mapping[int, Branch]) -> Branch | None:
@@ -306,6 +310,22 @@ def _between(node: Node, fork: Node) -> Iterable[Node]:
             if operand.number not in seen:
                 seen.add(operand.number)
                 todo.append(operand)
+
+
+def _is_scaled(node: Node, fork: Node) -> bool:
+    """Whether a parameter scales a value that is carried on from a fork."""
+    todo, seen = [node], {node.number}
+    while todo:
+        value = todo.pop()
+        if value.number <= fork.number:
+            continue
+        carried = [(operand, label) for operand, label in value.operands if label in CARRIED]
+        if any(operand.plain and label == "scale" for operand, label in carried):
+            return True
+        fresh = [operand for operand, _ in carried if operand.number not in seen]
+        seen |= {operand.number for operand in fresh}
+        todo += fresh
+    return False
 
 
 def _depends(node: Node, fork: Node) -> bool:

@@ -88,7 +88,7 @@ class _Flowing(Interpreter[Node]):
 
     def _chosen(self, cases: Sequence[Node], var: Any, at: Place) -> Node:
         facts = shared(cases)
-        return self.new([(each, "carry") for each in cases], at, var.aval, **facts)
+        return self.new([(case, "carry") for case in cases], at, var.aval, **facts)
 
     def scan(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
         """Open two steps of a scan."""

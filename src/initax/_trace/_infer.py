@@ -141,7 +141,7 @@ def _called(model: Any, *inputs: Any) -> Any:
 
 
 def _how_to_call(survey: Survey, inputs: Any) -> str:
-    """The line that says how the model is called; other ways of calling it are tried out, abstractly."""
+    """Return the line that says how to call the model, after trying other calls abstractly."""
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     if isinstance(inputs, list) and _is_traced(survey, tuple(inputs), _called):
         return "a list is one argument, and several are a tuple: inputs=" + ("x" if len(inputs) == 1 else "(x, y)")
@@ -169,7 +169,7 @@ def _abstract(leaf: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """A text that stands for itself in what holds it."""
+    """A text whose representation is the text itself."""
 
     text: str
 
@@ -178,7 +178,7 @@ class _Word:
 
 
 def _shown_whole(argument: Any) -> str:
-    """An argument with its lists and mappings: a list of one array is not that array."""
+    """Return an argument as text, with its lists and mappings."""
     shown = repr(jax.tree_util.tree_map(lambda leaf: _Word(shape_text(leaf)), argument))
     return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
@@ -220,7 +220,10 @@ def _with_residuals(layers: tuple[Layer, ...], traced: Traced) -> tuple[Layer, .
     """Return the layers with what the forward pass says of each array and residual streams."""
     found = residuals(traced.closed, traced.paths)
     return tuple(
-        replace(layer, parameters=tuple(replace(each, residual=found.get(each.path)) for each in layer.parameters))
+        replace(
+            layer,
+            parameters=tuple(replace(parameter, residual=found.get(parameter.path)) for parameter in layer.parameters),
+        )
         for layer in layers
     )
 
@@ -280,7 +283,7 @@ def _with_stacks_placed(layer: Layer, found: Mapping[str, Reading]) -> Layer:
         }
         exact = [at for at, axes in agreeing.items() if axes is not None and _outputs(axes) == _outputs(traced)]
         chosen, *others = exact or agreeing or [None]
-        return replace(layer, parameters=tuple(_placed(each, chosen, others) for each in layer.parameters))
+        return replace(layer, parameters=tuple(_placed(parameter, chosen, others) for parameter in layer.parameters))
     return layer
 
 
@@ -293,7 +296,7 @@ def _outputs(axes: Axes) -> set[tuple[int, int]]:
 
 
 Place = tuple[int, ...] | None
-"""Where stack axes stand; `None` is where they are taken to be."""
+"""Indices of stack axes; `None` for those that are assumed without a trace."""
 
 
 def _placed(parameter: Parameter, chosen: Place, others: Sequence[Place]) -> Parameter:
@@ -337,30 +340,33 @@ def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str]
 def _with_biases_joined(layers: list[Layer], found: Mapping[str, Reading], paths: Sequence[str]) -> list[Layer]:
     """Return the layers with biases of a plain container at the weights beside them that they are added to."""
     weights = {
-        each.path: (at, each)
+        parameter.path: (at, parameter)
         for at, layer in enumerate(layers)
-        for each in layer.parameters
-        if each.role in WEIGHT_ROLES and each.evidence is Evidence.TRACED
+        for parameter in layer.parameters
+        if parameter.role in WEIGHT_ROLES and parameter.evidence is Evidence.TRACED
     }
     joined: dict[int, list[Parameter]] = {}
     for layer in layers:
-        for each in layer.parameters:
-            if each.role != "bias" or each.fans is not None or each.evidence is not Evidence.TRACED:
+        for parameter in layer.parameters:
+            if parameter.role != "bias" or parameter.fans is not None or parameter.evidence is not Evidence.TRACED:
                 continue
-            partners = (weights.get(paths[place]) for place in reversed(found[each.path].partners))
+            partners = (weights.get(paths[place]) for place in reversed(found[parameter.path].partners))
             at, weight = next(filter(None, partners), (None, None))
             if at is None or weight is None:
                 continue
             owner = layers[at]
             if layer.path in (owner.path, *(around.path for around in owner.ancestors[-1:])):
-                joined.setdefault(at, []).append(replace(each, fans=weight.fans))
-    gone = {each.path for biases in joined.values() for each in biases}
+                joined.setdefault(at, []).append(replace(parameter, fans=weight.fans))
+    gone = {bias.path for biases in joined.values() for bias in biases}
     if not gone:
         return layers
     left = (
         replace(
             layer,
-            parameters=(*(each for each in layer.parameters if each.path not in gone), *joined.get(at, ())),
+            parameters=(
+                *(parameter for parameter in layer.parameters if parameter.path not in gone),
+                *joined.get(at, ()),
+            ),
         )
         for at, layer in enumerate(layers)
     )
@@ -424,7 +430,7 @@ def read_parameter(parameter: Parameter, reading: Reading) -> Parameter:
 
 
 def _weight_of(reading: Reading, own: Mapping[str, Parameter], paths: Sequence[str]) -> Parameter | None:
-    """The weight a bias goes with: of those whose outputs it is added to, the last that its layer owns."""
+    """Return the weight of a bias: of those whose outputs it is added to, the last that its layer owns."""
     for place in reversed(reading.partners):
         weight = own.get(paths[place])
         if weight is not None and weight.role in WEIGHT_ROLES:
@@ -439,7 +445,7 @@ def _held_against(parameter: Parameter, reading: Reading, disagree: list[str], s
     traced = resolve(reading.pattern, parameter.shape, reading.sizes)
     verdict = compare(parameter, reading)
     shown = f'{parameter.path or "(model)"} {parameter.shape}: declared "{parameter.axes.pattern}"'
-    seen = f" at {reading.where[0]}" if reading.where else ""
+    seen = f" at {reading.lines[0]}" if reading.lines else ""
     if verdict == "disagree":
         disagree.append(
             f'{shown} ({parameter.role}, fan_in {parameter.fan_in}), used as "{reading.pattern}" '
@@ -477,7 +483,7 @@ def compare(parameter: Parameter, reading: Reading) -> str:
 
 
 def _cells(axes: Axes, which: Iterable[int]) -> set[tuple[int, int]]:
-    """The stored axes, and the digits along each, that some axes of the split shape are: one pair per prime digit."""
+    """Return some axes of the split shape as pairs of a stored axis and a place of one of its prime factors."""
     found: set[tuple[int, int]] = set()
     chosen = set(which)
     stored, left, inner = len(axes.shape) - 1, axes.shape[-1] if axes.shape else 1, 1
@@ -494,7 +500,7 @@ def _cells(axes: Axes, which: Iterable[int]) -> set[tuple[int, int]]:
 
 
 def _chain(size: int) -> list[int]:
-    """The places of the prime digits of a number up to `size`: 12 → 1, 2, 4."""
+    """Return the products of the prime factors before each: 12 → 1, 2, 4."""
     places, place, prime = [], 1, 2
     while size > 1:
         if size % prime:

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from initax._trace._entries import marked
-from initax._trace._views import View, foreign
+from initax._trace._factors import foreign
+from initax._trace._views import View
 
 Params = Mapping[str, Any]
 
