@@ -36,7 +36,7 @@ from initax._drawing._program import (
     shaper,
 )
 from initax._drawing._progress import bar
-from initax._drawing._rows import drawn_in_rows, serves
+from initax._drawing._rows import MUCH, drawn_in_rows, serves
 from initax._math._keys import CONFIG, as_key, fold_paths, fold_paths_on_host, vmap_is_exact
 from initax._math._multihost import agree, meet
 from initax._math._sharding import explicit_names, folded, no_mesh, stated_spec
@@ -120,11 +120,14 @@ def _concrete(groups: Groups, jobs: Sequence[Job], key: jax.Array, progress: boo
     exact = vmap_is_exact(key) and CONFIG.jax_threefry_partitionable
     plainer = _plainer(groups) if exact else {}
     in_rows: dict[Program, list[int]] = {}
+    much: Counter[Any] = Counter()
+    for program, rows in groups.items():
+        much[_size(program)] += len(rows) * program.entries
     ways = []
     for program, rows in groups.items():
         if not program.kernel.random and not program.kernel.sees_old:
             ways.append(_filled(program, rows, jobs))
-        elif implementation == FUSED and serves(program, jobs[rows[0]].numbers):
+        elif implementation == FUSED and much[_size(program)] < MUCH and serves(program, jobs[rows[0]].numbers):
             in_rows[program] = rows
         else:
             ways.append(_singly(program, plainer.get(program, program), implementation, rows, data, jobs))
@@ -150,6 +153,10 @@ def _concrete(groups: Groups, jobs: Sequence[Job], key: jax.Array, progress: boo
     if together:
         meet()
     return found
+
+
+def _size(program: Program) -> Any:
+    return program.kernel, program.dtype, program.entries
 
 
 def _await(job: Job, arrays: Arrays) -> None:
@@ -210,12 +217,16 @@ def _singly(
             yield row, (shaped(drawn[0]),) if is_plainer else drawn
 
     first = jobs[rows[0]]
-    if first.donor is not None:
-        return Way((), made())
-    needs = [Need(build(compiled), (data[rows[0]], program.numbers(first.numbers), *first.inputs))]
+    needs, inputs, donor = [], first.inputs, first.donor
+    gives = donor is not None and (first.old is None or first.old is donor)
+    there = jax.ShapeDtypeStruct(compiled.shape, compiled.dtype, sharding=compiled.shardings[0])
     if is_plainer:
-        there = jax.ShapeDtypeStruct(compiled.shape, compiled.dtype, sharding=compiled.shardings[0])
         needs.append(Need(shaped, (there,)))
+    if gives and first.old is None:
+        needs += [Need(plain, (donor,))] if is_plainer else []
+        inputs = (there,)
+    build_first = giving if gives else build
+    needs.append(Need(build_first(compiled), (data[rows[0]], program.numbers(first.numbers), *inputs)))
     return Way(tuple(needs), made())
 
 
