@@ -554,6 +554,16 @@ def pyramid(p, image):
     return conv(a, p["la"]) + jnp.repeat(jnp.repeat(b, 2, 0), 2, 1)
 
 
+def state_space(p, x):
+    """A recurrence over time and a feedthrough: one sum, whose shortcut a parameter scales."""
+
+    def step(h, row):
+        h = jax.nn.sigmoid(p["a"]) * h + row @ p["b"]
+        return h, h @ p["c"] + row * p["d"]
+
+    return lax.scan(step, jnp.zeros(WIDTH), x)[1]
+
+
 def a_gradient(p, x):
     """The forces of an energy: the gradient of a sum of two weights' outputs has sums of its own."""
     return jax.grad(lambda z: jnp.sum(jnp.tanh(jnp.tanh(z @ p["a"]) @ p["b"])))(x)
@@ -927,5 +937,6 @@ MODELS = [
         {name: S(3, 3, 4, 4) for name in ("a", "b", "c", "la", "lb", "lc")},
         (S(8, 8, 4),),
     ),
+    Model("state space", state_space, square("b", "c") | {"a": S(WIDTH), "d": S(WIDTH)}, (x,)),
     Model("a gradient", a_gradient, square("a", "b"), (x,)),
 ]

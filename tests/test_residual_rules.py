@@ -1,4 +1,4 @@
-"""Rules for residual branches: selectors without names, depth factors without sizes, and what is said where they miss."""
+"""Rules for residual branches: selectors without names, depth factors without sizes, and where they miss."""
 
 import json
 import time
@@ -76,13 +76,13 @@ def test_a_rule_for_scales_leaves_weights_to_the_rules_before_it():
 def test_words_in_front_say_inside_of_what():
     network = NETWORKS["t5"]
     model, how = FRAMEWORKS["equinox"](network.architecture, *network.inputs)
-    found = {each.parameter.path for each in ix.plan(model, {"MultiheadAttention residual:end": "zeros"}, **how).draws}
+
+    def ends(selector):
+        return {each.parameter.path for each in ix.plan(model, {selector: "zeros"}, **how).draws}
+
     names = ("encoder0", "encoder1", "self2", "cross2", "self3", "cross3")
-    assert found == {f"layers.{name}.output_proj.weight" for name in names}
-    attention = {
-        each.parameter.path for each in ix.plan(model, {"layers.cross* Linear residual:end": "zeros"}, **how).draws
-    }
-    assert attention == {"layers.cross2.output_proj.weight", "layers.cross3.output_proj.weight"}
+    assert ends("MultiheadAttention residual:end") == {f"layers.{name}.output_proj.weight" for name in names}
+    assert ends("layers.cross* Linear residual:end") == {f"layers.cross{at}.output_proj.weight" for at in (2, 3)}
 
 
 def test_zero_ends_make_every_branch_the_identity():
@@ -264,8 +264,8 @@ ERRORS = {
     "factor without a stream": (
         ix.SchemeError,
         missing("u-net", {"*": by_depth("gpt2")}),
-        'rule "*": the depth factor "gpt2" takes the number of residual branches from the forward pass, which has none.\n'
-        f"  {SIZES}",
+        'rule "*": the depth factor "gpt2" takes the number of residual branches from the forward pass, which has '
+        f"none.\n  {SIZES}",
     ),
     "factor of what is in no branch": (
         ix.SchemeError,
@@ -276,20 +276,20 @@ ERRORS = {
     "unknown number": (
         ix.SchemeError,
         missing("unknown length", {"residual:end": by_depth("gpt2")}),
-        'rule "residual:end": the depth factor "gpt2" needs the number of residual branches, and nobody knows how often '
-        f"the loop runs that adds them.\n  {SIZES}",
+        'rule "residual:end": the depth factor "gpt2" needs the number of residual branches, and nobody knows how '
+        f"often the loop runs that adds them.\n  {SIZES}",
     ),
     "no decoder": (
         ix.SchemeError,
         missing("block", {"residual:end": by_depth("deepnet_decoder")}),
-        'rule "residual:end": the depth factor "deepnet_decoder" needs the stream of a decoder, and none goes with that '
-        'of "down".\n  or write the sizes: ("deepnet_decoder", {"decoder_layers": 6})',
+        'rule "residual:end": the depth factor "deepnet_decoder" needs the stream of a decoder, and none goes with '
+        'that of "down".\n  or write the sizes: ("deepnet_decoder", {"decoder_layers": 6})',
     ),
     "one weight in a branch": (
         ix.SchemeError,
         missing("highway", {"residual:end": by_depth("fixup")}),
-        'rule "residual:end": the depth factor "fixup" needs two weights in a branch, and that of "0.transform" has one.\n'
-        '  or write the sizes: ("fixup", {"branches": 8, "branch_layers": 2})',
+        'rule "residual:end": the depth factor "fixup" needs two weights in a branch, and that of "0.transform" '
+        'has one.\n  or write the sizes: ("fixup", {"branches": 8, "branch_layers": 2})',
     ),
     "sizes of a recipe that has none": (
         ix.SchemeError,
@@ -310,7 +310,8 @@ def test_errors_are_these(case):
 
 
 ASTRAY = (
-    'rule "**.v": the depth factor "gpt2" is for weights that end a residual branch, and the rule draws none of these.\n'
+    'rule "**.v": the depth factor "gpt2" is for weights that end a residual branch, and the rule draws none of '
+    "these.\n"
     "  it draws 0.v, 1.v\n"
     "  weights that end a branch: 0.down, 0.o, 1.down, 1.o\n"
     '  write {"residual:end": ...}'
@@ -347,7 +348,8 @@ def test_no_warning_without_a_forward_pass():
 def test_more_than_the_ends_is_a_note():
     plan = planned("long skip", {"*": by_depth(("gpt2", {"layers": 2}))})
     assert plan.notes == (
-        'rule "*": the depth factor "gpt2" multiplies 8 weights that end no residual branch: 0.k, 0.q, 0.up, 0.v, … (4 more)',
+        'rule "*": the depth factor "gpt2" multiplies 8 weights that end no residual branch: 0.k, 0.q, 0.up, 0.v, … '
+        "(4 more)",
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import initax as ix
 from initax._math._axes import resolve
-from initax._trace import _views, readings
+from initax._trace import _factors, _views, readings
 from tests.moved import MOVED
 from tests.tables import KEY
 from tests.traced import MODELS, S, transformer
@@ -133,7 +133,7 @@ def test_a_view_knows_which_stored_entry_each_of_its_entries_is(seed):
         along = beside(np.arange(entries.shape[axis]), axis, entries.ndim)
         for factor, digit in zip(factors, unravel(along, factors), strict=True):
             pairs: Any = [(factor, digit)] if factor.axis >= 0 else []
-            if isinstance(factor, _views.Slot):
+            if isinstance(factor, _factors.Slot):
                 here = factor.index[digit]
                 gone = gone | (here < 0)
                 pairs = zip(factor.factors, unravel(np.maximum(here, 0), factor.factors), strict=True)

@@ -2,7 +2,8 @@
 
 A sum is residual if one of its operands, the shortcut, is an earlier value that is carried on, and the other, the
 branch, is a function of that value through a weight. The shortcut may be moved, scaled and gated. A projection may be
-on it where the branch is not linear, no sum lies in the branch, and others of the stream go before or come behind.
+on it where the branch is not linear, no sum lies in the branch, and others of the stream go before or come behind. So
+they must where a parameter scales the shortcut, which a state space's feedthrough is and no stream.
 What is concatenated is no sum, and positions that are added are no function of what they are added to.
 """
 
@@ -35,6 +36,7 @@ class Branch:
         branch: the other one.
         fork: the value that both are made of.
         projected: whether a weight is on the shortcut.
+        scaled: whether a parameter scales the shortcut.
         within: the branch it lies in.
         before: the sums of its stream that come right before.
         index: its number in the stream, from 1.
@@ -46,6 +48,7 @@ class Branch:
     branch: Node
     fork: Node
     projected: bool = False
+    scaled: bool = False
     within: Branch | None = None
     before: tuple[Branch, ...] = ()
     index: float = 0
@@ -174,7 +177,7 @@ class Search:
         projected = [self._projected(node, by_bit) for node in self.flow.sums if node.number not in known]
         found = self._in_every_step([*found, *(each for each in projected if each is not None)])
         linked = self._linked(found)
-        found = [each for each in found if not each.projected or each.sum.number in linked]
+        found = [each for each in found if not (each.projected or each.scaled) or each.sum.number in linked]
         self.nest(found)
         number(self.flow, found)
         return found
@@ -211,7 +214,8 @@ class Search:
             own, other = self.past[shortcut.number], self.past[branch.number]
             fork = self._fork(own, self._own(shortcut), other, self._own(branch))
             if fork is not None:
-                found.append(Branch(sum=node, shortcut=shortcut, branch=branch, fork=fork))
+                scaled = _is_scaled(shortcut, fork)
+                found.append(Branch(sum=node, shortcut=shortcut, branch=branch, fork=fork, scaled=scaled))
         return max(found, key=lambda each: each.fork.number, default=None)
 
     def _projected(self, node: Node, by_bit: Mapping[int, Branch]) -> Branch | None:
@@ -308,6 +312,22 @@ def _between(node: Node, fork: Node) -> Iterable[Node]:
                 todo.append(operand)
 
 
+def _is_scaled(node: Node, fork: Node) -> bool:
+    """Whether a parameter scales a value that is carried on from a fork."""
+    todo, seen = [node], {node.number}
+    while todo:
+        value = todo.pop()
+        if value.number <= fork.number:
+            continue
+        carried = [(operand, label) for operand, label in value.operands if label in CARRIED]
+        if any(operand.plain and label == "scale" for operand, label in carried):
+            return True
+        fresh = [operand for operand, _ in carried if operand.number not in seen]
+        seen |= {operand.number for operand in fresh}
+        todo += fresh
+    return False
+
+
 def _depends(node: Node, fork: Node) -> bool:
     return node is fork or any(operand is fork for each in _between(node, fork) for operand, _ in each.operands)
 
@@ -343,7 +363,7 @@ def number(flow: Flow, found: Sequence[Branch]) -> None:
         each = by_sum.get(node.number)
         if each is not None:
             reached = depths.get(each.start.number, {})
-            own = {by_sum[at]: depth for at, depth in reached.items() if by_sum[at].within is each.within}
+            own = {by_sum[index]: depth for index, depth in reached.items() if by_sum[index].within is each.within}
             each.before = tuple(own)
             each.index = max((depth + (before.fork is not each.fork) for before, depth in own.items()), default=1)
             depths[node.number] = {node.number: each.index}
@@ -351,14 +371,14 @@ def number(flow: Flow, found: Sequence[Branch]) -> None:
         carried: dict[int, float] = {}
         for operand, label in node.operands:
             if label in STREAMING and operand.inexact:
-                for at, depth in depths.get(operand.number, {}).items():
-                    carried[at] = max(depth, carried.get(at, 0))
+                for index, depth in depths.get(operand.number, {}).items():
+                    carried[index] = max(depth, carried.get(index, 0))
         leaves = flow.exits.get(node.number)
         if leaves is not None and leaves.steps > 2:
-            first = {by_sum[at].sum.place: depth for at, depth in depths.get(leaves.first.number, {}).items()}
-            for at, depth in carried.items():
-                added = depth - first.get(by_sum[at].sum.place, depth)
-                carried[at] = depth + (leaves.steps - 2) * added if added else depth
+            first = {by_sum[index].sum.place: depth for index, depth in depths.get(leaves.first.number, {}).items()}
+            for index, depth in carried.items():
+                added = depth - first.get(by_sum[index].sum.place, depth)
+                carried[index] = depth + (leaves.steps - 2) * added if added else depth
         if carried:
             depths[node.number] = carried
     _name_streams(found)
@@ -395,9 +415,9 @@ def indices(flow: Flow, found: Sequence[Branch]) -> Mapping[Place, tuple[float, 
         base = copies[start].index
         loops = flow.loops[copies[start].sum.number]
         strides = []
-        for at, loop in enumerate(loops):
-            later = copies.get((*start[:at], 1, *start[at + 1 :]))
-            apart = later.index - base if later is not None and start[at] == 0 else 0
+        for index, loop in enumerate(loops):
+            later = copies.get((*start[:index], 1, *start[index + 1 :]))
+            apart = later.index - base if later is not None and start[index] == 0 else 0
             strides.append((apart, loop.steps if apart else 1))
         numbered[place] = (base, strides)
     return numbered

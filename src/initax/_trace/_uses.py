@@ -1,4 +1,4 @@
-"""Uses: each place at which a parameter meets the signal, and what each of its axes does there."""
+"""Uses: the equations in which a parameter meets the signal, and what each of its axes does there."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from initax._trace._factors import FOREIGN, Factor
 from initax._trace._indices import Constant, Numbers
-from initax._trace._views import FOREIGN, Factor, Stop, View
+from initax._trace._views import Stop, View
 
 Place = tuple[int, ...]
 """Where an equation stands: its number in each jaxpr on the way to it. A branch of a `cond` has a number of its own."""
@@ -19,9 +20,9 @@ Part = Literal["in", "out", "batch", "field", "along"]
 """What a factor does in a use; `along` is an axis that a scale shares with the signal, entry by entry."""
 What = Literal["weight", "conv", "transposed", "scale", "bias", "embedding", "other"]
 CONSTANT_FIRST = "it is contracted with a constant first, and then multiplied with the signal"
-"""Why a use says nothing: a recurrence that starts with zeros has one, and other uses that do say something."""
+"""Why a use is left out where others are read: a recurrence that starts with zeros has such a use."""
 CONTRACTIONS: tuple[What, ...] = ("weight", "conv", "transposed")
-"""Uses of a weight, in which outputs come out of the signal."""
+"""Uses that make outputs from the signal."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class Outputs:
     added_to: set[int] = field(default_factory=set)
 
     def gates(self) -> tuple[Factor, ...]:
-        """Return the factors all of whose entries go different ways."""
+        """Return the factors of which every entry is used on its own, such as gates."""
         if self.uneven:
             return ()
         taken: dict[Factor, set[int]] = {}
@@ -76,7 +77,7 @@ class Use:
     Attributes:
         param: the number of the parameter.
         what: what it is to the signal.
-        where: the line of the forward pass.
+        line: the line of the forward pass.
         parts: what each factor does.
         inside: the factors that its equation sums over; sums of its outputs may follow.
         strides: by how much a convolution's strides divide the effective fan_in and fan_out.
@@ -96,7 +97,7 @@ class Use:
 
     param: int
     what: What
-    where: str = ""
+    line: str = ""
     parts: dict[Factor, Part] = field(default_factory=dict)
     inside: frozenset[Factor] = frozenset()
     strides: tuple[float, float] = (1, 1)
@@ -161,13 +162,13 @@ class Value:
 
     @property
     def numbers(self) -> Numbers | None:
-        """A constant of whole numbers, `None` where it is none or not known."""
+        """The numbers of a constant of integers; `None` where it is not one, or not known."""
         found = self.constant.number if self.constant is not None else None
         return found if found is not None and np.issubdtype(found.dtype, np.integer) else None
 
     @property
     def looked(self) -> bool:
-        """Whether it is a look-up in a parameter."""
+        """Whether it holds entries that are looked up in a parameter."""
         return any(view.looked or view.picked for view in self.weights)
 
 
@@ -175,11 +176,11 @@ class Follows(Protocol):
     """Follows units from equation to equation."""
 
     def after(
-        self, eqn: Any, values: Sequence[Value], results: Sequence[Value], uses: Uses, first: int, where: str
+        self, eqn: Any, values: Sequence[Value], results: Sequence[Value], uses: Uses, first: int, line: str
     ) -> list[Value]:
         """Return the results of an equation with what they hold of the units."""
 
-    def round_a_loop(self, values: Sequence[Value], where: str) -> None:
+    def round_a_loop(self, values: Sequence[Value], line: str) -> None:
         """Raise where values that a loop carries, and changes, hold units."""
 
 
@@ -232,13 +233,13 @@ class Uses:
             use.behind = behind
         behind |= {use.number for use in entered if use.view is not None and (use.view.fixed or use.view.slots)}
         if all(value.inputless for value in operands if value.data):
-            results = [replace(each, inputless=True) if each.data else each for each in results]
-        return [replace(each, behind=each.behind | behind) for each in results] if behind else list(results)
+            results = [replace(result, inputless=True) if result.data else result for result in results]
+        return [replace(result, behind=result.behind | behind) for result in results] if behind else list(results)
 
     def with_axes(self, views: tuple[View, ...]) -> tuple[View, ...]:
         """Note in the uses of some outputs along which axes they lie, and return the outputs."""
         for view in views:
-            axes = (at for at, axis in enumerate(view.axes) if any(factor.axis != FOREIGN for factor in axis))
+            axes = (index for index, axis in enumerate(view.axes) if any(factor.axis != FOREIGN for factor in axis))
             self.found[view.use].outputs.axes = tuple(axes)
         return views
 
@@ -262,14 +263,14 @@ class Uses:
 
 
 def assign(parts: dict[Factor, Part], factors: Iterable[Factor], part: Part) -> None:
-    """Say what some factors do; factors of no parameter are passed over."""
+    """Set what some factors do; those of no parameter are left out."""
     for factor in factors:
         if factor.axis >= 0:
             parts[factor] = part
 
 
 def resolve_links(views: tuple[View, ...], parts: list[dict[Factor, Part]]) -> None:
-    """Carry the signal through contractions of parameters with each other: what one puts out, the next takes in.
+    """Follow the signal through contractions of parameters with each other: outputs of one are inputs of the next.
 
     Of two parameters contracted first, the one that meets the signal is upstream. A link with the signal on both
     sides, or on none, stays open.

@@ -341,22 +341,22 @@ class _Folding:
         for place, product in new.found.items():
             before = alike.get(self._sides(product, place, of_base=False))
             if before is None:
-                raise ModelError("mup: the forward passes of the base and the model differ.", product.where)
+                raise ModelError("mup: the forward passes of the base and the model differ.", product.line)
             growth = product.size / before.size
             if growth == 1:
                 continue
             if product.factor is None or before.factor is None:
-                raise self._unknown(product.where, growth, "what the forward pass multiplies it with")
+                raise self._unknown(product.line, growth, "what the forward pass multiplies it with")
             factor = before.factor / (growth * product.factor)
             if abs(factor - 1) > CLOSE:
-                self._fold(self._side(product.sides, place, new, growth, product.where), factor, "attention: 1/d")
+                self._fold(self._side(product.sides, place, new, growth, product.line), factor, "attention: 1/d")
 
     def _sides(self, product: SignalProduct, place: Place, *, of_base: bool) -> Any:
         """What a product is known by in both models: where it stands, or, where depths may differ, what makes it."""
         if not any(pair.deepens for pair, _ in self.grown.values()):
             return place
         paths = self.of_base if of_base else self.paths
-        return product.where, tuple(frozenset(_glob(paths[each]) for each in side) for side in product.sides)
+        return product.line, tuple(frozenset(_glob(paths[each]) for each in side) for side in product.sides)
 
     def deepened(self, exponent: float) -> dict[str, float]:
         """Let what ends a residual branch take over its factor, and return what learning rates are multiplied with.
