@@ -335,7 +335,7 @@ class _Folding:
         if not any(pair.deepens for pair, _ in self.grown.values()):
             return place
         paths = self.of_base if of_base else self.paths
-        return product.where, tuple(frozenset(_glob(paths[each]) for each in side) for side in product.sides)
+        return product.line, tuple(frozenset(_glob(paths[each]) for each in side) for side in product.sides)
 
     def deepened(self, exponent: float) -> dict[str, float]:
         """Let what ends a residual branch take over its factor, and return what learning rates are multiplied with.
