@@ -79,7 +79,7 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus
         return ()  # a regularizer added to a loss, a statistic of the weights
     before = (*signal.outputs, *signal.products)
     covered = all(any(_marks(each, at) for each in before) for at in own)
-    # Of the weights before it, the nearest are those that reach along every axis of the bias, its only entry's otherwise.
+    # Of the weights before it, the nearest are those that reach along every axis of the bias, or of its only entry.
     places = own or [at for at, axis in enumerate(view.axes) if axis and all(f.axis != FOREIGN for f in axis)]
     weights = tuple(
         output
