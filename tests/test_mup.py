@@ -645,6 +645,13 @@ ERRORS = {
     "attention without inputs": lambda: ix.mup(*two(lambda width: eqx.nn.MultiheadAttention(2, width, key=KEY))),
     "a tied head without inputs": lambda: ix.mup(*two(Tied)),
     "a tied head": lambda: ix.mup(*two(Tied), inputs=TOKENS),
+    "a table with two multipliers": lambda: ix.mup(
+        {"w": (4, 8)},
+        {"w": (4, 32)},
+        {"w": "input"},
+        inputs=X,
+        forward=lambda model, x: ((x @ model["w"] * model["w"].shape[1] ** 0.5).mean(), (x @ model["w"]).mean()),
+    ),
     "packed projections": lambda: ix.mup(*two(Packed), inputs=X),
     "sides behind a norm": lambda: ix.mup(
         {"w1": (4, 8), "w2": (4, 8)}, {"w1": (4, 32), "w2": (4, 32)}, inputs=X, forward=cosine
@@ -728,6 +735,12 @@ TEXTS = {
         '  let norm.weight, norm.bias take over the factor: rules={"embed.weight": "tied"}\n'
         '  or divide the outputs by 4 in the forward pass, and say so: rules={"embed.weight": "input"}\n'
         "  or untie them: a head of its own"
+    ),
+    "a table with two multipliers": (
+        "ModelError: mup: the forward pass multiplies w by numbers that go with the width, and not by one alone.\n"
+        "  in the base: 2.828, 1; in the model: 5.657, 1\n"
+        "  let each use of it have one multiplier, at every width the same; or say that nothing is to be done: "
+        'rules={"w": "fixed"}'
     ),
     "packed projections": (
         "ModelError: mup: a product of two signals is summed over 4 times as many entries.\n"

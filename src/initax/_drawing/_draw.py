@@ -2,8 +2,8 @@
 
 Rows are grouped by what has to be compiled: kernel, shape, type, sharding and constraint. Each group has one cached
 program; those that are new are compiled together, and each is then called once per row. A jit around the whole would
-compile for minutes; this compiles once per distinct row. Inside somebody else's jit a group becomes one `lax.map`
-instead, for the same reason.
+compile for minutes; this compiles once per distinct row, and on a CPU less than that: `_rows.py`. Inside somebody
+else's jit a group becomes one `lax.map` instead, for the same reason.
 """
 
 from __future__ import annotations

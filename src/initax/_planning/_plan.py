@@ -108,7 +108,8 @@ class Plan:
 
         Each is a function of one key's data and a few numbers. `compile()` one to see what it costs:
         `memory_analysis()` gives bytes per device, `as_text()` the program and its collectives, of which an
-        element-wise draw has none. Many small equal arrays are drawn several at a time by a program that is not here.
+        element-wise draw has none. On a CPU arrays of up to four million entries are drawn entry by entry with other
+        arrays, by a program that is not here.
 
         Examples:
             >>> import equinox as eqx, jax, initax as ix

@@ -34,12 +34,12 @@ def cotangents(eqn: Any, results: list[Value], uses: Uses, line: str) -> list[Va
         uses: where uses are entered.
         line: its line.
     """
-    found = []
+    signals = []
     for result, var in zip(results, eqn.outvars, strict=True):
         is_met = any(view.fed_by_constant for view in result.weights)
         value = settle(result, uses, line) if is_met else result
         is_first = not value.weights and jnp.issubdtype(getattr(var.aval, "dtype", bool), jnp.inexact)
-        found.append(
+        signals.append(
             Value(shape=value.shape, data=value.data or is_first, weights=value.weights, constant=value.constant)
         )
-    return found
+    return signals

@@ -166,7 +166,7 @@ def _judged(
         )
     if view.times:
         full = [_is_full(part) for part in parts]
-        others = [full[at] for at, each in enumerate(views) if each.param in view.times]
+        others = [full[index] for index, each in enumerate(views) if each.param in view.times]
         if full[place] and not any(others):
             return "weight", None
         if not full[place] and any(others):
@@ -187,15 +187,15 @@ def _judged(
 
 def _repeated(view: View, own: dict[Factor, Part], roles: Sequence[Part]) -> str:
     """Return why the fans of repeated entries are not defined; empty where no entries are repeated."""
-    alone = [at for at, axis in enumerate(view.axes) if all(f.axis == FOREIGN for f in axis) and size(axis) > 1]
+    alone = [index for index, axis in enumerate(view.axes) if all(f.axis == FOREIGN for f in axis) and size(axis) > 1]
     if any(
         (f.axis == FOREIGN and f.size > 1) or (isinstance(f, Slot) and f.repeats)
-        for at, r in enumerate(roles)
+        for index, r in enumerate(roles)
         if r in ("in", "field")
-        for f in view.axes[at]
+        for f in view.axes[index]
     ):
         return "it is repeated along what is summed over"
-    if "out" not in own.values() and any(roles[at] == "out" for at in alone):
+    if "out" not in own.values() and any(roles[index] == "out" for index in alone):
         return "it is the same for every output"
     return ""
 
@@ -210,14 +210,16 @@ def _is_low_rank(place: int, views: tuple[View, ...], direct: list[bool]) -> boo
     `A @ B @ x` may be two factors of one weight, or learned queries times their own weight that meet keys. Another
     weight that is added to them says that it is the first.
     """
-    return any(at != place and direct[at] and not each.links and len(each.own) > 1 for at, each in enumerate(views))
+    return any(
+        index != place and direct[index] and not each.links and len(each.own) > 1 for index, each in enumerate(views)
+    )
 
 
 def _is_broadcast(place: int, views: tuple[View, ...]) -> bool:
     own = views[place]
-    for at in range(len(own.axes)):
-        if all(factor.axis == FOREIGN for factor in own.axes[at]) and any(
-            factor.axis != FOREIGN and factor.size > 1 for view in views for factor in view.axes[at]
+    for index in range(len(own.axes)):
+        if all(factor.axis == FOREIGN for factor in own.axes[index]) and any(
+            factor.axis != FOREIGN and factor.size > 1 for view in views for factor in view.axes[index]
         ):
             return True
     return False
@@ -304,19 +306,21 @@ def _whole_or_halted(view: View, summed: Sequence[int], line: str) -> View:
 
 
 def _stretched(signal: Value, places: Sequence[int | None], batch: int) -> frozenset[int]:
-    return frozenset(at for at, old in enumerate(places) if at >= batch and old is not None and old in signal.stretched)
+    return frozenset(
+        index for index, old in enumerate(places) if index >= batch and old is not None and old in signal.stretched
+    )
 
 
 def _moved(
     left: Value, right: Value, from_left: Sequence[int | None], from_right: Sequence[int | None]
 ) -> frozenset[int]:
-    found = set()
-    for at, (one, other) in enumerate(zip(from_left, from_right, strict=True)):
+    broadcast = set()
+    for index, (one, other) in enumerate(zip(from_left, from_right, strict=True)):
         flat = [side for side, old in ((left, one), (right, other)) if old is not None]
         olds = [old for old in (one, other) if old is not None]
         if all(old in side.stretched for side, old in zip(flat, olds, strict=True)):
-            found.add(at)
-    return frozenset(found)
+            broadcast.add(index)
+    return frozenset(broadcast)
 
 
 def _confirm_batch(

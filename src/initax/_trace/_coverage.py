@@ -69,18 +69,20 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
         shape: the stored shape of the array.
         uses: its uses.
     """
-    found: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     for axis, size in enumerate(shape):
         cut = [use for use in uses if _is_cut(use, axis) and _said(use, axis) & {"in", "field"}]
         if not cut or any(use.view is None or not all(link.plain for link in use.view.links) for use in uses):
             continue
-        found[axis] = ""
+        reasons[axis] = ""
         never = ~np.any([_of(use, axis, size) for use in uses], axis=0)
-        if never.any():
-            found[axis] = _left(never, f"its axis {axis}, over which it is summed,")
+        if any(_said(use, axis) - {"in", "field"} for use in cut):
+            reasons[axis] = f"parts of its axis {axis}, which is not only an input, are used one by one"
+        elif never.any():
+            reasons[axis] = _left(never, f"its axis {axis}, over which it is summed,")
         elif any((np.sum([_of(use, axis, size) for use in sum_], axis=0) != 1).any() for sum_ in sums(uses)):
-            found[axis] = "parts of it along an input axis are used one by one"
-    return found
+            reasons[axis] = "parts of it along an input axis are used one by one"
+    return reasons
 
 
 def shares(uses: Sequence[Use]) -> dict[int, float]:
@@ -99,14 +101,14 @@ def _share(use: Use) -> float:
     if use.view is None or use.view.links:
         return 1.0
     later = (f.size for f, part in use.parts.items() if part == "in" and f not in use.inside)
-    found = 1 / math.prod(later)
+    share = 1 / math.prod(later)
     for factor, _ in use.view.fixed:
         summed_over = use.parts.get(factor) != "in" and _said(use, factor.axis) & {"in", "field"}
-        found /= factor.size if summed_over else 1
+        share /= factor.size if summed_over else 1
     for slot in use.view.slots:
         if any(_said(use, factor.axis) & {"in", "field"} for factor in slot.factors):
-            found *= len(slot.known) / math.prod(factor.size for factor in slot.factors)
-    return found
+            share *= len(slot.known) / math.prod(factor.size for factor in slot.factors)
+    return share
 
 
 def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
@@ -116,11 +118,11 @@ def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
         shape: the stored shape of the array.
         uses: its uses.
     """
-    found = list(uses)
+    joined = list(uses)
     together = inputs(shape, uses)
     for axis, size in enumerate(shape):
         if axis in together:
-            found = [_as_one(use, Factor(axis, 1, size), "in") for use in found]
+            joined = [_as_one(use, Factor(axis, 1, size), "in") for use in joined]
             continue
         alike = set.intersection(*(_fixed(use, axis) for use in uses))
         if not any(_listed(use, axis) or _fixed(use, axis) != alike for use in uses):
@@ -131,8 +133,8 @@ def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
             continue  # one use sums over it, and another takes one entry of it
         # Outer parts of which all take one entry, as layers of a stack, stay what they are.
         if len(said) == 1 and inner * math.prod(factor.size for factor in alike) == size:
-            found = [_as_one(use, Factor(axis, 1, inner), next(iter(said))) for use in found]
-    return found
+            joined = [_as_one(use, Factor(axis, 1, inner), next(iter(said))) for use in joined]
+    return joined
 
 
 def uneven(shape: Sequence[int], uses: Sequence[Use]) -> list[int]:

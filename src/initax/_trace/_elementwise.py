@@ -74,11 +74,11 @@ MINUEND = "a signal is subtracted from it"
 
 
 def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus: str) -> tuple[View, ...]:
-    own = [at for at, axis in enumerate(view.axes) if any(f.axis != FOREIGN and f.size > 1 for f in axis)]
+    own = [index for index, axis in enumerate(view.axes) if any(f.axis != FOREIGN and f.size > 1 for f in axis)]
     if view.stop and len(params.stretched) == len(params.shape):
         return ()  # a regularizer added to a loss, a statistic of the weights
     before = (*signal.outputs, *signal.products)
-    covered = all(any(_marks(each, at) for each in before) for at in own)
+    covered = all(any(_marks(each, index) for each in before) for index in own)
     # Of the weights before it, the nearest are those that reach along every axis of the bias, or of its only entry.
     places = own or [at for at, axis in enumerate(view.axes) if axis and all(f.axis != FOREIGN for f in axis)]
     weights = tuple(
@@ -88,9 +88,9 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus
     )
     parts: dict[Factor, Part] = {}
     assign(parts, view.own, "out")
-    for at in own:
-        nearest = next((each for each in before if _marks(each, at) and not each.scaled), None)
-        _like_the_weight(parts, view, nearest, at, uses)
+    for index in own:
+        nearest = next((each for each in before if _marks(each, index) and not each.scaled), None)
+        _like_the_weight(parts, view, nearest, index, uses)
     assign(parts, view.batch, "batch")
     stop = view.stop
     if minus:
@@ -204,8 +204,8 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, li
     products = []
     for view in params.weights:
         parts: dict[Factor, Part] = {}
-        for at, axis in enumerate(view.axes):
-            assign(parts, view.opened(axis), "out" if at in signal.stretched else "along")
+        for index, axis in enumerate(view.axes):
+            assign(parts, view.opened(axis), "out" if index in signal.stretched else "along")
         assign(parts, view.batch, "batch")
         stop = view.stop
         if view.shifted:
@@ -250,9 +250,9 @@ def _vary(products: Sequence[View], other: Value, uses: Uses) -> None:
     """Note the axes of scales along which the signal varies, after it is multiplied with another signal."""
     for view in products:
         use = uses.found[view.use]
-        for at, axis in enumerate(view.axes):
+        for index, axis in enumerate(view.axes):
             for factor in view.opened(axis):
-                if at not in other.stretched and use.product and use.parts.get(factor) == "out":
+                if index not in other.stretched and use.product and use.parts.get(factor) == "out":
                     use.parts[factor] = "along"
 
 

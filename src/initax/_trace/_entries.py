@@ -51,7 +51,9 @@ def covers(view: View, shape: Sequence[int], axes: Sequence[int]) -> bool:
 def marked(view: View) -> tuple[int, ...]:
     """Return the axes of a signal along which it holds different units, or something beside them."""
     return tuple(
-        at for at, axis in enumerate(view.axes) if any(factor.axis != FOREIGN and factor.size > 1 for factor in axis)
+        index
+        for index, axis in enumerate(view.axes)
+        if any(factor.axis != FOREIGN and factor.size > 1 for factor in axis)
     )
 
 
@@ -70,7 +72,7 @@ def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: S
     )
     missing = np.zeros([1] * len(along), bool)
     for place, axis in enumerate(along):
-        lengthwise = [-1 if at == place else 1 for at in range(len(along))]
+        lengthwise = [-1 if index == place else 1 for index in range(len(along))]
         for factor, digit in _digits(np.arange(math.prod(each.size for each in view.axes[axis])), view.axes[axis]):
             inside = [(factor, digit)]
             if isinstance(factor, Slot):

@@ -212,17 +212,17 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     window = dict(zip(kept, numbers.update_window_dims, strict=True))
     if len(rows) == 1:
         places = [window.get(axis) for axis in range(len(under.shape))]
-        block = layout.rearrange(over, places, [1 if at is None else over.shape[at] for at in places])
+        block = layout.rearrange(over, places, [1 if index is None else over.shape[index] for index in places])
         starts = [int(rows[0][axes.index(axis)]) if axis in axes else 0 for axis in range(len(under.shape))]
         fits = all(
             0 <= start <= total - size for start, total, size in zip(starts, under.shape, block.shape, strict=True)
         )
         return layout.write(under, block, starts, uses, line, adds) if fits else None
-    around = [at for at in range(len(over.shape)) if at not in numbers.update_window_dims]
+    around = [index for index in range(len(over.shape)) if index not in numbers.update_window_dims]
     if len(axes) != 1 or axes != gone or len(around) != 1:
         return None
     places = [around[0] if axis in axes else window[axis] for axis in range(len(under.shape))]
-    shape = [over.shape[at] for at in places if at is not None]
+    shape = [over.shape[index] for index in places if index is not None]
     if any(shape[axis] != under.shape[axis] for axis in kept):
         return None
     block = layout.rearrange(over, places, shape)
@@ -282,7 +282,7 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
                 replace(
                     view,
                     axes=_without(view.axes, axes),
-                    links=(*view.links, Link(number, tuple(f for at in axes for f in view.axes[at]), plain=True)),
+                    links=(*view.links, Link(number, tuple(f for index in axes for f in view.axes[index]), plain=True)),
                 )
                 for view in value.weights
             )
@@ -291,22 +291,22 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
         views = (replace(view, axes=_without(view.axes, axes), links=()) for view in value.weights)
         smaller = replace(value, shape=shape, weights=tuple(views))
         return elementwise.nonlinear("a sum over its axes", [smaller], shape, uses, line)
-    rest = [at for at in range(len(value.shape)) if at not in axes]
+    rest = [index for index in range(len(value.shape)) if index not in axes]
     outputs = [
         *(summed_product(view, axes, rest, uses, line) for view in value.products),
         *(summed(view, axes, rest, uses, line) for view in value.outputs),
     ]
     found = tuple(filter(None, outputs))
-    flat = frozenset(at for at, old in enumerate(rest) if old in value.stretched)
+    flat = frozenset(index for index, old in enumerate(rest) if old in value.stretched)
     return Value(shape=shape, data=value.data, outputs=found, stretched=flat)
 
 
 def _is_plain_sum(view: View, axes: Sequence[int]) -> bool:
     """Return whether a sum adds up all entries of stored axes, each once."""
-    gone = [factor for at in axes for factor in view.axes[at] if factor.size > 1]
+    gone = [factor for index in axes for factor in view.axes[index] if factor.size > 1]
     whole = all(factor.axis >= 0 for factor in gone)
     return whole and not (view.links or view.stop or view.running or view.looked or view.picked)
 
 
 def _without(every: Sequence[Any], gone: Sequence[int]) -> tuple[Any, ...]:
-    return tuple(each for at, each in enumerate(every) if at not in gone)
+    return tuple(each for index, each in enumerate(every) if index not in gone)

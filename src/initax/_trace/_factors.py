@@ -160,7 +160,7 @@ def blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list
     while left < len(old) or right < len(new):
         one, other = [left] if left < len(old) else [], [right] if right < len(new) else []
         left, right = left + len(one), right + len(other)
-        while (a := math.prod(old[at] for at in one)) != (b := math.prod(new[at] for at in other)):
+        while (a := math.prod(old[index] for index in one)) != (b := math.prod(new[index] for index in other)):
             if a < b:
                 one.append(left)
                 left += 1

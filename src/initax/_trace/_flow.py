@@ -32,8 +32,8 @@ def flow_of(closed: Any, arrays: int) -> Flow:
     """
     walk = _Flowing()
     operands = [
-        walk.new((), (), var.aval, plain=at < arrays, params=frozenset({at} if at < arrays else ()))
-        for at, var in enumerate(closed.jaxpr.invars)
+        walk.new((), (), var.aval, plain=index < arrays, params=frozenset({index} if index < arrays else ()))
+        for index, var in enumerate(closed.jaxpr.invars)
     ]
     walk.call(closed, operands, ())
     return walk.flow

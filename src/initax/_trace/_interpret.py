@@ -358,7 +358,7 @@ def _row(value: Value) -> Value:
         data=value.data,
         weights=tuple(map(move, value.weights)),
         outputs=outputs,
-        stretched=frozenset(at - 1 for at in value.stretched if at),
+        stretched=frozenset(index - 1 for index in value.stretched if index),
         units=tuple(replace(view, axes=view.axes[1:]) for view in value.units if 0 not in marked(view)),
         mixed=Stop("a loop takes them one by one") if any(0 in marked(view) for view in value.units) else value.mixed,
     )

@@ -51,13 +51,13 @@ def reshape(value: Value, shape: Sequence[int], line: str) -> Value:
 
 def _kept_axes(value: Value, shape: Sequence[int]) -> list[int]:
     """Return the axes of the new shape that are broadcast axes of the old one."""
-    before = {(math.prod(value.shape[:at]), value.shape[at]) for at in value.stretched}
-    return [at for at in range(len(shape)) if (math.prod(shape[:at]), shape[at]) in before]
+    before = {(math.prod(value.shape[:index]), value.shape[index]) for index in value.stretched}
+    return [index for index in range(len(shape)) if (math.prod(shape[:index]), shape[index]) in before]
 
 
 def rearrange(value: Value, places: Sequence[int | None], shape: Sequence[int]) -> Value:
     """Follow a transpose, a squeeze, or new axes: for each new axis the old one, `None` where it is broadcast."""
-    flat = frozenset(at for at, old in enumerate(places) if old is None or old in value.stretched)
+    flat = frozenset(index for index, old in enumerate(places) if old is None or old in value.stretched)
     return _each(value, shape, lambda view: placed(view, places, shape), Stop(""), flat)
 
 
@@ -227,8 +227,8 @@ def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, line: str) -
     for own, axis in zip(numbers.offset_dims, rest, strict=True):
         places[own] = None if axis in single else len(around) + others.index(axis)
     new = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
-    for at, axis in enumerate(new):
-        places[axis] = at
+    for index, axis in enumerate(new):
+        places[axis] = index
     return rearrange(moved, places, shape)
 
 
@@ -285,7 +285,7 @@ def _numbered(value: Value, indices: Value, eqn: Any) -> dict[int, int]:
         if known is None or axis not in numbers.collapsed_slice_dims or sizes[axis] == value.shape[axis]:
             continue
         for which, size in enumerate(known.shape[:-1]):
-            each = np.arange(size).reshape([-1 if at == which else 1 for at in range(known.ndim)])
+            each = np.arange(size).reshape([-1 if index == which else 1 for index in range(known.ndim)])
             if size == value.shape[axis] and which not in found.values() and bool((known == each).all()):
                 found[axis] = which
                 break
@@ -415,7 +415,7 @@ def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, l
     apart, offset = [], 0
     for value in values:
         behind = shape[axis] - offset - value.shape[axis]
-        config = [(offset, behind, 0) if at == axis else (0, 0, 0) for at in range(len(shape))]
+        config = [(offset, behind, 0) if index == axis else (0, 0, 0) for index in range(len(shape))]
         apart.append(pad(value, config, uses, line))
         offset += value.shape[axis]
     return _beside(apart, axis, shape, uses)
@@ -425,10 +425,10 @@ def _beside(values: Sequence[Value], axis: int | None, shape: Sequence[int], use
     """Return the sum of values that have entries in different places; parts of one parameter become one again."""
     views: list[View] = []
     for view in (view for value in values for view in value.weights):
-        for at, other in enumerate(views):
+        for index, other in enumerate(views):
             both = None if axis is None or other.param != view.param else merged(other, view, axis)
             if both is not None:
-                views[at] = both
+                views[index] = both
                 break
         else:
             views.append(view)
@@ -438,8 +438,8 @@ def _beside(values: Sequence[Value], axis: int | None, shape: Sequence[int], use
 def together(values: Sequence[Value], uses: Uses) -> None:
     """Note that parts of one output axis came together again."""
     seen: dict[tuple[int, Factor], int] = {}
-    for at, value in enumerate(values):
+    for index, value in enumerate(values):
         for view in value.outputs:
             for factor, _ in view.fixed:
-                if seen.setdefault((view.use, factor), at) != at:
+                if seen.setdefault((view.use, factor), index) != index:
                     uses.found[view.use].outputs.rejoined.add(factor)

@@ -25,8 +25,8 @@ def cast(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value:
     dtype = eqn.params["new_dtype"]
     if jnp.issubdtype(dtype, jnp.inexact):
         return values[0]
-    found = rounded(eqn, values, uses, line)
-    return found or nonlinear(f"a cast to {np.dtype(dtype).name}", values, values[0].shape, uses, line)
+    kept = rounded(eqn, values, uses, line)
+    return kept or nonlinear(f"a cast to {np.dtype(dtype).name}", values, values[0].shape, uses, line)
 
 
 def rounded(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value | None:

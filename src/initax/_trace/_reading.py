@@ -279,8 +279,8 @@ def _written(
             named = []  # there to be broadcast
         merged = len(named) > 1
         axes.append([("group" if name == "stack" and merged else name, entries) for name, entries in named])
-    fields = [at for at, axis in enumerate(axes) if any(name == "..." for name, _ in axis)]
-    if any(len(axes[at]) > 1 for at in fields) or (fields and fields != list(range(fields[0], fields[-1] + 1))):
+    fields = [index for index, axis in enumerate(axes) if any(name == "..." for name, _ in axis)]
+    if any(len(axes[index]) > 1 for index in fields) or (fields and fields != list(range(fields[0], fields[-1] + 1))):
         return "the axes of its receptive field do not stand together"
     counts: dict[str, int] = {}
     for each in axes:
@@ -293,10 +293,10 @@ def _written(
         names = []
         for name, entries in each:
             seen[name] = seen.get(name, 0) + 1
-            own_name = _named(name, counts[name], seen[name])
+            numbered = _named(name, counts[name], seen[name])
             if len(each) > 1:
-                sizes[own_name] = entries
-            names.append(own_name)
+                sizes[numbered] = entries
+            names.append(numbered)
         if names == ["..."] and written[-1:] == ["..."]:
             continue
         written.append(names[0] if len(names) == 1 else f"({' '.join(names)})" if names else "1")

@@ -160,11 +160,11 @@ class Lengths(Interpreter[Known]):
     def of(self, closed: Any, arrays: int, constants: int) -> dict[int, float | None]:
         """Return parameter → second moment of the signal that reaches it, `None` where that is not known."""
         operands: list[Known] = []
-        for at, var in enumerate(closed.jaxpr.invars):
-            if at < arrays:
-                law = self.laws.get(at)
-                operands.append(Weight(at) if law is None or law.inputs is not None else self.entry(at))
-            elif at < arrays + constants or not jnp.issubdtype(var.aval.dtype, np.floating):
+        for index, var in enumerate(closed.jaxpr.invars):
+            if index < arrays:
+                law = self.laws.get(index)
+                operands.append(Weight(index) if law is None or law.inputs is not None else self.entry(index))
+            elif index < arrays + constants or not jnp.issubdtype(var.aval.dtype, np.floating):
                 operands.append(None)
             else:
                 operands.append(self.normal(0.0, 1.0 if self.nudged is None else 1 + NUDGE))

@@ -106,8 +106,8 @@ def signal_products(traced: Traced) -> SignalProducts:
     """
     arrays, every = len(traced.paths), len(traced.closed.jaxpr.invars)
     operands = [
-        Origin(parameters=frozenset({at})) if at < arrays else Origin(data=at >= arrays + traced.constants)
-        for at in range(every)
+        Origin(parameters=frozenset({index})) if index < arrays else Origin(data=index >= arrays + traced.constants)
+        for index in range(every)
     ]
     walk = _Walk()
     for result in walk.call(traced.closed, operands, ()):

@@ -81,26 +81,26 @@ def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
         return list(uses)
     fixed = {use.number: dict(use.view.fixed) if use.view is not None else {} for use in uses}
     shared = set.intersection(*(set(each) for each in fixed.values()))
-    made: set[Factor] = set()
+    inputs: set[Factor] = set()
     for factor in shared:
         if factor.size == 1 or any(use.parts.get(factor) != "batch" for use in uses):
             continue
         for group in groups:
             digits: dict[object, list[int]] = {}
             for use in group:
-                own = fixed[use.number]
-                key = tuple(sorted((each, digit) for each, digit in own.items() if each != factor))
-                digits.setdefault(key, []).append(own[factor])
+                digit_of = fixed[use.number]
+                key = tuple(sorted((each, digit) for each, digit in digit_of.items() if each != factor))
+                digits.setdefault(key, []).append(digit_of[factor])
             if all(sorted(each) == list(range(factor.size)) for each in digits.values()):
-                made.add(factor)
+                inputs.add(factor)
             elif any(len(set(each)) > 1 for each in digits.values()):
                 return "outputs of some of its entries are added up, of others they are not"
-    if made and len(groups) < len(sums(uses)):
+    if inputs and len(groups) < len(sums(uses)):
         return "outputs of some of its entries are added up, of others they are not"
-    if not made:
+    if not inputs:
         spread = any(len({tuple(sorted(fixed[use.number].items())) for use in group}) > 1 for group in groups)
         return "outputs of different entries of it are added up" if spread and not _is_cut_inside(uses) else list(uses)
-    return [_with_inputs(use, made) for use in uses]
+    return [_with_inputs(use, inputs) for use in uses]
 
 
 def _is_cut_inside(uses: Sequence[Use]) -> bool:
@@ -109,8 +109,8 @@ def _is_cut_inside(uses: Sequence[Use]) -> bool:
     return any(factor.axis in inputs for use in uses if use.view is not None for factor, _ in use.view.fixed)
 
 
-def _with_inputs(use: Use, made: set[Factor]) -> Use:
-    parts: dict[Factor, Part] = {factor: "in" if factor in made else part for factor, part in use.parts.items()}
+def _with_inputs(use: Use, inputs: set[Factor]) -> Use:
+    parts: dict[Factor, Part] = {factor: "in" if factor in inputs else part for factor, part in use.parts.items()}
     return replace(use, parts=parts)
 
 
@@ -133,11 +133,13 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, lin
         use.stop = use.stop or Stop(SCALE_SUMMED, line)
         return None
     if use.is_of_a_constant:
-        return replace(view, axes=tuple(view.axes[at] for at in rest), scaled=True)
+        return replace(view, axes=tuple(view.axes[index] for index in rest), scaled=True)
     if view.scaled or use.what not in CONTRACTIONS:
         return None
     if not gone:
-        return replace(view, axes=tuple(view.axes[at] for at in rest))  # a sum over axes of the signal, tokens say
+        return replace(
+            view, axes=tuple(view.axes[index] for index in rest)
+        )  # a sum over axes of the signal, tokens say
     kinds = {use.parts.get(factor) for factor in gone}
     if "batch" not in kinds:
         return None
@@ -146,7 +148,7 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, lin
         return None
     for factor in gone:
         use.parts[factor] = "in"
-    return replace(view, axes=tuple(view.axes[at] for at in rest))
+    return replace(view, axes=tuple(view.axes[index] for index in rest))
 
 
 def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:

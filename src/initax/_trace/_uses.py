@@ -239,7 +239,7 @@ class Uses:
     def with_axes(self, views: tuple[View, ...]) -> tuple[View, ...]:
         """Note in the uses of some outputs along which axes they lie, and return the outputs."""
         for view in views:
-            axes = (at for at, axis in enumerate(view.axes) if any(factor.axis != FOREIGN for factor in axis))
+            axes = (index for index, axis in enumerate(view.axes) if any(factor.axis != FOREIGN for factor in axis))
             self.found[view.use].outputs.axes = tuple(axes)
         return views
 

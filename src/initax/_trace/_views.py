@@ -179,8 +179,8 @@ def reshaped(view: View, shape: Sequence[int]) -> View | None:
     axes: list[tuple[Factor, ...]] = []
     fixed: tuple[tuple[Factor, int], ...] = ()
     for old, new in blocks([length(axis) for axis in view.axes], shape):
-        factors = [factor for at in old for factor in view.axes[at]]
-        sizes = [shape[at] for at in new]
+        factors = [factor for index in old for factor in view.axes[index]]
+        sizes = [shape[index] for index in new]
         found = regroup(factors, sizes)
         if found is None:
             split = divided(factors, sizes)
@@ -216,12 +216,12 @@ def picked(view: View, axis: int, index: Index) -> View | None:
     """
     factors, before = flat(view.axes[axis])
     if all(factor.axis == FOREIGN for factor in view.axes[axis]) and (index >= 0).all():
-        found: tuple[tuple[Factor, ...], tuple[tuple[Factor, int], ...]] | None = (foreign(len(index)), ())
+        entries: tuple[tuple[Factor, ...], tuple[tuple[Factor, int], ...]] | None = (foreign(len(index)), ())
     else:
-        found = normal(factors, np.where(index < 0, -1, before[index]))
-    if found is None:
+        entries = normal(factors, np.where(index < 0, -1, before[index]))
+    if entries is None:
         return None
-    return _with_fixed(replace(view, axes=(*view.axes[:axis], found[0], *view.axes[axis + 1 :])), found[1])
+    return _with_fixed(replace(view, axes=(*view.axes[:axis], entries[0], *view.axes[axis + 1 :])), entries[1])
 
 
 def in_slot(view: View, axis: int, offset: int, total: int) -> View:
@@ -238,10 +238,10 @@ def part(view: View, axis: int, start: int, size: int, stride: int) -> View | No
     """Return the view of a slice of the value, or `None` where the slice is not one of equal parts of the axis."""
     if any(isinstance(factor, Slot) for factor in view.axes[axis]):
         return None
-    found = equal_part(view.axes[axis], start, size, stride, length(view.axes[axis]))
-    if found is None:
+    entries = equal_part(view.axes[axis], start, size, stride, length(view.axes[axis]))
+    if entries is None:
         return None
-    return _with_fixed(replace(view, axes=(*view.axes[:axis], found[0], *view.axes[axis + 1 :])), found[1])
+    return _with_fixed(replace(view, axes=(*view.axes[:axis], entries[0], *view.axes[axis + 1 :])), entries[1])
 
 
 def merged(one: View, other: View, axis: int) -> View | None:

@@ -158,6 +158,10 @@ def _is_depth(depth: Any, steps: Optimizer, after: Survey) -> bool:
     return True
 
 
+def _listed(factors: Sequence[float | None]) -> str:
+    return listing(dict.fromkeys("?" if each is None else f"{each:.4g}" for each in factors), 4)
+
+
 def _glob(path: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in path.split("."))
 
@@ -307,12 +311,21 @@ class _Folding:
         at_base = {path: param for param, path in enumerate(self.of_base)}
         for param, factors in new.factors.items():
             own = at_base[self.grown[self.paths[param]][0].base.path]
-            known = {each for each in factors if each is not None}
-            before = {each for each in old.factors.get(own, []) if each is not None}
-            if len(known) == len(before) == 1 and None not in factors:
-                ratio = known.pop() / before.pop()
-                if abs(ratio - 1) > CLOSE and self.words[self.paths[param]] != "fixed":
-                    self._fold([self.paths[param]], 1 / ratio, f"the forward pass multiplies it by {ratio:.4g}")
+            path, before = self.paths[param], old.factors.get(own, [])
+            if self.words[path] == "fixed" or set(factors) == set(before):
+                continue
+            # Blocks that the base does not have meet a shared array once more.
+            pairs = zip(before, factors, strict=True) if len(before) == len(factors) else ()
+            ratios = [1.0 if old == new else new / old for old, new in pairs if old and new]
+            if not ratios or max(ratios) - min(ratios) > CLOSE:
+                raise ModelError(
+                    f"mup: the forward pass multiplies {path} by numbers that go with the width, and not by one alone.",
+                    f"in the base: {_listed(before)}; in the model: {_listed(factors)}",
+                    "let each use of it have one multiplier, at every width the same; "
+                    f'or say that nothing is to be done: rules={{"{path}": "fixed"}}',
+                )
+            if abs(ratios[0] - 1) > CLOSE:
+                self._fold([path], 1 / ratios[0], f"the forward pass multiplies it by {ratios[0]:.4g}")
 
     def _products(self, old: SignalProducts, new: SignalProducts) -> None:
         """Let sums over products of signals be divided by what they sum over."""
@@ -335,7 +348,7 @@ class _Folding:
         if not any(pair.deepens for pair, _ in self.grown.values()):
             return place
         paths = self.of_base if of_base else self.paths
-        return product.where, tuple(frozenset(_glob(paths[each]) for each in side) for side in product.sides)
+        return product.line, tuple(frozenset(_glob(paths[each]) for each in side) for side in product.sides)
 
     def deepened(self, exponent: float) -> dict[str, float]:
         """Let what ends a residual branch take over its factor, and return what learning rates are multiplied with.
