@@ -234,6 +234,6 @@ def test_the_model_is_drawn_and_runs(make):
     assert plan.draws
     leaves, structure = jax.tree.flatten(inputs)
     concrete = jax.tree.unflatten(structure, [some(leaf, place) for place, leaf in enumerate(leaves)])
-    floats = [leaf for leaf in jax.tree.leaves(call(new, *concrete)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    assert floats
-    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in floats)
+    results = jax.tree.leaves(call(new, *concrete))
+    assert results
+    assert all(bool(jnp.all(jnp.isfinite(each))) for each in results if jnp.issubdtype(each.dtype, jnp.inexact))
