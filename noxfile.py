@@ -1,6 +1,7 @@
 """What one does twice, `nox -s` and a name.
 
-`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `peers`, `mup`, `fuzz`.
+`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `peers`, `mup` and
+`fuzz`.
 """
 
 import os
@@ -78,7 +79,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types strictly."""
+    """Check types: strictly in the package, and in the tests that what they name is there."""
     session.install(".", *group("types"))
     session.run("mypy")
 

@@ -1,7 +1,7 @@
-"""Run the benchmarks: `python -m benchmarks [--case CASE] [--repeats N] [--quick] [--keep FILE] [--write]`.
+"""Run the benchmarks: `python -m benchmarks [--only CASE,…] [--methods M,…] [--repeats N] [--quick] [--keep FILE]`.
 
-All of it takes an hour on two cores. With `--keep` each case is kept in a file as soon as it is measured, and a later
-run with the same file goes on from there; the rounds of a case are always of one run.
+All of it takes an hour on two cores; `--write` writes the page. With `--keep` each case is kept in a file as soon as it
+is measured, and a later run with the same file goes on from there; the rounds of a case are always of one run.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks._layers import shapes_of
 from benchmarks._methods import METHODS
-from benchmarks._models import CASES
+from benchmarks._models import CALLS, CASES
 from benchmarks._record import Measurement, Task
 from benchmarks._report import LEAN_FROM, Results, Round, page, show
 
@@ -39,13 +40,12 @@ LEAN_CALLS = 3
 def main() -> None:
     """Measure every method on every case asked for; print the tables and, if asked, write the page."""
     arguments = _arguments()
-    cases = list(CASES) if arguments.case == "all" else [arguments.case]
+    cases = arguments.only
     repeats = arguments.repeats or (1 if arguments.quick else 5)
-    calls = 3 if arguments.quick else 7
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     rounds: dict[str, list[Round]] = _kept(arguments.keep) if arguments.keep else {}
     with Progress(console=console, transient=True) as progress:
-        there = [name for name, method in METHODS.items() if method.is_there]
+        there = [name for name, method in METHODS.items() if method.is_there and name in arguments.methods]
         bar = progress.add_task("", total=len(cases) * repeats * len(there))
 
         def run(case: str, method: str, before: Measurement | None) -> Measurement | None:
@@ -56,7 +56,7 @@ def main() -> None:
                     method=method,
                     quick=arguments.quick,
                     limit=arguments.limit,
-                    calls=min(calls, CASES[case].calls),
+                    calls=3 if arguments.quick else CASES[case].calls,
                 ),
                 before,
             )
@@ -80,7 +80,7 @@ def main() -> None:
             if arguments.keep:
                 _keep(arguments.keep, rounds)
     rounds = {case: rounds[case] for case in cases}
-    results = Results(rounds=rounds, limit=arguments.limit, calls=calls, quick=arguments.quick)
+    results = Results(rounds=rounds, limit=arguments.limit, calls=CALLS, quick=arguments.quick)
     show(results, console)
     if arguments.write:
         PAGE.parent.mkdir(exist_ok=True)
@@ -90,16 +90,29 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Initax against its peers.")
-    parser.add_argument("--case", choices=[*CASES, "all"], default="all")
+    parser.add_argument("--only", type=_some(CASES), default=[*CASES], metavar="CASE,…", help=", ".join(CASES))
+    parser.add_argument("--methods", type=_some(METHODS), default=[*METHODS], metavar="M,…", help=", ".join(METHODS))
     parser.add_argument("--repeats", type=_positive, help="processes per method and case (5, or 1 with --quick)")
     parser.add_argument("--limit", type=_positive, default=60, help="seconds a first call may take (60)")
     parser.add_argument("--quick", action="store_true", help="toy sizes, to see that everything runs")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep what is measured there, and go on from it")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     arguments = parser.parse_args()
-    if arguments.write and (arguments.quick or arguments.case != "all"):
-        parser.error("--write needs every case at full size: leave out --quick and --case")
+    if arguments.write and (arguments.quick or len(arguments.only) < len(CASES)):
+        parser.error("--write needs every case at full size: leave out --quick and --only")
     return arguments
+
+
+def _some(known: Mapping[str, Any]) -> Callable[[str], list[str]]:
+    """Return what reads some of these names, with commas between them."""
+
+    def read(text: str) -> list[str]:
+        unknown = [name for name in text.split(",") if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: none of {', '.join(known)}")
+        return [name for name in known if name in text.split(",")]
+
+    return read
 
 
 def _kept(path: Path) -> dict[str, list[Round]]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+CALLS = 7
+"""Later calls that are timed of most cases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,12 +19,12 @@ class Case:
     Attributes:
         text: one line that describes the full size.
         build: the model, at toy size or full size.
-        calls: most later calls that are timed.
+        calls: later calls that are timed.
     """
 
     text: str
     build: Callable[[bool], Any]
-    calls: int = 7
+    calls: int = CALLS
 
 
 def transformer(quick: bool, *, depth: int, width: int) -> Any:
@@ -93,6 +97,46 @@ def resnet(quick: bool) -> Any:
     return _filled(eqx.filter_eval_shape(layers))
 
 
+def lenet(quick: bool) -> Any:
+    """Return LeNet-5's convolutions and Linears, for images of 28 × 28, or at toy size narrower ones."""
+    import equinox as eqx
+    import jax
+
+    key = jax.random.key(0)
+    width = 1 if quick else 4
+
+    def layers() -> list[Any]:
+        convolutions = [eqx.nn.Conv2d(1, 6, 5, key=key), eqx.nn.Conv2d(6, 16, 5, key=key)]
+        sizes = [100 * width, 30 * width, 21 * width, 10]
+        return [*convolutions, *(eqx.nn.Linear(*pair, key=key) for pair in itertools.pairwise(sizes))]
+
+    return _filled(eqx.filter_eval_shape(layers))
+
+
+def mlp(quick: bool) -> Any:
+    """Return the README's MLP."""
+    import equinox as eqx
+    import jax
+
+    width = 16 if quick else 128
+    return _filled(eqx.filter_eval_shape(lambda: eqx.nn.MLP(64, 10, width, 2, key=jax.random.key(0))))
+
+
+def vit(quick: bool) -> Any:
+    """Return ViT-S/16: patches by a convolution, 12 blocks of width 384, and a head; or at toy size 2 blocks of 32."""
+    import equinox as eqx
+    import jax
+
+    key = jax.random.key(0)
+    width = 32 if quick else 384
+
+    def ends() -> list[Any]:
+        return [eqx.nn.Conv2d(3, width, 16, stride=16, key=key), eqx.nn.Linear(width, 1000, key=key)]
+
+    patches, head = _filled(eqx.filter_eval_shape(ends))
+    return [patches, *transformer(quick, depth=12, width=width), head]
+
+
 def linears(quick: bool) -> Any:
     """Return 1,000 Linear layers of 64 × 64, or at toy size 20 of 8 × 8."""
     import equinox as eqx
@@ -130,6 +174,11 @@ CASES = {
     "resnet": Case(
         text="the 53 convolutions of ResNet-50, without biases, and its head; 25 million parameters", build=resnet
     ),
+    "vit": Case(
+        text="ViT-S/16: a convolution of patches, 12 blocks of width 384, a head; 22 million parameters", build=vit
+    ),
+    "lenet": Case(text="LeNet-5: 2 convolutions and 3 Linears, 62 thousand parameters", build=lenet, calls=31),
+    "mlp": Case(text="the README's MLP: 3 Linears, 26 thousand parameters", build=mlp, calls=31),
     "linears": Case(text="a list of 1,000 Linears 64 → 64", build=linears),
     "scanned": Case(
         text="the 12 blocks of width 768 as one block of stacked arrays; 6 Linears, 85 million parameters",

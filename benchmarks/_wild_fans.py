@@ -280,9 +280,9 @@ FANS = {
     # flaxdiff/models/simple_unet.py: levels of 8 and 16; on the way up what was kept is joined to what comes
     models.flaxdiff_unet: {
         "*TimeProjection_0.*.kernel": (16, 16),
-        "*ConvLayer_0.conv.kernel": (3 * 9, 8 * 9),
         "*down_0_downsample.*.kernel": (8 * 9, 8 * 9),
         "*up_0_upsample.*.kernel": (16 * 9, 8 * 9),
+        "*ConvLayer_0.conv.kernel": (3 * 9, 8 * 9),
         "*ConvLayer_1.conv.kernel": (8 * 9, 8 * 9),
         "*ConvLayer_2.conv.kernel": (8 * 9, 3 * 9),
         **{f"*{level}_attention_0.*.to_[kv].kernel": (12, width) for level, width in LEVELS.items()},

@@ -237,12 +237,26 @@ def pairs(program: Program, times: int) -> Iterator[tuple[float, float]]:
             yield pair
 
 
+def deepest() -> str:
+    """Return what a plan of the deepest program with `auto` takes, in time and memory, in words."""
+    deep = transformer()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    plan = partial(ix.plan, deep.model, {"*": "auto"}, inputs=deep.x, forward=deep.forward)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ix.InitaxWarning)  # auto can't tell what attention makes of a signal
+        taken = median(seconds(plan) for _ in range(3))
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(deep.arrays)) / 1e9
+    return f"{parameters:.1f} billion parameters: plan with auto {taken:.2f} s, {grown:.0f} MiB more"
+
+
 def main() -> None:
     """Print a table: tracing alone, tracing and reading, their ratio; and what the deepest takes in memory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=9, help="pairs a model")
     times = parser.parse_args().times
-    print("| model | arrays | `jax.make_jaxpr` | `ix.survey` | ratio | quartiles |")
+    print(deepest(), flush=True)  # first, while the process is small
+    print("\n| model | arrays | `jax.make_jaxpr` | `ix.survey` | ratio | quartiles |")
     print("|---|---:|---:|---:|---:|---:|")
     for make in PROGRAMS:
         program = make()
@@ -251,16 +265,8 @@ def main() -> None:
         low, middle, high = quantiles(ratios, n=4)
         alone, read = (median(each) for each in zip(*found, strict=True))
         count = sum(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(program.arrays))
-        print(f"| {program.text} | {count} | {alone:.2f} s | {read:.2f} s | {middle:.1f} | {low:.1f} to {high:.1f} |")
-    deep = transformer()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    plan = partial(ix.plan, deep.model, {"*": "auto"}, inputs=deep.x, forward=deep.forward)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ix.InitaxWarning)  # auto can't tell what attention makes of a signal
-        taken = median(seconds(plan) for _ in range(times))
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(deep.arrays)) / 1e9
-    print(f"\n{parameters:.1f} billion parameters: plan with auto {taken:.2f} s, {grown:.0f} MiB more")
+        row = f"| {program.text} | {count} | {alone:.2f} s | {read:.2f} s | {middle:.1f} | {low:.1f} to {high:.1f} |"
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

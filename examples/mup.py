@@ -23,7 +23,7 @@ OUTPUT = Path("mup-output")
 TEXT = "\n".join(topics.values())
 LETTERS = sorted(set(TEXT))
 DATA = np.searchsorted(LETTERS, list(TEXT)).astype(np.int32)
-CONTEXT, BATCH, HEADS, LAST = 24, 8, 2, 10
+CONTEXT, BATCH, HEADS, LAST = 16, 4, 2, 10
 RULES = {"Linear": "lecun_normal", "Embedding": ("normal", {"stddev": 1.0}), "Norm": "default"}
 
 
@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="five seeds, 16 times the width, nine learning rates")
     full = parser.parse_args().full
-    widths, seeds, steps = ((16, 64, 256), 5, 80) if full else ((16, 32, 64), 1, 30)
+    widths, seeds, steps = ((16, 64, 256), 5, 60) if full else ((16, 32, 64), 1, 30)
     rates = 2.0 ** np.arange(-11, -2) if full else 2.0 ** np.arange(-9, -1, 2)
     found = {}
     for width in widths:

@@ -24,19 +24,19 @@ OPTIMIZED = frozenset(
 processes; all others compile twice as fast."""
 
 
-def is_optimized(module):
-    return module.__name__.rpartition(".")[2] in OPTIMIZED
+def is_optimized(file):
+    return file.stem in OPTIMIZED
 
 
 def pytest_collection_modifyitems(items):
     """Run the optimized files first: what is compiled for the others then stays, and the longest are not the last."""
-    items.sort(key=lambda item: not is_optimized(item.module))
+    items.sort(key=lambda item: not is_optimized(item.path))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def optimizations(request):
     """Turn XLA's optimizations on or off for a file; programs compiled the other way are dropped."""
-    off = not is_optimized(request.module)
+    off = not is_optimized(request.path)
     if off != jax.config.read("jax_disable_most_optimizations"):
         jax.config.update("jax_disable_most_optimizations", off)
         jax.clear_caches()

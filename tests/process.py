@@ -53,7 +53,7 @@ def main(rank, count, port, what, file):
     if rank and what == "another model":
         rules["d"] = None
     if rank and what == "dies":
-        _draw.compile_together = lambda needs: os._exit(9)
+        vars(_draw)["compile_together"] = lambda needs: os._exit(9)
     try:
         new = ix.reinit(model(), rules, key)
     except ix.DrawError as error:

@@ -427,8 +427,8 @@ def signal(w: Writer, shape: Sequence[int]) -> str:
     if way == 7 and shape:
         return w.value(f"{w.signal(shape)} * {w.signal(shape[-1:])}", prefix="s")
     if way == 8 and shape and shape[-1] > 1:
-        wide = (*shape[:-1], shape[-1] - 1)
-        return w.value(f"jnp.concatenate([{w.signal(wide)}, {w.signal((*shape[:-1], 1))}], -1)", prefix="s")
+        parts = f"{w.signal((*shape[:-1], shape[-1] - 1))}, {w.signal((*shape[:-1], 1))}"
+        return w.value(f"jnp.concatenate([{parts}], -1)", prefix="s")
     return w.signal(shape)
 
 

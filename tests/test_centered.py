@@ -127,5 +127,11 @@ def test_what_it_can_not_serve_is_refused(name):
 
 def test_positive_weights_are_refused():
     model = ix.convex.FICNN(8, 1, [16, 16], key=KEY)
-    with pytest.raises(ix.SchemeError, match="and its mean may have to stay"):
+    with pytest.raises(ix.SchemeError) as caught:
         ix.plan(model, {"*": ("centered", {"scheme": "he_normal"})})
+    assert str(caught.value) == (
+        'rule "*": centered can\'t serve "layers.1.weight": '
+        "it is stored behind square, and its mean may have to stay.\n"
+        '  shape (16, 16), axes "o i"\n'
+        '  for it write a rule of its own: {"layers.1.weight": "he_normal"}'
+    )

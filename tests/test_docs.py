@@ -109,6 +109,11 @@ def test_the_first_page_leads_to_every_other() -> None:
     assert linked == {page.name for page in PAGES if page.parent == ROOT / "docs"} - {"index.md"}
 
 
+def test_the_readme_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", (ROOT / "README.md").read_text("utf-8")))
+    assert linked == {page.name for page in PAGES if page.parent == ROOT / "docs"} - {"index.md"}
+
+
 @pytest.mark.parametrize("page", [ROOT / "docs/how-it-works.md", ROOT / "CONTRIBUTING.md"], ids=name_of)
 def test_files_that_a_page_names_are_there(page: Path) -> None:
     """From the root of the repository or of the package."""

@@ -478,20 +478,18 @@ def test_a_gain_works_inside_jit(key):
 
 
 def test_what_a_backend_cannot_run_is_drawn_on_the_cpu_and_brought_back(key, monkeypatch):
-    from initax._drawing import _draw, _program
-    from initax.schemes import _structured
+    from initax._drawing import _program
 
     expected = ix.draw("orthogonal", key, (12, 7))
-    real = _structured.haar
 
     def unsupported(*args, **kwargs):
         if jax.config.jax_default_device is None:
             raise NotImplementedError("MLIR translation rule for primitive 'while' not found for METAL")
-        return real(*args, **kwargs)
+        return haar(*args, **kwargs)
 
-    monkeypatch.setattr(_structured, "haar", unsupported)
+    monkeypatch.setattr("initax.schemes._structured.haar", unsupported)
     monkeypatch.setattr(_program, "_only_on_cpu", set())
-    _draw.sampler.cache_clear()
+    _program.sampler.cache_clear()
     drawn = ix.draw("orthogonal", key, (12, 7))
     assert np.array_equal(drawn, expected)
     assert drawn.devices() == {jax.devices()[0]}
@@ -508,4 +506,4 @@ def test_what_a_backend_cannot_run_is_drawn_on_the_cpu_and_brought_back(key, mon
         spread = ix.reinit({"w": jax.device_put(jnp.ones((4, 12, 7)), home)}, rules, key)["w"]
         assert spread.sharding == home
         assert np.array_equal(spread, one)
-    _draw.sampler.cache_clear()
+    _program.sampler.cache_clear()

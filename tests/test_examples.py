@@ -20,6 +20,7 @@ LEFT = {
     "ablation": {"ablation-output/ablation.png", "ablation-output/runs.jsonl", "ablation-output/table.txt"},
     "demo": {"demo-output/initialization.png", "demo-output/table.txt"},
     "ficnn": {"ficnn-output/ficnn.png"},
+    "mup": {"mup-output/mup.png"},
     "gallery": {
         f"gallery-output/{picture}-{ground}.svg"
         for picture in ("signal", "spectra", "densities", "by_hand", "calibration", "convex", "training")

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import graphlib
 import importlib.util
 from pathlib import Path
@@ -33,6 +34,7 @@ FLOORS = (
 """Folders, and modules at the top, lowest first: each knows those below it alone."""
 
 
+@functools.cache
 def modules():
     return {
         str(path.relative_to(PACKAGE).with_suffix("")): path
@@ -46,8 +48,13 @@ def test_the_public_names_are_exactly_the_public_names():
     assert exported == PUBLIC
 
 
+@functools.cache
 def imports_of(name):
     """The modules of initax that a module imports."""
+    return tuple(_imports_of(name))
+
+
+def _imports_of(name):
     every = modules()
     for node in ast.walk(ast.parse(every[name].read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "initax":

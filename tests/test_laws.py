@@ -1,5 +1,6 @@
 """The laws of initax, each over one table of layers of three frameworks, and over the schemes."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -144,7 +145,7 @@ def test_a_weight_scheme_never_hits_a_norm(name):
 
 def test_tied_weights_stay_tied_and_are_drawn_by_their_owner(key):
     linear = eqx.nn.Linear(4, 4, key=key)
-    model = {"first": linear, "again": [linear]}
+    model: dict[str, Any] = {"first": linear, "again": [linear]}
     new = ix.reinit(model, {"*": "he_normal"}, key)
     assert new["again"][0].weight is new["first"].weight
     assert new["again"][0].bias is new["first"].bias
@@ -395,6 +396,13 @@ def test_half_precision_is_the_float32_draw_cast_once(row, dtype, key):
     )
 
 
+@functools.cache
+def of_jax(name, in_axis, out_axis, batch_axis, split, shape):
+    """An initializer of JAX with these axes, compiled once for all arrays that have them."""
+    initializer = FAMILY[name][-1](in_axis, out_axis, batch_axis)
+    return jax.jit(lambda key: initializer(key, split).reshape(shape))
+
+
 FLAX_AXES = cases(FLAX_WEIGHTED, NNX_OTHERS[1:8], LINEN_OTHERS[1:9])
 
 
@@ -421,8 +429,7 @@ def test_element_wise_draws_of_flax_layers_are_jax_initializers_with_the_right_a
             # JAX has no word for a window that stands among the inputs.
             assert each.kind == "ConvLocal"
             continue
-        initializer = FAMILY[name][-1](axes.in_axis, axes.out_axis, axes.batch_axis)
-        own = jax.jit(lambda key, initializer=initializer, axes=axes: initializer(key, axes.split).reshape(axes.shape))
+        own = of_jax(name, axes.in_axis, axes.out_axis, axes.batch_axis, axes.split, axes.shape)
         assert np.array_equal(own(ix.parameter_key(key, parameter.path)), new[parameter.path]), parameter.path
         compared += 1
     assert compared or (name, case.name) == ("glorot_uniform", "linen-local")

@@ -285,6 +285,7 @@ the model is a flattened state dict, 2 arrays under names with dots: Dense_0.ker
     )
 
 
+DENSE = {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}
 # verb → its arguments, in its order
 VERBS = {
     "ix.reinit": (ix.reinit, {"model": MLP, "rules": RULES, "key": KEY}),
@@ -306,6 +307,8 @@ VERBS = {
             "run": lambda model, key: {"sum": model.layers[0].weight.sum()},
         },
     ),
+    "ix.muon": (ix.muon, {"learning_rate": 0.02, "model": MLP}),
+    "ix.muon schedule": (ix.muon, {"learning_rate": lambda step: 0.02 / (step + 1), "model": {"Dense_0": DENSE}}),
     "ix.Plan.from_json": (ix.Plan.from_json, {"text": ix.plan(MLP, RULES).to_json(), "model": MLP}),
 }
 KINDS = {ix.KeyTypeError: {"key", "keys"}, ix.RuleError: {"rules", "schemes"}, ix.PlanError: {"text"}}

@@ -492,6 +492,67 @@ def test_what_muon_leaves_to_adam_is_as_for_adam():
     assert [each.learning_rate for each in rows] == pytest.approx([1, 1, M**-0.5, 1, 1 / M, 1])
 
 
+# Depth
+
+
+class Branch(eqx.Module):
+    norm: eqx.nn.LayerNorm
+    up: eqx.nn.Linear
+    down: eqx.nn.Linear
+
+    def __init__(self, width, key):
+        self.norm = eqx.nn.LayerNorm(width)
+        self.up, self.down = eqx.nn.Linear(width, 2 * width, key=key), eqx.nn.Linear(2 * width, width, key=key)
+
+    def __call__(self, x):
+        return x + self.down(jax.nn.relu(self.up(self.norm(x))))
+
+
+class Deep(eqx.Module):
+    """Residual branches, one by one or in one stack."""
+
+    first: eqx.nn.Linear
+    blocks: list[Branch] | Branch
+    head: eqx.nn.Linear
+
+    def __init__(self, width, layers, scanned):
+        self.first, self.head = eqx.nn.Linear(4, width, key=KEY), eqx.nn.Linear(width, 2, key=KEY)
+        stack = eqx.filter_vmap(lambda key: Branch(width, key))
+        self.blocks = stack(jax.random.split(KEY, layers)) if scanned else [Branch(width, KEY) for _ in range(layers)]
+
+    def __call__(self, x):
+        x = self.first(x)
+        if isinstance(self.blocks, list):
+            for block in self.blocks:
+                x = block(x)
+        else:
+            arrays, static = eqx.partition(self.blocks, eqx.is_array)
+            x, _ = jax.lax.scan(lambda x, layer: (eqx.combine(layer, static)(x), None), x, arrays)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 0.5])
+@pytest.mark.parametrize("scanned", [False, True], ids=["one by one", "one stack"])
+def test_branches_take_over_the_depth(scanned, exponent):
+    """Table 1 of CompleteP: L^-alpha for what a branch adds, L^(alpha - 1) for the learning rates inside."""
+    base, model = (eqx.filter_eval_shape(Deep, *sizes, scanned) for sizes in ((BASE, 2), (WIDE, 6)))
+    width = ix.mup(base, model, depth=exponent, inputs=X[0])
+    end, inside = 3**-exponent, 3 ** (exponent - 1)
+    block = "blocks" if scanned else "blocks.5"
+    found = {each.parameter.path: (each.std, each.learning_rate) for each in width.rows}
+    assert found["first.weight"] == (1, 1)
+    assert found["head.weight"] == pytest.approx(OUTPUT[:2])
+    assert found[f"{block}.norm.weight"] == pytest.approx((1, inside))
+    assert found[f"{block}.up.weight"] == pytest.approx((M**-0.5, inside / M))
+    assert found[f"{block}.up.bias"] == pytest.approx((1, inside))
+    assert found[f"{block}.down.weight"] == pytest.approx((M**-0.5 * end, inside * end / M))
+    assert found[f"{block}.down.bias"] == pytest.approx((end, inside * end))
+    before = {each.parameter.path: each.std for each in ix.plan(base, {"Linear": "he_normal"}).draws}
+    after = {each.parameter.path: each for each in ix.plan(model, width.rules({"Linear": "he_normal"})).draws}
+    down = after[f"{block}.down.weight"].std
+    assert down == pytest.approx(before["blocks.down.weight" if scanned else "blocks.0.down.weight"] * M**-0.5 * end)
+
+
 # Scale
 
 
@@ -584,6 +645,13 @@ ERRORS = {
     "attention without inputs": lambda: ix.mup(*two(lambda width: eqx.nn.MultiheadAttention(2, width, key=KEY))),
     "a tied head without inputs": lambda: ix.mup(*two(Tied)),
     "a tied head": lambda: ix.mup(*two(Tied), inputs=TOKENS),
+    "a table with two multipliers": lambda: ix.mup(
+        {"w": (4, 8)},
+        {"w": (4, 32)},
+        {"w": "input"},
+        inputs=X,
+        forward=lambda model, x: ((x @ model["w"] * model["w"].shape[1] ** 0.5).mean(), (x @ model["w"]).mean()),
+    ),
     "packed projections": lambda: ix.mup(*two(Packed), inputs=X),
     "sides behind a norm": lambda: ix.mup(
         {"w1": (4, 8), "w2": (4, 8)}, {"w1": (4, 32), "w2": (4, 32)}, inputs=X, forward=cosine
@@ -591,6 +659,9 @@ ERRORS = {
     "one module": lambda: ix.mup(
         *MODELS["Linen transformer"][0](BASE, WIDE)[0], module=LinenTransformer(BASE), inputs=TOKENS[None]
     ),
+    "depth without inputs": lambda: ix.mup(plain(BASE), plain(WIDE), depth=1.0),
+    "depth for plain gradients": lambda: ix.mup(plain(BASE), plain(WIDE), optimizer="sgd", depth=1.0),
+    "a depth that is none": lambda: ix.mup(plain(BASE), plain(WIDE), depth=12),
     "no such optimizer": lambda: ix.mup(plain(BASE), plain(WIDE), optimizer="lamb"),
     "a word that is none": lambda: ix.mup(plain(BASE), plain(WIDE), {"out": "readout"}),
     "an embedding for Muon": lambda: ix.mup(
@@ -608,7 +679,8 @@ TEXTS = {
     "another depth": (
         "ModelError: mup: the base and the model do not have the same arrays.\n"
         "  only the model has: layers.2.weight, layers.2.bias, layers.3.weight, layers.3.bias\n"
-        "  make both by one function, of one depth and with the same options: ix.mup(make(64), make(256))"
+        "  make both by one function, with the same options: ix.mup(make(64), make(256))\n"
+        "  or, where one has more residual branches: depth=1.0"
     ),
     "a stack of another depth": (
         'ModelError: mup: w (2, 8, 8) → (4, 8, 8): axis "stack" holds layers of their own, 2 → 4, which is no width.\n'
@@ -664,6 +736,12 @@ TEXTS = {
         '  or divide the outputs by 4 in the forward pass, and say so: rules={"embed.weight": "input"}\n'
         "  or untie them: a head of its own"
     ),
+    "a table with two multipliers": (
+        "ModelError: mup: the forward pass multiplies w by numbers that go with the width, and not by one alone.\n"
+        "  in the base: 2.828, 1; in the model: 5.657, 1\n"
+        "  let each use of it have one multiplier, at every width the same; or say that nothing is to be done: "
+        'rules={"w": "fixed"}'
+    ),
     "packed projections": (
         "ModelError: mup: a product of two signals is summed over 4 times as many entries.\n"
         "  what makes either side, and nothing else, can't be told (test_mup.py:LINE)\n"
@@ -679,6 +757,13 @@ TEXTS = {
     "one module": (
         "ModelError: mup: two models have two modules, and module= is an object of class LinenTransformer.\n"
         "  module=(narrow, wide): the Linen modules that the variables of the base and of the model belong to"
+    ),
+    "depth without inputs": ("ModelError: mup: residual branches are read off the forward pass.\n  give inputs=x"),
+    "depth for plain gradients": (
+        "RuleError: mup: depth= is for Adam and Muon; for plain gradients no rule is published."
+    ),
+    "a depth that is none": (
+        "RuleError: mup: depth is an exponent from 0 to 1, not 12 (int).\n  CompleteP's is depth=1.0"
     ),
     "no such optimizer": (
         "RuleError: mup: optimizer must be one of adam, adamw, sgd, muon, not 'lamb' (str).\n"

@@ -19,7 +19,7 @@ from initax._model._parameter import Fans
 from tests.container_models import FAMILIES, LINEN, NNX, Leaf, linen_piece, linen_variables, matrix, nnx_piece, state
 from tests.containers import RULES, arrays, case, fault, judged, planned, share_drawn, truth_of, truths, violations
 
-CASES = int(os.environ.get("INITAX_CASES", "20"))
+CASES = int(os.environ.get("INITAX_CASES", "40"))
 """Cases of each family; every other one is a checkpoint with an optimizer's state."""
 KINDS = ("abstract", "abstract", "abstract", "numpy", "jax")
 

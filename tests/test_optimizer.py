@@ -130,7 +130,7 @@ class Averages(NamedTuple):
     """A state that is not optax's, with a class's name that is."""
 
     mean: Any
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # a tuple has a method of that name, as states of optax have
 
 
 def test_states_that_are_not_optaxs_are_asked_for():

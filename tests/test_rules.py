@@ -1,5 +1,6 @@
 """Selectors, and which rule wins."""
 
+import inspect
 import warnings
 
 import equinox as eqx
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 
 import initax as ix
+from initax.schemes._scheme import _NAMED
 from tests.tables import KEY
 
 nn = eqx.nn
@@ -218,21 +220,20 @@ def test_a_scheme_may_be_written_in_many_ways(written, meant):
     assert hash(ix.Scheme(written)) == hash(meant)
 
 
+def required(name):
+    """Arguments that a scheme can't do without."""
+    arguments = inspect.signature(_NAMED[name]).parameters.values()
+    return [each.name for each in arguments if each.default is each.empty and each.kind is not each.VAR_KEYWORD]
+
+
 def test_every_scheme_has_a_bias_of_its_own_or_zeros():
     with_own = {
         "biased_normal", "uniform_fan_in", "torch_default", "default", "hoedt", "icnn", "prior", "forget_gate",
         "shrink_perturb", "siren",
     }  # fmt: skip
-    needs = {
-        "constant": {"value": 1.0},
-        "scaled": {"scheme": "he_normal", "factor": 2.0},
-        "shrink_perturb": {"shrink": 0.5, "scheme": "he_normal"},
-        "centered": {"scheme": "he_normal"},
-        "mup_hidden": {"base_width": 64},
-        "mup_readout": {"base_width": 64},
-    }
+    values = {"value": 1.0, "scheme": "he_normal", "factor": 2.0, "shrink": 0.5, "base_width": 64}
     for name in ix.schemes.names():
-        scheme = ix.schemes.get(name, **needs.get(name, {}))
+        scheme = ix.schemes.get(name, **{argument: values[argument] for argument in required(name)})
         assert (str(scheme.parts["bias"]) != "zeros") == (name in with_own), name
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import initax as ix
 from initax._math._axes import resolve
-from initax._trace import _views, readings
+from initax._trace import _factors, _views, readings
 from tests.moved import MOVED
 from tests.tables import KEY
 from tests.traced import MODELS, S, transformer
@@ -64,6 +64,15 @@ def test_entries_that_are_moved_are_read_as_a_jacobian_counts_them(model, as_use
             for count in np.count_nonzero(np.reshape(each, (-1, arrays[name].size)), axis=1)
         }
         assert counts - {0} == {resolve(reading.pattern, arrays[name].shape, reading.sizes).fan_in}
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("rows", [(), (4,), (1,)], ids=str)
+def test_the_bias_of_a_weight_has_its_fans_however_few_outputs_there_are(rows, outputs, as_users_write):
+    arrays = {"w": jnp.ones((7, outputs)), "b": jnp.ones(outputs), "shift": jnp.ones(())}
+    survey = ix.survey(arrays, inputs=S(*rows, 7), forward=lambda p, x: x @ p["w"] + p["b"] + p["shift"])
+    fans = {each.path: (each.fan_in, each.fan_out) for layer in survey.layers for each in layer.parameters}
+    assert fans == {"w": (7, outputs), "b": (7, outputs), "shift": (None, None)}
 
 
 # The arithmetic of views, against NumPy: follow the indices of the stored entries themselves.
@@ -133,7 +142,7 @@ def test_a_view_knows_which_stored_entry_each_of_its_entries_is(seed):
         along = beside(np.arange(entries.shape[axis]), axis, entries.ndim)
         for factor, digit in zip(factors, unravel(along, factors), strict=True):
             pairs: Any = [(factor, digit)] if factor.axis >= 0 else []
-            if isinstance(factor, _views.Slot):
+            if isinstance(factor, _factors.Slot):
                 here = factor.index[digit]
                 gone = gone | (here < 0)
                 pairs = zip(factor.factors, unravel(np.maximum(here, 0), factor.factors), strict=True)

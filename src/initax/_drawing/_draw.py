@@ -2,8 +2,8 @@
 
 Rows are grouped by what has to be compiled: kernel, shape, type, sharding and constraint. Each group has one cached
 program; those that are new are compiled together, and each is then called once per row. A jit around the whole would
-compile for minutes; this compiles once per distinct row. Inside somebody else's jit a group becomes one `lax.map`
-instead, for the same reason.
+compile for minutes; this compiles once per distinct row, and on a CPU less than that: `_rows.py`. Inside somebody
+else's jit a group becomes one `lax.map` instead, for the same reason.
 """
 
 from __future__ import annotations
@@ -258,7 +258,12 @@ def _spread(groups: Groups, jobs: Sequence[Job], keys: jax.Array) -> dict[int, A
 def _traced(groups: Groups, jobs: Sequence[Job], keys: jax.Array) -> Drawn:
     implementation = drawing_implementation(str(jax.random.key_impl(keys)))
     faster: jax.Array = jax.random.wrap_key_data(jax.random.key_data(keys), impl=implementation)
-    for program, rows in groups.items():
+
+    def count(row: int) -> int:
+        return len(jobs[row].numbers)
+
+    alike = ((each, list(found)) for each, rows in groups.items() for _, found in itertools.groupby(rows, count))
+    for program, rows in alike:
         if len(rows) == 1:
             row = rows[0]
             yield row, program(faster[row], program.numbers(jobs[row].numbers), *jobs[row].inputs)

@@ -102,6 +102,13 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_learning_rate(value: Any) -> bool:
+    """Whether it is a number or a schedule."""
+    if isinstance(value, (int, float, *ARRAYS)):
+        return jnp.ndim(value) == 0
+    return callable(value) and not holds_arrays(value)
+
+
 LOOKS_LIKE: dict[str, Callable[[Any], bool]] = {
     "key": _is_key,
     "keys": _are_keys,
@@ -116,6 +123,7 @@ LOOKS_LIKE: dict[str, Callable[[Any], bool]] = {
     "mask": lambda value: not _is_key(value) and not isinstance(value, str) and not callable(value),
     "text": _is_text,
     "run": _is_function,
+    "learning_rate": _is_learning_rate,
 }
 """Name of an argument → whether a value looks like one."""
 

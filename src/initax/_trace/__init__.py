@@ -53,11 +53,11 @@ def readings_of(closed: Any, names: Sequence[str], constants: int = 0) -> dict[s
     return {
         name: read(
             tuple(var.aval.shape),
-            [use for use in uses.found if use.param == at] or [use for use in uses.backward if use.param == at],
+            [use for use in uses.found if use.param == index] or [use for use in uses.backward if use.param == index],
             names,
             uses.by_number(),
         )
-        for at, (name, var) in enumerate(zip(names, closed.jaxpr.invars, strict=False))
+        for index, (name, var) in enumerate(zip(names, closed.jaxpr.invars, strict=False))
     }
 
 
@@ -97,12 +97,14 @@ def _walked(closed: Any, arrays: int, constants: int, uses: Uses) -> list[Value]
     """Enter every use, and return what the results hold."""
     shapes: list[tuple[int, ...]] = [tuple(var.aval.shape) for var in closed.jaxpr.invars]
     operands = [
-        Value(shape=shape, weights=(whole(at, shape),))
-        if at < arrays
-        else Value(shape=shape, data=at >= arrays + constants)
-        for at, shape in enumerate(shapes)
+        Value(shape=shape, weights=(whole(index, shape),))
+        if index < arrays
+        else Value(shape=shape, data=index >= arrays + constants)
+        for index, shape in enumerate(shapes)
     ]
-    uses.real = frozenset(at for at, var in enumerate(closed.jaxpr.invars[:arrays]) if not jnp.iscomplexobj(var.aval))
+    uses.real = frozenset(
+        index for index, var in enumerate(closed.jaxpr.invars[:arrays]) if not jnp.iscomplexobj(var.aval)
+    )
     results = Walk(uses).call(closed, operands, ())
     for result in results:
         if result.data or any(view.fed_by_constant for view in result.weights):

@@ -25,21 +25,21 @@ def carries_back(eqn: Any) -> bool:
     return "transpose" in names and "jvp" in names[names.index("transpose") :]
 
 
-def cotangents(eqn: Any, results: list[Value], uses: Uses, where: str) -> list[Value]:
+def cotangents(eqn: Any, results: list[Value], uses: Uses, line: str) -> list[Value]:
     """Return the results of such an equation: signals, in which no weight's outputs are known.
 
     Args:
         eqn: the equation.
         results: what it leaves.
         uses: where uses are entered.
-        where: its line.
+        line: its line.
     """
-    found = []
+    signals = []
     for result, var in zip(results, eqn.outvars, strict=True):
         is_met = any(view.fed_by_constant for view in result.weights)
-        value = settle(result, uses, where) if is_met else result
+        value = settle(result, uses, line) if is_met else result
         is_first = not value.weights and jnp.issubdtype(getattr(var.aval, "dtype", bool), jnp.inexact)
-        found.append(
+        signals.append(
             Value(shape=value.shape, data=value.data or is_first, weights=value.weights, constant=value.constant)
         )
-    return found
+    return signals

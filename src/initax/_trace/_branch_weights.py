@@ -147,11 +147,11 @@ class Inside:
                 depth[node.number] = max(before) + (pair is not None)
             for vector in self._vectors(node, "add"):
                 weights = self._params(
-                    frozenset().union(*(self.last.get(at.number, frozenset()) for at, _ in node.operands))
+                    frozenset().union(*(self.last.get(index.number, frozenset()) for index, _ in node.operands))
                 )
                 if weights:
                     found.biases.setdefault(vector, set()).update(weights)
-        found.scores -= self._params(at for at in passed)
+        found.scores -= self._params(index for index in passed)
         found.layers = depth.get(self.branch.branch.number, 0)
         found.inner -= found.ends
         found.beside -= found.ends | found.inner
@@ -162,8 +162,8 @@ class Inside:
     def _params(self, contractions: Iterable[int]) -> set[int]:
         """The parameters of the weights of some contractions, of a sum of weights those that are added as they are."""
         found: set[int] = set()
-        for at in contractions:
-            pair = self.weight_of(self.nodes[at]) if at in self.nodes else None
+        for index in contractions:
+            pair = self.weight_of(self.nodes[index]) if index in self.nodes else None
             if pair is not None:
                 found |= _linear_params(pair[0])
         return found

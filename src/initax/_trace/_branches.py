@@ -363,7 +363,7 @@ def number(flow: Flow, found: Sequence[Branch]) -> None:
         each = by_sum.get(node.number)
         if each is not None:
             reached = depths.get(each.start.number, {})
-            own = {by_sum[at]: depth for at, depth in reached.items() if by_sum[at].within is each.within}
+            own = {by_sum[index]: depth for index, depth in reached.items() if by_sum[index].within is each.within}
             each.before = tuple(own)
             each.index = max((depth + (before.fork is not each.fork) for before, depth in own.items()), default=1)
             depths[node.number] = {node.number: each.index}
@@ -371,14 +371,14 @@ def number(flow: Flow, found: Sequence[Branch]) -> None:
         carried: dict[int, float] = {}
         for operand, label in node.operands:
             if label in STREAMING and operand.inexact:
-                for at, depth in depths.get(operand.number, {}).items():
-                    carried[at] = max(depth, carried.get(at, 0))
+                for index, depth in depths.get(operand.number, {}).items():
+                    carried[index] = max(depth, carried.get(index, 0))
         leaves = flow.exits.get(node.number)
         if leaves is not None and leaves.steps > 2:
-            first = {by_sum[at].sum.place: depth for at, depth in depths.get(leaves.first.number, {}).items()}
-            for at, depth in carried.items():
-                added = depth - first.get(by_sum[at].sum.place, depth)
-                carried[at] = depth + (leaves.steps - 2) * added if added else depth
+            first = {by_sum[index].sum.place: depth for index, depth in depths.get(leaves.first.number, {}).items()}
+            for index, depth in carried.items():
+                added = depth - first.get(by_sum[index].sum.place, depth)
+                carried[index] = depth + (leaves.steps - 2) * added if added else depth
         if carried:
             depths[node.number] = carried
     _name_streams(found)
@@ -415,9 +415,9 @@ def indices(flow: Flow, found: Sequence[Branch]) -> Mapping[Place, tuple[float, 
         base = copies[start].index
         loops = flow.loops[copies[start].sum.number]
         strides = []
-        for at, loop in enumerate(loops):
-            later = copies.get((*start[:at], 1, *start[at + 1 :]))
-            apart = later.index - base if later is not None and start[at] == 0 else 0
+        for index, loop in enumerate(loops):
+            later = copies.get((*start[:index], 1, *start[index + 1 :]))
+            apart = later.index - base if later is not None and start[index] == 0 else 0
             strides.append((apart, loop.steps if apart else 1))
         numbered[place] = (base, strides)
     return numbered

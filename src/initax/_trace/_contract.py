@@ -1,4 +1,4 @@
-"""Where parameters meet the signal: contractions, convolutions, sums and products, and what that says of their axes."""
+"""Contractions of a parameter with the signal (`dot_general`, convolutions), and what they say of its axes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from initax._model._reason import Why
+from initax._trace._factors import FOREIGN, Factor, Slot, foreign
 from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, What, assign, resolve_links, size
-from initax._trace._views import FOREIGN, Factor, Link, Slot, Stop, View, foreign, placed, reshaped
+from initax._trace._views import Link, Stop, View, placed, reshaped
 
 
-def settle(value: Value, uses: Uses, where: str) -> Value:
+def settle(value: Value, uses: Uses, line: str) -> Value:
     """Return a value as a signal: look-ups are embeddings, weights of constants are weights, others are the signal."""
     if not value.weights:
         return value
@@ -25,50 +26,52 @@ def settle(value: Value, uses: Uses, where: str) -> Value:
             assign(parts, (*view.batch, *view.tables), "batch")
             stop = view.stop or _entangled(view)
             if view.picked and not view.looked:
-                stop = stop or Stop("rows of it are picked by constant indices", where)
-            uses.add(Use(param=view.param, what="embedding", where=where, parts=parts, stop=stop, view=view))
+                stop = stop or Stop("rows of it are picked by constant indices", line)
+            uses.add(Use(param=view.param, what="embedding", line=line, parts=parts, stop=stop, view=view))
         elif view.fed_by_constant:
-            outputs.append(_fed(view, value, uses, where))
+            outputs.append(_fed(view, value, uses, line))
         else:
-            others = any(each.fed_by_constant for each in value.weights)
+            others = any(weight.fed_by_constant for weight in value.weights)
             assign(parts, view.own, "out")
             assign(parts, view.batch, "batch")
             stop = view.stop or _entangled(view)
             if not others:
-                stop = stop or Stop("it is a signal itself, no weight of one", where, Why.SIGNAL)
-            uses.add(Use(param=view.param, what="bias" if others else "other", where=where, parts=parts, stop=stop))
-    return Value(shape=value.shape, data=True, outputs=tuple(outputs), stretched=value.stretched)
+                stop = stop or Stop("it is a signal itself, no weight of one", line, Why.SIGNAL)
+            uses.add(Use(param=view.param, what="bias" if others else "other", line=line, parts=parts, stop=stop))
+    return Value(
+        shape=value.shape, data=True, inputless=not value.data, outputs=tuple(outputs), stretched=value.stretched
+    )
 
 
-def _fed(view: View, value: Value, uses: Uses, where: str) -> View:
-    """The outputs of a weight that was contracted with a constant, a zero state say."""
+def _fed(view: View, value: Value, uses: Uses, line: str) -> View:
+    """Return the outputs of a weight that was contracted with a constant, e.g. with a state of zeros."""
     parts: dict[Factor, Part] = {}
     for link in view.links:
         assign(parts, link.factors, "in")
     assign(parts, view.own, "out")
     assign(parts, view.batch, "batch")
     tangled = any(link.number > 0 for link in view.links)
-    stop = view.stop or (Stop("it is contracted with a parameter and a constant", where) if tangled else None)
-    use = Use(param=view.param, what="weight", where=where, parts=parts, normalized=view.normalized, stop=stop)
+    stop = view.stop or (Stop("it is contracted with a parameter and a constant", line) if tangled else None)
+    use = Use(param=view.param, what="weight", line=line, parts=parts, normalized=view.normalized, stop=stop)
     return View(param=view.param, axes=view.axes, use=uses.add(use))
 
 
-def constants_met(left: Value, right: Value, uses: Uses, where: str) -> None:
-    """Note where what a weight puts out of a constant meets the inputs in a product, with no function between.
+def constants_met(left: Value, right: Value, uses: Uses, line: str) -> None:
+    """Note weights that are contracted with a constant and then multiplied with a signal, without a function between.
 
-    Then it may be a weight of these, which a constant mixes first.
+    Such a weight may belong to that signal; the constant only mixes its entries first.
 
     Args:
         left: one signal.
         right: the other.
         uses: the uses so far.
-        where: the line.
+        line: the line.
     """
     for value, other in ((left, right), (right, left)):
         if value.inputless and other.data and not other.inputless:
             for use in (uses.found[view.use] for view in value.outputs):
                 if use.is_of_a_constant:
-                    use.stop = use.stop or Stop(CONSTANT_FIRST, where)
+                    use.stop = use.stop or Stop(CONSTANT_FIRST, line)
 
 
 def _entangled(view: View) -> Stop | None:
@@ -85,7 +88,7 @@ def consume(
     places: Sequence[int | None],
     shape: Sequence[int],
     uses: Uses,
-    where: str,
+    line: str,
     what: What = "weight",
     strides: tuple[float, float] = (1, 1),
 ) -> tuple[View, ...]:
@@ -97,7 +100,7 @@ def consume(
         places: for each axis of the result, the axis of `value` it comes from.
         shape: shape of the result.
         uses: where to enter.
-        where: the line.
+        line: the line.
         what: contraction or convolution.
         strides: by how much strides divide the effective fans.
 
@@ -123,7 +126,7 @@ def consume(
         use = Use(
             param=view.param,
             what=what if kind == "weight" else kind,
-            where=where,
+            line=line,
             parts=own,
             strides=(strides[0] / view.share, strides[1] / view.share) if kind == "weight" else (1, 1),
             inside=frozenset(factor for factor, part in own.items() if part in ("in", "field")),
@@ -140,7 +143,7 @@ def consume(
 
 
 def _is_whole_sum(view: View, own: dict[Factor, Part]) -> bool:
-    """Whether the entries of a running sum are all summed over: then each entry of the parameter is in the sum."""
+    """Return whether all entries of a running sum are summed over, and with them each entry of the parameter."""
     axes = {each.axis for each in view.running}
     cut = [*(f for slot in view.slots if slot.partial for f in slot.factors), *(factor for factor, _ in view.fixed)]
     return all(own.get(each) == "in" for each in view.running) and all(factor.axis not in axes for factor in cut)
@@ -149,7 +152,7 @@ def _is_whole_sum(view: View, own: dict[Factor, Part]) -> bool:
 def _judged(
     place: int, views: tuple[View, ...], parts: list[dict[Factor, Part]], direct: list[bool], roles: Sequence[Part]
 ) -> tuple[What, Stop | None]:
-    """What a parameter is in a contraction that several may take part in, or why that can't be told."""
+    """Return what a parameter is in a contraction, in which others may take part, or why that can't be told."""
     view, own = views[place], parts[place]
     if view.picked:
         return "weight", Stop("rows of it are picked by constant indices")
@@ -162,8 +165,8 @@ def _judged(
             "it is contracted with another parameter, with no weight beside them; which comes first can't be told"
         )
     if view.times:
-        full = [_is_full(each) for each in parts]
-        others = [full[at] for at, each in enumerate(views) if each.param in view.times]
+        full = [_is_full(part) for part in parts]
+        others = [full[index] for index, each in enumerate(views) if each.param in view.times]
         if full[place] and not any(others):
             return "weight", None
         if not full[place] and any(others):
@@ -183,16 +186,16 @@ def _judged(
 
 
 def _repeated(view: View, own: dict[Factor, Part], roles: Sequence[Part]) -> str:
-    """Why entries that are used again and again have no fans to speak of; empty where that is not so."""
-    alone = [at for at, axis in enumerate(view.axes) if all(f.axis == FOREIGN for f in axis) and size(axis) > 1]
+    """Return why the fans of repeated entries are not defined; empty where no entries are repeated."""
+    alone = [index for index, axis in enumerate(view.axes) if all(f.axis == FOREIGN for f in axis) and size(axis) > 1]
     if any(
         (f.axis == FOREIGN and f.size > 1) or (isinstance(f, Slot) and f.repeats)
-        for at, r in enumerate(roles)
+        for index, r in enumerate(roles)
         if r in ("in", "field")
-        for f in view.axes[at]
+        for f in view.axes[index]
     ):
         return "it is repeated along what is summed over"
-    if "out" not in own.values() and any(roles[at] == "out" for at in alone):
+    if "out" not in own.values() and any(roles[index] == "out" for index in alone):
         return "it is the same for every output"
     return ""
 
@@ -202,29 +205,31 @@ def _is_full(own: dict[Factor, Part]) -> bool:
 
 
 def _is_low_rank(place: int, views: tuple[View, ...], direct: list[bool]) -> bool:
-    """Whether a product of parameters may be read in the direction of the signal.
+    """Return whether a product of parameters is read in the order in which the signal goes through them.
 
     `A @ B @ x` may be two factors of one weight, or learned queries times their own weight that meet keys. Another
     weight that is added to them says that it is the first.
     """
-    return any(at != place and direct[at] and not each.links and len(each.own) > 1 for at, each in enumerate(views))
+    return any(
+        index != place and direct[index] and not each.links and len(each.own) > 1 for index, each in enumerate(views)
+    )
 
 
 def _is_broadcast(place: int, views: tuple[View, ...]) -> bool:
     own = views[place]
-    for at in range(len(own.axes)):
-        if all(factor.axis == FOREIGN for factor in own.axes[at]) and any(
-            factor.axis != FOREIGN and factor.size > 1 for each in views for factor in each.axes[at]
+    for index in range(len(own.axes)):
+        if all(factor.axis == FOREIGN for factor in own.axes[index]) and any(
+            factor.axis != FOREIGN and factor.size > 1 for view in views for factor in view.axes[index]
         ):
             return True
     return False
 
 
-def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> Value:
+def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, line: str) -> Value:
     """Follow a contraction: of a parameter with the signal, of two parameters, or of two signals."""
     (left_sum, right_sum), (left_batch, right_batch) = eqn.params["dimension_numbers"]
     shape = tuple(eqn.outvars[0].aval.shape)
-    left, right = _settled(left, right, left_sum, left_batch, right_sum, uses, where)
+    left, right = _settled(left, right, left_sum, left_batch, right_sum, uses, line)
     free_left = [axis for axis in range(len(left.shape)) if axis not in (*left_sum, *left_batch)]
     free_right = [axis for axis in range(len(right.shape)) if axis not in (*right_sum, *right_batch)]
     batch = len(left_batch)
@@ -233,7 +238,7 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     if left.weights and right.weights:
         return _linked(left, right, left_sum, right_sum, from_left, from_right, shape, uses)
     if not left.weights and not right.weights:
-        constants_met(left, right, uses, where)
+        constants_met(left, right, uses, line)
         flat = _moved(left, right, from_left, from_right)
         is_gate = left.data and right.data and batch and not left_sum and bool(free_left) != bool(free_right)
         gates = (_gate(shape, batch),) if is_gate else ()
@@ -256,7 +261,7 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
                 placed(view, places, shape),
                 links=(*view.links, Link(number, tuple(f for axis in summed for f in view.opened(view.axes[axis])))),
             )
-            for view in (_whole_or_halted(view, summed, where) for view in one.weights)
+            for view in (_whole_or_halted(view, summed, line) for view in one.weights)
         )
         return Value(shape=shape, data=one.data, weights=views)
     roles: list[Part] = [
@@ -265,8 +270,8 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, where: str) -> 
     other_sum, other_batch = (right_sum, right_batch) if left.weights else (left_sum, left_batch)
     _confirm_batch(other, other_batch, one, batched, uses)
     for view in other.outputs:
-        uses.found[view.use].rejoined |= {factor for axis in other_sum for factor in view.axes[axis]}
-    outputs = uses.outputs(consume(one, roles, places, shape, uses, where))
+        uses.found[view.use].outputs.rejoined |= {factor for axis in other_sum for factor in view.axes[axis]}
+    outputs = uses.with_axes(consume(one, roles, places, shape, uses, line))
     if other.gates:
         _note_gates(other.gates, other_sum, one, summed, uses)
     other_places = from_right if left.weights else from_left
@@ -293,40 +298,42 @@ def _note_gates(
                 use.gated |= {factor for axis in gated for factor in use.view.opened(use.view.axes[axis])}
 
 
-def _whole_or_halted(view: View, summed: Sequence[int], where: str) -> View:
-    """A view that is contracted with a constant; it stops where only some entries of the axis are left to contract."""
+def _whole_or_halted(view: View, summed: Sequence[int], line: str) -> View:
+    """Return a view that is contracted with a constant, halted where only some entries of the axis take part."""
     if any(isinstance(factor, Slot) and factor.partial for axis in summed for factor in view.axes[axis]):
-        return view.halted(Stop("some of its entries are contracted with a constant, and others are not", where))
+        return view.halted(Stop("some of its entries are contracted with a constant, and others are not", line))
     return view
 
 
 def _stretched(signal: Value, places: Sequence[int | None], batch: int) -> frozenset[int]:
-    return frozenset(at for at, old in enumerate(places) if at >= batch and old is not None and old in signal.stretched)
+    return frozenset(
+        index for index, old in enumerate(places) if index >= batch and old is not None and old in signal.stretched
+    )
 
 
 def _moved(
     left: Value, right: Value, from_left: Sequence[int | None], from_right: Sequence[int | None]
 ) -> frozenset[int]:
-    found = set()
-    for at, (one, other) in enumerate(zip(from_left, from_right, strict=True)):
+    broadcast = set()
+    for index, (one, other) in enumerate(zip(from_left, from_right, strict=True)):
         flat = [side for side, old in ((left, one), (right, other)) if old is not None]
         olds = [old for old in (one, other) if old is not None]
         if all(old in side.stretched for side, old in zip(flat, olds, strict=True)):
-            found.add(at)
-    return frozenset(found)
+            broadcast.add(index)
+    return frozenset(broadcast)
 
 
 def _confirm_batch(
     signal: Value, signal_batch: Sequence[int], weight: Value, weight_batch: Sequence[int], uses: Uses
 ) -> None:
-    """An output axis along which the next weight has members of its own is a batch axis of both."""
+    """Note output axes along which the next weight has members: they are batch axes of both weights."""
     for there, here in zip(signal_batch, weight_batch, strict=True):
         if not any(factor.axis != FOREIGN and factor.size > 1 for view in weight.weights for factor in view.axes[here]):
             continue
         for view in signal.outputs:
             for factor in view.axes[there]:
                 if factor.axis != FOREIGN and factor.size > 1:
-                    uses.found[view.use].taken |= {(factor, digit) for digit in range(factor.size)}
+                    uses.found[view.use].outputs.entries |= {(factor, digit) for digit in range(factor.size)}
 
 
 def _settled(
@@ -336,12 +343,12 @@ def _settled(
     left_batch: Sequence[int],
     right_sum: Sequence[int],
     uses: Uses,
-    where: str,
+    line: str,
 ) -> tuple[Value, Value]:
-    """Decide which looked-up or constant-fed operands are signals by now."""
+    """Return the operands, with look-ups and weights of constants turned into signals where they are used as such."""
 
     def is_member(value: Value, other: Value, summed: Sequence[int]) -> bool:
-        """Whether a look-up is of weights, one of many experts, and not of rows of an embedding."""
+        """Return whether a look-up picks weights, such as experts, and not rows of an embedding."""
         if not value.looked or other.weights or not other.data:
             return False
         taken = {factor for axis in summed for view in value.weights for factor in view.opened(view.axes[axis])}
@@ -350,9 +357,9 @@ def _settled(
 
     def ready(value: Value, other: Value, summed: Sequence[int]) -> Value:
         if value.looked and not is_member(value, other, summed):
-            return settle(value, uses, where)
+            return settle(value, uses, line)
         if value.weights and other.weights and any(view.fed_by_constant for view in value.weights):
-            return settle(value, uses, where)
+            return settle(value, uses, line)
         return value
 
     first = ready(left, right, left_sum)
@@ -379,18 +386,18 @@ def _linked(
     return Value(shape=shape, weights=tuple(views))
 
 
-def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) -> Value:
+def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, line: str) -> Value:
     """Follow a convolution: plain, grouped, dilated, strided or transposed."""
     shape = tuple(eqn.outvars[0].aval.shape)
-    signal = settle(signal, uses, where)
+    signal = settle(signal, uses, line)
     if kernel.looked and not signal.data:
-        kernel = settle(kernel, uses, where)
+        kernel = settle(kernel, uses, line)
     if not kernel.weights:
-        constants_met(signal, kernel, uses, where)
+        constants_met(signal, kernel, uses, line)
         return Value(shape=shape, data=signal.data or kernel.data)
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     out_axis, in_axis, *_ = numbers.rhs_spec
-    kernel = _ungrouped(kernel, out_axis, groups, eqn.params["batch_group_count"], where)
+    kernel = _ungrouped(kernel, out_axis, groups, eqn.params["batch_group_count"], line)
     # The output axis of the kernel counts for two while its use is entered: groups, and outputs of one group.
     wide = (*kernel.shape[:out_axis], groups, kernel.shape[out_axis] // groups, *kernel.shape[out_axis + 1 :])
     roles: list[Part] = []
@@ -412,20 +419,20 @@ def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, where: str) 
         places,
         long,
         uses,
-        where,
+        line,
         what="transposed" if up > 1 else "conv",
         strides=(up, down),
     )
     joined = tuple(_uncut(view, numbers.out_spec[1]) for view in outputs)
-    return Value(shape=shape, data=True, outputs=uses.outputs(joined))
+    return Value(shape=shape, data=True, outputs=uses.with_axes(joined))
 
 
-def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, where: str) -> Value:
+def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, line: str) -> Value:
     stop = None
     if batch_groups > 1:
-        stop = Stop("its convolution groups the batch", where)
+        stop = Stop("its convolution groups the batch", line)
     elif any(_cut(view, out_axis, groups) is None for view in kernel.weights):
-        stop = Stop("the groups of its convolution cut an axis unevenly", where)
+        stop = Stop("the groups of its convolution cut an axis unevenly", line)
     if stop is None:
         return kernel
     views = (

@@ -1,4 +1,4 @@
-"""Which entries of an array its uses take, where they take parts of it: parts of unequal size, rows picked, padding."""
+"""Which entries of an array its uses take: parts of unequal size, picked rows, padding."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from initax._trace._factors import LARGEST, Factor, Slot
 from initax._trace._sums import as_inputs, sums
 from initax._trace._uses import Part, Use
-from initax._trace._views import LARGEST, Factor, Slot, View
+from initax._trace._views import View
 
 Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 
 def taken(view: View, axis: int, size: int) -> Mask:
-    """Return which entries along a stored axis a view holds any of.
+    """Return the entries of a stored axis of which a view holds any part.
 
     Args:
         view: the view.
@@ -38,7 +39,7 @@ def taken(view: View, axis: int, size: int) -> Mask:
 
 
 def along(slot: Slot, axis: int) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
-    """Return, for each entry that stands in a slot, its index along a stored axis, as far as the slot tells it."""
+    """Return the index along a stored axis of each entry in a slot, as far as the slot determines it."""
     known, found, step = slot.known, np.zeros(len(slot.known), np.intp), 1
     for factor in reversed(slot.factors):
         if factor.axis == axis:
@@ -48,7 +49,7 @@ def along(slot: Slot, axis: int) -> np.ndarray[tuple[int, ...], np.dtype[np.intp
 
 
 def refused(use: Use) -> str:
-    """Return why the parts of an array that a use takes have no fans; empty where they have."""
+    """Return why the fans of the entries that a use takes are not defined; empty where they are."""
     for slot in use.view.slots if use.view is not None else ():
         if not slot.partial:
             continue
@@ -68,22 +69,24 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
         shape: the stored shape of the array.
         uses: its uses.
     """
-    found: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     for axis, size in enumerate(shape):
         cut = [use for use in uses if _is_cut(use, axis) and _said(use, axis) & {"in", "field"}]
         if not cut or any(use.view is None or not all(link.plain for link in use.view.links) for use in uses):
             continue
-        found[axis] = ""
+        reasons[axis] = ""
         never = ~np.any([_of(use, axis, size) for use in uses], axis=0)
-        if never.any():
-            found[axis] = _left(never, f"its axis {axis}, over which it is summed,")
+        if any(_said(use, axis) - {"in", "field"} for use in cut):
+            reasons[axis] = f"parts of its axis {axis}, which is not only an input, are used one by one"
+        elif never.any():
+            reasons[axis] = _left(never, f"its axis {axis}, over which it is summed,")
         elif any((np.sum([_of(use, axis, size) for use in sum_], axis=0) != 1).any() for sum_ in sums(uses)):
-            found[axis] = "parts of it along an input axis are used one by one"
-    return found
+            reasons[axis] = "parts of it along an input axis are used one by one"
+    return reasons
 
 
 def shares(uses: Sequence[Use]) -> dict[int, float]:
-    """Return which part of its fan_in each use of an array sums over, by the number of the use.
+    """Return the fraction of its fan_in that each use of an array sums over, by the number of the use.
 
     It is less than all of it where outputs are added up later: of parts, or of entries of a stack.
 
@@ -98,28 +101,28 @@ def _share(use: Use) -> float:
     if use.view is None or use.view.links:
         return 1.0
     later = (f.size for f, part in use.parts.items() if part == "in" and f not in use.inside)
-    found = 1 / math.prod(later)
+    share = 1 / math.prod(later)
     for factor, _ in use.view.fixed:
         summed_over = use.parts.get(factor) != "in" and _said(use, factor.axis) & {"in", "field"}
-        found /= factor.size if summed_over else 1
+        share /= factor.size if summed_over else 1
     for slot in use.view.slots:
         if any(_said(use, factor.axis) & {"in", "field"} for factor in slot.factors):
-            found *= len(slot.known) / math.prod(factor.size for factor in slot.factors)
-    return found
+            share *= len(slot.known) / math.prod(factor.size for factor in slot.factors)
+    return share
 
 
 def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
-    """Return the uses with an axis that is cut into unequal parts as one, where all its parts do the same.
+    """Return the uses with unequal parts of an axis put together again, where all parts do the same.
 
     Args:
         shape: the stored shape of the array.
         uses: its uses.
     """
-    found = list(uses)
+    joined = list(uses)
     together = inputs(shape, uses)
     for axis, size in enumerate(shape):
         if axis in together:
-            found = [_as_one(use, Factor(axis, 1, size), "in") for use in found]
+            joined = [_as_one(use, Factor(axis, 1, size), "in") for use in joined]
             continue
         alike = set.intersection(*(_fixed(use, axis) for use in uses))
         if not any(_listed(use, axis) or _fixed(use, axis) != alike for use in uses):
@@ -130,12 +133,12 @@ def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
             continue  # one use sums over it, and another takes one entry of it
         # Outer parts of which all take one entry, as layers of a stack, stay what they are.
         if len(said) == 1 and inner * math.prod(factor.size for factor in alike) == size:
-            found = [_as_one(use, Factor(axis, 1, inner), next(iter(said))) for use in found]
-    return found
+            joined = [_as_one(use, Factor(axis, 1, inner), next(iter(said))) for use in joined]
+    return joined
 
 
 def uneven(shape: Sequence[int], uses: Sequence[Use]) -> list[int]:
-    """Return the output axes of which each use takes a part of another size: one axis, as no batch axis has such parts.
+    """Return the output axes of which the uses take parts of unequal size.
 
     Args:
         shape: the stored shape of the array.
@@ -153,19 +156,19 @@ def uneven(shape: Sequence[int], uses: Sequence[Use]) -> list[int]:
 
 
 def _listed(use: Use, axis: int) -> bool:
-    """Whether a use takes entries along a stored axis that are no equal part of it."""
+    """Return whether a use takes entries of a stored axis that are not one of equal parts of it."""
     slots = use.view.slots if use.view is not None else ()
     return any(slot.partial and any(f.axis == axis and f.size > 1 for f in slot.factors) for slot in slots)
 
 
 def _fixed(use: Use, axis: int) -> set[Factor]:
-    """The factors of a stored axis of which a use takes one entry."""
+    """Return the factors of a stored axis of which a use takes one entry."""
     fixed = use.view.fixed if use.view is not None else ()
     return {factor for factor, _ in fixed if factor.axis == axis and factor.size > 1}
 
 
 def _said(use: Use, axis: int) -> set[Part]:
-    """What a use says of an axis, without factors of which it takes one entry."""
+    """Return what a use does with an axis, without the factors of which it takes one entry."""
     fixed = _fixed(use, axis)
     return {part for f, part in use.parts.items() if f.axis == axis and f.size > 1 and f not in fixed}
 
@@ -175,12 +178,12 @@ def _as_one(use: Use, whole: Factor, part: Part) -> Use:
         return factor.axis != whole.axis or factor.inner >= whole.size
 
     others: dict[Factor, Part] = {factor: own for factor, own in use.parts.items() if outside(factor)}
-    single = {each for each in use.taken if outside(each[0])}
-    return replace(use, parts={**others, whole: part}, taken=single)
+    single = {entry for entry in use.outputs.entries if outside(entry[0])}
+    return replace(use, parts={**others, whole: part}, outputs=replace(use.outputs, entries=single))
 
 
 def apart(shape: Sequence[int], uses: Sequence[Use]) -> bool:
-    """Whether no two uses take the same entry along some axis, and they are several."""
+    """Return whether there are several uses and they take different entries along some axis."""
     for axis in _cut(shape, uses):
         masks = [_of(use, axis, shape[axis]) for use in uses]
         if len(uses) > 1 and int(np.max(np.sum(masks, axis=0))) == 1:
@@ -199,7 +202,7 @@ def unused(shape: Sequence[int], uses: Sequence[Use]) -> list[str]:
 
 
 def _cut(shape: Sequence[int], uses: Sequence[Use]) -> list[int]:
-    """The axes of which every use takes a part."""
+    """Return the axes of which every use takes a part."""
     return [axis for axis, size in enumerate(shape) if size <= LARGEST and all(_is_cut(use, axis) for use in uses)]
 
 
@@ -212,7 +215,7 @@ def _of(use: Use, axis: int, size: int) -> Mask:
 
 
 def _left(mask: Mask, axis: str) -> str:
-    """What is not used, in words: `entries 0 to 2 and 5 of its axis 1 are not used`."""
+    """Return what is not used, in words: `entries 0 to 2 and 5 of its axis 1 are not used`."""
     groups = itertools.groupby(enumerate(np.flatnonzero(mask).tolist()), key=lambda pair: pair[1] - pair[0])
     runs = [[entry for _, entry in group] for _, group in groups]
     said = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]

@@ -1,4 +1,4 @@
-"""Sums, products and functions entry by entry: where biases and scales are met, and where a weight stops being one."""
+"""Rules for elementwise primitives: where biases and scales enter, and which operations make a weight untraceable."""
 
 from __future__ import annotations
 
@@ -11,60 +11,61 @@ import numpy as np
 
 from initax._model._reason import Why
 from initax._trace._contract import constants_met, settle
+from initax._trace._factors import FOREIGN, Factor, beside, regroup, stands
 from initax._trace._layout import broadcast
 from initax._trace._sums import added_up
-from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, assign
-from initax._trace._views import FOREIGN, Factor, Stop, View, beside, regroup, stands
+from initax._trace._uses import Biased, Part, Use, Uses, Value, assign
+from initax._trace._views import Stop, View
 
 
 def fitted(value: Value, shape: tuple[int, ...]) -> Value:
-    """Return an operand broadcast to the result, as element-wise equations do with scalars and axes of size one."""
+    """Return an operand broadcast to the shape of the result, as elementwise equations broadcast scalars."""
     if value.shape == shape:
         return value
     return broadcast(value, shape, range(len(shape)) if value.shape else ())
 
 
-def nonlinear(name: str, values: Sequence[Value], shape: tuple[int, ...], uses: Uses, where: str) -> Value:
-    """Follow a function after which stored entries are no weights, and outputs no outputs."""
+def nonlinear(name: str, values: Sequence[Value], shape: tuple[int, ...], uses: Uses, line: str) -> Value:
+    """Follow a function behind which a parameter can't be read, and outputs of a weight are a plain signal."""
     values = [fitted(value, shape) if len(value.shape) in (0, len(shape)) else value for value in values]
     if any(value.data for value in values) or any(view.fed_by_constant for value in values for view in value.weights):
         for value in values:
-            settle(value, uses, where)
+            settle(value, uses, line)
         return Value(shape=shape, data=True, stretched=_shared(values))
 
     def stopped(view: View) -> View:
         why = Why.UNREADABLE if view.shifted or view.scaled else Why.TRANSFORMED
-        return view.halted(Stop(f"{name} stands between it and the signal", where, why))
+        return view.halted(Stop(f"{name} stands between it and the signal", line, why))
 
     views = tuple(stopped(view) for value in values for view in value.weights)
     return Value(shape=shape, weights=views)
 
 
 def _shared(values: Sequence[Value]) -> frozenset[int]:
-    """Axes along which everything combined is constant."""
+    """Return the axes along which all operands are constant."""
     full = [value for value in values if value.data or value.weights]
     return frozenset.intersection(*(value.stretched for value in full)) if full else frozenset()
 
 
-def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where: str) -> Value:
+def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line: str) -> Value:
     """Follow a sum or a difference: of parameters, of signals, or of a signal and a bias."""
-    left, right = (fitted(settle(value, uses, where) if value.looked else value, shape) for value in (left, right))
+    left, right = (fitted(settle(value, uses, line) if value.looked else value, shape) for value in (left, right))
     if left.weights and right.weights:
-        views, same = _merged(left, right, where, "added to")
+        views, same = _merged(left, right, line, "added to")
         return Value(shape=shape, weights=views, data=same)
     if not left.weights and not right.weights:
-        added_up(left, right, uses, where)
+        added_up(left, right, uses, line)
         return replace(_both(left, right, shape), products=_added_products(left, right))
     params, signal = (left, right) if left.weights else (right, left)
     if not signal.data:
         views = tuple(replace(view, shifted=True) for view in params.weights)
         return replace(params, weights=views)
     if any(view.fed_by_constant for view in params.weights):
-        return _both(settle(params, uses, where), signal, shape)
+        return _both(settle(params, uses, line), signal, shape)
     minus = "" if name != "sub" else MINUEND if params is left else SUBTRACTED
     outputs = list(signal.outputs)
     for view in params.weights:
-        outputs += _bias(view, params, signal, uses, where, minus)
+        outputs += _bias(view, params, signal, uses, line, minus)
     return Value(shape=shape, data=True, outputs=tuple(outputs), stretched=signal.stretched & params.stretched)
 
 
@@ -72,51 +73,55 @@ SUBTRACTED = "it is subtracted, as a running mean would be"
 MINUEND = "a signal is subtracted from it"
 
 
-def _bias(view: View, params: Value, signal: Value, uses: Uses, where: str, minus: str) -> tuple[View, ...]:
-    own = [at for at, axis in enumerate(view.axes) if any(f.axis != FOREIGN and f.size > 1 for f in axis)]
+def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus: str) -> tuple[View, ...]:
+    own = [index for index, axis in enumerate(view.axes) if any(f.axis != FOREIGN and f.size > 1 for f in axis)]
     if view.stop and len(params.stretched) == len(params.shape):
         return ()  # a regularizer added to a loss, a statistic of the weights
     before = (*signal.outputs, *signal.products)
-    covered = all(any(_marks(each, at) for each in before) for at in own)
-    # Of the weights before it, the nearest are those that reach along every axis of the bias.
+    covered = all(any(_marks(each, index) for each in before) for index in own)
+    # Of the weights before it, the nearest are those that reach along every axis of the bias, or of its only entry.
+    places = own or [at for at, axis in enumerate(view.axes) if axis and all(f.axis != FOREIGN for f in axis)]
     weights = tuple(
-        each
-        for each in signal.outputs
-        if own and not each.scaled and all(_marks(each, at) and _meets(each, view, at) for at in own)
+        output
+        for output in signal.outputs
+        if places and not output.scaled and all(_marks(output, at) and _meets(output, view, at) for at in places)
     )
     parts: dict[Factor, Part] = {}
     assign(parts, view.own, "out")
-    for at in own:
-        nearest = next((each for each in before if _marks(each, at) and not each.scaled), None)
-        _like_the_weight(parts, view, nearest, at, uses)
+    for index in own:
+        nearest = next((each for each in before if _marks(each, index) and not each.scaled), None)
+        _like_the_weight(parts, view, nearest, index, uses)
     assign(parts, view.batch, "batch")
     stop = view.stop
     if minus:
-        stop = stop or Stop(minus, where)
+        stop = stop or Stop(minus, line)
     elif view.added_up:
-        stop = stop or Stop("a sum over its axes is added to the signal", where)
+        stop = stop or Stop("a sum over its axes is added to the signal", line)
     elif view.times or any(link.number > 0 for link in view.links):
-        stop = stop or Stop("it is combined with another parameter and then added to the signal", where)
+        stop = stop or Stop("it is combined with another parameter and then added to the signal", line)
     elif view.scaled and not covered:
-        stop = stop or Stop("it is scaled and mixed with the signal, as a running mean would be", where)
+        stop = stop or Stop("it is scaled and mixed with the signal, as a running mean would be", line)
     elif not covered and len(own) > 1:
-        stop = stop or Stop(f"it is added to the signal along {len(own)} axes that are no outputs of a weight", where)
+        stop = stop or Stop(f"it is added to the signal along {len(own)} axes that are no outputs of a weight", line)
     use = Use(
         param=view.param,
         what="bias",
-        where=where,
+        line=line,
         parts=parts,
-        partners=tuple(dict.fromkeys(each.param for each in weights)) if covered else (),
-        added_to=tuple(each.use for each in weights) if covered else (),
-        covered=covered,
+        biased=Biased(
+            params=tuple(dict.fromkeys(weight.param for weight in weights)),
+            uses=tuple(weight.use for weight in weights),
+        )
+        if covered
+        else Biased(),
         stop=stop,
         view=view,
     )
-    return uses.outputs((View(param=view.param, axes=view.axes, use=uses.add(use)),))
+    return uses.with_axes((View(param=view.param, axes=view.axes, use=uses.add(use)),))
 
 
 def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None, at: int, uses: Uses) -> None:
-    """Batch axes of a weight are batch axes of its bias: groups of a convolution, members of a stack."""
+    """Give a bias the batch axes of its weight, such as groups of a convolution or members of a stack."""
     if before is None or all(factor.axis == FOREIGN for factor in before.axes[at]):
         return
     theirs = uses.found[before.use].parts
@@ -132,12 +137,12 @@ def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None,
 
 
 def _pieces(factor: Factor, parts: Mapping[Factor, Part]) -> list[Factor]:
-    """The parts that a use tells apart within a factor, outermost first; the factor itself where it tells none."""
+    """Return the parts into which a use splits a factor, outermost first; the factor itself if it does not split it."""
     end = factor.inner * factor.size
     inside = [
-        each
-        for each in parts
-        if each.axis == factor.axis and factor.inner <= each.inner and each.inner * each.size <= end
+        part
+        for part in parts
+        if part.axis == factor.axis and factor.inner <= part.inner and part.inner * part.size <= end
     ]
     inside.sort(key=lambda each: -each.inner)
     return inside if math.prod(each.size for each in inside) == factor.size else [factor]
@@ -148,18 +153,12 @@ def _marks(view: View, axis: int) -> bool:
 
 
 def _meets(weight: View, bias: View, axis: int) -> bool:
-    """Whether a bias is added to the outputs of a weight along an axis that may hold other things, too."""
+    """Return whether a bias and the outputs of a weight share entries along an axis."""
     return bool((stands(weight.axes[axis]) & stands(bias.axes[axis])).any())
 
 
-def _not_constant_first(value: Value, where: str) -> Value:
-    """A parameter that is contracted with a constant and then multiplied with the signal: which is its input?"""
-    stop = Stop(CONSTANT_FIRST, where)
-    return replace(value, weights=tuple(each.halted(stop) if each.fed_by_constant else each for each in value.weights))
-
-
 def _added_products(left: Value, right: Value) -> tuple[View, ...]:
-    """The products in a sum: of a signal and a constant what they were, others mixed with something else."""
+    """Return the products that a sum holds; beside another signal they count as scaled."""
     products = (*left.products, *right.products)
     if left.data and right.data:
         products = tuple(replace(view, scaled=True) for view in products)
@@ -167,7 +166,7 @@ def _added_products(left: Value, right: Value) -> tuple[View, ...]:
 
 
 def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:
-    """A sum of two signals holds the outputs of both."""
+    """Return the sum of two signals, which holds the outputs of both."""
     outputs = tuple(dict.fromkeys((*left.outputs, *right.outputs)))
     return Value(
         shape=shape,
@@ -178,10 +177,10 @@ def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:
 
 
 KEPT = 64
-"""A residual stream is a sum of everything before it; no more weights than these are remembered behind a value."""
+"""How many outputs a value remembers at most; a residual stream is a sum of all outputs before it."""
 
 
-def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where: str) -> Value:
+def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line: str) -> Value:
     """Follow a product: of parameters, of signals, or of a signal and a scale."""
     constants = [not value.data and not value.weights for value in (left, right)]
     if any(constants):
@@ -192,14 +191,12 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
         if number is not None:
             views = tuple(masked(view, np.asarray(number) != 0) for view in views)
         return replace(other, weights=views)
-    if left.data != right.data and not (left.inputless or right.inputless):
-        left, right = (_not_constant_first(value, where) for value in (left, right))
-    left, right = (fitted(settle(value, uses, where) if _is_signal(value) else value, shape) for value in (left, right))
+    left, right = (fitted(settle(value, uses, line) if _is_signal(value) else value, shape) for value in (left, right))
     if left.weights and right.weights:
-        views, same = _merged(left, right, where, "multiplied with")
+        views, same = _merged(left, right, line, "multiplied with")
         return Value(shape=shape, weights=views, data=same)
     if not left.weights and not right.weights:
-        constants_met(left, right, uses, where)
+        constants_met(left, right, uses, line)
         _vary(left.products, right, uses)
         _vary(right.products, left, uses)
         return _scaled(_both(left, right, shape))
@@ -207,20 +204,20 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
     products = []
     for view in params.weights:
         parts: dict[Factor, Part] = {}
-        for at, axis in enumerate(view.axes):
-            assign(parts, view.opened(axis), "out" if at in signal.stretched else "along")
+        for index, axis in enumerate(view.axes):
+            assign(parts, view.opened(axis), "out" if index in signal.stretched else "along")
         assign(parts, view.batch, "batch")
         stop = view.stop
         if view.shifted:
-            stop = stop or Stop("a constant is added to it before it scales the signal", where)
+            stop = stop or Stop("a constant is added to it before it scales the signal", line)
         if view.added_up:
-            stop = stop or Stop("a sum over its axes scales the signal", where)
+            stop = stop or Stop("a sum over its axes scales the signal", line)
         elif view.times or view.links:
-            stop = stop or Stop("it is combined with another parameter and then scales the signal", where)
+            stop = stop or Stop("it is combined with another parameter and then scales the signal", line)
         use = Use(
             param=view.param,
             what="scale",
-            where=where,
+            line=line,
             parts=parts,
             normalized=view.normalized,
             stop=stop,
@@ -238,7 +235,7 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, wh
 
 
 def masked(view: View, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> View:
-    """Return a view of which a mask of constants leaves some entries.
+    """Return a view with the share of its entries that a constant mask leaves.
 
     Args:
         view: the view.
@@ -250,17 +247,17 @@ def masked(view: View, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> View:
 
 
 def _vary(products: Sequence[View], other: Value, uses: Uses) -> None:
-    """Note that what scales were multiplied with varies along their axes, by what it is multiplied with now."""
+    """Note the axes of scales along which the signal varies, after it is multiplied with another signal."""
     for view in products:
         use = uses.found[view.use]
-        for at, axis in enumerate(view.axes):
+        for index, axis in enumerate(view.axes):
             for factor in view.opened(axis):
-                if at not in other.stretched and use.product and use.parts.get(factor) == "out":
+                if index not in other.stretched and use.product and use.parts.get(factor) == "out":
                     use.parts[factor] = "along"
 
 
 def _scaled(value: Value) -> Value:
-    """A signal whose outputs were scaled by a signal or a norm: a bias added now is no longer their weight's."""
+    """Return a signal with its outputs marked as scaled: a bias that is added now does not belong to their weight."""
     return replace(value, outputs=tuple(replace(view, scaled=True) for view in value.outputs))
 
 
@@ -268,21 +265,19 @@ def _is_signal(value: Value) -> bool:
     return value.looked or any(view.fed_by_constant for view in value.weights)
 
 
-def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where: str) -> Value:
-    """Follow a quotient: by a constant it is a product, by a statistic of the weight itself a normalization."""
+def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line: str) -> Value:
+    """Follow a quotient: by a constant, by a signal, or by a statistic of the weight, which normalizes it."""
     if not right.data and not right.weights:
-        return multiplied(left, right, shape, uses, where)
+        return multiplied(left, right, shape, uses, line)
     left, right = fitted(left, shape), fitted(right, shape)
     if left.weights and right.weights and not (_is_signal(left) or _is_signal(right)):
-        below = tuple(view.halted(Stop("another parameter is divided by it", where)) for view in right.weights)
-        views, same = _merged(left, replace(right, weights=below), where, "divided by")
+        below = tuple(view.halted(Stop("another parameter is divided by it", line)) for view in right.weights)
+        views, same = _merged(left, replace(right, weights=below), line, "divided by")
         return Value(shape=shape, weights=views, data=same)
-    if right.inputless and any(view.fed_by_constant for view in left.weights):
-        left = settle(left, uses, where)
-    elif right.data and not right.inputless:
-        left = _not_constant_first(left, where)
+    if right.data and any(view.fed_by_constant for view in left.weights):
+        left = settle(left, uses, line)
     if right.data and not left.weights and not right.weights:
-        constants_met(left, right, uses, where)
+        constants_met(left, right, uses, line)
         return replace(_scaled(_both(left, right, shape)), data=True)
     if left.weights and right.weights and not (left.looked or right.looked):
         # What a constant is contracted with is no outputs yet where it is divided by a statistic of itself.
@@ -290,13 +285,13 @@ def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, where
             replace(each, weights=tuple(replace(view, links=()) for view in each.weights)) for each in (left, right)
         )
     if left.data and not _is_signal(right):
-        stop = Stop("the signal is divided by it", where)
+        stop = Stop("the signal is divided by it", line)
         right = replace(right, weights=tuple(view.halted(stop) for view in right.weights))
-    return nonlinear("a division", [left, right], shape, uses, where)
+    return nonlinear("a division", [left, right], shape, uses, line)
 
 
-def _merged(left: Value, right: Value, where: str, how: str) -> tuple[tuple[View, ...], bool]:
-    """The parameters of two operands. A parameter in both, once as a statistic of itself, is normalized."""
+def _merged(left: Value, right: Value, line: str, how: str) -> tuple[tuple[View, ...], bool]:
+    """Return the parameters of two operands; one that is combined with a statistic of itself is normalized."""
     groups = [left.weights, right.weights]
     product = how != "added to"
     kept: list[View] = []
@@ -308,19 +303,19 @@ def _merged(left: Value, right: Value, where: str, how: str) -> tuple[tuple[View
                 met = frozenset(each.param for each in others) if product else frozenset()
                 kept.append(replace(view, times=view.times | met))
                 continue
-            kept += _with_twins(view, twins, place, product, where)
+            kept += _with_twins(view, twins, place, product, line)
     own = {view.param for view in kept if view.normalized or view.quantized}
     kept = [replace(view, times=view.times - own) if view.param in own else view for view in kept]
     return tuple(dict.fromkeys(kept)), left.data or right.data
 
 
 def _is_statistic(view: View) -> bool:
-    """Whether it is what a function made of a parameter, or a sum of its entries."""
+    """Return whether a view is a function of a parameter, or a sum of its entries."""
     return view.stop is not None or bool(view.added_up)
 
 
-def _with_twins(view: View, twins: list[View], place: int, product: bool, where: str) -> list[View]:
-    """What is left of a view when the other operand holds the same parameter."""
+def _with_twins(view: View, twins: list[View], place: int, product: bool, line: str) -> list[View]:
+    """Return what is left of a view when the other operand holds the same parameter."""
     if _is_statistic(view) and any(not _is_statistic(twin) for twin in twins):
         return []  # the statistic; its twin is marked below
     own = all(_is_statistic(twin) and twin.fixed == view.fixed for twin in twins)
@@ -335,4 +330,4 @@ def _with_twins(view: View, twins: list[View], place: int, product: bool, where:
         return [replace(view, normalized=True)]
     if any(len(twin.own) > len(view.own) for twin in twins):
         return []
-    return [view.halted(Stop("it is multiplied with itself", where))]
+    return [view.halted(Stop("it is multiplied with itself", line))]

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from initax._trace._views import FOREIGN, Factor, Slot, View
+from initax._trace._factors import FOREIGN, Factor, Slot
+from initax._trace._views import View
 
 Whole = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
 
@@ -34,7 +35,7 @@ class Reader:
 
 
 def covers(view: View, shape: Sequence[int], axes: Sequence[int]) -> bool:
-    """Whether a view of outputs still tells every entry along these stored axes from every other.
+    """Return whether a view of outputs distinguishes all entries along some stored axes.
 
     Args:
         view: the outputs, in a signal.
@@ -50,7 +51,9 @@ def covers(view: View, shape: Sequence[int], axes: Sequence[int]) -> bool:
 def marked(view: View) -> tuple[int, ...]:
     """Return the axes of a signal along which it holds different units, or something beside them."""
     return tuple(
-        at for at, axis in enumerate(view.axes) if any(factor.axis != FOREIGN and factor.size > 1 for factor in axis)
+        index
+        for index, axis in enumerate(view.axes)
+        if any(factor.axis != FOREIGN and factor.size > 1 for factor in axis)
     )
 
 
@@ -69,7 +72,7 @@ def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: S
     )
     missing = np.zeros([1] * len(along), bool)
     for place, axis in enumerate(along):
-        lengthwise = [-1 if at == place else 1 for at in range(len(along))]
+        lengthwise = [-1 if index == place else 1 for index in range(len(along))]
         for factor, digit in _digits(np.arange(math.prod(each.size for each in view.axes[axis])), view.axes[axis]):
             inside = [(factor, digit)]
             if isinstance(factor, Slot):
@@ -83,7 +86,7 @@ def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: S
 
 
 def _digits(index: Whole, factors: Sequence[Factor]) -> list[tuple[Factor, Whole]]:
-    """The digit of each factor, outermost first, of an index along their product."""
+    """Return the digit of each factor, outermost first, of an index along their product."""
     found = []
     for factor in reversed(factors):
         found.append((factor, index % factor.size))
@@ -141,7 +144,7 @@ def coordinates(view: View, axes: Sequence[int], shape: Sequence[int]) -> tuple[
         return own
 
     def place(slot: Slot) -> Whole:
-        """Where each stored entry stands in a slot, -1 where it does not."""
+        """Return the place of each stored entry in a slot, -1 where it is not in it."""
         number: Whole = np.zeros([1] * len(shape), np.intp)
         for factor in slot.factors:
             number = number * factor.size + digit(factor)
@@ -167,6 +170,6 @@ def coordinates(view: View, axes: Sequence[int], shape: Sequence[int]) -> tuple[
 
 
 def apart(one: Sequence[tuple[Factor, int]], other: Sequence[tuple[Factor, int]]) -> bool:
-    """Whether two uses of one parameter take different entries of it."""
+    """Return whether two uses of one parameter take different entries of it."""
     taken: Mapping[Factor, int] = dict(one)
     return any(taken.get(factor, digit) != digit for factor, digit in other)

@@ -15,10 +15,11 @@ import numpy as np
 from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
+from initax._trace._factors import FOREIGN, Factor
 from initax._trace._pairs import imaginary, paired, turned
-from initax._trace._sums import summed
-from initax._trace._uses import Part, Uses, Value, assign
-from initax._trace._views import FOREIGN, Factor, Link, Stop, View
+from initax._trace._sums import summed, summed_product
+from initax._trace._uses import Uses, Value
+from initax._trace._views import Link, Stop, View
 
 Values = Sequence[Value]
 
@@ -28,130 +29,130 @@ def shapes_of(eqn: Any) -> list[tuple[int, ...]]:
     return [tuple(getattr(var.aval, "shape", ())) for var in eqn.outvars]
 
 
-def keep(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
-    """A function of one value, entry by entry, that leaves a weight a weight."""
+def keep(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
+    """Follow a function, entry by entry, behind which a weight is still a weight."""
     return replace(values[0], columns=()) if values[0].columns else values[0]
 
 
-def reshape(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def reshape(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a reshape."""
     order = eqn.params["dimensions"] or range(len(values[0].shape))
     turned = layout.rearrange(values[0], order, [values[0].shape[axis] for axis in order])
-    return layout.reshape(turned, shapes_of(eqn)[0], where)
+    return layout.reshape(turned, shapes_of(eqn)[0], line)
 
 
-def transpose(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def transpose(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a transpose."""
     return layout.rearrange(values[0], eqn.params["permutation"], shapes_of(eqn)[0])
 
 
-def squeeze(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def squeeze(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow axes of size one that go."""
     places = [axis for axis in range(len(values[0].shape)) if axis not in eqn.params["dimensions"]]
     return layout.rearrange(values[0], places, shapes_of(eqn)[0])
 
 
-def broadcast_in_dim(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def broadcast_in_dim(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a broadcast."""
     return layout.broadcast(values[0], shapes_of(eqn)[0], eqn.params["broadcast_dimensions"])
 
 
-def rev(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def rev(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow entries in reversed order."""
-    return layout.turn(values[0], eqn.params["dimensions"], uses, where)
+    return layout.turn(values[0], eqn.params["dimensions"], uses, line)
 
 
-def tile(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def tile(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow entries that are repeated."""
     return layout.tile(values[0], eqn.params["reps"], shapes_of(eqn)[0])
 
 
-def cumsum(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+def cumsum(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     """Follow a running sum."""
-    return layout.running(values[0], eqn.params["axis"], eqn.primitive.name, where)
+    return layout.running(values[0], eqn.params["axis"], eqn.primitive.name, line)
 
 
-def gather(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def gather(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a look-up by an array of indices."""
-    return layout.gather(values[0], values[1], eqn, uses, where)
+    return layout.gather(values[0], values[1], eqn, uses, line)
 
 
-def concatenate(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def concatenate(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a concatenation."""
-    return layout.join(values, shapes_of(eqn)[0], eqn.params["dimension"], uses, where)
+    return layout.join(values, shapes_of(eqn)[0], eqn.params["dimension"], uses, line)
 
 
-def stack(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def stack(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow values that are stacked along a new axis: a concatenation of axes of size one."""
     shape, axis = shapes_of(eqn)[0], eqn.params["axis"] % (len(values[0].shape) + 1)
     places = [*range(axis), None, *range(axis, len(shape) - 1)]
     rows = [layout.rearrange(value, places, (*shape[:axis], 1, *shape[axis + 1 :])) for value in values]
-    return layout.join(rows, shape, axis, uses, where)
+    return layout.join(rows, shape, axis, uses, line)
 
 
-def contract(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def contract(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a contraction."""
-    return dot_general(values[0], values[1], eqn, uses, where)
+    return dot_general(values[0], values[1], eqn, uses, line)
 
 
-def convolve(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def convolve(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a convolution."""
-    return convolution(values[0], values[1], eqn, uses, where)
+    return convolution(values[0], values[1], eqn, uses, line)
 
 
-def add(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def add(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a sum or a difference."""
     left, right = paired(values[0], values[1], uses)
-    return elementwise.added(eqn.primitive.name, left, right, shapes_of(eqn)[0], uses, where)
+    return elementwise.added(eqn.primitive.name, left, right, shapes_of(eqn)[0], uses, line)
 
 
-def mul(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def mul(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a product."""
-    return turned(eqn, elementwise.multiplied(values[0], values[1], shapes_of(eqn)[0], uses, where))
+    return turned(eqn, elementwise.multiplied(values[0], values[1], shapes_of(eqn)[0], uses, line))
 
 
-def div(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def div(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a quotient."""
-    return elementwise.divided(values[0], values[1], shapes_of(eqn)[0], uses, where)
+    return elementwise.divided(values[0], values[1], shapes_of(eqn)[0], uses, line)
 
 
-def complex_of(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def complex_of(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a real and an imaginary part that become complex."""
     layout.together(values, uses)
-    return add(eqn, [values[0], imaginary(values[1])], uses, where)
+    return add(eqn, [values[0], imaginary(values[1])], uses, line)
 
 
-def cut(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def cut(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a slice."""
     value = values[0]
     strides = eqn.params["strides"] or [1] * len(value.shape)
     shape = shapes_of(eqn)[0]
     for axis, (start, stride) in enumerate(zip(eqn.params["start_indices"], strides, strict=True)):
-        value = layout.cut(value, axis, int(start), shape[axis], int(stride), uses, where)
+        value = layout.cut(value, axis, int(start), shape[axis], int(stride), uses, line)
     return value
 
 
-def split(eqn: Any, values: Values, uses: Uses, where: str) -> list[Value]:
+def split(eqn: Any, values: Values, uses: Uses, line: str) -> list[Value]:
     """Follow a split along an axis."""
     value = values[0]
     axis, start, results = eqn.params["axis"], 0, []
     for size in map(int, eqn.params["sizes"]):
-        results.append(layout.cut(value, axis, start, size, 1, uses, where))
+        results.append(layout.cut(value, axis, start, size, 1, uses, line))
         start += size
     return results
 
 
-def unstack(eqn: Any, values: Values, uses: Uses, where: str) -> list[Value]:
-    """Entries along an axis, each alone; JAX has a primitive for it from 0.12 on."""
+def unstack(eqn: Any, values: Values, uses: Uses, line: str) -> list[Value]:
+    """Follow entries along an axis that become values of their own; JAX has a primitive for it from 0.12 on."""
     value = values[0]
     axis = eqn.params["axis"] % len(value.shape)
     shape = (*value.shape[:axis], *value.shape[axis + 1 :])
     places = [each for each in range(len(value.shape)) if each != axis]
-    entries = (layout.cut(value, axis, start, 1, 1, uses, where) for start in range(value.shape[axis]))
+    entries = (layout.cut(value, axis, start, 1, 1, uses, line) for start in range(value.shape[axis]))
     return [layout.rearrange(entry, places, shape) for entry in entries]
 
 
-def dynamic_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
+def dynamic_slice(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a slice at a place that is worked out."""
     value, starts = values[0], values[1:]
     for axis, size in enumerate(eqn.params["slice_sizes"]):
@@ -160,18 +161,18 @@ def dynamic_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
         start = starts[axis].numbers
         if start is not None:
             first = min(max(int(start), 0), value.shape[axis] - size)
-            value = layout.cut(value, axis, first, size, 1, uses, where)
+            value = layout.cut(value, axis, first, size, 1, uses, line)
         elif size == 1:
             value = layout.entry(replace(value, outputs=()), axis, starts[axis].data, uses.at, 1 + axis)
         else:
-            value = _lost(value, axis, size, where)
+            value = _lost(value, axis, size, line)
     return value
 
 
-def _lost(value: Value, axis: int, size: int, where: str) -> Value:
-    """A window of an axis at a place that is not known."""
+def _lost(value: Value, axis: int, size: int, line: str) -> Value:
+    """Return a window of an axis at a place that is not known."""
     shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
-    stop = Stop("a window at a changing place is taken of it", where)
+    stop = Stop("a window at a changing place is taken of it", line)
     views = tuple(
         replace(view, axes=(*view.axes[:axis], (Factor(FOREIGN, 1, size),), *view.axes[axis + 1 :]))
         if all(factor.axis == FOREIGN for factor in view.axes[axis])
@@ -181,19 +182,19 @@ def _lost(value: Value, axis: int, size: int, where: str) -> Value:
     return Value(shape=shape, data=value.data, weights=views)
 
 
-def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     """Follow a value of which a block is overwritten."""
     under, over, *starts = values
     numbers = [start.numbers for start in starts]
-    found = [int(each) for each in numbers if each is not None]
+    found = [int(number) for number in numbers if number is not None]
     if len(found) < len(starts) or any(start.data for start in starts) or not _readable(values):
         return _overwritten(eqn, values, uses)
     last = [total - size for total, size in zip(under.shape, over.shape, strict=True)]
     first = [min(max(start, 0), most) for start, most in zip(found, last, strict=True)]
-    return layout.write(under, over, first, uses, where)
+    return layout.write(under, over, first, uses, line)
 
 
-def scatter(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     """Follow a value some of whose entries are overwritten, or added to."""
     under, indices, over = values
     adds = eqn.primitive.name == "scatter-add"
@@ -211,52 +212,52 @@ def scatter(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
     window = dict(zip(kept, numbers.update_window_dims, strict=True))
     if len(rows) == 1:
         places = [window.get(axis) for axis in range(len(under.shape))]
-        block = layout.rearrange(over, places, [1 if at is None else over.shape[at] for at in places])
+        block = layout.rearrange(over, places, [1 if index is None else over.shape[index] for index in places])
         starts = [int(rows[0][axes.index(axis)]) if axis in axes else 0 for axis in range(len(under.shape))]
         fits = all(
             0 <= start <= total - size for start, total, size in zip(starts, under.shape, block.shape, strict=True)
         )
-        return layout.write(under, block, starts, uses, where, adds) if fits else None
-    around = [at for at in range(len(over.shape)) if at not in numbers.update_window_dims]
+        return layout.write(under, block, starts, uses, line, adds) if fits else None
+    around = [index for index in range(len(over.shape)) if index not in numbers.update_window_dims]
     if len(axes) != 1 or axes != gone or len(around) != 1:
         return None
     places = [around[0] if axis in axes else window[axis] for axis in range(len(under.shape))]
-    shape = [over.shape[at] for at in places if at is not None]
+    shape = [over.shape[index] for index in places if index is not None]
     if any(shape[axis] != under.shape[axis] for axis in kept):
         return None
     block = layout.rearrange(over, places, shape)
-    return layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, where, adds)
+    return layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, line, adds)
 
 
 def _readable(values: Values) -> bool:
-    """Whether parameters are in some values, and no signal."""
+    """Return whether some values hold parameters, and none is a signal."""
     return any(value.weights for value in values) and not any(value.data for value in values)
 
 
 def _overwritten(eqn: Any, values: Values, uses: Uses) -> Value | None:
-    """A value of which some entries are overwritten, of which nothing else is known."""
+    """Return a value some of whose entries are overwritten at places that are not known."""
     layout.together(values[:2], uses)
     if any(value.weights for value in values):
         return None
     return Value(shape=shapes_of(eqn)[0], data=any(value.data for value in values))
 
 
-def pad(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
+def pad(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     """Follow padding."""
     if values[1].data or values[1].weights:
         return None
-    return layout.pad(values[0], eqn.params["padding_config"], uses, where)
+    return layout.pad(values[0], eqn.params["padding_config"], uses, line)
 
 
-def select(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
-    """A choice between values, entry by entry: a mask of constants leaves a weight a weight."""
+def select(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
+    """Follow a choice between values, entry by entry; a constant mask leaves a weight a weight."""
     shape = shapes_of(eqn)[0]
     which, *cases = (elementwise.fitted(value, shape) for value in values)
     held = [case for case in cases if case.weights]
     if not held:
         if which.weights:
             return None
-        joined = elementwise.added("add", cases[0], cases[-1], shape, uses, where)
+        joined = elementwise.added("add", cases[0], cases[-1], shape, uses, line)
         return replace(joined, data=joined.data or which.data, stretched=frozenset())
     plain = not which.weights and all(case.weights or not case.data for case in cases)
     if not plain or (which.data and not all(case.looked for case in held)):
@@ -269,8 +270,8 @@ def select(eqn: Any, values: Values, uses: Uses, where: str) -> Value | None:
     return Value(shape=shape, data=any(case.data for case in held), weights=views)
 
 
-def reduce_sum(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
-    """A sum over axes: after a product with the signal it is a contraction, written out."""
+def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
+    """Follow a sum over axes; after a product with the signal it is a contraction, written out."""
     value, axes, shape = values[0], eqn.params["axes"], shapes_of(eqn)[0]
     if all(value.shape[axis] == 1 for axis in axes):
         return layout.rearrange(value, [axis for axis in range(len(value.shape)) if axis not in axes], shape)
@@ -281,7 +282,7 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
                 replace(
                     view,
                     axes=_without(view.axes, axes),
-                    links=(*view.links, Link(number, tuple(f for at in axes for f in view.axes[at]), plain=True)),
+                    links=(*view.links, Link(number, tuple(f for index in axes for f in view.axes[index]), plain=True)),
                 )
                 for view in value.weights
             )
@@ -289,41 +290,23 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, where: str) -> Value:
         # Of a constant's outputs, too, it is a sum: what is contracted with a constant is no signal by that.
         views = (replace(view, axes=_without(view.axes, axes), links=()) for view in value.weights)
         smaller = replace(value, shape=shape, weights=tuple(views))
-        return elementwise.nonlinear("a sum over its axes", [smaller], shape, uses, where)
-    rest = [at for at in range(len(value.shape)) if at not in axes]
-    outputs = []
-    for view in value.products:
-        use = uses.found[view.use]
-        gone = [factor for axis in axes for factor in view.opened(view.axes[axis]) if _is_own(factor)]
-        if not gone or use.what != "scale" or view.scaled:
-            continue
-        kept = [factor for at in rest for factor in view.opened(view.axes[at]) if _is_own(factor)]
-        if any(use.parts.get(factor) == "out" for factor in kept):
-            assign(use.parts, gone, "in")
-            use.parts = {factor: _of_weight(part) for factor, part in use.parts.items()}
-            use.what = "weight"
-            outputs.append(replace(view, axes=tuple(view.axes[at] for at in rest)))
-        else:
-            use.stop = use.stop or Stop("it scales the signal, which is then summed: a scale or a weight", where)
-    outputs += filter(None, [summed(view, axes, rest, uses, where) for view in value.outputs])
-    flat = frozenset(at for at, old in enumerate(rest) if old in value.stretched)
-    return Value(shape=shape, data=value.data, outputs=tuple(outputs), stretched=flat)
+        return elementwise.nonlinear("a sum over its axes", [smaller], shape, uses, line)
+    rest = [index for index in range(len(value.shape)) if index not in axes]
+    outputs = [
+        *(summed_product(view, axes, rest, uses, line) for view in value.products),
+        *(summed(view, axes, rest, uses, line) for view in value.outputs),
+    ]
+    found = tuple(filter(None, outputs))
+    flat = frozenset(index for index, old in enumerate(rest) if old in value.stretched)
+    return Value(shape=shape, data=value.data, outputs=found, stretched=flat)
 
 
 def _is_plain_sum(view: View, axes: Sequence[int]) -> bool:
-    """Whether what is added up along some axes are all entries of stored axes, each once."""
-    gone = [factor for at in axes for factor in view.axes[at] if factor.size > 1]
+    """Return whether a sum adds up all entries of stored axes, each once."""
+    gone = [factor for index in axes for factor in view.axes[index] if factor.size > 1]
     whole = all(factor.axis >= 0 for factor in gone)
     return whole and not (view.links or view.stop or view.running or view.looked or view.picked)
 
 
-def _is_own(factor: Factor) -> bool:
-    return factor.axis != FOREIGN and factor.size > 1
-
-
 def _without(every: Sequence[Any], gone: Sequence[int]) -> tuple[Any, ...]:
-    return tuple(each for at, each in enumerate(every) if at not in gone)
-
-
-def _of_weight(part: Part) -> Part:
-    return "batch" if part == "along" else part
+    return tuple(each for index, each in enumerate(every) if index not in gone)

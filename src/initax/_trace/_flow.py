@@ -32,8 +32,8 @@ def flow_of(closed: Any, arrays: int) -> Flow:
     """
     walk = _Flowing()
     operands = [
-        walk.new((), (), var.aval, plain=at < arrays, params=frozenset({at} if at < arrays else ()))
-        for at, var in enumerate(closed.jaxpr.invars)
+        walk.new((), (), var.aval, plain=index < arrays, params=frozenset({index} if index < arrays else ()))
+        for index, var in enumerate(closed.jaxpr.invars)
     ]
     walk.call(closed, operands, ())
     return walk.flow
@@ -88,7 +88,7 @@ class _Flowing(Interpreter[Node]):
 
     def _chosen(self, cases: Sequence[Node], var: Any, at: Place) -> Node:
         facts = shared(cases)
-        return self.new([(each, "carry") for each in cases], at, var.aval, **facts)
+        return self.new([(case, "carry") for case in cases], at, var.aval, **facts)
 
     def scan(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
         """Open two steps of a scan."""

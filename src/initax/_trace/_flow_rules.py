@@ -52,17 +52,17 @@ def labelled(eqn: Any, values: list[Node], var: Any) -> Labelled:
     if row.unchanged or row.moments in ("layout", "parts"):
         return _moved(eqn, values, var, facts)
     if eqn.primitive.name in COLLECTIVES:
-        return [(each, "carry") for each in values], facts | {"statistic": all(each.statistic for each in values)}
+        return [(value, "carry") for value in values], facts | {"statistic": all(value.statistic for value in values)}
     if row.moments == "sum" or eqn.primitive.name == "fft":
         return _summed(eqn, values, var, facts)
-    return [(each, "function") for each in values], facts if row is UNKNOWN else _function(row, values, facts)
+    return [(value, "function") for value in values], facts if row is UNKNOWN else _function(row, values, facts)
 
 
 def _function(row: Primitive, values: list[Node], facts: Facts) -> Facts:
     is_entrywise = row.units in ("function", "product") or row.moments == "function"
     if row.moments == "largest" or not is_entrywise:
         return facts | {"statistic": not facts["plain"]}
-    statistic = all(each.statistic or each.constant for each in values)
+    statistic = all(value.statistic or value.constant for value in values)
     return facts | {"statistic": statistic, "roots": _roots(values)}
 
 
@@ -150,7 +150,7 @@ def _scattered(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled
 
 
 def _overwritten(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    return [(each, "join") for each in values[:2]], facts
+    return [(value, "join") for value in values[:2]], facts
 
 
 def _joined(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:

@@ -17,11 +17,11 @@ LARGEST = 1 << 20
 """Constants with more entries are not worked out."""
 
 DEEPEST = 100
-"""Nor those that more equations, one behind the other, lead to."""
+"""Constants that a longer chain of equations leads to are not worked out either."""
 
 
 class Constant:
-    """A constant of the forward pass, worked out once somebody asks for it.
+    """A constant of the forward pass, worked out when it is first needed.
 
     Args:
         number: what it is, where that is known.
@@ -35,11 +35,11 @@ class Constant:
     def __init__(self, number: Any = None, eqn: Any = None, operands: Sequence[Constant] = (), place: int = 0) -> None:
         self._number, self._eqn, self._operands, self._place = number, eqn, tuple(operands), place
         self._asked = eqn is None
-        self.depth: int = 1 + max((each.depth for each in operands), default=0)
+        self.depth: int = 1 + max((operand.depth for operand in operands), default=0)
 
     @property
     def number(self) -> Numbers | None:
-        """What it is; `None` where it is too large, or can't be worked out now."""
+        """Its numbers; `None` where they are too many, or can't be worked out now."""
         if not self._asked:
             self._asked = True
             self._number = self._worked_out()
@@ -47,16 +47,17 @@ class Constant:
 
     def _worked_out(self) -> Any:
         eqn = self._eqn
-        small = all(math.prod(getattr(each.aval, "shape", ())) <= LARGEST for each in (*eqn.invars, *eqn.outvars))
+        small = all(math.prod(getattr(var.aval, "shape", ())) <= LARGEST for var in (*eqn.invars, *eqn.outvars))
         if not small or self.depth > DEEPEST or eqn.effects:
             return None
         numbers = [each.number for each in self._operands]
-        if any(each is None for each in numbers):
+        if any(number is None for number in numbers):
             return None
         operands = [jnp.asarray(each, atom.aval.dtype) for each, atom in zip(numbers, eqn.invars, strict=True)]
         try:
             with jax.ensure_compile_time_eval():
-                return evaluated(eqn, operands)[self._place]
+                found = evaluated(eqn, operands)[self._place]
+            return None if isinstance(found, jax.core.Tracer) else found  # a call inside `jax.jit` is not worked out
         except Exception:
             return None  # what JAX can't work out here, for whatever reason, is not known
 

@@ -62,8 +62,8 @@ def trace(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Tr
             for place in survey.places[path]:
                 leaves[place] = value
         values = list(own.given)
-        for at, value in zip([*own.keys, *own.moving], [*constant[count:], *moved], strict=True):
-            values[at] = value
+        for index, value in zip([*own.keys, *own.moving], [*constant[count:], *moved], strict=True):
+            values[index] = value
         result = call(survey.rebuild(leaves), *jax.tree_util.tree_unflatten(own.structure, values))
         return jax.tree_util.tree_map(lambda each: each if isinstance(each, jax.Array) else None, result)
 
@@ -117,14 +117,16 @@ class _Arguments:
         def own(path: str) -> Any:
             return _array(survey.at(path))
 
-        constants = [*map(own, self.others), *(self.given[at] for at in self.keys)]
-        return [*map(own, self.weights)], constants, [self.given[at] for at in self.moving]
+        constants = [*map(own, self.others), *(self.given[index] for index in self.keys)]
+        return [*map(own, self.weights)], constants, [self.given[index] for index in self.moving]
 
 
 def _arguments(survey: Survey, inputs: Any) -> _Arguments:
     given, structure = jax.tree_util.tree_flatten(inputs if isinstance(inputs, tuple) else (inputs,))
-    arrays = [at for at, each in enumerate(given) if isinstance(each, jax.Array | np.ndarray | jax.ShapeDtypeStruct)]
-    keys = tuple(at for at in arrays if jnp.issubdtype(given[at].dtype, jax.dtypes.prng_key))
+    arrays = [
+        index for index, each in enumerate(given) if isinstance(each, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
+    ]
+    keys = tuple(index for index in arrays if jnp.issubdtype(given[index].dtype, jax.dtypes.prng_key))
     inexact = {path: jnp.issubdtype(_array(survey.at(path)).dtype, np.inexact) for path in survey.places}
     return _Arguments(
         weights=tuple(path for path, is_inexact in inexact.items() if is_inexact),
@@ -132,7 +134,7 @@ def _arguments(survey: Survey, inputs: Any) -> _Arguments:
         given=given,
         structure=structure,
         keys=keys,
-        moving=tuple(at for at in arrays if at not in keys),
+        moving=tuple(index for index in arrays if index not in keys),
     )
 
 
@@ -141,7 +143,7 @@ def _called(model: Any, *inputs: Any) -> Any:
 
 
 def _how_to_call(survey: Survey, inputs: Any) -> str:
-    """The line that says how the model is called; other ways of calling it are tried out, abstractly."""
+    """Return the line that says how to call the model, after trying other calls abstractly."""
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     if isinstance(inputs, list) and _is_traced(survey, tuple(inputs), _called):
         return "a list is one argument, and several are a tuple: inputs=" + ("x" if len(inputs) == 1 else "(x, y)")
@@ -169,7 +171,7 @@ def _abstract(leaf: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """A text that stands for itself in what holds it."""
+    """A text whose representation is the text itself."""
 
     text: str
 
@@ -178,7 +180,7 @@ class _Word:
 
 
 def _shown_whole(argument: Any) -> str:
-    """An argument with its lists and mappings: a list of one array is not that array."""
+    """Return an argument as text, with its lists and mappings."""
     shown = repr(jax.tree_util.tree_map(lambda leaf: _Word(shape_text(leaf)), argument))
     return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
@@ -220,31 +222,34 @@ def _with_residuals(layers: tuple[Layer, ...], traced: Traced) -> tuple[Layer, .
     """Return the layers with what the forward pass says of each array and residual streams."""
     found = residuals(traced.closed, traced.paths)
     return tuple(
-        replace(layer, parameters=tuple(replace(each, residual=found.get(each.path)) for each in layer.parameters))
+        replace(
+            layer,
+            parameters=tuple(replace(parameter, residual=found.get(parameter.path)) for parameter in layer.parameters),
+        )
         for layer in layers
     )
 
 
-def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey, tuple[str, ...]]:
+def with_readings(survey: Survey, readings: Mapping[str, Reading]) -> tuple[Survey, tuple[str, ...]]:
     """Return the survey with the axes of undeclared arrays read off the trace, and what disagrees with declarations.
 
     Args:
         survey: the model.
-        found: path → reading.
+        readings: path → reading.
     """
     notes: list[str] = []
     disagree: list[str] = []
     split: list[str] = []
-    paths = list(found)
+    paths = list(readings)
     layers = []
     for given in survey.layers:
-        layer = _with_stacks_placed(given, found)
-        layers.append(_read_layer(layer, found, paths, notes))
+        layer = _with_stacks_placed(given, readings)
+        layers.append(_read_layer(layer, readings, paths, notes))
         for parameter in layer.parameters:
-            reading = found.get(parameter.path)
+            reading = readings.get(parameter.path)
             if reading is not None and reading.pattern is not None and not may_be_traced(parameter):
                 _held_against(parameter, reading, disagree, split)
-    layers = [_with_own_fans(layer, found) for layer in _with_biases_joined(layers, found, paths)]
+    layers = [_with_own_fans(layer, readings) for layer in _with_biases_joined(layers, readings, paths)]
     if disagree:
         text = message(
             f"the forward pass disagrees with the declared axes of {len(disagree)} of the arrays; declarations stand:",
@@ -265,22 +270,22 @@ def with_readings(survey: Survey, found: Mapping[str, Reading]) -> tuple[Survey,
     return replace(survey, layers=tuple(layers)), tuple(notes)
 
 
-def _with_stacks_placed(layer: Layer, found: Mapping[str, Reading]) -> Layer:
+def _with_stacks_placed(layer: Layer, readings: Mapping[str, Reading]) -> Layer:
     """Return a layer whose stack axes stand where the forward pass says, of the places that their sizes allow.
 
     Members that all see the same input can't be told from outputs: then several places are left.
     """
     for weight in layer.parameters:
-        reading = found.get(weight.path)
+        reading = readings.get(weight.path)
         if not weight.placements or weight.role not in WEIGHT_ROLES or reading is None or reading.pattern is None:
             continue
         traced = resolve(reading.pattern, weight.shape, reading.sizes)
         agreeing = {
-            at: axes for at, axes in [(None, weight.axes), *weight.placements] if _agrees(weight, axes, reading)
+            index: axes for index, axes in [(None, weight.axes), *weight.placements] if _agrees(weight, axes, reading)
         }
-        exact = [at for at, axes in agreeing.items() if axes is not None and _outputs(axes) == _outputs(traced)]
+        exact = [index for index, axes in agreeing.items() if axes is not None and _outputs(axes) == _outputs(traced)]
         chosen, *others = exact or agreeing or [None]
-        return replace(layer, parameters=tuple(_placed(each, chosen, others) for each in layer.parameters))
+        return replace(layer, parameters=tuple(_placed(parameter, chosen, others) for parameter in layer.parameters))
     return layer
 
 
@@ -293,13 +298,13 @@ def _outputs(axes: Axes) -> set[tuple[int, int]]:
 
 
 Place = tuple[int, ...] | None
-"""Where stack axes stand; `None` is where they are taken to be."""
+"""Indices of stack axes; `None` for those that are assumed without a trace."""
 
 
 def _placed(parameter: Parameter, chosen: Place, others: Sequence[Place]) -> Parameter:
     """Return a parameter with its stack axes at a place, and those that are left beside it."""
     every = dict(parameter.placements)
-    left = tuple((at, every[at]) for at in others if at in every)
+    left = tuple((index, every[index]) for index in others if index in every)
     axes = None if chosen is None else every.get(chosen)
     if axes is None:
         return replace(parameter, placements=left) if parameter.placements else parameter
@@ -309,69 +314,72 @@ def _placed(parameter: Parameter, chosen: Place, others: Sequence[Place]) -> Par
     return replace(parameter, axes=axes, fans=fans, placements=left)
 
 
-def _read_layer(layer: Layer, found: Mapping[str, Reading], paths: Sequence[str], notes: list[str]) -> Layer:
-    if not any(each.path in found and _is_readable(each) for each in layer.parameters):
+def _read_layer(layer: Layer, readings: Mapping[str, Reading], paths: Sequence[str], notes: list[str]) -> Layer:
+    if not any(each.path in readings and _is_readable(each) for each in layer.parameters):
         return layer
-    own: dict[str, Parameter] = {}
+    parameters: dict[str, Parameter] = {}
     for parameter in layer.parameters:
-        reading = found.get(parameter.path)
+        reading = readings.get(parameter.path)
         if reading is None or not _is_readable(parameter):
-            own[parameter.path] = parameter
+            parameters[parameter.path] = parameter
             continue
-        own[parameter.path] = read_parameter(parameter, reading)
+        parameters[parameter.path] = read_parameter(parameter, reading)
         notes += [f"{parameter.path or '(model)'}: {note}" for note in reading.notes]
-    for path, parameter in own.items():
-        if parameter.role == "bias" and path in found and found[path].pattern is not None:
-            weight = _weight_of(found[path], own, paths)
+    for path, parameter in parameters.items():
+        if parameter.role == "bias" and path in readings and readings[path].pattern is not None:
+            weight = _weight_of(readings[path], parameters, paths)
             if weight is not None:
-                own[path] = replace(parameter, fans=weight.fans)
+                parameters[path] = replace(parameter, fans=weight.fans)
     if declaration_of(layer.cls) is not None:
-        return replace(layer, parameters=tuple(own.values()))
-    own |= _no_norm(own)
-    kinds = [found[path].kind for path, each in own.items() if path in found and each.role in WEIGHT_ROLES]
-    scales = [path for path, each in own.items() if path in found and each.role == "scale"]
+        return replace(layer, parameters=tuple(parameters.values()))
+    parameters |= _no_norm(parameters)
+    kinds = [readings[path].kind for path, each in parameters.items() if path in readings and each.role in WEIGHT_ROLES]
+    scales = [path for path, each in parameters.items() if path in readings and each.role == "scale"]
     kind = next(iter(kinds), "Norm" if scales else UNDECLARED)
-    return replace(layer, kind=kind, parameters=tuple(own.values()))
+    return replace(layer, kind=kind, parameters=tuple(parameters.values()))
 
 
-def _with_biases_joined(layers: list[Layer], found: Mapping[str, Reading], paths: Sequence[str]) -> list[Layer]:
+def _with_biases_joined(layers: list[Layer], readings: Mapping[str, Reading], paths: Sequence[str]) -> list[Layer]:
     """Return the layers with biases of a plain container at the weights beside them that they are added to."""
     weights = {
-        each.path: (at, each)
+        parameter.path: (at, parameter)
         for at, layer in enumerate(layers)
-        for each in layer.parameters
-        if each.role in WEIGHT_ROLES and each.evidence is Evidence.TRACED
+        for parameter in layer.parameters
+        if parameter.role in WEIGHT_ROLES and parameter.evidence is Evidence.TRACED
     }
     joined: dict[int, list[Parameter]] = {}
     for layer in layers:
-        for each in layer.parameters:
-            if each.role != "bias" or each.fans is not None or each.evidence is not Evidence.TRACED:
+        for parameter in layer.parameters:
+            if parameter.role != "bias" or parameter.fans is not None or parameter.evidence is not Evidence.TRACED:
                 continue
-            partners = (weights.get(paths[place]) for place in reversed(found[each.path].partners))
+            partners = (weights.get(paths[place]) for place in reversed(readings[parameter.path].partners))
             at, weight = next(filter(None, partners), (None, None))
             if at is None or weight is None:
                 continue
             owner = layers[at]
             if layer.path in (owner.path, *(around.path for around in owner.ancestors[-1:])):
-                joined.setdefault(at, []).append(replace(each, fans=weight.fans))
-    gone = {each.path for biases in joined.values() for each in biases}
+                joined.setdefault(at, []).append(replace(parameter, fans=weight.fans))
+    gone = {bias.path for biases in joined.values() for bias in biases}
     if not gone:
         return layers
     left = (
         replace(
             layer,
-            parameters=(*(each for each in layer.parameters if each.path not in gone), *joined.get(at, ())),
+            parameters=(
+                *(parameter for parameter in layer.parameters if parameter.path not in gone),
+                *joined.get(at, ()),
+            ),
         )
         for at, layer in enumerate(layers)
     )
     return [layer for layer in left if layer.parameters]
 
 
-def _with_own_fans(layer: Layer, found: Mapping[str, Reading]) -> Layer:
+def _with_own_fans(layer: Layer, readings: Mapping[str, Reading]) -> Layer:
     """Return a layer whose biases have the fans of what they are added to, where their weights are somewhere else."""
 
     def whole(parameter: Parameter) -> Parameter:
-        fans = found[parameter.path].fans if parameter.path in found else None
+        fans = readings[parameter.path].fans if parameter.path in readings else None
         is_bias = parameter.role == "bias" and parameter.evidence is Evidence.TRACED
         if not is_bias or parameter.fans is not None or fans is None:
             return parameter
@@ -380,19 +388,19 @@ def _with_own_fans(layer: Layer, found: Mapping[str, Reading]) -> Layer:
     return replace(layer, parameters=tuple(map(whole, layer.parameters)))
 
 
-def _no_norm(own: Mapping[str, Parameter]) -> dict[str, Parameter]:
+def _no_norm(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
     """Return the scales and biases of a layer without weights that is no norm, kept.
 
     A norm holds nothing to which a function is applied before anything else, as the logarithms of a state-space model.
     """
-    other = next((each for each in own.values() if each.excluded and each.excluded.why is Why.TRANSFORMED), None)
-    if other is None or any(each.role in WEIGHT_ROLES for each in own.values()):
+    other = next((each for each in parameters.values() if each.excluded and each.excluded.why is Why.TRANSFORMED), None)
+    if other is None or any(each.role in WEIGHT_ROLES for each in parameters.values()):
         return {}
     text = f"it stands beside {other.path}, to which a function is applied first, as in no norm"
     reason = undeclared(text, Why.CONTRADICTED)
     return {
         path: replace(each, role=None, axes=None, fans=None, evidence=None, excluded=reason)
-        for path, each in own.items()
+        for path, each in parameters.items()
         if each.role in ("scale", "bias")
     }
 
@@ -423,10 +431,10 @@ def read_parameter(parameter: Parameter, reading: Reading) -> Parameter:
     )
 
 
-def _weight_of(reading: Reading, own: Mapping[str, Parameter], paths: Sequence[str]) -> Parameter | None:
-    """The weight a bias goes with: of those whose outputs it is added to, the last that its layer owns."""
+def _weight_of(reading: Reading, parameters: Mapping[str, Parameter], paths: Sequence[str]) -> Parameter | None:
+    """Return the weight of a bias: of those whose outputs it is added to, the last that its layer owns."""
     for place in reversed(reading.partners):
-        weight = own.get(paths[place])
+        weight = parameters.get(paths[place])
         if weight is not None and weight.role in WEIGHT_ROLES:
             return weight
     return None
@@ -439,7 +447,7 @@ def _held_against(parameter: Parameter, reading: Reading, disagree: list[str], s
     traced = resolve(reading.pattern, parameter.shape, reading.sizes)
     verdict = compare(parameter, reading)
     shown = f'{parameter.path or "(model)"} {parameter.shape}: declared "{parameter.axes.pattern}"'
-    seen = f" at {reading.where[0]}" if reading.where else ""
+    seen = f" at {reading.lines[0]}" if reading.lines else ""
     if verdict == "disagree":
         disagree.append(
             f'{shown} ({parameter.role}, fan_in {parameter.fan_in}), used as "{reading.pattern}" '
@@ -477,24 +485,24 @@ def compare(parameter: Parameter, reading: Reading) -> str:
 
 
 def _cells(axes: Axes, which: Iterable[int]) -> set[tuple[int, int]]:
-    """The stored axes, and the digits along each, that some axes of the split shape are: one pair per prime digit."""
-    found: set[tuple[int, int]] = set()
+    """Return some axes of the split shape as pairs of a stored axis and a place of one of its prime factors."""
+    pairs: set[tuple[int, int]] = set()
     chosen = set(which)
     stored, left, inner = len(axes.shape) - 1, axes.shape[-1] if axes.shape else 1, 1
-    for at in reversed(range(len(axes.split))):
-        while left == 1 and axes.split[at] > 1:
+    for index in reversed(range(len(axes.split))):
+        while left == 1 and axes.split[index] > 1:
             stored -= 1
             left, inner = axes.shape[stored], 1
-        size = axes.split[at]
-        if at in chosen:
-            found |= {(stored, inner * digit) for digit in _chain(size)}
+        size = axes.split[index]
+        if index in chosen:
+            pairs |= {(stored, inner * digit) for digit in _chain(size)}
         left //= max(size, 1)
         inner *= size
-    return found
+    return pairs
 
 
 def _chain(size: int) -> list[int]:
-    """The places of the prime digits of a number up to `size`: 12 → 1, 2, 4."""
+    """Return the products of the prime factors before each: 12 → 1, 2, 4."""
     places, place, prime = [], 1, 2
     while size > 1:
         if size % prime:

@@ -22,12 +22,13 @@ from initax._trace._contract import settle
 from initax._trace._elementwise import nonlinear
 from initax._trace._entries import marked
 from initax._trace._equations import shapes_of
+from initax._trace._factors import FOREIGN, Factor, foreign
 from initax._trace._indices import Constant, scan_parts
 from initax._trace._primitives import UNKNOWN, called, row_of
 from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._sums import accumulated
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
-from initax._trace._views import FOREIGN, Factor, Stop, View, foreign
+from initax._trace._views import Stop, View
 
 T = TypeVar("T")
 """What a pass knows of one value."""
@@ -128,50 +129,48 @@ class Interpreter(abc.ABC, Generic[T]):
         return self.equation(eqn, values, at)
 
 
-def equation(eqn: Any, values: Sequence[Value], uses: Uses, where: str) -> list[Value]:
+def equation(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> list[Value]:
     """Return what the results of a single equation hold of parameters and signals, by the rule of its row.
 
     Args:
         eqn: the equation.
         values: what its operands hold.
         uses: where uses are entered.
-        where: its line.
+        line: its line.
     """
     rule, shapes = row_of(eqn).read, shapes_of(eqn)
-    found = rule(eqn, values, uses, where) if rule is not None else None
+    found = rule(eqn, values, uses, line) if rule is not None else None
     results = found if isinstance(found, list) else [found]
-    if all(each is not None for each in results) and [each.shape for each in results if each] == shapes:
-        return [each for each in results if each is not None]
-    return _unread(eqn, values, shapes, uses, where)
+    if all(result is not None for result in results) and [result.shape for result in results if result] == shapes:
+        return [result for result in results if result is not None]
+    return _unread(eqn, values, shapes, uses, line)
 
 
-def _unread(
-    eqn: Any, values: Sequence[Value], shapes: Sequence[tuple[int, ...]], uses: Uses, where: str
-) -> list[Value]:
-    """What the results of an equation hold that no rule follows: parameters stop there, for a reason that names it."""
+def _unread(eqn: Any, values: Sequence[Value], shapes: Sequence[tuple[int, ...]], uses: Uses, line: str) -> list[Value]:
+    """Return the results of an equation without a rule: parameters stop there, and the reason names the primitive."""
     name, changes = eqn.primitive.name, _is_mutation(eqn)
     if (row_of(eqn) is UNKNOWN or row_of(eqn).calls) and (changes or any(value.data for value in values)):
-        values = [settle(_stopped(value, name, where), uses, where) for value in values]
+        values = [settle(_stopped(value, name, line), uses, line) for value in values]
     ordered = [*values[1:], values[0]] if name == "select_n" else values  # what is chosen says more than the condition
-    found = [nonlinear(name, [_fitted(each, shape) for each in ordered], shape, uses, where) for shape in shapes]
+    found = [nonlinear(name, [_fitted(each, shape) for each in ordered], shape, uses, line) for shape in shapes]
     return [replace(each, data=True) for each in found] if changes else found
 
 
 def _is_mutation(eqn: Any) -> bool:
-    """Whether an equation reads or changes a reference; what that holds is not followed."""
+    """Return whether an equation reads or changes a reference, whose contents are not followed."""
     return any(hasattr(atom.aval, "inner_aval") for atom in eqn.invars)
 
 
-def _stopped(value: Value, name: str, where: str) -> Value:
-    """Parameters that meet the signal in an equation that no rule follows; look-ups are embeddings before that."""
-    stop = Stop(f"{name} stands between it and the signal", where)
+def _stopped(value: Value, name: str, line: str) -> Value:
+    """Return parameters halted by an equation without a rule; look-ups and weights of constants are signals there."""
+    stop = Stop(f"{name} stands between it and the signal", line)
     signals = [view.looked or view.picked or view.fed_by_constant for view in value.weights]
     views = (view if own else view.halted(stop) for view, own in zip(value.weights, signals, strict=True))
     return replace(value, weights=tuple(views))
 
 
 def _fitted(value: Value, shape: tuple[int, ...]) -> Value:
-    """A value of another rank than the result has no axes there."""
+    """Return a value with the shape of the result; axes of a value of another rank are not known there."""
     if len(value.shape) in (0, len(shape)):
         return value
     views = (replace(view, axes=tuple(map(foreign, shape))) for view in value.weights)
@@ -179,7 +178,7 @@ def _fitted(value: Value, shape: tuple[int, ...]) -> Value:
 
 
 def _is_number(constant: Any) -> bool:
-    """Whether a constant of a jaxpr has numbers that can be looked at."""
+    """Return whether the numbers of a constant of a jaxpr are known."""
     return isinstance(getattr(constant, "dtype", None), np.dtype) and not isinstance(constant, jax.core.Tracer)
 
 
@@ -203,7 +202,7 @@ class Walk(Interpreter[Value]):
     def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Value]:
         """Return what constants hold."""
         shapes = [tuple(var.aval.shape) for var in jaxpr.constvars]
-        held = [Constant(each) if _is_number(each) else None for each in numbers] or [None] * len(shapes)
+        held = [Constant(number) if _is_number(number) else None for number in numbers] or [None] * len(shapes)
         return [Value(shape=shape, constant=each) for shape, each in zip(shapes, held, strict=True)]
 
     def call(self, inner: Any, values: Sequence[Value], at: Place) -> list[Value]:
@@ -227,7 +226,7 @@ class Walk(Interpreter[Value]):
         return results
 
     def _followed(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
-        """What the results of an equation hold; of constants, what works them out where that is asked."""
+        """Return what the results of an equation hold; constants are worked out only where they are needed."""
         inner = called(eqn)
         if inner is not None or any(value.data or value.weights for value in values) or _is_mutation(eqn):
             return super().step(eqn, values, at)
@@ -245,12 +244,12 @@ class Walk(Interpreter[Value]):
     def equation(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Return what the results of an equation hold, with units where they are followed."""
         follow = self.uses.follow
-        where = line_of(eqn) if follow is not None or any(value.weights for value in values) else ""
+        line = line_of(eqn) if follow is not None or any(value.weights for value in values) else ""
         first = len(self.uses.found)
-        results = equation(eqn, values, self.uses, where)
+        results = equation(eqn, values, self.uses, line)
         if follow is None or self.uses.goes_back:
             return results
-        return follow.after(eqn, values, results, self.uses, first, where)
+        return follow.after(eqn, values, results, self.uses, first, line)
 
     def scan(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Follow a scan: each step takes one entry of what it runs over."""
@@ -301,9 +300,9 @@ class Walk(Interpreter[Value]):
         carry: Sequence[Value],
         rows: Sequence[Value],
         at: Place,
-        where: str,
+        line: str,
     ) -> tuple[list[Value], list[Value]]:
-        """Follow the body of a loop until what it carries stays what it is.
+        """Follow the body of a loop until what it carries no longer changes in kind.
 
         What is handed on unchanged stays what it was, counters stay constants, everything else becomes a signal.
         """
@@ -316,13 +315,11 @@ class Walk(Interpreter[Value]):
         mark = uses.mark()
         while True:
             uses.forget(mark)
-            entered = [
-                value if same else _started(value, uses, where) for value, same in zip(state, fixed, strict=True)
-            ]
+            entered = [value if same else _started(value, uses, line) for value, same in zip(state, fixed, strict=True)]
             results = self.call(body, [*consts, *entered, *rows], at)
             if uses.follow is not None:
                 moving = [place for place, same in enumerate(fixed) if not same]
-                uses.follow.round_a_loop([each[place] for each in (state, results) for place in moving], where)
+                uses.follow.round_a_loop([each[place] for each in (state, results) for place in moving], line)
             changed = False
             for place, (before, after) in enumerate(zip(entered, results[: len(carry)], strict=True)):
                 if not fixed[place] and not before.data and (after.data or after.weights):
@@ -338,14 +335,14 @@ class Walk(Interpreter[Value]):
         return entered, [*handed, *results[len(carry) :]]
 
 
-def _frozen(value: Value, where: str) -> Value:
+def _frozen(value: Value, line: str) -> Value:
     """Return parameters behind `stop_gradient`, where no gradient reaches them by this way."""
-    stop = Stop("stop_gradient stands between it and the signal", where, Why.NOT_TRAINABLE)
+    stop = Stop("stop_gradient stands between it and the signal", line, Why.NOT_TRAINABLE)
     return replace(value, weights=tuple(replace(view.halted(stop), frozen=True) for view in value.weights))
 
 
 def _row(value: Value) -> Value:
-    """What one step of a scan sees of an operand: the first axis of a parameter is a stack."""
+    """Return what one step of a scan sees of an operand: one entry along the first axis, a batch axis."""
 
     def move(view: View) -> View:
         gone = tuple(factor for factor in view.opened(view.axes[0]) if factor.axis != FOREIGN)
@@ -361,28 +358,28 @@ def _row(value: Value) -> Value:
         data=value.data,
         weights=tuple(map(move, value.weights)),
         outputs=outputs,
-        stretched=frozenset(at - 1 for at in value.stretched if at),
+        stretched=frozenset(index - 1 for index in value.stretched if index),
         units=tuple(replace(view, axes=view.axes[1:]) for view in value.units if 0 not in marked(view)),
         mixed=Stop("a loop takes them one by one") if any(0 in marked(view) for view in value.units) else value.mixed,
     )
 
 
-def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, where: str) -> Value:
+def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, line: str) -> Value:
     if value.weights and not value.data:
-        stop = Stop("a loop collects it", where)
+        stop = Stop("a loop collects it", line)
         views = tuple(
             _restacked(view, uses, shape[0]) or replace(view.halted(stop), axes=tuple(map(foreign, shape)))
             for view in value.weights
         )
         return Value(shape=shape, weights=views)
-    value = settle(value, uses, where)
+    value = settle(value, uses, line)
     outputs = tuple(replace(view, axes=(foreign(shape[0]), *view.axes)) for view in value.outputs)
     units = tuple(_unstepped(view, uses.loops[uses.at].get(view.param, ()), shape[0]) for view in value.units)
     return Value(shape=shape, data=value.data or data, outputs=outputs, units=units, mixed=value.mixed)
 
 
 def _restacked(view: View, uses: Uses, steps: int) -> View | None:
-    """A parameter of which a loop collects what each step sees, `None` where that is not one entry or all of it."""
+    """Return a parameter whose entries a loop collects step by step; `None` where it collects something else."""
     taken, fixed = uses.loops[uses.at].get(view.param, ()), {factor for factor, _ in view.fixed}
     counted = any(pick.at[: len(uses.at)] == uses.at for pick in view.picks)
     if counted or not set(taken) <= set(view.batch) - fixed:
@@ -391,35 +388,35 @@ def _restacked(view: View, uses: Uses, steps: int) -> View | None:
 
 
 def _unstepped(view: View, taken: tuple[Factor, ...], steps: int) -> View:
-    """Units of all steps of a loop, collected: the entries it took one by one are an axis again."""
+    """Return a view collected over the steps of a loop: the entries that it took one by one are an axis again."""
     if not set(taken) <= set(view.batch):
         return replace(view, axes=(foreign(steps), *view.axes))
     left = tuple(factor for factor in view.batch if factor not in taken)
     return replace(view, axes=(taken or foreign(steps), *view.axes), batch=left)
 
 
-def _started(value: Value, uses: Uses, where: str) -> Value:
-    """A carried value that changes: what a parameter starts is a state, which the walk takes for a signal."""
+def _started(value: Value, uses: Uses, line: str) -> Value:
+    """Return a carried value that changes, as a signal; a parameter that starts it is a state."""
     if value.looked or any(view.fed_by_constant for view in value.weights):
-        return replace(settle(value, uses, where), outputs=())
+        return replace(settle(value, uses, line), inputless=False, outputs=())
     if value.weights:
         for view in value.weights:
             parts: dict[Factor, Part] = {}
             assign(parts, view.own, "out")
-            stop = view.stop or Stop("it is the first value of a loop's state", where)
-            uses.add(Use(param=view.param, what="other", where=where, parts=parts, stop=stop))
+            stop = view.stop or Stop("it is the first value of a loop's state", line)
+            uses.add(Use(param=view.param, what="other", line=line, parts=parts, stop=stop))
         return Value(shape=value.shape, data=True)
     return Value(shape=value.shape, data=value.data)
 
 
-def _either(cases: Sequence[Value], which: Value, shape: tuple[int, ...], uses: Uses, where: str) -> Value:
+def _either(cases: Sequence[Value], which: Value, shape: tuple[int, ...], uses: Uses, line: str) -> Value:
     if any(case.data for case in cases):
-        cases = [settle(case, uses, where) for case in cases]
+        cases = [settle(case, uses, line) for case in cases]
     weights = tuple(dict.fromkeys(view for case in cases for view in case.weights))
     outputs = tuple(dict.fromkeys(view for case in cases for view in case.outputs))
     data = any(case.data for case in cases) or (which.data and not weights)
     units = cases[0].units
     mixed = next((case.mixed for case in (which, *cases) if case.mixed), None)
     if which.units or any(set(case.units) != set(units) for case in cases):
-        units, mixed = (), Stop("a branch of them goes one way, another goes another", where)
+        units, mixed = (), Stop("a branch of them goes one way, another goes another", line)
     return Value(shape=shape, data=data, weights=weights, outputs=outputs, units=units, mixed=mixed)

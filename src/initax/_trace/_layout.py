@@ -11,31 +11,16 @@ from typing import Any
 import numpy as np
 
 from initax._trace._contract import settle
+from initax._trace._factors import FOREIGN, LARGEST, Factor, Index, Slot, foreign, joined
 from initax._trace._indices import Numbers
 from initax._trace._uses import Place, Uses, Value
-from initax._trace._views import (
-    FOREIGN,
-    LARGEST,
-    Factor,
-    Index,
-    Pick,
-    Slot,
-    Stop,
-    View,
-    foreign,
-    joined,
-    merged,
-    part,
-    picked,
-    placed,
-    reshaped,
-)
+from initax._trace._views import Pick, Stop, View, merged, part, picked, placed, reshaped
 
 
 def _each(
     value: Value, shape: Sequence[int], move: Callable[[View], View | None], stop: Stop, flat: frozenset[int]
 ) -> Value:
-    """A value moved: weights that can't follow stop, outputs and products that can't are forgotten."""
+    """Return a value with its entries moved: weights that can't be followed are halted, outputs are dropped."""
     shape = tuple(shape)
     weights = []
     for view in value.weights:
@@ -49,6 +34,7 @@ def _each(
     return Value(
         shape=shape,
         data=value.data,
+        inputless=value.inputless,
         weights=tuple(weights),
         outputs=outputs,
         products=products,
@@ -57,27 +43,27 @@ def _each(
     )
 
 
-def reshape(value: Value, shape: Sequence[int], where: str) -> Value:
+def reshape(value: Value, shape: Sequence[int], line: str) -> Value:
     """Follow a reshape."""
     flat = frozenset(_kept_axes(value, shape))
-    stop = Stop("a reshape cuts its axes unevenly", where)
+    stop = Stop("a reshape cuts its axes unevenly", line)
     return _each(value, shape, lambda view: reshaped(view, shape), stop, flat)
 
 
 def _kept_axes(value: Value, shape: Sequence[int]) -> list[int]:
-    """Axes of the new shape that are a stretched axis of the old one."""
-    before = {(math.prod(value.shape[:at]), value.shape[at]) for at in value.stretched}
-    return [at for at in range(len(shape)) if (math.prod(shape[:at]), shape[at]) in before]
+    """Return the axes of the new shape that are broadcast axes of the old one."""
+    before = {(math.prod(value.shape[:index]), value.shape[index]) for index in value.stretched}
+    return [index for index in range(len(shape)) if (math.prod(shape[:index]), shape[index]) in before]
 
 
 def rearrange(value: Value, places: Sequence[int | None], shape: Sequence[int]) -> Value:
     """Follow a transpose, a squeeze, or new axes: for each new axis the old one, `None` where it is broadcast."""
-    flat = frozenset(at for at, old in enumerate(places) if old is None or old in value.stretched)
+    flat = frozenset(index for index, old in enumerate(places) if old is None or old in value.stretched)
     return _each(value, shape, lambda view: placed(view, places, shape), Stop(""), flat)
 
 
 def broadcast(value: Value, shape: Sequence[int], dimensions: Sequence[int]) -> Value:
-    """Follow a broadcast: axes of size one that become larger belong to no parameter."""
+    """Follow a broadcast: axes of size one that grow do not belong to a parameter any more."""
     places: list[int | None] = [None] * len(shape)
     for old, new in enumerate(dimensions):
         if value.shape[old] == shape[new]:
@@ -85,12 +71,12 @@ def broadcast(value: Value, shape: Sequence[int], dimensions: Sequence[int]) -> 
     return rearrange(value, places, shape)
 
 
-def cut(value: Value, axis: int, start: int, size: int, stride: int, uses: Uses, where: str) -> Value:
+def cut(value: Value, axis: int, start: int, size: int, stride: int, uses: Uses, line: str) -> Value:
     """Follow a slice along one axis: one of equal parts is an entry of a batch axis."""
     total = value.shape[axis]
     if size == total:
         return value
-    stop = Stop(f"a slice takes entries {start} to {start + (size - 1) * stride + 1} of {total}, no equal part", where)
+    stop = Stop(f"a slice takes entries {start} to {start + (size - 1) * stride + 1} of {total}, no equal part", line)
 
     def index() -> Index:
         return start + stride * np.arange(size, dtype=np.intp)
@@ -98,7 +84,7 @@ def cut(value: Value, axis: int, start: int, size: int, stride: int, uses: Uses,
     return _chosen(value, axis, size, index, uses, stop, lambda view: part(view, axis, start, size, stride))
 
 
-def pick(value: Value, axis: int, size: int, index: Callable[[], Index], uses: Uses, where: str) -> Value:
+def pick(value: Value, axis: int, size: int, index: Callable[[], Index], uses: Uses, line: str) -> Value:
     """Follow entries that are put elsewhere along an axis.
 
     Args:
@@ -107,9 +93,9 @@ def pick(value: Value, axis: int, size: int, index: Callable[[], Index], uses: U
         size: its new size.
         index: gives for each new entry which one of the axis stands there, -1 for something else.
         uses: where uses are entered.
-        where: the line.
+        line: the line.
     """
-    stop = Stop(f"its entries are moved along an axis of {value.shape[axis]}", where)
+    stop = Stop(f"its entries are moved along an axis of {value.shape[axis]}", line)
     return _chosen(value, axis, size, index, uses, stop)
 
 
@@ -122,7 +108,7 @@ def _chosen(
     stop: Stop,
     first: Callable[[View], View | None] = lambda view: None,
 ) -> Value:
-    """A value of which entries along an axis are chosen. A parameter of which none is chosen, is no longer in it.
+    """Return the chosen entries of a value along an axis, without parameters of which none is chosen.
 
     Args:
         value: the value.
@@ -154,6 +140,7 @@ def _chosen(
     return Value(
         shape=shape,
         data=value.data,
+        inputless=value.inputless,
         weights=chosen(value.weights),
         outputs=chosen(value.outputs),
         products=chosen(value.products),
@@ -162,11 +149,13 @@ def _chosen(
 
 
 def _taken(before: View, after: View, axis: int, uses: Uses) -> None:
-    """Note what a choice of entries says of outputs: single entries of their factors, or parts that are not equal."""
+    """Note which entries of outputs are chosen: single entries of factors, or parts of unequal size."""
     use = uses.found[before.use]
-    use.taken |= set(after.fixed) - set(before.fixed)
+    use.outputs.entries |= set(after.fixed) - set(before.fixed)
     slots = [factor for factor in after.axes[axis] if isinstance(factor, Slot)]
-    use.spoiled = use.spoiled or (before.axes[axis] != after.axes[axis] and any(each.partial for each in slots))
+    use.outputs.uneven = use.outputs.uneven or (
+        before.axes[axis] != after.axes[axis] and any(slot.partial for slot in slots)
+    )
 
 
 def entry(value: Value, axis: int, with_data: bool, at: Place, operand: int) -> Value:
@@ -193,15 +182,15 @@ def entry(value: Value, axis: int, with_data: bool, at: Place, operand: int) -> 
     return replace(moved, data=moved.data or with_data)
 
 
-def gather(value: Value, indices: Value, eqn: Any, uses: Uses, where: str) -> Value:
+def gather(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) -> Value:
     """Follow a look-up of entries by an array of indices: constants pick entries, the data looks them up."""
     number = None if indices.data else indices.numbers
-    found = None if number is None else _gathered(value, number, eqn, uses, where)
-    return found if found is not None else _looked_up(value, indices, eqn, uses.at, where)
+    found = None if number is None else _gathered(value, number, eqn, uses, line)
+    return found if found is not None else _looked_up(value, indices, eqn, uses.at, line)
 
 
-def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, where: str) -> Value | None:
-    """A look-up by known indices; `None` where it is by several and what it gives is no product of axes."""
+def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, line: str) -> Value | None:
+    """Return a look-up by known indices; `None` where the result is not a product of axes."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = tuple(eqn.outvars[0].aval.shape)
     if numbers.operand_batching_dims or 0 in indices.shape:
@@ -215,7 +204,7 @@ def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, where: str) 
     places: list[int | None] = [None] * len(shape)
     if len(rows) == 1 and not fills:
         for axis, start in zip(numbers.start_index_map, rows[0], strict=True):
-            value = cut(value, axis, int(start), sizes[axis], 1, uses, where)
+            value = cut(value, axis, int(start), sizes[axis], 1, uses, line)
         for own, axis in zip(numbers.offset_dims, rest, strict=True):
             places[own] = axis
         return rearrange(value, places, shape)
@@ -230,23 +219,23 @@ def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, where: str) 
     columns = [rows[:, numbers.start_index_map.index(axis)] for axis in single]
     flat = np.ravel_multi_index(columns, front)
     moved = rearrange(value, [*single, *others], [value.shape[axis] for axis in (*single, *others)])
-    moved = reshape(moved, (math.prod(front), *moved.shape[len(front) :]), where)
-    moved = pick(moved, 0, len(rows), lambda: np.where(inside | (not fills), flat, -1), uses, where)
+    moved = reshape(moved, (math.prod(front), *moved.shape[len(front) :]), line)
+    moved = pick(moved, 0, len(rows), lambda: np.where(inside | (not fills), flat, -1), uses, line)
     around = indices.shape[:-1]
-    moved = reshape(moved, (*around, *moved.shape[1:]), where)
+    moved = reshape(moved, (*around, *moved.shape[1:]), line)
     before = {view.param for view in value.weights if view.stop}
     if any(view.stop and view.param not in before for view in moved.weights):
         return None
     for own, axis in zip(numbers.offset_dims, rest, strict=True):
         places[own] = None if axis in single else len(around) + others.index(axis)
     new = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
-    for at, axis in enumerate(new):
-        places[axis] = at
+    for index, axis in enumerate(new):
+        places[axis] = index
     return rearrange(moved, places, shape)
 
 
-def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, where: str) -> Value:
-    """A look-up by indices that come with the data, with a loop, or that are no product of axes."""
+def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, line: str) -> Value:
+    """Return a look-up by indices that come with the data or a loop, or that do not make a product of axes."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = tuple(eqn.outvars[0].aval.shape)
     paired = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
@@ -262,7 +251,7 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, where: str) ->
     whole = {axis for axis in range(len(value.shape)) if sizes[axis] == value.shape[axis] or axis in paired}
     single = [axis for axis in range(len(value.shape)) if axis not in whole]
     many = math.prod(indices.shape[:-1]) > 1
-    stop = Stop("a gather takes windows of it", where)
+    stop = Stop("a gather takes windows of it", line)
 
     def move(view: View) -> View | None:
         taken: list[Factor] = []
@@ -288,7 +277,7 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, where: str) ->
 
 
 def _numbered(value: Value, indices: Value, eqn: Any) -> dict[int, int]:
-    """Axes of which a look-up takes each entry in turn, `table[jnp.arange(n), rows]`, and the axis of the indices."""
+    """Return axes of which a look-up takes each entry in turn, `table[jnp.arange(n), rows]` → axis of the indices."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     found: dict[int, int] = {}
     if len(indices.columns) != len(numbers.start_index_map):
@@ -298,26 +287,26 @@ def _numbered(value: Value, indices: Value, eqn: Any) -> dict[int, int]:
         if known is None or axis not in numbers.collapsed_slice_dims or sizes[axis] == value.shape[axis]:
             continue
         for which, size in enumerate(known.shape[:-1]):
-            each = np.arange(size).reshape([-1 if at == which else 1 for at in range(known.ndim)])
+            each = np.arange(size).reshape([-1 if index == which else 1 for index in range(known.ndim)])
             if size == value.shape[axis] and which not in found.values() and bool((known == each).all()):
                 found[axis] = which
                 break
     return found
 
 
-def pad(value: Value, config: Sequence[tuple[int, int, int]], uses: Uses, where: str) -> Value:
+def pad(value: Value, config: Sequence[tuple[int, int, int]], uses: Uses, line: str) -> Value:
     """Follow padding with a constant, before, behind and between the entries of each axis."""
     for axis, (low, high, between) in enumerate(config):
         if low or high or between:
             size = value.shape[axis]
             total = low + high + size + between * max(size - 1, 0)
             index = partial(_spread, low, total, size, between)
-            value = replace(pick(value, axis, total, index, uses, where), stretched=value.stretched - {axis})
+            value = replace(pick(value, axis, total, index, uses, line), stretched=value.stretched - {axis})
     return value
 
 
 def _spread(low: int, total: int, size: int, between: int) -> Index:
-    """For each entry of a padded axis which of the axis it is."""
+    """Return, for each entry of a padded axis, its index before the padding, -1 for the padding."""
     index: Index = np.full(total, -1, np.intp)
     places = low + (1 + between) * np.arange(size)
     inside = (places >= 0) & (places < total)
@@ -335,15 +324,15 @@ def tile(value: Value, times: Sequence[int], shape: Sequence[int]) -> Value:
     return _each(value, shape, move, Stop(""), value.stretched)
 
 
-def turn(value: Value, axes: Sequence[int], uses: Uses, where: str) -> Value:
+def turn(value: Value, axes: Sequence[int], uses: Uses, line: str) -> Value:
     """Follow entries in reversed order."""
     for axis in axes:
         size = value.shape[axis]
-        value = pick(value, axis, size, partial(np.arange, size - 1, -1, -1), uses, where)
+        value = pick(value, axis, size, partial(np.arange, size - 1, -1, -1), uses, line)
     return value
 
 
-def running(value: Value, axis: int, name: str, where: str) -> Value | None:
+def running(value: Value, axis: int, name: str, line: str) -> Value | None:
     """Follow a running sum along an axis of parameters: all of its entries are in a sum over that axis."""
     if value.data:
         return None
@@ -352,13 +341,13 @@ def running(value: Value, axis: int, name: str, where: str) -> Value | None:
         own = tuple(factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
         if view.stop and not view.running:
             return view
-        stopped = view.halted(Stop(f"{name} stands between it and the signal", where))
+        stopped = view.halted(Stop(f"{name} stands between it and the signal", line))
         return replace(stopped, running=view.running + own)
 
     return replace(value, weights=tuple(map(move, value.weights)))
 
 
-def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, where: str, adds: bool = False) -> Value | None:
+def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, line: str, adds: bool = False) -> Value | None:
     """Follow a value of which a block is overwritten, or added to.
 
     Args:
@@ -366,7 +355,7 @@ def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, where: s
         over: the block.
         starts: where in each axis it begins.
         uses: where uses are entered.
-        where: the line.
+        line: the line.
         adds: whether it is added to what is there.
     """
     config = [
@@ -380,19 +369,19 @@ def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, where: s
         for axis in narrow:
             start, stop, total = starts[axis], starts[axis] + over.shape[axis], under.shape[axis]
             around = partial(_around, start, stop, total)
-            left = pick(under, axis, total, around, uses, where)
-    return _beside([left, pad(over, config, uses, where)], narrow[0] if len(narrow) == 1 else None, under.shape, uses)
+            left = pick(under, axis, total, around, uses, line)
+    return _beside([left, pad(over, config, uses, line)], narrow[0] if len(narrow) == 1 else None, under.shape, uses)
 
 
 def _around(start: int, stop: int, total: int) -> Index:
-    """The entries of an axis without a block of it."""
+    """Return the indices of an axis, -1 within a block of it."""
     index: Index = np.arange(total)
     index[start:stop] = -1
     return index
 
 
 def write_rows(
-    under: Value, over: Value, axis: int, rows: Index, uses: Uses, where: str, adds: bool = False
+    under: Value, over: Value, axis: int, rows: Index, uses: Uses, line: str, adds: bool = False
 ) -> Value | None:
     """Follow a value some of whose entries along an axis are overwritten, or added to.
 
@@ -402,7 +391,7 @@ def write_rows(
         axis: the axis.
         rows: the place of each entry; places outside are left out.
         uses: where uses are entered.
-        where: the line.
+        line: the line.
         adds: whether they are added to what is there.
     """
     total = under.shape[axis]
@@ -413,35 +402,35 @@ def write_rows(
     index[rows[inside]] = np.flatnonzero(inside)
     left = under
     if under.weights and not adds:
-        left = pick(under, axis, total, lambda: np.where(index < 0, np.arange(total), -1), uses, where)
-    return _beside([left, pick(over, axis, total, lambda: index, uses, where)], axis, under.shape, uses)
+        left = pick(under, axis, total, lambda: np.where(index < 0, np.arange(total), -1), uses, line)
+    return _beside([left, pick(over, axis, total, lambda: index, uses, line)], axis, under.shape, uses)
 
 
-def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, where: str) -> Value:
-    """Follow a concatenation. Parts of one output axis that come together again are no gates."""
+def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, line: str) -> Value:
+    """Follow a concatenation; parts of one output axis that come together again are not gates."""
     together(values, uses)
     if any(value.data for value in values):
-        values = [settle(value, uses, where) for value in values]
+        values = [settle(value, uses, line) for value in values]
     if not any(value.weights for value in values):
         columns = tuple(values) if axis == len(shape) - 1 and any(value.constant for value in values) else ()
         return Value(shape=tuple(shape), data=any(value.data for value in values), columns=columns)
     apart, offset = [], 0
     for value in values:
         behind = shape[axis] - offset - value.shape[axis]
-        config = [(offset, behind, 0) if at == axis else (0, 0, 0) for at in range(len(shape))]
-        apart.append(pad(value, config, uses, where))
+        config = [(offset, behind, 0) if index == axis else (0, 0, 0) for index in range(len(shape))]
+        apart.append(pad(value, config, uses, line))
         offset += value.shape[axis]
     return _beside(apart, axis, shape, uses)
 
 
 def _beside(values: Sequence[Value], axis: int | None, shape: Sequence[int], uses: Uses) -> Value:
-    """Values of one shape, each with entries where the others have none; parts of one parameter are one again."""
+    """Return the sum of values that have entries in different places; parts of one parameter become one again."""
     views: list[View] = []
     for view in (view for value in values for view in value.weights):
-        for at, other in enumerate(views):
+        for index, other in enumerate(views):
             both = None if axis is None or other.param != view.param else merged(other, view, axis)
             if both is not None:
-                views[at] = both
+                views[index] = both
                 break
         else:
             views.append(view)
@@ -451,8 +440,8 @@ def _beside(values: Sequence[Value], axis: int | None, shape: Sequence[int], use
 def together(values: Sequence[Value], uses: Uses) -> None:
     """Note that parts of one output axis came together again."""
     seen: dict[tuple[int, Factor], int] = {}
-    for at, value in enumerate(values):
+    for index, value in enumerate(values):
         for view in value.outputs:
             for factor, _ in view.fixed:
-                if seen.setdefault((view.use, factor), at) != at:
-                    uses.found[view.use].rejoined.add(factor)
+                if seen.setdefault((view.use, factor), index) != index:
+                    uses.found[view.use].outputs.rejoined.add(factor)

@@ -22,7 +22,7 @@ def turned(eqn: Any, result: Value) -> Value:
         result: what its result holds.
     """
     numbers = [np.asarray(atom.val) for atom in eqn.invars if isinstance(atom, Literal)]
-    if any(np.iscomplexobj(each) and each.real == 0 != each.imag for each in numbers):
+    if any(np.iscomplexobj(number) and number.real == 0 != number.imag for number in numbers):
         return imaginary(result)
     return result
 

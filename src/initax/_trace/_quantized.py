@@ -20,16 +20,16 @@ OWN_GRADIENT = frozenset({"custom_jvp_call", "custom_vjp_call"})
 """Calls of a function that has a gradient of its own."""
 
 
-def cast(eqn: Any, values: Sequence[Value], uses: Uses, where: str) -> Value:
-    """Follow a cast to another type; numbers that become whole ones are no weight, and no outputs of one."""
+def cast(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value:
+    """Follow a cast to another type; behind a cast to integers a weight can't be read."""
     dtype = eqn.params["new_dtype"]
     if jnp.issubdtype(dtype, jnp.inexact):
         return values[0]
-    found = rounded(eqn, values, uses, where)
-    return found or nonlinear(f"a cast to {np.dtype(dtype).name}", values, values[0].shape, uses, where)
+    kept = rounded(eqn, values, uses, line)
+    return kept or nonlinear(f"a cast to {np.dtype(dtype).name}", values, values[0].shape, uses, line)
 
 
-def rounded(eqn: Any, values: Sequence[Value], uses: Uses, where: str) -> Value | None:
+def rounded(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value | None:
     """Follow rounding, and a sign: within a function with a gradient of its own a weight stays a weight."""
     value = values[0]
     if not uses.own_gradient or not value.weights or value.data or any(view.fed_by_constant for view in value.weights):
@@ -37,7 +37,7 @@ def rounded(eqn: Any, values: Sequence[Value], uses: Uses, where: str) -> Value 
     return replace(value, weights=tuple(replace(view, quantized=True) for view in value.weights))
 
 
-def clipped(eqn: Any, values: Sequence[Value], uses: Uses, where: str) -> Value | None:
+def clipped(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value | None:
     """Follow bounds that are constants: what is rounded already stays what it is, of few values."""
     held = [value for value in values if value.weights or value.data]
     if len(held) != 1 or held[0].data or not all(view.quantized and not view.stop for view in held[0].weights):

@@ -10,20 +10,20 @@ from initax._trace._contract import consume, settle
 from initax._trace._uses import Part, Uses, Value
 
 
-def ragged_dot_general(eqn: Any, values: Sequence[Value], uses: Uses, where: str) -> Value | None:
+def ragged_dot_general(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value | None:
     """Follow rows in groups that each meet a weight of their own; other forms, which sum over groups, are not followed.
 
     Args:
         eqn: the equation.
         values: the rows, the weights, and the sizes of the groups.
         uses: where uses are entered.
-        where: its line.
+        line: its line.
     """
     numbers = eqn.params["ragged_dot_dimension_numbers"]
     (left_sum, right_sum), (left_batch, right_batch) = numbers.dot_dimension_numbers
     groups = tuple(numbers.rhs_group_dimensions)
     rows, weight, sizes = values
-    rows = settle(rows, uses, where) if rows.looked else rows
+    rows = settle(rows, uses, line) if rows.looked else rows
     if not groups or rows.weights or sizes.weights or not weight.weights or weight.looked:
         return None
     if any(view.fed_by_constant for view in weight.weights) or not rows.data:
@@ -35,5 +35,5 @@ def ragged_dot_general(eqn: Any, values: Sequence[Value], uses: Uses, where: str
         "in" if axis in right_sum else "out" if axis in free_right else "batch" for axis in range(len(weight.shape))
     ]
     places = [*right_batch, *[None] * free_left, *free_right]
-    outputs = consume(replace(weight, data=False), roles, places, shape, uses, where)
-    return Value(shape=shape, data=True, outputs=uses.outputs(outputs))
+    outputs = consume(replace(weight, data=False), roles, places, shape, uses, line)
+    return Value(shape=shape, data=True, outputs=uses.with_axes(outputs))

@@ -9,9 +9,9 @@ from types import MappingProxyType
 
 from initax._model._reason import Why
 from initax._trace._coverage import apart, inputs, levelled, refused, uneven, unused
+from initax._trace._factors import Factor
 from initax._trace._sums import as_inputs
 from initax._trace._uses import CONSTANT_FIRST, Part, Use
-from initax._trace._views import Factor
 
 ROLE = {
     "weight": "weight",
@@ -52,7 +52,7 @@ class Reading:
         paired: it is one of two real arrays that are a complex weight together.
         uneven: output axes whose parts, which are of unequal size, are used one by one.
         notes: what one should know about a reading.
-        where: the lines at which it is used.
+        line: the lines at which it is used.
     """
 
     pattern: str | None = None
@@ -67,7 +67,7 @@ class Reading:
     paired: bool = False
     uneven: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
-    where: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
 
 
 def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every: Mapping[int, Use] = EMPTY) -> Reading:
@@ -79,46 +79,46 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every:
         names: paths of all parameters, for notes.
         every: number → use, of all parameters.
     """
-    where = tuple(dict.fromkeys(use.where for use in uses if use.where))
+    lines = tuple(dict.fromkeys(use.line for use in uses if use.line))
     if 0 in shape:
         return Reading(reason=f"shape {tuple(shape)} has no entries")
     if not uses:
         return Reading(reason="the forward pass does not use it", why=Why.UNUSED)
     if all(use.goes_back for use in uses):
         reason = "it meets nothing but cotangents, on the way back of a gradient"
-        return Reading(reason=_at(reason, next(iter(where), "")), where=where)
+        return Reading(reason=_at(reason, next(iter(lines), "")), lines=lines)
     frozen = [use for use in uses if use.stop is not None and use.stop.why is Why.NOT_TRAINABLE]
     if len(frozen) == len(uses):
         return Reading(
-            reason="no gradient reaches it: it stands behind stop_gradient", why=Why.NOT_TRAINABLE, where=where
+            reason="no gradient reaches it: it stands behind stop_gradient", why=Why.NOT_TRAINABLE, lines=lines
         )
     uses = [use for use in uses if use not in frozen]
     if any(use.stop is None and not use.is_of_a_constant for use in uses):
         uses = [use for use in uses if use.stop is None or use.stop.reason != CONSTANT_FIRST]
     stopped = next((use for use in uses if use.stop), None)
     if stopped is not None and stopped.stop is not None:
-        return Reading(reason=_at(str(stopped.stop), stopped.where), why=stopped.stop.why, where=where)
+        return Reading(reason=_at(str(stopped.stop), stopped.line), why=stopped.stop.why, lines=lines)
     roles = {ROLE[use.what] for use in uses}
     if len(roles - {"embedding"}) > 1 or (roles > {"embedding"} and not _is_tied(shape, uses, roles)):
-        lines = {ROLE[use.what]: use.where for use in uses}
-        said = ", ".join(_at(f"a {role}", place) for role, place in lines.items())
-        return Reading(reason=f"{_many(shape, uses)} disagree: it is {said}", where=where)
+        used_as = {ROLE[use.what]: use.line for use in uses}
+        said = ", ".join(_at(f"a {role}", line) for role, line in used_as.items())
+        return Reading(reason=f"{_many(shape, uses)} disagree: it is {said}", lines=lines)
     joined = as_inputs(uses)
     unfit = joined if isinstance(joined, str) else _unfit(shape, joined)
     if isinstance(joined, str) or unfit:
-        return Reading(reason=_at(unfit, next(iter(where), "")), where=where)
+        return Reading(reason=_at(unfit, next(iter(lines), "")), lines=lines)
     uses = joined
     unlike, parted = _many(shape, uses), tuple(uneven(shape, uses))
     uses = levelled(shape, uses)
     cells = _cells(shape, uses)
     if isinstance(cells, str):
-        return Reading(reason=cells, where=where)
+        return Reading(reason=cells, lines=lines)
     parts = _agreed(cells, uses, unlike)
     if isinstance(parts, str):
-        return Reading(reason=parts, where=where)
+        return Reading(reason=parts, lines=lines)
     written = _no_scale(cells, parts, uses) or _written(shape, cells, parts, uses)
     if isinstance(written, str):
-        return Reading(reason=_at(written, next(iter(where), "")), where=where)
+        return Reading(reason=_at(written, next(iter(lines), "")), lines=lines)
     if ROLE[uses[0].what] not in ("weight", "embedding"):
         parted = ()
     leading = next((use for use in uses if use.what == "embedding"), uses[0])
@@ -128,8 +128,8 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every:
         role=ROLE[leading.what],
         kind=KIND[leading.what],
         strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
-        partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
-        fans=next((every[each].fans() for use in uses for each in reversed(use.added_to) if each in every), None),
+        partners=tuple(dict.fromkeys(each for use in uses for each in use.biased.params)),
+        fans=next((every[each].fans() for use in uses for each in reversed(use.biased.uses) if each in every), None),
         paired=_is_paired(uses),
         uneven=parted,
         notes=(
@@ -138,27 +138,27 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every:
             *_gated(shape, cells, parts, uses, names),
             *(f"parts of its axis {axis} are of unequal size; its fan_out counts all of them" for axis in parted),
         ),
-        where=where,
+        lines=lines,
     )
 
 
 def _is_tied(shape: Sequence[int], uses: Sequence[Use], roles: set[str]) -> bool:
-    """Whether a table is the weight of a head, too: then both take some of the same entries."""
+    """Return whether an embedding is also the weight of a head: both use some of the same entries."""
     looked_up = [use for use in uses if ROLE[use.what] == "embedding"]
     others = [use for use in uses if ROLE[use.what] != "embedding"]
     return roles == {"embedding", "weight"} and any(not apart(shape, [one, two]) for one in looked_up for two in others)
 
 
 def _unfit(shape: Sequence[int], uses: Sequence[Use]) -> str:
-    """Why parts that are used one by one can't be read as one array; empty where they can."""
+    """Return why parts that are used one by one can't be read as one array; empty where they can."""
     for use in uses:
         if picked := refused(use):
-            return _at(picked, use.where)
+            return _at(picked, use.line)
     return next(filter(None, inputs(shape, uses).values()), "")
 
 
 def _no_scale(cells: Sequence[Factor], parts: Sequence[Part | None], uses: Sequence[Use]) -> str:
-    """Why an array that is multiplied with the signal is no scale, which is a vector; empty where it is one."""
+    """Return why an array that is multiplied with the signal is not a scale, which is a vector; empty where it is."""
     products = [use for use in uses if use.product and use.what == "scale"]
     if any(part == "out" and factor.size > 1 for use in products for factor, part in use.parts.items()):
         return "it is multiplied with a signal that is the same along it: the weight of one input, or a scale"
@@ -169,12 +169,12 @@ def _no_scale(cells: Sequence[Factor], parts: Sequence[Part | None], uses: Seque
 
 
 def _is_paired(uses: Sequence[Use]) -> bool:
-    """Whether it is, wherever it is used, one part of a complex weight."""
+    """Return whether every use is of one part of a complex weight."""
     return all(use.view is not None and use.view.paired for use in uses)
 
 
 def _notes(uses: Sequence[Use], names: Sequence[str]) -> tuple[str, ...]:
-    """What one should know about a reading."""
+    """Return notes on how an array is used before it meets the signal."""
     notes = []
     if any(use.normalized for use in uses):
         notes.append(
@@ -197,7 +197,7 @@ def _gated(
     uses: Sequence[Use],
     names: Sequence[str],
 ) -> tuple[str, ...]:
-    """A note where a factor of the signal may weigh what entries of a stack put out before it is added up."""
+    """Return a note where a factor of the signal may weight the outputs of a stack before they are added up."""
     gated = frozenset.intersection(*(use.gated for use in uses))
     members = [any(cell.is_inside(factor) for factor in gated) for cell in cells]
     stack: list[Part | None] = [
@@ -215,17 +215,17 @@ def _gated(
     )
 
 
-def _at(text: str, where: str) -> str:
-    return f"{text} ({where})" if where and not text.endswith(")") else text
+def _at(text: str, line: str) -> str:
+    return f"{text} ({line})" if line and not text.endswith(")") else text
 
 
 def _cells(shape: Sequence[int], uses: Sequence[Use]) -> list[Factor] | str:
-    """The finest parts of the stored axes that any use tells apart, outermost first."""
+    """Return the coarsest split of the stored axes that fits all uses, outermost first; or why there is none."""
     cells = []
     for axis, size in enumerate(shape):
         borders = {1, size}
         for use in uses:
-            for factor in (*use.parts, *use.gates()):
+            for factor in (*use.parts, *use.outputs.gates()):
                 if factor.axis == axis:
                     borders |= {factor.inner, factor.inner * factor.size}
         order = sorted(borders)
@@ -241,14 +241,14 @@ def _many(shape: Sequence[int], uses: Sequence[Use]) -> str:
 
 
 def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[Part | None] | str:
-    """What each cell does, on which all uses must agree."""
+    """Return what each part of the axes does, on which all uses must agree; or how they disagree."""
     found: list[Part | None] = []
     for cell in cells:
         said: dict[Part, str] = {}
         for use in uses:
             part = _part_of(cell, use)
             if part is not None:
-                said.setdefault(part, use.where)
+                said.setdefault(part, use.line)
         if len(said) > 1 and cell.size > 1:
             words = ", ".join(_at(WORDS[part], place) for part, place in said.items())
             return f"{unlike} disagree: axis {cell.axis} is {words}"
@@ -260,7 +260,7 @@ def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[P
 
 def _part_of(cell: Factor, use: Use) -> Part | None:
     part = next((part for factor, part in use.parts.items() if cell.is_inside(factor)), None)
-    if part == "out" and any(cell.is_inside(factor) for factor in use.gates()):
+    if part == "out" and any(cell.is_inside(factor) for factor in use.outputs.gates()):
         return "batch"
     if part == "along" and ROLE[use.what] == "weight":
         return "batch"
@@ -270,7 +270,7 @@ def _part_of(cell: Factor, use: Use) -> Part | None:
 def _written(
     shape: Sequence[int], cells: Sequence[Factor], parts: Sequence[Part | None], uses: Sequence[Use]
 ) -> tuple[str, dict[str, int]] | str:
-    """The pattern, and the sizes of axes merged in it."""
+    """Return the pattern and the sizes of axes merged in it, or why it can't be written."""
     axes: list[list[tuple[str, int]]] = []
     for axis, size in enumerate(shape):
         own = [(part, cell.size) for cell, part in zip(cells, parts, strict=True) if cell.axis == axis]
@@ -279,8 +279,8 @@ def _written(
             named = []  # there to be broadcast
         merged = len(named) > 1
         axes.append([("group" if name == "stack" and merged else name, entries) for name, entries in named])
-    fields = [at for at, axis in enumerate(axes) if any(name == "..." for name, _ in axis)]
-    if any(len(axes[at]) > 1 for at in fields) or (fields and fields != list(range(fields[0], fields[-1] + 1))):
+    fields = [index for index, axis in enumerate(axes) if any(name == "..." for name, _ in axis)]
+    if any(len(axes[index]) > 1 for index in fields) or (fields and fields != list(range(fields[0], fields[-1] + 1))):
         return "the axes of its receptive field do not stand together"
     counts: dict[str, int] = {}
     for each in axes:
@@ -293,10 +293,10 @@ def _written(
         names = []
         for name, entries in each:
             seen[name] = seen.get(name, 0) + 1
-            own_name = _named(name, counts[name], seen[name])
+            numbered = _named(name, counts[name], seen[name])
             if len(each) > 1:
-                sizes[own_name] = entries
-            names.append(own_name)
+                sizes[numbered] = entries
+            names.append(numbered)
         if names == ["..."] and written[-1:] == ["..."]:
             continue
         written.append(names[0] if len(names) == 1 else f"({' '.join(names)})" if names else "1")

@@ -1,4 +1,4 @@
-"""The jaxpr played with values, equation by equation, so that what comes out of some can be seen or changed.
+"""A jaxpr interpreter with hooks: observe or replace the results of chosen equations.
 
 Loops stay loops and branches stay branches: what is carried from equation to equation goes through them too.
 """
@@ -29,7 +29,7 @@ TRIPS = "trips"
 
 
 class Player(Interpreter[Any]):
-    """Plays a jaxpr with values.
+    """Evaluates a jaxpr.
 
     Args:
         hook: what to do at the places.
@@ -94,7 +94,7 @@ class Player(Interpreter[Any]):
         return Player(self.hook, self.places, self.fresh, state, self.trips)
 
     def scan(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
-        """Play a scan, with the state among what it carries."""
+        """Evaluate a scan, with the state among what it carries."""
         params, body = eqn.params, eqn.params["jaxpr"]
         consts, carries = scan_parts(params)
         first, carry, rows = values[:consts], values[consts : consts + carries], values[consts + carries :]
@@ -116,7 +116,7 @@ class Player(Interpreter[Any]):
         return [*carry, *collected]
 
     def while_loop(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
-        """Play a `while` loop, with the state among what it carries."""
+        """Evaluate a `while` loop, with the state among what it carries."""
         tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
         test, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
         closed_over = values[tests : tests + consts]
@@ -146,7 +146,7 @@ class Player(Interpreter[Any]):
         return list(results)
 
     def cond(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
-        """Play a branch."""
+        """Evaluate a branch."""
         which, operands = values[0], values[1:]
 
         def branch(number: int, closed: Any) -> Callable[..., Any]:

@@ -66,7 +66,7 @@ def residuals(closed: Any, paths: Sequence[str]) -> dict[str, Residual]:
         stream = uses[0].branch.stream
         if stream not in kept:
             continue
-        own = sorted({at for use in uses for at in numbers[use.branch.sum.place] if use.branch.stream == stream})
+        own = sorted({index for use in uses for index in numbers[use.branch.sum.place] if use.branch.stream == stream})
         every[paths[param]] = Residual(
             streams=streams,
             part=uses[0].part,
@@ -103,7 +103,7 @@ def _chosen(uses: list[_Seen]) -> list[_Seen]:
 def _streams_with_ends(found: Sequence[Branch], contents: Mapping[int, Contents]) -> dict[int, int]:
     """The streams of which some branch ends in a weight → their numbers."""
     with_ends = {each.stream for each in found if contents[each.sum.number].ends}
-    return {stream: at for at, stream in enumerate(sorted(with_ends))}
+    return {stream: index for index, stream in enumerate(sorted(with_ends))}
 
 
 Numbered = tuple[float, list[tuple[float, float]]]
@@ -119,7 +119,7 @@ def _listed(base: float, strides: list[tuple[float, float]]) -> list[int]:
         return []
     found = [int(base)]
     for apart, count in known:
-        found = [at + apart * step for at in found for step in range(count)]
+        found = [index + apart * step for index in found for step in range(count)]
     return sorted(set(found))
 
 
@@ -141,7 +141,7 @@ def _streams(
     by_sum = {each.sum.number: each for each in found}
     for stream in kept:
         own = [each for each in found if each.stream == stream]
-        reads = {by_sum[at].stream for each in own for at in contents[each.sum.number].reads} - {stream}
+        reads = {by_sum[index].stream for each in own for index in contents[each.sum.number].reads} - {stream}
         around = {each.within.stream for each in own if each.within is not None}
         ends = {
             param

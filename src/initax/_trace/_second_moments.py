@@ -1,4 +1,4 @@
-"""How long the signal is that reaches each weight, with no data: first and second moments followed along the jaxpr.
+"""Second moment of each weight's input, estimated without data: first and second moments followed along the jaxpr.
 
 A signal is a function of a standard normal, held as its values at the nodes of a quadrature; so an activation written
 in ten equations is as exact as one. What comes out of a weight is taken for a normal of its own: of the length that its
@@ -160,11 +160,11 @@ class Lengths(Interpreter[Known]):
     def of(self, closed: Any, arrays: int, constants: int) -> dict[int, float | None]:
         """Return parameter → second moment of the signal that reaches it, `None` where that is not known."""
         operands: list[Known] = []
-        for at, var in enumerate(closed.jaxpr.invars):
-            if at < arrays:
-                law = self.laws.get(at)
-                operands.append(Weight(at) if law is None or law.inputs is not None else self.entry(at))
-            elif at < arrays + constants or not jnp.issubdtype(var.aval.dtype, np.floating):
+        for index, var in enumerate(closed.jaxpr.invars):
+            if index < arrays:
+                law = self.laws.get(index)
+                operands.append(Weight(index) if law is None or law.inputs is not None else self.entry(index))
+            elif index < arrays + constants or not jnp.issubdtype(var.aval.dtype, np.floating):
                 operands.append(None)
             else:
                 operands.append(self.normal(0.0, 1.0 if self.nudged is None else 1 + NUDGE))
@@ -259,7 +259,7 @@ class Lengths(Interpreter[Known]):
         return self._weighed(params[0], signal, self.shares[place]) if len(params) == 1 else None
 
     def _weighed(self, param: int, signal: Moment | None, part: float) -> Moment | None:
-        """What comes out of a weight, or of a part of it: sums of independent entries times what reaches them."""
+        """Return the outputs of a weight, or of a part of it: sums of independent entries times its inputs."""
         law = self.laws.get(param)
         if law is None:
             return self.normal(0.0, part, frozenset({param}))
@@ -284,7 +284,7 @@ class Lengths(Interpreter[Known]):
         return signal.square - signal.mean**2 if law is not None and law.centered else signal.square
 
     def _is_look_up(self, name: str, values: Sequence[Known]) -> bool:
-        """Whether entries of a parameter are taken that data decide; a slice may be the step of a loop."""
+        """Return whether the data decide which entries of a parameter are taken; a slice may be the step of a loop."""
         first, *indices = values
         if not isinstance(first, Weight) or not indices or any(isinstance(each, Weight) for each in indices):
             return False
@@ -297,7 +297,7 @@ class Lengths(Interpreter[Known]):
         return self.entry(table.param)
 
     def _as_signal(self, value: Known) -> Known:
-        """An embedding that is added as it is, learned positions say, is a signal."""
+        """Return an embedding that is added as it is, e.g. learned positions, as a signal."""
         return self.entry(value.param) if isinstance(value, Weight) and value.param in self.tables else value
 
     def _entrywise(self, name: str, eqn: Any, signals: Sequence[Moment]) -> Known:
@@ -331,7 +331,7 @@ class Lengths(Interpreter[Known]):
         return found and replace(found, statistic=bool(np.all(signal.values >= 0)))
 
     def _largest(self, eqn: Any, signal: Moment) -> Known:
-        """The largest of independent copies, from the distribution function of one."""
+        """Return the largest of independent copies, from the distribution function of one."""
         order = np.argsort(signal.values)
         below = np.cumsum(quadrature()[1][order])
         mass = np.diff(np.concatenate([[0.0], np.clip(below / below[-1], 0, 1) ** _count(eqn)]))
@@ -372,7 +372,7 @@ class Lengths(Interpreter[Known]):
 
 
 def _is_same(before: Known, after: Known) -> bool:
-    """Whether a step of a loop leaves the length of a signal as it was."""
+    """Return whether a step of a loop leaves the length of a signal as it was."""
     if not (isinstance(before, Moment) and isinstance(after, Moment)):
         return before == after
     close = math.isclose(before.square, after.square, rel_tol=SAME_LENGTH)
@@ -384,7 +384,7 @@ def _constant(number: float) -> Moment:
 
 
 def _agreed(lengths: Sequence[float | None]) -> float | None:
-    """The one length all uses agree on."""
+    """Return the length on which all uses agree."""
     known = [length for length in lengths if length is not None and math.isfinite(length) and length > 0]
     if len(known) < len(lengths) or not known or max(known) > (1 + STEADY) * min(known):
         return None
@@ -400,7 +400,7 @@ def _count(eqn: Any) -> int:
 
 
 def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:
-    """An equation applied entry by entry to the values at the nodes."""
+    """Return an equation applied entry by entry to the values at the nodes of the quadrature."""
     with jax.ensure_compile_time_eval():
         operands = [
             jnp.asarray(signal.values).astype(atom.aval.dtype) for signal, atom in zip(signals, eqn.invars, strict=True)

@@ -23,7 +23,7 @@ SUMS = frozenset({"psum", "psum2", "psum_invariant", "unreduced_psum"})
 CASTS = frozenset({"pvary", "pcast", "pbroadcast", "reduced_vary_cast", "vary_unreduced_cast"})
 """Changes of a type that say over which mesh axes a value varies."""
 GATHERS = frozenset({"all_gather", "all_gather_invariant", "all_gather_reduced"})
-"""Parts of all devices put together."""
+"""Concatenations of the parts of all devices."""
 CALLS = frozenset({"jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"})
 """Calls of a jaxpr."""
 
@@ -65,13 +65,13 @@ def _run_whole(eqn: Any, *operands: Any) -> tuple[Any, ...]:
 
 
 def _axes(spec: Any, rank: int) -> list[tuple[Any, ...]]:
-    """The mesh axes that split each axis of an array."""
+    """Return the mesh axes that split each axis of an array."""
     named = [() if each is None else each if isinstance(each, tuple) else (each,) for each in spec]
     return [*named, *[()] * (rank - len(named))]
 
 
 def _split(x: Any, spec: Any, sizes: dict[Any, int]) -> Any:
-    """An array with the mesh axes that split it in front, in the order of the mesh."""
+    """Return an array with the mesh axes that split it in front, in the order of the mesh."""
     shape: list[int] = []
     places: dict[Any, int] = {}
     for size, names in zip(x.shape, _axes(spec, x.ndim), strict=True):
@@ -85,7 +85,7 @@ def _split(x: Any, spec: Any, sizes: dict[Any, int]) -> Any:
 
 
 def _joined(y: Any, spec: Any, sizes: dict[Any, int]) -> Any:
-    """A result that has all mesh axes in front as the whole array; over axes that do not split it, it is the same."""
+    """Return the whole array of a result with all mesh axes in front; those that do not split it are left out."""
     named = _axes(spec, y.ndim - len(sizes))
     held = [name for axis in named for name in axis]
     left = [name for name in sizes if name in held]
@@ -99,7 +99,7 @@ def _joined(y: Any, spec: Any, sizes: dict[Any, int]) -> Any:
 
 
 def _evaluated(inner: Any, values: Sequence[Any]) -> list[Any]:
-    """What a jaxpr gives on all devices, closed or open, without the types of what varies over mesh axes."""
+    """Return the results of a jaxpr, closed or open, on all devices, without types of what varies over mesh axes."""
     jaxpr = getattr(inner, "jaxpr", inner)
     known: dict[Any, Any] = dict(zip(jaxpr.constvars, getattr(inner, "consts", ()), strict=True))
     known |= zip(jaxpr.invars, values, strict=True)
@@ -114,7 +114,7 @@ def _evaluated(inner: Any, values: Sequence[Any]) -> list[Any]:
 
 
 def _stepped(eqn: Any, values: list[Any]) -> list[Any]:
-    """What an equation gives on all devices."""
+    """Return the results of an equation on all devices."""
     name, params = eqn.primitive.name, eqn.params
     if name in CASTS:
         return values
@@ -141,7 +141,7 @@ def _stepped(eqn: Any, values: list[Any]) -> list[Any]:
 
 
 def _summed(value: Any, axes: Sequence[Any]) -> Any:
-    """A sum over devices, and over axes of the array where they are numbers."""
+    """Return a sum over mesh axes, and over axes of the array, which are numbers."""
     named = [axis for axis in axes if not isinstance(axis, int)]
     value = jnp.sum(value, [axis for axis in axes if isinstance(axis, int)]) if len(named) < len(axes) else value
     for axis in named:
@@ -150,7 +150,7 @@ def _summed(value: Any, axes: Sequence[Any]) -> Any:
 
 
 def _scanned(params: Any, values: list[Any]) -> list[Any]:
-    """What a scan gives on all devices."""
+    """Return the results of a scan on all devices."""
     consts, carries = scan_parts(params)
     first, carry, rows = values[:consts], values[consts : consts + carries], values[consts + carries :]
 
@@ -163,7 +163,7 @@ def _scanned(params: Any, values: list[Any]) -> list[Any]:
 
 
 def _looped(params: Any, values: list[Any]) -> list[Any]:
-    """What a `while` loop gives on all devices."""
+    """Return the results of a `while` loop on all devices."""
     tests, consts = params["cond_nconsts"], params["body_nconsts"]
     asked, closed_over, carry = values[:tests], values[tests : tests + consts], values[tests + consts :]
     return list(
@@ -176,13 +176,13 @@ def _looped(params: Any, values: list[Any]) -> list[Any]:
 
 
 def _inner(params: Any) -> list[Any]:
-    """The jaxprs among the parameters of an equation."""
+    """Return the jaxprs among the parameters of an equation."""
     every = [each for value in params.values() for each in (value if isinstance(value, tuple | list) else [value])]
     return [each for each in every if hasattr(getattr(each, "jaxpr", each), "eqns")]
 
 
 def _depends_on_devices(inner: Any) -> bool:
-    """Whether a jaxpr holds sums over devices, or the types of what varies over mesh axes."""
+    """Return whether a jaxpr holds collectives, or the types of what varies over mesh axes."""
     names = CASTS | SUMS | GATHERS | {"shard_map"}
     equations = getattr(inner, "jaxpr", inner).eqns
     return any(eqn.primitive.name in names or any(map(_depends_on_devices, _inner(eqn.params))) for eqn in equations)

@@ -62,7 +62,7 @@ class SignalProduct:
     """A sum over products of two signals.
 
     Attributes:
-        where: the line of the forward pass.
+        line: the line of the forward pass.
         size: over how many entries it sums.
         sides: the parameters that make either signal.
         factor: what the forward pass multiplies it with, before it applies another function; `None` where that is not
@@ -70,7 +70,7 @@ class SignalProduct:
         closed: whether a function was applied.
     """
 
-    where: str
+    line: str
     size: int
     sides: tuple[frozenset[int], frozenset[int]]
     factor: float | None
@@ -106,8 +106,8 @@ def signal_products(traced: Traced) -> SignalProducts:
     """
     arrays, every = len(traced.paths), len(traced.closed.jaxpr.invars)
     operands = [
-        Origin(parameters=frozenset({at})) if at < arrays else Origin(data=at >= arrays + traced.constants)
-        for at in range(every)
+        Origin(parameters=frozenset({index})) if index < arrays else Origin(data=index >= arrays + traced.constants)
+        for index in range(every)
     ]
     walk = _Walk()
     for result in walk.call(traced.closed, operands, ()):
@@ -127,7 +127,7 @@ class _Walk(Interpreter[Origin]):
         return Origin(constant=Constant(np.asarray(literal.val, aval.dtype)))
 
     def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Origin]:
-        known = [isinstance(getattr(each, "dtype", None), np.dtype) and np.size(each) == 1 for each in numbers]
+        known = [isinstance(getattr(number, "dtype", None), np.dtype) and np.size(number) == 1 for number in numbers]
         held = [Constant(each) if small else None for each, small in zip(numbers, known, strict=True)]
         return [Origin(constant=each) for each in held or [None] * len(jaxpr.constvars)]
 
@@ -146,7 +146,9 @@ class _Walk(Interpreter[Origin]):
         """What a loop leaves: what it hands on stays what it was, and what changes is a signal that nobody knows."""
         jaxpr, first = getattr(body, "jaxpr", body), len(consts)
         fixed = [jaxpr.outvars[place] is jaxpr.invars[first + place] for place in range(len(carry))]
-        rows = [replace(each, constant=None) for each in values[len(values) - len(jaxpr.invars) + first + len(carry) :]]
+        rows = [
+            replace(value, constant=None) for value in values[len(values) - len(jaxpr.invars) + first + len(carry) :]
+        ]
         self.sink([each for each, same in zip(carry, fixed, strict=True) if not same], OTHER)
         entered = [
             each if same else Origin(data=each.data or bool(each.parameters))
@@ -165,27 +167,27 @@ class _Walk(Interpreter[Origin]):
             before if same else Origin(data=before.data or after.data)
             for before, after, same in zip(entered, results, fixed, strict=False)
         ]
-        return [*left, *(replace(each, constant=None) for each in results[len(carry) :])]
+        return [*left, *(replace(result, constant=None) for result in results[len(carry) :])]
 
     def cond(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
         every = [self.call(each, values[1:], (*at, number)) for number, each in enumerate(eqn.params["branches"])]
         return [
-            results[0] if all(each == results[0] for each in results) else _alike(results)
+            results[0] if all(result == results[0] for result in results) else _alike(results)
             for results in map(list, zip(*every, strict=True))
         ]
 
     def equation(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
         shapes = shapes_of(eqn)
-        if not any(each.data for each in values):
+        if not any(value.data for value in values):
             return [self._still(eqn, values, place) for place in range(len(shapes))]
-        behind = frozenset[int]().union(*(each.behind | each.parameters for each in values))
+        behind = frozenset[int]().union(*(value.behind | value.parameters for value in values))
         return [replace(each, behind=behind) for each in self._moved(eqn, values, at, shapes)]
 
     def _moved(self, eqn: Any, values: list[Origin], at: Place, shapes: Sequence[tuple[int, ...]]) -> list[Origin]:
         """What an equation leaves of signals."""
         name, row = eqn.primitive.name, row_of(eqn)
-        signals = [each for each in values if each.data]
-        parameters = frozenset[int]().union(*(each.parameters for each in values if not each.data))
+        signals = [value for value in values if value.data]
+        parameters = frozenset[int]().union(*(value.parameters for value in values if not value.data))
         if name in ("dot_general", "mul") and len(signals) == 2:
             return [self._product(eqn, values[0], values[1], at)]
         if name == "gather" and values[0].parameters:
@@ -196,7 +198,7 @@ class _Walk(Interpreter[Origin]):
                 self.products.read.setdefault(each, {})[at] = signals[0].makers
             self.sink(signals, at if name in CONTRACTIONS else OTHER)
             self.close(*signals)
-            factor = next(each.factor for each in values if each.parameters)
+            factor = next(value.factor for value in values if value.parameters)
             makers = parameters if len(parameters) == 1 else frozenset[int]()
             return [Origin(data=True, makers=makers, factor=factor) for _ in shapes]
         if name in ("mul", "div") and values[0].data:
@@ -217,12 +219,12 @@ class _Walk(Interpreter[Origin]):
 
     def _still(self, eqn: Any, values: Sequence[Origin], place: int) -> Origin:
         """What no input reaches: parameters, or a constant."""
-        parameters = frozenset[int]().union(*(each.parameters for each in values))
-        operands = [each.constant for each in values if each.constant is not None]
+        parameters = frozenset[int]().union(*(value.parameters for value in values))
+        operands = [value.constant for value in values if value.constant is not None]
         plain = not parameters and len(operands) == len(values) and row_of(eqn).control is None and called(eqn) is None
         small = math.prod(eqn.outvars[place].aval.shape) == 1
         constant = Constant(None, eqn, operands, place) if plain and small else None
-        name, own = eqn.primitive.name, [each for each in values if each.parameters]
+        name, own = eqn.primitive.name, [value for value in values if value.parameters]
         if name in ("mul", "div") and len(own) == 1 and not (name == "div" and values[1].parameters):
             other = values[1] if values[0].parameters else values[0]
             return replace(_times(own[0], other, inverse=name == "div"), constant=None)
@@ -244,10 +246,10 @@ class _Walk(Interpreter[Origin]):
         size = math.prod(eqn.invars[0].aval.shape[axis] for axis in summed)
         return self._summed(left, right, size, at, line_of(eqn))
 
-    def _summed(self, left: Origin, right: Origin, size: int, at: Place, where: str) -> Origin:
+    def _summed(self, left: Origin, right: Origin, size: int, at: Place, line: str) -> Origin:
         factor = None if left.factor is None or right.factor is None else left.factor * right.factor
         sides = (left.makers, right.makers)
-        self.products.found[at] = SignalProduct(where=where, size=size, sides=sides, factor=factor)
+        self.products.found[at] = SignalProduct(line=line, size=size, sides=sides, factor=factor)
         self.sink([left, right], at)
         self.close(left, right)
         return Origin(data=True, product=at, factor=factor)
@@ -309,4 +311,4 @@ def _times(value: Origin, other: Origin, *, inverse: bool) -> Origin:
 
 def _alike(results: Sequence[Origin]) -> Origin:
     """What every branch leaves, where they leave different things."""
-    return Origin(data=any(each.data for each in results))
+    return Origin(data=any(result.data for result in results))

@@ -1,4 +1,4 @@
-"""Outputs that are added up: entries of a stack whose outputs are, are inputs of one layer."""
+"""Sums of outputs: a batch axis whose outputs are added up is an input axis of one layer."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from initax._trace._uses import CONTRACTIONS, Part, Place, Use, Uses, Value
-from initax._trace._views import FOREIGN, Factor, Stop, View
+from initax._trace._factors import FOREIGN, Factor
+from initax._trace._uses import CONTRACTIONS, Part, Place, Use, Uses, Value, assign
+from initax._trace._views import Stop, View
 
 SUMS = frozenset({"add", "add_any"})
+SCALE_SUMMED = "it scales the signal, which is then summed: a scale or a weight"
 SUMMED = "its products with the signal are added up: a scale or a weight"
 
 
-def added_up(left: Value, right: Value, uses: Uses, where: str) -> None:
-    """Note where outputs of one parameter, of different uses, are added up.
+def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
+    """Note that outputs of one parameter, made by different uses, are added up.
 
-    Where one use takes in what the other puts out, as in a residual stream, they are layers one after the other.
+    Uses that follow each other, as in a residual stream, are separate layers and are left alone.
 
     Args:
         left: one signal.
         right: the other.
         uses: the uses so far.
-        where: the line.
+        line: the line.
     """
     for one, other in _twins(left.outputs, right.outputs, uses):
         first, second = uses.found[one.use], uses.found[other.use]
         if one.axes == other.axes:
-            first.added.add(second.number)
-            second.added.add(first.number)
+            first.outputs.added_to.add(second.number)
+            second.outputs.added_to.add(first.number)
         elif one.slots or other.slots:
             for use in (first, second):
-                use.stop = use.stop or Stop("outputs of different entries of it are added up", where)
+                use.stop = use.stop or Stop("outputs of different entries of it are added up", line)
     # Products stay in sums with other signals; what is added there, too, is still added up.
     for one, other in _twins(left.products, right.products, uses):
         for use in (uses.found[one.use], uses.found[other.use]):
             views = [uses.found[each.use].view for each in (one, other)]
             if all(view is not None and view.fixed == (views[0] and views[0].fixed) for view in views):
                 continue  # one scale of two signals
-            use.stop = use.stop or Stop(SUMMED, where)
+            use.stop = use.stop or Stop(SUMMED, line)
 
 
 def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tuple[View, View]]:
-    """Pairs of different uses of one parameter, neither of which takes in what the other puts out."""
+    """Return pairs of different uses of one parameter, neither of which depends on the outputs of the other."""
     again = {view.param for view in left} & {view.param for view in right}
     return [
         (one, other)
@@ -56,17 +58,17 @@ def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tupl
 
 
 def sums(uses: Sequence[Use]) -> list[list[Use]]:
-    """Return the uses in groups of those whose outputs are added up."""
+    """Return the uses in groups; the outputs of each group are added up."""
     groups: list[list[Use]] = []
     for use in uses:
-        near = [group for group in groups if any(use.number in each.added for each in group)]
+        near = [group for group in groups if any(use.number in each.outputs.added_to for each in group)]
         groups = [group for group in groups if group not in near]
         groups.append([*(each for group in near for each in group), use])
     return groups
 
 
 def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
-    """Return the uses with entries that are taken one by one, and whose outputs are added up, as inputs.
+    """Return the uses with batch axes as inputs where the outputs of their entries are added up.
 
     Args:
         uses: the uses of one parameter.
@@ -79,77 +81,109 @@ def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
         return list(uses)
     fixed = {use.number: dict(use.view.fixed) if use.view is not None else {} for use in uses}
     shared = set.intersection(*(set(each) for each in fixed.values()))
-    made: set[Factor] = set()
+    inputs: set[Factor] = set()
     for factor in shared:
         if factor.size == 1 or any(use.parts.get(factor) != "batch" for use in uses):
             continue
         for group in groups:
             digits: dict[object, list[int]] = {}
             for use in group:
-                own = fixed[use.number]
-                key = tuple(sorted((each, digit) for each, digit in own.items() if each != factor))
-                digits.setdefault(key, []).append(own[factor])
+                digit_of = fixed[use.number]
+                key = tuple(sorted((each, digit) for each, digit in digit_of.items() if each != factor))
+                digits.setdefault(key, []).append(digit_of[factor])
             if all(sorted(each) == list(range(factor.size)) for each in digits.values()):
-                made.add(factor)
+                inputs.add(factor)
             elif any(len(set(each)) > 1 for each in digits.values()):
                 return "outputs of some of its entries are added up, of others they are not"
-    if made and len(groups) < len(sums(uses)):
+    if inputs and len(groups) < len(sums(uses)):
         return "outputs of some of its entries are added up, of others they are not"
-    if not made:
+    if not inputs:
         spread = any(len({tuple(sorted(fixed[use.number].items())) for use in group}) > 1 for group in groups)
         return "outputs of different entries of it are added up" if spread and not _is_cut_inside(uses) else list(uses)
-    return [_with_inputs(use, made) for use in uses]
+    return [_with_inputs(use, inputs) for use in uses]
 
 
 def _is_cut_inside(uses: Sequence[Use]) -> bool:
-    """Whether what is taken one by one are parts of an input axis."""
+    """Return whether the uses take parts of an input axis."""
     inputs = {factor.axis for use in uses for factor, part in use.parts.items() if part in ("in", "field")}
     return any(factor.axis in inputs for use in uses if use.view is not None for factor, _ in use.view.fixed)
 
 
-def _with_inputs(use: Use, made: set[Factor]) -> Use:
-    parts: dict[Factor, Part] = {factor: "in" if factor in made else part for factor, part in use.parts.items()}
+def _with_inputs(use: Use, inputs: set[Factor]) -> Use:
+    parts: dict[Factor, Part] = {factor: "in" if factor in inputs else part for factor, part in use.parts.items()}
     return replace(use, parts=parts)
 
 
-def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, where: str) -> View | None:
-    """Follow outputs through a sum over axes: batch entries whose outputs are added up are inputs.
+def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:
+    """Follow outputs through a sum over axes: a batch axis that is summed over is an input axis.
 
     Args:
         view: the outputs.
         axes: the axes of the value that are summed over.
         rest: the others.
         uses: the uses so far.
-        where: the line.
+        line: the line.
 
     Returns:
         The outputs after the sum, `None` where they are no outputs of one weight any more.
     """
     use = uses.found[view.use]
-    gone = [factor for axis in axes for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN]
-    gone = [piece for factor in gone if factor.size > 1 for piece in _within(factor, use)]
+    gone = [piece for axis in axes for factor in _own(view, axis) for piece in _within(factor, use)]
     if use.what == "scale" and any(use.parts.get(factor) != "batch" for factor in gone):
-        use.stop = use.stop or Stop("it scales the signal, which is then summed: a scale or a weight", where)
+        use.stop = use.stop or Stop(SCALE_SUMMED, line)
         return None
     if use.is_of_a_constant:
-        return replace(view, axes=tuple(view.axes[at] for at in rest), scaled=True)
+        return replace(view, axes=tuple(view.axes[index] for index in rest), scaled=True)
     if view.scaled or use.what not in CONTRACTIONS:
         return None
     if not gone:
-        return replace(view, axes=tuple(view.axes[at] for at in rest))  # a sum over axes of the signal, tokens say
+        return replace(
+            view, axes=tuple(view.axes[index] for index in rest)
+        )  # a sum over axes of the signal, tokens say
     kinds = {use.parts.get(factor) for factor in gone}
     if "batch" not in kinds:
         return None
     if kinds != {"batch"} or any(factor.axis < FOREIGN for axis in axes for factor in view.axes[axis]):
-        use.stop = use.stop or Stop("outputs of different entries of it are added up", where)
+        use.stop = use.stop or Stop("outputs of different entries of it are added up", line)
         return None
     for factor in gone:
         use.parts[factor] = "in"
-    return replace(view, axes=tuple(view.axes[at] for at in rest))
+    return replace(view, axes=tuple(view.axes[index] for index in rest))
+
+
+def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:
+    """Follow a product with the signal through a sum over axes: a contraction, written out.
+
+    Args:
+        view: the product.
+        axes: the axes of the value that are summed over.
+        rest: the others.
+        uses: the uses so far.
+        line: the line.
+
+    Returns:
+        The outputs, `None` where it is the product of a scale.
+    """
+    use = uses.found[view.use]
+    gone = [factor for axis in axes for factor in _own(view, axis)]
+    if not gone or use.what != "scale" or view.scaled:
+        return None
+    if not any(use.parts.get(factor) == "out" for axis in rest for factor in _own(view, axis)):
+        use.stop = use.stop or Stop(SCALE_SUMMED, line)
+        return None
+    assign(use.parts, gone, "in")
+    use.parts = {factor: "batch" if part == "along" else part for factor, part in use.parts.items()}
+    use.what = "weight"
+    return replace(view, axes=tuple(view.axes[axis] for axis in rest))
+
+
+def _own(view: View, axis: int) -> list[Factor]:
+    """Return the factors of a parameter along an axis."""
+    return [factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN and factor.size > 1]
 
 
 def _within(factor: Factor, use: Use) -> list[Factor]:
-    """The factors that a use tells apart within one, after a batch axis that it is a part of is cut at its borders."""
+    """Return the factors into which a use splits one, after a batch axis around it is split at its borders."""
     end = factor.inner * factor.size
     for whole, part in list(use.parts.items()):
         top = whole.inner * whole.size
@@ -165,7 +199,7 @@ def _within(factor: Factor, use: Use) -> list[Factor]:
 
 
 def accumulated(body: Any, consts: int, left: Sequence[Value], uses: Uses, at: Place) -> None:
-    """Note what a loop adds up: outputs of the entries that its steps take are outputs of one layer.
+    """Note what a loop adds up: the axis of which each step takes an entry is an input axis then.
 
     Args:
         body: the jaxpr of the loop.
@@ -188,11 +222,11 @@ def accumulated(body: Any, consts: int, left: Sequence[Value], uses: Uses, at: P
                 for factor in steps:
                     use.parts[factor] = "in"
             elif steps and use.what == "scale":
-                use.stop = use.stop or Stop(SUMMED, use.where)
+                use.stop = use.stop or Stop(SUMMED, use.line)
 
 
 def _is_accumulated(jaxpr: Any, start: Any, end: Any) -> bool:
-    """Whether a value is carried from step to step by nothing but sums, and nothing else looks at it."""
+    """Return whether a loop only adds to a value that it carries, and uses it for nothing else."""
     seen, var = False, start
     while var is not end:
         readers = [eqn for eqn in jaxpr.eqns if any(each is var for each in eqn.invars)]

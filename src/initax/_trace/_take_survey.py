@@ -59,10 +59,10 @@ def survey(model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None
 def _unplaced(found: Survey) -> tuple[str, ...]:
     """Return a note on stacks of which the sizes do not tell which axis is the stack."""
     open_paths = [
-        f"{each.path} {each.shape}"
+        f"{parameter.path} {parameter.shape}"
         for layer in found.layers
-        for each in layer.parameters
-        if each.placements and each.role in WEIGHT_ROLES
+        for parameter in layer.parameters
+        if parameter.placements and parameter.role in WEIGHT_ROLES
     ]
     if not open_paths:
         return ()

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from initax._trace._entries import marked
-from initax._trace._views import View, foreign
+from initax._trace._factors import foreign
+from initax._trace._views import View
 
 Params = Mapping[str, Any]
 
@@ -21,7 +22,7 @@ def reduced(params: Params, view: View, shape: tuple[int, ...]) -> View | None:
     """Reductions over axes."""
     if set(params["axes"]) & set(marked(view)):
         return None
-    return replace(view, axes=tuple(axis for at, axis in enumerate(view.axes) if at not in params["axes"]))
+    return replace(view, axes=tuple(axis for index, axis in enumerate(view.axes) if index not in params["axes"]))
 
 
 def along(params: Params, view: View, shape: tuple[int, ...]) -> View | None:
@@ -36,14 +37,14 @@ def turned(params: Params, view: View, shape: tuple[int, ...]) -> View | None:
 
 def padded(params: Params, view: View, shape: tuple[int, ...]) -> View | None:
     """Padding."""
-    return _resized(view, [at for at, each in enumerate(params["padding_config"]) if any(each)], shape)
+    return _resized(view, [index for index, each in enumerate(params["padding_config"]) if any(each)], shape)
 
 
 def windowed(params: Params, view: View, shape: tuple[int, ...]) -> View | None:
     """Pooling."""
     each = [params["window_dimensions"], params["window_strides"], params["base_dilation"], params["window_dilation"]]
-    moved = [at for at, sizes in enumerate(zip(*each, strict=True)) if set(sizes) != {1}]
-    return _resized(view, [*moved, *(at for at, pads in enumerate(params["padding"]) if any(pads))], shape)
+    moved = [index for index, sizes in enumerate(zip(*each, strict=True)) if set(sizes) != {1}]
+    return _resized(view, [*moved, *(index for index, pads in enumerate(params["padding"]) if any(pads))], shape)
 
 
 def transformed(params: Params, view: View, shape: tuple[int, ...]) -> View | None:
@@ -56,4 +57,6 @@ def _resized(view: View, axes: Iterable[int], shape: tuple[int, ...]) -> View | 
     changed = set(axes)
     if changed & set(marked(view)):
         return None
-    return replace(view, axes=tuple(foreign(shape[at]) if at in changed else axis for at, axis in enumerate(view.axes)))
+    return replace(
+        view, axes=tuple(foreign(shape[index]) if index in changed else axis for index, axis in enumerate(view.axes))
+    )

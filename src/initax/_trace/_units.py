@@ -26,10 +26,11 @@ from initax._trace._entries import (
     unit_numbers,
 )
 from initax._trace._equations import shapes_of
+from initax._trace._factors import Factor, foreign, stands
 from initax._trace._interpret import equation
 from initax._trace._primitives import row_of
 from initax._trace._uses import CONTRACTIONS, Place, Uses, Value
-from initax._trace._views import Factor, Stop, View, foreign, in_slot, placed, stands
+from initax._trace._views import Stop, View, in_slot, placed
 
 ADDED = {
     "add": "they are added to another signal",
@@ -77,7 +78,7 @@ class Follow:
     readers: dict[Place, list[Reader]] = field(default_factory=dict)
 
     def after(
-        self, eqn: Any, values: Sequence[Value], results: Sequence[Value], uses: Uses, first: int, where: str
+        self, eqn: Any, values: Sequence[Value], results: Sequence[Value], uses: Uses, first: int, line: str
     ) -> list[Value]:
         """Return the results of an equation with what they hold of the units.
 
@@ -87,7 +88,7 @@ class Follow:
             results: what the walk found for its results.
             uses: all uses.
             first: how many there were before the equation.
-            where: its line.
+            line: its line.
 
         Raises:
             LostError: the units can't be followed.
@@ -96,22 +97,22 @@ class Follow:
         moved: list[State] = [((), None)] * len(results)
         if any(value.units or value.mixed for value in values):
             if fresh:
-                self._taken_in(eqn, values, uses, where)
+                self._taken_in(eqn, values, uses, line)
             else:
-                moved = _moved(eqn, values, where)
+                moved = _moved(eqn, values, line)
         held = (replace(one, units=units, mixed=mixed) for one, (units, mixed) in zip(results, moved, strict=True))
-        return [self._started(each, uses, first, where) for each in held]
+        return [self._started(each, uses, first, line) for each in held]
 
-    def round_a_loop(self, values: Sequence[Value], where: str) -> None:
+    def round_a_loop(self, values: Sequence[Value], line: str) -> None:
         """Raise where values that a loop carries, and changes, hold units.
 
         Raises:
             LostError: they do.
         """
         if any(value.units or value.mixed for value in values):
-            raise LostError(Stop("they go round a loop", where))
+            raise LostError(Stop("they go round a loop", line))
 
-    def _started(self, result: Value, uses: Uses, first: int, where: str) -> Value:
+    def _started(self, result: Value, uses: Uses, first: int, line: str) -> Value:
         """A result in which units come out of the weight."""
         views = []
         for view in result.outputs:
@@ -121,43 +122,43 @@ class Follow:
             unit = View(param=self.param, axes=view.axes, batch=weight.batch, fixed=weight.fixed)
             loops = [factor for _, factors in _loops(uses, self.param) for factor in factors]
             if list(steps_of(weight)) != loops or not covers(unit, self.shape, self.axes):
-                raise LostError(Stop("a loop or a look-up takes parts of the weight one by one", where))
+                raise LostError(Stop("a loop or a look-up takes parts of the weight one by one", line))
             views.append(unit)
             self.started.add(uses.found[view.use].at)
         return replace(result, units=tuple(views), mixed=None) if views else result
 
-    def _taken_in(self, eqn: Any, values: Sequence[Value], uses: Uses, where: str) -> None:
+    def _taken_in(self, eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> None:
         """Enter the weights that take in units."""
         if len(values) != 2:
-            raise LostError(Stop(_mixing(eqn.primitive.name), where))
+            raise LostError(Stop(_mixing(eqn.primitive.name), line))
         signal = next(place for place, value in enumerate(values) if value.units or value.mixed)
         value, other = values[signal], values[1 - signal]
         if not value.units:
-            raise LostError(value.mixed or Stop("", where))
+            raise LostError(value.mixed or Stop("", line))
         weights = other.weights
         beside = all(_is_beside(*each) for each in itertools.combinations(weights, 2))
         if not weights or not beside or not all(map(_is_plain, weights)):
-            raise LostError(Stop("they meet a weight that is made of others, or looked up", where))
+            raise LostError(Stop("they meet a weight that is made of others, or looked up", line))
         pairs = _pairs(eqn, signal)
-        readers = [self._reader(pairs, units, each, uses, where) for units in value.units for each in weights]
-        self.readers[uses.at] = [each for each in readers if (each.units >= 0).any()]
+        readers = [self._reader(pairs, units, weight, uses, line) for units in value.units for weight in weights]
+        self.readers[uses.at] = [reader for reader in readers if (reader.units >= 0).any()]
 
-    def _reader(self, pairs: Mapping[int, Pairs], units: View, weight: View, uses: Uses, where: str) -> Reader:
+    def _reader(self, pairs: Mapping[int, Pairs], units: View, weight: View, uses: Uses, line: str) -> Reader:
         own = marked(units)
         shape = self.shapes[weight.param]
         asked = sorted({axis for each in own for axis, *_ in pairs.get(each, ())})
         found = coordinates(weight, asked, shape)
         if found is None or any(each not in pairs for each in own):
-            raise LostError(Stop("the same entries of a weight take in several of them", where))
+            raise LostError(Stop("the same entries of a weight take in several of them", line))
         index = dict(zip(asked, found[0], strict=True))
         numbers = unit_numbers(units, own, self.shape, self.axes)
         at = tuple(sum(index[axis] // div % mod * times for axis, div, mod, times in pairs[each]) for each in own)
         taken = numbers[at]
         if steps_of(units):
-            taken = np.where(taken < 0, -1, taken + self._step(weight, uses, where))
+            taken = np.where(taken < 0, -1, taken + self._step(weight, uses, line))
         return Reader(param=weight.param, units=np.where(found[1], taken, -1), fixed=weight.fixed)
 
-    def _step(self, weight: View, uses: Uses, where: str) -> Whole:
+    def _step(self, weight: View, uses: Uses, line: str) -> Whole:
         """What the steps of the loops around add to the numbers of the units, entry by entry of a weight."""
         added: Whole = np.zeros([1] * len(self.shapes[weight.param]), np.intp)
         taken: list[Factor] = []
@@ -165,11 +166,11 @@ class Follow:
             theirs = uses.loops[place].get(weight.param, ())
             found = coordinates(replace(weight, axes=(theirs,), fixed=()), (0,), self.shapes[weight.param])
             if not theirs or found is None:
-                raise LostError(Stop("the same entries of a weight take in several of them", where))
+                raise LostError(Stop("the same entries of a weight take in several of them", line))
             added = added + step_numbers(found[0][0], factors, self.shape, self.axes)
             taken += theirs
         if tuple(taken) != steps_of(weight):
-            raise LostError(Stop("they meet a weight that another loop takes entries of", where))
+            raise LostError(Stop("they meet a weight that another loop takes entries of", line))
         return added
 
     def finish(self, uses: Uses, results: Sequence[Value]) -> list[Reader]:
@@ -187,7 +188,7 @@ class Follow:
             raise LostError(Stop("the forward pass does not use it"))
         for use in own:
             if (use.stop and use.stop.hides) or use.through or use.at not in self.started:
-                raise LostError(use.stop or Stop("what it puts out can't be followed", use.where))
+                raise LostError(use.stop or Stop("what it puts out can't be followed", use.line))
         mixed = next((value.mixed for value in results if value.mixed), None)
         if mixed:
             raise LostError(mixed)
@@ -199,7 +200,7 @@ class Follow:
                 continue
             fixed = use.view.fixed if use.view is not None else ()
             if any(each.param == use.param and not apart(each.fixed, fixed) for each in readers):
-                raise LostError(Stop("a weight that takes them in takes in another signal too", use.where))
+                raise LostError(Stop("a weight that takes them in takes in another signal too", use.line))
         for one, other in itertools.combinations(self.readers.values(), 2):
             if _differ(one, other):
                 raise LostError(Stop("the same entries of a weight take in several of them"))
@@ -259,30 +260,30 @@ def _pairs(eqn: Any, signal: int) -> Mapping[int, Pairs]:
     return {numbers.lhs_spec[1]: (inputs,) if groups == 1 else (group, inputs)}
 
 
-def _moved(eqn: Any, values: Sequence[Value], where: str) -> list[State]:
+def _moved(eqn: Any, values: Sequence[Value], line: str) -> list[State]:
     """What the results of an equation without weights hold of the units."""
     name, shapes, how = eqn.primitive.name, shapes_of(eqn), row_of(eqn).units
     if how in ("function", "product"):
-        return [_joined(name, values, shapes[0], where, alone=how == "product")]
+        return [_joined(name, values, shapes[0], line, alone=how == "product")]
     if not any(value.units for value in values):
         return [((), next(value.mixed for value in values if value.mixed))] * len(shapes)
-    lost: State = ((), Stop(_mixing(name), where))
+    lost: State = ((), Stop(_mixing(name), line))
     if how is None or any(value.mixed for value in values):
         return [lost] * len(shapes)
     if how == "join":
-        return [_beside(values, eqn.params["dimension"], shapes[0], where)]
+        return [_beside(values, eqn.params["dimension"], shapes[0], line)]
     if how == "stack":
         axis = eqn.params["axis"] % len(shapes[0])
-        return [_beside([_widened(value, axis) for value in values], axis, shapes[0], where)]
+        return [_beside([_widened(value, axis) for value in values], axis, shapes[0], line)]
     if how == "sort":
         apart_ = all(eqn.params["dimension"] not in marked(view) for value in values for view in value.units)
-        return [_joined(name, values, shapes[0], where) if apart_ else lost] * len(shapes)
+        return [_joined(name, values, shapes[0], line) if apart_ else lost] * len(shapes)
     if how == "contraction":
         return [_contracted(eqn, values, shapes[0]) or lost]
     if any(value.units for value in values[1:]):
         return [lost] * len(shapes)
     if isinstance(how, str):
-        return [each or lost for each in _laid(eqn, values, where)]
+        return [each or lost for each in _laid(eqn, values, line)]
     views = [how(eqn.params, view, shapes[0]) for view in values[0].units]
     return [(tuple(view for view in views if view), None) if all(views) else lost] * len(shapes)
 
@@ -292,7 +293,7 @@ def _mixing(name: str) -> str:
     return words.get(name, f"{name} makes one thing of several of them")
 
 
-def _joined(name: str, values: Sequence[Value], shape: tuple[int, ...], where: str, alone: bool = False) -> State:
+def _joined(name: str, values: Sequence[Value], shape: tuple[int, ...], line: str, alone: bool = False) -> State:
     """A function of several signals, entry by entry; `alone` if nothing is left of it where the units are cut off."""
     held = [_fitted(value, shape) for value in values]
     units = tuple(dict.fromkeys(view for each in held for view in each))
@@ -302,9 +303,9 @@ def _joined(name: str, values: Sequence[Value], shape: tuple[int, ...], where: s
         first = 1 if name == "select_n" else 0
         for value, own in zip(values[first:], held[first:], strict=True):
             if value.data and not own and not value.mixed:
-                raise LostError(Stop(ADDED.get(name, f"{name} joins them with another signal"), where))
+                raise LostError(Stop(ADDED.get(name, f"{name} joins them with another signal"), line))
             if own and set(own) != set(units):
-                raise LostError(Stop("several of them are added together", where))
+                raise LostError(Stop("several of them are added together", line))
     return units, None
 
 
@@ -312,7 +313,7 @@ def _fitted(value: Value, shape: tuple[int, ...]) -> tuple[View, ...]:
     return elementwise.fitted(Value(shape=value.shape, outputs=value.units), shape).outputs
 
 
-def _beside(values: Sequence[Value], axis: int, shape: tuple[int, ...], where: str) -> State:
+def _beside(values: Sequence[Value], axis: int, shape: tuple[int, ...], line: str) -> State:
     """Units beside something else along an axis. Along any axis but their own, all must be the same units."""
     units: list[View] = []
     offset = 0
@@ -323,7 +324,7 @@ def _beside(values: Sequence[Value], axis: int, shape: tuple[int, ...], where: s
                 continue
             others = [each for each in values if each.data and not any(_alike(view, own, axis) for own in each.units)]
             if others:
-                raise LostError(Stop("they are joined with another signal along another axis", where))
+                raise LostError(Stop("they are joined with another signal along another axis", line))
             units.append(replace(view, axes=(*view.axes[:axis], foreign(shape[axis]), *view.axes[axis + 1 :])))
         offset += value.shape[axis]
     return tuple(dict.fromkeys(units)), None
@@ -342,15 +343,15 @@ def _alike(one: View, other: View, but: int) -> bool:
     )
 
 
-def _laid(eqn: Any, values: Sequence[Value], where: str) -> list[State | None]:
+def _laid(eqn: Any, values: Sequence[Value], line: str) -> list[State | None]:
     """A reshape, a transpose, a slice: as the walk lays out a weight, so lie the units."""
     blank = [Value(shape=value.shape, constant=value.constant) for value in values[1:]]
     units: list[list[View]] = [[] for _ in eqn.outvars]
     lost = [False] * len(eqn.outvars)
     for view in values[0].units:
-        moved = equation(eqn, [Value(shape=values[0].shape, weights=(view,)), *blank], Uses(), where)
+        moved = equation(eqn, [Value(shape=values[0].shape, weights=(view,)), *blank], Uses(), line)
         for place, result in enumerate(moved):
-            clear = [each for each in result.weights if steps_of(each) == steps_of(view)]
+            clear = [weight for weight in result.weights if steps_of(weight) == steps_of(view)]
             clear = [each for each in clear if not (each.stop or each.looked or each.picked)]
             units[place] += clear
             lost[place] = lost[place] or len(clear) < len(result.weights)

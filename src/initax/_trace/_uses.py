@@ -1,4 +1,4 @@
-"""Uses: each place at which a parameter meets the signal, and what each of its axes does there."""
+"""Uses: the equations in which a parameter meets the signal, and what each of its axes does there."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from initax._trace._factors import FOREIGN, Factor
 from initax._trace._indices import Constant, Numbers
-from initax._trace._views import FOREIGN, Factor, Stop, View
+from initax._trace._views import Stop, View
 
 Place = tuple[int, ...]
 """Where an equation stands: its number in each jaxpr on the way to it. A branch of a `cond` has a number of its own."""
@@ -19,9 +20,54 @@ Part = Literal["in", "out", "batch", "field", "along"]
 """What a factor does in a use; `along` is an axis that a scale shares with the signal, entry by entry."""
 What = Literal["weight", "conv", "transposed", "scale", "bias", "embedding", "other"]
 CONSTANT_FIRST = "it is contracted with a constant first, and then multiplied with the signal"
-"""Why a use says nothing: a recurrence that starts with zeros has one, and other uses that do say something."""
+"""Why a use is left out where others are read: a recurrence that starts with zeros has such a use."""
 CONTRACTIONS: tuple[What, ...] = ("weight", "conv", "transposed")
-"""Uses of a weight, in which outputs come out of the signal."""
+"""Uses that make outputs from the signal."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Outputs:
+    """What later equations do with the outputs of a use.
+
+    Attributes:
+        axes: the axes of the use's result along which they lie.
+        entries: factors of which single entries are taken, and which entries.
+        uneven: they are cut into parts of unequal size.
+        rejoined: factors whose parts come together again, or are all contracted with the next weight.
+        added_to: uses of the same parameter to whose outputs they are added, entry by entry.
+    """
+
+    axes: tuple[int, ...] = ()
+    entries: set[tuple[Factor, int]] = field(default_factory=set)
+    uneven: bool = False
+    rejoined: set[Factor] = field(default_factory=set)
+    added_to: set[int] = field(default_factory=set)
+
+    def gates(self) -> tuple[Factor, ...]:
+        """Return the factors of which every entry is used on its own, such as gates."""
+        if self.uneven:
+            return ()
+        taken: dict[Factor, set[int]] = {}
+        for factor, digit in self.entries:
+            taken.setdefault(factor, set()).add(digit)
+        return tuple(
+            factor
+            for factor, digits in taken.items()
+            if factor.size > 1 and len(digits) == factor.size and not any(map(factor.is_inside, self.rejoined))
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Biased:
+    """The weights that a bias goes with.
+
+    Attributes:
+        params: the parameters to whose outputs it is added, in the order of the forward pass.
+        uses: the uses that make these outputs.
+    """
+
+    params: tuple[int, ...] = ()
+    uses: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,81 +75,55 @@ class Use:
     """One place where a parameter meets the signal. Later equations add to it what they do with its outputs.
 
     Attributes:
-        param: which parameter.
+        param: the number of the parameter.
         what: what it is to the signal.
-        where: the line of the forward pass.
+        line: the line of the forward pass.
         parts: what each factor does.
         inside: the factors that its equation sums over; sums of its outputs may follow.
         strides: by how much a convolution's strides divide the effective fan_in and fan_out.
-        taken: factors of the outputs of which single entries were taken, and which.
-        spoiled: the outputs were cut into parts that are not equal.
-        rejoined: factors whose parts came together again, or are all taken in by the next weight.
-        partners: parameters whose outputs a bias is added to.
-        added_to: the uses that make these outputs.
-        covered: a bias or scale has no axis that no weight or scale before it has.
-        through: other parameters it was contracted with before it met the signal.
+        outputs: what later equations do with its outputs.
+        biased: for a bias, the weights that it goes with.
+        through: other parameters that it was contracted with before it met the signal.
         normalized: it is divided by a statistic of itself.
         stop: why it can't be read.
         view: the parameter as a contraction, a convolution or a sum takes it, where it meets the signal so.
-        units: the axes of the result along which its outputs lie.
         at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
+        goes_back: it meets a cotangent, which a gradient inside the forward pass carries back, and no signal.
         product: it is multiplied with the signal, entry by entry.
-        goes_back: a cotangent meets it, no signal: it is of the backward part of a gradient in the forward pass.
-        number: which use it is, in the order of the forward pass.
-        added: uses of the same parameter to whose outputs its own were added, entry by entry.
-        behind: uses of parts of parameters on whose outputs the signal it meets depends.
-        gated: factors it is summed over, along which a factor of the signal varies that is the same along others.
+        number: its number, in the order of the forward pass.
+        behind: uses of parts of parameters on whose outputs the signal that it meets depends.
+        gated: factors that it is summed over, along which a factor of the signal varies that is the same along others.
     """
 
     param: int
     what: What
-    where: str = ""
+    line: str = ""
     parts: dict[Factor, Part] = field(default_factory=dict)
     inside: frozenset[Factor] = frozenset()
     strides: tuple[float, float] = (1, 1)
-    taken: set[tuple[Factor, int]] = field(default_factory=set)
-    spoiled: bool = False
-    rejoined: set[Factor] = field(default_factory=set)
-    partners: tuple[int, ...] = ()
-    added_to: tuple[int, ...] = ()
-    covered: bool = True
+    outputs: Outputs = field(default_factory=Outputs)
+    biased: Biased = Biased()
     through: frozenset[int] = frozenset()
     normalized: bool = False
     stop: Stop | None = None
     view: View | None = None
-    units: tuple[int, ...] = ()
     at: Place = ()
     goes_back: bool = False
     product: bool = False
     number: int = -1
-    added: set[int] = field(default_factory=set)
     behind: frozenset[int] = frozenset()
     gated: frozenset[Factor] = frozenset()
 
     def fans(self) -> tuple[int, int]:
         """Return the number of inputs of an output, and of outputs of an input, by this use alone."""
-        gates = self.gates()
         inputs = (factor.size for factor, part in self.parts.items() if part in ("in", "field"))
         outputs = (factor.size for factor, part in self.parts.items() if part in ("out", "field"))
-        return math.prod(inputs), math.prod(outputs) // math.prod(factor.size for factor in gates)
+        return math.prod(inputs), math.prod(outputs) // math.prod(factor.size for factor in self.outputs.gates())
 
     @property
     def is_of_a_constant(self) -> bool:
-        """Whether it is of a weight that nothing but a constant meets, so far."""
+        """Whether the weight is contracted with a constant here, and with no signal."""
         return self.what == "weight" and self.view is None
-
-    def gates(self) -> tuple[Factor, ...]:
-        """Return the factors of the outputs all of whose entries go different ways."""
-        if self.spoiled:
-            return ()
-        found: dict[Factor, set[int]] = {}
-        for factor, digit in self.taken:
-            found.setdefault(factor, set()).add(digit)
-        return tuple(
-            factor
-            for factor, digits in found.items()
-            if factor.size > 1 and len(digits) == factor.size and not any(map(factor.is_inside, self.rejoined))
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,13 +162,13 @@ class Value:
 
     @property
     def numbers(self) -> Numbers | None:
-        """A constant of whole numbers, `None` where it is none or not known."""
+        """The numbers of a constant of integers; `None` where it is not one, or not known."""
         found = self.constant.number if self.constant is not None else None
         return found if found is not None and np.issubdtype(found.dtype, np.integer) else None
 
     @property
     def looked(self) -> bool:
-        """Whether it is a look-up in a parameter."""
+        """Whether it holds entries that are looked up in a parameter."""
         return any(view.looked or view.picked for view in self.weights)
 
 
@@ -156,11 +176,11 @@ class Follows(Protocol):
     """Follows units from equation to equation."""
 
     def after(
-        self, eqn: Any, values: Sequence[Value], results: Sequence[Value], uses: Uses, first: int, where: str
+        self, eqn: Any, values: Sequence[Value], results: Sequence[Value], uses: Uses, first: int, line: str
     ) -> list[Value]:
         """Return the results of an equation with what they hold of the units."""
 
-    def round_a_loop(self, values: Sequence[Value], where: str) -> None:
+    def round_a_loop(self, values: Sequence[Value], line: str) -> None:
         """Raise where values that a loop carries, and changes, hold units."""
 
 
@@ -213,14 +233,14 @@ class Uses:
             use.behind = behind
         behind |= {use.number for use in entered if use.view is not None and (use.view.fixed or use.view.slots)}
         if all(value.inputless for value in operands if value.data):
-            results = [replace(each, inputless=True) if each.data else each for each in results]
-        return [replace(each, behind=each.behind | behind) for each in results] if behind else list(results)
+            results = [replace(result, inputless=True) if result.data else result for result in results]
+        return [replace(result, behind=result.behind | behind) for result in results] if behind else list(results)
 
-    def outputs(self, views: tuple[View, ...]) -> tuple[View, ...]:
+    def with_axes(self, views: tuple[View, ...]) -> tuple[View, ...]:
         """Note in the uses of some outputs along which axes they lie, and return the outputs."""
         for view in views:
-            own = (at for at, axis in enumerate(view.axes) if any(factor.axis != FOREIGN for factor in axis))
-            self.found[view.use].units = tuple(own)
+            axes = (index for index, axis in enumerate(view.axes) if any(factor.axis != FOREIGN for factor in axis))
+            self.found[view.use].outputs.axes = tuple(axes)
         return views
 
     def by_number(self) -> dict[int, Use]:
@@ -243,14 +263,14 @@ class Uses:
 
 
 def assign(parts: dict[Factor, Part], factors: Iterable[Factor], part: Part) -> None:
-    """Say what some factors do; factors of no parameter are passed over."""
+    """Set what some factors do; those of no parameter are left out."""
     for factor in factors:
         if factor.axis >= 0:
             parts[factor] = part
 
 
 def resolve_links(views: tuple[View, ...], parts: list[dict[Factor, Part]]) -> None:
-    """Carry the signal through contractions of parameters with each other: what one puts out, the next takes in.
+    """Follow the signal through contractions of parameters with each other: outputs of one are inputs of the next.
 
     Of two parameters contracted first, the one that meets the signal is upstream. A link with the signal on both
     sides, or on none, stays open.

@@ -21,10 +21,11 @@ from initax._planning._rules import match, read_rules
 from initax._text import table
 from initax._trace import uses_of
 from initax._trace._coverage import shares
+from initax._trace._factors import Factor
 from initax._trace._replay import Player
 from initax._trace._take_survey import called
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
-from initax._trace._views import Factor, Pick
+from initax._trace._views import Pick
 from initax._verbs._finite import refuse_not_finite
 
 Model = TypeVar("Model")
@@ -332,7 +333,7 @@ def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Job]:
     places: dict[int, set[Any]] = {}
     for use in uses.found:
         view = use.view
-        if use.what != "bias" or view is None or use.stop or not calibrated & set(use.partners):
+        if use.what != "bias" or view is None or use.stop or not calibrated & set(use.biased.params):
             continue
         own = tuple(at for at, axis in enumerate(view.axes) if any(each.axis >= 0 and each.size > 1 for each in axis))
         loops = _loops_of(use, uses)

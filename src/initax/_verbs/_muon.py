@@ -14,6 +14,7 @@ from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
 from initax._planning._label_rules import Said, decide_labels, rows_of
+from initax._planning._misuse import refuse_permuted
 from initax._trace._take_survey import survey
 from initax._verbs._labels import Label, Labels, never_trained, read_rules_of
 
@@ -135,6 +136,7 @@ def muon(
         Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et al. 2025, "Muon is
         scalable for LLM training", arXiv 2502.16982, for `consistent_rms`.
     """
+    refuse_permuted("ix.muon", learning_rate=learning_rate, model=model)
     found = survey(model, inputs=inputs, forward=forward, module=module)
     if "muon_weight_dimension_numbers" in options:
         raise InitaxError(

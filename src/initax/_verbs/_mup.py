@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from initax._errors import ModelError, RuleError, listing, shown
 from initax._math._axes import Axes
+from initax._model._parameter import WEIGHT_ROLES
 from initax._model._reason import Why
 from initax._model._survey import Survey, shape_text
 from initax._planning._label_rules import decide_labels, rows_of
-from initax._trace._signal_products import OTHER, SignalProducts, signal_products
+from initax._trace._signal_products import OTHER, SignalProduct, SignalProducts, signal_products
 from initax._trace._take_survey import survey
 from initax._trace._uses import Place
 from initax._verbs._labels import read_rules_of
@@ -36,6 +38,7 @@ def mup(
     rules: Any = None,
     *,
     optimizer: Any = "adam",
+    depth: float | None = None,
     attention: bool = True,
     inputs: Any = None,
     forward: Callable[..., Any] | None = None,
@@ -67,6 +70,9 @@ def mup(
             axes of a weight, `"i o"`, `{"axes": "(part o) i", "sizes": {"part": 3}}`. Or the path of a file of these.
         optimizer: `"adam"`, or whatever else divides updates by their size entry by entry; `"adamw"`; `"sgd"`;
             `"muon"`, or `("muon", {"rules": {"head": False}, "consistent_rms": 0.2})` with what `ix.muon` is given.
+        depth: where the models have other numbers of residual branches, too, the exponent α of CompleteP: with L times
+            as many, what ends a branch gets L^-α, and the learning rates of all that is in one L^(α - 1). The paper's
+            is 1. Needs `inputs`, and Adam or Muon.
         attention: whether sums over products of two signals, attention's logits, are to be divided by what they sum
             over. `False` leaves them as the forward pass has them.
         inputs: what both models are called on, abstract or not. Attention, tied embeddings and arrays that nobody
@@ -94,21 +100,25 @@ def mup(
 
     References:
         Yang et al. 2022, "Tensor Programs V", arXiv 2203.03466, tables 3 and 8, definition 4.1 for attention; Yang,
-        Simon and Bernstein 2023, "A Spectral Condition for Feature Learning", arXiv 2310.17813, condition 1, for Muon.
+        Simon and Bernstein 2023, "A Spectral Condition for Feature Learning", arXiv 2310.17813, condition 1, for Muon;
+        Dey et al. 2025, "Don't be lazy: CompleteP", arXiv 2505.01618, table 1, for depth.
     """
     steps = Optimizer.read(optimizer)
     first, second = _modules(module)
     before = survey(base, inputs=inputs, forward=forward, module=first)
     after = survey(model, inputs=inputs, forward=forward, module=second)
-    pairs = _paired(before, after, rules)
+    deepens = _is_depth(depth, steps, after)
+    pairs = _paired(before, after, rules, deepens=deepens)
     _refuse_grown_data(before, after)
     grown = {path: (pair, pair.grown()) for path, pair in pairs.items()}
     refuse_odd(grown)
-    folds = _Folding(before, after, grown).found(attention=attention)
-    matrices = _matrices(before, after, steps)
+    folding = _Folding(before, after, grown)
+    folds = folding.found(attention=attention)
+    rates = {} if depth is None else folding.deepened(float(depth))
+    matrices = _matrices(before, after, steps, pairs)
     rows: dict[str, WidthFactor] = {}
     for path, (pair, growth) in grown.items():
-        rows[path] = decided(pair, growth, folds.get(path), steps, matrices.get(path))
+        rows[path] = decided(pair, growth, folds.get(path), steps, matrices.get(path), rates.get(path, 1.0))
     for path, (pair, _) in grown.items():
         reason = pair.parameter.excluded
         if reason is not None and reason.why is Why.TIED and reason.owner in rows:
@@ -130,20 +140,65 @@ def _modules(module: Any) -> tuple[Any, Any]:
     )
 
 
-def _paired(before: Survey, after: Survey, rules: Any) -> dict[str, Pair]:
-    """The arrays of the two models, by path."""
+def _is_depth(depth: Any, steps: Optimizer, after: Survey) -> bool:
+    """Whether the models may have other depths.
+
+    Raises:
+        RuleError: the exponent is no number, or the optimizer is another one.
+        ModelError: the forward pass is not known.
+    """
+    if depth is None:
+        return False
+    if isinstance(depth, bool) or not isinstance(depth, int | float) or not 0 <= depth <= 1:
+        raise RuleError(f"mup: depth is an exponent from 0 to 1, not {shown(depth)}.", "CompleteP's is depth=1.0")
+    if steps.name == "sgd":
+        raise RuleError("mup: depth= is for Adam and Muon; for plain gradients no rule is published.")
+    if after.traced is None:
+        raise ModelError("mup: residual branches are read off the forward pass.", "give inputs=x")
+    return True
+
+
+def _listed(factors: Sequence[float | None]) -> str:
+    return listing(dict.fromkeys("?" if each is None else f"{each:.4g}" for each in factors), 4)
+
+
+def _glob(path: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in path.split("."))
+
+
+def _block_alike(path: str, others: Iterable[str]) -> str | None:
+    """The array at the same place of another block: of the paths that differ in one number alone, the first."""
+    parts = path.split(".")
+    numbers = [at for at, part in enumerate(parts) if part.isdigit()]
+    patterns = {tuple("" if at == place else part for at, part in enumerate(parts)): place for place in numbers}
+    for other in others:
+        own = other.split(".")
+        for place in numbers if len(own) == len(parts) else ():
+            alike = own[place].isdigit() and tuple("" if at == place else part for at, part in enumerate(own))
+            if alike and patterns.get(alike) == place:
+                return other
+    return None
+
+
+def _paired(before: Survey, after: Survey, rules: Any, *, deepens: bool) -> dict[str, Pair]:
+    """The arrays of the two models, by path; a block that the base does not have goes with one that it has."""
     old = {each.path: each for _, each in rows_of(before)}
     new = {each.path: (layer, each) for layer, each in rows_of(after)}
-    if set(old) != set(new):
-        more, less = [path for path in new if path not in old], [path for path in old if path not in new]
+    of_base = {path: path for path in old}
+    if deepens:
+        of_base |= {path: own for path in new if path not in old and (own := _block_alike(path, old))}
+    more = [path for path in new if path not in of_base]
+    less = [path for path in old if path not in new and not (deepens and _block_alike(path, new))]
+    if more or less:
         raise ModelError(
             "mup: the base and the model do not have the same arrays.",
             f"only the model has: {listing(more, 4)}" if more else "",
             f"only the base has: {listing(less, 4)}" if less else "",
-            "make both by one function, of one depth and with the same options: ix.mup(make(64), make(256))",
+            "make both by one function, with the same options: ix.mup(make(64), make(256))",
+            "" if deepens else "or, where one has more residual branches: depth=1.0",
         )
     said = {} if rules is None else decide_labels(read_rules_of("mup", rules), after)
-    return {path: Pair(old[path], layer, each, said.get(path)) for path, (layer, each) in new.items()}
+    return {path: Pair(old[of_base[path]], layer, each, said.get(path), deepens) for path, (layer, each) in new.items()}
 
 
 def _refuse_grown_data(before: Survey, after: Survey) -> None:
@@ -182,14 +237,16 @@ def _data(found: Survey) -> tuple[list[Any], list[Any]]:
     return [each.aval for each in jaxpr.invars[len(traced.paths) :]], [each.aval for each in jaxpr.outvars]
 
 
-def _matrices(before: Survey, after: Survey, steps: Optimizer) -> dict[str, tuple[Axes, Axes]]:
+def _matrices(
+    before: Survey, after: Survey, steps: Optimizer, pairs: Mapping[str, Pair]
+) -> dict[str, tuple[Axes, Axes]]:
     """The axes, in both models, of the arrays whose updates Muon makes orthogonal."""
     if steps.name != "muon":
         return {}
     old = {each.parameter.path: each.axes for each in matrices_of("mup", before, steps.rules)}
     found = {}
     for each in matrices_of("mup", after, steps.rules):
-        path, axes = each.parameter.path, old[each.parameter.path]
+        path, axes = each.parameter.path, old[pairs[each.parameter.path].base.path]
         if each.axes is None or axes is None:
             continue
         if each.parameter.role == "embedding":
@@ -219,7 +276,7 @@ class _Folding:
             self._refuse_unseen(attention=attention)
             return {}
         old, new = signal_products(self.before.traced), signal_products(self.after.traced)
-        self.paths = self.after.traced.paths
+        self.paths, self.of_base = self.after.traced.paths, self.before.traced.paths
         self._multipliers(old, new)
         if attention:
             self._products(old, new)
@@ -259,28 +316,94 @@ class _Folding:
 
     def _multipliers(self, old: SignalProducts, new: SignalProducts) -> None:
         """Make up for what the forward pass multiplies with and that goes with the width."""
+        at_base = {path: param for param, path in enumerate(self.of_base)}
         for param, factors in new.factors.items():
-            known = {each for each in factors if each is not None}
-            before = {each for each in old.factors.get(param, []) if each is not None}
-            if len(known) == len(before) == 1 and None not in factors:
-                ratio = known.pop() / before.pop()
-                if abs(ratio - 1) > CLOSE and self.words[self.paths[param]] != "fixed":
-                    self._fold([self.paths[param]], 1 / ratio, f"the forward pass multiplies it by {ratio:.4g}")
+            own = at_base[self.grown[self.paths[param]][0].base.path]
+            path, before = self.paths[param], old.factors.get(own, [])
+            if self.words[path] == "fixed" or set(factors) == set(before):
+                continue
+            # Blocks that the base does not have meet a shared array once more.
+            pairs = zip(before, factors, strict=True) if len(before) == len(factors) else ()
+            ratios = [1.0 if old == new else new / old for old, new in pairs if old and new]
+            if not ratios or max(ratios) - min(ratios) > CLOSE:
+                raise ModelError(
+                    f"mup: the forward pass multiplies {path} by numbers that go with the width, and not by one alone.",
+                    f"in the base: {_listed(before)}; in the model: {_listed(factors)}",
+                    "let each use of it have one multiplier, at every width the same; "
+                    f'or say that nothing is to be done: rules={{"{path}": "fixed"}}',
+                )
+            if abs(ratios[0] - 1) > CLOSE:
+                self._fold([path], 1 / ratios[0], f"the forward pass multiplies it by {ratios[0]:.4g}")
 
     def _products(self, old: SignalProducts, new: SignalProducts) -> None:
         """Let sums over products of signals be divided by what they sum over."""
+        alike = {self._sides(each, at, of_base=True): each for at, each in old.found.items()}
         for place, product in new.found.items():
-            before = old.found.get(place)
+            before = alike.get(self._sides(product, place, of_base=False))
             if before is None:
-                raise ModelError("mup: the forward passes of the base and the model differ.", product.where)
+                raise ModelError("mup: the forward passes of the base and the model differ.", product.line)
             growth = product.size / before.size
             if growth == 1:
                 continue
             if product.factor is None or before.factor is None:
-                raise self._unknown(product.where, growth, "what the forward pass multiplies it with")
+                raise self._unknown(product.line, growth, "what the forward pass multiplies it with")
             factor = before.factor / (growth * product.factor)
             if abs(factor - 1) > CLOSE:
-                self._fold(self._side(product.sides, place, new, growth, product.where), factor, "attention: 1/d")
+                self._fold(self._side(product.sides, place, new, growth, product.line), factor, "attention: 1/d")
+
+    def _sides(self, product: SignalProduct, place: Place, *, of_base: bool) -> Any:
+        """What a product is known by in both models: where it stands, or, where depths may differ, what makes it."""
+        if not any(pair.deepens for pair, _ in self.grown.values()):
+            return place
+        paths = self.of_base if of_base else self.paths
+        return product.line, tuple(frozenset(_glob(paths[each]) for each in side) for side in product.sides)
+
+    def deepened(self, exponent: float) -> dict[str, float]:
+        """Let what ends a residual branch take over its factor, and return what learning rates are multiplied with.
+
+        Args:
+            exponent: the exponent of the factor.
+
+        Raises:
+            ModelError: how many branches there are is not known, or the scale of what ends one does not matter.
+        """
+        rates: dict[str, float] = {}
+        for path, (pair, _) in self.grown.items():
+            old, new = pair.base.residual, pair.parameter.residual
+            if new is None or new.part is None or new.own is None or old is None or old.own is None:
+                continue
+            if new.own.branches is None or old.own.branches is None:
+                raise ModelError(f"mup: how many branches {path} is one of is not known: a loop adds them.")
+            times = new.own.branches / old.own.branches
+            if times == 1:
+                continue
+            if new.part == "end" and new.normalized:
+                raise ModelError(
+                    f"mup: a norm stands between {path} and the stream that its branch is added to.",
+                    "its scale does not matter there; depth= is for norms at the beginning of a branch",
+                )
+            if new.part == "end":
+                self._fold([path], times**-exponent, f"{new}")
+            rates[path] = times ** (exponent - 1)
+        own = {path: self._of_neighbours(path, rates) for path in self.grown if path not in rates}
+        return rates | {path: rate for path, rate in own.items() if rate is not None}
+
+    def _of_neighbours(self, path: str, rates: Mapping[str, float]) -> float | None:
+        """The factor of a norm's scale or bias: that of the module around it, if all weights there are in a branch."""
+        if self.grown[path][0].parameter.role not in ("scale", "bias"):
+            return None
+        parts = path.split(".")
+        for depth in range(len(parts) - 1, 0, -1):
+            around = ".".join(parts[:depth]) + "."
+            inside = [rates.get(each) for each in self.weights if each.startswith(around)]
+            if inside:
+                return inside[0] if len(set(inside)) == 1 else None
+        return None
+
+    @functools.cached_property
+    def weights(self) -> list[str]:
+        """Paths of the weights."""
+        return [path for path, (pair, _) in self.grown.items() if pair.parameter.role in WEIGHT_ROLES]
 
     def _side(
         self,

@@ -217,18 +217,20 @@ def operations_of(uses: Uses, examples: int | None) -> dict[Place, Operation]:
         uses: the uses of all parameters.
         examples: how many examples the inputs hold, where that is known.
     """
-    biases = [use for use in uses.found if use.what == "bias" and len(use.partners) == 1 and not use.stop and use.view]
+    biases = [
+        use for use in uses.found if use.what == "bias" and len(use.biased.params) == 1 and not use.stop and use.view
+    ]
     taken: set[int] = set()
     found: dict[Place, Operation] = {}
     for use in uses.found:
         if use.what not in CONTRACTIONS or use.view is None or not use.at:
             continue
-        place, units = use.at, use.units
+        place, units = use.at, use.outputs.axes
         own = (at for at, bias in enumerate(biases) if _follows(bias, use) and at not in taken)
         bias = next(own, None)
         if bias is not None and use.at not in found:
             taken.add(bias)
-            place, units = biases[bias].at, biases[bias].units
+            place, units = biases[bias].at, biases[bias].outputs.axes
         before = next((each for each in found.values() if each.place == place), None)
         params = (*before.params, use.param) if before else (use.param,)
         around = [place[:depth] for depth in range(1, len(place))]
@@ -262,7 +264,7 @@ def _stack_axes(use: Use, around: Sequence[Place], uses: Uses) -> tuple[int, ...
 def _follows(bias: Use, weight: Use) -> bool:
     """Whether a bias is added to the output of this use of a weight: later in the same jaxpr, along all its units."""
     same = bias.at[:-1] == weight.at[:-1] and bias.at > weight.at
-    return same and bias.partners == (weight.param,) and len(bias.units) == len(weight.units)
+    return same and bias.biased.params == (weight.param,) and len(bias.outputs.axes) == len(weight.outputs.axes)
 
 
 def _trips(

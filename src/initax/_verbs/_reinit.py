@@ -49,7 +49,7 @@ def reinit(
         module: where the model is variables of Flax Linen, the module they belong to.
         default: the scheme of layers no rule selects; `None` keeps them, `"error"` refuses a model with any.
         donate: whether each old array may be deleted as soon as its successor is there. The old model is lost then, and
-            no more memory is needed than for the model and its largest array.
+            no more memory is needed than for the model and its largest array, and a few megabytes.
         progress: whether to show a bar, on the standard error stream.
 
     Returns:

@@ -136,7 +136,7 @@ class Width:
         factors: dict[str, tuple[Draw, float]] = {}
         for each in after.draws:
             path = each.parameter.path
-            factor = self._factor(at_base.get(path), each)
+            factor = self._factor(at_base.get(self._by_path[path].base_path), each)
             if abs(factor - 1) > CLOSE and each.initializer is not None:
                 factors[path] = each, factor
         own = {path: _scaled(each.parameter, each.initializer, factor) for path, (each, factor) in factors.items()}

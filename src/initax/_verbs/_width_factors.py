@@ -76,16 +76,18 @@ class Grown:
     each: float = 1.0
 
     @classmethod
-    def of(cls, before: Axes, after: Axes, *, looked_up: bool) -> Grown:
+    def of(cls, before: Axes, after: Axes, *, looked_up: bool, stacks: bool = False) -> Grown:
         """Return what becomes of some axes.
 
         Args:
             before: the axes in the base model.
             after: the axes in the wide model, with the same names.
             looked_up: rows are looked up, along what the pattern calls outputs, and what it calls inputs comes out.
+            stacks: stacks are depth, and do not count.
         """
         ratios = [new / old for old, new in zip(before.split, after.split, strict=True)]
         names = _numbered(after)
+        ratios = [1.0 if stacks and name in STACK_NAMES else each for name, each in zip(names, ratios, strict=True)]
         side = [math.prod(ratios[axis] for axis in axes) for axes in (after.in_axis, after.out_axis, after.batch_axis)]
         inputs, outputs, batch = (side[1], side[0], side[2]) if looked_up else side
         axes = {name: ratio for name, ratio in zip(names, ratios, strict=True) if ratio != 1}
@@ -126,7 +128,8 @@ class WidthFactor:
     Attributes:
         parameter: the array, in the wide model.
         kind: kind of its layer.
-        base_shape: its shape in the base model.
+        base_path: its path in the base model, another one where that has another depth.
+        base_shape: its shape there.
         grows: name of each axis that grows → by how much.
         use: what it is to the network: `"hidden"`, `"output"`, `"input"`, `"vector"`, `"fixed"`.
         std: what its standard deviation is multiplied with, relative to the base model's.
@@ -136,6 +139,7 @@ class WidthFactor:
 
     parameter: Parameter
     kind: str
+    base_path: str
     base_shape: tuple[int, ...]
     grows: Mapping[str, float]
     use: str
@@ -148,6 +152,7 @@ class WidthFactor:
         return {
             "kind": self.kind,
             "role": self.parameter.role,
+            "base_path": self.base_path,
             "base_shape": list(self.base_shape),
             "shape": list(self.parameter.shape),
             "axes": self.parameter.axes.pattern if self.parameter.axes is not None else None,
@@ -168,12 +173,14 @@ class Pair:
         layer: its layer in the wide model.
         parameter: the array there.
         said: what a rule says of it.
+        deepens: whether the models may have other depths.
     """
 
     base: Parameter
     layer: Layer
     parameter: Parameter
     said: Said | None
+    deepens: bool = False
 
     @property
     def word(self) -> str | None:
@@ -208,7 +215,7 @@ class Pair:
                 f'say its axes: rules={{"{new.path}": "{after.pattern}"}}',
             )
         looked_up = new.role == "embedding" and self.word in (None, "input", "tied")
-        grown = Grown.of(before, after, looked_up=looked_up)
+        grown = Grown.of(before, after, looked_up=looked_up, stacks=self.deepens)
         if self.word is None:
             self._refuse_no_width(grown, before, after)
         return grown
@@ -268,11 +275,17 @@ class Pair:
     def _is_group(self, name: str) -> bool:
         """Whether an axis is that of the groups of a convolution, whose number may grow with the channels."""
         is_stack = name in STACK_NAMES and self.parameter.evidence is not Evidence.TRACED
-        return self.layer.kind.startswith("Conv") and self.said is None and not is_stack
+        deepens = self.deepens and name in STACK_NAMES and self.parameter.residual is not None
+        return deepens or (self.layer.kind.startswith("Conv") and self.said is None and not is_stack)
 
 
 def decided(
-    pair: Pair, grown: Grown, fold: Fold | None, optimizer: Optimizer, muon: tuple[Axes, Axes] | None
+    pair: Pair,
+    grown: Grown,
+    fold: Fold | None,
+    optimizer: Optimizer,
+    muon: tuple[Axes, Axes] | None,
+    depth: float = 1.0,
 ) -> WidthFactor:
     """Return what an array needs.
 
@@ -282,6 +295,7 @@ def decided(
         fold: a factor of the forward pass that it takes over.
         optimizer: what takes the steps.
         muon: its axes in both models, where Muon makes its updates orthogonal.
+        depth: what its learning rate is multiplied with because there are more residual branches.
     """
     use, why = _use(pair, grown)
     std = {"hidden": grown.inputs**-0.5, "output": 1 / grown.inputs}.get(use, 1.0)
@@ -298,14 +312,17 @@ def decided(
         std *= fold.factor
         rate *= fold.factor ** (2 if optimizer.name == "sgd" else 1)
         why += f"; {fold.why}"
+    if depth != 1:
+        why += f"; in {pair.parameter.residual or 'a branch'}"
     return WidthFactor(
         parameter=pair.parameter,
         kind=pair.layer.kind,
+        base_path=pair.base.path,
         base_shape=pair.base.shape,
         grows=grown.axes,
         use=use,
         std=std,
-        learning_rate=rate,
+        learning_rate=rate * depth,
         why=why,
     )
 

@@ -21,7 +21,7 @@ RECIPES: dict[str, Callable[..., float]] = {
     # Huang et al. 2020, section 3.2.
     "t_fixup_encoder": lambda encoder_layers: 0.67 * encoder_layers**-0.25,
     "t_fixup_decoder": lambda decoder_layers: (9 * decoder_layers) ** -0.25,
-    # Wang et al. 2022a, figure 2; torchscale multiplies the betas by 1.15, the paper does not.
+    # Wang et al. 2022a, figure 2; torchscale has 1.15 = 1 / 0.87 in the encoder of a pair, an inverted constant.
     "deepnet": lambda layers: (8 * layers) ** -0.25,
     "deepnet_encoder": lambda encoder_layers, decoder_layers: 0.87 * (encoder_layers**4 * decoder_layers) ** (-1 / 16),
     "deepnet_decoder": lambda decoder_layers: (12 * decoder_layers) ** -0.25,

@@ -35,7 +35,7 @@ class Kernel:
     """What is compiled: `(key, numbers, shape, dtype) -> array`. Two equal kernels share one program.
 
     Attributes:
-        elementwise: each entry depends on the key and its own index only, so equal shapes may be drawn in one bucket.
+        elementwise: each entry depends on the key and its own place only, so an array may be drawn in parts.
         random: whether the key is used.
         sees_old: whether what is stored depends on what was: then `blend` says how.
     """
