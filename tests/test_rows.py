@@ -48,7 +48,7 @@ CASES += [(name, kernel, "complex64") for name, kernel in COMPLEX.items()]
 @pytest.fixture
 def tiny(monkeypatch):
     """Make rows and calls so small that arrays of a few entries span several."""
-    for name, size in {"LONG": Size(4, 16), "FEW": Size(2, 16), "SHORT": Size(4, 4)}.items():
+    for name, size in {"LONG": Size(4, 16), "SHORT": Size(4, 4)}.items():
         monkeypatch.setattr(_rows, name, size)
     for name, number in {"SHORT_MOST": 36, "MANY": 3, "HANDS": 3, "HELD": 100}.items():
         monkeypatch.setattr(_rows, name, number)
