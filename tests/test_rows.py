@@ -101,6 +101,16 @@ def test_rows_of_arrays_with_other_numbers_are_scaled_each_with_its_own(key, tin
         np.testing.assert_allclose(drawn[str(size)], size * unit, rtol=1e-6)
 
 
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_equal_arrays_of_one_kernel_may_have_another_number_of_numbers(wrap, key):
+    model = {name: jnp.ones((4, 4)) for name in "abcd"}
+    rules = {"*": ("normal", {"stddev": 0.1, "mean": 0.5}), "b": ("normal", {"stddev": 0.1})}
+    drawn = wrap(lambda model: ix.reinit(model, rules, key))(model)
+    for name, array in drawn.items():
+        unit = 0.1 * jax.random.normal(ix.parameter_key(key, name), (4, 4))
+        np.testing.assert_allclose(array, unit + (0.0 if name == "b" else 0.5), atol=1e-6)
+
+
 def test_rows_begin_at_places_beyond_one_word():
     key = np.array([[3, 5]], np.uint32)
     (data,) = _threefry.placed(key, np.array([7 * 2**32 + 4096]))

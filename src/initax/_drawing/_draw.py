@@ -258,7 +258,12 @@ def _spread(groups: Groups, jobs: Sequence[Job], keys: jax.Array) -> dict[int, A
 def _traced(groups: Groups, jobs: Sequence[Job], keys: jax.Array) -> Drawn:
     implementation = drawing_implementation(str(jax.random.key_impl(keys)))
     faster: jax.Array = jax.random.wrap_key_data(jax.random.key_data(keys), impl=implementation)
-    for program, rows in groups.items():
+
+    def count(row: int) -> int:
+        return len(jobs[row].numbers)
+
+    alike = ((each, list(found)) for each, rows in groups.items() for _, found in itertools.groupby(rows, count))
+    for program, rows in alike:
         if len(rows) == 1:
             row = rows[0]
             yield row, program(faster[row], program.numbers(jobs[row].numbers), *jobs[row].inputs)

@@ -31,7 +31,7 @@ MOST = 1 << 22
 HANDS = 32
 """Arrays that one program puts rows into; what they hold is held twice meanwhile."""
 HELD = 1 << 19
-"""Entries that several such arrays have at most; one alone may have more."""
+"""Entries that such arrays have together at most, or as many as the largest array has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +134,9 @@ class _Stream:
 
     def _grouped(self, counts: list[int]) -> Iterator[range]:
         """Yield the arrays that are put together at a time."""
-        first, held = 0, 0
+        first, held, most = 0, 0, max(HELD, *counts)
         for place, count in enumerate(counts):
-            if place > first and (place - first == HANDS or held + count > HELD):
+            if place > first and (place - first == HANDS or held + count > most):
                 yield range(first, place)
                 first, held = place, 0
             held += count
