@@ -58,12 +58,12 @@ class Transformer(eqx.Module):
     norm: eqx.nn.LayerNorm
     head: eqx.nn.Linear
 
-    def __init__(self, width, key):
-        keys = jax.random.split(key, 4)
+    def __init__(self, width, layers, key):
+        keys = jax.random.split(key, layers + 2)
         self.embed = eqx.nn.Embedding(len(LETTERS), width, key=keys[0])
-        self.blocks = [Block(width, each) for each in keys[1:3]]
+        self.blocks = [Block(width, each) for each in keys[2:]]
         self.norm = eqx.nn.LayerNorm(width)
-        self.head = eqx.nn.Linear(width, len(LETTERS), key=keys[3])
+        self.head = eqx.nn.Linear(width, len(LETTERS), key=keys[1])
 
     def __call__(self, letters):
         x = jax.vmap(self.embed)(letters)
@@ -72,9 +72,9 @@ class Transformer(eqx.Module):
         return jax.vmap(lambda x: self.head(self.norm(x)))(x)
 
 
-def abstract(width):
+def abstract(width, layers):
     """The model without its arrays: shapes are all that is asked for."""
-    return eqx.filter_eval_shape(Transformer, width, jax.random.key(0))
+    return eqx.filter_eval_shape(Transformer, width, layers, jax.random.key(0))
 
 
 @eqx.filter_jit
@@ -101,10 +101,10 @@ def train(models, multipliers, rates, starts):
     return jax.lax.map(lambda arrays: jax.lax.map(lambda rate: one(arrays, rate), rates), arrays)
 
 
-def losses_at(width, base, rates, seeds, steps):
+def losses_at(width, base, layers, rates, seeds, steps):
     """Parametrization → losses, of shape (seeds, rates); and the plan and the factors of muP."""
-    model = abstract(width)
-    factors = ix.mup(abstract(base), model, inputs=jax.ShapeDtypeStruct((CONTEXT,), jnp.int32))
+    model = abstract(width, layers)
+    factors = ix.mup(abstract(base, layers), model, inputs=jax.ShapeDtypeStruct((CONTEXT,), jnp.int32))
     multipliers = jax.tree.map(jnp.asarray, factors.multipliers.tree)
     starts = np.random.default_rng(0).integers(len(DATA) - CONTEXT - 1, size=(steps, BATCH))
     plan, found = ix.plan(model, factors.rules(RULES)), {}
@@ -152,12 +152,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="five seeds, 16 times the width, nine learning rates")
     full = parser.parse_args().full
-    widths, seeds, steps = ((16, 64, 256), 5, 60) if full else ((16, 32, 64), 1, 30)
+    widths, layers, seeds, steps = ((16, 64, 256), 2, 5, 60) if full else ((16, 32, 64), 1, 1, 30)
     rates = 2.0 ** np.arange(-11, -2) if full else 2.0 ** np.arange(-9, -1, 2)
     found = {}
     for width in widths:
         started = time.perf_counter()
-        found[width], plan, factors = losses_at(width, widths[0], rates, seeds, steps)
+        found[width], plan, factors = losses_at(width, widths[0], layers, rates, seeds, steps)
         print(f"width {width}: {time.perf_counter() - started:.0f} s", flush=True)
     print(factors, end="\n\n")
     print(plan, end="\n\n")

@@ -16,6 +16,8 @@ import pytest
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(page.stem for page in DOCS.glob("*.md"))
 WIDTHS = {"wide": (1280, 800), "phone": (390, 844)}
+PATIENCE = 120_000
+"""Milliseconds until what does not come is an error; the reference takes half a minute on a machine with other work."""
 SIZES = WIDTHS | {"desk": (1400, 1000)}
 
 SEARCHES = {
@@ -90,6 +92,7 @@ def tab(browser, address, request):
     width, height = SIZES[getattr(request, "param", "wide")]
     wrong = []
     context = browser.new_context(viewport={"width": width, "height": height}, base_url=address)
+    context.set_default_timeout(PATIENCE)
     tab = context.new_page()
     tab.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
     tab.on("pageerror", lambda error: wrong.append(str(error)))
@@ -161,7 +164,7 @@ def test_search_finds(tab, query):
         tab.locator(".md-header__button[for=__search]").click()
     tab.get_by_role("textbox", name="Search").press_sequentially(query)
     result = tab.locator(f".md-search-result__link[href*='/{SEARCHES[query]}']").first
-    result.wait_for(timeout=20_000)
+    result.wait_for(timeout=PATIENCE)
     result.click()
     tab.wait_for_url(f"**/{SEARCHES[query]}**")
     assert tab.locator("h1").is_visible()
@@ -170,7 +173,7 @@ def test_search_finds(tab, query):
 def test_search_finds_nothing_where_nothing_is(tab):
     open_page(tab, "index")
     tab.get_by_role("textbox", name="Search").press_sequentially("qqzzxx")
-    tab.get_by_text("No matching documents").wait_for(timeout=20_000)
+    tab.get_by_text("No matching documents").wait_for(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("tab", ["phone"], indirect=True)

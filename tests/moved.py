@@ -49,6 +49,10 @@ def fourier(p, x):
     return jnp.real(modes), jnp.imag(modes)
 
 
+def sum_of_parts(w, x):
+    return x[:, :1] @ w[:1] + x[:, 1:] @ w[1:]
+
+
 def edges(p, x):
     return jnp.einsum("ej,bej->be", p["w"], x)
 
@@ -121,6 +125,9 @@ MOVED = (
           (S(3, 4),), {"w": "scatter stands between it and the signal (moved.py:LINE)"}),
     Model("transposed one by one", lambda p, x: jnp.einsum("ti,soi->tso", x, lax.map(jnp.transpose, p["w"])),
           {"w": S(3, 2, 4)}, (S(5, 2),), {"w": "o1 i o2"}),
+    Model("parts of an axis of inputs and outputs", lambda p, x: sum_of_parts(p["w"].sum(1).reshape(3, 2), x),
+          {"w": S(6, 5)}, (S(4, 3),),
+          {"w": "parts of its axis 0, which is not only an input, are used one by one (moved.py:LINE)"}),
     Model("edges of a network, added up for each node", lambda p, x: edges(p, x).reshape(2, 5, 3).sum(2),
           {"w": S(15, 7)}, (S(2, 15, 7),), {"w": "(group i1) i2"}),
     Model("edges with the nodes inside, added up", lambda p, x: edges(p, x).reshape(2, 3, 5).sum(1),

@@ -90,16 +90,13 @@ def opened(made):
 
 
 def by_hand(own, key, shape, axes):
-    """An initializer called once per entry of a stack, with the shape of one entry; compiled as one program."""
+    """An initializer called once per entry of a stack, with the shape of one entry."""
     if not axes:
-        return jax.jit(lambda each: opened(own(each, shape, jnp.float32)))(key)
+        return opened(own(key, shape, jnp.float32))
     (axis,) = axes
     entry = shape[:axis] + shape[axis + 1 :]
-
-    def entries(key):
-        return jnp.stack([opened(own(each, entry, jnp.float32)) for each in jax.random.split(key, shape[axis])], axis)
-
-    return jax.jit(entries)(key)
+    keys = jax.random.split(key, shape[axis])
+    return jnp.stack([opened(own(each, entry, jnp.float32)) for each in keys], axis)
 
 
 def drawn(model, scheme, name, **options):

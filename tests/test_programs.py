@@ -95,6 +95,20 @@ def test_the_measure_tells_right_from_wrong(made: Program, good: str, bad: str) 
     assert [text for text, found in faults.items() if not found] == []
 
 
+def test_a_constant_in_front_is_noticed_behind_norms_and_broadcasts() -> None:
+    dense = "a = jnp.array([[1.0, 2.0], [3.0, 1.0]]) @ w"
+    lines = (
+        "x @ (a / jnp.linalg.norm(a)).T",
+        "x @ (a / (jnp.linalg.norm(a, axis=0, keepdims=True) + 0.1)).T",
+        "sum(x[k:k + 4] * a[k] for k in range(2))",
+        'jnp.einsum("ti,t,io->tio", x, x[:, 0], a)',
+    )
+    results = [result for line in lines for result in check(of((2, 2), f"{dense}; {line}", x=(5, 2)))]
+    assert [(result.verdict, "constant" in result.why) for result in results] == [("refused", True)] * len(lines)
+    (result,) = check(of((2, 2), f"{dense}; jnp.tanh(a)", x=(5, 2)))
+    assert result.said == "weight i o"
+
+
 REFUSED = (
     "(x * w).sum(-1)",
     "x * w",

@@ -66,6 +66,15 @@ def test_entries_that_are_moved_are_read_as_a_jacobian_counts_them(model, as_use
         assert counts - {0} == {resolve(reading.pattern, arrays[name].shape, reading.sizes).fan_in}
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("rows", [(), (4,), (1,)], ids=str)
+def test_the_bias_of_a_weight_has_its_fans_however_few_outputs_there_are(rows, outputs, as_users_write):
+    arrays = {"w": jnp.ones((7, outputs)), "b": jnp.ones(outputs), "shift": jnp.ones(())}
+    survey = ix.survey(arrays, inputs=S(*rows, 7), forward=lambda p, x: x @ p["w"] + p["b"] + p["shift"])
+    fans = {each.path: (each.fan_in, each.fan_out) for layer in survey.layers for each in layer.parameters}
+    assert fans == {"w": (7, outputs), "b": (7, outputs), "shift": (None, None)}
+
+
 # The arithmetic of views, against NumPy: follow the indices of the stored entries themselves.
 
 

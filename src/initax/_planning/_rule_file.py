@@ -33,8 +33,8 @@ def load_rules(source: str | os.PathLike[str], *, of: str = "schemes") -> dict[s
 
     Args:
         source: path of a file whose name ends in `.toml` or `.json`; or the text itself.
-        of: what the values are: `"schemes"`; or `"mask"`, `"labels"` or `"muon"`, as `ix.mask`, `ix.labels` and
-            `ix.muon` take them. These verbs take the path of such a file, too.
+        of: what the values are: `"schemes"`; or `"mask"`, `"labels"`, `"muon"` or `"mup"`, as `ix.mask`, `ix.labels`,
+            `ix.muon` and `ix.mup` take them. These verbs take the path of such a file, too.
 
     Returns:
         The rules as a mapping of plain data, in the order of the file; `loaded | {"head": "zeros"}` adds another.

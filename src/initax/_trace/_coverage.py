@@ -76,7 +76,9 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
             continue
         reasons[axis] = ""
         never = ~np.any([_of(use, axis, size) for use in uses], axis=0)
-        if never.any():
+        if any(_said(use, axis) - {"in", "field"} for use in cut):
+            reasons[axis] = f"parts of its axis {axis}, which is not only an input, are used one by one"
+        elif never.any():
             reasons[axis] = _left(never, f"its axis {axis}, over which it is summed,")
         elif any((np.sum([_of(use, axis, size) for use in sum_], axis=0) != 1).any() for sum_ in sums(uses)):
             reasons[axis] = "parts of it along an input axis are used one by one"

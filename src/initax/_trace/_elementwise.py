@@ -79,11 +79,12 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus
         return ()  # a regularizer added to a loss, a statistic of the weights
     before = (*signal.outputs, *signal.products)
     covered = all(any(_marks(each, index) for each in before) for index in own)
-    # Of the weights before it, the nearest are those that reach along every axis of the bias.
+    # Of the weights before it, the nearest are those that reach along every axis of the bias, or of its only entry.
+    places = own or [at for at, axis in enumerate(view.axes) if axis and all(f.axis != FOREIGN for f in axis)]
     weights = tuple(
         output
         for output in signal.outputs
-        if own and not output.scaled and all(_marks(output, index) and _meets(output, view, index) for index in own)
+        if places and not output.scaled and all(_marks(output, at) and _meets(output, view, at) for at in places)
     )
     parts: dict[Factor, Part] = {}
     assign(parts, view.own, "out")

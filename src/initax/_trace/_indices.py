@@ -56,7 +56,8 @@ class Constant:
         operands = [jnp.asarray(each, atom.aval.dtype) for each, atom in zip(numbers, eqn.invars, strict=True)]
         try:
             with jax.ensure_compile_time_eval():
-                return evaluated(eqn, operands)[self._place]
+                found = evaluated(eqn, operands)[self._place]
+            return None if isinstance(found, jax.core.Tracer) else found  # a call inside `jax.jit` is not worked out
         except Exception:
             return None  # what JAX can't work out here, for whatever reason, is not known
 

@@ -34,6 +34,7 @@ def _each(
     return Value(
         shape=shape,
         data=value.data,
+        inputless=value.inputless,
         weights=tuple(weights),
         outputs=outputs,
         products=products,
@@ -139,6 +140,7 @@ def _chosen(
     return Value(
         shape=shape,
         data=value.data,
+        inputless=value.inputless,
         weights=chosen(value.weights),
         outputs=chosen(value.outputs),
         products=chosen(value.products),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -166,21 +166,29 @@ def _glob(path: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in path.split("."))
 
 
+def _block_alike(path: str, others: Iterable[str]) -> str | None:
+    """The array at the same place of another block: of the paths that differ in one number alone, the first."""
+    parts = path.split(".")
+    numbers = [at for at, part in enumerate(parts) if part.isdigit()]
+    patterns = {tuple("" if at == place else part for at, part in enumerate(parts)): place for place in numbers}
+    for other in others:
+        own = other.split(".")
+        for place in numbers if len(own) == len(parts) else ():
+            alike = own[place].isdigit() and tuple("" if at == place else part for at, part in enumerate(own))
+            if alike and patterns.get(alike) == place:
+                return other
+    return None
+
+
 def _paired(before: Survey, after: Survey, rules: Any, *, deepens: bool) -> dict[str, Pair]:
     """The arrays of the two models, by path; a block that the base does not have goes with one that it has."""
     old = {each.path: each for _, each in rows_of(before)}
     new = {each.path: (layer, each) for layer, each in rows_of(after)}
     of_base = {path: path for path in old}
     if deepens:
-        alike: dict[str, list[str]] = {}
-        for path in old:
-            alike.setdefault(_glob(path), []).append(path)
-        for path in new:
-            others = alike.get(_glob(path), [])
-            if path not in old and others and len({old[each].shape for each in others}) == 1:
-                of_base[path] = others[0]
+        of_base |= {path: own for path in new if path not in old and (own := _block_alike(path, old))}
     more = [path for path in new if path not in of_base]
-    less = [path for path in old if path not in new and not (deepens and _glob(path) in set(map(_glob, new)))]
+    less = [path for path in old if path not in new and not (deepens and _block_alike(path, new))]
     if more or less:
         raise ModelError(
             "mup: the base and the model do not have the same arrays.",
