@@ -394,7 +394,7 @@ def test_what_names_do_not_tell_of_variables_in_a_list_is_said(key):
     model = [{"Conv_0": params}]
     (note,) = (each for each in ix.plan(model, {"Conv": "he_normal"}).notes if "groups" in each)
     assert "pass each model alone, its Linen module with module= and inputs=" in note
-    with pytest.raises(ix.RuleError, match="only names are known here, not classes; pass each model by itself"):
+    with pytest.raises(ix.RuleError, match="only names are known here, not classes; pass each model alone"):
         ix.plan(model, {nn.Conv: "he_normal"})
 
 

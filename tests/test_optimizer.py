@@ -179,7 +179,7 @@ def test_a_state_of_another_optimizer_is_no_fresh_one():
 
 def test_a_state_of_other_shapes_is_no_fresh_one():
     params, optimizer = {"w": jnp.ones((3, 2))}, optax.adagrad(1e-3)
-    with pytest.raises(ix.PlanError, match="fresh is no state of the same optimizer and parameters"):
+    with pytest.raises(ix.PlanError, match="fresh is not a state of the same optimizer and parameters"):
         ix.reset_optimizer(
             optimizer.init(params), ix.plan(params, {"*": "zeros"}), fresh=optimizer.init({"w": jnp.ones((3, 5))})
         )

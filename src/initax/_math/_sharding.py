@@ -166,7 +166,8 @@ def folded(shape: tuple[int, ...], sharding: Sharding | None) -> tuple[tuple[int
         sharding: where it lives; `None` is one device.
 
     Examples:
-        >>> home = NamedSharding(jax.sharding.AbstractMesh((4,), ("data",)), PartitionSpec(None, "data"))
+        >>> mesh = jax.sharding.AbstractMesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> home = NamedSharding(mesh, PartitionSpec(None, "data"))
         >>> folded((64, 32, 3, 3), home)[0], folded((64, 32, 3, 3), None)[0]
         ((64, 288), (18432,))
     """

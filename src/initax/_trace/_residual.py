@@ -44,7 +44,7 @@ def residuals(closed: Any, paths: Sequence[str]) -> dict[str, Residual]:
         >>> closed = jax.make_jaxpr(forward)(jnp.ones((3, 5)), jnp.ones((5, 3)), jnp.ones((2, 3)))
         >>> found = residuals(closed, ["up", "down"])
         >>> found["up"].part, found["down"].part, str(found["down"])
-        ('inner', 'end', 'branch 1 of 1')
+        ('inner', 'end', 'end of branch 1 of 1')
     """
     flow = flow_of(closed, len(paths))
     found = Search(flow).accepted()
