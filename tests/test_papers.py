@@ -1,7 +1,7 @@
 """Schemes of single papers against reference numbers and closed forms, and the rules of the page on deep networks."""
 
-import json
 import functools
+import json
 import math
 import re
 import sys
@@ -290,12 +290,16 @@ def wanted(paper, path):
     return xavier * ((gains[0] if encoder else gains[1]) if scaled else 1)
 
 
+def in_turn(blocks, x):
+    return functools.reduce(lambda x, block: block(x), blocks, x)
+
+
 @pytest.mark.parametrize("paper", ["gpt2", "t_fixup", "deepnet", "sub_ln"])
 def test_rules_on_the_page_draw_what_the_paper_says(paper, page, key):
     whole = page.transformer(D)
     if paper == "gpt2":
         x = jax.ShapeDtypeStruct((10, D), "float32")
-        model = ix.survey(whole.encoder, inputs=x, forward=lambda blocks, x: functools.reduce(lambda x, b: b(x), blocks, x))
+        model = ix.survey(whole.encoder, inputs=x, forward=in_turn)
     else:
         model = ix.survey(whole, inputs=(page.tokens, page.tokens))
     plan = ix.plan(model, getattr(page, paper))
