@@ -326,6 +326,8 @@ class _Folding:
             pairs = zip(before, factors, strict=True) if len(before) == len(factors) else ()
             ratios = [1.0 if old == new else new / old for old, new in pairs if old and new]
             if not ratios or max(ratios) - min(ratios) > CLOSE:
+                if self.words[path] == "input" and param in new.looked_up and param in new.read:
+                    continue  # a tied table of which the user says that the model itself scales what is read out
                 raise ModelError(
                     f"mup: the forward pass multiplies {path} by numbers that go with the width, and not by one alone.",
                     f"in the base: {_listed(before)}; in the model: {_listed(factors)}",
