@@ -109,7 +109,7 @@ def test_what_is_drawn_has_the_type_and_the_bits_of_what_was_there(way, scheme):
     assert [leaf.sharding.spec for leaf in jax.tree.leaves(new)] == [PartitionSpec("b"), PartitionSpec("a", "b")]
     start = ix.reinit(model, rules, jax.random.key(1)) if way is again_and_again else model
     for own, plain in zip(jax.tree.leaves(new), jax.tree.leaves(ix.reinit(start, rules, KEY)), strict=True):
-        np.testing.assert_allclose(own, plain, atol=1e-6)
+        np.testing.assert_allclose(own, plain, atol=4e-6)
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
