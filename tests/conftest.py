@@ -60,3 +60,10 @@ def key():
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def optax_promotes():
+    """Allow what optax does and the tests forbid elsewhere: arithmetic between types, and between ranks."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

@@ -20,11 +20,7 @@ X = jax.random.normal(jax.random.key(1), (8, 4))
 Y = jnp.arange(8) % 3
 RULES = {"*": "lecun_normal"}
 
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("optax_promotes")
 
 
 class Net(eqx.Module):

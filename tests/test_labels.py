@@ -18,11 +18,7 @@ from tests.tables import KEY, filled
 
 X = jnp.ones((3, 4))
 
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("optax_promotes")
 
 
 class Net(eqx.Module):

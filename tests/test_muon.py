@@ -16,11 +16,7 @@ import initax as ix
 from initax._math._axes import resolve
 from tests.tables import KEY, filled
 
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("optax_promotes")
 
 
 # Which axes

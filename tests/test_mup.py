@@ -24,11 +24,7 @@ TOKENS = jnp.arange(5)
 X = jnp.linspace(-1, 1, 20).reshape(5, 4)
 PICTURE = jnp.ones((6, 6, 3))
 
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("optax_promotes")
 
 
 # Models: the width is their only argument.

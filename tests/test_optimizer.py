@@ -34,11 +34,7 @@ OPTIMIZERS = {
     "exponential average": (optax.chain(optax.ema(0.9), optax.adam(1e-3)), 3),
 }
 
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("optax_promotes")
 
 
 def model():

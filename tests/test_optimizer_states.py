@@ -165,11 +165,7 @@ def built(name, make):
 
 OPTIMIZERS = {name: built(name, make) for name, make in makers().items()} | MORE
 
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("optax_promotes")
 
 
 def model():
