@@ -127,19 +127,17 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, lin
     Returns:
         The outputs after the sum, `None` where they are no outputs of one weight any more.
     """
-    use = uses.found[view.use]
+    use, left = uses.found[view.use], tuple(view.axes[axis] for axis in rest)
     gone = [piece for axis in axes for factor in _own(view, axis) for piece in _within(factor, use)]
     if use.what == "scale" and any(use.parts.get(factor) != "batch" for factor in gone):
         use.stop = use.stop or Stop(SCALE_SUMMED, line)
         return None
     if use.is_of_a_constant:
-        return replace(view, axes=tuple(view.axes[index] for index in rest), scaled=True)
+        return replace(view, axes=left, scaled=True)
     if view.scaled or use.what not in CONTRACTIONS:
         return None
     if not gone:
-        return replace(
-            view, axes=tuple(view.axes[index] for index in rest)
-        )  # a sum over axes of the signal, tokens say
+        return replace(view, axes=left)  # a sum over axes of the signal, e.g. over tokens
     kinds = {use.parts.get(factor) for factor in gone}
     if "batch" not in kinds:
         return None
@@ -148,7 +146,7 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, lin
         return None
     for factor in gone:
         use.parts[factor] = "in"
-    return replace(view, axes=tuple(view.axes[index] for index in rest))
+    return replace(view, axes=left)
 
 
 def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:
