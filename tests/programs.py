@@ -1,21 +1,24 @@
 """Random forward passes as text, and a command that reads them and holds the readings against what is measured.
 
-`python -m tests.programs --programs 20000 --seed 7` prints what came of each, and the smallest program of every kind of
-fault. A generator draws every choice from one function, so `random` and hypothesis can both make the choices, and a
-program that fails is made small by making its choices small.
+`python -m tests.programs --programs 4000 --seed 1 2 3 4 5 --workers 2` prints what came of each, and the smallest
+program of every kind of fault. A generator draws every choice from one function, so `random` and hypothesis can both
+make the choices, and a program that fails is made small by making its choices small.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import math
+import multiprocessing
 import random
 import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -1191,36 +1194,55 @@ def smallest(seed: int, wanted: Callable[[Program], bool], seconds: float = 4.0)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read programs, count what comes of them, and show the smallest of each kind of fault."""
     parser = argparse.ArgumentParser(description=str(__doc__))
-    parser.add_argument("--programs", type=int, default=0)
+    parser.add_argument("--programs", type=int, default=0, help="programs of each seed; 2,000 if no minutes are given")
     parser.add_argument("--minutes", type=float, default=0.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--agree", type=int, default=50, help="of how many programs one is run with JAX, too")
     parser.add_argument("--show", type=int, default=40, help="how many kinds of refusals are shown with a program")
     given = parser.parse_args(arguments)
-    import jax
-
-    report = Report(seed=given.seed)
     number = given.programs or (10**9 if given.minutes else 2000)
     end = time.monotonic() + given.minutes * 60 if given.minutes else math.inf
-    for at in range(number):
-        if time.monotonic() > end:
-            break
-        report.add(given.seed * 10_000_019 + at, with_jax=bool(given.agree) and at % given.agree == 0)
-        if at % 500 == 499:
-            jax.clear_caches()
+    chunks = (
+        [seed * 10_000_019 + first + at for at in range(min(CHUNK, number - first))]
+        for first in range(0, number, CHUNK)
+        for seed in given.seed
+    )
+    report = Report(seeds=given.seed)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(given.workers, mp_context=spawn) as workers:
+        while time.monotonic() < end and (now := list(itertools.islice(chunks, given.workers))):
+            for part in workers.map(checked, now, itertools.repeat(given.agree)):
+                report.merge(part)
+                print(report.line(), *part.faults(), sep="\n", flush=True)
     report.show(given.show)
     return int(report.failed)
+
+
+CHUNK = 250
+"""How many programs one process checks before it forgets what JAX compiled for them."""
+
+
+def checked(seeds: Sequence[int], agree: int) -> Report:
+    """Return the report on the programs of some seeds."""
+    import jax
+
+    report = Report(seeds=seeds)
+    for at, seed in enumerate(seeds):
+        report.add(seed, with_jax=bool(agree) and at % agree == 0)
+    jax.clear_caches()
+    return report
 
 
 class Report:
     """Counts of what came of programs, with the smallest program of each kind."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.seeds = seeds
         self.programs = 0
         self.began = time.monotonic()
         self.counts: collections.Counter[str] = collections.Counter()
-        self.kinds: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        self.kinds = collections.defaultdict[str, collections.Counter[str]](collections.Counter)
         self.examples: dict[tuple[str, str], tuple[int, Result]] = {}
         self.differ: list[str] = []
 
@@ -1250,16 +1272,44 @@ class Report:
             if each.verdict == "right":
                 continue
             self.kinds[each.group][each.kind] += 1
-            old = self.examples.get((each.group, each.kind))
-            if old is None or len(made.text()) < len(old[1].program.text()):
-                self.examples[each.group, each.kind] = (seed, each)
+            self.keep(seed, each)
+
+    def keep(self, seed: int, result: Result) -> None:
+        """Keep a result as the example of its kind if its program is the shortest of that kind so far."""
+        old = self.examples.get((result.group, result.kind))
+        if old is None or len(result.program.text()) < len(old[1].program.text()):
+            self.examples[result.group, result.kind] = (seed, result)
+
+    def merge(self, other: Report) -> None:
+        """Add the counts of another report."""
+        self.programs += other.programs
+        self.counts += other.counts
+        for group, kinds in other.kinds.items():
+            self.kinds[group] += kinds
+        for seed, result in other.examples.values():
+            self.keep(seed, result)
+        self.differ += other.differ
+
+    def line(self) -> str:
+        """Return how many programs were checked, and what came of them, on one line."""
+        faults = {name: sum(self.kinds[name].values()) for name in ("wrong", "crash", "checker")}
+        counts = ", ".join(f"{count} {name}" for name, count in faults.items())
+        return f"{self.programs:,} programs in {time.monotonic() - self.began:.0f} s: {self.read:.1%} read, {counts}"
+
+    def faults(self) -> list[str]:
+        """Return the programs of the faults, as they were generated."""
+        return [
+            f"{result.verdict}: seed {seed}, {result.name}: {result.said} {result.why}\n{result.program.text()}"
+            for (group, _), (seed, result) in self.examples.items()
+            if group in ("wrong", "crash", "checker")
+        ] + self.differ
 
     def show(self, most: int) -> None:
         """Print the counts, and a small program of each kind of fault and refusal."""
         import jax
 
         spent = time.monotonic() - self.began
-        print(f"{self.programs} programs in {spent:.0f} s, JAX {jax.__version__}, seed {self.seed}")
+        print(f"{self.programs} programs in {spent:.0f} s, JAX {jax.__version__}, seeds {list(self.seeds)}")
         for name, count in sorted(self.counts.items()):
             print(f"  {name}: {count}")
         print(f"  read of the valid: {self.read:.1%}")

@@ -150,7 +150,7 @@ def test_both_implementations_of_jax_agree(meeting: Callable[..., str]) -> None:
 
 
 def test_readings_of_random_programs_are_right_or_refused() -> None:
-    report = Report(seed=0)
+    report = Report(seeds=[0])
     for seed in range(400):
         report.add(seed, with_jax=False)
     jax.clear_caches()
