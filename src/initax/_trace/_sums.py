@@ -31,21 +31,21 @@ def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
         uses: the uses so far.
         line: the line.
     """
-    for one, other in _twins((*left.outputs, *left.joined), (*right.outputs, *right.joined), uses):
+    every = [(*value.outputs, *value.joined, *value.products) for value in (left, right)]
+    for one, other in _twins(every[0], every[1], uses):
         _note_sum(one, other, uses, line)
-    # Products stay in sums with other signals; what is added there, too, is still added up.
-    for one, other in _twins(left.products, right.products, uses):
-        for use in (uses.found[one.use], uses.found[other.use]):
-            views = [uses.found[each.use].view for each in (one, other)]
-            if all(view is not None and view.fixed == (views[0] and views[0].fixed) for view in views):
-                continue  # one scale of two signals
-            use.stop = use.stop or Stop(SUMMED, line)
 
 
 def _note_sum(one: View, other: View, uses: Uses, line: str) -> None:
     """Note that the outputs of two uses of a parameter are added up, where they stand in the same places."""
     first, second = uses.found[one.use], uses.found[other.use]
     if not all((stands(here) & stands(there)).any() for here, there in zip(one.axes, other.axes, strict=True)):
+        return
+    if first.what == "scale":
+        # One scale of two signals may be added up, entry by entry, and its products with other signals.
+        if one.fixed != other.fixed or (first.view and first.view.fixed) != (second.view and second.view.fixed):
+            for use in (first, second):
+                use.stop = use.stop or Stop(SUMMED, line)
         return
     if one.axes == other.axes:
         parts: list[Taken] = [(view.use, _members(view, uses)) for view in (one, other)]
@@ -67,10 +67,16 @@ def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tupl
         for one in left
         for other in right
         if one.param == other.param and one.param in again
-        if one.use != other.use or _differ(one, other, uses.found[one.use]) == {"batch"}
+        if one.use != other.use or _adds(one, other, uses.found[one.use])
         if uses.found[one.use].what == "scale" or not (one.scaled or other.scaled)
         if one.use not in uses.found[other.use].behind and other.use not in uses.found[one.use].behind
     ]
+
+
+def _adds(one: View, other: View, use: Use) -> bool:
+    """Return whether two parts of what a use makes are told by their sum: members of a stack, products of a scale."""
+    unlike = _differ(one, other, use)
+    return bool(unlike) if use.what == "scale" else unlike == {"batch"}
 
 
 def _members(output: View, uses: Uses) -> frozenset[tuple[Factor, int]]:
@@ -316,10 +322,13 @@ def _over_steps(output: View, uses: Uses, collected: bool) -> View:
     """
     use = uses.found[output.use]
     scaled = output.scaled
-    for step in () if scaled else taken_steps(output, uses):
+    # The products of a scale count as scaled beside any other signal.
+    for step in taken_steps(output, uses) if not scaled or use.what == "scale" else ():
         pieces = [piece for factor in step.factors for piece in _within(factor, use) if piece.size > 1]
         batch = [piece for piece in pieces if use.parts.get(piece) == "batch"]
-        scaled = scaled or len(batch) < len(pieces)
+        if len(batch) < len(pieces):
+            scaled = True
+            use.stop = use.stop or (Stop(SCALE_SUMMED, use.line) if use.what == "scale" else None)
         if not batch:
             continue
         entries = step.entries()
