@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -26,6 +27,7 @@ from initax._model._parameter import (
     why_not_drawable,
 )
 from initax._model._reason import Reason, Why, undeclared
+from initax._model._residual import Residual, asked_later
 from initax._model._survey import Survey, Traced, shape_text
 from initax._trace import readings_of
 from initax._trace._reading import Reading
@@ -219,12 +221,19 @@ def completed(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -
 
 
 def _with_residuals(layers: tuple[Layer, ...], traced: Traced) -> tuple[Layer, ...]:
-    """Return the layers with what the forward pass says of each array and residual streams."""
-    found = residuals(traced.closed, traced.paths)
+    """Return the layers with what the forward pass says of each array and residual streams, once somebody asks."""
+    known = functools.cache(lambda: residuals(traced.closed, traced.paths))
+
+    def residual_of(path: str) -> Residual:
+        return known()[path]
+
+    pending = {path: asked_later(functools.partial(residual_of, path)) for path in traced.paths}
     return tuple(
         replace(
             layer,
-            parameters=tuple(replace(parameter, residual=found.get(parameter.path)) for parameter in layer.parameters),
+            parameters=tuple(
+                replace(parameter, residual=pending.get(parameter.path)) for parameter in layer.parameters
+            ),
         )
         for layer in layers
     )
