@@ -15,7 +15,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from initax._trace._flow_graph import Flow, Label, Node
+from initax._trace._flow_graph import Flow, Label, Node, reached
 from initax._trace._uses import Place
 
 CARRIED: tuple[Label, ...] = ("carry", "scale", "add")
@@ -298,60 +298,36 @@ def _either(node: Node) -> Iterable[tuple[Node, Node]]:
     return ((left, right), (right, left))
 
 
-def _between(node: Node, fork: Node) -> Iterable[Node]:
+def _since(node: Node, fork: Node) -> list[Node]:
     """The values that one is made of since a fork, itself included."""
-    todo, seen = [node], {node.number}
-    while todo:
-        value = todo.pop()
-        if value.number <= fork.number:
-            continue
-        yield value
-        for operand, _ in value.operands:
-            if operand.number not in seen:
-                seen.add(operand.number)
-                todo.append(operand)
+    before = reached([node], lambda node: [operand for operand, _ in node.operands if operand.number > fork.number])
+    return before if node.number > fork.number else []
 
 
 def _is_scaled(node: Node, fork: Node) -> bool:
     """Whether a parameter scales a value that is carried on from a fork."""
-    todo, seen = [node], {node.number}
-    while todo:
-        value = todo.pop()
-        if value.number <= fork.number:
-            continue
-        carried = [(operand, label) for operand, label in value.operands if label in CARRIED]
-        if any(operand.plain and label == "scale" for operand, label in carried):
-            return True
-        fresh = [operand for operand, _ in carried if operand.number not in seen]
-        seen |= {operand.number for operand in fresh}
-        todo += fresh
-    return False
+    way = reached([node], lambda node: node.by(*CARRIED) if node.number > fork.number else ())
+    return any(operand.plain for node in way if node.number > fork.number for operand in node.by("scale"))
 
 
 def _depends(node: Node, fork: Node) -> bool:
-    return node is fork or any(operand is fork for each in _between(node, fork) for operand, _ in each.operands)
+    return node is fork or any(operand is fork for later in _since(node, fork) for operand, _ in later.operands)
 
 
 def _weights(node: Node, fork: Node) -> set[int]:
     """The parameters of the weights that a value is made with since a fork."""
-    every = (each for each in _between(node, fork) if any(label == "weight" for _, label in each.operands))
-    return {param for each in every for operand, _ in each.operands if operand.plain for param in operand.params}
+    contractions = (later for later in _since(node, fork) if later.by("weight"))
+    return {param for node in contractions for operand, _ in node.operands if operand.plain for param in operand.params}
 
 
 def _last_weights(node: Node, fork: Node) -> list[Node]:
     """The contractions with weights behind which a value is made with no further weight."""
-    found, todo, seen = [], [node], {node.number}
-    while todo:
-        value = todo.pop()
-        if any(label == "weight" for _, label in value.operands):
-            found.append(value)
-            continue
-        for operand, label in value.operands:
-            linear = label not in ("function", "statistic")
-            if linear and operand.number > fork.number and operand.number not in seen:
-                seen.add(operand.number)
-                todo.append(operand)
-    return found
+
+    def before(node: Node) -> list[Node]:
+        linear = [operand for operand, label in node.operands if label not in ("function", "statistic")]
+        return [] if node.by("weight") else [operand for operand in linear if operand.number > fork.number]
+
+    return [node for node in reached([node], before) if node.by("weight")]
 
 
 def number(flow: Flow, found: Sequence[Branch]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -53,6 +54,15 @@ class Node:
     roots: frozenset[int] = frozenset()
     backward: bool = False
 
+    def by(self, *labels: Label) -> list[Node]:
+        """Return the operands of which one of these things becomes in it."""
+        return [operand for operand, label in self.operands if label in labels]
+
+    @property
+    def inexact_operands(self) -> list[Node]:
+        """The operands through which gradients come."""
+        return [operand for operand, _ in self.operands if operand.inexact]
+
 
 @dataclass(frozen=True, slots=True)
 class Exit:
@@ -99,3 +109,20 @@ class Flow:
     sums: list[Node] = field(default_factory=list)
     exits: dict[int, Exit] = field(default_factory=dict)
     loops: dict[int, tuple[Loop, ...]] = field(default_factory=dict)
+
+
+def reached(starts: Iterable[Node], onward: Callable[[Node], Iterable[Node]]) -> list[Node]:
+    """Return some values and all that one comes to from them, each once.
+
+    Args:
+        starts: the values to start from.
+        onward: the values that come next after one.
+    """
+    nodes: dict[int, Node] = {}
+    todo = list(starts)
+    while todo:
+        node = todo.pop()
+        if node.number not in nodes:
+            nodes[node.number] = node
+            todo += onward(node)
+    return list(nodes.values())
