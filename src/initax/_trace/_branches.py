@@ -10,7 +10,6 @@ What is concatenated is no sum, and positions that are added are no function of 
 from __future__ import annotations
 
 import functools
-import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -260,21 +259,18 @@ class Search:
 
     def _in_every_step(self, found: list[Branch]) -> list[Branch]:
         """The sums of loops as the second step has them: what it adds to is what the first step left."""
-        steps = {(each.sum.place, _steps(self.flow, each.sum)): each for each in found}
-        nodes = {(node.place, _steps(self.flow, node)): node for node in self.flow.sums}
-        kept: dict[int, Branch] = {each.sum.number: each for each in found}
-        for (place, step), node in nodes.items():
-            loops = self.flow.loops[node.number]
-            second = tuple(min(1, math.ceil(min(loop.steps, 2)) - 1) for loop in loops)
-            later = steps.get((place, second))
+        copies = {(branch.sum.place, branch.sum.copy): branch for branch in found}
+        kept = {branch.sum.number: branch for branch in found}
+        for node in self.flow.sums:
+            second = tuple(int(step.steps > 1) for step in node.loops)
+            later = copies.get((node.place, second))
             if later is None:
                 kept.pop(node.number, None)
-            elif node.number not in kept and step != second:
-                places = [operand for operand, _ in later.sum.operands]
-                own = [operand for operand, _ in node.operands]
-                at = next(at for at, operand in enumerate(places) if operand is later.shortcut)
-                if len(own) == 2:
-                    kept[node.number] = Branch(sum=node, shortcut=own[at], branch=own[1 - at], fork=own[at])
+            elif node.number not in kept and node.copy != second:
+                left, right = (operand for operand, _ in node.operands)
+                if later.sum.operands[0][0] is not later.shortcut:
+                    left, right = right, left
+                kept[node.number] = Branch(sum=node, shortcut=left, branch=right, fork=left)
         return list(kept.values())
 
     def nest(self, found: Sequence[Branch]) -> None:
@@ -286,11 +282,6 @@ class Search:
             for inner in self._inside(outer, by_bit):
                 if self.depends(inner.fork, outer.fork):
                     inner.within = outer
-
-
-def _steps(flow: Flow, node: Node) -> tuple[int, ...]:
-    """Which step of each loop around it a sum is of."""
-    return tuple(loop.step for loop in flow.loops[node.number])
 
 
 def _either(node: Node) -> Iterable[tuple[Node, Node]]:
@@ -349,7 +340,7 @@ def number(flow: Flow, found: Sequence[Branch]) -> None:
             if label in STREAMING and operand.inexact:
                 for index, depth in depths.get(operand.number, {}).items():
                     carried[index] = max(depth, carried.get(index, 0))
-        leaves = flow.exits.get(node.number)
+        leaves = node.exit
         if leaves is not None and leaves.steps > 2:
             first = {by_sum[index].sum.place: depth for index, depth in depths.get(leaves.first.number, {}).items()}
             for index, depth in carried.items():
@@ -380,20 +371,19 @@ def _name_streams(found: Sequence[Branch]) -> None:
         each.stream = roots.index(root(each.sum.number))
 
 
-def indices(flow: Flow, found: Sequence[Branch]) -> Mapping[Place, tuple[float, list[tuple[float, float]]]]:
+def indices(branches: Sequence[Branch]) -> Mapping[Place, tuple[float, list[tuple[float, float]]]]:
     """Return for each place of a sum its first number, and for each loop around it how far apart and how many are."""
     by_place: dict[Place, dict[tuple[int, ...], Branch]] = {}
-    for each in found:
-        by_place.setdefault(each.sum.place, {})[_steps(flow, each.sum)] = each
+    for branch in branches:
+        by_place.setdefault(branch.sum.place, {})[branch.sum.copy] = branch
     numbered = {}
     for place, copies in by_place.items():
-        start = min(copies)
-        base = copies[start].index
-        loops = flow.loops[copies[start].sum.number]
+        first = min(copies)
+        start = copies[first].index
         strides = []
-        for index, loop in enumerate(loops):
-            later = copies.get((*start[:index], 1, *start[index + 1 :]))
-            apart = later.index - base if later is not None and start[index] == 0 else 0
-            strides.append((apart, loop.steps if apart else 1))
-        numbered[place] = (base, strides)
+        for depth, step in enumerate(copies[first].sum.loops):
+            later = copies.get((*first[:depth], 1, *first[depth + 1 :]))
+            apart = later.index - start if later is not None and step.which == 0 else 0
+            strides.append((apart, step.steps if apart else 1))
+        numbered[place] = (start, strides)
     return numbered

@@ -142,24 +142,16 @@ def _sliced(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     return [(values[0], _cut(math.prod(last - first for first, last in ends), _entries(eqn.invars[0])))], facts
 
 
-def _scattered(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    under, _, over = values
-    if eqn.primitive.name == "scatter-add":
-        return _added(eqn, [under, over], var, facts)
-    return [(under, "join"), (over, "join")], facts
-
-
-def _overwritten(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    return [(value, "join") for value in values[:2]], facts
-
-
 def _joined(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     signals = [value for value in values if not value.constant]
-    return [(each, "carry" if len(signals) == 1 else "join") for each in signals], facts
+    return [(signal, "carry" if len(signals) == 1 else "join") for signal in signals], facts
 
 
-def _padded(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    return [(values[0], "carry")], facts
+def _written(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Entries of one value written over those of another, or added to them, at indices that come last."""
+    under, over = values[:2] if row_of(eqn).read is equations.dynamic_update_slice else (values[0], values[2])
+    is_sum = eqn.primitive.name == "scatter-add"
+    return (_added if is_sum else _joined)(eqn, [under, over], var, facts)
 
 
 def _moved(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
@@ -168,14 +160,6 @@ def _moved(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     if size >= entries:
         facts["roots"] = values[0].roots
     return [(values[0], _cut(size, entries))], facts
-
-
-def _cast(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    return [(values[0], "carry")], facts | {"statistic": values[0].statistic, "roots": values[0].roots}
-
-
-def _kept(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    return [(values[0], "scale")], facts | {"statistic": values[0].statistic, "roots": values[0].roots}
 
 
 def _summed(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
@@ -197,17 +181,17 @@ RULES: dict[Any, FlowRule] = {
     equations.gather: _looked_up,
     equations.dynamic_slice: _looked_up,
     equations.cut: _sliced,
-    equations.scatter: _scattered,
-    equations.dynamic_update_slice: _overwritten,
+    equations.scatter: _written,
+    equations.dynamic_update_slice: _written,
     equations.concatenate: _joined,
     equations.stack: _joined,
-    equations.pad: _padded,
+    equations.pad: _moved,
     equations.rev: _moved,
     equations.tile: _moved,
-    equations.keep: _kept,
+    equations.keep: _moved,
     equations.cumsum: _summed,
     equations.reduce_sum: _summed,
-    cast: _cast,
+    cast: _moved,
 }
 """Rule that reads weights in an equation → rule that labels its operands."""
 

@@ -23,7 +23,8 @@ from initax._trace._elementwise import nonlinear
 from initax._trace._entries import marked
 from initax._trace._equations import shapes_of
 from initax._trace._factors import FOREIGN, Factor, foreign
-from initax._trace._indices import Constant, scan_parts
+from initax._trace._indices import Constant
+from initax._trace._loops import Loop, loop_of
 from initax._trace._primitives import UNKNOWN, called, row_of
 from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._sums import accumulated
@@ -254,16 +255,15 @@ class Walk(Interpreter[Value]):
     def scan(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Follow a scan: each step takes one entry of what it runs over."""
         uses = self.uses
-        consts, carries = scan_parts(eqn.params)
-        first, carry, stacked = values[:consts], values[consts : consts + carries], values[consts + carries :]
-        rows = [_row(value) for value in stacked]
+        body, fixed, carry, stacked = loop_of(eqn, values)
+        carries, rows = len(carry), [_row(value) for value in stacked]
         uses.loops[at] = {
             view.param: tuple(factor for factor in view.axes[0] if factor.axis != FOREIGN)
             for value in stacked
             for view in value.weights
         }
-        carry, results = self._loop(eqn.params["jaxpr"], first, carry, rows, at, line_of(eqn))
-        accumulated(eqn.params["jaxpr"], consts, self.left, uses, at)
+        carry, results = self._loop(Loop(body, fixed, carry, rows), at, line_of(eqn))
+        accumulated(body, len(fixed), self.left, uses, at)
         shapes = shapes_of(eqn)
         data = any(value.data or value.weights for value in (*carry, *rows))
         collected = [
@@ -274,13 +274,11 @@ class Walk(Interpreter[Value]):
 
     def while_loop(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Follow a `while` loop."""
-        tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        carry = values[tests + consts :]
+        loop = loop_of(eqn, values)
         self.uses.loops[at] = {}
         self.uses.whiles.add(at)
-        closed_over = values[tests : tests + consts]
-        _, results = self._loop(eqn.params["body_jaxpr"], closed_over, carry, [], at, line_of(eqn))
-        accumulated(eqn.params["body_jaxpr"], consts, self.left, self.uses, at)
+        _, results = self._loop(loop, at, line_of(eqn))
+        accumulated(loop.body, len(loop.fixed), self.left, self.uses, at)
         return results
 
     def cond(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
@@ -293,30 +291,19 @@ class Walk(Interpreter[Value]):
             for place, shape in enumerate(shapes_of(eqn))
         ]
 
-    def _loop(
-        self,
-        body: Any,
-        consts: Sequence[Value],
-        carry: Sequence[Value],
-        rows: Sequence[Value],
-        at: Place,
-        line: str,
-    ) -> tuple[list[Value], list[Value]]:
+    def _loop(self, loop: Loop[Value], at: Place, line: str) -> tuple[list[Value], list[Value]]:
         """Follow the body of a loop until what it carries no longer changes in kind.
 
         What is handed on unchanged stays what it was, counters stay constants, everything else becomes a signal.
         """
         uses = self.uses
-        jaxpr = getattr(body, "jaxpr", body)
-        start = len(consts)
-        own = jaxpr.invars[start : start + len(carry)]
-        fixed = [jaxpr.outvars[place] is var for place, var in enumerate(own)]
+        carry, fixed = loop.carry, loop.handed_on
         state = list(carry)
         mark = uses.mark()
         while True:
             uses.forget(mark)
             entered = [value if same else _started(value, uses, line) for value, same in zip(state, fixed, strict=True)]
-            results = self.call(body, [*consts, *entered, *rows], at)
+            results = self.call(loop.body, [*loop.fixed, *entered, *loop.rows], at)
             if uses.follow is not None:
                 moving = [place for place, same in enumerate(fixed) if not same]
                 uses.follow.round_a_loop([each[place] for each in (state, results) for place in moving], line)

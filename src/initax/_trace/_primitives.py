@@ -160,9 +160,14 @@ def called(eqn: Any) -> Any:
     """Return the jaxpr, closed or open, that an equation calls with its operands, `None` where it is not a call."""
     if eqn.primitive.name == "shard_map":
         return on_whole_arrays(eqn)
-    if not row_of(eqn).calls:
+    return only_jaxpr(eqn) if row_of(eqn).calls else None
+
+
+def only_jaxpr(eqn: Any) -> Any:
+    """Return the one jaxpr among an equation's parameters, `None` where its operands and results are others."""
+    jaxprs = [value for value in eqn.params.values() if hasattr(getattr(value, "jaxpr", value), "eqns")]
+    if len(jaxprs) != 1:
         return None
-    found = [value for value in eqn.params.values() if hasattr(getattr(value, "jaxpr", value), "eqns")]
-    jaxpr = getattr(found[0], "jaxpr", found[0]) if len(found) == 1 else None
-    fits = jaxpr is not None and (len(jaxpr.invars), len(jaxpr.outvars)) == (len(eqn.invars), len(eqn.outvars))
-    return found[0] if fits else None
+    jaxpr = getattr(jaxprs[0], "jaxpr", jaxprs[0])
+    fits = (len(jaxpr.invars), len(jaxpr.outvars)) == (len(eqn.invars), len(eqn.outvars))
+    return jaxprs[0] if fits else None

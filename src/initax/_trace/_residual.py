@@ -57,7 +57,7 @@ def residuals(closed: Any, paths: Sequence[str]) -> dict[str, Residual]:
             seen.setdefault(param, []).append(use)
     chosen = {param: _chosen(uses) for param, uses in seen.items()}
     kept = _streams_with_ends(found, contents)
-    numbered = indices(flow, found)
+    numbered = indices(found)
     numbers = {place: _listed(*each) for place, each in numbered.items()}
     streams = _streams(found, contents, kept, numbered, chosen, paths)
     nothing = Residual(streams=streams)

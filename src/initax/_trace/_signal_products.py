@@ -12,8 +12,9 @@ from jax.extend.core import Literal
 
 from initax._model._survey import Traced
 from initax._trace._equations import shapes_of
-from initax._trace._indices import Constant, scan_parts
+from initax._trace._indices import Constant
 from initax._trace._interpret import Interpreter, line_of
+from initax._trace._loops import loop_of
 from initax._trace._primitives import called, row_of
 from initax._trace._uses import Place
 
@@ -132,42 +133,27 @@ class _Walk(Interpreter[Origin]):
         return [Origin(constant=each) for each in held or [None] * len(jaxpr.constvars)]
 
     def scan(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
-        consts, carries = scan_parts(eqn.params)
-        return self._loop(eqn.params["jaxpr"], values[:consts], values[consts : consts + carries], values, at)
-
-    def while_loop(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
-        tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        first = values[tests : tests + consts]
-        return self._loop(eqn.params["body_jaxpr"], first, values[tests + consts :], values, at)
-
-    def _loop(
-        self, body: Any, consts: Sequence[Origin], carry: Sequence[Origin], values: Sequence[Origin], at: Place
-    ) -> list[Origin]:
         """What a loop leaves: what it hands on stays what it was, and what changes is a signal that nobody knows."""
-        jaxpr, first = getattr(body, "jaxpr", body), len(consts)
-        fixed = [jaxpr.outvars[place] is jaxpr.invars[first + place] for place in range(len(carry))]
-        rows = [
-            replace(value, constant=None) for value in values[len(values) - len(jaxpr.invars) + first + len(carry) :]
-        ]
-        self.sink([each for each, same in zip(carry, fixed, strict=True) if not same], OTHER)
+        loop = loop_of(eqn, values)
+        carry, handed_on = loop.carry, loop.handed_on
+        rows = [replace(value, constant=None) for value in loop.rows]
+        self.sink([value for value, same in zip(carry, handed_on, strict=True) if not same], OTHER)
         entered = [
-            each if same else Origin(data=each.data or bool(each.parameters))
-            for each, same in zip(carry, fixed, strict=True)
+            value if same else Origin(data=value.data or bool(value.parameters))
+            for value, same in zip(carry, handed_on, strict=True)
         ]
         while True:
-            results = self.call(body, [*consts, *entered, *rows], at)
-            moved = [
-                after.data and not before.data and not same
-                for before, after, same in zip(entered, results, fixed, strict=False)
+            results = self.call(loop.body, [*loop.fixed, *entered, *rows], at)
+            left = [
+                before if same else Origin(data=before.data or after.data)
+                for before, after, same in zip(entered, results, handed_on, strict=False)
             ]
-            if not any(moved):
-                break
-            entered = [Origin(data=True) if new else each for each, new in zip(entered, moved, strict=True)]
-        left = [
-            before if same else Origin(data=before.data or after.data)
-            for before, after, same in zip(entered, results, fixed, strict=False)
-        ]
-        return [*left, *(replace(result, constant=None) for result in results[len(carry) :])]
+            if left == entered:
+                return [*left, *(replace(result, constant=None) for result in results[len(carry) :])]
+            entered = left
+
+    def while_loop(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
+        return self.scan(eqn, values, at)
 
     def cond(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
         every = [self.call(each, values[1:], (*at, number)) for number, each in enumerate(eqn.params["branches"])]
