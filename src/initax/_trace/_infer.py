@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -302,7 +303,7 @@ def _agrees(parameter: Parameter, axes: Axes | None, reading: Reading) -> bool:
     return compare(replace(parameter, axes=axes), reading) == "agree"
 
 
-def _outputs(axes: Axes) -> set[tuple[int, int]]:
+def _outputs(axes: Axes) -> set[int]:
     return _cells(axes, axes.out_axis)
 
 
@@ -493,21 +494,10 @@ def compare(parameter: Parameter, reading: Reading) -> str:
     return "split" if traced.batch_size > parameter.axes.batch_size else "agree"
 
 
-def _cells(axes: Axes, which: Iterable[int]) -> set[tuple[int, int]]:
-    """Return some axes of the split shape as pairs of a stored axis and a place of one of its prime factors."""
-    pairs: set[tuple[int, int]] = set()
-    chosen = set(which)
-    stored, left, inner = len(axes.shape) - 1, axes.shape[-1] if axes.shape else 1, 1
-    for index in reversed(range(len(axes.split))):
-        while left == 1 and axes.split[index] > 1:
-            stored -= 1
-            left, inner = axes.shape[stored], 1
-        size = axes.split[index]
-        if index in chosen:
-            pairs |= {(stored, inner * digit) for digit in _chain(size)}
-        left //= max(size, 1)
-        inner *= size
-    return pairs
+def _cells(axes: Axes, which: Iterable[int]) -> set[int]:
+    """Return some axes of the split shape as the strides, in the stored array, of their prime factors."""
+    strides = {axis: math.prod(axes.split[axis + 1 :]) for axis in which}
+    return {stride * digit for axis, stride in strides.items() for digit in _chain(axes.split[axis])}
 
 
 def _chain(size: int) -> list[int]:

@@ -8,19 +8,16 @@ from typing import Any, Literal
 
 from initax._trace import _equations as equations
 from initax._trace import _quantized as quantized
-from initax._trace import _unit_moves as moves
 from initax._trace._ragged import ragged_dot_general
 from initax._trace._shard_map import on_whole_arrays
 from initax._trace._uses import Uses, Value
-from initax._trace._views import View
 
 Rule = Callable[[Any, Sequence[Value], Uses, str], Value | list[Value] | None]
 """From an equation, what its operands hold, where uses are entered and its line to what its results hold; `None` where
 the rule can't tell."""
 
-Move = Callable[[Mapping[str, Any], View, tuple[int, ...]], View | None]
-"""From an equation's parameters, the view of units in its first operand and the shape of its result to the view in the
-result; `None` where several of them are made one."""
+Altered = Callable[[Mapping[str, Any]], Iterable[int]]
+"""From an equation's parameters to the axes of its first operand that it sums up, reorders or resizes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +44,7 @@ class Primitive:
             - `product`: entry by entry, and nothing is left of the other operand where the units are cut off.
             - `layout`: they lie as `read` lays out a weight.
             - `join`, `stack`, `sort`, `contraction`: what the name says.
-            - a function that returns their view in the result.
+            - a function that returns the axes that are altered: units along any of these are made one thing.
     """
 
     calls: bool = False
@@ -56,7 +53,7 @@ class Primitive:
     read: Rule | None = None
     unchanged: bool = False
     moments: Literal["function", "layout", "parts", "join", "sum", "largest", "contraction"] | None = None
-    units: Literal["function", "product", "layout", "join", "stack", "sort", "contraction"] | Move | None = None
+    units: Literal["function", "product", "layout", "join", "stack", "sort", "contraction"] | Altered | None = None
 
 
 UNKNOWN = Primitive()
@@ -66,9 +63,17 @@ LINEAR = Primitive(read=equations.keep, units="function")
 PRODUCT = Primitive(moments="function", units="product")
 CALL = Primitive(calls=True)
 HANDED_ON = Primitive(hands_on=True)
-REDUCTION = Primitive(units=moves.reduced)
-CUMULATIVE = Primitive(units=moves.along)
-POOLING = Primitive(units=moves.windowed)
+REDUCTION = Primitive(units=lambda params: params["axes"])
+CUMULATIVE = Primitive(units=lambda params: [params["axis"]])
+
+
+def _windowed(params: Mapping[str, Any]) -> list[int]:
+    names = ("padding", "window_dimensions", "window_strides", "base_dilation", "window_dilation")
+    axes = enumerate(zip(*(params[name] for name in names), strict=True))
+    return [axis for axis, (padding, *sizes) in axes if any(padding) or set(sizes) != {1}]
+
+
+POOLING = Primitive(units=_windowed)
 
 
 def _each(names: Iterable[str], row: Primitive) -> dict[str, Primitive]:
@@ -99,8 +104,11 @@ PRIMITIVES: dict[str, Primitive] = {
     "gather": replace(LAYOUT, read=equations.gather),
     "split": Primitive(read=equations.split, moments="parts", units="layout"),
     "unstack": Primitive(read=equations.unstack, moments="parts", units="layout"),
-    "rev": Primitive(read=equations.rev, moments="layout", units=moves.turned),
-    "pad": Primitive(read=equations.pad, units=moves.padded),
+    "rev": Primitive(read=equations.rev, moments="layout", units=lambda params: params["dimensions"]),
+    "pad": Primitive(
+        read=equations.pad,
+        units=lambda params: [axis for axis, padding in enumerate(params["padding_config"]) if any(padding)],
+    ),
     "concatenate": Primitive(read=equations.concatenate, moments="join", units="join"),
     "stack": Primitive(read=equations.stack, moments="join", units="stack"),
     "dynamic_update_slice": Primitive(read=equations.dynamic_update_slice),
@@ -146,7 +154,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "reduce_window_sum": replace(POOLING, moments="sum"),
     "reduce_window_max": replace(POOLING, moments="largest"),
     **_each(("reduce_window", "reduce_window_min"), POOLING),
-    "fft": Primitive(units=moves.transformed),
+    "fft": Primitive(units=lambda params: range(-len(params["fft_lengths"]), 0)),
 }
 """Primitive → its row."""
 

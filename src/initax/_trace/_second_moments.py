@@ -21,6 +21,7 @@ from jax.extend.core import Literal
 
 from initax._math._gaussian import quadrature
 from initax._trace._coverage import shares
+from initax._trace._indices import evaluated
 from initax._trace._interpret import Interpreter
 from initax._trace._loops import loop_of
 from initax._trace._primitives import row_of
@@ -402,9 +403,7 @@ def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:
         operands = [
             jnp.asarray(signal.values).astype(atom.aval.dtype) for signal, atom in zip(signals, eqn.invars, strict=True)
         ]
-        found = eqn.primitive.get_bind_params(eqn.params)
-        result = eqn.primitive.bind(*operands, **(found if isinstance(found, dict) else found[1]))
-        values = np.asarray(result)
+        values = np.asarray(evaluated(eqn, operands, in_context=False)[0])
     # A constant may be nan, where JAX's variance gives it for a sum over nothing: another value is chosen.
     finite = of == NORMAL or bool(np.all(np.isfinite(values)))
     if values.shape != quadrature()[0].shape or not np.isrealobj(values) or not finite:
