@@ -17,6 +17,7 @@ class Contents:
     """What is in a branch; parameters by number.
 
     Attributes:
+        branch: the branch.
         ends: weights in which it is linear, with no weight behind them.
         vectors: scales and biases between these and the sum.
         inner: the other weights that the signal passes.
@@ -25,9 +26,10 @@ class Contents:
         biases: bias → the inner weights it goes with.
         normalized: ends behind which a norm stands.
         layers: most weights on a way from the fork to the sum.
-        reads: sums of other streams that are read.
+        reads: residual sums that reach it by other ways than from the fork.
     """
 
+    branch: Branch
     ends: set[int] = field(default_factory=set)
     vectors: set[int] = field(default_factory=set)
     inner: set[int] = field(default_factory=set)
@@ -36,7 +38,7 @@ class Contents:
     biases: dict[int, set[int]] = field(default_factory=dict)
     normalized: set[int] = field(default_factory=set)
     layers: int = 0
-    reads: set[int] = field(default_factory=set)
+    reads: list[Branch] = field(default_factory=list)
 
 
 class Inside:
@@ -111,7 +113,7 @@ class Inside:
 
     def contents(self) -> Contents:
         """Return what is in the branch."""
-        contents = Contents()
+        contents = Contents(branch=self.branch)
         ends = self._last_of(self.branch.branch)
         contents.ends = self._params(ends)
         self._tail(ends, contents)
@@ -138,9 +140,8 @@ class Inside:
         contents.inner -= contents.ends
         contents.beside -= contents.ends | contents.inner
         contents.scores -= contents.ends
-        # The residual sums that reach the branch by other ways than from the fork.
         ways = reached(self.outside, lambda node: () if node.number in self.by_sum else node.inexact_operands)
-        contents.reads = {node.number for node in ways if node.number in self.by_sum}
+        contents.reads = [self.by_sum[node.number] for node in ways if node.number in self.by_sum]
         return contents
 
     def _params(self, contractions: Iterable[int]) -> set[int]:

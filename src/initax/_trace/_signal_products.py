@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from initax._model._survey import Traced
-from initax._trace._equations import shapes_of
+from initax._trace import _equations as equations
 from initax._trace._indices import Constant
 from initax._trace._interpret import Interpreter, line_of
 from initax._trace._loops import loop_of
@@ -21,16 +21,10 @@ from initax._trace._uses import Place
 OTHER: Place = (-1,)
 """Stands for whatever else than a contraction takes a signal in."""
 
-MOVES = frozenset(
-    {"concatenate", "stack", "pad", "select_n", "tile", "rev", "split", "unstack", "dynamic_update_slice"}
+EXACT = frozenset(
+    {equations.keep, equations.pad, equations.rev, equations.tile, equations.select, equations.dynamic_update_slice}
 )
-"""Primitives that put entries of signals elsewhere, beside those whose row says so."""
-
-EXACT = frozenset({"convert_element_type", "copy", "neg", "reduce_precision", "real", "imag", "conj"})
-"""Functions entry by entry that multiply by one number."""
-
-CONTRACTIONS = frozenset({"ragged_dot_general", "conv_general_dilated", "dot_general"})
-"""Primitives in which a signal meets a weight."""
+"""Rules of primitives that put entries of signals elsewhere or multiply them by one number, beside layout and joins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +157,7 @@ class _Walk(Interpreter[Origin]):
         ]
 
     def equation(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
-        shapes = shapes_of(eqn)
+        shapes = equations.shapes_of(eqn)
         if not any(value.data for value in values):
             return [self._still(eqn, values, place) for place in range(len(shapes))]
         behind = frozenset[int]().union(*(value.behind | value.parameters for value in values))
@@ -179,10 +173,11 @@ class _Walk(Interpreter[Origin]):
         if name == "gather" and values[0].parameters:
             self.products.looked_up.update(values[0].parameters)
             return [Origin(data=True, makers=values[0].parameters, factor=values[0].factor)]
-        if parameters and (name in CONTRACTIONS or name == "mul"):
-            for each in parameters if name in CONTRACTIONS else ():
-                self.products.read.setdefault(each, {})[at] = signals[0].makers
-            self.sink(signals, at if name in CONTRACTIONS else OTHER)
+        is_contraction = row.moments == "contraction"
+        if parameters and (is_contraction or name == "mul"):
+            for parameter in parameters if is_contraction else ():
+                self.products.read.setdefault(parameter, {})[at] = signals[0].makers
+            self.sink(signals, at if is_contraction else OTHER)
             self.close(*signals)
             factor = next(value.factor for value in values if value.parameters)
             makers = parameters if len(parameters) == 1 else frozenset[int]()
@@ -191,13 +186,12 @@ class _Walk(Interpreter[Origin]):
             return [self._scaled(values[0], values[1], inverse=name == "div")]
         if name == "mul":
             return [self._scaled(values[1], values[0], inverse=False)]
-        if name in ("add", "add_any", "sub"):
+        if row.read is equations.add:
             return [self._sum(signals, parameters)]
         if name == "reduce_sum" and values[0].pair is not None:
             size = math.prod(eqn.invars[0].aval.shape) // max(math.prod(shapes[0]), 1)
             return [self._summed(*values[0].pair, size, at, line_of(eqn))]
-        moves = row.unchanged or row.units == "layout" or name in MOVES or name == "dynamic_slice"
-        if moves or name in EXACT:
+        if row.unchanged or row.units == "layout" or row.moments == "join" or row.read in EXACT:
             return [self._sum(signals, parameters) for _ in shapes]
         self.sink(signals, OTHER)
         self.close(*signals)
