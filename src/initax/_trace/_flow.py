@@ -17,7 +17,6 @@ from initax._trace._flow_graph import Exit, Flow, Label, Node, Step
 from initax._trace._flow_rules import labelled, shared
 from initax._trace._interpret import Interpreter
 from initax._trace._loops import loop_of, steps_of
-from initax._trace._primitives import UNKNOWN, only_jaxpr, row_of
 from initax._trace._uses import Place
 
 
@@ -121,9 +120,6 @@ class _Flowing(Interpreter[Node]):
 
     def equation(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
         """Return the results of any other equation."""
-        inner = _jaxpr_of_an_unknown(eqn)
-        if inner is not None:
-            return self.call(inner, values, at)
         if all(value.constant for value in values):
             return [self.new((), at, var.aval, constant=True) for var in eqn.outvars]
         return [self._result(eqn, values, var, at) for var in eqn.outvars]
@@ -135,13 +131,3 @@ class _Flowing(Interpreter[Node]):
         if is_sum and node.inexact and not node.backward:
             self.flow.sums.append(node)
         return node
-
-
-def _jaxpr_of_an_unknown(eqn: Any) -> Any:
-    """The one jaxpr that an equation of a primitive without a row runs on its operands, which are arrays."""
-    if row_of(eqn) is not UNKNOWN or eqn.primitive.name == "pallas_call":
-        return None
-    inner = only_jaxpr(eqn)
-    jaxpr = getattr(inner, "jaxpr", inner)
-    is_of_arrays = inner is not None and all(hasattr(var.aval, "dtype") for var in (*jaxpr.invars, *jaxpr.outvars))
-    return inner if is_of_arrays else None

@@ -22,13 +22,6 @@ Labelled = tuple[list[tuple[Node, Label]], Facts]
 FlowRule = Callable[[Any, list[Node], Any, Facts], Labelled]
 """From an equation, its operands, the variable of its result and what follows from what they are made of."""
 
-COLLECTIVES = frozenset(
-    {
-        "psum", "psum2", "psum_invariant", "pmean", "all_gather", "all_gather_invariant", "all_to_all", "ppermute",
-        "pbroadcast", "reduce_scatter", "pgather", "collective_permute", "unreduced_psum",
-    }
-)  # fmt: skip
-"""Primitives that move or add up entries between devices."""
 SHRINKS = 2
 """A slice with less than one in this many entries is a part, and no longer the value itself."""
 MANY = 8
@@ -51,8 +44,6 @@ def labelled(eqn: Any, values: list[Node], var: Any) -> Labelled:
         return rule(eqn, values, var, facts)
     if row.unchanged or row.moments in ("layout", "parts"):
         return _moved(eqn, values, var, facts)
-    if eqn.primitive.name in COLLECTIVES:
-        return [(value, "carry") for value in values], facts | {"statistic": all(value.statistic for value in values)}
     if row.moments == "sum" or eqn.primitive.name == "fft":
         return _summed(eqn, values, var, facts)
     return [(value, "function") for value in values], facts if row is UNKNOWN else _function(row, values, facts)
