@@ -14,9 +14,10 @@ from jax.extend.core import Literal
 
 from initax._trace._backward import carries_back
 from initax._trace._flow_graph import Exit, Flow, Label, Node, Step
-from initax._trace._flow_rules import labelled, shared
+from initax._trace._flow_rules import shared
 from initax._trace._interpret import Interpreter
 from initax._trace._loops import loop_of, steps_of
+from initax._trace._primitives import row_of
 from initax._trace._uses import Place
 
 
@@ -125,7 +126,7 @@ class _Flowing(Interpreter[Node]):
         return [self._result(eqn, values, var, at) for var in eqn.outvars]
 
     def _result(self, eqn: Any, values: list[Node], var: Any, at: Place) -> Node:
-        operands, facts = labelled(eqn, values, var)
+        operands, facts = row_of(eqn).flow(eqn, values, var, shared(values) | {"constant": False})
         node = self.new(operands, at, var.aval, **facts)
         is_sum = [label for _, label in operands] == ["add", "add"]
         if is_sum and node.inexact and not node.backward:

@@ -1,6 +1,7 @@
-"""What each equation does to its operands: a table from the rule that reads weights to one that labels operands.
+"""What each equation does to its operands: rules that label them, for the graph of values.
 
-A rule returns the operands that a result depends on, each with a label, and what is known of the result.
+A rule returns the operands that a result depends on, each with a label, and what is known of the result. The table in
+`_primitives.py` says which primitive goes by which.
 """
 
 from __future__ import annotations
@@ -9,11 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from initax._trace import _equations as equations
 from initax._trace._flow_graph import Label, Node
-from initax._trace._primitives import UNKNOWN, Primitive, row_of
-from initax._trace._quantized import cast
-from initax._trace._ragged import ragged_dot_general
 
 Facts = dict[str, Any]
 """Fields of a node."""
@@ -28,36 +25,24 @@ MANY = 8
 """Values of which an activation may be made, entry by entry, before it is taken for a value of its own."""
 
 
-def labelled(eqn: Any, values: list[Node], var: Any) -> Labelled:
-    """Return what becomes of the operands of an equation in one of its results.
-
-    Args:
-        eqn: the equation.
-        values: its operands.
-        var: the variable of the result.
-    """
-    facts = shared(values)
-    facts["constant"] = False
-    row = row_of(eqn)
-    rule = RULES.get(row.read) if row.read is not None else None
-    if rule is not None:
-        return rule(eqn, values, var, facts)
-    if row.unchanged or row.moments in ("layout", "parts"):
-        return _moved(eqn, values, var, facts)
-    if row.moments == "sum" or eqn.primitive.name == "fft":
-        return _summed(eqn, values, var, facts)
-    return [(value, "function") for value in values], facts if row is UNKNOWN else _function(row, values, facts)
+def unknown(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a function of which nothing is known."""
+    return [(value, "function") for value in values], facts
 
 
-def _function(row: Primitive, values: list[Node], facts: Facts) -> Facts:
-    is_entrywise = row.units in ("function", "product") or row.moments == "function"
-    if row.moments == "largest" or not is_entrywise:
-        return facts | {"statistic": not facts["plain"]}
-    statistic = all(value.statistic or value.constant for value in values)
-    return facts | {"statistic": statistic, "roots": _roots(values)}
+def reduced(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a function of several entries of one value, as a maximum is."""
+    return [(value, "function") for value in values], facts | {"statistic": not facts["plain"]}
 
 
-def _contracted(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def entrywise(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a function entry by entry."""
+    facts["statistic"] = all(value.statistic or value.constant for value in values)
+    return [(value, "function") for value in values], facts | {"roots": _roots(values)}
+
+
+def contracted(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a contraction or a convolution."""
     left, right = values[:2]
     if left.constant or right.constant:
         return [(right if left.constant else left, "linear")], facts
@@ -70,7 +55,8 @@ def _contracted(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelle
     return [(left, "weight" if right.plain else "linear"), (right, "weight" if left.plain else "linear")], facts
 
 
-def _added(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def added(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a sum or a difference."""
     signals = [value for value in values if not value.constant]
     roots = [value.roots for value in signals]
     alike = len(roots) == 2 and bool(roots[0] & roots[1])
@@ -80,9 +66,10 @@ def _added(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     return [(each, "add" if len(signals) > 1 else "scale") for each in signals], facts
 
 
-def _multiplied(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def multiplied(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a product or a quotient."""
     left, right = values
-    is_div = row_of(eqn).read is equations.div
+    is_div = eqn.primitive.name == "div"
     fixed = all(value.statistic or value.plain or value.constant for value in values)
     facts |= {"statistic": fixed and not facts["plain"]}
     facts["roots"] = _roots([value for value in values if not value.constant and not value.plain] or values)
@@ -101,7 +88,8 @@ def _multiplied(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelle
     return [(left, "gate"), (right, "function" if is_div else "gate")], facts | {"roots": frozenset()}
 
 
-def _selected(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def selected(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a choice entry by entry."""
     which, *cases = values
     signals = [case for case in cases if not case.constant]
     if not signals:
@@ -113,7 +101,8 @@ def _selected(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     return [(case, "function" if itself else "carry") for case in signals], facts
 
 
-def _looked_up(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def looked_up(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a look-up."""
     first, *indices = values
     if first.plain:
         # A table stays one, and which of its entries are taken is data's.
@@ -127,25 +116,27 @@ def _looked_up(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled
     return [(first, _cut(_entries(var), _entries(eqn.invars[0])))], facts
 
 
-def _sliced(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    """Strides leave a value what it is: a slice takes less than half of it where its ends say so."""
+def sliced(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operand of a slice, a part where its ends say so: strides leave a value what it is."""
     ends = zip(eqn.params["start_indices"], eqn.params["limit_indices"], strict=True)
     return [(values[0], _cut(math.prod(last - first for first, last in ends), _entries(eqn.invars[0])))], facts
 
 
-def _joined(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def joined(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label operands that stand beside each other."""
     signals = [value for value in values if not value.constant]
     return [(signal, "carry" if len(signals) == 1 else "join") for signal in signals], facts
 
 
-def _written(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    """Entries of one value written over those of another, or added to them, at indices that come last."""
-    under, over = values[:2] if row_of(eqn).read is equations.dynamic_update_slice else (values[0], values[2])
-    is_sum = eqn.primitive.name == "scatter-add"
-    return (_added if is_sum else _joined)(eqn, [under, over], var, facts)
+def written(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label a value and entries that are written over some of its own, or added to them."""
+    name = eqn.primitive.name
+    under, over = values[:2] if name == "dynamic_update_slice" else (values[0], values[2])
+    return (added if name == "scatter-add" else joined)(eqn, [under, over], var, facts)
 
 
-def _moved(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def moved(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operand whose entries are moved, repeated, left out or multiplied by one number."""
     size, entries = _entries(var), _entries(eqn.invars[0])
     facts["statistic"] = values[0].statistic
     if size >= entries:
@@ -153,38 +144,15 @@ def _moved(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     return [(values[0], _cut(size, entries))], facts
 
 
-def _summed(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    """A sum of products is a contraction that is written out, and no statistic."""
-    products = any(how in ("gate", "scale", "mix") for _, how in values[0].operands)
-    is_statistic = row_of(eqn).moments == "sum" and not facts["plain"] and not products
+def mixed(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operand of which sums are made that are no statistic: a running sum, a Fourier transform."""
+    return [(values[0], "linear")], facts
+
+
+def summed(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operand of a sum over axes; a sum of products is a contraction that is written out, no statistic."""
+    is_statistic = not facts["plain"] and not values[0].by("gate", "scale", "mix")
     return [(values[0], "linear")], facts | {"statistic": is_statistic}
-
-
-RULES: dict[Any, FlowRule] = {
-    equations.contract: _contracted,
-    equations.convolve: _contracted,
-    ragged_dot_general: _contracted,
-    equations.add: _added,
-    equations.complex_of: _added,
-    equations.mul: _multiplied,
-    equations.div: _multiplied,
-    equations.select: _selected,
-    equations.gather: _looked_up,
-    equations.dynamic_slice: _looked_up,
-    equations.cut: _sliced,
-    equations.scatter: _written,
-    equations.dynamic_update_slice: _written,
-    equations.concatenate: _joined,
-    equations.stack: _joined,
-    equations.pad: _moved,
-    equations.rev: _moved,
-    equations.tile: _moved,
-    equations.keep: _moved,
-    equations.cumsum: _summed,
-    equations.reduce_sum: _summed,
-    cast: _moved,
-}
-"""Rule that reads weights in an equation → rule that labels its operands."""
 
 
 def _entries(atom: Any) -> int:
