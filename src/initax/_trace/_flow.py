@@ -126,7 +126,7 @@ class _Flowing(Interpreter[Node]):
         return [self._result(eqn, values, var, at) for var in eqn.outvars]
 
     def _result(self, eqn: Any, values: list[Node], var: Any, at: Place) -> Node:
-        operands, facts = row_of(eqn).flow(eqn, values, var, shared(values) | {"constant": False})
+        operands, facts = row_of(eqn).flow(eqn, values, var, shared(values))
         node = self.new(operands, at, var.aval, **facts)
         is_sum = [label for _, label in operands] == ["add", "add"]
         if is_sum and node.inexact and not node.backward:

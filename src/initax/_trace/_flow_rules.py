@@ -61,9 +61,9 @@ def added(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     roots = [value.roots for value in signals]
     alike = len(roots) == 2 and bool(roots[0] & roots[1])
     if len(signals) == 1 or alike or any(value.plain for value in signals):
-        facts["roots"] = _roots([each for each in signals if not each.plain] or signals)
+        facts["roots"] = _roots([signal for signal in signals if not signal.plain] or signals)
     facts["statistic"] = all(value.statistic or value.plain for value in signals) and not facts["plain"]
-    return [(each, "add" if len(signals) > 1 else "scale") for each in signals], facts
+    return [(signal, "add" if len(signals) > 1 else "scale") for signal in signals], facts
 
 
 def multiplied(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
@@ -95,7 +95,7 @@ def selected(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     if not signals:
         return [(which, "function")], facts
     itself = not which.constant and any(which.roots & case.roots for case in signals)
-    facts = shared(signals) | {"statistic": all(case.statistic for case in signals), "constant": False}
+    facts = shared(signals) | {"statistic": all(case.statistic for case in signals)}
     if itself or len(signals) == 1:
         facts["roots"] = _roots(signals)
     return [(case, "function" if itself else "carry") for case in signals], facts
@@ -106,7 +106,7 @@ def looked_up(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     first, *indices = values
     if first.plain:
         # A table stays one, and which of its entries are taken is data's.
-        taken = any(not each.plain and not each.constant for each in indices)
+        taken = any(not index.plain and not index.constant for index in indices)
         facts |= {"plain": True, "params": first.params, "contracted": first.contracted}
         facts["looked"] = first.looked or taken
     shapes = (eqn.invars[0].aval.shape, var.aval.shape)
@@ -164,18 +164,18 @@ def _cut(size: int, entries: int) -> Label:
 
 
 def _roots(values: Sequence[Node]) -> frozenset[int]:
-    found = frozenset[int]().union(*(value.roots for value in values if not value.constant))
-    return found if len(found) <= MANY else frozenset()
+    roots = frozenset[int]().union(*(value.roots for value in values if not value.constant))
+    return roots if len(roots) <= MANY else frozenset()
 
 
 def shared(nodes: Sequence[Node]) -> Facts:
     """Return what follows for a value from what it is made of."""
-    constant = all(each.constant for each in nodes)
-    plain = all(each.plain or each.constant for each in nodes) and not constant
+    constant = all(node.constant for node in nodes)
+    plain = all(node.plain or node.constant for node in nodes) and not constant
     return {
         "plain": plain,
-        "params": frozenset[int]().union(*(each.params for each in nodes)) if plain else frozenset[int](),
-        "looked": plain and any(each.looked for each in nodes),
-        "contracted": plain and any(each.contracted for each in nodes),
+        "params": frozenset[int]().union(*(node.params for node in nodes)) if plain else frozenset[int](),
+        "looked": plain and any(node.looked for node in nodes),
+        "contracted": plain and any(node.contracted for node in nodes),
         "constant": constant,
     }

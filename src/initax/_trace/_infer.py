@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, ModelError, listing, message, warn
+from initax._errors import InitaxError, ModelError, first_of, listing, message, warn
 from initax._math._axes import Axes, resolve
 from initax._model._constraint import COMPLEX_PART
 from initax._model._evidence import may_be_traced
@@ -230,14 +230,13 @@ def _with_residuals(layers: tuple[Layer, ...], traced: Traced) -> tuple[Layer, .
 
     pending = {path: asked_later(functools.partial(residual_of, path)) for path in traced.paths}
     return tuple(
-        replace(
-            layer,
-            parameters=tuple(
-                replace(parameter, residual=pending.get(parameter.path)) for parameter in layer.parameters
-            ),
-        )
-        for layer in layers
+        _changed(layer, lambda parameter: replace(parameter, residual=pending.get(parameter.path))) for layer in layers
     )
+
+
+def _changed(layer: Layer, change: Callable[[Parameter], Parameter]) -> Layer:
+    """Return a layer with each of its parameters changed."""
+    return replace(layer, parameters=tuple(map(change, layer.parameters)))
 
 
 def with_readings(survey: Survey, readings: Mapping[str, Reading]) -> tuple[Survey, tuple[str, ...]]:
@@ -263,8 +262,7 @@ def with_readings(survey: Survey, readings: Mapping[str, Reading]) -> tuple[Surv
     if disagree:
         text = message(
             f"the forward pass disagrees with the declared axes of {len(disagree)} of the arrays; declarations stand:",
-            *disagree[:6],
-            f"… {len(disagree) - 6} more" if len(disagree) > 6 else "",
+            *first_of(disagree, 6),
         )
         warn(text)
         notes.append(text)
@@ -272,8 +270,7 @@ def with_readings(survey: Survey, readings: Mapping[str, Reading]) -> tuple[Surv
         notes.append(
             message(
                 "outputs that the forward pass splits into equal parts are declared as one axis; declarations stand:",
-                *split[:6],
-                f"… {len(split) - 6} more" if len(split) > 6 else "",
+                *first_of(split, 6),
                 'to draw each part on its own restate the axes, ix.Scheme(..., axes="...", sizes={...})',
             )
         )
@@ -295,7 +292,7 @@ def _with_stacks_placed(layer: Layer, readings: Mapping[str, Reading]) -> Layer:
         }
         exact = [index for index, axes in agreeing.items() if axes is not None and _outputs(axes) == _outputs(traced)]
         chosen, *others = exact or agreeing or [None]
-        return replace(layer, parameters=tuple(_placed(parameter, chosen, others) for parameter in layer.parameters))
+        return _changed(layer, functools.partial(_placed, chosen=chosen, others=others))
     return layer
 
 
@@ -395,7 +392,7 @@ def _with_own_fans(layer: Layer, readings: Mapping[str, Reading]) -> Layer:
             return parameter
         return replace(parameter, fans=Fans(fans, (float(fans[0]), float(fans[1]))))
 
-    return replace(layer, parameters=tuple(map(whole, layer.parameters)))
+    return _changed(layer, whole)
 
 
 def _no_norm(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:

@@ -11,7 +11,8 @@ import numpy as np
 from jax.extend.core import Literal
 
 from initax._model._survey import Traced
-from initax._trace import _equations as equations
+from initax._trace import _flow_rules as flow
+from initax._trace._equations import shapes_of
 from initax._trace._indices import Constant
 from initax._trace._interpret import Interpreter, line_of
 from initax._trace._loops import loop_of
@@ -21,10 +22,8 @@ from initax._trace._uses import Place
 OTHER: Place = (-1,)
 """Stands for whatever else than a contraction takes a signal in."""
 
-EXACT = frozenset(
-    {equations.keep, equations.pad, equations.rev, equations.tile, equations.select, equations.dynamic_update_slice}
-)
-"""Rules of primitives that put entries of signals elsewhere or multiply them by one number, beside layout and joins."""
+MOVES = (flow.moved, flow.sliced, flow.looked_up, flow.joined, flow.selected, flow.written)
+"""What becomes of signals whose entries stand elsewhere in a result, or are multiplied by one number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +156,7 @@ class _Walk(Interpreter[Origin]):
         ]
 
     def equation(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
-        shapes = equations.shapes_of(eqn)
+        shapes = shapes_of(eqn)
         if not any(value.data for value in values):
             return [self._still(eqn, values, place) for place in range(len(shapes))]
         behind = frozenset[int]().union(*(value.behind | value.parameters for value in values))
@@ -186,12 +185,10 @@ class _Walk(Interpreter[Origin]):
             return [self._scaled(values[0], values[1], inverse=name == "div")]
         if name == "mul":
             return [self._scaled(values[1], values[0], inverse=False)]
-        if row.read is equations.add:
-            return [self._sum(signals, parameters)]
         if name == "reduce_sum" and values[0].pair is not None:
             size = math.prod(eqn.invars[0].aval.shape) // max(math.prod(shapes[0]), 1)
             return [self._summed(*values[0].pair, size, at, line_of(eqn))]
-        if row.unchanged or row.units == "layout" or row.moments == "join" or row.read in EXACT:
+        if name in ("add", "add_any", "sub") or row.flow in MOVES:
             return [self._sum(signals, parameters) for _ in shapes]
         self.sink(signals, OTHER)
         self.close(*signals)
