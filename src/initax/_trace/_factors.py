@@ -149,7 +149,7 @@ def joined(factors: Sequence[Factor]) -> tuple[Factor, ...]:
     return tuple(result)
 
 
-def pieces(factor: Factor, among: Iterable[Factor]) -> list[Factor]:
+def pieces_of(factor: Factor, among: Iterable[Factor]) -> list[Factor]:
     """Return the factors that one is split into among others, outermost first; itself where it is not split there."""
     inside = sorted((piece for piece in among if piece.is_inside(factor)), key=lambda piece: -piece.inner)
     return inside if length(inside) == factor.size else [factor]

@@ -28,10 +28,25 @@ class Loop(NamedTuple, Generic[T]):
     rows: list[T]
 
     @property
+    def jaxpr(self) -> Any:
+        """The open jaxpr of a step."""
+        return getattr(self.body, "jaxpr", self.body)
+
+    @property
+    def carried_vars(self) -> list[tuple[Any, Any]]:
+        """The variables of a step that hold each carried value before and after it."""
+        first, carries = len(self.fixed), len(self.carry)
+        return list(zip(self.jaxpr.invars[first : first + carries], self.jaxpr.outvars[:carries], strict=True))
+
+    @property
     def handed_on(self) -> list[bool]:
         """Which of the carried values each step hands on as they are."""
-        jaxpr, first = getattr(self.body, "jaxpr", self.body), len(self.fixed)
-        return [jaxpr.outvars[place] is jaxpr.invars[first + place] for place in range(len(self.carry))]
+        return [before is after for before, after in self.carried_vars]
+
+    @property
+    def changes(self) -> list[float | None]:
+        """By what a step changes each number that it carries, `None` where that is not known."""
+        return [_change(self.jaxpr, before, after) for before, after in self.carried_vars]
 
 
 def loop_of(eqn: Any, values: Sequence[T]) -> Loop[T]:
@@ -71,7 +86,7 @@ def steps_of(eqn: Any) -> float:
     if compared is None or cond.outvars[0] is not compared.outvars[0]:
         return math.inf
     starts = dict(zip(cond.invars, [*eqn.invars[:tests], *loop.carry], strict=True))
-    changes = {var: _change(loop, place) for place, var in enumerate(cond.invars[tests:])}
+    changes = dict(zip(cond.invars[tests:], loop.changes, strict=True))
     gap = step = 0.0  # of the first operand to the second, and by what a step makes it smaller
     for atom, sign in zip(compared.invars, (-1, 1), strict=True):
         start, change = (atom, 0.0) if isinstance(atom, Literal) else (starts[atom], changes.get(atom, 0.0))
@@ -95,10 +110,7 @@ def steps_of(eqn: Any) -> float:
     return math.inf
 
 
-def _change(loop: Loop[Any], place: int) -> float | None:
-    """By what a step changes a number that a loop carries, `None` where that is not known."""
-    body = loop.body.jaxpr
-    start, end = body.invars[len(loop.fixed) + place], body.outvars[place]
+def _change(body: Any, start: Any, end: Any) -> float | None:
     if end is start:
         return 0.0
     eqn = next((eqn for eqn in body.eqns if eqn.outvars[0] is end and eqn.primitive.name in ("add", "sub")), None)

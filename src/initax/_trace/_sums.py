@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from initax._trace._factors import FOREIGN, Factor, pieces
-from initax._trace._uses import CONTRACTIONS, Part, Place, Use, Uses, Value, assign
-from initax._trace._views import Stop, View
+import numpy as np
+
+from initax._trace._factors import FOREIGN, Factor, length, pieces_of, stands
+from initax._trace._uses import CONTRACTIONS, Part, Use, Uses, Value, assign
+from initax._trace._views import Step, Stop, View
 
 SUMS = frozenset({"add", "add_any"})
+ENTRIES_SUMMED = "outputs of different entries of it are added up"
+SOME_SUMMED = "outputs of some of its entries are added up, of others they are not"
 SCALE_SUMMED = "it scales the signal, which is then summed: a scale or a weight"
 SUMMED = "its products with the signal are added up: a scale or a weight"
 
@@ -26,14 +30,8 @@ def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
         uses: the uses so far.
         line: the line.
     """
-    for one, other in _twins(left.outputs, right.outputs, uses):
-        first, second = uses.found[one.use], uses.found[other.use]
-        if one.axes == other.axes:
-            first.outputs.added_to.add(second.number)
-            second.outputs.added_to.add(first.number)
-        elif one.slots or other.slots:
-            for use in (first, second):
-                use.stop = use.stop or Stop("outputs of different entries of it are added up", line)
+    for one, other in _twins((*left.outputs, *left.joined), (*right.outputs, *right.joined), uses):
+        _note_sum(one, other, uses, line)
     # Products stay in sums with other signals; what is added there, too, is still added up.
     for one, other in _twins(left.products, right.products, uses):
         for use in (uses.found[one.use], uses.found[other.use]):
@@ -43,17 +41,64 @@ def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
             use.stop = use.stop or Stop(SUMMED, line)
 
 
+def _note_sum(one: View, other: View, uses: Uses, line: str) -> None:
+    """Note that the outputs of two uses of a parameter are added up, where they stand in the same places."""
+    first, second = uses.found[one.use], uses.found[other.use]
+    if first is second:
+        first.outputs.sums.add((frozenset(one.fixed), frozenset(other.fixed)))
+        return
+    if not all((stands(here) & stands(there)).any() for here, there in zip(one.axes, other.axes, strict=True)):
+        return
+    if one.axes == other.axes:
+        first.outputs.added_to.add(second.number)
+        second.outputs.added_to.add(first.number)
+    elif one.slots or other.slots:
+        for use in (first, second):
+            use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
+
+
 def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tuple[View, View]]:
-    """Return pairs of different uses of one parameter, neither of which depends on the outputs of the other."""
+    """Return pairs of outputs of one parameter, neither of which depends on the other.
+
+    They are of different uses, or of different members of a stack in one use.
+    """
     again = {view.param for view in left} & {view.param for view in right}
     return [
         (one, other)
         for one in left
         for other in right
-        if one.param == other.param and one.param in again and one.use != other.use
+        if one.param == other.param and one.param in again
+        if one.use != other.use or _are_members(one, other, uses.found[one.use])
         if uses.found[one.use].what == "scale" or not (one.scaled or other.scaled)
         if one.use not in uses.found[other.use].behind and other.use not in uses.found[one.use].behind
     ]
+
+
+def _are_members(one: View, other: View, use: Use) -> bool:
+    """Return whether two parts of the outputs of a use are of different members of a stack."""
+    return _differ(one, other, use) == {"batch"}
+
+
+def _differ(one: View, other: View, use: Use) -> set[Part | None]:
+    """Return what the factors do of which two parts of the outputs of a use hold different entries."""
+    others = dict(other.fixed)
+    unlike = [factor for factor, digit in one.fixed if others.get(factor, digit) != digit]
+    return {use.parts.get(piece) for factor in unlike for piece in _within(factor, use)}
+
+
+def apart(left: Value, right: Value, uses: Uses) -> tuple[Value, Value]:
+    """Return two signals that are added up; different outputs of one weight are a signal like any other then."""
+    pairs = [(one, other) for one in left.outputs for other in right.outputs if one.use == other.use]
+    mixed = {
+        view for one, other in pairs if _differ(one, other, uses.found[one.use]) - {"batch"} for view in (one, other)
+    }
+    if not mixed:
+        return left, right
+    one, other = (
+        replace(value, outputs=tuple(replace(view, scaled=view.scaled or view in mixed) for view in value.outputs))
+        for value in (left, right)
+    )
+    return one, other
 
 
 def sums(uses: Sequence[Use]) -> list[list[Use]]:
@@ -75,6 +120,10 @@ def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
     Returns:
         The uses, or why the sums of their outputs can't be read.
     """
+    own = [_members_summed(use) for use in uses]
+    if any(isinstance(each, str) for each in own):
+        return SOME_SUMMED
+    uses = [_with_inputs(use, set(inputs)) if inputs else use for use, inputs in zip(uses, own, strict=True)]
     groups = [group for group in sums(uses) if len(group) > 1]
     if not groups:
         return list(uses)
@@ -93,13 +142,34 @@ def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
             if all(sorted(each) == list(range(factor.size)) for each in digits.values()):
                 inputs.add(factor)
             elif any(len(set(each)) > 1 for each in digits.values()):
-                return "outputs of some of its entries are added up, of others they are not"
+                return SOME_SUMMED
     if inputs and len(groups) < len(sums(uses)):
-        return "outputs of some of its entries are added up, of others they are not"
+        return SOME_SUMMED
     if not inputs:
         spread = any(len({tuple(sorted(fixed[use.number].items())) for use in group}) > 1 for group in groups)
-        return "outputs of different entries of it are added up" if spread and not _is_cut_inside(uses) else list(uses)
+        return ENTRIES_SUMMED if spread and not _is_cut_inside(uses) else list(uses)
     return [_with_inputs(use, inputs) for use in uses]
+
+
+def _members_summed(use: Use) -> set[Factor] | str:
+    """Return the batch factors of a use over whose members outputs are added up, or why that can't be read."""
+    groups: list[set[frozenset[tuple[Factor, int]]]] = []
+    for pair in use.outputs.sums:
+        near = [group for group in groups if not group.isdisjoint(pair)]
+        groups = [group for group in groups if group not in near]
+        groups.append(set(pair).union(*near))
+    inputs: set[Factor] = set()
+    for group in groups:
+        for factor in {factor for part in group for factor, _ in part}:
+            digits: dict[object, set[int]] = {}
+            for part in group:
+                rest = frozenset(each for each in part if each[0] != factor)
+                digits.setdefault(rest, set()).update(digit for each, digit in part if each == factor)
+            if all(len(found) == factor.size for found in digits.values()):
+                inputs.update(_within(factor, use))
+            elif any(len(found) > 1 for found in digits.values()):
+                return SOME_SUMMED
+    return inputs
 
 
 def _is_cut_inside(uses: Sequence[Use]) -> bool:
@@ -141,11 +211,33 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, lin
     if "batch" not in kinds:
         return None
     if kinds != {"batch"} or any(factor.axis < FOREIGN for axis in axes for factor in view.axes[axis]):
-        use.stop = use.stop or Stop("outputs of different entries of it are added up", line)
+        use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
         return None
     for factor in gone:
         use.parts[factor] = "in"
     return replace(view, axes=left)
+
+
+def joined_summed(
+    views: Sequence[View], axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str
+) -> tuple[list[View], list[View]]:
+    """Follow outputs that stand beside each other through a sum over axes.
+
+    Args:
+        views: the outputs.
+        axes: the axes of the value that are summed over.
+        rest: the others.
+        uses: the uses so far.
+        line: the line.
+
+    Returns:
+        Those that still stand beside others, and those that do not any more.
+    """
+    left = [after for view in views if (after := summed(view, axes, rest, uses, line)) is not None]
+    for place, view in enumerate(left):
+        for one, other in _twins([view], left[place + 1 :], uses):
+            _note_sum(one, other, uses, line)
+    return [view for view in left if view.slots], [view for view in left if not view.slots]
 
 
 def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:
@@ -189,42 +281,94 @@ def _within(factor: Factor, use: Use) -> list[Factor]:
             for piece in (Factor(whole.axis, factor.end, whole.end // factor.end), factor, inner):
                 if piece.size > 1:
                     use.parts[piece] = part
-    return pieces(factor, use.parts)
+    return pieces_of(factor, use.parts)
 
 
-def accumulated(body: Any, consts: int, left: Sequence[Value], uses: Uses, at: Place) -> None:
+def accumulated(
+    jaxpr: Any, consts: int, carry: Sequence[Value], results: Sequence[Value], uses: Uses, line: str
+) -> list[tuple[View, ...]]:
     """Note what a loop adds up: the axis of which each step takes an entry is an input axis then.
 
     Args:
-        body: the jaxpr of the loop.
+        jaxpr: the body of the loop, which the walk is at.
         consts: how many of its arguments are the same in each step.
-        left: what its body leaves in the places of what it carries.
+        carry: what the loop carries, before the first step.
+        results: what the body leaves, in the places of what it carries first.
         uses: the uses so far.
-        at: the place of the loop.
+        line: the line.
+
+    Returns:
+        For each value that the loop carries, the outputs that it holds after the last step.
     """
-    jaxpr = getattr(body, "jaxpr", body)
-    for place, value in enumerate(left):
-        if not _is_accumulated(jaxpr, jaxpr.invars[consts + place], jaxpr.outvars[place]):
+    found: list[tuple[View, ...]] = []
+    for place, (first, left) in enumerate(zip(carry, results, strict=False)):
+        start, end = jaxpr.invars[consts + place], jaxpr.outvars[place]
+        if not _is_accumulated(jaxpr, start, end):
+            found.append(())
             continue
-        for view in (*value.outputs, *value.products):
-            use = uses.found[view.use]
-            if use.at[: len(at)] != at or use.view is None or view.scaled:
-                continue
-            fixed = {factor for factor, _ in use.view.fixed}
-            steps = [factor for factor in use.view.batch if factor not in fixed and factor.size > 1]
-            if steps and use.what in CONTRACTIONS:
-                for factor in steps:
-                    use.parts[factor] = "in"
-            elif steps and use.what == "scale":
-                use.stop = use.stop or Stop(SUMMED, use.line)
+        collected = any(var is start for var in jaxpr.outvars)
+        outputs = [_over_steps(view, uses, collected) for view in (*left.outputs, *left.products)]
+        added_up(first, left, uses, line)
+        found.append((*first.outputs, *outputs[: len(left.outputs)]))
+    return found
+
+
+def _over_steps(output: View, uses: Uses, collected: bool) -> View:
+    """Return outputs as a loop leaves them that adds them up; sums over members of a stack are noted.
+
+    Args:
+        output: the outputs of one step.
+        uses: the uses so far, at the loop.
+        collected: the sums before the last step are used, too.
+    """
+    use = uses.found[output.use]
+    scaled = output.scaled
+    for step in () if scaled else taken_steps(output, uses):
+        pieces = [piece for factor in step.factors for piece in _within(factor, use) if piece.size > 1]
+        batch = [piece for piece in pieces if use.parts.get(piece) == "batch"]
+        scaled = scaled or len(batch) < len(pieces)
+        if not batch:
+            continue
+        entries = step.entries()
+        if entries is None or not np.array_equal(np.sort(entries), np.arange(length(step.factors))):
+            use.stop = use.stop or Stop(SOME_SUMMED, use.line)
+        elif use.what == "scale":
+            use.stop = use.stop or Stop(SUMMED, use.line)
+        elif use.what in CONTRACTIONS and collected:
+            use.stop = use.stop or Stop(ENTRIES_SUMMED, use.line)
+        elif use.what in CONTRACTIONS:
+            use.parts |= dict.fromkeys(batch, "in")
+    return replace(after_loop(output, uses), scaled=scaled)
+
+
+def taken_steps(output: View, uses: Uses) -> list[Step]:
+    """Return the axes of which the loop that the walk is at takes entries: of a weight, or of its outputs.
+
+    Args:
+        output: the outputs of one step.
+        uses: the uses so far.
+    """
+    use, loop = uses.found[output.use], uses.at
+    is_inside = use.at[: len(loop)] == loop
+    taken = use.view if is_inside else output
+    steps = taken.steps if taken is not None else ()
+    return [step for step in steps if (step.at[: len(loop)] == loop if step.loop is None else step.loop == loop)]
+
+
+def after_loop(output: View, uses: Uses) -> View:
+    """Return outputs of a step as what the loop that the walk is at leaves, without the entries that it takes."""
+    inside = [step for step in output.steps if step.at[: len(uses.at)] == uses.at]
+    gone = [factor for step in inside for factor in step.factors]
+    batch = tuple(factor for factor in output.batch if factor not in gone)
+    return replace(output, batch=batch, steps=tuple(step for step in output.steps if step not in inside))
 
 
 def _is_accumulated(jaxpr: Any, start: Any, end: Any) -> bool:
-    """Return whether a loop only adds to a value that it carries, and uses it for nothing else."""
+    """Return whether a loop only adds to a value that it carries, and uses it for nothing but its results."""
     seen, var = False, start
     while var is not end:
         readers = [eqn for eqn in jaxpr.eqns if any(each is var for each in eqn.invars)]
-        if len(readers) != 1 or any(each is var for each in jaxpr.outvars):
+        if len(readers) != 1:
             return False
         (eqn,) = readers
         if eqn.primitive.name not in SUMS or sum(each is var for each in eqn.invars) != 1:

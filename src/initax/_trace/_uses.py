@@ -35,6 +35,7 @@ class Outputs:
         uneven: they are cut into parts of unequal size.
         rejoined: factors whose parts come together again, or are all contracted with the next weight.
         added_to: uses of the same parameter to whose outputs they are added, entry by entry.
+        sums: pairs of parts of them that are added up, by the entries of factors that make the part.
     """
 
     axes: tuple[int, ...] = ()
@@ -42,6 +43,7 @@ class Outputs:
     uneven: bool = False
     rejoined: set[Factor] = field(default_factory=set)
     added_to: set[int] = field(default_factory=set)
+    sums: set[tuple[frozenset[tuple[Factor, int]], frozenset[tuple[Factor, int]]]] = field(default_factory=set)
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of which every entry is used on its own, such as gates."""
@@ -136,6 +138,7 @@ class Value:
         inputless: it is a signal that is made of constants and parameters alone, as positions that a network takes in.
         weights: parameters in it that have not met the signal yet.
         outputs: weights whose outputs it holds, with nothing but sums, scalings and layout since.
+        joined: weights whose outputs it holds beside other values along an axis, likewise.
         products: scales it was multiplied with, with nothing but layout since.
         gates: signals by which a contraction multiplied it, which have some of its axes, with nothing but layout since.
         stretched: axes along which it is constant because it was broadcast.
@@ -151,6 +154,7 @@ class Value:
     inputless: bool = False
     weights: tuple[View, ...] = ()
     outputs: tuple[View, ...] = ()
+    joined: tuple[View, ...] = ()
     products: tuple[View, ...] = ()
     gates: tuple[View, ...] = ()
     stretched: frozenset[int] = frozenset()
