@@ -282,7 +282,8 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, line: str) -> 
         moved = replace(moved, steps=moved.steps + tuple(steps))
         return moved if many else replace(moved, picks=moved.picks + tuple(picks))
 
-    moved = _each(replace(value, outputs=(), products=()), shape, move, stop, frozenset())
+    held = replace(value, outputs=(), joined=(), products=()) if indices.data or many else value
+    moved = _each(held, shape, move, stop, frozenset())
     return replace(moved, data=moved.data or indices.data)
 
 
@@ -436,7 +437,7 @@ def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, l
 
 def _outputs_beside(values: Sequence[Value], shape: Sequence[int], axis: int) -> tuple[View, ...]:
     """Return outputs of one parameter that several signals hold, with their places where these are joined."""
-    held = [(*value.outputs, *value.joined) for value in values]
+    held = [(*value.outputs, *value.joined, *value.products) for value in values]
     count = collections.Counter(view.param for views in held for view in views)
     found, offset = [], 0
     for value, views in zip(values, held, strict=True):

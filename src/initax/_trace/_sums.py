@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from initax._trace._factors import FOREIGN, Factor, length, pieces_of, stands
-from initax._trace._uses import CONTRACTIONS, Part, Use, Uses, Value, assign
+from initax._trace._uses import CONTRACTIONS, Part, Taken, Use, Uses, Value, assign
 from initax._trace._views import Step, Stop, View
 
 SUMS = frozenset({"add", "add_any"})
@@ -30,28 +30,26 @@ def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
         uses: the uses so far.
         line: the line.
     """
-    for one, other in _twins((*left.outputs, *left.joined), (*right.outputs, *right.joined), uses):
+    every = [(*value.outputs, *value.joined, *value.products) for value in (left, right)]
+    for one, other in _twins(every[0], every[1], uses):
         _note_sum(one, other, uses, line)
-    # Products stay in sums with other signals; what is added there, too, is still added up.
-    for one, other in _twins(left.products, right.products, uses):
-        for use in (uses.found[one.use], uses.found[other.use]):
-            views = [uses.found[each.use].view for each in (one, other)]
-            if all(view is not None and view.fixed == (views[0] and views[0].fixed) for view in views):
-                continue  # one scale of two signals
-            use.stop = use.stop or Stop(SUMMED, line)
 
 
 def _note_sum(one: View, other: View, uses: Uses, line: str) -> None:
     """Note that the outputs of two uses of a parameter are added up, where they stand in the same places."""
     first, second = uses.found[one.use], uses.found[other.use]
-    if first is second:
-        first.outputs.sums.add((frozenset(one.fixed), frozenset(other.fixed)))
-        return
     if not all((stands(here) & stands(there)).any() for here, there in zip(one.axes, other.axes, strict=True)):
         return
+    if first.what == "scale":
+        # One scale of two signals may be added up, entry by entry, and its products with other signals.
+        if one.fixed != other.fixed or (first.view and first.view.fixed) != (second.view and second.view.fixed):
+            for use in (first, second):
+                use.stop = use.stop or Stop(SUMMED, line)
+        return
     if one.axes == other.axes:
-        first.outputs.added_to.add(second.number)
-        second.outputs.added_to.add(first.number)
+        parts: list[Taken] = [(view.use, _members(view, uses)) for view in (one, other)]
+        first.outputs.added_to.add((parts[0], parts[1]))
+        second.outputs.added_to.add((parts[1], parts[0]))
     elif one.slots or other.slots:
         for use in (first, second):
             use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
@@ -68,15 +66,26 @@ def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tupl
         for one in left
         for other in right
         if one.param == other.param and one.param in again
-        if one.use != other.use or _are_members(one, other, uses.found[one.use])
+        if one.use != other.use or _adds(one, other, uses.found[one.use])
         if uses.found[one.use].what == "scale" or not (one.scaled or other.scaled)
         if one.use not in uses.found[other.use].behind and other.use not in uses.found[one.use].behind
     ]
 
 
-def _are_members(one: View, other: View, use: Use) -> bool:
-    """Return whether two parts of the outputs of a use are of different members of a stack."""
-    return _differ(one, other, use) == {"batch"}
+def _adds(one: View, other: View, use: Use) -> bool:
+    """Return whether two parts of what a use makes are told by their sum: members of a stack, products of a scale."""
+    unlike = _differ(one, other, use)
+    return bool(unlike) if use.what == "scale" else unlike == {"batch"}
+
+
+def _members(output: View, uses: Uses) -> frozenset[tuple[Factor, int]]:
+    """Return the factors of a stack of which outputs hold one entry, and which."""
+    use = uses.found[output.use]
+    return frozenset(
+        (factor, digit)
+        for factor, digit in output.fixed
+        if all(use.parts.get(piece) == "batch" for piece in _within(factor, use))
+    )
 
 
 def _differ(one: View, other: View, use: Use) -> set[Part | None]:
@@ -103,11 +112,18 @@ def apart(left: Value, right: Value, uses: Uses) -> tuple[Value, Value]:
 
 def sums(uses: Sequence[Use]) -> list[list[Use]]:
     """Return the uses in groups; the outputs of each group are added up."""
-    groups: list[list[Use]] = []
+    numbers = [{number for number, _ in group} for group in _groups(uses)]
+    return [[use for use in uses if use.number in group] for group in numbers]
+
+
+def _groups(uses: Sequence[Use]) -> list[set[Taken]]:
+    """Return parts of the outputs of uses in groups; those of each group are added up."""
+    groups: list[set[Taken]] = []
     for use in uses:
-        near = [group for group in groups if any(use.number in each.outputs.added_to for each in group)]
-        groups = [group for group in groups if group not in near]
-        groups.append([*(each for group in near for each in group), use])
+        for pair in use.outputs.added_to or [((use.number, frozenset()),)]:
+            near = [group for group in groups if not group.isdisjoint(pair)]
+            groups = [group for group in groups if group not in near]
+            groups.append(set(pair).union(*near))
     return groups
 
 
@@ -120,56 +136,35 @@ def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
     Returns:
         The uses, or why the sums of their outputs can't be read.
     """
-    own = [_members_summed(use) for use in uses]
-    if any(isinstance(each, str) for each in own):
-        return SOME_SUMMED
-    uses = [_with_inputs(use, set(inputs)) if inputs else use for use, inputs in zip(uses, own, strict=True)]
-    groups = [group for group in sums(uses) if len(group) > 1]
+    every = _groups(uses)
+    groups = [group for group in every if len(group) > 1]
     if not groups:
         return list(uses)
-    fixed = {use.number: dict(use.view.fixed) if use.view is not None else {} for use in uses}
-    shared = set.intersection(*(set(each) for each in fixed.values()))
+    by_number = {use.number: use for use in uses}
+    of_weights = {use.number: dict(use.view.fixed) if use.view is not None else {} for use in uses}
+    fixed = {
+        part: {**of_weights[part[0]], **dict(part[1])} for group in every for part in group if part[0] in by_number
+    }
     inputs: set[Factor] = set()
-    for factor in shared:
-        if factor.size == 1 or any(use.parts.get(factor) != "batch" for use in uses):
+    for factor in set.intersection(*(set(each) for each in fixed.values())):
+        pieces = {number: _within(factor, use) for number, use in by_number.items()}
+        if factor.size == 1 or any(by_number[n].parts.get(piece) != "batch" for n in pieces for piece in pieces[n]):
             continue
         for group in groups:
             digits: dict[object, list[int]] = {}
-            for use in group:
-                digit_of = fixed[use.number]
-                key = tuple(sorted((each, digit) for each, digit in digit_of.items() if each != factor))
-                digits.setdefault(key, []).append(digit_of[factor])
+            for part in group & fixed.keys():
+                rest = tuple(sorted((each, digit) for each, digit in fixed[part].items() if each != factor))
+                digits.setdefault(rest, []).append(fixed[part][factor])
             if all(sorted(each) == list(range(factor.size)) for each in digits.values()):
                 inputs.add(factor)
             elif any(len(set(each)) > 1 for each in digits.values()):
                 return SOME_SUMMED
-    if inputs and len(groups) < len(sums(uses)):
+    if inputs and len(groups) < len(every):
         return SOME_SUMMED
     if not inputs:
-        spread = any(len({tuple(sorted(fixed[use.number].items())) for use in group}) > 1 for group in groups)
+        spread = any(len({tuple(sorted(fixed[part].items())) for part in group & fixed.keys()}) > 1 for group in groups)
         return ENTRIES_SUMMED if spread and not _is_cut_inside(uses) else list(uses)
     return [_with_inputs(use, inputs) for use in uses]
-
-
-def _members_summed(use: Use) -> set[Factor] | str:
-    """Return the batch factors of a use over whose members outputs are added up, or why that can't be read."""
-    groups: list[set[frozenset[tuple[Factor, int]]]] = []
-    for pair in use.outputs.sums:
-        near = [group for group in groups if not group.isdisjoint(pair)]
-        groups = [group for group in groups if group not in near]
-        groups.append(set(pair).union(*near))
-    inputs: set[Factor] = set()
-    for group in groups:
-        for factor in {factor for part in group for factor, _ in part}:
-            digits: dict[object, set[int]] = {}
-            for part in group:
-                rest = frozenset(each for each in part if each[0] != factor)
-                digits.setdefault(rest, set()).update(digit for each, digit in part if each == factor)
-            if all(len(found) == factor.size for found in digits.values()):
-                inputs.update(_within(factor, use))
-            elif any(len(found) > 1 for found in digits.values()):
-                return SOME_SUMMED
-    return inputs
 
 
 def _is_cut_inside(uses: Sequence[Use]) -> bool:
@@ -179,8 +174,8 @@ def _is_cut_inside(uses: Sequence[Use]) -> bool:
 
 
 def _with_inputs(use: Use, inputs: set[Factor]) -> Use:
-    parts: dict[Factor, Part] = {factor: "in" if factor in inputs else part for factor, part in use.parts.items()}
-    return replace(use, parts=parts)
+    pieces: dict[Factor, Part] = {piece: "in" for factor in inputs for piece in _within(factor, use)}
+    return replace(use, parts={**use.parts, **pieces})
 
 
 def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:
@@ -203,7 +198,7 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, lin
         return None
     if use.is_of_a_constant:
         return replace(view, axes=left, scaled=True)
-    if view.scaled or use.what not in CONTRACTIONS:
+    if view.scaled or use.what not in (*CONTRACTIONS, "scale") or (use.what == "scale" and gone):
         return None
     if not gone:
         return replace(view, axes=left)  # a sum over axes of the signal, e.g. over tokens
@@ -323,10 +318,13 @@ def _over_steps(output: View, uses: Uses, collected: bool) -> View:
     """
     use = uses.found[output.use]
     scaled = output.scaled
-    for step in () if scaled else taken_steps(output, uses):
+    # The products of a scale count as scaled beside any other signal.
+    for step in taken_steps(output, uses) if not scaled or use.what == "scale" else ():
         pieces = [piece for factor in step.factors for piece in _within(factor, use) if piece.size > 1]
         batch = [piece for piece in pieces if use.parts.get(piece) == "batch"]
-        scaled = scaled or len(batch) < len(pieces)
+        if len(batch) < len(pieces):
+            scaled = True
+            use.stop = use.stop or (Stop(SCALE_SUMMED, use.line) if use.what == "scale" else None)
         if not batch:
             continue
         entries = step.entries()
