@@ -98,15 +98,14 @@ def signal_products(traced: Traced) -> SignalProducts:
     Args:
         traced: the forward pass.
     """
-    arrays, every = len(traced.paths), len(traced.closed.jaxpr.invars)
+    arrays = len(traced.paths)
     operands = [
         Origin(parameters=frozenset({index})) if index < arrays else Origin(data=index >= arrays + traced.constants)
-        for index in range(every)
+        for index in range(len(traced.closed.jaxpr.invars))
     ]
     walk = _Walk()
     for result in walk.call(traced.closed, operands, ()):
-        walk.sink([result], OTHER)
-        walk.close(result)
+        walk.end([result], OTHER)
     return walk.products
 
 
@@ -121,9 +120,9 @@ class _Walk(Interpreter[Origin]):
         return Origin(constant=Constant(np.asarray(literal.val, aval.dtype)))
 
     def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Origin]:
-        known = [isinstance(getattr(number, "dtype", None), np.dtype) and np.size(number) == 1 for number in numbers]
-        held = [Constant(each) if small else None for each, small in zip(numbers, known, strict=True)]
-        return [Origin(constant=each) for each in held or [None] * len(jaxpr.constvars)]
+        is_small = [isinstance(getattr(number, "dtype", None), np.dtype) and np.size(number) == 1 for number in numbers]
+        known = [Constant(number) if small else None for number, small in zip(numbers, is_small, strict=True)]
+        return [Origin(constant=constant) for constant in known or [None] * len(jaxpr.constvars)]
 
     def scan(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
         """What a loop leaves: what it hands on stays what it was, and what changes is a signal that nobody knows."""
@@ -149,10 +148,10 @@ class _Walk(Interpreter[Origin]):
         return self.scan(eqn, values, at)
 
     def cond(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
-        every = [self.call(each, values[1:], (*at, number)) for number, each in enumerate(eqn.params["branches"])]
+        branches = [self.call(inner, values[1:], (*at, number)) for number, inner in enumerate(eqn.params["branches"])]
         return [
-            results[0] if all(result == results[0] for result in results) else _alike(results)
-            for results in map(list, zip(*every, strict=True))
+            cases[0] if all(case == cases[0] for case in cases) else Origin(data=any(case.data for case in cases))
+            for cases in zip(*branches, strict=True)
         ]
 
     def equation(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
@@ -160,7 +159,7 @@ class _Walk(Interpreter[Origin]):
         if not any(value.data for value in values):
             return [self._still(eqn, values, place) for place in range(len(shapes))]
         behind = frozenset[int]().union(*(value.behind | value.parameters for value in values))
-        return [replace(each, behind=behind) for each in self._moved(eqn, values, at, shapes)]
+        return [replace(result, behind=behind) for result in self._moved(eqn, values, at, shapes)]
 
     def _moved(self, eqn: Any, values: list[Origin], at: Place, shapes: Sequence[tuple[int, ...]]) -> list[Origin]:
         """What an equation leaves of signals."""
@@ -176,8 +175,7 @@ class _Walk(Interpreter[Origin]):
         if parameters and (is_contraction or name == "mul"):
             for parameter in parameters if is_contraction else ():
                 self.products.read.setdefault(parameter, {})[at] = signals[0].makers
-            self.sink(signals, at if is_contraction else OTHER)
-            self.close(*signals)
+            self.end(signals, at if is_contraction else OTHER)
             factor = next(value.factor for value in values if value.parameters)
             makers = parameters if len(parameters) == 1 else frozenset[int]()
             return [Origin(data=True, makers=makers, factor=factor) for _ in shapes]
@@ -190,8 +188,7 @@ class _Walk(Interpreter[Origin]):
             return [self._summed(*values[0].pair, size, at, line_of(eqn))]
         if name in ("add", "add_any", "sub") or row.flow in MOVES:
             return [self._sum(signals, parameters) for _ in shapes]
-        self.sink(signals, OTHER)
-        self.close(*signals)
+        self.end(signals, OTHER)
         return [Origin(data=True) for _ in shapes]
 
     def _still(self, eqn: Any, values: Sequence[Origin], place: int) -> Origin:
@@ -201,11 +198,11 @@ class _Walk(Interpreter[Origin]):
         plain = not parameters and len(operands) == len(values) and row_of(eqn).control is None and called(eqn) is None
         small = math.prod(eqn.outvars[place].aval.shape) == 1
         constant = Constant(None, eqn, operands, place) if plain and small else None
-        name, own = eqn.primitive.name, [value for value in values if value.parameters]
-        if name in ("mul", "div") and len(own) == 1 and not (name == "div" and values[1].parameters):
+        name, held = eqn.primitive.name, [value for value in values if value.parameters]
+        if name in ("mul", "div") and len(held) == 1 and not (name == "div" and values[1].parameters):
             other = values[1] if values[0].parameters else values[0]
-            return replace(_times(own[0], other, inverse=name == "div"), constant=None)
-        factor = own[0].factor if len(own) == 1 else 1.0
+            return replace(_times(held[0], other, inverse=name == "div"), constant=None)
+        factor = held[0].factor if len(held) == 1 else 1.0
         return Origin(parameters=parameters, constant=constant, factor=factor)
 
     def _product(self, eqn: Any, left: Origin, right: Origin, at: Place) -> Origin:
@@ -216,8 +213,7 @@ class _Walk(Interpreter[Origin]):
             sides = [(left, right), (right, left)]
             whole = (one for one, other in sides if one.makers and not one.makers & other.behind and not is_square)
             linear = next(whole, Origin(data=True))
-            self.sink([replace(each, makers=each.makers - linear.makers) for each in (left, right)], OTHER)
-            self.close(left, right)
+            self.end([replace(side, makers=side.makers - linear.makers) for side in (left, right)], OTHER)
             return replace(linear, product=None, pair=None if is_square else (left, right))
         (summed, _), _ = eqn.params["dimension_numbers"]
         size = math.prod(eqn.invars[0].aval.shape[axis] for axis in summed)
@@ -227,27 +223,25 @@ class _Walk(Interpreter[Origin]):
         factor = None if left.factor is None or right.factor is None else left.factor * right.factor
         sides = (left.makers, right.makers)
         self.products.found[at] = SignalProduct(line=line, size=size, sides=sides, factor=factor)
-        self.sink([left, right], at)
-        self.close(left, right)
+        self.end([left, right], at)
         return Origin(data=True, product=at, factor=factor)
 
     def _scaled(self, signal: Origin, other: Origin, *, inverse: bool) -> Origin:
         """A signal times something that is none, or divided by it."""
         if other.parameters or other.data:
-            self.sink([signal], OTHER)
-            self.close(signal)
+            self.end([signal], OTHER)
             return Origin(data=True)
         return replace(_times(signal, other, inverse=inverse), pair=None)
 
     def _sum(self, signals: Sequence[Origin], parameters: frozenset[int]) -> Origin:
         """Signals that are added up or put beside each other, with parameters or without."""
-        products = {each.product for each in signals if each.product is not None}
-        leading = next((each for each in signals if each.product is not None), signals[0])
-        alike = all(each.factor == leading.factor and each.makers for each in signals)
+        products = {signal.product for signal in signals if signal.product is not None}
+        leading = next((signal for signal in signals if signal.product is not None), signals[0])
+        alike = all(signal.factor == leading.factor and signal.makers for signal in signals)
         alike = alike and (not parameters or leading.factor == 1)
         if not alike:
             self.sink(signals, OTHER)
-        makers = frozenset[int]().union(*(each.makers for each in signals))
+        makers = frozenset[int]().union(*(signal.makers for signal in signals))
         return Origin(
             data=True,
             makers=makers | parameters if alike else frozenset(),
@@ -265,12 +259,13 @@ class _Walk(Interpreter[Origin]):
                 if place not in products.found:
                     products.factors.setdefault(maker, []).append(signal.factor)
 
-    def close(self, *signals: Origin) -> None:
-        """Note what products of signals were multiplied with before a function is applied to them."""
-        for each in signals:
-            product = None if each.product is None else self.products.found[each.product]
+    def end(self, signals: Sequence[Origin], place: Place) -> None:
+        """Note where signals go and are no more what they were, and what products of signals were multiplied with."""
+        self.sink(signals, place)
+        for signal in signals:
+            product = None if signal.product is None else self.products.found[signal.product]
             if product is not None and not product.closed:
-                product.factor, product.closed = each.factor, True
+                product.factor, product.closed = signal.factor, True
 
 
 def _times(value: Origin, other: Origin, *, inverse: bool) -> Origin:
@@ -284,8 +279,3 @@ def _times(value: Origin, other: Origin, *, inverse: bool) -> Origin:
     if value.factor is None or times == 0:
         return replace(value, factor=None)
     return replace(value, factor=value.factor / times if inverse else value.factor * times)
-
-
-def _alike(results: Sequence[Origin]) -> Origin:
-    """What every branch leaves, where they leave different things."""
-    return Origin(data=any(result.data for result in results))
