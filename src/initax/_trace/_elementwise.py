@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from initax._model._reason import Why
 from initax._trace._contract import constants_met, settle
-from initax._trace._factors import FOREIGN, Factor, beside, regroup, stands
+from initax._trace._factors import FOREIGN, Factor, beside, pieces_of, regroup, stands
 from initax._trace._layout import broadcast
 from initax._trace._sums import added_up, apart
 from initax._trace._uses import Biased, Part, Use, Uses, Value, assign
@@ -128,26 +127,14 @@ def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None,
         return
     theirs = uses.found[before.use].parts
     first, second = beside(before.axes[at], view.axes[at])
-    pieces = [piece for factor in first for piece in _pieces(factor, theirs)]
-    mine = regroup(second, [piece.size for piece in pieces])
-    if mine is None or all(theirs.get(piece) != "batch" for piece in pieces):
+    split = [piece for factor in first for piece in pieces_of(factor, theirs)]
+    mine = regroup(second, [piece.size for piece in split])
+    if mine is None or all(theirs.get(piece) != "batch" for piece in split):
         return
     for factor in second:
         parts.pop(factor, None)
-    for factors, piece in zip(mine, pieces, strict=True):
+    for factors, piece in zip(mine, split, strict=True):
         assign(parts, factors, "batch" if theirs.get(piece) == "batch" else "out")
-
-
-def _pieces(factor: Factor, parts: Mapping[Factor, Part]) -> list[Factor]:
-    """Return the parts into which a use splits a factor, outermost first; the factor itself if it does not split it."""
-    end = factor.inner * factor.size
-    inside = [
-        part
-        for part in parts
-        if part.axis == factor.axis and factor.inner <= part.inner and part.inner * part.size <= end
-    ]
-    inside.sort(key=lambda each: -each.inner)
-    return inside if math.prod(each.size for each in inside) == factor.size else [factor]
 
 
 def _marks(view: View, axis: int) -> bool:

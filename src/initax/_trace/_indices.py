@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -135,11 +135,3 @@ def evaluated(eqn: Any, values: Sequence[Any], *, in_context: bool = True) -> li
     with eqn.ctx.manager if in_context else contextlib.nullcontext():
         results = eqn.primitive.bind(*functions, *values, **params)
     return list(results) if eqn.primitive.multiple_results else [results]
-
-
-def scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many operands of a scan are constants, and how many are carried from step to step."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    constants, carried, _ = params["ft_in"].unpack()  # from JAX 0.12 on
-    return len(list(constants)), len(list(carried))

@@ -23,8 +23,8 @@ from initax._trace._elementwise import nonlinear
 from initax._trace._entries import marked
 from initax._trace._equations import shapes_of
 from initax._trace._factors import FOREIGN, LARGEST, Factor, Index, foreign, length, normal, slot
-from initax._trace._indices import Constant, Series, after, scan_parts
-from initax._trace._loop_steps import moved, steps_of
+from initax._trace._indices import Constant, Series, after
+from initax._trace._loops import Loop, loop_of, steps_of
 from initax._trace._primitives import UNKNOWN, called, row_of
 from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._sums import accumulated, after_loop, taken_steps
@@ -253,19 +253,18 @@ class Walk(Interpreter[Value]):
     def scan(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Follow a scan: each step takes one entry of what it runs over."""
         uses = self.uses
-        consts, carries = scan_parts(eqn.params)
-        first, carry, stacked = values[:consts], values[consts : consts + carries], values[consts + carries :]
-        steps = Series(at, lambda: np.arange(eqn.params["length"]))
-        rows = [_row(value, steps) for value in stacked]
+        loop, steps = loop_of(eqn, values), Series(at, lambda: np.arange(eqn.params["length"]))
+        carries, stacked = len(loop.carry), loop.rows
+        loop = loop._replace(rows=[_row(value, steps) for value in stacked])
         uses.loops[at] = {
             view.param: tuple(factor for factor in view.axes[0] if factor.axis != FOREIGN)
             for value in stacked
             for view in value.weights
         }
         order = np.arange(eqn.params["length"])[:: -1 if eqn.params["reverse"] else 1]
-        carry, results = self._loop(eqn.params["jaxpr"], first, carry, rows, order, at, line_of(eqn))
+        carry, results = self._loop(loop, order, at, line_of(eqn))
         shapes = shapes_of(eqn)
-        data = any(value.data or value.weights for value in (*carry, *rows))
+        data = any(value.data or value.weights for value in (*carry, *loop.rows))
         collected = [
             _collected(value, shape, data, uses, line_of(eqn))
             for value, shape in zip(results[carries:], shapes[carries:], strict=True)
@@ -274,14 +273,11 @@ class Walk(Interpreter[Value]):
 
     def while_loop(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Follow a `while` loop."""
-        tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        carry = values[tests + consts :]
+        loop = loop_of(eqn, values)
         self.uses.loops[at] = {}
         self.uses.whiles.add(at)
-        closed_over = values[tests : tests + consts]
         number = steps_of(eqn)
-        steps = np.arange(int(number)) if number <= LARGEST else None
-        _, results = self._loop(eqn.params["body_jaxpr"], closed_over, carry, [], steps, at, line_of(eqn))
+        _, results = self._loop(loop, np.arange(int(number)) if number <= LARGEST else None, at, line_of(eqn))
         return results
 
     def cond(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
@@ -294,35 +290,20 @@ class Walk(Interpreter[Value]):
             for place, shape in enumerate(shapes_of(eqn))
         ]
 
-    def _loop(
-        self,
-        body: Any,
-        consts: Sequence[Value],
-        carry: Sequence[Value],
-        rows: Sequence[Value],
-        steps: Index | None,
-        at: Place,
-        line: str,
-    ) -> tuple[list[Value], list[Value]]:
+    def _loop(self, loop: Loop[Value], steps: Index | None, at: Place, line: str) -> tuple[list[Value], list[Value]]:
         """Follow the body of a loop until what it carries no longer changes in kind.
 
         What is handed on unchanged stays what it was, counters stay constants, everything else becomes a signal.
 
         Args:
-            body: the jaxpr of the body.
-            consts: what is the same in each step.
-            carry: what it carries, before the first step.
-            rows: what a step sees of what it runs over.
+            loop: its operands; of what it runs over, what a step sees.
             steps: the numbers of its steps in the order of its results, `None` where they are not known.
             at: its place.
             line: its line.
         """
         uses = self.uses
-        jaxpr = getattr(body, "jaxpr", body)
-        start = len(consts)
-        own = jaxpr.invars[start : start + len(carry)]
-        fixed = [jaxpr.outvars[place] is var for place, var in enumerate(own)]
-        counters = [_counter(jaxpr, place, start, value, steps, at) for place, value in enumerate(carry)]
+        carry, fixed = loop.carry, loop.handed_on
+        counters = [_counter(change, value, steps, at) for change, value in zip(loop.changes, carry, strict=True)]
         state = list(carry)
         mark = uses.mark()
         while True:
@@ -331,7 +312,7 @@ class Walk(Interpreter[Value]):
                 value if same else replace(_started(value, uses, line), constant=None if value.data else counter)
                 for value, same, counter in zip(state, fixed, counters, strict=True)
             ]
-            results = self.call(body, [*consts, *entered, *rows], at)
+            results = self.call(loop.body, [*loop.fixed, *entered, *loop.rows], at)
             if uses.follow is not None:
                 moving = [place for place, same in enumerate(fixed) if not same]
                 uses.follow.round_a_loop([each[place] for each in (state, results) for place in moving], line)
@@ -342,7 +323,7 @@ class Walk(Interpreter[Value]):
                     changed = True
             if not changed:
                 break
-        sums = accumulated(jaxpr, start, carry, results, uses, line)
+        sums = accumulated(loop.jaxpr, len(loop.fixed), carry, results, uses, line)
         handed = [
             before if same else Value(shape=before.shape, data=left.data or before.data, outputs=outputs)
             for before, left, same, outputs in zip(entered, results[: len(carry)], fixed, sums, strict=True)
@@ -356,25 +337,21 @@ def _frozen(value: Value, line: str) -> Value:
     return replace(value, weights=tuple(replace(view.halted(stop), frozen=True) for view in value.weights))
 
 
-def _counter(jaxpr: Any, place: int, consts: int, start: Value, steps: Index | None, at: Place) -> Series | None:
+def _counter(change: float | None, start: Value, steps: Index | None, at: Place) -> Series | None:
     """Return a number that a loop carries and changes by the same amount in each step; `None` for anything else.
 
     Args:
-        jaxpr: the body of the loop.
-        place: which of the values that it carries.
-        consts: how many of its operands are the same in each step.
+        change: the amount, where it is one.
         start: what it is before the first step.
         steps: the numbers of the steps.
         at: the place of the loop.
     """
-    if start.constant is None or start.shape or steps is None:
-        return None
-    first, step = start.constant, moved(jaxpr, jaxpr.invars[consts + place], jaxpr.outvars[place])
-    if step is None or isinstance(first, Series):
+    first = start.constant
+    if first is None or isinstance(first, Series) or start.shape or steps is None or change is None:
         return None
 
     def numbers() -> Any:
-        return None if first.number is None else first.number + (steps * step).astype(first.number.dtype)
+        return None if first.number is None else first.number + (steps * change).astype(first.number.dtype)
 
     return Series(at, numbers)
 

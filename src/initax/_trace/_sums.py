@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from initax._trace._factors import FOREIGN, Factor, length, stands
+from initax._trace._factors import FOREIGN, Factor, length, pieces_of, stands
 from initax._trace._uses import CONTRACTIONS, Part, Taken, Use, Uses, Value, assign
 from initax._trace._views import Step, Stop, View
 
@@ -269,18 +268,15 @@ def _own(view: View, axis: int) -> list[Factor]:
 
 def _within(factor: Factor, use: Use) -> list[Factor]:
     """Return the factors into which a use splits one, after a batch axis around it is split at its borders."""
-    end = factor.inner * factor.size
     for whole, part in list(use.parts.items()):
-        top = whole.inner * whole.size
-        is_around = whole.axis == factor.axis and whole.inner <= factor.inner and end <= top and whole != factor
-        if part == "batch" and is_around and factor.inner % whole.inner == 0 and top % end == 0:
+        is_around = factor.is_inside(whole) and whole != factor
+        if part == "batch" and is_around and factor.inner % whole.inner == 0 and whole.end % factor.end == 0:
             del use.parts[whole]
             inner = Factor(whole.axis, whole.inner, factor.inner // whole.inner)
-            for piece in (Factor(whole.axis, end, top // end), factor, inner):
+            for piece in (Factor(whole.axis, factor.end, whole.end // factor.end), factor, inner):
                 if piece.size > 1:
                     use.parts[piece] = part
-    inside = [f for f in use.parts if f.axis == factor.axis and factor.inner <= f.inner and f.inner * f.size <= end]
-    return inside if math.prod(f.size for f in inside) == factor.size else [factor]
+    return pieces_of(factor, use.parts)
 
 
 def accumulated(
