@@ -115,16 +115,18 @@ MOVED = (
           STACK, SIGNALS, {"w": "i1 i2 o"}),
     Model("added up in one place", added_in_place, STACK, SIGNALS, {"w": "i1 i2 o"}),
     Model("added up in one place by a loop", lambda p, x: lax.fori_loop(
-          0, 3, lambda k, sum_: sum_.at[1].add(x[k] @ p["w"][k]), jnp.zeros((2, 5, 2))), STACK, SIGNALS, {"w": "i1 i2 o"}),
+          0, 3, lambda k, sum_: sum_.at[1].add(x[k] @ p["w"][k]), jnp.zeros((2, 5, 2))),
+          STACK, SIGNALS, {"w": "i1 i2 o"}),
     Model("put into an array and added up", lambda p, x: put_in_place(p, x).sum(0), STACK, SIGNALS, {"w": "i1 i2 o"}),
     Model("put into an array", put_in_place, STACK, SIGNALS, {"w": "stack i o"}),
     Model("added up over a named axis", lambda p, x: jax.vmap(
           lambda x, w: lax.psum(x @ w, "members"), axis_name="members")(x, p["w"]), STACK, SIGNALS, {"w": "i1 i2 o"}),
     Model("weighed by constants and added up", lambda p, x: jnp.tensordot(
           jnp.array([0.2, 0.5, 0.3]), jax.vmap(jnp.matmul)(x, p["w"]), 1), STACK, SIGNALS, DIFFERENT),
-    Model("added up one by one", lambda p, x: jnp.cumsum(jax.vmap(jnp.matmul)(x, p["w"]), 0), STACK, SIGNALS, DIFFERENT),
-    Model("added up as a tree", lambda p, x: lax.associative_scan(jnp.add, jax.vmap(jnp.matmul)(x, p["w"])),
+    Model("added up one by one", lambda p, x: jnp.cumsum(jax.vmap(jnp.matmul)(x, p["w"]), 0),
           STACK, SIGNALS, DIFFERENT),
+    Model("added up as a tree", lambda p, x: lax.associative_scan(jnp.add, jax.vmap(jnp.matmul)(x, p["w"])),
+          {"w": S(4, 4, 2)}, (S(4, 5, 4),), DIFFERENT),
     Model("added up in two segments", lambda p, x: jax.ops.segment_sum(
           jax.vmap(jnp.matmul)(x, p["w"]), jnp.array([0, 0, 1]), 2), STACK, SIGNALS, DIFFERENT),
     Model("some added up by a counter", lambda p, x: by_counter(p, x, 2), STACK, SIGNALS, SOME),
