@@ -75,6 +75,10 @@ def put_in_place(p, x):
     return every
 
 
+def put_in_by_a_loop(p, x):
+    return lax.fori_loop(0, 3, lambda k, every: every.at[k].set(x[k] @ p["w"][k]), jnp.zeros((3, 5, 2)))
+
+
 def by_counter(p, x, count, which=lambda n: n):
     return lax.fori_loop(0, count, lambda n, sum_: sum_ + x[n] @ p["w"][which(n)], jnp.zeros((5, 2)))
 
@@ -119,6 +123,11 @@ MOVED = (
           STACK, SIGNALS, {"w": "i1 i2 o"}),
     Model("put into an array and added up", lambda p, x: put_in_place(p, x).sum(0), STACK, SIGNALS, {"w": "i1 i2 o"}),
     Model("put into an array", put_in_place, STACK, SIGNALS, {"w": "stack i o"}),
+    Model("put into an array by a loop", put_in_by_a_loop, STACK, SIGNALS, {"w": "stack i o"}),
+    Model("put into an array by a loop and added up", lambda p, x: put_in_by_a_loop(p, x).sum(0), STACK, SIGNALS,
+          {"w": "i1 i2 o"}),
+    Model("put into an array by a loop, and some added up", lambda p, x: put_in_by_a_loop(p, x)[1:].sum(0),
+          STACK, SIGNALS, DIFFERENT),
     Model("added up over a named axis", lambda p, x: jax.vmap(
           lambda x, w: lax.psum(x @ w, "members"), axis_name="members")(x, p["w"]), STACK, SIGNALS, {"w": "i1 i2 o"}),
     Model("weighed by constants and added up", lambda p, x: jnp.tensordot(

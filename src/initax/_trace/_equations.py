@@ -7,7 +7,7 @@ goes by which rule.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +17,11 @@ from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
 from initax._trace._factors import FOREIGN, Factor
+from initax._trace._indices import Constant, Series
 from initax._trace._pairs import imaginary, paired, turned
 from initax._trace._sums import joined_summed, mixed, summed, summed_product
 from initax._trace._uses import Uses, Value
-from initax._trace._views import Link, Stop, View
+from initax._trace._views import Link, Stop, View, entries_at
 
 Values = Sequence[Value]
 
@@ -190,7 +191,8 @@ def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, line: str) -> Val
     numbers = [start.numbers for start in starts]
     found = [int(number) for number in numbers if number is not None]
     if len(found) < len(starts) or any(start.data for start in starts) or not _readable(values):
-        return _overwritten(eqn, values, uses)
+        where = {axis: start.constant for axis, start in enumerate(starts) if start.numbers is None}
+        return _put_in(under, over, where, 0, uses) or _overwritten(eqn, values, uses)
     last = [total - size for total, size in zip(under.shape, over.shape, strict=True)]
     first = [min(max(start, 0), most) for start, most in zip(found, last, strict=True)]
     return layout.write(under, over, first, uses, line)
@@ -202,6 +204,15 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     adds = eqn.primitive.name == "scatter-add"
     number = None if indices.data else indices.numbers
     holds = under.outputs or under.joined or over.outputs or over.joined
+    if number is None and not adds and holds:
+        numbers = eqn.params["dimension_numbers"]
+        places = [None if axis in numbers.inserted_window_dims else 0 for axis in range(len(under.shape))]
+        window = iter(numbers.update_window_dims)
+        places = [None if place is None else next(window) for place in places]
+        block = layout.rearrange(over, places, [1 if index is None else over.shape[index] for index in places])
+        where = dict.fromkeys(numbers.scatter_dims_to_operand_dims, indices.constant)
+        one = math.prod(indices.shape[:-1]) == 1
+        return (one and _put_in(under, block, where, 0, uses)) or _overwritten(eqn, (under, over), uses)
     if number is None or not (_readable((under, over)) or (holds and not under.weights and not over.weights)):
         return _overwritten(eqn, (under, over), uses)
     if adds and under.weights and over.weights:
@@ -235,6 +246,28 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
         return None
     block = layout.rearrange(over, places, shape)
     return layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, line, adds)
+
+
+def _put_in(under: Value, over: Value, where: Mapping[int, Constant | None], column: int, uses: Uses) -> Value | None:
+    """Return a signal of which each step of a loop overwrites one entry along an axis; `None` where that is not so.
+
+    Args:
+        under: the signal.
+        over: the entry.
+        where: axis → the number of the entry, for the axes where it changes.
+        column: which entry of that number it is.
+        uses: the uses so far.
+    """
+    (axis, number), *others = where.items() or [(0, None)]
+    if others or under.weights or over.weights or not isinstance(number, Series) or over.shape[axis] != 1:
+        return None
+    views = []
+    for view in (*over.outputs, *over.joined):
+        steps = [step for step in uses.steps_of(view) if step.loop == number.loop]
+        held = entries_at(number, column, steps[0], under.shape[axis]) if len(steps) == 1 else None
+        if held is not None:
+            views.append(replace(view, axes=(*view.axes[:axis], held, *view.axes[axis + 1 :])))
+    return Value(shape=under.shape, data=True, joined=(*under.joined, *views)) if views else None
 
 
 def _placed(eqn: Any, under: Value, block: Value, starts: Sequence[int], uses: Uses, line: str) -> Value:

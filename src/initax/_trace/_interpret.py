@@ -325,7 +325,14 @@ class Walk(Interpreter[Value]):
                 break
         sums = accumulated(loop.jaxpr, len(loop.fixed), carry, results, uses, line)
         handed = [
-            before if same else Value(shape=before.shape, data=left.data or before.data, outputs=outputs)
+            before
+            if same
+            else Value(
+                shape=before.shape,
+                data=left.data or before.data,
+                outputs=outputs,
+                joined=tuple(after_loop(view, uses) for view in left.joined),
+            )
             for before, left, same, outputs in zip(entered, results[: len(carry)], fixed, sums, strict=True)
         ]
         return entered, [*handed, *results[len(carry) :]]
