@@ -242,6 +242,8 @@ def test_a_model_that_does_not_grow_needs_nothing(name):
     width = ix.mup(base, model, **given)
     assert {(each.use, each.std, each.learning_rate) for each in width.rows} == {("fixed", 1.0, 1.0)}
     assert width.rules({"*": "normal"}) == {"*": "normal"}
+    assert width.notes == ("the two models have the same sizes: nothing grows, and every factor is one",)
+    assert str(width).endswith(f"\n\nnote: {width.notes[0]}")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -623,6 +625,7 @@ def cosine(model, x):
 
 
 ERRORS = {
+    "one model": lambda: ix.mup(eqx.nn.MLP(4, 2, BASE, depth=1, key=KEY)),
     "another depth": lambda: ix.mup(eqx.nn.MLP(4, 2, BASE, depth=1, key=KEY), eqx.nn.MLP(4, 2, WIDE, depth=3, key=KEY)),
     "a stack of another depth": lambda: ix.mup({"w": (2, 8, 8)}, {"w": (4, 8, 8)}, {"w": "stack i o"}),
     "more rows to look up": lambda: ix.mup(
@@ -776,6 +779,10 @@ TEXTS = {
     "an embedding for Muon": (
         "RuleError: mup: Muon gets the embedding 0.weight (7, 32), for which there is no rule of width.\n"
         '  give it to Adam: optimizer=("muon", {"rules": {"0.weight": False}})'
+    ),
+    "one model": (
+        "ModelError: ix.mup: missing a required argument: 'model'.\n"
+        "  write ix.mup(make(64), make(256)): a narrow and a wide model of one function"
     ),
     "weights that no rule draws": (
         "RuleError: mup: no rule draws 2 arrays whose standard deviation goes with the width.\n"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from initax._errors import AxesError, InitaxError, RuleError, count, first_of, listing, warn
+from initax._adapters._nodes import holds_arrays
+from initax._errors import AxesError, InitaxError, RuleError, count, did_you_mean, first_of, listing, warn
 from initax._math._axes import Axes, resolve
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Why
@@ -16,6 +17,7 @@ from initax._model._survey import Survey
 from initax._planning._label_rules import Said, decide_labels, rows_of
 from initax._planning._misuse import refuse_permuted
 from initax._trace._take_survey import survey
+from initax._verbs._calls import with_line
 from initax._verbs._labels import Label, Labels, never_trained, read_rules_of
 
 OPTAX = "initax._adapters._optax_muon"
@@ -90,6 +92,16 @@ def muon_dimensions(
     return _labelled("muon_dimensions", found, matrices, {path: numbers(*side) for path, side in sides.items() if side})
 
 
+def _muon_line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The call of `ix.muon` that may be meant: the learning rate first, whatever stood first or was named `lr`."""
+    named = [kwargs[name] for name in ("learning_rate", "lr") if name in kwargs]
+    rate = next((repr(value) for value in (*named, *args) if isinstance(value, int | float)), "learning_rate")
+    options = {name: value for name, value in kwargs.items() if name not in ("learning_rate", "lr", "model")}
+    rules = [repr(value) for value in args if isinstance(value, Mapping) and not holds_arrays(value)]
+    return f"write ix.muon({', '.join([rate, 'model', *rules, *(f'{name}=...' for name in options)])})"
+
+
+@with_line("ix.muon", _muon_line)
 def muon(
     learning_rate: Any,
     model: Any,
@@ -142,6 +154,12 @@ def muon(
         raise InitaxError(
             "muon: muon_weight_dimension_numbers is what ix.muon finds out.", "leave it out, or use rules"
         )
+    adapter = _optax("muon")
+    unknown = [name for name in options if name not in adapter.ARGUMENTS]
+    if unknown:
+        near = did_you_mean(unknown[0], adapter.ARGUMENTS)
+        line = _muon_line((learning_rate, model), options) if unknown[0] == "lr" else ""
+        raise InitaxError(f'muon: optax.contrib.muon has no argument "{unknown[0]}".', near, line)
     matrices = matrices_of("muon", found, rules)
     own = {each.parameter.path: each.axes for each in matrices if each.axes is not None}
     several = [path for path, axes in own.items() if axes.batch_size > 1]
@@ -151,7 +169,6 @@ def muon(
             f"arrays: {listing(several, 4)}",
             "leave adaptive out, or give these to Adam by a rule",
         )
-    adapter = _optax("muon")
     dimensions = {
         path: adapter.numbers((*axes.receptive_axis, *axes.in_axis), axes.out_axis) for path, axes in own.items()
     }

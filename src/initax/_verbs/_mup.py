@@ -17,6 +17,7 @@ from initax._planning._label_rules import decide_labels, rows_of
 from initax._trace._signal_products import OTHER, SignalProduct, SignalProducts, signal_products
 from initax._trace._take_survey import survey
 from initax._trace._uses import Place
+from initax._verbs._calls import with_line
 from initax._verbs._labels import read_rules_of
 from initax._verbs._muon import matrices_of
 from initax._verbs._width import CLOSE, Width
@@ -25,6 +26,8 @@ from initax._verbs._width_factors import Fold, Grown, Optimizer, Pair, WidthFact
 QUERY = re.compile(r"(^|[._])(w?q|q(uer(y|ies))?_?\w*|\w*_q)([._]|$)", re.IGNORECASE)
 """Names of what makes queries. Which side of attention's logits takes over their factor is a matter of taste."""
 
+SAME = "the two models have the same sizes: nothing grows, and every factor is one"
+
 DECAY = (
     "weight decay: learning rate × decay is the same at every width, so it stands behind the factors: "
     "optax.chain(optax.scale_by_adam(), width.scale_updates(), optax.add_decayed_weights(decay), "
@@ -32,6 +35,7 @@ DECAY = (
 )
 
 
+@with_line("ix.mup", lambda args, kwargs: "write ix.mup(make(64), make(256)): a narrow and a wide model of one function")
 def mup(
     base: Any,
     model: Any,
@@ -126,7 +130,9 @@ def mup(
             rows[path] = replace(
                 rows[path], use=owner.use, std=owner.std, learning_rate=owner.learning_rate, why=str(reason)
             )
-    return Width(before, after, rows.values(), steps, (DECAY,) if steps.name == "adamw" else ())
+    same = all(row.std == row.learning_rate == 1 and not row.grows for row in rows.values())
+    notes = [*([SAME] if same else []), *([DECAY] if steps.name == "adamw" else [])]
+    return Width(before, after, rows.values(), steps, tuple(notes))
 
 
 def _modules(module: Any) -> tuple[Any, Any]:

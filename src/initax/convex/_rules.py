@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
 from initax._adapters import survey
+from initax._adapters._nodes import holds_arrays
 from initax._errors import RuleError, listing
 from initax._math._gaussian import Activation
 from initax._model._parameter import Layer
+from initax._planning._misuse import refuse_permuted
+from initax._verbs._calls import with_line
 from initax.convex._network import warn_if_too_deep
 from initax.schemes._icnn import PASSTHROUGH, Part, hidden_weight, is_positive, named, weights_of
 
 Rules = dict[str, tuple[str, dict[str, Any]]]
 
 
+def _line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The call of `ix.convex.rules` that may be meant, with the activation where it is known."""
+    given = [*args, *(kwargs[name] for name in ("model", "activation") if name in kwargs)]
+    known = [value for value in given if isinstance(value, str) or (callable(value) and not holds_arrays(value))]
+    known += [value.activation for value in given if callable(getattr(value, "activation", None))]
+    activation = named(known[0])[1] if known else "relu"
+    shown = f'"{activation}"' if isinstance(activation, str) else "activation"
+    return f"write ix.convex.rules(model, {shown}); further arguments go by name, correlation=0.5"
+
+
+@with_line("ix.convex.rules", _line)
 def rules(
     model: Any,
     activation: Activation,
@@ -64,6 +78,7 @@ def rules(
     References:
         Amos et al. 2017, arXiv 1609.07152, eq. 2, for the parts of such a network.
     """
+    refuse_permuted("ix.convex.rules", model=model, activation=activation)
     layers = [each for each in survey(model).layers if weights_of(each)]
     told = _told(layers, parts or {})
     found = _found([each for each in layers if told.get(each.path) != "none"], told)
