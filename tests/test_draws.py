@@ -188,12 +188,14 @@ def test_laws_that_stand_elsewhere_are_there(scheme):
 
 
 @pytest.mark.parametrize(("layer", "scheme"), STATED, ids=in_words)
-def test_plans_state_the_standard_deviation_of_each_entry(layer, scheme):
+def test_plans_state_mean_and_standard_deviation_of_each_entry(layer, scheme):
     _, batch, fan_in, fan_out = LARGE[layer]
     plan = ix.plan(abstract(layer), {"*": ix.Scheme(spelled(scheme), recurrent=None)})
     (each,) = [each for each in plan.draws if each.parameter.role in ("weight", "embedding")]
     assert each.parameter.axes.batch_size == batch
-    assert each.std == pytest.approx(LAWS[scheme](fan_in, fan_out).std(), rel=1e-6)
+    law = LAWS[scheme](fan_in, fan_out)
+    assert each.std == pytest.approx(law.std(), rel=1e-6)
+    assert each.recipe.moments == pytest.approx((law.mean(), law.var() + law.mean() ** 2), rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize(("layer", "scheme"), DRAWN, ids=in_words)
