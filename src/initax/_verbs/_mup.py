@@ -35,7 +35,9 @@ DECAY = (
 )
 
 
-@with_line("ix.mup", lambda args, kwargs: "write ix.mup(make(64), make(256)): a narrow and a wide model of one function")
+@with_line(
+    "ix.mup", lambda args, kwargs: "write ix.mup(make(64), make(256)): a narrow and a wide model of one function"
+)
 def mup(
     base: Any,
     model: Any,

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal, ParamSpec, Union, get_args, get_orig
 
 from initax._errors import SchemeError
 from initax._model._parameter import Role
+from initax.schemes._hints import unknown_argument
 from initax.schemes._initializer import Args, Initializer, choice, entries, gain_number, number, positive_number
-from initax.schemes._scheme import Scheme, add_to_registry, as_scheme, unknown_argument
+from initax.schemes._scheme import Scheme, add_to_registry, as_scheme
 
 P = ParamSpec("P")
 Parts = Mapping[Role, Initializer | None]
@@ -65,7 +66,7 @@ def scheme(*names: str) -> Callable[[Callable[P, Parts | Scheme]], Callable[P, S
         def made(*args: P.args, **kwargs: P.kwargs) -> Scheme:
             for argument, value in kwargs.items():
                 if argument not in signature.parameters:
-                    raise SchemeError(unknown_argument(names[0], argument, value))
+                    raise SchemeError(unknown_argument(names[0], made, argument, value))
             given = signature.bind(*args, **kwargs)
             given.apply_defaults()
             checks = _checks(function)

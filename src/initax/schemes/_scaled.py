@@ -159,17 +159,11 @@ def scaled(scheme: SchemeLike, factor: ByFactor, *, biases: bool = False) -> Sch
         [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
     """
 
-    def of(part: Initializer | None, role: Role) -> Initializer | None:
-        if part is None or (role in ("bias", "scale") and not biases):
-            return part
-        return Scaled(part, factor, name="scaled")
+    def of_part(part: Initializer, role: Role) -> Initializer:
+        return part if role in ("bias", "scale") and not biases else Scaled(part, factor, name="scaled")
 
-    whole = Scheme.of({role: of(part, role) for role, part in scheme.parts.items()})
-    whole.axes, whole.sizes = dict(scheme.axes), dict(scheme.sizes)
-    whole.arrays = {
-        name: None if each is None else scaled(each, factor, biases=biases) for name, each in scheme.arrays.items()
-    }
-    return whole
+    changed: Scheme = scheme.changed(of_part, lambda array: scaled(array, factor, biases=biases))
+    return changed
 
 
 def _all(factor: float | tuple[float, ...]) -> tuple[float, ...]:
