@@ -216,11 +216,6 @@ def plain(value: Any) -> Any:
     return str(value).strip("()") if isinstance(value, complex) else value
 
 
-def changed(**arguments: tuple[Any, Any]) -> Args:
-    """Return the arguments that differ from their defaults; each is given as `(value, default)`."""
-    return tuple((name, value) for name, (value, default) in arguments.items() if value != default)
-
-
 @functools.lru_cache(maxsize=256)
 def drawing_dtype(dtype: Any) -> Any:
     """Return the type to draw in: float32 for every narrower float, the type itself otherwise.
@@ -363,6 +358,16 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
             else "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})",
         )
     return float(fan_in), float(fan_out)
+
+
+def averages(fan_in: float, fan_out: float) -> dict[str, float]:
+    """Return mode of a variance scaling → the number of fans that it divides by."""
+    return {
+        "fan_in": fan_in,
+        "fan_out": fan_out,
+        "fan_avg": (fan_in + fan_out) / 2,
+        "fan_geo_avg": (fan_in * fan_out) ** 0.5,
+    }
 
 
 def positive_fan(initializer: str, parameter: Parameter, name: str, value: float) -> float:

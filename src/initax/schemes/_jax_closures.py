@@ -15,6 +15,8 @@ from typing import Any
 
 import jax
 
+from initax.schemes._initializer import averages
+
 MODULES = ("jax._src.nn.initializers", "jax.nn.initializers")
 """Module in which JAX's initializers are defined, by their `__module__`."""
 
@@ -58,10 +60,10 @@ def own_axes(function: Any) -> OwnAxes | None:
     if defaults is None:
         return None
     try:
-        found = {name: _tuple(cells[name]) for name in defaults}
+        axes = {name: _tuple(cells[name]) for name in defaults}
     except (KeyError, TypeError, ValueError):
         return None
-    return OwnAxes(found) if found != defaults else None
+    return OwnAxes(axes) if axes != defaults else None
 
 
 def moments(function: Any, shape: tuple[int, ...]) -> tuple[float, float] | None:
@@ -127,11 +129,4 @@ def _variance(cells: Mapping[str, Any], shape: tuple[int, ...]) -> float:
         math.prod(shape[axis] for axis in _tuple(cells[name])) for name in ("in_axis", "out_axis", "batch_axis")
     )
     receptive = math.prod(shape) / inputs / outputs / batch
-    fan_in, fan_out = inputs * receptive, outputs * receptive
-    fans: dict[str, float] = {
-        "fan_in": fan_in,
-        "fan_out": fan_out,
-        "fan_avg": (fan_in + fan_out) / 2,
-        "fan_geo_avg": math.sqrt(fan_in * fan_out),
-    }
-    return float(cells["scale"]) / fans[cells["mode"]]
+    return float(cells["scale"]) / averages(inputs * receptive, outputs * receptive)[cells["mode"]]
