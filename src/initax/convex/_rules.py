@@ -15,7 +15,7 @@ from initax._model._parameter import Layer
 from initax._planning._misuse import refuse_permuted
 from initax._verbs._calls import with_line
 from initax.convex._network import warn_if_too_deep
-from initax.schemes._icnn import PASSTHROUGH, Part, hidden_weight, is_positive, named, weights_of
+from initax.schemes._icnn import PASSTHROUGH, Part, hidden_weight, is_positive, named, names_passthrough, weights_of
 
 Rules = dict[str, tuple[str, dict[str, Any]]]
 
@@ -149,7 +149,7 @@ def _found(layers: list[Layer], told: Mapping[str, str]) -> Found:
     if not beside and alone:
         beside = _beside(others, first, alone)
     # A layer that names its passthrough shows that it is the first, and whether it sees a context too.
-    found: Found = [(first, "auto" if _names_passthrough(first) else "first", "auto")]
+    found: Found = [(first, "auto" if names_passthrough(first) else "first", "auto")]
     bias_is_own = all(_has_bias(each) for each in alone)
     for layer in hidden:
         if _is_mixed(layer):
@@ -163,10 +163,6 @@ def _found(layers: list[Layer], told: Mapping[str, str]) -> Found:
     return sorted(found, key=lambda row: order[id(row[0])])
 
 
-def _names_passthrough(layer: Layer) -> bool:
-    return any(weight.name == PASSTHROUGH for weight in weights_of(layer))
-
-
 def _shows(layer: Layer) -> str:
     return "positive" if hidden_weight(layer) is not None else ""
 
@@ -174,7 +170,7 @@ def _shows(layer: Layer) -> str:
 def _first(layers: list[Layer], hidden: list[Layer], others: list[Layer], told: Mapping[str, str]) -> Layer:
     """The layer that sees the network's input alone."""
     named_so = [each for each in layers if told.get(each.path) == "first"]
-    by_name = [each for each in others if _names_passthrough(each)]
+    by_name = [each for each in others if names_passthrough(each)]
     if named_so or by_name:
         return (named_so or by_name)[0]
     if not others:  # every weight is positive: a non-decreasing network
