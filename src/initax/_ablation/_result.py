@@ -13,7 +13,7 @@ import numpy as np
 
 from initax._ablation._bootstrap import RESAMPLES
 from initax._ablation._file import read_file
-from initax._ablation._plot import Band, draw_panels
+from initax._ablation._plot import draw_panels
 from initax._ablation._run import Run
 from initax._ablation._summary import Summary, summarize
 from initax._ablation._tables import failure_list, metric_table
@@ -90,10 +90,10 @@ class Ablation:
         shapes = list(dict.fromkeys(np.shape(run.metrics[metric]) for run in having))
         if len(shapes) > 1:
             raise InitaxError(f'runs have the metric "{metric}" in different shapes: {listing(map(str, shapes))}.')
-        found = {name: np.full((len(self.keys), *shapes[0]), np.nan) for name in self.plans}
+        values = {name: np.full((len(self.keys), *shapes[0]), np.nan) for name in self.plans}
         for run in having:
-            found[run.scheme][run.seed] = run.metrics[metric]
-        return found
+            values[run.scheme][run.seed] = run.metrics[metric]
+        return values
 
     def summary(
         self, metric: str, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
@@ -159,12 +159,11 @@ class Ablation:
         """
         shapes = {name: self._shape(name) for name in self.metrics}
         every = [name for name, shape in shapes.items() if shape is not None and len(shape) < 2]
-        panels: dict[str, list[Band]] = {}
+        panels: dict[str, tuple[Summary, ...]] = {}
         for name in [metrics] if isinstance(metrics, str) else every if metrics is None else metrics:
-            found = self.summary(name, confidence=confidence)
-            if (rank := np.ndim(found[0].mean)) > 1:
+            panels[name] = self.summary(name, confidence=confidence)
+            if (rank := np.ndim(panels[name][0].mean)) > 1:
                 raise InitaxError(f'"{name}" has {rank} axes; plot() shows numbers and curves.')
-            panels[name] = [Band(each.scheme, each.mean, each.low, each.high) for each in found]
         if not panels:
             raise InitaxError("plot() finds no metric to show: every run failed, or returned larger arrays.")
         return draw_panels(panels)

@@ -16,13 +16,13 @@ from initax._errors import InitaxError, KeyTypeError
 from initax._math._keys import is_typed
 from initax._model._survey import Survey, Traced
 from initax._planning._misuse import refuse_permuted
-from initax._planning._plan import Plan, plan
+from initax._planning._plan import Plan
 from initax._trace import uses_of
 from initax._trace._replay import Player, longest_trips
 from initax._trace._take_survey import called, survey
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 from initax._verbs._finite import refuse_not_finite
-from initax._verbs._named_rules import named_rules
+from initax._verbs._named_rules import named_plans, named_rules
 from initax._verbs._signal_report import NUMBERS, Signal, SignalComparison, SignalReport
 
 SATURATED = 3.0
@@ -129,7 +129,7 @@ def signal_propagation(
     if not operations:
         raise InitaxError("signal_propagation finds no contraction or convolution with a weight.")
     named = None if rules is None else named_rules("signal_propagation", rules, found)
-    plans = {} if rules is None else _plans(found, {"": rules} if named is None else named)
+    plans = {} if rules is None else named_plans("rules", found, {"": rules} if named is None else named)
     drawn = _drawn(plans, keys, traced, values) if plans else {"": {}}
 
     def every(measure: Callable[[Sequence[Any]], Any]) -> dict[str, Any]:
@@ -151,16 +151,6 @@ def signal_propagation(
             redrawn = {each.parameter.path for each in plans[name].draws} if plans else ()
             refuse_not_finite("signal_propagation", found, inputs, redrawn)
     return reports[""] if named is None else SignalComparison(reports=reports)
-
-
-def _plans(found: Survey, maps: Mapping[str, Any]) -> dict[str, Plan]:
-    plans = {}
-    for name, rules in maps.items():
-        try:
-            plans[name] = plan(found, rules)
-        except InitaxError as error:
-            raise type(error)(f'rules "{name}": {error}' if name else str(error)) from None
-    return plans
 
 
 def _drawn(plans: Mapping[str, Plan], keys: Any, traced: Traced, values: Sequence[Any]) -> dict[str, dict[int, Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from initax._errors import InitaxError, count, first_of, message, shown
 from initax._text import table
+from initax._verbs._figures import draw_band, new_figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,22 +244,16 @@ def _measured(reports: Iterable[SignalReport]) -> list[str]:
 
 def _figure(reports: Mapping[str, SignalReport]) -> Any:
     """A figure with a panel for each statistic and in it a band over the keys for each report."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InitaxError("plot() draws with matplotlib, which is missing.", "pip install initax[plot]") from error
     shown = _measured(reports.values())
-    figure = Figure(figsize=(4.5 * len(shown), 3.2), layout="constrained")
+    figure = new_figure(4.5 * len(shown), 3.2)
     for panel, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         every = []
         for label, report in reports.items():
             values = [np.asarray(getattr(signal, name), float)[signal.ran] for signal in report.signals]
             # What is not finite has no place on an axis; the line ends there.
-            values = [np.where(np.isfinite(each), each, np.nan) for each in values]
-            low, middle, high = np.array([np.quantile(each, (0.1, 0.5, 0.9)) for each in values]).T
-            depth = np.arange(1, len(values) + 1)
-            (line,) = panel.plot(depth, middle, label=label)
-            panel.fill_between(depth, low, high, alpha=0.25, linewidth=0, color=line.get_color())
+            values = [np.where(np.isfinite(numbers), numbers, np.nan) for numbers in values]
+            low, middle, high = np.array([np.quantile(numbers, (0.1, 0.5, 0.9)) for numbers in values]).T
+            draw_band(panel, np.arange(1, len(values) + 1), low, middle, high, label=label)
             every += values
         panel.set_xlabel("weighted operation")
         panel.set_title(name.replace("_", " "))

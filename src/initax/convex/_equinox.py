@@ -78,7 +78,7 @@ class ConvexLinear(eqx.Module):
 declare(ConvexLinear, declaration("o i"))
 
 
-def _fill(self: eqx.Module, network: Network, *, positivity: str, non_decreasing: bool, dtype: Any, key: Any) -> None:
+def _fill(module: eqx.Module, network: Network, *, positivity: str, non_decreasing: bool, dtype: Any, key: Any) -> None:
     """Set the attributes of a module in its `__init__`: its layers, drawn, and the settings of the network."""
 
     def layer(shape: Shape) -> ConvexLinear:
@@ -88,7 +88,7 @@ def _fill(self: eqx.Module, network: Network, *, positivity: str, non_decreasing
         return eqx.filter_eval_shape(eqx.nn.Linear, inputs, outputs, dtype=dtype, key=jax.random.key(0))
 
     for name, value in {**network.settings, **network.drawn(layer, linear, key)}.items():
-        setattr(self, name, value)
+        setattr(module, name, value)
 
 
 def _vector(x: Any, size: Size, what: str) -> jax.Array:

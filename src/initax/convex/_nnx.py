@@ -78,7 +78,7 @@ def _fill(
     key = rngs.params() if isinstance(rngs, nnx.Rngs) else rngs  # the key of the stream `params`
     lists = {name: nnx.List(layers) for name, layers in network.drawn(layer, linear, key).items()}
     for name, value in {**network.settings, **lists}.items():
-        setattr(self, name, value)
+        setattr(module, name, value)
 
 
 def _rows(x: Any, size: Size, what: str) -> Any:

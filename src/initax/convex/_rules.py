@@ -83,17 +83,8 @@ def rules(
     told = _told(layers, parts or {})
     found = _found([each for each in layers if told.get(each.path) != "none"], told)
     _, shown = named(activation)
-    shared = {
-        name: value
-        for name, value, default in (
-            ("correlation", correlation, 0.5),
-            ("variance", variance, 1.0),
-            ("k", k, 1.0),
-            ("tau", tau, 0.5),
-            ("input_square", input_square, 1.0),
-        )
-        if value != default
-    }
+    given = {"correlation": correlation, "variance": variance, "k": k, "tau": tau, "input_square": input_square}
+    shared = {name: value for name, value in given.items() if value != (0.5 if name in ("correlation", "tau") else 1.0)}
     has_passthrough = any(part in ("positive", PASSTHROUGH) or _is_mixed(layer) for layer, part, _ in found)
     warn_if_too_deep(len({layer.path for layer, _, _ in found}), use_passthrough=has_passthrough)
     return {
