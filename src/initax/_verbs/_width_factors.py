@@ -55,8 +55,8 @@ class Optimizer:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
-        own = {"rules": self.rules, "consistent_rms": self.consistent_rms} if self.name == "muon" else {}
-        return {"name": self.name, **own}
+        options = {"rules": self.rules, "consistent_rms": self.consistent_rms} if self.name == "muon" else {}
+        return {"name": self.name, **options}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class Grown:
         """
         ratios = [new / old for old, new in zip(before.split, after.split, strict=True)]
         names = _numbered(after)
-        ratios = [1.0 if stacks and name in STACK_NAMES else each for name, each in zip(names, ratios, strict=True)]
+        ratios = [1.0 if stacks and name in STACK_NAMES else ratio for name, ratio in zip(names, ratios, strict=True)]
         side = [math.prod(ratios[axis] for axis in axes) for axes in (after.in_axis, after.out_axis, after.batch_axis)]
         inputs, outputs, batch = (side[1], side[0], side[2]) if looked_up else side
         axes = {name: ratio for name, ratio in zip(names, ratios, strict=True) if ratio != 1}
@@ -103,9 +103,14 @@ class Grown:
         return ", ".join(f"{name} ×{ratio:.4g}" for name, ratio in self.axes.items())
 
 
+def glob_of(path: str) -> str:
+    """Return a path with a wildcard for each of its numbers."""
+    return ".".join("*" if part.isdigit() else part for part in path.split("."))
+
+
 def _numbered(axes: Axes) -> list[str]:
     """The names of the axes; those of the window, which share one, with numbers."""
-    return [f"window {at}" if name == RECEPTIVE else name for at, name in enumerate(axes.names)]
+    return [f"window {axis}" if name == RECEPTIVE else name for axis, name in enumerate(axes.names)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +124,10 @@ class Fold:
 
     factor: float
     why: str
+
+    def times(self, factor: float, why: str) -> Fold:
+        """Return this factor times another one."""
+        return Fold(factor=self.factor * factor, why=f"{self.why}; {why}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +244,7 @@ class Pair:
         """An array whose axes are not known: a vector is one however it is used, and a word may say what it is."""
         old, new = self.base, self.parameter
         ratios = [after / before for before, after in zip(old.shape, new.shape, strict=True)]
-        axes = {f"axis {at}": ratio for at, ratio in enumerate(ratios) if ratio != 1}
+        axes = {f"axis {axis}": ratio for axis, ratio in enumerate(ratios) if ratio != 1}
         size = math.prod(axes.values())
         stands = new.excluded is not None and new.excluded.why is Why.SIGNAL and len(axes) == 1
         if self.word in ("input", "fixed") or stands:
@@ -374,8 +383,8 @@ def refuse_odd(pairs: Mapping[str, tuple[Pair, Grown]]) -> None:
     Raises:
         ModelError: it is so.
     """
-    every = [math.log(ratio) for _, grown in pairs.values() for ratio in grown.axes.values()]
-    largest = max(every, key=abs, default=0.0)
+    logarithms = [math.log(ratio) for _, grown in pairs.values() for ratio in grown.axes.values()]
+    largest = max(logarithms, key=abs, default=0.0)
     for pair, grown in pairs.values():
         for name, ratio in grown.axes.items():
             if pair.word is None and math.log(ratio) / largest < ODD:
