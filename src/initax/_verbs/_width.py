@@ -141,7 +141,7 @@ class Width:
                 scaled_ones[path] = _scaled(draw.parameter, draw.initializer, factor)
         rest = {row.rule for row in (*after.draws, *after.kept) if row.parameter.path not in scaled_ones}
         drawing = {draw.rule for draw in after.draws}
-        # A rule all of whose arrays get a rule of their own would be one that selects nothing new.
+        # A rule is left out where everything that it draws gets a rule of its own.
         given = zip((rule.text for rule in read_rules(rules)), rules.items(), strict=True)
         stay = dict(rule for text, rule in given if text in rest or text not in drawing)
         return {**stay, **self._grouped(scaled_ones)}
@@ -259,5 +259,4 @@ def _scaled(parameter: Parameter, initializer: Initializer | None, factor: float
     if initializer is None:
         raise RuleError(f'mup: nothing draws "{parameter.path}".')
     role = parameter.role or "weight"
-    one = Scheme.of({role: initializer})
-    return scaled(one, factor, biases=True) if role in ("bias", "scale") else scaled(one, factor)
+    return scaled(Scheme.of({role: initializer}), factor, biases=role in ("bias", "scale"))
