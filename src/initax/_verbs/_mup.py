@@ -11,7 +11,7 @@ from typing import Any
 
 from initax._errors import ModelError, RuleError, listing, shown
 from initax._math._axes import Axes
-from initax._model._parameter import WEIGHT_ROLES
+from initax._model._parameter import WEIGHT_ROLES, Ancestor, Layer
 from initax._model._reason import Why
 from initax._model._survey import Survey, Traced, shape_text
 from initax._planning._label_rules import decide_labels, rows_of
@@ -293,7 +293,8 @@ class _Folding:
         """Raise where the forward pass would tell something that nobody has told."""
         if not any(grown.axes for _, grown in self.grown.values()):
             return
-        modules = [*(module for layer in self.after.layers for module in layer.ancestors), *self.after.layers]
+        modules: list[Ancestor | Layer] = [module for layer in self.after.layers for module in layer.ancestors]
+        modules += self.after.layers
         heads = [module for module in modules if "attention" in module.cls.__name__.lower()]
         if heads and attention and "query" not in self.words.values():
             raise ModelError(

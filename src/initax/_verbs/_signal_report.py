@@ -50,7 +50,7 @@ class Signal:
         return float(np.median(getattr(self, number)[self.ran]))
 
 
-NUMBERS = tuple(each.name for each in fields(Signal) if each.name not in ("path", "ran"))
+NUMBERS = tuple(number.name for number in fields(Signal) if number.name not in ("path", "ran"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,17 +70,17 @@ class SignalReport:
     @property
     def not_finite(self) -> tuple[str, ...]:
         """Paths of the outputs that are not finite with some key, in the order of the forward pass."""
-        return tuple(each.path for each in self.signals if not np.isfinite(each.mean_square[each.ran]).all())
+        return tuple(signal.path for signal in self.signals if not np.isfinite(signal.mean_square[signal.ran]).all())
 
     def to_dict(self) -> dict[str, dict[str, list[float]]]:
         """Return path → number → values, one per key; a weight used again has `#2` behind its path."""
-        found: dict[str, dict[str, list[float]]] = {}
+        numbers: dict[str, dict[str, list[float]]] = {}
         for signal in self.signals:
             path, again = signal.path, 2
-            while path in found:
+            while path in numbers:
                 path, again = f"{signal.path}#{again}", again + 1
-            found[path] = {name: np.asarray(getattr(signal, name), float).tolist() for name in NUMBERS}
-        return found
+            numbers[path] = {name: np.asarray(getattr(signal, name), float).tolist() for name in NUMBERS}
+        return numbers
 
     def __str__(self) -> str:
         """Return the medians as a table; columns that hold nothing are left out."""
@@ -153,7 +153,7 @@ class SignalReport:
                     wrong.append(f"{signal.path}: {name} {value:.4g}, not in [{low:g}, {high:g}]")
         norms = [signal.median("gradient_norm") for signal in self.signals]
         if math.isfinite(gradient_ratio):
-            if np.all(np.isnan([each for signal in self.signals for each in np.ravel(signal.gradient_norm)])):
+            if all(np.isnan(signal.gradient_norm).all() for signal in self.signals):
                 raise InitaxError(
                     "assert_healthy: gradient_ratio compares gradients, and none was measured.",
                     "ix.signal_propagation(model, inputs, loss=lambda output: (output**2).mean())",
@@ -193,16 +193,17 @@ class SignalComparison:
 
     def __str__(self) -> str:
         """Return the medians side by side; numbers that were not measured are left out."""
-        found = {name: report.medians() for name, report in self.reports.items()}
-        numbers = _measured(self.reports.values())
-        columns = [(number, name) for number in numbers for name in found]
-        paths = list(dict.fromkeys(path for rows in found.values() for path in rows))
+        medians = {name: report.medians() for name, report in self.reports.items()}
+        columns = [(number, name) for number in _measured(self.reports.values()) for name in medians]
+        paths = list(dict.fromkeys(path for by_path in medians.values() for path in by_path))
         rows = [
-            (path, *(f"{found[name][path][number]:.4g}" if path in found[name] else "" for number, name in columns))
+            (path, *(f"{medians[name][path][number]:.4g}" if path in medians[name] else "" for number, name in columns))
             for path in paths
         ]
-        keys = next((each.mean.size for report in self.reports.values() for each in report.signals), 0)
-        title = f"{count(len(paths), 'operation')}, {count(len(found), 'rule map')}, medians over {count(keys, 'key')}"
+        keys = next((signal.mean.size for report in self.reports.values() for signal in report.signals), 0)
+        title = (
+            f"{count(len(paths), 'operation')}, {count(len(medians), 'rule map')}, medians over {count(keys, 'key')}"
+        )
         shown = table(title, ("weight", *(f"{number.replace('_', ' ')}, {name}" for number, name in columns)), rows)
         below = [f"{name}: {line}" for name, report in self.reports.items() for line in report.remarks()]
         return "\n\n".join([shown, *below])
@@ -247,17 +248,17 @@ def _figure(reports: Mapping[str, SignalReport]) -> Any:
     shown = _measured(reports.values())
     figure = new_figure(4.5 * len(shown), 3.2)
     for panel, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        every = []
+        plotted: list[np.ndarray] = []
         for label, report in reports.items():
             values = [np.asarray(getattr(signal, name), float)[signal.ran] for signal in report.signals]
             # What is not finite has no place on an axis; the line ends there.
             values = [np.where(np.isfinite(numbers), numbers, np.nan) for numbers in values]
             low, middle, high = np.array([np.quantile(numbers, (0.1, 0.5, 0.9)) for numbers in values]).T
             draw_band(panel, np.arange(1, len(values) + 1), low, middle, high, label=label)
-            every += values
+            plotted += values
         panel.set_xlabel("weighted operation")
         panel.set_title(name.replace("_", " "))
-        if name != "correlation" and np.nanmin(np.concatenate(every)) > 0:
+        if name != "correlation" and np.nanmin(np.concatenate(plotted)) > 0:
             panel.set_yscale("log")
         if len(reports) > 1:
             panel.legend()

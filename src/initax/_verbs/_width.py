@@ -13,7 +13,7 @@ from initax._model._parameter import Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
 from initax._planning._plan import Plan, plan
-from initax._planning._records import Draw
+from initax._planning._records import Draw, Kept
 from initax._planning._rules import match, read_rules
 from initax._text import table
 from initax._verbs._labels import Label, Labels, never_trained
@@ -139,7 +139,8 @@ class Width:
             factor = self._factor(at_base.get(self._by_path[path].base_path), draw)
             if abs(factor - 1) > CLOSE and draw.initializer is not None:
                 scaled_ones[path] = _scaled(draw.parameter, draw.initializer, factor)
-        rest = {row.rule for row in (*after.draws, *after.kept) if row.parameter.path not in scaled_ones}
+        deciding: list[Draw | Kept] = [*after.draws, *after.kept]
+        rest = {row.rule for row in deciding if row.parameter.path not in scaled_ones}
         drawing = {draw.rule for draw in after.draws}
         # A rule is left out where everything that it draws gets a rule of its own.
         given = zip((rule.text for rule in read_rules(rules)), rules.items(), strict=True)
