@@ -107,8 +107,8 @@ def ablate(
     words = np.asarray(jax.random.key_data(typed))
     header = header_of(plans, {"implementation": str(jax.random.key_impl(typed)), "data": words.tolist()})
     file = None if path is None else RunFile(path, header)
-    runs = {(each.scheme, each.seed): each for each in (file.runs if file else ())}
-    done = {task for task, each in runs.items() if each.error is None or not retry}
+    runs = {(result.scheme, result.seed): result for result in (file.runs if file else ())}
+    done = {task for task, result in runs.items() if result.error is None or not retry}
     missing = [(name, seed) for name in schemes for seed in range(len(typed)) if (name, seed) not in done]
 
     def recorded(outcome: Outcome) -> Run:
@@ -127,8 +127,8 @@ def ablate(
             fresh = [recorded(outcome) for outcome in outcomes]
             if file:
                 file.append(fresh)
-            runs |= {(each.scheme, each.seed): each for each in fresh}
-            failed += sum(each.error is not None for each in fresh)
+            runs |= {(result.scheme, result.seed): result for result in fresh}
+            failed += sum(result.error is not None for result in fresh)
             step(fresh[-1].scheme + (f", {failed} failed" if failed else ""), len(fresh))
     return Ablation.of(tuple(runs.values()), header["schemes"], typed, baseline)
 
@@ -144,12 +144,12 @@ def as_keys(keys: Any) -> jax.Array:
     if isinstance(keys, jax.Array) and keys.ndim == 0:
         keys = [keys]
     try:
-        every = [as_key(each) for each in keys]
+        every = [as_key(key) for key in keys]
     except (TypeError, KeyTypeError) as error:
         raise KeyTypeError(f"keys must be an array of JAX random keys: {keys!r}.", line) from error
     if not every:
         raise InitaxError("an ablation needs at least one key.", line)
-    words = [tuple(np.asarray(jax.random.key_data(each)).tolist()) for each in every]
+    words = [tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in every]
     first = {word: index for index, word in reversed(list(enumerate(words)))}
     for index, word in enumerate(words):
         if first[word] != index:

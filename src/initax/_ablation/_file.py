@@ -145,4 +145,4 @@ def _changes(name: str, old: Any, new: Any) -> Iterator[str]:
         return
     was, now = old[path], new[path]
     entries = [entry for entry in {**was, **now} if was.get(entry) != now.get(entry)]
-    yield f'scheme "{name}": {shown}: ' + ", ".join(f"{each} {was.get(each)} → {now.get(each)}" for each in entries)
+    yield f'scheme "{name}": {shown}: ' + ", ".join(f"{entry} {was.get(entry)} → {now.get(entry)}" for entry in entries)

@@ -126,7 +126,9 @@ def _refuse_abstract(arrays: Arrays, plans: Mapping[str, Plan]) -> None:
 def _refuse_changed(first: Arrays, other: Arrays, seed: int) -> None:
     if first is other:
         return
-    old, new = ({path: f"{array.dtype}{list(array.shape)}" for path, array in each.items()} for each in (first, other))
+    old, new = (
+        {path: f"{array.dtype}{list(array.shape)}" for path, array in arrays.items()} for arrays in (first, other)
+    )
     if old != new:
         path = next(path for path in {**old, **new} if old.get(path) != new.get(path))
         raise ModelError(

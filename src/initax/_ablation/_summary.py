@@ -68,20 +68,20 @@ def summarize(
     def ends(numbers: np.ndarray) -> tuple[Numbers, Numbers]:
         return interval(numbers, confidence=confidence, resamples=resamples, seed=seed)
 
-    found = []
+    summaries = []
     for name, array in values.items():
-        own, both = array[has[name]], has[name] & has[baseline]
+        numbers, both = array[has[name]], has[name] & has[baseline]
         with np.errstate(invalid="ignore"):  # the difference of two infinities is not a number
             apart = array[both] - values[baseline][both]
-        (low, high), (apart_low, apart_high) = ends(own), ends(apart)
-        found.append(
+        (low, high), (apart_low, apart_high) = ends(numbers), ends(apart)
+        summaries.append(
             Summary(
                 metric=metric,
                 scheme=name,
-                runs=len(own),
+                runs=len(numbers),
                 failed=failed[name],
-                diverged=sum(not np.isfinite(each).all() for each in own),
-                mean=_mean(own),
+                diverged=sum(not np.isfinite(number).all() for number in numbers),
+                mean=_mean(numbers),
                 low=low,
                 high=high,
                 difference=_mean(apart),
@@ -89,7 +89,7 @@ def summarize(
                 difference_high=apart_high,
             )
         )
-    return tuple(found)
+    return tuple(summaries)
 
 
 def _mean(values: np.ndarray) -> Numbers:

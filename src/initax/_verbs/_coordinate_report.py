@@ -68,21 +68,21 @@ class CoordinateCheck:
     @property
     def slopes(self) -> dict[str, float]:
         """Path of each weight → slope."""
-        return {each.path: each.slope for each in self.layers}
+        return {layer.path: layer.slope for layer in self.layers}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
         layers = {
-            each.path: {"change": each.change.tolist(), "slope": each.slope, "is_product": each.is_product}
-            for each in self.layers
+            layer.path: {"change": layer.change.tolist(), "slope": layer.slope, "is_product": layer.is_product}
+            for layer in self.layers
         }
         return {"widths": list(self.widths), "steps": self.steps, "layers": layers}
 
     def __str__(self) -> str:
         """Return a table: at each width the mean change of an entry, its median over the keys; and the slope."""
         rows = [
-            (each.path, *(f"{change:.3g}" for change in np.median(each.change, axis=1)), f"{each.slope:+.2f}")
-            for each in self.layers
+            (layer.path, *(f"{change:.3g}" for change in np.median(layer.change, axis=1)), f"{layer.slope:+.2f}")
+            for layer in self.layers
         ]
         keys = self.layers[0].change.shape[1] if self.layers else 0
         title = f"{count(self.steps, 'step')}, {count(keys, 'key')}"
@@ -90,7 +90,7 @@ class CoordinateCheck:
 
     def __repr__(self) -> str:
         """Return it in one line, with the steepest slope."""
-        steepest = max((each.slope for each in self.layers), key=abs, default=math.nan)
+        steepest = max((layer.slope for layer in self.layers), key=abs, default=math.nan)
         return f"CoordinateCheck({count(len(self.layers), 'operation')}, steepest slope {steepest:+.2f})"
 
     def assert_flat(self, *, tolerance: float = 0.1) -> None:

@@ -234,8 +234,8 @@ def _refuse_grown_data(before: Survey, after: Survey) -> None:
 
 def _data(traced: Traced) -> tuple[list[Any], list[Any]]:
     """Types of what a forward pass takes, beside weights, and of what it returns."""
-    jaxpr = traced.closed.jaxpr
-    return [variable.aval for variable in jaxpr.invars[len(traced.paths) :]], [each.aval for each in jaxpr.outvars]
+    given, returned = traced.closed.jaxpr.invars[len(traced.paths) :], traced.closed.jaxpr.outvars
+    return [variable.aval for variable in given], [variable.aval for variable in returned]
 
 
 def _matrices(

@@ -153,8 +153,8 @@ def _forgetful(opt_state: State, drawn: Mapping[tuple[str, ...], Any], fresh: An
     inner = getattr(opt_state, "opt_state", None)
     if inner is not None and hasattr(opt_state, "replace") and hasattr(opt_state, "apply_fn"):
         started = getattr(fresh, "opt_state", fresh)
-        made: State = opt_state.replace(opt_state=_forgetful(inner, drawn, started, counts))
-        return made
+        new_state: State = opt_state.replace(opt_state=_forgetful(inner, drawn, started, counts))
+        return new_state
     places = list(_places(opt_state))
     owners = [_owner(place, drawn) for place in places]
     resets = [False if owner is None else drawn[owner] for owner in owners]
@@ -189,7 +189,7 @@ def _no_plan(opt_state: Any, plan: Any) -> str:
 
 def _drawn(plan: Plan) -> dict[tuple[str, ...], bool]:
     """The parts of every parameter's path → whether the plan draws it; a tied one goes with its owner."""
-    drawn = dict.fromkeys(each.parameter.path for each in plan.draws)
+    drawn = dict.fromkeys(draw.parameter.path for draw in plan.draws)
     every = [*drawn, *(kept.parameter.path for kept in plan.kept)]
     aliases: Mapping[str, str] = plan.aliases
     return {tuple(path.split(".")): aliases.get(path, path) in drawn for path in (*every, *aliases)}

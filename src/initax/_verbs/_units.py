@@ -176,7 +176,7 @@ def _weight_of(layer: Layer) -> Parameter:
     weights = [parameter for parameter in layer.parameters if parameter.role in WEIGHT_ROLES]
     shown = f'"{layer.path or "(model)"}" ({layer.kind})'
     if len(weights) != 1 or weights[0].role != "weight" or weights[0].axes is None:
-        roles = listing(f"{each.name} ({each.role or 'undeclared'})" for each in layer.parameters)
+        roles = listing(f"{array.name} ({array.role or 'undeclared'})" for array in layer.parameters)
         raise ModelError(
             f"{shown} has no units that can be reset alone: one weight and its bias make units.",
             f"it has {roles or 'no arrays'}",
@@ -185,7 +185,7 @@ def _weight_of(layer: Layer) -> Parameter:
     (weight,) = weights
     behind = f"it is stored behind {weight.constraint.name}" if weight.constraint else ""
     reason = weight.excluded or weight.reserved or behind
-    others = [each.name for each in layer.parameters if each is not weight and each.role not in ("bias", "state")]
+    others = [array.name for array in layer.parameters if array is not weight and array.role not in ("bias", "state")]
     if reason or others:
         raise ModelError(
             f"units of {shown} can't be reset alone.",

@@ -55,11 +55,11 @@ def alone(
     """
     weighs = role in WEIGHT_ROLES
     shape = _shape(shape)
-    found = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
-    if not jnp.issubdtype(found, jnp.inexact):
-        half = found.name == "complex32"
+    dtype = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        half = dtype.name == "complex32"
         hint = "JAX has no complex type of half precision; draw jnp.complex64" if half else ""
-        raise SchemeError(f"only floating and complex arrays are drawn, not {found.name}.", hint)
+        raise SchemeError(f"only floating and complex arrays are drawn, not {dtype.name}.", hint)
     chosen = as_scheme(scheme)
     part = chosen.part(role)
     is_vector = weighs and axes is None and len(shape) < 2
@@ -83,14 +83,14 @@ def alone(
         name=role,
         role=role,
         shape=shape,
-        dtype=found,
+        dtype=dtype,
         axes=None if without_axes else resolved,
         fans=None if fans is None else Fans(fans, fans),
     )
     if part is None or part is UNSET:
         raise SchemeError(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}")
     layer = Layer(path="", kind="Linear", cls=type(None), parameters=(parameter,))
-    return Alone(part.recipe(parameter, layer), shape, found)
+    return Alone(part.recipe(parameter, layer), shape, dtype)
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
@@ -109,7 +109,7 @@ def _shape(shape: Any) -> tuple[int, ...]:
     if hasattr(shape, "shape"):
         raise AxesError(f"a shape is a tuple, not {shown(shape)}.", "write array.shape")
     if not isinstance(shape, tuple | list) or not all(
-        isinstance(each, int | np.integer) and not isinstance(each, bool) and each >= 0 for each in shape
+        isinstance(size, int | np.integer) and not isinstance(size, bool) and size >= 0 for size in shape
     ):
         raise AxesError(f"a shape is a tuple of whole numbers, not {shown(shape)}.", "write (4, 8)")
     return tuple(map(int, shape))

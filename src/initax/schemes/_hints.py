@@ -120,7 +120,8 @@ def needed(factory: Callable[..., Any]) -> list[str]:
         factory: the function that makes it.
     """
     parameters = inspect.signature(factory).parameters.values()
-    return [each.name for each in parameters if each.default is each.empty and each.kind is not each.VAR_KEYWORD]
+    named = [parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    return [parameter.name for parameter in named if parameter.default is parameter.empty]
 
 
 def no_name(name: Any, names: Iterable[str]) -> str:
@@ -172,7 +173,8 @@ def _as_variance_scaling(law: Any, argument: str, value: Any) -> str:
 def number_beside(name: str, factory: Callable[..., Any], value: float) -> str:
     """Return what to say of a number beside a scheme's name: it may be meant for its first argument, or for biases."""
     parameters = inspect.signature(factory).parameters.values()
-    first = next((each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD), "scheme")
+    by_place = (parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
+    first = next(by_place, "scheme")
     return message(
         f'{value!r} ({type(value).__name__}) beside "{name}" is not a scheme.',
         "" if first == "scheme" else f'for its {first} write ("{name}", {{"{first}": {value!r}}})',

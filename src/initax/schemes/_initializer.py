@@ -210,7 +210,7 @@ def argument_text(value: Any) -> str:
 def plain(value: Any) -> Any:
     """Return an argument as JSON can keep it: nested tuples as lists, complex numbers as texts."""
     if isinstance(value, tuple):
-        return [plain(each) for each in value]
+        return [plain(entry) for entry in value]
     if hasattr(value, "spec"):
         return value.spec()
     return str(value).strip("()") if isinstance(value, complex) else value
@@ -260,13 +260,13 @@ def number(scheme: str, name: str, value: Any, *, least: float = -math.inf, most
     try:
         if isinstance(value, bool | str | bytes):
             raise TypeError
-        found = float(value)
+        result = float(value)
     except (TypeError, ValueError):
         raise SchemeError(f"{scheme}: {name} must be a number, not {value!r}.") from None
-    if math.isnan(found) or not least <= found <= most:
+    if math.isnan(result) or not least <= result <= most:
         bounds = {(0.0, math.inf): "at least 0", (0.0, 1.0): "between 0 and 1"}.get((least, most), "a finite number")
         raise SchemeError(f"{scheme}: {name} must be {bounds}, not {value!r}.")
-    return found
+    return result
 
 
 def entries(scheme: str, name: str, value: Any) -> Any:
@@ -280,16 +280,16 @@ def entries(scheme: str, name: str, value: Any) -> Any:
     try:
         if isinstance(value, bool | bytes) or (isinstance(value, str) and "j" not in value):
             raise TypeError
-        found = np.asarray(complex(value) if isinstance(value, str) else value)
-        if found.dtype.kind in "UV":  # complex numbers as JSON keeps them, or one of JAX's narrow types
-            found = found.astype(complex if found.dtype.kind == "U" else float)
-        if found.dtype.kind not in "iufc":
+        array = np.asarray(complex(value) if isinstance(value, str) else value)
+        if array.dtype.kind in "UV":  # complex numbers as JSON keeps them, or one of JAX's narrow types
+            array = array.astype(complex if array.dtype.kind == "U" else float)
+        if array.dtype.kind not in "iufc":
             raise TypeError
     except (TypeError, ValueError):
         raise SchemeError(f"{scheme}: {name} must be a number or an array of numbers, not {value!r}.") from None
-    if np.isnan(found).any():
+    if np.isnan(array).any():
         raise SchemeError(f"{scheme}: {name} must be a finite number, not {value!r}.")
-    plain = found.astype(complex if found.dtype.kind == "c" else float).tolist()
+    plain = array.astype(complex if array.dtype.kind == "c" else float).tolist()
     return _nested(plain)
 
 
@@ -303,12 +303,12 @@ def positive_number(scheme: str, name: str, value: Any) -> float:
     Raises:
         SchemeError: it is traced, no number, or not positive and finite.
     """
-    found = number(scheme, name, value)
-    if not 0 < found < math.inf:
+    result = number(scheme, name, value)
+    if not 0 < result < math.inf:
         raise SchemeError(
             f"{scheme}: {name} must be positive, not {value!r}.", f'write ("{scheme}", {{"{name}": 1.0}})'
         )
-    return found
+    return result
 
 
 def choice(scheme: str, name: str, value: Any, options: tuple[str, ...]) -> str:

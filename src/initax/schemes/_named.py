@@ -104,7 +104,7 @@ def _checks(function: Callable[..., Any]) -> Mapping[str, Any]:
 def _checked(scheme: str, name: str, value: Any, annotation: Any) -> Any:
     """A value as its type has it."""
     if get_origin(annotation) in (Union, types.UnionType):
-        options = [each for each in get_args(annotation) if each is not types.NoneType]
+        options = [option for option in get_args(annotation) if option is not types.NoneType]
         if value is None or len(options) > 1:
             return value
         annotation = options[0]
@@ -112,5 +112,5 @@ def _checked(scheme: str, name: str, value: Any, annotation: Any) -> Any:
         return choice(scheme, name, value, get_args(annotation))
     if annotation is bool:
         return _flag(scheme, name, value)
-    checks = [each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Check)]
+    checks = [mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Check)]
     return checks[0].of(scheme, name, value) if checks else value

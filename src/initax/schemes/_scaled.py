@@ -109,7 +109,7 @@ class Scaled(InitializerAround):
         """Return it as one would call it."""
         if isinstance(self.factor, DepthFactor):
             return f"scaled({self.inner}, {self.factor})"
-        shown = ", ".join(f"{each:.6g}" for each in _all(self.factor))
+        shown = ", ".join(f"{value:.6g}" for value in _all(self.factor))
         return f"scaled({self.inner}, {f'[{shown}]' if isinstance(self.factor, tuple) else shown})"
 
 
@@ -122,9 +122,9 @@ def _factor(_scheme: str, _name: str, factor: Any) -> Factor:
         case str():
             return depth_factor(factor)
         case list() | tuple() if factor:
-            return tuple(number("scaled", "each factor", each) for each in factor)
+            return tuple(number("scaled", "each factor", value) for value in factor)
         case np.ndarray() | jax.Array() if not isinstance(factor, jax.core.Tracer) and factor.ndim == 1 and factor.size:
-            return tuple(number("scaled", "each factor", each) for each in np.asarray(factor).tolist())
+            return tuple(number("scaled", "each factor", value) for value in np.asarray(factor).tolist())
     return number("scaled", "factor", factor)
 
 
@@ -171,7 +171,7 @@ def _all(factor: float | tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _root_mean_square(factors: tuple[float, ...]) -> float:
-    return math.sqrt(sum(each**2 for each in factors) / len(factors)) if len(factors) > 1 else abs(factors[0])
+    return math.sqrt(sum(factor**2 for factor in factors) / len(factors)) if len(factors) > 1 else abs(factors[0])
 
 
 def _stack_of(parameter: Parameter, factors: tuple[float, ...]) -> int:
