@@ -685,23 +685,24 @@ TEXTS = {
         "  or, where one has more residual branches: depth=1.0"
     ),
     "a stack of another depth": (
-        'ModelError: mup: w (2, 8, 8) → (4, 8, 8): axis "stack" holds layers of their own, 2 → 4, which is no width.\n'
-        "  a size that is no width is the same in both models\n"
+        'ModelError: mup: w (2, 8, 8) → (4, 8, 8): axis "stack" holds layers of their own, 2 → 4, which is not a '
+        "width.\n"
+        "  a size that is not a width is the same in both models\n"
         '  or say what the array is: rules={"w": "hidden"}'
     ),
     "more rows to look up": (
-        "ModelError: mup: 0.weight (8, 8) → (32, 32): there are 8 → 32 rows to look up, which is no width.\n"
-        "  a size that is no width is the same in both models\n"
+        "ModelError: mup: 0.weight (8, 8) → (32, 32): there are 8 → 32 rows to look up, which is not a width.\n"
+        "  a size that is not a width is the same in both models\n"
         '  or say what the array is: rules={"0.weight": "input"}'
     ),
     "a table that is padded": (
         'ModelError: mup: 1.weight (1001, 8) → (1004, 32): axis "o" grows by 1.003, others by 4.\n'
-        "  a size that is no width is the same in both models\n"
+        "  a size that is not a width is the same in both models\n"
         '  or say what the array is: rules={"1.weight": "output"}'
     ),
     "a window": (
-        "ModelError: mup: weight (2, 4, 8) → (2, 4, 32): its window grows, which is no width.\n"
-        "  a size that is no width is the same in both models"
+        "ModelError: mup: weight (2, 4, 8) → (2, 4, 32): its window grows, which is not a width.\n"
+        "  a size that is not a width is the same in both models"
     ),
     "unknown axes": (
         "ModelError: mup: the axes of w (4, 8) → (4, 32) are not known.\n"
@@ -714,15 +715,16 @@ TEXTS = {
     ),
     "outputs that grow": (
         "ModelError: mup: what the model returns grows with the width, float32[8] → float32[32].\n"
-        "  a size that is no width, classes or features of the data, is the same in both models\n"
+        "  a size that is not a width, classes or features of the data, is the same in both models\n"
         "  where features are returned, say what becomes of them: forward=lambda model, x: model(x).mean(axis=-1)"
     ),
     "inputs that grow": (
         "ModelError: mup: the input grows with the width, float32[4] → float32[8].\n"
-        "  a size that is no width, classes or features of the data, is the same in both models"
+        "  a size that is not a width, classes or features of the data, is the same in both models"
     ),
     "attention without inputs": (
-        "ModelError: mup: whether heads grow, the forward pass tells, and nobody says what the models are called on.\n"
+        "ModelError: mup: whether heads grow is seen in the forward pass, and what the models are called on is not "
+        "known.\n"
         "  attention: (model) (MultiheadAttention)\n"
         "  give inputs=x; or, where heads keep their size, attention=False"
     ),
@@ -769,7 +771,7 @@ TEXTS = {
     ),
     "no such optimizer": (
         "RuleError: mup: optimizer must be one of adam, adamw, sgd, muon, not 'lamb' (str).\n"
-        '  what is updated entry by entry as Adam does, Lion say, is "adam"; plain gradients are "sgd"\n'
+        '  what is updated entry by entry as Adam does, e.g. Lion, is "adam"; plain gradients are "sgd"\n'
         '  Muon with options: ("muon", {"rules": {"head": False}, "consistent_rms": 0.2})'
     ),
     "a word that is none": (

@@ -138,7 +138,7 @@ def as_keys(keys: Any) -> jax.Array:
 
     Raises:
         KeyTypeError: one of them is not a JAX key.
-        InitaxError: there is none, or two are the same.
+        InitaxError: there are no keys, or two are the same.
     """
     line = "write jax.random.split(jax.random.key(0), 10)"
     if isinstance(keys, jax.Array) and keys.ndim == 0:

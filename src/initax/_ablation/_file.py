@@ -40,7 +40,7 @@ class RunFile:
         header: what the ablation is about.
 
     Raises:
-        InitaxError: the file is none of an ablation, one of another ablation, or damaged.
+        InitaxError: the file is not of an ablation, is of another ablation, or damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str], header: Header) -> None:
@@ -78,7 +78,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Header, tuple[Run, ...]]:
     """Return the header and the runs of a file; an incomplete last line is ignored.
 
     Raises:
-        InitaxError: the file is none of an ablation, or damaged.
+        InitaxError: the file is not of an ablation, or damaged.
         FileNotFoundError: there is no such file.
     """
     content = Path(path).read_bytes()

@@ -103,7 +103,7 @@ class CoordinateCheck:
 
         Raises:
             AssertionError: a slope is larger, or not finite; the message lists each.
-            InitaxError: the tolerance is no positive number.
+            InitaxError: the tolerance is not a positive number.
         """
         if isinstance(tolerance, bool) or not isinstance(tolerance, int | float | np.number) or not tolerance > 0:
             raise InitaxError(

@@ -58,7 +58,7 @@ def coordinate_check(
     Raises:
         InitaxError: there are fewer than two widths, no steps, or no weighted operation.
         ModelError: a model can't be called, or models of different widths do different things.
-        KeyTypeError: `keys` is no key.
+        KeyTypeError: `keys` is not a JAX key, or several.
 
     Examples:
         >>> import equinox as eqx, jax, jax.numpy as jnp, initax as ix

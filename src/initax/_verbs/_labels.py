@@ -116,7 +116,7 @@ class Labels:
         """Return the label of the array at a path.
 
         Raises:
-            ModelError: there is none.
+            ModelError: the model has no such array.
         """
         key = self._known(tuple(path.split(".")))
         if key is None:

@@ -306,7 +306,7 @@ def _is_known(use: Use, uses: Uses) -> bool:
 
 
 def _parts(use: Use) -> tuple[Any, ...]:
-    """The parts of the stored axes of which a use takes single entries, whichever they are."""
+    """The parts of the stored axes of which a use takes single entries."""
     if use.view is None:
         return ()
     unequal = tuple(slot for slot in use.view.slots if slot.partial)
@@ -416,7 +416,7 @@ def _measured(operands: Sequence[Any], output: Any, record: Any, target: float, 
     new = jnp.where(apart, wanted / jnp.where(apart, deviation, 1), 1).astype(jnp.float32)
     factor = jnp.where(known, factor, jnp.where(jnp.isfinite(new), new, 1))
     scaled = output * factor.astype(output.dtype)
-    # An output of zeros tells nothing of the weight, and whatever factor a later use finds leaves it as it is.
+    # Any factor leaves an output of zeros as it is, so a later use decides.
     seen = known | (jnp.any(output != 0) & (fault == FINITE))
     after = jnp.where(known, after, _deviation(scaled))
     return scaled, (factor, seen, jnp.where(known, before, deviation), after, fault)
@@ -494,7 +494,7 @@ def _rows(
 
 
 def _why_unknown(known: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Why the variance of an output that was computed tells nothing, per entry; empty where it does."""
+    """Why the variance of an output that was computed gives no factor, per entry; empty where it does."""
     constant = np.where(known & (before == 0), "its output is one number, without variance, on these inputs", "")
     return np.where(known, constant, "its output is zero on these inputs")
 

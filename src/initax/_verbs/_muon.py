@@ -29,7 +29,7 @@ READ_NOWHERE = frozenset({Why.UNDECLARED, Why.MISFIT, Why.CONTRADICTED, Why.UNRE
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """An array as a matrix, or stack of matrices; `axes` is `None` where it is none, and `why` says so."""
+    """An array as a matrix, or stack of matrices; `axes` is `None` where it is not one, and `why` says why."""
 
     layer: Layer
     parameter: Parameter

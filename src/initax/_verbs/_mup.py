@@ -82,8 +82,8 @@ def mup(
             is 1. Needs `inputs`, and Adam or Muon.
         attention: whether sums over products of two signals, attention's logits, are to be divided by what they sum
             over. `False` leaves them as the forward pass has them.
-        inputs: what both models are called on, abstract or not. Attention, tied embeddings and arrays that nobody
-            declared are read off a trace.
+        inputs: what both models are called on, abstract or not. Attention, tied embeddings and undeclared arrays
+            are read off a trace.
         forward: function of a model and the inputs, where a plain call is not it.
         module: for variables of Flax Linen, the two modules: `(narrow, wide)`.
 
@@ -91,8 +91,8 @@ def mup(
         The factors; `print` them for a table.
 
     Raises:
-        ModelError: the models have other arrays, a size grows that is no width, or it can't be told what an array is.
-        RuleError: a rule, or the optimizer, is none.
+        ModelError: the models have other arrays, a size grows that is not a width, or what an array is can't be told.
+        RuleError: a rule is wrong, or the optimizer is another one.
         AxesError: restated axes do not fit.
 
     Examples:
@@ -153,7 +153,7 @@ def _is_depth(depth: Any, steps: Optimizer, after: Survey) -> bool:
     """Whether the models may have other depths.
 
     Raises:
-        RuleError: the exponent is no number, or the optimizer is another one.
+        RuleError: the exponent is not a number, or the optimizer is another one.
         ModelError: the forward pass is not known.
     """
     if depth is None:
@@ -208,10 +208,10 @@ def _paired(before: Survey, after: Survey, rules: Any, *, deepens: bool) -> dict
 
 
 def _refuse_grown_data(before: Survey, after: Survey) -> None:
-    """Raise where what goes in or comes out grows, and is no state that goes in and comes out.
+    """Raise where inputs or outputs of the forward pass grow, unless they are a state that goes in and comes out.
 
     Raises:
-        ModelError: it is so.
+        ModelError: an input or an output grows.
     """
     if before.traced is None or after.traced is None:
         return
@@ -227,7 +227,7 @@ def _refuse_grown_data(before: Survey, after: Survey) -> None:
                 line = "where features are returned, say what becomes of them: "
                 raise ModelError(
                     f"mup: {what} grows with the width, {shape_text(old)} → {shape_text(new)}.",
-                    "a size that is no width, classes or features of the data, is the same in both models",
+                    "a size that is not a width, classes or features of the data, is the same in both models",
                     "" if what == "the input" else f"{line}forward=lambda model, x: model(x).mean(axis=-1)",
                 )
 
@@ -290,7 +290,7 @@ class _Folding:
             self.folds[path] = Fold(factor=factor, why=why) if before is None else before.times(factor, why)
 
     def _refuse_unseen(self, *, attention: bool) -> None:
-        """Raise where the forward pass would tell something that nobody has told."""
+        """Raise where the factors depend on the forward pass, which is not known."""
         if not any(grown.axes for _, grown in self.grown.values()):
             return
         modules: list[Ancestor | Layer] = [module for layer in self.after.layers for module in layer.ancestors]
@@ -298,7 +298,7 @@ class _Folding:
         heads = [module for module in modules if "attention" in module.cls.__name__.lower()]
         if heads and attention and "query" not in self.words.values():
             raise ModelError(
-                "mup: whether heads grow, the forward pass tells, and nobody says what the models are called on.",
+                "mup: whether heads grow is seen in the forward pass, and what the models are called on is not known.",
                 f"attention: {heads[0].path or '(model)'} ({heads[0].cls.__name__})",
                 "give inputs=x; or, where heads keep their size, attention=False",
             )

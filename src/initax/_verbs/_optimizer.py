@@ -102,8 +102,8 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
         The state. Arrays of parameters that the plan does not draw are the same objects as before.
 
     Raises:
-        PlanError: `plan` is none, nothing in the state belongs to what it draws, or what does is not known to start at
-            zero and `fresh` is missing, or is not a state of the same optimizer.
+        PlanError: `plan` is not a plan, nothing in the state belongs to what it draws, or what does is not known to
+            start at zero and `fresh` is missing, or is not a state of the same optimizer.
 
     Examples:
         >>> import equinox as eqx, initax as ix, jax, optax
@@ -207,7 +207,7 @@ def _places(tree: Any, field: str = "", above: tuple[str, ...] = ()) -> Iterator
 
 
 def _is_state(node: Any) -> bool:
-    """Whether this is one of optax's states; the pair that stands for a complex parameter is none."""
+    """Whether this is one of optax's states; the pair that stands for a complex parameter is not."""
     cls = type(node)
     named = isinstance(node, tuple) and hasattr(node, "_fields") and cls.__name__ != "SplitRealAndImaginaryArrays"
     return named and cls.__module__.partition(".")[0] == "optax"

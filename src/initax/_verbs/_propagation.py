@@ -172,7 +172,7 @@ def as_keys(keys: Any) -> jax.Array:
     """Return one key or several as an array of keys.
 
     Raises:
-        KeyTypeError: they are none.
+        KeyTypeError: they are not JAX keys.
     """
     if not is_typed(keys):
         raise KeyTypeError(f"keys must be JAX random keys, not {keys!r}.", "jax.random.split(jax.random.key(0), 16)")

@@ -61,7 +61,7 @@ class SignalReport:
         signals: one per weighted operation, in the order of the forward pass, steps of a loop one by one.
         unmeasured: paths of weights none of whose operations was seen: they did not run, or are written out.
 
-    Where an output is not finite, with whichever key, the table names the first.
+    The table names the first output that is not finite with some key.
     """
 
     signals: tuple[Signal, ...]
@@ -127,7 +127,7 @@ class SignalReport:
 
         Raises:
             AssertionError: a number is out of bounds, or not finite; the message lists each.
-            InitaxError: a bound is none, or `gradient_ratio` is given and no gradient was measured.
+            InitaxError: a bound is not a number, or `gradient_ratio` is given and no gradient was measured.
 
         Examples:
             >>> import equinox as eqx, jax, initax as ix
@@ -216,7 +216,7 @@ class SignalComparison:
 
         Raises:
             AssertionError: a number is out of bounds; the message names the rule map.
-            InitaxError: a bound is none.
+            InitaxError: a bound is not a number.
         """
         for name, report in self.reports.items():
             try:
@@ -269,7 +269,7 @@ def _largest(name: str, value: Any) -> float:
     """A bound as a number.
 
     Raises:
-        InitaxError: it is none.
+        InitaxError: it is not one number.
     """
     if _is_number(value):
         return float(value)
@@ -283,7 +283,7 @@ def _interval(name: str, value: Any) -> tuple[float, float]:
     """Two bounds as numbers.
 
     Raises:
-        InitaxError: they are none.
+        InitaxError: they are not two numbers.
     """
     if isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value)):
         return float(value[0]), float(value[1])

@@ -89,8 +89,8 @@ def reset_units(
 
     Raises:
         RuleError: there is no such layer, or the mask is not of its units.
-        ModelError: the layer has no units that can be reset alone, the trace can't tell who takes them in, whoever does
-            takes in something else with them, or the forward pass fails.
+        ModelError: the layer has no units that can be reset alone, the trace can't tell which weights take them in,
+            these take in something else with them, or the forward pass fails.
         SchemeError: the scheme is unknown or can't serve the layer.
         PlanError: nothing of the optimizer's state belongs to the layer.
         KeyTypeError: `key` is not one JAX key.

@@ -56,7 +56,7 @@ class Width:
         """Return what the array at a path needs.
 
         Raises:
-            ModelError: there is none.
+            ModelError: the model has no such array.
         """
         owner = self._model.aliases.get(path, path)
         if owner not in self._by_path:
@@ -93,7 +93,7 @@ class Width:
         """Return an `optax.GradientTransformation` that multiplies each array's update by its factor.
 
         It stands behind what makes the updates, `optax.chain(optax.adam(1e-3), width.scale_updates())`. What should not
-        be multiplied, weight decay say, stands behind it: `optax.chain(optax.scale_by_adam(), width.scale_updates(),
+        be multiplied, e.g. weight decay, stands behind it: `optax.chain(optax.scale_by_adam(), width.scale_updates(),
         optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(1e-3))`.
 
         Raises:

@@ -17,7 +17,7 @@ from initax._verbs._labels import never_trained
 OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
 
 ODD = 0.1
-"""A size that grows by less than this power of what the others grow by is no width: 50,257 rows padded to 50,304."""
+"""A size that grows by less than this power of what the others grow by is not a width: 50,257 rows padded to 50,304."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Optimizer:
         """Return an optimizer as it is written: its name, or Muon's with options.
 
         Raises:
-            RuleError: it is none.
+            RuleError: it is another one, or has other options.
         """
         name, options = given if isinstance(given, tuple | list) and len(given) == 2 else (given, {})
         known = isinstance(name, str) and name in OPTIMIZERS
@@ -49,7 +49,7 @@ class Optimizer:
             return cls(name=name, rules=options.get("rules"), consistent_rms=rms is not None and rms is not False)
         raise RuleError(
             f"mup: optimizer must be one of {listing(OPTIMIZERS)}, not {shown(given)}.",
-            'what is updated entry by entry as Adam does, Lion say, is "adam"; plain gradients are "sgd"',
+            'what is updated entry by entry as Adam does, e.g. Lion, is "adam"; plain gradients are "sgd"',
             'Muon with options: ("muon", {"rules": {"head": False}, "consistent_rms": 0.2})',
         )
 
@@ -206,7 +206,7 @@ class Pair:
         """Return by how much its sizes grow.
 
         Raises:
-            ModelError: its axes are not known, differ, or a size grows that is no width.
+            ModelError: its axes are not known, differ, or a size grows that is not a width.
             AxesError: restated axes do not fit.
         """
         old, new = self.base, self.parameter
@@ -261,7 +261,7 @@ class Pair:
         )
 
     def _refuse_no_width(self, grown: Grown, before: Axes, after: Axes) -> None:
-        """Raise where a size grows that is no width: a window, a stack, rows that are looked up."""
+        """Raise where a size grows that is not a width: a window, a stack, rows that are looked up."""
         what = instead = ""
         for axis, name in enumerate(_numbered(after)):
             old, new = before.split[axis], after.split[axis]
@@ -276,8 +276,8 @@ class Pair:
                 what, instead = f"there are {old} → {new} rows to look up", "input"
         if what:
             raise ModelError(
-                f"mup: {self.text}: {what}, which is no width.",
-                "a size that is no width is the same in both models",
+                f"mup: {self.text}: {what}, which is not a width.",
+                "a size that is not a width is the same in both models",
                 f'or say what the array is: rules={{"{self.parameter.path}": "{instead}"}}' if instead else "",
             )
 
@@ -390,6 +390,6 @@ def refuse_odd(pairs: Mapping[str, tuple[Pair, Grown]]) -> None:
             if pair.word is None and math.log(ratio) / largest < ODD:
                 raise ModelError(
                     f'mup: {pair.text}: axis "{name}" grows by {ratio:.4g}, others by {math.exp(largest):.4g}.',
-                    "a size that is no width is the same in both models",
+                    "a size that is not a width is the same in both models",
                     f'or say what the array is: rules={{"{pair.parameter.path}": "output"}}',
                 )

@@ -50,7 +50,7 @@ def alone(
         fan_out: for a bias, the fan_out of its weight.
 
     Raises:
-        SchemeError: the scheme is unknown, does not speak of the role, or can't serve the array.
+        SchemeError: the scheme is unknown, has no initializer for the role, or can't serve the array.
         AxesError: the axes do not fit the shape.
     """
     weighs = role in WEIGHT_ROLES
@@ -97,7 +97,7 @@ def _shape(shape: Any) -> tuple[int, ...]:
     """A shape as a tuple of whole numbers.
 
     Raises:
-        AxesError: it is none.
+        AxesError: it is not a shape.
     """
     if isinstance(shape, int | np.integer) and not isinstance(shape, bool):
         raise AxesError(

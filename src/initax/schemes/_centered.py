@@ -58,7 +58,7 @@ class Centered(InitializerAround):
         return [self.name, {"scheme": self.inner.spec()}]
 
     def __str__(self) -> str:
-        """Return it as one would call it."""
+        """Return the initializer as a call: name and arguments."""
         return f"centered({self.inner})"
 
 

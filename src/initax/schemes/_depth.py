@@ -162,7 +162,7 @@ class DepthFactor:
             raise self._error(f'needs the stream of {which}, and none goes with that of "{path}".')
         if stream.branches is None:
             raise self._error(
-                "needs the number of residual branches, and nobody knows how often the loop runs that adds them."
+                "needs the number of residual branches, and how often the loop that adds them runs is not known."
             )
         return stream.branches
 
@@ -177,7 +177,7 @@ class DepthFactor:
         return [self.recipe, dict(self.sizes)]
 
     def __str__(self) -> str:
-        """Return it as one would call it."""
+        """Return the factor as a call: recipe and sizes."""
         inside = ", ".join(f"{name}={value}" for name, value in self.sizes)
         return f"{self.recipe}({inside})" if inside else self.recipe
 
@@ -191,8 +191,8 @@ def depth_factor(recipe: str, **sizes: int) -> float: ...
 def depth_factor(recipe: str, **sizes: int) -> float | DepthFactor:
     """Return what a recipe multiplies weights of a deep network by: a factor of the standard deviation.
 
-    It goes with any scheme: `scaled("glorot_normal", depth_factor("gpt2", layers=12))`. Without sizes it is no number
-    yet: a plan takes them from the forward pass, for each array those of the residual stream that it is in. Two
+    It goes with any scheme: `scaled("glorot_normal", depth_factor("gpt2", layers=12))`. Without sizes it is not a
+    number yet: a plan takes them from the forward pass, for each array those of the residual stream that it is in. Two
     branches are a block then, three where the stream reads another one; `deepnet`, `t_fixup` and `sub_ln` are those of
     an encoder or a decoder where there are both. Which weights it is for, the paper says:
 
@@ -206,8 +206,8 @@ def depth_factor(recipe: str, **sizes: int) -> float | DepthFactor:
     | `deepnet_encoder` | `encoder_layers`, `decoder_layers` | 0.87 (N^4 M)^-1/16 | those of an encoder with decoder |
     | `deepnet_decoder` | `decoder_layers` | (12 M)^-1/4 | those of that decoder |
     | `deepnet_alpha` | `layers` | (2 N)^1/4 | the skip connection, in the forward pass |
-    | `deepnet_encoder_alpha` | `encoder_layers`, `decoder_layers` | 0.81 (N^4 M)^1/16 | likewise |
-    | `deepnet_decoder_alpha` | `decoder_layers` | (3 M)^1/4 | likewise |
+    | `deepnet_encoder_alpha` | `encoder_layers`, `decoder_layers` | 0.81 (N^4 M)^1/16 | that of a paired encoder |
+    | `deepnet_decoder_alpha` | `decoder_layers` | (3 M)^1/4 | that of its decoder |
     | `sub_ln` | `layers` | (ln 2N)^1/2 | value, output and feed-forward projections, encoder or decoder alone |
     | `sub_ln_encoder` | `encoder_layers`, `decoder_layers` | (ln 3M ln 2N / 3)^1/2 | those of an encoder with decoder |
     | `sub_ln_decoder` | `decoder_layers` | (ln 3M)^1/2 | those of that decoder |

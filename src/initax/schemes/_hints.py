@@ -88,7 +88,7 @@ NOT_ARGUMENTS = {
     "key": 'the key goes to the verb: ix.reinit(model, {{"*": "{scheme}"}}, key)',
     "seed": 'randomness is a key that goes to the verb: ix.reinit(model, {{"*": "{scheme}"}}, jax.random.key(0))',
 }
-"""Arguments elsewhere that are none of a scheme here → what to write."""
+"""Arguments in other packages that no scheme has here → what to write."""
 
 LAWS_ELSEWHERE: dict[str, tuple[str, Callable[[float, str], str]]] = {
     "mode": ("mode", lambda scale, value: value),
@@ -125,7 +125,7 @@ def needed(factory: Callable[..., Any]) -> list[str]:
 
 
 def no_name(name: Any, names: Iterable[str]) -> str:
-    """Return what to say of something that is no scheme's name.
+    """Return what to say of something that is not the name of a scheme.
 
     Args:
         name: what was given.
@@ -183,7 +183,7 @@ def number_beside(name: str, factory: Callable[..., Any], value: float) -> str:
 
 
 def no_scheme(value: Any) -> str:
-    """Return what to say of something that is no scheme in any form."""
+    """Return what to say of a value that is not a scheme, in whatever form."""
     if getattr(value, "shape", ()):
         return message(
             f"an array of shape {tuple(value.shape)} is not a scheme.",

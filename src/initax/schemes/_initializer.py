@@ -144,7 +144,7 @@ class Initializer:
         return self.name if not self.args else [self.name, {name: plain(value) for name, value in self.args}]
 
     def __str__(self) -> str:
-        """Return it as one would call it."""
+        """Return the initializer as a call: name and arguments."""
         inside = ", ".join(f"{name}={_shown(value)}" for name, value in self.args)
         return f"{self.name}({inside})" if inside else self.name
 
@@ -315,7 +315,7 @@ def choice(scheme: str, name: str, value: Any, options: tuple[str, ...]) -> str:
     """Return an argument that must be one of a few words.
 
     Raises:
-        SchemeError: it is none of them.
+        SchemeError: it is another one.
     """
     if value not in options:
         raise SchemeError(f"{scheme}: {name} must be one of {', '.join(map(repr, options))}, not {value!r}.")
@@ -399,7 +399,7 @@ def known_axes(initializer: str, parameter: Parameter) -> Axes:
         SchemeError: they are not known.
     """
     if parameter.axes is None:
-        raise SchemeError(f"{initializer} needs the axes of {where(parameter)}, and nobody declared them.")
+        raise SchemeError(f"{initializer} needs the axes of {where(parameter)}, and they are not declared.")
     return parameter.axes
 
 

@@ -109,7 +109,7 @@ def _inside(function: Any) -> Any:
 
 
 def _looked_into(function: Any) -> tuple[str, Mapping[str, Any]]:
-    """The name of the factory, and what the closure that it returned holds; no name where it is none of JAX's."""
+    """The name of the factory, and what the closure that it returned holds; no name for other functions than JAX's."""
     if isinstance(function, functools.partial):
         plain = not function.args and set(function.keywords) <= {"dtype", "out_sharding"}
         return _looked_into(function.func) if plain else ("", {})

@@ -93,7 +93,7 @@ def initializer(
         under `jit`, `eval_shape` and meshes of any kind.
 
     Raises:
-        SchemeError: the scheme is unknown, or does not speak of the role.
+        SchemeError: the scheme is unknown, or has no initializer for the role.
         AxesError: the pattern is malformed.
 
     Examples:

@@ -106,7 +106,7 @@ class Scaled(InitializerAround):
         return self.factor.recipe if isinstance(self.factor, DepthFactor | KnownFactor) else ""
 
     def __str__(self) -> str:
-        """Return it as one would call it."""
+        """Return the initializer as a call: name and arguments."""
         if isinstance(self.factor, DepthFactor):
             return f"scaled({self.inner}, {self.factor})"
         shown = ", ".join(f"{value:.6g}" for value in _all(self.factor))

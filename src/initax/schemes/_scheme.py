@@ -15,7 +15,7 @@ from initax.schemes._hints import needed, no_name, no_part, no_scheme, number_be
 from initax.schemes._initializer import Initializer, argument_text, plain
 
 UNSET: Final = object()
-"""Stands for a role nobody spoke of; `None` means: keep the array as it is."""
+"""Stands for a role that a scheme says nothing about; `None` means: keep the array as it is."""
 
 Parts = Mapping[Role, Initializer | None]
 _NAMED: dict[str, Callable[..., Scheme]] = {}
@@ -106,12 +106,12 @@ class Scheme:
         return scheme
 
     def part(self, role: Role) -> Any:
-        """Return the initializer of a role, `None` to keep it, or `UNSET` where the scheme does not speak of it."""
+        """Return the initializer of a role, `None` to keep it, or `UNSET` where the scheme says nothing about it."""
         return self._parts.get(role, UNSET)
 
     @property
     def parts(self) -> Parts:
-        """The initializer of each role the scheme speaks of."""
+        """Role → initializer, `None` where its arrays are kept; roles that the scheme leaves open are missing."""
         return dict(self._parts)
 
     @property
@@ -305,7 +305,7 @@ def as_scheme(value: Any) -> Scheme:
     """Return the scheme that a rule gives, in whatever form it is written.
 
     Raises:
-        SchemeError: it is none.
+        SchemeError: it is not a scheme.
     """
     match value:
         case Scheme():
@@ -370,7 +370,7 @@ def as_initializer(value: Any, role: Role) -> Initializer | None:
     """Return the initializer of a scheme for one role.
 
     Raises:
-        SchemeError: it is none, or does not fit the role.
+        SchemeError: it is not a scheme, or does not fit the role.
     """
     if value is None or isinstance(value, Initializer):
         return value

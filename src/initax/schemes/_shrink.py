@@ -62,7 +62,7 @@ class ShrinkPerturb(InitializerAround):
         return [self.name, {"shrink": self.shrink, "scheme": self.inner.spec(), "perturb": self.perturb}]
 
     def __str__(self) -> str:
-        """Return it as one would call it."""
+        """Return the initializer as a call: name and arguments."""
         return f"{self.name}({self.shrink:.6g}, {self.inner}, {self.perturb:.6g})"
 
 

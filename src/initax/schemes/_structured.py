@@ -52,7 +52,7 @@ class HaarKernel(_Structured):
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
         context = jax.sharding.get_abstract_mesh()
-        # Inside a shard_map of somebody else there is no mesh left to spread over.
+        # Inside the user's own shard_map there is no mesh left to spread over.
         split = None if context.manual_axes else self.split
         if split is None or not context.explicit_axes:
             return self._drawn(key, numbers[0], dtype, split)
@@ -259,7 +259,7 @@ def orthogonal(gain: Gain = 1.0, *, method: Method = "auto") -> Parts:
             together; `"auto"` is polar above 2²⁸ entries of one matrix. Both draw the same law, not the same numbers.
 
     Raises:
-        SchemeError: `method` is none of the three; when a plan is made, a weight has no input or output axis.
+        SchemeError: `method` is another word; when a plan is made, a weight has no input or output axis.
 
     Examples:
         >>> import initax as ix, jax, jax.numpy as jnp
