@@ -144,17 +144,17 @@ def as_keys(keys: Any) -> jax.Array:
     if isinstance(keys, jax.Array) and keys.ndim == 0:
         keys = [keys]
     try:
-        every = [as_key(key) for key in keys]
+        typed = [as_key(key) for key in keys]
     except (TypeError, KeyTypeError) as error:
         raise KeyTypeError(f"keys must be an array of JAX random keys: {keys!r}.", line) from error
-    if not every:
+    if not typed:
         raise InitaxError("an ablation needs at least one key.", line)
-    words = [tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in every]
-    first = {word: index for index, word in reversed(list(enumerate(words)))}
-    for index, word in enumerate(words):
-        if first[word] != index:
+    seen: dict[Any, int] = {}
+    for index, key in enumerate(typed):
+        first = seen.setdefault(np.asarray(jax.random.key_data(key)).tobytes(), index)
+        if first != index:
             raise InitaxError(
-                f"keys {first[word]} and {index} are the same: a run counted twice narrows the intervals.", line
+                f"keys {first} and {index} are the same: a run counted twice narrows the intervals.", line
             )
-    stacked: jax.Array = jnp.stack(every)
+    stacked: jax.Array = jnp.stack(typed)
     return stacked

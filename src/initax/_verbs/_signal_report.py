@@ -273,10 +273,9 @@ def _largest(name: str, value: Any) -> float:
     """
     if _is_number(value):
         return float(value)
-    line = f"assert_healthy({name}=0.6)"
-    if isinstance(value, tuple | list) and len(value) == 2 and _is_number(value[1]):
-        line = f"assert_healthy({name}={value[1]})"
-    raise InitaxError(f"assert_healthy: {name} is one number, the largest, not {shown(value)}.", line)
+    meant = value[1] if _is_pair(value) else 0.6
+    head = f"assert_healthy: {name} is one number, the largest, not {shown(value)}."
+    raise InitaxError(head, f"assert_healthy({name}={meant})")
 
 
 def _interval(name: str, value: Any) -> tuple[float, float]:
@@ -285,11 +284,15 @@ def _interval(name: str, value: Any) -> tuple[float, float]:
     Raises:
         InitaxError: they are not two numbers.
     """
-    if isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value)):
+    if _is_pair(value):
         return float(value[0]), float(value[1])
-    line = f"assert_healthy({name}=(0.1, {value if _is_number(value) else 10.0}))"
+    meant = value if _is_number(value) else 10.0
     head = f"assert_healthy: {name} is two numbers, the least and the largest, not {shown(value)}."
-    raise InitaxError(head, line)
+    raise InitaxError(head, f"assert_healthy({name}=(0.1, {meant}))")
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
 
 
 def _is_number(value: Any) -> bool:

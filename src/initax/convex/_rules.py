@@ -80,8 +80,8 @@ def rules(
     """
     refuse_permuted("ix.convex.rules", model=model, activation=activation)
     layers = [layer for layer in survey(model).layers if weights_of(layer)]
-    told = _told(layers, parts or {})
-    rows = _found([layer for layer in layers if told.get(layer.path) != "none"], told)
+    given_parts = _given_parts(layers, parts or {})
+    rows = _parts_of([layer for layer in layers if given_parts.get(layer.path) != "none"], given_parts)
     _, shown = named(activation)
     given = {"correlation": correlation, "variance": variance, "k": k, "tau": tau, "input_square": input_square}
     shared = {name: value for name, value in given.items() if value != (0.5 if name in ("correlation", "tau") else 1.0)}
@@ -93,7 +93,7 @@ def rules(
     }
 
 
-Found = list[tuple[Layer, str, str]]
+PartRows = list[tuple[Layer, str, str]]
 """Layers, what they are, and where the bias of positive weights stands."""
 
 
@@ -102,8 +102,8 @@ def _is_mixed(layer: Layer) -> bool:
     return hidden_weight(layer) is not None and len(weights_of(layer)) > 1
 
 
-def _told(layers: list[Layer], parts: Mapping[str, str]) -> dict[str, str]:
-    told: dict[str, str] = {}
+def _given_parts(layers: list[Layer], parts: Mapping[str, str]) -> dict[str, str]:
+    given_parts: dict[str, str] = {}
     for pattern, part in parts.items():
         options = ", ".join((*get_args(Part), "none"))
         if part not in (*get_args(Part), "none"):
@@ -111,20 +111,18 @@ def _told(layers: list[Layer], parts: Mapping[str, str]) -> dict[str, str]:
         matching = [layer.path for layer in layers if fnmatchcase(layer.path, pattern)]
         if not matching:
             raise RuleError(f'parts: "{pattern}" matches no layer.', f"layers: {_paths(layers)}")
-        told |= dict.fromkeys(matching, part)
-    return told
+        given_parts |= dict.fromkeys(matching, part)
+    return given_parts
 
 
 def _paths(layers: list[Layer]) -> str:
     return listing(f'"{layer.path}"' for layer in layers)
 
 
-def _has_bias(layer: Layer) -> bool:
-    return any(parameter.role == "bias" for parameter in layer.parameters)
-
-
-def _found(layers: list[Layer], told: Mapping[str, str]) -> Found:
-    hidden = [layer for layer in layers if told.get(layer.path, _shows(layer)) in ("positive", "alone")]
+def _parts_of(layers: list[Layer], given_parts: Mapping[str, str]) -> PartRows:
+    shown = {layer.path: "positive" for layer in layers if hidden_weight(layer) is not None}
+    part_of = {**shown, **given_parts}
+    hidden = [layer for layer in layers if part_of.get(layer.path) in ("positive", "alone")]
     if not hidden:
         raise RuleError(
             "no weight of the model is known to be positive, so there is no convex network in it.",
@@ -133,15 +131,15 @@ def _found(layers: list[Layer], told: Mapping[str, str]) -> Found:
             'or what its layers are: ix.convex.rules(..., parts={"first": "first", "hidden.*": "alone"})',
         )
     others = [layer for layer in layers if layer not in hidden]
-    first = _first(layers, hidden, others, told)
+    first = _first(layers, hidden, others, given_parts)
     hidden = [layer for layer in hidden if layer is not first]
-    beside = [layer for layer in others if layer is not first and told.get(layer.path) == PASSTHROUGH]
+    beside = [layer for layer in others if layer is not first and given_parts.get(layer.path) == PASSTHROUGH]
     alone = [layer for layer in hidden if not _is_mixed(layer)]
     if not beside and alone:
         beside = _beside(others, first, alone)
     # A layer that names its passthrough shows that it is the first, and whether it sees a context too.
-    rows: Found = [(first, "auto" if names_passthrough(first) else "first", "auto")]
-    bias_is_own = all(_has_bias(layer) for layer in alone)
+    rows: PartRows = [(first, "auto" if names_passthrough(first) else "first", "auto")]
+    bias_is_own = all(any(array.role == "bias" for array in layer.parameters) for layer in alone)
     for layer in hidden:
         if _is_mixed(layer):
             rows.append((layer, "auto", "auto"))
@@ -150,17 +148,13 @@ def _found(layers: list[Layer], told: Mapping[str, str]) -> Found:
         else:
             rows.append((layer, "alone", "auto"))
     rows += [(layer, PASSTHROUGH, "elsewhere" if bias_is_own else "own") for layer in beside]
-    order = {id(layer): place for place, layer in enumerate(layers)}
-    return sorted(rows, key=lambda row: order[id(row[0])])
+    order = [id(layer) for layer in layers]
+    return sorted(rows, key=lambda row: order.index(id(row[0])))
 
 
-def _shows(layer: Layer) -> str:
-    return "positive" if hidden_weight(layer) is not None else ""
-
-
-def _first(layers: list[Layer], hidden: list[Layer], others: list[Layer], told: Mapping[str, str]) -> Layer:
+def _first(layers: list[Layer], hidden: list[Layer], others: list[Layer], given_parts: Mapping[str, str]) -> Layer:
     """The layer that sees the network's input alone."""
-    named_so = [layer for layer in layers if told.get(layer.path) == "first"]
+    named_so = [layer for layer in layers if given_parts.get(layer.path) == "first"]
     by_name = [layer for layer in others if names_passthrough(layer)]
     if named_so or by_name:
         return (named_so or by_name)[0]

@@ -335,12 +335,9 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
     Raises:
         SchemeError: the parameter has no fans, or a mask takes away one knows not how much of the effective ones.
     """
-    both = (
-        (parameter.effective_fan_in, parameter.effective_fan_out)
-        if fans == "effective"
-        else (parameter.fan_in, parameter.fan_out)
-    )
-    fan_in, fan_out = both
+    fan_in, fan_out = parameter.fan_in, parameter.fan_out
+    if fans == "effective":
+        fan_in, fan_out = parameter.effective_fan_in, parameter.effective_fan_out
     if parameter.fan_in is not None and fan_in is None:
         raise SchemeError(
             f"{initializer} needs the effective fans of {where(parameter)}, and what its mask lets through "
@@ -349,14 +346,11 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
             "plan where it is an array, outside jax.jit: plan = ix.plan(model, ...); then inside: plan.draw(key)",
         )
     if fan_in is None or fan_out is None:
-        is_alone = parameter.role == "bias" and not parameter.path
-        raise SchemeError(
-            f"{initializer} needs the fans of {where(parameter)}, and they are not known.",
-            f"shape {parameter.shape}, role {parameter.role}",
-            f'give those of its weight: ix.draw("{initializer}", key, shape, role="bias", fan_in=...)'
-            if is_alone
-            else "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})",
-        )
+        line = "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})"
+        if parameter.role == "bias" and not parameter.path:
+            line = f'give those of its weight: ix.draw("{initializer}", key, shape, role="bias", fan_in=...)'
+        head = f"{initializer} needs the fans of {where(parameter)}, and they are not known."
+        raise SchemeError(head, f"shape {parameter.shape}, role {parameter.role}", line)
     return float(fan_in), float(fan_out)
 
 
