@@ -35,7 +35,10 @@ def steps_of(eqn: Any) -> float:
         return math.inf
     compared = cond.eqns[0]
     around = dict(zip(cond.invars, [*eqn.invars[:tests], *carried], strict=True))
-    steps = {var: _moved(body, consts + place) for place, var in enumerate(cond.invars[tests:])}
+    steps = {
+        var: moved(body, body.invars[consts + place], body.outvars[place])
+        for place, var in enumerate(cond.invars[tests:])
+    }
     starts: list[float] = []
     moves: list[float] = []
     for atom in compared.invars:
@@ -56,10 +59,14 @@ def steps_of(eqn: Any) -> float:
     return found if found == int(found) else math.inf
 
 
-def _moved(body: Any, place: int) -> float | None:
-    """By what a step changes a number that a loop carries, `None` where that is not known."""
-    start = body.invars[place]
-    end = body.outvars[place - (len(body.invars) - len(body.outvars))]
+def moved(body: Any, start: Any, end: Any) -> float | None:
+    """Return by what a step changes a number that a loop carries, `None` where that is not known.
+
+    Args:
+        body: the open jaxpr of the loop.
+        start: the variable that holds it before the step.
+        end: the variable that holds it after the step.
+    """
     if end is start:
         return 0.0
     for eqn in body.eqns:
