@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._ablation._bootstrap import RESAMPLES
+from initax._ablation._bootstrap import RESAMPLES, interval
 from initax._ablation._file import read_file
 from initax._ablation._plot import draw_panels
 from initax._ablation._run import Run
-from initax._ablation._summary import Summary, summarize
+from initax._ablation._summary import Summary, mean_of
 from initax._ablation._tables import failure_list, metric_table
 from initax._errors import InitaxError, did_you_mean, listing
 
@@ -114,22 +115,32 @@ class Ablation:
         """
         if not 0 < confidence < 1:
             raise InitaxError(f"confidence must be strictly between 0 and 1, not {confidence!r}.")
-        return summarize(
-            metric,
-            self.values(metric),
-            {name: self._seeds(name, metric) for name in self.plans},
-            {name: sum(run.scheme == name and run.error is not None for run in self.runs) for name in self.plans},
-            self.baseline,
-            confidence=confidence,
-            resamples=resamples,
-            seed=seed,
-        )
-
-    def _seeds(self, scheme: str, metric: str) -> np.ndarray:
-        """Whether each seed has the metric."""
-        has = np.zeros(len(self.keys), bool)
-        has[[run.seed for run in self.runs if run.scheme == scheme and metric in run.metrics]] = True
-        return has
+        values, has = self.values(metric), {name: np.zeros(len(self.keys), bool) for name in self.plans}
+        for run in self.runs:
+            has[run.scheme][run.seed] = metric in run.metrics
+        ends = functools.partial(interval, confidence=confidence, resamples=resamples, seed=seed)
+        summaries = []
+        for name, array in values.items():
+            numbers, both = array[has[name]], has[name] & has[self.baseline]
+            with np.errstate(invalid="ignore"):  # the difference of two infinities is not a number
+                differences = array[both] - values[self.baseline][both]
+            (low, high), (difference_low, difference_high) = ends(numbers), ends(differences)
+            summaries.append(
+                Summary(
+                    metric=metric,
+                    scheme=name,
+                    runs=len(numbers),
+                    failed=sum(run.scheme == name and run.error is not None for run in self.runs),
+                    diverged=sum(not np.isfinite(number).all() for number in numbers),
+                    mean=mean_of(numbers),
+                    low=low,
+                    high=high,
+                    difference=mean_of(differences),
+                    difference_low=difference_low,
+                    difference_high=difference_high,
+                )
+            )
+        return tuple(summaries)
 
     def _shape(self, metric: str) -> tuple[int, ...] | None:
         """The shape that a metric has in every run; `None` where runs differ."""

@@ -266,11 +266,8 @@ def _restarted_in_part(place: _Place, entries: Any) -> Any:
             f"{np.shape(entries)} alone.",
             "reset the whole layer: ix.reset_optimizer(opt_state, plan)",
         )
-    return (
-        np.where(entries, np.zeros((), leaf.dtype), leaf)
-        if isinstance(leaf, np.ndarray)
-        else jnp.where(entries, jnp.zeros((), leaf.dtype), leaf)
-    )
+    xp = np if isinstance(leaf, np.ndarray) else jnp
+    return xp.where(entries, xp.zeros((), leaf.dtype), leaf)
 
 
 def _starts(fresh: Any, forgotten: list[_Place], number: int) -> dict[tuple[str, ...], Any]:

@@ -57,8 +57,7 @@ def alone(
     shape = _shape(shape)
     dtype = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
     if not jnp.issubdtype(dtype, jnp.inexact):
-        half = dtype.name == "complex32"
-        hint = "JAX has no complex type of half precision; draw jnp.complex64" if half else ""
+        hint = "JAX has no complex type of half precision; draw jnp.complex64" if dtype.name == "complex32" else ""
         raise SchemeError(f"only floating and complex arrays are drawn, not {dtype.name}.", hint)
     chosen = as_scheme(scheme)
     part = chosen.part(role)

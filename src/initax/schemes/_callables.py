@@ -24,7 +24,7 @@ from initax._math._axes import Axes
 from initax._math._keys import as_others_know_it, vmap_is_exact
 from initax._model._parameter import WEIGHT_ROLES, FrameworkInit, Layer, Parameter
 from initax.schemes._initializer import Initializer, Kernel, Recipe, drawing_dtype, known_axes, where
-from initax.schemes._jax_closures import OwnAxes, moments, own_axes
+from initax.schemes._jax_closures import OwnAxes, fit, moments, own_axes
 
 
 def identity_of(function: Any) -> Any:
@@ -279,7 +279,7 @@ def _stack_axis(assumed: OwnAxes, parameter: Parameter) -> tuple[int, ...]:
     """
     stack = parameter.axes.stack_axis if parameter.axes else ()
     rank = len(parameter.shape)
-    return () if not assumed.fit(rank - len(stack)) and assumed.fit(rank) else stack
+    return () if not fit(assumed, rank - len(stack)) and fit(assumed, rank) else stack
 
 
 def _refuse_misfit(kernel: CallingKernel, name: str, parameter: Parameter) -> None:
