@@ -392,10 +392,10 @@ def _agreed(lengths: Sequence[float | None]) -> float | None:
 def _count(eqn: Any) -> int:
     """How many entries of its operand an entry of an equation's result is made of."""
     if "window_dimensions" in eqn.params:
-        window: Sequence[int] = eqn.params["window_dimensions"]
-        return math.prod(window)
-    before: int = math.prod(eqn.invars[0].aval.shape)
-    return max(before // max(math.prod(eqn.outvars[0].aval.shape), 1), 1)
+        entries: int = math.prod(eqn.params["window_dimensions"])
+        return entries
+    before, after = (math.prod(atom.aval.shape) for atom in (eqn.invars[0], eqn.outvars[0]))
+    return int(max(before // max(after, 1), 1))
 
 
 def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:
