@@ -299,8 +299,14 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
         *together,
     ]
     found = tuple(filter(None, outputs))
+    products = tuple(replace(view, axes=_without(view.axes, axes)) for view in value.products if not _own(view, axes))
     flat = frozenset(index for index, old in enumerate(rest) if old in value.stretched)
-    return Value(shape=shape, data=value.data, outputs=found, joined=tuple(apart), stretched=flat)
+    return Value(shape=shape, data=value.data, outputs=found, joined=tuple(apart), products=products, stretched=flat)
+
+
+def _own(view: View, axes: Sequence[int]) -> bool:
+    """Return whether a value holds entries of a parameter along some axes."""
+    return any(factor.axis != FOREIGN and factor.size > 1 for axis in axes for factor in view.axes[axis])
 
 
 def _is_plain_sum(view: View, axes: Sequence[int]) -> bool:
