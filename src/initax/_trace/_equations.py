@@ -6,6 +6,7 @@ goes by which rule.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
 from initax._trace._factors import FOREIGN, Factor
 from initax._trace._pairs import imaginary, paired, turned
-from initax._trace._sums import joined_summed, summed, summed_product
+from initax._trace._sums import joined_summed, mixed, summed, summed_product
 from initax._trace._uses import Uses, Value
 from initax._trace._views import Link, Stop, View
 
@@ -69,6 +70,7 @@ def tile(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
 
 def cumsum(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     """Follow a running sum."""
+    mixed(values[0].outputs, [eqn.params["axis"]], uses, line)
     return layout.running(values[0], eqn.params["axis"], eqn.primitive.name, line)
 
 
@@ -199,7 +201,8 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     under, indices, over = values
     adds = eqn.primitive.name == "scatter-add"
     number = None if indices.data else indices.numbers
-    if number is None or not _readable((under, over)):
+    holds = under.outputs or under.joined or over.outputs or over.joined
+    if number is None or not (_readable((under, over)) or (holds and not under.weights and not over.weights)):
         return _overwritten(eqn, (under, over), uses)
     if adds and under.weights and over.weights:
         return None
@@ -207,7 +210,7 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     axes, gone = numbers.scatter_dims_to_operand_dims, numbers.inserted_window_dims
     if numbers.operand_batching_dims:
         return None
-    rows = number.reshape(-1, number.shape[-1])
+    rows = number.reshape(math.prod(number.shape[:-1]), number.shape[-1])
     kept = [axis for axis in range(len(under.shape)) if axis not in gone]
     window = dict(zip(kept, numbers.update_window_dims, strict=True))
     if len(rows) == 1:
@@ -217,7 +220,12 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
         fits = all(
             0 <= start <= total - size for start, total, size in zip(starts, under.shape, block.shape, strict=True)
         )
+        if fits and not under.weights and not over.weights:
+            return _placed(eqn, under, block, starts, uses, line)
         return layout.write(under, block, starts, uses, line, adds) if fits else None
+    if not under.weights and not over.weights:
+        mixed(over.outputs if adds else (), range(len(over.shape)), uses, line)
+        return _overwritten(eqn, (under, over), uses)
     around = [index for index in range(len(over.shape)) if index not in numbers.update_window_dims]
     if len(axes) != 1 or axes != gone or len(around) != 1:
         return None
@@ -227,6 +235,19 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
         return None
     block = layout.rearrange(over, places, shape)
     return layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, line, adds)
+
+
+def _placed(eqn: Any, under: Value, block: Value, starts: Sequence[int], uses: Uses, line: str) -> Value:
+    """Return a signal of which a block is overwritten, or added to, at a known place."""
+    config = [
+        (start, total - start - size, 0) for start, total, size in zip(starts, under.shape, block.shape, strict=True)
+    ]
+    over = layout.pad(block, config, uses, line)
+    if eqn.primitive.name == "scatter-add":
+        return elementwise.added("add", under, over, under.shape, uses, line)
+    layout.together((under, over), uses)
+    views = (*under.outputs, *under.joined, *over.outputs, *over.joined)
+    return Value(shape=under.shape, data=True, joined=tuple(dict.fromkeys(views)))
 
 
 def _readable(values: Values) -> bool:
@@ -307,6 +328,18 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
 def _own(view: View, axes: Sequence[int]) -> bool:
     """Return whether a value holds entries of a parameter along some axes."""
     return any(factor.axis != FOREIGN and factor.size > 1 for axis in axes for factor in view.axes[axis])
+
+
+def psum(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
+    """Follow a sum over an axis that `vmap` names, which is an axis of the operand."""
+    whole = all(isinstance(axis, int) for axis in eqn.params["axes"]) and not eqn.params.get("axis_index_groups")
+    return reduce_sum(eqn, values, uses, line) if whole and len(values) == 1 else None
+
+
+def pooled(eqn: Any, values: Values, uses: Uses, line: str) -> None:
+    """Follow sums over windows."""
+    wide = [axis for axis, size in enumerate(eqn.params["window_dimensions"]) if size > 1]
+    mixed(values[0].outputs, wide, uses, line)
 
 
 def _is_plain_sum(view: View, axes: Sequence[int]) -> bool:
