@@ -8,7 +8,16 @@ from typing import Any
 from initax._errors import AxesError
 from initax._math._axes import Axes, fit, other_placements, own_shape, parse, resolve
 from initax._math._sharding import placement
-from initax._model._parameter import WEIGHT_ROLES, Declaration, Evidence, Fans, Field, Parameter, why_not_drawable
+from initax._model._parameter import (
+    WEIGHT_ROLES,
+    Declaration,
+    Evidence,
+    Fans,
+    Field,
+    Parameter,
+    moved,
+    why_not_drawable,
+)
 from initax._model._reason import Reason, Why, state, undeclared
 
 
@@ -16,8 +25,9 @@ def declared_parameters(
     module: Any,
     declaration: Declaration,
     arrays: Mapping[str, tuple[str, Any]],
+    stacks: Mapping[str, tuple[int, ...]],
     structure: Any = None,
-    stacks: Mapping[str, tuple[int, ...]] | None = None,
+    readings: dict[Any, tuple[Parameter, ...]] | None = None,
 ) -> tuple[Parameter, ...]:
     """Return the parameters of a module of a declared class.
 
@@ -25,53 +35,22 @@ def declared_parameters(
         module: the module, for the sizes it knows.
         declaration: its row in the table of layers.
         arrays: name within the layer → (path, array), everything the module itself owns.
-        structure: what modules that read alike have in common; their parameters are worked out once.
         stacks: name within the layer → where its stack axes stand, if that is known.
+        structure: class and static fields of the module, where it has such that tell all that a static row asks.
+        readings: structure and shapes → parameters of a module read before, which new readings are added to.
     """
-    if declaration.static and structure is not None:
-        reading = _known_reading(module, declaration, arrays, structure)
+    if structure is None or readings is None or stacks or not declaration.static:
+        reading = _read(module, declaration, arrays, stacks)
     else:
-        reading = _read(module, declaration, arrays, stacks or {})
-    return tuple(_placed(each, *arrays[each.name]) for each in reading)
-
-
-def _known_reading(
-    module: Any, declaration: Declaration, arrays: Mapping[str, tuple[str, Any]], structure: Any
-) -> tuple[Parameter, ...]:
-    shapes = [(name, each.shape, each.dtype) for name, (_, each) in arrays.items()]
-    signature = (id(declaration), structure, *shapes)
-    try:
-        reading = _READINGS.get(signature)
-        if reading is None:
-            reading = _READINGS[signature] = _read(module, declaration, arrays, {})
-        return reading
-    except (TypeError, ValueError):  # a static field that can't be hashed or compared, e.g. a list or an array
-        return _read(module, declaration, arrays, {})
-
-
-_READINGS: dict[Any, tuple[Parameter, ...]] = {}
-"""Parameters without their paths, by structure: a model has many layers and few that differ."""
-
-
-def _placed(reading: Parameter, path: str, array: Any) -> Parameter:
-    """Return a parameter at its path. Written out: `dataclasses.replace` takes longer than the rest of a plan."""
-    return Parameter(
-        path=path,
-        name=reading.name,
-        role=reading.role,
-        shape=reading.shape,
-        dtype=reading.dtype,
-        axes=reading.axes,
-        fans=reading.fans,
-        evidence=reading.evidence,
-        placements=reading.placements,
-        sharding=placement(array),
-        constraint=reading.constraint,
-        default=reading.default,
-        gates=reading.gates,
-        reserved=reading.reserved,
-        excluded=reading.excluded,
-    )
+        signature = (structure, *((name, each.shape, each.dtype) for name, (_, each) in arrays.items()))
+        try:
+            if signature not in readings:
+                readings[signature] = _read(module, declaration, arrays, {})
+            reading = readings[signature]
+        except (TypeError, ValueError):  # a static field that can't be hashed or compared, e.g. a list or an array
+            reading = _read(module, declaration, arrays, {})
+    both = zip(reading, arrays.values(), strict=True)
+    return tuple([moved(parameter, path, placement(array)) for parameter, (path, array) in both])
 
 
 def _read(
