@@ -219,11 +219,11 @@ class Walk:
         if said.form == "box":
             self._boxed(said, path, ancestors, owner, container)
             return
-        structure = None
         if said.children is not None:
             if id(node) in self.active:
                 return
             children: Children = tuple(said.children.items())
+            structure = None if said.structure is None else (cls, said.structure)
         else:
             found = self._children(node)
             if found is None:
@@ -268,7 +268,10 @@ class Walk:
         mark = None if said.children is None else id(node)  # what JAX flattens is a tree
         self.active.add(mark)
         for name, child in children:
-            self.visit(child, join(path, name), around, holder, absorbed=name in inside)
+            if type(child) in self.leaf_types:
+                self._leaf(child, join(path, name), holder)
+            else:
+                self.visit(child, join(path, name), around, holder, absorbed=name in inside)
         self.active.discard(mark)
         if not holder.own:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,14 +61,14 @@ def _read(
     stacks_at: Mapping[str, tuple[int, ...]],
 ) -> tuple[Parameter, ...]:
     rows = declaration.fields
-    fitted = {
-        name: _fitted(module, rows[name], array, stacks_at.get(name))
-        for name, (_, array) in arrays.items()
-        if name in rows
-    }
-    stacks = {
-        len(axes.batch_axis) - _own_batch(rows[name], module) for name, axes in fitted.items() if isinstance(axes, Axes)
-    }
+    fitted: dict[str, Axes | str] = {}
+    stacks: set[int] = set()
+    for name, (_, array) in arrays.items():
+        if name in rows:
+            pattern = rows[name].pattern_of(module)
+            axes = fitted[name] = _fitted(module, rows[name], pattern, array, stacks_at.get(name))
+            if isinstance(axes, Axes):
+                stacks.add(len(axes.batch_axis) - _own_batch(pattern))
     elsewhere = {
         name: _placements(module, rows[name], arrays[name][1])
         for name, axes in (fitted if any(stacks) else {}).items()
@@ -76,8 +77,8 @@ def _read(
     shared = _shared_placements(elsewhere)
     found: list[Parameter] = []
     for name, (path, array) in arrays.items():
-        row, axes = rows.get(name), fitted.get(name)
-        known = axes if isinstance(axes, Axes) else None
+        row, known_axes = rows.get(name), fitted.get(name)
+        known = known_axes if isinstance(known_axes, Axes) else None
         found.append(
             Parameter(
                 path=path,
@@ -88,12 +89,12 @@ def _read(
                 axes=known,
                 fans=_fans(module, declaration, row, known, fitted),
                 evidence=Evidence.DECLARED if known is not None else None,
-                placements=tuple(each for each in elsewhere.get(name, ()) if each[0] in shared),
+                placements=tuple([each for each in elsewhere.get(name, ()) if each[0] in shared]),
                 constraint=row.constraint_of(module) if row else None,
                 default=row.default_of(module) if row else None,
                 gates=row.gates if row else (),
                 reserved=row.reserved if row else None,
-                excluded=_why_excluded(row, axes, array, len(stacks) > 1),
+                excluded=_why_excluded(row, known_axes, array, len(stacks) > 1),
             )
         )
     return tuple(found)
@@ -113,9 +114,9 @@ def _why_excluded(row: Field | None, axes: Axes | str | None, array: Any, uneven
     return undeclared("the layer's arrays do not have the same stack axes", Why.MISFIT) if uneven else None
 
 
-def _fitted(module: Any, row: Field, array: Any, stacks: tuple[int, ...] | None) -> Axes | str:
+def _fitted(module: Any, row: Field, pattern: str, array: Any, stacks: tuple[int, ...] | None) -> Axes | str:
     try:
-        return fit(row.pattern_of(module), tuple(array.shape), row.sizes_of(module), row.receptive_of(module), stacks)
+        return fit(pattern, tuple(array.shape), row.sizes_of(module), row.receptive_of(module), stacks)
     except AxesError as error:
         return str(error).replace("\n", ";")
 
@@ -136,9 +137,9 @@ def _shared_placements(elsewhere: Mapping[str, Placements]) -> set[tuple[int, ..
     return set.intersection(*every) if every else set()
 
 
-def _own_batch(row: Field, module: Any) -> int:
-    names = [name for group in parse(row.pattern_of(module)) for name in group]
-    return sum(name[0] not in "io." for name in names)
+@functools.lru_cache(maxsize=1024)
+def _own_batch(pattern: str) -> int:
+    return sum(name[0] not in "io." for group in parse(pattern) for name in group)
 
 
 def _fans(
