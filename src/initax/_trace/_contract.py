@@ -27,6 +27,8 @@ def settle(value: Value, uses: Uses, line: str) -> Value:
             stop = view.stop or _entangled(view)
             if view.picked and not view.looked:
                 stop = stop or Stop("rows of it are picked by constant indices", line)
+            if view.fixed and all(factor.size == 1 for factor in view.own):
+                stop = stop or Stop("single entries of its rows are looked up", line)
             uses.add(Use(param=view.param, what="embedding", line=line, parts=parts, stop=stop, view=view))
         elif view.fed_by_constant:
             outputs.append(_fed(view, value, uses, line))
@@ -176,7 +178,7 @@ def _judged(
         )
     if not view.own and len(views) > 1:
         return "weight", Stop("it scales another parameter, and has no axes")
-    if not {"in", "field"} & set(own.values()):
+    if not {"in", "field"} & set(own.values()) or (view.added_up and not {"in", "field"} & set(roles)):
         return "weight", Stop("no axis of it is summed over")
     if not view.links and (repeated := _repeated(view, own, roles)):
         return "weight", Stop(repeated)

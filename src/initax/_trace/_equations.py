@@ -17,7 +17,7 @@ from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
 from initax._trace._factors import FOREIGN, Factor
 from initax._trace._pairs import imaginary, paired, turned
-from initax._trace._sums import summed, summed_product
+from initax._trace._sums import joined_summed, summed, summed_product
 from initax._trace._uses import Uses, Value
 from initax._trace._views import Link, Stop, View
 
@@ -163,7 +163,7 @@ def dynamic_slice(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
             first = min(max(int(start), 0), value.shape[axis] - size)
             value = layout.cut(value, axis, first, size, 1, uses, line)
         elif size == 1:
-            value = layout.entry(replace(value, outputs=()), axis, starts[axis].data, uses.at, 1 + axis)
+            value = layout.entry(value, axis, starts[axis], uses.at, 1 + axis)
         else:
             value = _lost(value, axis, size, line)
     return value
@@ -292,13 +292,21 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
         smaller = replace(value, shape=shape, weights=tuple(views))
         return elementwise.nonlinear("a sum over its axes", [smaller], shape, uses, line)
     rest = [index for index in range(len(value.shape)) if index not in axes]
+    apart, together = joined_summed(value.joined, axes, rest, uses, line)
     outputs = [
         *(summed_product(view, axes, rest, uses, line) for view in value.products),
         *(summed(view, axes, rest, uses, line) for view in value.outputs),
+        *together,
     ]
     found = tuple(filter(None, outputs))
+    products = tuple(replace(view, axes=_without(view.axes, axes)) for view in value.products if not _own(view, axes))
     flat = frozenset(index for index, old in enumerate(rest) if old in value.stretched)
-    return Value(shape=shape, data=value.data, outputs=found, stretched=flat)
+    return Value(shape=shape, data=value.data, outputs=found, joined=tuple(apart), products=products, stretched=flat)
+
+
+def _own(view: View, axes: Sequence[int]) -> bool:
+    """Return whether a value holds entries of a parameter along some axes."""
+    return any(factor.axis != FOREIGN and factor.size > 1 for axis in axes for factor in view.axes[axis])
 
 
 def _is_plain_sum(view: View, axes: Sequence[int]) -> bool:

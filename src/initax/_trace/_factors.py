@@ -9,7 +9,7 @@ entry of a product of factors stands there, if any does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,6 +147,12 @@ def joined(factors: Sequence[Factor]) -> tuple[Factor, ...]:
         else:
             result.append(factor)
     return tuple(result)
+
+
+def pieces_of(factor: Factor, among: Iterable[Factor]) -> list[Factor]:
+    """Return the factors that one is split into among others, outermost first; itself where it is not split there."""
+    inside = sorted((piece for piece in among if piece.is_inside(factor)), key=lambda piece: -piece.inner)
+    return inside if length(inside) == factor.size else [factor]
 
 
 def length(axis: Sequence[Factor]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -10,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, ModelError, listing, message, warn
+from initax._errors import InitaxError, ModelError, first_of, listing, message, warn
 from initax._math._axes import Axes, resolve
 from initax._model._constraint import COMPLEX_PART
 from initax._model._evidence import may_be_traced
@@ -26,6 +28,7 @@ from initax._model._parameter import (
     why_not_drawable,
 )
 from initax._model._reason import Reason, Why, undeclared
+from initax._model._residual import Residual, asked_later
 from initax._model._survey import Survey, Traced, shape_text
 from initax._trace import readings_of
 from initax._trace._reading import Reading
@@ -219,15 +222,21 @@ def completed(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -
 
 
 def _with_residuals(layers: tuple[Layer, ...], traced: Traced) -> tuple[Layer, ...]:
-    """Return the layers with what the forward pass says of each array and residual streams."""
-    found = residuals(traced.closed, traced.paths)
+    """Return the layers with what the forward pass says of each array and residual streams, once somebody asks."""
+    known = functools.cache(lambda: residuals(traced.closed, traced.paths))
+
+    def residual_of(path: str) -> Residual:
+        return known()[path]
+
+    pending = {path: asked_later(functools.partial(residual_of, path)) for path in traced.paths}
     return tuple(
-        replace(
-            layer,
-            parameters=tuple(replace(parameter, residual=found.get(parameter.path)) for parameter in layer.parameters),
-        )
-        for layer in layers
+        _changed(layer, lambda parameter: replace(parameter, residual=pending.get(parameter.path))) for layer in layers
     )
+
+
+def _changed(layer: Layer, change: Callable[[Parameter], Parameter]) -> Layer:
+    """Return a layer with each of its parameters changed."""
+    return replace(layer, parameters=tuple(map(change, layer.parameters)))
 
 
 def with_readings(survey: Survey, readings: Mapping[str, Reading]) -> tuple[Survey, tuple[str, ...]]:
@@ -253,8 +262,7 @@ def with_readings(survey: Survey, readings: Mapping[str, Reading]) -> tuple[Surv
     if disagree:
         text = message(
             f"the forward pass disagrees with the declared axes of {len(disagree)} of the arrays; declarations stand:",
-            *disagree[:6],
-            f"… {len(disagree) - 6} more" if len(disagree) > 6 else "",
+            *first_of(disagree, 6),
         )
         warn(text)
         notes.append(text)
@@ -262,8 +270,7 @@ def with_readings(survey: Survey, readings: Mapping[str, Reading]) -> tuple[Surv
         notes.append(
             message(
                 "outputs that the forward pass splits into equal parts are declared as one axis; declarations stand:",
-                *split[:6],
-                f"… {len(split) - 6} more" if len(split) > 6 else "",
+                *first_of(split, 6),
                 'to draw each part on its own restate the axes, ix.Scheme(..., axes="...", sizes={...})',
             )
         )
@@ -285,7 +292,7 @@ def _with_stacks_placed(layer: Layer, readings: Mapping[str, Reading]) -> Layer:
         }
         exact = [index for index, axes in agreeing.items() if axes is not None and _outputs(axes) == _outputs(traced)]
         chosen, *others = exact or agreeing or [None]
-        return replace(layer, parameters=tuple(_placed(parameter, chosen, others) for parameter in layer.parameters))
+        return _changed(layer, functools.partial(_placed, chosen=chosen, others=others))
     return layer
 
 
@@ -293,7 +300,7 @@ def _agrees(parameter: Parameter, axes: Axes | None, reading: Reading) -> bool:
     return compare(replace(parameter, axes=axes), reading) == "agree"
 
 
-def _outputs(axes: Axes) -> set[tuple[int, int]]:
+def _outputs(axes: Axes) -> set[int]:
     return _cells(axes, axes.out_axis)
 
 
@@ -385,7 +392,7 @@ def _with_own_fans(layer: Layer, readings: Mapping[str, Reading]) -> Layer:
             return parameter
         return replace(parameter, fans=Fans(fans, (float(fans[0]), float(fans[1]))))
 
-    return replace(layer, parameters=tuple(map(whole, layer.parameters)))
+    return _changed(layer, whole)
 
 
 def _no_norm(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
@@ -484,21 +491,10 @@ def compare(parameter: Parameter, reading: Reading) -> str:
     return "split" if traced.batch_size > parameter.axes.batch_size else "agree"
 
 
-def _cells(axes: Axes, which: Iterable[int]) -> set[tuple[int, int]]:
-    """Return some axes of the split shape as pairs of a stored axis and a place of one of its prime factors."""
-    pairs: set[tuple[int, int]] = set()
-    chosen = set(which)
-    stored, left, inner = len(axes.shape) - 1, axes.shape[-1] if axes.shape else 1, 1
-    for index in reversed(range(len(axes.split))):
-        while left == 1 and axes.split[index] > 1:
-            stored -= 1
-            left, inner = axes.shape[stored], 1
-        size = axes.split[index]
-        if index in chosen:
-            pairs |= {(stored, inner * digit) for digit in _chain(size)}
-        left //= max(size, 1)
-        inner *= size
-    return pairs
+def _cells(axes: Axes, which: Iterable[int]) -> set[int]:
+    """Return some axes of the split shape as the strides, in the stored array, of their prime factors."""
+    strides = {axis: math.prod(axes.split[axis + 1 :]) for axis in which}
+    return {stride * digit for axis, stride in strides.items() for digit in _chain(axes.split[axis])}
 
 
 def _chain(size: int) -> list[int]:

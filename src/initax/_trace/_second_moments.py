@@ -21,8 +21,9 @@ from jax.extend.core import Literal
 
 from initax._math._gaussian import quadrature
 from initax._trace._coverage import shares
-from initax._trace._indices import scan_parts
+from initax._trace._indices import evaluated
 from initax._trace._interpret import Interpreter
+from initax._trace._loops import loop_of
 from initax._trace._primitives import row_of
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 
@@ -341,17 +342,14 @@ class Lengths(Interpreter[Known]):
 
     def scan(self, eqn: Any, values: list[Known], at: Place) -> list[Known]:
         """Follow the steps of a scan until what is carried stays as long as it is."""
-        params = eqn.params
-        consts, carries = scan_parts(params)
-        body = params["jaxpr"]
-        carry, before = values[consts : consts + carries], self.reached
+        body, fixed, carry, rows = loop_of(eqn, values)
+        carries, length, before = len(carry), eqn.params["length"], self.reached
         steps: list[dict[int, list[float | None]]] = []
         results: list[Known] = [*carry, *[None] * (len(eqn.outvars) - carries)]  # what comes out of no steps
         is_steady = False
-        while len(steps) < min(params["length"], STEPS) and not is_steady:
+        while len(steps) < min(length, STEPS) and not is_steady:
             self.reached = {}
-            operands = [*values[:consts], *carry, *values[consts + carries :]]
-            results = self.call(body, operands, at)
+            results = self.call(body, [*fixed, *carry, *rows], at)
             is_steady = all(map(_is_same, carry, results[:carries]))
             carry = results[:carries]
             steps.append(self.reached)
@@ -362,7 +360,7 @@ class Lengths(Interpreter[Known]):
             lengths = [_agreed(step.get(param, [None])) for step in steps]
             self.reached.setdefault(param, []).append(_agreed(lengths))
         moved = [value if isinstance(value, Moment) and value.of == NORMAL else None for value in carry]
-        whole = (is_steady or len(steps) == params["length"]) and not self._is_torn(steps)
+        whole = (is_steady or len(steps) == length) and not self._is_torn(steps)
         return results if whole else [*moved, *[None] * (len(results) - carries)]
 
     def _is_torn(self, steps: Sequence[Mapping[int, list[float | None]]]) -> bool:
@@ -405,9 +403,7 @@ def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:
         operands = [
             jnp.asarray(signal.values).astype(atom.aval.dtype) for signal, atom in zip(signals, eqn.invars, strict=True)
         ]
-        found = eqn.primitive.get_bind_params(eqn.params)
-        result = eqn.primitive.bind(*operands, **(found if isinstance(found, dict) else found[1]))
-        values = np.asarray(result)
+        values = np.asarray(evaluated(eqn, operands, in_context=False)[0])
     # A constant may be nan, where JAX's variance gives it for a sum over nothing: another value is chosen.
     finite = of == NORMAL or bool(np.all(np.isfinite(values)))
     if values.shape != quadrature()[0].shape or not np.isrealobj(values) or not finite:

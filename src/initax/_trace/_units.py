@@ -7,7 +7,7 @@ weight that is followed lie. Nothing may be lost on the way: what can't be follo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from initax._trace._entries import (
     unit_numbers,
 )
 from initax._trace._equations import shapes_of
-from initax._trace._factors import Factor, foreign, stands
+from initax._trace._factors import Factor, foreign, length, stands
 from initax._trace._interpret import equation
 from initax._trace._primitives import row_of
 from initax._trace._uses import CONTRACTIONS, Place, Uses, Value
@@ -284,8 +284,25 @@ def _moved(eqn: Any, values: Sequence[Value], line: str) -> list[State]:
         return [lost] * len(shapes)
     if isinstance(how, str):
         return [each or lost for each in _laid(eqn, values, line)]
-    views = [how(eqn.params, view, shapes[0]) for view in values[0].units]
+    views = [_beside_altered(view, how(eqn.params), shapes[0]) for view in values[0].units]
     return [(tuple(view for view in views if view), None) if all(views) else lost] * len(shapes)
+
+
+def _beside_altered(view: View, altered: Iterable[int], shape: tuple[int, ...]) -> View | None:
+    """Units in the result of an equation that alters some axes, or leaves them out; `None` where units lie along one.
+
+    Args:
+        view: the units in its operand.
+        altered: the axes.
+        shape: the shape of its result.
+    """
+    axes = {axis % len(view.axes) for axis in altered}
+    if axes & set(marked(view)):
+        return None
+    if len(shape) < len(view.axes):
+        return replace(view, axes=tuple(factors for axis, factors in enumerate(view.axes) if axis not in axes))
+    pairs = zip(view.axes, shape, strict=True)
+    return replace(view, axes=tuple(factors if length(factors) == size else foreign(size) for factors, size in pairs))
 
 
 def _mixing(name: str) -> str:
