@@ -78,6 +78,14 @@ class Kernel:
         """Return the kernel that draws the same on one device, wherever the array is to live."""
         return self
 
+    def core(self) -> tuple[Kernel, tuple[int, ...]] | None:
+        """Return a kernel and the shape it draws where that has only to be laid out; several kernels may share it."""
+        return None
+
+    def laid_out(self, drawn: jax.Array) -> jax.Array:
+        """Return what the core drew in the stored layout."""
+        raise NotImplementedError
+
     def on_host(self, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
         """Return the array made without JAX, where that needs no random numbers and no work; else `None`."""
         return None

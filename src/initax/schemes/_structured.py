@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._errors import SchemeError
-from initax._math._axes import Axes
+from initax._math._axes import Axes, resolve
 from initax._math._haar import haar
 from initax._math._polar import polar
 from initax._math._sharding import Split, split_of
@@ -69,26 +69,50 @@ class HaarKernel(_Structured):
         """Return the kernel without a mesh."""
         return replace(self, split=None)
 
-    def _drawn(self, key: jax.Array, gain: Any, dtype: Any, split: Split | None) -> jax.Array:
-        *receptive, inputs, outputs = self.axes.canonical_shape
-        matrices = self._matrices(key, math.prod(receptive) * inputs, outputs, dtype, split)
-        stacked = jnp.reshape(matrices, (self.axes.batch_size, *receptive, inputs, outputs))
-        return self.axes.from_canonical(stacked * jnp.asarray(gain, dtype))
+    def core(self) -> tuple[Kernel, tuple[int, ...]] | None:
+        """Return what draws the matrices with their longer side first."""
+        *stack, rows, columns = self._matrices_shape
+        shape = (*stack, max(rows, columns), min(rows, columns))
+        axes = resolve(" ".join([*(f"b{place}" for place in range(len(stack))), "i o"]), shape)
+        if (
+            self.is_polar
+            or self.split is not None
+            or (axes.pattern, axes.shape) == (self.axes.pattern, self.axes.shape)
+        ):
+            return None
+        return HaarKernel(axes), shape
 
-    def _matrices(self, key: jax.Array, rows: int, columns: int, dtype: Any, split: Split | None) -> jax.Array:
-        stack = (*(self.axes.split[axis] for axis in self.axes.batch_axis), rows, columns)
-        return (polar if self.is_polar else haar)(key, stack, dtype, split)
+    def laid_out(self, drawn: jax.Array) -> jax.Array:
+        """Return the matrices in the stored layout, from those with their longer side first."""
+        *_, rows, columns = self._matrices_shape
+        return self._stored(jnp.swapaxes(drawn, -1, -2) if rows < columns else drawn)
+
+    @property
+    def _matrices_shape(self) -> tuple[int, ...]:
+        *receptive, inputs, outputs = self.axes.canonical_shape
+        stack = (self.axes.split[axis] for axis in self.axes.batch_axis)
+        return (*stack, math.prod(receptive) * inputs, outputs)
+
+    def _drawn(self, key: jax.Array, gain: Any, dtype: Any, split: Split | None) -> jax.Array:
+        matrices = (polar if self.is_polar else haar)(key, self._matrices_shape, dtype, split)
+        return self._stored(matrices * jnp.asarray(gain, dtype))
+
+    def _stored(self, matrices: jax.Array) -> jax.Array:
+        return self.axes.from_canonical(jnp.reshape(matrices, (self.axes.batch_size, *self.axes.canonical_shape)))
 
 
 @dataclass(frozen=True, slots=True)
 class DeltaHaarKernel(HaarKernel):
     """Zero but for the center tap, which is a Haar-distributed matrix `(in, out)`."""
 
-    def _drawn(self, key: jax.Array, gain: Any, dtype: Any, split: Split | None) -> jax.Array:
+    @property
+    def _matrices_shape(self) -> tuple[int, ...]:
         *_, inputs, outputs = self.axes.canonical_shape
-        matrices = self._matrices(key, inputs, outputs, dtype, split)
-        taps = jnp.reshape(matrices, (self.axes.batch_size, inputs, outputs))
-        return self.axes.from_canonical(at_center(self.axes, taps * jnp.asarray(gain, dtype)))
+        return (*(self.axes.split[axis] for axis in self.axes.batch_axis), inputs, outputs)
+
+    def _stored(self, matrices: jax.Array) -> jax.Array:
+        taps = jnp.reshape(matrices, (self.axes.batch_size, *self._matrices_shape[-2:]))
+        return self.axes.from_canonical(at_center(self.axes, taps))
 
 
 @dataclass(frozen=True, slots=True)
