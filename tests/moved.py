@@ -57,7 +57,101 @@ def edges(p, x):
     return jnp.einsum("ej,bej->be", p["w"], x)
 
 
+def members(p, x, count=3):
+    return [x[k] @ p["w"][k] for k in range(count)]
+
+
+def added_in_place(p, x):
+    sums = jnp.zeros((2, 5, 2))
+    for k in range(3):
+        sums = sums.at[1].add(x[k] @ p["w"][k])
+    return sums
+
+
+def put_in_place(p, x):
+    every = jnp.zeros((3, 5, 2))
+    for k in range(3):
+        every = every.at[k].set(x[k] @ p["w"][k])
+    return every
+
+
+def put_in_by_a_loop(p, x):
+    return lax.fori_loop(0, 3, lambda k, every: every.at[k].set(x[k] @ p["w"][k]), jnp.zeros((3, 5, 2)))
+
+
+def by_counter(p, x, count, which=lambda n: n):
+    return lax.fori_loop(0, count, lambda n, sum_: sum_ + x[n] @ p["w"][which(n)], jnp.zeros((5, 2)))
+
+
+def by_two_counters(p, x):
+    def of_one(n):
+        return lax.fori_loop(0, 2, lambda k, sum_: sum_ + x[n, k] @ p["w"][n, k], jnp.zeros((5, 3)))
+
+    return lax.fori_loop(0, 3, lambda n, sum_: sum_ + of_one(n), jnp.zeros((5, 3)))
+
+
+STACK = {"w": S(3, 4, 2)}
+SIGNALS = (S(3, 5, 4),)
+SOME = {"w": "outputs of some of its entries are added up, of others they are not (moved.py:LINE)"}
+DIFFERENT = {"w": "outputs of different entries of it are added up (moved.py:LINE)"}
+
 MOVED = (
+    # Outputs of the members of a stack that are added up: one weight, however it is written.
+    Model("collected by a loop", lambda p, x: lax.map(lambda m: m[0] @ m[1], (x, p["w"])), STACK, SIGNALS,
+          {"w": "stack i o"}),
+    Model("collected by a loop and added up", lambda p, x: lax.map(lambda m: m[0] @ m[1], (x, p["w"])).sum(0),
+          STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("collected by a counter and added up",
+          lambda p, x: lax.map(lambda n: x[n] @ p["w"][n], jnp.arange(3)).mean(0), STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("added up by a loop over outputs", lambda p, x: lax.scan(
+          lambda sum_, y: (sum_ + y, None), jnp.zeros((5, 2)), jax.vmap(jnp.matmul)(x, p["w"]))[0],
+          STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("added up by a counter", lambda p, x: by_counter(p, x, 3), STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("added up backwards", lambda p, x: by_counter(p, x, 3, lambda n: 2 - n), STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("added up by two counters", by_two_counters, {"w": S(3, 2, 4, 3)}, (S(3, 2, 5, 4),), {"w": "i1 i2 i3 o"}),
+    Model("stacked and added up", lambda p, x: jnp.stack(members(p, x), 1).sum(1), STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("joined and added up", lambda p, x: jnp.concatenate(members(p, x), 1).reshape(5, 3, 2).sum(1),
+          STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("taken out and added up", lambda p, x: sum(jax.vmap(jnp.matmul)(x, p["w"])[k] for k in range(3)),
+          STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("permuted, and added up by a loop", lambda p, x: lax.scan(
+          lambda sum_, m: (sum_ + m[0] @ m[1], None), jnp.zeros((5, 2)), (x, p["w"][jnp.array([2, 0, 1])]))[0],
+          STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("added up in one place", added_in_place, STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("added up in one place by a loop", lambda p, x: lax.fori_loop(
+          0, 3, lambda k, sum_: sum_.at[1].add(x[k] @ p["w"][k]), jnp.zeros((2, 5, 2))),
+          STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("put into an array and added up", lambda p, x: put_in_place(p, x).sum(0), STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("put into an array", put_in_place, STACK, SIGNALS, {"w": "stack i o"}),
+    Model("put into an array by a loop", put_in_by_a_loop, STACK, SIGNALS, {"w": "stack i o"}),
+    Model("put into an array by a loop and added up", lambda p, x: put_in_by_a_loop(p, x).sum(0), STACK, SIGNALS,
+          {"w": "i1 i2 o"}),
+    Model("put into an array by a loop, and some added up", lambda p, x: put_in_by_a_loop(p, x)[1:].sum(0),
+          STACK, SIGNALS, DIFFERENT),
+    Model("added up over a named axis", lambda p, x: jax.vmap(
+          lambda x, w: lax.psum(x @ w, "members"), axis_name="members")(x, p["w"]), STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("weighed by constants and added up", lambda p, x: jnp.tensordot(
+          jnp.array([0.2, 0.5, 0.3]), jax.vmap(jnp.matmul)(x, p["w"]), 1), STACK, SIGNALS, DIFFERENT),
+    Model("added up one by one", lambda p, x: jnp.cumsum(jax.vmap(jnp.matmul)(x, p["w"]), 0),
+          STACK, SIGNALS, DIFFERENT),
+    Model("added up as a tree", lambda p, x: lax.associative_scan(jnp.add, jax.vmap(jnp.matmul)(x, p["w"])),
+          {"w": S(4, 4, 2)}, (S(4, 5, 4),), DIFFERENT),
+    Model("added up in two segments", lambda p, x: jax.ops.segment_sum(
+          jax.vmap(jnp.matmul)(x, p["w"]), jnp.array([0, 0, 1]), 2), STACK, SIGNALS, DIFFERENT),
+    Model("some added up by a counter", lambda p, x: by_counter(p, x, 2), STACK, SIGNALS, SOME),
+    Model("one added up twice by a counter", lambda p, x: by_counter(p, x, 3, lambda n: n // 2), STACK, SIGNALS, SOME),
+    Model("some stacked and added up", lambda p, x: jnp.stack(members(p, x, 2)).sum(0), STACK, SIGNALS, SOME),
+    Model("some taken out and added up", lambda p, x: sum(jax.vmap(jnp.matmul)(x, p["w"])[k] for k in range(2)),
+          STACK, SIGNALS, SOME),
+    Model("sums on the way of a loop", lambda p, x: lax.scan(
+          lambda sum_, m: (sum_ + m[0] @ m[1], sum_), jnp.zeros((5, 2)), (x, p["w"]))[1], STACK, SIGNALS, DIFFERENT),
+    Model("some added up by a loop", lambda p, x: lax.scan(
+          lambda sum_, m: (sum_ + m[0] @ m[1], None), jnp.zeros((5, 2)), (x[1:], p["w"][1:]))[0], STACK, SIGNALS,
+          {"w": "outputs of some of its entries are added up, of others they are not (moved.py:LINE)"}),
+    Model("a sum over its axis, weighed by a signal", lambda p, x, y: jnp.einsum("ab,autb,au->tu", p["w"].sum(2), x, y),
+          {"w": S(4, 2, 3)}, (S(4, 2, 5, 2), S(4, 2)), {"w": "no axis of it is summed over (moved.py:LINE)"}),
+    Model("single entries of looked-up rows", lambda p, x: sum(p["w"][:, x][k] for k in range(3)), {"w": S(3, 7)},
+          (tokens(5),), {"w": "single entries of its rows are looked up (moved.py:LINE)"}),
     Model("cells of haiku", haiku_gru, {"w_i": S(4, 15), "w_h": S(5, 15), "b": S(15)}, (S(4), S(5)),
           {"w_i": "i o", "w_h": "i o", "b": "o"}),
     Model("grouped queries", grouped_queries, {"qkv": S(6, 16)}, (S(3, 6),), {"qkv": "i o"}),

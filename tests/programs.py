@@ -609,6 +609,55 @@ def by_loop(w: Writer, a: str) -> str:
     return x
 
 
+def by_counter(w: Writer, a: str) -> str:
+    """Write a loop that takes entries by a counter, and adds up or collects what comes of them."""
+    shape = w.shape(a)
+    if len(shape) != 3:
+        return by_matmul(w, a)
+    size = shape[0]
+    x = signal(w, (size, 4, shape[1]))
+    steps = w.pick([size, size, max(size - 1, 1)])
+    which = w.pick(["n", "n", f"{size - 1} - n", f"n * 0 + {size - 1}", "0"])
+    body, zeros = f"{x}[n] @ {a}[{which}]", f"jnp.zeros((4, {shape[2]}))"
+    way = w.choose(6)
+    if way == 0:
+        return w.value(f"lax.map(lambda n: {body}, jnp.arange({steps}))")
+    if way == 1:
+        return w.value(f"lax.fori_loop(0, {steps}, lambda n, c: c + {body}, {zeros})")
+    if way == 2:
+        return w.value(f"lax.scan(lambda c, n: (c + {body}, c), {zeros}, jnp.arange({steps}))[{w.choose(2)}]")
+    if way == 3:
+        return w.value(
+            f"lax.scan(lambda c, n: (c + {body}, None), {zeros}, jnp.array({[0] * (steps - 1) + [size - 1]}))[0]"
+        )
+    if way == 4:
+        inside = f"lax.fori_loop(0, {steps}, lambda n, c: c + {body}, {zeros})"
+        return w.value(f"lax.fori_loop(0, 2, lambda k, d: d + {inside}, {zeros})")
+    inside = f"lax.fori_loop(0, {size}, lambda k, d: d + {x}[k] @ {a}[{which}], {zeros})"
+    return w.value(f"lax.fori_loop(0, {steps}, lambda n, c: c + {inside}, {zeros})")
+
+
+def by_list(w: Writer, a: str) -> str:
+    """Write a list of outputs of entries, which are joined or added up."""
+    shape = w.shape(a)
+    if len(shape) != 3:
+        return by_einsum(w, a)
+    x = signal(w, (shape[0], 4, shape[1]))
+    count = w.pick([shape[0], shape[0], max(shape[0] - 1, 1)])
+    one = w.pick(["{x}[k] @ {a}[k]", "jnp.tanh({x}[k] @ {a}[k])", "{x}[0] @ {a}[k]", "{x}[k] @ {a}[k] / 2"])
+    every = f"[{one.format(x=x, a=a)} for k in range({count})]"
+    way = w.choose(6)
+    if way < 2:
+        return w.value(f"jnp.stack({every}, {w.choose(3)})")
+    if way == 2:
+        return w.value(f"jnp.concatenate({every}, {w.choose(2)})")
+    if way == 3:
+        return w.value(f"sum({every})")
+    if way == 4:
+        return w.value(f"jnp.concatenate({every}, 1).reshape(4, {count}, {shape[2]}).sum(1)")
+    return w.value(f"jnp.concatenate({every}, 0).reshape({count}, 4, {shape[2]}).mean(0)")
+
+
 def by_recurrence(w: Writer, a: str) -> str:
     shape = w.shape(a)
     if len(shape) != 2:
@@ -903,7 +952,7 @@ MEETINGS: list[Callable[[Writer, str], str]] = [
     by_matmul, by_einsum, by_vmap, by_closure, by_convolution, by_product, by_shifts, by_loop, by_recurrence,
     by_look_up, by_scale, by_bias, by_cond, by_wrapped, by_gradient, by_experts, by_attention, by_halves,
     by_both_ways, by_twice, by_ellipsis, by_parts, by_modulated, by_powers, by_complex, by_custom, by_switch,
-    by_expert_index, by_cell, by_patches, by_einsum, by_convolution, by_einsum, by_matmul,
+    by_expert_index, by_cell, by_patches, by_counter, by_list, by_einsum, by_convolution, by_einsum, by_matmul,
 ]  # fmt: skip
 """Where a parameter meets the signal."""
 
@@ -915,7 +964,7 @@ def finished(w: Writer, y: str) -> str:
     """Write some lines that do something to the outputs."""
     for _ in range(w.pick([0, 1, 1, 2, 3])):
         shape = w.shape(y)
-        way = w.choose(14)
+        way = w.choose(19)
         last = shape[-1] if shape else 0
         if way == 1:
             y = w.value(f"jnp.tanh({y})")
@@ -943,6 +992,19 @@ def finished(w: Writer, y: str) -> str:
             y = w.value(f"jax.nn.relu({y})")
         elif way == 13 and shape:
             y = w.value(f"jnp.concatenate([{y}, jnp.tanh({y})], -1)")
+        elif way == 14 and shape:
+            y = w.value(f"{y}.mean({w.choose(len(shape))})")
+        elif way in (15, 17) and np.iscomplexobj(w.space[y].arr):
+            continue
+        elif way == 15 and len(shape) > 1:
+            y = w.value(f"lax.scan(lambda c, y: (c + y, None), jnp.zeros({shape[1:]}), {y})[0]")
+        elif way == 16 and len(shape) > 1:
+            count = w.pick([shape[0], max(shape[0] - 1, 1)])
+            y = w.value(f"sum({y}[k] for k in range({count}))")
+        elif way == 17 and len(shape) > 1:
+            y = w.value(f"lax.fori_loop(0, {shape[0]}, lambda n, c: c + {y}[n], jnp.zeros({shape[1:]}))")
+        elif way == 18 and shape and shape[0] > 1:
+            y = w.value(f"{y}[{w.choose(2)}:]")
         else:
             continue
         w.note("after")

@@ -88,6 +88,47 @@ def test_abstract_variables_that_are_shared_are_drawn_once(key):
     assert isinstance(new.layers[0].kernel.get_raw_value(), jax.Array)
 
 
+class Halves(nnx.Module):
+    """Two Linears under a module without arrays: one for both, or one for each."""
+
+    def __init__(self, rngs, *, shared):
+        self.first, self.second = (nnx.Linear(3, 3, rngs=rngs) for _ in range(2))
+        self.first.activation = nnx.Sequential(jax.nn.relu)
+        self.second.activation = self.first.activation if shared else nnx.Sequential(jax.nn.relu)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_modules_without_arrays_are_shared_as_before(shared, key):
+    model = Halves(nnx.Rngs(0), shared=shared)
+    new = ix.reinit(model, {"Linear": "he_normal"}, key)
+    assert (new.first.activation is new.second.activation) == shared
+    assert new.first.activation is not model.first.activation
+    assert nnx.graphdef(new) == nnx.graphdef(model)
+    assert vars(new.first).keys() == vars(model.first).keys()
+
+
+def test_an_object_that_is_no_pytree_inside_a_module_is_new_too(key):
+    class Closed(nnx.Module, pytree=False):
+        def __init__(self, rngs):
+            self.linear = nnx.Linear(3, 3, rngs=rngs)
+
+    class Open(nnx.Module):
+        def __init__(self, rngs):
+            self.closed, self.linear = Closed(rngs), nnx.Linear(3, 3, rngs=rngs)
+
+    model = Open(nnx.Rngs(0))
+    new = ix.reinit(model, {"*": "zeros"}, key)
+    assert new.closed is not model.closed
+    assert [float(jnp.abs(each.linear.kernel[...]).sum()) for each in (new, new.closed)] == [0, 0]
+    assert float(jnp.abs(model.closed.linear.kernel[...]).sum()) > 0
+
+
+def test_convolutions_of_equal_shapes_with_other_masks_have_fans_of_their_own():
+    masks = (None, jnp.ones((3, 4, 4)), jnp.zeros((3, 4, 4)).at[0].set(1))
+    convs = nnx.List([nnx.Conv(4, 4, 3, mask=mask, rngs=nnx.Rngs(0)) for mask in masks])
+    assert [layer["kernel"].effective_fan_in for layer in ix.layers(convs) if layer.kind == "Conv"] == [12, 12, 4]
+
+
 @pytest.mark.filterwarnings("ignore:Variable hooks are deprecated:UserWarning")
 def test_type_and_metadata_of_variables_are_kept(key):
     class Frozen(nnx.Param):

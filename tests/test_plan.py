@@ -1,5 +1,8 @@
 """Plans: printed, compared, stored, and made without data."""
 
+import dataclasses
+import gc
+import weakref
 from typing import Any
 
 import equinox as eqx
@@ -89,6 +92,36 @@ def test_a_plan_can_be_made_inside_jit_and_drawn_outside(key):
 
     look(model())
     assert seen[0] == ix.plan(model(), {"Linear": "he_normal"})
+
+
+def test_a_plan_keeps_no_static_field_alive():
+    class Activation:
+        pass
+
+    class Activated(nn.Linear):
+        activation: Any = eqx.field(static=True, default=None)
+
+    activation = Activation()
+    seen = weakref.ref(activation)
+    layer = Activated(3, 2, key=KEY)
+    object.__setattr__(layer, "activation", activation)
+    assert len(ix.plan(layer, {"*": "he_normal"})) == 2
+    del layer, activation
+    gc.collect()
+    assert seen() is None
+
+
+@pytest.mark.parametrize("cls", [ix.Draw, ix.Layer, ix.Parameter])
+def test_records_made_at_once_are_those_that_the_class_makes(cls):
+    layers = ix.layers(model())
+    plan = ix.plan(model(), {"*": "he_normal"})
+    for record in {ix.Draw: plan.draws, ix.Layer: layers, ix.Parameter: [each.parameter for each in plan.draws]}[cls]:
+        made = cls(**{field.name: getattr(record, field.name) for field in dataclasses.fields(cls)})
+        assert made == record
+        assert repr(made) == repr(record)
+        assert dataclasses.replace(record) == record
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(record, dataclasses.fields(cls)[0].name, None)
 
 
 def test_kept_and_draws_cover_every_array_once():

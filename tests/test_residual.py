@@ -1,15 +1,19 @@
 """Residual streams read off the forward pass: which weights end their branches, and how many there are."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import initax as ix
+from initax._trace import _infer
 from initax._trace._branch_weights import Inside
 from initax._trace._branches import Search
 from initax._trace._flow import flow_of
 from initax._trace._replay import Player
+from initax._trace._residual import residuals
 from tests.residual_models import MODELS
 from tests.residual_networks import FRAMEWORKS, LAST, NETWORKS
 
@@ -64,6 +68,32 @@ def test_networks_of_three_frameworks_have_the_ends_that_are_listed(name, framew
             assert parts[1] == LAST[framework]
         (ends[parts[0]],) = found[path].residual.branches
     assert ends == network.ends
+
+
+def test_streams_are_looked_for_once_and_only_where_somebody_asks(monkeypatch):
+    asked = []
+
+    def counted(closed, paths):
+        asked.append(paths)
+        return residuals(closed, paths)
+
+    monkeypatch.setattr(_infer, "residuals", counted)
+    model = BY_NAME["block"]
+    survey, again = surveyed(model), surveyed(model)
+    plan = ix.plan(survey, {"*": NORMAL})
+    plan.lower()
+    assert not asked
+    assert "end of branch 1 of" in str(plan)
+    assert survey.residual_streams == survey.residual_streams
+    assert len(asked) == 1
+    assert survey.layers == again.layers
+    assert len(asked) == 2
+    pending = next(iter(parameters(surveyed(model)).values()))
+    known = next(iter(parameters(survey).values()))
+    assert pickle.loads(pickle.dumps(pending)) == known
+    assert (hash(pending.residual), repr(pending)) == (hash(known.residual), repr(known))
+    with pytest.raises(AttributeError, match="'Residual' object has no attribute 'branch'"):
+        _ = pending.residual.branch
 
 
 # What the sums themselves say, with numbers.

@@ -144,22 +144,23 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
         ModelError: two arrays have the same dotted path, the module does not go with the model and the inputs, or what
             was passed is not a model.
     """
+    describe = _describer()
     flat = jax.tree_util.tree_flatten(model)
     if not _is_registered(model):
         refuse_foreign(model, flat[0])
-        if len(flat[0]) == 1 and flat[0][0] is model and _describe(model) is None:
+        if len(flat[0]) == 1 and flat[0][0] is model and describe(model) is None:
             refuse_closed(model)
     call = Call(module, inputs, forward)
     for adapter in _claiming(model, call):
         claimed: Survey | Node | None = adapter.survey(model, call)
         if claimed is not None:
-            return _walk(model, _describe, flat, claimed) if isinstance(claimed, Node) else claimed
+            return _walk(model, describe, flat, claimed) if isinstance(claimed, Node) else claimed
     if are_variables(model):
         hint = _how_to_tell(model)
         named = survey_variables(take_apart(model), Readings(hint=hint))
         named.hint = hint
         return named
-    return _walk(model, _describe, flat)
+    return _walk(model, describe, flat)
 
 
 def parameters_of(model: Any) -> Any:
@@ -214,13 +215,21 @@ def _how_to_tell(model: Any) -> str:
     return "pass the Linen module and what it is called on: module=module, inputs=x"
 
 
-def _describe(node: Any) -> Node | None:
-    """Return the description of a node by the nearest framework that knows it."""
-    for describe in _described_by(packages_of(type(node))):
-        said = describe(node)
-        if said is not None:
-            return said
-    return None
+def _describer() -> Describe:
+    """Return the function from a node to its description by the nearest framework that knows it."""
+    by_class: dict[type, tuple[Describe, ...]] = {}
+
+    def describe(node: Any) -> Node | None:
+        cls = type(node)
+        if cls not in by_class:
+            by_class[cls] = _described_by(packages_of(cls))
+        for of_framework in by_class[cls]:
+            said = of_framework(node)
+            if said is not None:
+                return said
+        return None
+
+    return describe
 
 
 @functools.lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from initax._adapters._nodes import MODULE, Awaited, Node, absolute
+from initax._adapters._nodes import Awaited, Node, absolute
 from initax._model._parameter import FROM_KEY, WEIGHT_ROLES, Constraint, Declaration, Layer, Parameter, declaration_of
 from initax._model._reason import Reason, Why, follows, tied
 from initax._model._survey import Stream
@@ -45,7 +45,7 @@ class Facts:
 
     def enter(self, node: Node, path: str, cls: type) -> None:
         """Add what the node at a path says; `cls` is the class of the object that it describes."""
-        if node is MODULE:
+        if not (node.constraints or node.reasons or node.states or node.awaited or node.streams or node.ties):
             return
         for below, constraint in node.constraints.items():
             self._constrain(absolute(path, below), constraint, path)

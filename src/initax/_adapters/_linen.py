@@ -390,7 +390,7 @@ def _read(record: Record, names: Names, own: Own) -> tuple[str, tuple[Parameter,
     order = [*declared.fields, *own]
     known = {name: own[name] for name in sorted(own, key=order.index) if name in shapes}
     seen = module if names in record.inside else Seen(module, shapes, record.calls[names])
-    parameters = declared_parameters(seen, declared, known, None, stacks)
+    parameters = declared_parameters(seen, declared, known, stacks)
     rest = {name: entry for name, entry in own.items() if name not in known and name not in mapped}
     # What a module sees after `nn.map_variables` tells nothing of the axes that are stored; the forward pass does.
     return declared.kind, (*parameters, *unknown(mapped, undeclared()), *unknown(rest, UNUSED))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import Any
 
 from initax._adapters._plain import Own, unknown
 from initax._math._axes import Axes, resolve
@@ -18,6 +19,8 @@ from initax._model._parameter import (
     Layer,
     Parameter,
     Role,
+    moved,
+    new_layer,
     why_not_drawable,
 )
 from initax._model._reason import undeclared
@@ -35,7 +38,13 @@ UNNAMED = "its name does not tell its axes"
 """Why an array is kept that another one of Flax's may be called."""
 
 
-def named_layer(path: str, names: tuple[str, ...], own: Own, ancestors: tuple[Ancestor, ...], hint: str) -> Layer:
+Named = dict[Any, tuple[str, tuple[Parameter, ...]]]
+"""What names and shapes tell → the kind of a layer, and its parameters, wherever they are."""
+
+
+def named_layer(
+    path: str, names: tuple[str, ...], own: Own, ancestors: tuple[Ancestor, ...], hint: str, known: Named
+) -> Layer:
     """Return the layer that a module's name and the names and ranks of its arrays suggest.
 
     Args:
@@ -44,12 +53,24 @@ def named_layer(path: str, names: tuple[str, ...], own: Own, ancestors: tuple[An
         own: its arrays.
         ancestors: the modules around it.
         hint: what to pass where names do not tell.
+        known: what was read before, with this hint; what is read now is added.
     """
-    kind = "RNNCell" if _is_cell(names) else _kind(names, own)
-    parameters = tuple(_parameter(name, names, kind, own, hint) for name in own)
-    if all(each.role is None for each in parameters):
-        kind = UNDECLARED
-    return Layer(path=path, kind=kind, cls=dict, parameters=parameters, ancestors=ancestors)
+    told = tuple(map(_word, names[-2:]))
+    likeness = (told, *((name, array.shape, array.dtype) for name, (_, array) in own.items()))
+    if likeness not in known:
+        kind = "RNNCell" if _is_cell(names) else _kind(names, own)
+        parameters = tuple(_parameter(name, names, kind, own, hint) for name in own)
+        known[likeness] = (UNDECLARED if all(each.role is None for each in parameters) else kind), parameters
+    kind, alike = known[likeness]
+    both = zip(alike, own.values(), strict=True)
+    parameters = tuple([moved(parameter, where, placement(array)) for parameter, (where, array) in both])
+    return new_layer(path, kind, dict, parameters, ancestors)
+
+
+@functools.lru_cache(maxsize=4096)
+def _word(name: str) -> str:
+    """What the name of a module tells of it: the class that Flax named it by, or a word for a part of another one."""
+    return _class(name) or (name if name in ATTENTION or name in PACKED else "")
 
 
 def cell_of(names: tuple[str, ...]) -> tuple[str, ...] | None:

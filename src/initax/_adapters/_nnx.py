@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import types
+import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,7 +17,7 @@ from flax import nnx
 from jax.nn import initializers
 from jax.tree_util import tree_flatten_with_path
 
-from initax._adapters._nodes import Node, entry_name, join
+from initax._adapters._nodes import NOTHING, Form, Node, entry_name, join
 from initax._adapters._shared_patterns import (
     Fans,
     conv_effective,
@@ -44,6 +47,7 @@ from initax._model._parameter import (
     row,
     weight,
 )
+from initax._model._quick import copier
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
 
 LECUN: DefaultSpec = "lecun_normal"
@@ -272,7 +276,7 @@ LAYERS: dict[type, Declaration] = {
 """Every class of `flax.nnx` that owns parameters: one row each. Subclasses inherit the row of the nearest base."""
 
 for _cls, _row in LAYERS.items():
-    declare(_cls, _row)
+    declare(_cls, replace(_row, static=True))
 
 STATE: tuple[tuple[type, Reason], ...] = (
     (nnx.BatchStat, Reason(Why.STATISTICS, "running statistics")),
@@ -284,38 +288,65 @@ STATE: tuple[tuple[type, Reason], ...] = (
 """Types of Variables that hold no parameters → what they hold."""
 
 
+new_box = copier(Node, "value", "identity", "reason", "streams")
+new_module = copier(Node, "form", "children", "constraints", "structure")
+"""Functions from `BOX` and `MODULE`, and what differs, to what is said of one Variable or one module."""
+
+
 def describe(node: Any) -> Node | None:
     """Return a module's children by name, or the value in a Variable, and what wrappers mean for what they wrap.
 
     NNX modules are graphs and need not be pytrees; their own attributes tell more than the way JAX flattens them.
     """
-    if isinstance(node, nnx.Variable):
+    cls = type(node)
+    form = _form(cls)
+    if form == "box" or (form is None and isinstance(node, nnx.Variable)):
         value = _value(node)
         starts = isinstance(value, jax.ShapeDtypeStruct) and isinstance(node, nnx.RngState)
-        return Node(
-            "box",
-            value=value,
-            identity=id(node),
-            reason=None if type(node) is nnx.Param else _why_no_parameter(node),
-            streams={"": functools.partial(_started, node, value)} if starts else {},
-            rebuild_model=rebuild,
+        reason = None if cls is nnx.Param else _why_no_parameter(node)
+        return new_box(
+            BOX, value, id(node), reason, {"": functools.partial(_started, node, value)} if starts else NOTHING
         )
-    if isinstance(node, nnx.State | nnx.FlatState):
+    if form == "unread":
         return Node("unread", reason=FLAT)
-    if not isinstance(node, nnx.Pytree) or isinstance(node, type):
+    if form is None:
         return None
-    constraints: Mapping[str, Constraint] = {}
-    if isinstance(node, nnx.WeightNorm):
+    children = {str(name): child for name, child in vars(node).items() if not str(name).startswith("_pytree__")}
+    constraints: Mapping[str, Constraint] = NOTHING
+    if issubclass(cls, nnx.WeightNorm):
         constraints = _weight_norm(node)
-    if isinstance(node, nnx.SpectralNorm):
+    if issubclass(cls, nnx.SpectralNorm):
         constraints = _spectral_norm(node)
-    return Node(
-        "container" if isinstance(node, nnx.List | nnx.Dict) else "module",
-        children={str(name): child for name, child in vars(node).items() if not str(name).startswith("_pytree__")},
-        constraints=constraints,
-        constant=_constant,
-        rebuild_model=rebuild,
-    )
+    return new_module(MODULE, form, children, constraints, _structure(children) if form == "module" else None)
+
+
+def _form(cls: type) -> Form | None:
+    """What the objects of a class are, asked once of each: `isinstance` on a Variable costs more than all else here."""
+    found = _KNOWN.get(cls)
+    if found is None:
+        found = _KNOWN[cls] = tuple(form for bases, form in FORMS if issubclass(cls, bases))[:1]
+    return found[0] if found else None
+
+
+FORMS: tuple[tuple[tuple[type, ...], Form], ...] = (
+    ((nnx.Variable,), "box"),
+    ((nnx.State, nnx.FlatState), "unread"),
+    ((nnx.List, nnx.Dict), "container"),
+    ((nnx.Pytree,), "module"),
+)
+"""Classes → what their objects are; the first counts."""
+
+_KNOWN: weakref.WeakKeyDictionary[type, tuple[Form, ...]] = weakref.WeakKeyDictionary()
+
+STATIC = frozenset({bool, int, float, str, tuple, type(None), types.FunctionType})
+"""Types of attributes that hold neither arrays nor modules, as most do."""
+
+
+def _structure(children: Mapping[str, Any]) -> Any:
+    """What a module is apart from the arrays and the modules in it; `None` where a mask's entries matter, too."""
+    if children.get("mask") is not None:
+        return None
+    return tuple([(name, child) for name, child in children.items() if type(child) in STATIC or not _form(type(child))])
 
 
 def parameters(model: Any) -> Any:
@@ -414,10 +445,32 @@ def _spectral_norm(node: Any) -> dict[str, Constraint]:
 
 
 def rebuild(model: Any, leaves: Mapping[str, Any]) -> Any:
-    """Return a new graph with new Variables that hold these leaves; the old one is left as it was."""
+    """Return a new graph with new Variables that hold these leaves; the old one is left as it was.
+
+    What is reached once alone is a tree, which JAX takes apart and puts together three times as fast as Flax a graph.
+    """
+    seen: set[int] = set()
+    again: list[int] = []
+
+    def is_leaf(node: Any) -> bool:
+        form = _form(type(node))
+        if form is not None:
+            (again.append if id(node) in seen else seen.add)(id(node))
+        return form == "box" or bool(again)
+
+    found, structure = tree_flatten_with_path(model, is_leaf=is_leaf)
+    if not again and all(_is_leaf_of_graphs(leaf) for _, leaf in found):
+        new = [_renewed(leaf, ".".join(map(entry_name, entries)), leaves) for entries, leaf in found]
+        return jax.tree_util.tree_unflatten(structure, new)
     graph, state = nnx.split(model)
     flat = [(names, _renewed(value, _dotted(names), leaves)) for names, value in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def _is_leaf_of_graphs(leaf: Any) -> bool:
+    """Whether what JAX does not open is a leaf to Flax, too: an object that is no pytree may be a node of a graph."""
+    form = _form(type(leaf))
+    return form == "box" or (form is None and not isinstance(leaf, nnx.Variable))
 
 
 def _renewed(value: Any, path: str, leaves: Mapping[str, Any]) -> Any:
@@ -430,6 +483,10 @@ def _renewed(value: Any, path: str, leaves: Mapping[str, Any]) -> Any:
     found, structure = tree_flatten_with_path(raw)
     below = [leaves.get(join(path, ".".join(map(entry_name, entries))), old) for entries, old in found]
     return value.copy(jax.tree_util.tree_unflatten(structure, below))
+
+
+BOX = Node("box", rebuild_model=rebuild)
+MODULE = Node("module", constant=_constant, rebuild_model=rebuild)
 
 
 def gives_keys(source: Any) -> bool:

@@ -79,6 +79,8 @@ class Node:
         awaited: path of a weight below → a constraint that needs a state which may be anywhere in the model.
         streams: path of random state below that was never made → function from its full path and the user's key to it.
         holder: of a box, function from the module that holds it to what that is, where nobody else says.
+        structure: of a module whose children are given, what modules have in common whose arrays of equal shapes read
+            alike; `None` where that is not known. Modules that JAX flattens have class and static fields in common.
         stacks: of a module, where the stack axes of its arrays stand, by name, where that is known.
         hint: of a named mapping, what to pass where names do not tell.
         module: what the fields' functions are given; the node itself unless said otherwise.
@@ -105,6 +107,7 @@ class Node:
     awaited: Mapping[str, Awaited] = field(default_factory=_nothing)
     streams: Mapping[str, Callable[[str, jax.Array], Any]] = field(default_factory=_nothing)
     holder: Callable[[Any], Node | None] | None = None
+    structure: Any = None
     stacks: Mapping[str, tuple[int, ...]] = field(default_factory=_nothing)
     hint: str | None = None
     module: Any = None

@@ -7,13 +7,14 @@ its framework's adapter says: a `Node`, or nothing.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import GetAttrKey, tree_flatten, tree_flatten_with_path
+from jax.tree_util import GetAttrKey, default_registry, tree_flatten_with_path
 
 from initax._adapters._facts import Facts
 from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name, join
@@ -22,7 +23,7 @@ from initax._adapters._variables import are_named, read_by_name, ungrouped
 from initax._errors import ModelError, listing, message
 from initax._model._declared import declared_parameters
 from initax._model._evidence import settled
-from initax._model._parameter import UNDECLARED, Ancestor, Declaration, Layer, Parameter, declaration_of
+from initax._model._parameter import UNDECLARED, Ancestor, Declaration, Layer, Parameter, declaration_of, new_layer
 from initax._model._reason import Reason, Why, follows, state, undeclared
 from initax._model._states import BOXES
 from initax._model._survey import Survey
@@ -43,18 +44,19 @@ class Walk:
     """The state of one walk.
 
     Attributes:
-        is_shape: whether a node is a shape that stands for an array.
+        has_shapes: whether tuples of numbers stand for arrays of these shapes.
         describe: what the frameworks say of a node.
         layers: the layers found so far.
         leaves: the leaves seen so far; their number is the next leaf's index.
         indices: path of each leaf, reached again or not → its index.
-        places: path of each array → leaf indices that hold it.
+        places: path of each array → indices of the leaves that hold it.
         same: path of an array that another path holds, too → that path, where nothing but the object ties them.
         owners: identity of each array → path at which it was first seen.
         facts: what the nodes said of arrays.
         boxed: paths of the arrays in boxes.
         leaf_types: types that JAX was seen to treat as leaves.
         names: structure of a node → the names of its children; a model has many nodes and few that differ.
+        readings: structure and shapes of a module → its parameters, without their paths.
         active: identities of the opened nodes around the one that is visited; graphs may have cycles.
         messages: what could not be told, for the plan.
         hint: what to pass for classes where names are all that was read.
@@ -62,19 +64,20 @@ class Walk:
         rebuild_model: how an adapter wants the whole model written back.
     """
 
-    is_shape: Callable[[Any], bool]
+    has_shapes: bool
     describe: Describe
     layers: list[Layer] = field(default_factory=list)
     leaves: list[Any] = field(default_factory=list)
     indices: dict[str, int] = field(default_factory=dict)
-    places: dict[str, list[int]] = field(default_factory=dict)
+    places: dict[str, tuple[int, ...]] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
     owners: dict[int, str] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
     boxed: set[str] = field(default_factory=set)
     leaf_types: set[type] = field(default_factory=set)
     names: dict[Any, tuple[str, ...]] = field(default_factory=dict)
-    active: set[int] = field(default_factory=set)
+    readings: dict[Any, tuple[Parameter, ...]] = field(default_factory=dict)
+    active: set[int | None] = field(default_factory=set)
     messages: list[str] = field(default_factory=list)
     hint: str = ""
     rebuilt: dict[int, Node] = field(default_factory=dict)
@@ -102,8 +105,8 @@ class Walk:
         if whole is not None:
             return lambda leaves: whole(model, {path: leaves[index] for path, index in self.indices.items()})
         if not self.rebuilt:
-            if self.is_shape is not _never:
-                flat = jax.tree_util.tree_flatten(model, is_leaf=self.is_shape)
+            if self.has_shapes:
+                flat = jax.tree_util.tree_flatten(model, is_leaf=_is_shape)
             leaves, structure = flat
             self._refuse_other_leaves(leaves)
             unflatten: Callable[[list[Any]], Any] = structure.unflatten
@@ -127,7 +130,7 @@ class Walk:
         """A tree with a function called on each leaf, in the order of the walk, and objects rebuilt by adapters."""
 
         def is_leaf(node: Any) -> bool:
-            return id(node) in self.rebuilt or self.is_shape(node)
+            return id(node) in self.rebuilt or (self.has_shapes and _is_shape(node))
 
         def one(node: Any) -> Any:
             said = self.rebuilt.get(id(node))
@@ -152,23 +155,22 @@ class Walk:
             )
 
     def _children(self, node: Any) -> tuple[Children, Any] | None:
-        """The node's children by name, and its own structure; `None` for a leaf."""
-        if type(node) in self.leaf_types or self.is_shape(node):
+        """The children by name, and what nodes with the same names and static fields share; `None` for a leaf."""
+        cls = type(node)
+        if self.has_shapes and _is_shape(node):
             return None
-
-        def is_child(each: Any) -> bool:
-            return each is not node
-
-        children, structure = tree_flatten(node, is_child)
+        flattened = default_registry.flatten_one_level(node)
+        if flattened is None:
+            self.leaf_types.add(cls)
+            return None
+        children = tuple(flattened[0])
+        structure = (cls, flattened[1], len(children))
         try:
             names = self.names.get(structure)
         except (TypeError, ValueError):  # a static field that can't be hashed or compared, e.g. a list or an array
             names = None
         if names is None:
-            found, _ = tree_flatten_with_path(node, is_leaf=is_child)
-            if len(found) == 1 and not found[0][0]:
-                self.leaf_types.add(type(node))
-                return None
+            found, _ = tree_flatten_with_path(node, is_leaf=lambda each: each is not node)
             names = tuple(entry_name(path[0]) for path, _ in found)
             with contextlib.suppress(TypeError, ValueError):
                 self.names[structure] = names
@@ -217,11 +219,11 @@ class Walk:
         if said.form == "box":
             self._boxed(said, path, ancestors, owner, container)
             return
-        structure = None
         if said.children is not None:
             if id(node) in self.active:
                 return
             children: Children = tuple(said.children.items())
+            structure = None if said.structure is None else (cls, said.structure)
         else:
             found = self._children(node)
             if found is None:
@@ -262,11 +264,15 @@ class Walk:
         around = (*ancestors, Ancestor(path, cls))
         place = len(self.layers)
         declared = declaration_of(cls, inherited=False) or said.declaration or declaration_of(cls)
-        inside = {name.partition(".")[0] for name in declared.fields if "." in name} if declared else set()
-        self.active.add(id(node))
+        inside = declared.inside if declared is not None else ()
+        mark = None if said.children is None else id(node)  # what JAX flattens is a tree
+        self.active.add(mark)
         for name, child in children:
-            self.visit(child, join(path, name), around, holder, absorbed=name in inside)
-        self.active.discard(id(node))
+            if type(child) in self.leaf_types:
+                self._leaf(child, join(path, name), holder)
+            else:
+                self.visit(child, join(path, name), around, holder, absorbed=name in inside)
+        self.active.discard(mark)
         if not holder.own:
             return
         if declared is None:
@@ -277,7 +283,7 @@ class Walk:
             self.facts.declarations[path] = declared
         if declared is not None:
             module = node if said.module is None else said.module
-            parameters = declared_parameters(module, declared, holder.own, structure, said.stacks)
+            parameters = declared_parameters(module, declared, holder.own, said.stacks, structure, self.readings)
         else:
             parameters = unknown(holder.own, undeclared())
         if said.constant is not None:
@@ -286,7 +292,7 @@ class Walk:
         kind = declared.kind if declared is not None else UNDECLARED
         if kind == UNDECLARED and all(where in self.facts.states for where, _ in holder.own.values()):
             kind = "State"
-        self.layers.insert(place, Layer(path=path, kind=kind, cls=cls, parameters=parameters, ancestors=ancestors))
+        self.layers.insert(place, new_layer(path, kind, cls, parameters, ancestors))
 
     def _unless_constant(
         self, parameter: Parameter, array: Any, constant: Callable[[Any, bool], Reason | None]
@@ -310,10 +316,10 @@ class Walk:
                 self.facts.keep(path, said.reason)
             self._leaf(value, path, owner or container, identity=said.identity)
             return
-        before = set(self.places)
+        before = len(self.places)
         self.visit(value, path, ancestors, owner, container)
-        inside = self.places.keys() - before
-        self.boxed |= inside
+        inside = list(itertools.islice(self.places, before, None))
+        self.boxed.update(inside)
         if said.reason is not None:
             for each in inside:
                 self.facts.keep(each, said.reason)
@@ -341,7 +347,7 @@ class Walk:
         index = len(self.leaves)
         self.leaves.append(leaf)
         self.indices[path] = index
-        if self.is_shape(leaf):
+        if self.has_shapes and _is_shape(leaf):
             leaf = jax.ShapeDtypeStruct(leaf, jnp.result_type(float))
         if path in self.facts.placeholders and holder is not None:
             holder.own[_within(holder.path, path)] = (path, self.facts.placeholders[path])
@@ -353,17 +359,17 @@ class Walk:
                 f'two arrays have the path "{path}".',
                 "a mapping key that holds a dot reads like a nested one; rename one of them",
             )
-        self.places[path] = [index]
+        self.places[path] = (index,)
         # Frameworks with boxes tie boxes: two that hold one array are two parameters.
-        is_tied_by_box = is_state or identity is not None or isinstance(leaf, jax.ShapeDtypeStruct)
-        concrete = [] if is_tied_by_box else [id(leaf)]
-        firsts = [self.owners.setdefault(each, path) for each in (identity, *concrete) if each is not None]
-        first = next((each for each in firsts if each != path), path)
+        mark = identity
+        if mark is None and not is_state and not isinstance(leaf, jax.ShapeDtypeStruct):
+            mark = id(leaf)
+        first = path if mark is None else self.owners.setdefault(mark, path)
         if first != path:
-            self.places[first].append(index)
+            self.places[first] += (index,)
             self.facts.aliases[path] = first
             self.facts.ties[path] = first
-            if concrete:
+            if identity is None:
                 self.same[path] = first
         if holder is None:  # the model is a single array
             self.layers.append(plain_layer("", type(leaf), {"": (path, leaf)}, (), "", None))
@@ -456,14 +462,13 @@ def survey(model: Any, describe: Describe, flat: tuple[list[Any], Any], root: No
     Raises:
         ModelError: two arrays have the same dotted path, or an adapter does not say how to write its nodes back.
     """
-    is_shape = _shape_leaves(flat[0])
-    walk = Walk(is_shape=is_shape, describe=describe)
+    walk = Walk(has_shapes=_are_shapes(flat[0]), describe=describe)
     walk.visit(model, "", (), None, said=root)
     walk.facts.complete()
     by_path = ((path, walk.leaves[index]) for path, index in walk.indices.items())
     return Survey(
         layers=tuple(walk.facts.applied(layer, walk.leaf_at) for layer in settled(walk.layers, by_path, walk.hint)),
-        places={path: tuple(places) for path, places in walk.places.items()},
+        places=walk.places,
         aliases=walk.facts.aliases,
         leaves=walk.leaves,
         rebuild=walk.rebuilding(model, flat),
@@ -473,15 +478,9 @@ def survey(model: Any, describe: Describe, flat: tuple[list[Any], Any], root: No
     )
 
 
-def _shape_leaves(leaves: list[Any]) -> Callable[[Any], bool]:
+def _are_shapes(leaves: list[Any]) -> bool:
     """Shapes written as tuples count as arrays in a tree that holds nothing but numbers: `{"w": (256, 10)}`."""
-    if leaves and all(type(leaf) is int for leaf in leaves):
-        return _is_shape
-    return _never
-
-
-def _never(node: Any) -> bool:
-    return False
+    return bool(leaves) and all(type(leaf) is int for leaf in leaves)
 
 
 def _is_shape(node: Any) -> bool:

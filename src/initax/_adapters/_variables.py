@@ -15,12 +15,13 @@ import jax
 from jax.tree_util import DictKey, GetAttrKey, tree_flatten_with_path
 
 from initax._adapters._facts import Facts
-from initax._adapters._linen_names import cell_of, is_automatic, named_layer
+from initax._adapters._linen_names import Named, cell_of, is_automatic, named_layer
 from initax._adapters._nodes import ARRAYS, entry_name, packages_of
 from initax._adapters._plain import Own, unknown
 from initax._errors import ModelError, listing
 from initax._model._evidence import settled
 from initax._model._parameter import UNDECLARED, Ancestor, Constraint, Layer, Parameter
+from initax._model._quick import maker
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
 from initax._model._states import BOXES
 from initax._model._survey import Survey
@@ -54,6 +55,9 @@ class Entry:
     path: str
     leaf: Any
     index: int
+
+
+new_entry = maker(Entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +215,15 @@ def take_apart(model: Any) -> Variables:
         elif whole:
             collection, rest = entry_name(keys[0]), keys[1:]
         # A box around an array, e.g. `nn.Partitioned`, adds an attribute to the path, which is not a name.
-        names = tuple(name for key in rest if not isinstance(key, GetAttrKey) for name in _key_names(key))
+        names: Names = ()
+        for key in rest:
+            if not isinstance(key, GetAttrKey):
+                names += _key_names(key)
         if collection is None or not names:
             collection, names = None, tuple(map(entry_name, keys))
         inside = ".".join(names).replace("/", ".")
         path = inside if collection in (PARAMS, None) else f"{collection}.{inside}"
-        entries.append(Entry(collection, unboxed(names), path, leaf, index))
+        entries.append(new_entry(collection, unboxed(names), path, leaf, index))
     return Variables(tuple(entries), [leaf for _, leaf in found], tree.unflatten)
 
 
@@ -307,7 +314,8 @@ def _layers(entries: Iterable[Entry], readings: Readings) -> list[Layer]:
             states.setdefault(_state_group(entry), []).append(entry)
     called = {names: place for place, names in enumerate(readings.order)}
     ordered = sorted(owners, key=lambda names: called.get(names, len(called)))
-    layers = [_layer(names, owners[names], readings) for names in ordered]
+    known: Named = {}
+    layers = [_layer(names, owners[names], readings, known) for names in ordered]
     return [*layers, *(_state_layer(group, entries) for group, entries in states.items())]
 
 
@@ -347,14 +355,15 @@ def ungrouped(layers: Sequence[Layer], line: str) -> tuple[str, ...]:
     )
 
 
-def _layer(names: Names, entries: list[Entry], readings: Readings) -> Layer:
-    own: Own = {".".join(each.names[len(names) :]): (each.path, each.leaf) for each in entries}
+def _layer(names: Names, entries: list[Entry], readings: Readings, known: Named) -> Layer:
+    depth = len(names)
+    own: Own = {".".join(each.names[depth:]): (each.path, each.leaf) for each in entries}
     path = ".".join(names)
     around = tuple(
-        Ancestor(".".join(names[:count]), readings.classes.get(names[:count], dict)) for count in range(len(names))
+        Ancestor(".".join(names[:count]), readings.classes.get(names[:count], dict)) for count in range(depth)
     )
     if readings.read is None:
-        return named_layer(path, names, own, around, readings.hint)
+        return named_layer(path, names, own, around, readings.hint, known)
     if names not in readings.classes:
         parameters = unknown(own, UNUSED)
         return Layer(path=path, kind=UNDECLARED, cls=dict, parameters=parameters, ancestors=around)

@@ -101,7 +101,7 @@ def lower(jobs: Sequence[Job]) -> dict[tuple[str, ...], jax.stages.Lowered]:
 
 def _is_traced(key: jax.Array, jobs: Sequence[Job]) -> bool:
     """Whether this runs inside a transformation: there even what is made of a concrete key is traced."""
-    seen = (jax.random.key_data(key), *(job.old for job in jobs))
+    seen = (jax.random.key_data(key), *(job.old for job in jobs if job.old is not None))
     return any(isinstance(each, jax.core.Tracer) for each in seen)
 
 

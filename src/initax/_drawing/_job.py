@@ -9,7 +9,7 @@ from typing import Any
 from initax._drawing._program import Arrays, Need, Program, default_device
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Job:
     """One array to be drawn.
 

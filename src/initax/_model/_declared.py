@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from initax._errors import AxesError
 from initax._math._axes import Axes, fit, other_placements, own_shape, parse, resolve
 from initax._math._sharding import placement
-from initax._model._parameter import WEIGHT_ROLES, Declaration, Evidence, Fans, Field, Parameter, why_not_drawable
+from initax._model._parameter import (
+    WEIGHT_ROLES,
+    Declaration,
+    Evidence,
+    Fans,
+    Field,
+    Parameter,
+    moved,
+    why_not_drawable,
+)
 from initax._model._reason import Reason, Why, state, undeclared
 
 
@@ -16,8 +26,9 @@ def declared_parameters(
     module: Any,
     declaration: Declaration,
     arrays: Mapping[str, tuple[str, Any]],
+    stacks: Mapping[str, tuple[int, ...]],
     structure: Any = None,
-    stacks: Mapping[str, tuple[int, ...]] | None = None,
+    readings: dict[Any, tuple[Parameter, ...]] | None = None,
 ) -> tuple[Parameter, ...]:
     """Return the parameters of a module of a declared class.
 
@@ -25,53 +36,22 @@ def declared_parameters(
         module: the module, for the sizes it knows.
         declaration: its row in the table of layers.
         arrays: name within the layer → (path, array), everything the module itself owns.
-        structure: what modules that read alike have in common; their parameters are worked out once.
         stacks: name within the layer → where its stack axes stand, if that is known.
+        structure: class and static fields of the module, where it has such that tell all that a static row asks.
+        readings: structure and shapes → parameters of a module read before, which new readings are added to.
     """
-    if declaration.static and structure is not None:
-        reading = _known_reading(module, declaration, arrays, structure)
+    if structure is None or readings is None or stacks or not declaration.static:
+        reading = _read(module, declaration, arrays, stacks)
     else:
-        reading = _read(module, declaration, arrays, stacks or {})
-    return tuple(_placed(each, *arrays[each.name]) for each in reading)
-
-
-def _known_reading(
-    module: Any, declaration: Declaration, arrays: Mapping[str, tuple[str, Any]], structure: Any
-) -> tuple[Parameter, ...]:
-    shapes = [(name, each.shape, each.dtype) for name, (_, each) in arrays.items()]
-    signature = (id(declaration), structure, *shapes)
-    try:
-        reading = _READINGS.get(signature)
-        if reading is None:
-            reading = _READINGS[signature] = _read(module, declaration, arrays, {})
-        return reading
-    except (TypeError, ValueError):  # a static field that can't be hashed or compared, e.g. a list or an array
-        return _read(module, declaration, arrays, {})
-
-
-_READINGS: dict[Any, tuple[Parameter, ...]] = {}
-"""Parameters without their paths, by structure: a model has many layers and few that differ."""
-
-
-def _placed(reading: Parameter, path: str, array: Any) -> Parameter:
-    """Return a parameter at its path. Written out: `dataclasses.replace` takes longer than the rest of a plan."""
-    return Parameter(
-        path=path,
-        name=reading.name,
-        role=reading.role,
-        shape=reading.shape,
-        dtype=reading.dtype,
-        axes=reading.axes,
-        fans=reading.fans,
-        evidence=reading.evidence,
-        placements=reading.placements,
-        sharding=placement(array),
-        constraint=reading.constraint,
-        default=reading.default,
-        gates=reading.gates,
-        reserved=reading.reserved,
-        excluded=reading.excluded,
-    )
+        signature = (structure, *((name, each.shape, each.dtype) for name, (_, each) in arrays.items()))
+        try:
+            if signature not in readings:
+                readings[signature] = _read(module, declaration, arrays, {})
+            reading = readings[signature]
+        except (TypeError, ValueError):  # a static field that can't be hashed or compared, e.g. a list or an array
+            reading = _read(module, declaration, arrays, {})
+    both = zip(reading, arrays.values(), strict=True)
+    return tuple([moved(parameter, path, placement(array)) for parameter, (path, array) in both])
 
 
 def _read(
@@ -81,14 +61,14 @@ def _read(
     stacks_at: Mapping[str, tuple[int, ...]],
 ) -> tuple[Parameter, ...]:
     rows = declaration.fields
-    fitted = {
-        name: _fitted(module, rows[name], array, stacks_at.get(name))
-        for name, (_, array) in arrays.items()
-        if name in rows
-    }
-    stacks = {
-        len(axes.batch_axis) - _own_batch(rows[name], module) for name, axes in fitted.items() if isinstance(axes, Axes)
-    }
+    fitted: dict[str, Axes | str] = {}
+    stacks: set[int] = set()
+    for name, (_, array) in arrays.items():
+        if name in rows:
+            pattern = rows[name].pattern_of(module)
+            axes = fitted[name] = _fitted(module, rows[name], pattern, array, stacks_at.get(name))
+            if isinstance(axes, Axes):
+                stacks.add(len(axes.batch_axis) - _own_batch(pattern))
     elsewhere = {
         name: _placements(module, rows[name], arrays[name][1])
         for name, axes in (fitted if any(stacks) else {}).items()
@@ -97,8 +77,8 @@ def _read(
     shared = _shared_placements(elsewhere)
     found: list[Parameter] = []
     for name, (path, array) in arrays.items():
-        row, axes = rows.get(name), fitted.get(name)
-        known = axes if isinstance(axes, Axes) else None
+        row, known_axes = rows.get(name), fitted.get(name)
+        known = known_axes if isinstance(known_axes, Axes) else None
         found.append(
             Parameter(
                 path=path,
@@ -109,12 +89,12 @@ def _read(
                 axes=known,
                 fans=_fans(module, declaration, row, known, fitted),
                 evidence=Evidence.DECLARED if known is not None else None,
-                placements=tuple(each for each in elsewhere.get(name, ()) if each[0] in shared),
+                placements=tuple([each for each in elsewhere.get(name, ()) if each[0] in shared]),
                 constraint=row.constraint_of(module) if row else None,
                 default=row.default_of(module) if row else None,
                 gates=row.gates if row else (),
                 reserved=row.reserved if row else None,
-                excluded=_why_excluded(row, axes, array, len(stacks) > 1),
+                excluded=_why_excluded(row, known_axes, array, len(stacks) > 1),
             )
         )
     return tuple(found)
@@ -134,9 +114,9 @@ def _why_excluded(row: Field | None, axes: Axes | str | None, array: Any, uneven
     return undeclared("the layer's arrays do not have the same stack axes", Why.MISFIT) if uneven else None
 
 
-def _fitted(module: Any, row: Field, array: Any, stacks: tuple[int, ...] | None) -> Axes | str:
+def _fitted(module: Any, row: Field, pattern: str, array: Any, stacks: tuple[int, ...] | None) -> Axes | str:
     try:
-        return fit(row.pattern_of(module), tuple(array.shape), row.sizes_of(module), row.receptive_of(module), stacks)
+        return fit(pattern, tuple(array.shape), row.sizes_of(module), row.receptive_of(module), stacks)
     except AxesError as error:
         return str(error).replace("\n", ";")
 
@@ -157,9 +137,9 @@ def _shared_placements(elsewhere: Mapping[str, Placements]) -> set[tuple[int, ..
     return set.intersection(*every) if every else set()
 
 
-def _own_batch(row: Field, module: Any) -> int:
-    names = [name for group in parse(row.pattern_of(module)) for name in group]
-    return sum(name[0] not in "io." for name in names)
+@functools.lru_cache(maxsize=1024)
+def _own_batch(pattern: str) -> int:
+    return sum(name[0] not in "io." for group in parse(pattern) for name in group)
 
 
 def _fans(

@@ -17,6 +17,7 @@ import numpy as np
 
 from initax._math._axes import Axes
 from initax._model._constraint import Constraint as Constraint  # noqa: PLC0414  adapters take it from here
+from initax._model._quick import copier, maker
 from initax._model._reason import Reason, Why
 from initax._model._residual import Residual
 
@@ -178,6 +179,10 @@ class Parameter:
         return str(self.dtype) if is_key else str(jnp.dtype(self.dtype))
 
 
+moved = copier(Parameter, "path", "sharding")
+"""Function from a parameter, a path and a sharding to the same parameter there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ancestor:
     """A module around a layer."""
@@ -211,6 +216,9 @@ class Layer:
                 return parameter
         raise KeyError(name)
 
+
+new_layer = maker(Layer)
+"""Function from the fields of a `Layer`, in their order, to the layer."""
 
 UNDECLARED = "Undeclared"
 """Kind of a module whose arrays nobody declared."""
@@ -278,11 +286,18 @@ class Declaration:
         kind: framework-free name.
         fields: the array fields, by name.
         static: everything the fields ask of a module is static, so that modules of equal structure read alike.
+        inside: names of the modules inside it whose arrays are its own fields.
     """
 
     kind: str
     fields: Mapping[str, Field]
     static: bool = False
+    inside: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Work out which modules inside it it declares the arrays of."""
+        inside = frozenset(name.partition(".")[0] for name in self.fields if "." in name)
+        object.__setattr__(self, "inside", inside)
 
 
 def weight(pattern: str | Callable[[Any], str], role: Role = "weight", **further: Any) -> Field:
@@ -310,8 +325,10 @@ def declare(cls: type, declaration: Declaration) -> None:
 
 def declaration_of(cls: type, *, inherited: bool = True) -> Declaration | None:
     """Return the row of a class, or else of the nearest of its bases unless only its own is asked for."""
-    bases = cls.__mro__ if inherited else (cls,)
-    return next((_DECLARED[base] for base in bases if base in _DECLARED), None)
+    own = _DECLARED.get(cls)
+    if own is not None or not inherited:
+        return own
+    return next((_DECLARED[base] for base in cls.__mro__ if base in _DECLARED), None)
 
 
 def why_not_drawable(shape: tuple[int, ...], dtype: Any) -> Reason | None:

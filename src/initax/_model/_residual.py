@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
 
 Part = Literal["end", "inner", "scores"]
 """Where in a residual branch an array stands: `end`, its output is added to the stream; `scores`, nothing but the
@@ -36,8 +37,25 @@ class ResidualStream:
     ends: tuple[str, ...] = ()
 
 
+class _AskedLater:
+    """A record that can be made without its fields: they are asked for when the first of them is needed."""
+
+    __slots__ = ("_ask",)
+
+    if not TYPE_CHECKING:  # a type checker is to know the fields, and that there are no others
+
+        def __getattr__(self, name):
+            """Fill in the fields, which are not there yet, and return the one of this name."""
+            if name not in self.__dataclass_fields__:
+                raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'", name=name, obj=self)
+            known = self._ask()
+            for field in fields(self):
+                object.__setattr__(self, field.name, getattr(known, field.name))
+            return object.__getattribute__(self, name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Residual:
+class Residual(_AskedLater):
     """What a forward pass says of an array and residual streams.
 
     Attributes:
@@ -75,6 +93,13 @@ class Residual:
     def __str__(self) -> str:
         """Return what it says of the array: `end of branch 3 of 24`."""
         return f"end of {self.place}" if self.part == "end" else self.place
+
+
+def asked_later(ask: Callable[[], Residual]) -> Residual:
+    """Return what a function returns, which is not called before a field of it is needed."""
+    residual = object.__new__(Residual)
+    object.__setattr__(residual, "_ask", ask)
+    return residual
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:

@@ -45,7 +45,7 @@ BOXES = ("value", "raw_value")
 
 def parts_of(path: str) -> Parts:
     """Return the names in a path, joined ones apart, without those of boxes around an array."""
-    parts = tuple(re.split(r"[./]", path))
+    parts = tuple(path.replace("/", ".").split("."))
     return parts[:-1] if len(parts) > 1 and parts[-1] in BOXES else parts
 
 

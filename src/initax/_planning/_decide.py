@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from initax._model._reason import Reason, Why
 from initax._planning._depth_rules import misplaced
 from initax._planning._hints import array_text, cover, instead, no_layers, remedy, selector_of
 from initax._planning._override_axes import restated, restated_alone
-from initax._planning._records import Decisions, Draw, Kept
+from initax._planning._records import Decisions, Draw, Kept, new_draw
 from initax._planning._rules import Matching, Rule, match, said
 from initax._planning._silence import keeps_all, why_kept, why_named_is_kept, would_draw
 from initax.schemes._initializer import NO_DEFAULT, Initializer, where
@@ -85,17 +86,19 @@ class _Deciding:
         self.draws: list[Draw] = []
         self.kept: list[Kept] = []
         self.notes: list[str] = []
-        self.drew: set[int] = set()
+        self.drew: set[Rule | None] = set()
         self.uncovered: list[tuple[Layer, Parameter, Reason]] = []
         self.undeclared: dict[str, list[tuple[Layer, Parameter]]] = {}
-        self.companions: dict[str, tuple[Parameter, str]] = {
-            parameter.path: (parameter, layer.kind) for layer in layers for parameter in layer.parameters
-        }
         self.set_with: set[str] = set()
-        self.unspoken: dict[int, list[tuple[Layer, Parameter]]] = {}
+        self.unspoken: dict[Rule | None, list[tuple[Layer, Parameter]]] = {}
         self.excluded: dict[tuple[str, str], list[tuple[Layer, Parameter, Reason]]] = {}
         self.served: set[tuple[str, str]] = set()
-        self.texts: dict[int, str] = {}
+        self.texts: dict[Rule | None, str] = {}
+
+    @functools.cached_property
+    def companions(self) -> dict[str, tuple[Parameter, str]]:
+        """Path of an array → the array and the kind of its layer."""
+        return {each.path: (each, layer.kind) for layer in self.layers for each in layer.parameters}
 
     def note(self, head: str, *lines: str) -> None:
         self.notes.append(message(head, *lines))
@@ -103,48 +106,48 @@ class _Deciding:
 
     def layer(self, layer: Layer) -> None:
         """Decide the arrays of a layer, each by the rule that is for it."""
-        read: dict[int, tuple[Layer, dict[str, Parameter]]] = {}
-        for parameter in layer.parameters:
+        with_axes: dict[Rule | None, Layer] = {}
+        for place, parameter in enumerate(layer.parameters):
             choice = self.matching.choices.get(parameter.path)
-            rule, is_named = (choice.rule, choice.is_named) if choice else (None, False)
-            scheme = rule.scheme if rule else None
-            if rule is None and parameter.path in self.by_default:
-                scheme, is_named = self.default, self.by_default[parameter.path]
-            text = rule.text if rule else "default="
-            if parameter.excluded is None and parameter.default == FROM_KEY and (rule is None or scheme is not None):
+            if choice is not None:
+                rule, is_named, scheme, text = choice.rule, choice.is_named, choice.rule.scheme, choice.rule.text
+            else:
+                rule, is_named, scheme, text = None, False, None, "default="
+                if parameter.path in self.by_default:
+                    scheme, is_named = self.default, self.by_default[parameter.path]
+            if parameter.default == FROM_KEY and parameter.excluded is None and (rule is None or scheme is not None):
                 # Random state that was never made starts whatever the scheme: no rule is for it.
                 self._follow(parameter, layer.kind, "default", text if scheme else "", "the key")
-                continue
-            if scheme is None:
+            elif scheme is None:
                 self._keep_anyway(layer, parameter, rule)
-                continue
-            if is_named:
+            elif is_named:
                 self._named(layer, parameter, scheme, rule, text)
-                continue
-            if id(scheme) not in read:
-                own = restated(layer, scheme, f'rule "{text}"')
-                read[id(scheme)] = own, {each.path: each for each in own.parameters}
-            own, parameters = read[id(scheme)]
-            self._by_role(own, parameters[parameter.path], scheme, rule, text)
+            elif not scheme.axes:
+                self._by_role(layer, parameter, scheme, rule, text)
+            else:
+                if rule not in with_axes:
+                    with_axes[rule] = restated(layer, scheme, f'rule "{text}"')
+                own = with_axes[rule]
+                self._by_role(own, own.parameters[place], scheme, rule, text)
 
     def _by_role(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None, text: str) -> None:
         """Decide an array whose layer a rule selects."""
-        starts_anew = parameter.role == "state" and parameter.excluded is None
-        if starts_anew:
+        role, excluded = parameter.role, parameter.excluded
+        if role == "state" and excluded is None:
             self._draw(layer, parameter, as_scheme("default"), as_scheme("default").part("weight"), rule, text)
             return
-        if parameter.excluded is not None and parameter.excluded.why is Why.STATISTICS:
+        if excluded is not None and excluded.why is Why.STATISTICS:
             start = scheme.part("state")
             if isinstance(start, Initializer) and parameter.default is not None:
                 self._draw(layer, replace(parameter, excluded=None), scheme, start, rule, text)
                 return
-        reason = parameter.excluded or why_kept(parameter, layer, scheme, text)
+        reason = excluded or why_kept(parameter, layer, scheme, text)
         if reason is None:
-            self._draw(layer, parameter, scheme, scheme.part(parameter.role or "weight"), rule, text)
+            self._draw(layer, parameter, scheme, scheme.part(role or "weight"), rule, text)
             return
         self._keep(layer, parameter, reason, rule)
-        if parameter.role in WEIGHT_ROLES and not parameter.excluded and scheme.part(parameter.role) is UNSET:
-            self.unspoken.setdefault(id(rule), []).append((layer, parameter))
+        if role in WEIGHT_ROLES and not excluded and scheme.part(role) is UNSET:
+            self.unspoken.setdefault(rule, []).append((layer, parameter))
         self._leave(layer, parameter, reason, text)
 
     def _named(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None, text: str) -> None:
@@ -193,10 +196,13 @@ class _Deciding:
         if rule is None and (parameter.excluded is None or parameter.excluded.is_about_axes):
             self.uncovered.append((layer, parameter, reason))
 
-    def _text(self, scheme: Scheme) -> str:
-        if id(scheme) not in self.texts:
-            self.texts[id(scheme)] = str(scheme)
-        return self.texts[id(scheme)]
+    def _text(self, scheme: Scheme, rule: Rule | None) -> str:
+        """Return a scheme that a rule chose in words; those of the whole rule are put together once."""
+        if scheme is not (self.default if rule is None else rule.scheme):
+            return str(scheme)
+        if rule not in self.texts:
+            self.texts[rule] = str(scheme)
+        return self.texts[rule]
 
     def _keep(self, layer: Layer, parameter: Parameter, reason: Reason, rule: Rule | None) -> None:
         self.kept.append(Kept(parameter=parameter, kind=layer.kind, reason=reason, rule=rule.text if rule else None))
@@ -213,17 +219,9 @@ class _Deciding:
         except SchemeError as error:
             remedy = self._remedy(layer, parameter) if parameter.excluded is not None else ()
             raise SchemeError(f'rule "{text}": {error}', *remedy) from error.__cause__
-        self.draws.append(
-            Draw(
-                parameter=parameter,
-                kind=layer.kind,
-                scheme=self._text(scheme),
-                rule=text,
-                initializer=initializer,
-                recipe=recipe,
-            )
-        )
-        self.drew.add(id(rule))
+        shown = self._text(scheme, rule)
+        self.draws.append(new_draw(parameter, layer.kind, shown, text, initializer, recipe, None))
+        self.drew.add(rule)
         constraint = parameter.constraint
         if constraint is None:
             return
@@ -232,7 +230,7 @@ class _Deciding:
         for path in constraint.companions:
             self._refuse_kept_companion(path, parameter)
             self.set_with.add(path)
-            self._follow(*self.companions[path], self._text(scheme), text, parameter.path)
+            self._follow(*self.companions[path], self._text(scheme, rule), text, parameter.path)
 
     def _refuse_kept_companion(self, path: str, owner: Parameter) -> None:
         """Raise where a rule names an array to keep it, and another array's draw sets it."""
@@ -279,9 +277,9 @@ class _Deciding:
 
     def refuse_idle(self) -> None:
         """Raise where a rule draws nothing; note it where later rules leave it nothing that it could draw."""
-        shadowed = {id(rule) for rule, _ in self.matching.shadowed}
+        shadowed = {rule for rule, _ in self.matching.shadowed}
         for rule, selected in zip(self.rules, self.matching.selected, strict=True):
-            if rule.scheme is None or id(rule) in self.drew or id(rule) in shadowed or keeps_all(rule.scheme, selected):
+            if rule.scheme is None or rule in self.drew or rule in shadowed or keeps_all(rule.scheme, selected):
                 continue
             taken = [
                 choice
@@ -343,7 +341,7 @@ class _Deciding:
         for place, rule in enumerate(self.rules):
             found = [
                 (layer, parameter)
-                for layer, parameter in self.unspoken.get(id(rule), ())
+                for layer, parameter in self.unspoken.get(rule, ())
                 if self._is_drawn_before(place, layer, parameter)
             ]
             if not found or rule.scheme is None:

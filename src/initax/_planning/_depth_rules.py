@@ -31,8 +31,10 @@ def misplaced(draws: Iterable[Any]) -> tuple[list[str], list[str]]:
     """
     rules: dict[tuple[str, str], list[Parameter]] = {}
     for each in draws:
+        if each.parameter.residual is None or each.parameter.role not in WEIGHT_ROLES:
+            continue
         recipe = recipe_of(each.initializer)
-        if recipe and each.parameter.role in WEIGHT_ROLES and each.parameter.residual is not None:
+        if recipe:
             rules.setdefault((each.rule, recipe), []).append(each.parameter)
     warnings, notes = [], []
     for (rule, recipe), weights in rules.items():

@@ -120,34 +120,28 @@ class Plan:
         return lower(self._jobs())
 
     def _jobs(self, *, donate: bool = False) -> list[Job]:
-        jobs = []
-        homes = {each.parameter.path: each.parameter.sharding for each in self.draws}
+        placed = [each.parameter for each in self.draws if each.parameter.sharding is not None]
+        homes = {each.path: each.sharding for each in placed}
+        for parameter in placed:
+            if not isinstance(self._survey.at(parameter.path), jax.core.Tracer):  # a tracer's type has one
+                refuse_misfit(parameter.path, parameter.shape, parameter.sharding)
+        drawn = [each for each in self.draws if each.recipe is not None]
+        free = self._survey.replaced(path for each in drawn for path in _paths(each)) if donate else {}
         programs: dict[Any, Program] = {}
-        rows = [(each, _paths(each)) for each in self.draws if each.recipe is not None]
-        free = self._survey.replaced(path for _, paths in rows for path in paths) if donate else {}
-        for each in self.draws:
-            path, home = each.parameter.path, each.parameter.sharding
-            if home is not None and not isinstance(self._survey.at(path), jax.core.Tracer):  # a tracer's type has one
-                refuse_misfit(path, each.parameter.shape, home)
-        for each, paths in rows:
-            parameter, recipe = each.parameter, each.recipe
+        jobs = []
+        for each in drawn:
+            parameter, recipe, paths = each.parameter, each.recipe, _paths(each)
             assert recipe is not None
             preimage = parameter.constraint.preimage if parameter.constraint else None
-            shardings = tuple([homes[path] for path in paths])
-            known = (id(recipe.kernel), parameter.shape, parameter.dtype, shardings, preimage)
-            if known not in programs:
+            shardings = tuple(map(homes.get, paths))
+            known = (recipe.kernel, parameter.shape, parameter.dtype, shardings, preimage)
+            program = programs.get(known)
+            if program is None:
                 dtype = jax.dtypes.canonicalize_dtype(_native(parameter.dtype))
-                programs[known] = Program(recipe.kernel, parameter.shape, dtype, shardings, preimage)
-            jobs.append(
-                Job(
-                    paths,
-                    programs[known],
-                    recipe.numbers,
-                    old=self._old(each) if recipe.kernel.sees_old else None,
-                    free=tuple([array for path in paths for array in free.get(path, ())]) if free else (),
-                    here=self._survey.at(parameter.path),
-                )
-            )
+                program = programs[known] = Program(recipe.kernel, parameter.shape, dtype, shardings, preimage)
+            old = self._old(each) if recipe.kernel.sees_old else None
+            frees = tuple([array for path in paths for array in free.get(path, ())]) if free else ()
+            jobs.append(Job(paths, program, recipe.numbers, old, frees, self._survey.at(parameter.path)))
         return jobs
 
     def _warn_of_shapes(self, drawn: Mapping[str, Any]) -> None:

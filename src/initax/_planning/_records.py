@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from initax._model._parameter import Parameter
+from initax._model._quick import maker
 from initax._model._reason import Reason
 from initax.schemes._initializer import Initializer, Recipe
 
@@ -62,6 +63,10 @@ class Draw:
             "rule": self.rule,
             **({"residual": str(parameter.residual)} if str(parameter.residual or "") else {}),
         }
+
+
+new_draw = maker(Draw)
+"""Function from the fields of a `Draw`, in their order, to the row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ from initax._planning._selectors import Selector, is_beside_weights, read_select
 from initax.schemes._scheme import Scheme, as_scheme
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """One selector and its scheme.
+    """One selector and its scheme; equal to itself alone.
 
     Attributes:
         selector: the selector.
@@ -113,16 +113,17 @@ def match(rules: Sequence[Rule], layers: Sequence[Layer], aliases: Mapping[str, 
         choices |= {path: single if is_named else whole for path, is_named in found.items()}
     shadowed = []
     for rule, found in zip(rules, selected, strict=True):
-        deciding = {id(choices[path].rule): choices[path].rule for path in found}
-        if found and id(rule) not in deciding:
-            shadowed.append((rule, tuple(deciding.values())))
+        deciding = dict.fromkeys(choices[path].rule for path in found)
+        if found and rule not in deciding:
+            shadowed.append((rule, tuple(deciding)))
     return Matching(choices, selected, tuple(shadowed))
 
 
 def _selected(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], hint: str) -> dict[str, bool]:
     """The arrays that a rule selects, each with whether it names it."""
     names, ends_open = rule.selector.names, rule.selector.ends_open
-    whole = [layer for layer in layers if _applies(rule, layer) or _owns(rule, layer)]
+    is_for_arrays = rule.scheme is not None and not rule.scheme.parts and bool(rule.scheme.arrays)
+    whole = [layer for layer in layers if _applies(rule, layer) or (is_for_arrays and _owns(rule, layer))]
     found = {each.path: False for layer in whole for each in layer.parameters}
     own = list(whole)
     if names is not None and not (ends_open and whole):
@@ -140,8 +141,8 @@ def _selected(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], h
 
 
 def _owns(rule: Rule, layer: Layer) -> bool:
-    """Whether a rule that speaks of arrays alone selects the container of an array that is a layer of its own."""
-    if rule.scheme is None or rule.scheme.parts or not rule.scheme.arrays or not layer.ancestors:
+    """Whether a rule, one that speaks of arrays alone, selects the container of an array that is a layer of its own."""
+    if not layer.ancestors:
         return False
     container, array = layer.ancestors[-1], layer.path.rpartition(".")
     if container.path != array[0] or [each.path for each in layer.parameters] != [layer.path]:

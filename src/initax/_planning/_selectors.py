@@ -17,6 +17,9 @@ EVERY = "*"
 RESIDUAL = "residual:"
 """Beginning of the words for arrays that a forward pass tells: `residual:end`."""
 
+Word = Callable[[str, type, str], bool]
+"""Function from the path, the class and the kind of a module to whether a word selects it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Selector:
@@ -58,7 +61,7 @@ def read_selector(value: Any) -> Selector:
         return Selector(
             value,
             value,
-            functools.partial(_matches_tokens, tokens),
+            functools.partial(_matches_words, tuple(map(_word, tokens))),
             None if tokens[-1] == EVERY else functools.partial(_names_tokens, tokens, _names_one(tokens[-1])),
             not tokens[-1].rpartition(".")[2].strip("*?"),
         )
@@ -73,16 +76,18 @@ def read_selector(value: Any) -> Selector:
     )
 
 
-def _matches_tokens(tokens: tuple[str, ...], layer: Layer) -> bool:
-    if not matches_one(tokens[-1], layer.path, layer.cls, layer.kind):
+def _matches_words(words: tuple[Word, ...], layer: Layer) -> bool:
+    if not words[-1](layer.path, layer.cls, layer.kind):
         return False
     around = iter(layer.ancestors)
-    return all(any(matches_one(token, each.path, each.cls, "") for each in around) for token in tokens[:-1])
+    return all(any(word(each.path, each.cls, "") for each in around) for word in words[:-1])
 
 
 def _names_tokens(tokens: tuple[str, ...], names: Callable[[str], Any], layer: Layer, parameter: Parameter) -> bool:
     if not names(parameter.path):
         return False
+    if len(tokens) == 1:
+        return True
     around = iter([*((each.path, each.cls, "") for each in layer.ancestors), (layer.path, layer.cls, layer.kind)])
     return all(any(matches_one(token, *each) for each in around) for token in tokens[:-1])
 
@@ -119,11 +124,16 @@ def is_beside_weights(layer: Layer, parameter: Parameter) -> bool:
 
 def matches_one(token: str, path: str, cls: type, kind: str) -> bool:
     """Return whether one word selects a module."""
+    return _word(token)(path, cls, kind)
+
+
+def _word(token: str) -> Word:
+    """Return the function that tells whether one word selects a module of a path, a class and a kind."""
     if token == EVERY:
-        return True
+        return lambda path, cls, kind: True
     if is_glob(token) or "." in token:
-        return glob(token).fullmatch(path) is not None
-    return token in (kind, path) or token in class_names(cls)
+        return lambda path, cls, kind: glob(token).fullmatch(path) is not None
+    return lambda path, cls, kind: token in (kind, path) or token in class_names(cls)
 
 
 def _names_one(token: str) -> Callable[[str], Any]:

@@ -9,13 +9,10 @@ What is concatenated is no sum, and positions that are added are no function of 
 
 from __future__ import annotations
 
-import functools
-import math
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from initax._trace._flow_graph import Flow, Label, Node
+from initax._trace._flow_graph import Flow, Label, Node, reached
 from initax._trace._uses import Place
 
 CARRIED: tuple[Label, ...] = ("carry", "scale", "add")
@@ -67,7 +64,7 @@ class Branch:
 
 @dataclass(slots=True)
 class _Past:
-    """The values that one depends on, as bits, of those that may be forks or are sums.
+    """A value and those that it depends on, as bits, of those that may be forks or are sums.
 
     Attributes:
         every: all of them.
@@ -108,8 +105,8 @@ class Search:
             if node.inexact and not node.constant and (readers[node.number] > 1 or node.number in sums):
                 self.bits[node.number] = 1 << len(self.numbered)
                 self.numbered.append(node)
+        self.sum_bits = sum(map(self._bit, flow.sums))
         self.past: dict[int, _Past] = {}
-        self.every_bit: tuple[Mapping[int, Branch], int] = ({}, 0)
         kept = {operand.number for node in flow.sums for operand, _ in node.operands} | set(self.bits)
         for node in flow.nodes:
             self.past[node.number] = self._of(node)
@@ -118,179 +115,160 @@ class Search:
                 if not readers[operand.number] and operand.number not in kept:
                     self.past.pop(operand.number, None)
 
+    def _bit(self, node: Node) -> int:
+        return self.bits.get(node.number, 0)
+
     def _of(self, node: Node) -> _Past:
-        found = _Past()
+        bit = self._bit(node)
+        reach = _Past(every=bit, carried=bit, gated=bit, projected=bit)
         if not node.inexact:
-            return found
-        gates = [self.past[operand.number] for operand, label in node.operands if label == "gate"]
-        is_gated = any(past.weighed for past in gates)  # as a highway's carry is, by what comes out of a weight
-        is_plain = all(operand.plain for operand, _ in node.operands if operand.inexact)
+            return reach
+        # As a highway's carry is, by what comes out of a weight.
+        is_gated = any(self.past[gate.number].weighed for gate in node.by("gate"))
+        is_plain = all(operand.plain for operand in node.inexact_operands)
         for operand, label in node.operands:
             # Nothing is carried from where a weight, a bias or a scale is used to where it is used again.
             if not operand.inexact or (operand.plain and not operand.contracted and not is_plain):
                 continue
             past = self.past[operand.number]
-            every = past.every | self.bits.get(operand.number, 0)
-            found.every |= every
-            found.weighed |= every if label == "weight" else past.weighed
+            reach.every |= past.every
+            reach.weighed |= past.every if label == "weight" else past.weighed
             is_curved = label in ("function", "gate", "mix")
             if label != "statistic":  # a norm leaves what is linear linear
-                found.curved |= every if is_curved else past.curved
-                found.bent |= past.bent | (past.weighed if is_curved else past.curved if label == "weight" else 0)
-            own = self.bits.get(operand.number, 0)
+                reach.curved |= past.every if is_curved else past.curved
+                reach.bent |= past.bent | (past.weighed if is_curved else past.curved if label == "weight" else 0)
             if label in CARRIED:
-                found.carried |= past.carried | own
+                reach.carried |= past.carried
             if label in CARRIED or (label == "gate" and is_gated):
-                found.gated |= past.gated | own
+                reach.gated |= past.gated
             if label in PROJECTED:
-                found.projected |= past.projected | own
-        return found
+                reach.projected |= past.projected
+        return reach
 
-    def _fork(self, shortcut: _Past, own: int, branch: _Past, other: int) -> Node | None:
+    def accepted(self) -> list[Branch]:
+        """Return the residual sums, numbered along their streams."""
+        branches = [branch for branch in map(self._carried, self.flow.sums) if branch is not None]
+        branches = self._uncrossed(self._in_every_step(branches))
+        by_bit = self._by_bit(branches)
+        others = [node for node in self.flow.sums if self._bit(node) not in by_bit]
+        projected = [branch for node in others if (branch := self._projected(node, by_bit)) is not None]
+        branches = self._in_every_step([*branches, *projected])
+        linked = self._linked(branches)
+        branches = [one for one in branches if not (one.projected or one.scaled) or one.sum.number in linked]
+        self._place(branches)
+        return branches
+
+    def _carried(self, node: Node) -> Branch | None:
+        """The sum as one whose shortcut is carried on as it is."""
+        candidates = []
+        for shortcut, branch in _either(node):
+            fork = self._fork(self.past[shortcut.number], self.past[branch.number])
+            if fork is not None:
+                scaled = _is_scaled(shortcut, fork)
+                candidates.append(Branch(sum=node, shortcut=shortcut, branch=branch, fork=fork, scaled=scaled))
+        return max(candidates, key=lambda candidate: candidate.fork.number, default=None)
+
+    def _fork(self, shortcut: _Past, branch: _Past) -> Node | None:
         """The latest value that a shortcut carries and a branch is a function of through a weight.
 
         What both are made of since then is no shortcut, but for a gate.
         """
-        carried, shared = shortcut.carried | own, (shortcut.gated | own) & (branch.every | other)
+        shared = shortcut.gated & branch.every
         while shared:
             latest = 1 << (shared.bit_length() - 1)
-            if latest & branch.weighed & ~(branch.gated | other):
+            if latest & branch.weighed & ~branch.gated:
                 return self.numbered[latest.bit_length() - 1]
-            if latest & carried:
+            if latest & shortcut.carried:
                 return None
             shared ^= latest
         return None
 
-    def _own(self, node: Node) -> int:
-        return self.bits.get(node.number, 0)
-
-    def depends(self, node: Node, on: Node) -> bool:
-        """Return whether a value is another one or depends on it; both are operands of sums, sums or forks."""
-        return node is on or bool(self.past[node.number].every & self._own(on))
-
-    def accepted(self) -> list[Branch]:
-        """Return the residual sums, in the order of the forward pass, numbered along their streams."""
-        found = [each for each in map(self._carried, self.flow.sums) if each is not None]
-        found = self._uncrossed(self._in_every_step(found))
-        known = {each.sum.number for each in found}
-        by_bit = self._by_bit(found)
-        projected = [self._projected(node, by_bit) for node in self.flow.sums if node.number not in known]
-        found = self._in_every_step([*found, *(each for each in projected if each is not None)])
-        linked = self._linked(found)
-        found = [each for each in found if not (each.projected or each.scaled) or each.sum.number in linked]
-        self.nest(found)
-        number(self.flow, found)
-        return found
-
-    def _linked(self, found: Sequence[Branch]) -> set[int]:
-        """The sums in front of which, or behind which, there is another one of their stream."""
-        self.nest(found)
-        number(self.flow, found)
-        return {each.sum.number for one in found if one.before for each in (one, *one.before)}
-
-    def _uncrossed(self, found: list[Branch]) -> list[Branch]:
-        """The sums without those that cross others, where there is no stream of them."""
-        by_bit = self._by_bit(found)
-        crossing = [
-            (inner, outer)
-            for outer in found
-            for inner in self._inside(outer, by_bit)
-            if not self.depends(inner.fork, outer.fork)
-        ]
-        if not crossing:
-            return found
-        linked = self._linked(found)
-        gone: set[int] = set()
-        for one, other in crossing:
-            numbers = {one.sum.number, other.sum.number}
-            alone = numbers - linked
-            gone |= {max(alone)} if alone == numbers and not numbers & gone else alone if len(alone) == 1 else set()
-        return [each for each in found if each.sum.number not in gone]
-
-    def _carried(self, node: Node) -> Branch | None:
-        """The sum as one whose shortcut is carried on as it is."""
-        found = []
-        for shortcut, branch in _either(node):
-            own, other = self.past[shortcut.number], self.past[branch.number]
-            fork = self._fork(own, self._own(shortcut), other, self._own(branch))
-            if fork is not None:
-                scaled = _is_scaled(shortcut, fork)
-                found.append(Branch(sum=node, shortcut=shortcut, branch=branch, fork=fork, scaled=scaled))
-        return max(found, key=lambda each: each.fork.number, default=None)
-
     def _projected(self, node: Node, by_bit: Mapping[int, Branch]) -> Branch | None:
         """The sum as one with a projection on its shortcut, and no other sum in its branch."""
         for shortcut, branch in _either(node):
-            own, other = self.past[shortcut.number], self.past[branch.number]
-            shared = own.projected & (other.every | self._own(branch))
+            short, long = self.past[shortcut.number], self.past[branch.number]
+            shared = short.projected & long.every & ~self._bit(shortcut)
             fork = self.numbered[shared.bit_length() - 1] if shared else None
-            if fork is None or not self._own(fork) & other.bent & ~own.bent & ~other.projected:
+            if fork is None or not self._bit(fork) & long.bent & ~short.bent & ~long.projected:
                 continue
             candidate = Branch(sum=node, shortcut=shortcut, branch=branch, fork=fork, projected=True)
-            inside, beside = _weights(branch, fork), _weights(shortcut, fork)
             # Weights on both ways are those of a recurrence. The end of a branch takes in what the fork became, while
             # what only gates it is another signal's.
-            last = [weight for weight in _last_weights(branch, fork) if self._takes_in(weight, fork)]
-            if last and not inside & beside and not any(self._inside(candidate, by_bit)):
+            is_recurrent = _weights(branch, fork) & _weights(shortcut, fork)
+            last = (operand for weight in _last_weights(branch, fork) for operand in weight.by("weight"))
+            is_ended = any(_depends(operand, fork) for operand in last)
+            if is_ended and not is_recurrent and not any(self._inside(candidate, by_bit)):
                 return candidate
         return None
 
-    def _takes_in(self, weight: Node, fork: Node) -> bool:
-        return any(_depends(operand, fork) for operand, label in weight.operands if label == "weight")
+    def _uncrossed(self, branches: list[Branch]) -> list[Branch]:
+        """The sums without those that cross others, where there is no stream of them."""
+        by_bit = self._by_bit(branches)
+        crossing = [
+            (inner.sum.number, outer.sum.number)
+            for outer in branches
+            for inner in self._inside(outer, by_bit)
+            if not self._depends(inner.fork, outer.fork)
+        ]
+        linked = self._linked(branches) if crossing else set()
+        gone: set[int] = set()
+        for pair in crossing:
+            alone = set(pair) - linked
+            if len(alone) == 1:
+                gone |= alone
+            elif alone and not alone & gone:
+                gone.add(max(alone))
+        return [branch for branch in branches if branch.sum.number not in gone]
 
-    def _inside(self, outer: Branch, found: Mapping[int, Branch]) -> Iterable[Branch]:
-        """The sums on the way from the fork of one to the end of its branch; `found` has them by their bits."""
-        fork = self._own(outer.fork)
-        within = (self.past[outer.branch.number].every | self._own(outer.branch)) & self._bits_of(found)
-        within &= -1 << fork.bit_length()  # what comes later than the fork
+    def _in_every_step(self, branches: list[Branch]) -> list[Branch]:
+        """The sums of loops as the second step has them: what it adds to is what the first step left."""
+        copies = {(branch.sum.place, branch.sum.copy): branch for branch in branches}
+        kept = {branch.sum.number: branch for branch in branches}
+        for node in self.flow.sums:
+            second = tuple(int(step.steps > 1) for step in node.loops)
+            later = copies.get((node.place, second))
+            if later is None:
+                kept.pop(node.number, None)
+            elif node.number not in kept and node.copy != second:
+                left, right = (operand for operand, _ in node.operands)
+                if later.sum.operands[0][0] is not later.shortcut:
+                    left, right = right, left
+                kept[node.number] = Branch(sum=node, shortcut=left, branch=right, fork=left)
+        return list(kept.values())
+
+    def _linked(self, branches: Sequence[Branch]) -> set[int]:
+        """The sums in front of which, or behind which, there is another one of their stream."""
+        self._place(branches)
+        return {one.sum.number for branch in branches if branch.before for one in (branch, *branch.before)}
+
+    def _place(self, branches: Sequence[Branch]) -> None:
+        """Note of each sum the innermost branch that it lies in, with its fork, and number it in its stream."""
+        by_bit = self._by_bit(branches)
+        for branch in branches:
+            branch.within = None
+        for outer in sorted(branches, key=lambda branch: (branch.fork.number, -branch.sum.number)):
+            for inner in self._inside(outer, by_bit):
+                if self._depends(inner.fork, outer.fork):
+                    inner.within = outer
+        number(self.flow, branches)
+
+    def _by_bit(self, branches: Sequence[Branch]) -> dict[int, Branch]:
+        return {self._bit(branch.sum): branch for branch in branches}
+
+    def _inside(self, outer: Branch, by_bit: Mapping[int, Branch]) -> Iterable[Branch]:
+        """The sums on the way from the fork of one to the end of its branch, of those that are given by their bits."""
+        since = -1 << self._bit(outer.fork).bit_length()
+        within = self.past[outer.branch.number].every & self.sum_bits & since
         while within:
             bit = within & -within
             within ^= bit
-            inner = found[bit]
-            if inner.sum is not outer.sum and self.depends(inner.sum, outer.fork):
+            inner = by_bit.get(bit)
+            if inner is not None and inner.sum is not outer.sum and self._depends(inner.sum, outer.fork):
                 yield inner
 
-    def _bits_of(self, found: Mapping[int, Branch]) -> int:
-        if self.every_bit[0] is not found:
-            self.every_bit = (found, functools.reduce(operator.or_, found, 0))
-        return self.every_bit[1]
-
-    def _by_bit(self, found: Sequence[Branch]) -> dict[int, Branch]:
-        return {self._own(each.sum): each for each in found}
-
-    def _in_every_step(self, found: list[Branch]) -> list[Branch]:
-        """The sums of loops as the second step has them: what it adds to is what the first step left."""
-        steps = {(each.sum.place, _steps(self.flow, each.sum)): each for each in found}
-        nodes = {(node.place, _steps(self.flow, node)): node for node in self.flow.sums}
-        kept: dict[int, Branch] = {each.sum.number: each for each in found}
-        for (place, step), node in nodes.items():
-            loops = self.flow.loops[node.number]
-            second = tuple(min(1, math.ceil(min(loop.steps, 2)) - 1) for loop in loops)
-            later = steps.get((place, second))
-            if later is None:
-                kept.pop(node.number, None)
-            elif node.number not in kept and step != second:
-                places = [operand for operand, _ in later.sum.operands]
-                own = [operand for operand, _ in node.operands]
-                at = next(at for at, operand in enumerate(places) if operand is later.shortcut)
-                if len(own) == 2:
-                    kept[node.number] = Branch(sum=node, shortcut=own[at], branch=own[1 - at], fork=own[at])
-        return list(kept.values())
-
-    def nest(self, found: Sequence[Branch]) -> None:
-        """Note of each sum the innermost branch that it lies in, with its fork."""
-        by_bit = self._by_bit(found)
-        for each in found:
-            each.within = None
-        for outer in sorted(found, key=lambda each: (each.fork.number, -each.sum.number)):
-            for inner in self._inside(outer, by_bit):
-                if self.depends(inner.fork, outer.fork):
-                    inner.within = outer
-
-
-def _steps(flow: Flow, node: Node) -> tuple[int, ...]:
-    """Which step of each loop around it a sum is of."""
-    return tuple(loop.step for loop in flow.loops[node.number])
+    def _depends(self, node: Node, on: Node) -> bool:
+        """Whether a value is another one or depends on it; both are operands of sums, sums or forks."""
+        return node is on or bool(self.past[node.number].every & self._bit(on))
 
 
 def _either(node: Node) -> Iterable[tuple[Node, Node]]:
@@ -298,126 +276,92 @@ def _either(node: Node) -> Iterable[tuple[Node, Node]]:
     return ((left, right), (right, left))
 
 
-def _between(node: Node, fork: Node) -> Iterable[Node]:
+def _since(node: Node, fork: Node) -> list[Node]:
     """The values that one is made of since a fork, itself included."""
-    todo, seen = [node], {node.number}
-    while todo:
-        value = todo.pop()
-        if value.number <= fork.number:
-            continue
-        yield value
-        for operand, _ in value.operands:
-            if operand.number not in seen:
-                seen.add(operand.number)
-                todo.append(operand)
+    before = reached([node], lambda node: [operand for operand, _ in node.operands if operand.number > fork.number])
+    return before if node.number > fork.number else []
 
 
 def _is_scaled(node: Node, fork: Node) -> bool:
     """Whether a parameter scales a value that is carried on from a fork."""
-    todo, seen = [node], {node.number}
-    while todo:
-        value = todo.pop()
-        if value.number <= fork.number:
-            continue
-        carried = [(operand, label) for operand, label in value.operands if label in CARRIED]
-        if any(operand.plain and label == "scale" for operand, label in carried):
-            return True
-        fresh = [operand for operand, _ in carried if operand.number not in seen]
-        seen |= {operand.number for operand in fresh}
-        todo += fresh
-    return False
+    way = reached([node], lambda node: node.by(*CARRIED) if node.number > fork.number else ())
+    return any(operand.plain for node in way if node.number > fork.number for operand in node.by("scale"))
 
 
 def _depends(node: Node, fork: Node) -> bool:
-    return node is fork or any(operand is fork for each in _between(node, fork) for operand, _ in each.operands)
+    return node is fork or any(operand is fork for later in _since(node, fork) for operand, _ in later.operands)
 
 
 def _weights(node: Node, fork: Node) -> set[int]:
     """The parameters of the weights that a value is made with since a fork."""
-    every = (each for each in _between(node, fork) if any(label == "weight" for _, label in each.operands))
-    return {param for each in every for operand, _ in each.operands if operand.plain for param in operand.params}
+    contractions = (later for later in _since(node, fork) if later.by("weight"))
+    return {param for node in contractions for operand, _ in node.operands if operand.plain for param in operand.params}
 
 
 def _last_weights(node: Node, fork: Node) -> list[Node]:
     """The contractions with weights behind which a value is made with no further weight."""
-    found, todo, seen = [], [node], {node.number}
-    while todo:
-        value = todo.pop()
-        if any(label == "weight" for _, label in value.operands):
-            found.append(value)
-            continue
-        for operand, label in value.operands:
-            linear = label not in ("function", "statistic")
-            if linear and operand.number > fork.number and operand.number not in seen:
-                seen.add(operand.number)
-                todo.append(operand)
-    return found
+
+    def before(node: Node) -> list[Node]:
+        linear = [operand for operand, label in node.operands if label not in ("function", "statistic")]
+        return [] if node.by("weight") else [operand for operand in linear if operand.number > fork.number]
+
+    return [node for node in reached([node], before) if node.by("weight")]
 
 
-def number(flow: Flow, found: Sequence[Branch]) -> None:
+def number(flow: Flow, branches: Sequence[Branch]) -> None:
     """Number the sums of each stream, and the streams: what is added side by side has one number."""
-    by_sum = {each.sum.number: each for each in found}
+    by_sum = {branch.sum.number: branch for branch in branches}
     # Number of a value → the last sums of the stream it carries → how many branches the stream has there.
     depths: dict[int, dict[int, float]] = {}
     for node in flow.nodes:
-        each = by_sum.get(node.number)
-        if each is not None:
-            reached = depths.get(each.start.number, {})
-            own = {by_sum[index]: depth for index, depth in reached.items() if by_sum[index].within is each.within}
-            each.before = tuple(own)
-            each.index = max((depth + (before.fork is not each.fork) for before, depth in own.items()), default=1)
-            depths[node.number] = {node.number: each.index}
+        branch = by_sum.get(node.number)
+        if branch is not None:
+            reached_by = {by_sum[last]: depth for last, depth in depths.get(branch.start.number, {}).items()}
+            before = {last: depth for last, depth in reached_by.items() if last.within is branch.within}
+            branch.before = tuple(before)
+            after = (depth + (last.fork is not branch.fork) for last, depth in before.items())
+            branch.index = max(after, default=1)
+            depths[node.number] = {node.number: branch.index}
             continue
         carried: dict[int, float] = {}
-        for operand, label in node.operands:
-            if label in STREAMING and operand.inexact:
-                for index, depth in depths.get(operand.number, {}).items():
-                    carried[index] = max(depth, carried.get(index, 0))
-        leaves = flow.exits.get(node.number)
+        for operand in node.by(*STREAMING):
+            for last, depth in depths.get(operand.number, {}).items() if operand.inexact else ():
+                carried[last] = max(depth, carried.get(last, 0))
+        leaves = node.exit
         if leaves is not None and leaves.steps > 2:
-            first = {by_sum[index].sum.place: depth for index, depth in depths.get(leaves.first.number, {}).items()}
-            for index, depth in carried.items():
-                added = depth - first.get(by_sum[index].sum.place, depth)
-                carried[index] = depth + (leaves.steps - 2) * added if added else depth
+            first = {by_sum[last].sum.place: depth for last, depth in depths.get(leaves.first.number, {}).items()}
+            for last, depth in carried.items():
+                added = depth - first.get(by_sum[last].sum.place, depth)
+                carried[last] = depth + (leaves.steps - 2) * added if added else depth
         if carried:
             depths[node.number] = carried
-    _name_streams(found)
+    # Sums that follow each other are of one stream, and so is a sum in each step of a loop. Sum, place → first sum.
+    streams: dict[int | Place, int] = {}
+    for branch in branches:
+        keys: list[int | Place] = [branch.sum.number, branch.sum.place, *(last.sum.number for last in branch.before)]
+        joined = {streams[key] for key in keys if key in streams}
+        first_sum = min(joined, default=branch.sum.number)
+        streams |= dict.fromkeys(keys, first_sum)
+        if len(joined) > 1:
+            streams = {key: first_sum if stream in joined else stream for key, stream in streams.items()}
+    order = list(dict.fromkeys(streams[branch.sum.number] for branch in branches))
+    for branch in branches:
+        branch.stream = order.index(streams[branch.sum.number])
 
 
-def _name_streams(found: Sequence[Branch]) -> None:
-    """Number the streams: sums that follow each other are of one, and so is a sum in each step of a loop."""
-    parents = {each.sum.number: each.sum.number for each in found}
-
-    def root(at: int) -> int:
-        while parents[at] != at:
-            parents[at] = parents[parents[at]]
-            at = parents[at]
-        return at
-
-    places: dict[Place, int] = {}
-    for each in found:
-        for other in (places.setdefault(each.sum.place, each.sum.number), *(one.sum.number for one in each.before)):
-            low, high = sorted((root(each.sum.number), root(other)))
-            parents[high] = low
-    roots = list(dict.fromkeys(root(each.sum.number) for each in found))
-    for each in found:
-        each.stream = roots.index(root(each.sum.number))
-
-
-def indices(flow: Flow, found: Sequence[Branch]) -> Mapping[Place, tuple[float, list[tuple[float, float]]]]:
+def indices(branches: Sequence[Branch]) -> Mapping[Place, tuple[float, list[tuple[float, float]]]]:
     """Return for each place of a sum its first number, and for each loop around it how far apart and how many are."""
     by_place: dict[Place, dict[tuple[int, ...], Branch]] = {}
-    for each in found:
-        by_place.setdefault(each.sum.place, {})[_steps(flow, each.sum)] = each
+    for branch in branches:
+        by_place.setdefault(branch.sum.place, {})[branch.sum.copy] = branch
     numbered = {}
     for place, copies in by_place.items():
-        start = min(copies)
-        base = copies[start].index
-        loops = flow.loops[copies[start].sum.number]
+        first = min(copies)
+        start = copies[first].index
         strides = []
-        for index, loop in enumerate(loops):
-            later = copies.get((*start[:index], 1, *start[index + 1 :]))
-            apart = later.index - base if later is not None and start[index] == 0 else 0
-            strides.append((apart, loop.steps if apart else 1))
-        numbered[place] = (base, strides)
+        for depth, step in enumerate(copies[first].sum.loops):
+            later = copies.get((*first[:depth], 1, *first[depth + 1 :]))
+            apart = later.index - start if later is not None and step.which == 0 else 0
+            strides.append((apart, step.steps if apart else 1))
+        numbered[place] = (start, strides)
     return numbered

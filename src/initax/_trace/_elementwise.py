@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +10,9 @@ import numpy as np
 
 from initax._model._reason import Why
 from initax._trace._contract import constants_met, settle
-from initax._trace._factors import FOREIGN, Factor, beside, regroup, stands
+from initax._trace._factors import FOREIGN, Factor, beside, pieces_of, regroup, stands
 from initax._trace._layout import broadcast
-from initax._trace._sums import added_up
+from initax._trace._sums import added_up, apart
 from initax._trace._uses import Biased, Part, Use, Uses, Value, assign
 from initax._trace._views import Stop, View
 
@@ -55,6 +54,7 @@ def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Us
         return Value(shape=shape, weights=views, data=same)
     if not left.weights and not right.weights:
         added_up(left, right, uses, line)
+        left, right = apart(left, right, uses)
         return replace(_both(left, right, shape), products=_added_products(left, right))
     params, signal = (left, right) if left.weights else (right, left)
     if not signal.data:
@@ -66,7 +66,8 @@ def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Us
     outputs = list(signal.outputs)
     for view in params.weights:
         outputs += _bias(view, params, signal, uses, line, minus)
-    return Value(shape=shape, data=True, outputs=tuple(outputs), stretched=signal.stretched & params.stretched)
+    flat = signal.stretched & params.stretched
+    return Value(shape=shape, data=True, outputs=tuple(outputs), joined=signal.joined, stretched=flat)
 
 
 SUBTRACTED = "it is subtracted, as a running mean would be"
@@ -126,26 +127,14 @@ def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None,
         return
     theirs = uses.found[before.use].parts
     first, second = beside(before.axes[at], view.axes[at])
-    pieces = [piece for factor in first for piece in _pieces(factor, theirs)]
-    mine = regroup(second, [piece.size for piece in pieces])
-    if mine is None or all(theirs.get(piece) != "batch" for piece in pieces):
+    split = [piece for factor in first for piece in pieces_of(factor, theirs)]
+    mine = regroup(second, [piece.size for piece in split])
+    if mine is None or all(theirs.get(piece) != "batch" for piece in split):
         return
     for factor in second:
         parts.pop(factor, None)
-    for factors, piece in zip(mine, pieces, strict=True):
+    for factors, piece in zip(mine, split, strict=True):
         assign(parts, factors, "batch" if theirs.get(piece) == "batch" else "out")
-
-
-def _pieces(factor: Factor, parts: Mapping[Factor, Part]) -> list[Factor]:
-    """Return the parts into which a use splits a factor, outermost first; the factor itself if it does not split it."""
-    end = factor.inner * factor.size
-    inside = [
-        part
-        for part in parts
-        if part.axis == factor.axis and factor.inner <= part.inner and part.inner * part.size <= end
-    ]
-    inside.sort(key=lambda each: -each.inner)
-    return inside if math.prod(each.size for each in inside) == factor.size else [factor]
 
 
 def _marks(view: View, axis: int) -> bool:
@@ -172,6 +161,7 @@ def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:
         shape=shape,
         data=left.data or right.data,
         outputs=outputs[:KEPT],
+        joined=tuple(dict.fromkeys((*left.joined, *right.joined)))[:KEPT],
         stretched=_shared([left, right]),
     )
 
@@ -229,6 +219,7 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, li
         shape=shape,
         data=True,
         outputs=_scaled(signal).outputs,
+        joined=_scaled(signal).joined,
         products=tuple(products),
         stretched=signal.stretched & params.stretched,
     )
@@ -258,7 +249,8 @@ def _vary(products: Sequence[View], other: Value, uses: Uses) -> None:
 
 def _scaled(value: Value) -> Value:
     """Return a signal with its outputs marked as scaled: a bias that is added now does not belong to their weight."""
-    return replace(value, outputs=tuple(replace(view, scaled=True) for view in value.outputs))
+    outputs, beside = (tuple(replace(view, scaled=True) for view in views) for views in (value.outputs, value.joined))
+    return replace(value, outputs=outputs, joined=beside)
 
 
 def _is_signal(value: Value) -> bool:

@@ -9,8 +9,9 @@ entry of a product of factors stands there, if any does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -147,6 +148,12 @@ def joined(factors: Sequence[Factor]) -> tuple[Factor, ...]:
         else:
             result.append(factor)
     return tuple(result)
+
+
+def pieces_of(factor: Factor, among: Iterable[Factor]) -> list[Factor]:
+    """Return the factors that one is split into among others, outermost first; itself where it is not split there."""
+    inside = sorted((piece for piece in among if piece.is_inside(factor)), key=lambda piece: -piece.inner)
+    return inside if length(inside) == factor.size else [factor]
 
 
 def length(axis: Sequence[Factor]) -> int:
@@ -294,10 +301,13 @@ def _pair(factors: tuple[Factor, ...], index: Index) -> tuple[Listed, Listed] | 
     return None
 
 
-def digits(index: int, factors: Sequence[Factor]) -> list[int]:
-    """Return the index along each factor of an index along their product."""
-    found: list[int] = []
+Number = TypeVar("Number", int, Index)
+
+
+def digits(index: Number, factors: Sequence[Factor]) -> list[Number]:
+    """Return the index along each factor, outermost first, of an index along their product, or of several."""
+    along: list[Number] = []
     for factor in reversed(factors):
-        index, digit = divmod(index, factor.size)
-        found.append(digit)
-    return found[::-1]
+        along.append(index % factor.size)
+        index = index // factor.size
+    return along[::-1]

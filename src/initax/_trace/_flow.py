@@ -5,21 +5,19 @@ Loops are opened twice, as if two steps were written out: what holds between the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal as Number
+from jax.extend.core import Literal
 
 from initax._trace._backward import carries_back
-from initax._trace._flow_graph import Exit, Flow, Label, Loop, Node
-from initax._trace._flow_rules import labelled, shared
-from initax._trace._indices import scan_parts
+from initax._trace._flow_graph import Exit, Flow, Label, Node, Step
+from initax._trace._flow_rules import shared
 from initax._trace._interpret import Interpreter
-from initax._trace._loop_steps import steps_of
-from initax._trace._primitives import UNKNOWN, row_of
+from initax._trace._loops import loop_of, steps_of
+from initax._trace._primitives import row_of
 from initax._trace._uses import Place
 
 
@@ -44,7 +42,7 @@ class _Flowing(Interpreter[Node]):
 
     def __init__(self) -> None:
         self.flow = Flow()
-        self.loops: tuple[Loop, ...] = ()
+        self.loops: tuple[Step, ...] = ()
         self.goes_back = False
 
     def new(self, operands: Sequence[tuple[Node, Label]], place: Place, aval: Any, **facts: Any) -> Node:
@@ -55,14 +53,15 @@ class _Flowing(Interpreter[Node]):
             operands=tuple(operands),
             place=place,
             inexact=bool(inexact),
-            backward=self.goes_back or any(each.backward for each, _ in operands),
+            backward=self.goes_back or any(operand.backward for operand, _ in operands),
+            loops=self.loops,
             **facts,
         )
         node.roots = node.roots or frozenset({node.number})
         self.flow.nodes.append(node)
         return node
 
-    def literal(self, literal: Number) -> Node:
+    def literal(self, literal: Literal) -> Node:
         """Return a constant."""
         return self.new((), (), literal.aval, constant=True)
 
@@ -80,88 +79,53 @@ class _Flowing(Interpreter[Node]):
 
     def cond(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
         """Return what either branch leaves."""
-        branches = [self.call(each, values[1:], (*at, number)) for number, each in enumerate(eqn.params["branches"])]
-        return [
-            self._chosen(results, var, at)
-            for results, var in zip(zip(*branches, strict=True), eqn.outvars, strict=True)
-        ]
-
-    def _chosen(self, cases: Sequence[Node], var: Any, at: Place) -> Node:
-        facts = shared(cases)
-        return self.new([(case, "carry") for case in cases], at, var.aval, **facts)
+        pairs = zip(self.cases(eqn, values, at), eqn.outvars, strict=True)
+        return [self.new([(case, "carry") for case in cases], at, var.aval, **shared(cases)) for cases, var in pairs]
 
     def scan(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
         """Open two steps of a scan."""
-        consts, carries = scan_parts(eqn.params)
-        body, length = eqn.params["jaxpr"], eqn.params["length"]
-        invars = getattr(body, "jaxpr", body).invars
-        carry = values[consts : consts + carries]
-        if length == 0:
-            return [*carry, *(self.new((), at, var.aval, constant=True) for var in eqn.outvars[carries:])]
-        stacked = list(zip(values[consts + carries :], invars[consts + carries :], strict=True))
-
-        def operands(carried: Sequence[Node]) -> list[Node]:
-            rows = [self.new([(each, "row")], at, var.aval, **shared([each])) for each, var in stacked]
-            return [*values[:consts], *carried, *rows]
-
-        return self._twice(body, operands, carry, eqn.outvars, length, at)
+        return self._loop(eqn, values, eqn.params["length"], at)
 
     def while_loop(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
         """Open two steps of a `while` loop."""
-        tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        carry = values[tests + consts :]
-        given = values[tests : tests + consts]
-        steps = steps_of(eqn)
-        if steps == 0:
-            return carry
-        return self._twice(eqn.params["body_jaxpr"], lambda carried: [*given, *carried], carry, eqn.outvars, steps, at)
+        return self._loop(eqn, values, steps_of(eqn), at)
 
-    def _twice(
-        self, body: Any, operands: Any, carry: Sequence[Node], outvars: Any, steps: float, at: Place
-    ) -> list[Node]:
-        around, carries, opened = self.loops, len(carry), []
-        for step in range(min(2, math.ceil(min(steps, 2)))):
-            self.loops = (*around, Loop(at, step, steps))
-            opened.append(self.call(body, operands(carry), at))
-            carry = opened[-1][:carries]
+    def _loop(self, eqn: Any, values: list[Node], steps: float, at: Place) -> list[Node]:
+        """Open two steps of a loop, or the one that there is."""
+        body, fixed, carry, stacked = loop_of(eqn, values)
+        if steps == 0:
+            return [*carry, *(self.new((), at, var.aval, constant=True) for var in eqn.outvars[len(carry) :])]
+        row_vars = getattr(body, "jaxpr", body).invars[len(values) - len(stacked) :] if stacked else ()
+        around, opened = self.loops, []
+        for which in range(2 if steps > 1 else 1):
+            self.loops = (*around, Step(which, steps))
+            rows = [
+                self.new([(whole, "row")], at, var.aval, **shared([whole]))
+                for whole, var in zip(stacked, row_vars, strict=True)
+            ]
+            opened.append(self.call(body, [*fixed, *carry, *rows], at))
+            carry = opened[-1][: len(carry)]
         self.loops = around
-        first, last = opened[0], opened[-1]
         results = []
-        for place, var in enumerate(outvars):
-            if place >= carries:
-                own: list[tuple[Node, Label]] = [(each[place], "row") for each in opened]
-                results.append(self.new(own, at, var.aval, **shared([each[place] for each in opened])))
-                continue
-            node = self.new([(last[place], "carry")], at, var.aval, **shared([last[place]]))
-            self.flow.exits[node.number] = Exit(first[place], last[place], steps)
-            results.append(node)
+        for place, var in enumerate(eqn.outvars):
+            copies = [results_of_step[place] for results_of_step in opened]
+            if place < len(carry):
+                leaves = Exit(copies[0], copies[-1], steps)
+                results.append(self.new([(copies[-1], "carry")], at, var.aval, exit=leaves, **shared(copies[-1:])))
+            else:
+                results.append(self.new([(copy, "row") for copy in copies], at, var.aval, **shared(copies)))
         return results
 
     def equation(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
         """Return the results of any other equation."""
-        inner = _one_jaxpr(eqn)
-        if inner is not None:
-            return self.call(inner, values, at)
         if all(value.constant for value in values):
             return [self.new((), at, var.aval, constant=True) for var in eqn.outvars]
         return [self._result(eqn, values, var, at) for var in eqn.outvars]
 
     def _result(self, eqn: Any, values: list[Node], var: Any, at: Place) -> Node:
-        operands, facts = labelled(eqn, values, var)
+        operands, facts = row_of(eqn).flow(eqn, values, var, shared(values))
         node = self.new(operands, at, var.aval, **facts)
         is_sum = [label for _, label in operands] == ["add", "add"]
         if is_sum and node.inexact and not node.backward:
             self.flow.sums.append(node)
-            self.flow.loops[node.number] = self.loops
         return node
-
-
-def _one_jaxpr(eqn: Any) -> Any:
-    """The one jaxpr that an equation of a primitive without a row runs on its operands, as `shard_map` does."""
-    if row_of(eqn) is not UNKNOWN:
-        return None
-    found = [value for value in eqn.params.values() if hasattr(getattr(value, "jaxpr", value), "eqns")]
-    inner = getattr(found[0], "jaxpr", found[0]) if len(found) == 1 else None
-    fits = inner is not None and (len(inner.invars), len(inner.outvars)) == (len(eqn.invars), len(eqn.outvars))
-    alike = inner is not None and fits and all(hasattr(var.aval, "dtype") for var in (*inner.invars, *inner.outvars))
-    return found[0] if alike and eqn.primitive.name != "pallas_call" else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from initax._trace._uses import Place
 
@@ -38,6 +39,8 @@ class Node:
         statistic: whether it is a sum or a maximum over entries of a signal, or a function of such.
         roots: the values of which it is a function entry by entry.
         backward: whether it carries a cotangent.
+        loops: the loops around its equation, outermost first.
+        exit: for a value that a loop leaves of what it carries, what it is.
     """
 
     number: int
@@ -52,6 +55,22 @@ class Node:
     statistic: bool = False
     roots: frozenset[int] = frozenset()
     backward: bool = False
+    loops: tuple[Step, ...] = ()
+    exit: Exit | None = None
+
+    @property
+    def copy(self) -> tuple[int, ...]:
+        """In which step of each loop around it that is opened it stands."""
+        return tuple(step.which for step in self.loops)
+
+    def by(self, *labels: Label) -> list[Node]:
+        """Return the operands of which one of these things becomes in it."""
+        return [operand for operand, label in self.operands if label in labels]
+
+    @property
+    def inexact_operands(self) -> list[Node]:
+        """The operands through which gradients come."""
+        return [operand for operand, _ in self.operands if operand.inexact]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +88,10 @@ class Exit:
     steps: float
 
 
-@dataclass(slots=True)
-class Loop:
-    """The steps of a loop around the equation that is looked at.
+class Step(NamedTuple):
+    """Where in a loop an equation stands: in which of the two steps that are opened, and how many there are."""
 
-    Attributes:
-        place: the loop.
-        step: which of the two steps that are opened.
-        steps: how many there are.
-    """
-
-    place: Place
-    step: int
+    which: int
     steps: float
 
 
@@ -91,11 +102,24 @@ class Flow:
     Attributes:
         nodes: every value, operands before results.
         sums: the additions of two signals.
-        exits: number of a value that a loop leaves → what it is.
-        loops: number of an addition → the loops around it, outermost first.
     """
 
     nodes: list[Node] = field(default_factory=list)
     sums: list[Node] = field(default_factory=list)
-    exits: dict[int, Exit] = field(default_factory=dict)
-    loops: dict[int, tuple[Loop, ...]] = field(default_factory=dict)
+
+
+def reached(starts: Iterable[Node], onward: Callable[[Node], Iterable[Node]]) -> list[Node]:
+    """Return some values and all that one comes to from them, each once.
+
+    Args:
+        starts: the values to start from.
+        onward: the values that come next after one.
+    """
+    nodes: dict[int, Node] = {}
+    todo = list(starts)
+    while todo:
+        node = todo.pop()
+        if node.number not in nodes:
+            nodes[node.number] = node
+            todo += onward(node)
+    return list(nodes.values())

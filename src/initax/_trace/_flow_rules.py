@@ -1,6 +1,7 @@
-"""What each equation does to its operands: a table from the rule that reads weights to one that labels operands.
+"""What each equation does to its operands: rules that label them, for the graph of values.
 
-A rule returns the operands that a result depends on, each with a label, and what is known of the result.
+A rule returns the operands that a result depends on, each with a label, and what is known of the result. The table in
+`_primitives.py` says which primitive goes by which.
 """
 
 from __future__ import annotations
@@ -9,11 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from initax._trace import _equations as equations
 from initax._trace._flow_graph import Label, Node
-from initax._trace._primitives import UNKNOWN, Primitive, row_of
-from initax._trace._quantized import cast
-from initax._trace._ragged import ragged_dot_general
 
 Facts = dict[str, Any]
 """Fields of a node."""
@@ -22,51 +19,30 @@ Labelled = tuple[list[tuple[Node, Label]], Facts]
 FlowRule = Callable[[Any, list[Node], Any, Facts], Labelled]
 """From an equation, its operands, the variable of its result and what follows from what they are made of."""
 
-COLLECTIVES = frozenset(
-    {
-        "psum", "psum2", "psum_invariant", "pmean", "all_gather", "all_gather_invariant", "all_to_all", "ppermute",
-        "pbroadcast", "reduce_scatter", "pgather", "collective_permute", "unreduced_psum",
-    }
-)  # fmt: skip
-"""Primitives that move or add up entries between devices."""
 SHRINKS = 2
 """A slice with less than one in this many entries is a part, and no longer the value itself."""
 MANY = 8
 """Values of which an activation may be made, entry by entry, before it is taken for a value of its own."""
 
 
-def labelled(eqn: Any, values: list[Node], var: Any) -> Labelled:
-    """Return what becomes of the operands of an equation in one of its results.
-
-    Args:
-        eqn: the equation.
-        values: its operands.
-        var: the variable of the result.
-    """
-    facts = shared(values)
-    facts["constant"] = False
-    row = row_of(eqn)
-    rule = RULES.get(row.read) if row.read is not None else None
-    if rule is not None:
-        return rule(eqn, values, var, facts)
-    if row.unchanged or row.moments in ("layout", "parts"):
-        return _moved(eqn, values, var, facts)
-    if eqn.primitive.name in COLLECTIVES:
-        return [(value, "carry") for value in values], facts | {"statistic": all(value.statistic for value in values)}
-    if row.moments == "sum" or eqn.primitive.name == "fft":
-        return _summed(eqn, values, var, facts)
-    return [(value, "function") for value in values], facts if row is UNKNOWN else _function(row, values, facts)
+def unknown(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a function of which nothing is known."""
+    return [(value, "function") for value in values], facts
 
 
-def _function(row: Primitive, values: list[Node], facts: Facts) -> Facts:
-    is_entrywise = row.units in ("function", "product") or row.moments == "function"
-    if row.moments == "largest" or not is_entrywise:
-        return facts | {"statistic": not facts["plain"]}
-    statistic = all(value.statistic or value.constant for value in values)
-    return facts | {"statistic": statistic, "roots": _roots(values)}
+def reduced(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a function of several entries of one value, as a maximum is."""
+    return [(value, "function") for value in values], facts | {"statistic": not facts["plain"]}
 
 
-def _contracted(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def entrywise(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a function entry by entry."""
+    facts["statistic"] = all(value.statistic or value.constant for value in values)
+    return [(value, "function") for value in values], facts | {"roots": _roots(values)}
+
+
+def contracted(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a contraction or a convolution."""
     left, right = values[:2]
     if left.constant or right.constant:
         return [(right if left.constant else left, "linear")], facts
@@ -79,19 +55,21 @@ def _contracted(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelle
     return [(left, "weight" if right.plain else "linear"), (right, "weight" if left.plain else "linear")], facts
 
 
-def _added(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def added(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a sum or a difference."""
     signals = [value for value in values if not value.constant]
     roots = [value.roots for value in signals]
     alike = len(roots) == 2 and bool(roots[0] & roots[1])
     if len(signals) == 1 or alike or any(value.plain for value in signals):
-        facts["roots"] = _roots([each for each in signals if not each.plain] or signals)
+        facts["roots"] = _roots([signal for signal in signals if not signal.plain] or signals)
     facts["statistic"] = all(value.statistic or value.plain for value in signals) and not facts["plain"]
-    return [(each, "add" if len(signals) > 1 else "scale") for each in signals], facts
+    return [(signal, "add" if len(signals) > 1 else "scale") for signal in signals], facts
 
 
-def _multiplied(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def multiplied(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a product or a quotient."""
     left, right = values
-    is_div = row_of(eqn).read is equations.div
+    is_div = eqn.primitive.name == "div"
     fixed = all(value.statistic or value.plain or value.constant for value in values)
     facts |= {"statistic": fixed and not facts["plain"]}
     facts["roots"] = _roots([value for value in values if not value.constant and not value.plain] or values)
@@ -110,23 +88,25 @@ def _multiplied(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelle
     return [(left, "gate"), (right, "function" if is_div else "gate")], facts | {"roots": frozenset()}
 
 
-def _selected(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def selected(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a choice entry by entry."""
     which, *cases = values
     signals = [case for case in cases if not case.constant]
     if not signals:
         return [(which, "function")], facts
     itself = not which.constant and any(which.roots & case.roots for case in signals)
-    facts = shared(signals) | {"statistic": all(case.statistic for case in signals), "constant": False}
+    facts = shared(signals) | {"statistic": all(case.statistic for case in signals)}
     if itself or len(signals) == 1:
         facts["roots"] = _roots(signals)
     return [(case, "function" if itself else "carry") for case in signals], facts
 
 
-def _looked_up(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def looked_up(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a look-up."""
     first, *indices = values
     if first.plain:
         # A table stays one, and which of its entries are taken is data's.
-        taken = any(not each.plain and not each.constant for each in indices)
+        taken = any(not index.plain and not index.constant for index in indices)
         facts |= {"plain": True, "params": first.params, "contracted": first.contracted}
         facts["looked"] = first.looked or taken
     shapes = (eqn.invars[0].aval.shape, var.aval.shape)
@@ -136,33 +116,27 @@ def _looked_up(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled
     return [(first, _cut(_entries(var), _entries(eqn.invars[0])))], facts
 
 
-def _sliced(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    """Strides leave a value what it is: a slice takes less than half of it where its ends say so."""
+def sliced(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operand of a slice, a part where its ends say so: strides leave a value what it is."""
     ends = zip(eqn.params["start_indices"], eqn.params["limit_indices"], strict=True)
     return [(values[0], _cut(math.prod(last - first for first, last in ends), _entries(eqn.invars[0])))], facts
 
 
-def _scattered(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    under, _, over = values
-    if eqn.primitive.name == "scatter-add":
-        return _added(eqn, [under, over], var, facts)
-    return [(under, "join"), (over, "join")], facts
-
-
-def _overwritten(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    return [(value, "join") for value in values[:2]], facts
-
-
-def _joined(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def joined(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label operands that stand beside each other."""
     signals = [value for value in values if not value.constant]
-    return [(each, "carry" if len(signals) == 1 else "join") for each in signals], facts
+    return [(signal, "carry" if len(signals) == 1 else "join") for signal in signals], facts
 
 
-def _padded(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    return [(values[0], "carry")], facts
+def written(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label a value and entries that are written over some of its own, or added to them."""
+    name = eqn.primitive.name
+    under, over = values[:2] if name == "dynamic_update_slice" else (values[0], values[2])
+    return (added if name == "scatter-add" else joined)(eqn, [under, over], var, facts)
 
 
-def _moved(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+def moved(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operand whose entries are moved, repeated, left out or multiplied by one number."""
     size, entries = _entries(var), _entries(eqn.invars[0])
     facts["statistic"] = values[0].statistic
     if size >= entries:
@@ -170,46 +144,15 @@ def _moved(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     return [(values[0], _cut(size, entries))], facts
 
 
-def _cast(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    return [(values[0], "carry")], facts | {"statistic": values[0].statistic, "roots": values[0].roots}
+def mixed(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operand of which sums are made that are no statistic: a running sum, a Fourier transform."""
+    return [(values[0], "linear")], facts
 
 
-def _kept(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    return [(values[0], "scale")], facts | {"statistic": values[0].statistic, "roots": values[0].roots}
-
-
-def _summed(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    """A sum of products is a contraction that is written out, and no statistic."""
-    products = any(how in ("gate", "scale", "mix") for _, how in values[0].operands)
-    is_statistic = row_of(eqn).moments == "sum" and not facts["plain"] and not products
+def summed(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operand of a sum over axes; a sum of products is a contraction that is written out, no statistic."""
+    is_statistic = not facts["plain"] and not values[0].by("gate", "scale", "mix")
     return [(values[0], "linear")], facts | {"statistic": is_statistic}
-
-
-RULES: dict[Any, FlowRule] = {
-    equations.contract: _contracted,
-    equations.convolve: _contracted,
-    ragged_dot_general: _contracted,
-    equations.add: _added,
-    equations.complex_of: _added,
-    equations.mul: _multiplied,
-    equations.div: _multiplied,
-    equations.select: _selected,
-    equations.gather: _looked_up,
-    equations.dynamic_slice: _looked_up,
-    equations.cut: _sliced,
-    equations.scatter: _scattered,
-    equations.dynamic_update_slice: _overwritten,
-    equations.concatenate: _joined,
-    equations.stack: _joined,
-    equations.pad: _padded,
-    equations.rev: _moved,
-    equations.tile: _moved,
-    equations.keep: _kept,
-    equations.cumsum: _summed,
-    equations.reduce_sum: _summed,
-    cast: _cast,
-}
-"""Rule that reads weights in an equation → rule that labels its operands."""
 
 
 def _entries(atom: Any) -> int:
@@ -221,18 +164,18 @@ def _cut(size: int, entries: int) -> Label:
 
 
 def _roots(values: Sequence[Node]) -> frozenset[int]:
-    found = frozenset[int]().union(*(value.roots for value in values if not value.constant))
-    return found if len(found) <= MANY else frozenset()
+    roots = frozenset[int]().union(*(value.roots for value in values if not value.constant))
+    return roots if len(roots) <= MANY else frozenset()
 
 
 def shared(nodes: Sequence[Node]) -> Facts:
     """Return what follows for a value from what it is made of."""
-    constant = all(each.constant for each in nodes)
-    plain = all(each.plain or each.constant for each in nodes) and not constant
+    constant = all(node.constant for node in nodes)
+    plain = all(node.plain or node.constant for node in nodes) and not constant
     return {
         "plain": plain,
-        "params": frozenset[int]().union(*(each.params for each in nodes)) if plain else frozenset[int](),
-        "looked": plain and any(each.looked for each in nodes),
-        "contracted": plain and any(each.contracted for each in nodes),
+        "params": frozenset[int]().union(*(node.params for node in nodes)) if plain else frozenset[int](),
+        "looked": plain and any(node.looked for node in nodes),
+        "contracted": plain and any(node.contracted for node in nodes),
         "constant": constant,
     }

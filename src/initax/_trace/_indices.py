@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -50,16 +50,76 @@ class Constant:
         small = all(math.prod(getattr(var.aval, "shape", ())) <= LARGEST for var in (*eqn.invars, *eqn.outvars))
         if not small or self.depth > DEEPEST or eqn.effects:
             return None
-        numbers = [each.number for each in self._operands]
-        if any(number is None for number in numbers):
-            return None
-        operands = [jnp.asarray(each, atom.aval.dtype) for each, atom in zip(numbers, eqn.invars, strict=True)]
         try:
             with jax.ensure_compile_time_eval():
-                found = evaluated(eqn, operands)[self._place]
+                found = self._evaluated(eqn)
             return None if isinstance(found, jax.core.Tracer) else found  # a call inside `jax.jit` is not worked out
         except Exception:
             return None  # what JAX can't work out here, for whatever reason, is not known
+
+    def _evaluated(self, eqn: Any) -> Any:
+        numbers = [operand.number for operand in self._operands]
+        if any(number is None for number in numbers):
+            return None
+        operands = [jnp.asarray(each, atom.aval.dtype) for each, atom in zip(numbers, eqn.invars, strict=True)]
+        return evaluated(eqn, operands)[self._place]
+
+
+class Series(Constant):
+    """A number that changes from step to step of a loop, and depends on nothing but the step.
+
+    Args:
+        loop: the place of the loop.
+        numbers: what gives its numbers in the order of the steps, along a first axis; `None` where an equation does.
+        eqn: the equation it comes from, otherwise.
+        operands: the constants and series that the equation works on.
+        place: which of its results it is.
+    """
+
+    __slots__ = ("_numbers", "loop")
+
+    def __init__(
+        self,
+        loop: tuple[int, ...],
+        numbers: Callable[[], Numbers | None] | None = None,
+        eqn: Any = None,
+        operands: Sequence[Constant] = (),
+        place: int = 0,
+    ) -> None:
+        super().__init__(None, eqn, operands, place)
+        self.loop, self._numbers = loop, numbers
+
+    @property
+    def number(self) -> None:
+        """There is no one number."""
+
+    @property
+    def steps(self) -> Numbers | None:
+        """The numbers, in the order of the steps, along a first axis; `None` where they can't be worked out."""
+        found = self._numbers() if self._numbers is not None else super().number
+        return None if found is None else np.asarray(found)
+
+    def _evaluated(self, eqn: Any) -> Any:
+        each = [operand.steps if isinstance(operand, Series) else operand.number for operand in self._operands]
+        if any(number is None or number.size > LARGEST for number in each):
+            return None
+        operands = [jnp.asarray(number, atom.aval.dtype) for number, atom in zip(each, eqn.invars, strict=True)]
+        axes = [0 if isinstance(operand, Series) else None for operand in self._operands]
+        return jax.vmap(lambda *values: evaluated(eqn, values)[self._place], axes)(*operands)
+
+
+def after(eqn: Any, operands: Sequence[Constant], place: int) -> Constant | None:
+    """Return a result of an equation of constants; `None` where its operands change with different loops.
+
+    Args:
+        eqn: the equation.
+        operands: what it works on.
+        place: which of its results.
+    """
+    loops = {operand.loop for operand in operands if isinstance(operand, Series)}
+    if len(loops) > 1:
+        return None
+    return Series(*loops, None, eqn, operands, place) if loops else Constant(None, eqn, operands, place)
 
 
 def evaluated(eqn: Any, values: Sequence[Any], *, in_context: bool = True) -> list[Any]:
@@ -75,11 +135,3 @@ def evaluated(eqn: Any, values: Sequence[Any], *, in_context: bool = True) -> li
     with eqn.ctx.manager if in_context else contextlib.nullcontext():
         results = eqn.primitive.bind(*functions, *values, **params)
     return list(results) if eqn.primitive.multiple_results else [results]
-
-
-def scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many operands of a scan are constants, and how many are carried from step to step."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    constants, carried, _ = params["ft_in"].unpack()  # from JAX 0.12 on
-    return len(list(constants)), len(list(carried))

@@ -22,13 +22,14 @@ from initax._trace._contract import settle
 from initax._trace._elementwise import nonlinear
 from initax._trace._entries import marked
 from initax._trace._equations import shapes_of
-from initax._trace._factors import FOREIGN, Factor, foreign
-from initax._trace._indices import Constant, scan_parts
+from initax._trace._factors import FOREIGN, LARGEST, Factor, Index, foreign, length, normal, slot
+from initax._trace._indices import Constant, Series, after
+from initax._trace._loops import Loop, loop_of, steps_of
 from initax._trace._primitives import UNKNOWN, called, row_of
 from initax._trace._quantized import OWN_GRADIENT
-from initax._trace._sums import accumulated
+from initax._trace._sums import accumulated, after_loop, taken_steps
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
-from initax._trace._views import Stop, View
+from initax._trace._views import Step, Stop, View
 
 T = TypeVar("T")
 """What a pass knows of one value."""
@@ -84,6 +85,11 @@ class Interpreter(abc.ABC, Generic[T]):
     def handed_on(self, eqn: Any, values: list[T], at: Place) -> list[T]:
         """Return what the results of an equation hold whose results are its operands."""
         return values
+
+    def cases(self, eqn: Any, values: Sequence[T], at: Place) -> list[tuple[T, ...]]:
+        """Return what each branch of a `cond` leaves, for each of its results."""
+        branches = enumerate(eqn.params["branches"])
+        return list(zip(*(self.call(branch, values[1:], (*at, number)) for number, branch in branches), strict=True))
 
     def call(self, inner: Any, values: Sequence[T], at: Place) -> list[T]:
         """Return what the results of a jaxpr hold, closed or open.
@@ -187,12 +193,10 @@ class Walk(Interpreter[Value]):
 
     Args:
         uses: where uses are entered.
-        left: what the body of the last loop left in the places of what it carries.
     """
 
     def __init__(self, uses: Uses) -> None:
         self.uses = uses
-        self.left: Sequence[Value] = ()
 
     def literal(self, literal: Literal) -> Value:
         """Return what a literal holds."""
@@ -232,7 +236,7 @@ class Walk(Interpreter[Value]):
             return super().step(eqn, values, at)
         operands = [value.constant for value in values if value.constant is not None]
         plain = len(operands) == len(values) and row_of(eqn).control is None
-        constants = [Constant(None, eqn, operands, place) if plain else None for place in range(len(eqn.outvars))]
+        constants = [after(eqn, operands, place) if plain else None for place in range(len(eqn.outvars))]
         return [Value(shape=shape, constant=each) for shape, each in zip(shapes_of(eqn), constants, strict=True)]
 
     def handed_on(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
@@ -254,18 +258,18 @@ class Walk(Interpreter[Value]):
     def scan(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Follow a scan: each step takes one entry of what it runs over."""
         uses = self.uses
-        consts, carries = scan_parts(eqn.params)
-        first, carry, stacked = values[:consts], values[consts : consts + carries], values[consts + carries :]
-        rows = [_row(value) for value in stacked]
+        loop, steps = loop_of(eqn, values), Series(at, lambda: np.arange(eqn.params["length"]))
+        carries, stacked = len(loop.carry), loop.rows
+        loop = loop._replace(rows=[_row(value, steps) for value in stacked])
         uses.loops[at] = {
             view.param: tuple(factor for factor in view.axes[0] if factor.axis != FOREIGN)
             for value in stacked
             for view in value.weights
         }
-        carry, results = self._loop(eqn.params["jaxpr"], first, carry, rows, at, line_of(eqn))
-        accumulated(eqn.params["jaxpr"], consts, self.left, uses, at)
+        order = np.arange(eqn.params["length"])[:: -1 if eqn.params["reverse"] else 1]
+        carry, results = self._loop(loop, order, at, line_of(eqn))
         shapes = shapes_of(eqn)
-        data = any(value.data or value.weights for value in (*carry, *rows))
+        data = any(value.data or value.weights for value in (*carry, *loop.rows))
         collected = [
             _collected(value, shape, data, uses, line_of(eqn))
             for value, shape in zip(results[carries:], shapes[carries:], strict=True)
@@ -274,63 +278,64 @@ class Walk(Interpreter[Value]):
 
     def while_loop(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Follow a `while` loop."""
-        tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        carry = values[tests + consts :]
+        loop = loop_of(eqn, values)
         self.uses.loops[at] = {}
         self.uses.whiles.add(at)
-        closed_over = values[tests : tests + consts]
-        _, results = self._loop(eqn.params["body_jaxpr"], closed_over, carry, [], at, line_of(eqn))
-        accumulated(eqn.params["body_jaxpr"], consts, self.left, self.uses, at)
+        number = steps_of(eqn)
+        _, results = self._loop(loop, np.arange(int(number)) if number <= LARGEST else None, at, line_of(eqn))
         return results
 
     def cond(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Follow every branch."""
-        which, operands = values[0], values[1:]
-        branches = [self.call(branch, operands, (*at, number)) for number, branch in enumerate(eqn.params["branches"])]
+        every = self.cases(eqn, values, at)
         self.uses.at = at
-        return [
-            _either([results[place] for results in branches], which, shape, self.uses, line_of(eqn))
-            for place, shape in enumerate(shapes_of(eqn))
-        ]
+        pairs = zip(every, shapes_of(eqn), strict=True)
+        return [_either(cases, values[0], shape, self.uses, line_of(eqn)) for cases, shape in pairs]
 
-    def _loop(
-        self,
-        body: Any,
-        consts: Sequence[Value],
-        carry: Sequence[Value],
-        rows: Sequence[Value],
-        at: Place,
-        line: str,
-    ) -> tuple[list[Value], list[Value]]:
+    def _loop(self, loop: Loop[Value], steps: Index | None, at: Place, line: str) -> tuple[list[Value], list[Value]]:
         """Follow the body of a loop until what it carries no longer changes in kind.
 
         What is handed on unchanged stays what it was, counters stay constants, everything else becomes a signal.
+
+        Args:
+            loop: its operands; of what it runs over, what a step sees.
+            steps: the numbers of its steps in the order of its results, `None` where they are not known.
+            at: its place.
+            line: its line.
         """
         uses = self.uses
-        jaxpr = getattr(body, "jaxpr", body)
-        start = len(consts)
-        own = jaxpr.invars[start : start + len(carry)]
-        fixed = [jaxpr.outvars[place] is var for place, var in enumerate(own)]
+        carry, fixed = loop.carry, loop.handed_on
+        counters = [_counter(change, value, steps, at) for change, value in zip(loop.changes, carry, strict=True)]
         state = list(carry)
         mark = uses.mark()
         while True:
             uses.forget(mark)
-            entered = [value if same else _started(value, uses, line) for value, same in zip(state, fixed, strict=True)]
-            results = self.call(body, [*consts, *entered, *rows], at)
+            entered = [
+                value if same else replace(_started(value, uses, line), constant=None if value.data else counter)
+                for value, same, counter in zip(state, fixed, counters, strict=True)
+            ]
+            results = self.call(loop.body, [*loop.fixed, *entered, *loop.rows], at)
             if uses.follow is not None:
                 moving = [place for place, same in enumerate(fixed) if not same]
                 uses.follow.round_a_loop([each[place] for each in (state, results) for place in moving], line)
             changed = False
-            for place, (before, after) in enumerate(zip(entered, results[: len(carry)], strict=True)):
-                if not fixed[place] and not before.data and (after.data or after.weights):
+            for place, (before, left) in enumerate(zip(entered, results[: len(carry)], strict=True)):
+                if not fixed[place] and not before.data and (left.data or left.weights):
                     state[place] = replace(state[place], data=True)
                     changed = True
             if not changed:
                 break
-        self.left = results[: len(carry)]
+        sums = accumulated(loop.jaxpr, len(loop.fixed), carry, results, uses, line)
         handed = [
-            before if same else Value(shape=before.shape, data=after.data or before.data)
-            for before, after, same in zip(entered, results[: len(carry)], fixed, strict=True)
+            before
+            if same
+            else Value(
+                shape=before.shape,
+                data=left.data or before.data,
+                outputs=outputs,
+                joined=tuple(after_loop(view, uses) for view in left.joined),
+            )
+            for before, left, same, outputs in zip(entered, results[: len(carry)], fixed, sums, strict=True)
         ]
         return entered, [*handed, *results[len(carry) :]]
 
@@ -341,24 +346,45 @@ def _frozen(value: Value, line: str) -> Value:
     return replace(value, weights=tuple(replace(view.halted(stop), frozen=True) for view in value.weights))
 
 
-def _row(value: Value) -> Value:
-    """Return what one step of a scan sees of an operand: one entry along the first axis, a batch axis."""
+def _counter(change: float | None, start: Value, steps: Index | None, at: Place) -> Series | None:
+    """Return a number that a loop carries and changes by the same amount in each step; `None` for anything else.
+
+    Args:
+        change: the amount, where it is one.
+        start: what it is before the first step.
+        steps: the numbers of the steps.
+        at: the place of the loop.
+    """
+    first = start.constant
+    if first is None or isinstance(first, Series) or start.shape or steps is None or change is None:
+        return None
+
+    def numbers() -> Any:
+        return None if first.number is None else first.number + (steps * change).astype(first.number.dtype)
+
+    return Series(at, numbers)
+
+
+def _row(value: Value, steps: Series) -> Value:
+    """Return what one step of a scan sees of an operand: one entry along the first axis, a batch axis.
+
+    Args:
+        value: the operand.
+        steps: the numbers of the entries.
+    """
+    held = value.constant
 
     def move(view: View) -> View:
-        gone = tuple(factor for factor in view.opened(view.axes[0]) if factor.axis != FOREIGN)
-        return replace(view, axes=view.axes[1:], batch=view.batch + gone)
+        return view.one_by_one(Step(view.axes[0], steps, 0, steps.loop), view.axes[1:])
 
-    outputs = tuple(
-        replace(view, axes=view.axes[1:])
-        for view in value.outputs
-        if all(factor.axis == FOREIGN for factor in view.axes[0])
-    )
     return Value(
         shape=value.shape[1:],
         data=value.data,
         weights=tuple(map(move, value.weights)),
-        outputs=outputs,
+        outputs=tuple(map(move, value.outputs)),
+        products=tuple(map(move, value.products)),
         stretched=frozenset(index - 1 for index in value.stretched if index),
+        constant=None if held is None or isinstance(held, Series) else Series(steps.loop, lambda: held.number),
         units=tuple(replace(view, axes=view.axes[1:]) for view in value.units if 0 not in marked(view)),
         mixed=Stop("a loop takes them one by one") if any(0 in marked(view) for view in value.units) else value.mixed,
     )
@@ -373,9 +399,29 @@ def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, lin
         )
         return Value(shape=shape, weights=views)
     value = settle(value, uses, line)
-    outputs = tuple(replace(view, axes=(foreign(shape[0]), *view.axes)) for view in value.outputs)
+    outputs = tuple(
+        replace(after_loop(view, uses), axes=(_steps(view, uses, shape[0]), *view.axes)) for view in value.outputs
+    )
     units = tuple(_unstepped(view, uses.loops[uses.at].get(view.param, ()), shape[0]) for view in value.units)
     return Value(shape=shape, data=value.data or data, outputs=outputs, units=units, mixed=value.mixed)
+
+
+def _steps(output: View, uses: Uses, count: int) -> tuple[Factor, ...]:
+    """Return what outputs that a loop collects hold along its steps: the entries of the weight that made each.
+
+    Args:
+        output: the outputs of one step.
+        uses: the uses so far.
+        count: how many steps there are.
+    """
+    found = [step for step in taken_steps(output, uses) if length(step.factors) > 1]
+    if not found:
+        return foreign(count)
+    entries = found[0].entries()
+    axis = None if entries is None or len(entries) != count else normal(found[0].factors, entries)
+    if axis is None or len(found) > 1:
+        return (slot(found[0].factors, np.zeros(count, np.intp)),)  # which of them is not known
+    return axis[0]
 
 
 def _restacked(view: View, uses: Uses, steps: int) -> View | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,9 +13,9 @@ import numpy as np
 
 from initax._trace._contract import settle
 from initax._trace._factors import FOREIGN, LARGEST, Factor, Index, Slot, foreign, joined
-from initax._trace._indices import Numbers
+from initax._trace._indices import Numbers, Series
 from initax._trace._uses import Place, Uses, Value
-from initax._trace._views import Pick, Stop, View, merged, part, picked, placed, reshaped
+from initax._trace._views import Pick, Step, Stop, View, in_slot, merged, part, picked, placed, reshaped
 
 
 def _each(
@@ -27,9 +28,9 @@ def _each(
         moved = move(view)
         lost = replace(view, axes=tuple(map(foreign, shape)))
         weights.append(lost.halted(stop) if moved is None else moved)
-    outputs, products, gates = (
+    outputs, beside, products, gates = (
         tuple(moved for view in views if (moved := move(view)) is not None)
-        for views in (value.outputs, value.products, value.gates)
+        for views in (value.outputs, value.joined, value.products, value.gates)
     )
     return Value(
         shape=shape,
@@ -37,6 +38,7 @@ def _each(
         inputless=value.inputless,
         weights=tuple(weights),
         outputs=outputs,
+        joined=beside,
         products=products,
         gates=gates,
         stretched=flat,
@@ -132,7 +134,7 @@ def _chosen(
                 after = replace(view, axes=tuple(map(foreign, shape))).halted(stop)
             if after is None:
                 continue
-            if view.use >= 0:
+            if view.use >= 0 and views is not value.joined:
                 _taken(view, after, axis, uses)
             found.append(after)
         return tuple(found)
@@ -143,6 +145,7 @@ def _chosen(
         inputless=value.inputless,
         weights=chosen(value.weights),
         outputs=chosen(value.outputs),
+        joined=chosen(value.joined),
         products=chosen(value.products),
         stretched=value.stretched,
     )
@@ -158,28 +161,30 @@ def _taken(before: View, after: View, axis: int, uses: Uses) -> None:
     )
 
 
-def entry(value: Value, axis: int, with_data: bool, at: Place, operand: int) -> Value:
+def entry(value: Value, axis: int, which: Value, at: Place, operand: int) -> Value:
     """Follow a look-up of one entry along an axis, by a loop counter or by the data; the axis stays, of size one.
 
     Args:
         value: what is looked up in.
         axis: the axis.
-        with_data: whether the number of the entry comes with the data.
+        which: the number of the entry.
         at: the equation.
         operand: which of its operands is the number.
     """
     shape = (*value.shape[:axis], 1, *value.shape[axis + 1 :])
+    number = which.constant if isinstance(which.constant, Series) else None
 
     def move(view: View) -> View:
-        own = replace(view, axes=(*view.axes[:axis], foreign(1), *view.axes[axis + 1 :]))
-        if with_data:
-            return replace(own, looked=own.looked + tuple(f for f in view.axes[axis] if f.axis != FOREIGN))
-        gone = tuple(factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
-        picks = (Pick(gone, at, operand),) if gone == view.axes[axis] else ()
-        return replace(own, batch=own.batch + gone, picks=own.picks + picks)
+        whole, axes = view.axes[axis], (*view.axes[:axis], foreign(1), *view.axes[axis + 1 :])
+        if which.data:
+            looked = tuple(factor for factor in whole if factor.axis != FOREIGN)
+            return replace(view, axes=axes, looked=view.looked + looked)
+        one = view.one_by_one(Step(whole, number, 0, at), axes)
+        picks = (Pick(whole, at, operand),) if all(factor.axis >= 0 for factor in whole) else ()
+        return replace(one, picks=one.picks + picks)
 
     moved = _each(value, shape, move, Stop(""), value.stretched)
-    return replace(moved, data=moved.data or with_data)
+    return replace(moved, data=moved.data or which.data)
 
 
 def gather(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) -> Value:
@@ -252,17 +257,21 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, line: str) -> 
     single = [axis for axis in range(len(value.shape)) if axis not in whole]
     many = math.prod(indices.shape[:-1]) > 1
     stop = Stop("a gather takes windows of it", line)
+    number = indices.constant if isinstance(indices.constant, Series) else None
 
     def move(view: View) -> View | None:
         taken: list[Factor] = []
+        steps: list[Step] = []
         picks: list[Pick] = []
         for axis in single:
             own = tuple(factor for factor in view.axes[axis] if factor.axis != FOREIGN)
             if own and sizes[axis] != 1:
                 return None
             taken += own if indices.data else view.opened(own)
-            if own == view.axes[axis] and axis in numbers.start_index_map:
-                picks.append(Pick(own, at, 1, numbers.start_index_map.index(axis)))
+            if own and axis in numbers.start_index_map:
+                column = numbers.start_index_map.index(axis)
+                steps.append(Step(view.axes[axis], number, column, at))
+                picks += (Pick(own, at, 1, column),) if own == view.axes[axis] else ()
         one = replace(view, axes=tuple(foreign(1) if at in single else axis for at, axis in enumerate(view.axes)))
         # An axis of one entry that the look-up collapses is no axis of the result, but still one of the parameter.
         moved = placed(one, places, shape)
@@ -270,9 +279,11 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, line: str) -> 
         if indices.data:
             return replace(moved, looked=moved.looked + tuple(taken), tables=moved.tables + apart)
         moved = replace(moved, batch=moved.batch + tuple(taken), picked=moved.picked or (many and bool(taken)))
+        moved = replace(moved, steps=moved.steps + tuple(steps))
         return moved if many else replace(moved, picks=moved.picks + tuple(picks))
 
-    moved = _each(replace(value, outputs=(), products=()), shape, move, stop, frozenset())
+    held = replace(value, outputs=(), joined=(), products=()) if indices.data or many else value
+    moved = _each(held, shape, move, stop, frozenset())
     return replace(moved, data=moved.data or indices.data)
 
 
@@ -413,7 +424,8 @@ def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, l
         values = [settle(value, uses, line) for value in values]
     if not any(value.weights for value in values):
         columns = tuple(values) if axis == len(shape) - 1 and any(value.constant for value in values) else ()
-        return Value(shape=tuple(shape), data=any(value.data for value in values), columns=columns)
+        beside = _outputs_beside(values, shape, axis)
+        return Value(shape=tuple(shape), data=any(value.data for value in values), columns=columns, joined=beside)
     apart, offset = [], 0
     for value in values:
         behind = shape[axis] - offset - value.shape[axis]
@@ -421,6 +433,18 @@ def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, l
         apart.append(pad(value, config, uses, line))
         offset += value.shape[axis]
     return _beside(apart, axis, shape, uses)
+
+
+def _outputs_beside(values: Sequence[Value], shape: Sequence[int], axis: int) -> tuple[View, ...]:
+    """Return outputs of one parameter that several signals hold, with their places where these are joined."""
+    held = [(*value.outputs, *value.joined, *value.products) for value in values]
+    count = collections.Counter(view.param for views in held for view in views)
+    found, offset = [], 0
+    for value, views in zip(values, held, strict=True):
+        twice = [view for view in views if count[view.param] > 1 and value.shape[axis]]
+        found += [in_slot(view, axis, offset, shape[axis]) for view in twice]
+        offset += value.shape[axis]
+    return tuple(found)
 
 
 def _beside(values: Sequence[Value], axis: int | None, shape: Sequence[int], uses: Uses) -> Value:

@@ -7,20 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from initax._trace import _equations as equations
+from initax._trace import _flow_rules as flow
 from initax._trace import _quantized as quantized
-from initax._trace import _unit_moves as moves
 from initax._trace._ragged import ragged_dot_general
 from initax._trace._shard_map import on_whole_arrays
 from initax._trace._uses import Uses, Value
-from initax._trace._views import View
 
 Rule = Callable[[Any, Sequence[Value], Uses, str], Value | list[Value] | None]
 """From an equation, what its operands hold, where uses are entered and its line to what its results hold; `None` where
 the rule can't tell."""
 
-Move = Callable[[Mapping[str, Any], View, tuple[int, ...]], View | None]
-"""From an equation's parameters, the view of units in its first operand and the shape of its result to the view in the
-result; `None` where several of them are made one."""
+Altered = Callable[[Mapping[str, Any]], Iterable[int]]
+"""From an equation's parameters to the axes of its first operand that it sums up, reorders or resizes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +39,14 @@ class Primitive:
             - `join`: entries of several operands stand beside each other.
             - `sum`, `largest`: of independent entries.
             - `contraction`: of a weight with a signal.
+        flow: what becomes of its operands in a result, by which residual streams are told.
         units: what becomes of the units of a weight that is followed; without it they are lost.
 
             - `function`: entry by entry; what takes in the units takes in whatever else is in the result.
             - `product`: entry by entry, and nothing is left of the other operand where the units are cut off.
             - `layout`: they lie as `read` lays out a weight.
             - `join`, `stack`, `sort`, `contraction`: what the name says.
-            - a function that returns their view in the result.
+            - a function that returns the axes that are altered: units along any of these are made one thing.
     """
 
     calls: bool = False
@@ -56,19 +55,29 @@ class Primitive:
     read: Rule | None = None
     unchanged: bool = False
     moments: Literal["function", "layout", "parts", "join", "sum", "largest", "contraction"] | None = None
-    units: Literal["function", "product", "layout", "join", "stack", "sort", "contraction"] | Move | None = None
+    flow: flow.FlowRule = flow.reduced
+    units: Literal["function", "product", "layout", "join", "stack", "sort", "contraction"] | Altered | None = None
 
 
-UNKNOWN = Primitive()
-LAYOUT = Primitive(moments="layout", units="layout")
-FUNCTION = Primitive(moments="function", units="function")
-LINEAR = Primitive(read=equations.keep, units="function")
-PRODUCT = Primitive(moments="function", units="product")
+UNKNOWN = Primitive(flow=flow.unknown)
+LAYOUT = Primitive(moments="layout", flow=flow.moved, units="layout")
+FUNCTION = Primitive(moments="function", flow=flow.entrywise, units="function")
+LINEAR = Primitive(read=equations.keep, flow=flow.moved, units="function")
+PRODUCT = Primitive(moments="function", flow=flow.entrywise, units="product")
+CONTRACTION = Primitive(moments="contraction", flow=flow.contracted)
 CALL = Primitive(calls=True)
 HANDED_ON = Primitive(hands_on=True)
-REDUCTION = Primitive(units=moves.reduced)
-CUMULATIVE = Primitive(units=moves.along)
-POOLING = Primitive(units=moves.windowed)
+REDUCTION = Primitive(units=lambda params: params["axes"])
+CUMULATIVE = Primitive(units=lambda params: [params["axis"]])
+
+
+def _windowed(params: Mapping[str, Any]) -> list[int]:
+    names = ("padding", "window_dimensions", "window_strides", "base_dilation", "window_dilation")
+    axes = enumerate(zip(*(params[name] for name in names), strict=True))
+    return [axis for axis, (padding, *sizes) in axes if any(padding) or set(sizes) != {1}]
+
+
+POOLING = Primitive(units=_windowed)
 
 
 def _each(names: Iterable[str], row: Primitive) -> dict[str, Primitive]:
@@ -94,33 +103,37 @@ PRIMITIVES: dict[str, Primitive] = {
     "squeeze": replace(LAYOUT, read=equations.squeeze, unchanged=True),
     "transpose": replace(LAYOUT, read=equations.transpose),
     "broadcast_in_dim": replace(LAYOUT, read=equations.broadcast_in_dim),
-    "slice": replace(LAYOUT, read=equations.cut),
-    "dynamic_slice": replace(LAYOUT, read=equations.dynamic_slice),
-    "gather": replace(LAYOUT, read=equations.gather),
-    "split": Primitive(read=equations.split, moments="parts", units="layout"),
-    "unstack": Primitive(read=equations.unstack, moments="parts", units="layout"),
-    "rev": Primitive(read=equations.rev, moments="layout", units=moves.turned),
-    "pad": Primitive(read=equations.pad, units=moves.padded),
-    "concatenate": Primitive(read=equations.concatenate, moments="join", units="join"),
-    "stack": Primitive(read=equations.stack, moments="join", units="stack"),
-    "dynamic_update_slice": Primitive(read=equations.dynamic_update_slice),
-    **_each(("scatter", "scatter-add"), Primitive(read=equations.scatter)),
-    "tile": Primitive(read=equations.tile),
+    "slice": replace(LAYOUT, read=equations.cut, flow=flow.sliced),
+    "dynamic_slice": replace(LAYOUT, read=equations.dynamic_slice, flow=flow.looked_up),
+    "gather": replace(LAYOUT, read=equations.gather, flow=flow.looked_up),
+    "split": replace(LAYOUT, read=equations.split, moments="parts"),
+    "unstack": replace(LAYOUT, read=equations.unstack, moments="parts"),
+    "rev": replace(LAYOUT, read=equations.rev, units=lambda params: params["dimensions"]),
+    "pad": Primitive(
+        read=equations.pad,
+        flow=flow.moved,
+        units=lambda params: [axis for axis, padding in enumerate(params["padding_config"]) if any(padding)],
+    ),
+    "concatenate": Primitive(read=equations.concatenate, moments="join", flow=flow.joined, units="join"),
+    "stack": Primitive(read=equations.stack, moments="join", flow=flow.joined, units="stack"),
+    "dynamic_update_slice": Primitive(read=equations.dynamic_update_slice, flow=flow.written),
+    **_each(("scatter", "scatter-add"), Primitive(read=equations.scatter, flow=flow.written)),
+    "tile": Primitive(read=equations.tile, flow=flow.moved),
     "sort": Primitive(units="sort"),
     # Contractions of a parameter with the signal.
-    "dot_general": Primitive(read=equations.contract, moments="contraction", units="contraction"),
-    "ragged_dot_general": Primitive(read=ragged_dot_general, moments="contraction"),
-    "conv_general_dilated": Primitive(read=equations.convolve, moments="contraction"),
+    "dot_general": replace(CONTRACTION, read=equations.contract, units="contraction"),
+    "ragged_dot_general": replace(CONTRACTION, read=ragged_dot_general),
+    "conv_general_dilated": replace(CONTRACTION, read=equations.convolve),
     # Entry by entry: sums and products, where biases and scales come in.
-    **_each(("add", "add_any", "sub"), replace(FUNCTION, read=equations.add)),
-    "mul": replace(PRODUCT, read=equations.mul),
-    "div": replace(PRODUCT, read=equations.div),
-    "select_n": replace(FUNCTION, read=equations.select),
-    "complex": Primitive(read=equations.complex_of, units="function"),
+    **_each(("add", "add_any", "sub"), replace(FUNCTION, read=equations.add, flow=flow.added)),
+    "mul": replace(PRODUCT, read=equations.mul, flow=flow.multiplied),
+    "div": replace(PRODUCT, read=equations.div, flow=flow.multiplied),
+    "select_n": replace(FUNCTION, read=equations.select, flow=flow.selected),
+    "complex": Primitive(read=equations.complex_of, flow=flow.added, units="function"),
     # Entry by entry, and a weight stays a weight.
-    "copy": replace(FUNCTION, read=equations.keep, unchanged=True),
-    "convert_element_type": replace(FUNCTION, read=quantized.cast, unchanged=True),
-    "neg": replace(FUNCTION, read=equations.keep),
+    "copy": replace(LINEAR, moments="function", unchanged=True),
+    "convert_element_type": replace(LINEAR, read=quantized.cast, moments="function", unchanged=True),
+    "neg": replace(LINEAR, moments="function"),
     "reduce_precision": replace(LINEAR, moments="layout"),
     **_each(("real", "imag", "conj"), LINEAR),
     # Other functions entry by entry.
@@ -134,19 +147,20 @@ PRIMITIVES: dict[str, Primitive] = {
     **_each(("acosh", "asinh", "atanh", "cosh", "sinh", "tanh"), FUNCTION),
     **_each(("erf", "erf_inv", "erfc", "logistic"), FUNCTION),
     **_each(("and", "not", "or", "xor"), FUNCTION),
-    **_each(("digamma", "lgamma", "nextafter", "rem"), Primitive(units="function")),
+    **_each(("digamma", "lgamma", "nextafter", "rem"), Primitive(flow=flow.entrywise, units="function")),
     # Comparisons.
     **_each(("eq", "ne", "gt", "ge", "lt", "le"), PRODUCT),
     # Reductions, running reductions and pooling.
-    "reduce_sum": replace(REDUCTION, read=equations.reduce_sum, moments="sum"),
+    "reduce_sum": replace(REDUCTION, read=equations.reduce_sum, moments="sum", flow=flow.summed),
     "reduce_max": replace(REDUCTION, moments="largest"),
     **_each(("reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"), REDUCTION),
-    "cumsum": replace(CUMULATIVE, read=equations.cumsum),
+    "psum": Primitive(read=equations.psum),
+    "cumsum": replace(CUMULATIVE, read=equations.cumsum, flow=flow.mixed),
     **_each(("cumprod", "cummax", "cummin", "cumlogsumexp"), CUMULATIVE),
-    "reduce_window_sum": replace(POOLING, moments="sum"),
+    "reduce_window_sum": replace(POOLING, read=equations.pooled, moments="sum", flow=flow.summed),
     "reduce_window_max": replace(POOLING, moments="largest"),
     **_each(("reduce_window", "reduce_window_min"), POOLING),
-    "fft": Primitive(units=moves.transformed),
+    "fft": Primitive(flow=flow.mixed, units=lambda params: range(-len(params["fft_lengths"]), 0)),
 }
 """Primitive → its row."""
 
@@ -162,7 +176,7 @@ def called(eqn: Any) -> Any:
         return on_whole_arrays(eqn)
     if not row_of(eqn).calls:
         return None
-    found = [value for value in eqn.params.values() if hasattr(getattr(value, "jaxpr", value), "eqns")]
-    jaxpr = getattr(found[0], "jaxpr", found[0]) if len(found) == 1 else None
+    jaxprs = [value for value in eqn.params.values() if hasattr(getattr(value, "jaxpr", value), "eqns")]
+    jaxpr = getattr(jaxprs[0], "jaxpr", jaxprs[0]) if len(jaxprs) == 1 else None
     fits = jaxpr is not None and (len(jaxpr.invars), len(jaxpr.outvars)) == (len(eqn.invars), len(eqn.outvars))
-    return found[0] if fits else None
+    return jaxprs[0] if fits else None

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
-from initax._trace._indices import evaluated, scan_parts
+from initax._trace._indices import evaluated
 from initax._trace._interpret import Interpreter
+from initax._trace._loops import loop_of
 from initax._trace._uses import Place
 
 State = dict[Any, Any]
@@ -95,21 +96,19 @@ class Player(Interpreter[Any]):
 
     def scan(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
         """Evaluate a scan, with the state among what it carries."""
-        params, body = eqn.params, eqn.params["jaxpr"]
-        consts, carries = scan_parts(params)
-        first, carry, rows = values[:consts], values[consts : consts + carries], values[consts + carries :]
-        fresh = self.fresh.get(at, {})
+        body, fixed, carry, rows = loop_of(eqn, values)
+        carries, fresh = len(carry), self.fresh.get(at, {})
 
         def step(held: tuple[list[Any], State], row: list[Any]) -> tuple[Any, Any]:
             inner = self._child({**held[1], **fresh})
-            results = inner.call(body, [*first, *held[0], *row], at)
+            results = inner.call(body, [*fixed, *held[0], *row], at)
             carried = {key: inner.state[key] for key in held[1]}
             stacked = {key: inner.state[key] for key in fresh}
             return (results[:carries], carried), (results[carries:], stacked, inner.emitted)
 
         kept = {key: value for key, value in self.state.items() if key not in fresh}
         (carry, state), (collected, stacked, emitted) = lax.scan(
-            step, (carry, kept), rows, length=params["length"], reverse=params["reverse"]
+            step, (carry, kept), rows, length=eqn.params["length"], reverse=eqn.params["reverse"]
         )
         self.state = {**state, **stacked}
         self.emitted |= emitted
@@ -117,16 +116,15 @@ class Player(Interpreter[Any]):
 
     def while_loop(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
         """Evaluate a `while` loop, with the state among what it carries."""
-        tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        test, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
-        closed_over = values[tests : tests + consts]
+        body, fixed, carry, _ = loop_of(eqn, values)
+        test, asked = eqn.params["cond_jaxpr"], values[: eqn.params["cond_nconsts"]]
 
         def goes_on(held: tuple[list[Any], State, Any, Any]) -> Any:
-            return jax.core.eval_jaxpr(test.jaxpr, test.consts, *values[:tests], *held[0])[0]
+            return jax.core.eval_jaxpr(test.jaxpr, test.consts, *asked, *held[0])[0]
 
         def step(values: list[Any], state: State) -> tuple[list[Any], State, dict[Place, Any]]:
             inner = self._child(state)
-            results = inner.call(body, [*closed_over, *values], at)
+            results = inner.call(body, [*fixed, *values], at)
             return results, inner.state, inner.emitted
 
         def onward(held: tuple[list[Any], State, Any, Any]) -> tuple[list[Any], State, Any, Any]:
@@ -134,11 +132,10 @@ class Player(Interpreter[Any]):
             room = jax.tree_util.tree_map(lambda rows, row: rows.at[held[2]].set(row), held[3], emitted)
             return results, state, held[2] + 1, room
 
-        first = (values[tests + consts :], self.state)
-        one = jax.eval_shape(step, *first)[2]
-        room = jax.tree_util.tree_map(lambda each: jnp.zeros((max(self.trips[at], 1), *each.shape), each.dtype), one)
-        held = lax.while_loop(goes_on, onward, (*first, jnp.zeros((), jnp.int32), room))
-        results, self.state, steps, emitted = held
+        first = (carry, self.state)
+        rows = jax.eval_shape(step, *first)[2]
+        room = jax.tree_util.tree_map(lambda row: jnp.zeros((max(self.trips[at], 1), *row.shape), row.dtype), rows)
+        results, self.state, steps, emitted = lax.while_loop(goes_on, onward, (*first, jnp.zeros((), jnp.int32), room))
         self.emitted |= emitted
         if TRIPS in self.state:
             longest = jnp.maximum(self.state[TRIPS][at], steps)

@@ -21,8 +21,9 @@ from jax.extend.core import Literal
 
 from initax._math._gaussian import quadrature
 from initax._trace._coverage import shares
-from initax._trace._indices import scan_parts
+from initax._trace._indices import evaluated
 from initax._trace._interpret import Interpreter
+from initax._trace._loops import loop_of
 from initax._trace._primitives import row_of
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 
@@ -144,14 +145,14 @@ class Lengths(Interpreter[Known]):
         self.tables = tables
         self.places: dict[Place, list[int]] = {}
         self.shares: dict[Place, float] = {}
-        every: dict[int, list[Use]] = {}
+        uses_of: dict[int, list[Use]] = {}
         for use in uses.found:
-            every.setdefault(use.param, []).append(use)
+            uses_of.setdefault(use.param, []).append(use)
             if use.what in CONTRACTIONS and use.view is not None and not (use.stop and use.stop.hides):
                 self.places.setdefault(use.at, []).append(use.param)
-        for own in every.values():
-            found = shares(own)
-            self.shares |= {use.at: found[use.number] for use in own}
+        for uses_of_one in uses_of.values():
+            share_of = shares(uses_of_one)
+            self.shares |= {use.at: share_of[use.number] for use in uses_of_one}
         self.reached: dict[int, list[float | None]] = {}
         self.leaning: dict[int, frozenset[int]] = {}
         self.looked: set[int] = set()
@@ -212,11 +213,11 @@ class Lengths(Interpreter[Known]):
             return [values[0]] * count
         if count != 1:
             return [None] * count
-        found = self._one(eqn, values, at)
-        if isinstance(found, Moment):
-            assumed = found.assumed.union(*(value.assumed for value in values if isinstance(value, Moment)))
-            found = replace(found, assumed=assumed)
-        return [found]
+        result = self._one(eqn, values, at)
+        if isinstance(result, Moment):
+            assumed = result.assumed.union(*(value.assumed for value in values if isinstance(value, Moment)))
+            result = replace(result, assumed=assumed)
+        return [result]
 
     def _one(self, eqn: Any, values: list[Known], place: Place) -> Known:
         name, row = eqn.primitive.name, row_of(eqn)
@@ -226,13 +227,13 @@ class Lengths(Interpreter[Known]):
         if how == "function" and any(isinstance(value, Moment) and value.of != NORMAL for value in values):
             values = [self._as_signal(value) for value in values]
         signals = [value for value in values if isinstance(value, Moment)]
-        held = [value for value in values if isinstance(value, Weight)]
-        if held and self._is_look_up(name, values):
-            return self._looked_up(held[0])
-        if held and len(values) - len(signals) == 1 and (how == "layout" or row.unchanged):
-            return held[0]
-        if held:
-            return WEIGHT if not any(each.of != NORMAL for each in signals) and None not in values else None
+        weights = [value for value in values if isinstance(value, Weight)]
+        if weights and self._is_look_up(name, values):
+            return self._looked_up(weights[0])
+        if weights and len(values) - len(signals) == 1 and (how == "layout" or row.unchanged):
+            return weights[0]
+        if weights:
+            return WEIGHT if not any(signal.of != NORMAL for signal in signals) and None not in values else None
         match how:
             case "layout":
                 return values[0]
@@ -286,7 +287,7 @@ class Lengths(Interpreter[Known]):
     def _is_look_up(self, name: str, values: Sequence[Known]) -> bool:
         """Return whether the data decide which entries of a parameter are taken; a slice may be the step of a loop."""
         first, *indices = values
-        if not isinstance(first, Weight) or not indices or any(isinstance(each, Weight) for each in indices):
+        if not isinstance(first, Weight) or not indices or any(isinstance(index, Weight) for index in indices):
             return False
         return None in indices and (name == "gather" or (name == "dynamic_slice" and first.param in self.tables))
 
@@ -307,9 +308,9 @@ class Lengths(Interpreter[Known]):
             # What is divided by it is what it was made of: the length that comes out is one, as its mean says.
             return _evaluated(eqn, [_constant(signals[0].mean)], NORMAL)
         if len(of) <= 1:
-            found = _evaluated(eqn, signals, next(iter(of), NORMAL))
-            return found and replace(found, statistic=statistic)
-        means, squares = [each.mean for each in signals], [each.square for each in signals]
+            result = _evaluated(eqn, signals, next(iter(of), NORMAL))
+            return result and replace(result, statistic=statistic)
+        means, squares = [signal.mean for signal in signals], [signal.square for signal in signals]
         variances = [square - mean**2 for mean, square in zip(means, squares, strict=True)]
         if name in ("add", "add_any", "sub"):
             both = self.normal(means[0] + (means[1] if name != "sub" else -means[1]), sum(variances))
@@ -322,13 +323,13 @@ class Lengths(Interpreter[Known]):
     def _joined(self, eqn: Any, signals: Sequence[Moment]) -> Known:
         sizes = np.array([math.prod(atom.aval.shape) for atom in eqn.invars], float)
         share = sizes / sizes.sum()
-        mean = float(share @ [each.mean for each in signals])
-        return self.normal(mean, float(share @ [each.square for each in signals]) - mean**2)
+        mean = float(share @ [signal.mean for signal in signals])
+        return self.normal(mean, float(share @ [signal.square for signal in signals]) - mean**2)
 
     def _summed(self, eqn: Any, signal: Moment) -> Known:
         count = _count(eqn)
-        found = self.normal(count * signal.mean, count * (signal.square - signal.mean**2))
-        return found and replace(found, statistic=bool(np.all(signal.values >= 0)))
+        result = self.normal(count * signal.mean, count * (signal.square - signal.mean**2))
+        return result and replace(result, statistic=bool(np.all(signal.values >= 0)))
 
     def _largest(self, eqn: Any, signal: Moment) -> Known:
         """Return the largest of independent copies, from the distribution function of one."""
@@ -341,17 +342,14 @@ class Lengths(Interpreter[Known]):
 
     def scan(self, eqn: Any, values: list[Known], at: Place) -> list[Known]:
         """Follow the steps of a scan until what is carried stays as long as it is."""
-        params = eqn.params
-        consts, carries = scan_parts(params)
-        body = params["jaxpr"]
-        carry, before = values[consts : consts + carries], self.reached
+        body, fixed, carry, rows = loop_of(eqn, values)
+        carries, length, before = len(carry), eqn.params["length"], self.reached
         steps: list[dict[int, list[float | None]]] = []
         results: list[Known] = [*carry, *[None] * (len(eqn.outvars) - carries)]  # what comes out of no steps
         is_steady = False
-        while len(steps) < min(params["length"], STEPS) and not is_steady:
+        while len(steps) < min(length, STEPS) and not is_steady:
             self.reached = {}
-            operands = [*values[:consts], *carry, *values[consts + carries :]]
-            results = self.call(body, operands, at)
+            results = self.call(body, [*fixed, *carry, *rows], at)
             is_steady = all(map(_is_same, carry, results[:carries]))
             carry = results[:carries]
             steps.append(self.reached)
@@ -362,7 +360,7 @@ class Lengths(Interpreter[Known]):
             lengths = [_agreed(step.get(param, [None])) for step in steps]
             self.reached.setdefault(param, []).append(_agreed(lengths))
         moved = [value if isinstance(value, Moment) and value.of == NORMAL else None for value in carry]
-        whole = (is_steady or len(steps) == params["length"]) and not self._is_torn(steps)
+        whole = (is_steady or len(steps) == length) and not self._is_torn(steps)
         return results if whole else [*moved, *[None] * (len(results) - carries)]
 
     def _is_torn(self, steps: Sequence[Mapping[int, list[float | None]]]) -> bool:
@@ -392,11 +390,12 @@ def _agreed(lengths: Sequence[float | None]) -> float | None:
 
 
 def _count(eqn: Any) -> int:
-    return (
-        max(math.prod(eqn.invars[0].aval.shape) // max(math.prod(eqn.outvars[0].aval.shape), 1), 1)
-        if ("window_dimensions" not in eqn.params)
-        else math.prod(eqn.params["window_dimensions"])
-    )
+    """How many entries of its operand an entry of an equation's result is made of."""
+    if "window_dimensions" in eqn.params:
+        entries: int = math.prod(eqn.params["window_dimensions"])
+        return entries
+    before, after = (math.prod(atom.aval.shape) for atom in (eqn.invars[0], eqn.outvars[0]))
+    return int(max(before // max(after, 1), 1))
 
 
 def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:
@@ -405,9 +404,7 @@ def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:
         operands = [
             jnp.asarray(signal.values).astype(atom.aval.dtype) for signal, atom in zip(signals, eqn.invars, strict=True)
         ]
-        found = eqn.primitive.get_bind_params(eqn.params)
-        result = eqn.primitive.bind(*operands, **(found if isinstance(found, dict) else found[1]))
-        values = np.asarray(result)
+        values = np.asarray(evaluated(eqn, operands, in_context=False)[0])
     # A constant may be nan, where JAX's variance gives it for a sum over nothing: another value is chosen.
     finite = of == NORMAL or bool(np.all(np.isfinite(values)))
     if values.shape != quadrature()[0].shape or not np.isrealobj(values) or not finite:

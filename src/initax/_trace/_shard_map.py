@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
-from initax._trace._indices import evaluated, scan_parts
+from initax._trace._indices import evaluated
+from initax._trace._loops import loop_of
 
 SUMS = frozenset({"psum", "psum2", "psum_invariant", "unreduced_psum"})
 """Sums over devices."""
@@ -40,7 +41,7 @@ def on_whole_arrays(eqn: Any) -> Any:
         closed = jax.make_jaxpr(functools.partial(_run_whole, eqn))(*operands)
     except Exception:  # what a primitive does not allow outside of a shard_map, or nobody taught this: it is not opened
         return None
-    equations = [each.replace(source_info=eqn.source_info) for each in closed.jaxpr.eqns]
+    equations = [inner.replace(source_info=eqn.source_info) for inner in closed.jaxpr.eqns]
     return closed.replace(jaxpr=closed.jaxpr.replace(eqns=equations))
 
 
@@ -66,7 +67,7 @@ def _run_whole(eqn: Any, *operands: Any) -> tuple[Any, ...]:
 
 def _axes(spec: Any, rank: int) -> list[tuple[Any, ...]]:
     """Return the mesh axes that split each axis of an array."""
-    named = [() if each is None else each if isinstance(each, tuple) else (each,) for each in spec]
+    named = [() if names is None else names if isinstance(names, tuple) else (names,) for names in spec]
     return [*named, *[()] * (rank - len(named))]
 
 
@@ -131,12 +132,12 @@ def _stepped(eqn: Any, values: list[Any]) -> list[Any]:
         (inner,) = _inner(params)
         return _evaluated(inner, values)
     if name == "scan":
-        return _scanned(params, values)
+        return _scanned(eqn, values)
     if name == "cond":
         branches = [lambda *operands, branch=branch: _evaluated(branch, operands) for branch in params["branches"]]
         return list(lax.switch(jnp.asarray(values[0], jnp.int32), branches, *values[1:]))
     if name == "while":
-        return _looped(params, values)
+        return _looped(eqn, values)
     raise NotImplementedError(name)
 
 
@@ -149,36 +150,33 @@ def _summed(value: Any, axes: Sequence[Any]) -> Any:
     return value
 
 
-def _scanned(params: Any, values: list[Any]) -> list[Any]:
+def _scanned(eqn: Any, values: list[Any]) -> list[Any]:
     """Return the results of a scan on all devices."""
-    consts, carries = scan_parts(params)
-    first, carry, rows = values[:consts], values[consts : consts + carries], values[consts + carries :]
+    body, fixed, carry, rows = loop_of(eqn, values)
+    carries = len(carry)
 
     def step(carry: list[Any], row: list[Any]) -> tuple[list[Any], list[Any]]:
-        results = _evaluated(params["jaxpr"], [*first, *carry, *row])
+        results = _evaluated(body, [*fixed, *carry, *row])
         return results[:carries], results[carries:]
 
-    carry, collected = lax.scan(step, carry, rows, length=params["length"], reverse=params["reverse"])
+    carry, collected = lax.scan(step, carry, rows, length=eqn.params["length"], reverse=eqn.params["reverse"])
     return [*carry, *collected]
 
 
-def _looped(params: Any, values: list[Any]) -> list[Any]:
+def _looped(eqn: Any, values: list[Any]) -> list[Any]:
     """Return the results of a `while` loop on all devices."""
-    tests, consts = params["cond_nconsts"], params["body_nconsts"]
-    asked, closed_over, carry = values[:tests], values[tests : tests + consts], values[tests + consts :]
-    return list(
-        lax.while_loop(
-            lambda carry: _evaluated(params["cond_jaxpr"], [*asked, *carry])[0],
-            lambda carry: _evaluated(params["body_jaxpr"], [*closed_over, *carry]),
-            carry,
-        )
+    body, fixed, first, _ = loop_of(eqn, values)
+    test, asked = eqn.params["cond_jaxpr"], values[: eqn.params["cond_nconsts"]]
+    results: list[Any] = lax.while_loop(
+        lambda carry: _evaluated(test, [*asked, *carry])[0], lambda carry: _evaluated(body, [*fixed, *carry]), first
     )
+    return results
 
 
 def _inner(params: Any) -> list[Any]:
     """Return the jaxprs among the parameters of an equation."""
-    every = [each for value in params.values() for each in (value if isinstance(value, tuple | list) else [value])]
-    return [each for each in every if hasattr(getattr(each, "jaxpr", each), "eqns")]
+    lists = (value if isinstance(value, tuple | list) else [value] for value in params.values())
+    return [value for values in lists for value in values if hasattr(getattr(value, "jaxpr", value), "eqns")]
 
 
 def _depends_on_devices(inner: Any) -> bool:

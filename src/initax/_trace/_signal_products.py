@@ -11,25 +11,19 @@ import numpy as np
 from jax.extend.core import Literal
 
 from initax._model._survey import Traced
+from initax._trace import _flow_rules as flow
 from initax._trace._equations import shapes_of
-from initax._trace._indices import Constant, scan_parts
+from initax._trace._indices import Constant
 from initax._trace._interpret import Interpreter, line_of
+from initax._trace._loops import loop_of
 from initax._trace._primitives import called, row_of
 from initax._trace._uses import Place
 
 OTHER: Place = (-1,)
 """Stands for whatever else than a contraction takes a signal in."""
 
-MOVES = frozenset(
-    {"concatenate", "stack", "pad", "select_n", "tile", "rev", "split", "unstack", "dynamic_update_slice"}
-)
-"""Primitives that put entries of signals elsewhere, beside those whose row says so."""
-
-EXACT = frozenset({"convert_element_type", "copy", "neg", "reduce_precision", "real", "imag", "conj"})
-"""Functions entry by entry that multiply by one number."""
-
-CONTRACTIONS = frozenset({"ragged_dot_general", "conv_general_dilated", "dot_general"})
-"""Primitives in which a signal meets a weight."""
+MOVES = (flow.moved, flow.sliced, flow.looked_up, flow.joined, flow.selected, flow.written)
+"""What becomes of signals whose entries stand elsewhere in a result, or are multiplied by one number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,15 +98,14 @@ def signal_products(traced: Traced) -> SignalProducts:
     Args:
         traced: the forward pass.
     """
-    arrays, every = len(traced.paths), len(traced.closed.jaxpr.invars)
+    arrays = len(traced.paths)
     operands = [
         Origin(parameters=frozenset({index})) if index < arrays else Origin(data=index >= arrays + traced.constants)
-        for index in range(every)
+        for index in range(len(traced.closed.jaxpr.invars))
     ]
     walk = _Walk()
     for result in walk.call(traced.closed, operands, ()):
-        walk.sink([result], OTHER)
-        walk.close(result)
+        walk.end([result], OTHER)
     return walk.products
 
 
@@ -127,53 +120,37 @@ class _Walk(Interpreter[Origin]):
         return Origin(constant=Constant(np.asarray(literal.val, aval.dtype)))
 
     def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Origin]:
-        known = [isinstance(getattr(number, "dtype", None), np.dtype) and np.size(number) == 1 for number in numbers]
-        held = [Constant(each) if small else None for each, small in zip(numbers, known, strict=True)]
-        return [Origin(constant=each) for each in held or [None] * len(jaxpr.constvars)]
+        is_small = [isinstance(getattr(number, "dtype", None), np.dtype) and np.size(number) == 1 for number in numbers]
+        known = [Constant(number) if small else None for number, small in zip(numbers, is_small, strict=True)]
+        return [Origin(constant=constant) for constant in known or [None] * len(jaxpr.constvars)]
 
     def scan(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
-        consts, carries = scan_parts(eqn.params)
-        return self._loop(eqn.params["jaxpr"], values[:consts], values[consts : consts + carries], values, at)
-
-    def while_loop(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
-        tests, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        first = values[tests : tests + consts]
-        return self._loop(eqn.params["body_jaxpr"], first, values[tests + consts :], values, at)
-
-    def _loop(
-        self, body: Any, consts: Sequence[Origin], carry: Sequence[Origin], values: Sequence[Origin], at: Place
-    ) -> list[Origin]:
         """What a loop leaves: what it hands on stays what it was, and what changes is a signal that nobody knows."""
-        jaxpr, first = getattr(body, "jaxpr", body), len(consts)
-        fixed = [jaxpr.outvars[place] is jaxpr.invars[first + place] for place in range(len(carry))]
-        rows = [
-            replace(value, constant=None) for value in values[len(values) - len(jaxpr.invars) + first + len(carry) :]
-        ]
-        self.sink([each for each, same in zip(carry, fixed, strict=True) if not same], OTHER)
+        loop = loop_of(eqn, values)
+        carry, handed_on = loop.carry, loop.handed_on
+        rows = [replace(value, constant=None) for value in loop.rows]
+        self.sink([value for value, same in zip(carry, handed_on, strict=True) if not same], OTHER)
         entered = [
-            each if same else Origin(data=each.data or bool(each.parameters))
-            for each, same in zip(carry, fixed, strict=True)
+            value if same else Origin(data=value.data or bool(value.parameters))
+            for value, same in zip(carry, handed_on, strict=True)
         ]
         while True:
-            results = self.call(body, [*consts, *entered, *rows], at)
-            moved = [
-                after.data and not before.data and not same
-                for before, after, same in zip(entered, results, fixed, strict=False)
+            results = self.call(loop.body, [*loop.fixed, *entered, *rows], at)
+            left = [
+                before if same else Origin(data=before.data or after.data)
+                for before, after, same in zip(entered, results, handed_on, strict=False)
             ]
-            if not any(moved):
-                break
-            entered = [Origin(data=True) if new else each for each, new in zip(entered, moved, strict=True)]
-        left = [
-            before if same else Origin(data=before.data or after.data)
-            for before, after, same in zip(entered, results, fixed, strict=False)
-        ]
-        return [*left, *(replace(result, constant=None) for result in results[len(carry) :])]
+            if left == entered:
+                return [*left, *(replace(result, constant=None) for result in results[len(carry) :])]
+            entered = left
+
+    def while_loop(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
+        return self.scan(eqn, values, at)
 
     def cond(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
-        every = [self.call(each, values[1:], (*at, number)) for number, each in enumerate(eqn.params["branches"])]
         return [
-            results[0] if all(result == results[0] for result in results) else _alike(results)
-            for results in map(list, zip(*every, strict=True))
+            cases[0] if all(case == cases[0] for case in cases) else Origin(data=any(case.data for case in cases))
+            for cases in self.cases(eqn, values, at)
         ]
 
     def equation(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
@@ -181,7 +158,7 @@ class _Walk(Interpreter[Origin]):
         if not any(value.data for value in values):
             return [self._still(eqn, values, place) for place in range(len(shapes))]
         behind = frozenset[int]().union(*(value.behind | value.parameters for value in values))
-        return [replace(each, behind=behind) for each in self._moved(eqn, values, at, shapes)]
+        return [replace(result, behind=behind) for result in self._moved(eqn, values, at, shapes)]
 
     def _moved(self, eqn: Any, values: list[Origin], at: Place, shapes: Sequence[tuple[int, ...]]) -> list[Origin]:
         """What an equation leaves of signals."""
@@ -193,11 +170,11 @@ class _Walk(Interpreter[Origin]):
         if name == "gather" and values[0].parameters:
             self.products.looked_up.update(values[0].parameters)
             return [Origin(data=True, makers=values[0].parameters, factor=values[0].factor)]
-        if parameters and (name in CONTRACTIONS or name == "mul"):
-            for each in parameters if name in CONTRACTIONS else ():
-                self.products.read.setdefault(each, {})[at] = signals[0].makers
-            self.sink(signals, at if name in CONTRACTIONS else OTHER)
-            self.close(*signals)
+        is_contraction = row.moments == "contraction"
+        if parameters and (is_contraction or name == "mul"):
+            for parameter in parameters if is_contraction else ():
+                self.products.read.setdefault(parameter, {})[at] = signals[0].makers
+            self.end(signals, at if is_contraction else OTHER)
             factor = next(value.factor for value in values if value.parameters)
             makers = parameters if len(parameters) == 1 else frozenset[int]()
             return [Origin(data=True, makers=makers, factor=factor) for _ in shapes]
@@ -205,16 +182,12 @@ class _Walk(Interpreter[Origin]):
             return [self._scaled(values[0], values[1], inverse=name == "div")]
         if name == "mul":
             return [self._scaled(values[1], values[0], inverse=False)]
-        if name in ("add", "add_any", "sub"):
-            return [self._sum(signals, parameters)]
         if name == "reduce_sum" and values[0].pair is not None:
             size = math.prod(eqn.invars[0].aval.shape) // max(math.prod(shapes[0]), 1)
             return [self._summed(*values[0].pair, size, at, line_of(eqn))]
-        moves = row.unchanged or row.units == "layout" or name in MOVES or name == "dynamic_slice"
-        if moves or name in EXACT:
+        if name in ("add", "add_any", "sub") or row.flow in MOVES:
             return [self._sum(signals, parameters) for _ in shapes]
-        self.sink(signals, OTHER)
-        self.close(*signals)
+        self.end(signals, OTHER)
         return [Origin(data=True) for _ in shapes]
 
     def _still(self, eqn: Any, values: Sequence[Origin], place: int) -> Origin:
@@ -224,11 +197,11 @@ class _Walk(Interpreter[Origin]):
         plain = not parameters and len(operands) == len(values) and row_of(eqn).control is None and called(eqn) is None
         small = math.prod(eqn.outvars[place].aval.shape) == 1
         constant = Constant(None, eqn, operands, place) if plain and small else None
-        name, own = eqn.primitive.name, [value for value in values if value.parameters]
-        if name in ("mul", "div") and len(own) == 1 and not (name == "div" and values[1].parameters):
+        name, held = eqn.primitive.name, [value for value in values if value.parameters]
+        if name in ("mul", "div") and len(held) == 1 and not (name == "div" and values[1].parameters):
             other = values[1] if values[0].parameters else values[0]
-            return replace(_times(own[0], other, inverse=name == "div"), constant=None)
-        factor = own[0].factor if len(own) == 1 else 1.0
+            return replace(_times(held[0], other, inverse=name == "div"), constant=None)
+        factor = held[0].factor if len(held) == 1 else 1.0
         return Origin(parameters=parameters, constant=constant, factor=factor)
 
     def _product(self, eqn: Any, left: Origin, right: Origin, at: Place) -> Origin:
@@ -239,8 +212,7 @@ class _Walk(Interpreter[Origin]):
             sides = [(left, right), (right, left)]
             whole = (one for one, other in sides if one.makers and not one.makers & other.behind and not is_square)
             linear = next(whole, Origin(data=True))
-            self.sink([replace(each, makers=each.makers - linear.makers) for each in (left, right)], OTHER)
-            self.close(left, right)
+            self.end([replace(side, makers=side.makers - linear.makers) for side in (left, right)], OTHER)
             return replace(linear, product=None, pair=None if is_square else (left, right))
         (summed, _), _ = eqn.params["dimension_numbers"]
         size = math.prod(eqn.invars[0].aval.shape[axis] for axis in summed)
@@ -250,27 +222,25 @@ class _Walk(Interpreter[Origin]):
         factor = None if left.factor is None or right.factor is None else left.factor * right.factor
         sides = (left.makers, right.makers)
         self.products.found[at] = SignalProduct(line=line, size=size, sides=sides, factor=factor)
-        self.sink([left, right], at)
-        self.close(left, right)
+        self.end([left, right], at)
         return Origin(data=True, product=at, factor=factor)
 
     def _scaled(self, signal: Origin, other: Origin, *, inverse: bool) -> Origin:
         """A signal times something that is none, or divided by it."""
         if other.parameters or other.data:
-            self.sink([signal], OTHER)
-            self.close(signal)
+            self.end([signal], OTHER)
             return Origin(data=True)
         return replace(_times(signal, other, inverse=inverse), pair=None)
 
     def _sum(self, signals: Sequence[Origin], parameters: frozenset[int]) -> Origin:
         """Signals that are added up or put beside each other, with parameters or without."""
-        products = {each.product for each in signals if each.product is not None}
-        leading = next((each for each in signals if each.product is not None), signals[0])
-        alike = all(each.factor == leading.factor and each.makers for each in signals)
+        products = {signal.product for signal in signals if signal.product is not None}
+        leading = next((signal for signal in signals if signal.product is not None), signals[0])
+        alike = all(signal.factor == leading.factor and signal.makers for signal in signals)
         alike = alike and (not parameters or leading.factor == 1)
         if not alike:
             self.sink(signals, OTHER)
-        makers = frozenset[int]().union(*(each.makers for each in signals))
+        makers = frozenset[int]().union(*(signal.makers for signal in signals))
         return Origin(
             data=True,
             makers=makers | parameters if alike else frozenset(),
@@ -288,12 +258,13 @@ class _Walk(Interpreter[Origin]):
                 if place not in products.found:
                     products.factors.setdefault(maker, []).append(signal.factor)
 
-    def close(self, *signals: Origin) -> None:
-        """Note what products of signals were multiplied with before a function is applied to them."""
-        for each in signals:
-            product = None if each.product is None else self.products.found[each.product]
+    def end(self, signals: Sequence[Origin], place: Place) -> None:
+        """Note where signals go and are no more what they were, and what products of signals were multiplied with."""
+        self.sink(signals, place)
+        for signal in signals:
+            product = None if signal.product is None else self.products.found[signal.product]
             if product is not None and not product.closed:
-                product.factor, product.closed = each.factor, True
+                product.factor, product.closed = signal.factor, True
 
 
 def _times(value: Origin, other: Origin, *, inverse: bool) -> Origin:
@@ -307,8 +278,3 @@ def _times(value: Origin, other: Origin, *, inverse: bool) -> Origin:
     if value.factor is None or times == 0:
         return replace(value, factor=None)
     return replace(value, factor=value.factor / times if inverse else value.factor * times)
-
-
-def _alike(results: Sequence[Origin]) -> Origin:
-    """What every branch leaves, where they leave different things."""
-    return Origin(data=any(result.data for result in results))

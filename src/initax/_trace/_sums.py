@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from initax._trace._factors import FOREIGN, Factor
-from initax._trace._uses import CONTRACTIONS, Part, Place, Use, Uses, Value, assign
-from initax._trace._views import Stop, View
+import numpy as np
 
-SUMS = frozenset({"add", "add_any"})
+from initax._trace._factors import FOREIGN, Factor, length, pieces_of, stands
+from initax._trace._uses import CONTRACTIONS, Part, Taken, Use, Uses, Value, assign
+from initax._trace._views import Step, Stop, View
+
+SUMS = frozenset({"add", "add_any", "scatter-add"})
+ENTRIES_SUMMED = "outputs of different entries of it are added up"
+SOME_SUMMED = "outputs of some of its entries are added up, of others they are not"
 SCALE_SUMMED = "it scales the signal, which is then summed: a scale or a weight"
 SUMMED = "its products with the signal are added up: a scale or a weight"
 
@@ -27,43 +30,100 @@ def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
         uses: the uses so far.
         line: the line.
     """
-    for one, other in _twins(left.outputs, right.outputs, uses):
-        first, second = uses.found[one.use], uses.found[other.use]
-        if one.axes == other.axes:
-            first.outputs.added_to.add(second.number)
-            second.outputs.added_to.add(first.number)
-        elif one.slots or other.slots:
+    every = [(*value.outputs, *value.joined, *value.products) for value in (left, right)]
+    for one, other in _twins(every[0], every[1], uses):
+        _note_sum(one, other, uses, line)
+
+
+def _note_sum(one: View, other: View, uses: Uses, line: str) -> None:
+    """Note that the outputs of two uses of a parameter are added up, where they stand in the same places."""
+    first, second = uses.found[one.use], uses.found[other.use]
+    if not all((stands(here) & stands(there)).any() for here, there in zip(one.axes, other.axes, strict=True)):
+        return
+    if first.what == "scale":
+        # One scale of two signals may be added up, entry by entry, and its products with other signals.
+        if one.fixed != other.fixed or (first.view and first.view.fixed) != (second.view and second.view.fixed):
             for use in (first, second):
-                use.stop = use.stop or Stop("outputs of different entries of it are added up", line)
-    # Products stay in sums with other signals; what is added there, too, is still added up.
-    for one, other in _twins(left.products, right.products, uses):
-        for use in (uses.found[one.use], uses.found[other.use]):
-            views = [uses.found[each.use].view for each in (one, other)]
-            if all(view is not None and view.fixed == (views[0] and views[0].fixed) for view in views):
-                continue  # one scale of two signals
-            use.stop = use.stop or Stop(SUMMED, line)
+                use.stop = use.stop or Stop(SUMMED, line)
+        return
+    if one.axes == other.axes:
+        parts: list[Taken] = [(view.use, _members(view, uses)) for view in (one, other)]
+        first.outputs.added_to.add((parts[0], parts[1]))
+        second.outputs.added_to.add((parts[1], parts[0]))
+    elif one.slots or other.slots:
+        for use in (first, second):
+            use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
 
 
 def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tuple[View, View]]:
-    """Return pairs of different uses of one parameter, neither of which depends on the outputs of the other."""
+    """Return pairs of outputs of one parameter, neither of which depends on the other.
+
+    They are of different uses, or of different members of a stack in one use.
+    """
     again = {view.param for view in left} & {view.param for view in right}
     return [
         (one, other)
         for one in left
         for other in right
-        if one.param == other.param and one.param in again and one.use != other.use
+        if one.param == other.param and one.param in again
+        if one.use != other.use or _adds(one, other, uses.found[one.use])
         if uses.found[one.use].what == "scale" or not (one.scaled or other.scaled)
         if one.use not in uses.found[other.use].behind and other.use not in uses.found[one.use].behind
     ]
 
 
+def _adds(one: View, other: View, use: Use) -> bool:
+    """Return whether two parts of what a use makes are told by their sum: members of a stack, products of a scale."""
+    unlike = _differ(one, other, use)
+    return bool(unlike) if use.what == "scale" else unlike == {"batch"}
+
+
+def _members(output: View, uses: Uses) -> frozenset[tuple[Factor, int]]:
+    """Return the factors of a stack of which outputs hold one entry, and which."""
+    use = uses.found[output.use]
+    return frozenset(
+        (factor, digit)
+        for factor, digit in output.fixed
+        if all(use.parts.get(piece) == "batch" for piece in _within(factor, use))
+    )
+
+
+def _differ(one: View, other: View, use: Use) -> set[Part | None]:
+    """Return what the factors do of which two parts of the outputs of a use hold different entries."""
+    others = dict(other.fixed)
+    unlike = [factor for factor, digit in one.fixed if others.get(factor, digit) != digit]
+    return {use.parts.get(piece) for factor in unlike for piece in _within(factor, use)}
+
+
+def apart(left: Value, right: Value, uses: Uses) -> tuple[Value, Value]:
+    """Return two signals that are added up; different outputs of one weight are a signal like any other then."""
+    pairs = [(one, other) for one in left.outputs for other in right.outputs if one.use == other.use]
+    mixed = {
+        view for one, other in pairs if _differ(one, other, uses.found[one.use]) - {"batch"} for view in (one, other)
+    }
+    if not mixed:
+        return left, right
+    one, other = (
+        replace(value, outputs=tuple(replace(view, scaled=view.scaled or view in mixed) for view in value.outputs))
+        for value in (left, right)
+    )
+    return one, other
+
+
 def sums(uses: Sequence[Use]) -> list[list[Use]]:
     """Return the uses in groups; the outputs of each group are added up."""
-    groups: list[list[Use]] = []
+    numbers = [{number for number, _ in group} for group in _groups(uses)]
+    return [[use for use in uses if use.number in group] for group in numbers]
+
+
+def _groups(uses: Sequence[Use]) -> list[set[Taken]]:
+    """Return parts of the outputs of uses in groups; those of each group are added up."""
+    groups: list[set[Taken]] = []
     for use in uses:
-        near = [group for group in groups if any(use.number in each.outputs.added_to for each in group)]
-        groups = [group for group in groups if group not in near]
-        groups.append([*(each for group in near for each in group), use])
+        for pair in use.outputs.added_to or [((use.number, frozenset()),)]:
+            near = [group for group in groups if not group.isdisjoint(pair)]
+            groups = [group for group in groups if group not in near]
+            groups.append(set(pair).union(*near))
     return groups
 
 
@@ -76,30 +136,37 @@ def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
     Returns:
         The uses, or why the sums of their outputs can't be read.
     """
-    groups = [group for group in sums(uses) if len(group) > 1]
+    every = _groups(uses)
+    groups = [group for group in every if len(group) > 1]
     if not groups:
         return list(uses)
-    fixed = {use.number: dict(use.view.fixed) if use.view is not None else {} for use in uses}
-    shared = set.intersection(*(set(each) for each in fixed.values()))
+    by_number = {use.number: use for use in uses}
+    of_weights = {use.number: dict(use.view.fixed) if use.view is not None else {} for use in uses}
+    fixed = {
+        part: {**of_weights[part[0]], **dict(part[1])} for group in every for part in group if part[0] in by_number
+    }
     inputs: set[Factor] = set()
-    for factor in shared:
-        if factor.size == 1 or any(use.parts.get(factor) != "batch" for use in uses):
+    for factor in set.intersection(*(set(each) for each in fixed.values())):
+        pieces = {number: _within(factor, use) for number, use in by_number.items()}
+        if factor.size == 1 or any(by_number[n].parts.get(piece) != "batch" for n in pieces for piece in pieces[n]):
             continue
         for group in groups:
             digits: dict[object, list[int]] = {}
-            for use in group:
-                digit_of = fixed[use.number]
-                key = tuple(sorted((each, digit) for each, digit in digit_of.items() if each != factor))
-                digits.setdefault(key, []).append(digit_of[factor])
+            for part in group & fixed.keys():
+                rest = tuple(sorted((each, digit) for each, digit in fixed[part].items() if each != factor))
+                digits.setdefault(rest, []).append(fixed[part][factor])
             if all(sorted(each) == list(range(factor.size)) for each in digits.values()):
                 inputs.add(factor)
             elif any(len(set(each)) > 1 for each in digits.values()):
-                return "outputs of some of its entries are added up, of others they are not"
-    if inputs and len(groups) < len(sums(uses)):
-        return "outputs of some of its entries are added up, of others they are not"
-    if not inputs:
-        spread = any(len({tuple(sorted(fixed[use.number].items())) for use in group}) > 1 for group in groups)
-        return "outputs of different entries of it are added up" if spread and not _is_cut_inside(uses) else list(uses)
+                return SOME_SUMMED
+    if inputs and len(groups) < len(every):
+        return SOME_SUMMED
+    left = {
+        part: frozenset(each for each in entries.items() if each[0] not in inputs) for part, entries in fixed.items()
+    }
+    spread = any(len({left[part] for part in group & left.keys()}) > 1 for group in groups)
+    if spread and not _is_cut_inside(uses):
+        return ENTRIES_SUMMED
     return [_with_inputs(use, inputs) for use in uses]
 
 
@@ -110,8 +177,8 @@ def _is_cut_inside(uses: Sequence[Use]) -> bool:
 
 
 def _with_inputs(use: Use, inputs: set[Factor]) -> Use:
-    parts: dict[Factor, Part] = {factor: "in" if factor in inputs else part for factor, part in use.parts.items()}
-    return replace(use, parts=parts)
+    pieces: dict[Factor, Part] = {piece: "in" for factor in inputs for piece in _within(factor, use)}
+    return replace(use, parts={**use.parts, **pieces})
 
 
 def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:
@@ -134,7 +201,7 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, lin
         return None
     if use.is_of_a_constant:
         return replace(view, axes=left, scaled=True)
-    if view.scaled or use.what not in CONTRACTIONS:
+    if view.scaled or use.what not in (*CONTRACTIONS, "scale") or (use.what == "scale" and gone):
         return None
     if not gone:
         return replace(view, axes=left)  # a sum over axes of the signal, e.g. over tokens
@@ -142,11 +209,49 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, lin
     if "batch" not in kinds:
         return None
     if kinds != {"batch"} or any(factor.axis < FOREIGN for axis in axes for factor in view.axes[axis]):
-        use.stop = use.stop or Stop("outputs of different entries of it are added up", line)
+        use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
         return None
     for factor in gone:
         use.parts[factor] = "in"
     return replace(view, axes=left)
+
+
+def mixed(views: Sequence[View], axes: Sequence[int], uses: Uses, line: str) -> None:
+    """Note that members of stacks are mixed in another way than by a sum over them.
+
+    Args:
+        views: the outputs that hold them.
+        axes: the axes along which they are mixed.
+        uses: the uses so far.
+        line: the line.
+    """
+    for view in views:
+        use = uses.found[view.use]
+        pieces = [piece for axis in axes for factor in _own(view, axis) for piece in _within(factor, use)]
+        if not view.scaled and any(use.parts.get(piece) == "batch" for piece in pieces):
+            use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
+
+
+def joined_summed(
+    views: Sequence[View], axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str
+) -> tuple[list[View], list[View]]:
+    """Follow outputs that stand beside each other through a sum over axes.
+
+    Args:
+        views: the outputs.
+        axes: the axes of the value that are summed over.
+        rest: the others.
+        uses: the uses so far.
+        line: the line.
+
+    Returns:
+        Those that still stand beside others, and those that do not any more.
+    """
+    left = [after for view in views if (after := summed(view, axes, rest, uses, line)) is not None]
+    for place, view in enumerate(left):
+        for one, other in _twins([view], left[place + 1 :], uses):
+            _note_sum(one, other, uses, line)
+    return [view for view in left if view.slots], [view for view in left if not view.slots]
 
 
 def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:
@@ -182,53 +287,105 @@ def _own(view: View, axis: int) -> list[Factor]:
 
 def _within(factor: Factor, use: Use) -> list[Factor]:
     """Return the factors into which a use splits one, after a batch axis around it is split at its borders."""
-    end = factor.inner * factor.size
     for whole, part in list(use.parts.items()):
-        top = whole.inner * whole.size
-        is_around = whole.axis == factor.axis and whole.inner <= factor.inner and end <= top and whole != factor
-        if part == "batch" and is_around and factor.inner % whole.inner == 0 and top % end == 0:
+        is_around = factor.is_inside(whole) and whole != factor
+        if part == "batch" and is_around and factor.inner % whole.inner == 0 and whole.end % factor.end == 0:
             del use.parts[whole]
             inner = Factor(whole.axis, whole.inner, factor.inner // whole.inner)
-            for piece in (Factor(whole.axis, end, top // end), factor, inner):
+            for piece in (Factor(whole.axis, factor.end, whole.end // factor.end), factor, inner):
                 if piece.size > 1:
                     use.parts[piece] = part
-    inside = [f for f in use.parts if f.axis == factor.axis and factor.inner <= f.inner and f.inner * f.size <= end]
-    return inside if math.prod(f.size for f in inside) == factor.size else [factor]
+    return pieces_of(factor, use.parts)
 
 
-def accumulated(body: Any, consts: int, left: Sequence[Value], uses: Uses, at: Place) -> None:
+def accumulated(
+    jaxpr: Any, consts: int, carry: Sequence[Value], results: Sequence[Value], uses: Uses, line: str
+) -> list[tuple[View, ...]]:
     """Note what a loop adds up: the axis of which each step takes an entry is an input axis then.
 
     Args:
-        body: the jaxpr of the loop.
+        jaxpr: the body of the loop, which the walk is at.
         consts: how many of its arguments are the same in each step.
-        left: what its body leaves in the places of what it carries.
+        carry: what the loop carries, before the first step.
+        results: what the body leaves, in the places of what it carries first.
         uses: the uses so far.
-        at: the place of the loop.
+        line: the line.
+
+    Returns:
+        For each value that the loop carries, the outputs that it holds after the last step.
     """
-    jaxpr = getattr(body, "jaxpr", body)
-    for place, value in enumerate(left):
-        if not _is_accumulated(jaxpr, jaxpr.invars[consts + place], jaxpr.outvars[place]):
+    found: list[tuple[View, ...]] = []
+    for place, (first, left) in enumerate(zip(carry, results, strict=False)):
+        start, end = jaxpr.invars[consts + place], jaxpr.outvars[place]
+        if not _is_accumulated(jaxpr, start, end):
+            found.append(())
             continue
-        for view in (*value.outputs, *value.products):
-            use = uses.found[view.use]
-            if use.at[: len(at)] != at or use.view is None or view.scaled:
-                continue
-            fixed = {factor for factor, _ in use.view.fixed}
-            steps = [factor for factor in use.view.batch if factor not in fixed and factor.size > 1]
-            if steps and use.what in CONTRACTIONS:
-                for factor in steps:
-                    use.parts[factor] = "in"
-            elif steps and use.what == "scale":
-                use.stop = use.stop or Stop(SUMMED, use.line)
+        collected = any(var is start for var in jaxpr.outvars)
+        outputs = [_over_steps(view, uses, collected) for view in (*left.outputs, *left.products)]
+        added_up(first, left, uses, line)
+        found.append((*first.outputs, *outputs[: len(left.outputs)]))
+    return found
+
+
+def _over_steps(output: View, uses: Uses, collected: bool) -> View:
+    """Return outputs as a loop leaves them that adds them up; sums over members of a stack are noted.
+
+    Args:
+        output: the outputs of one step.
+        uses: the uses so far, at the loop.
+        collected: the sums before the last step are used, too.
+    """
+    use = uses.found[output.use]
+    scaled = output.scaled
+    # The products of a scale count as scaled beside any other signal.
+    for step in taken_steps(output, uses) if not scaled or use.what == "scale" else ():
+        pieces = [piece for factor in step.factors for piece in _within(factor, use) if piece.size > 1]
+        batch = [piece for piece in pieces if use.parts.get(piece) == "batch"]
+        if len(batch) < len(pieces):
+            scaled = True
+            use.stop = use.stop or (Stop(SCALE_SUMMED, use.line) if use.what == "scale" else None)
+        if not batch:
+            continue
+        entries = step.entries()
+        if entries is None or not np.array_equal(np.sort(entries), np.arange(length(step.factors))):
+            use.stop = use.stop or Stop(SOME_SUMMED, use.line)
+        elif use.what == "scale":
+            use.stop = use.stop or Stop(SUMMED, use.line)
+        elif use.what in CONTRACTIONS and collected:
+            use.stop = use.stop or Stop(ENTRIES_SUMMED, use.line)
+        elif use.what in CONTRACTIONS:
+            use.parts |= dict.fromkeys(batch, "in")
+    return replace(after_loop(output, uses), scaled=scaled)
+
+
+def taken_steps(output: View, uses: Uses) -> list[Step]:
+    """Return the axes of which the loop that the walk is at takes entries: of a weight, or of its outputs.
+
+    Args:
+        output: the outputs of one step.
+        uses: the uses so far.
+    """
+    use, loop = uses.found[output.use], uses.at
+    is_inside = use.at[: len(loop)] == loop
+    taken = use.view if is_inside else output
+    steps = taken.steps if taken is not None else ()
+    return [step for step in steps if (step.at[: len(loop)] == loop if step.loop is None else step.loop == loop)]
+
+
+def after_loop(output: View, uses: Uses) -> View:
+    """Return outputs of a step as what the loop that the walk is at leaves, without the entries that it takes."""
+    inside = [step for step in output.steps if step.at[: len(uses.at)] == uses.at]
+    gone = [factor for step in inside for factor in step.factors]
+    batch = tuple(factor for factor in output.batch if factor not in gone)
+    return replace(output, batch=batch, steps=tuple(step for step in output.steps if step not in inside))
 
 
 def _is_accumulated(jaxpr: Any, start: Any, end: Any) -> bool:
-    """Return whether a loop only adds to a value that it carries, and uses it for nothing else."""
+    """Return whether a loop only adds to a value that it carries, and uses it for nothing but its results."""
     seen, var = False, start
     while var is not end:
         readers = [eqn for eqn in jaxpr.eqns if any(each is var for each in eqn.invars)]
-        if len(readers) != 1 or any(each is var for each in jaxpr.outvars):
+        if len(readers) != 1:
             return False
         (eqn,) = readers
         if eqn.primitive.name not in SUMS or sum(each is var for each in eqn.invars) != 1:

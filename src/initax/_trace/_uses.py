@@ -11,7 +11,7 @@ import numpy as np
 
 from initax._trace._factors import FOREIGN, Factor
 from initax._trace._indices import Constant, Numbers
-from initax._trace._views import Stop, View
+from initax._trace._views import Step, Stop, View
 
 Place = tuple[int, ...]
 """Where an equation stands: its number in each jaxpr on the way to it. A branch of a `cond` has a number of its own."""
@@ -25,6 +25,10 @@ CONTRACTIONS: tuple[What, ...] = ("weight", "conv", "transposed")
 """Uses that make outputs from the signal."""
 
 
+Taken = tuple[int, frozenset[tuple[Factor, int]]]
+"""A part of the outputs of a use: the number of the use, and the factors of which one entry was taken, and which."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Outputs:
     """What later equations do with the outputs of a use.
@@ -34,14 +38,14 @@ class Outputs:
         entries: factors of which single entries are taken, and which entries.
         uneven: they are cut into parts of unequal size.
         rejoined: factors whose parts come together again, or are all contracted with the next weight.
-        added_to: uses of the same parameter to whose outputs they are added, entry by entry.
+        added_to: pairs of a part of them and a part of outputs of the same parameter that are added up, entry by entry.
     """
 
     axes: tuple[int, ...] = ()
     entries: set[tuple[Factor, int]] = field(default_factory=set)
     uneven: bool = False
     rejoined: set[Factor] = field(default_factory=set)
-    added_to: set[int] = field(default_factory=set)
+    added_to: set[tuple[Taken, Taken]] = field(default_factory=set)
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of which every entry is used on its own, such as gates."""
@@ -136,6 +140,7 @@ class Value:
         inputless: it is a signal that is made of constants and parameters alone, as positions that a network takes in.
         weights: parameters in it that have not met the signal yet.
         outputs: weights whose outputs it holds, with nothing but sums, scalings and layout since.
+        joined: weights whose outputs it holds beside other values along an axis, likewise.
         products: scales it was multiplied with, with nothing but layout since.
         gates: signals by which a contraction multiplied it, which have some of its axes, with nothing but layout since.
         stretched: axes along which it is constant because it was broadcast.
@@ -151,6 +156,7 @@ class Value:
     inputless: bool = False
     weights: tuple[View, ...] = ()
     outputs: tuple[View, ...] = ()
+    joined: tuple[View, ...] = ()
     products: tuple[View, ...] = ()
     gates: tuple[View, ...] = ()
     stretched: frozenset[int] = frozenset()
@@ -246,6 +252,12 @@ class Uses:
     def by_number(self) -> dict[int, Use]:
         """Return the uses by their numbers, which do not change when uses are left out."""
         return {use.number: use for use in self.found}
+
+    def steps_of(self, output: View) -> tuple[Step, ...]:
+        """Return the axes of which loops around take entries: of the weight, or, outside of them, of its outputs."""
+        use = self.found[output.use]
+        taken = use.view if use.at[: len(self.at) - 1] == self.at[:-1] else output
+        return taken.steps if taken is not None else ()
 
     def link(self) -> int:
         """Return a new number for a contraction of two parameters."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from initax._trace._factors import (
     normal,
     regroup,
 )
+from initax._trace._indices import Series
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,63 @@ class Pick:
     entry: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An axis of which each step of a loop takes one entry.
+
+    Attributes:
+        axis: the factors of the axis, outermost first.
+        number: which entry it is, where that depends on nothing but the step.
+        column: which entry of that number it is.
+        at: the place of the equation, or of the loop where it runs over the axis.
+    """
+
+    axis: tuple[Factor, ...]
+    number: Series | None = field(compare=False)
+    column: int
+    at: tuple[int, ...]
+
+    @property
+    def loop(self) -> tuple[int, ...] | None:
+        """The place of the loop, `None` where it is not known."""
+        return None if self.number is None else self.number.loop
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """The factors of the parameter."""
+        return flat(self.axis)[0]
+
+    def entries(self) -> Index | None:
+        """Return which entry of the product of the factors each step takes, `None` where that is not known."""
+        steps = self.number.steps if self.number is not None else None
+        if steps is None:
+            return None
+        taken = steps.reshape(len(steps), -1)[:, self.column]
+        inside = ((taken >= 0) & (taken < length(self.axis))).all()
+        return flat(self.axis)[1][taken.astype(np.intp)] if inside else None
+
+
+def entries_at(number: Series, column: int, step: Step, size: int) -> tuple[Factor, ...] | None:
+    """Return an axis into which each step of a loop puts what it made of an entry; `None` where it is not known.
+
+    Args:
+        number: the place along the axis at each step.
+        column: which entry of that number it is.
+        step: which entry each step takes.
+        size: the size of the axis.
+    """
+    places, entries = number.steps, step.entries()
+    if places is None or entries is None or len(places) != len(entries):
+        return None
+    places = places.reshape(len(places), -1)[:, column]
+    if len(np.unique(places)) < len(places) or ((places < 0) | (places >= size)).any():
+        return None
+    index: Index = np.full(size, -1, np.intp)
+    index[places.astype(np.intp)] = entries
+    found = normal(step.factors, index)
+    return found[0] if found is not None else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """A parameter inside a value, or behind one as the weight whose outputs it holds.
@@ -98,6 +156,7 @@ class View:
         picked: the look-up was by many constant indices, which are no data but no single entry either.
         fixed: factors of which one entry was taken, and which.
         picks: those of `batch` that a loop counter picks, and where.
+        steps: the axes that loops go through entry by entry; their factors are in `batch`.
         links: contractions with other parameters or constants.
         scaled: it was multiplied with a constant; of outputs, with a signal or a norm's scale.
         times: other parameters it was multiplied with, entry by entry.
@@ -121,6 +180,7 @@ class View:
     picked: bool = False
     fixed: tuple[tuple[Factor, int], ...] = ()
     picks: tuple[Pick, ...] = ()
+    steps: tuple[Step, ...] = ()
     links: tuple[Link, ...] = ()
     scaled: bool = False
     times: frozenset[int] = frozenset()
@@ -149,8 +209,9 @@ class View:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The slots among its axes, and among what is looked up."""
-        return tuple(factor for axis in (*self.axes, self.looked) for factor in axis if isinstance(factor, Slot))
+        """The slots among its axes, among what is looked up, and among what a loop goes through."""
+        axes = (*(step.axis for step in self.steps), *self.axes, self.looked)
+        return tuple(factor for axis in axes for factor in axis if isinstance(factor, Slot))
 
     @property
     def fed_by_constant(self) -> bool:
@@ -161,6 +222,16 @@ class View:
     def added_up(self) -> tuple[Factor, ...]:
         """The factors along which its own entries were added up."""
         return tuple(factor for link in self.links if link.plain for factor in link.factors)
+
+    def one_by_one(self, step: Step, axes: tuple[tuple[Factor, ...], ...]) -> View:
+        """Return the view of one entry along an axis at a time, by a loop.
+
+        Args:
+            step: the axis, and which entry it is.
+            axes: the axes of the entry.
+        """
+        gone = tuple(factor for factor in self.opened(step.axis) if factor.axis != FOREIGN)
+        return replace(self, axes=axes, batch=self.batch + gone, steps=(*self.steps, step) if gone else self.steps)
 
     def halted(self, stop: Stop) -> View:
         """Return the view with a reason why it can't be read; the first reason stays."""

@@ -1,0 +1,124 @@
+"""Loops of a jaxpr: which operands are what, and how often one runs that counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from jax.extend.core import Literal
+
+T = TypeVar("T")
+
+
+class Loop(NamedTuple, Generic[T]):
+    """The operands of a scan or of a `while` loop.
+
+    Attributes:
+        body: the closed jaxpr of a step; it takes what follows, in this order.
+        fixed: what is the same in each step.
+        carry: what is carried from step to step, as it is before the first one.
+        rows: what a scan runs over, whole.
+    """
+
+    body: Any
+    fixed: list[T]
+    carry: list[T]
+    rows: list[T]
+
+    @property
+    def jaxpr(self) -> Any:
+        """The open jaxpr of a step."""
+        return getattr(self.body, "jaxpr", self.body)
+
+    @property
+    def carried_vars(self) -> list[tuple[Any, Any]]:
+        """The variables of a step that hold each carried value before and after it."""
+        first, carries = len(self.fixed), len(self.carry)
+        return list(zip(self.jaxpr.invars[first : first + carries], self.jaxpr.outvars[:carries], strict=True))
+
+    @property
+    def handed_on(self) -> list[bool]:
+        """Which of the carried values each step hands on as they are."""
+        return [before is after for before, after in self.carried_vars]
+
+    @property
+    def changes(self) -> list[float | None]:
+        """By what a step changes each number that it carries, `None` where that is not known."""
+        return [_change(self.jaxpr, before, after) for before, after in self.carried_vars]
+
+
+def loop_of(eqn: Any, values: Sequence[T]) -> Loop[T]:
+    """Return the operands of a scan or of a `while` loop, without those of a `while` loop's condition alone.
+
+    Args:
+        eqn: the equation.
+        values: its operands.
+    """
+    if eqn.primitive.name == "while":
+        body, tests = eqn.params["body_jaxpr"], eqn.params["cond_nconsts"]
+        fixed, carries = eqn.params["body_nconsts"], len(eqn.outvars)
+    else:
+        body, tests = eqn.params["jaxpr"], 0
+        fixed, carries = _scan_parts(eqn.params)
+    end = tests + fixed
+    return Loop(body, list(values[tests:end]), list(values[end : end + carries]), list(values[end + carries :]))
+
+
+def _scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many operands of a scan are constants, and how many are carried from step to step."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carried, _ = params["ft_in"].unpack()  # from JAX 0.12 on
+    return len(list(constants)), len(list(carried))
+
+
+def steps_of(eqn: Any) -> float:
+    """Return how often a `while` loop runs that counts from one number to another, infinity where that is not known.
+
+    Args:
+        eqn: the loop's equation.
+    """
+    cond, loop = eqn.params["cond_jaxpr"].jaxpr, loop_of(eqn, eqn.invars)
+    tests = len(cond.invars) - len(loop.carry)
+    compared = cond.eqns[0] if len(cond.eqns) == 1 else None
+    if compared is None or cond.outvars[0] is not compared.outvars[0]:
+        return math.inf
+    starts = dict(zip(cond.invars, [*eqn.invars[:tests], *loop.carry], strict=True))
+    changes = dict(zip(cond.invars[tests:], loop.changes, strict=True))
+    gap = step = 0.0  # of the first operand to the second, and by what a step makes it smaller
+    for atom, sign in zip(compared.invars, (-1, 1), strict=True):
+        start, change = (atom, 0.0) if isinstance(atom, Literal) else (starts[atom], changes.get(atom, 0.0))
+        if change is None or not isinstance(start, Literal) or np.ndim(start.val) > 0:
+            return math.inf
+        gap, step = gap + sign * float(start.val), step - sign * change
+    name = compared.primitive.name
+    if name in ("gt", "ge") or (name == "ne" and gap < 0):
+        gap, step = -gap, -step
+    if gap < 0 or (gap == 0 and name not in ("le", "ge")):
+        return 0
+    if step <= 0:
+        return math.inf
+    match name:
+        case "lt" | "gt":
+            return math.ceil(gap / step)
+        case "le" | "ge":
+            return math.floor(gap / step) + 1
+        case "ne" if gap % step == 0:
+            return gap / step
+    return math.inf
+
+
+def _change(body: Any, start: Any, end: Any) -> float | None:
+    if end is start:
+        return 0.0
+    eqn = next((eqn for eqn in body.eqns if eqn.outvars[0] is end and eqn.primitive.name in ("add", "sub")), None)
+    if eqn is None:
+        return None
+    left, right = eqn.invars
+    if left is start and isinstance(right, Literal):
+        return float(right.val) if eqn.primitive.name == "add" else -float(right.val)
+    if right is start and isinstance(left, Literal) and eqn.primitive.name == "add":
+        return float(left.val)
+    return None
