@@ -235,7 +235,7 @@ def shaper(shape: tuple[int, ...], home: Any) -> Compiled:
     return Compiled(lambda array: jnp.reshape(array, shape), donate_argnums=0, **_at(home))
 
 
-_GIVEN_UP = {"keep_unused": True}
+_GIVEN_UP: dict[str, Any] = {"keep_unused": True}
 """An old array is handed over for its memory alone."""
 
 

@@ -112,8 +112,11 @@ def _normals(keys: jax.Array, shapes: Sequence[tuple[int, ...]], dtype: Any, *, 
     owner = np.repeat(np.arange(len(shapes)), ends - starts)
     places = (np.arange(ends[-1]) - starts[owner]) * ROW
     data = placed(jax.random.key_data(keys)[owner], places)
-    draw = jax.vmap(lambda row: jax.random.normal(jax.random.wrap_key_data(row, impl=PLACED), (ROW,), dtype))
-    drawn = lax.optimization_barrier(jnp.reshape(draw(data), -1))
+
+    def draw(row: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.wrap_key_data(row, impl=PLACED), (ROW,), dtype)
+
+    drawn = lax.optimization_barrier(jnp.reshape(jax.vmap(draw)(data), -1))
     first = starts * ROW
     return [
         jnp.reshape(drawn[begin : begin + count], shape)
