@@ -287,7 +287,7 @@ class Walk:
         else:
             parameters = unknown(holder.own, undeclared())
         constant = said.constant
-        if constant is not None and any([each.excluded is not None for each in parameters]):
+        if constant is not None and any(each.excluded is not None for each in parameters):
             parameters = tuple(self._unless_constant(each, holder.own[each.name][1], constant) for each in parameters)
         kind = declared.kind if declared is not None else UNDECLARED
         if kind == UNDECLARED and all(where in self.facts.states for where, _ in holder.own.values()):

@@ -102,7 +102,7 @@ def _is_vector(parameter: Parameter) -> bool:
 
 
 def _is_weak(layer: Layer) -> bool:
-    return any([each.evidence in WEAK for each in layer.parameters])
+    return any(each.evidence in WEAK for each in layer.parameters)
 
 
 def _without_states(layer: Layer, states: Mapping[str, Reason]) -> Layer:
