@@ -137,9 +137,10 @@ def mup(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Read random forward passes and hold that against what is measured; `-- --minutes 30 --seed 7`."""
+    """Read random forward passes and hold that against what is measured; `-- --minutes 30 --seed 7 --workers 2`."""
     session.install(".", *group("test"))
-    session.run("python", "-W", "ignore", "-m", "tests.programs", *(session.posargs or ["--programs", "4000"]))
+    arguments = session.posargs or ["--programs", "4000", "--workers", "2"]
+    session.run("python", "-W", "ignore", "-m", "tests.programs", *arguments)
 
 
 @nox.session

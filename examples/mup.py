@@ -2,7 +2,8 @@
 
 Each width is trained with several learning rates, under standard parametrization and under muP with the narrowest model
 for its base. The losses are printed and drawn: under muP the best learning rate stays where it is. `--full` takes wider
-models, nine rates, more steps and five seeds.
+models, nine rates, more steps and five seeds. `--muon` does something else: it prints how far the outputs of a residual
+network move in five steps of Muon, from width 64 to 1,024.
 """
 
 import argparse
@@ -148,10 +149,61 @@ def drawn(found, rates):
     return figure
 
 
+class Residual(eqx.Module):
+    first: eqx.nn.Linear
+    norms: list[eqx.nn.LayerNorm]
+    blocks: list[eqx.nn.MLP]
+    head: eqx.nn.Linear
+
+    def __init__(self, width, key):
+        keys = jax.random.split(key, 4)
+        self.first = eqx.nn.Linear(8, width, key=keys[0])
+        self.norms = [eqx.nn.LayerNorm(width) for _ in range(3)]
+        self.blocks = [eqx.nn.MLP(width, width, width, depth=1, key=each) for each in keys[2:]]
+        self.head = eqx.nn.Linear(width, 4, key=keys[1])
+
+    def __call__(self, x):
+        x = self.first(x)
+        for norm, block in zip(self.norms, self.blocks, strict=False):
+            x = x + block(norm(x))
+        return self.head(self.norms[-1](x))
+
+
+def moved_by_muon(widths, use_mup):
+    """How far each output of a residual network with a head of zeros moves in five steps of Muon."""
+    rules = {"Linear": "lecun_normal", "Norm": "default", "head": "zeros"}
+    x, target = jax.random.normal(jax.random.key(0), (32, 8)), jax.random.normal(jax.random.key(1), (32, 4))
+    models = {width: eqx.filter_eval_shape(Residual, width, jax.random.key(0)) for width in widths}
+    factors = {width: ix.mup(models[widths[0]], models[width], optimizer="muon") for width in widths}
+    optimizers = {width: ix.muon(0.02, models[width], adam_learning_rate=0.002) for width in widths}
+    if use_mup:
+        optimizers = {width: optax.chain(optimizers[width], factors[width].scale_updates()) for width in widths}
+
+    def make(width, key):
+        model = ix.reinit(models[width], factors[width].rules(rules) if use_mup else rules, key)
+        return model, optimizers[width].init(eqx.filter(model, eqx.is_inexact_array))
+
+    @eqx.filter_jit
+    def step(held, width):
+        model, state = held
+        gradients = eqx.filter_grad(lambda model: ((jax.vmap(model)(x) - target) ** 2).mean())(model)
+        updates, state = optimizers[width].update(gradients, state, eqx.filter(model, eqx.is_inexact_array))
+        return eqx.apply_updates(model, updates), state
+
+    keys = jax.random.split(jax.random.key(2), 3)
+    return ix.coordinate_check(make, widths, keys, step, inputs=x, forward=lambda model, x: jax.vmap(model)(x))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="five seeds, 16 times the width, nine learning rates")
-    full = parser.parse_args().full
+    parser.add_argument("--muon", action="store_true", help="the coordinate check of a residual network under Muon")
+    arguments = parser.parse_args()
+    if arguments.muon:
+        for name in ("standard", "muP"):
+            print(f"{name}: {moved_by_muon((64, 128, 256, 512, 1024), name == 'muP')}", end="\n\n")
+        return
+    full = arguments.full
     widths, layers, seeds, steps = ((16, 64, 256), 2, 5, 60) if full else ((16, 32, 64), 1, 1, 30)
     rates = 2.0 ** np.arange(-11, -2) if full else 2.0 ** np.arange(-9, -1, 2)
     found = {}

@@ -61,6 +61,24 @@ def members(p, x, count=3):
     return [x[k] @ p["w"][k] for k in range(count)]
 
 
+def added_in_place(p, x):
+    sums = jnp.zeros((2, 5, 2))
+    for k in range(3):
+        sums = sums.at[1].add(x[k] @ p["w"][k])
+    return sums
+
+
+def put_in_place(p, x):
+    every = jnp.zeros((3, 5, 2))
+    for k in range(3):
+        every = every.at[k].set(x[k] @ p["w"][k])
+    return every
+
+
+def put_in_by_a_loop(p, x):
+    return lax.fori_loop(0, 3, lambda k, every: every.at[k].set(x[k] @ p["w"][k]), jnp.zeros((3, 5, 2)))
+
+
 def by_counter(p, x, count, which=lambda n: n):
     return lax.fori_loop(0, count, lambda n, sum_: sum_ + x[n] @ p["w"][which(n)], jnp.zeros((5, 2)))
 
@@ -99,6 +117,27 @@ MOVED = (
     Model("permuted, and added up by a loop", lambda p, x: lax.scan(
           lambda sum_, m: (sum_ + m[0] @ m[1], None), jnp.zeros((5, 2)), (x, p["w"][jnp.array([2, 0, 1])]))[0],
           STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("added up in one place", added_in_place, STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("added up in one place by a loop", lambda p, x: lax.fori_loop(
+          0, 3, lambda k, sum_: sum_.at[1].add(x[k] @ p["w"][k]), jnp.zeros((2, 5, 2))),
+          STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("put into an array and added up", lambda p, x: put_in_place(p, x).sum(0), STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("put into an array", put_in_place, STACK, SIGNALS, {"w": "stack i o"}),
+    Model("put into an array by a loop", put_in_by_a_loop, STACK, SIGNALS, {"w": "stack i o"}),
+    Model("put into an array by a loop and added up", lambda p, x: put_in_by_a_loop(p, x).sum(0), STACK, SIGNALS,
+          {"w": "i1 i2 o"}),
+    Model("put into an array by a loop, and some added up", lambda p, x: put_in_by_a_loop(p, x)[1:].sum(0),
+          STACK, SIGNALS, DIFFERENT),
+    Model("added up over a named axis", lambda p, x: jax.vmap(
+          lambda x, w: lax.psum(x @ w, "members"), axis_name="members")(x, p["w"]), STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("weighed by constants and added up", lambda p, x: jnp.tensordot(
+          jnp.array([0.2, 0.5, 0.3]), jax.vmap(jnp.matmul)(x, p["w"]), 1), STACK, SIGNALS, DIFFERENT),
+    Model("added up one by one", lambda p, x: jnp.cumsum(jax.vmap(jnp.matmul)(x, p["w"]), 0),
+          STACK, SIGNALS, DIFFERENT),
+    Model("added up as a tree", lambda p, x: lax.associative_scan(jnp.add, jax.vmap(jnp.matmul)(x, p["w"])),
+          {"w": S(4, 4, 2)}, (S(4, 5, 4),), DIFFERENT),
+    Model("added up in two segments", lambda p, x: jax.ops.segment_sum(
+          jax.vmap(jnp.matmul)(x, p["w"]), jnp.array([0, 0, 1]), 2), STACK, SIGNALS, DIFFERENT),
     Model("some added up by a counter", lambda p, x: by_counter(p, x, 2), STACK, SIGNALS, SOME),
     Model("one added up twice by a counter", lambda p, x: by_counter(p, x, 3, lambda n: n // 2), STACK, SIGNALS, SOME),
     Model("some stacked and added up", lambda p, x: jnp.stack(members(p, x, 2)).sum(0), STACK, SIGNALS, SOME),

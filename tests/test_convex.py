@@ -615,6 +615,28 @@ ERRORS = {
         "layer 0 gives the same output for every input, so that there is nothing to standardize.\n"
         "  draw the network anew, ix.convex.FICNN(...), or pass more inputs",
     ),
+    "rules of no model": (
+        lambda: ix.convex.rules("softplus"),
+        "ix.convex.rules: missing a required argument: 'activation'.\n"
+        '  write ix.convex.rules(model, "softplus"); further arguments go by name, correlation=0.5',
+    ),
+    "rules of no activation": (
+        lambda: ix.convex.rules(ix.convex.FICNN(3, 1, [4], activation="relu", key=KEY)),
+        "ix.convex.rules: missing a required argument: 'activation'.\n"
+        '  write ix.convex.rules(model, "relu"); further arguments go by name, correlation=0.5',
+    ),
+    "rules with an argument of a network": (
+        lambda: ix.convex.rules({"w": (3, 4)}, jax.nn.softplus, use_passthrough=True),
+        "ix.convex.rules: got an unexpected keyword argument 'use_passthrough'.\n"
+        '  write ix.convex.rules(model, "softplus"); further arguments go by name, correlation=0.5',
+    ),
+    "rules in another order": (
+        lambda: ix.convex.rules("softplus", {"w": jnp.ones((3, 4))}),
+        "ix.convex.rules takes model, activation in this order, and was given activation, model.\n"
+        "  model is 'softplus' (str)\n"
+        "  activation is an object of class dict\n"
+        "  write ix.convex.rules(model, activation)",
+    ),
     "k_max without a passthrough": (
         lambda: k_max("relu", 0.0),
         "k_max: tau must be strictly between 0 and 1, not 0.0.\n  write tau=0.5",

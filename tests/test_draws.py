@@ -3,6 +3,7 @@
 Bounds are those of a false alarm of one in a million at a fixed seed: Kolmogorov-Smirnov D < 2.693 / sqrt(n), z < 4.9.
 """
 
+import ast
 import json
 import math
 from pathlib import Path
@@ -17,7 +18,7 @@ from scipy import stats
 import initax as ix
 from initax._math._haar import haar
 from initax.schemes._convex import hoedt_constants
-from tests.tables import KEY
+from tests.tables import KEY, scheme_id
 
 REFERENCE = json.loads((Path(__file__).parent / "reference.json").read_text())
 
@@ -44,6 +45,35 @@ def symmetric(bound):
     return stats.uniform(-bound, 2 * bound)
 
 
+def width_of(fan_in):
+    """Inputs without the window, which muP counts; the windows here have 25 places."""
+    return {800: 32, 1200: 48}.get(fan_in, fan_in)
+
+
+def positive(fan_in, mean, square, cross):
+    """The log-normal weights of a layer without passthrough, from the moments of its activation.
+
+    Hoedt & Klambauer 2023 at variance one and correlation 1/2: mean and variance of a weight. A log-normal's logarithm
+    has the variance log(1 + var / mean^2), and its median is the mean over the root of 1 + var / mean^2.
+    """
+    weight_mean = math.sqrt(0.5 / (fan_in * (square + (fan_in - 1) * cross - fan_in * mean**2)))
+    ratio = 1 + 0.5 / (fan_in * square) / weight_mean**2
+    return stats.lognorm(s=math.sqrt(math.log(ratio)), scale=weight_mean / math.sqrt(ratio))
+
+
+def moments_by_sums(activation, correlation=0.5):
+    """Mean, mean square and cross moment of an activation of standard normals, by Gauss and Hermite."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(120)
+    weights = weights / weights.sum()
+    one, other = np.meshgrid(nodes, nodes)
+    phi = activation(one) * activation(correlation * one + math.sqrt(1 - correlation**2) * other)
+    return weights @ activation(nodes), weights @ activation(nodes) ** 2, weights @ phi @ weights
+
+
+RELU = (1 / math.sqrt(2 * math.pi), 1 / 2, (math.sqrt(3) / 2 + 0.5 * (math.pi - math.acos(0.5))) / (2 * math.pi))
+"""Mean, mean square and, for normals of correlation 1/2, cross moment of a relu (Cho & Saul 2009, eq. 6)."""
+SOFTPLUS = moments_by_sums(lambda x: np.logaddexp(0, x))
+
 # scheme → its distribution, given fan_in and fan_out
 LAWS = {
     "he_normal": lambda i, o: cut(math.sqrt(2 / i)),
@@ -69,9 +99,17 @@ LAWS = {
     ("truncated_normal", ("stddev", 0.5), ("mean", 1.0), ("lower", 0.8), ("upper", 2.0), ("absolute", True)): (
         lambda i, o: stats.truncnorm(-0.4, 2, loc=1, scale=0.5)
     ),
-    "hoedt": lambda i, o: stats.lognorm(
-        s=hoedt_constants(i).log_std, scale=math.exp(hoedt_constants(i).log_mean)
+    ("trunc_normal", ("stddev", 0.5), ("mean", 1.0), ("lower", 0.8), ("upper", 2.0)): (
+        lambda i, o: stats.truncnorm(-0.4, 2, loc=1, scale=0.5)
     ),
+    ("biased_normal", ("stddev", 0.3), ("mean", 1.5)): lambda i, o: stats.norm(1.5, 0.3),
+    "irnn": lambda i, o: stats.norm(scale=0.001),
+    ("mup_hidden", ("base_width", 50), ("stddev", 0.3), ("distribution", "uniform")): lambda i, o: symmetric(
+        0.3 * math.sqrt(3 / (width_of(i) / 50))
+    ),
+    ("mup_readout", ("base_width", 50), ("stddev", 0.3)): lambda i, o: stats.norm(scale=0.3 / (width_of(i) / 50)),
+    "hoedt": lambda i, o: positive(i, *RELU),
+    ("icnn", ("activation", "softplus"), ("part", "alone"), ("bias", "elsewhere")): lambda i, o: positive(i, *SOFTPLUS),
     ("scaled", ("scheme", "lecun_normal"), ("factor", 3.0)): lambda i, o: cut(3 * math.sqrt(1 / i)),
 }  # fmt: skip
 
@@ -102,17 +140,62 @@ DRAWN = [("conv2d-groups", scheme) for scheme in LAWS] + [
     if layer != "conv2d-groups"
     for scheme in ("he_normal", "glorot_uniform", ("normal", ("stddev", 0.3), ("mean", 1.5)), "hoedt")
 ]
+# The schemes of muP draw no embeddings.
+STATED = [
+    (layer, scheme)
+    for layer in LARGE
+    for scheme in LAWS
+    if layer != "embedding" or not scheme_id(scheme).startswith("mup")
+]
+
+HELD_BY = {
+    "auto": "test_auto.py::test_lengths_are_what_the_closed_form_says",
+    "centered": "test_centered.py::test_each_output_has_mean_zero_and_the_variance_stays",
+    "constant": "test_laws.py::PLAIN",
+    "default": "test_draws.py::test_default_and_torch_default_have_the_law_of_equinox",
+    "delta_orthogonal": "test_draws.py::test_delta_orthogonal_keeps_the_norm_of_a_circular_convolution",
+    "dirac": "test_draws.py::test_dirac_taps_are_the_reference",
+    "flax_default": "test_draws.py::test_flax_default_has_the_law_of_flax",
+    "forget_gate": "test_draws.py::test_the_forget_gate_is_the_one_the_cell_forgets_with",
+    "identity": "test_draws.py::test_identity_is_the_reference",
+    "ones": "test_laws.py::PLAIN",
+    "orthogonal": "test_draws.py::test_orthogonal_matrices_are_haar_distributed",
+    "prior": "test_draws.py::test_bias_initializers",
+    "shrink_perturb": "test_shrink.py::test_each_array_is_the_sum_of_the_old_one_and_the_drawn_one",
+    "sparse": "test_draws.py::test_sparse_chooses_its_zeros_uniformly_and_the_rest_are_normal",
+    "torch_default": "test_draws.py::test_default_and_torch_default_have_the_law_of_equinox",
+    "zero_init": "test_papers.py::test_zero_init_is_the_reference",
+    "zeros": "test_laws.py::PLAIN",
+}
+"""Scheme whose entries are not independent draws of one law → the test that knows what it draws."""
 
 
-@pytest.mark.parametrize("layer", LARGE)
-@pytest.mark.parametrize("scheme", LAWS, ids=in_words)
-def test_plans_state_the_standard_deviation_of_each_entry(layer, scheme):
+def test_every_scheme_has_a_law():
+    """A scheme that nobody wrote a law for fails here; other names of a scheme share its function."""
+    with_law = {getattr(ix.schemes, scheme_id(scheme)) for scheme in LAWS}
+    shipped = {name for name in ix.schemes.names() if not name.startswith(("test_", "doc_"))}
+    assert {name for name in shipped if getattr(ix.schemes, name) not in with_law} == set(HELD_BY)
+
+
+@pytest.mark.parametrize("scheme", HELD_BY)
+def test_laws_that_stand_elsewhere_are_there(scheme):
+    file, _, name = HELD_BY[scheme].partition("::")
+    source = (Path(__file__).parent / file).read_text()
+    names = [getattr(node, "name", "") for node in ast.parse(source).body]
+    names += [ast.unparse(node.targets[0]) for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    assert name in names
+    assert scheme in source
+
+
+@pytest.mark.parametrize(("layer", "scheme"), STATED, ids=in_words)
+def test_plans_state_mean_and_standard_deviation_of_each_entry(layer, scheme):
     _, batch, fan_in, fan_out = LARGE[layer]
     plan = ix.plan(abstract(layer), {"*": ix.Scheme(spelled(scheme), recurrent=None)})
     (each,) = [each for each in plan.draws if each.parameter.role in ("weight", "embedding")]
     assert each.parameter.axes.batch_size == batch
-    expected = hoedt_constants(fan_in).weight_var ** 0.5 if scheme == "hoedt" else LAWS[scheme](fan_in, fan_out).std()
-    assert each.std == pytest.approx(expected, rel=1e-6)
+    law = LAWS[scheme](fan_in, fan_out)
+    assert each.std == pytest.approx(law.std(), rel=1e-6)
+    assert each.recipe.moments == pytest.approx((law.mean(), law.var() + law.mean() ** 2), rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize(("layer", "scheme"), DRAWN, ids=in_words)

@@ -183,7 +183,7 @@ rule "**.w": he_normal draws nothing in the 1 array it decides.
         planned({"**.w": jax.nn.initializers.he_normal()}),
         ix.SchemeError,
         """\
-rule "**.w": variance_scaling needs the axes of "mixer.w", and nobody declared them.
+rule "**.w": variance_scaling needs the axes of "mixer.w", and they are not declared.
   let a trace find the axes: inputs=x, what the model is called on
   or declare it, axes in stored order: ix.register_layer(Mixer, kind="Linear", w="i o", b="o")
   or restate its axes in the rule: ix.Scheme(..., axes="i o")""",

@@ -413,6 +413,31 @@ ERRORS = {
         lambda: ix.muon(0.1, QKV, muon_weight_dimension_numbers=None),
         "InitaxError: muon: muon_weight_dimension_numbers is what ix.muon finds out.\n  leave it out, or use rules",
     ),
+    "the learning rate behind the model": (
+        lambda: ix.muon(LSTM, learning_rate=0.1),
+        "ModelError: ix.muon: multiple values for argument 'learning_rate'.\n  write ix.muon(0.1, model)",
+    ),
+    "the learning rate behind model and rules": (
+        lambda: ix.muon(LSTM, {"bias": False}, learning_rate=0.1, ns_steps=3),
+        "ModelError: ix.muon: multiple values for argument 'learning_rate'.\n"
+        "  write ix.muon(0.1, model, {'bias': False}, ns_steps=...)",
+    ),
+    "no learning rate": (
+        lambda: ix.muon(LSTM),
+        "ModelError: ix.muon: missing a required argument: 'model'.\n  write ix.muon(learning_rate, model)",
+    ),
+    "a learning rate of another name": (
+        lambda: ix.muon(model=LSTM, lr=0.1),
+        "ModelError: ix.muon: missing a required argument: 'learning_rate'.\n  write ix.muon(0.1, model)",
+    ),
+    "two learning rates": (
+        lambda: ix.muon(0.1, LSTM, lr=0.2),
+        'InitaxError: muon: optax.contrib.muon has no argument "lr".\n  write ix.muon(0.2, model)',
+    ),
+    "a misspelled option": (
+        lambda: ix.muon(0.1, LSTM, adaptiv=True),
+        'InitaxError: muon: optax.contrib.muon has no argument "adaptiv".\n  did you mean "adaptive"?',
+    ),
     "nothing but vectors": (
         lambda: ix.muon(0.1, eqx.nn.LayerNorm(4)),
         "RuleError: muon: no array is a matrix of known axes, so that Adam would get all of them.\n"

@@ -242,6 +242,8 @@ def test_a_model_that_does_not_grow_needs_nothing(name):
     width = ix.mup(base, model, **given)
     assert {(each.use, each.std, each.learning_rate) for each in width.rows} == {("fixed", 1.0, 1.0)}
     assert width.rules({"*": "normal"}) == {"*": "normal"}
+    assert width.notes == ("the two models have the same sizes: nothing grows, and every factor is one",)
+    assert str(width).endswith(f"\n\nnote: {width.notes[0]}")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -623,6 +625,7 @@ def cosine(model, x):
 
 
 ERRORS = {
+    "one model": lambda: ix.mup(eqx.nn.MLP(4, 2, BASE, depth=1, key=KEY)),
     "another depth": lambda: ix.mup(eqx.nn.MLP(4, 2, BASE, depth=1, key=KEY), eqx.nn.MLP(4, 2, WIDE, depth=3, key=KEY)),
     "a stack of another depth": lambda: ix.mup({"w": (2, 8, 8)}, {"w": (4, 8, 8)}, {"w": "stack i o"}),
     "more rows to look up": lambda: ix.mup(
@@ -682,23 +685,24 @@ TEXTS = {
         "  or, where one has more residual branches: depth=1.0"
     ),
     "a stack of another depth": (
-        'ModelError: mup: w (2, 8, 8) → (4, 8, 8): axis "stack" holds layers of their own, 2 → 4, which is no width.\n'
-        "  a size that is no width is the same in both models\n"
+        'ModelError: mup: w (2, 8, 8) → (4, 8, 8): axis "stack" holds layers of their own, 2 → 4, which is not a '
+        "width.\n"
+        "  a size that is not a width is the same in both models\n"
         '  or say what the array is: rules={"w": "hidden"}'
     ),
     "more rows to look up": (
-        "ModelError: mup: 0.weight (8, 8) → (32, 32): there are 8 → 32 rows to look up, which is no width.\n"
-        "  a size that is no width is the same in both models\n"
+        "ModelError: mup: 0.weight (8, 8) → (32, 32): there are 8 → 32 rows to look up, which is not a width.\n"
+        "  a size that is not a width is the same in both models\n"
         '  or say what the array is: rules={"0.weight": "input"}'
     ),
     "a table that is padded": (
         'ModelError: mup: 1.weight (1001, 8) → (1004, 32): axis "o" grows by 1.003, others by 4.\n'
-        "  a size that is no width is the same in both models\n"
+        "  a size that is not a width is the same in both models\n"
         '  or say what the array is: rules={"1.weight": "output"}'
     ),
     "a window": (
-        "ModelError: mup: weight (2, 4, 8) → (2, 4, 32): its window grows, which is no width.\n"
-        "  a size that is no width is the same in both models"
+        "ModelError: mup: weight (2, 4, 8) → (2, 4, 32): its window grows, which is not a width.\n"
+        "  a size that is not a width is the same in both models"
     ),
     "unknown axes": (
         "ModelError: mup: the axes of w (4, 8) → (4, 32) are not known.\n"
@@ -711,15 +715,16 @@ TEXTS = {
     ),
     "outputs that grow": (
         "ModelError: mup: what the model returns grows with the width, float32[8] → float32[32].\n"
-        "  a size that is no width, classes or features of the data, is the same in both models\n"
+        "  a size that is not a width, classes or features of the data, is the same in both models\n"
         "  where features are returned, say what becomes of them: forward=lambda model, x: model(x).mean(axis=-1)"
     ),
     "inputs that grow": (
         "ModelError: mup: the input grows with the width, float32[4] → float32[8].\n"
-        "  a size that is no width, classes or features of the data, is the same in both models"
+        "  a size that is not a width, classes or features of the data, is the same in both models"
     ),
     "attention without inputs": (
-        "ModelError: mup: whether heads grow, the forward pass tells, and nobody says what the models are called on.\n"
+        "ModelError: mup: whether heads grow is seen in the forward pass, and what the models are called on is not "
+        "known.\n"
         "  attention: (model) (MultiheadAttention)\n"
         "  give inputs=x; or, where heads keep their size, attention=False"
     ),
@@ -766,7 +771,7 @@ TEXTS = {
     ),
     "no such optimizer": (
         "RuleError: mup: optimizer must be one of adam, adamw, sgd, muon, not 'lamb' (str).\n"
-        '  what is updated entry by entry as Adam does, Lion say, is "adam"; plain gradients are "sgd"\n'
+        '  what is updated entry by entry as Adam does, e.g. Lion, is "adam"; plain gradients are "sgd"\n'
         '  Muon with options: ("muon", {"rules": {"head": False}, "consistent_rms": 0.2})'
     ),
     "a word that is none": (
@@ -776,6 +781,10 @@ TEXTS = {
     "an embedding for Muon": (
         "RuleError: mup: Muon gets the embedding 0.weight (7, 32), for which there is no rule of width.\n"
         '  give it to Adam: optimizer=("muon", {"rules": {"0.weight": False}})'
+    ),
+    "one model": (
+        "ModelError: ix.mup: missing a required argument: 'model'.\n"
+        "  write ix.mup(make(64), make(256)): a narrow and a wide model of one function"
     ),
     "weights that no rule draws": (
         "RuleError: mup: no rule draws 2 arrays whose standard deviation goes with the width.\n"

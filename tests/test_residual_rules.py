@@ -276,8 +276,8 @@ ERRORS = {
     "unknown number": (
         ix.SchemeError,
         missing("unknown length", {"residual:end": by_depth("gpt2")}),
-        'rule "residual:end": the depth factor "gpt2" needs the number of residual branches, and nobody knows how '
-        f"often the loop runs that adds them.\n  {SIZES}",
+        'rule "residual:end": the depth factor "gpt2" needs the number of residual branches, and how often '
+        f"the loop that adds them runs is not known.\n  {SIZES}",
     ),
     "no decoder": (
         ix.SchemeError,

@@ -107,8 +107,8 @@ def ablate(
     words = np.asarray(jax.random.key_data(typed))
     header = header_of(plans, {"implementation": str(jax.random.key_impl(typed)), "data": words.tolist()})
     file = None if path is None else RunFile(path, header)
-    runs = {(each.scheme, each.seed): each for each in (file.runs if file else ())}
-    done = {task for task, each in runs.items() if each.error is None or not retry}
+    runs = {(result.scheme, result.seed): result for result in (file.runs if file else ())}
+    done = {task for task, result in runs.items() if result.error is None or not retry}
     missing = [(name, seed) for name in schemes for seed in range(len(typed)) if (name, seed) not in done]
 
     def recorded(outcome: Outcome) -> Run:
@@ -127,8 +127,8 @@ def ablate(
             fresh = [recorded(outcome) for outcome in outcomes]
             if file:
                 file.append(fresh)
-            runs |= {(each.scheme, each.seed): each for each in fresh}
-            failed += sum(each.error is not None for each in fresh)
+            runs |= {(result.scheme, result.seed): result for result in fresh}
+            failed += sum(result.error is not None for result in fresh)
             step(fresh[-1].scheme + (f", {failed} failed" if failed else ""), len(fresh))
     return Ablation.of(tuple(runs.values()), header["schemes"], typed, baseline)
 
@@ -138,23 +138,23 @@ def as_keys(keys: Any) -> jax.Array:
 
     Raises:
         KeyTypeError: one of them is not a JAX key.
-        InitaxError: there is none, or two are the same.
+        InitaxError: there are no keys, or two are the same.
     """
     line = "write jax.random.split(jax.random.key(0), 10)"
     if isinstance(keys, jax.Array) and keys.ndim == 0:
         keys = [keys]
     try:
-        every = [as_key(each) for each in keys]
+        typed = [as_key(key) for key in keys]
     except (TypeError, KeyTypeError) as error:
         raise KeyTypeError(f"keys must be an array of JAX random keys: {keys!r}.", line) from error
-    if not every:
+    if not typed:
         raise InitaxError("an ablation needs at least one key.", line)
-    words = [tuple(np.asarray(jax.random.key_data(each)).tolist()) for each in every]
-    first = {word: index for index, word in reversed(list(enumerate(words)))}
-    for index, word in enumerate(words):
-        if first[word] != index:
+    seen: dict[Any, int] = {}
+    for index, key in enumerate(typed):
+        first = seen.setdefault(np.asarray(jax.random.key_data(key)).tobytes(), index)
+        if first != index:
             raise InitaxError(
-                f"keys {first[word]} and {index} are the same: a run counted twice narrows the intervals.", line
+                f"keys {first} and {index} are the same: a run counted twice narrows the intervals.", line
             )
-    stacked: jax.Array = jnp.stack(every)
+    stacked: jax.Array = jnp.stack(typed)
     return stacked

@@ -63,32 +63,23 @@ def _ends(columns: np.ndarray, weights: np.ndarray, confidence: float) -> np.nda
     means = np.sort(weights @ unit, axis=0)
     close = 1e-12  # sums of the same numbers in another order are the same mean
     below = ((means < -close).mean(axis=0) + (means <= close).mean(axis=0)) / 2
-    center = _quantiles(below)
+    center = np.array(list(map(_normal().inv_cdf, np.clip(below, 1e-9, 1 - 1e-9))))
     square = (unit**2).sum(axis=0)
     acceleration = (unit**3).sum(axis=0) / (6 * np.where(square > 0, square, 1) ** 1.5)
     outside = _normal().inv_cdf((1 - confidence) / 2)
-    found = []
+    ends = []
     for normal in (outside, -outside):
         moved = center + normal
-        level = _levels(center + moved / (1 - acceleration * moved))
-        place = level * (len(means) - 1)
-        under = np.floor(place).astype(int)
+        level = np.array(list(map(_normal().cdf, center + moved / (1 - acceleration * moved))))
+        rank = level * (len(means) - 1)
+        under = np.floor(rank).astype(int)
         over = np.minimum(under + 1, len(means) - 1)
-        one, other = (np.take_along_axis(means, each[None], axis=0)[0] for each in (under, over))
-        found.append(mean + scale * (one + (place - under) * (other - one)))
-    return np.array(found)
+        lower, upper = (np.take_along_axis(means, index[None], axis=0)[0] for index in (under, over))
+        ends.append(mean + scale * (lower + (rank - under) * (upper - lower)))
+    return np.array(ends)
 
 
 def _normal() -> NormalDist:
     from statistics import NormalDist  # an import of some milliseconds that few need
 
     return NormalDist()
-
-
-def _quantiles(levels: np.ndarray) -> np.ndarray:
-    kept = np.clip(levels, 1e-9, 1 - 1e-9)
-    return np.array([_normal().inv_cdf(float(each)) for each in kept])
-
-
-def _levels(quantiles: np.ndarray) -> np.ndarray:
-    return np.array([_normal().cdf(float(each)) for each in quantiles])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +25,8 @@ Outcome = tuple[Task, dict[str, Metric], str | None, float]
 """Which run, what it measured, why it failed, and the seconds it took."""
 
 
-class Executor(Protocol):
-    """Function that executes runs."""
-
-    def __call__(self, missing: Sequence[Task]) -> Iterator[list[Outcome]]:
-        """Execute the missing runs, and yield their outcomes."""
+Executor = Callable[[Sequence[Task]], Iterator[list[Outcome]]]
+"""Function that executes the missing runs, and yields their outcomes."""
 
 
 def in_python(models: Models, run: Experiment) -> Executor:
@@ -65,16 +62,16 @@ def in_vmap(models: Models, run: Experiment) -> Executor:
     number = len(models.keys)
 
     def batch(together: Compiled, scheme: str) -> tuple[list[dict[str, Metric]], float]:
-        every = [models.arrays(scheme, seed) for seed in range(number)]
+        of_seeds = [models.arrays(scheme, seed) for seed in range(number)]
         stacks = {
-            path: jnp.stack([each[path] for each in every]) if path in models.varying else array
-            for path, array in every[0].items()
+            path: jnp.stack([arrays[path] for arrays in of_seeds]) if path in models.varying else array
+            for path, array in of_seeds[0].items()
         }
         arguments = together.place(stacks, models.keys)
         began = time.perf_counter()
-        found = {name: np.asarray(array) for name, array in together(*arguments).items()}
+        metrics = {name: np.asarray(array) for name, array in together(*arguments).items()}
         seconds = (time.perf_counter() - began) / number
-        return [read_metrics({name: array[seed] for name, array in found.items()}) for seed in range(number)], seconds
+        return [read_metrics({name: array[seed] for name, array in metrics.items()}) for seed in range(number)], seconds
 
     def execute(missing: Sequence[Task]) -> Iterator[list[Outcome]]:
         together = Compiled(models, run, number)
@@ -123,9 +120,8 @@ class Compiled:
     """
 
     def __init__(self, models: Models, run: Experiment, seeds: int | None = None) -> None:
-        varying = models.varying
         self._names: tuple[str, ...] = ()
-        self._varying = varying
+        self._varying = models.varying
 
         def ablated(fixed: Arrays, moving: Arrays, key: jax.Array) -> dict[str, Any]:
             returned = run(models.write({**fixed, **moving}), key)
@@ -134,8 +130,8 @@ class Compiled:
             return {name: jnp.asarray(value) for name, value in returned.items()}
 
         base = models.base(0)
-        fixed = {path: _abstract(array, None) for path, array in base.items() if path not in varying}
-        moving = {path: _abstract(array, seeds) for path, array in base.items() if path in varying}
+        fixed = {path: _abstract(array, None) for path, array in base.items() if path not in models.varying}
+        moving = {path: _abstract(array, seeds) for path, array in base.items() if path in models.varying}
         key = _abstract(models.keys[0], seeds)
         function = ablated if seeds is None else jax.vmap(ablated, in_axes=(None, 0, 0))
         try:
@@ -158,8 +154,8 @@ class Compiled:
 
     def __call__(self, *arguments: Any) -> dict[str, Any]:
         """Return the metrics, once they are computed."""
-        found: dict[str, Any] = jax.block_until_ready(self._compiled(*arguments))
-        return {name: found[name] for name in self._names}
+        metrics: dict[str, Any] = jax.block_until_ready(self._compiled(*arguments))
+        return {name: metrics[name] for name in self._names}
 
 
 def _abstract(leaf: Any, seeds: int | None) -> jax.ShapeDtypeStruct:

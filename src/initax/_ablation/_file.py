@@ -40,20 +40,22 @@ class RunFile:
         header: what the ablation is about.
 
     Raises:
-        InitaxError: the file is none of an ablation, one of another ablation, or damaged.
+        InitaxError: the file is not of an ablation, is of another ablation, or damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str], header: Header) -> None:
         self.path = Path(path)
-        first = _line(header)
+        first = f"{json.dumps(header, ensure_ascii=False)}\n".encode()
         content = self.path.read_bytes() if self.path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if not whole and not first.startswith(content):
             raise InitaxError(_foreign(self.path))
         self.runs: tuple[Run, ...] = ()
         if whole:
-            found, self.runs = _read(self.path, whole)
-            _refuse_other(self.path, found, header)
+            stored, self.runs = _read(self.path, whole)
+            if stored != header:
+                line = "pass another path, or delete the file"
+                raise InitaxError(f"{self.path} holds another ablation.", *_differences(stored, header), line)
         else:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         if content != whole:
@@ -76,15 +78,11 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Header, tuple[Run, ...]]:
     """Return the header and the runs of a file; an incomplete last line is ignored.
 
     Raises:
-        InitaxError: the file is none of an ablation, or damaged.
+        InitaxError: the file is not of an ablation, or damaged.
         FileNotFoundError: there is no such file.
     """
     content = Path(path).read_bytes()
     return _read(Path(path), content[: content.rfind(b"\n") + 1])
-
-
-def _line(header: Header) -> bytes:
-    return f"{json.dumps(header, ensure_ascii=False)}\n".encode()
 
 
 def _foreign(path: Path) -> str:
@@ -114,51 +112,37 @@ def _read(path: Path, content: bytes) -> tuple[Header, tuple[Run, ...]]:
     return header, tuple(runs.values())
 
 
-def _refuse_other(path: Path, found: Header, wanted: Header) -> None:
-    if found != wanted:
-        raise InitaxError(
-            f"{path} holds another ablation.", *_differences(found, wanted), "pass another path, or delete the file"
-        )
-
-
-def _differences(found: Header, wanted: Header) -> Iterator[str]:
-    old, new = found["schemes"], wanted["schemes"]
+def _differences(stored: Header, wanted: Header) -> Iterator[str]:
+    old, new = stored["schemes"], wanted["schemes"]
     if set(old) != set(new):
         yield f"its schemes: {listing(old)}; now: {listing(new)}"
-    for name in (each for each in new if each in old and old[each] != new[each]):
+    for name in (name for name in new if name in old and old[name] != new[name]):
         yield from _changes(name, old[name], new[name])
-    if found["keys"] != wanted["keys"]:
-        counts = [len(each["keys"]["data"]) for each in (found, wanted)]
+    if stored["keys"] != wanted["keys"]:
+        before, now = (len(header["keys"]["data"]) for header in (stored, wanted))
         yield (
-            f"its {counts[0]} keys are not these {counts[1]}"
-            if counts[0] == counts[1]
-            else f"it has {counts[0]} keys, now there are {counts[1]}"
+            f"its {before} keys are not these {now}" if before == now else f"it has {before} keys, now there are {now}"
         )
 
 
 def _changes(name: str, old: Any, new: Any) -> Iterator[str]:
     """What differs between two plans of a scheme: its rules, else the first decision that does."""
     before, after = old["rules"], new["rules"]
-    for one, other in zip(before, after, strict=False):
-        if one != other:
-            yield f'scheme "{name}": its rules have {_rule(one)}, now {_rule(other)}'
+    for rule, other in zip(before, after, strict=False):
+        if rule != other:
+            was, now = (f'"{selector}": {json.dumps(scheme)}' for selector, scheme in (rule, other))
+            yield f'scheme "{name}": its rules have {was}, now {now}'
             return
     if len(before) != len(after):
         yield f'scheme "{name}": it has {len(before)} rules, now there are {len(after)}'
         return
     old, new = old["decisions"], new["decisions"]
-    path = next(each for each in {**old, **new} if old.get(each) != new.get(each))
+    path = next(path for path in {**old, **new} if old.get(path) != new.get(path))
     shown = path or "(model)"
     if path not in old or path not in new:
         news = "is new" if path in new else "is gone"
         yield f'scheme "{name}": {shown} {tuple({**old, **new}[path]["shape"])} {news}'
         return
-    entries = [each for each in {**old[path], **new[path]} if old[path].get(each) != new[path].get(each)]
-    yield f'scheme "{name}": {shown}: ' + ", ".join(
-        f"{each} {old[path].get(each)} → {new[path].get(each)}" for each in entries
-    )
-
-
-def _rule(pair: Any) -> str:
-    selector, scheme = pair
-    return f'"{selector}": {json.dumps(scheme)}'
+    was, now = old[path], new[path]
+    entries = [entry for entry in {**was, **now} if was.get(entry) != now.get(entry)]
+    yield f'scheme "{name}": {shown}: ' + ", ".join(f"{entry} {was.get(entry)} → {now.get(entry)}" for entry in entries)

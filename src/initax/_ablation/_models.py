@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import survey as survey_model
-from initax._errors import InitaxError, ModelError, SchemeError, listing
+from initax._errors import ModelError, SchemeError, listing
 from initax._model._survey import Survey
-from initax._planning._plan import Plan, plan
+from initax._planning._plan import Plan
 from initax._planning._records import Draw, Kept
 from initax._planning._rules import read_rules
 from initax._trace._take_survey import survey
+from initax._verbs._named_rules import named_plans
 
 Arrays = dict[str, Any]
 """Path → array."""
@@ -78,15 +79,10 @@ def models_of(
     build: Callable[[Any], Any] | None = model if is_builder(model) else None
     skeleton = model if build is None else build(keys[0])
     surveyed = survey(skeleton, inputs=inputs, forward=forward, module=module)
-    plans: dict[str, Plan] = {}
-    for name, rules in schemes.items():
-        try:
-            plans[name] = plan(surveyed, rules, default=default)
-        except InitaxError as error:
-            raise type(error)(f'scheme "{name}": {error}') from error
+    plans = named_plans("scheme", surveyed, schemes, default)
     again = functools.partial(survey_model, module=module, inputs=inputs, forward=forward)
     arrays = _arrays(surveyed)
-    drawn = {each.parameter.path for made in plans.values() for each in made.draws}
+    drawn = {draw.parameter.path for plan in plans.values() for draw in plan.draws}
     _refuse_abstract(arrays, plans)
 
     @functools.lru_cache(maxsize=cache)
@@ -114,14 +110,11 @@ def _arrays(survey: Survey) -> Arrays:
     return {path: survey.at(path) for path in survey.places}
 
 
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray)
-
-
 def _refuse_abstract(arrays: Arrays, plans: Mapping[str, Plan]) -> None:
-    for name, each in plans.items():
-        drawn = {draw.parameter.path for draw in each.draws}
-        missing = [path for path, array in arrays.items() if path not in drawn and not _is_array(array)]
+    shapes = [path for path, array in arrays.items() if not isinstance(array, jax.Array | np.ndarray)]
+    for name, plan in plans.items():
+        drawn = {draw.parameter.path for draw in plan.draws}
+        missing = [path for path in shapes if path not in drawn]
         if missing:
             raise ModelError(
                 f'scheme "{name}" draws no {missing[0] or "(model)"}, and the model has only its shape.',
@@ -133,13 +126,14 @@ def _refuse_abstract(arrays: Arrays, plans: Mapping[str, Plan]) -> None:
 def _refuse_changed(first: Arrays, other: Arrays, seed: int) -> None:
     if first is other:
         return
-    shapes = [{path: (array.shape, array.dtype) for path, array in each.items()} for each in (first, other)]
-    if shapes[0] != shapes[1]:
-        path = next(path for path in {**first, **other} if shapes[0].get(path) != shapes[1].get(path))
-        one, two = (f"{each[path][1]}{list(each[path][0])}" if path in each else "none" for each in shapes)
+    old, new = (
+        {path: f"{array.dtype}{list(array.shape)}" for path, array in arrays.items()} for arrays in (first, other)
+    )
+    if old != new:
+        path = next(path for path in {**old, **new} if old.get(path) != new.get(path))
         raise ModelError(
             "the function that makes the model makes another one for another key.",
-            f"{path or '(model)'}: {one} for key 0, {two} for key {seed}",
+            f"{path or '(model)'}: {old.get(path, 'none')} for key 0, {new.get(path, 'none')} for key {seed}",
         )
 
 
@@ -153,7 +147,7 @@ def plan_data(name: str, rules: Mapping[Any, Any], models: Models) -> dict[str, 
     What a function draws has no name that outlives the process. Its arrays are drawn once, under the first key, and
     their standard deviations stand for it, to three digits.
     """
-    made = models.plans[name]
+    plan = models.plans[name]
     specs, callables = [], False
     for rule in read_rules(rules):
         try:
@@ -161,18 +155,14 @@ def plan_data(name: str, rules: Mapping[Any, Any], models: Models) -> dict[str, 
         except SchemeError:
             spec, callables = str(rule.scheme), True
         specs.append([rule.text, spec])
-    measured = made.arrays(models.keys[0]) if callables else {}
+    measured = plan.arrays(models.keys[0]) if callables else {}
     decisions: dict[str, Any] = {}
-    for row in (*map(Draw.to_dict, made.draws), *map(Kept.to_dict, made.kept)):
+    for row in (*map(Draw.to_dict, plan.draws), *map(Kept.to_dict, plan.kept)):
         decisions[row["path"]] = {name: row[name] for name in STORED if name in row}
-    for draw in made.draws:
+    for draw in plan.draws:
         path, std = draw.parameter.path, draw.std
-        known = f"{float(jnp.std(measured[path])):.3g}" if std is None and path in measured else _short(std)
-        decisions[path]["std"] = known
+        known = None if std is None else float(f"{std:.9g}")
+        decisions[path]["std"] = f"{jnp.std(measured[path]):.3g}" if std is None and path in measured else known
     content = {"rules": specs, "decisions": decisions}
     digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
     return {"fingerprint": digest, **content}
-
-
-def _short(std: float | None) -> float | None:
-    return None if std is None else float(f"{std:.9g}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from initax._errors import InitaxError
+from initax._ablation._summary import Summary
+from initax._verbs._figures import draw_band, new_figure
 
 COLORS = ("#444444", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colors, which stay apart for color-blind readers."""
@@ -18,62 +18,49 @@ LOGARITHMIC = 10.0
 """Positive means that span more than this factor are shown on a logarithmic axis."""
 
 
-@dataclass(frozen=True, slots=True)
-class Band:
-    """A mean and its interval under one scheme."""
-
-    scheme: str
-    mean: Any
-    low: Any
-    high: Any
-
-
-def draw_panels(panels: Mapping[str, Sequence[Band]]) -> Any:
+def draw_panels(panels: Mapping[str, Sequence[Summary]]) -> Any:
     """Return a figure with one panel for each metric.
 
     Raises:
         InitaxError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InitaxError("plot() draws with matplotlib, which is missing.", "pip install initax[plot]") from error
-    figure = Figure(figsize=(4.5 * len(panels) + 1, 3.6), layout="constrained")
+    figure = new_figure(4.5 * len(panels) + 1, 3.6)
     labelled = False
-    for panel, (name, bands) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for panel, (name, summaries) in zip(axes, panels.items(), strict=True):
         panel.set_title(name)
-        curves = np.ndim(bands[0].mean) == 1
-        (_curves if curves else _points)(panel, bands)
+        curves = np.ndim(summaries[0].mean) == 1
+        (_curves if curves else _points)(panel, summaries)
         if curves and not labelled:
-            figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(bands), 4))
+            figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(summaries), 4))
             labelled = True
     return figure
 
 
-def _curves(panel: Any, bands: Sequence[Band]) -> None:
-    for index, band in enumerate(bands):
-        steps = np.arange(1, len(band.mean) + 1)
+def _curves(panel: Any, summaries: Sequence[Summary]) -> None:
+    for index, one in enumerate(summaries):
+        steps = np.arange(1, np.size(one.mean) + 1)
         color, style = COLORS[index % len(COLORS)], STYLES[index // len(COLORS) % len(STYLES)]
-        panel.fill_between(steps, band.low, band.high, color=color, alpha=0.2, linewidth=0)
-        panel.plot(steps, band.mean, style, color=color, label=band.scheme)
+        draw_band(panel, steps, one.low, one.mean, one.high, color=color, linestyle=style, label=one.scheme)
     panel.set_xlabel("entry")
-    if _spans(bands):
+    if _spans(summaries):
         panel.set_yscale("log")
 
 
-def _points(panel: Any, bands: Sequence[Band]) -> None:
-    for index, band in enumerate(bands):
+def _points(panel: Any, summaries: Sequence[Summary]) -> None:
+    for index, one in enumerate(summaries):
         color = COLORS[index % len(COLORS)]
-        if np.isfinite(band.low):
-            panel.plot([band.low, band.high], [index, index], color=color, linewidth=2)
-        panel.plot([band.mean], [index], "o", color=color)
-    panel.set_yticks(range(len(bands)), [band.scheme for band in bands])
+        if np.isfinite(one.low):
+            panel.plot([one.low, one.high], [index, index], color=color, linewidth=2)
+        panel.plot([one.mean], [index], "o", color=color)
+    panel.set_yticks(range(len(summaries)), [one.scheme for one in summaries])
     panel.invert_yaxis()
-    if _spans(bands):
+    if _spans(summaries):
         panel.set_xscale("log")
 
 
-def _spans(bands: Sequence[Band]) -> bool:
-    every = np.concatenate([np.ravel(each) for band in bands for each in (band.mean, band.low, band.high)])
-    finite = every[np.isfinite(every)]
+def _spans(summaries: Sequence[Summary]) -> bool:
+    """Whether means and intervals are positive, and too far apart for a linear axis."""
+    numbers = np.concatenate([np.ravel(number) for one in summaries for number in (one.mean, one.low, one.high)])
+    finite = numbers[np.isfinite(numbers)]
     return bool(finite.size and finite.min() > 0 and finite.max() / finite.min() > LOGARITHMIC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._ablation._bootstrap import RESAMPLES
+from initax._ablation._bootstrap import RESAMPLES, interval
 from initax._ablation._file import read_file
-from initax._ablation._plot import Band, draw_panels
+from initax._ablation._plot import draw_panels
 from initax._ablation._run import Run
-from initax._ablation._summary import Summary, summarize
+from initax._ablation._summary import Summary, mean_of
 from initax._ablation._tables import failure_list, metric_table
 from initax._errors import InitaxError, did_you_mean, listing
 
@@ -90,10 +91,10 @@ class Ablation:
         shapes = list(dict.fromkeys(np.shape(run.metrics[metric]) for run in having))
         if len(shapes) > 1:
             raise InitaxError(f'runs have the metric "{metric}" in different shapes: {listing(map(str, shapes))}.')
-        found = {name: np.full((len(self.keys), *shapes[0]), np.nan) for name in self.plans}
+        values = {name: np.full((len(self.keys), *shapes[0]), np.nan) for name in self.plans}
         for run in having:
-            found[run.scheme][run.seed] = run.metrics[metric]
-        return found
+            values[run.scheme][run.seed] = run.metrics[metric]
+        return values
 
     def summary(
         self, metric: str, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
@@ -114,22 +115,32 @@ class Ablation:
         """
         if not 0 < confidence < 1:
             raise InitaxError(f"confidence must be strictly between 0 and 1, not {confidence!r}.")
-        return summarize(
-            metric,
-            self.values(metric),
-            {name: self._seeds(name, metric) for name in self.plans},
-            {name: sum(run.scheme == name and run.error is not None for run in self.runs) for name in self.plans},
-            self.baseline,
-            confidence=confidence,
-            resamples=resamples,
-            seed=seed,
-        )
-
-    def _seeds(self, scheme: str, metric: str) -> np.ndarray:
-        """Whether each seed has the metric."""
-        has = np.zeros(len(self.keys), bool)
-        has[[run.seed for run in self.runs if run.scheme == scheme and metric in run.metrics]] = True
-        return has
+        values, has = self.values(metric), {name: np.zeros(len(self.keys), bool) for name in self.plans}
+        for run in self.runs:
+            has[run.scheme][run.seed] = metric in run.metrics
+        ends = functools.partial(interval, confidence=confidence, resamples=resamples, seed=seed)
+        summaries = []
+        for name, array in values.items():
+            numbers, both = array[has[name]], has[name] & has[self.baseline]
+            with np.errstate(invalid="ignore"):  # the difference of two infinities is not a number
+                differences = array[both] - values[self.baseline][both]
+            (low, high), (difference_low, difference_high) = ends(numbers), ends(differences)
+            summaries.append(
+                Summary(
+                    metric=metric,
+                    scheme=name,
+                    runs=len(numbers),
+                    failed=sum(run.scheme == name and run.error is not None for run in self.runs),
+                    diverged=sum(not np.isfinite(number).all() for number in numbers),
+                    mean=mean_of(numbers),
+                    low=low,
+                    high=high,
+                    difference=mean_of(differences),
+                    difference_low=difference_low,
+                    difference_high=difference_high,
+                )
+            )
+        return tuple(summaries)
 
     def _shape(self, metric: str) -> tuple[int, ...] | None:
         """The shape that a metric has in every run; `None` where runs differ."""
@@ -159,12 +170,11 @@ class Ablation:
         """
         shapes = {name: self._shape(name) for name in self.metrics}
         every = [name for name, shape in shapes.items() if shape is not None and len(shape) < 2]
-        panels: dict[str, list[Band]] = {}
+        panels: dict[str, tuple[Summary, ...]] = {}
         for name in [metrics] if isinstance(metrics, str) else every if metrics is None else metrics:
-            found = self.summary(name, confidence=confidence)
-            if (rank := np.ndim(found[0].mean)) > 1:
+            panels[name] = self.summary(name, confidence=confidence)
+            if (rank := np.ndim(panels[name][0].mean)) > 1:
                 raise InitaxError(f'"{name}" has {rank} axes; plot() shows numbers and curves.')
-            panels[name] = [Band(each.scheme, each.mean, each.low, each.high) for each in found]
         if not panels:
             raise InitaxError("plot() finds no metric to show: every run failed, or returned larger arrays.")
         return draw_panels(panels)

@@ -119,5 +119,5 @@ def _number(array: np.ndarray) -> Metric:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
-        return [_plain(each) for each in value]
+        return [_plain(entry) for entry in value]
     return value if np.isfinite(value) else str(value)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from initax._ablation._bootstrap import Numbers, interval
+from initax._ablation._bootstrap import Numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,58 +40,8 @@ class Summary:
     difference_high: Numbers
 
 
-def summarize(
-    metric: str,
-    values: Mapping[str, np.ndarray],
-    has: Mapping[str, np.ndarray],
-    failed: Mapping[str, int],
-    baseline: str,
-    *,
-    confidence: float,
-    resamples: int,
-    seed: int,
-) -> tuple[Summary, ...]:
-    """Return the summary of each scheme.
-
-    Args:
-        metric: name of the metric.
-        values: scheme → numbers, shape `(seeds, ...)`.
-        has: scheme → whether each seed has the metric, shape `(seeds,)`.
-        failed: scheme → how many runs failed.
-        baseline: the scheme that differences are taken from.
-        confidence: how often intervals hold the true mean.
-        resamples: number of resamples.
-        seed: seed of the resampling.
-    """
-
-    def ends(numbers: np.ndarray) -> tuple[Numbers, Numbers]:
-        return interval(numbers, confidence=confidence, resamples=resamples, seed=seed)
-
-    found = []
-    for name, array in values.items():
-        own, both = array[has[name]], has[name] & has[baseline]
-        with np.errstate(invalid="ignore"):  # the difference of two infinities is not a number
-            apart = array[both] - values[baseline][both]
-        (low, high), (apart_low, apart_high) = ends(own), ends(apart)
-        found.append(
-            Summary(
-                metric=metric,
-                scheme=name,
-                runs=len(own),
-                failed=failed[name],
-                diverged=sum(not np.isfinite(each).all() for each in own),
-                mean=_mean(own),
-                low=low,
-                high=high,
-                difference=_mean(apart),
-                difference_low=apart_low,
-                difference_high=apart_high,
-            )
-        )
-    return tuple(found)
-
-
-def _mean(values: np.ndarray) -> Numbers:
+def mean_of(values: np.ndarray) -> Numbers:
+    """Return the mean over runs, `nan` where there are none."""
     if not len(values):
         return np.full(values.shape[1:], np.nan)[()]
     with np.errstate(invalid="ignore"):

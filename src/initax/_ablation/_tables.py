@@ -20,14 +20,14 @@ def metric_table(title: str, summaries: Sequence[Summary], baseline: str) -> str
     """Return a table of one metric, a row for each scheme; of a curve the last entry."""
     rows = [
         (
-            each.scheme,
-            f"{each.runs}" + (f" ({each.diverged} diverged)" if each.diverged else ""),
-            _text(each.mean),
-            _span(each.low, each.high),
-            "" if each.scheme == baseline else _text(each.difference, "+"),
-            "" if each.scheme == baseline else _span(each.difference_low, each.difference_high, "+"),
+            summary.scheme,
+            f"{summary.runs}" + (f" ({summary.diverged} diverged)" if summary.diverged else ""),
+            _text(summary.mean),
+            _span(summary.low, summary.high),
+            "" if summary.scheme == baseline else _text(summary.difference, "+"),
+            "" if summary.scheme == baseline else _span(summary.difference_low, summary.difference_high, "+"),
         )
-        for each in summaries
+        for summary in summaries
     ]
     heads = ("scheme", "runs", "mean", "95 % interval", f"difference from {baseline}", "95 % interval")
     return table(title, heads, rows)

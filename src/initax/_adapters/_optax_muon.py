@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from optax.contrib import MuonDimensionNumbers
 
 Trees = Callable[[Any], Any]
 """Function from parameters to a tree of their structure, with one thing for each array."""
+
+ARGUMENTS = tuple(inspect.signature(optax.contrib.muon).parameters)
+"""The arguments of optax's Muon."""
 
 
 def numbers(reduction: tuple[int, ...], output: tuple[int, ...]) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -33,14 +33,14 @@ from initax._drawing._program import (
     filler,
     run,
     sampler,
-    shaper,
 )
 from initax._drawing._progress import bar
 from initax._drawing._rows import MUCH, drawn_in_rows, serves
+from initax._drawing._singly import core_programs, plainer_programs, singly
 from initax._math._keys import CONFIG, as_key, fold_paths, fold_paths_on_host, vmap_is_exact
 from initax._math._multihost import agree, meet
-from initax._math._sharding import explicit_names, folded, no_mesh, stated_spec
-from initax._math._threefry import COUNTERS, FUSED
+from initax._math._sharding import explicit_names, no_mesh, stated_spec
+from initax._math._threefry import FUSED
 
 MANY = 256
 """Equal arrays without random numbers from which a program costs less than bringing each from the host."""
@@ -78,7 +78,11 @@ def draw_one(program: Program, numbers: tuple[Any, ...], key: Any) -> jax.Array:
     """Return one array, drawn from the key itself."""
     typed = as_key(key)
     build = functools.partial(sampler, implementation=drawing_implementation(str(jax.random.key_impl(typed))))
-    return run(build, program, "", jax.random.key_data(typed), program.numbers(numbers))[0]
+    arguments = jax.random.key_data(typed), program.numbers(numbers)
+    if isinstance(arguments[0], jax.core.Tracer):
+        traced: Arrays = build(program).plain(*arguments)
+        return traced[0]
+    return run(build, program, "", *arguments)[0]
 
 
 def lower(jobs: Sequence[Job]) -> dict[tuple[str, ...], jax.stages.Lowered]:
@@ -118,7 +122,7 @@ def _concrete(groups: Groups, jobs: Sequence[Job], key: jax.Array, progress: boo
     implementation = drawing_implementation(str(jax.random.key_impl(key)))
     data = fold_paths_on_host(key, [job.paths[0] for job in jobs])
     exact = vmap_is_exact(key) and CONFIG.jax_threefry_partitionable
-    plainer = _plainer(groups) if exact else {}
+    drawing = core_programs(groups) | (plainer_programs(groups) if exact else {})
     in_rows: dict[Program, list[int]] = {}
     much: Counter[Any] = Counter()
     for program, rows in groups.items():
@@ -130,7 +134,7 @@ def _concrete(groups: Groups, jobs: Sequence[Job], key: jax.Array, progress: boo
         elif implementation == FUSED and much[_size(program)] < MUCH and serves(program, jobs[rows[0]].numbers):
             in_rows[program] = rows
         else:
-            ways.append(_singly(program, plainer.get(program, program), implementation, rows, data, jobs))
+            ways.append(singly(program, drawing.get(program, program), implementation, rows, data, jobs))
     ways.extend(drawn_in_rows(in_rows, jobs, data))
     found: dict[int, Arrays] = {}
     with bar(sum(job.program.entries for job in jobs) if progress else 0, shown=progress) as step:
@@ -171,63 +175,6 @@ def _account(jobs: Sequence[Job], key: jax.Array) -> tuple[str, ...]:
     words = np.asarray(jax.random.key_data(key)).tolist()
     rows = (f"{job.paths} {job.program.kernel!r} {job.program.shape} {job.program.dtype} {job.numbers}" for job in jobs)
     return (f"key {jax.random.key_impl(key)} {words}", *rows)
-
-
-def _plainer(programs: Iterable[Program]) -> dict[Program, Program]:
-    """Programs that only draw entries → the ones that draw the same in a shape of fewer axes.
-
-    An entry depends on its place in row-major order alone. On a CPU, XLA does not vectorize loops along short axes: a
-    (512, 512, 3, 3) takes six times as long as a vector of as many entries, and no reshape within the program helps.
-    Anywhere else a vector is taken only where several shapes can share it, which saves compiling.
-    """
-    found = {}
-    for program in programs:
-        if program.is_alone and program.entries and len(program.shape) > 1:
-            shape, home = folded(program.shape, program.shardings[0])
-            if max(shape) < COUNTERS:
-                found[program] = replace(program, shape=shape, shardings=(home,))
-    uses = Counter(found.values())
-    return {program: one for program, one in found.items() if uses[one] > 1 or program.platform == "cpu"}
-
-
-def _singly(
-    program: Program,
-    compiled: Program,
-    implementation: Any,
-    rows: list[int],
-    data: np.ndarray,
-    jobs: Sequence[Job],
-) -> Way:
-    """One call per row. `compiled` is the program, or one of another shape, whose arrays are shaped afterwards."""
-    build = functools.partial(sampler, implementation=implementation)
-    giving = functools.partial(sampler, implementation=implementation, donates=True)
-    home, is_plainer = program.shardings[0], compiled is not program
-    shaped, plain = shaper(program.shape, home), shaper(compiled.shape, compiled.shardings[0])
-
-    def made() -> Iterator[tuple[int, Arrays]]:
-        for row in rows:
-            job = jobs[row]
-            inputs, donor = job.inputs, job.donor
-            gives = donor is not None and (job.old is None or job.old is donor)
-            if gives and job.old is None:
-                inputs = (plain(donor) if is_plainer else donor,)
-            drawn = run(
-                giving if gives else build, compiled, job.paths[0], data[row], program.numbers(job.numbers), *inputs
-            )
-            yield row, (shaped(drawn[0]),) if is_plainer else drawn
-
-    first = jobs[rows[0]]
-    needs, inputs, donor = [], first.inputs, first.donor
-    gives = donor is not None and (first.old is None or first.old is donor)
-    there = jax.ShapeDtypeStruct(compiled.shape, compiled.dtype, sharding=compiled.shardings[0])
-    if is_plainer:
-        needs.append(Need(shaped, (there,)))
-    if gives and first.old is None:
-        needs += [Need(plain, (donor,))] if is_plainer else []
-        inputs = (there,)
-    build_first = giving if gives else build
-    needs.append(Need(build_first(compiled), (data[rows[0]], program.numbers(first.numbers), *inputs)))
-    return Way(tuple(needs), made())
 
 
 def _spread(groups: Groups, jobs: Sequence[Job], keys: jax.Array) -> dict[int, Arrays]:

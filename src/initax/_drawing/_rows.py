@@ -197,7 +197,7 @@ def _drawer(kernel: Any, dtype: Any, entries: int) -> Compiled:
     def row(data: jax.Array, numbers: tuple[Any, ...]) -> jax.Array:
         return program(jax.random.wrap_key_data(data, impl=PLACED), numbers)[0]
 
-    return Compiled(jax.vmap(row))
+    return Compiled(jax.vmap(row), is_wide=True)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -135,17 +135,18 @@ FUSED: Any = jax.extend.random.define_prng_impl(
 """The implementation of JAX's keys that draws the same bits in one pass."""
 
 
-def placed(keys: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return the data of keys of `PLACED`, shape (count, 4).
+def placed(keys: Any, places: np.ndarray) -> Any:
+    """Return the data of keys of `PLACED`, shape (count, 4), as NumPy's or JAX's array.
 
     Args:
-        keys: data of the keys, shape (count, 2).
+        keys: data of the keys, shape (count, 2), NumPy's or JAX's array.
         places: the place in row-major order at which each begins to draw, shape (count,): a multiple of how many
             entries are drawn from there, a power of two.
     """
     wide = places.astype(np.uint64)
     words = np.stack([wide >> np.uint64(32), wide & np.uint64(COUNTERS - 1)], axis=-1).astype(np.uint32)
-    return np.concatenate([keys, words], axis=-1)
+    joined = np.concatenate if isinstance(keys, np.ndarray) else jnp.concatenate
+    return joined([keys, words], axis=-1)
 
 
 def _random_bits_from_place(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:

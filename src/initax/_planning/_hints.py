@@ -17,7 +17,7 @@ from initax._model._register import ARGUMENTS
 from initax._model._residual import PARTS
 from initax._planning._records import Kept
 from initax._planning._selectors import RESIDUAL, Selector, class_names, glob, is_glob, matches_one, selects_any
-from initax.schemes._aliases import ROLES_ELSEWHERE
+from initax.schemes._hints import ROLES_ELSEWHERE
 from initax.schemes._scheme import WORDS
 
 

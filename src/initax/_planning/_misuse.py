@@ -124,6 +124,7 @@ LOOKS_LIKE: dict[str, Callable[[Any], bool]] = {
     "text": _is_text,
     "run": _is_function,
     "learning_rate": _is_learning_rate,
+    "activation": lambda value: isinstance(value, str) or _is_function(value),
 }
 """Name of an argument → whether a value looks like one."""
 

@@ -16,7 +16,7 @@ from initax._model._parameter import ROLES
 from initax._planning._hints import no_source_of_rules
 from initax._planning._label_rules import KINDS, read_label_rules
 from initax._planning._rules import read_rules
-from initax.schemes._scheme import unknown_role
+from initax.schemes._hints import unknown_role
 
 WORDS = frozenset({*ROLES, "axes", "sizes", "base", "name"})
 """Keys of a table that stands for a scheme."""

@@ -154,7 +154,7 @@ class Search:
         projected = [branch for node in others if (branch := self._projected(node, by_bit)) is not None]
         branches = self._in_every_step([*branches, *projected])
         linked = self._linked(branches)
-        branches = [each for each in branches if not (each.projected or each.scaled) or each.sum.number in linked]
+        branches = [one for one in branches if not (one.projected or one.scaled) or one.sum.number in linked]
         self._place(branches)
         return branches
 
@@ -239,7 +239,7 @@ class Search:
     def _linked(self, branches: Sequence[Branch]) -> set[int]:
         """The sums in front of which, or behind which, there is another one of their stream."""
         self._place(branches)
-        return {each.sum.number for branch in branches if branch.before for each in (branch, *branch.before)}
+        return {one.sum.number for branch in branches if branch.before for one in (branch, *branch.before)}
 
     def _place(self, branches: Sequence[Branch]) -> None:
         """Note of each sum the innermost branch that it lies in, with its fork, and number it in its stream."""

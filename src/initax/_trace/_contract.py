@@ -9,6 +9,7 @@ from typing import Any
 
 from initax._model._reason import Why
 from initax._trace._factors import FOREIGN, Factor, Slot, foreign
+from initax._trace._sums import mixed
 from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, What, assign, resolve_links, size
 from initax._trace._views import Link, Stop, View, placed, reshaped
 
@@ -244,6 +245,9 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, line: str) -> V
         flat = _moved(left, right, from_left, from_right)
         is_gate = left.data and right.data and batch and not left_sum and bool(free_left) != bool(free_right)
         gates = (_gate(shape, batch),) if is_gate else ()
+        for signal, other, axes in ((left, right, left_sum), (right, left, right_sum)):
+            if signal.outputs and not other.data and len(other.shape) == len(axes) + batch:
+                mixed(signal.outputs, axes, uses, line)  # weighed by constants, and added up
         one, places = (left, from_left) if left.inputless else (right, from_right)
         outputs = tuple(
             replace(placed(view, places, shape), scaled=True)
@@ -381,9 +385,9 @@ def _linked(
 ) -> Value:
     number = uses.link()
     views = []
-    for value, summed, places in ((left, left_sum, from_left), (right, right_sum, from_right)):
+    for value, axes, places in ((left, left_sum, from_left), (right, right_sum, from_right)):
         for view in value.weights:
-            gone = tuple(factor for axis in summed for factor in view.opened(view.axes[axis]))
+            gone = tuple(factor for axis in axes for factor in view.opened(view.axes[axis]))
             views.append(replace(placed(view, places, shape), links=(*view.links, Link(number, gone))))
     return Value(shape=shape, weights=tuple(views))
 

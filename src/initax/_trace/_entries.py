@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from initax._trace._factors import FOREIGN, Factor, Slot
+from initax._trace._factors import FOREIGN, Factor, Slot, digits, length
 from initax._trace._views import View
 
 Whole = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
@@ -73,25 +73,17 @@ def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: S
     missing = np.zeros([1] * len(along), bool)
     for place, axis in enumerate(along):
         lengthwise = [-1 if index == place else 1 for index in range(len(along))]
-        for factor, digit in _digits(np.arange(math.prod(each.size for each in view.axes[axis])), view.axes[axis]):
+        factors = view.axes[axis]
+        for factor, digit in zip(factors, digits(np.arange(length(factors)), factors), strict=True):
             inside = [(factor, digit)]
             if isinstance(factor, Slot):
                 here = factor.index[digit]
                 missing = missing | (here < 0).reshape(lengthwise)
-                inside = _digits(here, factor.factors)
+                inside = list(zip(factor.factors, digits(here, factor.factors), strict=True))
             for each, own in inside:
                 if each.axis != FOREIGN:
                     numbers = numbers + (own * each.inner * stride[each.axis]).reshape(lengthwise)
     return np.where(missing, -1, numbers)
-
-
-def _digits(index: Whole, factors: Sequence[Factor]) -> list[tuple[Factor, Whole]]:
-    """Return the digit of each factor, outermost first, of an index along their product."""
-    found = []
-    for factor in reversed(factors):
-        found.append((factor, index % factor.size))
-        index = index // factor.size
-    return found[::-1]
 
 
 def steps_of(view: View) -> tuple[Factor, ...]:
@@ -111,7 +103,7 @@ def step_numbers(index: Whole, factors: Sequence[Factor], shape: Sequence[int], 
     """
     stride = _strides(shape, axes)
     added: Whole = np.zeros_like(index)
-    for factor, digit in _digits(index, factors):
+    for factor, digit in zip(factors, digits(index, factors), strict=True):
         added += digit * factor.inner * stride[factor.axis]
     return added
 

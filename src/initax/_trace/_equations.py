@@ -6,7 +6,8 @@ goes by which rule.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +17,11 @@ from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
 from initax._trace._factors import FOREIGN, Factor
+from initax._trace._indices import Constant, Series
 from initax._trace._pairs import imaginary, paired, turned
-from initax._trace._sums import joined_summed, summed, summed_product
+from initax._trace._sums import joined_summed, mixed, summed, summed_product
 from initax._trace._uses import Uses, Value
-from initax._trace._views import Link, Stop, View
+from initax._trace._views import Link, Stop, View, entries_at
 
 Values = Sequence[Value]
 
@@ -69,6 +71,7 @@ def tile(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
 
 def cumsum(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     """Follow a running sum."""
+    mixed(values[0].outputs, [eqn.params["axis"]], uses, line)
     return layout.running(values[0], eqn.params["axis"], eqn.primitive.name, line)
 
 
@@ -188,7 +191,8 @@ def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, line: str) -> Val
     numbers = [start.numbers for start in starts]
     found = [int(number) for number in numbers if number is not None]
     if len(found) < len(starts) or any(start.data for start in starts) or not _readable(values):
-        return _overwritten(eqn, values, uses)
+        where = {axis: start.constant for axis, start in enumerate(starts) if start.numbers is None}
+        return _put_in(under, over, where, 0, uses) or _overwritten(eqn, values, uses)
     last = [total - size for total, size in zip(under.shape, over.shape, strict=True)]
     first = [min(max(start, 0), most) for start, most in zip(found, last, strict=True)]
     return layout.write(under, over, first, uses, line)
@@ -199,7 +203,17 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     under, indices, over = values
     adds = eqn.primitive.name == "scatter-add"
     number = None if indices.data else indices.numbers
-    if number is None or not _readable((under, over)):
+    holds = under.outputs or under.joined or over.outputs or over.joined
+    if number is None and not adds and holds:
+        numbers = eqn.params["dimension_numbers"]
+        places = [None if axis in numbers.inserted_window_dims else 0 for axis in range(len(under.shape))]
+        window = iter(numbers.update_window_dims)
+        places = [None if place is None else next(window) for place in places]
+        block = layout.rearrange(over, places, [1 if index is None else over.shape[index] for index in places])
+        where = dict.fromkeys(numbers.scatter_dims_to_operand_dims, indices.constant)
+        one = math.prod(indices.shape[:-1]) == 1
+        return (one and _put_in(under, block, where, 0, uses)) or _overwritten(eqn, (under, over), uses)
+    if number is None or not (_readable((under, over)) or (holds and not under.weights and not over.weights)):
         return _overwritten(eqn, (under, over), uses)
     if adds and under.weights and over.weights:
         return None
@@ -207,7 +221,7 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     axes, gone = numbers.scatter_dims_to_operand_dims, numbers.inserted_window_dims
     if numbers.operand_batching_dims:
         return None
-    rows = number.reshape(-1, number.shape[-1])
+    rows = number.reshape(math.prod(number.shape[:-1]), number.shape[-1])
     kept = [axis for axis in range(len(under.shape)) if axis not in gone]
     window = dict(zip(kept, numbers.update_window_dims, strict=True))
     if len(rows) == 1:
@@ -217,7 +231,12 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
         fits = all(
             0 <= start <= total - size for start, total, size in zip(starts, under.shape, block.shape, strict=True)
         )
+        if fits and not under.weights and not over.weights:
+            return _placed(eqn, under, block, starts, uses, line)
         return layout.write(under, block, starts, uses, line, adds) if fits else None
+    if not under.weights and not over.weights:
+        mixed(over.outputs if adds else (), range(len(over.shape)), uses, line)
+        return _overwritten(eqn, (under, over), uses)
     around = [index for index in range(len(over.shape)) if index not in numbers.update_window_dims]
     if len(axes) != 1 or axes != gone or len(around) != 1:
         return None
@@ -227,6 +246,41 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
         return None
     block = layout.rearrange(over, places, shape)
     return layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, line, adds)
+
+
+def _put_in(under: Value, over: Value, where: Mapping[int, Constant | None], column: int, uses: Uses) -> Value | None:
+    """Return a signal of which each step of a loop overwrites one entry along an axis; `None` where that is not so.
+
+    Args:
+        under: the signal.
+        over: the entry.
+        where: axis → the number of the entry, for the axes where it changes.
+        column: which entry of that number it is.
+        uses: the uses so far.
+    """
+    (axis, number), *others = where.items() or [(0, None)]
+    if others or under.weights or over.weights or not isinstance(number, Series) or over.shape[axis] != 1:
+        return None
+    views = []
+    for view in (*over.outputs, *over.joined):
+        steps = [step for step in uses.steps_of(view) if step.loop == number.loop]
+        held = entries_at(number, column, steps[0], under.shape[axis]) if len(steps) == 1 else None
+        if held is not None:
+            views.append(replace(view, axes=(*view.axes[:axis], held, *view.axes[axis + 1 :])))
+    return Value(shape=under.shape, data=True, joined=(*under.joined, *views)) if views else None
+
+
+def _placed(eqn: Any, under: Value, block: Value, starts: Sequence[int], uses: Uses, line: str) -> Value:
+    """Return a signal of which a block is overwritten, or added to, at a known place."""
+    config = [
+        (start, total - start - size, 0) for start, total, size in zip(starts, under.shape, block.shape, strict=True)
+    ]
+    over = layout.pad(block, config, uses, line)
+    if eqn.primitive.name == "scatter-add":
+        return elementwise.added("add", under, over, under.shape, uses, line)
+    layout.together((under, over), uses)
+    views = (*under.outputs, *under.joined, *over.outputs, *over.joined)
+    return Value(shape=under.shape, data=True, joined=tuple(dict.fromkeys(views)))
 
 
 def _readable(values: Values) -> bool:
@@ -307,6 +361,18 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
 def _own(view: View, axes: Sequence[int]) -> bool:
     """Return whether a value holds entries of a parameter along some axes."""
     return any(factor.axis != FOREIGN and factor.size > 1 for axis in axes for factor in view.axes[axis])
+
+
+def psum(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
+    """Follow a sum over an axis that `vmap` names, which is an axis of the operand."""
+    whole = all(isinstance(axis, int) for axis in eqn.params["axes"]) and not eqn.params.get("axis_index_groups")
+    return reduce_sum(eqn, values, uses, line) if whole and len(values) == 1 else None
+
+
+def pooled(eqn: Any, values: Values, uses: Uses, line: str) -> None:
+    """Follow sums over windows."""
+    wide = [axis for axis, size in enumerate(eqn.params["window_dimensions"]) if size > 1]
+    mixed(values[0].outputs, wide, uses, line)
 
 
 def _is_plain_sum(view: View, axes: Sequence[int]) -> bool:

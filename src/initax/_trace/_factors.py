@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -300,10 +301,13 @@ def _pair(factors: tuple[Factor, ...], index: Index) -> tuple[Listed, Listed] | 
     return None
 
 
-def digits(index: int, factors: Sequence[Factor]) -> list[int]:
-    """Return the index along each factor of an index along their product."""
-    found: list[int] = []
+Number = TypeVar("Number", int, Index)
+
+
+def digits(index: Number, factors: Sequence[Factor]) -> list[Number]:
+    """Return the index along each factor, outermost first, of an index along their product, or of several."""
+    along: list[Number] = []
     for factor in reversed(factors):
-        index, digit = divmod(index, factor.size)
-        found.append(digit)
-    return found[::-1]
+        along.append(index % factor.size)
+        index = index // factor.size
+    return along[::-1]

@@ -79,11 +79,8 @@ class _Flowing(Interpreter[Node]):
 
     def cond(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
         """Return what either branch leaves."""
-        branches = [self.call(inner, values[1:], (*at, number)) for number, inner in enumerate(eqn.params["branches"])]
-        return [
-            self.new([(case, "carry") for case in cases], at, var.aval, **shared(cases))
-            for cases, var in zip(zip(*branches, strict=True), eqn.outvars, strict=True)
-        ]
+        pairs = zip(self.cases(eqn, values, at), eqn.outvars, strict=True)
+        return [self.new([(case, "carry") for case in cases], at, var.aval, **shared(cases)) for cases, var in pairs]
 
     def scan(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
         """Open two steps of a scan."""

@@ -56,21 +56,21 @@ def trace(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Tr
                 f"{'or ' if survey.hint else ''}say how: forward=lambda model, x: ...",
             )
         )
-    own = _arguments(survey, inputs)
+    arrays = _arguments(survey, inputs)
 
-    def run(weight: list[Any], constant: list[Any], moved: list[Any]) -> Any:
+    def run(weights: list[Any], constants: list[Any], moving: list[Any]) -> Any:
         leaves = list(survey.leaves)
-        count = len(own.others)
-        for path, value in zip([*own.weights, *own.others], [*weight, *constant[:count]], strict=True):
+        count = len(arrays.others)
+        for path, value in zip([*arrays.weights, *arrays.others], [*weights, *constants[:count]], strict=True):
             for place in survey.places[path]:
                 leaves[place] = value
-        values = list(own.given)
-        for index, value in zip([*own.keys, *own.moving], [*constant[count:], *moved], strict=True):
+        values = list(arrays.given)
+        for index, value in zip([*arrays.keys, *arrays.moving], [*constants[count:], *moving], strict=True):
             values[index] = value
-        result = call(survey.rebuild(leaves), *jax.tree_util.tree_unflatten(own.structure, values))
-        return jax.tree_util.tree_map(lambda each: each if isinstance(each, jax.Array) else None, result)
+        result = call(survey.rebuild(leaves), *jax.tree_util.tree_unflatten(arrays.structure, values))
+        return jax.tree_util.tree_map(lambda leaf: leaf if isinstance(leaf, jax.Array) else None, result)
 
-    values = own.values(survey)
+    values = arrays.values(survey)
     try:
         closed, shape = jax.make_jaxpr(run, return_shape=True)(*jax.tree_util.tree_map(_abstract, values))
     except InitaxError:
@@ -86,7 +86,7 @@ def trace(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Tr
             )
         ) from error
     structure = jax.tree_util.tree_structure(shape)
-    return Traced(closed=closed, paths=own.weights, constants=len(values[1]), structure=structure)
+    return Traced(closed=closed, paths=arrays.weights, constants=len(values[1]), structure=structure)
 
 
 def values_of(survey: Survey, inputs: Any) -> list[Any]:
@@ -117,17 +117,17 @@ class _Arguments:
     def values(self, survey: Survey) -> tuple[list[Any], list[Any], list[Any]]:
         """Return the arrays: those that may be weights, constants, inputs."""
 
-        def own(path: str) -> Any:
+        def array_at(path: str) -> Any:
             return _array(survey.at(path))
 
-        constants = [*map(own, self.others), *(self.given[index] for index in self.keys)]
-        return [*map(own, self.weights)], constants, [self.given[index] for index in self.moving]
+        constants = [*map(array_at, self.others), *(self.given[index] for index in self.keys)]
+        return [*map(array_at, self.weights)], constants, [self.given[index] for index in self.moving]
 
 
 def _arguments(survey: Survey, inputs: Any) -> _Arguments:
     given, structure = jax.tree_util.tree_flatten(inputs if isinstance(inputs, tuple) else (inputs,))
     arrays = [
-        index for index, each in enumerate(given) if isinstance(each, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
+        index for index, leaf in enumerate(given) if isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
     ]
     keys = tuple(index for index in arrays if jnp.issubdtype(given[index].dtype, jax.dtypes.prng_key))
     inexact = {path: jnp.issubdtype(_array(survey.at(path)).dtype, np.inexact) for path in survey.places}
@@ -209,8 +209,7 @@ def completed(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -
             )
         return survey
     traced = trace(survey, inputs, forward)
-    found = readings_of(traced.closed, traced.paths, traced.constants)
-    read, notes = with_readings(survey, found)
+    read, notes = with_readings(survey, readings_of(traced.closed, traced.paths, traced.constants))
     return replace(
         read,
         layers=_with_residuals(read.layers, traced),
@@ -322,7 +321,7 @@ def _placed(parameter: Parameter, chosen: Place, others: Sequence[Place]) -> Par
 
 
 def _read_layer(layer: Layer, readings: Mapping[str, Reading], paths: Sequence[str], notes: list[str]) -> Layer:
-    if not any(each.path in readings and _is_readable(each) for each in layer.parameters):
+    if not any(parameter.path in readings and _is_readable(parameter) for parameter in layer.parameters):
         return layer
     parameters: dict[str, Parameter] = {}
     for parameter in layer.parameters:
@@ -340,17 +339,17 @@ def _read_layer(layer: Layer, readings: Mapping[str, Reading], paths: Sequence[s
     if declaration_of(layer.cls) is not None:
         return replace(layer, parameters=tuple(parameters.values()))
     parameters |= _no_norm(parameters)
-    kinds = [readings[path].kind for path, each in parameters.items() if path in readings and each.role in WEIGHT_ROLES]
-    scales = [path for path, each in parameters.items() if path in readings and each.role == "scale"]
-    kind = next(iter(kinds), "Norm" if scales else UNDECLARED)
+    read = [(parameter.role, readings[path].kind) for path, parameter in parameters.items() if path in readings]
+    weights = (kind for role, kind in read if role in WEIGHT_ROLES)
+    kind = next(weights, "Norm" if any(role == "scale" for role, _ in read) else UNDECLARED)
     return replace(layer, kind=kind, parameters=tuple(parameters.values()))
 
 
 def _with_biases_joined(layers: list[Layer], readings: Mapping[str, Reading], paths: Sequence[str]) -> list[Layer]:
     """Return the layers with biases of a plain container at the weights beside them that they are added to."""
     weights = {
-        parameter.path: (at, parameter)
-        for at, layer in enumerate(layers)
+        parameter.path: (index, parameter)
+        for index, layer in enumerate(layers)
         for parameter in layer.parameters
         if parameter.role in WEIGHT_ROLES and parameter.evidence is Evidence.TRACED
     }
@@ -360,12 +359,12 @@ def _with_biases_joined(layers: list[Layer], readings: Mapping[str, Reading], pa
             if parameter.role != "bias" or parameter.fans is not None or parameter.evidence is not Evidence.TRACED:
                 continue
             partners = (weights.get(paths[place]) for place in reversed(readings[parameter.path].partners))
-            at, weight = next(filter(None, partners), (None, None))
-            if at is None or weight is None:
+            index, weight = next(filter(None, partners), (None, None))
+            if index is None or weight is None:
                 continue
-            owner = layers[at]
+            owner = layers[index]
             if layer.path in (owner.path, *(around.path for around in owner.ancestors[-1:])):
-                joined.setdefault(at, []).append(replace(parameter, fans=weight.fans))
+                joined.setdefault(index, []).append(replace(parameter, fans=weight.fans))
     gone = {bias.path for biases in joined.values() for bias in biases}
     if not gone:
         return layers
@@ -374,10 +373,10 @@ def _with_biases_joined(layers: list[Layer], readings: Mapping[str, Reading], pa
             layer,
             parameters=(
                 *(parameter for parameter in layer.parameters if parameter.path not in gone),
-                *joined.get(at, ()),
+                *joined.get(index, ()),
             ),
         )
-        for at, layer in enumerate(layers)
+        for index, layer in enumerate(layers)
     )
     return [layer for layer in left if layer.parameters]
 
@@ -400,15 +399,16 @@ def _no_norm(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
 
     A norm holds nothing to which a function is applied before anything else, as the logarithms of a state-space model.
     """
-    other = next((each for each in parameters.values() if each.excluded and each.excluded.why is Why.TRANSFORMED), None)
-    if other is None or any(each.role in WEIGHT_ROLES for each in parameters.values()):
+    transformed = (one for one in parameters.values() if one.excluded and one.excluded.why is Why.TRANSFORMED)
+    other = next(transformed, None)
+    if other is None or any(parameter.role in WEIGHT_ROLES for parameter in parameters.values()):
         return {}
     text = f"it stands beside {other.path}, to which a function is applied first, as in no norm"
     reason = undeclared(text, Why.CONTRADICTED)
     return {
-        path: replace(each, role=None, axes=None, fans=None, evidence=None, excluded=reason)
-        for path, each in parameters.items()
-        if each.role in ("scale", "bias")
+        path: replace(parameter, role=None, axes=None, fans=None, evidence=None, excluded=reason)
+        for path, parameter in parameters.items()
+        if parameter.role in ("scale", "bias")
     }
 
 

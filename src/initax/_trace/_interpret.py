@@ -86,6 +86,11 @@ class Interpreter(abc.ABC, Generic[T]):
         """Return what the results of an equation hold whose results are its operands."""
         return values
 
+    def cases(self, eqn: Any, values: Sequence[T], at: Place) -> list[tuple[T, ...]]:
+        """Return what each branch of a `cond` leaves, for each of its results."""
+        branches = enumerate(eqn.params["branches"])
+        return list(zip(*(self.call(branch, values[1:], (*at, number)) for number, branch in branches), strict=True))
+
     def call(self, inner: Any, values: Sequence[T], at: Place) -> list[T]:
         """Return what the results of a jaxpr hold, closed or open.
 
@@ -282,13 +287,10 @@ class Walk(Interpreter[Value]):
 
     def cond(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Follow every branch."""
-        which, operands = values[0], values[1:]
-        branches = [self.call(branch, operands, (*at, number)) for number, branch in enumerate(eqn.params["branches"])]
+        every = self.cases(eqn, values, at)
         self.uses.at = at
-        return [
-            _either([results[place] for results in branches], which, shape, self.uses, line_of(eqn))
-            for place, shape in enumerate(shapes_of(eqn))
-        ]
+        pairs = zip(every, shapes_of(eqn), strict=True)
+        return [_either(cases, values[0], shape, self.uses, line_of(eqn)) for cases, shape in pairs]
 
     def _loop(self, loop: Loop[Value], steps: Index | None, at: Place, line: str) -> tuple[list[Value], list[Value]]:
         """Follow the body of a loop until what it carries no longer changes in kind.
@@ -325,7 +327,14 @@ class Walk(Interpreter[Value]):
                 break
         sums = accumulated(loop.jaxpr, len(loop.fixed), carry, results, uses, line)
         handed = [
-            before if same else Value(shape=before.shape, data=left.data or before.data, outputs=outputs)
+            before
+            if same
+            else Value(
+                shape=before.shape,
+                data=left.data or before.data,
+                outputs=outputs,
+                joined=tuple(after_loop(view, uses) for view in left.joined),
+            )
             for before, left, same, outputs in zip(entered, results[: len(carry)], fixed, sums, strict=True)
         ]
         return entered, [*handed, *results[len(carry) :]]

@@ -133,10 +133,9 @@ class Player(Interpreter[Any]):
             return results, state, held[2] + 1, room
 
         first = (carry, self.state)
-        one = jax.eval_shape(step, *first)[2]
-        room = jax.tree_util.tree_map(lambda each: jnp.zeros((max(self.trips[at], 1), *each.shape), each.dtype), one)
-        held = lax.while_loop(goes_on, onward, (*first, jnp.zeros((), jnp.int32), room))
-        results, self.state, steps, emitted = held
+        rows = jax.eval_shape(step, *first)[2]
+        room = jax.tree_util.tree_map(lambda row: jnp.zeros((max(self.trips[at], 1), *row.shape), row.dtype), rows)
+        results, self.state, steps, emitted = lax.while_loop(goes_on, onward, (*first, jnp.zeros((), jnp.int32), room))
         self.emitted |= emitted
         if TRIPS in self.state:
             longest = jnp.maximum(self.state[TRIPS][at], steps)

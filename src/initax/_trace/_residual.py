@@ -64,12 +64,12 @@ def residuals(closed: Any, paths: Sequence[str]) -> dict[str, Residual]:
     numbered = indices(branches)
     numbers = {place: _listed(*strided) for place, strided in numbered.items()}
     streams = tuple(_stream(stream, kept, every, numbered, chosen, paths) for stream in kept)
-    found = dict.fromkeys(paths, Residual(streams=streams))
+    residual_of = dict.fromkeys(paths, Residual(streams=streams))
     for param, uses in chosen.items():
         stream = uses[0].branch.stream
         if stream in kept:
             places = {use.branch.sum.place for use in uses if use.branch.stream == stream}
-            found[paths[param]] = Residual(
+            residual_of[paths[param]] = Residual(
                 streams=streams,
                 part=uses[0].part,
                 stream=kept[stream],
@@ -77,7 +77,7 @@ def residuals(closed: Any, paths: Sequence[str]) -> dict[str, Residual]:
                 layers=max(use.contents.layers for use in uses),
                 normalized=any(param in use.contents.normalized for use in uses),
             )
-    return found
+    return residual_of
 
 
 def _uses(contents: Contents) -> Iterable[tuple[int, _Use]]:

@@ -145,14 +145,14 @@ class Lengths(Interpreter[Known]):
         self.tables = tables
         self.places: dict[Place, list[int]] = {}
         self.shares: dict[Place, float] = {}
-        every: dict[int, list[Use]] = {}
+        uses_of: dict[int, list[Use]] = {}
         for use in uses.found:
-            every.setdefault(use.param, []).append(use)
+            uses_of.setdefault(use.param, []).append(use)
             if use.what in CONTRACTIONS and use.view is not None and not (use.stop and use.stop.hides):
                 self.places.setdefault(use.at, []).append(use.param)
-        for own in every.values():
-            found = shares(own)
-            self.shares |= {use.at: found[use.number] for use in own}
+        for uses_of_one in uses_of.values():
+            share_of = shares(uses_of_one)
+            self.shares |= {use.at: share_of[use.number] for use in uses_of_one}
         self.reached: dict[int, list[float | None]] = {}
         self.leaning: dict[int, frozenset[int]] = {}
         self.looked: set[int] = set()
@@ -213,11 +213,11 @@ class Lengths(Interpreter[Known]):
             return [values[0]] * count
         if count != 1:
             return [None] * count
-        found = self._one(eqn, values, at)
-        if isinstance(found, Moment):
-            assumed = found.assumed.union(*(value.assumed for value in values if isinstance(value, Moment)))
-            found = replace(found, assumed=assumed)
-        return [found]
+        result = self._one(eqn, values, at)
+        if isinstance(result, Moment):
+            assumed = result.assumed.union(*(value.assumed for value in values if isinstance(value, Moment)))
+            result = replace(result, assumed=assumed)
+        return [result]
 
     def _one(self, eqn: Any, values: list[Known], place: Place) -> Known:
         name, row = eqn.primitive.name, row_of(eqn)
@@ -227,13 +227,13 @@ class Lengths(Interpreter[Known]):
         if how == "function" and any(isinstance(value, Moment) and value.of != NORMAL for value in values):
             values = [self._as_signal(value) for value in values]
         signals = [value for value in values if isinstance(value, Moment)]
-        held = [value for value in values if isinstance(value, Weight)]
-        if held and self._is_look_up(name, values):
-            return self._looked_up(held[0])
-        if held and len(values) - len(signals) == 1 and (how == "layout" or row.unchanged):
-            return held[0]
-        if held:
-            return WEIGHT if not any(each.of != NORMAL for each in signals) and None not in values else None
+        weights = [value for value in values if isinstance(value, Weight)]
+        if weights and self._is_look_up(name, values):
+            return self._looked_up(weights[0])
+        if weights and len(values) - len(signals) == 1 and (how == "layout" or row.unchanged):
+            return weights[0]
+        if weights:
+            return WEIGHT if not any(signal.of != NORMAL for signal in signals) and None not in values else None
         match how:
             case "layout":
                 return values[0]
@@ -287,7 +287,7 @@ class Lengths(Interpreter[Known]):
     def _is_look_up(self, name: str, values: Sequence[Known]) -> bool:
         """Return whether the data decide which entries of a parameter are taken; a slice may be the step of a loop."""
         first, *indices = values
-        if not isinstance(first, Weight) or not indices or any(isinstance(each, Weight) for each in indices):
+        if not isinstance(first, Weight) or not indices or any(isinstance(index, Weight) for index in indices):
             return False
         return None in indices and (name == "gather" or (name == "dynamic_slice" and first.param in self.tables))
 
@@ -308,9 +308,9 @@ class Lengths(Interpreter[Known]):
             # What is divided by it is what it was made of: the length that comes out is one, as its mean says.
             return _evaluated(eqn, [_constant(signals[0].mean)], NORMAL)
         if len(of) <= 1:
-            found = _evaluated(eqn, signals, next(iter(of), NORMAL))
-            return found and replace(found, statistic=statistic)
-        means, squares = [each.mean for each in signals], [each.square for each in signals]
+            result = _evaluated(eqn, signals, next(iter(of), NORMAL))
+            return result and replace(result, statistic=statistic)
+        means, squares = [signal.mean for signal in signals], [signal.square for signal in signals]
         variances = [square - mean**2 for mean, square in zip(means, squares, strict=True)]
         if name in ("add", "add_any", "sub"):
             both = self.normal(means[0] + (means[1] if name != "sub" else -means[1]), sum(variances))
@@ -323,13 +323,13 @@ class Lengths(Interpreter[Known]):
     def _joined(self, eqn: Any, signals: Sequence[Moment]) -> Known:
         sizes = np.array([math.prod(atom.aval.shape) for atom in eqn.invars], float)
         share = sizes / sizes.sum()
-        mean = float(share @ [each.mean for each in signals])
-        return self.normal(mean, float(share @ [each.square for each in signals]) - mean**2)
+        mean = float(share @ [signal.mean for signal in signals])
+        return self.normal(mean, float(share @ [signal.square for signal in signals]) - mean**2)
 
     def _summed(self, eqn: Any, signal: Moment) -> Known:
         count = _count(eqn)
-        found = self.normal(count * signal.mean, count * (signal.square - signal.mean**2))
-        return found and replace(found, statistic=bool(np.all(signal.values >= 0)))
+        result = self.normal(count * signal.mean, count * (signal.square - signal.mean**2))
+        return result and replace(result, statistic=bool(np.all(signal.values >= 0)))
 
     def _largest(self, eqn: Any, signal: Moment) -> Known:
         """Return the largest of independent copies, from the distribution function of one."""
@@ -390,11 +390,12 @@ def _agreed(lengths: Sequence[float | None]) -> float | None:
 
 
 def _count(eqn: Any) -> int:
-    return (
-        max(math.prod(eqn.invars[0].aval.shape) // max(math.prod(eqn.outvars[0].aval.shape), 1), 1)
-        if ("window_dimensions" not in eqn.params)
-        else math.prod(eqn.params["window_dimensions"])
-    )
+    """How many entries of its operand an entry of an equation's result is made of."""
+    if "window_dimensions" in eqn.params:
+        entries: int = math.prod(eqn.params["window_dimensions"])
+        return entries
+    before, after = (math.prod(atom.aval.shape) for atom in (eqn.invars[0], eqn.outvars[0]))
+    return int(max(before // max(after, 1), 1))
 
 
 def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:

@@ -41,7 +41,7 @@ def on_whole_arrays(eqn: Any) -> Any:
         closed = jax.make_jaxpr(functools.partial(_run_whole, eqn))(*operands)
     except Exception:  # what a primitive does not allow outside of a shard_map, or nobody taught this: it is not opened
         return None
-    equations = [each.replace(source_info=eqn.source_info) for each in closed.jaxpr.eqns]
+    equations = [inner.replace(source_info=eqn.source_info) for inner in closed.jaxpr.eqns]
     return closed.replace(jaxpr=closed.jaxpr.replace(eqns=equations))
 
 
@@ -67,7 +67,7 @@ def _run_whole(eqn: Any, *operands: Any) -> tuple[Any, ...]:
 
 def _axes(spec: Any, rank: int) -> list[tuple[Any, ...]]:
     """Return the mesh axes that split each axis of an array."""
-    named = [() if each is None else each if isinstance(each, tuple) else (each,) for each in spec]
+    named = [() if names is None else names if isinstance(names, tuple) else (names,) for names in spec]
     return [*named, *[()] * (rank - len(named))]
 
 
@@ -175,8 +175,8 @@ def _looped(eqn: Any, values: list[Any]) -> list[Any]:
 
 def _inner(params: Any) -> list[Any]:
     """Return the jaxprs among the parameters of an equation."""
-    every = [each for value in params.values() for each in (value if isinstance(value, tuple | list) else [value])]
-    return [each for each in every if hasattr(getattr(each, "jaxpr", each), "eqns")]
+    lists = (value if isinstance(value, tuple | list) else [value] for value in params.values())
+    return [value for values in lists for value in values if hasattr(getattr(value, "jaxpr", value), "eqns")]
 
 
 def _depends_on_devices(inner: Any) -> bool:

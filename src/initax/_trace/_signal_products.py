@@ -148,10 +148,9 @@ class _Walk(Interpreter[Origin]):
         return self.scan(eqn, values, at)
 
     def cond(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
-        branches = [self.call(inner, values[1:], (*at, number)) for number, inner in enumerate(eqn.params["branches"])]
         return [
             cases[0] if all(case == cases[0] for case in cases) else Origin(data=any(case.data for case in cases))
-            for cases in zip(*branches, strict=True)
+            for cases in self.cases(eqn, values, at)
         ]
 
     def equation(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:

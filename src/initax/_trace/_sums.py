@@ -12,7 +12,7 @@ from initax._trace._factors import FOREIGN, Factor, length, pieces_of, stands
 from initax._trace._uses import CONTRACTIONS, Part, Taken, Use, Uses, Value, assign
 from initax._trace._views import Step, Stop, View
 
-SUMS = frozenset({"add", "add_any"})
+SUMS = frozenset({"add", "add_any", "scatter-add"})
 ENTRIES_SUMMED = "outputs of different entries of it are added up"
 SOME_SUMMED = "outputs of some of its entries are added up, of others they are not"
 SCALE_SUMMED = "it scales the signal, which is then summed: a scale or a weight"
@@ -161,9 +161,12 @@ def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
                 return SOME_SUMMED
     if inputs and len(groups) < len(every):
         return SOME_SUMMED
-    if not inputs:
-        spread = any(len({tuple(sorted(fixed[part].items())) for part in group & fixed.keys()}) > 1 for group in groups)
-        return ENTRIES_SUMMED if spread and not _is_cut_inside(uses) else list(uses)
+    left = {
+        part: frozenset(each for each in entries.items() if each[0] not in inputs) for part, entries in fixed.items()
+    }
+    spread = any(len({left[part] for part in group & left.keys()}) > 1 for group in groups)
+    if spread and not _is_cut_inside(uses):
+        return ENTRIES_SUMMED
     return [_with_inputs(use, inputs) for use in uses]
 
 
@@ -211,6 +214,22 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, lin
     for factor in gone:
         use.parts[factor] = "in"
     return replace(view, axes=left)
+
+
+def mixed(views: Sequence[View], axes: Sequence[int], uses: Uses, line: str) -> None:
+    """Note that members of stacks are mixed in another way than by a sum over them.
+
+    Args:
+        views: the outputs that hold them.
+        axes: the axes along which they are mixed.
+        uses: the uses so far.
+        line: the line.
+    """
+    for view in views:
+        use = uses.found[view.use]
+        pieces = [piece for axis in axes for factor in _own(view, axis) for piece in _within(factor, use)]
+        if not view.scaled and any(use.parts.get(piece) == "batch" for piece in pieces):
+            use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
 
 
 def joined_summed(

@@ -49,18 +49,18 @@ def survey(model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None
                 )
             )
         return model
-    found = found_by_adapters(model, module=module, inputs=inputs, forward=forward)
-    found.model = type(model)
-    read = completed(found, inputs, found.call or forward)
+    adapted = found_by_adapters(model, module=module, inputs=inputs, forward=forward)
+    adapted.model = type(model)
+    read = completed(adapted, inputs, adapted.call or forward)
     read.notes = (*read.notes, *_unplaced(read))
     return read
 
 
-def _unplaced(found: Survey) -> tuple[str, ...]:
+def _unplaced(read: Survey) -> tuple[str, ...]:
     """Return a note on stacks of which the sizes do not tell which axis is the stack."""
     open_paths = [
         f"{parameter.path} {parameter.shape}"
-        for layer in found.layers
+        for layer in read.layers
         for parameter in layer.parameters
         if parameter.placements and parameter.role in WEIGHT_ROLES
     ]

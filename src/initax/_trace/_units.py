@@ -100,8 +100,10 @@ class Follow:
                 self._taken_in(eqn, values, uses, line)
             else:
                 moved = _moved(eqn, values, line)
-        held = (replace(one, units=units, mixed=mixed) for one, (units, mixed) in zip(results, moved, strict=True))
-        return [self._started(each, uses, first, line) for each in held]
+        followed = (
+            replace(result, units=units, mixed=mixed) for result, (units, mixed) in zip(results, moved, strict=True)
+        )
+        return [self._started(result, uses, first, line) for result in followed]
 
     def round_a_loop(self, values: Sequence[Value], line: str) -> None:
         """Raise where values that a loop carries, and changes, hold units.
@@ -136,7 +138,7 @@ class Follow:
         if not value.units:
             raise LostError(value.mixed or Stop("", line))
         weights = other.weights
-        beside = all(_is_beside(*each) for each in itertools.combinations(weights, 2))
+        beside = all(_is_beside(one, other) for one, other in itertools.combinations(weights, 2))
         if not weights or not beside or not all(map(_is_plain, weights)):
             raise LostError(Stop("they meet a weight that is made of others, or looked up", line))
         pairs = _pairs(eqn, signal)
@@ -144,19 +146,19 @@ class Follow:
         self.readers[uses.at] = [reader for reader in readers if (reader.units >= 0).any()]
 
     def _reader(self, pairs: Mapping[int, Pairs], units: View, weight: View, uses: Uses, line: str) -> Reader:
-        own = marked(units)
-        shape = self.shapes[weight.param]
-        asked = sorted({axis for each in own for axis, *_ in pairs.get(each, ())})
-        found = coordinates(weight, asked, shape)
-        if found is None or any(each not in pairs for each in own):
+        along = marked(units)
+        asked = sorted({axis for unit_axis in along for axis, *_ in pairs.get(unit_axis, ())})
+        entries = coordinates(weight, asked, self.shapes[weight.param])
+        if entries is None or not set(along) <= pairs.keys():
             raise LostError(Stop("the same entries of a weight take in several of them", line))
-        index = dict(zip(asked, found[0], strict=True))
-        numbers = unit_numbers(units, own, self.shape, self.axes)
-        at = tuple(sum(index[axis] // div % mod * times for axis, div, mod, times in pairs[each]) for each in own)
-        taken = numbers[at]
+        indices, is_there = entries
+        index = dict(zip(asked, indices, strict=True))
+        taken = unit_numbers(units, along, self.shape, self.axes)[
+            tuple(sum(index[axis] // div % mod * times for axis, div, mod, times in pairs[one]) for one in along)
+        ]
         if steps_of(units):
             taken = np.where(taken < 0, -1, taken + self._step(weight, uses, line))
-        return Reader(param=weight.param, units=np.where(found[1], taken, -1), fixed=weight.fixed)
+        return Reader(param=weight.param, units=np.where(is_there, taken, -1), fixed=weight.fixed)
 
     def _step(self, weight: View, uses: Uses, line: str) -> Whole:
         """What the steps of the loops around add to the numbers of the units, entry by entry of a weight."""
@@ -164,10 +166,10 @@ class Follow:
         taken: list[Factor] = []
         for place, factors in _loops(uses, self.param):
             theirs = uses.loops[place].get(weight.param, ())
-            found = coordinates(replace(weight, axes=(theirs,), fixed=()), (0,), self.shapes[weight.param])
-            if not theirs or found is None:
+            steps = coordinates(replace(weight, axes=(theirs,), fixed=()), (0,), self.shapes[weight.param])
+            if not theirs or steps is None:
                 raise LostError(Stop("the same entries of a weight take in several of them", line))
-            added = added + step_numbers(found[0][0], factors, self.shape, self.axes)
+            added = added + step_numbers(steps[0][0], factors, self.shape, self.axes)
             taken += theirs
         if tuple(taken) != steps_of(weight):
             raise LostError(Stop("they meet a weight that another loop takes entries of", line))
@@ -183,23 +185,23 @@ class Follow:
         Raises:
             LostError: one of them does something else as well, or units went where they can't be followed.
         """
-        own = [use for use in uses.found if use.param == self.param]
-        if not own:
+        uses_of_it = [use for use in uses.found if use.param == self.param]
+        if not uses_of_it:
             raise LostError(Stop("the forward pass does not use it"))
-        for use in own:
+        for use in uses_of_it:
             if (use.stop and use.stop.hides) or use.through or use.at not in self.started:
                 raise LostError(use.stop or Stop("what it puts out can't be followed", use.line))
         mixed = next((value.mixed for value in results if value.mixed), None)
         if mixed:
             raise LostError(mixed)
-        readers = [reader for each in self.readers.values() for reader in each]
+        readers = [reader for readers_there in self.readers.values() for reader in readers_there]
         if any(reader.param == self.param for reader in readers):
             raise LostError(Stop("it takes in its own outputs"))
         for use in uses.found:
             if use.at in self.readers or use.what == "bias":
                 continue
             fixed = use.view.fixed if use.view is not None else ()
-            if any(each.param == use.param and not apart(each.fixed, fixed) for each in readers):
+            if any(reader.param == use.param and not apart(reader.fixed, fixed) for reader in readers):
                 raise LostError(Stop("a weight that takes them in takes in another signal too", use.line))
         for one, other in itertools.combinations(self.readers.values(), 2):
             if _differ(one, other):
@@ -276,14 +278,14 @@ def _moved(eqn: Any, values: Sequence[Value], line: str) -> list[State]:
         axis = eqn.params["axis"] % len(shapes[0])
         return [_beside([_widened(value, axis) for value in values], axis, shapes[0], line)]
     if how == "sort":
-        apart_ = all(eqn.params["dimension"] not in marked(view) for value in values for view in value.units)
-        return [_joined(name, values, shapes[0], line) if apart_ else lost] * len(shapes)
+        is_along = any(eqn.params["dimension"] in marked(view) for value in values for view in value.units)
+        return [lost if is_along else _joined(name, values, shapes[0], line)] * len(shapes)
     if how == "contraction":
         return [_contracted(eqn, values, shapes[0]) or lost]
     if any(value.units for value in values[1:]):
         return [lost] * len(shapes)
     if isinstance(how, str):
-        return [each or lost for each in _laid(eqn, values, line)]
+        return [state or lost for state in _laid(eqn, values, line)]
     views = [_beside_altered(view, how(eqn.params), shapes[0]) for view in values[0].units]
     return [(tuple(view for view in views if view), None) if all(views) else lost] * len(shapes)
 
@@ -312,16 +314,16 @@ def _mixing(name: str) -> str:
 
 def _joined(name: str, values: Sequence[Value], shape: tuple[int, ...], line: str, alone: bool = False) -> State:
     """A function of several signals, entry by entry; `alone` if nothing is left of it where the units are cut off."""
-    held = [_fitted(value, shape) for value in values]
-    units = tuple(dict.fromkeys(view for each in held for view in each))
+    fitted = [_fitted(value, shape) for value in values]
+    units = tuple(dict.fromkeys(view for views in fitted for view in views))
     if not units:
         return (), next(value.mixed for value in values if value.mixed)
     if not alone:
         first = 1 if name == "select_n" else 0
-        for value, own in zip(values[first:], held[first:], strict=True):
-            if value.data and not own and not value.mixed:
+        for value, views in zip(values[first:], fitted[first:], strict=True):
+            if value.data and not views and not value.mixed:
                 raise LostError(Stop(ADDED.get(name, f"{name} joins them with another signal"), line))
-            if own and set(own) != set(units):
+            if views and set(views) != set(units):
                 raise LostError(Stop("several of them are added together", line))
     return units, None
 
@@ -339,8 +341,7 @@ def _beside(values: Sequence[Value], axis: int, shape: tuple[int, ...], line: st
             if axis in marked(view):
                 units.append(in_slot(view, axis, offset, shape[axis]))
                 continue
-            others = [each for each in values if each.data and not any(_alike(view, own, axis) for own in each.units)]
-            if others:
+            if any(other.data and not any(_alike(view, unit, axis) for unit in other.units) for other in values):
                 raise LostError(Stop("they are joined with another signal along another axis", line))
             units.append(replace(view, axes=(*view.axes[:axis], foreign(shape[axis]), *view.axes[axis + 1 :])))
         offset += value.shape[axis]
@@ -369,10 +370,10 @@ def _laid(eqn: Any, values: Sequence[Value], line: str) -> list[State | None]:
         moved = equation(eqn, [Value(shape=values[0].shape, weights=(view,)), *blank], Uses(), line)
         for place, result in enumerate(moved):
             clear = [weight for weight in result.weights if steps_of(weight) == steps_of(view)]
-            clear = [each for each in clear if not (each.stop or each.looked or each.picked)]
+            clear = [weight for weight in clear if not (weight.stop or weight.looked or weight.picked)]
             units[place] += clear
             lost[place] = lost[place] or len(clear) < len(result.weights)
-    return [None if gone else (tuple(each), None) for each, gone in zip(units, lost, strict=True)]
+    return [None if gone else (tuple(views), None) for views, gone in zip(units, lost, strict=True)]
 
 
 def _contracted(eqn: Any, values: Sequence[Value], shape: tuple[int, ...]) -> State | None:
@@ -388,5 +389,5 @@ def _contracted(eqn: Any, values: Sequence[Value], shape: tuple[int, ...]) -> St
     ]
     if any(set(marked(view)) & set(gone) for value, gone in zip(values, summed, strict=True) for view in value.units):
         return None
-    views = (placed(view, own, shape) for value, own in zip(values, places, strict=True) for view in value.units)
+    views = (placed(view, axes, shape) for value, axes in zip(values, places, strict=True) for view in value.units)
     return tuple(dict.fromkeys(views)), None

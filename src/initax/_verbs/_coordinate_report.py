@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import InitaxError, count, message
+from initax._errors import InitaxError, count, first_of, message
 from initax._text import table
+from initax._verbs._figures import draw_band, new_figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,21 +68,21 @@ class CoordinateCheck:
     @property
     def slopes(self) -> dict[str, float]:
         """Path of each weight → slope."""
-        return {each.path: each.slope for each in self.layers}
+        return {layer.path: layer.slope for layer in self.layers}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
         layers = {
-            each.path: {"change": each.change.tolist(), "slope": each.slope, "is_product": each.is_product}
-            for each in self.layers
+            layer.path: {"change": layer.change.tolist(), "slope": layer.slope, "is_product": layer.is_product}
+            for layer in self.layers
         }
         return {"widths": list(self.widths), "steps": self.steps, "layers": layers}
 
     def __str__(self) -> str:
         """Return a table: at each width the mean change of an entry, its median over the keys; and the slope."""
         rows = [
-            (each.path, *(f"{change:.3g}" for change in np.median(each.change, axis=1)), f"{each.slope:+.2f}")
-            for each in self.layers
+            (layer.path, *(f"{change:.3g}" for change in np.median(layer.change, axis=1)), f"{layer.slope:+.2f}")
+            for layer in self.layers
         ]
         keys = self.layers[0].change.shape[1] if self.layers else 0
         title = f"{count(self.steps, 'step')}, {count(keys, 'key')}"
@@ -89,7 +90,7 @@ class CoordinateCheck:
 
     def __repr__(self) -> str:
         """Return it in one line, with the steepest slope."""
-        steepest = max((each.slope for each in self.layers), key=abs, default=math.nan)
+        steepest = max((layer.slope for layer in self.layers), key=abs, default=math.nan)
         return f"CoordinateCheck({count(len(self.layers), 'operation')}, steepest slope {steepest:+.2f})"
 
     def assert_flat(self, *, tolerance: float = 0.1) -> None:
@@ -102,21 +103,19 @@ class CoordinateCheck:
 
         Raises:
             AssertionError: a slope is larger, or not finite; the message lists each.
-            InitaxError: the tolerance is no positive number.
+            InitaxError: the tolerance is not a positive number.
         """
         if isinstance(tolerance, bool) or not isinstance(tolerance, int | float | np.number) or not tolerance > 0:
             raise InitaxError(
                 f"assert_flat: tolerance is a positive number, not {tolerance!r}.", "assert_flat(tolerance=0.1)"
             )
         wrong = [
-            each
-            for each in self.layers
-            if not (each.slope <= tolerance if each.is_product else abs(each.slope) <= tolerance)
+            f"{layer.path}: slope {layer.slope:+.2f}, not within {tolerance:g}"
+            for layer in self.layers
+            if not (layer.slope if layer.is_product else abs(layer.slope)) <= tolerance
         ]
         if wrong:
-            lines = [f"{each.path}: slope {each.slope:+.2f}, not within {tolerance:g}" for each in wrong[:8]]
-            more = f"… {len(wrong) - 8} more" if len(wrong) > 8 else ""
-            raise AssertionError(message("outputs do not move alike at every width.", *lines, more))
+            raise AssertionError(message("outputs do not move alike at every width.", *first_of(wrong, 8)))
 
     def plot(self) -> Any:
         """Return a matplotlib figure: a line for each operation, which is flat where the width does not count.
@@ -124,18 +123,11 @@ class CoordinateCheck:
         Raises:
             InitaxError: matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise InitaxError("plot() draws with matplotlib, which is missing.", "pip install initax[plot]") from error
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        figure = new_figure(6.4, 4.2)
         panel = figure.subplots()
-        for each in self.layers:
-            (line,) = panel.plot(
-                self.widths, np.median(each.change, axis=1), marker="o", label=f"{each.path} {each.slope:+.2f}"
-            )
-            low, high = each.change.min(axis=1), each.change.max(axis=1)
-            panel.fill_between(self.widths, low, high, alpha=0.2, linewidth=0, color=line.get_color())
+        for layer in self.layers:
+            low, middle, high = np.quantile(layer.change, (0, 0.5, 1), axis=1)
+            draw_band(panel, self.widths, low, middle, high, marker="o", label=f"{layer.path} {layer.slope:+.2f}")
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
         panel.set_xticks(self.widths, [str(width) for width in self.widths])

@@ -58,7 +58,7 @@ def coordinate_check(
     Raises:
         InitaxError: there are fewer than two widths, no steps, or no weighted operation.
         ModelError: a model can't be called, or models of different widths do different things.
-        KeyTypeError: `keys` is no key.
+        KeyTypeError: `keys` is not a JAX key, or several.
 
     Examples:
         >>> import equinox as eqx, jax, jax.numpy as jnp, initax as ix
@@ -79,34 +79,34 @@ def coordinate_check(
     References:
         Yang et al. 2022, arXiv 2203.03466, appendix D.1.
     """
-    every = _widths(widths)
+    widths = _widths(widths)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InitaxError(f"coordinate_check: steps is a number of steps, not {shown(steps)}.", "steps=5")
     changes: dict[str, list[list[float]]] = {}
     products: dict[str, bool] = {}
-    for width in every:
+    for width in widths:
         rows, products = _at_width(make, width, as_keys(keys), step, inputs, steps, forward, module and module(width))
         if changes and list(changes) != list(rows):
             other = [path for path in {**changes, **rows} if (path in changes) != (path in rows)]
             raise ModelError(
-                f"coordinate_check: the models of width {every[0]} and {width} do different things.",
+                f"coordinate_check: the models of width {widths[0]} and {width} do different things.",
                 f"in one alone: {listing(other, 4)}" if other else "",
                 "make both by one function, of one depth",
             )
         for path, row in rows.items():
             changes.setdefault(path, []).append(row)
     arrays = {path: np.asarray(rows, float) for path, rows in changes.items()}
-    return CoordinateCheck.of(every, steps, arrays, [path for path, is_product in products.items() if is_product])
+    return CoordinateCheck.of(widths, steps, arrays, [path for path, is_product in products.items() if is_product])
 
 
 def _widths(widths: Any) -> tuple[int, ...]:
-    every = tuple(widths) if isinstance(widths, Sequence) and not isinstance(widths, str) else ()
-    numbers = all(isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in every)
-    if len(set(every)) < 2 or not numbers:
+    several = tuple(widths) if isinstance(widths, Sequence) and not isinstance(widths, str) else ()
+    are_sizes = all(isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in several)
+    if len(set(several)) < 2 or not are_sizes:
         raise InitaxError(
             f"coordinate_check compares two widths at least, not {shown(widths)}.", "widths=[64, 128, 256]"
         )
-    return every
+    return several
 
 
 def _at_width(
@@ -120,7 +120,7 @@ def _at_width(
     module: Any,
 ) -> tuple[dict[str, list[float]], dict[str, bool]]:
     """The mean change of each output, with each key; and which are products of signals."""
-    found: dict[str, list[float]] = {}
+    changes: dict[str, list[float]] = {}
     products: dict[str, bool] = {}
     measure: Callable[[list[Any], list[Any]], dict[str, Any]] | None = None
     for key in keys:
@@ -143,8 +143,8 @@ def _at_width(
                 "step(state, width) returns a state of the same form: a model, or a tuple that begins with one",
             )
         for path, change in measure(before, values_of(_moved(survey, after), inputs)).items():
-            found.setdefault(path, []).append(float(change))
-    return found, products
+            changes.setdefault(path, []).append(float(change))
+    return changes, products
 
 
 def _moved(before: Survey, after: Survey) -> Survey:
@@ -174,25 +174,23 @@ def _measured(traced: Traced) -> dict[Place, _Measured]:
     """What is measured: outputs of weights; of queries and keys, whose sizes mean nothing alone, their products."""
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
     products = signal_products(traced)
-    found: dict[Place, tuple[str, float, bool]] = {}
+    measured: dict[Place, tuple[str, float, bool]] = {}
     taken: set[int] = set()
     for place, product in products.found.items():
-        sides = [{each for each in side if products.sinks.get(each) == {place}} for side in product.sides]
         if all(product.sides):
-            taken |= sides[0] | sides[1]
-            names = (" + ".join(traced.paths[each] for each in sorted(side)[:1]) for side in product.sides)
-            found[place] = " × ".join(names), 1.0 if product.factor is None else product.factor, True
+            taken |= {param for side in product.sides for param in side if products.sinks.get(param) == {place}}
+            name = " × ".join(traced.paths[min(side)] for side in product.sides)
+            measured[place] = name, 1.0 if product.factor is None else product.factor, True
     for place, operation in operations_of(uses, None).items():
         # How many steps a `while` loop makes is not known before it runs, and what happens in it is left out.
         in_loop = any(place[: len(loop)] == loop for loop in uses.whiles)
         if not in_loop and not set(operation.params) <= taken:
-            found[place] = " + ".join(traced.paths[each] for each in operation.params), 1.0, False
+            measured[place] = " + ".join(traced.paths[param] for param in operation.params), 1.0, False
     named: dict[Place, _Measured] = {}
     seen: dict[str, int] = {}
-    for place, (name, factor, is_product) in sorted(found.items()):
+    for place, (name, factor, is_product) in sorted(measured.items()):
         seen[name] = seen.get(name, 0) + 1
-        own = name if seen[name] == 1 else f"{name}#{seen[name]}"
-        named[place] = _Measured(own, factor, is_product)
+        named[place] = _Measured(name if seen[name] == 1 else f"{name}#{seen[name]}", factor, is_product)
     return named
 
 
@@ -217,6 +215,6 @@ def _measure(traced: Traced) -> tuple[dict[str, bool], Callable[[list[Any], list
 
     def measure(before: list[Any], after: list[Any]) -> dict[str, Any]:
         changes = change(before, after)
-        return {each.name: changes[place] for place, each in places.items() if place in changes}
+        return {output.name: changes[place] for place, output in places.items() if place in changes}
 
-    return {each.name: each.is_product for each in places.values()}, measure
+    return {output.name: output.is_product for output in places.values()}, measure

@@ -1,4 +1,4 @@
-"""Errors for data that is not finite: they say which array and which entry."""
+"""Numbers that are measured: in which type, and errors that say which entry is not finite."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ import numpy as np
 
 from initax._errors import InitaxError, first_of
 from initax._model._survey import Survey
+
+
+def widened(array: Any) -> jax.Array:
+    """Return an array in single precision, real or complex, in which statistics are taken."""
+    wide: jax.Array = array.astype(jnp.complex64 if jnp.iscomplexobj(array) else jnp.float32)
+    return wide
 
 
 def refuse_not_finite(verb: str, survey: Survey, inputs: Any, drawn: Collection[str] = ()) -> None:
@@ -27,21 +33,16 @@ def refuse_not_finite(verb: str, survey: Survey, inputs: Any, drawn: Collection[
     Raises:
         InitaxError: there is such an array; the message names the first ones, and the first entry.
     """
-    own = ((path, survey.at(path)) for path in survey.places if path not in drawn)
-    model = list(_lines(own))
-    given = list(_lines(_named(inputs)))
+    model = list(_lines((path, survey.at(path)) for path in survey.places if path not in drawn))
+    leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
+    given = list(_lines((f"inputs{jax.tree_util.keystr(path)}", leaf) for path, leaf in leaves))
     if not model and not given:
         return
     line = "leave these examples out: x[jnp.isfinite(x).reshape(len(x), -1).all(axis=1)]"
     if not given:
         line = f'draw it anew: ix.reinit(model, {{"{model[0][0] or "*"}": "he_normal"}}, key)'
-    every = first_of((text for _, text in (*given, *model)), 6)
-    raise InitaxError(f"{verb} measures on data that is not finite.", *every, line)
-
-
-def _named(inputs: Any) -> Iterator[tuple[str, Any]]:
-    for place, leaf in jax.tree_util.tree_flatten_with_path(inputs)[0]:
-        yield f"inputs{jax.tree_util.keystr(place)}", leaf
+    first = first_of((text for _, text in (*given, *model)), 6)
+    raise InitaxError(f"{verb} measures on data that is not finite.", *first, line)
 
 
 def _lines(arrays: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -54,7 +55,7 @@ def _lines(arrays: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
         faulty = np.asarray(~jnp.isfinite(array))
         if not faulty.any():
             continue
-        place = tuple(map(int, np.argwhere(faulty)[0]))
-        value = np.asarray(array)[place]
+        index = tuple(map(int, np.argwhere(faulty)[0]))
+        value = np.asarray(array)[index]
         shown = f"{name or '(model)'} {jnp.result_type(array)}{list(faulty.shape)}"
-        yield name, f"{shown}: {int(faulty.sum()):,} of {faulty.size:,} entries, the first {value} at {list(place)}"
+        yield name, f"{shown}: {int(faulty.sum()):,} of {faulty.size:,} entries, the first {value} at {list(index)}"

@@ -65,14 +65,13 @@ class Labels:
         True
     """
 
-    __slots__ = ("_aliases", "_by_path", "_model", "_verb", "rows")
+    __slots__ = ("_by_path", "_model", "_verb", "rows")
 
-    def __init__(self, verb: str, found: Survey, rows: Iterable[Label]) -> None:
+    def __init__(self, verb: str, surveyed: Survey, rows: Iterable[Label]) -> None:
         self._verb = verb
-        self._model = found
+        self._model = surveyed
         self.rows = tuple(rows)
-        self._by_path = {each.parameter.path: each.value for each in self.rows}
-        self._aliases = dict(found.aliases)
+        self._by_path = {row.parameter.path: row.value for row in self.rows}
 
     def __call__(self, parameters: Any) -> Any:
         """Return the labels as a tree of the structure of these parameters.
@@ -83,9 +82,8 @@ class Labels:
         Raises:
             ModelError: they hold an array that the model did not have.
         """
-        found, structure = tree_flatten_with_path(parameters)
-        leaves = [self._of(tuple(map(entry_name, path)), leaf) for path, leaf in found]
-        return tree_unflatten(structure, leaves)
+        leaves, structure = tree_flatten_with_path(parameters)
+        return tree_unflatten(structure, [self._of(tuple(map(entry_name, path)), leaf) for path, leaf in leaves])
 
     @property
     def tree(self) -> Any:
@@ -98,11 +96,9 @@ class Labels:
         Raises:
             InitaxError: these are labels, not a mask.
         """
-        if not all(isinstance(each.value, bool) for each in self.rows):
-            raise InitaxError(
-                message(f"{self._verb}: only a mask has an inverse.", "make one by ix.mask(model, rules)")
-            )
-        return Labels(self._verb, self._model, [replace(each, value=not each.value) for each in self.rows])
+        if not all(isinstance(row.value, bool) for row in self.rows):
+            raise InitaxError(f"{self._verb}: only a mask has an inverse.", "make one by ix.mask(model, rules)")
+        return Labels(self._verb, self._model, [replace(row, value=not row.value) for row in self.rows])
 
     def __bool__(self) -> bool:
         """Raise, since there is a value for each array: `not mask` would silently be one value for all.
@@ -110,20 +106,17 @@ class Labels:
         Raises:
             InitaxError: always.
         """
-        is_mask = self._verb == "mask"
         raise InitaxError(
-            message(
-                f"{self._verb}: there is a value for each array, and no truth value of them all.",
-                "~mask is true where the mask is false" if is_mask else "",
-                f"for jax.tree.map there is a tree: {self._verb}.tree",
-            )
+            f"{self._verb}: there is a value for each array, and no truth value of them all.",
+            "~mask is true where the mask is false" if self._verb == "mask" else "",
+            f"for jax.tree.map there is a tree: {self._verb}.tree",
         )
 
     def __getitem__(self, path: str) -> Any:
         """Return the label of the array at a path.
 
         Raises:
-            ModelError: there is none.
+            ModelError: the model has no such array.
         """
         key = self._known(tuple(path.split(".")))
         if key is None:
@@ -134,22 +127,22 @@ class Labels:
         """Return a table."""
         rows = [
             (
-                each.parameter.path or "(model)",
-                each.kind,
-                each.parameter.role or "",
-                str(each.parameter.shape),
-                each.parameter.axes.pattern if each.parameter.axes is not None else "",
-                value_text(each.value),
-                each.why,
+                row.parameter.path or "(model)",
+                row.kind,
+                row.parameter.role or "",
+                str(row.parameter.shape),
+                row.parameter.axes.pattern if row.parameter.axes is not None else "",
+                value_text(row.value),
+                row.why,
             )
-            for each in self.rows
+            for row in self.rows
         ]
         columns = ("parameter", "kind", "role", "shape", "axes", self._verb, "why")
         return table(f"{self._verb}: {count(len(rows), 'array')}", columns, rows, right=())
 
     def __repr__(self) -> str:
         """Return it in one line, with how many arrays have each value."""
-        values = [value_text(each.value) for each in self.rows]
+        values = [value_text(row.value) for row in self.rows]
         return f"Labels({listing(f'{value}: {values.count(value)}' for value in dict.fromkeys(values))})"
 
     def _of(self, parts: tuple[str, ...], leaf: Any) -> Any:
@@ -167,9 +160,8 @@ class Labels:
                 path = ".".join(parts[first:last])
                 if path in self._by_path:
                     return path
-                if path in self._aliases:
-                    below = parts[last:]
-                    return self._known((*self._aliases[path].split("."), *below))
+                if path in self._model.aliases:
+                    return self._known((*self._model.aliases[path].split("."), *parts[last:]))
         return None
 
 
@@ -228,25 +220,22 @@ def labels(
         Labels(sgd: 3, adam: 1)
     """
     given = read_rules_of("labels", rules)
-    found = survey(model, inputs=inputs, forward=forward, module=module)
-    decided = decide_labels(given, found)
+    surveyed = survey(model, inputs=inputs, forward=forward, module=module)
+    decided = decide_labels(given, surveyed)
     rows, left = [], []
-    for layer, each in rows_of(found):
-        said = decided.get(each.path)
-        if said is not None:
-            rows.append(Label(parameter=each, kind=layer.kind, value=said.value, why=said.rule))
-            continue
-        if default is None and not never_trained(each):
-            left.append(each)
-        why = str(each.excluded) if default is None else "default="
-        rows.append(Label(parameter=each, kind=layer.kind, value=default, why=why))
+    for layer, array in rows_of(surveyed):
+        value, why = default, "default=" if default is not None else str(array.excluded)
+        if array.path in decided:
+            value, why = decided[array.path].value, decided[array.path].rule
+        elif default is None and not never_trained(array):
+            left.append(array.path or "(model)")
+        rows.append(Label(parameter=array, kind=layer.kind, value=value, why=why))
     if left:
         raise RuleError(
-            f"labels: no rule says anything of {count(len(left), 'array')}: "
-            + listing((each.path or "(model)" for each in left), 6),
+            f"labels: no rule says anything of {count(len(left), 'array')}: {listing(left, 6)}",
             'a label for all others goes first: {"*": "adam", ...}; or give default="adam"',
         )
-    return Labels("labels", found, rows)
+    return Labels("labels", surveyed, rows)
 
 
 def mask(
@@ -286,22 +275,23 @@ def mask(
     elif not isinstance(rules, Mapping) and not is_rule_file(rules) and (isinstance(rules, str) or callable(rules)):
         rules = _of_roles([rules])
     given = read_rules_of("mask", rules)
-    found = survey(model, inputs=inputs, forward=forward, module=module)
-    decided = decide_labels(given, found)
+    surveyed = survey(model, inputs=inputs, forward=forward, module=module)
+    decided = decide_labels(given, surveyed)
     rows = []
-    for layer, each in rows_of(found):
-        said = decided.get(each.path)
-        value, why = (False, "no rule selects it") if said is None else (said.value, said.rule)
-        if value and never_trained(each):
-            value, why = False, str(each.excluded)
-        rows.append(Label(parameter=each, kind=layer.kind, value=value, why=why))
-    if not any(each.value for each in rows):
+    for layer, array in rows_of(surveyed):
+        value, why = False, "no rule selects it"
+        if array.path in decided:
+            value, why = decided[array.path].value, decided[array.path].rule
+        if value and never_trained(array):
+            value, why = False, str(array.excluded)
+        rows.append(Label(parameter=array, kind=layer.kind, value=value, why=why))
+    if not any(row.value for row in rows):
         raise RuleError(
             "mask: no array is true, so that the mask would switch everything off.",
-            f"rules: {listing(each.rule.text for each in given)}",
+            f"rules: {listing(rule.rule.text for rule in given)}",
             'what no rule selects is false; write {"*": True, ...} first',
         )
-    return Labels("mask", found, rows)
+    return Labels("mask", surveyed, rows)
 
 
 def never_trained(parameter: Parameter) -> bool:
@@ -311,8 +301,8 @@ def never_trained(parameter: Parameter) -> bool:
 
 def _of_roles(selectors: Sequence[Any]) -> dict[Any, Any]:
     """Rules that are true for the arrays that one of several roles and selectors selects."""
-    roles = {each: True for each in selectors if isinstance(each, str) and each in ROLES}
-    return {**({"*": roles} if roles else {}), **{each: True for each in selectors if each not in roles}}
+    roles = {selector: True for selector in selectors if isinstance(selector, str) and selector in ROLES}
+    return {**({"*": roles} if roles else {}), **{selector: True for selector in selectors if selector not in roles}}
 
 
 def read_rules_of(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ...]:

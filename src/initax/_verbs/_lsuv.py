@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ from initax._trace._replay import Player
 from initax._trace._take_survey import called
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 from initax._trace._views import Pick
-from initax._verbs._finite import refuse_not_finite
+from initax._verbs._finite import refuse_not_finite, widened
 
 Model = TypeVar("Model")
 
@@ -66,7 +67,7 @@ class LsuvReport:
 
     def __str__(self) -> str:
         """Return the report as a table."""
-        rows = [(each.path, *map(_span, (each.before, each.after, each.factor))) for each in self.layers]
+        rows = [(weight.path, *map(_span, (weight.before, weight.after, weight.factor))) for weight in self.layers]
         shown = table(f"calibrated: {len(rows)}", ("weight", "before", "after", "factor"), rows)
         if not self.skipped:
             return shown
@@ -134,33 +135,33 @@ def lsuv(
     refuse_permuted("ix.lsuv", model=model, inputs=inputs)
     if not target > 0:
         raise InitaxError(f"lsuv: target is a variance and must be positive, not {target!r}.")
-    found, traced, values = called(model, inputs, forward, module)
+    surveyed, traced, values = called(model, inputs, forward, module)
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
         raise InitaxError("lsuv measures on real inputs and weights; some are abstract.", "pass arrays")
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
-    jobs, skipped = _jobs(found, traced, uses, skip)
+    jobs, skipped = _jobs(surveyed, traced, uses, skip)
     shifts = _shifts(uses, {job.key[0] for job in jobs.values()}) if center else {}
     if not jobs:
         lines = (f"{path}: {reason}" for path, reason in list(skipped.items())[:8])
         raise InitaxError("lsuv finds no weight to calibrate.", *lines)
     fresh: dict[Place, dict[Any, Any]] = {}
-    every: tuple[_Job, ...] = (*jobs.values(), *shifts.values())
-    blank: dict[Key, Any] = {job.key: job.blank() for job in every}
-    for job in every:
+    changes: tuple[_Job, ...] = (*jobs.values(), *shifts.values())
+    blank: dict[Key, Any] = {job.key: job.blank() for job in changes}
+    for job in changes:
         for loop in job.loops:
             fresh.setdefault(loop, {})[job.key] = blank[job.key]
     replay = functools.partial(_replayed, traced, jobs, shifts, blank, fresh, float(target), float(tolerance))
     new, state = jax.jit(replay)(values)
     if any(np.any(np.asarray(record[4])) for record in state.values()):
-        refuse_not_finite("lsuv", found, found.inputs if inputs is None else inputs)
+        refuse_not_finite("lsuv", surveyed, surveyed.inputs if inputs is None else inputs)
     layers, idle = _rows(jobs, state, traced)
     scaled = {key[0] for key, record in state.items() if np.any(np.asarray(record[0]) != 1)}
     centered = {shift.key[0] for shift in shifts.values()}
-    changed = {path: new[at] for at, path in enumerate(traced.paths) if at in scaled | centered}
+    changed = {path: new[param] for param, path in enumerate(traced.paths) if param in scaled | centered}
     for path, array in changed.items():
-        _refuse_overflow(path, array, found.at(path))
+        _refuse_overflow(path, array, surveyed.at(path))
     report = LsuvReport(layers=layers, skipped={**skipped, **idle})
-    result: Model = found.write(changed)
+    result: Model = surveyed.write(changed)
     return result, report
 
 
@@ -219,36 +220,33 @@ def _sizes(picks: Sequence[Pick]) -> tuple[int, ...]:
 
 def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[Place, _Job], dict[str, str]]:
     """The equations to measure, and why the other weights are left alone."""
-    parameters = {each.path: each for layer in survey.layers for each in layer.parameters}
+    parameters = {parameter.path: parameter for layer in survey.layers for parameter in layer.parameters}
     skipping = _selected(survey, skip)
     jobs: dict[Place, _Job] = {}
     skipped: dict[str, str] = {}
-    at_place: dict[Place, int] = {}
-    for use in uses.found:
-        if use.what in CONTRACTIONS or use.what == "scale":
-            at_place[use.at] = at_place.get(use.at, 0) + 1
-    for place, path in enumerate(traced.paths):
-        own = [use for use in uses.found if use.param == place]
-        if not any(use.what in CONTRACTIONS for use in own):
+    sharing = Counter(use.at for use in uses.found if use.what in (*CONTRACTIONS, "scale"))
+    for param, path in enumerate(traced.paths):
+        own_uses = [use for use in uses.found if use.param == param]
+        if not any(use.what in CONTRACTIONS for use in own_uses):
             continue
-        reason = _why_not(parameters[path], own, at_place, uses, path in skipping)
+        reason = "skipped as asked" if path in skipping else _why_not(parameters[path], own_uses, sharing, uses)
         if reason:
             skipped[path] = reason
             continue
-        for use in own:
+        for use in own_uses:
             loops = _loops_of(use, uses)
             assert use.view is not None
             picks = use.view.picks
-            factors = (*(uses.loops[loop][place] for loop in loops), *(pick.factors for pick in picks))
-            jobs[use.at] = _Job(key=(place, use.view.fixed), loops=loops, picks=picks, factors=factors)
+            factors = (*(uses.loops[loop][param] for loop in loops), *(pick.factors for pick in picks))
+            jobs[use.at] = _Job(key=(param, use.view.fixed), loops=loops, picks=picks, factors=factors)
     return jobs, skipped
 
 
 def _selected(survey: Survey, skip: Any) -> set[str]:
+    """The paths of the arrays to leave alone."""
     selectors = list(skip) if isinstance(skip, list | tuple | set) else [skip]
-    if not selectors:
-        return set()
-    return set(match(read_rules(dict.fromkeys(selectors)), survey.layers, survey.aliases).choices)
+    rules = read_rules(dict.fromkeys(selectors)) if selectors else ()
+    return set(match(rules, survey.layers, survey.aliases).choices)
 
 
 def _loops_of(use: Use, uses: Uses) -> tuple[Place, ...]:
@@ -257,49 +255,44 @@ def _loops_of(use: Use, uses: Uses) -> tuple[Place, ...]:
     return tuple(place for place in around if uses.loops.get(place, {}).get(use.param))
 
 
-def _why_not(
-    parameter: Parameter, own: Sequence[Use], at_place: Mapping[Place, int], uses: Uses, skipped: bool
-) -> str | None:
-    """Why a weight can't be calibrated, or `None`."""
-    if skipped:
-        return "skipped as asked"
-    reason = _why_fixed(parameter)
-    if reason is not None:
-        return reason
-    if any(use.normalized for use in own):
-        return "it is normalized: its scale has no effect"
-    stopped = next((use for use in own if use.stop), None)
-    if stopped is not None:
-        return str(stopped.stop)
-    if any(use.what not in CONTRACTIONS for use in own):
-        return "it is used as something else than a weight too"
-    if any(use.view is None or not use.inside for use in own):
-        return "its operation is written out, or fed by constants"
-    if any(at_place[use.at] > 1 for use in own):
-        return "it shares its operation with other parameters"
-    loops = {_loops_of(use, uses) for use in own}
-    if len(loops) > 1 or any(_is_reentered(use, uses) for use in own):
-        return "several loops run over its stack"
-    if any(use.view and use.view.looked for use in own):
-        return "its entries are picked by the data"
-    if not all(_is_known(use, uses) for use in own):
-        return "its entries are picked in a way that can't be followed"
-    if min(shares(own).values()) < 1:
-        return "parts of its inputs are summed over one by one"
-    if len({_parts(use) for use in own}) > 1:
-        return "its uses take different parts of it"
-    return None
-
-
-def _why_fixed(parameter: Parameter) -> str | None:
-    """Why an array can't be multiplied, whatever its uses, or `None`."""
+def _why_fixed(parameter: Parameter) -> str:
+    """Why an array can't be multiplied, whatever its uses; empty where it can."""
     if parameter.role == "state":
         return "state"
     if parameter.excluded is not None and parameter.excluded.why is Why.FROZEN:
         return parameter.excluded.text
     if parameter.constraint is not None and not parameter.constraint.scales:
         return f"behind {parameter.constraint.name}: only a weight stored as it is, or masked, can be multiplied"
-    return None
+    return ""
+
+
+def _why_not(parameter: Parameter, own_uses: Sequence[Use], sharing: Mapping[Place, int], uses: Uses) -> str:
+    """Why a weight can't be calibrated; empty where it can."""
+    if reason := _why_fixed(parameter):
+        return reason
+    if any(use.normalized for use in own_uses):
+        return "it is normalized: its scale has no effect"
+    stopped = next((use for use in own_uses if use.stop), None)
+    if stopped is not None:
+        return str(stopped.stop)
+    if any(use.what not in CONTRACTIONS for use in own_uses):
+        return "it is used as something else than a weight too"
+    if any(use.view is None or not use.inside for use in own_uses):
+        return "its operation is written out, or fed by constants"
+    if any(sharing[use.at] > 1 for use in own_uses):
+        return "it shares its operation with other parameters"
+    loops = {_loops_of(use, uses) for use in own_uses}
+    if len(loops) > 1 or any(_is_reentered(use, uses) for use in own_uses):
+        return "several loops run over its stack"
+    if any(use.view and use.view.looked for use in own_uses):
+        return "its entries are picked by the data"
+    if not all(_is_known(use, uses) for use in own_uses):
+        return "its entries are picked in a way that can't be followed"
+    if min(shares(own_uses).values()) < 1:
+        return "parts of its inputs are summed over one by one"
+    if len({_parts(use) for use in own_uses}) > 1:
+        return "its uses take different parts of it"
+    return ""
 
 
 def _is_known(use: Use, uses: Uses) -> bool:
@@ -313,7 +306,7 @@ def _is_known(use: Use, uses: Uses) -> bool:
 
 
 def _parts(use: Use) -> tuple[Any, ...]:
-    """The parts of the stored axes of which a use takes single entries, whichever they are."""
+    """The parts of the stored axes of which a use takes single entries."""
     if use.view is None:
         return ()
     unequal = tuple(slot for slot in use.view.slots if slot.partial)
@@ -323,8 +316,8 @@ def _parts(use: Use) -> tuple[Any, ...]:
 def _is_reentered(use: Use, uses: Uses) -> bool:
     """Whether a loop around goes over the same stack again and again."""
     around = [use.at[:depth] for depth in range(1, len(use.at)) if use.at[:depth] in uses.loops]
-    own = _loops_of(use, uses)
-    return tuple(around[: len(own)]) != own
+    loops = _loops_of(use, uses)
+    return tuple(around[: len(loops)]) != loops
 
 
 def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Job]:
@@ -335,10 +328,13 @@ def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Job]:
         view = use.view
         if use.what != "bias" or view is None or use.stop or not calibrated & set(use.biased.params):
             continue
-        own = tuple(at for at, axis in enumerate(view.axes) if any(each.axis >= 0 and each.size > 1 for each in axis))
+        axes = tuple(
+            axis for axis, parts in enumerate(view.axes) if any(part.axis >= 0 and part.size > 1 for part in parts)
+        )
         loops = _loops_of(use, uses)
-        odd = any(each.axis < 0 for at in own for each in view.axes[at])
-        if odd or _is_reentered(use, uses) or not _is_known(use, uses):
+        factors = tuple(view.axes[axis] for axis in axes)
+        is_odd = any(factor.axis < 0 for parts in factors for factor in parts)
+        if is_odd or _is_reentered(use, uses) or not _is_known(use, uses):
             continue
         places.setdefault(use.param, set()).add((loops, _parts(use)))
         shifts[use.at] = _Job(
@@ -348,10 +344,10 @@ def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Job]:
             factors=(
                 *(uses.loops[loop][use.param] for loop in loops),
                 *(pick.factors for pick in view.picks),
-                *(view.axes[at] for at in own),
+                *factors,
             ),
-            axes=own,
-            sizes=tuple(math.prod(each.size for each in view.axes[at]) for at in own),
+            axes=axes,
+            sizes=tuple(math.prod(factor.size for factor in parts) for parts in factors),
         )
     return {place: shift for place, shift in shifts.items() if len(places[shift.key[0]]) == 1}
 
@@ -367,8 +363,8 @@ def _replayed(
     values: Sequence[Any],
 ) -> tuple[dict[int, Any], dict[Key, Record]]:
     """Evaluate the forward pass with hooks, and return the new arrays and what was measured."""
-    every: dict[Place, _Job] = {**jobs, **shifts}
-    picks = {pick for job in every.values() for pick in job.picks}
+    changes: dict[Place, _Job] = {**jobs, **shifts}
+    picks = {pick for job in changes.values() for pick in job.picks}
     numbers = {_number(pick): jnp.zeros((), jnp.int32) for pick in picks}
 
     def hook(
@@ -378,12 +374,12 @@ def _replayed(
             if pick.at == place:
                 number = jnp.ravel(operands[pick.operand])[pick.entry].astype(jnp.int32)
                 state = {**state, _number(pick): jnp.clip(number, 0, _sizes([pick])[0] - 1)}
-        job = every.get(place)
+        job = changes.get(place)
         if job is None:
             return output, state, None
         entry = tuple(state[_number(pick)] for pick in job.picks)
         kept = state[job.key]
-        record = tuple(each[entry] for each in kept) if entry else kept
+        record = tuple(numbers[entry] for numbers in kept) if entry else kept
         if job.axes is not None:
             output, record = _centered(output, record, job)
         else:
@@ -392,13 +388,13 @@ def _replayed(
             record = tuple(old.at[entry].set(new) for old, new in zip(kept, record, strict=True))
         return output, {**state, job.key: record}, None
 
-    places = {*every, *(pick.at for pick in picks)}
-    player = Player(hook, places, {place: dict(each) for place, each in fresh.items()}, {**blank, **numbers})
+    places = {*changes, *(pick.at for pick in picks)}
+    player = Player(hook, places, {loop: dict(records) for loop, records in fresh.items()}, {**blank, **numbers})
     player.play(traced.closed, list(values))
     new: dict[int, Any] = {}
-    for key, job in {job.key: job for job in every.values()}.items():
+    for key, job in {job.key: job for job in changes.values()}.items():
         array = new.get(key[0], values[key[0]])
-        wide = array.astype(jnp.complex64 if jnp.iscomplexobj(array) else jnp.float32)
+        wide = widened(array)
         change = _spread(player.state[key][0], job, array.shape, 0.0 if job.axes is not None else 1.0)
         changed = wide + change if job.axes is not None else wide * change.astype(wide.dtype)
         new[key[0]] = changed.astype(array.dtype)
@@ -417,18 +413,18 @@ def _measured(operands: Sequence[Any], output: Any, record: Any, target: float, 
     deviation = _deviation(output)
     wanted = math.sqrt(target)
     apart = (jnp.abs((deviation / wanted) ** 2 - 1) > tolerance) & (deviation > 0) & (fault == FINITE)
-    own = jnp.where(apart, wanted / jnp.where(apart, deviation, 1), 1).astype(jnp.float32)
-    factor = jnp.where(known, factor, jnp.where(jnp.isfinite(own), own, 1))
+    new = jnp.where(apart, wanted / jnp.where(apart, deviation, 1), 1).astype(jnp.float32)
+    factor = jnp.where(known, factor, jnp.where(jnp.isfinite(new), new, 1))
     scaled = output * factor.astype(output.dtype)
-    # An output of zeros tells nothing of the weight, and whatever factor a later use finds leaves it as it is.
+    # Any factor leaves an output of zeros as it is, so a later use decides.
     seen = known | (jnp.any(output != 0) & (fault == FINITE))
     after = jnp.where(known, after, _deviation(scaled))
     return scaled, (factor, seen, jnp.where(known, before, deviation), after, fault)
 
 
 def _is_finite(arrays: Sequence[Any]) -> jax.Array:
-    numbers = [each for each in arrays if jnp.issubdtype(each.dtype, np.inexact)]
-    return jnp.asarray([jnp.isfinite(each).all() for each in numbers]).all() if numbers else jnp.ones((), bool)
+    numbers = [array for array in arrays if jnp.issubdtype(array.dtype, np.inexact)]
+    return jnp.asarray([jnp.isfinite(array).all() for array in numbers]).all() if numbers else jnp.ones((), bool)
 
 
 def _centered(output: Any, record: Any, shift: _Job) -> tuple[Any, Any]:
@@ -442,7 +438,7 @@ def _centered(output: Any, record: Any, shift: _Job) -> tuple[Any, Any]:
 
 def _deviation(output: Any) -> jax.Array:
     """The standard deviation, computed so that squares of large or small outputs neither overflow nor underflow."""
-    wide = output.astype(jnp.complex64 if jnp.iscomplexobj(output) else jnp.float32)
+    wide = widened(output)
     largest = jnp.max(jnp.abs(wide), initial=0)
     unit = jnp.where(largest > 0, largest, 1)
     small = wide / unit.astype(wide.dtype)
@@ -451,15 +447,15 @@ def _deviation(output: Any) -> jax.Array:
 
 def _spread(change: jax.Array, job: _Job, shape: tuple[int, ...], neutral: float) -> jax.Array:
     """The change of each stored entry, from the digits of its indices."""
-    places = []
+    indices = []
     for factors in job.factors:
-        step = jnp.zeros((1,) * len(shape), jnp.int32)
-        for each in factors:
-            step = step * each.size + _digit(shape, each)
-        places.append(jnp.broadcast_to(step, shape))
-    full = change[tuple(places)] if places else jnp.broadcast_to(change, shape)
-    for each, digit in job.key[1]:
-        full = jnp.where(_digit(shape, each) == digit, full, neutral)
+        index = jnp.zeros((1,) * len(shape), jnp.int32)
+        for factor in factors:
+            index = index * factor.size + _digit(shape, factor)
+        indices.append(jnp.broadcast_to(index, shape))
+    full = change[tuple(indices)] if indices else jnp.broadcast_to(change, shape)
+    for factor, digit in job.key[1]:
+        full = jnp.where(_digit(shape, factor) == digit, full, neutral)
     return full
 
 
@@ -476,7 +472,7 @@ def _rows(
     idle: dict[str, str] = {}
     first: str | None = None
     for key in dict.fromkeys(jobs[place].key for place in sorted(jobs)):
-        factor, known, before, after, fault = (np.asarray(each) for each in state[key])
+        factor, known, before, after, fault = map(np.asarray, state[key])
         path = traced.paths[key[0]] + _alone(digit for _, digit in key[1])
         unseen = "it did not run on these inputs"
         reasons = np.where(before == UNSEEN, unseen, _why_unknown(known, before)).astype(object)
@@ -492,13 +488,13 @@ def _rows(
         idle |= {path + _alone(map(int, entry)): str(reasons[tuple(entry)]) for entry in np.argwhere(~known)}
         if not known.any():
             continue
-        before, after = (np.where(known, each.astype(float) ** 2, np.nan) for each in (before, after))
+        before, after = (np.where(known, std.astype(float) ** 2, np.nan) for std in (before, after))
         rows[key] = Calibrated(path=path, before=before, after=after, factor=factor)
     return tuple(rows.values()), idle
 
 
 def _why_unknown(known: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Why the variance of an output that was computed tells nothing, per entry; empty where it does."""
+    """Why the variance of an output that was computed gives no factor, per entry; empty where it does."""
     constant = np.where(known & (before == 0), "its output is one number, without variance, on these inputs", "")
     return np.where(known, constant, "its output is zero on these inputs")
 

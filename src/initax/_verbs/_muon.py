@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from initax._errors import AxesError, InitaxError, RuleError, count, first_of, listing, warn
+from initax._adapters._nodes import holds_arrays
+from initax._errors import AxesError, InitaxError, RuleError, count, did_you_mean, first_of, listing, warn
 from initax._math._axes import Axes, resolve
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Why
@@ -16,6 +17,7 @@ from initax._model._survey import Survey
 from initax._planning._label_rules import Said, decide_labels, rows_of
 from initax._planning._misuse import refuse_permuted
 from initax._trace._take_survey import survey
+from initax._verbs._calls import with_line
 from initax._verbs._labels import Label, Labels, never_trained, read_rules_of
 
 OPTAX = "initax._adapters._optax_muon"
@@ -27,12 +29,16 @@ READ_NOWHERE = frozenset({Why.UNDECLARED, Why.MISFIT, Why.CONTRADICTED, Why.UNRE
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """An array as a matrix, or stack of matrices; `axes` is `None` where it is none, and `why` says so."""
+    """An array as a matrix, or stack of matrices; `axes` is `None` where it is not one, and `why` says why."""
 
     layer: Layer
     parameter: Parameter
     axes: Axes | None
     why: str
+
+    def __str__(self) -> str:
+        """Return how a message lists it."""
+        return f"{self.parameter.path or '(model)'} {self.parameter.shape}: {self.why}"
 
 
 def muon_dimensions(
@@ -74,22 +80,32 @@ def muon_dimensions(
     References:
         Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks", for what goes to Adam.
     """
-    found = survey(model, inputs=inputs, forward=forward, module=module)
-    matrices = matrices_of("muon_dimensions", found, rules)
-    merged = [each for each in matrices if each.axes is not None and each.axes.stored_sides is None]
+    surveyed = survey(model, inputs=inputs, forward=forward, module=module)
+    matrices = matrices_of("muon_dimensions", surveyed, rules)
+    axes = {matrix.parameter.path: matrix.axes for matrix in matrices if matrix.axes is not None}
+    merged = [path for path in axes if axes[path].stored_sides is None]
     if merged:
-        shown = [f'{each.parameter.path} {each.parameter.shape}, "{_pattern(each)}"' for each in merged]
         raise AxesError(
             "muon_dimensions: optax can't be told of matrices that share an axis.",
-            *first_of(shown),
+            *first_of(f'{path} {axes[path].shape}, "{axes[path].pattern}"' for path in merged),
             "ix.muon(learning_rate, model) shows optax each of them alone",
-            f'or give them to Adam: ix.muon_dimensions(model, {{"{merged[0].parameter.path}": False}})',
+            f'or give them to Adam: ix.muon_dimensions(model, {{"{merged[0]}": False}})',
         )
     numbers = _optax("muon_dimensions").numbers
-    sides = {each.parameter.path: each.axes.stored_sides for each in matrices if each.axes is not None}
-    return _labelled("muon_dimensions", found, matrices, {path: numbers(*side) for path, side in sides.items() if side})
+    dimensions = {path: numbers(*each.stored_sides) for path, each in axes.items() if each.stored_sides}
+    return _labelled("muon_dimensions", surveyed, matrices, dimensions)
 
 
+def _muon_line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The call of `ix.muon` that may be meant: the learning rate first, whatever stood first or was named `lr`."""
+    named = [kwargs[name] for name in ("learning_rate", "lr") if name in kwargs]
+    rate = next((repr(value) for value in (*named, *args) if isinstance(value, int | float)), "learning_rate")
+    options = {name: value for name, value in kwargs.items() if name not in ("learning_rate", "lr", "model")}
+    rules = [repr(value) for value in args if isinstance(value, Mapping) and not holds_arrays(value)]
+    return f"write ix.muon({', '.join([rate, 'model', *rules, *(f'{name}=...' for name in options)])})"
+
+
+@with_line("ix.muon", _muon_line)
 def muon(
     learning_rate: Any,
     model: Any,
@@ -137,31 +153,32 @@ def muon(
         scalable for LLM training", arXiv 2502.16982, for `consistent_rms`.
     """
     refuse_permuted("ix.muon", learning_rate=learning_rate, model=model)
-    found = survey(model, inputs=inputs, forward=forward, module=module)
+    surveyed = survey(model, inputs=inputs, forward=forward, module=module)
     if "muon_weight_dimension_numbers" in options:
         raise InitaxError(
             "muon: muon_weight_dimension_numbers is what ix.muon finds out.", "leave it out, or use rules"
         )
-    matrices = matrices_of("muon", found, rules)
-    own = {each.parameter.path: each.axes for each in matrices if each.axes is not None}
-    several = [path for path, axes in own.items() if axes.batch_size > 1]
+    adapter = _optax("muon")
+    unknown = [name for name in options if name not in adapter.ARGUMENTS]
+    if unknown:
+        near = did_you_mean(unknown[0], adapter.ARGUMENTS)
+        line = _muon_line((learning_rate, model), options) if unknown[0] == "lr" else ""
+        raise InitaxError(f'muon: optax.contrib.muon has no argument "{unknown[0]}".', near, line)
+    matrices = matrices_of("muon", surveyed, rules)
+    axes = {matrix.parameter.path: matrix.axes for matrix in matrices if matrix.axes is not None}
+    several = [path for path, each in axes.items() if each.batch_size > 1]
     if options.get("adaptive") and several:
         raise InitaxError(
             "muon: adaptive=True scales by one number for each array, and some hold several matrices.",
             f"arrays: {listing(several, 4)}",
             "leave adaptive out, or give these to Adam by a rule",
         )
-    adapter = _optax("muon")
     dimensions = {
-        path: adapter.numbers((*axes.receptive_axis, *axes.in_axis), axes.out_axis) for path, axes in own.items()
+        path: adapter.numbers((*each.receptive_axis, *each.in_axis), each.out_axis) for path, each in axes.items()
     }
-    splits = {path: axes.split for path, axes in own.items() if axes.split != axes.shape}
-    return adapter.muon(
-        learning_rate,
-        _labelled("muon", found, matrices, dimensions),
-        _labelled("muon", found, matrices, splits),
-        options,
-    )
+    splits = {path: each.split for path, each in axes.items() if each.split != each.shape}
+    trees = (_labelled("muon", surveyed, matrices, values) for values in (dimensions, splits))
+    return adapter.muon(learning_rate, *trees, options)
 
 
 def _optax(verb: str) -> Any:
@@ -171,45 +188,43 @@ def _optax(verb: str) -> Any:
         raise InitaxError(f"ix.{verb} needs optax, which is not installed.", "pip install optax") from error
 
 
-def _labelled(verb: str, found: Survey, matrices: list[Matrix], values: Mapping[str, Any]) -> Labels:
+def _labelled(verb: str, surveyed: Survey, matrices: list[Matrix], values: Mapping[str, Any]) -> Labels:
     rows = (
         Label(
-            parameter=each.parameter if each.axes is None else replace(each.parameter, axes=each.axes),
-            kind=each.layer.kind,
-            value=values.get(each.parameter.path),
-            why=each.why,
+            parameter=matrix.parameter if matrix.axes is None else replace(matrix.parameter, axes=matrix.axes),
+            kind=matrix.layer.kind,
+            value=values.get(matrix.parameter.path),
+            why=matrix.why,
         )
-        for each in matrices
+        for matrix in matrices
     )
-    return Labels(verb, found, rows)
+    return Labels(verb, surveyed, rows)
 
 
-def matrices_of(verb: str, found: Survey, rules: Any) -> list[Matrix]:
+def matrices_of(verb: str, surveyed: Survey, rules: Any) -> list[Matrix]:
     """Return what each array of a model is as a matrix.
 
     Args:
         verb: who asks, for errors.
-        found: the model.
+        surveyed: the model.
         rules: as `ix.muon` takes them.
 
     Raises:
         RuleError: no array is a matrix, or a rule is wrong.
     """
-    decided = decide_labels(read_rules_of("muon", rules, verb), found) if rules is not None else {}
-    matrices = [_matrix(verb, layer, each, decided.get(each.path)) for layer, each in rows_of(found)]
-    if not any(each.axes is not None for each in matrices):
-        raise RuleError(
-            f"{verb}: no array is a matrix of known axes, so that Adam would get all of them.",
-            *(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.why}" for each in matrices[:6]),
-            "" if found.traced is not None else "say what the model is called on, inputs=...",
-        )
-    blind = [each for each in matrices if each.axes is None and _may_be_matrix(each.parameter, decided)]
+    decided = decide_labels(read_rules_of("muon", rules, verb), surveyed) if rules is not None else {}
+    matrices = [_matrix(verb, layer, array, decided.get(array.path)) for layer, array in rows_of(surveyed)]
+    trace_line = "" if surveyed.traced is not None else "say what the model is called on, inputs=..."
+    if not any(matrix.axes is not None for matrix in matrices):
+        head = f"{verb}: no array is a matrix of known axes, so that Adam would get all of them."
+        raise RuleError(head, *map(str, matrices[:6]), trace_line)
+    blind = [matrix for matrix in matrices if matrix.axes is None and _may_be_matrix(matrix.parameter, decided)]
     if blind:
         first = blind[0].parameter
         warn(
             f"{verb} can't tell the axes of {count(len(blind), 'array')}, and Adam gets them:",
-            *first_of(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.why}" for each in blind),
-            "" if found.traced is not None else "say what the model is called on, inputs=...",
+            *first_of(map(str, blind)),
+            trace_line,
             f'or say their axes, {{"{first.path}": "{_example(first)}"}}, or False for Adam',
         )
     return matrices
@@ -228,13 +243,10 @@ def _may_be_matrix(parameter: Parameter, decided: Mapping[str, Said]) -> bool:
 
 
 def _matrix(verb: str, layer: Layer, parameter: Parameter, said: Said | None) -> Matrix:
-    def made(axes: Axes | None, why: str) -> Matrix:
-        return Matrix(layer, parameter, axes, why)
-
     if never_trained(parameter):
-        return made(None, str(parameter.excluded))
+        return Matrix(layer, parameter, None, str(parameter.excluded))
     if said is not None and said.value is False:
-        return made(None, f'rule "{said.rule}"')
+        return Matrix(layer, parameter, None, f'rule "{said.rule}"')
     asked = said is not None and (said.is_named or parameter.role in WEIGHT_ROLES)
     axes = parameter.axes
     if said is not None and asked and isinstance(said.value, Mapping):
@@ -251,7 +263,8 @@ def _matrix(verb: str, layer: Layer, parameter: Parameter, said: Said | None) ->
             f"shape {parameter.shape}" + (f', axes "{axes.pattern}"' if axes is not None else ""),
             'say its axes, "i o", or False for Adam',
         )
-    return made(None if why else axes, why or (f'rule "{said.rule}"' if said is not None and asked else ""))
+    by_rule = f'rule "{said.rule}"' if said is not None and asked else ""
+    return Matrix(layer, parameter, None if why else axes, why or by_rule)
 
 
 def _why_none(parameter: Parameter, axes: Axes | None, *, asked: bool) -> str:
@@ -267,7 +280,3 @@ def _why_none(parameter: Parameter, axes: Axes | None, *, asked: bool) -> str:
     if axes.receptive_axis and inputs == 1 and axes.batch_size > 1:
         return "depthwise"
     return "a vector" if axes.fan_in <= 1 or outputs <= 1 or not axes.in_axis or not axes.out_axis else ""
-
-
-def _pattern(each: Matrix) -> str:
-    return each.axes.pattern if each.axes is not None else ""

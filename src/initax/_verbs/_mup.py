@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -10,20 +11,23 @@ from typing import Any
 
 from initax._errors import ModelError, RuleError, listing, shown
 from initax._math._axes import Axes
-from initax._model._parameter import WEIGHT_ROLES
+from initax._model._parameter import WEIGHT_ROLES, Ancestor, Layer
 from initax._model._reason import Why
-from initax._model._survey import Survey, shape_text
+from initax._model._survey import Survey, Traced, shape_text
 from initax._planning._label_rules import decide_labels, rows_of
 from initax._trace._signal_products import OTHER, SignalProduct, SignalProducts, signal_products
 from initax._trace._take_survey import survey
 from initax._trace._uses import Place
+from initax._verbs._calls import with_line
 from initax._verbs._labels import read_rules_of
 from initax._verbs._muon import matrices_of
 from initax._verbs._width import CLOSE, Width
-from initax._verbs._width_factors import Fold, Grown, Optimizer, Pair, WidthFactor, decided, refuse_odd
+from initax._verbs._width_factors import Fold, Grown, Optimizer, Pair, WidthFactor, decided, glob_of, refuse_odd
 
 QUERY = re.compile(r"(^|[._])(w?q|q(uer(y|ies))?_?\w*|\w*_q)([._]|$)", re.IGNORECASE)
 """Names of what makes queries. Which side of attention's logits takes over their factor is a matter of taste."""
+
+SAME = "the two models have the same sizes: nothing grows, and every factor is one"
 
 DECAY = (
     "weight decay: learning rate × decay is the same at every width, so it stands behind the factors: "
@@ -32,6 +36,9 @@ DECAY = (
 )
 
 
+@with_line(
+    "ix.mup", lambda args, kwargs: "write ix.mup(make(64), make(256)): a narrow and a wide model of one function"
+)
 def mup(
     base: Any,
     model: Any,
@@ -75,8 +82,8 @@ def mup(
             is 1. Needs `inputs`, and Adam or Muon.
         attention: whether sums over products of two signals, attention's logits, are to be divided by what they sum
             over. `False` leaves them as the forward pass has them.
-        inputs: what both models are called on, abstract or not. Attention, tied embeddings and arrays that nobody
-            declared are read off a trace.
+        inputs: what both models are called on, abstract or not. Attention, tied embeddings and undeclared arrays
+            are read off a trace.
         forward: function of a model and the inputs, where a plain call is not it.
         module: for variables of Flax Linen, the two modules: `(narrow, wide)`.
 
@@ -84,8 +91,8 @@ def mup(
         The factors; `print` them for a table.
 
     Raises:
-        ModelError: the models have other arrays, a size grows that is no width, or it can't be told what an array is.
-        RuleError: a rule, or the optimizer, is none.
+        ModelError: the models have other arrays, a size grows that is not a width, or what an array is can't be told.
+        RuleError: a rule is wrong, or the optimizer is another one.
         AxesError: restated axes do not fit.
 
     Examples:
@@ -126,7 +133,9 @@ def mup(
             rows[path] = replace(
                 rows[path], use=owner.use, std=owner.std, learning_rate=owner.learning_rate, why=str(reason)
             )
-    return Width(before, after, rows.values(), steps, (DECAY,) if steps.name == "adamw" else ())
+    same = all(row.std == row.learning_rate == 1 and not row.grows for row in rows.values())
+    notes = [*([SAME] if same else []), *([DECAY] if steps.name == "adamw" else [])]
+    return Width(before, after, rows.values(), steps, tuple(notes))
 
 
 def _modules(module: Any) -> tuple[Any, Any]:
@@ -144,7 +153,7 @@ def _is_depth(depth: Any, steps: Optimizer, after: Survey) -> bool:
     """Whether the models may have other depths.
 
     Raises:
-        RuleError: the exponent is no number, or the optimizer is another one.
+        RuleError: the exponent is not a number, or the optimizer is another one.
         ModelError: the forward pass is not known.
     """
     if depth is None:
@@ -159,34 +168,28 @@ def _is_depth(depth: Any, steps: Optimizer, after: Survey) -> bool:
 
 
 def _listed(factors: Sequence[float | None]) -> str:
-    return listing(dict.fromkeys("?" if each is None else f"{each:.4g}" for each in factors), 4)
+    return listing(dict.fromkeys("?" if factor is None else f"{factor:.4g}" for factor in factors), 4)
 
 
-def _glob(path: str) -> str:
-    return ".".join("*" if part.isdigit() else part for part in path.split("."))
+def _with_open_number(path: str) -> set[tuple[str, ...]]:
+    """The parts of a path with one of its numbers left open, for each number."""
+    parts = path.split(".")
+    return {(*parts[:place], "*", *parts[place + 1 :]) for place, part in enumerate(parts) if part.isdigit()}
 
 
 def _block_alike(path: str, others: Iterable[str]) -> str | None:
     """The array at the same place of another block: of the paths that differ in one number alone, the first."""
-    parts = path.split(".")
-    numbers = [at for at, part in enumerate(parts) if part.isdigit()]
-    patterns = {tuple("" if at == place else part for at, part in enumerate(parts)): place for place in numbers}
-    for other in others:
-        own = other.split(".")
-        for place in numbers if len(own) == len(parts) else ():
-            alike = own[place].isdigit() and tuple("" if at == place else part for at, part in enumerate(own))
-            if alike and patterns.get(alike) == place:
-                return other
-    return None
+    patterns = _with_open_number(path)
+    return next((other for other in others if patterns & _with_open_number(other)), None)
 
 
 def _paired(before: Survey, after: Survey, rules: Any, *, deepens: bool) -> dict[str, Pair]:
     """The arrays of the two models, by path; a block that the base does not have goes with one that it has."""
-    old = {each.path: each for _, each in rows_of(before)}
-    new = {each.path: (layer, each) for layer, each in rows_of(after)}
+    old = {parameter.path: parameter for _, parameter in rows_of(before)}
+    new = {parameter.path: (layer, parameter) for layer, parameter in rows_of(after)}
     of_base = {path: path for path in old}
     if deepens:
-        of_base |= {path: own for path in new if path not in old and (own := _block_alike(path, old))}
+        of_base |= {path: alike for path in new if path not in old and (alike := _block_alike(path, old))}
     more = [path for path in new if path not in of_base]
     less = [path for path in old if path not in new and not (deepens and _block_alike(path, new))]
     if more or less:
@@ -198,18 +201,21 @@ def _paired(before: Survey, after: Survey, rules: Any, *, deepens: bool) -> dict
             "" if deepens else "or, where one has more residual branches: depth=1.0",
         )
     said = {} if rules is None else decide_labels(read_rules_of("mup", rules), after)
-    return {path: Pair(old[of_base[path]], layer, each, said.get(path), deepens) for path, (layer, each) in new.items()}
+    return {
+        path: Pair(old[of_base[path]], layer, parameter, said.get(path), deepens)
+        for path, (layer, parameter) in new.items()
+    }
 
 
 def _refuse_grown_data(before: Survey, after: Survey) -> None:
-    """Raise where what goes in or comes out grows, and is no state that goes in and comes out.
+    """Raise where inputs or outputs of the forward pass grow, unless they are a state that goes in and comes out.
 
     Raises:
-        ModelError: it is so.
+        ModelError: an input or an output grows.
     """
     if before.traced is None or after.traced is None:
         return
-    (old_in, old_out), (new_in, new_out) = _data(before), _data(after)
+    (old_in, old_out), (new_in, new_out) = _data(before.traced), _data(after.traced)
     if len(old_in) != len(new_in) or len(old_out) != len(new_out):
         raise ModelError("mup: the forward passes of the base and the model take, or return, other things.")
     goes_in = [pair for pair in zip(old_in, new_in, strict=True) if pair[0].shape != pair[1].shape]
@@ -218,23 +224,18 @@ def _refuse_grown_data(before: Survey, after: Survey) -> None:
         shapes = {(old.shape, new.shape) for old, new in others}
         for old, new in grown:
             if (old.shape, new.shape) not in shapes:
+                line = "where features are returned, say what becomes of them: "
                 raise ModelError(
                     f"mup: {what} grows with the width, {shape_text(old)} → {shape_text(new)}.",
-                    "a size that is no width, classes or features of the data, is the same in both models",
-                    "where features are returned, say what becomes of them: "
-                    "forward=lambda model, x: model(x).mean(axis=-1)"
-                    if what != "the input"
-                    else "",
+                    "a size that is not a width, classes or features of the data, is the same in both models",
+                    "" if what == "the input" else f"{line}forward=lambda model, x: model(x).mean(axis=-1)",
                 )
 
 
-def _data(found: Survey) -> tuple[list[Any], list[Any]]:
+def _data(traced: Traced) -> tuple[list[Any], list[Any]]:
     """Types of what a forward pass takes, beside weights, and of what it returns."""
-    traced = found.traced
-    jaxpr = traced.closed.jaxpr if traced is not None else None
-    if traced is None or jaxpr is None:
-        return [], []
-    return [each.aval for each in jaxpr.invars[len(traced.paths) :]], [each.aval for each in jaxpr.outvars]
+    given, returned = traced.closed.jaxpr.invars[len(traced.paths) :], traced.closed.jaxpr.outvars
+    return [variable.aval for variable in given], [variable.aval for variable in returned]
 
 
 def _matrices(
@@ -243,19 +244,19 @@ def _matrices(
     """The axes, in both models, of the arrays whose updates Muon makes orthogonal."""
     if steps.name != "muon":
         return {}
-    old = {each.parameter.path: each.axes for each in matrices_of("mup", before, steps.rules)}
-    found = {}
-    for each in matrices_of("mup", after, steps.rules):
-        path, axes = each.parameter.path, old[pairs[each.parameter.path].base.path]
-        if each.axes is None or axes is None:
+    old = {matrix.parameter.path: matrix.axes for matrix in matrices_of("mup", before, steps.rules)}
+    both = {}
+    for matrix in matrices_of("mup", after, steps.rules):
+        path, axes = matrix.parameter.path, old[pairs[matrix.parameter.path].base.path]
+        if matrix.axes is None or axes is None:
             continue
-        if each.parameter.role == "embedding":
+        if matrix.parameter.role == "embedding":
             raise RuleError(
-                f"mup: Muon gets the embedding {path} {each.parameter.shape}, for which there is no rule of width.",
+                f"mup: Muon gets the embedding {path} {matrix.parameter.shape}, for which there is no rule of width.",
                 f'give it to Adam: optimizer=("muon", {{"rules": {{"{path}": False}}}})',
             )
-        found[path] = axes, each.axes
-    return found
+        both[path] = axes, matrix.axes
+    return both
 
 
 class _Folding:
@@ -286,27 +287,24 @@ class _Folding:
     def _fold(self, params: Sequence[str], factor: float, why: str) -> None:
         for path in params:
             before = self.folds.get(path)
-            both = Fold(factor=factor, why=why)
-            if before is not None:
-                both = Fold(factor=before.factor * factor, why=f"{before.why}; {why}")
-            self.folds[path] = both
+            self.folds[path] = Fold(factor=factor, why=why) if before is None else before.times(factor, why)
 
     def _refuse_unseen(self, *, attention: bool) -> None:
-        """Raise where the forward pass would tell something that nobody has told."""
+        """Raise where the factors depend on the forward pass, which is not known."""
         if not any(grown.axes for _, grown in self.grown.values()):
             return
-        around = [(each.path, each.cls.__name__) for layer in self.after.layers for each in layer.ancestors]
-        around += [(layer.path, layer.cls.__name__) for layer in self.after.layers]
-        heads = [each for each in around if "attention" in each[1].lower()]
+        modules: list[Ancestor | Layer] = [module for layer in self.after.layers for module in layer.ancestors]
+        modules += self.after.layers
+        heads = [module for module in modules if "attention" in module.cls.__name__.lower()]
         if heads and attention and "query" not in self.words.values():
             raise ModelError(
-                "mup: whether heads grow, the forward pass tells, and nobody says what the models are called on.",
-                f"attention: {heads[0][0] or '(model)'} ({heads[0][1]})",
+                "mup: whether heads grow is seen in the forward pass, and what the models are called on is not known.",
+                f"attention: {heads[0].path or '(model)'} ({heads[0].cls.__name__})",
                 "give inputs=x; or, where heads keep their size, attention=False",
             )
-        uses = {path: (pair, grown) for path, (pair, grown) in self.grown.items() if grown.axes and pair.word is None}
+        untold = [pair for pair, grown in self.grown.values() if grown.axes and pair.word is None]
         is_read = any(grown.inputs != 1 and grown.outputs == 1 for _, grown in self.grown.values())
-        tables = [pair for pair, _ in uses.values() if pair.parameter.role == "embedding"]
+        tables = [pair for pair in untold if pair.parameter.role == "embedding"]
         if tables and not is_read:
             raise ModelError(
                 f"mup: nothing reads the model out; is {tables[0].text} tied to a head?",
@@ -318,8 +316,8 @@ class _Folding:
         """Make up for what the forward pass multiplies with and that goes with the width."""
         at_base = {path: param for param, path in enumerate(self.of_base)}
         for param, factors in new.factors.items():
-            own = at_base[self.grown[self.paths[param]][0].base.path]
-            path, before = self.paths[param], old.factors.get(own, [])
+            path = self.paths[param]
+            before = old.factors.get(at_base[self.grown[path][0].base.path], [])
             if self.words[path] == "fixed" or set(factors) == set(before):
                 continue
             # Blocks that the base does not have meet a shared array once more.
@@ -339,7 +337,7 @@ class _Folding:
 
     def _products(self, old: SignalProducts, new: SignalProducts) -> None:
         """Let sums over products of signals be divided by what they sum over."""
-        alike = {self._sides(each, at, of_base=True): each for at, each in old.found.items()}
+        alike = {self._sides(product, place, of_base=True): product for place, product in old.found.items()}
         for place, product in new.found.items():
             before = alike.get(self._sides(product, place, of_base=False))
             if before is None:
@@ -358,7 +356,7 @@ class _Folding:
         if not any(pair.deepens for pair, _ in self.grown.values()):
             return place
         paths = self.of_base if of_base else self.paths
-        return product.line, tuple(frozenset(_glob(paths[each]) for each in side) for side in product.sides)
+        return product.line, tuple(frozenset(glob_of(paths[param]) for param in side) for side in product.sides)
 
     def deepened(self, exponent: float) -> dict[str, float]:
         """Let what ends a residual branch take over its factor, and return what learning rates are multiplied with.
@@ -387,8 +385,8 @@ class _Folding:
             if new.part == "end":
                 self._fold([path], times**-exponent, f"{new}")
             rates[path] = times ** (exponent - 1)
-        own = {path: self._of_neighbours(path, rates) for path in self.grown if path not in rates}
-        return rates | {path: rate for path, rate in own.items() if rate is not None}
+        others = {path: self._of_neighbours(path, rates) for path in self.grown if path not in rates}
+        return rates | {path: rate for path, rate in others.items() if rate is not None}
 
     def _of_neighbours(self, path: str, rates: Mapping[str, float]) -> float | None:
         """The factor of a norm's scale or bias: that of the module around it, if all weights there are in a branch."""
@@ -397,7 +395,7 @@ class _Folding:
         parts = path.split(".")
         for depth in range(len(parts) - 1, 0, -1):
             around = ".".join(parts[:depth]) + "."
-            inside = [rates.get(each) for each in self.weights if each.startswith(around)]
+            inside = [rates.get(weight) for weight in self.weights if weight.startswith(around)]
             if inside:
                 return inside[0] if len(set(inside)) == 1 else None
         return None
@@ -416,39 +414,31 @@ class _Folding:
         where: str,
     ) -> list[str]:
         """The parameters that make one of two signals, and nothing else."""
-        named = [
-            [self.paths[each] for each in sorted(side)]
-            for side in sides
-            if any(self.words[self.paths[each]] == "query" for each in side)
-        ]
+        paths = [[self.paths[param] for param in sorted(side)] for side in sides]
+        named = [side for side in paths if any(self.words[path] == "query" for path in side)]
         if len(named) == 1:
             return named[0]
-        alone = [
-            [self.paths[each] for each in sorted(side)]
-            for side in sides
-            if side and all(products.sinks.get(each) == {place} for each in side)
-        ]
+        makes_nothing_else = [side and all(products.sinks.get(param) == {place} for param in side) for side in sides]
+        alone = list(itertools.compress(paths, makes_nothing_else))
         if sides[0] & sides[1] or not alone:
             raise self._unknown(where, growth, "what makes either side, and nothing else,", sides)
-        return next((paths for paths in alone if any(QUERY.search(path) for path in paths)), alone[0])
+        return next((side for side in alone if any(QUERY.search(path) for path in side)), alone[0])
 
     def _unknown(self, where: str, growth: float, what: str, sides: Sequence[frozenset[int]] = ()) -> ModelError:
-        both = [f"{listing((self.paths[each] for each in sorted(side)), 4)}" for side in sides if side]
-        packed = len(sides) == 2 and bool(sides[0] & sides[1])
-        path = next((self.paths[each] for side in sides for each in sorted(side)), None)
+        paths = [[self.paths[param] for param in sorted(side)] for side in sides if side]
+        both = [listing(side, 4) for side in paths]
+        seen = line = ""
+        if len(sides) == 2 and sides[0] & sides[1]:
+            seen = f"both sides come out of one array: {both[0]}"
+            line = "store queries, keys and values apart, or let heads keep their size and their number grow"
+        elif paths:
+            seen = f"the sides come from {' and '.join(both)}"
+            line = f'say which array takes over the factor: rules={{"{paths[0][0]}": "query"}}'
         return ModelError(
             f"mup: a product of two signals is summed over {growth:.4g} times as many entries.",
             f"{what} can't be told" + (f" ({where})" if where else ""),
-            "both sides come out of one array: " + both[0]
-            if packed
-            else f"the sides come from {' and '.join(both)}"
-            if both
-            else "",
-            "store queries, keys and values apart, or let heads keep their size and their number grow"
-            if packed
-            else f'say which array takes over the factor: rules={{"{path}": "query"}}'
-            if path
-            else "",
+            seen,
+            line,
             "or divide by the size of a head in the forward pass, not by its root, and write attention=False",
         )
 
@@ -459,11 +449,11 @@ class _Folding:
             pair, grown = self.grown[path]
             if not grown.axes or pair.word not in (None, "tied"):
                 continue
-            makers = {maker for each in products.read[param].values() for maker in each}
-            places = set(products.read[param])
-            whole = all(products.read[param].values()) and OTHER not in places
-            alone = whole and all(products.sinks.get(each, set()) <= places for each in makers)
-            before = [self.paths[each] for each in sorted(makers)]
+            read = products.read[param]
+            makers = {maker for by_place in read.values() for maker in by_place}
+            whole = all(read.values()) and OTHER not in read
+            alone = whole and all(products.sinks.get(maker, set()) <= set(read) for maker in makers)
+            before = [self.paths[maker] for maker in sorted(makers)]
             times = grown.outputs
             if pair.word == "tied" and alone:
                 self._fold(before, 1 / times, f"{path} reads out what it makes")

@@ -7,6 +7,7 @@ from typing import Any
 
 from initax._errors import InitaxError, RuleError
 from initax._model._survey import Survey
+from initax._planning._plan import Plan, plan
 from initax._planning._rules import match, read_rules
 from initax.schemes._scheme import WORDS
 
@@ -42,6 +43,24 @@ def named_rules(verb: str, rules: Any, survey: Survey) -> dict[str, Any] | None:
     )
 
 
+def named_plans(word: str, survey: Survey, maps: Mapping[str, Any], default: Any = None) -> dict[str, Plan]:
+    """Return the plan of each rule map by name; an error says which one it comes from.
+
+    Args:
+        word: what the maps are to the user, for an error.
+        survey: the model.
+        maps: name of each rule map → its rules; the name of the only one may be empty.
+        default: as for `ix.plan`.
+    """
+    plans = {}
+    for name, rules in maps.items():
+        try:
+            plans[name] = plan(survey, rules, default=default)
+        except InitaxError as error:
+            raise type(error)(f'{word} "{name}": {error}' if name else str(error)) from error
+    return plans
+
+
 def _shown(key: Any) -> str:
     return f'"{key}"' if isinstance(key, str) else repr(getattr(key, "__name__", key))
 
@@ -53,7 +72,7 @@ def _line(value: Any) -> str:
 def _is_scheme(value: Mapping[Any, Any], survey: Survey) -> bool:
     if {"name", "base"} & set(value):
         return True
-    names = {each.name for layer in survey.layers for each in layer.parameters}
+    names = {parameter.name for layer in survey.layers for parameter in layer.parameters}
     return set(value) <= names.union(WORDS)
 
 

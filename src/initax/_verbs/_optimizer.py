@@ -102,8 +102,8 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
         The state. Arrays of parameters that the plan does not draw are the same objects as before.
 
     Raises:
-        PlanError: `plan` is none, nothing in the state belongs to what it draws, or what does is not known to start at
-            zero and `fresh` is missing, or is not a state of the same optimizer.
+        PlanError: `plan` is not a plan, nothing in the state belongs to what it draws, or what does is not known to
+            start at zero and `fresh` is missing, or is not a state of the same optimizer.
 
     Examples:
         >>> import equinox as eqx, initax as ix, jax, optax
@@ -153,8 +153,8 @@ def _forgetful(opt_state: State, drawn: Mapping[tuple[str, ...], Any], fresh: An
     inner = getattr(opt_state, "opt_state", None)
     if inner is not None and hasattr(opt_state, "replace") and hasattr(opt_state, "apply_fn"):
         started = getattr(fresh, "opt_state", fresh)
-        made: State = opt_state.replace(opt_state=_forgetful(inner, drawn, started, counts))
-        return made
+        new_state: State = opt_state.replace(opt_state=_forgetful(inner, drawn, started, counts))
+        return new_state
     places = list(_places(opt_state))
     owners = [_owner(place, drawn) for place in places]
     resets = [False if owner is None else drawn[owner] for owner in owners]
@@ -189,7 +189,7 @@ def _no_plan(opt_state: Any, plan: Any) -> str:
 
 def _drawn(plan: Plan) -> dict[tuple[str, ...], bool]:
     """The parts of every parameter's path → whether the plan draws it; a tied one goes with its owner."""
-    drawn = dict.fromkeys(each.parameter.path for each in plan.draws)
+    drawn = dict.fromkeys(draw.parameter.path for draw in plan.draws)
     every = [*drawn, *(kept.parameter.path for kept in plan.kept)]
     aliases: Mapping[str, str] = plan.aliases
     return {tuple(path.split(".")): aliases.get(path, path) in drawn for path in (*every, *aliases)}
@@ -207,7 +207,7 @@ def _places(tree: Any, field: str = "", above: tuple[str, ...] = ()) -> Iterator
 
 
 def _is_state(node: Any) -> bool:
-    """Whether this is one of optax's states; the pair that stands for a complex parameter is none."""
+    """Whether this is one of optax's states; the pair that stands for a complex parameter is not."""
     cls = type(node)
     named = isinstance(node, tuple) and hasattr(node, "_fields") and cls.__name__ != "SplitRealAndImaginaryArrays"
     return named and cls.__module__.partition(".")[0] == "optax"
@@ -266,11 +266,8 @@ def _restarted_in_part(place: _Place, entries: Any) -> Any:
             f"{np.shape(entries)} alone.",
             "reset the whole layer: ix.reset_optimizer(opt_state, plan)",
         )
-    return (
-        np.where(entries, np.zeros((), leaf.dtype), leaf)
-        if isinstance(leaf, np.ndarray)
-        else jnp.where(entries, jnp.zeros((), leaf.dtype), leaf)
-    )
+    xp = np if isinstance(leaf, np.ndarray) else jnp
+    return xp.where(entries, xp.zeros((), leaf.dtype), leaf)
 
 
 def _starts(fresh: Any, forgotten: list[_Place], number: int) -> dict[tuple[str, ...], Any]:

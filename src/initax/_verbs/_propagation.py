@@ -16,13 +16,13 @@ from initax._errors import InitaxError, KeyTypeError
 from initax._math._keys import is_typed
 from initax._model._survey import Survey, Traced
 from initax._planning._misuse import refuse_permuted
-from initax._planning._plan import Plan, plan
+from initax._planning._plan import Plan
 from initax._trace import uses_of
 from initax._trace._replay import Player, longest_trips
 from initax._trace._take_survey import called, survey
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
-from initax._verbs._finite import refuse_not_finite
-from initax._verbs._named_rules import named_rules
+from initax._verbs._finite import refuse_not_finite, widened
+from initax._verbs._named_rules import named_plans, named_rules
 from initax._verbs._signal_report import NUMBERS, Signal, SignalComparison, SignalReport
 
 SATURATED = 3.0
@@ -119,28 +119,27 @@ def signal_propagation(
         refuse_permuted("ix.signal_propagation", rules=rules, keys=keys)
     if rules is not None and not isinstance(model, Survey):
         model, inputs, forward, module = survey(model, inputs=inputs, forward=forward, module=module), None, None, None
-    found, traced, values = called(model, inputs, forward, module)
-    inputs = found.inputs if inputs is None else inputs
+    surveyed, traced, values = called(model, inputs, forward, module)
+    inputs = surveyed.inputs if inputs is None else inputs
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
         raise InitaxError("signal_propagation measures on real inputs; some are abstract.", "pass arrays")
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
-    examples = _examples(inputs)
-    operations = operations_of(uses, examples)
+    operations = operations_of(uses, _examples(inputs))
     if not operations:
         raise InitaxError("signal_propagation finds no contraction or convolution with a weight.")
-    named = None if rules is None else named_rules("signal_propagation", rules, found)
-    plans = {} if rules is None else _plans(found, {"": rules} if named is None else named)
+    named = None if rules is None else named_rules("signal_propagation", rules, surveyed)
+    plans = {} if rules is None else named_plans("rules", surveyed, {"": rules} if named is None else named)
     drawn = _drawn(plans, keys, traced, values) if plans else {"": {}}
 
     def every(measure: Callable[[Sequence[Any]], Any]) -> dict[str, Any]:
         """What is measured with each key, stacked, by rule map: one program for all of them."""
 
         def run(fresh: Mapping[int, Any], values: Sequence[Any]) -> Any:
-            return measure([fresh.get(at, value) for at, value in enumerate(values)])
+            return measure([fresh.get(param, value) for param, value in enumerate(values)])
 
         compiled = jax.jit(run if not plans else jax.vmap(run, in_axes=(0, None)))
-        made = {name: compiled(fresh, values) for name, fresh in drawn.items()}
-        return made if plans else jax.tree_util.tree_map(lambda each: each[None], made)
+        measured = {name: compiled(fresh, values) for name, fresh in drawn.items()}
+        return measured if plans else jax.tree.map(lambda number: number[None], measured)
 
     trips = _trips(traced, operations, uses, every)
     measured = every(lambda arrays: _measured(traced, operations, trips, loss, arrays))
@@ -148,19 +147,9 @@ def signal_propagation(
     for name, numbers in measured.items():
         reports[name] = _reported(traced, operations, uses, numbers)
         if reports[name].not_finite:
-            redrawn = {each.parameter.path for each in plans[name].draws} if plans else ()
-            refuse_not_finite("signal_propagation", found, inputs, redrawn)
+            redrawn = {draw.parameter.path for draw in plans[name].draws} if plans else ()
+            refuse_not_finite("signal_propagation", surveyed, inputs, redrawn)
     return reports[""] if named is None else SignalComparison(reports=reports)
-
-
-def _plans(found: Survey, maps: Mapping[str, Any]) -> dict[str, Plan]:
-    plans = {}
-    for name, rules in maps.items():
-        try:
-            plans[name] = plan(found, rules)
-        except InitaxError as error:
-            raise type(error)(f'rules "{name}": {error}' if name else str(error)) from None
-    return plans
 
 
 def _drawn(plans: Mapping[str, Plan], keys: Any, traced: Traced, values: Sequence[Any]) -> dict[str, dict[int, Any]]:
@@ -169,21 +158,21 @@ def _drawn(plans: Mapping[str, Plan], keys: Any, traced: Traced, values: Sequenc
     They are drawn here, by the programs that draw one model: those are compiled once for all keys and rule maps, and
     what measures has no draw in it.
     """
-    every = as_keys(keys)
-    found = {name: [each.arrays(key) for key in every] for name, each in plans.items()}
-    paths = {path for rows in found.values() for path in rows[0]}
-    places = [at for at, path in enumerate(traced.paths) if path in paths]
-    return {
-        name: {at: jnp.stack([row.get(traced.paths[at], values[at]) for row in rows]) for at in places}
-        for name, rows in found.items()
-    }
+    by_key = {name: [plan.arrays(key) for key in as_keys(keys)] for name, plan in plans.items()}
+    drawn = {path for models in by_key.values() for path in models[0]}
+    params = [param for param, path in enumerate(traced.paths) if path in drawn]
+
+    def stacked(models: Sequence[Mapping[str, Any]], param: int) -> jax.Array:
+        return jnp.stack([arrays.get(traced.paths[param], values[param]) for arrays in models])
+
+    return {name: {param: stacked(models, param) for param in params} for name, models in by_key.items()}
 
 
 def as_keys(keys: Any) -> jax.Array:
     """Return one key or several as an array of keys.
 
     Raises:
-        KeyTypeError: they are none.
+        KeyTypeError: they are not JAX keys.
     """
     if not is_typed(keys):
         raise KeyTypeError(f"keys must be JAX random keys, not {keys!r}.", "jax.random.split(jax.random.key(0), 16)")
@@ -193,15 +182,14 @@ def as_keys(keys: Any) -> jax.Array:
 
 def _examples(inputs: Any) -> int | None:
     """The number of examples: the first axis of the first array among the inputs."""
-    shapes = [each.shape for each in jax.tree_util.tree_leaves(inputs) if hasattr(each, "shape") and each.shape]
-    return int(shapes[0][0]) if shapes else None
+    shapes = (leaf.shape for leaf in jax.tree.leaves(inputs) if hasattr(leaf, "shape") and leaf.shape)
+    return next((int(shape[0]) for shape in shapes), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """An output that is measured, and the weights that it comes from."""
 
-    place: Place
     params: tuple[int, ...]
     units: tuple[int, ...]
     examples: int | None
@@ -220,30 +208,27 @@ def operations_of(uses: Uses, examples: int | None) -> dict[Place, Operation]:
     biases = [
         use for use in uses.found if use.what == "bias" and len(use.biased.params) == 1 and not use.stop and use.view
     ]
-    taken: set[int] = set()
-    found: dict[Place, Operation] = {}
+    operations: dict[Place, Operation] = {}
     for use in uses.found:
         if use.what not in CONTRACTIONS or use.view is None or not use.at:
             continue
-        place, units = use.at, use.outputs.axes
-        own = (at for at, bias in enumerate(biases) if _follows(bias, use) and at not in taken)
-        bias = next(own, None)
-        if bias is not None and use.at not in found:
-            taken.add(bias)
-            place, units = biases[bias].at, biases[bias].outputs.axes
-        before = next((each for each in found.values() if each.place == place), None)
-        params = (*before.params, use.param) if before else (use.param,)
+        complete = use
+        bias = next((bias for bias in biases if _follows(bias, use)), None)
+        if bias is not None and use.at not in operations:
+            biases = [other for other in biases if other is not bias]
+            complete = bias
+        place = complete.at
+        params = (*operations[place].params, use.param) if place in operations else (use.param,)
         around = [place[:depth] for depth in range(1, len(place))]
-        found[place] = Operation(
-            place=place,
+        operations[place] = Operation(
             params=tuple(dict.fromkeys(params)),
-            units=units,
+            units=complete.outputs.axes,
             examples=examples,
-            loops=tuple(each for each in around if each in uses.loops),
+            loops=tuple(outer for outer in around if outer in uses.loops),
             use=use,
             stack=_stack_axes(use, around, uses),
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(operations.items()))
 
 
 def _stack_axes(use: Use, around: Sequence[Place], uses: Uses) -> tuple[int, ...] | None:
@@ -274,9 +259,8 @@ def _trips(
     loops = {place[:depth] for place in operations for depth in range(1, len(place))} & uses.whiles
     if not loops:
         return {}
-    closed = traced.closed
-    found = every(lambda arrays: longest_trips(closed, list(arrays), operations, loops))
-    return {loop: max(int(np.max(steps[loop])) for steps in found.values()) for loop in loops}
+    trips = every(lambda arrays: longest_trips(traced.closed, list(arrays), operations, loops))
+    return {loop: max(int(np.max(steps[loop])) for steps in trips.values()) for loop in loops}
 
 
 def _measured(
@@ -317,7 +301,7 @@ def _measured(
 
 
 def _statistics(output: Any, operation: Operation) -> dict[str, jax.Array]:
-    wide = output.astype(jnp.complex64 if jnp.iscomplexobj(output) else jnp.float32)
+    wide = widened(output)
     size, mean = jnp.abs(wide), jnp.mean(wide)
     others = tuple(axis for axis in range(wide.ndim) if axis not in operation.units)
     return {
@@ -333,7 +317,7 @@ def _statistics(output: Any, operation: Operation) -> dict[str, jax.Array]:
 
 def _correlation(output: jax.Array, others: Sequence[int], examples: int | None) -> jax.Array:
     """The mean cosine between two different examples, from the length of the sum of their directions."""
-    axis = next((each for each in others if output.shape[each] == examples), None)
+    axis = next((axis for axis in others if output.shape[axis] == examples), None)
     if axis is None or examples is None or examples < 2:
         return jnp.full((), jnp.nan)
     rows = jnp.moveaxis(output, axis, 0).reshape(examples, -1)
@@ -350,10 +334,10 @@ def _gradient(gradient: Any, operation: Operation) -> dict[str, jax.Array]:
     inner = any(factor.size != gradient.shape[factor.axis] for factor, _ in alone)
     if axes is None or inner or (axes and alone) or len(operation.params) > 1:
         return {}
-    for factor, digit in sorted(alone, key=lambda each: -each[0].axis):
+    for factor, digit in sorted(alone, key=lambda entry: -entry[0].axis):
         gradient = jnp.take(gradient, digit, axis=factor.axis)
     rest = tuple(axis for axis in range(gradient.ndim) if axis not in axes)
-    wide = gradient.astype(jnp.complex64 if jnp.iscomplexobj(gradient) else jnp.float32)
+    wide = widened(gradient)
     square = jnp.mean(jnp.abs(wide) ** 2, axis=rest)
     size = math.prod(gradient.shape[axis] for axis in rest)
     return {
@@ -372,7 +356,7 @@ def _reported(
             continue
         numbers = {name: np.asarray(value) for name, value in measured[place].items()}
         keys, *steps = numbers["ran"].shape
-        path = " + ".join(traced.paths[each] for each in operation.params)
+        path = " + ".join(traced.paths[param] for param in operation.params)
         alone = operation.use.view.fixed if operation.use.view else ()
         path += f"[{', '.join(str(digit) for _, digit in alone)}]" if alone else ""
         for step in itertools.product(*map(range, steps)):
@@ -387,7 +371,7 @@ def _reported(
     rows.sort(key=lambda row: row[0])
     return SignalReport(
         signals=tuple(signal for _, signal in rows),
-        unmeasured=tuple(traced.paths[each] for each in sorted(weights - seen)),
+        unmeasured=tuple(traced.paths[param] for param in sorted(weights - seen)),
     )
 
 

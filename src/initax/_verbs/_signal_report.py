@@ -11,6 +11,7 @@ import numpy as np
 
 from initax._errors import InitaxError, count, first_of, message, shown
 from initax._text import table
+from initax._verbs._figures import draw_band, new_figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class Signal:
         return float(np.median(getattr(self, number)[self.ran]))
 
 
-NUMBERS = tuple(each.name for each in fields(Signal) if each.name not in ("path", "ran"))
+NUMBERS = tuple(number.name for number in fields(Signal) if number.name not in ("path", "ran"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class SignalReport:
         signals: one per weighted operation, in the order of the forward pass, steps of a loop one by one.
         unmeasured: paths of weights none of whose operations was seen: they did not run, or are written out.
 
-    Where an output is not finite, with whichever key, the table names the first.
+    The table names the first output that is not finite with some key.
     """
 
     signals: tuple[Signal, ...]
@@ -69,17 +70,17 @@ class SignalReport:
     @property
     def not_finite(self) -> tuple[str, ...]:
         """Paths of the outputs that are not finite with some key, in the order of the forward pass."""
-        return tuple(each.path for each in self.signals if not np.isfinite(each.mean_square[each.ran]).all())
+        return tuple(signal.path for signal in self.signals if not np.isfinite(signal.mean_square[signal.ran]).all())
 
     def to_dict(self) -> dict[str, dict[str, list[float]]]:
         """Return path → number → values, one per key; a weight used again has `#2` behind its path."""
-        found: dict[str, dict[str, list[float]]] = {}
+        numbers: dict[str, dict[str, list[float]]] = {}
         for signal in self.signals:
             path, again = signal.path, 2
-            while path in found:
+            while path in numbers:
                 path, again = f"{signal.path}#{again}", again + 1
-            found[path] = {name: np.asarray(getattr(signal, name), float).tolist() for name in NUMBERS}
-        return found
+            numbers[path] = {name: np.asarray(getattr(signal, name), float).tolist() for name in NUMBERS}
+        return numbers
 
     def __str__(self) -> str:
         """Return the medians as a table; columns that hold nothing are left out."""
@@ -126,7 +127,7 @@ class SignalReport:
 
         Raises:
             AssertionError: a number is out of bounds, or not finite; the message lists each.
-            InitaxError: a bound is none, or `gradient_ratio` is given and no gradient was measured.
+            InitaxError: a bound is not a number, or `gradient_ratio` is given and no gradient was measured.
 
         Examples:
             >>> import equinox as eqx, jax, initax as ix
@@ -152,7 +153,7 @@ class SignalReport:
                     wrong.append(f"{signal.path}: {name} {value:.4g}, not in [{low:g}, {high:g}]")
         norms = [signal.median("gradient_norm") for signal in self.signals]
         if math.isfinite(gradient_ratio):
-            if np.all(np.isnan([each for signal in self.signals for each in np.ravel(signal.gradient_norm)])):
+            if all(np.isnan(signal.gradient_norm).all() for signal in self.signals):
                 raise InitaxError(
                     "assert_healthy: gradient_ratio compares gradients, and none was measured.",
                     "ix.signal_propagation(model, inputs, loss=lambda output: (output**2).mean())",
@@ -192,16 +193,17 @@ class SignalComparison:
 
     def __str__(self) -> str:
         """Return the medians side by side; numbers that were not measured are left out."""
-        found = {name: report.medians() for name, report in self.reports.items()}
-        numbers = _measured(self.reports.values())
-        columns = [(number, name) for number in numbers for name in found]
-        paths = list(dict.fromkeys(path for rows in found.values() for path in rows))
+        medians = {name: report.medians() for name, report in self.reports.items()}
+        columns = [(number, name) for number in _measured(self.reports.values()) for name in medians]
+        paths = list(dict.fromkeys(path for by_path in medians.values() for path in by_path))
         rows = [
-            (path, *(f"{found[name][path][number]:.4g}" if path in found[name] else "" for number, name in columns))
+            (path, *(f"{medians[name][path][number]:.4g}" if path in medians[name] else "" for number, name in columns))
             for path in paths
         ]
-        keys = next((each.mean.size for report in self.reports.values() for each in report.signals), 0)
-        title = f"{count(len(paths), 'operation')}, {count(len(found), 'rule map')}, medians over {count(keys, 'key')}"
+        keys = next((signal.mean.size for report in self.reports.values() for signal in report.signals), 0)
+        title = (
+            f"{count(len(paths), 'operation')}, {count(len(medians), 'rule map')}, medians over {count(keys, 'key')}"
+        )
         shown = table(title, ("weight", *(f"{number.replace('_', ' ')}, {name}" for number, name in columns)), rows)
         below = [f"{name}: {line}" for name, report in self.reports.items() for line in report.remarks()]
         return "\n\n".join([shown, *below])
@@ -214,7 +216,7 @@ class SignalComparison:
 
         Raises:
             AssertionError: a number is out of bounds; the message names the rule map.
-            InitaxError: a bound is none.
+            InitaxError: a bound is not a number.
         """
         for name, report in self.reports.items():
             try:
@@ -243,26 +245,20 @@ def _measured(reports: Iterable[SignalReport]) -> list[str]:
 
 def _figure(reports: Mapping[str, SignalReport]) -> Any:
     """A figure with a panel for each statistic and in it a band over the keys for each report."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InitaxError("plot() draws with matplotlib, which is missing.", "pip install initax[plot]") from error
     shown = _measured(reports.values())
-    figure = Figure(figsize=(4.5 * len(shown), 3.2), layout="constrained")
+    figure = new_figure(4.5 * len(shown), 3.2)
     for panel, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        every = []
+        plotted: list[np.ndarray] = []
         for label, report in reports.items():
             values = [np.asarray(getattr(signal, name), float)[signal.ran] for signal in report.signals]
             # What is not finite has no place on an axis; the line ends there.
-            values = [np.where(np.isfinite(each), each, np.nan) for each in values]
-            low, middle, high = np.array([np.quantile(each, (0.1, 0.5, 0.9)) for each in values]).T
-            depth = np.arange(1, len(values) + 1)
-            (line,) = panel.plot(depth, middle, label=label)
-            panel.fill_between(depth, low, high, alpha=0.25, linewidth=0, color=line.get_color())
-            every += values
+            values = [np.where(np.isfinite(numbers), numbers, np.nan) for numbers in values]
+            low, middle, high = np.array([np.quantile(numbers, (0.1, 0.5, 0.9)) for numbers in values]).T
+            draw_band(panel, np.arange(1, len(values) + 1), low, middle, high, label=label)
+            plotted += values
         panel.set_xlabel("weighted operation")
         panel.set_title(name.replace("_", " "))
-        if name != "correlation" and np.nanmin(np.concatenate(every)) > 0:
+        if name != "correlation" and np.nanmin(np.concatenate(plotted)) > 0:
             panel.set_yscale("log")
         if len(reports) > 1:
             panel.legend()
@@ -273,27 +269,30 @@ def _largest(name: str, value: Any) -> float:
     """A bound as a number.
 
     Raises:
-        InitaxError: it is none.
+        InitaxError: it is not one number.
     """
     if _is_number(value):
         return float(value)
-    line = f"assert_healthy({name}=0.6)"
-    if isinstance(value, tuple | list) and len(value) == 2 and _is_number(value[1]):
-        line = f"assert_healthy({name}={value[1]})"
-    raise InitaxError(f"assert_healthy: {name} is one number, the largest, not {shown(value)}.", line)
+    meant = value[1] if _is_pair(value) else 0.6
+    head = f"assert_healthy: {name} is one number, the largest, not {shown(value)}."
+    raise InitaxError(head, f"assert_healthy({name}={meant})")
 
 
 def _interval(name: str, value: Any) -> tuple[float, float]:
     """Two bounds as numbers.
 
     Raises:
-        InitaxError: they are none.
+        InitaxError: they are not two numbers.
     """
-    if isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value)):
+    if _is_pair(value):
         return float(value[0]), float(value[1])
-    line = f"assert_healthy({name}=(0.1, {value if _is_number(value) else 10.0}))"
+    meant = value if _is_number(value) else 10.0
     head = f"assert_healthy: {name} is two numbers, the least and the largest, not {shown(value)}."
-    raise InitaxError(head, line)
+    raise InitaxError(head, f"assert_healthy({name}=(0.1, {meant}))")
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
 
 
 def _is_number(value: Any) -> bool:

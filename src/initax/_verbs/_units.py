@@ -89,8 +89,8 @@ def reset_units(
 
     Raises:
         RuleError: there is no such layer, or the mask is not of its units.
-        ModelError: the layer has no units that can be reset alone, the trace can't tell who takes them in, whoever does
-            takes in something else with them, or the forward pass fails.
+        ModelError: the layer has no units that can be reset alone, the trace can't tell which weights take them in,
+            these take in something else with them, or the forward pass fails.
         SchemeError: the scheme is unknown or can't serve the layer.
         PlanError: nothing of the optimizer's state belongs to the layer.
         KeyTypeError: `key` is not one JAX key.
@@ -119,12 +119,12 @@ def reset_units(
     where = _mask_of(mask, weight, chosen)
     cut = _cut_off(survey, weight, where)
     new = plan(survey, {_only(chosen.path): scheme}).arrays(key)
-    entries = {path: _spread(where, _parameter(chosen, path)) for path in new}
+    entries = {array.path: _spread(where, array) for array in chosen.parameters if array.path in new}
     arrays = {path: jnp.where(entries[path], array, survey.at(path)) for path, array in new.items()}
-    for path, own in cut.items():
-        arrays[path] = jnp.where(own, np.zeros((), survey.at(path).dtype), survey.at(path))
-    made = survey.write(arrays)
-    return made if opt_state is None else (made, forget_entries(opt_state, survey, {**entries, **cut}))
+    for path, is_cut in cut.items():
+        arrays[path] = jnp.where(is_cut, np.zeros((), survey.at(path).dtype), survey.at(path))
+    new_model = survey.write(arrays)
+    return new_model if opt_state is None else (new_model, forget_entries(opt_state, survey, {**entries, **cut}))
 
 
 def _only(path: str) -> Callable[[Layer], bool]:
@@ -136,57 +136,56 @@ def _only(path: str) -> Callable[[Layer], bool]:
 
 
 def _layer_of(survey: Survey, path: Any) -> Layer:
-    paths = [each.path for each in survey.layers]
-    every = f"layers: {listing(each or '(model)' for each in paths)}"
+    by_path = {layer.path: layer for layer in survey.layers}
+    all_layers = f"layers: {listing(path or '(model)' for path in by_path)}"
     if not isinstance(path, str):
         held = _held_by(survey, path)
         shown = repr(path) if isinstance(path, int | float | None) else f"a {type(path).__name__}"
-        hint = f'write "{held[0]}"' if len(held) == 1 else _name_one(held) if held else every
+        hint = f'write "{held[0]}"' if len(held) == 1 else _name_one(held) if held else all_layers
         raise RuleError(f"a layer's path is a string, not {shown}.", hint)
-    for each in survey.layers:
-        if each.path == survey.aliases.get(path, path):
-            return each
-    inside = [each for each in paths if each.startswith(f"{path}.")]
-    owner = next((each.path for each in survey.layers for own in each.parameters if own.path == path), None)
+    owner = survey.aliases.get(path, path)
+    if owner in by_path:
+        return by_path[owner]
+    inside = [other for other in by_path if other.startswith(f"{path}.")]
     if inside:
         raise RuleError(f'"{path}" owns no units itself.', _name_one(inside))
-    if owner is not None:
-        raise RuleError(f'"{path}" is an array of a layer.', f'name the layer: "{owner}"')
-    raise RuleError(f'the model has no layer "{path}".', every, did_you_mean(path, paths))
+    for layer in survey.layers:
+        if any(array.path == path for array in layer.parameters):
+            raise RuleError(f'"{path}" is an array of a layer.', f'name the layer: "{layer.path}"')
+    raise RuleError(f'the model has no layer "{path}".', all_layers, did_you_mean(path, by_path))
 
 
 def _name_one(paths: list[str]) -> str:
-    quoted = (f'"{each}"' for each in paths)
-    return f"it holds {count(len(paths), 'layer')}; name one: {listing(quoted)}"
+    quoted = listing(f'"{path}"' for path in paths)
+    return f"it holds {count(len(paths), 'layer')}; name one: {quoted}"
 
 
 def _held_by(survey: Survey, thing: Any) -> list[str]:
     """The layers in what was passed in place of a path: a layer's description, or a module of the model."""
     if isinstance(thing, Layer):
         return [thing.path]
-    own = {id(leaf) for leaf in jax.tree.leaves(thing)}
+    inside = {id(leaf) for leaf in jax.tree.leaves(thing)}
     arrays = {path: id(survey.at(path)) for path in survey.places}
-    return [each.path for each in survey.layers if any(arrays.get(array.path) in own for array in each.parameters)]
+    return [
+        layer.path for layer in survey.layers if any(arrays.get(array.path) in inside for array in layer.parameters)
+    ]
 
 
 def _weight_of(layer: Layer) -> Parameter:
     """The one weight whose outputs are the layer's units."""
-    weights = [each for each in layer.parameters if each.role in WEIGHT_ROLES]
+    weights = [parameter for parameter in layer.parameters if parameter.role in WEIGHT_ROLES]
     shown = f'"{layer.path or "(model)"}" ({layer.kind})'
     if len(weights) != 1 or weights[0].role != "weight" or weights[0].axes is None:
-        roles = listing(f"{each.name} ({each.role or 'undeclared'})" for each in layer.parameters)
+        roles = listing(f"{array.name} ({array.role or 'undeclared'})" for array in layer.parameters)
         raise ModelError(
             f"{shown} has no units that can be reset alone: one weight and its bias make units.",
             f"it has {roles or 'no arrays'}",
             f'draw the whole layer: ix.reinit(model, {{"{layer.path or "*"}": "default"}}, key)',
         )
     (weight,) = weights
-    reason = (
-        weight.excluded
-        or weight.reserved
-        or (f"it is stored behind {weight.constraint.name}" if weight.constraint else "")
-    )
-    others = [each.name for each in layer.parameters if each is not weight and each.role not in ("bias", "state")]
+    behind = f"it is stored behind {weight.constraint.name}" if weight.constraint else ""
+    reason = weight.excluded or weight.reserved or behind
+    others = [array.name for array in layer.parameters if array is not weight and array.role not in ("bias", "state")]
     if reason or others:
         raise ModelError(
             f"units of {shown} can't be reset alone.",
@@ -195,27 +194,19 @@ def _weight_of(layer: Layer) -> Parameter:
     return weight
 
 
-def _units(parameter: Parameter) -> tuple[int, ...]:
-    """The sizes of a parameter's output axes."""
-    return tuple(parameter.shape[axis] for axis in parameter.axes.unit_axis) if parameter.axes is not None else ()
-
-
 def _mask_of(mask: Any, weight: Parameter, layer: Layer) -> Any:
-    found = mask if isinstance(mask, jax.Array) else np.asarray(mask)
-    units, axes = _units(weight), weight.axes
-    if found.shape == units and found.dtype == np.bool_:
-        return found
+    mask = mask if isinstance(mask, jax.Array) else np.asarray(mask)
+    axes = weight.axes
+    units = tuple(weight.shape[axis] for axis in axes.unit_axis) if axes is not None else ()
+    if mask.shape == units and mask.dtype == np.bool_:
+        return mask
     hint = "true means that a unit is reset: mask = score <= 0.025"
-    if found.shape != units and axes is not None:
+    if mask.shape != units and axes is not None:
         hint = f'one entry for each output of {weight.path} {weight.shape}, "{axes.pattern}"'
-        if len(units) == found.ndim == 1 and np.issubdtype(found.dtype, np.integer):
+        if len(units) == mask.ndim == 1 and np.issubdtype(mask.dtype, np.integer):
             hint = f"if these are indices, write jnp.zeros({units[0]}, bool).at[indices].set(True)"
-    shown = f"{found.dtype.name}{list(found.shape)}"
+    shown = f"{mask.dtype.name}{list(mask.shape)}"
     raise RuleError(f'the mask is {shown}, the units of "{layer.path or "(model)"}" are bool{list(units)}.', hint)
-
-
-def _parameter(layer: Layer, path: str) -> Parameter:
-    return next(each for each in layer.parameters if each.path == path)
 
 
 def _spread(mask: Any, parameter: Parameter) -> Any:
@@ -233,7 +224,7 @@ def _cut_off(survey: Survey, weight: Parameter, mask: Any) -> dict[str, Any]:
     """Path of each weight that takes units in → which of its entries take in one that is reset."""
     traced = survey.traced
     assert traced is not None
-    parameters = {each.path: each for layer in survey.layers for each in layer.parameters}
+    parameters = {parameter.path: parameter for layer in survey.layers for parameter in layer.parameters}
     axes = weight.axes.unit_axis if weight.axes is not None else ()
     try:
         readers = readers_of(traced.closed, len(traced.paths), traced.constants, traced.paths.index(weight.path), axes)
@@ -243,14 +234,14 @@ def _cut_off(survey: Survey, weight: Parameter, mask: Any) -> dict[str, Any]:
             "draw the layer as a whole with ix.reinit, or the units of a layer inside the branch",
         ) from None
     flat = mask.reshape(-1)
-    found: dict[str, Any] = {}
+    taking_in: dict[str, Any] = {}
     for reader in readers:
         parameter = parameters[traced.paths[reader.param]]
         if parameter.excluded is not None and not parameter.excluded.is_about_axes:
             raise ModelError(
                 f"{parameter.path} takes in units of {weight.path} and is never changed.", parameter.excluded.text
             )
-        own = (reader.units >= 0) & flat[np.maximum(reader.units, 0)]
-        own = (jnp if isinstance(own, jax.Array) else np).broadcast_to(own, parameter.shape)
-        found[parameter.path] = found[parameter.path] | own if parameter.path in found else own
-    return found
+        is_cut = (reader.units >= 0) & flat[np.maximum(reader.units, 0)]
+        is_cut = (jnp if isinstance(is_cut, jax.Array) else np).broadcast_to(is_cut, parameter.shape)
+        taking_in[parameter.path] = taking_in.get(parameter.path, False) | is_cut
+    return taking_in

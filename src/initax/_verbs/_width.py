@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from initax._errors import InitaxError, ModelError, RuleError, count, listing, nearest
+from initax._errors import InitaxError, ModelError, RuleError, count, first_of, listing, nearest
 from initax._model._parameter import Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
@@ -17,7 +17,7 @@ from initax._planning._records import Draw, Kept
 from initax._planning._rules import match, read_rules
 from initax._text import table
 from initax._verbs._labels import Label, Labels, never_trained
-from initax._verbs._width_factors import Optimizer, WidthFactor
+from initax._verbs._width_factors import Optimizer, WidthFactor, glob_of
 from initax.schemes._initializer import Initializer
 from initax.schemes._scaled import scaled
 from initax.schemes._scheme import Scheme, as_initializer
@@ -50,13 +50,13 @@ class Width:
         self._base, self._model, self._optimizer = base, model, optimizer
         self.rows = tuple(rows)
         self.notes = notes
-        self._by_path = {each.parameter.path: each for each in self.rows}
+        self._by_path = {row.parameter.path: row for row in self.rows}
 
     def __getitem__(self, path: str) -> WidthFactor:
         """Return what the array at a path needs.
 
         Raises:
-            ModelError: there is none.
+            ModelError: the model has no such array.
         """
         owner = self._model.aliases.get(path, path)
         if owner not in self._by_path:
@@ -67,13 +67,13 @@ class Width:
     @property
     def multipliers(self) -> Labels:
         """What each learning rate is multiplied with: a function from parameters to a tree; `.tree` is the tree."""
-        return self._labelled(lambda each: each.learning_rate)
+        return self._labelled(lambda row: row.learning_rate)
 
     @property
     def labels(self) -> Labels:
         """A label for each array, the same for the same learning rate, for `optax.multi_transform`."""
         names = self._names()
-        return self._labelled(lambda each: names[each.use, each.learning_rate])
+        return self._labelled(lambda row: names[row.use, row.learning_rate])
 
     @property
     def learning_rates(self) -> dict[str, float]:
@@ -81,19 +81,19 @@ class Width:
         return {name: rate for (_, rate), name in self._names().items()}
 
     def _names(self) -> dict[tuple[str, float], str]:
-        found = dict.fromkeys((each.use, each.learning_rate) for each in self.rows)
-        uses = [use for use, _ in found]
-        return {(use, rate): use if uses.count(use) == 1 else f"{use} ×{rate:.4g}" for use, rate in found}
+        different = dict.fromkeys((row.use, row.learning_rate) for row in self.rows)
+        uses = [use for use, _ in different]
+        return {(use, rate): use if uses.count(use) == 1 else f"{use} ×{rate:.4g}" for use, rate in different}
 
     def _labelled(self, value: Callable[[WidthFactor], Any]) -> Labels:
-        rows = (Label(parameter=each.parameter, kind=each.kind, value=value(each), why=each.why) for each in self.rows)
+        rows = (Label(parameter=row.parameter, kind=row.kind, value=value(row), why=row.why) for row in self.rows)
         return Labels("mup", self._model, rows)
 
     def scale_updates(self) -> Any:
         """Return an `optax.GradientTransformation` that multiplies each array's update by its factor.
 
         It stands behind what makes the updates, `optax.chain(optax.adam(1e-3), width.scale_updates())`. What should not
-        be multiplied, weight decay say, stands behind it: `optax.chain(optax.scale_by_adam(), width.scale_updates(),
+        be multiplied, e.g. weight decay, stands behind it: `optax.chain(optax.scale_by_adam(), width.scale_updates(),
         optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(1e-3))`.
 
         Raises:
@@ -131,23 +131,21 @@ class Width:
         """
         rules = {"*": "default"} if rules is None else rules
         before, after = plan(self._base, rules), plan(self._model, rules)
-        at_base = {each.parameter.path: each for each in before.draws}
+        at_base = {draw.parameter.path: draw for draw in before.draws}
         self._refuse_kept(after)
-        factors: dict[str, tuple[Draw, float]] = {}
-        for each in after.draws:
-            path = each.parameter.path
-            factor = self._factor(at_base.get(self._by_path[path].base_path), each)
-            if abs(factor - 1) > CLOSE and each.initializer is not None:
-                factors[path] = each, factor
-        own = {path: _scaled(each.parameter, each.initializer, factor) for path, (each, factor) in factors.items()}
-        own |= self._of_kept_scales(after)
-        drawn = {each.parameter.path: each.rule for each in after.draws}
-        kept = {each.parameter.path: each.rule for each in after.kept}
-        left = {rule for path, rule in (drawn | kept).items() if path not in own}
-        idle = {each.text for each in read_rules(rules)} - left
-        given = dict(zip((each.text for each in read_rules(rules)), rules.items(), strict=True))
-        stay = dict(value for text, value in given.items() if text not in idle or text not in drawn.values())
-        return {**stay, **self._grouped(own)}
+        scaled_ones = self._of_kept_scales(after)
+        for draw in after.draws:
+            path = draw.parameter.path
+            factor = self._factor(at_base.get(self._by_path[path].base_path), draw)
+            if abs(factor - 1) > CLOSE and draw.initializer is not None:
+                scaled_ones[path] = _scaled(draw.parameter, draw.initializer, factor)
+        deciding: list[Draw | Kept] = [*after.draws, *after.kept]
+        rest = {row.rule for row in deciding if row.parameter.path not in scaled_ones}
+        drawing = {draw.rule for draw in after.draws}
+        # A rule is left out where everything that it draws gets a rule of its own.
+        given = zip((rule.text for rule in read_rules(rules)), rules.items(), strict=True)
+        stay = dict(rule for text, rule in given if text in rest or text not in drawing)
+        return {**stay, **self._grouped(scaled_ones)}
 
     def _factor(self, before: Draw | None, after: Draw) -> float:
         """What the scheme's own standard deviation in the wide model is multiplied with."""
@@ -167,58 +165,51 @@ class Width:
 
     def _refuse_kept(self, after: Plan) -> None:
         left = [
-            each
-            for each in after.kept
-            if each.rule is None and not never_trained(each.parameter)
-            if each.reason.why is Why.NO_RULE or each.reason.is_about_axes
-            if abs(self._by_path[each.parameter.path].std - 1) > CLOSE
-            if each.kind != "Norm"  # scales are seen to, and biases are zeros
+            self._by_path[kept.parameter.path]
+            for kept in after.kept
+            if kept.rule is None and not never_trained(kept.parameter)
+            if kept.reason.why is Why.NO_RULE or kept.reason.is_about_axes
+            if abs(self._by_path[kept.parameter.path].std - 1) > CLOSE
+            if kept.kind != "Norm"  # scales are seen to, and biases are zeros
         ]
         if left:
             raise RuleError(
                 f"mup: no rule draws {count(len(left), 'array')} whose standard deviation goes with the width.",
-                *(_kept_text(each, self._by_path[each.parameter.path]) for each in left[:4]),
-                f"… {len(left) - 4} more" if len(left) > 4 else "",
+                *first_of(f"{row.parameter.path} {_shapes(row)}: std × {row.std:.4g}" for row in left),
                 f'draw them, {{"*": "default"}} first; or say that one stays: {{"{left[0].parameter.path}": None}}',
             )
 
     def _of_kept_scales(self, after: Plan) -> dict[str, Scheme]:
         """What norms' scales that take over a factor start with; schemes of weights say nothing of them."""
         return {
-            each.parameter.path: _scaled(each.parameter, as_initializer("ones", "scale"), row.std)
-            for each in after.kept
-            if each.parameter.role == "scale" and each.reason.why in (Why.NORM, Why.NO_RULE, Why.SILENT)
-            if abs((row := self._by_path[each.parameter.path]).std - 1) > CLOSE
+            kept.parameter.path: _scaled(kept.parameter, as_initializer("ones", "scale"), row.std)
+            for kept in after.kept
+            if kept.parameter.role == "scale" and kept.reason.why in (Why.NORM, Why.NO_RULE, Why.SILENT)
+            if abs((row := self._by_path[kept.parameter.path]).std - 1) > CLOSE
         }
 
-    def _grouped(self, own: Mapping[str, Scheme]) -> dict[str, Scheme]:
+    def _grouped(self, schemes: Mapping[str, Scheme]) -> dict[str, Scheme]:
         """Rules for some arrays, one for all those of a list of blocks that get the same."""
         alike: dict[str, list[str]] = {}
-        every: dict[str, list[str]] = {}
         for path in self._by_path:
-            glob = ".".join("*" if part.isdigit() else part for part in path.split("."))
-            every.setdefault(glob, []).append(path)
-            if path in own:
-                alike.setdefault(glob, []).append(path)
+            alike.setdefault(glob_of(path), []).append(path)
         rules: dict[str, Scheme] = {}
         for glob, paths in alike.items():
-            first = own[paths[0]]
-            whole = paths == every[glob] and "*" in glob and all(own[path] == first for path in paths)
-            if whole and self._selects(glob) == set(paths):
-                rules[glob] = first
-            else:
-                rules |= {path: own[path] for path in paths}
+            own = {path: schemes[path] for path in paths if path in schemes}
+            is_whole = len(own) == len(paths) and "*" in glob and all(own[path] == own[paths[0]] for path in paths)
+            rules |= {glob: own[paths[0]]} if is_whole and self._selects(glob) == set(paths) else own
         return rules
 
     def _selects(self, glob: str) -> set[str]:
-        reach = match(read_rules({glob: None}), self._model.layers, self._model.aliases).selected[0]
-        return {path for path, is_named in reach.items() if is_named}
+        """The arrays that a path with wildcards names."""
+        selected = match(read_rules({glob: None}), self._model.layers, self._model.aliases).selected[0]
+        return {path for path, is_named in selected.items() if is_named}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data: the optimizer, and what each array needs, by path."""
         return {
             "optimizer": self._optimizer.to_dict(),
-            "arrays": {each.parameter.path: each.to_dict() for each in self.rows},
+            "arrays": {row.parameter.path: row.to_dict() for row in self.rows},
             "notes": list(self.notes),
         }
 
@@ -230,32 +221,32 @@ class Width:
         """Return a table of the arrays: which axes grow, both factors, and why."""
         rows = [
             (
-                each.parameter.path or "(model)",
-                each.kind,
-                each.parameter.role or "",
-                _shapes(each),
-                ", ".join(f"{name} ×{ratio:.4g}" for name, ratio in each.grows.items()),
-                f"{each.std:.4g}",
-                f"{each.learning_rate:.4g}",
-                each.why,
+                row.parameter.path or "(model)",
+                row.kind,
+                row.parameter.role or "",
+                _shapes(row),
+                ", ".join(f"{name} ×{ratio:.4g}" for name, ratio in row.grows.items()),
+                f"{row.std:.4g}",
+                f"{row.learning_rate:.4g}",
+                row.why,
             )
-            for each in self.rows
+            for row in self.rows
         ]
         title = f"{self._model.model.__name__}, {self._optimizer.name}: {count(len(rows), 'array')}"
-        made = table(title, COLUMNS, rows, right=("std", "lr"))
-        return "\n\n".join([made, *(["\n".join(f"note: {note}" for note in self.notes)] if self.notes else [])])
+        notes = "\n".join(f"note: {note}" for note in self.notes)
+        return "\n\n".join(filter(None, (table(title, COLUMNS, rows, right=("std", "lr")), notes)))
 
     def __repr__(self) -> str:
         """Return it in one line, with how many arrays are of each use."""
-        uses = [each.use for each in self.rows]
+        uses = [row.use for row in self.rows]
         return f"Width({listing(f'{use}: {uses.count(use)}' for use in dict.fromkeys(uses))})"
 
 
-def _deviation(each: Draw) -> float | None:
+def _deviation(draw: Draw) -> float | None:
     """The standard deviation of what is drawn; a framework's own function may be one of JAX's that says it."""
-    if each.std is not None or each.recipe is None:
-        return each.std
-    known = each.recipe.kernel.moments(each.recipe.numbers, None)
+    if draw.std is not None or draw.recipe is None:
+        return draw.std
+    known = draw.recipe.moments
     return None if known is None else max(known[1] - known[0] ** 2, 0.0) ** 0.5
 
 
@@ -264,14 +255,9 @@ def _shapes(row: WidthFactor) -> str:
     return str(new) if new == row.base_shape else f"{row.base_shape} → {new}"
 
 
-def _kept_text(each: Kept, row: WidthFactor) -> str:
-    return f"{each.parameter.path} {_shapes(row)}: std × {row.std:.4g}"
-
-
 def _scaled(parameter: Parameter, initializer: Initializer | None, factor: float) -> Scheme:
     """A scheme for one array: an initializer of its role, times a factor."""
     if initializer is None:
         raise RuleError(f'mup: nothing draws "{parameter.path}".')
     role = parameter.role or "weight"
-    one = Scheme.of({role: initializer})
-    return scaled(one, factor, biases=True) if role in ("bias", "scale") else scaled(one, factor)
+    return scaled(Scheme.of({role: initializer}), factor, biases=role in ("bias", "scale"))

@@ -17,7 +17,7 @@ from initax._verbs._labels import never_trained
 OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
 
 ODD = 0.1
-"""A size that grows by less than this power of what the others grow by is no width: 50,257 rows padded to 50,304."""
+"""A size that grows by less than this power of what the others grow by is not a width: 50,257 rows padded to 50,304."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Optimizer:
         """Return an optimizer as it is written: its name, or Muon's with options.
 
         Raises:
-            RuleError: it is none.
+            RuleError: it is another one, or has other options.
         """
         name, options = given if isinstance(given, tuple | list) and len(given) == 2 else (given, {})
         known = isinstance(name, str) and name in OPTIMIZERS
@@ -49,14 +49,14 @@ class Optimizer:
             return cls(name=name, rules=options.get("rules"), consistent_rms=rms is not None and rms is not False)
         raise RuleError(
             f"mup: optimizer must be one of {listing(OPTIMIZERS)}, not {shown(given)}.",
-            'what is updated entry by entry as Adam does, Lion say, is "adam"; plain gradients are "sgd"',
+            'what is updated entry by entry as Adam does, e.g. Lion, is "adam"; plain gradients are "sgd"',
             'Muon with options: ("muon", {"rules": {"head": False}, "consistent_rms": 0.2})',
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
-        own = {"rules": self.rules, "consistent_rms": self.consistent_rms} if self.name == "muon" else {}
-        return {"name": self.name, **own}
+        options = {"rules": self.rules, "consistent_rms": self.consistent_rms} if self.name == "muon" else {}
+        return {"name": self.name, **options}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class Grown:
         """
         ratios = [new / old for old, new in zip(before.split, after.split, strict=True)]
         names = _numbered(after)
-        ratios = [1.0 if stacks and name in STACK_NAMES else each for name, each in zip(names, ratios, strict=True)]
+        ratios = [1.0 if stacks and name in STACK_NAMES else ratio for name, ratio in zip(names, ratios, strict=True)]
         side = [math.prod(ratios[axis] for axis in axes) for axes in (after.in_axis, after.out_axis, after.batch_axis)]
         inputs, outputs, batch = (side[1], side[0], side[2]) if looked_up else side
         axes = {name: ratio for name, ratio in zip(names, ratios, strict=True) if ratio != 1}
@@ -103,9 +103,14 @@ class Grown:
         return ", ".join(f"{name} ×{ratio:.4g}" for name, ratio in self.axes.items())
 
 
+def glob_of(path: str) -> str:
+    """Return a path with a wildcard for each of its numbers."""
+    return ".".join("*" if part.isdigit() else part for part in path.split("."))
+
+
 def _numbered(axes: Axes) -> list[str]:
     """The names of the axes; those of the window, which share one, with numbers."""
-    return [f"window {at}" if name == RECEPTIVE else name for at, name in enumerate(axes.names)]
+    return [f"window {axis}" if name == RECEPTIVE else name for axis, name in enumerate(axes.names)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +124,10 @@ class Fold:
 
     factor: float
     why: str
+
+    def times(self, factor: float, why: str) -> Fold:
+        """Return this factor times another one."""
+        return Fold(factor=self.factor * factor, why=f"{self.why}; {why}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +206,7 @@ class Pair:
         """Return by how much its sizes grow.
 
         Raises:
-            ModelError: its axes are not known, differ, or a size grows that is no width.
+            ModelError: its axes are not known, differ, or a size grows that is not a width.
             AxesError: restated axes do not fit.
         """
         old, new = self.base, self.parameter
@@ -235,7 +244,7 @@ class Pair:
         """An array whose axes are not known: a vector is one however it is used, and a word may say what it is."""
         old, new = self.base, self.parameter
         ratios = [after / before for before, after in zip(old.shape, new.shape, strict=True)]
-        axes = {f"axis {at}": ratio for at, ratio in enumerate(ratios) if ratio != 1}
+        axes = {f"axis {axis}": ratio for axis, ratio in enumerate(ratios) if ratio != 1}
         size = math.prod(axes.values())
         stands = new.excluded is not None and new.excluded.why is Why.SIGNAL and len(axes) == 1
         if self.word in ("input", "fixed") or stands:
@@ -252,7 +261,7 @@ class Pair:
         )
 
     def _refuse_no_width(self, grown: Grown, before: Axes, after: Axes) -> None:
-        """Raise where a size grows that is no width: a window, a stack, rows that are looked up."""
+        """Raise where a size grows that is not a width: a window, a stack, rows that are looked up."""
         what = instead = ""
         for axis, name in enumerate(_numbered(after)):
             old, new = before.split[axis], after.split[axis]
@@ -267,8 +276,8 @@ class Pair:
                 what, instead = f"there are {old} → {new} rows to look up", "input"
         if what:
             raise ModelError(
-                f"mup: {self.text}: {what}, which is no width.",
-                "a size that is no width is the same in both models",
+                f"mup: {self.text}: {what}, which is not a width.",
+                "a size that is not a width is the same in both models",
                 f'or say what the array is: rules={{"{self.parameter.path}": "{instead}"}}' if instead else "",
             )
 
@@ -374,13 +383,13 @@ def refuse_odd(pairs: Mapping[str, tuple[Pair, Grown]]) -> None:
     Raises:
         ModelError: it is so.
     """
-    every = [math.log(ratio) for _, grown in pairs.values() for ratio in grown.axes.values()]
-    largest = max(every, key=abs, default=0.0)
+    logarithms = [math.log(ratio) for _, grown in pairs.values() for ratio in grown.axes.values()]
+    largest = max(logarithms, key=abs, default=0.0)
     for pair, grown in pairs.values():
         for name, ratio in grown.axes.items():
             if pair.word is None and math.log(ratio) / largest < ODD:
                 raise ModelError(
                     f'mup: {pair.text}: axis "{name}" grows by {ratio:.4g}, others by {math.exp(largest):.4g}.',
-                    "a size that is no width is the same in both models",
+                    "a size that is not a width is the same in both models",
                     f'or say what the array is: rules={{"{pair.parameter.path}": "output"}}',
                 )

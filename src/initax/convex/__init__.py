@@ -29,13 +29,13 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, extra = _LAZY[name]
     try:
-        found = importlib.import_module(f"{__name__}.{module}")
+        loaded = importlib.import_module(f"{__name__}.{module}")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != extra:
             raise
         needs = _message(f"ix.convex.{name} needs {extra}.", f'pip install "initax[{extra}]"')
         raise ModuleNotFoundError(needs, name=error.name) from None
-    value = found if name == module.removeprefix("_") else getattr(found, name)
+    value = loaded if name == module.removeprefix("_") else getattr(loaded, name)
     globals()[name] = value
     return value
 

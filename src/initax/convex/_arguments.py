@@ -39,17 +39,17 @@ def refuse_misfit(cls: type, init: Callable[..., Any], args: Sequence[Any], kwar
 def _meant(cls: type, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """The line with every argument that there must be, in its place."""
     every = list(signature.parameters.values())[1:]
-    places = [each.name for each in every if each.kind is each.POSITIONAL_OR_KEYWORD]
+    places = [parameter.name for parameter in every if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
     given = dict(zip(places, args, strict=False)) | dict(kwargs)
-    beyond = [each for each in args[len(places) :] if not is_typed(each)]
+    beyond = [value for value in args[len(places) :] if not is_typed(value)]
     if _is_size(given.get("width_sizes")):
         given["width_sizes"] = [given["width_sizes"], *filter(_is_size, beyond)]
     if _is_size(given.get("context_width_sizes")):
         given["context_width_sizes"] = [given["context_width_sizes"]]
     parts = []
-    for each in every:
-        name = each.name
-        if name not in given and each.default is not each.empty:
+    for parameter in every:
+        name = parameter.name
+        if name not in given and parameter.default is not parameter.empty:
             continue
         plain = name in given and isinstance(given[name], int | float | str | list | tuple)
         text = repr(given[name]) if plain else EXAMPLES.get(name, "..." if name in given else "1")

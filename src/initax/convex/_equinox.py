@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from initax._errors import ModelError
-from initax._math._gaussian import Activation, as_function
+from initax._math._gaussian import Activation
 from initax._math._positivity import positivity as positivity_of
 from initax._model._parameter import declare
 from initax.convex._klax_names import answers_klax
@@ -21,7 +21,6 @@ from initax.convex._network import (
     Size,
     arrays_of,
     declaration,
-    drawn,
     fully_convex,
     number_of,
     output_of,
@@ -79,23 +78,17 @@ class ConvexLinear(eqx.Module):
 declare(ConvexLinear, declaration("o i"))
 
 
-def _modules(
-    network: Network, positivity: str, non_decreasing: bool, dtype: Any, key: Any
-) -> dict[str, tuple[Any, ...]]:
-    """Return the modules of a network, attribute by attribute, drawn by its rules."""
+def _fill(module: eqx.Module, network: Network, *, positivity: str, non_decreasing: bool, dtype: Any, key: Any) -> None:
+    """Set the attributes of a module in its `__init__`: its layers, drawn, and the settings of the network."""
+
+    def layer(shape: Shape) -> ConvexLinear:
+        return ConvexLinear(shape, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype)
 
     def linear(inputs: int, outputs: int) -> Any:
         return eqx.filter_eval_shape(eqx.nn.Linear, inputs, outputs, dtype=dtype, key=jax.random.key(0))
 
-    layers: dict[str, tuple[Any, ...]] = {
-        "layers": tuple(
-            ConvexLinear(shape, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype)
-            for shape in network.layers
-        )
-    }
-    linears = {name: tuple(linear(*sizes) for sizes in every) for name, every in network.linears.items()}
-    result: dict[str, tuple[Any, ...]] = drawn(network, layers | linears, key)
-    return result
+    for name, value in {**network.settings, **network.drawn(layer, linear, key)}.items():
+        setattr(module, name, value)
 
 
 def _vector(x: Any, size: Size, what: str) -> jax.Array:
@@ -182,13 +175,10 @@ class FICNN(eqx.Module):
     ) -> None:
         scheme = icnn(activation, correlation, k=k, tau=tau, input_square=input_square)
         network = fully_convex(
-            in_size, out_size, width_sizes, scheme, use_passthrough=use_passthrough, final_activation=final_activation
+            in_size, out_size, width_sizes, scheme, activation, final_activation, use_passthrough=use_passthrough
         )
-        self.layers = _modules(network, positivity, non_decreasing, dtype, key)["layers"]
-        self.activation = as_function(activation)
-        self.final_activation = None if final_activation is None else as_function(final_activation)
-        self.in_size, self.out_size, self.width_sizes = in_size, out_size, tuple(width_sizes)
-        self.use_passthrough, self.non_decreasing = use_passthrough, non_decreasing
+        self.width_sizes, self.non_decreasing = tuple(width_sizes), non_decreasing
+        _fill(self, network, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype, key=key)
 
     def pre_activations(self, x: Any) -> tuple[jax.Array, ...]:
         """Return what every layer gives before its activation, the last one's included.
@@ -276,20 +266,11 @@ class PICNN(eqx.Module):
         dtype: Any = None,
         key: Any,
     ) -> None:
+        scheme = icnn(activation, k=k, tau=tau, input_square=input_square)
         network = partially_convex(
-            in_size,
-            context_size,
-            out_size,
-            width_sizes,
-            context_width_sizes,
-            icnn(activation, k=k, tau=tau, input_square=input_square),
-            context_activation=context_activation,
+            in_size, context_size, out_size, width_sizes, context_width_sizes, scheme, activation, context_activation
         )
-        modules = _modules(network, positivity, non_decreasing, dtype, key)
-        self.layers, self.gates = modules["layers"], modules["gates"]
-        self.input_gates, self.context_layers = modules["input_gates"], modules["context_layers"]
-        self.activation, self.context_activation = as_function(activation), as_function(context_activation)
-        self.in_size, self.context_size, self.out_size = in_size, context_size, out_size
+        _fill(self, network, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype, key=key)
 
     def __call__(self, x: Any, u: Any) -> jax.Array:
         """Return the output, of shape (out_size,), convex in `x`.

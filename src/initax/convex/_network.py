@@ -53,8 +53,8 @@ class Shape:
 
     def sizes(self) -> dict[str, int]:
         """Return the inputs of each weight there is."""
-        each = dict(zip(WEIGHTS, (self.hidden, self.inputs, self.context), strict=True))
-        return {name: size for name, size in each.items() if size}
+        sizes = zip(WEIGHTS, (self.hidden, self.inputs, self.context), strict=True)
+        return {name: size for name, size in sizes if size}
 
 
 def _of_weight(module: Any) -> Constraint:
@@ -138,28 +138,47 @@ def arrays_of(shape: Shape, pattern: str, dtype: Any) -> dict[str, Any]:
         pattern: axes of a weight in the stored layout.
         dtype: type of the arrays; JAX's default float if `None`.
     """
-    found = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
-    found = jax.dtypes.canonicalize_dtype(found)
+    dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(float) if dtype is None else dtype)
     arrays: dict[str, Any] = dict.fromkeys(WEIGHTS)
     for name, inputs in shape.sizes().items():
         sizes = {"i": inputs, "o": shape.outputs}
-        arrays[name] = jax.ShapeDtypeStruct(tuple(sizes[axis] for axis in pattern.split()), found)
-    return arrays | {"bias": jax.ShapeDtypeStruct((shape.outputs,), found)}
+        arrays[name] = jax.ShapeDtypeStruct(tuple(sizes[axis] for axis in pattern.split()), dtype)
+    return arrays | {"bias": jax.ShapeDtypeStruct((shape.outputs,), dtype)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """The modules of a network and the rules that draw them.
+    """The modules of a network, the rules that draw them, and what else it holds.
 
     Attributes:
         layers: sizes of the convex layers.
         linears: attribute → inputs and outputs of each of the ordinary linear layers under it.
         rules: selector → scheme, for a mapping from attributes to modules.
+        settings: attribute → sizes and functions of the network.
     """
 
     layers: tuple[Shape, ...]
     linears: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     rules: dict[str, Any]
+    settings: dict[str, Any]
+
+    def drawn(self, layer: Callable[[Shape], Any], linear: Callable[[int, int], Any], key: Any) -> dict[str, Any]:
+        """Return the modules, attribute by attribute, drawn by the rules.
+
+        Args:
+            layer: makes an abstract convex layer.
+            linear: makes an abstract linear layer.
+            key: a JAX random key.
+
+        Raises:
+            SchemeError: a scheme can't serve an array; the message names no rule, as the user wrote none.
+        """
+        modules: dict[str, Any] = {"layers": tuple(map(layer, self.layers))}
+        modules |= {name: tuple(linear(*sizes) for sizes in layers) for name, layers in self.linears.items()}
+        try:
+            return reinit(modules, self.rules, key)
+        except SchemeError as error:
+            raise SchemeError(re.sub('^rule ".*?": ', "", str(error))) from error
 
 
 def fully_convex(
@@ -167,11 +186,12 @@ def fully_convex(
     out_size: Size,
     width_sizes: Sequence[int],
     scheme: Scheme,
+    activation: Activation,
+    final_activation: Activation | None,
     *,
     use_passthrough: bool,
-    final_activation: Activation | None,
 ) -> Network:
-    """Return the modules and rules of a fully convex network.
+    """Return a fully convex network; the arguments are those of `ix.convex.FICNN`, and the scheme of its layers.
 
     Raises:
         SchemeError: `final_activation` is not convex and non-decreasing.
@@ -181,7 +201,14 @@ def fully_convex(
         icnn(final_activation)  # the same check: convex and non-decreasing
     layers = shapes(in_size, out_size, width_sizes, use_passthrough=use_passthrough)
     warn_if_too_deep(len(layers), use_passthrough=use_passthrough)
-    return Network(layers=layers, rules={"*": scheme})
+    settings = {
+        "activation": as_function(activation),
+        "final_activation": None if final_activation is None else as_function(final_activation),
+        "in_size": in_size,
+        "out_size": out_size,
+        "use_passthrough": use_passthrough,
+    }
+    return Network(layers=layers, rules={"*": scheme}, settings=settings)
 
 
 def partially_convex(
@@ -191,10 +218,12 @@ def partially_convex(
     width_sizes: Sequence[int],
     context_width_sizes: Sequence[int] | None,
     scheme: Scheme,
-    *,
+    activation: Activation,
     context_activation: Activation,
 ) -> Network:
-    """Return the modules and rules of a partially convex network; its context path keeps the mean square of its units.
+    """Return a partially convex network, whose context path keeps the mean square of its units.
+
+    The arguments are those of `ix.convex.PICNN`, and the scheme of its convex layers.
 
     Raises:
         ModelError: a size is not positive, or the two paths are not of the same length.
@@ -217,28 +246,23 @@ def partially_convex(
     if beside:
         scale = gain(as_function(context_activation)) ** 2
         rules["context_layers.*"] = ("variance_scaling", {"scale": scale, "distribution": "normal"})
-    return Network(layers=layers, linears=linears, rules=rules)
-
-
-def drawn(network: Network, modules: Any, key: Any) -> Any:
-    """Return the modules of a network, attribute by attribute, drawn by its rules.
-
-    Raises:
-        SchemeError: a scheme can't serve an array; the message names no rule, as the user wrote none.
-    """
-    try:
-        return reinit(modules, network.rules, key)
-    except SchemeError as error:
-        raise SchemeError(re.sub('^rule ".*?": ', "", str(error))) from error
+    settings = {
+        "activation": as_function(activation),
+        "context_activation": as_function(context_activation),
+        "in_size": in_size,
+        "context_size": context_size,
+        "out_size": out_size,
+    }
+    return Network(layers=layers, linears=linears, rules=rules, settings=settings)
 
 
 def pre_activations(network: Any, x: Any) -> tuple[Any, ...]:
     """Return the pre-activations of every layer of a fully convex network for an input of shape (..., inputs)."""
     first, *others = network.layers
-    found = [first(None, x)]
+    units = [first(None, x)]
     for layer in others:
-        found.append(layer(network.activation(found[-1]), x))
-    return tuple(found)
+        units.append(layer(network.activation(units[-1]), x))
+    return tuple(units)
 
 
 def output_of(network: Any, units: Any, final_activation: Callable[[Any], Any] | None = None) -> Any:

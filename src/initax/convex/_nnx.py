@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from initax._errors import ModelError
-from initax._math._gaussian import Activation, as_function
+from initax._math._gaussian import Activation
 from initax._math._positivity import positivity as positivity_of
 from initax._model._parameter import declare
 from initax.convex._klax_names import answers_klax
@@ -21,7 +21,6 @@ from initax.convex._network import (
     Size,
     arrays_of,
     declaration,
-    drawn,
     fully_convex,
     output_of,
     partial_output,
@@ -64,22 +63,22 @@ class ConvexLinear(nnx.Module):
 declare(ConvexLinear, declaration("i o"))
 
 
-def _modules(network: Network, positivity: str, non_decreasing: bool, dtype: Any, rngs: Any) -> dict[str, Any]:
-    """Return the modules of a network, attribute by attribute, drawn by its rules."""
+def _fill(
+    module: nnx.Module, network: Network, *, positivity: str, non_decreasing: bool, dtype: Any, rngs: Any
+) -> None:
+    """Set the attributes of a module in its `__init__`: its layers, drawn, and the settings of the network."""
+
+    def layer(shape: Shape) -> ConvexLinear:
+        return ConvexLinear(shape, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype)
 
     def linear(inputs: int, outputs: int) -> Any:
-        kind = dtype or jnp.result_type(float)
-        return nnx.eval_shape(lambda: nnx.Linear(inputs, outputs, param_dtype=kind, rngs=nnx.Rngs(0)))
+        param_dtype = dtype or jnp.result_type(float)
+        return nnx.eval_shape(lambda: nnx.Linear(inputs, outputs, param_dtype=param_dtype, rngs=nnx.Rngs(0)))
 
-    layers: dict[str, list[Any]] = {
-        "layers": [
-            ConvexLinear(shape, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype)
-            for shape in network.layers
-        ]
-    }
-    linears = {name: [linear(*sizes) for sizes in every] for name, every in network.linears.items()}
     key = rngs.params() if isinstance(rngs, nnx.Rngs) else rngs  # the key of the stream `params`
-    return {name: nnx.List(modules) for name, modules in drawn(network, layers | linears, key).items()}
+    lists = {name: nnx.List(layers) for name, layers in network.drawn(layer, linear, key).items()}
+    for name, value in {**network.settings, **lists}.items():
+        setattr(module, name, value)
 
 
 def _rows(x: Any, size: Size, what: str) -> Any:
@@ -121,6 +120,11 @@ class FICNN(nnx.Module):
         Amos et al. 2017, "Input Convex Neural Networks", arXiv 1609.07152, eq. 2.
     """
 
+    layers: nnx.List[ConvexLinear]
+    final_activation: Callable[[Any], Any] | None
+    in_size: Size
+    out_size: Size
+
     @answers_klax
     def __init__(
         self,
@@ -142,13 +146,10 @@ class FICNN(nnx.Module):
     ) -> None:
         scheme = icnn(activation, correlation, k=k, tau=tau, input_square=input_square)
         network = fully_convex(
-            in_size, out_size, width_sizes, scheme, use_passthrough=use_passthrough, final_activation=final_activation
+            in_size, out_size, width_sizes, scheme, activation, final_activation, use_passthrough=use_passthrough
         )
-        self.layers = _modules(network, positivity, non_decreasing, dtype, rngs)["layers"]
-        self.activation: Callable[[Any], Any] = as_function(activation)
-        self.final_activation = None if final_activation is None else as_function(final_activation)
-        self.in_size, self.out_size = in_size, out_size
-        self.use_passthrough, self.non_decreasing = use_passthrough, non_decreasing
+        self.non_decreasing = non_decreasing
+        _fill(self, network, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype, rngs=rngs)
 
     def pre_activations(self, x: Any) -> tuple[Any, ...]:
         """Return what every layer gives before its activation, the last one's included.
@@ -196,6 +197,11 @@ class PICNN(nnx.Module):
         Amos et al. 2017, "Input Convex Neural Networks", arXiv 1609.07152, eq. 3.
     """
 
+    layers: nnx.List[ConvexLinear]
+    in_size: Size
+    context_size: Size
+    out_size: Size
+
     @answers_klax
     def __init__(
         self,
@@ -215,21 +221,11 @@ class PICNN(nnx.Module):
         dtype: Any = None,
         rngs: Any,
     ) -> None:
+        scheme = icnn(activation, k=k, tau=tau, input_square=input_square)
         network = partially_convex(
-            in_size,
-            context_size,
-            out_size,
-            width_sizes,
-            context_width_sizes,
-            icnn(activation, k=k, tau=tau, input_square=input_square),
-            context_activation=context_activation,
+            in_size, context_size, out_size, width_sizes, context_width_sizes, scheme, activation, context_activation
         )
-        modules = _modules(network, positivity, non_decreasing, dtype, rngs)
-        self.layers, self.gates = modules["layers"], modules["gates"]
-        self.input_gates, self.context_layers = modules["input_gates"], modules["context_layers"]
-        self.activation: Callable[[Any], Any] = as_function(activation)
-        self.context_activation: Callable[[Any], Any] = as_function(context_activation)
-        self.in_size, self.context_size, self.out_size = in_size, context_size, out_size
+        _fill(self, network, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Any, u: Any) -> Any:
         """Return the output, of shape (..., out_size), convex in `x`.

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
 from initax._adapters import survey
+from initax._adapters._nodes import holds_arrays
 from initax._errors import RuleError, listing
 from initax._math._gaussian import Activation
 from initax._model._parameter import Layer
+from initax._planning._misuse import refuse_permuted
+from initax._verbs._calls import with_line
 from initax.convex._network import warn_if_too_deep
-from initax.schemes._icnn import PASSTHROUGH, Part, hidden_weight, is_positive, named, weights_of
+from initax.schemes._icnn import PASSTHROUGH, Part, hidden_weight, is_positive, named, names_passthrough, weights_of
 
 Rules = dict[str, tuple[str, dict[str, Any]]]
 
 
+def _line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The call of `ix.convex.rules` that may be meant, with the activation where it is known."""
+    given = [*args, *(kwargs[name] for name in ("model", "activation") if name in kwargs)]
+    known = [value for value in given if isinstance(value, str) or (callable(value) and not holds_arrays(value))]
+    known += [value.activation for value in given if callable(getattr(value, "activation", None))]
+    activation = named(known[0])[1] if known else "relu"
+    shown = f'"{activation}"' if isinstance(activation, str) else "activation"
+    return f"write ix.convex.rules(model, {shown}); further arguments go by name, correlation=0.5"
+
+
+@with_line("ix.convex.rules", _line)
 def rules(
     model: Any,
     activation: Activation,
@@ -64,30 +78,22 @@ def rules(
     References:
         Amos et al. 2017, arXiv 1609.07152, eq. 2, for the parts of such a network.
     """
-    layers = [each for each in survey(model).layers if weights_of(each)]
-    told = _told(layers, parts or {})
-    found = _found([each for each in layers if told.get(each.path) != "none"], told)
+    refuse_permuted("ix.convex.rules", model=model, activation=activation)
+    layers = [layer for layer in survey(model).layers if weights_of(layer)]
+    given_parts = _given_parts(layers, parts or {})
+    rows = _parts_of([layer for layer in layers if given_parts.get(layer.path) != "none"], given_parts)
     _, shown = named(activation)
-    shared = {
-        name: value
-        for name, value, default in (
-            ("correlation", correlation, 0.5),
-            ("variance", variance, 1.0),
-            ("k", k, 1.0),
-            ("tau", tau, 0.5),
-            ("input_square", input_square, 1.0),
-        )
-        if value != default
-    }
-    has_passthrough = any(part in ("positive", PASSTHROUGH) or _is_mixed(layer) for layer, part, _ in found)
-    warn_if_too_deep(len({layer.path for layer, _, _ in found}), use_passthrough=has_passthrough)
+    given = {"correlation": correlation, "variance": variance, "k": k, "tau": tau, "input_square": input_square}
+    shared = {name: value for name, value in given.items() if value != (0.5 if name in ("correlation", "tau") else 1.0)}
+    has_passthrough = any(part in ("positive", PASSTHROUGH) or _is_mixed(layer) for layer, part, _ in rows)
+    warn_if_too_deep(len({layer.path for layer, _, _ in rows}), use_passthrough=has_passthrough)
     return {
         layer.path or "*": ("icnn", {"activation": shown, **shared, "part": part, "bias": bias})
-        for layer, part, bias in found
+        for layer, part, bias in rows
     }
 
 
-Found = list[tuple[Layer, str, str]]
+PartRows = list[tuple[Layer, str, str]]
 """Layers, what they are, and where the bias of positive weights stands."""
 
 
@@ -96,29 +102,27 @@ def _is_mixed(layer: Layer) -> bool:
     return hidden_weight(layer) is not None and len(weights_of(layer)) > 1
 
 
-def _told(layers: list[Layer], parts: Mapping[str, str]) -> dict[str, str]:
-    told: dict[str, str] = {}
+def _given_parts(layers: list[Layer], parts: Mapping[str, str]) -> dict[str, str]:
+    given_parts: dict[str, str] = {}
     for pattern, part in parts.items():
         options = ", ".join((*get_args(Part), "none"))
         if part not in (*get_args(Part), "none"):
             raise RuleError(f'parts: "{part}" is not a part of a convex network.', f"parts: {options}")
-        matching = [each.path for each in layers if fnmatchcase(each.path, pattern)]
+        matching = [layer.path for layer in layers if fnmatchcase(layer.path, pattern)]
         if not matching:
             raise RuleError(f'parts: "{pattern}" matches no layer.', f"layers: {_paths(layers)}")
-        told |= dict.fromkeys(matching, part)
-    return told
+        given_parts |= dict.fromkeys(matching, part)
+    return given_parts
 
 
 def _paths(layers: list[Layer]) -> str:
-    return listing(f'"{each.path}"' for each in layers)
+    return listing(f'"{layer.path}"' for layer in layers)
 
 
-def _has_bias(layer: Layer) -> bool:
-    return any(each.role == "bias" for each in layer.parameters)
-
-
-def _found(layers: list[Layer], told: Mapping[str, str]) -> Found:
-    hidden = [each for each in layers if told.get(each.path, _shows(each)) in ("positive", "alone")]
+def _parts_of(layers: list[Layer], given_parts: Mapping[str, str]) -> PartRows:
+    shown = {layer.path: "positive" for layer in layers if hidden_weight(layer) is not None}
+    part_of = {**shown, **given_parts}
+    hidden = [layer for layer in layers if part_of.get(layer.path) in ("positive", "alone")]
     if not hidden:
         raise RuleError(
             "no weight of the model is known to be positive, so there is no convex network in it.",
@@ -126,51 +130,43 @@ def _found(layers: list[Layer], told: Mapping[str, str]) -> Found:
             "say how the layer makes it so, ix.register_layer(..., positivity={...}),",
             'or what its layers are: ix.convex.rules(..., parts={"first": "first", "hidden.*": "alone"})',
         )
-    others = [each for each in layers if each not in hidden]
-    first = _first(layers, hidden, others, told)
-    hidden = [each for each in hidden if each is not first]
-    beside = [each for each in others if each is not first and told.get(each.path) == PASSTHROUGH]
-    alone = [each for each in hidden if not _is_mixed(each)]
+    others = [layer for layer in layers if layer not in hidden]
+    first = _first(layers, hidden, others, given_parts)
+    hidden = [layer for layer in hidden if layer is not first]
+    beside = [layer for layer in others if layer is not first and given_parts.get(layer.path) == PASSTHROUGH]
+    alone = [layer for layer in hidden if not _is_mixed(layer)]
     if not beside and alone:
         beside = _beside(others, first, alone)
     # A layer that names its passthrough shows that it is the first, and whether it sees a context too.
-    found: Found = [(first, "auto" if _names_passthrough(first) else "first", "auto")]
-    bias_is_own = all(_has_bias(each) for each in alone)
+    rows: PartRows = [(first, "auto" if names_passthrough(first) else "first", "auto")]
+    bias_is_own = all(any(array.role == "bias" for array in layer.parameters) for layer in alone)
     for layer in hidden:
         if _is_mixed(layer):
-            found.append((layer, "auto", "auto"))
+            rows.append((layer, "auto", "auto"))
         elif beside:
-            found.append((layer, "positive", "own" if bias_is_own else "elsewhere"))
+            rows.append((layer, "positive", "own" if bias_is_own else "elsewhere"))
         else:
-            found.append((layer, "alone", "auto"))
-    found += [(each, PASSTHROUGH, "elsewhere" if bias_is_own else "own") for each in beside]
-    order = {id(each): place for place, each in enumerate(layers)}
-    return sorted(found, key=lambda row: order[id(row[0])])
+            rows.append((layer, "alone", "auto"))
+    rows += [(layer, PASSTHROUGH, "elsewhere" if bias_is_own else "own") for layer in beside]
+    order = [id(layer) for layer in layers]
+    return sorted(rows, key=lambda row: order.index(id(row[0])))
 
 
-def _names_passthrough(layer: Layer) -> bool:
-    return any(weight.name == PASSTHROUGH for weight in weights_of(layer))
-
-
-def _shows(layer: Layer) -> str:
-    return "positive" if hidden_weight(layer) is not None else ""
-
-
-def _first(layers: list[Layer], hidden: list[Layer], others: list[Layer], told: Mapping[str, str]) -> Layer:
+def _first(layers: list[Layer], hidden: list[Layer], others: list[Layer], given_parts: Mapping[str, str]) -> Layer:
     """The layer that sees the network's input alone."""
-    named_so = [each for each in layers if told.get(each.path) == "first"]
-    by_name = [each for each in others if _names_passthrough(each)]
+    named_so = [layer for layer in layers if given_parts.get(layer.path) == "first"]
+    by_name = [layer for layer in others if names_passthrough(layer)]
     if named_so or by_name:
         return (named_so or by_name)[0]
     if not others:  # every weight is positive: a non-decreasing network
         return hidden[0]
-    before = [each for each in others if layers.index(each) < layers.index(hidden[0])]
+    before = [layer for layer in others if layers.index(layer) < layers.index(hidden[0])]
     likely = before or others
     fan_in = weights_of(hidden[0])[0].fan_in
-    likely = [each for each in likely if weights_of(each)[0].fan_out == fan_in] or likely
-    likely = [each for each in likely if _stem(each) == _stem(hidden[0])] or likely
+    likely = [layer for layer in likely if weights_of(layer)[0].fan_out == fan_in] or likely
+    likely = [layer for layer in likely if _stem(layer) == _stem(hidden[0])] or likely
     # The layer just in front, unless it is one of a list that holds the first layer and all the passthroughs.
-    alike = [each for each in others if _stem(each) == _stem(likely[-1])]
+    alike = [layer for layer in others if _stem(layer) == _stem(likely[-1])]
     apart = len(alike) == len(hidden) + 1 and not any(map(_is_mixed, hidden))
     return alike[0] if apart else likely[-1] if before else likely[0]
 
@@ -183,12 +179,12 @@ def _stem(layer: Layer) -> str:
 def _beside(others: list[Layer], first: Layer, alone: list[Layer]) -> list[Layer]:
     """Unconstrained layers of the input's size beside the first: passthroughs that are layers of their own."""
     fan_in = weights_of(first)[0].fan_in
-    found = [each for each in others if each is not first and weights_of(each)[0].fan_in == fan_in]
-    found = [each for each in found if not any(is_positive(weight) for weight in weights_of(each))]
-    if len(found) not in (0, len(alone)):
+    candidates = [layer for layer in others if layer is not first and weights_of(layer)[0].fan_in == fan_in]
+    candidates = [layer for layer in candidates if not any(is_positive(weight) for weight in weights_of(layer))]
+    if len(candidates) not in (0, len(alone)):
         raise RuleError(
-            f"what these layers are can't be told: {_paths(found)}.",
+            f"what these layers are can't be told: {_paths(candidates)}.",
             f"as passthroughs they would have to be as many as the positive layers: {_paths(alone)}",
             'say it: ix.convex.rules(..., parts={"path": "passthrough"}), or "none" for a layer that has no part',
         )
-    return found
+    return candidates

@@ -50,16 +50,15 @@ def alone(
         fan_out: for a bias, the fan_out of its weight.
 
     Raises:
-        SchemeError: the scheme is unknown, does not speak of the role, or can't serve the array.
+        SchemeError: the scheme is unknown, has no initializer for the role, or can't serve the array.
         AxesError: the axes do not fit the shape.
     """
     weighs = role in WEIGHT_ROLES
     shape = _shape(shape)
-    found = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
-    if not jnp.issubdtype(found, jnp.inexact):
-        half = found.name == "complex32"
-        hint = "JAX has no complex type of half precision; draw jnp.complex64" if half else ""
-        raise SchemeError(f"only floating and complex arrays are drawn, not {found.name}.", hint)
+    dtype = jnp.dtype(dtype) if dtype is not None else jnp.result_type(float)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        hint = "JAX has no complex type of half precision; draw jnp.complex64" if dtype.name == "complex32" else ""
+        raise SchemeError(f"only floating and complex arrays are drawn, not {dtype.name}.", hint)
     chosen = as_scheme(scheme)
     part = chosen.part(role)
     is_vector = weighs and axes is None and len(shape) < 2
@@ -83,21 +82,21 @@ def alone(
         name=role,
         role=role,
         shape=shape,
-        dtype=found,
+        dtype=dtype,
         axes=None if without_axes else resolved,
         fans=None if fans is None else Fans(fans, fans),
     )
     if part is None or part is UNSET:
         raise SchemeError(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}")
     layer = Layer(path="", kind="Linear", cls=type(None), parameters=(parameter,))
-    return Alone(part.recipe(parameter, layer), shape, found)
+    return Alone(part.recipe(parameter, layer), shape, dtype)
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
     """A shape as a tuple of whole numbers.
 
     Raises:
-        AxesError: it is none.
+        AxesError: it is not a shape.
     """
     if isinstance(shape, int | np.integer) and not isinstance(shape, bool):
         raise AxesError(
@@ -109,7 +108,7 @@ def _shape(shape: Any) -> tuple[int, ...]:
     if hasattr(shape, "shape"):
         raise AxesError(f"a shape is a tuple, not {shown(shape)}.", "write array.shape")
     if not isinstance(shape, tuple | list) or not all(
-        isinstance(each, int | np.integer) and not isinstance(each, bool) and each >= 0 for each in shape
+        isinstance(size, int | np.integer) and not isinstance(size, bool) and size >= 0 for size in shape
     ):
         raise AxesError(f"a shape is a tuple of whole numbers, not {shown(shape)}.", "write (4, 8)")
     return tuple(map(int, shape))

@@ -32,7 +32,7 @@ class Auto(Initializer):
         is_output = parameter.role == "embedding" and parameter.input_second_moment is not None
         fan_in, _ = fans_of(self.name, parameter, "nominal" if is_output else "effective")
         input_second_moment = 1.0 if parameter.input_second_moment is None else parameter.input_second_moment
-        has_bias = parameter.role != "embedding" and any(each.role == "bias" for each in layer.parameters)
+        has_bias = parameter.role != "embedding" and any(array.role == "bias" for array in layer.parameters)
         share = 1 - self.bias_share if has_bias else 1.0
         variance = share / (positive_fan(self.name, parameter, "fan_in", fan_in) * input_second_moment)
         return of_variance(self.distribution, variance, parameter.dtype)

@@ -63,7 +63,7 @@ class ForgetGate(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        known = tuple(dict.fromkeys(gate for each in layer.parameters for gate in each.gates))
+        known = tuple(dict.fromkeys(gate for array in layer.parameters for gate in array.gates))
         if "forget" not in known or not parameter.gates:
             gates = f"its gates: {listing(known)}" if known else "it has no gates"
             raise SchemeError(
@@ -114,26 +114,26 @@ def prior(
     if labels is not None:
         if p != 0.01:
             raise SchemeError("prior takes p or labels, not both.")
-        shares, own = _shares(labels, link)
-        return prior(shares, link=own)
+        shares, follows = _shares(labels, link)
+        return prior(shares, link=follows)
     several = p if isinstance(p, tuple) else (p,)
-    if not several or not all(isinstance(each, float) and 0 < each < 1 for each in several):
+    if not several or not all(isinstance(share, float) and 0 < share < 1 for share in several):
         raise SchemeError(f"prior: p must be strictly between 0 and 1, not {plain(p)!r}.")
     is_distribution = isinstance(p, tuple) and math.isclose(sum(p), 1.0, rel_tol=1e-4)
-    own = ("softmax" if is_distribution else "sigmoid") if link == "auto" else link
-    return weights_only(None, Prior(p, own))
+    follows = ("softmax" if is_distribution else "sigmoid") if link == "auto" else link
+    return weights_only(None, Prior(p, follows))
 
 
 def _shares(labels: Any, link: Any) -> tuple[tuple[float, ...], Any]:
     """The share of each class among labels, each seen once more, and what follows the layer."""
-    found = np.asarray(labels)
-    if found.ndim == 1 and found.size and found.dtype.kind in "iu" and found.min() >= 0:
-        counts = np.bincount(found) + 1
+    classes = np.asarray(labels)
+    if classes.ndim == 1 and classes.size and classes.dtype.kind in "iu" and classes.min() >= 0:
+        counts = np.bincount(classes) + 1
         return tuple(map(float, counts / counts.sum())), "softmax" if link == "auto" else link
-    if found.ndim == 2 and found.size and np.isin(found, (0, 1)).all():
-        return tuple(map(float, (found.sum(axis=0) + 1) / (len(found) + 2))), "sigmoid" if link == "auto" else link
+    if classes.ndim == 2 and classes.size and np.isin(classes, (0, 1)).all():
+        return tuple(map(float, (classes.sum(axis=0) + 1) / (len(classes) + 2))), "sigmoid" if link == "auto" else link
     raise SchemeError(
-        f"prior: labels of shape {found.shape} and type {found.dtype} are neither classes nor zeros and ones.",
+        f"prior: labels of shape {classes.shape} and type {classes.dtype} are neither classes nor zeros and ones.",
         "classes are whole numbers from 0 on, of shape (examples,); several labels of an example are zeros and "
         "ones, of shape (examples, outputs)",
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ from initax._math._axes import Axes
 from initax._math._keys import as_others_know_it, vmap_is_exact
 from initax._model._parameter import WEIGHT_ROLES, FrameworkInit, Layer, Parameter
 from initax.schemes._initializer import Initializer, Kernel, Recipe, drawing_dtype, known_axes, where
-from initax.schemes._jax_closures import OwnAxes, moments, own_axes
+from initax.schemes._jax_closures import OwnAxes, fit, moments, own_axes
 
 
 def identity_of(function: Any) -> Any:
@@ -34,11 +34,8 @@ def identity_of(function: Any) -> Any:
     """
     inner: Any
     if isinstance(function, functools.partial):
-        inner = (
-            identity_of(function.func),
-            tuple(map(identity_of, function.args)),
-            tuple(sorted(function.keywords.items())),
-        )
+        args, keywords = tuple(map(identity_of, function.args)), tuple(sorted(function.keywords.items()))
+        inner = (identity_of(function.func), args, keywords)
     elif inspect.isfunction(function):
         cells = tuple(cell.cell_contents for cell in function.__closure__ or ())
         keywords = tuple(sorted((function.__kwdefaults__ or {}).items()))
@@ -50,6 +47,24 @@ def identity_of(function: Any) -> Any:
     except TypeError:
         return id(function)
     return inner
+
+
+def _for_each_key(one: Callable[[jax.Array], jax.Array], key: jax.Array, count: int) -> jax.Array:
+    """What a function makes of each of the keys that one is split into, along a new first axis."""
+    keys = jax.random.split(key, count)
+    entries: jax.Array = jax.vmap(one)(keys) if vmap_is_exact(key) else lax.map(one, keys)
+    return entries
+
+
+def _of_entry(shape: tuple[int, ...], stack_axis: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one entry of a stack."""
+    return tuple(size for axis, size in enumerate(shape) if axis not in stack_axis)
+
+
+def _stacked(entries: jax.Array, shape: tuple[int, ...], stack_axis: tuple[int, ...]) -> jax.Array:
+    """The entries of a stack, each with its axes in stored order, as the stored array."""
+    stack = (shape[axis] for axis in stack_axis)
+    return jnp.moveaxis(entries.reshape(*stack, *_of_entry(shape, stack_axis)), range(len(stack_axis)), stack_axis)
 
 
 def _key_for(function: Any, key: jax.Array) -> jax.Array:
@@ -89,10 +104,7 @@ class CallingKernel(Kernel):
         """Return several arrays along a new first axis, each from a key of its own; one alone has the key itself."""
         if count == 1:
             return self.one(key, dtype)[None]
-        keys = jax.random.split(key, count)
-        one = functools.partial(self.one, dtype=dtype)
-        made: jax.Array = jax.vmap(one)(keys) if vmap_is_exact(key) else lax.map(one, keys)
-        return made
+        return _for_each_key(functools.partial(self.one, dtype=dtype), key, count)
 
     def lowest(self, numbers: tuple[float, ...]) -> float:
         """Return the least entry of one array drawn for that purpose: nothing else is known of a callable."""
@@ -135,9 +147,9 @@ class StoredKernel(CallingKernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        stack = tuple(shape[axis] for axis in self.stack_axis)
-        entries = self.entries(_key_for(self.function, key), math.prod(stack), dtype)
-        return jnp.moveaxis(jnp.reshape(entries, (*stack, *self.entry_shape)), range(len(stack)), self.stack_axis)
+        count = math.prod(shape[axis] for axis in self.stack_axis)
+        entries = self.entries(_key_for(self.function, key), count, dtype)
+        return _stacked(entries, shape, self.stack_axis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,23 +164,23 @@ class Foreign(Initializer):
         axes = parameter.axes
         if parameter.role in WEIGHT_ROLES:
             axes = known_axes(self.name, parameter)
-            entry = axes.canonical_shape
+            entry_shape = axes.canonical_shape
         elif axes is not None:
             *receptive, _, outputs = axes.canonical_shape
-            entry = (*receptive, outputs)
+            entry_shape = (*receptive, outputs)
         else:
-            entry = parameter.shape
-        wants_fan = _takes_fan_in(self.function)
-        fan_in = parameter.fan_in if parameter.fan_in is not None else math.prod(entry[:-1])
-        identity, fan = identity_of(self.function), _whole(fan_in) if wants_fan else None
-        own = own_axes(self.function)
+            entry_shape = parameter.shape
+        identity, fan = identity_of(self.function), None
+        if "fan_in" in (_parameters(self.function) or ()):
+            fan = parameter.fan_in if parameter.fan_in is not None else math.prod(entry_shape[:-1])
+            fan = int(fan) if float(fan).is_integer() else fan
+        assumed_axes = own_axes(self.function)
         kernel: CallingKernel
-        if own is None:
-            kernel = ForeignKernel(identity, self.function, entry, fan, axes)
+        if assumed_axes is None:
+            kernel = ForeignKernel(identity, self.function, entry_shape, fan, axes)
         else:
-            stack_axis = _stack_axis(own, parameter)
-            stored = tuple(size for axis, size in enumerate(parameter.shape) if axis not in stack_axis)
-            kernel = StoredKernel(identity, self.function, stored, fan, stack_axis)
+            stack_axis = _stack_axis(assumed_axes, parameter)
+            kernel = StoredKernel(identity, self.function, _of_entry(parameter.shape, stack_axis), fan, stack_axis)
         _refuse_misfit(kernel, self.name, parameter)
         return Recipe(kernel, (), None)
 
@@ -193,18 +205,15 @@ class FrameworkKernel(Kernel):
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
         key = _key_for(self.function, key)
-        own = tuple(size for axis, size in enumerate(shape) if axis not in self.stack_axis)
 
         def one(entry_key: jax.Array) -> jax.Array:
-            made = jnp.asarray(_opened(self.function(entry_key, self.call_shape, dtype))).astype(dtype)
-            return jnp.reshape(made, own)
+            return jnp.asarray(_opened(self.function(entry_key, self.call_shape, dtype))).astype(dtype)
 
         if not self.stack_axis:
-            return one(key)
-        stack = tuple(shape[axis] for axis in self.stack_axis)
-        keys = jax.random.split(key, math.prod(stack))
-        entries = jax.vmap(one)(keys) if vmap_is_exact(key) else lax.map(one, keys)
-        return jnp.moveaxis(jnp.reshape(entries, (*stack, *own)), range(len(stack)), self.stack_axis)
+            return one(key).reshape(shape)
+        return _stacked(
+            _for_each_key(one, key, math.prod(shape[axis] for axis in self.stack_axis)), shape, self.stack_axis
+        )
 
     def moments(self, numbers: tuple[float, ...], std: float | None) -> tuple[float, float] | None:
         """Return them for one of JAX's initializers."""
@@ -221,8 +230,7 @@ class Framework(Initializer):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         stack_axis = parameter.axes.stack_axis if parameter.axes else ()
-        own = math.prod(size for axis, size in enumerate(parameter.shape) if axis not in stack_axis)
-        if own != math.prod(self.init.shape):
+        if math.prod(_of_entry(parameter.shape, stack_axis)) != math.prod(self.init.shape):
             raise SchemeError(
                 f"the initializer that {layer.cls.__name__} has for {where(parameter)} asks for {self.init.shape}.",
                 f"the array has shape {parameter.shape}",
@@ -237,52 +245,47 @@ def foreign(function: Callable[..., Any]) -> Foreign:
     return Foreign(function, name=qualified.split(".<locals>")[0])
 
 
-def _whole(fan: float) -> float:
-    return int(fan) if float(fan).is_integer() else fan
-
-
-def _takes_fan_in(function: Callable[..., Any]) -> bool:
+def _parameters(function: Callable[..., Any], *, follow_wrapped: bool = True) -> Mapping[str, inspect.Parameter] | None:
+    """The parameters of a callable, `None` where Python does not tell them."""
     try:
-        return "fan_in" in inspect.signature(function).parameters
+        return inspect.signature(function, follow_wrapped=follow_wrapped).parameters
     except (TypeError, ValueError):
-        return False
+        return None
 
 
 def _takes_dtype_by_name(function: Callable[..., Any]) -> bool:
     """Whether `dtype=` may be written: NNX's wrappers of initializers hand on positions, and no names."""
-    try:
-        parameters = inspect.signature(function, follow_wrapped=False).parameters
-    except (TypeError, ValueError):
+    parameters = _parameters(function, follow_wrapped=False)
+    if parameters is None or "dtype" in parameters:
         return True
-    kinds = {each.kind for each in parameters.values()}
-    positions, names = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    return "dtype" in parameters or names in kinds or positions not in kinds
+    kinds = {parameter.kind for parameter in parameters.values()}
+    return inspect.Parameter.VAR_KEYWORD in kinds or inspect.Parameter.VAR_POSITIONAL not in kinds
 
 
-def _opened(made: Any) -> Any:
+def _opened(returned: Any) -> Any:
     """The array in a box of metadata, e.g. Flax's axis names, and anything else as it is."""
-    if hasattr(made, "dtype"):
-        return made
-    inner = next((getattr(made, name) for name in ("raw_value", "value") if hasattr(made, name)), None)
-    if inner is None and hasattr(made, "unbox"):
-        inner = made.unbox()
-    return inner if hasattr(inner, "dtype") else made
+    if hasattr(returned, "dtype"):
+        return returned
+    inner = next((getattr(returned, name) for name in ("raw_value", "value") if hasattr(returned, name)), None)
+    if inner is None and hasattr(returned, "unbox"):
+        inner = returned.unbox()
+    return inner if hasattr(inner, "dtype") else returned
 
 
-def _stack_axis(own: OwnAxes, parameter: Parameter) -> tuple[int, ...]:
+def _stack_axis(assumed: OwnAxes, parameter: Parameter) -> tuple[int, ...]:
     """The stack axes that an initializer with axes of its own does not see.
 
     It is called once per entry, which is how it was written, unless its axes are those of the whole stack.
     """
     stack = parameter.axes.stack_axis if parameter.axes else ()
     rank = len(parameter.shape)
-    return () if not own.fit(rank - len(stack)) and own.fit(rank) else stack
+    return () if not fit(assumed, rank - len(stack)) and fit(assumed, rank) else stack
 
 
 def _refuse_misfit(kernel: CallingKernel, name: str, parameter: Parameter) -> None:
     dtype = drawing_dtype(parameter.dtype)
     try:
-        got = _abstract(kernel, dtype)
+        returned = _abstract(kernel, dtype)
     except SchemeError:
         raise
     except Exception as error:
@@ -292,9 +295,9 @@ def _refuse_misfit(kernel: CallingKernel, name: str, parameter: Parameter) -> No
             f"it was called with shape {kernel.entry_shape} and type {dtype}",
             "an initializer takes (key, shape, dtype), and fan_in if it names it",
         ) from error
-    if tuple(getattr(got, "shape", ())) != kernel.entry_shape or not hasattr(got, "dtype"):
+    if tuple(getattr(returned, "shape", ())) != kernel.entry_shape or not hasattr(returned, "dtype"):
         raise SchemeError(
-            f"the initializer {name} returned {got} for shape {kernel.entry_shape} ({where(parameter)}).",
+            f"the initializer {name} returned {returned} for shape {kernel.entry_shape} ({where(parameter)}).",
             f"is it a factory? write {name}()",
         )
 
@@ -304,9 +307,8 @@ def _abstract(kernel: CallingKernel, dtype: Any) -> Any:
     result: list[Any] = []
 
     def call(key: jax.Array) -> Any:
-        made = kernel.called(key, dtype)
-        result.append(made)
-        return made if hasattr(made, "dtype") else ()
+        result.append(kernel.called(key, dtype))
+        return result[0] if hasattr(result[0], "dtype") else ()
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     shaped = jax.eval_shape(call, key)

@@ -58,7 +58,7 @@ class Centered(InitializerAround):
         return [self.name, {"scheme": self.inner.spec()}]
 
     def __str__(self) -> str:
-        """Return it as one would call it."""
+        """Return the initializer as a call: name and arguments."""
         return f"centered({self.inner})"
 
 
@@ -91,13 +91,11 @@ def centered(scheme: SchemeLike) -> Scheme:
         arXiv 2101.08692, section 4, for the idea; there the stored weight is standardized in every forward pass.
     """
 
-    def of(part: Initializer | None, role: Role) -> Initializer | None:
-        return Centered(part, name="centered") if part is not None and role in ("weight", "recurrent") else part
+    def of_part(part: Initializer, role: Role) -> Initializer:
+        return Centered(part, name="centered") if role in ("weight", "recurrent") else part
 
-    whole = Scheme.of({role: of(part, role) for role, part in scheme.parts.items()})
-    whole.axes, whole.sizes = dict(scheme.axes), dict(scheme.sizes)
-    whole.arrays = {name: None if each is None else centered(each) for name, each in scheme.arrays.items()}
-    return whole
+    changed: Scheme = scheme.changed(of_part, centered)
+    return changed
 
 
 def _refuse_misfit(parameter: Parameter, axes: Axes) -> None:

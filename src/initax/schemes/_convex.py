@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from initax._errors import SchemeError
+from initax._math._positive_moments import Positive as Moments
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS, Constant
 from initax.schemes._distributions import Normal
@@ -110,6 +111,25 @@ def hoedt_constants(
     )
 
 
+def refuse_without_bias(scheme: str, parameter: Parameter, layer: Layer, moments: HoedtConstants | Moments) -> None:
+    """Raise where no bias stands beside positive weights, whose mean it has to take off.
+
+    Raises:
+        SchemeError: the layer has none; a single array, drawn by `ix.draw`, needs none.
+    """
+    if layer.cls is not type(None) and not any(array.role == "bias" for array in layer.parameters):
+        raise SchemeError(
+            f"{scheme} needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
+            f"positive weights shift the mean by {-moments.bias_mean:+.4g}; a bias has to take that off",
+            f'build the layer with one, or say that another layer holds it: ("{scheme}", {{"bias": "elsewhere"}})',
+        )
+
+
+def bias_of(moments: HoedtConstants | Moments) -> Initializer:
+    """Return what draws the bias beside positive weights."""
+    return Normal(moments.bias_std, moments.bias_mean) if moments.bias_std else Constant(moments.bias_mean)
+
+
 @dataclass(frozen=True, slots=True)
 class _Hoedt(Initializer):
     variance: float = 1.0
@@ -132,13 +152,8 @@ class HoedtWeight(_Hoedt):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         constants = self._constants(parameter)
-        alone = layer.cls is type(None) or parameter.role == "embedding"  # drawn by `ix.draw`, or a look-up
-        if self.bias == "own" and not alone and not any(each.role == "bias" for each in layer.parameters):
-            raise SchemeError(
-                f"hoedt needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
-                f"positive weights shift the mean by {-constants.bias_mean:+.4g}; a bias has to take that off",
-                'build the layer with one, or say that another layer holds it: ("hoedt", {"bias": "elsewhere"})',
-            )
+        if self.bias == "own" and parameter.role != "embedding":  # of a look-up nothing is summed
+            refuse_without_bias("hoedt", parameter, layer, constants)
         return Recipe(LogNormalKernel(), (constants.log_mean, constants.log_std), math.sqrt(constants.weight_var))
 
 
@@ -152,22 +167,19 @@ class HoedtBias(_Hoedt):
         """Return the recipe for one parameter."""
         if without_inputs(parameter, self.fans):
             return ZEROS.recipe(parameter, layer)
-        constants = self._constants(parameter)
-        if constants.bias_std == 0:
-            return Constant(constants.bias_mean).recipe(parameter, layer)
-        return Normal(constants.bias_std, constants.bias_mean).recipe(parameter, layer)
+        return bias_of(self._constants(parameter)).recipe(parameter, layer)
 
 
 def _correlation(scheme: str, name: str, value: Any) -> float:
-    found = number(scheme, name, value)
-    if not 0 < found < 1:
+    correlation = number(scheme, name, value)
+    if not 0 < correlation < 1:
         why = "units of a layer with positive weights agree: at 0 the weights vanish, at 1 so does their variance"
         raise SchemeError(
             f"{scheme}: correlation must be strictly between 0 and 1, not {value!r}.",
             why,
             f'write ("{scheme}", {{"correlation": 0.5}})',
         )
-    return found
+    return correlation
 
 
 Correlation = Annotated[float, Check(_correlation)]

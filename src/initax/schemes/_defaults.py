@@ -28,7 +28,7 @@ class TorchUniform(Initializer):
         """Return the recipe for one parameter."""
         if layer.kind == "Norm":
             return ZEROS.recipe(parameter, layer)
-        hidden = next((each.fan_in for each in layer.parameters if each.role == "recurrent"), None)
+        hidden = next((array.fan_in for array in layer.parameters if array.role == "recurrent"), None)
         return UniformFanIn(fan=hidden, name=self.name).recipe(parameter, layer)
 
 
@@ -97,10 +97,11 @@ class Default(Initializer):
         """Return the recipe for one parameter."""
         if isinstance(parameter.default, FrameworkInit):
             return Framework(parameter.default, name=self.name).recipe(parameter, layer)
-        found = as_initializer(parameter.default, "bias" if parameter.role == "state" else parameter.role or "weight")
-        if found is None:
+        role = "bias" if parameter.role == "state" else parameter.role or "weight"
+        initializer = as_initializer(parameter.default, role)
+        if initializer is None:
             raise SchemeError(f'the default of "{parameter.path}", {parameter.default!r}, draws nothing.')
-        return found.recipe(parameter, layer)
+        return initializer.recipe(parameter, layer)
 
 
 @scheme("default")

@@ -68,6 +68,11 @@ USUAL = {
 """What an error writes for a size that is missing."""
 
 
+def _sizes(recipe: str) -> tuple[str, ...]:
+    """The sizes that a recipe needs."""
+    return tuple(inspect.signature(RECIPES[recipe]).parameters)
+
+
 def parts_of(recipe: str) -> frozenset[Part]:
     """Return what a recipe multiplies of residual branches."""
     return PARTS.get(recipe, ALL)
@@ -84,9 +89,9 @@ class KnownFactor(float):
 
     def __new__(cls, value: float, recipe: str) -> KnownFactor:
         """Return the number."""
-        made = super().__new__(cls, value)
-        made.recipe = recipe
-        return made
+        factor = super().__new__(cls, value)
+        factor.recipe = recipe
+        return factor
 
     recipe: str
 
@@ -123,54 +128,47 @@ class DepthFactor:
                 f'takes the number of residual branches from the stream of an array, and "{path}" is in none.',
                 'select what is in one: "residual:end", "residual:inner"',
             )
-        own, recipe = residual.streams[number], self.recipe
-        readers = [each for each in residual.streams if number in each.reads]
+        stream, recipe = residual.streams[number], self.recipe
+        readers = [reader for reader in residual.streams if number in reader.reads]
+        encoders = [residual.streams[encoder] for encoder in stream.reads]
         if recipe in BY_STREAM:
-            recipe = BY_STREAM[recipe][2 if own.reads else 1 if readers else 0]
-        encoders = [residual.streams[each] for each in own.reads]
-        found = {
-            name: dict(self.sizes).get(name) or self._size(name, path, residual.layers, own, encoders, readers)
-            for name in inspect.signature(RECIPES[recipe]).parameters
+            recipe = BY_STREAM[recipe][2 if stream.reads else 1 if readers else 0]
+        # Two branches are a layer, three where they read another stream.
+        counted: dict[str, tuple[ResidualStream | None, int]] = {
+            "branches": (stream, 1),
+            "layers": (stream, 2),
+            "encoder_layers": (_only(encoders) if stream.reads else stream, 2),
+            "decoder_layers": (stream if stream.reads else _only(readers), 3),
         }
-        return float(RECIPES[recipe](**found))
+        sizes: dict[str, float] = dict(self.sizes)
+        for name in (name for name in _sizes(recipe) if name not in sizes):
+            if name == "branch_layers":
+                if residual.layers is None or residual.layers < LEAST[name]:
+                    raise self._error(f'needs two weights in a branch, and that of "{path}" has one.')
+                sizes[name] = float(residual.layers)
+            else:
+                sizes[name] = self._branches(name, path, counted[name][0]) / counted[name][1]
+        return float(RECIPES[recipe](**sizes))
 
     def _decoder(self, residual: Residual) -> int | None:
         """The stream that T-Fixup's embeddings go by, which are in no branch: the decoder's."""
-        reading = [number for number, each in enumerate(residual.streams) if each.reads]
+        reading = [number for number, stream in enumerate(residual.streams) if stream.reads]
         return reading[0] if self.recipe.startswith("t_fixup") and len(reading) == 1 else None
 
-    def _size(
-        self,
-        name: str,
-        path: str,
-        layers: int | None,
-        own: ResidualStream,
-        encoders: list[ResidualStream],
-        readers: list[ResidualStream],
-    ) -> float:
-        """A size that the forward pass tells: two branches are a layer, three where they read another stream."""
-        if name == "branch_layers":
-            if layers is None or layers < LEAST[name]:
-                raise self._error(f'needs two weights in a branch, and that of "{path}" has one.')
-            return float(layers)
-        stream: ResidualStream | None = own
-        share = 1 if name == "branches" else 2
-        if name == "decoder_layers":
-            stream, share = own if own.reads else readers[0] if len(readers) == 1 else None, 3
-        elif name == "encoder_layers" and own.reads:
-            stream = encoders[0] if len(encoders) == 1 else None
+    def _branches(self, size: str, path: str, stream: ResidualStream | None) -> float:
+        """The branches of the stream that a size is counted on."""
         if stream is None:
-            which = "an encoder" if name == "encoder_layers" else "a decoder"
+            which = "an encoder" if size == "encoder_layers" else "a decoder"
             raise self._error(f'needs the stream of {which}, and none goes with that of "{path}".')
         if stream.branches is None:
             raise self._error(
-                "needs the number of residual branches, and nobody knows how often the loop runs that adds them."
+                "needs the number of residual branches, and how often the loop that adds them runs is not known."
             )
-        return stream.branches / share
+        return stream.branches
 
     def _error(self, what: str, *lines: str) -> SchemeError:
         recipe = BY_STREAM[self.recipe][0] if self.recipe not in RECIPES else self.recipe
-        sizes = ", ".join(f'"{name}": {USUAL[name]}' for name in inspect.signature(RECIPES[recipe]).parameters)
+        sizes = ", ".join(f'"{name}": {USUAL[name]}' for name in _sizes(recipe))
         line = f'or write the sizes: ("{recipe}", {{{sizes}}})'
         return SchemeError(f'the depth factor "{self.recipe}" {what}', *lines, line)
 
@@ -179,7 +177,7 @@ class DepthFactor:
         return [self.recipe, dict(self.sizes)]
 
     def __str__(self) -> str:
-        """Return it as one would call it."""
+        """Return the factor as a call: recipe and sizes."""
         inside = ", ".join(f"{name}={value}" for name, value in self.sizes)
         return f"{self.recipe}({inside})" if inside else self.recipe
 
@@ -193,8 +191,8 @@ def depth_factor(recipe: str, **sizes: int) -> float: ...
 def depth_factor(recipe: str, **sizes: int) -> float | DepthFactor:
     """Return what a recipe multiplies weights of a deep network by: a factor of the standard deviation.
 
-    It goes with any scheme: `scaled("glorot_normal", depth_factor("gpt2", layers=12))`. Without sizes it is no number
-    yet: a plan takes them from the forward pass, for each array those of the residual stream that it is in. Two
+    It goes with any scheme: `scaled("glorot_normal", depth_factor("gpt2", layers=12))`. Without sizes it is not a
+    number yet: a plan takes them from the forward pass, for each array those of the residual stream that it is in. Two
     branches are a block then, three where the stream reads another one; `deepnet`, `t_fixup` and `sub_ln` are those of
     an encoder or a decoder where there are both. Which weights it is for, the paper says:
 
@@ -208,8 +206,8 @@ def depth_factor(recipe: str, **sizes: int) -> float | DepthFactor:
     | `deepnet_encoder` | `encoder_layers`, `decoder_layers` | 0.87 (N^4 M)^-1/16 | those of an encoder with decoder |
     | `deepnet_decoder` | `decoder_layers` | (12 M)^-1/4 | those of that decoder |
     | `deepnet_alpha` | `layers` | (2 N)^1/4 | the skip connection, in the forward pass |
-    | `deepnet_encoder_alpha` | `encoder_layers`, `decoder_layers` | 0.81 (N^4 M)^1/16 | likewise |
-    | `deepnet_decoder_alpha` | `decoder_layers` | (3 M)^1/4 | likewise |
+    | `deepnet_encoder_alpha` | `encoder_layers`, `decoder_layers` | 0.81 (N^4 M)^1/16 | that of a paired encoder |
+    | `deepnet_decoder_alpha` | `decoder_layers` | (3 M)^1/4 | that of its decoder |
     | `sub_ln` | `layers` | (ln 2N)^1/2 | value, output and feed-forward projections, encoder or decoder alone |
     | `sub_ln_encoder` | `encoder_layers`, `decoder_layers` | (ln 3M ln 2N / 3)^1/2 | those of an encoder with decoder |
     | `sub_ln_decoder` | `decoder_layers` | (ln 3M)^1/2 | those of that decoder |
@@ -248,16 +246,16 @@ def depth_factor(recipe: str, **sizes: int) -> float | DepthFactor:
         raise SchemeError(
             f"depth_factor has no recipe {recipe!r}.",
             did_you_mean(recipe, (*RECIPES, *BY_STREAM)) if isinstance(recipe, str) else "",
-            "recipes: " + listing(map(_called, RECIPES), 60),
+            "recipes: " + listing((f"{name}({listing(_sizes(name))})" for name in RECIPES), 60),
         )
     if recipe not in FORWARD and _traced(recipe, sizes):
         return DepthFactor(recipe, tuple((name, _whole(recipe, name, size)) for name, size in sizes.items()))
     if recipe not in RECIPES:
         raise SchemeError(
             f'the depth factor "{recipe}" takes its sizes from the forward pass; it was given {listing(sizes)}.',
-            "write " + " or ".join(_call(each) for each in dict.fromkeys(BY_STREAM[recipe])),
+            "write " + " or ".join(map(_call, dict.fromkeys(BY_STREAM[recipe]))),
         )
-    needed = tuple(inspect.signature(RECIPES[recipe]).parameters)
+    needed = _sizes(recipe)
     if set(needed) != set(sizes):
         given = f"it was given {listing(sizes)}" if sizes else "it was given none"
         raise SchemeError(
@@ -268,16 +266,16 @@ def depth_factor(recipe: str, **sizes: int) -> float | DepthFactor:
 
 def _traced(recipe: str, sizes: Mapping[str, Any]) -> bool:
     """Whether all sizes that are missing are those that a forward pass tells, and no others are given."""
-    needed = set(inspect.signature(RECIPES[recipe]).parameters) if recipe in RECIPES else set[str]()
-    return set(sizes) == needed & GIVEN
+    return set(sizes) == (GIVEN & set(_sizes(recipe)) if recipe in RECIPES else set())
 
 
-def _called(recipe: str) -> str:
-    return f"{recipe}({listing(inspect.signature(RECIPES[recipe]).parameters)})"
+def _only(streams: list[ResidualStream]) -> ResidualStream | None:
+    """A stream that has none beside it."""
+    return streams[0] if len(streams) == 1 else None
 
 
 def _call(recipe: str) -> str:
-    sizes = ", ".join(f"{name}={USUAL[name]}" for name in inspect.signature(RECIPES[recipe]).parameters)
+    sizes = ", ".join(f"{name}={USUAL[name]}" for name in _sizes(recipe))
     return f'ix.schemes.depth_factor("{recipe}", {sizes})'
 
 
@@ -286,12 +284,12 @@ def _whole(recipe: str, name: str, value: Any) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
-        found = operator.index(value)
+        number = operator.index(value)
     except TypeError:
-        found = 0
-    if found < least:
+        number = 0
+    if number < least:
         raise SchemeError(
             f'the depth factor "{recipe}": {name} must be a whole number of at least {least}, not {value!r}.',
             f"write {_call(recipe)}",
         )
-    return found
+    return number

@@ -92,21 +92,24 @@ class TruncatedNormal(Initializer):
         return Recipe(kernel, _with_mean(self.stddev, self.mean), self.stddev * truncated_std(self.lower, self.upper))
 
 
-def warn_of_bounds(name: str, law: TruncatedNormal, are_values: bool) -> None:
-    """Warn where the bounds leave little of the normal.
+def _cut(name: str, stddev: float, mean: float, lower: float, upper: float, *, are_values: bool) -> Parts:
+    """The parts of a cut normal, whose bounds are values or standard deviations from the mean.
 
-    Args:
-        name: the scheme's name.
-        law: the cut normal.
-        are_values: whether the bounds were given as values, not as standard deviations.
+    Warns where the bounds leave little of the normal.
+
+    Raises:
+        SchemeError: the bounds are not in order.
     """
-    lower, upper = law.lower, law.upper
+    if not lower < upper:
+        raise SchemeError(f"{name}: lower must be below upper, not lower={lower}, upper={upper}.")
+    if are_values:
+        lower, upper = (lower - mean) / stddev, (upper - mean) / stddev
     if not are_values and upper - lower < NARROW:
         warn(
             f"{name} is cut at {lower:g} and {upper:g} standard deviations; what is left has the standard "
-            f"deviation {law.stddev * truncated_std(lower, upper):.2g}, where stddev is {law.stddev:g}.",
+            f"deviation {stddev * truncated_std(lower, upper):.2g}, where stddev is {stddev:g}.",
             "where the bounds are values of the weights, add absolute=True: "
-            f'("{name}", {{"stddev": {law.stddev:g}, "lower": {lower:g}, "upper": {upper:g}, '
+            f'("{name}", {{"stddev": {stddev:g}, "lower": {lower:g}, "upper": {upper:g}, '
             '"absolute": True})',
         )
     elif lower > FAR or upper < -FAR:
@@ -117,6 +120,7 @@ def warn_of_bounds(name: str, law: TruncatedNormal, are_values: bool) -> None:
             if are_values
             else "the bounds are in standard deviations; where they are values of the weights, add absolute=True",
         )
+    return weights_only(TruncatedNormal(stddev, mean, lower, upper))
 
 
 def _with_mean(stddev: float, mean: float) -> tuple[float, ...]:
@@ -205,13 +209,6 @@ def uniform(scale: Number = 0.01, *, lower: Number | None = None, upper: Number 
     return weights_only(Uniform(scale, lower, upper))
 
 
-def _mean(name: str, value: Any) -> float | complex:
-    if isinstance(value, tuple):
-        raise SchemeError(f"{name}: mean must be a number, not {value!r}.")
-    found: float | complex = value
-    return found
-
-
 @scheme("normal")
 def normal(stddev: NonNegative = 0.01, mean: Values = 0.0) -> Parts:
     """Return normal weights and zero biases.
@@ -229,7 +226,9 @@ def normal(stddev: NonNegative = 0.01, mean: Values = 0.0) -> Parts:
         >>> ix.draw(ix.schemes.normal(0.02), jax.random.key(0), (4, 2)).shape
         (4, 2)
     """
-    return weights_only(Normal(stddev, _mean("normal", mean)))
+    if isinstance(mean, tuple):
+        raise SchemeError(f"normal: mean must be a number, not {mean!r}.")
+    return weights_only(Normal(stddev, mean))
 
 
 @scheme("biased_normal")
@@ -281,16 +280,9 @@ def truncated_normal(
         >>> bool(abs(ix.draw(scheme, jax.random.key(0), (64, 32))).max() <= 0.03)
         True
     """
-    name = "truncated_normal"
-    if not lower < upper:
-        raise SchemeError(f"{name}: lower must be below upper, not lower={lower}, upper={upper}.")
-    if absolute:
-        if stddev == 0:
-            raise SchemeError(f"{name}: stddev must be positive where bounds are absolute, not 0.")
-        lower, upper = (lower - mean) / stddev, (upper - mean) / stddev
-    law = TruncatedNormal(stddev, mean, lower, upper)
-    warn_of_bounds(name, law, are_values=absolute)
-    return weights_only(law)
+    if absolute and stddev == 0:
+        raise SchemeError("truncated_normal: stddev must be positive where bounds are absolute, not 0.")
+    return _cut("truncated_normal", stddev, mean, lower, upper, are_values=absolute)
 
 
 @scheme("trunc_normal")
@@ -315,9 +307,4 @@ def trunc_normal(stddev: Positive = 1.0, mean: Number = 0.0, lower: Number = -2.
         >>> bool(abs(float(w.std()) / 0.02 - 1) < 0.05)
         True
     """
-    name = "trunc_normal"
-    if not lower < upper:
-        raise SchemeError(f"{name}: lower must be below upper, not lower={lower}, upper={upper}.")
-    law = TruncatedNormal(stddev, mean, (lower - mean) / stddev, (upper - mean) / stddev)
-    warn_of_bounds(name, law, are_values=True)
-    return weights_only(law)
+    return _cut("trunc_normal", stddev, mean, lower, upper, are_values=True)

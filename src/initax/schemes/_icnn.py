@@ -14,9 +14,8 @@ from initax._errors import SchemeError, message
 from initax._math._gaussian import Activation, activation_name, as_function, refuse_unsuitable
 from initax._math._positive_moments import Positive, ensemble, refuse_unstable, with_passthrough
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
-from initax.schemes._constant import ZEROS, Constant
-from initax.schemes._convex import Correlation, LogNormalKernel
-from initax.schemes._distributions import Normal
+from initax.schemes._constant import ZEROS
+from initax.schemes._convex import Correlation, LogNormalKernel, bias_of, refuse_without_bias
 from initax.schemes._initializer import (
     Fans,
     Initializer,
@@ -68,12 +67,17 @@ def is_positive(parameter: Parameter) -> bool:
 
 def weights_of(layer: Layer) -> tuple[Parameter, ...]:
     """Return the weights of a layer."""
-    return tuple(each for each in layer.parameters if each.role in WEIGHT_ROLES)
+    return tuple(parameter for parameter in layer.parameters if parameter.role in WEIGHT_ROLES)
 
 
 def hidden_weight(layer: Layer) -> Parameter | None:
     """Return the weight of a layer that sees the layer before: the first positive one that is not a passthrough."""
-    return next((each for each in weights_of(layer) if is_positive(each) and each.name != PASSTHROUGH), None)
+    return next((weight for weight in weights_of(layer) if is_positive(weight) and weight.name != PASSTHROUGH), None)
+
+
+def names_passthrough(layer: Layer) -> bool:
+    """Whether a layer calls one of its weights a passthrough."""
+    return any(weight.name == PASSTHROUGH for weight in weights_of(layer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ class _Icnn(Initializer):
             return self.part
         hidden = hidden_weight(layer)
         if hidden is None:
-            if any(each.name == PASSTHROUGH for each in weights_of(layer)):
+            if names_passthrough(layer):
                 return "first"
             raise SchemeError(_unknown_part(parameter, layer))
         if parameter.role in WEIGHT_ROLES and parameter is not hidden:
@@ -130,32 +134,20 @@ class IcnnWeight(_Icnn):
         """Return the recipe for one parameter."""
         part, fan_in = self._part_of(parameter, layer), self._fan_in(parameter)
         if part in ("positive", "alone"):
-            self._refuse_without_bias(parameter, layer)
-            found = self._positive(part, fan_in)
-            return Recipe(LogNormalKernel(), (found.log_mean, found.log_std), math.sqrt(found.weight_var))
+            moments = self._positive(part, fan_in)
+            if self.bias != "elsewhere":
+                refuse_without_bias("icnn", parameter, layer, moments)
+            return Recipe(LogNormalKernel(), (moments.log_mean, moments.log_std), math.sqrt(moments.weight_var))
         if part == "passthrough":
             refuse_unstable("icnn", self.activation, self.k, self.tau, self.variance)
         share = self.tau if part == "passthrough" else 1.0
         # Several inputs at one layer, as in a partially convex network, share what is theirs.
         hidden = hidden_weight(layer) if self.part == "auto" else None
-        several = max(sum(each is not hidden for each in weights_of(layer)), 1)
+        several = max(sum(weight is not hidden for weight in weights_of(layer)), 1)
         std = math.sqrt(share * self.variance / (several * fan_in * self.input_square))
         if is_positive(parameter):
             return Recipe(HalfNormalKernel(), (std,), std * math.sqrt(1 - 2 / math.pi))
         return Recipe(NormalKernel(), (std,), std)
-
-    def _refuse_without_bias(self, parameter: Parameter, layer: Layer) -> None:
-        alone = layer.cls is type(None)  # a single array, drawn by `ix.draw`
-        if self.bias == "elsewhere" or alone or any(each.role == "bias" for each in layer.parameters):
-            return
-        raise SchemeError(
-            f"icnn needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
-            f"positive weights shift the mean by {self._shift(parameter, layer):+.4g}; a bias has to take that off",
-            'build the layer with one, or say that another layer holds it: ("icnn", {"bias": "elsewhere"})',
-        )
-
-    def _shift(self, parameter: Parameter, layer: Layer) -> float:
-        return -self._positive(self._part_of(parameter, layer), self._fan_in(parameter)).bias_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,18 +159,13 @@ class IcnnBias(_Icnn):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         part = self._part_of(parameter, layer)
-        own = {"auto": part != "passthrough", "own": True, "elsewhere": False}[self.bias]
-        if part == "first" or not own:
+        is_elsewhere = self.bias == "elsewhere" or (self.bias == "auto" and part == "passthrough")
+        if part == "first" or is_elsewhere or (part == "alone" and without_inputs(parameter, self.fans)):
             return ZEROS.recipe(parameter, layer)
         hidden = hidden_weight(layer) if self.part == "auto" else None
-        if part == "alone" and without_inputs(parameter, self.fans):
-            return ZEROS.recipe(parameter, layer)
         # Only without a passthrough does the bias depend on the fan_in.
         fan_in = self._fan_in(hidden or parameter) if part == "alone" else 1.0
-        found = self._positive(part, fan_in)
-        if found.bias_std == 0:
-            return Constant(found.bias_mean).recipe(parameter, layer)
-        return Normal(found.bias_std, found.bias_mean).recipe(parameter, layer)
+        return bias_of(self._positive(part, fan_in)).recipe(parameter, layer)
 
 
 def named(activation: Any) -> tuple[Callable[[Any], Any], Any]:

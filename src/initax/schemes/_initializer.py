@@ -78,6 +78,14 @@ class Kernel:
         """Return the kernel that draws the same on one device, wherever the array is to live."""
         return self
 
+    def core(self) -> tuple[Kernel, tuple[int, ...]] | None:
+        """Return a kernel and the shape it draws where that has only to be laid out; several kernels may share it."""
+        return None
+
+    def laid_out(self, drawn: jax.Array) -> jax.Array:
+        """Return what the core drew in the stored layout."""
+        raise NotImplementedError
+
     def on_host(self, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
         """Return the array made without JAX, where that needs no random numbers and no work; else `None`."""
         return None
@@ -144,7 +152,7 @@ class Initializer:
         return self.name if not self.args else [self.name, {name: plain(value) for name, value in self.args}]
 
     def __str__(self) -> str:
-        """Return it as one would call it."""
+        """Return the initializer as a call: name and arguments."""
         inside = ", ".join(f"{name}={_shown(value)}" for name, value in self.args)
         return f"{self.name}({inside})" if inside else self.name
 
@@ -210,15 +218,10 @@ def argument_text(value: Any) -> str:
 def plain(value: Any) -> Any:
     """Return an argument as JSON can keep it: nested tuples as lists, complex numbers as texts."""
     if isinstance(value, tuple):
-        return [plain(each) for each in value]
+        return [plain(entry) for entry in value]
     if hasattr(value, "spec"):
         return value.spec()
     return str(value).strip("()") if isinstance(value, complex) else value
-
-
-def changed(**arguments: tuple[Any, Any]) -> Args:
-    """Return the arguments that differ from their defaults; each is given as `(value, default)`."""
-    return tuple((name, value) for name, (value, default) in arguments.items() if value != default)
 
 
 @functools.lru_cache(maxsize=256)
@@ -265,13 +268,13 @@ def number(scheme: str, name: str, value: Any, *, least: float = -math.inf, most
     try:
         if isinstance(value, bool | str | bytes):
             raise TypeError
-        found = float(value)
+        result = float(value)
     except (TypeError, ValueError):
         raise SchemeError(f"{scheme}: {name} must be a number, not {value!r}.") from None
-    if math.isnan(found) or not least <= found <= most:
+    if math.isnan(result) or not least <= result <= most:
         bounds = {(0.0, math.inf): "at least 0", (0.0, 1.0): "between 0 and 1"}.get((least, most), "a finite number")
         raise SchemeError(f"{scheme}: {name} must be {bounds}, not {value!r}.")
-    return found
+    return result
 
 
 def entries(scheme: str, name: str, value: Any) -> Any:
@@ -285,16 +288,16 @@ def entries(scheme: str, name: str, value: Any) -> Any:
     try:
         if isinstance(value, bool | bytes) or (isinstance(value, str) and "j" not in value):
             raise TypeError
-        found = np.asarray(complex(value) if isinstance(value, str) else value)
-        if found.dtype.kind in "UV":  # complex numbers as JSON keeps them, or one of JAX's narrow types
-            found = found.astype(complex if found.dtype.kind == "U" else float)
-        if found.dtype.kind not in "iufc":
+        array = np.asarray(complex(value) if isinstance(value, str) else value)
+        if array.dtype.kind in "UV":  # complex numbers as JSON keeps them, or one of JAX's narrow types
+            array = array.astype(complex if array.dtype.kind == "U" else float)
+        if array.dtype.kind not in "iufc":
             raise TypeError
     except (TypeError, ValueError):
         raise SchemeError(f"{scheme}: {name} must be a number or an array of numbers, not {value!r}.") from None
-    if np.isnan(found).any():
+    if np.isnan(array).any():
         raise SchemeError(f"{scheme}: {name} must be a finite number, not {value!r}.")
-    plain = found.astype(complex if found.dtype.kind == "c" else float).tolist()
+    plain = array.astype(complex if array.dtype.kind == "c" else float).tolist()
     return _nested(plain)
 
 
@@ -308,19 +311,19 @@ def positive_number(scheme: str, name: str, value: Any) -> float:
     Raises:
         SchemeError: it is traced, no number, or not positive and finite.
     """
-    found = number(scheme, name, value)
-    if not 0 < found < math.inf:
+    result = number(scheme, name, value)
+    if not 0 < result < math.inf:
         raise SchemeError(
             f"{scheme}: {name} must be positive, not {value!r}.", f'write ("{scheme}", {{"{name}": 1.0}})'
         )
-    return found
+    return result
 
 
 def choice(scheme: str, name: str, value: Any, options: tuple[str, ...]) -> str:
     """Return an argument that must be one of a few words.
 
     Raises:
-        SchemeError: it is none of them.
+        SchemeError: it is another one.
     """
     if value not in options:
         raise SchemeError(f"{scheme}: {name} must be one of {', '.join(map(repr, options))}, not {value!r}.")
@@ -340,12 +343,9 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
     Raises:
         SchemeError: the parameter has no fans, or a mask takes away one knows not how much of the effective ones.
     """
-    both = (
-        (parameter.effective_fan_in, parameter.effective_fan_out)
-        if fans == "effective"
-        else (parameter.fan_in, parameter.fan_out)
-    )
-    fan_in, fan_out = both
+    fan_in, fan_out = parameter.fan_in, parameter.fan_out
+    if fans == "effective":
+        fan_in, fan_out = parameter.effective_fan_in, parameter.effective_fan_out
     if parameter.fan_in is not None and fan_in is None:
         raise SchemeError(
             f"{initializer} needs the effective fans of {where(parameter)}, and what its mask lets through "
@@ -354,15 +354,22 @@ def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, f
             "plan where it is an array, outside jax.jit: plan = ix.plan(model, ...); then inside: plan.draw(key)",
         )
     if fan_in is None or fan_out is None:
-        is_alone = parameter.role == "bias" and not parameter.path
-        raise SchemeError(
-            f"{initializer} needs the fans of {where(parameter)}, and they are not known.",
-            f"shape {parameter.shape}, role {parameter.role}",
-            f'give those of its weight: ix.draw("{initializer}", key, shape, role="bias", fan_in=...)'
-            if is_alone
-            else "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})",
-        )
+        line = "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})"
+        if parameter.role == "bias" and not parameter.path:
+            line = f'give those of its weight: ix.draw("{initializer}", key, shape, role="bias", fan_in=...)'
+        head = f"{initializer} needs the fans of {where(parameter)}, and they are not known."
+        raise SchemeError(head, f"shape {parameter.shape}, role {parameter.role}", line)
     return float(fan_in), float(fan_out)
+
+
+def averages(fan_in: float, fan_out: float) -> dict[str, float]:
+    """Return mode of a variance scaling → the number of fans that it divides by."""
+    return {
+        "fan_in": fan_in,
+        "fan_out": fan_out,
+        "fan_avg": (fan_in + fan_out) / 2,
+        "fan_geo_avg": (fan_in * fan_out) ** 0.5,
+    }
 
 
 def positive_fan(initializer: str, parameter: Parameter, name: str, value: float) -> float:
@@ -394,7 +401,7 @@ def known_axes(initializer: str, parameter: Parameter) -> Axes:
         SchemeError: they are not known.
     """
     if parameter.axes is None:
-        raise SchemeError(f"{initializer} needs the axes of {where(parameter)}, and nobody declared them.")
+        raise SchemeError(f"{initializer} needs the axes of {where(parameter)}, and they are not declared.")
     return parameter.axes
 
 

@@ -10,10 +10,11 @@ import functools
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
+
+from initax.schemes._initializer import averages
 
 MODULES = ("jax._src.nn.initializers", "jax.nn.initializers")
 """Module in which JAX's initializers are defined, by their `__module__`."""
@@ -26,49 +27,44 @@ DEFAULTS: Mapping[str, Mapping[str, tuple[int, ...]]] = {
 one of a square matrix, and no axis of the array."""
 
 
-@dataclass(frozen=True, slots=True)
-class OwnAxes:
-    """Axes that an initializer was made with and that are not the defaults.
+OwnAxes = Mapping[str, tuple[int, ...]]
+"""Argument of an initializer's factory → the axes that it was given."""
 
-    Attributes:
-        of: argument → the axes it names.
+
+def fit(own: OwnAxes, rank: int) -> bool:
+    """Return whether an array of that rank has all these axes, and where there are batch axes none is named twice.
+
+    Without batch axes one may be: Flax's own initializer of embeddings has `in_axis=-2, out_axis=0`.
     """
-
-    of: Mapping[str, tuple[int, ...]]
-
-    def fit(self, rank: int) -> bool:
-        """Return whether an array of that rank has them all, and where there are batch axes no axis is named twice.
-
-        Without batch axes one may be: Flax's own initializer of embeddings has `in_axis=-2, out_axis=0`.
-        """
-        if any(not -rank <= axis < rank for axes in self.of.values() for axis in axes):
-            return False
-        named = [axis % rank for axes in self.of.values() for axis in axes]
-        return not self.of.get("batch_axis") or len(set(named)) == len(named)
+    named = [axis for axes in own.values() for axis in axes]
+    if any(not -rank <= axis < rank for axis in named):
+        return False
+    return not own.get("batch_axis") or len({axis % rank for axis in named}) == len(named)
 
 
 def own_axes(function: Any) -> OwnAxes | None:
-    """Return the axes that one of JAX's initializers has of its own, `None` where it has the defaults or is another.
+    """Return the axes that one of JAX's initializers was made with, `None` where these are the defaults.
 
     Args:
-        function: an initializer, also behind `functools.partial` or a wrapper that names it in `__wrapped__`.
+        function: an initializer, also behind `functools.partial` or a wrapper that names it in `__wrapped__`; nothing
+            is known of other functions.
     """
     factory, cells = _looked_into(_inside(function))
     defaults = DEFAULTS.get(factory)
     if defaults is None:
         return None
     try:
-        found = {name: _tuple(cells[name]) for name in defaults}
+        axes = {name: _tuple(cells[name]) for name in defaults}
     except (KeyError, TypeError, ValueError):
         return None
-    return OwnAxes(found) if found != defaults else None
+    return axes if axes != defaults else None
 
 
 def moments(function: Any, shape: tuple[int, ...]) -> tuple[float, float] | None:
     """Return mean and mean square of an entry that one of JAX's initializers draws, `None` where it is another.
 
     Args:
-        function: the initializer; of one behind a wrapper nothing is said, which may do something to what it draws.
+        function: the initializer; a wrapper around one may change what it draws, so that nothing is known of it.
         shape: the shape that it is called with.
     """
     factory, cells = _looked_into(function)
@@ -107,7 +103,7 @@ def _inside(function: Any) -> Any:
 
 
 def _looked_into(function: Any) -> tuple[str, Mapping[str, Any]]:
-    """The name of the factory, and what the closure that it returned holds; no name where it is none of JAX's."""
+    """The name of the factory, and what the closure that it returned holds; no name for other functions than JAX's."""
     if isinstance(function, functools.partial):
         plain = not function.args and set(function.keywords) <= {"dtype", "out_sharding"}
         return _looked_into(function.func) if plain else ("", {})
@@ -127,11 +123,4 @@ def _variance(cells: Mapping[str, Any], shape: tuple[int, ...]) -> float:
         math.prod(shape[axis] for axis in _tuple(cells[name])) for name in ("in_axis", "out_axis", "batch_axis")
     )
     receptive = math.prod(shape) / inputs / outputs / batch
-    fan_in, fan_out = inputs * receptive, outputs * receptive
-    fans: dict[str, float] = {
-        "fan_in": fan_in,
-        "fan_out": fan_out,
-        "fan_avg": (fan_in + fan_out) / 2,
-        "fan_geo_avg": math.sqrt(fan_in * fan_out),
-    }
-    return float(cells["scale"]) / fans[cells["mode"]]
+    return float(cells["scale"]) / averages(inputs * receptive, outputs * receptive)[cells["mode"]]

@@ -51,19 +51,20 @@ class JaxInitializer:
             AxesError: the axes do not fit the shape, or no mesh is around for `out_sharding`.
             KeyTypeError: `key` is not one JAX key.
         """
-        made = alone(self.scheme, shape, dtype, axes=self.axes, sizes=dict(self.sizes), role=self.role)
-        if made.recipe.kernel.sees_old:
+        drawing = alone(self.scheme, shape, dtype, axes=self.axes, sizes=dict(self.sizes), role=self.role)
+        kernel = drawing.recipe.kernel
+        if kernel.sees_old:
             raise SchemeError(
                 f"{self.scheme} keeps a part of what an array holds, and an initializer sees none.",
                 "draw it anew over the model: ix.reinit(model, rules, key)",
             )
         typed = as_key(key)
-        numbers = tuple(map(number_type(made.dtype, bool(CONFIG.jax_enable_x64)), made.recipe.numbers))
+        numbers = tuple(map(number_type(drawing.dtype, bool(CONFIG.jax_enable_x64)), drawing.recipe.numbers))
         if isinstance(jax.random.key_data(typed), jax.core.Tracer):
-            return _at(_compiled(made.recipe.kernel, made.shape, made.dtype, None)(typed, numbers), out_sharding)
+            return _at(_compiled(kernel, drawing.shape, drawing.dtype, None)(typed, numbers), out_sharding)
         home = _home(out_sharding)
         with no_mesh():
-            drawn: jax.Array = _compiled(made.recipe.kernel, made.shape, made.dtype, home)(typed, numbers)
+            drawn: jax.Array = _compiled(kernel, drawing.shape, drawing.dtype, home)(typed, numbers)
         return drawn
 
     def __repr__(self) -> str:
@@ -92,7 +93,7 @@ def initializer(
         under `jit`, `eval_shape` and meshes of any kind.
 
     Raises:
-        SchemeError: the scheme is unknown, or does not speak of the role.
+        SchemeError: the scheme is unknown, or has no initializer for the role.
         AxesError: the pattern is malformed.
 
     Examples:
@@ -108,16 +109,16 @@ def initializer(
         raise SchemeError(f"initializer: role must be one of {', '.join(ROLES[:-1])}, not {role!r}.")
     if chosen.part(role) is UNSET or chosen.part(role) is None:
         raise SchemeError(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}")
-    own = chosen.axes.get(role) if axes is None and role in WEIGHT_ROLES else axes
-    if own is not None:
-        parse(own)
-    every = {**chosen.sizes, **(sizes or {})} if own is not None and axes is None else dict(sizes or {})
-    if every and own is None:
+    pattern = chosen.axes.get(role) if axes is None and role in WEIGHT_ROLES else axes
+    if pattern is not None:
+        parse(pattern)
+    sizes = {**(chosen.sizes if pattern is not None and axes is None else {}), **(sizes or {})}
+    if sizes and pattern is None:
         raise AxesError(
-            f"initializer: sizes name axes of a pattern, and there is none: {', '.join(every)}.",
-            f'write axes="i ({next(iter(every))} o)"',
+            f"initializer: sizes name axes of a pattern, and there is none: {', '.join(sizes)}.",
+            f'write axes="i ({next(iter(sizes))} o)"',
         )
-    return JaxInitializer(chosen, own, tuple(sorted(every.items())), role)
+    return JaxInitializer(chosen, pattern, tuple(sorted(sizes.items())), role)
 
 
 @functools.lru_cache(maxsize=256)

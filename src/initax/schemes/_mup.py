@@ -8,13 +8,7 @@ from dataclasses import dataclass
 from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS
-from initax.schemes._initializer import (
-    Initializer,
-    Recipe,
-    known_axes,
-    positive_fan,
-    where,
-)
+from initax.schemes._initializer import Initializer, Recipe, known_axes, positive_fan, where
 from initax.schemes._named import Parts, Positive, scheme
 from initax.schemes._variance import Distribution, of_variance
 

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal, ParamSpec, Union, get_args, get_orig
 
 from initax._errors import SchemeError
 from initax._model._parameter import Role
+from initax.schemes._hints import unknown_argument
 from initax.schemes._initializer import Args, Initializer, choice, entries, gain_number, number, positive_number
-from initax.schemes._scheme import Scheme, add_to_registry, as_scheme, unknown_argument
+from initax.schemes._scheme import Scheme, add_to_registry, as_scheme
 
 P = ParamSpec("P")
 Parts = Mapping[Role, Initializer | None]
@@ -65,7 +66,7 @@ def scheme(*names: str) -> Callable[[Callable[P, Parts | Scheme]], Callable[P, S
         def made(*args: P.args, **kwargs: P.kwargs) -> Scheme:
             for argument, value in kwargs.items():
                 if argument not in signature.parameters:
-                    raise SchemeError(unknown_argument(names[0], argument, value))
+                    raise SchemeError(unknown_argument(names[0], made, argument, value))
             given = signature.bind(*args, **kwargs)
             given.apply_defaults()
             checks = _checks(function)
@@ -103,7 +104,7 @@ def _checks(function: Callable[..., Any]) -> Mapping[str, Any]:
 def _checked(scheme: str, name: str, value: Any, annotation: Any) -> Any:
     """A value as its type has it."""
     if get_origin(annotation) in (Union, types.UnionType):
-        options = [each for each in get_args(annotation) if each is not types.NoneType]
+        options = [option for option in get_args(annotation) if option is not types.NoneType]
         if value is None or len(options) > 1:
             return value
         annotation = options[0]
@@ -111,5 +112,5 @@ def _checked(scheme: str, name: str, value: Any, annotation: Any) -> Any:
         return choice(scheme, name, value, get_args(annotation))
     if annotation is bool:
         return _flag(scheme, name, value)
-    checks = [each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Check)]
+    checks = [mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Check)]
     return checks[0].of(scheme, name, value) if checks else value

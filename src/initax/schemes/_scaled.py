@@ -106,10 +106,10 @@ class Scaled(InitializerAround):
         return self.factor.recipe if isinstance(self.factor, DepthFactor | KnownFactor) else ""
 
     def __str__(self) -> str:
-        """Return it as one would call it."""
+        """Return the initializer as a call: name and arguments."""
         if isinstance(self.factor, DepthFactor):
             return f"scaled({self.inner}, {self.factor})"
-        shown = ", ".join(f"{each:.6g}" for each in _all(self.factor))
+        shown = ", ".join(f"{value:.6g}" for value in _all(self.factor))
         return f"scaled({self.inner}, {f'[{shown}]' if isinstance(self.factor, tuple) else shown})"
 
 
@@ -122,9 +122,9 @@ def _factor(_scheme: str, _name: str, factor: Any) -> Factor:
         case str():
             return depth_factor(factor)
         case list() | tuple() if factor:
-            return tuple(number("scaled", "each factor", each) for each in factor)
+            return tuple(number("scaled", "each factor", value) for value in factor)
         case np.ndarray() | jax.Array() if not isinstance(factor, jax.core.Tracer) and factor.ndim == 1 and factor.size:
-            return tuple(number("scaled", "each factor", each) for each in np.asarray(factor).tolist())
+            return tuple(number("scaled", "each factor", value) for value in np.asarray(factor).tolist())
     return number("scaled", "factor", factor)
 
 
@@ -159,17 +159,11 @@ def scaled(scheme: SchemeLike, factor: ByFactor, *, biases: bool = False) -> Sch
         [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
     """
 
-    def of(part: Initializer | None, role: Role) -> Initializer | None:
-        if part is None or (role in ("bias", "scale") and not biases):
-            return part
-        return Scaled(part, factor, name="scaled")
+    def of_part(part: Initializer, role: Role) -> Initializer:
+        return part if role in ("bias", "scale") and not biases else Scaled(part, factor, name="scaled")
 
-    whole = Scheme.of({role: of(part, role) for role, part in scheme.parts.items()})
-    whole.axes, whole.sizes = dict(scheme.axes), dict(scheme.sizes)
-    whole.arrays = {
-        name: None if each is None else scaled(each, factor, biases=biases) for name, each in scheme.arrays.items()
-    }
-    return whole
+    changed: Scheme = scheme.changed(of_part, lambda array: scaled(array, factor, biases=biases))
+    return changed
 
 
 def _all(factor: float | tuple[float, ...]) -> tuple[float, ...]:
@@ -177,7 +171,7 @@ def _all(factor: float | tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _root_mean_square(factors: tuple[float, ...]) -> float:
-    return math.sqrt(sum(each**2 for each in factors) / len(factors)) if len(factors) > 1 else abs(factors[0])
+    return math.sqrt(sum(factor**2 for factor in factors) / len(factors)) if len(factors) > 1 else abs(factors[0])
 
 
 def _stack_of(parameter: Parameter, factors: tuple[float, ...]) -> int:

@@ -6,24 +6,16 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from initax._errors import SchemeError, did_you_mean, listing, message, shown
+from initax._errors import SchemeError, listing
 from initax._math._axes import parse
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Role
-from initax.schemes._aliases import (
-    ARGUMENTS_ELSEWHERE,
-    KEPT,
-    LAWS_ELSEWHERE,
-    NAMES_ELSEWHERE,
-    NOT_ARGUMENTS,
-    ROLES_ELSEWHERE,
-    as_variance_scaling,
-)
 from initax.schemes._callables import foreign
 from initax.schemes._constant import ZEROS
+from initax.schemes._hints import needed, no_name, no_part, no_scheme, number_beside, unknown_argument, unknown_role
 from initax.schemes._initializer import Initializer, argument_text, plain
 
 UNSET: Final = object()
-"""Stands for a role nobody spoke of; `None` means: keep the array as it is."""
+"""Stands for a role that a scheme says nothing about; `None` means: keep the array as it is."""
 
 Parts = Mapping[Role, Initializer | None]
 _NAMED: dict[str, Callable[..., Scheme]] = {}
@@ -82,46 +74,44 @@ class Scheme:
         sizes: Mapping[str, int] | None = None,
         arrays: Mapping[str, Any] | None = None,
     ) -> None:
-        if isinstance(weight, str) and weight in _NAMED and _is_number(bias) and len(_required(weight)) < 2:
-            raise SchemeError(_number_beside(weight, bias))
-        if not arrays and weight is UNSET and all(each is UNSET for each in (bias, recurrent, embedding, scale, state)):
-            raise SchemeError("a scheme that names no initializer draws nothing.", 'write ix.Scheme("he_normal", ...)')
-        base = None if weight is UNSET or weight is None else as_scheme(weight)
-        parts: dict[Role, Initializer | None] = {} if base is None else dict(base._parts)
-        if weight is None:
-            parts |= dict.fromkeys(WEIGHT_ROLES)
         given: dict[Role, Any] = {"bias": bias, "recurrent": recurrent, "embedding": embedding, "scale": scale}
+        is_number = isinstance(bias, int | float) and not isinstance(bias, bool)
+        if isinstance(weight, str) and weight in _NAMED and is_number and len(needed(_NAMED[weight])) < 2:
+            raise SchemeError(number_beside(weight, _NAMED[weight], bias))
+        if not arrays and all(value is UNSET for value in (weight, state, *given.values())):
+            raise SchemeError("a scheme that names no initializer draws nothing.", 'write ix.Scheme("he_normal", ...)')
+        if weight is UNSET or weight is None:
+            base = Scheme.of({} if weight is UNSET else dict.fromkeys(WEIGHT_ROLES))
+        else:
+            base = as_scheme(weight)
         spoken = {role: as_initializer(value, role) for role, value in given.items() if value is not UNSET}
         if state is not UNSET:
             spoken["state"] = _for_state(state)
-        self._name = base._name if base is not None and not spoken else None
-        self._parts = _in_order(parts | spoken)
+        self._name = None if spoken else base._name
+        self._parts = _in_order(base._parts | spoken)
         patterns = {"weight": axes} if isinstance(axes, str) else dict(axes or {})
         for pattern in patterns.values():
             parse(pattern)
-        self.axes = (base.axes if base is not None else {}) | patterns
-        self.sizes = (base.sizes if base is not None else {}) | dict(sizes or {})
-        own = {str(name): _for_array(str(name), value) for name, value in (arrays or {}).items()}
-        self.arrays = (base.arrays if base is not None else {}) | own
+        self.axes = base.axes | patterns
+        self.sizes = base.sizes | dict(sizes or {})
+        self.arrays = base.arrays | {str(name): _for_array(str(name), value) for name, value in (arrays or {}).items()}
 
     @classmethod
     def of(cls, parts: Parts, name: str | None = None, args: Mapping[str, Any] | None = None) -> Scheme:
         """Return a scheme made of finished initializers; with a name it is a row of the table of names."""
-        made = cls.__new__(cls)
-        made._parts = _in_order(parts)
-        made._name = None if name is None else (name, dict(args or {}))
-        made.axes = {}
-        made.sizes = {}
-        made.arrays = {}
-        return made
+        scheme = cls.__new__(cls)
+        scheme._parts = _in_order(parts)
+        scheme._name = None if name is None else (name, dict(args or {}))
+        scheme.axes, scheme.sizes, scheme.arrays = {}, {}, {}
+        return scheme
 
     def part(self, role: Role) -> Any:
-        """Return the initializer of a role, `None` to keep it, or `UNSET` where the scheme does not speak of it."""
+        """Return the initializer of a role, `None` to keep it, or `UNSET` where the scheme says nothing about it."""
         return self._parts.get(role, UNSET)
 
     @property
     def parts(self) -> Parts:
-        """The initializer of each role the scheme speaks of."""
+        """Role → initializer, `None` where its arrays are kept; roles that the scheme leaves open are missing."""
         return dict(self._parts)
 
     @property
@@ -131,9 +121,23 @@ class Scheme:
 
     def called(self, name: str, args: Mapping[str, Any]) -> Scheme:
         """Return the same scheme under a name with arguments."""
-        made = Scheme.of(self._parts, name, args)
-        made.axes, made.sizes, made.arrays = dict(self.axes), dict(self.sizes), dict(self.arrays)
-        return made
+        scheme = Scheme.of(self._parts, name, args)
+        scheme.axes, scheme.sizes, scheme.arrays = dict(self.axes), dict(self.sizes), dict(self.arrays)
+        return scheme
+
+    def changed(
+        self, of_part: Callable[[Initializer, Role], Initializer], of_array: Callable[[Scheme], Scheme]
+    ) -> Scheme:
+        """Return a scheme whose parts, and whose schemes of single arrays, are made of these; what is kept stays so.
+
+        Args:
+            of_part: from an initializer and its role to the one that stands in its place.
+            of_array: from the scheme of an array to the one that stands in its place.
+        """
+        scheme = Scheme.of({role: part and of_part(part, role) for role, part in self._parts.items()})
+        scheme.axes, scheme.sizes = dict(self.axes), dict(self.sizes)
+        scheme.arrays = {name: None if array is None else of_array(array) for name, array in self.arrays.items()}
+        return scheme
 
     def spec(self) -> Any:
         """Return what JSON keeps of the scheme; `as_scheme` reads it back.
@@ -141,7 +145,7 @@ class Scheme:
         Raises:
             SchemeError: one of its initializers is a callable.
         """
-        restated = {name: None if each is None else each.spec() for name, each in self.arrays.items()}
+        restated = {name: None if scheme is None else scheme.spec() for name, scheme in self.arrays.items()}
         restated |= {key: dict(value) for key, value in (("axes", self.axes), ("sizes", self.sizes)) if value}
         if self._name is None:
             return {role: None if part is None else part.spec() for role, part in self._parts.items()} | restated
@@ -153,12 +157,8 @@ class Scheme:
         """Whether both draw alike."""
         if not isinstance(other, Scheme):
             return NotImplemented
-        return (self._parts, self.axes, self.sizes, self.arrays) == (
-            other._parts,
-            other.axes,
-            other.sizes,
-            other.arrays,
-        )
+        fields = ("_parts", "axes", "sizes", "arrays")
+        return all(getattr(self, field) == getattr(other, field) for field in fields)
 
     def __hash__(self) -> int:
         """Return a hash that equal schemes share."""
@@ -166,13 +166,13 @@ class Scheme:
 
     def __str__(self) -> str:
         """Return the scheme as a rule would name it."""
-        arrays = [f"{name}={each}" for name, each in self.arrays.items()]
+        arrays = [f"{name}={scheme}" for name, scheme in self.arrays.items()]
         if self._name is None:
-            follows = weights_only(self._parts.get("weight"))
-            own = [
-                f"{role}={part}" for role, part in self._parts.items() if role not in follows or part != follows[role]
-            ]
-            return ", ".join([*([str(follows["weight"])] if "weight" in self._parts else []), *own, *arrays])
+            weight = self._parts.get("weight")
+            follows = weights_only(weight)
+            others = {role: part for role, part in self._parts.items() if role not in follows or part != follows[role]}
+            shown = [str(weight)] if "weight" in self._parts else []
+            return ", ".join([*shown, *(f"{role}={part}" for role, part in others.items()), *arrays])
         name, args = self._name
         inside = ", ".join(
             f"{key}={argument_text(value) if isinstance(value, tuple) else value}" for key, value in args.items()
@@ -182,9 +182,8 @@ class Scheme:
     def __repr__(self) -> str:
         """Return the scheme, role by role."""
         inside = [f"{role}={part}" for role, part in self._parts.items()]
-        inside += [f"axes={self.axes}"] if self.axes else []
-        inside += [f"sizes={self.sizes}"] if self.sizes else []
-        inside += [f"arrays={self.arrays}"] if self.arrays else []
+        fields = {"axes": self.axes, "sizes": self.sizes, "arrays": self.arrays}
+        inside += [f"{name}={value}" for name, value in fields.items() if value]
         return f"Scheme({', '.join(inside)})"
 
 
@@ -201,7 +200,7 @@ def _for_array(name: str, value: Any) -> Scheme | None:
     except SchemeError as error:
         raise SchemeError(f'array "{name}": {error}') from None
     if scheme is not None and scheme.arrays:
-        names = listing(f'"{each}"' for each in scheme.arrays)
+        names = listing(f'"{inner}"' for inner in scheme.arrays)
         raise SchemeError(
             f'array "{name}": a scheme for one array can\'t name others: {names}.',
             f'an array further inside is named by its path: "**.{name}.{next(iter(scheme.arrays))}"',
@@ -283,22 +282,15 @@ def get(name: str, **args: Any) -> Scheme:
         >>> str(ix.schemes.get("orthogonal", gain=0.5))
         'orthogonal(gain=0.5)'
     """
-    given: Any = name
-    if not isinstance(given, str):
-        hint = (
-            KEPT if name is None else 'ix.schemes.get("he_normal", ...); anything else a rule takes is a scheme already'
-        )
-        raise SchemeError(f"a scheme's name is a text, not {shown(name)}.", hint)
-    if name not in _NAMED:
-        hint = NAMES_ELSEWHERE.get(name) or did_you_mean(name, _NAMED)
-        raise SchemeError(f'no scheme is called "{name}".', hint, f"schemes: {listing(names(), 60)}")
+    if not isinstance(name, str) or name not in _NAMED:
+        raise SchemeError(no_name(name, names()))
     factory = _NAMED[name]
     parameters = inspect.signature(factory).parameters
-    if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
-        for argument, value in args.items():
-            if argument not in parameters:
-                raise SchemeError(unknown_argument(name, argument, value))
-    missing = [key for key in _required(name) if key not in args]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    unknown = [argument for argument in args if argument not in parameters and not takes_any]
+    if unknown:
+        raise SchemeError(unknown_argument(name, factory, unknown[0], args[unknown[0]]))
+    missing = [key for key in needed(factory) if key not in args]
     if missing:
         pairs = ", ".join(
             f'"{key}": {args[key]!r}' if key in args else f'"{key}": ...'
@@ -309,39 +301,11 @@ def get(name: str, **args: Any) -> Scheme:
     return factory(**args)
 
 
-def _required(name: str) -> list[str]:
-    """Arguments of a scheme that have no default."""
-    each = inspect.signature(_NAMED[name]).parameters.values()
-    return [p.name for p in each if p.default is inspect.Parameter.empty and p.kind is not p.VAR_KEYWORD]
-
-
-def unknown_argument(name: str, argument: str, value: Any) -> str:
-    """Return what to say of an argument that a scheme does not have.
-
-    Args:
-        name: the scheme's name.
-        argument: the argument.
-        value: its value.
-    """
-    parameters = tuple(inspect.signature(_NAMED[name]).parameters)
-    known = ARGUMENTS_ELSEWHERE.get(argument, ())
-    own = next((each for each in known if each in parameters), None)
-    hint = f'here it is called "{own}"' if own else did_you_mean(argument, parameters)
-    if argument in LAWS_ELSEWHERE and not _required(name):
-        hint = as_variance_scaling(_NAMED[name]().part("weight"), argument, value) or hint
-    if argument == "scale" and "gain" in parameters:
-        hint = "a gain multiplies the standard deviation, a scale the variance: write gain=..."
-    if argument in NOT_ARGUMENTS:
-        hint = NOT_ARGUMENTS[argument].format(scheme=name)
-    has = f"arguments: {listing(parameters)}" if parameters else "it has none"
-    return message(f'{name} has no argument "{argument}".', has, hint)
-
-
 def as_scheme(value: Any) -> Scheme:
     """Return the scheme that a rule gives, in whatever form it is written.
 
     Raises:
-        SchemeError: it is none.
+        SchemeError: it is not a scheme.
     """
     match value:
         case Scheme():
@@ -360,38 +324,7 @@ def as_scheme(value: Any) -> Scheme:
         if value in _NAMED.values():
             return as_scheme(value())
         return Scheme.of(weights_only(foreign(value)))
-    if getattr(value, "shape", ()):
-        raise SchemeError(
-            f"an array of shape {tuple(value.shape)} is not a scheme.",
-            "pass the initializer, not what it returns: jax.nn.initializers.he_normal(), without (key, shape)",
-        )
-    hint = (
-        KEPT
-        if value is False
-        else 'a fixed value is ("constant", {"value": ...})'
-        if isinstance(value, int | float)
-        else (
-            'a scheme is a name ("he_normal"), a pair of name and arguments, a pair (weight, bias), a mapping of '
-            "roles, "
-            "an initializer, an ix.Scheme, or None to keep"
-        )
-    )
-    raise SchemeError(f"{value!r} ({type(value).__name__}) is not a scheme.", hint)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _number_beside(name: str, value: float) -> str:
-    """What a number beside a name may mean: its first argument, or the bias."""
-    parameters = inspect.signature(_NAMED[name]).parameters.values()
-    first = next((each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD), "scheme")
-    return message(
-        f'{value!r} ({type(value).__name__}) beside "{name}" is not a scheme.',
-        "" if first == "scheme" else f'for its {first} write ("{name}", {{"{first}": {value!r}}})',
-        "" if _required(name) else f'for biases of {value!r} write ("{name}", ("constant", {{"value": {value!r}}}))',
-    )
+    raise SchemeError(no_scheme(value))
 
 
 def _is_arguments(mapping: Mapping[str, Any]) -> bool:
@@ -404,7 +337,7 @@ def _from_mapping(mapping: Mapping[str, Any]) -> Scheme:
     arrays = {key: value for key, value in mapping.items() if key not in (*WORDS, "base")}
     for key, value in arrays.items():
         if _is_argument(key, mapping.get("weight")):
-            raise SchemeError(unknown_role(str(key), mapping.get("weight"), value))
+            raise SchemeError(unknown_role(str(key), mapping["weight"], value))
     rest = {key: value for key, value in mapping.items() if key in WORDS and key != "weight"}
     return Scheme(mapping.get("weight", mapping.get("base", UNSET)), **rest, arrays=arrays)
 
@@ -418,34 +351,15 @@ WORDS = (*ROLES, "axes", "sizes")
 """Keys of a mapping that stands for a scheme."""
 
 
-def unknown_role(key: str, weight: Any = None, value: Any = None) -> str:
-    """Return what to say of a key that is neither a role nor an array's name.
-
-    Args:
-        key: the key.
-        weight: what stands beside it for the weight.
-        value: what stands behind it.
-    """
-    known = ROLES_ELSEWHERE.get(key)
-    hint = f'an array "{key}" has the role "{known}"' if known else did_you_mean(key, WORDS)
-    if _is_argument(key, weight):
-        hint = f'an argument goes with its name: ("{weight}", {{"{key}": {value!r}}})'
-    return message(
-        f'a scheme has no role "{key}".',
-        f"roles: {listing(ROLES[:-1])}; also axes, sizes, or name with arguments",
-        hint,
-    )
-
-
 def _for_state(value: Any) -> Initializer | None:
     """Return whether a scheme restarts state or keeps it, as an initializer or `None`.
 
     Raises:
         SchemeError: it is something else.
     """
-    found = None if value is None else as_scheme(value).part("weight")
-    if found is None or (isinstance(found, Initializer) and found.draws_reserved):
-        return found
+    part = None if value is None else as_scheme(value).part("weight")
+    if part is None or (isinstance(part, Initializer) and part.draws_reserved):
+        return part
     raise SchemeError(
         f"{value!r} can't draw state.",
         'running statistics start anew as their framework starts them, {"state": "default"}, or are kept: None',
@@ -456,7 +370,7 @@ def as_initializer(value: Any, role: Role) -> Initializer | None:
     """Return the initializer of a scheme for one role.
 
     Raises:
-        SchemeError: it is none, or does not fit the role.
+        SchemeError: it is not a scheme, or does not fit the role.
     """
     if value is None or isinstance(value, Initializer):
         return value
@@ -471,8 +385,4 @@ def as_initializer(value: Any, role: Role) -> Initializer | None:
         part = UNSET
     if part is None or isinstance(part, Initializer):
         return part
-    raise SchemeError(
-        f"{scheme} can't draw a {role}.",
-        f'for a {role}: "zeros", "ones", ("constant", {{"value": ...}}), ("normal", {{"stddev": ...}})'
-        + (', "uniform_fan_in", ("prior", {"p": ...}), ("forget_gate", {"value": ...})' if role == "bias" else ""),
-    )
+    raise SchemeError(no_part(scheme, role))

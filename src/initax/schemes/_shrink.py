@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from initax._errors import SchemeError
-from initax._model._parameter import Layer, Parameter, Role
-from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, where
+from initax._model._parameter import Layer, Parameter
+from initax.schemes._initializer import InitializerAround, KernelAround, Recipe, where
 from initax.schemes._named import Number, SchemeLike
 from initax.schemes._named import scheme as named
 from initax.schemes._scheme import Scheme
@@ -62,7 +62,7 @@ class ShrinkPerturb(InitializerAround):
         return [self.name, {"shrink": self.shrink, "scheme": self.inner.spec(), "perturb": self.perturb}]
 
     def __str__(self) -> str:
-        """Return it as one would call it."""
+        """Return the initializer as a call: name and arguments."""
         return f"{self.name}({self.shrink:.6g}, {self.inner}, {self.perturb:.6g})"
 
 
@@ -98,13 +98,8 @@ def shrink_perturb(shrink: Number, scheme: SchemeLike, perturb: Number = 1.0) ->
             "shrink_perturb can't add to what auto draws: auto scales a whole weight to what reaches it.",
             'name a scheme that needs no inputs, "he_normal"',
         )
-    parts: dict[Role, Initializer | None] = {
-        role: None if part is None else ShrinkPerturb(part, shrink, perturb, name="shrink_perturb")
-        for role, part in scheme.parts.items()
-    }
-    whole = Scheme.of(parts)
-    whole.axes, whole.sizes = dict(scheme.axes), dict(scheme.sizes)
-    whole.arrays = {
-        name: None if each is None else shrink_perturb(shrink, each, perturb) for name, each in scheme.arrays.items()
-    }
-    return whole
+    changed: Scheme = scheme.changed(
+        lambda part, _: ShrinkPerturb(part, shrink, perturb, name="shrink_perturb"),
+        lambda array: shrink_perturb(shrink, array, perturb),
+    )
+    return changed

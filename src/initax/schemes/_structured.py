@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._errors import SchemeError
-from initax._math._axes import Axes
+from initax._math._axes import Axes, resolve
 from initax._math._haar import haar
 from initax._math._polar import polar
 from initax._math._sharding import Split, split_of
@@ -52,14 +52,14 @@ class HaarKernel(_Structured):
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
         context = jax.sharding.get_abstract_mesh()
-        # Inside a shard_map of somebody else there is no mesh left to spread over.
+        # Inside the user's own shard_map there is no mesh left to spread over.
         split = None if context.manual_axes else self.split
         if split is None or not context.explicit_axes:
             return self._drawn(key, numbers[0], dtype, split)
         # Where the user's mesh wants shardings in types, the draw keeps to itself how it spreads.
         spread = jax.sharding.auto_axes(lambda key, gain: self._drawn(key, gain, dtype, split), out_sharding=split.home)
-        made: jax.Array = spread(key, numbers[0])
-        return made
+        drawn: jax.Array = spread(key, numbers[0])
+        return drawn
 
     def mean(self, numbers: tuple[float, ...]) -> float:
         """Return zero."""
@@ -69,48 +69,65 @@ class HaarKernel(_Structured):
         """Return the kernel without a mesh."""
         return replace(self, split=None)
 
-    def _drawn(self, key: jax.Array, gain: Any, dtype: Any, split: Split | None) -> jax.Array:
-        *receptive, inputs, outputs = self.axes.canonical_shape
-        matrices = self._matrices(key, math.prod(receptive) * inputs, outputs, dtype, split)
-        stacked = jnp.reshape(matrices, (self.axes.batch_size, *receptive, inputs, outputs))
-        return self.axes.from_canonical(stacked * jnp.asarray(gain, dtype))
+    def core(self) -> tuple[Kernel, tuple[int, ...]] | None:
+        """Return what draws the matrices with their longer side first."""
+        *stack, rows, columns = self._matrices_shape
+        shape = (*stack, max(rows, columns), min(rows, columns))
+        axes = resolve(" ".join([*(f"b{place}" for place in range(len(stack))), "i o"]), shape)
+        if (
+            self.is_polar
+            or self.split is not None
+            or (axes.pattern, axes.shape) == (self.axes.pattern, self.axes.shape)
+        ):
+            return None
+        return HaarKernel(axes), shape
 
-    def _matrices(self, key: jax.Array, rows: int, columns: int, dtype: Any, split: Split | None) -> jax.Array:
-        stack = (*(self.axes.split[axis] for axis in self.axes.batch_axis), rows, columns)
-        return (polar if self.is_polar else haar)(key, stack, dtype, split)
+    def laid_out(self, drawn: jax.Array) -> jax.Array:
+        """Return the matrices in the stored layout, from those with their longer side first."""
+        *_, rows, columns = self._matrices_shape
+        return self._stored(jnp.swapaxes(drawn, -1, -2) if rows < columns else drawn)
+
+    @property
+    def _matrices_shape(self) -> tuple[int, ...]:
+        *receptive, inputs, outputs = self.axes.canonical_shape
+        stack = (self.axes.split[axis] for axis in self.axes.batch_axis)
+        return (*stack, math.prod(receptive) * inputs, outputs)
+
+    def _drawn(self, key: jax.Array, gain: Any, dtype: Any, split: Split | None) -> jax.Array:
+        matrices = (polar if self.is_polar else haar)(key, self._matrices_shape, dtype, split)
+        return self._stored(matrices * jnp.asarray(gain, dtype))
+
+    def _stored(self, matrices: jax.Array) -> jax.Array:
+        return self.axes.from_canonical(jnp.reshape(matrices, (self.axes.batch_size, *self.axes.canonical_shape)))
 
 
 @dataclass(frozen=True, slots=True)
 class DeltaHaarKernel(HaarKernel):
     """Zero but for the center tap, which is a Haar-distributed matrix `(in, out)`."""
 
-    def _drawn(self, key: jax.Array, gain: Any, dtype: Any, split: Split | None) -> jax.Array:
+    @property
+    def _matrices_shape(self) -> tuple[int, ...]:
         *_, inputs, outputs = self.axes.canonical_shape
-        matrices = self._matrices(key, inputs, outputs, dtype, split)
-        taps = jnp.reshape(matrices, (self.axes.batch_size, inputs, outputs))
-        return _at_center(self.axes, taps * jnp.asarray(gain, dtype), dtype)
+        return (*(self.axes.split[axis] for axis in self.axes.batch_axis), inputs, outputs)
+
+    def _stored(self, matrices: jax.Array) -> jax.Array:
+        taps = jnp.reshape(matrices, (self.axes.batch_size, *self._matrices_shape[-2:]))
+        return self.axes.from_canonical(at_center(self.axes, taps))
 
 
 @dataclass(frozen=True, slots=True)
 class EyeKernel(_Structured):
-    """The identity from inputs to outputs, shifted around the outputs, at the center tap."""
+    """The identity from inputs to outputs at the center tap, then rolled along the axes of the canonical layout."""
 
-    shift: int | tuple[int, ...] = 0
+    shift: tuple[int, ...]
     random: ClassVar[bool] = False
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
         *_, inputs, outputs = self.axes.canonical_shape
         eye = jnp.eye(inputs, outputs, dtype=dtype) * jnp.asarray(numbers[0], dtype)
-        if isinstance(self.shift, tuple):
-            rank = len(self.axes.canonical_shape)
-            centers = tuple((size - 1) // 2 for size in self.axes.canonical_shape[:-2])
-            kernel = jnp.zeros(self.axes.canonical_shape, dtype).at[centers].set(eye)
-            rolled = jnp.roll(kernel, self.shift, axis=tuple(range(rank)))
-            every = jnp.broadcast_to(rolled, (self.axes.batch_size, *rolled.shape))
-            return self.axes.from_canonical(every)
-        eye = jnp.roll(eye, self.shift, axis=1)
-        return _at_center(self.axes, jnp.broadcast_to(eye, (self.axes.batch_size, inputs, outputs)), dtype)
+        kernels = at_center(self.axes, eye)
+        return self.axes.from_canonical(jnp.roll(kernels, self.shift, axis=range(1, kernels.ndim)))
 
     def lowest(self, numbers: tuple[float, ...]) -> float:
         """Return zero, or the tap where that is negative."""
@@ -137,41 +154,50 @@ class SparseKernel(_Structured):
         return 0.0
 
 
-def _at_center(axes: Axes, taps: jax.Array, dtype: Any) -> jax.Array:
-    receptive = axes.canonical_shape[:-2]
-    kernel = jnp.zeros((axes.batch_size, *axes.canonical_shape), dtype)
-    center = (slice(None), *((size - 1) // 2 for size in receptive))
-    return axes.from_canonical(kernel.at[center].set(taps))
+def at_center(axes: Axes, taps: jax.Array) -> jax.Array:
+    """Return kernels that are zero but for their center taps.
 
+    Args:
+        axes: the axes of the array.
+        taps: the matrices at the center, of shape `(batch entries, in, out)`, or one `(in, out)` for all of them.
 
-def _matrix_axes(name: str, parameter: Parameter) -> Axes:
-    axes = known_axes(name, parameter)
-    if not (axes.in_axis and axes.out_axis):
-        raise SchemeError(
-            f"{name} needs input and output axes; {where(parameter)} has shape {parameter.shape}, "
-            f'axes "{axes.pattern}".',
-            'for a vector use "normal" or "zeros"',
-        )
-    return axes
-
-
-def _empty(parameter: Parameter, layer: Layer) -> Recipe | None:
-    """The recipe of an array without entries, of which no structure can be asked; `None` where there are some."""
-    return ZEROS.recipe(parameter, layer) if 0 in parameter.shape else None
+    Returns:
+        The kernels in the canonical layout, `(batch entries, *receptive, in, out)`.
+    """
+    kernels = jnp.zeros((axes.batch_size, *axes.canonical_shape), taps.dtype)
+    return kernels.at[(slice(None), *((size - 1) // 2 for size in axes.canonical_shape[:-2]))].set(taps)
 
 
 @dataclass(frozen=True, slots=True)
-class Orthogonal(Initializer):
+class OfMatrix(Initializer):
+    """What draws a matrix from inputs to outputs, or a convolution of such; an array without entries is zeros."""
+
+    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
+        """Return the recipe for one parameter."""
+        axes = known_axes(self.name, parameter)
+        seen = f'shape {parameter.shape}, axes "{axes.pattern}"'
+        if not (axes.in_axis and axes.out_axis):
+            head = f"{self.name} needs input and output axes; {where(parameter)} has {seen}."
+            raise SchemeError(head, 'for a vector use "normal" or "zeros"')
+        if self.name in ("dirac", "delta_orthogonal") and not axes.receptive_axis:
+            line = 'for a matrix use "identity"' if self.name == "dirac" else 'for a matrix use "orthogonal"'
+            raise SchemeError(f"{self.name} needs a receptive field; {where(parameter)} has {seen}.", line)
+        return self.of_matrix(axes, parameter) if 0 not in parameter.shape else ZEROS.recipe(parameter, layer)
+
+    def of_matrix(self, axes: Axes, parameter: Parameter) -> Recipe:
+        """Return the recipe for a parameter that has entries, inputs and outputs."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Orthogonal(OfMatrix):
     """`gain` times a uniformly distributed (semi-)orthogonal matrix."""
 
     gain: float = 1.0
     method: str = "auto"
 
-    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
-        """Return the recipe for one parameter."""
-        axes = _matrix_axes("orthogonal", parameter)
-        if (empty := _empty(parameter, layer)) is not None:
-            return empty
+    def of_matrix(self, axes: Axes, parameter: Parameter) -> Recipe:
+        """Return the recipe for a parameter that has entries, inputs and outputs."""
         entries = math.prod(axes.canonical_shape)
         is_polar = self.method == "polar" or (self.method == "auto" and entries > LARGEST)
         kernel = HaarKernel(axes, is_polar, split_of(axes, parameter.sharding))
@@ -180,23 +206,14 @@ class Orthogonal(Initializer):
 
 
 @dataclass(frozen=True, slots=True)
-class DeltaOrthogonal(Initializer):
+class DeltaOrthogonal(OfMatrix):
     """`gain` times an orthogonal matrix at the center tap of a convolution."""
 
     gain: float = 1.0
 
-    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
-        """Return the recipe for one parameter."""
-        axes = _matrix_axes("delta_orthogonal", parameter)
+    def of_matrix(self, axes: Axes, parameter: Parameter) -> Recipe:
+        """Return the recipe for a parameter that has entries, inputs and outputs."""
         *receptive, inputs, outputs = axes.canonical_shape
-        if not receptive:
-            raise SchemeError(
-                f"delta_orthogonal needs a receptive field; {where(parameter)} has shape {parameter.shape}, "
-                f'axes "{axes.pattern}".',
-                'for a matrix use "orthogonal"',
-            )
-        if (empty := _empty(parameter, layer)) is not None:
-            return empty
         if inputs > outputs:
             raise SchemeError(
                 f"delta_orthogonal needs at least as many outputs as inputs; {where(parameter)} has {inputs} "
@@ -209,43 +226,35 @@ class DeltaOrthogonal(Initializer):
 
 
 @dataclass(frozen=True, slots=True)
-class Eye(Initializer):
+class Eye(OfMatrix):
     """The identity from inputs to outputs, at the center tap of a convolution."""
 
     gain: float = 1.0
     shift: int | tuple[int, ...] = 0
 
-    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
-        """Return the recipe for one parameter."""
-        axes = _matrix_axes(self.name, parameter)
-        if isinstance(self.shift, tuple) and len(self.shift) != len(axes.canonical_shape):
+    def of_matrix(self, axes: Axes, parameter: Parameter) -> Recipe:
+        """Return the recipe for a parameter that has entries, inputs and outputs."""
+        rank = len(axes.canonical_shape)
+        shift = self.shift if isinstance(self.shift, tuple) else (*[0] * (rank - 1), self.shift)
+        if len(shift) != rank:
             raise SchemeError(
-                f"identity has {len(self.shift)} shifts, one for each axis, and {where(parameter)} has "
-                f"{len(axes.canonical_shape)} axes in the layout (*receptive, in, out).",
+                f"identity has {len(shift)} shifts, one for each axis, and {where(parameter)} has "
+                f"{rank} axes in the layout (*receptive, in, out).",
                 f'shape {parameter.shape}, axes "{axes.pattern}"',
                 "a single number shifts the outputs",
             )
-        if self.name == "dirac" and not axes.receptive_axis:
-            raise SchemeError(
-                f"dirac needs a receptive field; {where(parameter)} has shape {parameter.shape}, "
-                f'axes "{axes.pattern}".',
-                'for a matrix use "identity"',
-            )
-        return _empty(parameter, layer) or Recipe(EyeKernel(axes, self.shift), (self.gain,), 0.0)
+        return Recipe(EyeKernel(axes, shift), (self.gain,), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Sparse(Initializer):
+class Sparse(OfMatrix):
     """Normal, with the same number of zeros among the incoming weights of every unit."""
 
     sparsity: float = 0.9
     stddev: float = 0.01
 
-    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
-        """Return the recipe for one parameter."""
-        axes = _matrix_axes("sparse", parameter)
-        if (empty := _empty(parameter, layer)) is not None:
-            return empty
+    def of_matrix(self, axes: Axes, parameter: Parameter) -> Recipe:
+        """Return the recipe for a parameter that has entries, inputs and outputs."""
         zeros = zeros_among(axes.fan_in, self.sparsity)
         kept = 1 - zeros / axes.fan_in
         return Recipe(SparseKernel(axes, zeros), (self.stddev,), self.stddev * math.sqrt(kept))
@@ -274,7 +283,7 @@ def orthogonal(gain: Gain = 1.0, *, method: Method = "auto") -> Parts:
             together; `"auto"` is polar above 2²⁸ entries of one matrix. Both draw the same law, not the same numbers.
 
     Raises:
-        SchemeError: `method` is none of the three; when a plan is made, a weight has no input or output axis.
+        SchemeError: `method` is another word; when a plan is made, a weight has no input or output axis.
 
     Examples:
         >>> import initax as ix, jax, jax.numpy as jnp
@@ -336,8 +345,8 @@ def dirac(gain: Gain = 1.0) -> Parts:
 
 def _shift(name: str, argument: str, value: Any) -> int | tuple[int, ...]:
     several = value if isinstance(value, tuple | list) else (value,)
-    steps = [number(name, argument, each) for each in several]
-    if not steps or not all(each.is_integer() for each in steps):
+    steps = [number(name, argument, step) for step in several]
+    if not steps or not all(step.is_integer() for step in steps):
         raise SchemeError(f"{name}: {argument} must be a whole number, or one for each axis, not {value!r}.")
     return tuple(map(int, steps)) if isinstance(value, tuple | list) else int(steps[0])
 

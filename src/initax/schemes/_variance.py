@@ -16,6 +16,7 @@ from initax.schemes._initializer import (
     Initializer,
     Kernel,
     Recipe,
+    averages,
     fans_of,
     is_complex,
     positive_fan,
@@ -55,13 +56,7 @@ class VarianceScaling(Initializer):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         fan_in, fan_out = fans_of(self.name, parameter, self.fans)
-        divisor = {
-            "fan_in": fan_in,
-            "fan_out": fan_out,
-            "fan_avg": (fan_in + fan_out) / 2,
-            "fan_geo_avg": (fan_in * fan_out) ** 0.5,
-        }[self.mode]
-        variance = self.scale / positive_fan(self.name, parameter, self.mode, divisor)
+        variance = self.scale / positive_fan(self.name, parameter, self.mode, averages(fan_in, fan_out)[self.mode])
         return of_variance(self.distribution, variance, parameter.dtype)
 
 

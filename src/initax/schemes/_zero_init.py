@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from initax._math._axes import Axes
-from initax._model._parameter import Layer, Parameter
-from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes
+from initax._model._parameter import Parameter
+from initax.schemes._initializer import Kernel, Recipe
 from initax.schemes._named import Parts, scheme
 from initax.schemes._scheme import weights_only
-from initax.schemes._structured import Eye
+from initax.schemes._structured import Eye, OfMatrix, at_center
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,11 @@ class HadamardKernel(Kernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        *receptive, inputs, outputs = self.axes.canonical_shape
+        *_, inputs, outputs = self.axes.canonical_shape
         # Entry (i, o) of Sylvester's matrix is negative where i and o share an odd number of binary digits.
         shared = lax.population_count(jnp.arange(inputs)[:, None] & jnp.arange(outputs)[None, :])
         value = jnp.asarray(numbers[0], dtype)
-        taps = jnp.where(shared % 2 == 1, -value, value).reshape(1, *(1 for _ in receptive), inputs, outputs)
-        around = [((size - 1) // 2, size - 1 - (size - 1) // 2) for size in receptive]
-        kernel = jnp.pad(taps, [(0, 0), *around, (0, 0), (0, 0)])
-        return self.axes.from_canonical(jnp.broadcast_to(kernel, (self.axes.batch_size, *kernel.shape[1:])))
+        return self.axes.from_canonical(at_center(self.axes, jnp.where(shared % 2 == 1, -value, value)))
 
     def lowest(self, numbers: tuple[float, ...]) -> float:
         """Return the negative entry."""
@@ -42,16 +39,14 @@ class HadamardKernel(Kernel):
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroInit(Initializer):
+class ZeroInit(OfMatrix):
     """The identity, or where there are more outputs than inputs a normalized Hadamard matrix."""
 
-    def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
-        """Return the recipe for one parameter."""
-        identity = Eye(name=self.name).recipe(parameter, layer)
-        axes = known_axes(self.name, parameter)
+    def of_matrix(self, axes: Axes, parameter: Parameter) -> Recipe:
+        """Return the recipe for a parameter that has entries, inputs and outputs."""
         *_, inputs, outputs = axes.canonical_shape
         if outputs <= inputs:
-            return identity
+            return Eye().of_matrix(axes, parameter)
         return Recipe(HadamardKernel(axes), (2.0 ** (-(outputs - 1).bit_length() / 2),), 0.0)
 
 
