@@ -17,6 +17,7 @@ class Task:
         quick: toy sizes.
         limit: seconds after which the first call is given up.
         calls: number of later calls.
+        is_lean: whether one more call is watched in place of those that are timed.
     """
 
     case: str
@@ -24,6 +25,7 @@ class Task:
     quick: bool
     limit: int
     calls: int
+    is_lean: bool = False
 
     def to_json(self) -> str:
         """Return the line that `from_json` reads."""
@@ -45,7 +47,8 @@ class Measurement:
         warm: median of the later calls, each with another key.
         peak: largest resident memory of the process until the first call has ended.
         rise: `peak` above what was resident when the model had been built.
-        rise_again: largest resident memory during one more call, above what was resident before it.
+        rise_again: largest resident memory during one more call, above what was resident before it; only where it is
+            compared with something.
         drawn: bytes of the weights and biases that are drawn.
         one: bytes of the largest of them and of what its draw needs beside it; only where the method is initax.
         compilations: programs XLA compiled in the first call.
@@ -58,7 +61,7 @@ class Measurement:
     warm: float
     peak: int
     rise: int
-    rise_again: int
+    rise_again: int | None
     drawn: int
     one: int | None
     compilations: int

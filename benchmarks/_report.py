@@ -64,6 +64,8 @@ GOALS = (
     *(Goal(cost=cost, peer="c", most={}) for cost in ("rise", "rise_again")),
 )
 
+ENOUGH = 5.0
+"""Seconds of later calls after which none begins any more."""
 LEAN_FROM = 16_384
 """Bytes from which blocks are handed back when they are freed, where what a call holds is measured."""
 
@@ -107,7 +109,7 @@ class Results:
             _spread([each.warm for each in found], _time),
             _spread([each.peak for each in found], _memory),
             _spread([each.rise for each in found], _memory),
-            _spread([each.rise_again for each in found], _memory),
+            _spread([each.rise_again for each in found if each.rise_again is not None], _memory),
             f"{median(each.compilations for each in found):g}",
         )
 
@@ -123,8 +125,12 @@ class Results:
             own, peer = one.get(goal.own), one.get(goal.peer)
             if own is None or (peer is None and goal.cost != "cold"):
                 continue
+            ours, theirs = getattr(own, goal.cost), self.limit if peer is None else getattr(peer, goal.cost)
+            # What a call holds is not measured of everybody, and of a small model it may be nothing.
+            if ours is None or not theirs:
+                continue
             bounded |= peer is None
-            values.append(getattr(own, goal.cost) / (self.limit if peer is None else getattr(peer, goal.cost)))
+            values.append(ours / theirs)
         label, unit = f"{goal.cost.replace('_', ' ')}, {goal.own} / {goal.peer}", _below if bounded else _plain
         most = goal.most.get(case)
         if most is None:
@@ -138,11 +144,12 @@ class Results:
         found = [
             (each.drawn + each.rise_again) / (each.drawn + each.one)
             for one in self.rounds[case]
-            if (each := one.get("ixd")) is not None and each.one is not None
+            if (each := one.get("ixd")) is not None and each.one is not None and each.rise_again is not None
         ]
-        # To a thousandth: Python's own objects are resident too.
+        # To a thousandth: Python's own objects are resident too, and are most of what a small model holds.
         met = not found or round(median(found), 3) <= 1
-        return self._judged("held, ixd / model and one draw", found, _plain, "≤ 1", "yes" if met else "no")
+        goal = "" if case in SMALL else "≤ 1"
+        return self._judged("held, ixd / model and one draw", found, _plain, goal, "yes" if met else "no")
 
     def _depth(self) -> tuple[str, ...]:
         pairs = [(one["ix"], other["ix"]) for one, other in zip(self.rounds[DEEP], self.rounds[SHALLOW], strict=True)]
@@ -195,9 +202,11 @@ def page(results: Results) -> str:
             many=CASES["lenet"].calls,
             limit=results.limit,
             lean=LEAN_FROM,
+            enough=ENOUGH,
         ),
         _machine(results),
         *_left_out(),
+        *_not_asked_for(results),
     ]
     for case in results.rounds:
         parts += [
@@ -241,12 +250,12 @@ clock starts. No compilation cache is kept between processes. Each call ends whe
   after {limit} s.
 - **cold**: import and first call.
 - **warm**: median of {calls} later calls ({few} for the deep transformer, {many} for the smallest), each with another
-  key.
+  key, or of as many as begin within {enough:g} s.
 - **peak**: largest resident memory of the process up to the end of the first call; **rise**: the same above what was
   resident with the model built. The old model stays alive, except under (ixd), so the new one comes on top.
 - **rise again**: the same for one more call after some, with nothing left to import or compile. glibc keeps much of
-  what is freed, and what it keeps is resident; so this is measured in a process of its own, once for each method,
-  under `MALLOC_MMAP_THRESHOLD_={lean}`: larger blocks are handed back when they are freed, and what is resident is
+  what is freed, and what it keeps is resident; so this is measured in a process of its own, once for (ix), (ixd) and
+  (c), under `MALLOC_MMAP_THRESHOLD_={lean}`: larger blocks are handed back when they are freed, and what is resident is
   what is held. Handing back takes time, so nothing is timed in it.
 - **held**: the arrays that are drawn and (ixd)'s rise again, next to those arrays, the largest of them and what its
   draw needs beside it, as XLA accounts for its program. It is told to a thousandth. Python's objects count as held,
@@ -280,6 +289,13 @@ def _left_out() -> list[str]:
     return [f"Left out, because not installed: {', '.join(absent)}."] if absent else []
 
 
+def _not_asked_for(results: Results) -> list[str]:
+    """Return a line about the methods that this run left out; none where it left out none."""
+    measured = {name for rounds in results.rounds.values() for one in rounds for name in one}
+    absent = [f"({name}) {method.text}" for name, method in METHODS.items() if method.is_there and name not in measured]
+    return [f"Left out of this run: {', '.join(absent)}."] if absent else []
+
+
 def _installed(*names: str) -> list[str]:
     return [name for name in names if importlib.util.find_spec(name) is not None]
 
@@ -298,6 +314,8 @@ def _markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _spread(values: Sequence[float], unit: Unit) -> str:
     """Return the median, with the smallest and largest in brackets, in one unit and with equally many decimals."""
+    if not values:
+        return ""
     pattern, size, decimals = unit(median(values))
     middle, least, most = (f"{value / size:.{decimals}f}" for value in (median(values), min(values), max(values)))
     return pattern.format(middle if least == most else f"{middle} ({least}–{most})")

@@ -12,6 +12,8 @@ import initax as ix
 from initax._math import _polar
 from initax._math._haar import _one_by_one, _product, _reflectors, haar
 from initax._math._polar import polar
+from initax._math._threefry import FUSED
+from tests.tables import compilations
 
 LEAST = 1e-6
 """The p-value below which a law is rejected, at fixed seeds."""
@@ -88,6 +90,30 @@ def test_values_do_not_depend_on_how_many_are_drawn_together(shape, method, key)
 def test_half_precision_is_drawn_in_single(key):
     half = ix.draw("orthogonal", key, (40, 36), jnp.bfloat16)
     assert np.array_equal(half, ix.draw("orthogonal", key, (40, 36)).astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_matrices_that_share_their_sides_share_a_program(dtype, key):
+    shapes = {"tall": (71, 53), "wide": (53, 71), "stack": (1, 71, 53), "taps": (53, 71, 1)}
+    axes = {"tall": "i o", "wide": "i o", "stack": "b o i", "taps": "i o ..."}
+    rules = {name: ix.Scheme(("orthogonal", {"gain": 1.5}), axes=pattern) for name, pattern in axes.items()}
+
+    def draw(key):
+        return ix.reinit({name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in shapes.items()}, rules, key)
+
+    drawn = {}
+    # One that draws matrices, one that draws a stack, and those that lay out.
+    assert compilations(lambda: drawn.update(draw(key))) <= 2 + len(shapes)
+    for name, together in jax.jit(draw)(key).items():
+        np.testing.assert_allclose(drawn[name].astype(float), together.astype(float), atol=1e-6)
+        assert drawn[name].shape == shapes[name]
+        assert drawn[name].dtype == dtype
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (301, 263)], ids=str)
+def test_numbers_drawn_in_rows_are_those_drawn_one_by_one(shape, key):
+    faster = jax.random.wrap_key_data(jax.random.key_data(key), impl=FUSED)
+    np.testing.assert_allclose(haar(faster, shape, jnp.float32), haar(key, shape, jnp.float32), atol=1e-6)
 
 
 # Uniformity: each law gives p-values

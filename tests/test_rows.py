@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 import initax as ix
-from initax._drawing import _draw, _rows
+from initax._drawing import _draw, _program, _rows
 from initax._drawing._job import Job
 from initax._drawing._program import Program
 from initax._drawing._rows import Size
@@ -128,6 +128,28 @@ def test_the_number_of_programs_does_not_grow_with_shapes(key):
         return compilations(lambda: _draw.draw(jobs_of(NormalKernel(), (1.0,), "float32", shapes), key))
 
     assert call(2) == call(30) == 2
+
+
+@pytest.mark.parametrize("most", [10, 2**22], ids=["alone", "in rows"])
+def test_without_the_width_of_vectors_a_compiler_draws_the_same(most, key, monkeypatch):
+    monkeypatch.setattr(_rows, "MOST", most)
+    wide = _draw.draw(jobs_of(NormalKernel(), (0.5,), "float32"), key)
+    monkeypatch.setattr(_program, "WIDE", {"no_such_option": 512})
+    for cache in (_rows._drawer, _program.sampler):
+        cache.cache_clear()
+    plain = _draw.draw(jobs_of(NormalKernel(), (0.5,), "float32"), key)
+    monkeypatch.undo()
+    for cache in (_rows._drawer, _program.sampler):
+        cache.cache_clear()
+    assert all(np.array_equal(wide[path], plain[path]) for path in SHAPES)
+
+
+def test_one_array_is_drawn_inside_jit_as_outside(key):
+    def draw(key):
+        return ix.draw("he_normal", key, (30, 20), axes="i o")
+
+    assert np.array_equal(jax.jit(draw)(key), draw(key))
+    assert np.array_equal(jax.vmap(draw)(key[None])[0], draw(key))
 
 
 def test_an_array_with_a_program_of_its_own_is_drawn_as_a_vector_with_the_bits_of_jax(key, monkeypatch):

@@ -202,8 +202,8 @@ def test_donation_needs_memory_for_the_model_and_its_largest_array(key, monkeypa
     assert live_bytes() - others >= 2 * before
     del plain
     new = ix.reinit(model, {"*": "he_normal"}, key, donate=True)
-    rows = 2 * _rows.LONG.rows * _rows.LONG.entries * 4
-    assert max(seen) <= before + max(each.nbytes for each in arrays) + rows
+    one_call = _rows.LONG.rows * _rows.LONG.entries * 4
+    assert max(seen) <= before + max(each.nbytes for each in arrays) + one_call
     assert all(each.is_deleted() for each in arrays)
     assert [each.weight.shape[0] for each in new] == sizes
 
@@ -236,7 +236,7 @@ def test_donation_needs_memory_for_a_few_arrays_where_small_ones_are_drawn_toget
 
     monkeypatch.setattr(Compiled, "__call__", spied)
     ix.reinit(model, {"*": "he_normal"}, key, donate=True)
-    assert max(seen) <= before + (2 * _rows.SHORT.rows + _rows.HANDS) * model[0].nbytes
+    assert max(seen) <= before + (_rows.SHORT.rows + _rows.HANDS) * model[0].nbytes
     assert all(each.is_deleted() for each in model)
 
 

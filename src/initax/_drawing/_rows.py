@@ -144,19 +144,24 @@ class _Stream:
 
     def _made(self) -> Drawn:
         chunks: dict[int, Any] = {}
-        for group in self.groups:
+        for group, following in itertools.zip_longest(self.groups, self.groups[1:]):
             called = range(self.pieces[group[0]][0][0], self.pieces[group[-1]][-1][0] + 1)
-            # Where the last array ended, the next may begin.
-            chunks = {call: chunks[call] if call in chunks else self.draw(*self._inputs(call)) for call in called}
-            chunks = {call: np.asarray(chunk).reshape(-1) for call, chunk in chunks.items()}
-            parts = []
-            for place in group:
-                shape = self.jobs[place].program.shape
-                for call, begin, end in self.pieces[place]:
-                    piece = chunks[call][begin:end]
-                    parts.append(piece[:, None] if len(shape) == 1 else piece)
-            arrays = self._assembled(group, parts)
+            drawn = {call: self.draw(*self._inputs(call)) for call in called if call not in chunks}
+            chunks |= {call: np.asarray(chunk).reshape(-1) for call, chunk in drawn.items()}
+            del drawn
+            arrays = self._assembled(group, list(self._parts(group, chunks)))
+            # Where the last array ends, the next may begin. The others go before more is drawn.
+            needed = self.pieces[following[0]][0][0] if following else None
+            chunks = {call: chunk for call, chunk in chunks.items() if call == needed}
             yield from ((self.rows[place], (array,)) for place, array in zip(group, arrays, strict=True))
+            del arrays
+
+    def _parts(self, group: range, chunks: dict[int, Any]) -> Iterator[np.ndarray]:
+        for place in group:
+            is_vector = len(self.jobs[place].program.shape) == 1
+            for call, begin, end in self.pieces[place]:
+                piece = chunks[call][begin:end]
+                yield piece[:, None] if is_vector else piece
 
     def _inputs(self, call: int) -> tuple[Any, ...]:
         taken = slice(call * self.size.rows, (call + 1) * self.size.rows)
