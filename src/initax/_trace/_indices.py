@@ -117,9 +117,9 @@ def after(eqn: Any, operands: Sequence[Constant], place: int) -> Constant | None
         place: which of its results.
     """
     loops = {operand.loop for operand in operands if isinstance(operand, Series)}
-    if len(loops) > 1:
-        return None
-    return Series(*loops, None, eqn, operands, place) if loops else Constant(None, eqn, operands, place)
+    if not loops:
+        return Constant(None, eqn, operands, place)
+    return Series(loops.pop(), None, eqn, operands, place) if len(loops) == 1 else None
 
 
 def evaluated(eqn: Any, values: Sequence[Any], *, in_context: bool = True) -> list[Any]:

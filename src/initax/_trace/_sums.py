@@ -120,7 +120,8 @@ def _groups(uses: Sequence[Use]) -> list[set[Taken]]:
     """Return parts of the outputs of uses in groups; those of each group are added up."""
     groups: list[set[Taken]] = []
     for use in uses:
-        for pair in use.outputs.added_to or [((use.number, frozenset()),)]:
+        alone: tuple[Taken, ...] = ((use.number, frozenset()),)
+        for pair in use.outputs.added_to or [alone]:
             near = [group for group in groups if not group.isdisjoint(pair)]
             groups = [group for group in groups if group not in near]
             groups.append(set(pair).union(*near))
