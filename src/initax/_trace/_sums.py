@@ -325,6 +325,7 @@ def accumulated(
         collected = any(var is start for var in jaxpr.outvars)
         outputs = [_over_steps(view, uses, collected) for view in (*left.outputs, *left.products)]
         added_up(first, left, uses, line)
+        joined_summed(left.joined, (), range(len(left.shape)), uses, line)
         found.append((*first.outputs, *outputs[: len(left.outputs)]))
     return found
 
