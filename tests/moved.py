@@ -110,6 +110,9 @@ MOVED = (
     Model("added up backwards", lambda p, x: by_counter(p, x, 3, lambda n: 2 - n), STACK, SIGNALS, {"w": "i1 i2 o"}),
     Model("added up by two counters", by_two_counters, {"w": S(3, 2, 4, 3)}, (S(3, 2, 5, 4),), {"w": "i1 i2 i3 o"}),
     Model("stacked and added up", lambda p, x: jnp.stack(members(p, x), 1).sum(1), STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("stacked and added up by a loop", lambda p, x: lax.scan(
+          lambda sum_, y: (sum_ + y, None), jnp.zeros((5, 2)), jnp.stack(members(p, x)))[0],
+          STACK, SIGNALS, {"w": "i1 i2 o"}),
     Model("joined and added up", lambda p, x: jnp.concatenate(members(p, x), 1).reshape(5, 3, 2).sum(1),
           STACK, SIGNALS, {"w": "i1 i2 o"}),
     Model("taken out and added up", lambda p, x: sum(jax.vmap(jnp.matmul)(x, p["w"])[k] for k in range(3)),

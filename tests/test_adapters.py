@@ -146,6 +146,29 @@ def test_shared_objects_are_drawn_once(known, key):
     assert new.layers[0].w.data is new.layers[1].w.data
 
 
+@pytest.mark.parametrize(("structure", "readings"), [(lambda layer: layer.label, 2), (lambda layer: None, 6)])
+def test_modules_of_one_structure_are_read_once(known, structure, readings):
+    read = []
+
+    def sizes(layer):
+        read.append(layer)
+        return {"i": 3}
+
+    def describe(node):
+        if not isinstance(node, Affine):
+            return None
+        fields = {"w": ix.Field(pattern="i o", role="weight", sizes=sizes)}
+        likeness = structure(node)
+        children, rebuild = {"w": node.w}, lambda new: Affine(new["w"], None)
+        return ix.Node("module", kind="Linear", fields=fields, children=children, rebuild=rebuild, structure=likeness)
+
+    known(describe)
+    found = ix.layers([Affine(jnp.ones((3, 4)), None, label) for label in "aabbab"])
+    assert [each["w"].path for each in found] == [f"{place}.w" for place in range(6)]
+    assert [each["w"].fan_in for each in found] == [3] * 6
+    assert len(read) == readings
+
+
 def test_a_rule_selects_by_class_path_and_kind(known):
     known()
     for selector, paths in {"Affine": 4, "layer1": 2, "Model head": 2, "Linear": 6}.items():

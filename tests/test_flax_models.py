@@ -88,23 +88,22 @@ def test_abstract_variables_that_are_shared_are_drawn_once(key):
     assert isinstance(new.layers[0].kernel.get_raw_value(), jax.Array)
 
 
-class Halves(nnx.Module):
-    """Two Linears under a module without arrays: one for both, or one for each."""
+class Half(nnx.Module):
+    """A Linear beside a module without arrays."""
 
-    def __init__(self, rngs, *, shared):
-        self.first, self.second = (nnx.Linear(3, 3, rngs=rngs) for _ in range(2))
-        self.first.activation = nnx.Sequential(jax.nn.relu)
-        self.second.activation = self.first.activation if shared else nnx.Sequential(jax.nn.relu)
+    def __init__(self, activation, rngs):
+        self.linear, self.activation = nnx.Linear(3, 3, rngs=rngs), activation
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_modules_without_arrays_are_shared_as_before(shared, key):
-    model = Halves(nnx.Rngs(0), shared=shared)
+    first, second = nnx.Sequential(jax.nn.relu), nnx.Sequential(jax.nn.relu)
+    model = nnx.List([Half(each, nnx.Rngs(0)) for each in (first, first if shared else second)])
     new = ix.reinit(model, {"Linear": "he_normal"}, key)
-    assert (new.first.activation is new.second.activation) == shared
-    assert new.first.activation is not model.first.activation
+    assert (new[0].activation is new[1].activation) == shared
+    assert new[0].activation is not model[0].activation
     assert nnx.graphdef(new) == nnx.graphdef(model)
-    assert vars(new.first).keys() == vars(model.first).keys()
+    assert vars(new[0].linear).keys() == vars(model[0].linear).keys()
 
 
 def test_an_object_that_is_no_pytree_inside_a_module_is_new_too(key):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import sys
 import weakref
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import initax as ix
 from tests.tables import KEY, SMALL_SCHEMES, scheme_id, tied
@@ -92,6 +94,44 @@ def test_a_plan_can_be_made_inside_jit_and_drawn_outside(key):
 
     look(model())
     assert seen[0] == ix.plan(model(), {"Linear": "he_normal"})
+
+
+def of_equinox(count):
+    return [nn.Linear(3, 3, key=KEY) for _ in range(count)]
+
+
+def of_nnx(count):
+    return nnx.List([nnx.Linear(3, 3, rngs=nnx.Rngs(0)) for _ in range(count)])
+
+
+def of_linen(count):
+    return {f"Dense_{place}": {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)} for place in range(count)}
+
+
+def python_calls(model):
+    """How many functions of Python a plan calls."""
+    count = 0
+
+    def note(frame, event, argument):
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(note)
+    try:
+        ix.plan(model, {"Linear": "he_normal"})
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("make", "most"), [(of_equinox, 120), (of_nnx, 210), (of_linen, 190)], ids=["eqx", "nnx", "nn"]
+)
+def test_one_more_equal_layer_costs_a_plan_few_calls(make, most):
+    """Time is another on every machine; calls are the same. Reading each layer anew would take twice as many."""
+    ix.plan(make(1), {"Linear": "he_normal"})
+    few, many = (python_calls(make(count)) for count in (10, 30))
+    assert (many - few) / 20 <= most
 
 
 def test_a_plan_keeps_no_static_field_alive():

@@ -79,8 +79,8 @@ class Node:
         awaited: path of a weight below → a constraint that needs a state which may be anywhere in the model.
         streams: path of random state below that was never made → function from its full path and the user's key to it.
         holder: of a box, function from the module that holds it to what that is, where nobody else says.
-        structure: of a module whose children are given, what modules have in common whose arrays of equal shapes read
-            alike; `None` where that is not known. Modules that JAX flattens have class and static fields in common.
+        structure: of a module whose children are given, a hashable value, equal for those of its class whose arrays of
+            equal shapes read alike: one of them is read for all. `None` where each is to be read.
         stacks: of a module, where the stack axes of its arrays stand, by name, where that is known.
         hint: of a named mapping, what to pass where names do not tell.
         module: what the fields' functions are given; the node itself unless said otherwise.
@@ -118,7 +118,9 @@ class Node:
     @property
     def declaration(self) -> Declaration | None:
         """The row that the fields make; `None` where there are none."""
-        return Declaration(kind=self.kind or UNDECLARED, fields=self.fields) if self.fields else None
+        if not self.fields:
+            return None
+        return Declaration(kind=self.kind or UNDECLARED, fields=self.fields, static=self.structure is not None)
 
 
 MODULE = Node("module")

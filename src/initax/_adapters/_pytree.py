@@ -286,8 +286,8 @@ class Walk:
             parameters = declared_parameters(module, declared, holder.own, said.stacks, structure, self.readings)
         else:
             parameters = unknown(holder.own, undeclared())
-        if said.constant is not None:
-            constant = said.constant
+        constant = said.constant
+        if constant is not None and any(each.excluded is not None for each in parameters):
             parameters = tuple(self._unless_constant(each, holder.own[each.name][1], constant) for each in parameters)
         kind = declared.kind if declared is not None else UNDECLARED
         if kind == UNDECLARED and all(where in self.facts.states for where, _ in holder.own.values()):

@@ -43,7 +43,7 @@ def declared_parameters(
     if structure is None or readings is None or stacks or not declaration.static:
         reading = _read(module, declaration, arrays, stacks)
     else:
-        signature = (structure, *((name, each.shape, each.dtype) for name, (_, each) in arrays.items()))
+        signature = (structure, *[(name, array.shape, array.dtype) for name, (_, array) in arrays.items()])
         try:
             if signature not in readings:
                 readings[signature] = _read(module, declaration, arrays, {})

@@ -21,7 +21,8 @@ def why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> R
         return Reason(why, f"{scheme} says nothing about {article} {role}")
     if part is None:
         return Reason(Why.RULE, f'rule "{rule}" keeps every {role}')
-    if role == "bias" and scheme.part("weight") not in (UNSET, None):
+    weight = scheme.part("weight")
+    if role == "bias" and weight is not UNSET and weight is not None:
         reason = _why_bias_is_kept(parameter, layer, scheme)
         if reason:
             return reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,15 +51,20 @@ def readings_of(closed: Any, names: Sequence[str], constants: int = 0) -> dict[s
         constants: how many arguments behind them are constants; the rest are inputs.
     """
     uses = uses_of(closed, len(names), constants)
+    by_number = uses.by_number()
+    forward, backward = _by_array(uses.found), _by_array(uses.backward)
     return {
-        name: read(
-            tuple(var.aval.shape),
-            [use for use in uses.found if use.param == index] or [use for use in uses.backward if use.param == index],
-            names,
-            uses.by_number(),
-        )
+        name: read(tuple(var.aval.shape), forward[index] or backward[index], names, by_number)
         for index, (name, var) in enumerate(zip(names, closed.jaxpr.invars, strict=False))
     }
+
+
+def _by_array(uses: Sequence[Use]) -> defaultdict[int, list[Use]]:
+    """Return the uses of each array, by its number."""
+    found: defaultdict[int, list[Use]] = defaultdict(list)
+    for use in uses:
+        found[use.param].append(use)
+    return found
 
 
 def uses_of(closed: Any, arrays: int, constants: int = 0) -> Uses:

@@ -119,7 +119,8 @@ def after(eqn: Any, operands: Sequence[Constant], place: int) -> Constant | None
     loops = {operand.loop for operand in operands if isinstance(operand, Series)}
     if len(loops) > 1:
         return None
-    return Series(*loops, None, eqn, operands, place) if loops else Constant(None, eqn, operands, place)
+    loop = next(iter(loops), None)
+    return Constant(None, eqn, operands, place) if loop is None else Series(loop, None, eqn, operands, place)
 
 
 def evaluated(eqn: Any, values: Sequence[Any], *, in_context: bool = True) -> list[Any]:

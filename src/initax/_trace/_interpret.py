@@ -382,6 +382,7 @@ def _row(value: Value, steps: Series) -> Value:
         data=value.data,
         weights=tuple(map(move, value.weights)),
         outputs=tuple(map(move, value.outputs)),
+        joined=tuple(map(move, value.joined)),
         products=tuple(map(move, value.products)),
         stretched=frozenset(index - 1 for index in value.stretched if index),
         constant=None if held is None or isinstance(held, Series) else Series(steps.loop, lambda: held.number),

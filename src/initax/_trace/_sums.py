@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -120,7 +120,9 @@ def _groups(uses: Sequence[Use]) -> list[set[Taken]]:
     """Return parts of the outputs of uses in groups; those of each group are added up."""
     groups: list[set[Taken]] = []
     for use in uses:
-        for pair in use.outputs.added_to or [((use.number, frozenset()),)]:
+        alone: Taken = (use.number, frozenset())
+        pairs: Iterable[tuple[Taken, ...]] = use.outputs.added_to or [(alone,)]
+        for pair in pairs:
             near = [group for group in groups if not group.isdisjoint(pair)]
             groups = [group for group in groups if group not in near]
             groups.append(set(pair).union(*near))
@@ -323,6 +325,7 @@ def accumulated(
         collected = any(var is start for var in jaxpr.outvars)
         outputs = [_over_steps(view, uses, collected) for view in (*left.outputs, *left.products)]
         added_up(first, left, uses, line)
+        joined_summed(left.joined, (), range(len(left.shape)), uses, line)
         found.append((*first.outputs, *outputs[: len(left.outputs)]))
     return found
 
