@@ -79,6 +79,11 @@ def put_in_by_a_loop(p, x):
     return lax.fori_loop(0, 3, lambda k, every: every.at[k].set(x[k] @ p["w"][k]), jnp.zeros((3, 5, 2)))
 
 
+def neighbors_added_up(p, x):
+    y = jax.vmap(jnp.matmul)(x, p["w"])
+    return y + jnp.roll(y, 1, 0)
+
+
 def by_counter(p, x, count, which=lambda n: n):
     return lax.fori_loop(0, count, lambda n, sum_: sum_ + x[n] @ p["w"][which(n)], jnp.zeros((5, 2)))
 
@@ -141,6 +146,14 @@ MOVED = (
           {"w": S(4, 4, 2)}, (S(4, 5, 4),), DIFFERENT),
     Model("added up in two segments", lambda p, x: jax.ops.segment_sum(
           jax.vmap(jnp.matmul)(x, p["w"]), jnp.array([0, 0, 1]), 2), STACK, SIGNALS, DIFFERENT),
+    Model("added up in the stored array", lambda p, x: x @ (p["w"][0] + p["w"][1] + p["w"][2]), STACK, (S(5, 4),),
+          {"w": "i1 i2 o"}),
+    Model("a difference of stored arrays", lambda p, x: x @ (p["w"][0] - p["w"][1]), {"w": S(2, 4, 2)}, (S(5, 4),),
+          {"w": "i1 i2 o"}),
+    Model("neighbors added up", neighbors_added_up, STACK, SIGNALS, DIFFERENT),
+    Model("a decaying sum", lambda p, x: lax.scan(
+          lambda sum_, m: (0.9 * sum_ + m[0] @ m[1], None), jnp.zeros((5, 2)), (x, p["w"]))[0],
+          STACK, SIGNALS, DIFFERENT),
     Model("some added up by a counter", lambda p, x: by_counter(p, x, 2), STACK, SIGNALS, SOME),
     Model("one added up twice by a counter", lambda p, x: by_counter(p, x, 3, lambda n: n // 2), STACK, SIGNALS, SOME),
     Model("some stacked and added up", lambda p, x: jnp.stack(members(p, x, 2)).sum(0), STACK, SIGNALS, SOME),

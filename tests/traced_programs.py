@@ -173,6 +173,24 @@ def rounded_away(p, x):
     return jnp.where(p["c"].astype(bool), x, 0) @ jnp.clip(p["d"], -1, 1) @ jax.nn.relu(p["e"])
 
 
+def states(h, w):
+    z = h + jnp.tanh(h) @ w
+    return z, z
+
+
+def after_members(function, p, x):
+    return function(jax.vmap(jnp.matmul)(x, p["w"]))
+
+
+def members_and_sum(p, x):
+    members = [x[k] @ p["w"][k] for k in range(4)]
+    return members, sum(members)
+
+
+MEMBERS = (W, 5, 3, 4)
+SHARED = "outputs of its entries are added up, and used one by one (traced_programs.py:LINE)"
+
+
 ENERGY = {"w": S(3, 5), "b": S(5), "s": S(5), "v": S(5, 2)}
 READ = {"w": (W, 3, 5, 1), "b": (B, None, None, 1), "s": (N, None, None, 1), "v": (W, 5, 2, 1)}
 
@@ -227,5 +245,46 @@ PROGRAMS = (
            "c": "a cast to bool stands between it and the signal (traced_programs.py:LINE)",
            "d": "max stands between it and the signal (traced_programs.py:LINE)",
            "e": "max stands between it and the signal (traced_programs.py:LINE)"}),
+    *(
+        Model(name, forward, {"w": S(4, 5, 3)}, inputs, {"w": expected})
+        for name, (forward, inputs, expected) in {
+            "experts chosen by the data": (lambda p, x, n: sum(
+                jnp.where(n[:, None] == k, x @ p["w"][k], 0) for k in range(4)), (S(6, 5), tokens(6)), MEMBERS),
+            "one of two experts": (lambda p, x: jnp.where(x[:, :1] > 0, x @ p["w"][0], x @ p["w"][1]),
+                                   (S(6, 5),), MEMBERS),
+            "experts chosen by a branch": (lambda p, x, n: sum(
+                lax.cond(n == k, lambda w: x @ w, lambda w: jnp.zeros((6, 3)), p["w"][k]) for k in range(4)),
+                (S(6, 5), tokens()), MEMBERS),
+            "experts chosen in a loop": (lambda p, x, n: lax.scan(
+                lambda sum_, m: (sum_ + jnp.where(n == m[0], x @ m[1], 0), None), jnp.zeros((6, 3)),
+                (jnp.arange(4), p["w"]))[0], (S(6, 5), tokens()), MEMBERS),
+            **{
+                f"members behind {function.__name__}": (
+                    lambda p, x, function=function: sum(function(x @ p["w"][k]) for k in range(4)), (S(6, 5),), MEMBERS
+                )
+                for function in (
+                    jax.nn.relu, jax.nn.leaky_relu, jax.nn.elu, jax.nn.selu, jax.nn.softplus, jax.nn.log_sigmoid,
+                    jax.nn.hard_tanh, jax.nn.gelu, jax.nn.log_softmax, jax.nn.squareplus, jax.nn.standardize,
+                )
+            },
+            "members behind a function, mapped": (lambda p, x: jax.vmap(
+                lambda x, w: jax.nn.leaky_relu(x @ w))(x, p["w"]).mean(0), (S(4, 6, 5),), MEMBERS),
+            "members of a residual block": (lambda p, x: after_members(
+                lambda h: (h + jnp.sin(h)).mean(0), p, x), (S(4, 6, 5),), MEMBERS),
+            "members and their mean": (lambda p, x: after_members(lambda y: (y, y.mean(0)), p, x),
+                                       (S(4, 6, 5),), SHARED),
+            "members and their sum": (members_and_sum,
+                                      (S(4, 6, 5),), SHARED),
+            "members, and how far they are from their mean": (lambda p, x: after_members(
+                lambda y: y - y.mean(0), p, x), (S(4, 6, 5),), SHARED),
+        }.items()
+    ),
+    Model("the mean of all states", lambda p, x: lax.scan(states, x, p["w"])[1].mean(0), {"w": S(4, 5, 5)}, (S(6, 5),),
+          {"w": (W, 5, 5, 4)}),
+    Model("noise on a weight", lambda p, x, e: x @ (p["m"] + p["s"] * e), {"m": S(5, 3), "s": S(5, 3)},
+          (S(6, 5), S(5, 3)),
+          {"m": "it is added to the signal along 2 axes that are no outputs of a weight (traced_programs.py:LINE)",
+           "s": "it is multiplied with the signal entry by entry along 2 of its axes: a weight or a scale "
+                "(traced_programs.py:LINE)"}),
 )  # fmt: skip
 """Every row is a model nobody declared."""

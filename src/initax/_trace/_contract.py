@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 from initax._model._reason import Why
 from initax._trace._factors import FOREIGN, Factor, Slot, foreign
-from initax._trace._sums import mixed
+from initax._trace._sums import mixed, note_sum
 from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, What, assign, resolve_links, size
 from initax._trace._views import Link, Stop, View, placed, reshaped
 
@@ -142,6 +143,9 @@ def consume(
             use.parts = {factor: "along" if part in ("in", "field") else part for factor, part in own.items()}
         result = placed(view, places, shape)
         outputs.append(View(param=view.param, axes=result.axes, use=uses.add(use)))
+    for (view, output), (_, other) in itertools.combinations(zip(views, outputs, strict=True), 2):
+        if output.param == other.param and not view.paired:
+            note_sum(output, other, uses, line)
     return tuple(outputs)
 
 

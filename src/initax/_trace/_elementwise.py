@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -102,7 +103,7 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus
         stop = stop or Stop("it is combined with another parameter and then added to the signal", line)
     elif view.scaled and not covered:
         stop = stop or Stop("it is scaled and mixed with the signal, as a running mean would be", line)
-    elif not covered and len(own) > 1:
+    elif len(own) > 1 and (not covered or not any(_marks(each, index) for each in signal.outputs for index in own)):
         stop = stop or Stop(f"it is added to the signal along {len(own)} axes that are no outputs of a weight", line)
     use = Use(
         param=view.param,
@@ -164,6 +165,19 @@ def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:
         joined=tuple(dict.fromkeys((*left.joined, *right.joined)))[:KEPT],
         stretched=_shared([left, right]),
     )
+
+
+def chosen(which: Value, cases: Sequence[Value], shape: tuple[int, ...]) -> Value:
+    """Follow a choice between signals, entry by entry; outputs that the data choose from are weighed by it.
+
+    Args:
+        which: what says which one is chosen.
+        cases: the signals.
+        shape: the shape of the result.
+    """
+    result = functools.reduce(lambda left, right: _both(left, right, shape), cases)
+    weighed = _scaled(result) if which.data else result
+    return replace(weighed, data=result.data or which.data, stretched=frozenset())
 
 
 KEPT = 64

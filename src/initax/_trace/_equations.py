@@ -19,7 +19,7 @@ from initax._trace._contract import convolution, dot_general
 from initax._trace._factors import FOREIGN, Factor
 from initax._trace._indices import Constant, Series
 from initax._trace._pairs import imaginary, paired, turned
-from initax._trace._sums import joined_summed, mixed, summed, summed_product
+from initax._trace._sums import SHARED, joined_summed, mixed, shared, summed, summed_product
 from initax._trace._uses import Uses, Value
 from initax._trace._views import Link, Stop, View, entries_at
 
@@ -105,6 +105,8 @@ def convolve(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
 
 def add(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a sum or a difference."""
+    if any(map(uses.is_shared, eqn.invars)):
+        shared(values[0], values[1], uses, line)
     left, right = paired(values[0], values[1], uses)
     return elementwise.added(eqn.primitive.name, left, right, shapes_of(eqn)[0], uses, line)
 
@@ -311,8 +313,7 @@ def select(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     if not held:
         if which.weights:
             return None
-        joined = elementwise.added("add", cases[0], cases[-1], shape, uses, line)
-        return replace(joined, data=joined.data or which.data, stretched=frozenset())
+        return elementwise.chosen(which, cases, shape)
     plain = not which.weights and all(case.weights or not case.data for case in cases)
     if not plain or (which.data and not all(case.looked for case in held)):
         return None
@@ -346,6 +347,8 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
         smaller = replace(value, shape=shape, weights=tuple(views))
         return elementwise.nonlinear("a sum over its axes", [smaller], shape, uses, line)
     rest = [index for index in range(len(value.shape)) if index not in axes]
+    if uses.is_shared(eqn.invars[0]):
+        mixed(value.outputs, axes, uses, line, SHARED)
     apart, together = joined_summed(value.joined, axes, rest, uses, line)
     outputs = [
         *(summed_product(view, axes, rest, uses, line) for view in value.products),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +189,12 @@ def _is_number(constant: Any) -> bool:
     return isinstance(getattr(constant, "dtype", None), np.dtype) and not isinstance(constant, jax.core.Tracer)
 
 
+def read_in(jaxpr: Any) -> Counter[int]:
+    """Return how often each variable of a jaxpr is read, by its `id`; results are read, too."""
+    read = [*(atom for eqn in jaxpr.eqns for atom in eqn.invars), *jaxpr.outvars]
+    return Counter(id(atom) for atom in read)
+
+
 class Walk(Interpreter[Value]):
     """Finds every use of the parameters in a forward pass.
 
@@ -211,8 +218,9 @@ class Walk(Interpreter[Value]):
 
     def call(self, inner: Any, values: Sequence[Value], at: Place) -> list[Value]:
         """Return what the results of a jaxpr hold."""
+        around, self.uses.readers = self.uses.readers, read_in(getattr(inner, "jaxpr", inner))
         results = super().call(inner, values, at)
-        self.uses.at = at
+        self.uses.at, self.uses.readers = at, around
         return results
 
     def step(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
@@ -223,7 +231,7 @@ class Walk(Interpreter[Value]):
         uses.own_gradient = uses.own_gradient or eqn.primitive.name in OWN_GRADIENT
         first = len(uses.found)
         results = self._followed(eqn, values, at)
-        results = uses.after(first, values, results, is_call=called(eqn) is not None)
+        results = uses.after(first, values, results)
         if uses.goes_back:
             results = cotangents(eqn, results, uses, line_of(eqn))
         uses.goes_back, uses.own_gradient = around
@@ -270,9 +278,10 @@ class Walk(Interpreter[Value]):
         carry, results = self._loop(loop, order, at, line_of(eqn))
         shapes = shapes_of(eqn)
         data = any(value.data or value.weights for value in (*carry, *loop.rows))
+        read = read_in(loop.jaxpr)
         collected = [
-            _collected(value, shape, data, uses, line_of(eqn))
-            for value, shape in zip(results[carries:], shapes[carries:], strict=True)
+            _collected(value, shape, data, uses, line_of(eqn), is_shared=read[id(var)] > 1)
+            for var, value, shape in zip(loop.jaxpr.outvars[carries:], results[carries:], shapes[carries:], strict=True)
         ]
         return [*results[:carries], *collected]
 
@@ -313,6 +322,9 @@ class Walk(Interpreter[Value]):
             entered = [
                 value if same else replace(_started(value, uses, line), constant=None if value.data else counter)
                 for value, same, counter in zip(state, fixed, counters, strict=True)
+            ]
+            entered = [
+                value if same else uses.behind_loop(value, at) for value, same in zip(entered, fixed, strict=True)
             ]
             results = self.call(loop.body, [*loop.fixed, *entered, *loop.rows], at)
             if uses.follow is not None:
@@ -391,7 +403,17 @@ def _row(value: Value, steps: Series) -> Value:
     )
 
 
-def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, line: str) -> Value:
+def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, line: str, *, is_shared: bool) -> Value:
+    """Return what a loop collects of its steps.
+
+    Args:
+        value: what one step leaves.
+        shape: the shape of the result.
+        data: whether it is a signal for another reason.
+        uses: the uses so far.
+        line: the line.
+        is_shared: the step uses it elsewhere, too; a sum of all of them is not what it is for.
+    """
     if value.weights and not value.data:
         stop = Stop("a loop collects it", line)
         views = tuple(
@@ -400,8 +422,9 @@ def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, lin
         )
         return Value(shape=shape, weights=views)
     value = settle(value, uses, line)
+    axes = [foreign(shape[0]) if is_shared else _steps(view, uses, shape[0]) for view in value.outputs]
     outputs = tuple(
-        replace(after_loop(view, uses), axes=(_steps(view, uses, shape[0]), *view.axes)) for view in value.outputs
+        replace(after_loop(view, uses), axes=(axis, *view.axes)) for axis, view in zip(axes, value.outputs, strict=True)
     )
     units = tuple(_unstepped(view, uses.loops[uses.at].get(view.param, ()), shape[0]) for view in value.units)
     return Value(shape=shape, data=value.data or data, outputs=outputs, units=units, mixed=value.mixed)
@@ -460,7 +483,7 @@ def _either(cases: Sequence[Value], which: Value, shape: tuple[int, ...], uses: 
     if any(case.data for case in cases):
         cases = [settle(case, uses, line) for case in cases]
     weights = tuple(dict.fromkeys(view for case in cases for view in case.weights))
-    outputs = tuple(dict.fromkeys(view for case in cases for view in case.outputs))
+    outputs = tuple(dict.fromkeys(replace(view, scaled=True) for case in cases for view in case.outputs))
     data = any(case.data for case in cases) or (which.data and not weights)
     units = cases[0].units
     mixed = next((case.mixed for case in (which, *cases) if case.mixed), None)

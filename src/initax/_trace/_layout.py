@@ -42,6 +42,7 @@ def _each(
         products=products,
         gates=gates,
         stretched=flat,
+        behind=value.behind,
     )
 
 

@@ -8,15 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from initax._trace._factors import FOREIGN, Factor, length, pieces_of, stands
+from initax._trace._factors import FOREIGN, Factor, Slot, length, pieces_of, stands
 from initax._trace._uses import CONTRACTIONS, Part, Taken, Use, Uses, Value, assign
 from initax._trace._views import Step, Stop, View
 
 SUMS = frozenset({"add", "add_any", "scatter-add"})
+SHARED = "outputs of its entries are added up, and used one by one"
 ENTRIES_SUMMED = "outputs of different entries of it are added up"
 SOME_SUMMED = "outputs of some of its entries are added up, of others they are not"
 SCALE_SUMMED = "it scales the signal, which is then summed: a scale or a weight"
 SUMMED = "its products with the signal are added up: a scale or a weight"
+
+
+def shared(left: Value, right: Value, uses: Uses, line: str) -> None:
+    """Note that outputs of one parameter are added up, some of which are used elsewhere, too."""
+    for one, other in _twins(left.outputs, right.outputs, uses):
+        for use in (uses.found[one.use], uses.found[other.use]):
+            views = [uses.found[view.use].view for view in (one, other)]
+            if one.fixed != other.fixed or (views[0] and views[0].fixed) != (views[1] and views[1].fixed):
+                use.stop = use.stop or Stop(SHARED, line)
 
 
 def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
@@ -32,10 +42,10 @@ def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
     """
     every = [(*value.outputs, *value.joined, *value.products) for value in (left, right)]
     for one, other in _twins(every[0], every[1], uses):
-        _note_sum(one, other, uses, line)
+        note_sum(one, other, uses, line)
 
 
-def _note_sum(one: View, other: View, uses: Uses, line: str) -> None:
+def note_sum(one: View, other: View, uses: Uses, line: str) -> None:
     """Note that the outputs of two uses of a parameter are added up, where they stand in the same places."""
     first, second = uses.found[one.use], uses.found[other.use]
     if not all((stands(here) & stands(there)).any() for here, there in zip(one.axes, other.axes, strict=True)):
@@ -68,14 +78,26 @@ def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tupl
         if one.param == other.param and one.param in again
         if one.use != other.use or _adds(one, other, uses.found[one.use])
         if uses.found[one.use].what == "scale" or not (one.scaled or other.scaled)
-        if one.use not in uses.found[other.use].behind and other.use not in uses.found[one.use].behind
+        if not uses.depends(one.use, other.use) and not uses.depends(other.use, one.use)
     ]
 
 
 def _adds(one: View, other: View, use: Use) -> bool:
     """Return whether two parts of what a use makes are told by their sum: members of a stack, products of a scale."""
     unlike = _differ(one, other, use)
-    return bool(unlike) if use.what == "scale" else unlike == {"batch"}
+    if use.what == "scale":
+        return bool(unlike)
+    return unlike == {"batch"} or (not unlike and one.axes != other.axes and _is_moved(one, other, use))
+
+
+def _is_moved(one: View, other: View, use: Use) -> bool:
+    """Return whether two copies of the outputs of a use hold members of a stack in different places."""
+    return any(
+        isinstance(factor, Slot) and any(use.parts.get(piece) == "batch" for piece in factor.factors)
+        for here, there in zip(one.axes, other.axes, strict=True)
+        for factor in (*here, *there)
+        if here != there
+    )
 
 
 def _members(output: View, uses: Uses) -> frozenset[tuple[Factor, int]]:
@@ -96,11 +118,17 @@ def _differ(one: View, other: View, use: Use) -> set[Part | None]:
 
 
 def apart(left: Value, right: Value, uses: Uses) -> tuple[Value, Value]:
-    """Return two signals that are added up; different outputs of one weight are a signal like any other then."""
+    """Return two signals that are added up.
+
+    Of different outputs of one weight, or where one is a function of the other, the sum is a signal like any other.
+    """
     pairs = [(one, other) for one in left.outputs for other in right.outputs if one.use == other.use]
     mixed = {
         view for one, other in pairs if _differ(one, other, uses.found[one.use]) - {"batch"} for view in (one, other)
     }
+    for value, other in ((left, right), (right, left)):
+        same = {view.use for view in (*other.outputs, *other.joined)}
+        mixed |= {view for view in value.outputs if view.use not in same and other.behind & uses.bit(view.use)}
     if not mixed:
         return left, right
     one, other = (
@@ -218,7 +246,7 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, lin
     return replace(view, axes=left)
 
 
-def mixed(views: Sequence[View], axes: Sequence[int], uses: Uses, line: str) -> None:
+def mixed(views: Sequence[View], axes: Sequence[int], uses: Uses, line: str, reason: str = ENTRIES_SUMMED) -> None:
     """Note that members of stacks are mixed in another way than by a sum over them.
 
     Args:
@@ -226,12 +254,13 @@ def mixed(views: Sequence[View], axes: Sequence[int], uses: Uses, line: str) -> 
         axes: the axes along which they are mixed.
         uses: the uses so far.
         line: the line.
+        reason: why they can't be read then.
     """
     for view in views:
         use = uses.found[view.use]
         pieces = [piece for axis in axes for factor in _own(view, axis) for piece in _within(factor, use)]
         if not view.scaled and any(use.parts.get(piece) == "batch" for piece in pieces):
-            use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
+            use.stop = use.stop or Stop(reason, line)
 
 
 def joined_summed(
@@ -252,7 +281,7 @@ def joined_summed(
     left = [after for view in views if (after := summed(view, axes, rest, uses, line)) is not None]
     for place, view in enumerate(left):
         for one, other in _twins([view], left[place + 1 :], uses):
-            _note_sum(one, other, uses, line)
+            note_sum(one, other, uses, line)
     return [view for view in left if view.slots], [view for view in left if not view.slots]
 
 
@@ -320,6 +349,7 @@ def accumulated(
     for place, (first, left) in enumerate(zip(carry, results, strict=False)):
         start, end = jaxpr.invars[consts + place], jaxpr.outvars[place]
         if not _is_accumulated(jaxpr, start, end):
+            _onto_state(left, uses, line)
             found.append(())
             continue
         collected = any(var is start for var in jaxpr.outvars)
@@ -328,6 +358,18 @@ def accumulated(
         joined_summed(left.joined, (), range(len(left.shape)), uses, line)
         found.append((*first.outputs, *outputs[: len(left.outputs)]))
     return found
+
+
+def _onto_state(left: Value, uses: Uses, line: str) -> None:
+    """Note outputs that do not depend on the state of the loop, and that each step adds to a function of the state."""
+    state = uses.loop_bit(uses.at)
+    for view in left.outputs:
+        use = uses.found[view.use]
+        if not left.behind & state or use.behind & state or view.scaled:
+            continue
+        pieces = [piece for step in taken_steps(view, uses) for f in step.factors for piece in _within(f, use)]
+        if any(use.parts.get(piece) == "batch" and piece.size > 1 for piece in pieces):
+            use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
 
 
 def _over_steps(output: View, uses: Uses, collected: bool) -> View:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -95,7 +98,8 @@ class Use:
         goes_back: it meets a cotangent, which a gradient inside the forward pass carries back, and no signal.
         product: it is multiplied with the signal, entry by entry.
         number: its number, in the order of the forward pass.
-        behind: uses of parts of parameters on whose outputs the signal that it meets depends.
+        behind: the uses on whose outputs the signal that it meets depends, and the loops whose state it depends on, as
+            bits of a number.
         gated: factors that it is summed over, along which a factor of the signal varies that is the same along others.
     """
 
@@ -115,7 +119,7 @@ class Use:
     goes_back: bool = False
     product: bool = False
     number: int = -1
-    behind: frozenset[int] = frozenset()
+    behind: int = 0
     gated: frozenset[Factor] = frozenset()
 
     def fans(self) -> tuple[int, int]:
@@ -148,7 +152,7 @@ class Value:
         columns: for a signal that constants are joined with along its last axis, as indices are, what was joined.
         units: where units are followed, along which axes they lie.
         mixed: why there is something in it that was made of several units, and is no unit.
-        behind: uses of parts of parameters on whose outputs it depends.
+        behind: the uses on whose outputs it depends, and the loops whose state it depends on, as bits of a number.
     """
 
     shape: tuple[int, ...]
@@ -164,7 +168,7 @@ class Value:
     columns: tuple[Value, ...] = ()
     units: tuple[View, ...] = ()
     mixed: Stop | None = None
-    behind: frozenset[int] = frozenset()
+    behind: int = 0
 
     @property
     def numbers(self) -> Numbers | None:
@@ -204,6 +208,7 @@ class Uses:
         goes_back: whether the equation carries a cotangent back.
         own_gradient: whether it is of a function with a gradient of its own.
         backward: the uses in which a cotangent meets a parameter, once the walk is over.
+        readers: how often each variable of the jaxpr that the walk is in is read, by its `id`.
     """
 
     def __init__(self, follow: Follows | None = None) -> None:
@@ -217,6 +222,7 @@ class Uses:
         self.goes_back = False
         self.own_gradient = False
         self.backward: list[Use] = []
+        self.readers: Counter[int] = Counter()
 
     def add(self, use: Use) -> int:
         """Enter a use and return its number."""
@@ -224,23 +230,42 @@ class Uses:
         self.found.append(use)
         return use.number
 
-    def after(self, first: int, operands: Sequence[Value], results: Sequence[Value], *, is_call: bool) -> list[Value]:
-        """Return the results of an equation with what they depend on: uses of parts of parameters, and inputs.
+    def after(self, first: int, operands: Sequence[Value], results: Sequence[Value]) -> list[Value]:
+        """Return the results of an equation with what they depend on: uses of parameters, and inputs.
 
         Args:
             first: how many uses there were before the equation.
             operands: what it takes in.
             results: what it leaves.
-            is_call: it runs equations of its own, which noted what the uses in them depend on.
         """
-        behind = frozenset().union(*(value.behind for value in operands))
+        behind = functools.reduce(operator.or_, (value.behind for value in operands), 0)
         entered = self.found[first:]
-        for use in () if is_call else entered:
-            use.behind = behind
-        behind |= {use.number for use in entered if use.view is not None and (use.view.fixed or use.view.slots)}
+        for use in entered:
+            use.behind |= behind
+        behind = functools.reduce(operator.or_, (self.bit(use.number) for use in entered), behind)
         if all(value.inputless for value in operands if value.data):
             results = [replace(result, inputless=True) if result.data else result for result in results]
         return [replace(result, behind=result.behind | behind) for result in results] if behind else list(results)
+
+    def bit(self, number: int) -> int:
+        """Return the bit of a use."""
+        return 1 << 2 * number
+
+    def loop_bit(self, at: Place) -> int:
+        """Return the bit of the state of a loop."""
+        return 2 << 2 * list(self.loops).index(at)
+
+    def behind_loop(self, value: Value, at: Place) -> Value:
+        """Return a value that a loop carries, with the bit of its state."""
+        return replace(value, behind=value.behind | self.loop_bit(at)) if value.data else value
+
+    def depends(self, use: int, other: int) -> bool:
+        """Return whether the signal that a use meets depends on the outputs of another use."""
+        return bool(self.found[use].behind & self.bit(other))
+
+    def is_shared(self, atom: Any) -> bool:
+        """Return whether more than one equation reads a variable of the jaxpr that the walk is in."""
+        return self.readers[id(atom)] > 1
 
     def with_axes(self, views: tuple[View, ...]) -> tuple[View, ...]:
         """Note in the uses of some outputs along which axes they lie, and return the outputs."""

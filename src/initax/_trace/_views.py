@@ -286,6 +286,8 @@ def picked(view: View, axis: int, index: Index) -> View | None:
         index: for each new entry which entry of the axis stands there, -1 for something else.
     """
     factors, before = flat(view.axes[axis])
+    if not len(before):
+        return None
     if all(factor.axis == FOREIGN for factor in view.axes[axis]) and (index >= 0).all():
         entries: tuple[tuple[Factor, ...], tuple[tuple[Factor, int], ...]] | None = (foreign(len(index)), ())
     else:
