@@ -178,6 +178,12 @@ def states(h, w):
     return z, z
 
 
+def recurrence(p, x):
+    decay = jnp.broadcast_to(p["a"], (8, 3))
+    _, states = lax.associative_scan(lambda one, two: (one[0] * two[0], one[1] * two[0] + two[1]), (decay, x @ p["w"]))
+    return states
+
+
 def after_members(function, p, x):
     return function(jax.vmap(jnp.matmul)(x, p["w"]))
 
@@ -281,6 +287,10 @@ PROGRAMS = (
     ),
     Model("the mean of all states", lambda p, x: lax.scan(states, x, p["w"])[1].mean(0), {"w": S(4, 5, 5)}, (S(6, 5),),
           {"w": (W, 5, 5, 4)}),
+    Model("a linear recurrence", recurrence, {"a": S(3), "w": S(5, 3)}, (S(8, 5),),
+          {"a": "it is multiplied with itself (traced_programs.py:LINE)", "w": (W, 5, 3, 1)}),
+    Model("connections dropped by the data", lambda p, x, kept: x @ jnp.where(kept > 0, p["w"], 0), {"w": S(5, 3)},
+          (S(6, 5), S(5, 3)), {"w": "the data choose between it and something else (traced_programs.py:LINE)"}),
     Model("noise on a weight", lambda p, x, e: x @ (p["m"] + p["s"] * e), {"m": S(5, 3), "s": S(5, 3)},
           (S(6, 5), S(5, 3)),
           {"m": "it is added to the signal along 2 axes that are no outputs of a weight (traced_programs.py:LINE)",

@@ -25,6 +25,13 @@ def fitted(value: Value, shape: tuple[int, ...]) -> Value:
     return broadcast(value, shape, range(len(shape)) if value.shape else ())
 
 
+def halted(value: Value, stop: Stop) -> Value:
+    """Return parameters halted for a reason; look-ups and weights of constants are signals already."""
+    signals = [view.looked or view.picked or view.fed_by_constant for view in value.weights]
+    views = (view if own else view.halted(stop) for view, own in zip(value.weights, signals, strict=True))
+    return replace(value, weights=tuple(views))
+
+
 def nonlinear(name: str, values: Sequence[Value], shape: tuple[int, ...], uses: Uses, line: str) -> Value:
     """Follow a function behind which a parameter can't be read, and outputs of a weight are a plain signal."""
     values = [fitted(value, shape) if len(value.shape) in (0, len(shape)) else value for value in values]

@@ -315,7 +315,11 @@ def select(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
             return None
         return elementwise.chosen(which, cases, shape)
     plain = not which.weights and all(case.weights or not case.data for case in cases)
-    if not plain or (which.data and not all(case.looked for case in held)):
+    if which.data and not which.weights and not all(case.looked for case in held):
+        stop = Stop("the data choose between it and something else", line)
+        stopped = [elementwise.halted(case, stop) for case in cases]
+        return elementwise.nonlinear("select_n", [*stopped, which], shape, uses, line)
+    if not plain:
         return None
     views = tuple(dict.fromkeys(view for case in held for view in case.weights))
     chosen = which.constant.number if which.constant is not None else None

@@ -20,7 +20,7 @@ from jax.extend.core import Literal
 from initax._model._reason import Why
 from initax._trace._backward import carries_back, cotangents
 from initax._trace._contract import settle
-from initax._trace._elementwise import nonlinear
+from initax._trace._elementwise import halted, nonlinear
 from initax._trace._entries import marked
 from initax._trace._equations import shapes_of
 from initax._trace._factors import FOREIGN, LARGEST, Factor, Index, foreign, length, normal, slot
@@ -157,7 +157,8 @@ def _unread(eqn: Any, values: Sequence[Value], shapes: Sequence[tuple[int, ...]]
     """Return the results of an equation without a rule: parameters stop there, and the reason names the primitive."""
     name, changes = eqn.primitive.name, _is_mutation(eqn)
     if (row_of(eqn) is UNKNOWN or row_of(eqn).calls) and (changes or any(value.data for value in values)):
-        values = [settle(_stopped(value, name, line), uses, line) for value in values]
+        stop = Stop(f"{name} stands between it and the signal", line)
+        values = [settle(halted(value, stop), uses, line) for value in values]
     ordered = [*values[1:], values[0]] if name == "select_n" else values  # what is chosen says more than the condition
     found = [nonlinear(name, [_fitted(each, shape) for each in ordered], shape, uses, line) for shape in shapes]
     return [replace(each, data=True) for each in found] if changes else found
@@ -166,14 +167,6 @@ def _unread(eqn: Any, values: Sequence[Value], shapes: Sequence[tuple[int, ...]]
 def _is_mutation(eqn: Any) -> bool:
     """Return whether an equation reads or changes a reference, whose contents are not followed."""
     return any(hasattr(atom.aval, "inner_aval") for atom in eqn.invars)
-
-
-def _stopped(value: Value, name: str, line: str) -> Value:
-    """Return parameters halted by an equation without a rule; look-ups and weights of constants are signals there."""
-    stop = Stop(f"{name} stands between it and the signal", line)
-    signals = [view.looked or view.picked or view.fed_by_constant for view in value.weights]
-    views = (view if own else view.halted(stop) for view, own in zip(value.weights, signals, strict=True))
-    return replace(value, weights=tuple(views))
 
 
 def _fitted(value: Value, shape: tuple[int, ...]) -> Value:
