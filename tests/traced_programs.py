@@ -184,6 +184,13 @@ def recurrence(p, x):
     return states
 
 
+def depthwise(p, x):
+    y = lax.conv_general_dilated(
+        x, p["w"], (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=4
+    )
+    return (y - y.mean(-1, keepdims=True)) / jnp.sqrt(y.var(-1, keepdims=True) + 1e-6)
+
+
 def after_members(function, p, x):
     return function(jax.vmap(jnp.matmul)(x, p["w"]))
 
@@ -282,9 +289,12 @@ PROGRAMS = (
             "members and their sum": (members_and_sum,
                                       (S(4, 6, 5),), SHARED),
             "members, and how far they are from their mean": (lambda p, x: after_members(
-                lambda y: y - y.mean(0), p, x), (S(4, 6, 5),), SHARED),
+                lambda y: y - y.mean(0), p, x), (S(4, 6, 5),), MEMBERS),
+            "members and a norm over all of them": (lambda p, x: after_members(
+                lambda y: jax.nn.standardize(jnp.moveaxis(y, 0, 1).reshape(6, 12)), p, x), (S(4, 6, 5),), MEMBERS),
         }.items()
     ),
+    Model("a depthwise convolution and a norm", depthwise, {"w": S(3, 1, 4)}, (S(2, 6, 4),), {"w": (W, 3, 3, 4)}),
     Model("the mean of all states", lambda p, x: lax.scan(states, x, p["w"])[1].mean(0), {"w": S(4, 5, 5)}, (S(6, 5),),
           {"w": (W, 5, 5, 4)}),
     Model("a linear recurrence", recurrence, {"a": S(3), "w": S(5, 3)}, (S(8, 5),),

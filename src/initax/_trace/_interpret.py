@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -182,10 +182,15 @@ def _is_number(constant: Any) -> bool:
     return isinstance(getattr(constant, "dtype", None), np.dtype) and not isinstance(constant, jax.core.Tracer)
 
 
-def read_in(jaxpr: Any) -> Counter[int]:
-    """Return how often each variable of a jaxpr is read, by its `id`; results are read, too."""
-    read = [*(atom for eqn in jaxpr.eqns for atom in eqn.invars), *jaxpr.outvars]
-    return Counter(id(atom) for atom in read)
+def readers_in(jaxpr: Any) -> defaultdict[int, list[str]]:
+    """Return the primitives that read each variable of a jaxpr, by its `id`; results are read by `return`."""
+    readers: defaultdict[int, list[str]] = defaultdict(list)
+    for eqn in jaxpr.eqns:
+        for atom in eqn.invars:
+            readers[id(atom)].append(eqn.primitive.name)
+    for atom in jaxpr.outvars:
+        readers[id(atom)].append("return")
+    return readers
 
 
 class Walk(Interpreter[Value]):
@@ -211,7 +216,7 @@ class Walk(Interpreter[Value]):
 
     def call(self, inner: Any, values: Sequence[Value], at: Place) -> list[Value]:
         """Return what the results of a jaxpr hold."""
-        around, self.uses.readers = self.uses.readers, read_in(getattr(inner, "jaxpr", inner))
+        around, self.uses.readers = self.uses.readers, readers_in(getattr(inner, "jaxpr", inner))
         results = super().call(inner, values, at)
         self.uses.at, self.uses.readers = at, around
         return results
@@ -271,9 +276,9 @@ class Walk(Interpreter[Value]):
         carry, results = self._loop(loop, order, at, line_of(eqn))
         shapes = shapes_of(eqn)
         data = any(value.data or value.weights for value in (*carry, *loop.rows))
-        read = read_in(loop.jaxpr)
+        readers = readers_in(loop.jaxpr)
         collected = [
-            _collected(value, shape, data, uses, line_of(eqn), is_shared=read[id(var)] > 1)
+            _collected(value, shape, data, uses, line_of(eqn), is_shared=len(readers[id(var)]) > 1)
             for var, value, shape in zip(loop.jaxpr.outvars[carries:], results[carries:], shapes[carries:], strict=True)
         ]
         return [*results[:carries], *collected]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -208,7 +207,7 @@ class Uses:
         goes_back: whether the equation carries a cotangent back.
         own_gradient: whether it is of a function with a gradient of its own.
         backward: the uses in which a cotangent meets a parameter, once the walk is over.
-        readers: how often each variable of the jaxpr that the walk is in is read, by its `id`.
+        readers: the primitives that read each variable of the jaxpr that the walk is in, by its `id`.
     """
 
     def __init__(self, follow: Follows | None = None) -> None:
@@ -222,7 +221,7 @@ class Uses:
         self.goes_back = False
         self.own_gradient = False
         self.backward: list[Use] = []
-        self.readers: Counter[int] = Counter()
+        self.readers: Mapping[int, Sequence[str]] = {}
 
     def add(self, use: Use) -> int:
         """Enter a use and return its number."""
@@ -265,7 +264,11 @@ class Uses:
 
     def is_shared(self, atom: Any) -> bool:
         """Return whether more than one equation reads a variable of the jaxpr that the walk is in."""
-        return self.readers[id(atom)] > 1
+        return len(self.readers[id(atom)]) > 1
+
+    def is_centered(self, atom: Any) -> bool:
+        """Return whether something is subtracted from a variable, or divides it, as a norm does with its mean."""
+        return not {"sub", "div"}.isdisjoint(self.readers[id(atom)])
 
     def with_axes(self, views: tuple[View, ...]) -> tuple[View, ...]:
         """Note in the uses of some outputs along which axes they lie, and return the outputs."""
