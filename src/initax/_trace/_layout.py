@@ -179,7 +179,7 @@ def entry(value: Value, axis: int, which: Value, at: Place, operand: int) -> Val
         whole, axes = view.axes[axis], (*view.axes[:axis], foreign(1), *view.axes[axis + 1 :])
         if which.data:
             looked = tuple(factor for factor in whole if factor.axis != FOREIGN)
-            return replace(view, axes=axes, looked=view.looked + looked)
+            return replace(view, axes=axes, looked=view.looked + looked, before=len(view.fixed))
         one = view.one_by_one(Step(whole, number, 0, at), axes)
         picks = (Pick(whole, at, operand),) if all(factor.axis >= 0 for factor in whole) else ()
         return replace(one, picks=one.picks + picks)
@@ -278,7 +278,9 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, line: str) -> 
         moved = placed(one, places, shape)
         apart = tuple(factor for axis in paired for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
         if indices.data:
-            return replace(moved, looked=moved.looked + tuple(taken), tables=moved.tables + apart)
+            return replace(
+                moved, looked=moved.looked + tuple(taken), tables=moved.tables + apart, before=len(moved.fixed)
+            )
         moved = replace(moved, batch=moved.batch + tuple(taken), picked=moved.picked or (many and bool(taken)))
         moved = replace(moved, steps=moved.steps + tuple(steps))
         return moved if many else replace(moved, picks=moved.picks + tuple(picks))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from initax._model._reason import Why
@@ -109,7 +109,7 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every:
         return Reading(reason=_at(unfit, next(iter(lines), "")), lines=lines)
     uses = joined
     unlike, parted = _many(shape, uses), tuple(uneven(shape, uses))
-    uses = levelled(shape, uses)
+    uses = _whole_rows(levelled(shape, uses))
     cells = _cells(shape, uses)
     if isinstance(cells, str):
         return Reading(reason=cells, lines=lines)
@@ -140,6 +140,17 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every:
         ),
         lines=lines,
     )
+
+
+def _whole_rows(uses: Sequence[Use]) -> list[Use]:
+    """Return the uses with looked-up rows as whole ones where parts of the rows are never used."""
+    digits: dict[Factor, set[int]] = {}
+    for view in (use.view for use in uses if use.view is not None and use.view.looked):
+        for factor, digit in view.fixed[view.before :]:
+            if not any(map(factor.is_inside, view.tables)):
+                digits.setdefault(factor, set()).add(digit)
+    part_used: dict[Factor, Part] = {factor: "in" for factor, used in digits.items() if len(used) < factor.size}
+    return [replace(use, parts={**use.parts, **part_used}) for use in uses] if part_used else list(uses)
 
 
 def _is_tied(shape: Sequence[int], uses: Sequence[Use], roles: set[str]) -> bool:

@@ -153,6 +153,7 @@ class View:
         batch: factors taken one entry at a time by constants, loop counters or a scan.
         looked: factors taken by indices that come with the data.
         tables: factors along which each look-up was in a table of its own.
+        before: how many of `fixed` were taken before the look-up.
         picked: the look-up was by many constant indices, which are no data but no single entry either.
         fixed: factors of which one entry was taken, and which.
         picks: those of `batch` that a loop counter picks, and where.
@@ -177,6 +178,7 @@ class View:
     batch: tuple[Factor, ...] = ()
     looked: tuple[Factor, ...] = ()
     tables: tuple[Factor, ...] = ()
+    before: int = 0
     picked: bool = False
     fixed: tuple[tuple[Factor, int], ...] = ()
     picks: tuple[Pick, ...] = ()
