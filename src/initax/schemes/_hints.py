@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from initax._errors import did_you_mean, listing, message, shown
@@ -113,13 +114,23 @@ ROLES_ELSEWHERE = {
 """What arrays are called in layers → their role."""
 
 
+@functools.lru_cache(maxsize=512)
+def parameters_of(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a function, by name.
+
+    Args:
+        factory: the function.
+    """
+    return inspect.signature(factory).parameters
+
+
 def needed(factory: Callable[..., Any]) -> list[str]:
     """Return the arguments of a scheme that have no default.
 
     Args:
         factory: the function that makes it.
     """
-    parameters = inspect.signature(factory).parameters.values()
+    parameters = parameters_of(factory).values()
     named = [parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
     return [parameter.name for parameter in named if parameter.default is parameter.empty]
 
@@ -147,7 +158,7 @@ def unknown_argument(name: str, factory: Callable[..., Any], argument: str, valu
         argument: the argument.
         value: its value.
     """
-    parameters = tuple(inspect.signature(factory).parameters)
+    parameters = tuple(parameters_of(factory))
     here = next((known for known in ARGUMENTS_ELSEWHERE.get(argument, ()) if known in parameters), None)
     hint = f'here it is called "{here}"' if here else did_you_mean(argument, parameters)
     if argument in LAWS_ELSEWHERE and not needed(factory):
@@ -172,7 +183,7 @@ def _as_variance_scaling(law: Any, argument: str, value: Any) -> str:
 
 def number_beside(name: str, factory: Callable[..., Any], value: float) -> str:
     """Return what to say of a number beside a scheme's name: it may be meant for its first argument, or for biases."""
-    parameters = inspect.signature(factory).parameters.values()
+    parameters = parameters_of(factory).values()
     by_place = (parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
     first = next(by_place, "scheme")
     return message(

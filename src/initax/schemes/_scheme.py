@@ -11,7 +11,16 @@ from initax._math._axes import parse
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Role
 from initax.schemes._callables import foreign
 from initax.schemes._constant import ZEROS
-from initax.schemes._hints import needed, no_name, no_part, no_scheme, number_beside, unknown_argument, unknown_role
+from initax.schemes._hints import (
+    needed,
+    no_name,
+    no_part,
+    no_scheme,
+    number_beside,
+    parameters_of,
+    unknown_argument,
+    unknown_role,
+)
 from initax.schemes._initializer import Initializer, argument_text, plain
 
 UNSET: Final = object()
@@ -250,7 +259,7 @@ def register(name: str, scheme: Any) -> None:
     if name in _NAMED and name not in _OWN:
         raise SchemeError(f'"{name}" is a scheme of initax and keeps its meaning.', "choose another name")
     _OWN.add(name)
-    if inspect.isfunction(scheme) and not {"key", "shape"} & set(inspect.signature(scheme).parameters):
+    if inspect.isfunction(scheme) and not {"key", "shape"} & set(parameters_of(scheme)):
         add_to_registry(name, lambda **args: as_scheme(scheme(**args)).called(name, args))
     else:
         finished = as_scheme(scheme).called(name, {})
@@ -285,7 +294,7 @@ def get(name: str, **args: Any) -> Scheme:
     if not isinstance(name, str) or name not in _NAMED:
         raise SchemeError(no_name(name, names()))
     factory = _NAMED[name]
-    parameters = inspect.signature(factory).parameters
+    parameters = parameters_of(factory)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = [argument for argument in args if argument not in parameters and not takes_any]
     if unknown:
@@ -344,7 +353,7 @@ def _from_mapping(mapping: Mapping[str, Any]) -> Scheme:
 
 def _is_argument(key: Any, weight: Any) -> bool:
     """Whether a key beside `weight` is an argument of the scheme that `weight` names."""
-    return isinstance(weight, str) and weight in _NAMED and key in inspect.signature(_NAMED[weight]).parameters
+    return isinstance(weight, str) and weight in _NAMED and key in parameters_of(_NAMED[weight])
 
 
 WORDS = (*ROLES, "axes", "sizes")
