@@ -1,5 +1,6 @@
 """Ablations: every scheme starts from the same random numbers, in one program, and no failure spoils another run."""
 
+import functools
 import logging
 from typing import Any, cast
 
@@ -316,6 +317,10 @@ def ablated(**changes):
     return lambda: ix.ablate(**arguments)
 
 
+def with_key_by_name(model, *, key):
+    return {"mean": model.first.weight.mean()}
+
+
 # name → what is done, the error, its whole text
 ERRORS = {
     "a rule of one scheme": (
@@ -397,6 +402,36 @@ the metric "mean" must be a real number or an array of them, not an array of typ
 the metric "mean" must be a real number or an array of them, not str.
   take it apart: one name for each number or array""",
     ),
+    "a function of a model alone": (
+        ablated(run=lambda model: {"mean": model.first.weight.mean()}, keys=10),
+        ix.InitaxError,
+        """\
+run is called as run(model, key), and can't be: too many positional arguments.
+  it is <lambda>(model)
+  write def run(model, key): ... return {"loss": loss}""",
+    ),
+    "a compiled function with a key by name": (
+        ablated(run=jax.jit(with_key_by_name), how="python"),
+        ix.InitaxError,
+        """\
+run is called as run(model, key), and can't be: too many positional arguments.
+  it is with_key_by_name(model, *, key)
+  write def run(model, key): ... return {"loss": loss}""",
+    ),
+    "a function of a model alone in a wrapper": (
+        ablated(run=eqx.filter_jit(lambda model: {"mean": model.first.weight.mean()})),
+        ix.InitaxError,
+        """\
+run fails while JAX traces and compiles it: TypeError: too many positional arguments
+  write def run(model, key): ... return {"loss": loss}""",
+    ),
+    "no function": (
+        ablated(run=0.5),
+        ix.InitaxError,
+        """\
+run must be a function of a model and a key, not 0.5 (float).
+  write def run(model, key): ... return {"loss": loss}""",
+    ),
     "no pure function": (
         ablated(run=lambda model, key: {"mean": float(model.first.weight.mean())}),
         ix.InitaxError,
@@ -424,6 +459,17 @@ the function that makes the model makes another one for another key.
   weight: float32[2, 4] for key 0, float32[2, 5] for key 1""",
     ),
 }
+
+
+def with_data(function):
+    """A decorator that passes one more argument; by its signature the function that comes back takes it, too."""
+    return functools.wraps(function)(lambda model, key: function(model, key, X))
+
+
+@pytest.mark.parametrize("wrapped", [lambda run: run, jax.jit], ids=["plain", "jit"])
+def test_what_a_decorator_passes_is_no_argument_of_the_call(wrapped):
+    run = wrapped(with_data(lambda model, key, x: {"mean": jax.vmap(model)(x).mean()}))
+    assert all(done.error is None for done in ix.ablate(Net(), {"one": SCHEMES["one"]}, KEYS, run).runs)
 
 
 @pytest.mark.parametrize("name", ERRORS)

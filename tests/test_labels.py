@@ -318,11 +318,27 @@ ERRORS = {
         "  it has: seen, first.weight, first.bias, norm.weight, norm.bias, head.weight, … (1 more)\n"
         "  make it of the model that is trained: ix.mask(model, ...)",
     ),
+    "one array without its path": (
+        lambda model: eqx.partition(model, ix.mask(model, "weight")),
+        "ModelError: ix.mask was given one array (8, 4) without its path, and takes the tree of all parameters.\n"
+        "  write eqx.partition(model, mask(model))",
+    ),
     "a kind of rules that is none": (
         lambda model: ix.load_rules('"*" = "x"', of="masks"),
         "RuleError: load_rules: of must be one of schemes, labels, mask, muon, mup, not 'masks'.",
     ),
 }
+
+
+def test_equinox_splits_a_whole_model_by_a_mask():
+    model = eqx.nn.MLP(4, 2, 8, depth=1, key=KEY)
+    mask = ix.mask(model, "layers.1")
+    trained = jax.tree.map(lambda leaf: leaf + 1 if eqx.is_array(leaf) else leaf, model)
+    head, rest = eqx.partition(trained, mask(trained))
+    assert jax.tree.leaves(head) == [trained.layers[1].weight, trained.layers[1].bias]
+    assert rest.activation is trained.activation
+    assert eqx.combine(head, rest).layers[0].weight is trained.layers[0].weight
+    assert eqx.filter(trained, (~mask)(trained)).layers[1].weight is None
 
 
 @pytest.mark.parametrize("name", ERRORS)

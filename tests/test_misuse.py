@@ -307,6 +307,10 @@ VERBS = {
             "run": lambda model, key: {"sum": model.layers[0].weight.sum()},
         },
     ),
+    "ix.mask": (ix.mask, {"model": MLP, "rules": {nn.Linear: True, "**.bias": False}}),
+    "ix.mask of a selector": (ix.mask, {"model": MLP, "rules": "layers.1"}),
+    "ix.mask of roles": (ix.mask, {"model": eqx.filter_eval_shape(lambda: MLP), "rules": ["weight", "embedding"]}),
+    "ix.labels": (ix.labels, {"model": {"w": jnp.ones((3, 4))}, "rules": {"*": "adam"}}),
     "ix.muon": (ix.muon, {"learning_rate": 0.02, "model": MLP}),
     "ix.muon schedule": (ix.muon, {"learning_rate": lambda step: 0.02 / (step + 1), "model": {"Dense_0": DENSE}}),
     "ix.Plan.from_json": (ix.Plan.from_json, {"text": ix.plan(MLP, RULES).to_json(), "model": MLP}),
@@ -528,6 +532,48 @@ assert_healthy: mean_square is two numbers, the least and the largest, not 20.0 
         """\
 assert_healthy: gradient_ratio compares gradients, and none was measured.
   ix.signal_propagation(model, inputs, loss=lambda output: (output**2).mean())""",
+    ),
+    "ablation with a number of seeds": (
+        lambda: ix.ablate(MLP, {"he": RULES}, run=lambda model, key: {}, seeds=2),
+        ix.ModelError,
+        """\
+ix.ablate: missing a required argument: 'keys'.
+  write ix.ablate(model, schemes, keys, run), with keys = jax.random.split(jax.random.key(0), 2)""",
+    ),
+    "ablation without keys": (
+        lambda: ix.ablate(MLP, {"he": RULES}, lambda model, key: {}),
+        ix.ModelError,
+        """\
+ix.ablate: missing a required argument: 'run'.
+  write ix.ablate(model, schemes, keys, run), with keys = jax.random.split(jax.random.key(0), 10)""",
+    ),
+    "plan with a key": (
+        lambda: ix.plan(MLP, RULES, KEY),
+        ix.ModelError,
+        """\
+ix.plan: too many positional arguments.
+  write ix.plan(model, rules); a plan takes the key: plan.draw(key)""",
+    ),
+    "mask without rules": (
+        lambda: ix.mask(MLP),
+        ix.ModelError,
+        """\
+ix.mask: missing a required argument: 'rules'.
+  write ix.mask(model, "weight"); what follows the rules goes by name""",
+    ),
+    "labels with inputs in their place": (
+        lambda: ix.labels(MLP, {"*": "adam"}, X),
+        ix.ModelError,
+        """\
+ix.labels: too many positional arguments.
+  write ix.labels(model, {"*": "adam"}); what follows the rules goes by name""",
+    ),
+    "units without a key": (
+        lambda: ix.reset_units(MLP, "layers.0", jnp.arange(8) < 2, inputs=X[0]),
+        ix.ModelError,
+        """\
+ix.reset_units: missing a required argument: 'key'.
+  write ix.reset_units(model, "layers.0", mask, key, inputs=x), with a key: jax.random.key(0)""",
     ),
     "convex network without a key": (
         lambda: ix.convex.FICNN(2, 1, 64),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._ablation._execute import EXECUTORS, Experiment, Outcome
+from initax._ablation._execute import EXECUTORS, Experiment, Outcome, check_run
 from initax._ablation._file import RunFile, header_of
 from initax._ablation._models import models_of, plan_data
 from initax._ablation._result import Ablation, check_scheme
@@ -19,9 +19,16 @@ from initax._ablation._run import Run
 from initax._drawing._progress import bar
 from initax._errors import InitaxError, KeyTypeError, did_you_mean, listing
 from initax._math._keys import as_key
-from initax._planning._misuse import refuse_permuted
+from initax._planning._misuse import refuse_permuted, with_line
 
 
+def _line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The call of `ix.ablate` that may be meant, with as many keys as a number of seeds says."""
+    number = next((value for value in kwargs.values() if type(value) is int and value > 0), 10)
+    return f"write ix.ablate(model, schemes, keys, run), with keys = jax.random.split(jax.random.key(0), {number})"
+
+
+@with_line("ix.ablate", _line)
 def ablate(
     model: Any,
     schemes: Mapping[str, Mapping[Any, Any]],
@@ -72,7 +79,7 @@ def ablate(
             run; or the model has an abstract array that a scheme does not draw.
         KeyTypeError: `keys` are not JAX keys.
         InitaxError: there are no schemes or keys, two keys are the same, `how` or `baseline` is unknown, `path` holds
-            another ablation, or `run` can't be traced.
+            another ablation, or `run` can't be called with a model and a key, or traced.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix
@@ -94,6 +101,7 @@ def ablate(
             f"schemes must be a mapping from names to rules, not {shown}.",
             'write {"he": {"*": "he_normal"}, "orthogonal": {"*": "orthogonal"}}',
         )
+    check_run(run)
     if how not in EXECUTORS:
         raise InitaxError(f"how can't be {how!r}.", f"ways: {listing(EXECUTORS)}", did_you_mean(str(how), EXECUTORS))
     if baseline is not None:

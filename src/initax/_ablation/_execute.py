@@ -5,6 +5,7 @@ Compiled runs take the arrays of the model as arguments, so that one program ser
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from initax._ablation._models import Arrays, Models
 from initax._ablation._run import Metric, check_metrics, read_metrics
-from initax._errors import InitaxError
+from initax._errors import InitaxError, shown
 
 Experiment = Callable[[Any, jax.Array], Mapping[str, Any]]
 Task = tuple[str, int]
@@ -27,6 +28,35 @@ Outcome = tuple[Task, dict[str, Metric], str | None, float]
 
 Executor = Callable[[Sequence[Task]], Iterator[list[Outcome]]]
 """Function that executes the missing runs, and yields their outcomes."""
+
+CALL = 'write def run(model, key): ... return {"loss": loss}'
+
+
+def check_run(run: Any) -> None:
+    """Raise where a function can't be called with a model and a key, as far as its signature says.
+
+    Raises:
+        InitaxError: it can't be, or it is no function.
+    """
+    if not callable(run):
+        raise InitaxError(f"run must be a function of a model and a key, not {shown(run)}.", CALL)
+    function = getattr(run, "__wrapped__", run) if isinstance(run, jax.stages.Wrapped) else run
+    # A decorator may pass arguments of its own to what it wraps.
+    if misfit := _misfit(function, follow_wrapped=False):
+        raise InitaxError(f"run is called as run(model, key), and can't be: {misfit[0]}.", misfit[1], CALL)
+
+
+def _misfit(function: Any, *, follow_wrapped: bool) -> tuple[str, str] | None:
+    """Why a function can't be called with a model and a key, and its signature; nothing where it can, or has none."""
+    try:
+        signature = inspect.signature(function, follow_wrapped=follow_wrapped)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind("model", "key")
+    except TypeError as error:
+        return str(error), f"it is {getattr(function, '__name__', type(function).__name__)}{signature}"
+    return None
 
 
 def in_python(models: Models, run: Experiment) -> Executor:
@@ -140,9 +170,10 @@ class Compiled:
             raise
         except Exception as error:
             first = str(error).strip().splitlines()[:1]
+            impure = 'if it is not a pure JAX function, write how="python"'
             raise InitaxError(
                 f"run fails while JAX traces and compiles it: {': '.join([type(error).__name__, *first])}",
-                'if it is not a pure JAX function, write how="python"',
+                CALL if _misfit(run, follow_wrapped=True) else impure,
             ) from error
 
     def place(self, arrays: Arrays, key: jax.Array) -> tuple[Any, ...]:

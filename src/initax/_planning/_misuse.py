@@ -1,14 +1,17 @@
 """Errors for misplaced arguments: another order, a plan in place of rules or model, a flattened state dict.
 
-Each check answers with what was seen and the line that was meant. None of them stands in the way of a call that works.
+Each check answers with what was seen and the line that was meant, and so does a call whose arguments Python can't bind.
+None of them stands in the way of a call that works.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +33,9 @@ from initax._errors import (
 from initax._math._keys import is_typed
 from initax.schemes._initializer import Initializer
 from initax.schemes._scheme import WORDS, Scheme
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _is_key(value: Any) -> bool:
@@ -168,6 +174,26 @@ def refuse_permuted(verb: str, **given: Any) -> None:
         )
 
 
+def refuse_rules_first(verb: str, model: Any, rules: Any) -> None:
+    """Raise where rules whose values are not schemes stand in the place of the model, and the model in theirs.
+
+    Raises:
+        RuleError: it is so.
+    """
+    if _holds_arrays(rules) and not _holds_arrays(model):
+        raise RuleError(
+            f"{verb} takes model, rules in this order, and was given rules, model.",
+            f"model is {shown(model)}",
+            f"rules is {shown(rules)}",
+            f"write {verb}(model, rules)",
+        )
+
+
+def _holds_arrays(value: Any) -> bool:
+    """Whether there is an array in it; JAX sorts the keys of a mapping, and those of rules may be of several types."""
+    return any(map(holds_arrays, value.values() if isinstance(value, Mapping) else [value]))
+
+
 def refuse_no_rules(model: Any, rules: Any, default: Any) -> None:
     """Raise where there is no rule and nothing else that would draw, or a plan in place of the rules or the model.
 
@@ -219,3 +245,29 @@ def refuse_flattened(model: Any, schemes: Iterable[Scheme | None]) -> None:
     kinds = dict.fromkeys("Linear" if len(shape) == 2 else "Conv" for shape in sorted(torch.values(), key=len))
     line = ", ".join(f'"{kind}": ix.Scheme("he_normal", axes="o i ...")' for kind in kinds)
     raise ModelError(head, "PyTorch's have their outputs first, and a rule has to say so", f"write {{{line}}}")
+
+
+def with_line(
+    name: str, line: Callable[[Sequence[Any], Mapping[str, Any]], str]
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator for functions whose call raises with the line to write where Python can't bind its arguments.
+
+    Args:
+        name: the function, as a user writes it.
+        line: from the positional and the other arguments of such a call to the line.
+    """
+
+    def decorated(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise ModelError(f"{name}: {error}.", line(args, kwargs)) from None
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorated

@@ -19,7 +19,7 @@ from initax._model._survey import Survey
 from initax._planning._decide import decide
 from initax._planning._hints import no_plan_to_compare, no_stored_plan
 from initax._planning._input_moments import with_input_moments
-from initax._planning._misuse import refuse_flattened, refuse_no_rules, refuse_permuted
+from initax._planning._misuse import refuse_flattened, refuse_no_rules, refuse_permuted, with_line
 from initax._planning._plan_text import render
 from initax._planning._records import Decisions, Draw, Kept
 from initax._planning._rules import Rule, read_rules
@@ -268,6 +268,7 @@ class Plan:
         return render(self.draws, self.kept, self.notes)
 
 
+@with_line("ix.plan", lambda args, kwargs: "write ix.plan(model, rules); a plan takes the key: plan.draw(key)")
 def plan(
     model: Any,
     rules: Mapping[Any, Any],

@@ -17,6 +17,7 @@ from initax._model._parameter import ROLES, Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
 from initax._planning._label_rules import LabelRule, decide_labels, is_rule_file, read_label_rules, rows_of
+from initax._planning._misuse import refuse_rules_first, with_line
 from initax._planning._rule_file import load_rules
 from initax._text import table
 from initax._trace._take_survey import survey
@@ -76,11 +77,14 @@ class Labels:
     def __call__(self, parameters: Any) -> Any:
         """Return the labels as a tree of the structure of these parameters.
 
+        A mask is false for what is no parameter, an activation function, so that Equinox splits a whole model by it:
+        `eqx.partition(model, mask(model))`.
+
         Args:
             parameters: the model's parameters, or a part of them, as an optimizer holds them.
 
         Raises:
-            ModelError: they hold an array that the model did not have.
+            ModelError: they hold an array that the model did not have, or are one of its arrays alone.
         """
         leaves, structure = tree_flatten_with_path(parameters)
         return tree_unflatten(structure, [self._of(tuple(map(entry_name, path)), leaf) for path, leaf in leaves])
@@ -150,8 +154,10 @@ class Labels:
         if key is not None:
             return self._by_path[key]
         if hasattr(leaf, "shape") and hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, np.inexact):
+            if not parts:
+                raise ModelError(_alone(self._verb, leaf))
             raise ModelError(_unknown(self._verb, f"{'.'.join(parts)} {tuple(leaf.shape)}", self._by_path))
-        return None
+        return False if self._verb == "mask" else None
 
     def _known(self, parts: tuple[str, ...]) -> str | None:
         """The array at a path: below `params` or not, in a box or not, and behind what it is tied to."""
@@ -172,6 +178,15 @@ def value_text(value: Any) -> str:
     return str(value)
 
 
+def _alone(verb: str, leaf: Any) -> str:
+    """What `eqx.partition(model, mask)` is answered with: it calls a function with one leaf after the other."""
+    tree = f"{verb}(model)"
+    return message(
+        f"ix.{verb} was given one array {tuple(leaf.shape)} without its path, and takes the tree of all parameters.",
+        f"write eqx.partition(model, {tree})" if verb == "mask" else f"write {tree}",
+    )
+
+
 def _unknown(verb: str, path: str, known: Iterable[str]) -> str:
     paths = list(known)
     near = nearest(path.partition(" ")[0], paths, 6) or paths
@@ -182,6 +197,9 @@ def _unknown(verb: str, path: str, known: Iterable[str]) -> str:
     )
 
 
+@with_line(
+    "ix.labels", lambda args, kwargs: 'write ix.labels(model, {"*": "adam"}); what follows the rules goes by name'
+)
 def labels(
     model: Any,
     rules: Any,
@@ -219,6 +237,7 @@ def labels(
         >>> labels
         Labels(sgd: 3, adam: 1)
     """
+    refuse_rules_first("ix.labels", model, rules)
     given = read_rules_of("labels", rules)
     surveyed = survey(model, inputs=inputs, forward=forward, module=module)
     decided = decide_labels(given, surveyed)
@@ -238,6 +257,7 @@ def labels(
     return Labels("labels", surveyed, rows)
 
 
+@with_line("ix.mask", lambda args, kwargs: 'write ix.mask(model, "weight"); what follows the rules goes by name')
 def mask(
     model: Any, rules: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
 ) -> Labels:
@@ -270,6 +290,7 @@ def mask(
         >>> ix.mask(model, {"*": True, "**.bias": False})
         Labels(True: 2, False: 2)
     """
+    refuse_rules_first("ix.mask", model, rules)
     if isinstance(rules, list | tuple):
         rules = _of_roles(rules)
     elif not isinstance(rules, Mapping) and not is_rule_file(rules) and (isinstance(rules, str) or callable(rules)):

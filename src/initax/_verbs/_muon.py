@@ -15,9 +15,8 @@ from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
 from initax._planning._label_rules import Said, decide_labels, rows_of
-from initax._planning._misuse import refuse_permuted
+from initax._planning._misuse import refuse_permuted, with_line
 from initax._trace._take_survey import survey
-from initax._verbs._calls import with_line
 from initax._verbs._labels import Label, Labels, never_trained, read_rules_of
 
 OPTAX = "initax._adapters._optax_muon"

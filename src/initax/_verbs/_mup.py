@@ -15,10 +15,10 @@ from initax._model._parameter import WEIGHT_ROLES, Ancestor, Layer
 from initax._model._reason import Why
 from initax._model._survey import Survey, Traced, shape_text
 from initax._planning._label_rules import decide_labels, rows_of
+from initax._planning._misuse import with_line
 from initax._trace._signal_products import OTHER, SignalProduct, SignalProducts, signal_products
 from initax._trace._take_survey import survey
 from initax._trace._uses import Place
-from initax._verbs._calls import with_line
 from initax._verbs._labels import read_rules_of
 from initax._verbs._muon import matrices_of
 from initax._verbs._width import CLOSE, Width

@@ -13,7 +13,7 @@ from initax._adapters import check_key
 from initax._errors import ModelError, RuleError, count, did_you_mean, listing
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._survey import Survey
-from initax._planning._misuse import refuse_permuted
+from initax._planning._misuse import refuse_permuted, with_line
 from initax._planning._plan import plan
 from initax._trace import LostError, readers_of
 from initax._trace._take_survey import survey as take_survey
@@ -52,6 +52,10 @@ def reset_units(
 ) -> tuple[Model, State]: ...
 
 
+@with_line(
+    "ix.reset_units",
+    lambda args, kwargs: 'write ix.reset_units(model, "layers.0", mask, key, inputs=x), with a key: jax.random.key(0)',
+)
 def reset_units(
     model: Any,
     layer: str,

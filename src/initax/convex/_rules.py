@@ -12,8 +12,7 @@ from initax._adapters._nodes import holds_arrays
 from initax._errors import RuleError, listing
 from initax._math._gaussian import Activation
 from initax._model._parameter import Layer
-from initax._planning._misuse import refuse_permuted
-from initax._verbs._calls import with_line
+from initax._planning._misuse import refuse_permuted, with_line
 from initax.convex._network import warn_if_too_deep
 from initax.schemes._icnn import PASSTHROUGH, Part, hidden_weight, is_positive, named, names_passthrough, weights_of
 
