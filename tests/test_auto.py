@@ -45,6 +45,7 @@ CASES = {
     "a product": (lambda p, x: (x * jax.nn.relu(x @ p["a"])) @ p["b"], 0.5),
     "a constant factor": (lambda p, x: (3 * (x @ p["a"])) @ p["b"], 9.0),
     "a function of itself": (lambda p, x: jnp.square(x @ p["a"]) @ p["b"], 3.0),
+    "a logarithm to base two": (lambda p, x: jnp.log2(jnp.exp2(x @ p["a"])) @ p["b"], 1.0),
     "a mean": (lambda p, x: ((x @ p["a"]).reshape(-1, 4, 6).mean(1)) @ p["b"], 0.25),
     "a concatenation": (lambda p, x: jnp.concatenate([jax.nn.relu(x @ p["a"]), x], 1)[:, :6] @ p["b"], 0.75),
     "unequal parts, added up": (lambda p, x: (x[:, :4] @ p["a"][:4] + x[:, 4:] @ p["a"][4:]) @ p["b"], 1.0),

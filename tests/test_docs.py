@@ -23,6 +23,7 @@ from initax._adapters._equinox import LAYERS
 from initax._adapters._linen import LAYERS as LINEN
 from initax._adapters._nnx import LAYERS as NNX
 from initax._model._parameter import ROLES
+from initax._planning._plan_text import COLUMNS
 from tests.test_examples import LEFT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,6 +169,14 @@ def test_every_layer_of_flax_is_in_its_table(cls: type) -> None:
     rows = [row.split("|") for row in (ROOT / "docs/flax.md").read_text("utf-8").splitlines() if row.startswith("|")]
     same = any("the same" in row[2] and f"`{cls.__name__}`" in row[1] for row in rows)
     assert same or any(f"`{cls.__name__}`" in row[column] for row in rows)
+
+
+def test_every_column_of_a_plan_is_in_the_table_of_columns() -> None:
+    table = (ROOT / "docs/plan.md").read_text("utf-8").partition("## Reading it")[2].partition("Below stands")[0]
+    named = {
+        name.strip() for line in table.splitlines() if line.startswith("|") for name in line.split("|")[1].split(",")
+    }
+    assert {column.name for column in COLUMNS} <= named
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,9 +1,11 @@
 """The laws of initax, each over one table of layers of three frameworks, and over the schemes."""
 
+import dataclasses
 import functools
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import initax as ix
 from initax._drawing import _rows
 from initax._planning import _plan
+from initax.schemes._initializer import Kernel
 from tests.flax_tables import FLAX_EVERY, FLAX_WEIGHTED, LINEN_OTHERS, NNX_OTHERS, named
 from tests.tables import (
     EVERY,
@@ -104,6 +107,46 @@ SERVED = {"centered": ("conv2d-groups", "nnx-einsum-in-in-out")}
 )
 def test_every_scheme_changes_what_it_plans_and_nothing_else(scheme, name, key):
     hold_surgery(LAYERS[name].filled(), scheme, key)
+
+
+def kernels_in(kernel):
+    """A kernel and those that it draws with, by name."""
+    inside = (getattr(kernel, field.name) for field in dataclasses.fields(kernel))
+    return {type(kernel).__name__}.union(*(kernels_in(part) for part in inside if isinstance(part, Kernel)))
+
+
+def kernels_of(kind):
+    """Every class of initax that is a kernel, by name."""
+    own = {kind.__name__} if kind.__module__.startswith("initax.") else set()
+    return own.union(*map(kernels_of, kind.__subclasses__()))
+
+
+def test_every_way_to_draw_is_under_the_laws():
+    """A kernel of no scheme in `SMALL_SCHEMES` stands in `OTHER_KERNELS`, with the tests that hold it."""
+    drawn = set()
+    for scheme in SMALL_SCHEMES:
+        for name in SERVED.get(scheme_id(scheme), TRIED):
+            built = LAYERS[name].abstract()
+            plan = ix.plan(built.model, {"*": scheme}, **built.options)
+            drawn = drawn.union(*(kernels_in(draw.recipe.kernel) for draw in plan.draws if draw.recipe is not None))
+    assert kernels_of(Kernel) - {"Kernel", "KernelAround", "_Structured"} - drawn == OTHER_KERNELS.keys()
+    here = Path(__file__).parent
+    assert all((here / f"{tests}.py").exists() for tests in OTHER_KERNELS.values())
+
+
+OTHER_KERNELS = {
+    "CallingKernel": "test_initializer",
+    "ComplexTruncatedNormalKernel": "test_draws",
+    "DeltaHaarKernel": "test_draws",
+    "DiskKernel": "test_draws",
+    "FilledKernel": "test_draws",
+    "ForeignKernel": "test_initializer",
+    "GateKernel": "test_draws",
+    "HalfNormalKernel": "test_convex_equations",
+    "IntervalKernel": "test_draws",
+    "ShrinkPerturbKernel": "test_shrink",
+    "StoredKernel": "test_initializer",
+}
 
 
 @pytest.mark.parametrize("case", cases(WITH_WEIGHTS))

@@ -140,12 +140,11 @@ PRIMITIVES: dict[str, Primitive] = {
     **_each(("abs", "is_finite"), FUNCTION),
     **_each(("ceil", "floor", "round", "sign"), replace(FUNCTION, read=quantized.rounded)),
     **_each(("clamp", "max", "min"), replace(FUNCTION, read=quantized.clipped)),
-    **_each(
-        ("cbrt", "exp", "exp2", "expm1", "integer_pow", "log", "log1p", "pow", "rsqrt", "sqrt", "square"), FUNCTION
-    ),
+    **_each(("cbrt", "exp", "exp2", "expm1", "integer_pow", "pow", "rsqrt", "sqrt", "square"), FUNCTION),
+    **_each(("log", "log1p", "log2"), FUNCTION),
     **_each(("acos", "asin", "atan", "atan2", "cos", "sin", "tan"), FUNCTION),
     **_each(("acosh", "asinh", "atanh", "cosh", "sinh", "tanh"), FUNCTION),
-    **_each(("erf", "erf_inv", "erfc", "logistic"), FUNCTION),
+    **_each(("bessel_i0e", "bessel_i1e", "erf", "erf_inv", "erfc", "logistic", "one_minus_square"), FUNCTION),
     **_each(("and", "not", "or", "xor"), FUNCTION),
     **_each(("digamma", "lgamma", "nextafter", "rem"), Primitive(flow=flow.entrywise, units="function")),
     # Comparisons.

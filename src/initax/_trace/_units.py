@@ -28,7 +28,7 @@ from initax._trace._entries import (
 from initax._trace._equations import shapes_of
 from initax._trace._factors import Factor, foreign, length, stands
 from initax._trace._interpret import equation
-from initax._trace._primitives import row_of
+from initax._trace._primitives import PRIMITIVES, row_of
 from initax._trace._uses import CONTRACTIONS, Place, Uses, Value
 from initax._trace._views import Stop, View, in_slot, placed
 
@@ -309,7 +309,8 @@ def _beside_altered(view: View, altered: Iterable[int], shape: tuple[int, ...]) 
 
 def _mixing(name: str) -> str:
     words = {"reduce_sum": "they are summed", "dot_general": "they are contracted with something that is no weight"}
-    return words.get(name, f"{name} makes one thing of several of them")
+    unknown = f"what {name} does with them is not known" if name not in PRIMITIVES else ""
+    return words.get(name, unknown or f"{name} makes one thing of several of them")
 
 
 def _joined(name: str, values: Sequence[Value], shape: tuple[int, ...], line: str, alone: bool = False) -> State:
