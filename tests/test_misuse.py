@@ -547,6 +547,13 @@ ix.ablate: missing a required argument: 'keys'.
 ix.ablate: missing a required argument: 'run'.
   write ix.ablate(model, schemes, keys, run), with keys = jax.random.split(jax.random.key(0), 10)""",
     ),
+    "reinit without a key": (
+        lambda: ix.reinit(MLP, RULES),
+        ix.ModelError,
+        """\
+ix.reinit: missing a required argument: 'key'.
+  write ix.reinit(model, {"Linear": "he_normal"}, jax.random.key(0))""",
+    ),
     "plan with a key": (
         lambda: ix.plan(MLP, RULES, KEY),
         ix.ModelError,

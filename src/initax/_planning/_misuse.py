@@ -263,10 +263,13 @@ def with_line(
         @functools.wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
-                signature.bind(*args, **kwargs)
-            except TypeError as error:
-                raise ModelError(f"{name}: {error}.", line(args, kwargs)) from None
-            return function(*args, **kwargs)
+                return function(*args, **kwargs)
+            except TypeError:
+                try:
+                    signature.bind(*args, **kwargs)
+                except TypeError as error:
+                    raise ModelError(f"{name}: {error}.", line(args, kwargs)) from None
+                raise
 
         return checked
 

@@ -11,7 +11,7 @@ from initax._adapters import check_key, key_of
 from initax._drawing._draw import draw_one
 from initax._drawing._program import Program
 from initax._model._parameter import Layer, Role
-from initax._planning._misuse import refuse_permuted
+from initax._planning._misuse import refuse_permuted, with_line
 from initax._planning._plan import plan
 from initax._trace._take_survey import survey
 from initax.schemes._alone import alone
@@ -19,6 +19,7 @@ from initax.schemes._alone import alone
 Model = TypeVar("Model")
 
 
+@with_line("ix.reinit", lambda args, kwargs: 'write ix.reinit(model, {"Linear": "he_normal"}, jax.random.key(0))')
 def reinit(
     model: Model,
     rules: Mapping[Any, Any],
