@@ -304,7 +304,7 @@ PROGRAMS = (
           (S(6, 5), S(5, 3)), {"w": "the data choose between it and something else (traced_programs.py:LINE)"}),
     Model("noise on a weight", lambda p, x, e: x @ (p["m"] + p["s"] * e), {"m": S(5, 3), "s": S(5, 3)},
           (S(6, 5), S(5, 3)),
-          {"m": "it is added to the signal along 2 axes that are no outputs of a weight (traced_programs.py:LINE)",
+          {"m": "a signal is added to it, and another is contracted with the sum (traced_programs.py:LINE)",
            "s": "it is multiplied with the signal entry by entry along 2 of its axes: a weight or a scale "
                 "(traced_programs.py:LINE)"}),
 )  # fmt: skip

@@ -250,6 +250,8 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, line: str) -> V
         is_gate = left.data and right.data and batch and not left_sum and bool(free_left) != bool(free_right)
         gates = (_gate(shape, batch),) if is_gate else ()
         for signal, other, axes in ((left, right, left_sum), (right, left, right_sum)):
+            if other.data:
+                _noisy(signal, axes, uses, line)
             if signal.outputs and not other.data and len(other.shape) == len(axes) + batch:
                 mixed(signal.outputs, axes, uses, line)  # weighed by constants, and added up
         one, places = (left, from_left) if left.inputless else (right, from_right)
@@ -286,6 +288,16 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, line: str) -> V
         _note_gates(other.gates, other_sum, one, summed, uses)
     other_places = from_right if left.weights else from_left
     return Value(shape=shape, data=True, outputs=outputs, stretched=_stretched(other, other_places, batch))
+
+
+def _noisy(signal: Value, axes: Sequence[int], uses: Uses, line: str) -> None:
+    """Note that what looks like a bias is a weight with noise added to it, which another signal is contracted with."""
+    for view in signal.outputs:
+        use = uses.found[view.use]
+        own = [axis for axis, factors in enumerate(view.axes) if any(f.axis != FOREIGN and f.size > 1 for f in factors)]
+        alone = use.what == "bias" and not use.biased.params
+        if alone and len(own) > 1 and not set(own).isdisjoint(axes):
+            use.stop = use.stop or Stop("a signal is added to it, and another is contracted with the sum", line)
 
 
 def _gate(shape: Sequence[int], batch: int) -> View:

@@ -110,7 +110,7 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus
         stop = stop or Stop("it is combined with another parameter and then added to the signal", line)
     elif view.scaled and not covered:
         stop = stop or Stop("it is scaled and mixed with the signal, as a running mean would be", line)
-    elif len(own) > 1 and (not covered or not any(_marks(each, index) for each in signal.outputs for index in own)):
+    elif not covered and len(own) > 1:
         stop = stop or Stop(f"it is added to the signal along {len(own)} axes that are no outputs of a weight", line)
     use = Use(
         param=view.param,
