@@ -154,6 +154,9 @@ MOVED = (
     Model("a decaying sum", lambda p, x: lax.scan(
           lambda sum_, m: (0.9 * sum_ + m[0] @ m[1], None), jnp.zeros((5, 2)), (x, p["w"]))[0],
           STACK, SIGNALS, DIFFERENT),
+    Model("groups of channels added up by a loop", lambda p, x: lax.scan(
+          lambda sum_, y: (sum_ + y, None), jnp.zeros((6, 6)), jnp.moveaxis(convolved(x, p["w"], 2)[0], -1, 0))[0],
+          {"w": S(3, 3, 2, 4)}, (S(1, 8, 8, 4),), DIFFERENT),
     Model("some added up by a counter", lambda p, x: by_counter(p, x, 2), STACK, SIGNALS, SOME),
     Model("one added up twice by a counter", lambda p, x: by_counter(p, x, 3, lambda n: n // 2), STACK, SIGNALS, SOME),
     Model("some stacked and added up", lambda p, x: jnp.stack(members(p, x, 2)).sum(0), STACK, SIGNALS, SOME),

@@ -394,6 +394,8 @@ def _over_steps(output: View, uses: Uses, collected: bool) -> View:
         entries = step.entries()
         if entries is None or not np.array_equal(np.sort(entries), np.arange(length(step.factors))):
             use.stop = use.stop or Stop(SOME_SUMMED, use.line)
+        elif scaled and use.what in CONTRACTIONS:
+            use.stop = use.stop or Stop(ENTRIES_SUMMED, use.line)  # with different outputs of each of them
         elif use.what == "scale":
             use.stop = use.stop or Stop(SUMMED, use.line)
         elif use.what in CONTRACTIONS and collected:
