@@ -984,7 +984,7 @@ def finished(w: Writer, y: str) -> str:
             y = w.value(f"jax.nn.softmax({y}, -1)")
         elif way == 9 and shape:
             y = w.value(f"{y} * {w.signal((last,))}")
-        elif way == 10 and shape:
+        elif way == 10 and shape and "by_product" not in w.kinds:  # what a mean mixes is measured before it, or behind
             y = w.value(f"({y} - {y}.mean(-1)[..., None]) * {w.parameter((last,))}")
         elif way == 11 and shape:
             y = w.value(f"{y} @ {constant((last, last))}")

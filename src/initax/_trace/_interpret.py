@@ -343,9 +343,10 @@ class Walk(Interpreter[Value]):
                 shape=before.shape,
                 data=left.data or before.data,
                 outputs=outputs,
+                products=products,
                 joined=tuple(after_loop(view, uses) for view in left.joined),
             )
-            for before, left, same, outputs in zip(entered, results[: len(carry)], fixed, sums, strict=True)
+            for before, left, same, (outputs, products) in zip(entered, results[: len(carry)], fixed, sums, strict=True)
         ]
         return entered, [*handed, *results[len(carry) :]]
 

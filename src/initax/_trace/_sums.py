@@ -123,9 +123,12 @@ def apart(left: Value, right: Value, uses: Uses) -> tuple[Value, Value]:
     Of different outputs of one weight, or where one is a function of the other, the sum is a signal like any other.
     """
     pairs = [(one, other) for one in left.outputs for other in right.outputs if one.use == other.use]
-    mixed = {
-        view for one, other in pairs if _differ(one, other, uses.found[one.use]) - {"batch"} for view in (one, other)
-    }
+    mixed: set[View] = set()
+    for view, twin in pairs:
+        use = uses.found[view.use]
+        if _differ(view, twin, use) - {"batch"}:
+            mixed |= {view, twin}
+            use.outputs.rejoined |= {factor for factor, _ in set(view.fixed) ^ set(twin.fixed)}
     for value, other in ((left, right), (right, left)):
         same = {view.use for view in (*other.outputs, *other.joined)}
         mixed |= {view for view in value.outputs if view.use not in same and other.behind & uses.bit(view.use)}
@@ -331,7 +334,7 @@ def _within(factor: Factor, use: Use) -> list[Factor]:
 
 def accumulated(
     jaxpr: Any, consts: int, carry: Sequence[Value], results: Sequence[Value], uses: Uses, line: str
-) -> list[tuple[View, ...]]:
+) -> list[tuple[tuple[View, ...], tuple[View, ...]]]:
     """Note what a loop adds up: the axis of which each step takes an entry is an input axis then.
 
     Args:
@@ -343,20 +346,26 @@ def accumulated(
         line: the line.
 
     Returns:
-        For each value that the loop carries, the outputs that it holds after the last step.
+        For each value that the loop carries, the outputs and the products that it holds after the last step.
     """
-    found: list[tuple[View, ...]] = []
+    found: list[tuple[tuple[View, ...], tuple[View, ...]]] = []
     for place, (first, left) in enumerate(zip(carry, results, strict=False)):
         start, end = jaxpr.invars[consts + place], jaxpr.outvars[place]
         if not _is_accumulated(jaxpr, start, end):
             _onto_state(left, uses, line)
-            found.append(())
+            found.append(((), ()))
             continue
         collected = any(var is start for var in jaxpr.outvars)
         outputs = [_over_steps(view, uses, collected) for view in (*left.outputs, *left.products)]
         added_up(first, left, uses, line)
         joined_summed(left.joined, (), range(len(left.shape)), uses, line)
-        found.append((*first.outputs, *outputs[: len(left.outputs)]))
+        after, products = outputs[: len(left.outputs)], outputs[len(left.outputs) :]
+        found.append(
+            (
+                (*first.outputs, *after),
+                tuple(replace(view, scaled=view.scaled and first.data) for view in (*first.products, *products)),
+            )
+        )
     return found
 
 

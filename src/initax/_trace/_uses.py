@@ -128,6 +128,11 @@ class Use:
         return math.prod(inputs), math.prod(outputs) // math.prod(factor.size for factor in self.outputs.gates())
 
     @property
+    def is_summed_later(self) -> bool:
+        """Whether it sums over inputs after its equation."""
+        return any(part == "in" and factor not in self.inside for factor, part in self.parts.items())
+
+    @property
     def is_of_a_constant(self) -> bool:
         """Whether the weight is contracted with a constant here, and with no signal."""
         return self.what == "weight" and self.view is None
