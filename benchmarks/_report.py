@@ -268,9 +268,9 @@ drawing, which a large model spends most of its cold call on, however it is comp
 result is checked: every weight was drawn, with He's variance. The resident model of (t) and (n) comes beside
 Equinox's; look at the rise there.
 
-What bounds a call: cold, importing initax (the column import) and compiling one program for each kernel and size class;
-warm, random bits and fresh pages where arrays are large, and Python's work on each layer where they are small, for which
-(t) has nothing but a call into C++.
+What bounds a call: cold, importing initax (the column import) and compiling one program for each kernel and size
+class; warm, random bits and fresh pages where arrays are large, and Python's work on each layer where they are small,
+for which (t) has nothing but a call into C++.
 
 Orthogonal draws are [measured by themselves](orthogonal.md), decoders of up to 405 billion parameters
 [are only planned](scale.md)."""
