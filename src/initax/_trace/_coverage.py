@@ -50,6 +50,10 @@ def along(slot: Slot, axis: int) -> np.ndarray[tuple[int, ...], np.dtype[np.intp
 
 def refused(use: Use) -> str:
     """Return why the fans of the entries that a use takes are not defined; empty where they are."""
+    for step in use.view.steps if use.view is not None else ():
+        entries = step.entries() if any(isinstance(factor, Slot) for factor in step.axis) else None
+        if entries is not None and (entries < 0).all():
+            return "a loop takes no entry of it"
     for slot in use.view.slots if use.view is not None else ():
         if not slot.partial:
             continue

@@ -75,7 +75,9 @@ def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Us
     for view in params.weights:
         outputs += _bias(view, params, signal, uses, line, minus)
     flat = signal.stretched & params.stretched
-    return Value(shape=shape, data=True, outputs=tuple(outputs), joined=signal.joined, stretched=flat)
+    return Value(
+        shape=shape, data=True, outputs=tuple(outputs), joined=signal.joined, products=signal.products, stretched=flat
+    )
 
 
 SUBTRACTED = "it is subtracted, as a running mean would be"

@@ -352,7 +352,7 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
         return elementwise.nonlinear("a sum over its axes", [smaller], shape, uses, line)
     rest = [index for index in range(len(value.shape)) if index not in axes]
     if uses.is_centered(eqn.invars[0]) and not any(uses.found[view.use].is_summed_later for view in value.outputs):
-        value = replace(value, outputs=(), joined=())  # the mean of a norm
+        value = replace(value, outputs=(), joined=(), products=())  # the mean of a norm
     elif uses.is_shared(eqn.invars[0]):
         mixed(value.outputs, axes, uses, line, SHARED)
     apart, together = joined_summed(value.joined, axes, rest, uses, line)

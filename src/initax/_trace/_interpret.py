@@ -265,7 +265,8 @@ class Walk(Interpreter[Value]):
         """Follow a scan: each step takes one entry of what it runs over."""
         uses = self.uses
         loop, steps = loop_of(eqn, values), Series(at, lambda: np.arange(eqn.params["length"]))
-        carries, stacked = len(loop.carry), loop.rows
+        carries = len(loop.carry)
+        stacked = [settle(value, uses, line_of(eqn)) if _is_cut_row(value) else value for value in loop.rows]
         loop = loop._replace(rows=[_row(value, steps) for value in stacked])
         uses.loops[at] = {
             view.param: tuple(factor for factor in view.axes[0] if factor.axis != FOREIGN)
@@ -374,6 +375,12 @@ def _counter(change: float | None, start: Value, steps: Index | None, at: Place)
         return None if first.number is None else first.number + (steps * change).astype(first.number.dtype)
 
     return Series(at, numbers)
+
+
+def _is_cut_row(value: Value) -> bool:
+    """Return whether a loop over a value takes the rows apart that were looked up."""
+    own = (factor for view in value.weights for factor in view.axes[0] if view.axes)
+    return value.looked and any(factor.axis != FOREIGN and factor.size > 1 for factor in own)
 
 
 def _row(value: Value, steps: Series) -> Value:
