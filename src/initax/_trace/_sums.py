@@ -128,7 +128,6 @@ def apart(left: Value, right: Value, uses: Uses) -> tuple[Value, Value]:
         use = uses.found[view.use]
         if _differ(view, twin, use) - {"batch"}:
             mixed |= {view, twin}
-            use.outputs.rejoined |= {factor for factor, _ in set(view.fixed) ^ set(twin.fixed)}
     for value, other in ((left, right), (right, left)):
         same = {view.use for view in (*other.outputs, *other.joined)}
         mixed |= {view for view in value.outputs if view.use not in same and other.behind & uses.bit(view.use)}
