@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from initax._model._reason import Why
+from initax._trace._entries import marked
 from initax._trace._factors import FOREIGN, Factor, Slot, foreign
 from initax._trace._sums import mixed, note_sum
 from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, What, assign, resolve_links, size
@@ -294,7 +295,7 @@ def _noisy(signal: Value, axes: Sequence[int], uses: Uses, line: str) -> None:
     """Note that what looks like a bias is a weight with noise added to it, which another signal is contracted with."""
     for view in signal.outputs:
         use = uses.found[view.use]
-        own = [axis for axis, factors in enumerate(view.axes) if any(f.axis != FOREIGN and f.size > 1 for f in factors)]
+        own = marked(view)
         alone = use.what == "bias" and not use.biased.params
         if alone and len(own) > 1 and not set(own).isdisjoint(axes):
             use.stop = use.stop or Stop("a signal is added to it, and another is contracted with the sum", line)

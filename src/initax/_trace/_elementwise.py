@@ -238,11 +238,12 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, li
             product=True,
         )
         products.append(View(param=view.param, axes=view.axes, use=uses.add(use)))
+    scaled = _scaled(signal)
     return Value(
         shape=shape,
         data=True,
-        outputs=_scaled(signal).outputs,
-        joined=_scaled(signal).joined,
+        outputs=scaled.outputs,
+        joined=scaled.joined,
         products=tuple(products),
         stretched=signal.stretched & params.stretched,
     )

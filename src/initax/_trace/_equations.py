@@ -16,10 +16,11 @@ import numpy as np
 from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
 from initax._trace._contract import convolution, dot_general
+from initax._trace._entries import marked
 from initax._trace._factors import FOREIGN, Factor
 from initax._trace._indices import Constant, Series
 from initax._trace._pairs import imaginary, paired, turned
-from initax._trace._sums import SHARED, joined_summed, mixed, shared, summed, summed_product
+from initax._trace._sums import SHARED, joined_summed, mixed, shared, summed, summed_product, taken_steps
 from initax._trace._uses import Uses, Value
 from initax._trace._views import Link, Stop, View, entries_at
 
@@ -194,7 +195,7 @@ def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, line: str) -> Val
     found = [int(number) for number in numbers if number is not None]
     if len(found) < len(starts) or any(start.data for start in starts) or not _readable(values):
         where = {axis: start.constant for axis, start in enumerate(starts) if start.numbers is None}
-        return _put_in(under, over, where, 0, uses) or _overwritten(eqn, values, uses)
+        return _put_in(under, over, where, uses) or _overwritten(eqn, values, uses)
     last = [total - size for total, size in zip(under.shape, over.shape, strict=True)]
     first = [min(max(start, 0), most) for start, most in zip(found, last, strict=True)]
     return layout.write(under, over, first, uses, line)
@@ -214,7 +215,7 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
         block = layout.rearrange(over, places, [1 if index is None else over.shape[index] for index in places])
         where = dict.fromkeys(numbers.scatter_dims_to_operand_dims, indices.constant)
         one = math.prod(indices.shape[:-1]) == 1
-        return (one and _put_in(under, block, where, 0, uses)) or _overwritten(eqn, (under, over), uses)
+        return (one and _put_in(under, block, where, uses)) or _overwritten(eqn, (under, over), uses)
     if number is None or not (_readable((under, over)) or (holds and not under.weights and not over.weights)):
         return _overwritten(eqn, (under, over), uses)
     if adds and under.weights and over.weights:
@@ -250,14 +251,13 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     return layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, line, adds)
 
 
-def _put_in(under: Value, over: Value, where: Mapping[int, Constant | None], column: int, uses: Uses) -> Value | None:
+def _put_in(under: Value, over: Value, where: Mapping[int, Constant | None], uses: Uses) -> Value | None:
     """Return a signal of which each step of a loop overwrites one entry along an axis; `None` where that is not so.
 
     Args:
         under: the signal.
         over: the entry.
         where: axis → the number of the entry, for the axes where it changes.
-        column: which entry of that number it is.
         uses: the uses so far.
     """
     (axis, number), *others = where.items() or [(0, None)]
@@ -265,8 +265,8 @@ def _put_in(under: Value, over: Value, where: Mapping[int, Constant | None], col
         return None
     views = []
     for view in (*over.outputs, *over.joined):
-        steps = [step for step in uses.steps_of(view) if step.loop == number.loop]
-        held = entries_at(number, column, steps[0], under.shape[axis]) if len(steps) == 1 else None
+        steps = [step for step in taken_steps(view, uses, number.loop) if step.loop is not None]
+        held = entries_at(number, steps[0], under.shape[axis]) if len(steps) == 1 else None
         if held is not None:
             views.append(replace(view, axes=(*view.axes[:axis], held, *view.axes[axis + 1 :])))
     return Value(shape=under.shape, data=True, joined=(*under.joined, *views)) if views else None
@@ -362,14 +362,11 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
         *together,
     ]
     found = tuple(filter(None, outputs))
-    products = tuple(replace(view, axes=_without(view.axes, axes)) for view in value.products if not _own(view, axes))
+    products = tuple(
+        replace(view, axes=_without(view.axes, axes)) for view in value.products if not set(axes) & set(marked(view))
+    )
     flat = frozenset(index for index, old in enumerate(rest) if old in value.stretched)
     return Value(shape=shape, data=value.data, outputs=found, joined=tuple(apart), products=products, stretched=flat)
-
-
-def _own(view: View, axes: Sequence[int]) -> bool:
-    """Return whether a value holds entries of a parameter along some axes."""
-    return any(factor.axis != FOREIGN and factor.size > 1 for axis in axes for factor in view.axes[axis])
 
 
 def psum(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:

@@ -379,8 +379,7 @@ def _counter(change: float | None, start: Value, steps: Index | None, at: Place)
 
 def _is_cut_row(value: Value) -> bool:
     """Return whether a loop over a value takes the rows apart that were looked up."""
-    own = (factor for view in value.weights for factor in view.axes[0] if view.axes)
-    return value.looked and any(factor.axis != FOREIGN and factor.size > 1 for factor in own)
+    return value.looked and any(0 in marked(view) for view in value.weights)
 
 
 def _row(value: Value, steps: Series) -> Value:
@@ -444,7 +443,7 @@ def _steps(output: View, uses: Uses, count: int) -> tuple[Factor, ...]:
         uses: the uses so far.
         count: how many steps there are.
     """
-    found = [step for step in taken_steps(output, uses) if length(step.factors) > 1]
+    found = [step for step in taken_steps(output, uses, uses.at) if length(step.factors) > 1]
     if not found:
         return foreign(count)
     entries = found[0].entries()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from initax._trace._factors import FOREIGN, Factor, Slot, length, pieces_of, stands
-from initax._trace._uses import CONTRACTIONS, Part, Taken, Use, Uses, Value, assign
+from initax._trace._uses import CONTRACTIONS, Part, Place, Taken, Use, Uses, Value, assign
 from initax._trace._views import Step, Stop, View
 
 SUMS = frozenset({"add", "add_any", "scatter-add"})
@@ -23,9 +23,8 @@ SUMMED = "its products with the signal are added up: a scale or a weight"
 def shared(left: Value, right: Value, uses: Uses, line: str) -> None:
     """Note that outputs of one parameter are added up, some of which are used elsewhere, too."""
     for one, other in _twins(left.outputs, right.outputs, uses):
-        for use in (uses.found[one.use], uses.found[other.use]):
-            views = [uses.found[view.use].view for view in (one, other)]
-            if one.fixed != other.fixed or (views[0] and views[0].fixed) != (views[1] and views[1].fixed):
+        if not _of_same_entries(one, other, uses):
+            for use in (uses.found[one.use], uses.found[other.use]):
                 use.stop = use.stop or Stop(SHARED, line)
 
 
@@ -52,7 +51,7 @@ def note_sum(one: View, other: View, uses: Uses, line: str) -> None:
         return
     if first.what == "scale":
         # One scale of two signals may be added up, entry by entry, and its products with other signals.
-        if one.fixed != other.fixed or (first.view and first.view.fixed) != (second.view and second.view.fixed):
+        if not _of_same_entries(one, other, uses):
             for use in (first, second):
                 use.stop = use.stop or Stop(SUMMED, line)
         return
@@ -63,6 +62,12 @@ def note_sum(one: View, other: View, uses: Uses, line: str) -> None:
     elif one.slots or other.slots:
         for use in (first, second):
             use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
+
+
+def _of_same_entries(one: View, other: View, uses: Uses) -> bool:
+    """Return whether two parts of outputs are the same part, of the same entries of a parameter."""
+    first, second = (uses.found[view.use].view for view in (one, other))
+    return one.fixed == other.fixed and (first and first.fixed) == (second and second.fixed)
 
 
 def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tuple[View, View]]:
@@ -375,7 +380,7 @@ def _onto_state(left: Value, uses: Uses, line: str) -> None:
         use = uses.found[view.use]
         if not left.behind & state or use.behind & state or view.scaled:
             continue
-        pieces = [piece for step in taken_steps(view, uses) for f in step.factors for piece in _within(f, use)]
+        pieces = [piece for step in taken_steps(view, uses, uses.at) for f in step.factors for piece in _within(f, use)]
         if any(use.parts.get(piece) == "batch" and piece.size > 1 for piece in pieces):
             use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
 
@@ -391,7 +396,7 @@ def _over_steps(output: View, uses: Uses, collected: bool) -> View:
     use = uses.found[output.use]
     scaled = output.scaled
     # The products of a scale count as scaled beside any other signal.
-    for step in taken_steps(output, uses) if not scaled or use.what == "scale" else ():
+    for step in taken_steps(output, uses, uses.at) if not scaled or use.what == "scale" else ():
         pieces = [piece for factor in step.factors for piece in _within(factor, use) if piece.size > 1]
         batch = [piece for piece in pieces if use.parts.get(piece) == "batch"]
         if len(batch) < len(pieces):
@@ -413,14 +418,15 @@ def _over_steps(output: View, uses: Uses, collected: bool) -> View:
     return replace(after_loop(output, uses), scaled=scaled)
 
 
-def taken_steps(output: View, uses: Uses) -> list[Step]:
-    """Return the axes of which the loop that the walk is at takes entries: of a weight, or of its outputs.
+def taken_steps(output: View, uses: Uses, loop: Place) -> list[Step]:
+    """Return the axes of which a loop takes entries: of a weight, or of its outputs.
 
     Args:
         output: the outputs of one step.
         uses: the uses so far.
+        loop: the place of the loop.
     """
-    use, loop = uses.found[output.use], uses.at
+    use = uses.found[output.use]
     is_inside = use.at[: len(loop)] == loop
     taken = use.view if is_inside else output
     steps = taken.steps if taken is not None else ()

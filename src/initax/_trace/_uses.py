@@ -13,7 +13,7 @@ import numpy as np
 
 from initax._trace._factors import FOREIGN, Factor
 from initax._trace._indices import Constant, Numbers
-from initax._trace._views import Step, Stop, View
+from initax._trace._views import Stop, View
 
 Place = tuple[int, ...]
 """Where an equation stands: its number in each jaxpr on the way to it. A branch of a `cond` has a number of its own."""
@@ -285,12 +285,6 @@ class Uses:
     def by_number(self) -> dict[int, Use]:
         """Return the uses by their numbers, which do not change when uses are left out."""
         return {use.number: use for use in self.found}
-
-    def steps_of(self, output: View) -> tuple[Step, ...]:
-        """Return the axes of which loops around take entries: of the weight, or, outside of them, of its outputs."""
-        use = self.found[output.use]
-        taken = use.view if use.at[: len(self.at) - 1] == self.at[:-1] else output
-        return taken.steps if taken is not None else ()
 
     def link(self) -> int:
         """Return a new number for a contraction of two parameters."""

@@ -122,19 +122,18 @@ class Step:
         return flat(self.axis)[1][taken.astype(np.intp)] if inside else None
 
 
-def entries_at(number: Series, column: int, step: Step, size: int) -> tuple[Factor, ...] | None:
+def entries_at(number: Series, step: Step, size: int) -> tuple[Factor, ...] | None:
     """Return an axis into which each step of a loop puts what it made of an entry; `None` where it is not known.
 
     Args:
         number: the place along the axis at each step.
-        column: which entry of that number it is.
         step: which entry each step takes.
         size: the size of the axis.
     """
     places, entries = number.steps, step.entries()
     if places is None or entries is None or len(places) != len(entries):
         return None
-    places = places.reshape(len(places), -1)[:, column]
+    places = places.reshape(len(places), -1)[:, 0]
     if len(np.unique(places)) < len(places) or ((places < 0) | (places >= size)).any():
         return None
     index: Index = np.full(size, -1, np.intp)
