@@ -1137,6 +1137,7 @@ rule "*" selects 2 arrays it can't draw; kept as they are:
     ("error", "builtin"),
     [
         (ix.AxesError, ValueError),
+        (ix.ArgumentError, TypeError),
         (ix.KeyTypeError, TypeError),
         (ix.SchemeError, ValueError),
         (ix.RuleError, ValueError),

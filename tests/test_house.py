@@ -17,6 +17,7 @@ from initax._adapters._equinox import LAYERS
 PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
 PUBLIC = {
+    "ArgumentError",
     "Ablation", "Axes", "AxesError", "Calibrated", "Draw", "DrawError", "Evidence", "InitaxError", "InitaxWarning",
     "Kept", "KeyTypeError", "Layer", "LsuvReport", "ModelError", "Parameter", "Plan", "PlanError", "Reason",
     "RuleError", "Run", "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "Survey", "Why", "ablate",

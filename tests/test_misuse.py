@@ -535,56 +535,56 @@ assert_healthy: gradient_ratio compares gradients, and none was measured.
     ),
     "ablation with a number of seeds": (
         lambda: ix.ablate(MLP, {"he": RULES}, run=lambda model, key: {}, seeds=2),
-        ix.ModelError,
+        ix.ArgumentError,
         """\
 ix.ablate: missing a required argument: 'keys'.
   write ix.ablate(model, schemes, keys, run), with keys = jax.random.split(jax.random.key(0), 2)""",
     ),
     "ablation without keys": (
         lambda: ix.ablate(MLP, {"he": RULES}, lambda model, key: {}),
-        ix.ModelError,
+        ix.ArgumentError,
         """\
 ix.ablate: missing a required argument: 'run'.
   write ix.ablate(model, schemes, keys, run), with keys = jax.random.split(jax.random.key(0), 10)""",
     ),
     "reinit without a key": (
         lambda: ix.reinit(MLP, RULES),
-        ix.ModelError,
+        ix.ArgumentError,
         """\
 ix.reinit: missing a required argument: 'key'.
   write ix.reinit(model, {"Linear": "he_normal"}, jax.random.key(0))""",
     ),
     "plan with a key": (
         lambda: ix.plan(MLP, RULES, KEY),
-        ix.ModelError,
+        ix.ArgumentError,
         """\
 ix.plan: too many positional arguments.
   write ix.plan(model, rules); a plan takes the key: plan.draw(key)""",
     ),
     "mask without rules": (
         lambda: ix.mask(MLP),
-        ix.ModelError,
+        ix.ArgumentError,
         """\
 ix.mask: missing a required argument: 'rules'.
   write ix.mask(model, "weight"); what follows the rules goes by name""",
     ),
     "labels with inputs in their place": (
         lambda: ix.labels(MLP, {"*": "adam"}, X),
-        ix.ModelError,
+        ix.ArgumentError,
         """\
 ix.labels: too many positional arguments.
   write ix.labels(model, {"*": "adam"}); what follows the rules goes by name""",
     ),
     "units without a key": (
         lambda: ix.reset_units(MLP, "layers.0", jnp.arange(8) < 2, inputs=X[0]),
-        ix.ModelError,
+        ix.ArgumentError,
         """\
 ix.reset_units: missing a required argument: 'key'.
   write ix.reset_units(model, "layers.0", mask, key, inputs=x), with a key: jax.random.key(0)""",
     ),
     "convex network without a key": (
         lambda: ix.convex.FICNN(2, 1, 64),
-        ix.ModelError,
+        ix.ArgumentError,
         """\
 FICNN: missing a required argument: 'key'.
   write ix.convex.FICNN(2, 1, [64], key=jax.random.key(0))""",
@@ -598,35 +598,35 @@ FICNN: width_sizes is a list, one size for each hidden layer, not 64 (int).
     ),
     "convex network with a key in its place": (
         lambda: ix.convex.FICNN(2, 1, [64], KEY),
-        ix.ModelError,
+        ix.ArgumentError,
         """\
 FICNN: too many positional arguments.
   write ix.convex.FICNN(2, 1, [64], key=jax.random.key(0))""",
     ),
     "convex network of sizes in a row": (
         lambda: ix.convex.FICNN(2, 1, 64, 32, key=KEY),
-        ix.ModelError,
+        ix.ArgumentError,
         """\
 FICNN: too many positional arguments.
   write ix.convex.FICNN(2, 1, [64, 32], key=jax.random.key(0))""",
     ),
     "partially convex network without sizes": (
         lambda: ix.convex.PICNN(2, 3, 1, key=KEY),
-        ix.ModelError,
+        ix.ArgumentError,
         """\
 PICNN: missing a required argument: 'width_sizes'.
   write ix.convex.PICNN(2, 3, 1, [64, 64], key=jax.random.key(0))""",
     ),
     "convex network of NNX without a key": (
         lambda: ix.convex.nnx.FICNN(2, 1, 64),
-        ix.ModelError,
+        ix.ArgumentError,
         """\
 FICNN: missing a required argument: 'rngs'.
   write ix.convex.nnx.FICNN(2, 1, [64], rngs=nnx.Rngs(0))""",
     ),
     "convex network with an unknown argument": (
         lambda: ix.convex.FICNN(2, 1, [64], width=3, key=KEY),
-        ix.ModelError,
+        ix.ArgumentError,
         """\
 FICNN: got an unexpected keyword argument 'width'.
   write ix.convex.FICNN(2, 1, [64], key=jax.random.key(0))""",

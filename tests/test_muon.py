@@ -415,20 +415,20 @@ ERRORS = {
     ),
     "the learning rate behind the model": (
         lambda: ix.muon(LSTM, learning_rate=0.1),
-        "ModelError: ix.muon: multiple values for argument 'learning_rate'.\n  write ix.muon(0.1, model)",
+        "ArgumentError: ix.muon: multiple values for argument 'learning_rate'.\n  write ix.muon(0.1, model)",
     ),
     "the learning rate behind model and rules": (
         lambda: ix.muon(LSTM, {"bias": False}, learning_rate=0.1, ns_steps=3),
-        "ModelError: ix.muon: multiple values for argument 'learning_rate'.\n"
+        "ArgumentError: ix.muon: multiple values for argument 'learning_rate'.\n"
         "  write ix.muon(0.1, model, {'bias': False}, ns_steps=...)",
     ),
     "no learning rate": (
         lambda: ix.muon(LSTM),
-        "ModelError: ix.muon: missing a required argument: 'model'.\n  write ix.muon(learning_rate, model)",
+        "ArgumentError: ix.muon: missing a required argument: 'model'.\n  write ix.muon(learning_rate, model)",
     ),
     "a learning rate of another name": (
         lambda: ix.muon(model=LSTM, lr=0.1),
-        "ModelError: ix.muon: missing a required argument: 'learning_rate'.\n  write ix.muon(0.1, model)",
+        "ArgumentError: ix.muon: missing a required argument: 'learning_rate'.\n  write ix.muon(0.1, model)",
     ),
     "two learning rates": (
         lambda: ix.muon(0.1, LSTM, lr=0.2),

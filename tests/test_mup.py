@@ -783,7 +783,7 @@ TEXTS = {
         '  give it to Adam: optimizer=("muon", {"rules": {"0.weight": False}})'
     ),
     "one model": (
-        "ModelError: ix.mup: missing a required argument: 'model'.\n"
+        "ArgumentError: ix.mup: missing a required argument: 'model'.\n"
         "  write ix.mup(make(64), make(256)): a narrow and a wide model of one function"
     ),
     "weights that no rule draws": (

@@ -8,6 +8,7 @@ from initax._ablation._run import Run as Run
 from initax._ablation._summary import Summary as Summary
 from initax._adapters import register_adapter as register_adapter
 from initax._adapters._nodes import Node as Node
+from initax._errors import ArgumentError as ArgumentError
 from initax._errors import AxesError as AxesError
 from initax._errors import DrawError as DrawError
 from initax._errors import InitaxError as InitaxError

@@ -28,6 +28,10 @@ class AxesError(InitaxError, ValueError):
     """An axis pattern is malformed, or does not fit the array it is meant for."""
 
 
+class ArgumentError(InitaxError, TypeError):
+    """A call lacks an argument, or has one that the function does not take."""
+
+
 class KeyTypeError(InitaxError, TypeError):
     """What was passed as a random key is not one JAX key."""
 

@@ -20,6 +20,7 @@ import numpy as np
 from initax._adapters import is_key_source
 from initax._adapters._nodes import ARRAYS, holds_arrays
 from initax._errors import (
+    ArgumentError,
     AxesError,
     InitaxError,
     KeyTypeError,
@@ -268,7 +269,7 @@ def with_line(
                 try:
                     signature.bind(*args, **kwargs)
                 except TypeError as error:
-                    raise ModelError(f"{name}: {error}.", line(args, kwargs)) from None
+                    raise ArgumentError(f"{name}: {error}.", line(args, kwargs)) from None
                 raise
 
         return checked

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from initax._errors import ModelError, shown
+from initax._errors import ArgumentError, ModelError, shown
 from initax._math._keys import is_typed
 
 EXAMPLES = {"key": "jax.random.key(0)", "rngs": "nnx.Rngs(0)", "width_sizes": "[64, 64]"}
@@ -23,13 +23,14 @@ def refuse_misfit(cls: type, init: Callable[..., Any], args: Sequence[Any], kwar
         kwargs: the others.
 
     Raises:
-        ModelError: it does.
+        ArgumentError: it lacks one, or has one too many.
+        ModelError: sizes are no list.
     """
     signature = inspect.signature(init)
     try:
         given = signature.bind(None, *args, **kwargs).arguments
     except TypeError as error:
-        raise ModelError(f"{cls.__name__}: {error}.", _meant(cls, signature, args, kwargs)) from None
+        raise ArgumentError(f"{cls.__name__}: {error}.", _meant(cls, signature, args, kwargs)) from None
     for name in ("width_sizes", "context_width_sizes"):
         if not isinstance(given.get(name), Sequence | None) or isinstance(given.get(name), str):
             head = f"{cls.__name__}: {name} is a list, one size for each hidden layer, not {shown(given[name])}."
