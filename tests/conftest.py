@@ -8,6 +8,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 import jax
 import pytest
 
+from initax.schemes._names import MODULES
 from initax.schemes._scheme import _NAMED
 
 collect_ignore = [] if sys.version_info >= (3, 12) else ["test_haliax.py", "test_klax.py"]  # both packages need it
@@ -45,10 +46,10 @@ def optimizations(request):
 @pytest.fixture(scope="module", autouse=True)
 def named():
     """Forget the schemes that the tests of a file gave names."""
-    before = dict(_NAMED)
+    before = {*_NAMED, *MODULES}
     yield
-    _NAMED.clear()
-    _NAMED.update(before)
+    for name in {*_NAMED} - before:
+        del _NAMED[name]
 
 
 @pytest.fixture

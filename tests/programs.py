@@ -1123,7 +1123,7 @@ def read(program: Program) -> dict[str, Any]:
     """Return the readings of the arrays of a program."""
     import jax
 
-    from initax._trace import readings
+    from initax._trace._walk import readings
 
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         return dict(readings(program.function(jax_names()), *abstract(program)))

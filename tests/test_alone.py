@@ -40,6 +40,11 @@ FOREIGN = {
     "linen": ("equinox", "initax._adapters._nnx", "initax._adapters._equinox"),
     "pytree": ("equinox", "flax", "initax._adapters._linen", "initax._adapters._nnx", "initax._adapters._equinox"),
 }
+LATER = (
+    "initax._ablation", "initax._planning._rule_file", "initax._trace._walk", "initax._verbs._lsuv", "initax.convex",
+    "initax.schemes._structured",
+)  # fmt: skip
+"""What is loaded when it is first asked for."""
 HERE = [name for name in MODELS if importlib.util.find_spec(NEEDS[name]) is not None]
 
 
@@ -50,7 +55,8 @@ import sys
 import jax
 import jax.numpy as jnp
 import initax as ix
-assert not {{"flax", "equinox", "optax", "matplotlib"}} & set(sys.modules)
+assert not {{"flax", "equinox", "optax", "matplotlib", "rich"}} & set(sys.modules)
+assert not [each for each in {LATER!r} if each in sys.modules]
 {MODELS[name]}
 assert not [each for each in {FOREIGN[name]!r} if each in sys.modules]
 """

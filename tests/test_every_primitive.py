@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from initax._trace import LostError, readers_of, readings_of, uses_of
 from initax._trace._primitives import PRIMITIVES, UNKNOWN
 from initax._trace._replay import Player
 from initax._trace._second_moments import Law, Lengths
+from initax._trace._units import LostError
 from initax._trace._uses import CONTRACTIONS
+from initax._trace._walk import readers_of, readings_of, uses_of
 from tests.primitives import UNBUILT, built, holds_one, of, primitives, use
 
 HELD = ("parameter", "units", "biased")

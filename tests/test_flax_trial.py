@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from initax._adapters import survey
-from initax._trace import readings_of
 from initax._trace._infer import compare, trace
+from initax._trace._walk import readings_of
 from tests.flax_tables import FLAX_EVERY
 from tests.tables import cases
 from tests.test_trial import put_on_trial

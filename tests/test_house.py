@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import graphlib
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import get_args
@@ -13,6 +14,7 @@ import pytest
 
 import initax as ix
 from initax._adapters._equinox import LAYERS
+from initax.schemes._names import MODULES
 
 PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
@@ -29,8 +31,8 @@ PUBLIC = {
 }  # fmt: skip
 
 FLOORS = (
-    "_errors", "_text", "_math", "_model", "schemes", "_drawing", "_adapters", "_trace", "_planning", "_verbs",
-    "_ablation", "convex", "__init__",
+    "_errors", "_text", "_later", "_math", "_model", "schemes", "_drawing", "_adapters", "_trace", "_planning",
+    "_verbs", "_ablation", "convex", "__init__",
 )  # fmt: skip
 """Folders, and modules at the top, lowest first: each knows those below it alone."""
 
@@ -45,8 +47,30 @@ def modules():
 
 
 def test_the_public_names_are_exactly_the_public_names():
-    exported = {name for name in vars(ix) if not name.startswith("_")}
+    exported = {name for name in dir(ix) if not name.startswith("_")}
     assert exported == PUBLIC
+    assert all(getattr(ix, name) is not None for name in PUBLIC)
+
+
+def names_of(module, *, for_checkers):
+    """Name → module, of what a package imports under `if TYPE_CHECKING`, or else."""
+    body = ast.parse(modules()[module].read_text()).body
+    checked = [node for block in body if isinstance(block, ast.If) for node in block.body]
+    imports = [node for node in (checked if for_checkers else body) if isinstance(node, ast.ImportFrom)]
+    return {alias.asname: (node.module, alias.name) for node in imports for alias in node.names}
+
+
+@pytest.mark.parametrize("package", [ix, ix.schemes])
+def test_what_is_loaded_later_is_what_type_checkers_read(package):
+    module = f"{package.__name__}.".removeprefix("initax.").replace(".", "/") + "__init__"
+    read = names_of(module, for_checkers=True)
+    assert set(read) == set(vars(package)["_LATER"])
+    assert not set(read) & set(names_of(module, for_checkers=False))
+    assert set(read) <= set(dir(package)) & set(package.__all__)
+    for name, (where, of) in read.items():
+        assert getattr(package, name) is getattr(importlib.import_module(where), of)
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'he_norml'"):
+        getattr(package, "he_norml")  # noqa: B009  as a user writes it
 
 
 @functools.cache
@@ -107,6 +131,7 @@ def test_only_an_adapter_names_its_framework(name):
 
 def test_the_names_for_type_checkers_are_the_names():
     shipped = set(get_args(ix.schemes.SchemeName))
+    assert shipped == set(MODULES)
     assert shipped <= set(ix.schemes.names())
     assert {name for name in ix.schemes.names() if not name.startswith(("test_", "doc_"))} == shipped
 

@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import initax as ix
-from initax._trace import readings
 from initax._trace._primitives import called
+from initax._trace._walk import readings
 from tests.tables import KEY
 
 MESH = Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("data", "model"))

@@ -11,7 +11,8 @@ import pytest
 
 import initax as ix
 from initax._math._axes import resolve
-from initax._trace import _factors, _views, readings
+from initax._trace import _factors, _views
+from initax._trace._walk import readings
 from tests.moved import MOVED
 from tests.tables import KEY
 from tests.traced import MODELS, S, transformer

@@ -17,8 +17,8 @@ from initax._errors import count, listing, message, warn
 from initax._model._parameter import WEIGHT_ROLES, Parameter
 from initax._model._survey import Survey, Traced
 from initax._planning._records import Decisions, Draw
-from initax._trace import uses_of
 from initax._trace._second_moments import NUDGE, Law, Lengths
+from initax._trace._walk import uses_of
 
 PASSES = 12
 """Passes along the forward pass in which the scale of tables has to be found that are looked up and read out."""

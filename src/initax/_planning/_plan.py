@@ -18,7 +18,6 @@ from initax._math._sharding import refuse_misfit
 from initax._model._survey import Survey
 from initax._planning._decide import decide
 from initax._planning._hints import no_plan_to_compare, no_stored_plan
-from initax._planning._input_moments import with_input_moments
 from initax._planning._misuse import refuse_flattened, refuse_no_rules, refuse_permuted, with_line
 from initax._planning._plan_text import render
 from initax._planning._records import Decisions, Draw, Kept
@@ -319,6 +318,8 @@ def plan(
     found = survey(model, inputs=inputs, forward=forward, module=module)
     decisions = decide(found.layers, found.aliases, read, fallback, found.model, found.hint)
     if needs_moments:
+        from initax._planning._input_moments import with_input_moments  # loads what follows a forward pass
+
         decisions = with_input_moments(decisions, found, found.traced)
     return Plan(found, read, fallback, decisions)
 

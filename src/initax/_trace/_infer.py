@@ -30,9 +30,9 @@ from initax._model._parameter import (
 from initax._model._reason import Reason, Why, undeclared
 from initax._model._residual import Residual, asked_later
 from initax._model._survey import Survey, Traced, shape_text
-from initax._trace import readings_of
 from initax._trace._reading import Reading
 from initax._trace._residual import residuals
+from initax._trace._walk import readings_of
 
 
 def trace(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Traced:
@@ -192,22 +192,13 @@ def completed(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -
     """Return a survey with its forward pass, and with what that says of arrays nobody declared.
 
     Args:
-        survey: the model; it comes back as it is where there are no inputs.
+        survey: the model.
         inputs: what it is called on.
         forward: how.
 
     Raises:
-        ModelError: the model can't be called, the call fails, or `forward` is given without inputs.
+        ModelError: the model can't be called, or the call fails.
     """
-    if inputs is None:
-        if forward is not None:
-            raise ModelError(
-                message(
-                    "forward= says how the model is called, but not on what.",
-                    "give inputs=, arrays or jax.ShapeDtypeStruct((8, 3), jnp.float32); () where it takes none",
-                )
-            )
-        return survey
     traced = trace(survey, inputs, forward)
     read, notes = with_readings(survey, readings_of(traced.closed, traced.paths, traced.constants))
     return replace(

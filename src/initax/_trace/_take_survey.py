@@ -9,7 +9,6 @@ from initax._adapters import survey as found_by_adapters
 from initax._errors import ModelError, listing, message
 from initax._model._parameter import WEIGHT_ROLES
 from initax._model._survey import Survey, Traced
-from initax._trace._infer import completed, trace, values_of
 
 
 def survey(model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None) -> Survey:
@@ -51,9 +50,25 @@ def survey(model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None
         return model
     adapted = found_by_adapters(model, module=module, inputs=inputs, forward=forward)
     adapted.model = type(model)
-    read = completed(adapted, inputs, adapted.call or forward)
+    read = _completed(adapted, inputs, adapted.call or forward)
     read.notes = (*read.notes, *_unplaced(read))
     return read
+
+
+def _completed(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Survey:
+    """Return a survey with what its forward pass says, where it is known what the model is called on."""
+    if inputs is not None:
+        from initax._trace._infer import completed  # what follows a forward pass is a third of what there is to load
+
+        return completed(survey, inputs, forward)
+    if forward is not None:
+        raise ModelError(
+            message(
+                "forward= says how the model is called, but not on what.",
+                "give inputs=, arrays or jax.ShapeDtypeStruct((8, 3), jnp.float32); () where it takes none",
+            )
+        )
+    return survey
 
 
 def _unplaced(read: Survey) -> tuple[str, ...]:
@@ -88,6 +103,8 @@ def called(
     Raises:
         ModelError: the model can't be called, or nobody says on what.
     """
+    from initax._trace._infer import trace, values_of
+
     if not isinstance(model, Survey):
         model = found_by_adapters(model, module=module, inputs=inputs, forward=forward)
         model.forward = model.call or forward

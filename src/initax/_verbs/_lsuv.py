@@ -20,13 +20,13 @@ from initax._model._survey import Survey, Traced
 from initax._planning._misuse import refuse_permuted
 from initax._planning._rules import match, read_rules
 from initax._text import table
-from initax._trace import uses_of
 from initax._trace._coverage import shares
 from initax._trace._factors import Factor
 from initax._trace._replay import Player
 from initax._trace._take_survey import called
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 from initax._trace._views import Pick
+from initax._trace._walk import uses_of
 from initax._verbs._finite import refuse_not_finite, widened
 
 Model = TypeVar("Model")

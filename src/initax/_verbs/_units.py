@@ -15,8 +15,9 @@ from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._survey import Survey
 from initax._planning._misuse import refuse_permuted, with_line
 from initax._planning._plan import plan
-from initax._trace import LostError, readers_of
 from initax._trace._take_survey import survey as take_survey
+from initax._trace._units import LostError
+from initax._trace._walk import readers_of
 from initax._verbs._optimizer import forget_entries
 
 Model = TypeVar("Model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -9,7 +10,6 @@ from typing import Any, Final
 from initax._errors import SchemeError, listing
 from initax._math._axes import parse
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Role
-from initax.schemes._callables import foreign
 from initax.schemes._constant import ZEROS
 from initax.schemes._hints import (
     needed,
@@ -22,14 +22,14 @@ from initax.schemes._hints import (
     unknown_role,
 )
 from initax.schemes._initializer import Initializer, argument_text, plain
+from initax.schemes._names import MODULES
 
 UNSET: Final = object()
 """Stands for a role that a scheme says nothing about; `None` means: keep the array as it is."""
 
 Parts = Mapping[Role, Initializer | None]
 _NAMED: dict[str, Callable[..., Scheme]] = {}
-_OWN: set[str] = set()
-"""Names that users gave."""
+"""Name → the function that makes the scheme: those of users, and those of initax whose modules are loaded."""
 
 
 class Scheme:
@@ -85,8 +85,9 @@ class Scheme:
     ) -> None:
         given: dict[Role, Any] = {"bias": bias, "recurrent": recurrent, "embedding": embedding, "scale": scale}
         is_number = isinstance(bias, int | float) and not isinstance(bias, bool)
-        if isinstance(weight, str) and weight in _NAMED and is_number and len(needed(_NAMED[weight])) < 2:
-            raise SchemeError(number_beside(weight, _NAMED[weight], bias))
+        factory = _named(weight) if is_number else None
+        if factory is not None and len(needed(factory)) < 2:
+            raise SchemeError(number_beside(weight, factory, bias))
         if not arrays and all(value is UNSET for value in (weight, state, *given.values())):
             raise SchemeError("a scheme that names no initializer draws nothing.", 'write ix.Scheme("he_normal", ...)')
         if weight is UNSET or weight is None:
@@ -256,9 +257,8 @@ def register(name: str, scheme: Any) -> None:
     """
     if not isinstance(name, str) or not name.isidentifier():
         raise SchemeError(f"a scheme's name is an identifier, not {name!r}.")
-    if name in _NAMED and name not in _OWN:
+    if name in MODULES:
         raise SchemeError(f'"{name}" is a scheme of initax and keeps its meaning.', "choose another name")
-    _OWN.add(name)
     if inspect.isfunction(scheme) and not {"key", "shape"} & set(parameters_of(scheme)):
         add_to_registry(name, lambda **args: as_scheme(scheme(**args)).called(name, args))
     else:
@@ -273,7 +273,16 @@ def add_to_registry(name: str, factory: Callable[..., Scheme]) -> None:
 
 def names() -> tuple[str, ...]:
     """Return the names of all schemes, sorted."""
-    return tuple(sorted(_NAMED))
+    return tuple(sorted({*MODULES, *_NAMED}))
+
+
+def _named(name: Any) -> Callable[..., Scheme] | None:
+    """The function that makes the scheme of a name, `None` where there is none."""
+    if not isinstance(name, str):
+        return None
+    if name in MODULES and name not in _NAMED:
+        importlib.import_module(f"initax.schemes.{MODULES[name]}")
+    return _NAMED.get(name)
 
 
 def get(name: str, **args: Any) -> Scheme:
@@ -291,9 +300,9 @@ def get(name: str, **args: Any) -> Scheme:
         >>> str(ix.schemes.get("orthogonal", gain=0.5))
         'orthogonal(gain=0.5)'
     """
-    if not isinstance(name, str) or name not in _NAMED:
+    factory = _named(name)
+    if factory is None:
         raise SchemeError(no_name(name, names()))
-    factory = _NAMED[name]
     parameters = parameters_of(factory)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = [argument for argument in args if argument not in parameters and not takes_any]
@@ -332,6 +341,8 @@ def as_scheme(value: Any) -> Scheme:
     if callable(value) and not isinstance(value, type):
         if value in _NAMED.values():
             return as_scheme(value())
+        from initax.schemes._callables import foreign  # few rules hold functions
+
         return Scheme.of(weights_only(foreign(value)))
     raise SchemeError(no_scheme(value))
 
@@ -353,7 +364,8 @@ def _from_mapping(mapping: Mapping[str, Any]) -> Scheme:
 
 def _is_argument(key: Any, weight: Any) -> bool:
     """Whether a key beside `weight` is an argument of the scheme that `weight` names."""
-    return isinstance(weight, str) and weight in _NAMED and key in parameters_of(_NAMED[weight])
+    factory = _named(weight)
+    return factory is not None and key in parameters_of(factory)
 
 
 WORDS = (*ROLES, "axes", "sizes")

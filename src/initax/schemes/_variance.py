@@ -277,3 +277,13 @@ def uniform_fan_in(*, fans: Fans = "nominal", fan: NonNegative | None = None) ->
     """
     drawn = UniformFanIn(fans, fan)
     return weights_only(drawn, drawn)
+
+
+kaiming_normal = he_normal
+"""Another name of `he_normal`, and the same function."""
+kaiming_uniform = he_uniform
+"""Another name of `he_uniform`, and the same function."""
+xavier_normal = glorot_normal
+"""Another name of `glorot_normal`, and the same function."""
+xavier_uniform = glorot_uniform
+"""Another name of `glorot_uniform`, and the same function."""

@@ -1,0 +1,124 @@
+"""The walk over the forward pass: from a function, named arrays and inputs to what each array is for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from initax._model._reason import Why
+from initax._trace._contract import settle
+from initax._trace._entries import Reader
+from initax._trace._interpret import Walk
+from initax._trace._reading import Reading, read
+from initax._trace._units import Follow
+from initax._trace._uses import Use, Uses, Value
+from initax._trace._views import Stop, whole
+
+
+def readings(forward: Callable[..., Any], arrays: Mapping[str, Any], inputs: Sequence[Any]) -> dict[str, Reading]:
+    """Return what the forward pass says of each array.
+
+    Args:
+        forward: function of a mapping from name to array, and of the inputs.
+        arrays: name → array or `jax.ShapeDtypeStruct`.
+        inputs: pytrees of arrays or `jax.ShapeDtypeStruct`s.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> found = readings(lambda p, x: jnp.tanh(p["w"] @ x) + p["b"], {"w": jnp.ones((5, 3)), "b": jnp.ones(5)},
+        ...                  [jnp.ones(3)])
+        >>> found["w"].pattern, found["w"].role, found["b"].role
+        ('o i', 'weight', 'bias')
+    """
+    names = list(arrays)
+    closed = jax.make_jaxpr(lambda values, args: forward(dict(zip(names, values, strict=True)), *args))(
+        [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in arrays.values()], list(inputs)
+    )
+    return readings_of(closed, names)
+
+
+def readings_of(closed: Any, names: Sequence[str], constants: int = 0) -> dict[str, Reading]:
+    """Return what a closed jaxpr says of its first arguments, which are the arrays of these names.
+
+    Args:
+        closed: the jaxpr.
+        names: names of the arrays.
+        constants: how many arguments behind them are constants; the rest are inputs.
+    """
+    uses = uses_of(closed, len(names), constants)
+    by_number = uses.by_number()
+    forward, backward = _by_array(uses.found), _by_array(uses.backward)
+    return {
+        name: read(tuple(var.aval.shape), forward[index] or backward[index], names, by_number)
+        for index, (name, var) in enumerate(zip(names, closed.jaxpr.invars, strict=False))
+    }
+
+
+def _by_array(uses: Sequence[Use]) -> defaultdict[int, list[Use]]:
+    """Return the uses of each array, by its number."""
+    found: defaultdict[int, list[Use]] = defaultdict(list)
+    for use in uses:
+        found[use.param].append(use)
+    return found
+
+
+def uses_of(closed: Any, arrays: int, constants: int = 0) -> Uses:
+    """Return every use of the first arguments of a closed jaxpr.
+
+    Args:
+        closed: the jaxpr.
+        arrays: how many arguments are arrays that may be weights.
+        constants: how many arguments behind them are constants; the rest are inputs.
+    """
+    uses = Uses()
+    _walked(closed, arrays, constants, uses)
+    return uses
+
+
+def readers_of(closed: Any, arrays: int, constants: int, param: int, axes: Sequence[int]) -> list[Reader]:
+    """Return the weights that take in the outputs of one, and which of their entries take in which.
+
+    Args:
+        closed: the jaxpr.
+        arrays: how many arguments are arrays that may be weights.
+        constants: how many arguments behind them are constants; the rest are inputs.
+        param: the number of the weight.
+        axes: its stored axes that are outputs.
+
+    Raises:
+        LostError: the outputs can't be followed everywhere.
+    """
+    shapes = [tuple(var.aval.shape) for var in closed.jaxpr.invars[:arrays]]
+    follow = Follow(param=param, shape=shapes[param], axes=tuple(axes), shapes=shapes)
+    uses = Uses(follow)
+    return follow.finish(uses, _walked(closed, arrays, constants, uses))
+
+
+def _walked(closed: Any, arrays: int, constants: int, uses: Uses) -> list[Value]:
+    """Enter every use, and return what the results hold."""
+    shapes: list[tuple[int, ...]] = [tuple(var.aval.shape) for var in closed.jaxpr.invars]
+    operands = [
+        Value(shape=shape, weights=(whole(index, shape),))
+        if index < arrays
+        else Value(shape=shape, data=index >= arrays + constants)
+        for index, shape in enumerate(shapes)
+    ]
+    uses.real = frozenset(
+        index for index, var in enumerate(closed.jaxpr.invars[:arrays]) if not jnp.iscomplexobj(var.aval)
+    )
+    results = Walk(uses).call(closed, operands, ())
+    for result in results:
+        if result.data or any(view.fed_by_constant for view in result.weights):
+            settle(result, uses, "")
+    met = {use.param for use in uses.found}
+    for view in (view for result in results for view in result.weights):
+        if view.param not in met:
+            stop = Stop("the forward pass returns it, and no signal meets it", why=Why.RETURNED)
+            uses.add(Use(param=view.param, what="other", stop=view.stop or stop))
+    uses.backward = [use for use in uses.found if use.goes_back]
+    uses.found = [use for use in uses.found if not use.goes_back]
+    return results
