@@ -367,6 +367,13 @@ baseline: no scheme is called "ones".
 keys must be an array of JAX random keys: 10.
   write jax.random.split(jax.random.key(0), 10)""",
     ),
+    "two seeds for keys": (
+        ablated(keys=2),
+        ix.KeyTypeError,
+        """\
+keys must be an array of JAX random keys: 2.
+  write jax.random.split(jax.random.key(0), 2)""",
+    ),
     "no keys": (
         ablated(keys=[]),
         ix.InitaxError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 from initax._ablation._execute import EXECUTORS, Experiment, Outcome, check_run
 from initax._ablation._file import RunFile, header_of
 from initax._ablation._models import models_of, plan_data
-from initax._ablation._result import Ablation, check_scheme
+from initax._ablation._result import Ablation, check_baseline
 from initax._ablation._run import Run
 from initax._drawing._progress import bar
 from initax._errors import InitaxError, KeyTypeError, did_you_mean, listing
@@ -23,9 +23,14 @@ from initax._planning._misuse import refuse_permuted, with_line
 
 
 def _line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """The call of `ix.ablate` that may be meant, with as many keys as a number of seeds says."""
-    number = next((value for value in kwargs.values() if type(value) is int and value > 0), 10)
-    return f"write ix.ablate(model, schemes, keys, run), with keys = jax.random.split(jax.random.key(0), {number})"
+    """The call of `ix.ablate` that may be meant."""
+    return f"write ix.ablate(model, schemes, keys, run), with keys = {_split([*args, *kwargs.values()])}"
+
+
+def _split(arguments: Iterable[Any]) -> str:
+    """A line that makes keys: as many as a whole number among the arguments says, else ten."""
+    number = next((value for value in arguments if type(value) is int and value > 0), 10)
+    return f"jax.random.split(jax.random.key(0), {number})"
 
 
 @with_line("ix.ablate", _line)
@@ -105,7 +110,7 @@ def ablate(
     if how not in EXECUTORS:
         raise InitaxError(f"how can't be {how!r}.", f"ways: {listing(EXECUTORS)}", did_you_mean(str(how), EXECUTORS))
     if baseline is not None:
-        check_scheme(baseline, list(schemes), "baseline")
+        check_baseline(baseline, schemes)
     typed = as_keys(keys)
     together = len(typed) if how == "vmap" else 1
     models = models_of(
@@ -148,7 +153,7 @@ def as_keys(keys: Any) -> jax.Array:
         KeyTypeError: one of them is not a JAX key.
         InitaxError: there are no keys, or two are the same.
     """
-    line = "write jax.random.split(jax.random.key(0), 10)"
+    line = f"write {_split([keys])}"
     if isinstance(keys, jax.Array) and keys.ndim == 0:
         keys = [keys]
     try:

@@ -112,14 +112,14 @@ def _read(path: Path, content: bytes) -> tuple[Header, tuple[Run, ...]]:
     return header, tuple(runs.values())
 
 
-def _differences(stored: Header, wanted: Header) -> Iterator[str]:
-    old, new = stored["schemes"], wanted["schemes"]
+def _differences(stored: Header, current: Header) -> Iterator[str]:
+    old, new = stored["schemes"], current["schemes"]
     if set(old) != set(new):
         yield f"its schemes: {listing(old)}; now: {listing(new)}"
     for name in (name for name in new if name in old and old[name] != new[name]):
         yield from _changes(name, old[name], new[name])
-    if stored["keys"] != wanted["keys"]:
-        before, now = (len(header["keys"]["data"]) for header in (stored, wanted))
+    if stored["keys"] != current["keys"]:
+        before, now = (len(header["keys"]["data"]) for header in (stored, current))
         yield (
             f"its {before} keys are not these {now}" if before == now else f"it has {before} keys, now there are {now}"
         )
@@ -128,9 +128,9 @@ def _differences(stored: Header, wanted: Header) -> Iterator[str]:
 def _changes(name: str, old: Any, new: Any) -> Iterator[str]:
     """What differs between two plans of a scheme: its rules, else the first decision that does."""
     before, after = old["rules"], new["rules"]
-    for rule, other in zip(before, after, strict=False):
-        if rule != other:
-            was, now = (f'"{selector}": {json.dumps(scheme)}' for selector, scheme in (rule, other))
+    for old_rule, new_rule in zip(before, after, strict=False):
+        if old_rule != new_rule:
+            was, now = (f'"{selector}": {json.dumps(scheme)}' for selector, scheme in (old_rule, new_rule))
             yield f'scheme "{name}": its rules have {was}, now {now}'
             return
     if len(before) != len(after):

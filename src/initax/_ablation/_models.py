@@ -89,7 +89,7 @@ def models_of(
     def built(seed: int) -> Arrays:
         return arrays if build is None or seed == 0 else _arrays(again(build(keys[seed])))
 
-    for seed in range(len(keys)):
+    for seed in range(1, len(keys)) if build is not None else ():
         _refuse_changed(arrays, built(seed), seed)
     return Models(
         keys=keys,
@@ -123,11 +123,11 @@ def _refuse_abstract(arrays: Arrays, plans: Mapping[str, Plan]) -> None:
             )
 
 
-def _refuse_changed(first: Arrays, other: Arrays, seed: int) -> None:
-    if first is other:
-        return
+def _refuse_changed(arrays_of_first: Arrays, arrays_of_seed: Arrays, seed: int) -> None:
+    """Raise where a seed's model has other arrays than the first one."""
     old, new = (
-        {path: f"{array.dtype}{list(array.shape)}" for path, array in arrays.items()} for arrays in (first, other)
+        {path: f"{array.dtype}{list(array.shape)}" for path, array in arrays.items()}
+        for arrays in (arrays_of_first, arrays_of_seed)
     )
     if old != new:
         path = next(path for path in {**old, **new} if old.get(path) != new.get(path))

@@ -38,22 +38,23 @@ def draw_panels(panels: Mapping[str, Sequence[Summary]]) -> Any:
 
 
 def _curves(panel: Any, summaries: Sequence[Summary]) -> None:
-    for index, one in enumerate(summaries):
-        steps = np.arange(1, np.size(one.mean) + 1)
+    for index, summary in enumerate(summaries):
+        steps = np.arange(1, np.size(summary.mean) + 1)
         color, style = COLORS[index % len(COLORS)], STYLES[index // len(COLORS) % len(STYLES)]
-        draw_band(panel, steps, one.low, one.mean, one.high, color=color, linestyle=style, label=one.scheme)
+        line = {"color": color, "linestyle": style, "label": summary.scheme}
+        draw_band(panel, steps, summary.low, summary.mean, summary.high, **line)
     panel.set_xlabel("entry")
     if _spans(summaries):
         panel.set_yscale("log")
 
 
 def _points(panel: Any, summaries: Sequence[Summary]) -> None:
-    for index, one in enumerate(summaries):
+    for index, summary in enumerate(summaries):
         color = COLORS[index % len(COLORS)]
-        if np.isfinite(one.low):
-            panel.plot([one.low, one.high], [index, index], color=color, linewidth=2)
-        panel.plot([one.mean], [index], "o", color=color)
-    panel.set_yticks(range(len(summaries)), [one.scheme for one in summaries])
+        if np.isfinite(summary.low):
+            panel.plot([summary.low, summary.high], [index, index], color=color, linewidth=2)
+        panel.plot([summary.mean], [index], "o", color=color)
+    panel.set_yticks(range(len(summaries)), [summary.scheme for summary in summaries])
     panel.invert_yaxis()
     if _spans(summaries):
         panel.set_xscale("log")
@@ -61,6 +62,6 @@ def _points(panel: Any, summaries: Sequence[Summary]) -> None:
 
 def _spans(summaries: Sequence[Summary]) -> bool:
     """Whether means and intervals are positive, and too far apart for a linear axis."""
-    numbers = np.concatenate([np.ravel(number) for one in summaries for number in (one.mean, one.low, one.high)])
-    finite = numbers[np.isfinite(numbers)]
+    numbers = [np.ravel(number) for summary in summaries for number in (summary.mean, summary.low, summary.high)]
+    finite = np.concatenate(numbers)[np.isfinite(np.concatenate(numbers))]
     return bool(finite.size and finite.min() > 0 and finite.max() / finite.min() > LOGARITHMIC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ class Ablation:
     ) -> Ablation:
         """Return runs in order, with a baseline that exists."""
         names = list(plans)
-        chosen = names[0] if baseline is None else check_scheme(baseline, names, "baseline")
+        chosen = names[0] if baseline is None else check_baseline(baseline, names)
         ordered = sorted(runs, key=lambda run: (names.index(run.scheme), run.seed))
         return cls(runs=tuple(ordered), plans=plans, keys=keys, baseline=chosen)
 
@@ -142,14 +142,17 @@ class Ablation:
             )
         return tuple(summaries)
 
-    def _shape(self, metric: str) -> tuple[int, ...] | None:
-        """The shape that a metric has in every run; `None` where runs differ."""
-        shapes = {np.shape(run.metrics[metric]) for run in self.runs if metric in run.metrics}
-        return shapes.pop() if len(shapes) == 1 else None
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each metric that is a number in every run, or a curve of the same length in every run."""
+        shapes: dict[str, set[tuple[int, ...]]] = {name: set() for name in self.metrics}
+        for run in self.runs:
+            for name, value in run.metrics.items():
+                shapes[name].add(np.shape(value))
+        return {name: min(found) for name, found in shapes.items() if len(found) == 1 and len(min(found)) < 2}
 
     def __str__(self) -> str:
         """Return a table of every metric that is a number or a curve, and what failed."""
-        shown = {name: shape for name in self.metrics if (shape := self._shape(name)) is not None and len(shape) < 2}
+        shown = self._shapes()
         tables = [
             metric_table(name + (f", last of {shape[0]}" if shape else ""), self.summary(name), self.baseline)
             for name, shape in shown.items()
@@ -168,10 +171,8 @@ class Ablation:
         Raises:
             InitaxError: a metric is neither a number nor a curve, there is none, or matplotlib is not installed.
         """
-        shapes = {name: self._shape(name) for name in self.metrics}
-        every = [name for name, shape in shapes.items() if shape is not None and len(shape) < 2]
         panels: dict[str, tuple[Summary, ...]] = {}
-        for name in [metrics] if isinstance(metrics, str) else every if metrics is None else metrics:
+        for name in [metrics] if isinstance(metrics, str) else self._shapes() if metrics is None else metrics:
             panels[name] = self.summary(name, confidence=confidence)
             if (rank := np.ndim(panels[name][0].mean)) > 1:
                 raise InitaxError(f'"{name}" has {rank} axes; plot() shows numbers and curves.')
@@ -180,14 +181,13 @@ class Ablation:
         return draw_panels(panels)
 
 
-def check_scheme(name: str, names: Sequence[str], what: str) -> str:
-    """Return a scheme's name.
+def check_baseline(name: str, schemes: Collection[str]) -> str:
+    """Return the name of the scheme that differences are taken from.
 
     Raises:
         InitaxError: there is no scheme of that name.
     """
-    if name in names:
+    if name in schemes:
         return name
-    raise InitaxError(
-        f'{what}: no scheme is called "{name}".', f"schemes: {listing(names)}", did_you_mean(str(name), names)
-    )
+    near = did_you_mean(str(name), schemes)
+    raise InitaxError(f'baseline: no scheme is called "{name}".', f"schemes: {listing(schemes)}", near)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -41,16 +41,8 @@ class Run:
 
     def to_json(self) -> str:
         """Return the run as one line of JSON; `nan`, `inf` and `-inf` are written as strings."""
-        stored = {
-            "scheme": self.scheme,
-            "seed": self.seed,
-            "key": list(self.key),
-            "plan": self.plan,
-            "metrics": {name: _plain(np.asarray(value).tolist()) for name, value in self.metrics.items()},
-            "error": self.error,
-            "seconds": self.seconds,
-        }
-        return json.dumps(stored, allow_nan=False, ensure_ascii=False)
+        metrics = {name: _plain(np.asarray(value).tolist()) for name, value in self.metrics.items()}
+        return json.dumps(asdict(self) | {"metrics": metrics}, allow_nan=False, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str) -> Run:
