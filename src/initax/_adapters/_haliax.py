@@ -13,7 +13,8 @@ from haliax.nn.normalization import LayerNormBase
 
 from initax._adapters._nodes import Node
 from initax._adapters._shared_patterns import Fans, conv_effective, looked_up, numbered, transposed_effective
-from initax._math._axes import STACK_NAMES, Axes
+from initax._math._axes import Axes
+from initax._math._axis_names import STACK_NAMES
 from initax._model._parameter import DefaultSpec, Field
 
 BIASES = frozenset({"bias", "b"})

@@ -19,17 +19,11 @@ from typing import Any, TypeVar
 import einops
 from einops.parsing import ParsedExpression
 
-from initax._errors import AxesError, did_you_mean, listing, message
+from initax._errors import AxesError
+from initax._math import _hints
+from initax._math._axis_names import RECEPTIVE, STACK_NAMES, Groups, late_side, meaning, written
 
 Array = TypeVar("Array")
-
-RECEPTIVE = "..."
-RESERVED = frozenset({"h", "w", "d", "k", "kh", "kw", "kd", "height", "width", "depth", "kernel", "spatial"})
-"""Names people give to the axes of a receptive field. As batch axes they would silently shrink every fan."""
-SIDED = re.compile(r"(i|in|inputs?|o|out|outputs?)(\d*|_\w+)")
-"""Names of inputs and outputs: `i`, `i1`, `in`, `in_features`, `outputs`, but not `instance` or `order`."""
-SIDED_LATE = re.compile(r"(?:\w*_|[cdn])(i(?:n|nputs?)|o(?:ut|utputs?))\d*")
-"""Names of inputs and outputs that begin with other letters: `d_in`, `c_out`. Patterns go by the first letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +64,28 @@ class Axes:
         return math.prod(self.split[axis] for axis in self.batch_axis)
 
     @property
+    def stored_names(self) -> tuple[tuple[str, ...], ...]:
+        """The names merged in each axis of the stored array."""
+        return _along(parse(self.pattern), len(self.receptive_axis))
+
+    @property
     def stack_axis(self) -> tuple[int, ...]:
         """Axes of the stored array that `vmap` or a scan put there: each entry is a module of its own."""
-        return self._stored(lambda group: group[0] in STACK_NAMES)
+        return self._stored_axes(lambda names: names[0] in STACK_NAMES)
 
     @property
     def entry_axis(self) -> tuple[int, ...]:
         """Axes of the stored array along which every entry is a layer of its own, and that hold nothing else."""
-        return self._stored(lambda group: all(_meaning(name) == "batch" for name in group))
+        return self._stored_axes(lambda names: all(meaning(name) == "batch" for name in names))
 
     @property
     def unit_axis(self) -> tuple[int, ...]:
         """Axes of the stored array along which every entry is an output, or one of a group, gate or stack of them."""
-        return self._stored(lambda group: all(_meaning(name) in ("out", "batch") for name in group))
+        return self._stored_axes(lambda names: all(meaning(name) in ("out", "batch") for name in names))
+
+    def _stored_axes(self, are_chosen: Callable[[tuple[str, ...]], bool]) -> tuple[int, ...]:
+        """The axes of the stored array whose names are chosen."""
+        return tuple(axis for axis, names in enumerate(self.stored_names) if names and are_chosen(names))
 
     @property
     def stored_sides(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -90,29 +93,15 @@ class Axes:
 
         `None` where the entries of a stored axis are not all of one kind, as in `(gate o)`.
         """
-        sides: dict[str, list[int]] = {"in": [], "out": [], "batch": []}
+        sides: dict[str, list[int]] = {"in": [], "out": [], "batch": [], "receptive": []}
         sizes = dict(zip(self.names, self.split, strict=True))
-        index = 0
-        for group in parse(self.pattern):
-            many = len(self.receptive_axis) if group == (RECEPTIVE,) else 1
-            telling = [name for name in group if len(group) == 1 or sizes[name] > 1]  # one group is as good as none
-            kinds = {_meaning(name) for name in telling} or {"batch"}
+        for axis, names in enumerate(self.stored_names):
+            # One group is as good as none.
+            kinds = {meaning(name) for name in names if len(names) == 1 or sizes[name] > 1} or {"batch"}
             if len(kinds) > 1:
                 return None
-            (kind,) = kinds
-            sides["in" if kind == "receptive" else kind] += range(index, index + many)
-            index += many
-        return tuple(sides["in"]), tuple(sides["out"])
-
-    def _stored(self, asked: Callable[[tuple[str, ...]], bool]) -> tuple[int, ...]:
-        """The axes of the stored array whose names are asked for."""
-        found: list[int] = []
-        index = 0
-        for group in parse(self.pattern):
-            if group and asked(group):
-                found.append(index)
-            index += len(self.receptive_axis) if group == (RECEPTIVE,) else 1
-        return tuple(found)
+            sides[kinds.pop()].append(axis)
+        return tuple(sorted(sides["in"] + sides["receptive"])), tuple(sides["out"])
 
     @property
     def canonical_shape(self) -> tuple[int, ...]:
@@ -125,33 +114,37 @@ class Axes:
     def to_canonical(self, array: Any) -> Any:
         """Return `array` of the stored shape as `(batch entries, *receptive, in, out)`."""
         stored, canonical = self._patterns()
-        return einops.rearrange(array, f"{_spoken(stored)} -> {_spoken(canonical)}", **self._sizes())
+        return einops.rearrange(array, f"{stored} -> {canonical}", **self._sizes())
 
     def from_canonical(self, array: Array) -> Array:
         """Return `array` of shape `(batch entries, *receptive, in, out)` in the stored layout."""
         stored, canonical = self._patterns()
-        made: Array = einops.rearrange(array, f"{_spoken(canonical)} -> {_spoken(stored)}", **self._sizes())
-        return made
+        rearranged: Array = einops.rearrange(array, f"{canonical} -> {stored}", **self._sizes())
+        return rearranged
 
     def _sizes(self) -> dict[str, int]:
-        return {_spoken(name): size for name, size in zip(self.names, self.split, strict=True) if name != RECEPTIVE}
+        return {_for_einops(name): size for name, size in zip(self.names, self.split, strict=True) if name != RECEPTIVE}
 
     def _patterns(self) -> tuple[str, str]:
-        def group(axes: tuple[int, ...]) -> str:
-            return "(" + " ".join(self.names[axis] for axis in axes) + ")"
-
-        field = f"{RECEPTIVE} " if self.receptive_axis else ""
-        stored = self.pattern if self.receptive_axis else self.pattern.replace(RECEPTIVE, "")
-        return stored, f"{group(self.batch_axis)} {field}{group(self.in_axis)} {group(self.out_axis)}"
+        """The stored and the canonical layout, as einops reads them."""
+        merged = (self.batch_axis, self.in_axis, self.out_axis)
+        batch, inputs, outputs = (f"({' '.join(self.names[axis] for axis in axes)})" for axes in merged)
+        field = RECEPTIVE if self.receptive_axis else ""
+        return _for_einops(self.pattern.replace(RECEPTIVE, field)), _for_einops(f"{batch} {field} {inputs} {outputs}")
 
 
 _WORD = re.compile(r"[^\W\d]\w*")
-_BESIDE = "axis_called_"
+_PREFIX = "axis_called_"
 """What stands before a word of Python's, such as `in`, where einops reads it: it warns of these."""
 
 
-def _spoken(pattern: str) -> str:
-    return _WORD.sub(lambda found: _BESIDE * keyword.iskeyword(found[0]) + found[0], pattern)
+def _for_einops(pattern: str) -> str:
+    return _WORD.sub(lambda word: _PREFIX * keyword.iskeyword(word[0]) + word[0], pattern)
+
+
+def _along(groups: Groups, receptive: int) -> Groups:
+    """The names merged in each axis of an array, so many of whose axes are the receptive field."""
+    return tuple(group for group in groups for _ in range(receptive if group == (RECEPTIVE,) else 1))
 
 
 def resolve(pattern: str, shape: tuple[int, ...], sizes: Mapping[str, int] | None = None) -> Axes:
@@ -179,52 +172,54 @@ def _resolve(pattern: str, shape: tuple[int, ...], sizes: tuple[tuple[str, int],
     groups = parse(pattern)
     known = dict(sizes)
     _refuse_unknown_sizes(pattern, groups, known)
-    fixed = sum(group != (RECEPTIVE,) for group in groups)
-    if len(shape) != fixed and not ((RECEPTIVE,) in groups and len(shape) > fixed):
-        raise AxesError(_wrong_rank(pattern, shape, fixed, (RECEPTIVE,) in groups))
-    spatial = len(shape) - fixed
+    receptive = len(shape) - sum(group != (RECEPTIVE,) for group in groups)
+    if receptive < 0 or (receptive and (RECEPTIVE,) not in groups):
+        raise AxesError(_hints.wrong_rank(pattern, shape, groups))
     names: list[str] = []
     split: list[int] = []
-    axis = 0
-    for group in groups:
-        if group == (RECEPTIVE,):
-            names += [RECEPTIVE] * spatial
-            split += shape[axis : axis + spatial]
-            axis += spatial
-            continue
-        split += _split_one(pattern, shape, axis, group, known)
+    for axis, group in enumerate(_along(groups, receptive)):
         names += group
-        axis += 1
-    return _axes(pattern, shape, tuple(split), tuple(names))
-
-
-def _axes(pattern: str, shape: tuple[int, ...], split: tuple[int, ...], names: tuple[str, ...]) -> Axes:
-    where: dict[str, list[int]] = {"in": [], "out": [], "batch": [], "receptive": []}
+        split += _split_one(pattern, shape, axis, group, known)
+    kinds: dict[str, list[int]] = {"in": [], "out": [], "batch": [], "receptive": []}
     for axis, name in enumerate(names):
-        where[_meaning(name)].append(axis)
-    receptive = math.prod(split[axis] for axis in where["receptive"])
+        kinds[meaning(name)].append(axis)
+    field = math.prod(split[axis] for axis in kinds["receptive"])
     return Axes(
         pattern=pattern,
         shape=shape,
-        split=split,
-        names=names,
-        in_axis=tuple(where["in"]),
-        out_axis=tuple(where["out"]),
-        batch_axis=tuple(where["batch"]),
-        receptive_axis=tuple(where["receptive"]),
-        fan_in=math.prod(split[axis] for axis in where["in"]) * receptive,
-        fan_out=math.prod(split[axis] for axis in where["out"]) * receptive,
+        split=tuple(split),
+        names=tuple(names),
+        in_axis=tuple(kinds["in"]),
+        out_axis=tuple(kinds["out"]),
+        batch_axis=tuple(kinds["batch"]),
+        receptive_axis=tuple(kinds["receptive"]),
+        fan_in=math.prod(split[axis] for axis in kinds["in"]) * field,
+        fan_out=math.prod(split[axis] for axis in kinds["out"]) * field,
     )
 
 
-def _meaning(name: str) -> str:
-    if name == RECEPTIVE:
-        return "receptive"
-    return {"i": "in", "o": "out"}.get(name[0], "batch")
+def _split_one(
+    pattern: str, shape: tuple[int, ...], axis: int, group: tuple[str, ...], sizes: Mapping[str, int]
+) -> list[int]:
+    """The sizes of the names merged in one axis."""
+    is_known = [name in sizes for name in group]
+    product = math.prod(sizes[name] for name in group if name in sizes)
+    whole = product == shape[axis] if all(is_known) else product > 0 and shape[axis] % product == 0
+    if is_known.count(False) > 1 or not whole:
+        raise AxesError(_hints.wrong_split(pattern, shape, axis, group, sizes))
+    return [sizes[name] if name in sizes else shape[axis] // product for name in group]
+
+
+def _refuse_unknown_sizes(pattern: str, groups: Groups, sizes: Mapping[str, int]) -> None:
+    for name, size in sizes.items():
+        if not any(name in group for group in groups):
+            raise AxesError(_hints.unknown_size(pattern, groups, name))
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise AxesError(f'the size of axis "{name}" must be a whole number, not {size!r}.')
 
 
 @functools.lru_cache(maxsize=1024)
-def parse(pattern: str) -> tuple[tuple[str, ...], ...]:
+def parse(pattern: str) -> Groups:
     """Return the pattern's axes, each a tuple of the names merged in it; `("...",)` is the receptive field.
 
     Raises:
@@ -233,158 +228,35 @@ def parse(pattern: str) -> tuple[tuple[str, ...], ...]:
     if not isinstance(pattern, str):
         raise AxesError(f'an axis pattern is a string such as "o i", not {pattern!r}.')
     if "?" in pattern:
-        raise AxesError(
-            f'axis pattern "{pattern}" leaves an axis open.',
-            'write "i" for an axis one output sums over, "o" for outputs, "..." for the receptive field of a '
-            "convolution,",
-            'and any other name for a batch axis: "i o1 o2" for heads, "expert i o"',
-        )
+        raise AxesError(_hints.open_axis(pattern))
     try:
-        expression = ParsedExpression(_spoken(pattern))
+        expression = ParsedExpression(_for_einops(pattern))
     except Exception as error:  # einops raises EinopsError, and plain ones for a few malformed expressions
-        why = str(error).replace(_BESIDE, "")
-        raise AxesError(
-            f'axis pattern "{pattern}" is malformed: {why}', 'write it as in "o i", "(g o) i ..." or "... i o"'
-        ) from None
+        raise AxesError(_hints.malformed(pattern, str(error).replace(_PREFIX, ""))) from None
     if expression.has_ellipsis_parenthesized:
         raise AxesError(f'axis pattern "{pattern}" has "..." inside parentheses.', 'write "..." on its own')
-    groups: list[tuple[str, ...]] = []
-    for part in expression.composition:
-        names = (RECEPTIVE,) if isinstance(part, str) else tuple(str(each).removeprefix(_BESIDE) for each in part)
-        groups.append(names)
-    for name in itertools.chain.from_iterable(groups):
-        if name.lower() in RESERVED:
-            raise AxesError(
-                f'axis pattern "{pattern}" names the axis "{name}".',
-                'axes of a receptive field are written "..."; any other name is a batch axis, outside the fans',
-                _without_reserved(groups),
-            )
-        _refuse_name(pattern, name)
-    if any(_sided_late(name) for name in itertools.chain.from_iterable(groups)):
-        raise AxesError(_without_sides(pattern, groups))
-    return tuple(groups)
-
-
-def _refuse_name(pattern: str, name: str) -> None:
-    """Raise where an axis has a name that would be read as something else than it says."""
-    if name != RECEPTIVE and not name.isidentifier():
-        raise AxesError(
-            f'axis pattern "{pattern}" has a number for an axis.',
-            'axes have names, "stack o i"; their sizes are read off the array, or given: sizes={"stack": 3}',
-        )
-    letter = name[0].lower()
-    if letter in "io" and not SIDED.fullmatch(name):
-        side = "inputs" if letter == "i" else "outputs"
-        raise AxesError(
-            f'axis pattern "{pattern}" names the axis "{name}", and names with "{letter}" are for {side}.',
-            f'if it is one, write "{letter}" or "{letter}1"; a batch axis needs another first letter',
-        )
-
-
-def _sided_late(name: str) -> str:
-    """The letter that a name should begin with, where it says only later that it is an input or an output."""
-    found = SIDED_LATE.fullmatch(name)
-    return found[1][0] if found and _meaning(name) == "batch" else ""
-
-
-def _without_sides(pattern: str, groups: Sequence[tuple[str, ...]]) -> str:
-    """What to say of a pattern whose inputs or outputs have names that begin with other letters."""
+    groups = tuple(
+        (RECEPTIVE,) if isinstance(axis, str) else tuple(str(name).removeprefix(_PREFIX) for name in axis)
+        for axis in expression.composition
+    )
     names = [name for group in groups for name in group]
-    sides = [_meaning(name) for name in names]
-    lacks = " and ".join(f"no {word} axis" for word, side in (("input", "in"), ("output", "out")) if side not in sides)
-    batch = [name for name in names if _meaning(name) == "batch"]
-    meant = [_sided_late(name) or name for name in names]
-    counted = {letter: itertools.count(1) for letter in "io"}
-    unique = iter(
-        f"{each}{next(counted[each])}" if each in counted and meant.count(each) > 1 else each for each in meant
-    )
-    line = " ".join(_write(tuple(next(unique) for _ in group)) for group in groups)
-    if meant == names:
-        line = 'i o", or, with outputs stored first, "o i' if len(names) == 2 else "o"
-    return message(
-        f'axis pattern "{pattern}" has {lacks or "both an input and an output axis"}: '
-        + listing(f'"{name}"' for name in batch)
-        + (" are batch axes." if len(batch) > 1 else " is a batch axis."),
-        'names of inputs begin with "i", those of outputs with "o"; any other is outside the fans',
-        f'write "{line}"',
-    )
+    wrong = next(filter(None, (_hints.wrong_name(pattern, groups, name) for name in names)), None)
+    if wrong is not None:
+        raise AxesError(wrong)
+    if any(map(late_side, names)):
+        raise AxesError(_hints.without_sides(pattern, groups))
+    return groups
 
 
 def refuse_unsided(pattern: str) -> None:
     """Raise where a weight's pattern names no input, no output and no receptive field: every entry were a layer.
 
     Raises:
-        AxesError: it is so.
+        AxesError: it names none.
     """
     groups = parse(pattern)
-    if groups and all(_meaning(name) == "batch" for group in groups for name in group):
-        raise AxesError(_without_sides(pattern, groups))
-
-
-def _without_reserved(groups: list[tuple[str, ...]]) -> str:
-    """A line with the pattern of a convolution, and where only `h` is reserved, with those of heads."""
-    line = f'write "{pattern_without(groups)}"'
-    reserved = [name.lower() for group in groups for name in group if name.lower() in RESERVED]
-    if reserved == ["h"]:
-        return f'{line} for a convolution; heads are outputs, "i o1 o2", or inputs, "i1 i2 o"'
-    return f"{line}, or give a batch axis another name"
-
-
-def pattern_without(groups: list[tuple[str, ...]]) -> str:
-    """Return the pattern with runs of reserved names replaced by `...`."""
-    shown = [RECEPTIVE if any(name.lower() in RESERVED for name in group) else _write(group) for group in groups]
-    return " ".join(name for name, _ in itertools.groupby(shown))
-
-
-def _write(group: tuple[str, ...]) -> str:
-    if len(group) == 1:
-        return group[0]
-    return f"({' '.join(group)})" if group else "1"
-
-
-def _split_one(
-    pattern: str, shape: tuple[int, ...], axis: int, group: tuple[str, ...], known: Mapping[str, int]
-) -> Iterator[int]:
-    size = shape[axis]
-    free = [name for name in group if name not in known]
-    given = math.prod(known[name] for name in group if name in known)
-    where = f'axis {axis} of shape {shape}, "{_write(group)}" in pattern "{pattern}",'
-    if len(free) > 1:
-        raise AxesError(
-            f"{where} can't be told apart.",
-            f"its size {size} is the product of {listing(group)}",
-            f'give all but one: sizes={{"{free[0]}": ...}}',
-        )
-    if not free and given != size:
-        raise AxesError(f"{where} has size {size}, not {given}.", f"sizes given: {dict(known)}")
-    if free and (given == 0 or size % given):
-        raise AxesError(f"{where} has size {size}, which {given} does not divide.", f"sizes given: {dict(known)}")
-    for name in group:
-        yield known[name] if name in known else size // given
-
-
-def _refuse_unknown_sizes(pattern: str, groups: tuple[tuple[str, ...], ...], known: Mapping[str, int]) -> None:
-    names = [name for group in groups for name in group if name != RECEPTIVE]
-    for name, size in known.items():
-        if name not in names:
-            raise AxesError(
-                f'sizes name the axis "{name}", which pattern "{pattern}" does not have.',
-                f"axes: {listing(names)}",
-                did_you_mean(name, names),
-            )
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise AxesError(f'the size of axis "{name}" must be a whole number, not {size!r}.')
-
-
-def _wrong_rank(pattern: str, shape: tuple[int, ...], fixed: int, open_ended: bool) -> str:
-    least = "at least " if open_ended else ""
-    lines = [f'pattern "{pattern}" has {least}{fixed} axes, the array of shape {shape} has {len(shape)}.']
-    if not open_ended and len(shape) > fixed:
-        lines.append(f'a receptive field is written "...": "{pattern} ..."; a stack is named: "stack {pattern}"')
-    return message(*lines)
-
-
-STACK_NAMES = ("stack", "stack2", "stack3", "stack4")
+    if groups and all(meaning(name) == "batch" for group in groups for name in group):
+        raise AxesError(_hints.without_sides(pattern, groups))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -416,15 +288,12 @@ def fit(
     if (RECEPTIVE,) in groups and receptive is None and extra >= 0:
         if not stacks:
             return _resolve(pattern, shape, sizes)
-        receptive = (0,) * (extra - len(stacks))
-        return _resolve(_with_stacks(groups, stacks, receptive), shape, sizes)
-    everywhere = itertools.combinations(range(len(shape)), extra) if extra >= 0 else ()
-    for places in everywhere if stacks is None else (stacks,) if len(stacks) == extra else ():
-        rest = [size for axis, size in enumerate(shape) if axis not in places]
-        if all(want is None or want == have for want, have in zip(own, rest, strict=True)):
-            return _resolve(_with_stacks(groups, places, receptive) if places else pattern, shape, sizes)
-    wanted = ", ".join("?" if size is None else str(size) for size in own)
-    raise AxesError(f'shape {shape} does not fit the layer\'s own ({wanted}), pattern "{pattern}".')
+        return _resolve(_with_stacks(groups, stacks, extra - len(stacks)), shape, sizes)
+    for axes in _placements(own, shape):
+        if stacks is None or axes == stacks:
+            return _resolve(_with_stacks(groups, axes, len(receptive or ())) if axes else pattern, shape, sizes)
+    text = ", ".join("?" if size is None else str(size) for size in own)
+    raise AxesError(f'shape {shape} does not fit the layer\'s own ({text}), pattern "{pattern}".')
 
 
 def other_placements(
@@ -439,22 +308,25 @@ def other_placements(
         receptive: sizes of its receptive field, where the pattern has one.
     """
     groups = parse(pattern)
-    own = own_shape(groups, dict(sizes), receptive)
-    extra = len(shape) - len(own)
-    if extra <= 0 or ((RECEPTIVE,) in groups and receptive is None):
+    if (RECEPTIVE,) in groups and receptive is None:
         return ()
-    found = []
-    for places in itertools.combinations(range(len(shape)), extra):
-        rest = [size for axis, size in enumerate(shape) if axis not in places]
-        if all(want is None or want == have for want, have in zip(own, rest, strict=True)):
-            with contextlib.suppress(AxesError):  # a merged axis may not divide there
-                found.append((places, _resolve(_with_stacks(groups, places, receptive), shape, sizes)))
-    return tuple(found[1:])
+    placements = []
+    for axes in _placements(own_shape(groups, dict(sizes), receptive), shape):
+        with contextlib.suppress(AxesError):  # a merged axis may not divide there
+            placements.append((axes, _resolve(_with_stacks(groups, axes, len(receptive or ())), shape, sizes)))
+    return tuple(placements[1:])
 
 
-def own_shape(
-    groups: tuple[tuple[str, ...], ...], sizes: Mapping[str, int], receptive: tuple[int, ...] | None
-) -> list[int | None]:
+def _placements(own: Sequence[int | None], shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Yield the axes of a shape that can be stack axes because the others have a layer's own sizes."""
+    extra = len(shape) - len(own)
+    for axes in itertools.combinations(range(len(shape)), extra) if extra >= 0 else ():
+        rest = [size for axis, size in enumerate(shape) if axis not in axes]
+        if all(size is None or size == stored for size, stored in zip(own, rest, strict=True)):
+            yield axes
+
+
+def own_shape(groups: Groups, sizes: Mapping[str, int], receptive: tuple[int, ...] | None) -> list[int | None]:
     """Return the shape that a layer's own sizes give a parsed pattern, `None` along the axes it does not know."""
     own: list[int | None] = []
     for group in groups:
@@ -467,19 +339,13 @@ def own_shape(
     return own
 
 
-def _with_stacks(
-    groups: tuple[tuple[str, ...], ...], places: tuple[int, ...], receptive: tuple[int, ...] | None
-) -> str:
-    """Write a pattern with stack axes at these places of the stored array."""
-    parts: list[str] = []
-    for group in groups:
-        parts += [RECEPTIVE] * len(receptive or ()) if group == (RECEPTIVE,) else [_write(group)]
-    for name, index in zip(STACK_NAMES, places, strict=False):
-        parts.insert(index, name)
-    written: list[str] = []
-    for part in parts:
-        if part != RECEPTIVE or written[-1:] != [RECEPTIVE]:
-            written.append(part)
-    if written.count(RECEPTIVE) > 1:
-        raise AxesError(f'a stack axis stands inside the receptive field: "{" ".join(parts)}".')
-    return " ".join(written)
+def _with_stacks(groups: Groups, stacks: tuple[int, ...], receptive: int) -> str:
+    """Write a pattern with stack axes at these axes of the stored array, so many of which are the receptive field."""
+    axes = list(_along(groups, receptive))
+    for name, axis in zip(STACK_NAMES, stacks, strict=False):
+        axes.insert(axis, (name,))
+    field = (RECEPTIVE,)
+    once = [axis for before, axis in itertools.pairwise(((), *axes)) if (before, axis) != (field, field)]
+    if once.count(field) > 1:
+        raise AxesError(f'a stack axis stands inside the receptive field: "{written(axes)}".')
+    return written(once)

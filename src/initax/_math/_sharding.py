@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from initax._errors import PlanError, message
-from initax._math._axes import RECEPTIVE, Axes, parse
+from initax._math._axes import Axes
 
 
 def placement(array: Any) -> Sharding | None:
@@ -243,7 +242,7 @@ def split_of(axes: Axes, sharding: jax.sharding.Sharding | None) -> Split | None
     sizes = dict(zip(axes.names, axes.split, strict=True))
     batch: dict[str, MeshAxes] = {axes.names[place]: () for place in axes.batch_axis}
     matrix: set[str] = set()
-    for names, entry in zip(_stored(axes), sharding.spec, strict=False):
+    for names, entry in zip(axes.stored_names, sharding.spec, strict=False):
         left = list(mesh_names(entry))
         for name in names:
             remaining = sizes[name]
@@ -255,9 +254,3 @@ def split_of(axes: Axes, sharding: jax.sharding.Sharding | None) -> Split | None
         matrix.update(left)
     # In the order of the mesh, in which devices are counted along several axes.
     return Split(mesh, tuple(batch.values()), tuple(name for name in mesh.axis_names if name in matrix), sharding.spec)
-
-
-def _stored(axes: Axes) -> Iterator[tuple[str, ...]]:
-    """Yield the names merged in each axis of the stored array."""
-    for names in parse(axes.pattern):
-        yield from [names] * (len(axes.receptive_axis) if names == (RECEPTIVE,) else 1)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from initax._errors import AxesError, ModelError, RuleError, listing, shown
-from initax._math._axes import RECEPTIVE, STACK_NAMES, Axes, resolve
+from initax._math._axes import Axes, resolve
+from initax._math._axis_names import RECEPTIVE, STACK_NAMES
 from initax._model._parameter import Evidence, Layer, Parameter
 from initax._model._reason import Why
 from initax._planning._label_rules import Said

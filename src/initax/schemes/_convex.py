@@ -54,30 +54,9 @@ class LogNormalKernel(Kernel):
         return math.erfc((math.log(bound) - numbers[0]) / (numbers[1] * math.sqrt(2))) / 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HoedtConstants:
-    """Moments of weights and bias for one fan_in.
-
-    Attributes:
-        weight_mean: mean of a weight.
-        weight_var: variance of a weight.
-        log_mean: mean of its logarithm.
-        log_std: standard deviation of its logarithm.
-        bias_mean: mean of the bias, negative.
-        bias_std: standard deviation of the bias.
-    """
-
-    weight_mean: float
-    weight_var: float
-    log_mean: float
-    log_std: float
-    bias_mean: float
-    bias_std: float
-
-
 def hoedt_constants(
     fan_in: float, variance: float = 1.0, correlation: float = 0.5, alpha: float = 0.0, bias_noise: float = 0.0
-) -> HoedtConstants:
+) -> Moments:
     """Return the moments that keep mean, variance and correlation through one positive-weight ReLU layer.
 
     Args:
@@ -98,20 +77,16 @@ def hoedt_constants(
     """
     mix = math.sqrt(1 - correlation**2) + correlation * math.acos(-correlation)
     shared = fan_in * (math.pi - fan_in + (fan_in - 1) * mix) / (2 * math.pi)
-    mean_square = correlation / shared
-    weight_var = 2 * (1 - correlation) / fan_in / (1 + alpha**2) * (1 - bias_noise)
-    second_moment = mean_square + weight_var
-    return HoedtConstants(
-        weight_mean=math.sqrt(mean_square),
-        weight_var=weight_var,
-        log_mean=math.log(mean_square) - math.log(second_moment) / 2,
-        log_std=math.sqrt(math.log(1 + weight_var / mean_square)),
-        bias_mean=-fan_in * math.sqrt(mean_square) * math.sqrt(variance / (2 * math.pi)),
+    mean = math.sqrt(correlation / shared)
+    return Moments(
+        weight_mean=mean,
+        weight_var=2 * (1 - correlation) / fan_in / (1 + alpha**2) * (1 - bias_noise),
+        bias_mean=-fan_in * mean * math.sqrt(variance / (2 * math.pi)),
         bias_std=math.sqrt(bias_noise * (1 - correlation) * variance),
     )
 
 
-def refuse_without_bias(scheme: str, parameter: Parameter, layer: Layer, moments: HoedtConstants | Moments) -> None:
+def refuse_without_bias(scheme: str, parameter: Parameter, layer: Layer, moments: Moments) -> None:
     """Raise where no bias stands beside positive weights, whose mean it has to take off.
 
     Raises:
@@ -125,7 +100,7 @@ def refuse_without_bias(scheme: str, parameter: Parameter, layer: Layer, moments
         )
 
 
-def bias_of(moments: HoedtConstants | Moments) -> Initializer:
+def bias_of(moments: Moments) -> Initializer:
     """Return what draws the bias beside positive weights."""
     return Normal(moments.bias_std, moments.bias_mean) if moments.bias_std else Constant(moments.bias_mean)
 
@@ -139,7 +114,7 @@ class _Hoedt(Initializer):
     fans: str = "nominal"
     bias: str = "own"
 
-    def _constants(self, parameter: Parameter) -> HoedtConstants:
+    def _constants(self, parameter: Parameter) -> Moments:
         refuse_complex("hoedt", parameter, "input-convex networks have real weights")
         fan_in = positive_fan("hoedt", parameter, "fan_in", fans_of("hoedt", parameter, self.fans)[0])
         return hoedt_constants(fan_in, self.variance, self.correlation, self.alpha, self.bias_noise)
