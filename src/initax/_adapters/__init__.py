@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters._foreign_models import refuse_closed, refuse_foreign
-from initax._adapters._nodes import ARRAYS, Call, Node, packages_of
+from initax._adapters._nodes import ARRAYS, Call, Node, carried_module, packages_of
 from initax._adapters._pytree import Describe
 from initax._adapters._pytree import survey as _walk
 from initax._adapters._variables import PARAMS, Readings, are_variables, survey_variables, take_apart
@@ -176,12 +176,11 @@ def parameters_of(model: Any) -> Any:
         adapter: Any = _load(package) if package in ADAPTERS else None
         if hasattr(adapter, "parameters"):
             return adapter.parameters(model)
+
+    def is_floating(leaf: Any) -> bool:
+        return isinstance(leaf, ARRAYS) and bool(jnp.issubdtype(leaf.dtype, np.inexact))
+
     return jax.tree.map(lambda leaf: leaf if is_floating(leaf) else None, model)
-
-
-def is_floating(leaf: Any) -> bool:
-    """Return whether this is an array of floating or complex numbers."""
-    return isinstance(leaf, ARRAYS) and bool(jnp.issubdtype(leaf.dtype, np.inexact))
 
 
 def _is_registered(model: Any) -> bool:
@@ -192,7 +191,8 @@ def _is_registered(model: Any) -> bool:
 
 def _claiming(model: Any, call: Call) -> list[Any]:
     """The adapters that may read a whole model: those of its class, of its module, and of the module it carries."""
-    names = dict.fromkeys(name for each in (model, call.module, _carried(model)) for name in packages_of(type(each)))
+    objects = (model, call.module, carried_module(model))
+    names = dict.fromkeys(name for each in objects for name in packages_of(type(each)))
     if call.module is not None:
         names[LINEN] = None
     adapters = [_load(package) for package in names if package in ADAPTERS]
@@ -203,14 +203,9 @@ def _load(package: str) -> Any:
     return importlib.import_module(ADAPTERS[package])
 
 
-def _carried(model: Any) -> Any:
-    """The module whose `apply` a train state carries, or `None`."""
-    return getattr(getattr(model, "apply_fn", None), "__self__", None)
-
-
 def _how_to_tell(model: Any) -> str:
     """Return what to pass so that classes are known, too: a train state carries its module."""
-    if LINEN in packages_of(type(_carried(model))):
+    if LINEN in packages_of(type(carried_module(model))):
         return "pass what the Linen module is called on: inputs=x"
     return "pass the Linen module and what it is called on: module=module, inputs=x"
 
@@ -223,10 +218,10 @@ def _describer() -> Describe:
         cls = type(node)
         if cls not in by_class:
             by_class[cls] = _described_by(packages_of(cls))
-        for of_framework in by_class[cls]:
-            said = of_framework(node)
-            if said is not None:
-                return said
+        for describe_node in by_class[cls]:
+            description = describe_node(node)
+            if description is not None:
+                return description
         return None
 
     return describe

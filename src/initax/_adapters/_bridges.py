@@ -87,8 +87,8 @@ def _module(names: Names, children: Mapping[str, Any], record: _linen_run.Record
     if declared is None:
         return Node("module", cls=type(module), children=children, **further)
     depth = len(names)
-    own = {where: ".".join(where[depth:]) for where in record.shapes if where[:depth] == names}
-    seen = _linen.Seen(module, {name: record.shapes[where] for where, name in own.items()}, record.calls[names])
+    inside = {key: ".".join(key[depth:]) for key in record.shapes if key[:depth] == names}
+    seen = _linen.Seen(module, {name: record.shapes[key] for key, name in inside.items()}, record.calls[names])
     return Node(
         "module",
         kind=declared.kind,
@@ -96,7 +96,7 @@ def _module(names: Names, children: Mapping[str, Any], record: _linen_run.Record
         children=children,
         module=seen,
         cls=type(module),
-        stacks={name: record.stacks[where] for where, name in own.items() if where in record.stacks},
+        stacks={name: record.stacks[key] for key, name in inside.items() if key in record.stacks},
         **further,
     )
 
@@ -120,23 +120,23 @@ def open_wrappers(record: _linen_run.Record, variables: Variables) -> _linen.Not
         if not isinstance(module, bridge.ToLinen):
             continue
         whole = _made(module)
-        objects = {tuple(map(str, names)): each for names, each in nnx.iter_graph(whole)}
+        objects = {tuple(map(str, names)): node for names, node in nnx.iter_graph(whole)}
         for layer in survey_model(whole).layers:
-            for path in (*(each.path for each in layer.ancestors), layer.path):
-                names = _names(path)
+            for module_path in (*(ancestor.path for ancestor in layer.ancestors), layer.path):
+                names = _names(module_path)
                 if isinstance(objects.get(names), nnx.Module):
                     modules[(*around, *names)] = record.inside[(*around, *names)] = objects[names]
             for parameter in layer.parameters:
-                where = path_at.get((*around, *_names(parameter.path)))
+                path = path_at.get((*around, *_names(parameter.path)))
                 constraint = parameter.constraint
-                if where is None or constraint is None:
+                if path is None or constraint is None:
                     continue
-                companions = [path_at.get((*around, *_names(each))) for each in constraint.companions]
+                companions = [path_at.get((*around, *_names(companion))) for companion in constraint.companions]
                 if None in companions:
-                    reasons[where] = undeclared(f"behind {constraint.name}, whose other arrays are not here")
+                    reasons[path] = undeclared(f"behind {constraint.name}, whose other arrays are not here")
                 else:
-                    constraints[where] = replace(constraint, companions=tuple(map(str, companions)))
-                    reasons |= {companion: follows(where) for companion in constraints[where].companions}
+                    constraints[path] = replace(constraint, companions=tuple(map(str, companions)))
+                    reasons |= dict.fromkeys(constraints[path].companions, follows(path))
     record.modules = modules
     return constraints, reasons
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from initax._adapters._nodes import Awaited, Node, Tie, entry_name
-from initax._adapters._shared_patterns import looked_up
+from initax._adapters._shared_patterns import looked_up, numbered
 from initax._adapters._spectral_norm import SpectralNormPreimage
 from initax._math._axes import Axes
 from initax._model._constraint import weight_norm
@@ -47,10 +47,6 @@ def _linear_default(module: Any) -> DefaultSpec:
 def _conv_sizes(module: Any) -> dict[str, int]:
     groups = module.groups
     return {"g": groups, "o": module.out_channels // groups, "i": module.in_channels // groups}
-
-
-def _conv_bias_sizes(module: Any) -> dict[str, int]:
-    return {"g": module.groups, "o": module.out_channels // module.groups}
 
 
 def _conv_bias_pattern(module: Any) -> str:
@@ -88,8 +84,8 @@ def _norm(shape: Any) -> Declaration:
     """A norm's scale and bias, of the shape that a function of the module tells."""
 
     def sizes(module: Any) -> dict[str, int]:
-        own = shape(module)
-        return {"o": own[0]} if len(own) == 1 else {f"o{axis}": size for axis, size in enumerate(own)}
+        names = numbered("o", len(shape(module)))
+        return dict(zip(names, shape(module), strict=True))
 
     def pattern(module: Any) -> str:
         return " ".join(sizes(module))
@@ -106,7 +102,7 @@ def _conv(kind: str, effective: Any) -> Declaration:
     return row(
         kind,
         weight=weight("(g o) i ...", sizes=_conv_sizes, default=default, **further),
-        bias=bias(_conv_bias_pattern, "weight", sizes=_conv_bias_sizes, default=default),
+        bias=bias(_conv_bias_pattern, "weight", sizes=_conv_sizes, default=default),
     )
 
 
@@ -114,7 +110,7 @@ LAYERS: dict[type, Declaration] = {
     eqx.nn.Linear: row(
         "Linear",
         weight=weight("o i", sizes=_linear_sizes, default=_linear_default),
-        bias=bias("o", "weight", sizes=lambda module: {"o": _size(module.out_features)}, default=_linear_default),
+        bias=bias("o", "weight", sizes=_linear_sizes, default=_linear_default),
     ),
     eqx.nn.Conv: _conv("Conv", _strided),
     eqx.nn.ConvTranspose: _conv("ConvTranspose", _transposed),
@@ -149,21 +145,21 @@ def describe(node: Any) -> Node | None:
     """Return what a node is to Equinox, and what its wrappers and shared nodes mean for the arrays below."""
     cls = type(node)
     try:
-        say = _SAID[cls]
+        describe_node = _DESCRIBES[cls]
     except KeyError:
-        say = _how(cls)
-    return None if say is None else say(node)
+        describe_node = _describes(cls)
+    return None if describe_node is None else describe_node(node)
 
 
-Say = Callable[[Any], Node]
-_SAID: weakref.WeakKeyDictionary[type, Say | None] = weakref.WeakKeyDictionary()
-"""What says what the nodes of a class are; an `isinstance` check on an Equinox module costs more than all else here."""
+Describe = Callable[[Any], Node]
+_DESCRIBES: weakref.WeakKeyDictionary[type, Describe | None] = weakref.WeakKeyDictionary()
+"""What describes the nodes of a class; an `isinstance` check on an Equinox module costs more than all else here."""
 
 
-def _how(cls: type) -> Say | None:
-    special = next((say for base, say in SPECIAL.items() if issubclass(cls, base)), None)
-    _SAID[cls] = special or (_module if issubclass(cls, eqx.Module) else None)
-    return _SAID[cls]
+def _describes(cls: type) -> Describe | None:
+    special = next((describe for base, describe in SPECIAL.items() if issubclass(cls, base)), None)
+    _DESCRIBES[cls] = special or ((lambda node: MODULE) if issubclass(cls, eqx.Module) else None)
+    return _DESCRIBES[cls]
 
 
 STATE = Reason(
@@ -179,10 +175,6 @@ def _constant(array: Any, boxed: bool) -> Reason | None:
 MODULE = Node("module", constant=_constant)
 
 
-def _module(node: Any) -> Node:
-    return MODULE
-
-
 def _weight_norm(node: Any) -> Node:
     shape = tuple(node.g.shape)
     constraint = weight_norm(tuple(axis for axis, size in enumerate(shape) if size == 1), "g", shape)
@@ -192,13 +184,9 @@ def _weight_norm(node: Any) -> Node:
 def _state(node: Any) -> Node:
     structure: Any = jax.tree_util.tree_structure(node)
     markers = structure.node_data()[1]
-    values, _ = jax.tree_util.tree_flatten(node, is_leaf=lambda each: each is not node)
+    values, _ = jax.tree_util.tree_flatten(node, is_leaf=lambda child: child is not node)
     numbered = ((str(index), value) for index, value in enumerate(values))
     return Node("state", reason=STATE, states=dict(zip(markers, numbered, strict=True)))
-
-
-def _state_index(node: Any) -> Node:
-    return Node("state")
 
 
 def _spectral_norm(node: Any) -> Node:
@@ -238,15 +226,14 @@ def _shared(node: Any) -> Node:
     if not callable(node.where) or not callable(node.get) or not jax.tree_util.tree_leaves(node.pytree):
         return MODULE  # a part of one, from `eqx.partition`: the functions, or the arrays, are in the other part
     treedef: Any
-    found, treedef = jax.tree_util.tree_flatten_with_path(node.pytree)
-    marked = treedef.unflatten([_Mark(".".join(("pytree", *map(entry_name, keys))), leaf) for keys, leaf in found])
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(node.pytree)
+    marked = treedef.unflatten([_Mark(".".join(("pytree", *map(entry_name, keys))), leaf) for keys, leaf in leaves])
     tied = jax.tree_util.tree_leaves(node.where(marked))
     try:
         sources = jax.tree_util.tree_leaves(node.get(marked))
     except Exception:  # `get` computes something, e.g. a transpose: what it returns has a shape but no path
-        sources = [
-            _Mark(None, each) for each in jax.tree_util.tree_leaves(eqx.filter_eval_shape(node.get, node.pytree))
-        ]
+        computed = jax.tree_util.tree_leaves(eqx.filter_eval_shape(node.get, node.pytree))
+        sources = [_Mark(None, array) for array in computed]
     if not sources or not tied:
         return MODULE
     if len(tied) != len(sources):  # whole modules are tied: there is no array in their place to list
@@ -269,11 +256,11 @@ def _shape(leaf: Any) -> jax.ShapeDtypeStruct | None:
     return None
 
 
-SPECIAL: dict[type, Say] = {
+SPECIAL: dict[type, Describe] = {
     eqx.nn.State: _state,
-    eqx.nn.StateIndex: _state_index,
+    eqx.nn.StateIndex: lambda node: Node("state"),
     eqx.nn.WeightNorm: _weight_norm,
     eqx.nn.SpectralNorm: _spectral_norm,
     eqx.nn.Shared: _shared,
 }
-"""Classes that say something about arrays elsewhere → what says it."""
+"""Classes that say something about arrays elsewhere → what describes their nodes."""

@@ -49,21 +49,18 @@ class Facts:
             return
         for below, constraint in node.constraints.items():
             self._constrain(absolute(path, below), constraint, path)
-        for below, reason in node.reasons.items():
-            self.reasons[absolute(path, below)] = reason
-        for marker, (below, value) in node.states.items():
-            self.values[marker] = (absolute(path, below), value)
-        for below, awaited in node.awaited.items():
-            self.awaited[absolute(path, below)] = awaited
+        self.reasons |= {absolute(path, below): reason for below, reason in node.reasons.items()}
+        self.values |= {marker: (absolute(path, below), value) for marker, (below, value) in node.states.items()}
+        self.awaited |= {absolute(path, below): awaited for below, awaited in node.awaited.items()}
         for below, start in node.streams.items():
             self.streams[absolute(path, below)] = functools.partial(start, absolute(path, below))
         for below, tie in node.ties.items():
-            own = absolute(path, below)
+            alias = absolute(path, below)
             computed = f"what {cls.__name__} at {path or '(model)'} computes"
-            self.aliases[own] = computed if tie.owner is None else absolute(path, tie.owner)
+            self.aliases[alias] = computed if tie.owner is None else absolute(path, tie.owner)
             if tie.array is not None:
-                self.ties[own] = self.aliases[own]
-                self.placeholders[own] = tie.array
+                self.ties[alias] = self.aliases[alias]
+                self.placeholders[alias] = tie.array
 
     def keep(self, path: str, reason: Reason) -> None:
         """Add the reason of a framework why an array is never drawn: it is state, or not trainable."""
@@ -71,7 +68,7 @@ class Facts:
 
     def _constrain(self, weight: str, constraint: Constraint, base: str) -> None:
         """Add a constraint whose companions are paths below `base`; they are set with the weight."""
-        companions = tuple(absolute(base, each) for each in constraint.companions)
+        companions = tuple(absolute(base, companion) for companion in constraint.companions)
         self.constraints[weight] = constraint.at(weight, companions)
         self.reasons |= dict.fromkeys(companions, follows(weight))
 
@@ -91,10 +88,10 @@ class Facts:
             layer: the layer, as its class or its names read.
             leaf_at: function from a path to the leaf there; asked for state alone.
         """
-        every = [facts for facts in (self.ties, self.constraints, self.reasons, self.states) if facts]
-        if not every or not any(parameter.path in facts for parameter in layer.parameters for facts in every):
+        known = [facts for facts in (self.ties, self.constraints, self.reasons, self.states) if facts]
+        if not known or not any(array.path in facts for array in layer.parameters for facts in known):
             return layer
-        return replace(layer, parameters=tuple(self._applied(each, layer, leaf_at) for each in layer.parameters))
+        return replace(layer, parameters=tuple(self._applied(array, layer, leaf_at) for array in layer.parameters))
 
     def _applied(self, parameter: Parameter, layer: Layer, leaf_at: Callable[[str], Any]) -> Parameter:
         """The parameter, and behind a mask the effective fans that this leaves its weight; a bias has its weight's."""
@@ -112,7 +109,7 @@ class Facts:
         elif path in self.constraints:
             parameter = replace(parameter, constraint=self.constraints[path])
         weight = parameter.name if parameter.role in WEIGHT_ROLES else self._weight_beside(parameter, layer)
-        mask = next((self.constraints.get(each.path) for each in layer.parameters if each.name == weight), None)
+        mask = next((self.constraints.get(array.path) for array in layer.parameters if array.name == weight), None)
         return parameter if parameter.fans is None else replace(parameter, fans=parameter.fans.masked(mask))
 
     def _weight_beside(self, bias: Parameter, layer: Layer) -> str | None:
@@ -121,5 +118,5 @@ class Facts:
         if declaration is not None:
             row = declaration.fields.get(bias.name)
             return row.of if row is not None else None
-        weights = [each.name for each in layer.parameters if each.role in WEIGHT_ROLES]
+        weights = [array.name for array in layer.parameters if array.role in WEIGHT_ROLES]
         return weights[0] if len(weights) == 1 else None

@@ -91,7 +91,7 @@ def _foreign(cls: type, model: Any) -> str:
     packages = packages_of(cls)
     inside = "" if type(model) is cls else f", in a {_name(model)}"
     names = {base.__name__ for base in cls.__mro__}
-    package = next((each for each in ARRAYS_OF if each in packages), "")
+    package = next((name for name in ARRAYS_OF if name in packages), "")
     is_tensor = not names.isdisjoint(TENSORS)
     if _is_keras(cls):
         what = "a variable of Keras" if is_tensor else "a Keras model"
@@ -140,13 +140,13 @@ def _states(model: Any) -> list[str]:
         return [_name(model)]
     if type(model) not in (tuple, list):
         return []
-    found: list[str] = []
+    states: list[str] = []
     for part in model:
         names = _states(part)
         if not names and not (isinstance(part, tuple) and not part):
             return []
-        found += names
-    return found
+        states += names
+    return states
 
 
 def _refuse_call(model: Any, leaves: Sequence[Any]) -> None:
@@ -183,9 +183,9 @@ def _inside(function: Any, depth: int = 8) -> Any:
         inner = getattr(function, name, None)
         if inner is None or inner is function:
             continue
-        found = inner if holds_arrays(inner) else _inside(inner, depth - 1)
-        if found is not None:
-            return found
+        module = inner if holds_arrays(inner) else _inside(inner, depth - 1)
+        if module is not None:
+            return module
     return None
 
 
@@ -193,14 +193,14 @@ def refuse_closed(model: Any) -> None:
     """Raise where the model is an object that JAX does not look into, with arrays inside.
 
     Raises:
-        ModelError: it is so.
+        ModelError: it is such an object.
     """
     if isinstance(model, ARRAYS):
         return
     if isinstance(model, Mapping):
         raise ModelError(f"JAX does not look into a {_name(model)}, and sees no array.", "pass dict(model)")
-    own = {name: each for name, each in getattr(model, "__dict__", {}).items() if not name.startswith("__")}
-    held = [name for name, each in own.items() if holds_arrays(each)]
+    attributes = getattr(model, "__dict__", {}).items()
+    held = [name for name, value in attributes if not name.startswith("__") and holds_arrays(value)]
     if held:
         raise ModelError(
             f"{_name(model)} is not a pytree: JAX sees no array in it.",

@@ -28,11 +28,11 @@ def describe(node: Any) -> Node | None:
 
 def _module(module: Any) -> Node | None:
     """What a module is whose arrays have named axes: its own attributes say which of them are inputs and outputs."""
-    arrays = {each.name: getattr(module, each.name, None) for each in fields(module)}
+    values = {attribute.name: getattr(module, attribute.name, None) for attribute in fields(module)}
     arrays = {
-        name: array
-        for name, array in arrays.items()
-        if isinstance(array, haliax.NamedArray) and hasattr(array.array, "shape")
+        name: value
+        for name, value in values.items()
+        if isinstance(value, haliax.NamedArray) and hasattr(value.array, "shape")
     }
     if isinstance(module, LayerNormBase):
         return _norm(module, arrays)
@@ -51,7 +51,7 @@ def _names(spec: Any) -> tuple[str, ...]:
         return (spec,)
     if isinstance(spec, haliax.Axis):
         return (spec.name,)
-    return tuple(name for each in spec for name in _names(each)) if isinstance(spec, Iterable) else ()
+    return tuple(name for axis in spec for name in _names(axis)) if isinstance(spec, Iterable) else ()
 
 
 def _sides(letter: str, spec: Any) -> dict[str, str]:
@@ -71,6 +71,11 @@ def _pattern(array: Any, sides: Mapping[str, str]) -> str:
     return " ".join(written)
 
 
+def _fields(arrays: Mapping[str, Any], sides: Mapping[str, str], rows: Mapping[str, Any]) -> dict[str, Field]:
+    """The cells of those arrays that a module has, from what there is to say of each beside its axes."""
+    return {name: Field(pattern=_pattern(arrays[name], sides), **row) for name, row in rows.items() if name in arrays}
+
+
 def _linear(module: Any, arrays: Mapping[str, Any]) -> Node | None:
     """A module with axes `In` and `Out`, whichever class it is of, and one array that has all of both."""
     inputs, outputs = _sides("i", getattr(module, "In", None)), _sides("o", getattr(module, "Out", None))
@@ -78,23 +83,12 @@ def _linear(module: Any, arrays: Mapping[str, Any]) -> Node | None:
     weights = [name for name, array in arrays.items() if {*inputs, *outputs} <= set(_names(array.axes))]
     if not inputs or not outputs or len(weights) != 1:  # of two weights, one may well lead back
         return None
-    biases = [
-        name
-        for name, array in arrays.items()
-        if name in BIASES and set(outputs) <= set(_names(array.axes)) and not set(inputs) & set(_names(array.axes))
-    ]
-    return Node(
-        kind="Linear",
-        fields={
-            weights[0]: Field(
-                pattern=_pattern(arrays[weights[0]], sides), role="weight", default=functools.partial(_default, "In")
-            )
-        }
-        | {
-            name: Field(pattern=_pattern(arrays[name], sides), role="bias", of=weights[0], default="zeros")
-            for name in biases
-        },
-    )
+    rows: dict[str, Any] = {weights[0]: {"role": "weight", "default": functools.partial(_default, "In")}}
+    for name, array in arrays.items():
+        axes = set(_names(array.axes))
+        if name in BIASES and set(outputs) <= axes and not set(inputs) & axes:
+            rows[name] = {"role": "bias", "of": weights[0], "default": "zeros"}
+    return Node(kind="Linear", fields=_fields(arrays, sides, rows))
 
 
 def _default(inputs: str, module: Any) -> DefaultSpec:
@@ -112,27 +106,14 @@ def _default(inputs: str, module: Any) -> DefaultSpec:
 
 def _embedding(module: Any, arrays: Mapping[str, Any]) -> Node:
     sides = _sides("o", module.Vocab) | _sides("i", module.Embed)
-    weight = Field(
-        pattern=_pattern(arrays["weight"], sides),
-        role="embedding",
-        default=functools.partial(_default, "Vocab"),
-        effective=looked_up,
-    )
-    return Node(kind="Embedding", fields={"weight": weight})
+    row = {"role": "embedding", "default": functools.partial(_default, "Vocab"), "effective": looked_up}
+    return Node(kind="Embedding", fields=_fields(arrays, sides, {"weight": row}))
 
 
 def _norm(module: Any, arrays: Mapping[str, Any]) -> Node:
     sides = _sides("o", module.axis)
-    rows: dict[str, Any] = {
-        "weight": {"role": "scale", "default": "ones"},
-        "bias": {"role": "bias", "default": "zeros"},
-    }
-    return Node(
-        kind="Norm",
-        fields={
-            name: Field(pattern=_pattern(arrays[name], sides), **row) for name, row in rows.items() if name in arrays
-        },
-    )
+    rows = {"weight": {"role": "scale", "default": "ones"}, "bias": {"role": "bias", "default": "zeros"}}
+    return Node(kind="Norm", fields=_fields(arrays, sides, rows))
 
 
 def _strided(module: Any, axes: Axes) -> Fans:
@@ -147,18 +128,13 @@ def _conv(module: Any, arrays: Mapping[str, Any]) -> Node:
     """A convolution, whose groups are merged with its outputs."""
     spatial: Sequence[str] = _names(module.Spatial)
     sides = {**dict.fromkeys(spatial, "..."), module.In.name: "i", module.Out.name: "(g o)"}
-    sizes = {"g": module.groups, "o": module.Out.size // module.groups}
-    default = ("uniform_fan_in", {"fan": module.In.size // module.groups * math.prod(module.kernel_size)})
-    is_transposed = isinstance(module, haliax.nn.ConvTranspose)
-    rows: dict[str, Any] = {
-        "weight": {"role": "weight", "effective": _transposed if is_transposed else _strided},
-        "bias": {"role": "bias", "of": "weight"},
+    shared: dict[str, Any] = {
+        "sizes": {"g": module.groups, "o": module.Out.size // module.groups},
+        "default": ("uniform_fan_in", {"fan": module.In.size // module.groups * math.prod(module.kernel_size)}),
     }
-    return Node(
-        kind="ConvTranspose" if is_transposed else "Conv",
-        fields={
-            name: Field(pattern=_pattern(arrays[name], sides), sizes=sizes, default=default, **row)
-            for name, row in rows.items()
-            if name in arrays
-        },
-    )
+    is_transposed = isinstance(module, haliax.nn.ConvTranspose)
+    rows = {
+        "weight": {"role": "weight", "effective": _transposed if is_transposed else _strided, **shared},
+        "bias": {"role": "bias", "of": "weight", **shared},
+    }
+    return Node(kind="ConvTranspose" if is_transposed else "Conv", fields=_fields(arrays, sides, rows))

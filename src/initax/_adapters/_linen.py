@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,8 +14,8 @@ from jax.nn import initializers
 from jax.tree_util import DictKey
 
 from initax._adapters._linen_run import Record, apply, run
-from initax._adapters._nodes import Call, packages_of
-from initax._adapters._plain import Own, unknown
+from initax._adapters._nodes import Call, carried_module, packages_of
+from initax._adapters._plain import Arrays, unknown
 from initax._adapters._shared_patterns import (
     Fans,
     conv_effective,
@@ -30,10 +30,12 @@ from initax._adapters._spectral_norm import FlaxSpectralNormPreimage
 from initax._adapters._variables import (
     PARAMS,
     UNUSED,
+    Entry,
     Names,
     Readings,
     Variables,
     are_variables,
+    nested,
     survey_variables,
     take_apart,
 )
@@ -118,8 +120,8 @@ def _general_bias_pattern(seen: Seen) -> str:
 
 
 def _equation(seen: Seen) -> str:
-    given = seen.args[1] if len(seen.args) > 1 else seen.kwargs.get("einsum_str")
-    return str(given or seen.module.einsum_str)
+    equation = seen.args[1] if len(seen.args) > 1 else seen.kwargs.get("einsum_str")
+    return str(equation or seen.module.einsum_str)
 
 
 def _kernel_size(seen: Seen) -> tuple[int, ...]:
@@ -180,11 +182,11 @@ def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hid
     """
     fields: dict[str, Field] = {}
     for gate, names in gates.items():
-        own: dict[str, Any] = {"gates": (gate,) if gate else ()}
+        shared: dict[str, Any] = {"gates": (gate,) if gate else ()}
         kernel, recurrent = (f"{name}.kernel" for name in names)
         fields |= {
-            kernel: weight("i o", default=_own("kernel_init", kernel), **own),
-            recurrent: weight("i o", "recurrent", default=_own("recurrent_kernel_init", recurrent), **own),
+            kernel: weight("i o", default=_own("kernel_init", kernel), **shared),
+            recurrent: weight("i o", "recurrent", default=_own("recurrent_kernel_init", recurrent), **shared),
         }
         # A bias that serves both sides has the fans of the input side, as in the other frameworks.
         for name, init, of in (
@@ -192,7 +194,7 @@ def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hid
             (names[1], hidden.get(gate), recurrent if gate in inner else kernel),
         ):
             if init is not None:
-                fields[f"{name}.bias"] = bias("o", of, default=_own(init, f"{name}.bias"), **own)
+                fields[f"{name}.bias"] = bias("o", of, default=_own(init, f"{name}.bias"), **shared)
     return row("RNNCell", fields)
 
 
@@ -201,14 +203,14 @@ def _lettered(gates: tuple[str, ...], letters: str) -> dict[str, tuple[str, str]
 
 
 def _conv_lstm() -> Declaration:
-    own: dict[str, Any] = {"sizes": {"gate": len(CONV_LSTM_GATES)}, "gates": CONV_LSTM_GATES}
+    shared: dict[str, Any] = {"sizes": {"gate": len(CONV_LSTM_GATES)}, "gates": CONV_LSTM_GATES}
     roles: tuple[tuple[str, Role], ...] = (("ih", "weight"), ("hh", "recurrent"))
     fields: dict[str, Field] = {}
     for name, role in roles:
         kernel = f"{name}.kernel"
         fields |= {
-            kernel: weight("... i (gate o)", role, default="lecun_normal", **own),
-            f"{name}.bias": bias("(gate o)", kernel, default="zeros", **own),
+            kernel: weight("... i (gate o)", role, default="lecun_normal", **shared),
+            f"{name}.bias": bias("(gate o)", kernel, default="zeros", **shared),
         }
     return row("RNNCell", fields)
 
@@ -292,8 +294,8 @@ def survey(model: Any, call: Call) -> Survey | None:
                 f"variables = {type(model).__name__}(...).init(key, x); "
                 "ix.reinit(variables, rules, key, module=module, inputs=x)",
             )
-        module = None if inputs is None else _carried_by(model)
-        if module is None:
+        module = None if inputs is None else carried_module(model)
+        if not isinstance(module, nn.Module):
             return None
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -314,7 +316,7 @@ def survey(model: Any, call: Call) -> Survey | None:
     variables = take_apart(model)
     record = run(module, _collections(model, variables), inputs, forward)
     constraints, reasons = wrappers(record, variables)
-    if any(BRIDGE in packages_of(type(each)) for each in record.modules.values()):
+    if any(BRIDGE in packages_of(type(inside)) for inside in record.modules.values()):
         bridges = importlib.import_module(BRIDGES)
         further, why = bridges.open_wrappers(record, variables)
         constraints, reasons = {**constraints, **further}, {**reasons, **why}
@@ -326,9 +328,9 @@ def survey(model: Any, call: Call) -> Survey | None:
         notes=reasons,
         order=tuple(record.modules),
     )
-    found = survey_variables(variables, readings)
-    found.call = functools.partial(_call, module, forward)
-    return found
+    surveyed = survey_variables(variables, readings)
+    surveyed.call = functools.partial(_call, module, forward)
+    return surveyed
 
 
 def _call(module: Any, forward: Callable[..., Any] | None, model: Any, *inputs: Any) -> Any:
@@ -342,27 +344,17 @@ def _collections(model: Any, variables: Variables) -> dict[str, Any]:
 
     A module of NNX inside one of Linen's has keys that are not names: numbers and tuples.
     """
-    found, _ = jax.tree_util.tree_flatten_with_path(model)
-    made: dict[str, Any] = {}
-    for (path, _), entry in zip(found, variables.entries, strict=True):
-        if entry.collection is None:
-            continue
+
+    def keys_of(path: Sequence[Any], entry: Entry) -> Sequence[Any]:
         keys = [key.key for key in path if isinstance(key, DictKey)]
-        named = [len(key) if isinstance(key, tuple) else 1 for key in keys]
-        while sum(named) > len(entry.names):  # the name of the collection stands in front
-            keys, named = keys[1:], named[1:]
-        own = entry.names if isinstance(keys[0], tuple) else keys
-        place = made.setdefault(entry.collection, {})
-        for key in own[:-1]:
-            place = place.setdefault(key, {})
-        place[own[-1]] = entry
-    return made
+        lengths = [len(key) if isinstance(key, tuple) else 1 for key in keys]
+        while sum(lengths) > len(entry.names):  # the name of the collection stands in front
+            keys, lengths = keys[1:], lengths[1:]
+        return entry.names if isinstance(keys[0], tuple) else keys
 
-
-def _carried_by(model: Any) -> Any:
-    """Return the Linen module whose `apply` a train state carries, or `None`."""
-    bound = getattr(getattr(model, "apply_fn", None), "__self__", None)
-    return bound if isinstance(bound, nn.Module) else None
+    leaves, _ = jax.tree_util.tree_flatten_with_path(model)
+    both = zip(leaves, variables.entries, strict=True)
+    return nested((entry, keys_of(path, entry)) for (path, _), entry in both if entry.collection is not None)
 
 
 def _owner(record: Record, names: Names) -> Names | None:
@@ -374,24 +366,22 @@ def _owner(record: Record, names: Names) -> Names | None:
     return next((names[:count] for count in range(len(names), -1, -1) if names[:count] in record.modules), None)
 
 
-def _read(record: Record, names: Names, own: Own) -> tuple[str, tuple[Parameter, ...]]:
+def _read(record: Record, names: Names, arrays: Arrays) -> tuple[str, tuple[Parameter, ...]]:
     module = record.modules[names]
     declared = declaration_of(type(module))
-    inside = {name: (*names, *name.split(".")) for name in own}
+    inside = {name: (*names, *name.split(".")) for name in arrays}
     if declared is None:
-        used = {name: own[name] for name, where in inside.items() if where in record.shapes}
-        rest = {name: entry for name, entry in own.items() if name not in used}
+        used = {name: arrays[name] for name, key in inside.items() if key in record.shapes}
+        rest = {name: entry for name, entry in arrays.items() if name not in used}
         return UNDECLARED, (*unknown(used, undeclared()), *unknown(rest, UNUSED))
-    mapped = {name: own[name] for name, where in inside.items() if where in record.mapped}
-    shapes = {
-        name: record.shapes[where] for name, where in inside.items() if where in record.shapes and name not in mapped
-    }
-    stacks = {name: record.stacks[where] for name, where in inside.items() if where in record.stacks}
-    order = [*declared.fields, *own]
-    known = {name: own[name] for name in sorted(own, key=order.index) if name in shapes}
+    mapped = {name: arrays[name] for name, key in inside.items() if key in record.mapped}
+    shapes = {name: record.shapes[key] for name, key in inside.items() if key in record.shapes and name not in mapped}
+    stacks = {name: record.stacks[key] for name, key in inside.items() if key in record.stacks}
+    order = [*declared.fields, *arrays]
+    known = {name: arrays[name] for name in sorted(arrays, key=order.index) if name in shapes}
     seen = module if names in record.inside else Seen(module, shapes, record.calls[names])
     parameters = declared_parameters(seen, declared, known, stacks)
-    rest = {name: entry for name, entry in own.items() if name not in known and name not in mapped}
+    rest = {name: entry for name, entry in arrays.items() if name not in known and name not in mapped}
     # What a module sees after `nn.map_variables` tells nothing of the axes that are stored; the forward pass does.
     return declared.kind, (*parameters, *unknown(mapped, undeclared()), *unknown(rest, UNUSED))
 
@@ -403,7 +393,7 @@ def wrappers(record: Record, variables: Variables) -> Notes:
     """Return what weight norm and spectral norm mean for the arrays of layers they wrap, which stand beside them."""
     constraints: dict[str, Constraint] = {}
     notes: dict[str, Reason] = {}
-    at = {(entry.collection, *entry.names): entry for entry in variables.entries}
+    entries = {(entry.collection, *entry.names): entry for entry in variables.entries}
     for names, module in record.modules.items():
         if not isinstance(module, nn.WeightNorm | nn.SpectralNorm):
             continue
@@ -414,13 +404,13 @@ def wrappers(record: Record, variables: Variables) -> Notes:
                 continue
             text = "/".join((inside[-1], *entry.names[len(inside) :]))
             if isinstance(module, nn.WeightNorm):
-                found = _weight_norm(module, entry, at.get((PARAMS, *names, f"{text}/scale")), record)
+                constraint = _weight_norm(module, entry, entries.get((PARAMS, *names, f"{text}/scale")), record)
             else:
-                stored = [at.get((module.collection_name, *names, f"{text}/{each}")) for each in ("u", "sigma")]
-                found = _spectral_norm(module, entry, stored, record)
-            if found is not None:
-                constraints[entry.path] = found.at(entry.path)
-                notes |= dict.fromkeys(found.companions, follows(entry.path))
+                keys = [(module.collection_name, *names, f"{text}/{name}") for name in ("u", "sigma")]
+                constraint = _spectral_norm(module, entry, list(map(entries.get, keys)), record)
+            if constraint is not None:
+                constraints[entry.path] = constraint.at(entry.path)
+                notes |= dict.fromkeys(constraint.companions, follows(entry.path))
     return constraints, notes
 
 
@@ -431,9 +421,9 @@ def _weight_norm(module: Any, entry: Any, scale: Any, record: Record) -> Constra
     if scale is None:
         return weight_norm((), None)
     shape, stacks = tuple(entry.leaf.shape), record.stacks.get(entry.names, ())
-    own = [axis for axis in range(len(shape)) if axis not in stacks]
+    layer_axes = [axis for axis in range(len(shape)) if axis not in stacks]
     features = () if module.feature_axes is None else _tuple(module.feature_axes)
-    kept = {own[axis] for axis in features} | set(stacks)
+    kept = {layer_axes[axis] for axis in features} | set(stacks)
     reduced = tuple(axis for axis in range(len(shape)) if axis not in kept)
     return weight_norm(reduced, scale.path, tuple(scale.leaf.shape))
 
@@ -450,4 +440,4 @@ def _spectral_norm(module: Any, entry: Any, stored: list[Any], record: Record) -
             f'"{module.collection_name}" and would be stale; pass all variables, not params alone',
         )
     preimage = FlaxSpectralNormPreimage(module.epsilon, stacks=len(stacks))
-    return Constraint(name="spectral norm", preimage=preimage, companions=tuple(each.path for each in stored))
+    return Constraint(name="spectral norm", preimage=preimage, companions=tuple(entry.path for entry in stored))

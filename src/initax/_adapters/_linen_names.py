@@ -6,7 +6,7 @@ import functools
 import re
 from typing import Any
 
-from initax._adapters._plain import Own, unknown
+from initax._adapters._plain import Arrays, of_array
 from initax._math._axes import Axes, resolve
 from initax._math._sharding import placement
 from initax._model._kinds import LINEN_KINDS
@@ -21,7 +21,6 @@ from initax._model._parameter import (
     Role,
     moved,
     new_layer,
-    why_not_drawable,
 )
 from initax._model._reason import undeclared
 
@@ -43,27 +42,27 @@ Named = dict[Any, tuple[str, tuple[Parameter, ...]]]
 
 
 def named_layer(
-    path: str, names: tuple[str, ...], own: Own, ancestors: tuple[Ancestor, ...], hint: str, known: Named
+    path: str, names: tuple[str, ...], arrays: Arrays, ancestors: tuple[Ancestor, ...], hint: str, known: Named
 ) -> Layer:
     """Return the layer that a module's name and the names and ranks of its arrays suggest.
 
     Args:
         path: its path.
         names: the names that the path is made of.
-        own: its arrays.
+        arrays: its arrays.
         ancestors: the modules around it.
         hint: what to pass where names do not tell.
         known: what was read before, with this hint; what is read now is added.
     """
-    told = tuple(map(_word, names[-2:]))
-    likeness = (told, *((name, array.shape, array.dtype) for name, (_, array) in own.items()))
+    words = tuple(map(_word, names[-2:]))
+    likeness = (words, *((name, array.shape, array.dtype) for name, (_, array) in arrays.items()))
     if likeness not in known:
-        kind = "RNNCell" if _is_cell(names) else _kind(names, own)
-        parameters = tuple(_parameter(name, names, kind, own, hint) for name in own)
-        known[likeness] = (UNDECLARED if all(each.role is None for each in parameters) else kind), parameters
+        kind = "RNNCell" if _is_cell(names) else _kind(names, arrays)
+        parameters = tuple(_parameter(name, names, kind, arrays, hint) for name in arrays)
+        known[likeness] = (UNDECLARED if all(array.role is None for array in parameters) else kind), parameters
     kind, alike = known[likeness]
-    both = zip(alike, own.values(), strict=True)
-    parameters = tuple([moved(parameter, where, placement(array)) for parameter, (where, array) in both])
+    both = zip(alike, arrays.values(), strict=True)
+    parameters = tuple([moved(parameter, array_path, placement(array)) for parameter, (array_path, array) in both])
     return new_layer(path, kind, dict, parameters, ancestors)
 
 
@@ -90,86 +89,74 @@ def _is_cell(names: tuple[str, ...]) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _class(name: str) -> str:
-    found = AUTOMATIC.fullmatch(name)
-    return found["cls"] if found else ""
+    match = AUTOMATIC.fullmatch(name)
+    return match["cls"] if match else ""
 
 
-def _kind(names: tuple[str, ...], own: Own) -> str:
+def _kind(names: tuple[str, ...], arrays: Arrays) -> str:
     known = LINEN_KINDS.get(_class(names[-1])) if names else None
     if known is not None and known != "Attention":
         return known
-    if "embedding" in own:
+    if "embedding" in arrays:
         return "Embedding"
-    if "scale" in own and "kernel" not in own:
+    if "scale" in arrays and "kernel" not in arrays:
         return "Norm"
-    if "kernel" in own:
-        return "Linear" if len(own["kernel"][1].shape) == 2 or _is_projection(names, own) else UNDECLARED
+    if "kernel" in arrays:
+        return "Linear" if len(arrays["kernel"][1].shape) == 2 or _is_projection(names, arrays) else UNDECLARED
     return UNDECLARED
 
 
-def _is_projection(names: tuple[str, ...], own: Own) -> bool:
+def _is_projection(names: tuple[str, ...], arrays: Arrays) -> bool:
     """Return whether a module is a projection of attention: by the name of the module around it, or by its shapes."""
     if not names or names[-1] not in ATTENTION:
         return False
     if len(names) > 1 and LINEN_KINDS.get(_class(names[-2])) == "Attention":
         return True
-    shape = tuple(own["kernel"][1].shape)
+    shape = tuple(arrays["kernel"][1].shape)
     if len(shape) != 3:
         return False
-    bias = tuple(own["bias"][1].shape) if "bias" in own else None
+    bias = tuple(arrays["bias"][1].shape) if "bias" in arrays else None
     if names[-1] == "out":
         return bool(shape[0] * shape[1] == shape[2])
     return bool(shape[0] == shape[1] * shape[2]) if bias is None else bias == shape[1:]
 
 
-def _parameter(name: str, names: tuple[str, ...], kind: str, own: Own, hint: str) -> Parameter:
-    path, array = own[name]
-    shape = tuple(array.shape)
-    role, pattern = _reading(name, names, kind, own)
-    never = why_not_drawable(shape, array.dtype)
+def _parameter(name: str, names: tuple[str, ...], kind: str, arrays: Arrays, hint: str) -> Parameter:
+    path, array = arrays[name]
+    role, pattern = _reading(name, names, kind, arrays)
     if role is None:
-        return unknown({name: own[name]}, undeclared(UNNAMED, hint=hint))[0]
-    axes = resolve(pattern, shape) if pattern is not None else None
-    weight = axes if role in WEIGHT_ROLES else _weight_axes(name, names, kind, own)
+        return of_array(path, name, array, undeclared(UNNAMED, hint=hint))
+    axes = resolve(pattern, tuple(array.shape)) if pattern is not None else None
+    weight = axes if role in WEIGHT_ROLES else _weight_axes(name, names, kind, arrays)
     fans = Fans.of(weight) if weight is not None else None
     if fans is not None and role == "embedding":
         fans = Fans(fans.nominal, (1, fans.nominal[0]))
-    return Parameter(
-        path=path,
-        name=name,
-        role=role,
-        shape=shape,
-        dtype=array.dtype,
-        axes=axes,
-        fans=fans,
-        evidence=Evidence.NAMED,
-        sharding=placement(array),
-        excluded=never,
-    )
+    return of_array(path, name, array, None, role, axes=axes, fans=fans, evidence=Evidence.NAMED)
 
 
-def _weight_axes(bias: str, names: tuple[str, ...], kind: str, own: Own) -> Axes | None:
+def _weight_axes(bias: str, names: tuple[str, ...], kind: str, arrays: Arrays) -> Axes | None:
     """The axes of the weight that a bias goes with; in a cell, of the input's where both sides share one bias."""
     weight = bias.removesuffix("bias") + "kernel"
     inner = f"i{weight[1:]}"
-    if kind == "RNNCell" and f"{inner.removesuffix('kernel')}bias" not in own:
+    if kind == "RNNCell" and f"{inner.removesuffix('kernel')}bias" not in arrays:
         weight = inner
-    if kind == "Norm" or weight not in own:
+    if kind == "Norm" or weight not in arrays:
         return None
-    role, pattern = _reading(weight, names, kind, own)
-    return resolve(pattern, tuple(own[weight][1].shape)) if role and pattern else None
+    role, pattern = _reading(weight, names, kind, arrays)
+    return resolve(pattern, tuple(arrays[weight][1].shape)) if role and pattern else None
 
 
-def _reading(name: str, names: tuple[str, ...], kind: str, own: Own) -> tuple[Role | None, str | None]:
+def _reading(name: str, names: tuple[str, ...], kind: str, arrays: Arrays) -> tuple[Role | None, str | None]:
     """The role and axes that names and rank tell, or nothing."""
-    rank = len(own[name][1].shape)
+    rank = len(arrays[name][1].shape)
     if kind == "RNNCell":
         if name.endswith("kernel"):
             role: Role = "recurrent" if name.startswith("h") else "weight"
             return (role, "i o") if rank == 2 else (None, None)
         return ("bias", "o") if name.endswith("bias") and rank == 1 else (None, None)
     if name == "kernel":
-        return _kernel(rank, names, kind, own)
+        pattern = _kernel_pattern(rank, names, kind, arrays)
+        return ("weight", pattern) if pattern else (None, None)
     if name == "embedding":
         return ("embedding", "o i") if rank == 2 else (None, None)
     if name == "scale":
@@ -179,31 +166,29 @@ def _reading(name: str, names: tuple[str, ...], kind: str, own: Own) -> tuple[Ro
     if name == "bias":
         if kind == "Norm":
             return "bias", "o" if rank == 1 else "..."
-        weight, pattern = _kernel(len(own["kernel"][1].shape), names, kind, own) if "kernel" in own else (None, None)
-        outputs = [each for each in (pattern or "").split() if each.startswith("o")]
-        if weight is not None and len(outputs) == rank:
+        kernel_rank = len(arrays["kernel"][1].shape) if "kernel" in arrays else 0
+        pattern = _kernel_pattern(kernel_rank, names, kind, arrays)
+        outputs = [axis for axis in (pattern or "").split() if axis.startswith("o")]
+        if pattern and len(outputs) == rank:
             return "bias", " ".join(outputs)
     return None, None
 
 
-def _is_told(own: Own) -> bool:
+def _is_readable(arrays: Arrays) -> bool:
     """Return whether the shape of an einsum's kernel, or its bias, tells which of its axes are the outputs."""
-    shape = own["kernel"][1].shape if "kernel" in own else ()
-    return "bias" in own or len(set(shape)) == 1
+    shape = arrays["kernel"][1].shape if "kernel" in arrays else ()
+    return "bias" in arrays or len(set(shape)) == 1
 
 
-def _kernel(rank: int, names: tuple[str, ...], kind: str, own: Own) -> tuple[Role | None, str | None]:
+def _kernel_pattern(rank: int, names: tuple[str, ...], kind: str, arrays: Arrays) -> str | None:
+    """The axes of a kernel of that many axes, where its name tells them."""
     cls = _class(names[-1]) if names else ""
-    if "kernel" in own and _is_projection(names, own):
-        return ("weight", ATTENTION[names[-1]]) if rank == 3 else (None, None)
-    if (
-        (cls in ("DenseGeneral", "Einsum") and rank > 2)
-        or (cls == "Einsum" and not _is_told(own))
-        or (names and names[-1] in PACKED)
-    ):
-        return None, None
+    if "kernel" in arrays and _is_projection(names, arrays):
+        return ATTENTION[names[-1]] if rank == 3 else None
+    if (cls in ("DenseGeneral", "Einsum") and rank > 2) or (cls == "Einsum" and not _is_readable(arrays)):
+        return None
+    if names and names[-1] in PACKED:
+        return None
     if kind == "Linear" and rank == 2:
-        return "weight", "i o"
-    if kind == "Conv" and rank > 2:
-        return "weight", "... i o"
-    return None, None
+        return "i o"
+    return "... i o" if kind == "Conv" and rank > 2 else None

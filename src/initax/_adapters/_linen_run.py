@@ -108,8 +108,8 @@ class _Box(AxisMetadata[Any]):
 
     @classmethod
     def tree_unflatten(cls, rest: Any, children: Any) -> _Box:
-        (value,), (*own, origin) = children, rest
-        box = cls(value, *own)
+        (value,), (*fields, origin) = children, rest
+        box = cls(value, *fields)
         if id(value) != int(origin) and _is_mapping():
             box.record.mapped.add(box.names)
         return box
@@ -163,10 +163,10 @@ def _reading_arrays(scope: Any) -> None:
 def _unboxed(tree: Any) -> Any:
     """Return variables with our boxes opened, and those of others as they are."""
 
-    def opened(each: Any) -> Any:
-        return each.unbox() if isinstance(each, _Box) else each
+    def opened(node: Any) -> Any:
+        return node.unbox() if isinstance(node, _Box) else node
 
-    return jax.tree_util.tree_map(opened, tree, is_leaf=lambda each: isinstance(each, AxisMetadata))
+    return jax.tree_util.tree_map(opened, tree, is_leaf=lambda node: isinstance(node, AxisMetadata))
 
 
 def apply(module: Any, variables: Any, inputs: Sequence[Any], forward: Callable[..., Any] | None) -> tuple[Any, Any]:
@@ -195,8 +195,8 @@ def run(
     record = Record()
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     flat, structure = jax.tree_util.tree_flatten(arguments)
-    is_array = [hasattr(each, "shape") and hasattr(each, "dtype") for each in flat]
-    arrays = [_abstract(each) for each, array in zip(flat, is_array, strict=True) if array]
+    are_arrays = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in flat]
+    arrays = [_abstract(leaf) for leaf, is_array in zip(flat, are_arrays, strict=True) if is_array]
     # The wrappers name their arrays by the weight's path with every key of the tree on the way, and a box would be one
     # more. So these weights are left bare.
     bare = wrapped(jax.tree_util.tree_leaves(dict(collections)))
@@ -207,8 +207,8 @@ def run(
 
     def call(variables: Any, traced: list[Any]) -> Any:
         following = iter(traced)
-        given = [next(following) if array else each for each, array in zip(flat, is_array, strict=True)]
-        restored = jax.tree_util.tree_unflatten(structure, given)
+        leaves = [next(following) if is_array else leaf for leaf, is_array in zip(flat, are_arrays, strict=True)]
+        restored = jax.tree_util.tree_unflatten(structure, leaves)
         return apply(module, variables, restored, forward)[1]
 
     def watch(
@@ -258,15 +258,14 @@ def _boxed(entry: Entry, record: Record, bare: Mapping[Names, Entry]) -> Any:
 
 def _failed(module: Any, collections: Mapping[str, Any], arguments: tuple[Any, ...], error: Exception) -> str:
     name = type(module).__name__
-    shapes = ", ".join(_shown(each) for each in arguments)
+    shapes = ", ".join(map(_shown, arguments))
     first = str(error).strip().split("\n")[0]
-    missing = not collections.get(PARAMS)
     return message(
         f"{name} can't be called on these inputs with these variables: {type(error).__name__}: {first}",
         f"inputs: {shapes or 'none'}",
         f"params: {listing(map(str, collections.get(PARAMS, {}))) or 'none'}",
         f"initialize it first: variables = {name}(...).init(key, *inputs)"
-        if missing
+        if not collections.get(PARAMS)
         else "are the variables this module's, and the inputs what it is called on? "
         "for another call write forward=lambda module, x: module(x, train=False)",
     )

@@ -73,11 +73,6 @@ def _general_bias_pattern(module: Any) -> str:
     return general_pattern(len(module.batch_axis), 0, len(module.out_features))
 
 
-def _general_bias_sizes(module: Any) -> dict[str, int]:
-    names = _general_bias_pattern(module).split()
-    return {name: size for name, size in _general_sizes(module).items() if name in names}
-
-
 def _general_default(module: Any) -> DefaultSpec:
     """Flax flattens the kernel before it draws, and takes the batch axes for inputs."""
     batch, outputs = tuple(module.batch_axis.values()), math.prod(module.out_features)
@@ -102,19 +97,16 @@ def _einsum_sizes(module: Any) -> dict[str, int]:
     return dict(zip(_einsum_kernel(module).split(), module.kernel_shape, strict=True))
 
 
-def _einsum_bias_sizes(module: Any) -> dict[str, int]:
-    return {name: size for name, size in _einsum_sizes(module).items() if name in _einsum_bias(module).split()}
-
-
 def _lora_rank(module: Any, axis: str) -> dict[str, int]:
     """Return the size of the axis that both matrices of an adapter have, whatever axes a stack adds to them."""
     first, second = (tuple(variable.get_raw_value().shape) for variable in (module.lora_a, module.lora_b))
     if len(first) != len(second):
         return {}
     for stacks in itertools.combinations(range(len(first)), len(first) - 2):
-        own = [[size for axis, size in enumerate(shape) if axis not in stacks] for shape in (first, second)]
-        if own == [[module.in_features, own[0][1]], [own[0][1], module.out_features]]:
-            return {axis: own[0][1]}
+        shapes = [[size for axis, size in enumerate(shape) if axis not in stacks] for shape in (first, second)]
+        rank = shapes[0][1]
+        if shapes == [[module.in_features, rank], [rank, module.out_features]]:
+            return {axis: rank}
     return {}
 
 
@@ -129,11 +121,6 @@ def _lora_b_sizes(module: Any) -> dict[str, int]:
 def _conv_sizes(module: Any) -> dict[str, int]:
     groups = module.feature_group_count
     return {"g": groups, "o": module.out_features // groups, "i": module.in_features // groups}
-
-
-def _conv_bias_sizes(module: Any) -> dict[str, int]:
-    groups = module.feature_group_count
-    return {"g": groups, "o": module.out_features // groups}
 
 
 def _strided(module: Any, axes: Axes) -> Fans:
@@ -183,41 +170,39 @@ def _packed_bias(gates: tuple[str, ...]) -> Field:
     return bias("(gate o)", "dense_i.kernel", sizes=sizes, default="zeros", gates=gates)
 
 
-def _single(inner: str, hidden: str, *, bias_at: str, gates: tuple[str, ...] = ()) -> dict[str, Field]:
+def _single(inner: str, hidden: str, *, biased: str, gates: tuple[str, ...] = ()) -> dict[str, Field]:
     """The arrays of a cell, or of one of its gates, in a module for the input and one for the hidden state."""
     sizes = {"i": "in_features", "o": "hidden_features"}
     across = {"i": "hidden_features", "o": "hidden_features"}
     return {
         f"{inner}.kernel": weight("i o", sizes=sizes, default=LECUN, gates=gates),
         f"{hidden}.kernel": weight("i o", "recurrent", sizes=across, default="orthogonal", gates=gates),
-        f"{bias_at}.bias": bias("o", f"{inner}.kernel", sizes={"o": "hidden_features"}, default="zeros", gates=gates),
+        f"{biased}.bias": bias("o", f"{inner}.kernel", sizes={"o": "hidden_features"}, default="zeros", gates=gates),
     }
 
 
 def _lstm() -> Declaration:
     names = zip(LSTM_GATES, ("ii", "if_", "ig", "io"), ("hi", "hf", "hg", "ho"), strict=True)
-    gates = [_single(inner, hidden, bias_at=hidden, gates=(gate,)) for gate, inner, hidden in names]
+    gates = [_single(inner, hidden, biased=hidden, gates=(gate,)) for gate, inner, hidden in names]
     return row("RNNCell", {name: row for fields in gates for name, row in fields.items()})
 
 
 LAYERS: dict[type, Declaration] = {
-    nnx.Linear: row(
-        "Linear", kernel=weight("i o", sizes=_linear_sizes, default=LECUN), bias=_bias("o", {"o": "out_features"})
-    ),
+    nnx.Linear: row("Linear", kernel=weight("i o", sizes=_linear_sizes, default=LECUN), bias=_bias("o", _linear_sizes)),
     nnx.LinearGeneral: row(
         "Linear",
         kernel=weight(_general_pattern, sizes=_general_sizes, default=_general_default),
-        bias=_bias(_general_bias_pattern, _general_bias_sizes),
+        bias=_bias(_general_bias_pattern, _general_sizes),
     ),
     nnx.Einsum: row(
         "Linear",
         kernel=weight(_einsum_kernel, sizes=_einsum_sizes, default=_einsum_default),
-        bias=_bias(_einsum_bias, _einsum_bias_sizes),
+        bias=_bias(_einsum_bias, _einsum_sizes),
     ),
     nnx.Conv: row(
         "Conv",
         kernel=weight("... i (g o)", sizes=_conv_sizes, default=LECUN, receptive="kernel_size", effective=_strided),
-        bias=_bias("(g o)", _conv_bias_sizes),
+        bias=_bias("(g o)", _conv_sizes),
         mask=MASK,
     ),
     nnx.ConvTranspose: row(
@@ -259,7 +244,7 @@ LAYERS: dict[type, Declaration] = {
             "dense_h.kernel": _packed(GRU_GATES, "hidden_features", recurrent=True),
         },
     ),
-    nnx.SimpleCell: row("RNNCell", _single("dense_i", "dense_h", bias_at="dense_i")),
+    nnx.SimpleCell: row("RNNCell", _single("dense_i", "dense_h", biased="dense_i")),
     nnx.LoRA: row(
         "LoRA",
         lora_a=weight("i o", sizes=_lora_a_sizes, default="he_uniform"),
@@ -322,10 +307,10 @@ def describe(node: Any) -> Node | None:
 
 def _form(cls: type) -> Form | None:
     """What the objects of a class are, asked once of each: `isinstance` on a Variable costs more than all else here."""
-    found = _KNOWN.get(cls)
-    if found is None:
-        found = _KNOWN[cls] = tuple(form for bases, form in FORMS if issubclass(cls, bases))[:1]
-    return found[0] if found else None
+    forms = _KNOWN.get(cls)
+    if forms is None:
+        forms = _KNOWN[cls] = tuple(form for bases, form in FORMS if issubclass(cls, bases))[:1]
+    return forms[0] if forms else None
 
 
 FORMS: tuple[tuple[tuple[type, ...], Form], ...] = (
@@ -356,9 +341,9 @@ def parameters(model: Any) -> Any:
 
 def _why_no_parameter(variable: Any) -> Reason | None:
     """Return why an optimizer leaves a Variable alone: it trains those that are an `nnx.Param`."""
-    for cls, what in STATE:
+    for cls, reason in STATE:
         if isinstance(variable, cls):
-            return what
+            return reason
     if isinstance(variable, nnx.Param):
         return None
     return Reason(Why.NOT_TRAINABLE, f"a Variable of type {type(variable).__name__}, which is not an nnx.Param")
@@ -375,21 +360,20 @@ def _started(variable: Any, value: jax.ShapeDtypeStruct, path: str, key: jax.Arr
     """The start of a stream of random keys: nothing counted yet, and a key that depends on the user's and the path."""
     if not isinstance(variable, nnx.RngKey):
         return jnp.zeros(value.shape, value.dtype)
-    own = parameter_key(as_key(key), path)
+    start = parameter_key(as_key(key), path)
     if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        data = jax.random.bits(own, value.shape, jnp.uint32)
-        return data.astype(value.dtype)
-    if value.dtype != own.dtype:
-        made = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct((), value.dtype))
-        own = jax.random.wrap_key_data(jax.random.bits(own, made.shape, made.dtype), impl=_implementation(value))
-    return jax.random.split(own, value.shape) if value.shape else own
+        return jax.random.bits(start, value.shape, jnp.uint32).astype(value.dtype)
+    if value.dtype != start.dtype:
+        data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct((), value.dtype))
+        start = jax.random.wrap_key_data(jax.random.bits(start, data.shape, data.dtype), impl=_implementation(value))
+    return jax.random.split(start, value.shape) if value.shape else start
 
 
 def _implementation(keys: jax.ShapeDtypeStruct) -> Any:
     """The implementation of abstract keys, which JAX tells of arrays and tracers only."""
-    found: list[Any] = []
-    jax.eval_shape(lambda each: found.append(jax.random.key_impl(each)), keys)
-    return found[0]
+    implementations: list[Any] = []
+    jax.eval_shape(lambda traced: implementations.append(jax.random.key_impl(traced)), keys)
+    return implementations[0]
 
 
 def _value(variable: Any) -> Any:
@@ -421,13 +405,10 @@ def _weight_norm(node: Any) -> dict[str, Constraint]:
         features = node.feature_axes if isinstance(node.feature_axes, tuple | list) else (node.feature_axes,)
         # The wrapper counts axes in its own layer; stack axes, if there are any, stand in front of them.
         stacks = len(scale.shape) - len(features) if scale is not None else 0
-        own = len(shape) - stacks
-        kept = {stacks + axis % own for axis in features} | set(range(stacks))
+        kept = {stacks + axis % (len(shape) - stacks) for axis in features} | set(range(stacks))
         reduced = tuple(axis for axis in range(len(shape)) if axis not in kept)
-        if scale is None:
-            constraints[weight] = weight_norm(reduced, None)
-        else:
-            constraints[weight] = weight_norm(reduced, f"scales.{_dotted(names)}", tuple(scale.shape))
+        magnitude = (None, None) if scale is None else (f"scales.{_dotted(names)}", tuple(scale.shape))
+        constraints[weight] = weight_norm(reduced, *magnitude)
     return constraints
 
 
@@ -435,8 +416,8 @@ def _spectral_norm(node: Any) -> dict[str, Constraint]:
     """The singular vectors and value that go with a weight must change with it."""
     constraints: dict[str, Constraint] = {}
     stored: Mapping[Any, Any] = node.batch_stats
-    for names in [each[:-1] for each in stored if each[-1] == "u"]:
-        companions = tuple(f"batch_stats.{_dotted((*names, each))}" for each in ("u", "sigma"))
+    for names in [path[:-1] for path in stored if path[-1] == "u"]:
+        companions = tuple(f"batch_stats.{_dotted((*names, name))}" for name in ("u", "sigma"))
         preimage = FlaxSpectralNormPreimage(node.epsilon, stacks=len(tuple(stored[(*names, "u")].shape)) - 2)
         constraints[f"layer_instance.{_dotted(names)}"] = Constraint(
             name="spectral norm", preimage=preimage, companions=companions
@@ -458,9 +439,9 @@ def rebuild(model: Any, leaves: Mapping[str, Any]) -> Any:
             (again.append if id(node) in seen else seen.add)(id(node))
         return form == "box" or bool(again)
 
-    found, structure = tree_flatten_with_path(model, is_leaf=is_leaf)
-    if not again and all(_is_leaf_of_graphs(leaf) for _, leaf in found):
-        new = [_renewed(leaf, ".".join(map(entry_name, entries)), leaves) for entries, leaf in found]
+    old, structure = tree_flatten_with_path(model, is_leaf=is_leaf)
+    if not again and all(_is_leaf_of_graphs(leaf) for _, leaf in old):
+        new = [_renewed(leaf, ".".join(map(entry_name, entries)), leaves) for entries, leaf in old]
         return jax.tree_util.tree_unflatten(structure, new)
     graph, state = nnx.split(model)
     flat = [(names, _renewed(value, _dotted(names), leaves)) for names, value in nnx.to_flat_state(state)]
@@ -480,8 +461,8 @@ def _renewed(value: Any, path: str, leaves: Mapping[str, Any]) -> Any:
     if path in leaves:
         new = leaves[path]
         return value.copy() if new is raw else value.copy(new)
-    found, structure = tree_flatten_with_path(raw)
-    below = [leaves.get(join(path, ".".join(map(entry_name, entries))), old) for entries, old in found]
+    inside, structure = tree_flatten_with_path(raw)
+    below = [leaves.get(join(path, ".".join(map(entry_name, entries))), leaf) for entries, leaf in inside]
     return value.copy(jax.tree_util.tree_unflatten(structure, below))
 
 

@@ -174,9 +174,14 @@ _PACKAGES: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDic
 
 def packages_of(cls: type) -> tuple[str, ...]:
     """The packages and modules that a class and its bases come from, the nearest first."""
-    found = _PACKAGES.get(cls)
-    if found is None:
-        parts = [base.__module__.split(".") for base in cls.__mro__]
-        names = (".".join(each[:depth]) for each in parts for depth in range(len(each), 0, -1))
-        found = _PACKAGES[cls] = tuple(dict.fromkeys(names))
-    return found
+    packages = _PACKAGES.get(cls)
+    if packages is None:
+        modules = [base.__module__.split(".") for base in cls.__mro__]
+        names = (".".join(module[:depth]) for module in modules for depth in range(len(module), 0, -1))
+        packages = _PACKAGES[cls] = tuple(dict.fromkeys(names))
+    return packages
+
+
+def carried_module(model: Any) -> Any:
+    """Return the module whose `apply` a train state carries, or `None`."""
+    return getattr(getattr(model, "apply_fn", None), "__self__", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,33 +11,59 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters._nodes import join
-from initax._math._axes import resolve
+from initax._math._axes import Axes, resolve
 from initax._math._sharding import placement
 from initax._model._evidence import TABLES, may_be_bias
-from initax._model._parameter import UNDECLARED, Ancestor, Evidence, Fans, Layer, Parameter, Role, why_not_drawable
+from initax._model._parameter import (
+    UNDECLARED,
+    Ancestor,
+    Evidence,
+    Fans,
+    Layer,
+    Parameter,
+    Role,
+    new_layer,
+    why_not_drawable,
+)
 from initax._model._reason import Reason, undeclared
 
 PLAIN_PATTERN = "... i o"
 """How a weight in a plain container is read unless a rule restates the axes: receptive field, inputs, outputs."""
 
-Own = dict[str, tuple[str, Any]]
+Arrays = dict[str, tuple[str, Any]]
 """Arrays a module owns: name within it → (path, array)."""
 
 
-def unknown(own: Own, reason: Reason | None) -> tuple[Parameter, ...]:
-    """Return arrays of which nothing is known but the reason why they are kept."""
-    return tuple(
-        Parameter(
-            path=path,
-            name=name,
-            role=None,
-            shape=tuple(array.shape),
-            dtype=array.dtype,
-            sharding=placement(array),
-            excluded=why_not_drawable(tuple(array.shape), array.dtype) or reason,
-        )
-        for name, (path, array) in own.items()
+def of_array(
+    path: str, name: str, array: Any, reason: Reason | None, role: Role | None = None, **further: Any
+) -> Parameter:
+    """Return the parameter that an array is.
+
+    Args:
+        path: its path.
+        name: its name in its layer.
+        array: the array.
+        reason: why it is kept, where nothing about the array itself says so.
+        role: its role.
+        **further: further fields of the parameter.
+    """
+    shape = tuple(array.shape)
+    excluded = why_not_drawable(shape, array.dtype) or reason
+    return Parameter(
+        path=path,
+        name=name,
+        role=role,
+        shape=shape,
+        dtype=array.dtype,
+        sharding=placement(array),
+        excluded=excluded,
+        **further,
     )
+
+
+def unknown(arrays: Arrays, reason: Reason | None, role: Role | None = None) -> tuple[Parameter, ...]:
+    """Return arrays whose axes are not known, and the reason why they are kept."""
+    return tuple(of_array(path, name, array, reason, role) for name, (path, array) in arrays.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,63 +71,64 @@ class _Container:
     """The arrays of one container, with lookups over all of them.
 
     Attributes:
-        own: the arrays.
+        arrays: the arrays.
         order: their names in order; a list that became a mapping has numbers sorted as words.
         places: name → its place in that order.
         ranks: name that the bias of a weight here would have → the most axes of such a weight.
     """
 
-    own: Own
+    arrays: Arrays
     order: list[str]
     places: dict[str, int]
     ranks: dict[str, int]
 
     @classmethod
-    def of(cls, own: Own) -> _Container:
+    def of(cls, arrays: Arrays) -> _Container:
         """Return arrays side by side."""
-        order = sorted(own, key=int) if all(name.isdecimal() for name in own) else list(own)
+        order = sorted(arrays, key=int) if all(name.isdecimal() for name in arrays) else list(arrays)
         ranks: dict[str, int] = {}
-        for name, (_, array) in own.items():
+        for name, (_, array) in arrays.items():
             for part, bias in BIAS_OF.items():
                 if part in name:
-                    other = name.replace(part, bias, 1)
-                    ranks[other] = max(ranks.get(other, 0), len(array.shape))
-        return cls(own, order, {name: index for index, name in enumerate(order)}, ranks)
+                    bias_name = name.replace(part, bias, 1)
+                    ranks[bias_name] = max(ranks.get(bias_name, 0), len(array.shape))
+        return cls(arrays, order, {name: index for index, name in enumerate(order)}, ranks)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of an array."""
-        return tuple(self.own[name][1].shape)
+        return tuple(self.arrays[name][1].shape)
 
 
-def plain_layers(path: str, cls: type, own: Own, ancestors: tuple[Ancestor, ...]) -> list[Layer]:
+def plain_layers(path: str, cls: type, arrays: Arrays, ancestors: tuple[Ancestor, ...]) -> list[Layer]:
     """Return the layers that the arrays of one container suggest: each weight, with its bias where names tell it."""
-    floats = {name: entry for name, entry in own.items() if jnp.issubdtype(entry[1].dtype, np.inexact)}
-    inexact, every = _Container.of(floats), _Container.of(own)
+    floats = {name: entry for name, entry in arrays.items() if jnp.issubdtype(entry[1].dtype, np.inexact)}
+    inexact, container = _Container.of(floats), _Container.of(arrays)
     weights = {
         name: None for name, entry in floats.items() if len(entry[1].shape) > 1 and not _is_no_weight(name, inexact)
     }
-    left = {name: entry for name, entry in own.items() if name not in weights}
+    left = {name: entry for name, entry in arrays.items() if name not in weights}
     scales = [name for name in left if name.lower() in SCALES]
     if not weights and scales:
-        parameters = tuple(_norm_parameter(each) for each in unknown(left, None))
-        return [Layer(path=path, kind="Norm", cls=cls, parameters=parameters, ancestors=ancestors)]
+        return [new_layer(path, "Norm", cls, tuple(map(_norm_parameter, unknown(left, None))), ancestors)]
     # Beside a norm's scale a bias may be the norm's.
     vectors = {} if scales else {name: None for name in left if name in floats and may_be_bias(name)}
     layers = []
     alone = len(weights) == 1
     for name in weights:
-        only = next((each for each in vectors if "." not in each), None) if alone and len(vectors) == 1 else None
-        bias = only or _partner(name, vectors) or _row_behind(name, left, every)
-        group: Own = {name: own[name]}
+        only = next((vector for vector in vectors if "." not in vector), None) if alone and len(vectors) == 1 else None
+        bias = only or _partner(name, vectors) or _row_behind(name, left, container)
+        group: Arrays = {name: arrays[name]}
         if bias is not None:
             group[bias] = left.pop(bias)
             vectors.pop(bias, None)
-        where = (path, ancestors) if alone else (join(path, name), (*ancestors, Ancestor(path, cls)))
-        layers.append(plain_layer(where[0], cls, group, where[1], name, bias))
+        if alone:
+            layers.append(plain_layer(path, cls, group, ancestors, name, bias))
+        else:
+            around = (*ancestors, Ancestor(path, cls))
+            layers.append(plain_layer(join(path, name), cls, group, around, name, bias))
     if left:
         detail = "a bias or a scale, and of which weight, can't be told" if weights else "no weight beside it"
-        parameters = unknown(left, undeclared(detail))
-        layers.append(Layer(path=path, kind=UNDECLARED, cls=cls, parameters=parameters, ancestors=ancestors))
+        layers.append(new_layer(path, UNDECLARED, cls, unknown(left, undeclared(detail)), ancestors))
     return layers
 
 
@@ -152,7 +179,7 @@ def _goes_with_the_one_before(name: str, shape: tuple[int, ...], container: _Con
     return shape == (*(1,) * (len(shape) - 1), before[-1]) or shape == (before[0], *(1,) * (len(shape) - 1))
 
 
-def _row_behind(weight: str, left: Own, container: _Container) -> str | None:
+def _row_behind(weight: str, left: Arrays, container: _Container) -> str | None:
     """Return the row without a name that is added to a weight's outputs: the only one behind it of as many axes."""
     index = container.places[weight]
     behind = container.order[index + 1 : index + 3] if weight.isdecimal() else []
@@ -164,10 +191,8 @@ def _row_behind(weight: str, left: Own, container: _Container) -> str | None:
 
 def _partner(weight: str, vectors: Collection[str]) -> str | None:
     """Return the vector that is a weight's bias by its name: `w1` and `b1`."""
-    for own, other in BIAS_OF.items():
-        if own in weight and weight.replace(own, other, 1) in vectors:
-            return weight.replace(own, other, 1)
-    return None
+    names = (weight.replace(part, bias, 1) for part, bias in BIAS_OF.items() if part in weight)
+    return next((name for name in names if name in vectors), None)
 
 
 JOINED = re.compile(r"[./](kernel|embedding)$")
@@ -181,37 +206,29 @@ UNSPLIT = undeclared(
 
 
 def plain_layer(
-    path: str, cls: type, own: Own, ancestors: tuple[Ancestor, ...], weight: str, bias: str | None
+    path: str, cls: type, arrays: Arrays, ancestors: tuple[Ancestor, ...], weight: str, bias: str | None
 ) -> Layer:
     """Return the layer that a weight and its bias make, as their names and shapes suggest."""
-    shape = tuple(own[weight][1].shape)
+    shape = tuple(arrays[weight][1].shape)
     if len(shape) < 2:
-        parameters = unknown(own, undeclared("not a matrix"))
-        return Layer(path=path, kind=UNDECLARED, cls=cls, parameters=parameters, ancestors=ancestors)
+        return new_layer(path, UNDECLARED, cls, unknown(arrays, undeclared("not a matrix")), ancestors)
     is_table = len(shape) == 2 and TABLES.search(weight) is not None and bias is None
     axes = resolve("o i" if is_table else PLAIN_PATTERN, shape)
     role: Role = "embedding" if is_table else "weight"
     fans = Fans((axes.fan_in, axes.fan_out), (1, axes.fan_in)) if is_table else Fans.of(axes)
     reason = UNSPLIT if JOINED.search(weight) else None
+    known: dict[str, Any] = {"fans": fans, "evidence": Evidence.NAMED if is_table else Evidence.GUESSED}
     parameters = tuple(
-        Parameter(
-            path=where,
-            name=name,
-            role=role if name == weight else "bias",
-            shape=tuple(array.shape),
-            dtype=array.dtype,
-            axes=axes if name == weight else _bias_axes(tuple(array.shape)),
-            fans=fans,
-            evidence=Evidence.NAMED if is_table else Evidence.GUESSED,
-            sharding=placement(array),
-            excluded=why_not_drawable(tuple(array.shape), array.dtype) or reason,
-        )
-        for name, (where, array) in own.items()
+        of_array(array_path, name, array, reason, role, axes=axes, **known)
+        if name == weight
+        else of_array(array_path, name, array, reason, "bias", axes=_bias_axes(array.shape), **known)
+        for name, (array_path, array) in arrays.items()
     )
     kind = "Embedding" if is_table else "Linear" if len(shape) == 2 else "Conv"
-    return Layer(path=path, kind=kind, cls=cls, parameters=parameters, ancestors=ancestors)
+    return new_layer(path, kind, cls, parameters, ancestors)
 
 
-def _bias_axes(shape: tuple[int, ...]) -> Any:
+def _bias_axes(shape: Sequence[int]) -> Axes | None:
     """Return the axes of a bias: one axis of outputs, behind axes of size 1."""
+    shape = tuple(shape)
     return resolve(" ".join([*["1"] * (len(shape) - 1), "o"]), shape) if shape and set(shape[:-1]) <= {1} else None

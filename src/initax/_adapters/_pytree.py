@@ -18,7 +18,7 @@ from jax.tree_util import GetAttrKey, default_registry, tree_flatten_with_path
 
 from initax._adapters._facts import Facts
 from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name, join
-from initax._adapters._plain import Own, plain_layer, plain_layers, unknown
+from initax._adapters._plain import Arrays, plain_layer, plain_layers, unknown
 from initax._adapters._variables import are_named, read_by_name, ungrouped
 from initax._errors import ModelError, listing, message
 from initax._model._declared import declared_parameters
@@ -29,14 +29,16 @@ from initax._model._states import BOXES
 from initax._model._survey import Survey
 
 Describe = Callable[[Any], Node | None]
-"""Function from a node to what its framework says of it, or nothing."""
+"""Function from a node to its description by its framework, or to `None`."""
 
 Children = Sequence[tuple[str, Any]]
 """Children of a node by name; what names them may name two alike."""
 
+Ancestors = tuple[Ancestor, ...]
+"""The modules and containers around a node, outermost first."""
 
 PLAIN = Node("container")
-"""What is said of a node that no framework knows."""
+"""The description of a node that no framework knows."""
 
 
 @dataclass(slots=True)
@@ -45,7 +47,7 @@ class Walk:
 
     Attributes:
         has_shapes: whether tuples of numbers stand for arrays of these shapes.
-        describe: what the frameworks say of a node.
+        describe: function from a node to its description by its framework.
         layers: the layers found so far.
         leaves: the leaves seen so far; their number is the next leaf's index.
         indices: path of each leaf, reached again or not → its index.
@@ -60,7 +62,7 @@ class Walk:
         active: identities of the opened nodes around the one that is visited; graphs may have cycles.
         messages: what could not be told, for the plan.
         hint: what to pass for classes where names are all that was read.
-        rebuilt: identity of each object that its adapter writes back → what the adapter said of it.
+        rebuilt: identity of each object that its adapter writes back → its description.
         rebuild_model: how an adapter wants the whole model written back.
     """
 
@@ -132,15 +134,16 @@ class Walk:
         def is_leaf(node: Any) -> bool:
             return id(node) in self.rebuilt or (self.has_shapes and _is_shape(node))
 
-        def one(node: Any) -> Any:
-            said = self.rebuilt.get(id(node))
-            if said is None or said.rebuild is None:
+        def rebuilt(node: Any) -> Any:
+            described = self.rebuilt.get(id(node))
+            if described is None or described.rebuild is None:
                 return new(node)
-            if said.form == "box":
-                return said.rebuild(self._rebuilt(said.value, new))
-            return said.rebuild({name: self._rebuilt(child, new) for name, child in (said.children or {}).items()})
+            if described.form == "box":
+                return described.rebuild(self._rebuilt(described.value, new))
+            children = described.children or {}
+            return described.rebuild({name: self._rebuilt(child, new) for name, child in children.items()})
 
-        return jax.tree_util.tree_map(one, tree, is_leaf=is_leaf)
+        return jax.tree_util.tree_map(rebuilt, tree, is_leaf=is_leaf)
 
     def _refuse_other_leaves(self, leaves: list[Any]) -> None:
         """Raise where writing leaves back in the order of the walk would put them elsewhere."""
@@ -170,8 +173,8 @@ class Walk:
         except (TypeError, ValueError):  # a static field that can't be hashed or compared, e.g. a list or an array
             names = None
         if names is None:
-            found, _ = tree_flatten_with_path(node, is_leaf=lambda each: each is not node)
-            names = tuple(entry_name(path[0]) for path, _ in found)
+            named, _ = tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
+            names = tuple(entry_name(path[0]) for path, _ in named)
             with contextlib.suppress(TypeError, ValueError):
                 self.names[structure] = names
         return list(zip(names, children, strict=True)), structure
@@ -180,12 +183,12 @@ class Walk:
         self,
         node: Any,
         path: str,
-        ancestors: tuple[Ancestor, ...],
+        ancestors: Ancestors,
         owner: Holder | None,
         container: Holder | None = None,
         *,
         absorbed: bool = False,
-        said: Node | None = None,
+        described: Node | None = None,
     ) -> None:
         """Walk a node.
 
@@ -196,7 +199,7 @@ class Walk:
             owner: the nearest module around, to which all loose arrays below belong.
             container: outside any module, the container around, to which the node belongs if it is an array.
             absorbed: whether the module around declares this node's arrays as its own.
-            said: what is said of it, where its framework is not to be asked.
+            described: its description, where its framework is not to be asked.
         """
         if node is None:
             return
@@ -204,41 +207,41 @@ class Walk:
         if cls in self.leaf_types:
             self._leaf(node, path, owner or container)
             return
-        said = said or (node if cls is Node else self.describe(node)) or PLAIN
+        described = described or (node if cls is Node else self.describe(node)) or PLAIN
         holder = owner or container
-        if said.form == "wrapper" and holder is None:
-            said = MODULE
-        if said is not PLAIN:
-            self.facts.enter(said, path, cls)
-            self.rebuild_model = said.rebuild_model or self.rebuild_model
-            if said.rebuild is not None:
-                self.rebuilt[id(node)] = said
-        if said.form == "unread":
-            self._keep_below(node, path, ancestors, said.reason or undeclared(), kind=UNDECLARED)
+        if described.form == "wrapper" and holder is None:
+            described = MODULE
+        if described is not PLAIN:
+            self.facts.enter(described, path, cls)
+            self.rebuild_model = described.rebuild_model or self.rebuild_model
+            if described.rebuild is not None:
+                self.rebuilt[id(node)] = described
+        if described.form == "unread":
+            self._keep_below(node, path, ancestors, described.reason or undeclared(), kind=UNDECLARED)
             return
-        if said.form == "box":
-            self._boxed(said, path, ancestors, owner, container)
+        if described.form == "box":
+            self._boxed(described, path, ancestors, owner, container)
             return
-        if said.children is not None:
+        if described.children is not None:
             if id(node) in self.active:
                 return
-            children: Children = tuple(said.children.items())
-            structure = None if said.structure is None else (cls, said.structure)
+            children: Children = tuple(described.children.items())
+            structure = None if described.structure is None else (cls, described.structure)
         else:
-            found = self._children(node)
-            if found is None:
+            flattened = self._children(node)
+            if flattened is None:
                 self._leaf(node, path, holder)
                 return
-            children, structure = found
-        if said.form == "wrapper" and holder is not None:
-            self._wrapped(node, said, path, holder, ancestors)
+            children, structure = flattened
+        if described.form == "wrapper" and holder is not None:
+            self._wrapped(node, described, path, holder, ancestors)
             return
-        if said.form == "state":
-            self._keep_below(node, path, ancestors, said.reason or state())
+        if described.form == "state":
+            self._keep_below(node, path, ancestors, described.reason or state())
             return
-        is_module = said.form == "module" or declaration_of(cls) is not None
-        hint = APART if said.hint is None else said.hint
-        if said.form == "named":
+        is_module = described.form == "module" or declaration_of(cls) is not None
+        hint = APART if described.hint is None else described.hint
+        if described.form == "named":
             self._named(node, children, path, ancestors, hint)
         elif not is_module and len(children) == 1 and children[0][0] in BOXES and isinstance(children[0][1], ARRAYS):
             # A box that a checkpoint was restored without: the array goes by the box's name.
@@ -251,78 +254,78 @@ class Walk:
             for name, child in children:
                 self.visit(child, join(path, name), ancestors, owner)
         else:
-            self._module(node, said, children, structure, path, ancestors)
+            self._module(node, described, children, structure, path, ancestors)
 
     def _module(
-        self, node: Any, said: Node, children: Children, structure: Any, path: str, ancestors: tuple[Ancestor, ...]
+        self, node: Any, described: Node, children: Children, structure: Any, path: str, ancestors: Ancestors
     ) -> None:
         """A module: a layer, if it owns arrays, with the layers inside it behind."""
-        cls = said.cls or type(node)
-        if said.cls is not None and said.cls is not type(node) and not isinstance(node, Node):
+        cls = described.cls or type(node)
+        if described.cls is not None and described.cls is not type(node) and not isinstance(node, Node):
             ancestors = (*ancestors, Ancestor(path, type(node)))
         holder = Holder(path, {})
-        around = (*ancestors, Ancestor(path, cls))
-        place = len(self.layers)
-        declared = declaration_of(cls, inherited=False) or said.declaration or declaration_of(cls)
+        inner = (*ancestors, Ancestor(path, cls))
+        index = len(self.layers)
+        declared = declaration_of(cls, inherited=False) or described.declaration or declaration_of(cls)
         inside = declared.inside if declared is not None else ()
-        mark = None if said.children is None else id(node)  # what JAX flattens is a tree
+        mark = None if described.children is None else id(node)  # what JAX flattens is a tree
         self.active.add(mark)
         for name, child in children:
             if type(child) in self.leaf_types:
                 self._leaf(child, join(path, name), holder)
             else:
-                self.visit(child, join(path, name), around, holder, absorbed=name in inside)
+                self.visit(child, join(path, name), inner, holder, absorbed=name in inside)
         self.active.discard(mark)
-        if not holder.own:
+        if not holder.arrays:
             return
         if declared is None:
-            declared = next((found for ask in holder.asked if (found := _asked(ask, node)) is not None), None)
+            rows = (_declaration_by(describe, node) for describe in holder.described_by)
+            declared = next((row for row in rows if row is not None), None)
             if declared is not None:
                 self.facts.declarations[path] = declared
         elif declared is not declaration_of(cls):
             self.facts.declarations[path] = declared
         if declared is not None:
-            module = node if said.module is None else said.module
-            parameters = declared_parameters(module, declared, holder.own, said.stacks, structure, self.readings)
+            module, stacks = node if described.module is None else described.module, described.stacks
+            parameters = declared_parameters(module, declared, holder.arrays, stacks, structure, self.readings)
         else:
-            parameters = unknown(holder.own, undeclared())
-        constant = said.constant
-        if constant is not None and any(each.excluded is not None for each in parameters):
-            parameters = tuple(self._unless_constant(each, holder.own[each.name][1], constant) for each in parameters)
+            parameters = unknown(holder.arrays, undeclared())
+        constant = described.constant
+        if constant is not None and any(array.excluded is not None for array in parameters):
+            parameters = tuple(self._unless_constant(array, holder, constant) for array in parameters)
         kind = declared.kind if declared is not None else UNDECLARED
-        if kind == UNDECLARED and all(where in self.facts.states for where, _ in holder.own.values()):
+        if kind == UNDECLARED and all(array_path in self.facts.states for array_path, _ in holder.arrays.values()):
             kind = "State"
-        self.layers.insert(place, new_layer(path, kind, cls, parameters, ancestors))
+        self.layers.insert(index, new_layer(path, kind, cls, parameters, ancestors))
 
     def _unless_constant(
-        self, parameter: Parameter, array: Any, constant: Callable[[Any, bool], Reason | None]
+        self, parameter: Parameter, holder: Holder, constant: Callable[[Any, bool], Reason | None]
     ) -> Parameter:
         """An array of a module, as a constant where nobody declared it and its framework treats it as one."""
         if parameter.excluded is None or parameter.excluded.why is not Why.UNDECLARED:
             return parameter
-        reason = constant(array, parameter.path in self.boxed)
+        reason = constant(holder.arrays[parameter.name][1], parameter.path in self.boxed)
         return parameter if reason is None else replace(parameter, excluded=reason)
 
     def _boxed(
-        self, said: Node, path: str, ancestors: tuple[Ancestor, ...], owner: Holder | None, container: Holder | None
+        self, described: Node, path: str, ancestors: Ancestors, owner: Holder | None, container: Holder | None
     ) -> None:
         """A box around one value: an array, or a tree of them."""
-        value = said.value
-        if owner is not None and said.holder is not None and said.holder not in owner.asked:
-            owner.asked.append(said.holder)
+        value = described.value
+        if owner is not None and described.holder is not None and described.holder not in owner.described_by:
+            owner.described_by.append(described.holder)
         if hasattr(value, "shape") and hasattr(value, "dtype"):
             self.boxed.add(path)
-            if said.reason is not None:
-                self.facts.keep(path, said.reason)
-            self._leaf(value, path, owner or container, identity=said.identity)
+            if described.reason is not None:
+                self.facts.keep(path, described.reason)
+            self._leaf(value, path, owner or container, identity=described.identity)
             return
         before = len(self.places)
         self.visit(value, path, ancestors, owner, container)
-        inside = list(itertools.islice(self.places, before, None))
-        self.boxed.update(inside)
-        if said.reason is not None:
-            for each in inside:
-                self.facts.keep(each, said.reason)
+        for inside in list(itertools.islice(self.places, before, None)):
+            self.boxed.add(inside)
+            if described.reason is not None:
+                self.facts.keep(inside, described.reason)
 
     def _leaf(
         self,
@@ -350,7 +353,7 @@ class Walk:
         if self.has_shapes and _is_shape(leaf):
             leaf = jax.ShapeDtypeStruct(leaf, jnp.result_type(float))
         if path in self.facts.placeholders and holder is not None:
-            holder.own[_within(holder.path, path)] = (path, self.facts.placeholders[path])
+            holder.arrays[_within(holder.path, path)] = (path, self.facts.placeholders[path])
             return
         if not isinstance(leaf, ARRAYS) and identity is None:
             return
@@ -374,61 +377,55 @@ class Walk:
         if holder is None:  # the model is a single array
             self.layers.append(plain_layer("", type(leaf), {"": (path, leaf)}, (), "", None))
             return
-        holder.own[_within(holder.path, name or path)] = (path, leaf)
+        holder.arrays[_within(holder.path, name or path)] = (path, leaf)
 
-    def _wrapped(self, node: Any, said: Node, path: str, holder: Holder, ancestors: tuple[Ancestor, ...]) -> None:
+    def _wrapped(self, node: Any, described: Node, path: str, holder: Holder, ancestors: Ancestors) -> None:
         """A wrapper in an array's place: the array it stands for belongs to the holder, under the wrapper's name."""
-        main = absolute(path, said.array or "")
+        main = absolute(path, described.array or "")
         others = Holder(path, {})
         for entries, leaf in tree_flatten_with_path(node)[0]:
             below = join(path, ".".join(map(entry_name, entries)))
             self._leaf(leaf, below, holder if below == main else others)
             name = _within(holder.path, below)
-            if below == main and name in holder.own:
-                holder.own[_within(holder.path, path)] = holder.own.pop(name)
-        if others.own:
-            found = unknown(others.own, said.reason or follows(main))
-            parameters = tuple(replace(each, role="scale") for each in found)
-            self.layers.append(
-                Layer(path=path, kind="Wrapper", cls=type(node), parameters=parameters, ancestors=ancestors)
-            )
+            if below == main and name in holder.arrays:
+                holder.arrays[_within(holder.path, path)] = holder.arrays.pop(name)
+        if others.arrays:
+            parameters = unknown(others.arrays, described.reason or follows(main), "scale")
+            self.layers.append(new_layer(path, "Wrapper", type(node), parameters, ancestors))
 
-    def _keep_below(
-        self, node: Any, path: str, ancestors: tuple[Ancestor, ...], reason: Reason, *, kind: str = "State"
-    ) -> None:
+    def _keep_below(self, node: Any, path: str, ancestors: Ancestors, reason: Reason, *, kind: str = "State") -> None:
         """State, or what can't be read: every array below is listed and left alone, be it tied to a weight or not."""
         holder = Holder(path, {})
         for entries, leaf in tree_flatten_with_path(node)[0]:
             # A box in what can't be read, e.g. a Variable, adds an attribute to the path, which is not a name.
-            names = [each for each in entries if kind == "State" or not isinstance(each, GetAttrKey)]
+            names = [entry for entry in entries if kind == "State" or not isinstance(entry, GetAttrKey)]
             self._leaf(leaf, join(path, ".".join(map(entry_name, names))), holder, is_state=True)
-        if holder.own:
-            parameters = unknown(holder.own, reason)
-            if kind == "State":
-                parameters = tuple(replace(each, role="state") for each in parameters)
-            self.layers.append(Layer(path=path, kind=kind, cls=type(node), parameters=parameters, ancestors=ancestors))
+        if holder.arrays:
+            parameters = unknown(holder.arrays, reason, "state" if kind == "State" else None)
+            self.layers.append(new_layer(path, kind, type(node), parameters, ancestors))
 
-    def _container(self, node: Any, children: Children, path: str, ancestors: tuple[Ancestor, ...]) -> None:
+    def _container(self, node: Any, children: Children, path: str, ancestors: Ancestors) -> None:
         """A plain container outside any module: its arrays are its weights and biases, or those of each other."""
         holder = Holder(path, {})
-        place = len(self.layers)
-        around = (*ancestors, Ancestor(path, type(node)))
+        index = len(self.layers)
+        inner = (*ancestors, Ancestor(path, type(node)))
         for name, child in children:
-            self.visit(child, join(path, name), around, None, container=holder)
-        self.layers[place:place] = plain_layers(path, type(node), holder.own, ancestors)
+            self.visit(child, join(path, name), inner, None, container=holder)
+        self.layers[index:index] = plain_layers(path, type(node), holder.arrays, ancestors)
 
-    def _named(self, node: Any, children: Children, path: str, ancestors: tuple[Ancestor, ...], hint: str) -> None:
+    def _named(self, node: Any, children: Children, path: str, ancestors: Ancestors, hint: str) -> None:
         """A mapping with Flax's names inside something else, e.g. a list: read by its names, as it would be alone."""
         holder = Holder("", {})
-        place = len(self.layers)
+        index = len(self.layers)
         for name, child in children:
             self.visit(child, join(path, name), ancestors, holder)
         root = tuple(path.split(".")) if path else ()
         is_whole = isinstance(node, Mapping) and hasattr(node.get("params"), "items")
-        layers, reasons = read_by_name(root, holder.own, hint, whole=is_whole)
-        around = {each.path: each for each in (*ancestors, Ancestor(path, type(node)))}
-        self.layers[place:place] = [
-            replace(layer, ancestors=tuple(around.get(each.path, each) for each in layer.ancestors)) for layer in layers
+        layers, reasons = read_by_name(root, holder.arrays, hint, whole=is_whole)
+        known = {ancestor.path: ancestor for ancestor in (*ancestors, Ancestor(path, type(node)))}
+        self.layers[index:index] = [
+            replace(layer, ancestors=tuple(known.get(ancestor.path, ancestor) for ancestor in layer.ancestors))
+            for layer in layers
         ]
         self.facts.reasons |= reasons
         self.messages += ungrouped(layers, hint)
@@ -441,13 +438,13 @@ class Holder:
 
     Attributes:
         path: its path.
-        own: the arrays it holds.
-        asked: what the boxes of these arrays say of modules that hold them.
+        arrays: the arrays it holds.
+        described_by: what describes a module by the boxes of arrays that it holds.
     """
 
     path: str
-    own: Own
-    asked: list[Describe] = field(default_factory=list)
+    arrays: Arrays
+    described_by: list[Describe] = field(default_factory=list)
 
 
 def survey(model: Any, describe: Describe, flat: tuple[list[Any], Any], root: Node | None = None) -> Survey:
@@ -455,15 +452,15 @@ def survey(model: Any, describe: Describe, flat: tuple[list[Any], Any], root: No
 
     Args:
         model: the pytree.
-        describe: what the frameworks say of a node.
+        describe: function from a node to its description by its framework.
         flat: its leaves and its structure, as JAX flattens it.
-        root: what is said of the whole, where that is more than its own framework says of it.
+        root: the description of the whole, where its own framework does not give it.
 
     Raises:
         ModelError: two arrays have the same dotted path, or an adapter does not say how to write its nodes back.
     """
     walk = Walk(has_shapes=_are_shapes(flat[0]), describe=describe)
-    walk.visit(model, "", (), None, said=root)
+    walk.visit(model, "", (), None, described=root)
     walk.facts.complete()
     by_path = ((path, walk.leaves[index]) for path, index in walk.indices.items())
     return Survey(
@@ -484,13 +481,13 @@ def _are_shapes(leaves: list[Any]) -> bool:
 
 
 def _is_shape(node: Any) -> bool:
-    return type(node) is tuple and bool(node) and all(type(each) is int for each in node)
+    return type(node) is tuple and bool(node) and all(type(size) is int for size in node)
 
 
-def _asked(ask: Describe, module: Any) -> Declaration | None:
-    """How a module is read by what the box of one of its arrays says of it."""
-    said = ask(module)
-    return None if said is None else said.declaration
+def _declaration_by(describe: Describe, module: Any) -> Declaration | None:
+    """The row of a module by which it is read, where the box of one of its arrays describes it."""
+    described = describe(module)
+    return None if described is None else described.declaration
 
 
 def _within(base: str, path: str) -> str:

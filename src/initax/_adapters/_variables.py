@@ -17,10 +17,10 @@ from jax.tree_util import DictKey, GetAttrKey, tree_flatten_with_path
 from initax._adapters._facts import Facts
 from initax._adapters._linen_names import Named, cell_of, is_automatic, named_layer
 from initax._adapters._nodes import ARRAYS, entry_name, packages_of
-from initax._adapters._plain import Own, unknown
+from initax._adapters._plain import Arrays, of_array, unknown
 from initax._errors import ModelError, listing
 from initax._model._evidence import settled
-from initax._model._parameter import UNDECLARED, Ancestor, Constraint, Layer, Parameter
+from initax._model._parameter import UNDECLARED, Ancestor, Constraint, Layer, Parameter, new_layer
 from initax._model._quick import maker
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
 from initax._model._states import BOXES
@@ -76,15 +76,22 @@ class Variables:
 
     def collections(self) -> dict[str, dict[str, Any]]:
         """Return the collections as nested dicts of entries."""
-        made: dict[str, dict[str, Any]] = {}
-        for entry in self.entries:
-            if entry.collection is None:
-                continue
-            place = made.setdefault(entry.collection, {})
-            for name in entry.names[:-1]:
-                place = place.setdefault(name, {})
-            place[entry.names[-1]] = entry
-        return made
+        return nested((entry, entry.names) for entry in self.entries if entry.collection is not None)
+
+
+def nested(entries: Iterable[tuple[Entry, Sequence[Any]]]) -> dict[str, dict[str, Any]]:
+    """Return collections as nested dicts of entries.
+
+    Args:
+        entries: each entry of a collection, with the keys under which it stands there.
+    """
+    collections: dict[Any, dict[str, Any]] = {}
+    for entry, (*around, last) in entries:
+        inner = collections.setdefault(entry.collection, {})
+        for key in around:
+            inner = inner.setdefault(key, {})
+        inner[last] = entry
+    return collections
 
 
 @dataclass(slots=True)
@@ -103,7 +110,7 @@ class Readings:
 
     owner: Callable[[Names], Names | None] = cell_of
     classes: Mapping[Names, type] = field(default_factory=dict)
-    read: Callable[[Names, Own], tuple[str, tuple[Parameter, ...]]] | None = None
+    read: Callable[[Names, Arrays], tuple[str, tuple[Parameter, ...]]] | None = None
     constraints: Mapping[str, Constraint] = field(default_factory=dict)
     notes: Mapping[str, Reason] = field(default_factory=dict)
     hint: str = ""
@@ -198,13 +205,13 @@ def _names(key: Any) -> Names:
 
 def take_apart(model: Any) -> Variables:
     """Return the leaves of variables, each with its collection and names."""
-    found, structure = tree_flatten_with_path(_boxes_at_home(model))
+    leaves, structure = tree_flatten_with_path(_boxes_at_home(model))
     tree: Any = structure
     whole = _is_mapping(model) and _is_mapping(model.get(PARAMS))
     is_train_state = _is_train_state(model)
     inner = is_train_state and _is_mapping(getattr(model, PARAMS).get(PARAMS))
     entries = []
-    for index, (keys, leaf) in enumerate(found):
+    for index, (keys, leaf) in enumerate(leaves):
         collection: str | None = PARAMS
         rest = keys
         if is_train_state:
@@ -224,7 +231,7 @@ def take_apart(model: Any) -> Variables:
         inside = ".".join(names).replace("/", ".")
         path = inside if collection in (PARAMS, None) else f"{collection}.{inside}"
         entries.append(new_entry(collection, unboxed(names), path, leaf, index))
-    return Variables(tuple(entries), [leaf for _, leaf in found], tree.unflatten)
+    return Variables(tuple(entries), [leaf for _, leaf in leaves], tree.unflatten)
 
 
 def _boxes_at_home(model: Any) -> Any:
@@ -243,7 +250,7 @@ def _boxes_at_home(model: Any) -> Any:
 def _is_box(node: Any) -> bool:
     # One name first: this is asked of every array, and there is a box for few.
     return hasattr(node, "replace_boxed") and all(
-        hasattr(node, each) for each in ("get_partition_spec", "value", "mesh")
+        hasattr(node, name) for name in ("get_partition_spec", "value", "mesh")
     )
 
 
@@ -286,17 +293,17 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
     )
 
 
-def read_by_name(root: Names, own: Own, hint: str, *, whole: bool) -> tuple[list[Layer], dict[str, Reason]]:
+def read_by_name(root: Names, arrays: Arrays, hint: str, *, whole: bool) -> tuple[list[Layer], dict[str, Reason]]:
     """Return the layers of a mapping that stands inside something else, and why some of their arrays are kept.
 
     Args:
         root: the names around the mapping.
-        own: its arrays by their paths.
+        arrays: its arrays by their paths.
         hint: what to pass where names do not tell.
         whole: whether it is the dict of collections.
     """
     entries = []
-    for index, (path, leaf) in enumerate(own.values()):
+    for index, (path, leaf) in enumerate(arrays.values()):
         names = unboxed(tuple(path.split(".")))
         entries.append(Entry(names[len(root)] if whole else PARAMS, names, path, leaf, index))
     return _layers(entries, Readings(hint=hint)), _wrapped_notes(entries)
@@ -312,8 +319,8 @@ def _layers(entries: Iterable[Entry], readings: Readings) -> list[Layer]:
             owners.setdefault(entry.names[:-1] if owner is None else owner, []).append(entry)
         else:
             states.setdefault(_state_group(entry), []).append(entry)
-    called = {names: place for place, names in enumerate(readings.order)}
-    ordered = sorted(owners, key=lambda names: called.get(names, len(called)))
+    order = {names: index for index, names in enumerate(readings.order)}
+    ordered = sorted(owners, key=lambda names: order.get(names, len(order)))
     known: Named = {}
     layers = [_layer(names, owners[names], readings, known) for names in ordered]
     return [*layers, *(_state_layer(group, entries) for group, entries in states.items())]
@@ -330,23 +337,22 @@ def wrapped(entries: Iterable[Entry]) -> dict[Names, Entry]:
     The weight of `WeightNorm_0`'s `Dense_0/kernel/scale` is in a module beside the wrapper, or inside it where nothing
     is around the wrapper.
     """
-    every = list(entries)
-    params = {entry.names for entry in every if entry.collection == PARAMS}
-    found: dict[Names, Entry] = {}
-    for entry in every:
+    entries = list(entries)
+    params = {entry.names for entry in entries if entry.collection == PARAMS}
+    weights: dict[Names, Entry] = {}
+    for entry in entries:
         *around, last = entry.names
         inside = tuple(last.split("/")[:-1])
         if entry.collection is not None and inside:
-            places = ((*around, *inside), (*around[:-1], *inside))
-            found |= {names: entry for names in places if names in params}
-    return found
+            candidates = ((*around, *inside), (*around[:-1], *inside))
+            weights |= {names: entry for names in candidates if names in params}
+    return weights
 
 
 def ungrouped(layers: Sequence[Layer], line: str) -> tuple[str, ...]:
     """Return what names can't tell of convolutions, with the line that tells."""
-    kernels = [
-        each.path for layer in layers if layer.kind == "Conv" for each in layer.parameters if each.role == "weight"
-    ]
+    convolutions = (layer for layer in layers if layer.kind == "Conv")
+    kernels = [array.path for layer in convolutions for array in layer.parameters if array.role == "weight"]
     if not kernels:
         return ()
     return (
@@ -357,18 +363,17 @@ def ungrouped(layers: Sequence[Layer], line: str) -> tuple[str, ...]:
 
 def _layer(names: Names, entries: list[Entry], readings: Readings, known: Named) -> Layer:
     depth = len(names)
-    own: Own = {".".join(each.names[depth:]): (each.path, each.leaf) for each in entries}
+    arrays: Arrays = {".".join(entry.names[depth:]): (entry.path, entry.leaf) for entry in entries}
     path = ".".join(names)
     around = tuple(
         Ancestor(".".join(names[:count]), readings.classes.get(names[:count], dict)) for count in range(depth)
     )
     if readings.read is None:
-        return named_layer(path, names, own, around, readings.hint, known)
+        return named_layer(path, names, arrays, around, readings.hint, known)
     if names not in readings.classes:
-        parameters = unknown(own, UNUSED)
-        return Layer(path=path, kind=UNDECLARED, cls=dict, parameters=parameters, ancestors=around)
-    kind, parameters = readings.read(names, own)
-    return Layer(path=path, kind=kind, cls=readings.classes[names], parameters=parameters, ancestors=around)
+        return new_layer(path, UNDECLARED, dict, unknown(arrays, UNUSED), around)
+    kind, parameters = readings.read(names, arrays)
+    return new_layer(path, kind, readings.classes[names], parameters, around)
 
 
 def _state_group(entry: Entry) -> str:
@@ -377,25 +382,20 @@ def _state_group(entry: Entry) -> str:
 
 def _state_layer(group: str, entries: list[Entry]) -> Layer:
     collection = entries[0].collection
-    why = Why.STATISTICS if collection == "batch_stats" else Why.STATE
-    reason = Reason(why, f"state: collection {collection}") if collection else _train_state_reason(group)
-    own: Own = {each.path: (each.path, each.leaf) for each in entries}
-    parameters = tuple(_state(each, entry) for each, entry in zip(unknown(own, reason), entries, strict=True))
-    return Layer(path=group, kind="State", cls=dict, parameters=parameters)
+    reason = OPTIMIZER_STATE if group == "opt_state" else state()
+    if collection:
+        why = Why.STATISTICS if collection == "batch_stats" else Why.STATE
+        reason = Reason(why, f"state: collection {collection}")
+    return Layer(path=group, kind="State", cls=dict, parameters=tuple(_state(entry, reason) for entry in entries))
 
 
 START = {"mean": "zeros", "var": "ones"}
 """Running statistics of `batch_stats` → what they start with."""
 
 
-def _state(parameter: Parameter, entry: Entry) -> Parameter:
+def _state(entry: Entry, reason: Reason) -> Parameter:
     """State is kept, but for running statistics that were never made: they take the value they start with."""
     start = START.get(entry.names[-1]) if entry.collection == "batch_stats" else None
-    if start is None:
-        return replace(parameter, role="state")
-    is_abstract = isinstance(entry.leaf, jax.ShapeDtypeStruct)
-    return replace(parameter, role="state", default=start, excluded=None if is_abstract else parameter.excluded)
-
-
-def _train_state_reason(group: str) -> Reason:
-    return OPTIMIZER_STATE if group == "opt_state" else state()
+    parameter = of_array(entry.path, entry.path, entry.leaf, reason, "state", default=start)
+    starts = start is not None and isinstance(entry.leaf, jax.ShapeDtypeStruct)
+    return replace(parameter, excluded=None) if starts else parameter

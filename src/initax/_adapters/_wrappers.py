@@ -102,7 +102,7 @@ def _below(child: Any, name: str) -> Opened:
     inner = _open(child)
     if inner is None or inner.array is None:
         return Opened(kept=inner.kept if inner else None)
-    companions = tuple(join(name, each) for each in inner.constraint.companions)
+    companions = tuple(join(name, companion) for companion in inner.constraint.companions)
     return Opened(absolute(name, inner.array), replace(inner.constraint, companions=companions), inner.kept)
 
 
@@ -115,14 +115,14 @@ def _mapped(inner: Opened, outer: Map) -> Opened:
 
 
 def _parameterize(node: Any) -> Opened:
-    found = map_of(node.fn)
-    if len(node.args) == 1 and not node.kwargs and found is not None:
-        return _mapped(_below(node.args[0], "args.0"), found)
+    mapping = map_of(node.fn)
+    if len(node.args) == 1 and not node.kwargs and mapping is not None:
+        return _mapped(_below(node.args[0], "args.0"), mapping)
     if node.fn is jnp.where and not node.kwargs and _is_mask(node.args):
         inner = _below(node.args[1], "args.1").within(masked(node.args[0]))
         return replace(inner, constraint=replace(inner.constraint, reaches_zero=True))
-    every = (_below(argument, f"args.{index}") for index, argument in enumerate(node.args))
-    inner = next((each for each in every if each.array is not None), Opened())
+    arguments = (_below(argument, f"args.{index}") for index, argument in enumerate(node.args))
+    inner = next((opened for opened in arguments if opened.array is not None), Opened())
     called = getattr(node.fn, "__name__", type(node.fn).__name__)
     line = f'ix.convex.register_positivity("{called}", {called}, inverse=...)'
     return inner.but(undeclared(f"behind Parameterize({called}), whose inverse is not known; {line}", hint=line))
@@ -141,9 +141,9 @@ def _weight_normalization(node: Any) -> Opened:
         return inner.but(undeclared("behind WeightNormalization of something else than arrays"))
     if scale.kept is not None:
         return inner.but(Reason(scale.kept.why, f"its scale is kept: {scale.kept}"))
-    found = inner.within(weight_norm((-1,), scale.array, magnitude=scale.constraint))
+    opened = inner.within(weight_norm((-1,), scale.array, magnitude=scale.constraint))
     positive = inner.constraint.positive and scale.constraint.positive
-    return replace(found, constraint=replace(found.constraint, positive=positive))
+    return replace(opened, constraint=replace(opened.constraint, positive=positive))
 
 
 def _non_trainable(node: Any) -> Opened:
@@ -156,8 +156,8 @@ def _parameter_behind(outer: Map) -> Handler:
 
 def _unknown(node: Any) -> Opened:
     """A wrapper nobody described: the first array it holds stands for it, and is kept."""
-    found, _ = jax.tree_util.tree_flatten_with_path(node)
-    arrays = [".".join(map(entry_name, entries)) for entries, leaf in found if isinstance(leaf, ARRAYS)]
+    leaves, _ = jax.tree_util.tree_flatten_with_path(node)
+    arrays = [".".join(map(entry_name, entries)) for entries, leaf in leaves if isinstance(leaf, ARRAYS)]
     reason = undeclared(f"behind {type(node).__name__}, whose inverse is not known")
     return Opened(arrays[0] if arrays else None, kept=reason)
 

@@ -208,8 +208,8 @@ def _cross_moment(function: Callable[[Any], Any], variance: float, correlation: 
         rows = slice(start, start + NODES)
         near = (correlation * z[rows].min() - REACH * spread, correlation * z[rows].max() + REACH * spread)
         columns = slice(*np.searchsorted(z, (min(near), max(near))))
-        one, other = z[rows, None], z[None, columns]
-        exponent = correlation * (2 * one * other - correlation * (one**2 + other**2)) / (2 * spread**2)
+        z1, z2 = z[rows, None], z[None, columns]
+        exponent = correlation * (2 * z1 * z2 - correlation * (z1**2 + z2**2)) / (2 * spread**2)
         total += float(weighted[rows] @ np.exp(exponent) @ weighted[columns])
     return total / spread
 
@@ -244,19 +244,19 @@ def samples(
     width = REACH / count
     panels = _sampled(function, variance, np.arange(-count, count) * width, width)
     scale = np.sum(np.abs(_integrals(panels)), axis=1, keepdims=True)
-    found = []
+    finished = []
     for _ in range(HALVINGS):
         left, right = (_sampled(function, variance, panels[0] + shift, width / 2) for shift in (0, width / 2))
         differs = np.abs(_integrals(panels) - _integrals(left) - _integrals(right)) > AGREE * scale
         apart = differs.any(axis=0)
-        found.append([each[~apart] for each in panels])
-        panels = [np.concatenate([one[apart], other[apart]]) for one, other in zip(left, right, strict=True)]
+        finished.append([array[~apart] for array in panels])
+        panels = [np.concatenate([halves[0][apart], halves[1][apart]]) for halves in zip(left, right, strict=True)]
         width /= 2
         if not 0 < len(panels[0]) <= MAX_PANELS:
             break
-    starts, *every = (np.concatenate(each) for each in zip(*found, panels, strict=True))
+    starts, *arrays = (np.concatenate(parts) for parts in zip(*finished, panels, strict=True))
     order = np.argsort(starts)
-    z, weights, values = (each[order].ravel() for each in every)
+    z, weights, values = (array[order].ravel() for array in arrays)
     return z, weights, values
 
 
@@ -326,12 +326,12 @@ def _problem(function: Callable[[Any], Any], variance: float) -> str | None:
     noise = 1e-12 * np.maximum(np.abs(values[1:]), 1) / (x[1] - x[0])
     falling = np.flatnonzero(~(rises >= -noise))
     if len(falling):
-        at = int(falling[len(falling) // 2])
-        return f"non-decreasing: it falls at {x[at]:.4g}, from {values[at]:.6g} to {values[at + 1]:.6g}"
+        index = int(falling[len(falling) // 2])
+        return f"non-decreasing: it falls at {x[index]:.4g}, from {values[index]:.6g} to {values[index + 1]:.6g}"
     bending = np.flatnonzero(~(np.diff(rises) >= -(noise[1:] + noise[:-1])))
     if len(bending):
-        at = int(bending[len(bending) // 2])
-        return f"convex: at {x[at + 1]:.4g} its slope falls from {rises[at]:.6g} to {rises[at + 1]:.6g}"
+        index = int(bending[len(bending) // 2])
+        return f"convex: at {x[index + 1]:.4g} its slope falls from {rises[index]:.6g} to {rises[index + 1]:.6g}"
     return None
 
 
@@ -385,9 +385,5 @@ IN_JAX = frozenset(
 @functools.cache
 def _activations() -> dict[str, Callable[[Any], Any]]:
     linear = ("linear", "identity", *(f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)))
-    own = {**dict.fromkeys(linear, _identity), "sin": jnp.sin, "exp": jnp.exp}
-    return {name: getattr(jax.nn, name) for name in IN_JAX if hasattr(jax.nn, name)} | own
-
-
-def _identity(x: Any) -> Any:
-    return x
+    others = {**dict.fromkeys(linear, jnp.positive), "sin": jnp.sin, "exp": jnp.exp}
+    return {name: getattr(jax.nn, name) for name in IN_JAX if hasattr(jax.nn, name)} | others

@@ -73,10 +73,10 @@ def haar(key: jax.Array, shape: tuple[int, ...], dtype: Any, split: Split | None
         return _product(*_reflectors(vectors))
     spec = split.spec(None, None)
     vectors = split.constrain(vectors, None, None)
-    made: jax.Array = jax.shard_map(
-        lambda own: _product(*_reflectors(own)), mesh=split.mesh, in_specs=spec, out_specs=spec, check_vma=False
+    matrices: jax.Array = jax.shard_map(
+        lambda part: _product(*_reflectors(part)), mesh=split.mesh, in_specs=spec, out_specs=spec, check_vma=False
     )(vectors)
-    return made
+    return matrices
 
 
 def _trapezoid(
@@ -148,8 +148,8 @@ def _reflectors(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _product(reflectors: jax.Array, phases: jax.Array) -> jax.Array:
     """Return the first columns of the product of all reflectors, each column times its phase.
 
-    From the last panel to the first: `I - W T Wᴴ` of a panel's reflectors meets what those behind it have made, which
-    is the identity but for the lower right corner.
+    From the last panel to the first: `I - W T Wᴴ` of a panel's reflectors is multiplied with the product of the panels
+    behind it, which is the identity but for the lower right corner.
     """
     *batch, rows, columns = reflectors.shape
     if columns <= FEW:
@@ -162,31 +162,31 @@ def _product(reflectors: jax.Array, phases: jax.Array) -> jax.Array:
     padded = jnp.pad(reflectors, _margins(len(batch), (0, 0), (0, count * width - columns)))
     panels = [padded[..., start:, start : start + width] for start in range(0, count * width, width)]
     factors = _triangular_factors(jnp.stack([times(adjoint(panel), panel) for panel in panels], axis=-3), block)
-    made = jnp.zeros((*batch, rows - columns, 0), reflectors.dtype)
-    for place in reversed(range(count)):
-        start, end = place * width, min((place + 1) * width, columns)
-        panel, own = panels[place], phases[..., None, start:end]
+    product = jnp.zeros((*batch, rows - columns, 0), reflectors.dtype)
+    for index in reversed(range(count)):
+        start, end = index * width, min((index + 1) * width, columns)
+        panel, phase = panels[index], phases[..., None, start:end]
         head, tail = panel[..., : end - start, :], panel[..., end - start :, :]
-        seen = jnp.concatenate([adjoint(head) * own, times(adjoint(tail), made)], axis=-1)
-        made = jnp.pad(made, _margins(len(batch), (end - start, 0), (end - start, 0)))
-        signs = jnp.pad(own, _margins(len(batch), (0, 0), (0, columns - end)))
-        made += jnp.where(is_diagonal(made.shape), signs, 0)
-        made -= times(panel, times(factors[..., place, :, :], seen))
-    return made
+        projected = jnp.concatenate([adjoint(head) * phase, times(adjoint(tail), product)], axis=-1)
+        product = jnp.pad(product, _margins(len(batch), (end - start, 0), (end - start, 0)))
+        diagonal = jnp.pad(phase, _margins(len(batch), (0, 0), (0, columns - end)))
+        product += jnp.where(is_diagonal(product.shape), diagonal, 0)
+        product -= times(panel, times(factors[..., index, :, :], projected))
+    return product
 
 
 def _one_by_one(reflectors: jax.Array, phases: jax.Array) -> jax.Array:
     """Return the same for a few columns, where a matrix product costs more to call than to compute."""
     columns = reflectors.shape[-1]
 
-    def reflect(turn: Any, made: jax.Array) -> jax.Array:
-        one = lax.dynamic_index_in_dim(reflectors, columns - 1 - turn, -1)
-        found: jax.Array = made - one * jnp.sum(jnp.conj(one) * made, axis=-2, keepdims=True)
-        return found
+    def reflect(turn: Any, product: jax.Array) -> jax.Array:
+        reflector = lax.dynamic_index_in_dim(reflectors, columns - 1 - turn, -1)
+        reflected: jax.Array = product - reflector * jnp.sum(jnp.conj(reflector) * product, axis=-2, keepdims=True)
+        return reflected
 
     start = jnp.where(is_diagonal(reflectors.shape), _each_row(phases, reflectors.shape), 0)
-    made: jax.Array = lax.fori_loop(0, columns, reflect, start)
-    return made
+    product: jax.Array = lax.fori_loop(0, columns, reflect, start)
+    return product
 
 
 def _triangular_factors(grams: jax.Array, block: int) -> jax.Array:
@@ -203,25 +203,25 @@ def _triangular_factors(grams: jax.Array, block: int) -> jax.Array:
     corners = jnp.sum(jnp.where(on_diagonal, grid, 0), axis=-2)
     above = lax.broadcasted_iota(jnp.int32, corners.shape[:-1], corners.ndim - 2)
 
-    def column(place: Any, inverse: jax.Array) -> jax.Array:
-        entries = lax.dynamic_index_in_dim(corners, place, -1, keepdims=False)
-        entries = _each_row(jnp.where(above < place, entries, 0), inverse.shape)
-        solved = jnp.where(above == place, 1, -jnp.sum(inverse * entries, axis=-1))
-        found: jax.Array = lax.dynamic_update_index_in_dim(inverse, solved, place, inverse.ndim - 1)
-        return found
+    def column(index: Any, inverse: jax.Array) -> jax.Array:
+        entries = lax.dynamic_index_in_dim(corners, index, -1, keepdims=False)
+        entries = _each_row(jnp.where(above < index, entries, 0), inverse.shape)
+        solved = jnp.where(above == index, 1, -jnp.sum(inverse * entries, axis=-1))
+        with_column: jax.Array = lax.dynamic_update_index_in_dim(inverse, solved, index, inverse.ndim - 1)
+        return with_column
 
     inverses = lax.fori_loop(0, block, column, jnp.zeros_like(corners))
     start = jnp.reshape(jnp.where(on_diagonal, inverses[..., None, :], 0), grams.shape)
     rows = lax.broadcasted_iota(jnp.int32, (*grams.shape[:-1], block), grams.ndim - 2)
 
-    def block_column(place: Any, inverse: jax.Array) -> jax.Array:
-        first = place * block
+    def block_column(index: Any, inverse: jax.Array) -> jax.Array:
+        first = index * block
         entries = jnp.where(rows < first, lax.dynamic_slice_in_dim(grams, first, block, -1), 0)
-        own = lax.dynamic_slice_in_dim(inverse, first, block, -1)
-        corner = lax.dynamic_slice_in_dim(own, first, block, -2)
-        solved = own - times(times(inverse, entries), corner)
-        found: jax.Array = lax.dynamic_update_slice_in_dim(inverse, solved, first, -1)
-        return found
+        columns = lax.dynamic_slice_in_dim(inverse, first, block, -1)
+        corner = lax.dynamic_slice_in_dim(columns, first, block, -2)
+        solved = columns - times(times(inverse, entries), corner)
+        with_block: jax.Array = lax.dynamic_update_slice_in_dim(inverse, solved, first, -1)
+        return with_block
 
     factors: jax.Array = lax.fori_loop(1, count, block_column, start)
     return jnp.reshape(factors, shape)
@@ -230,9 +230,9 @@ def _triangular_factors(grams: jax.Array, block: int) -> jax.Array:
 def is_diagonal(shape: tuple[int, ...], row: int = -2, column: int = -1) -> jax.Array:
     """Return which entries of a stack of matrices lie on the diagonal."""
     rank = len(shape)
-    one, other = (lax.broadcasted_iota(jnp.int32, shape, axis % rank) for axis in (row, column))
-    found: jax.Array = one == other
-    return found
+    rows, columns = (lax.broadcasted_iota(jnp.int32, shape, axis % rank) for axis in (row, column))
+    on_diagonal: jax.Array = rows == columns
+    return on_diagonal
 
 
 def _each_row(entries: jax.Array, shape: tuple[int, ...]) -> jax.Array:

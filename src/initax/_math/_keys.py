@@ -76,8 +76,8 @@ def as_key(key: Any) -> jax.Array:
         KeyTypeError: `key` is a seed, a batch of keys, or no key at all.
     """
     if is_typed(key):
-        one: jax.Array = _single(key, key.shape, ())
-        return one
+        single: jax.Array = _single(key, key.shape, ())
+        return single
     if isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32:
         # The trailing axis of a legacy key is its data; how long it is depends on the default implementation.
         array = _single(key, key.shape, _legacy_shape(str(CONFIG.jax_default_prng_impl)))
@@ -137,12 +137,12 @@ def _words(paths: Sequence[str]) -> np.ndarray:
 
 @jax.jit
 def _fold(key: jax.Array, words: jax.Array) -> jax.Array:
-    def one(pair: jax.Array) -> jax.Array:
-        folded: jax.Array = lax.fori_loop(0, 2, lambda index, each: jax.random.fold_in(each, pair[index]), key)
+    def fold_pair(pair: jax.Array) -> jax.Array:
+        folded: jax.Array = lax.fori_loop(0, 2, lambda index, key: jax.random.fold_in(key, pair[index]), key)
         return folded
 
     # Loops compile four times faster than the same folds vectorized and written out, and there is little to compute.
-    keys: jax.Array = lax.map(one, words)
+    keys: jax.Array = lax.map(fold_pair, words)
     return keys
 
 

@@ -64,8 +64,8 @@ def polar(key: jax.Array, shape: tuple[int, ...], dtype: Any, split: Split | Non
     margins = [(0, 0)] * len(batch) + [(0, -rows % count), (0, -columns % count)]
     start = jnp.pad(start, margins)
 
-    def factor(own: jax.Array) -> jax.Array:
-        return _factor(own, columns, bottom / top, () if split is None else split.matrix)
+    def factor(rows: jax.Array) -> jax.Array:
+        return _factor(rows, columns, bottom / top, () if split is None else split.matrix)
 
     if split is None:
         return factor(start)
@@ -98,18 +98,18 @@ def _factor(start: jax.Array, columns: int, bound: float, names: tuple[str, ...]
     identity = ((rows + index * block == across) & (across < columns)).astype(start.dtype)
 
     def gram(matrix: jax.Array) -> jax.Array:
-        def add(made: jax.Array, other: jax.Array, _: Any) -> jax.Array:
-            return made + times(adjoint(lax.dynamic_slice_in_dim(other, index * block, block, -1)), other)
+        def add(total: jax.Array, share: jax.Array, _: Any) -> jax.Array:
+            return total + times(adjoint(lax.dynamic_slice_in_dim(share, index * block, block, -1)), share)
 
         return _around(add, jnp.zeros(shape, matrix.dtype), matrix, names)
 
     def times_rows(matrix: jax.Array, rows: jax.Array) -> jax.Array:
-        def add(made: jax.Array, other: jax.Array, origin: Any) -> jax.Array:
-            return made + times(lax.dynamic_slice_in_dim(matrix, origin * block, block, -1), other)
+        def add(total: jax.Array, share: jax.Array, origin: Any) -> jax.Array:
+            return total + times(lax.dynamic_slice_in_dim(matrix, origin * block, block, -1), share)
 
         return _around(add, jnp.zeros_like(matrix), rows, names)
 
-    def going_on(state: _State) -> Any:
+    def is_unfinished(state: _State) -> Any:
         _, _, error, turn = state
         return (error > goal) & (turn < ITERATIONS)
 
@@ -128,7 +128,7 @@ def _factor(start: jax.Array, columns: int, bound: float, names: tuple[str, ...]
 
     real = np.finfo(start.dtype).dtype
     initial = (start, np.asarray(bound, real), np.asarray(np.inf, real), 0)
-    matrix, _, error, _ = lax.while_loop(going_on, iterate, initial)
+    matrix, _, error, _ = lax.while_loop(is_unfinished, iterate, initial)
     return jnp.where(error <= goal, matrix, jnp.nan)
 
 
@@ -137,21 +137,21 @@ def _cubic(value: Any) -> Any:
 
 
 def _around(
-    add: Callable[[jax.Array, jax.Array, Any], jax.Array], start: jax.Array, own: jax.Array, names: tuple[str, ...]
+    add: Callable[[jax.Array, jax.Array, Any], jax.Array], start: jax.Array, share: jax.Array, names: tuple[str, ...]
 ) -> jax.Array:
-    """Return what adding every device's share makes, as the shares go around in a ring.
+    """Return a total to which every device's share is added, as the shares go around in a ring.
 
-    `add` takes what is made so far, a share, and the place of the device it comes from.
+    `add` takes the total so far, a share, and the index of the device it comes from.
     """
     if not names:
-        return add(start, own, 0)
+        return add(start, share, 0)
     count = lax.axis_size(names)
     index = lax.axis_index(names)
-    ring = [(each, (each - 1) % count) for each in range(count)]
+    ring = [(device, (device - 1) % count) for device in range(count)]
 
     def step(turn: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        made, share = state
-        return add(made, share, (index + turn) % count), lax.ppermute(share, names, ring)
+        total, share = state
+        return add(total, share, (index + turn) % count), lax.ppermute(share, names, ring)
 
-    made: jax.Array = lax.fori_loop(0, count, step, (start, own))[0]
-    return made
+    total: jax.Array = lax.fori_loop(0, count, step, (start, share))[0]
+    return total

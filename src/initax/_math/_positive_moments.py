@@ -76,14 +76,14 @@ def ensemble(
     References:
         Hoedt & Klambauer 2023, arXiv 2312.12474, whose equations these are with the moments of any activation.
     """
-    own = moments(activation, variance)
+    phi = moments(activation, variance)
     cross = cross_moment(activation, variance, correlation)
-    spread = own.square + (fan_in - 1) * cross - fan_in * own.mean**2
+    spread = phi.square + (fan_in - 1) * cross - fan_in * phi.mean**2
     mean = math.sqrt(correlation * variance / (fan_in * spread))
     return Positive(
         weight_mean=mean,
-        weight_var=(1 - bias_noise) * (1 - correlation) * variance / (fan_in * own.square),
-        bias_mean=-fan_in * mean * own.mean,
+        weight_var=(1 - bias_noise) * (1 - correlation) * variance / (fan_in * phi.square),
+        bias_mean=-fan_in * mean * phi.mean,
         bias_std=math.sqrt(bias_noise * (1 - correlation) * variance),
     )
 
@@ -108,11 +108,11 @@ def with_passthrough(
         >>> found.weight_mean, round(found.weight_var, 6), round(found.bias_mean, 6)
         (0.03125, 0.03125, -0.398942)
     """
-    own = moments(activation, variance)
+    phi = moments(activation, variance)
     return Positive(
         weight_mean=k / fan_in,
-        weight_var=(1 - tau) * variance / (fan_in * own.square),
-        bias_mean=-k * own.mean,
+        weight_var=(1 - tau) * variance / (fan_in * phi.square),
+        bias_mean=-k * phi.mean,
         bias_std=0.0,
     )
 
@@ -134,9 +134,9 @@ def radius(activation: Activation, k: float, tau: float, variance: float = 1.0) 
         >>> round(radius("relu", 1.0, 0.5), 4), round(radius("relu", 1.0, 0.0), 2)
         (0.8989, 1.37)
     """
-    own = moments(activation, variance)
-    share = (1 - tau) * variance / own.square
-    step = [[k * own.slope, k * own.curvature / 2], [share * own.square_by_mean, share * own.square_by_variance]]
+    phi = moments(activation, variance)
+    share = (1 - tau) * variance / phi.square
+    step = [[k * phi.slope, k * phi.curvature / 2], [share * phi.square_by_mean, share * phi.square_by_variance]]
     return float(np.abs(np.linalg.eigvals(np.array(step))).max())
 
 

@@ -8,7 +8,7 @@ below 6e-8, which a layer of 4,096 log-normal weights has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,7 @@ POSITIVITY: dict[str, Map] = {
 }
 """Maps by the name a model is built with."""
 
-_BY_FUNCTION: dict[Any, Map] = {each.forward: each for each in POSITIVITY.values()}
+_BY_FUNCTION: dict[Any, Map] = {mapping.forward: mapping for mapping in POSITIVITY.values()}
 
 
 def map_of(function: Any) -> Map | None:
@@ -153,28 +153,25 @@ def register_positivity(name: str, forward: Elementwise, *, inverse: Elementwise
         >>> ix.convex.FICNN(3, 1, [8], positivity="doc_fourth", key=jax.random.key(0)).layers[1].positivity
         'doc_fourth'
     """
-    known = POSITIVITY.get(name)
-    if known is not None and name in _SHIPPED:
+    if name in _SHIPPED:
         raise InitaxError(f'"{name}" is a positivity map of initax and keeps its meaning.', "choose another name")
     weights = np.array(CHECKED, np.float32)
     back = np.asarray(forward(inverse(jnp.asarray(weights))))
     wrong = np.flatnonzero(~(np.abs(back - weights) <= 1e-4 * weights))
     if len(wrong):
-        at = int(wrong[0])
+        index = int(wrong[0])
         raise InitaxError(
             f'register_positivity("{name}"): forward(inverse(w)) is not w.',
-            f"at w={weights[at]:g} it is {back[at]:g}",
+            f"at w={weights[index]:g} it is {back[index]:g}",
             "pass the inverse of the map: forward=jnp.exp, inverse=jnp.log",
         )
     grid = np.linspace(-5, 5, 101, dtype=np.float32)
     image = np.asarray(forward(jnp.asarray(grid)))
     negative = np.flatnonzero(image < 0)
     if len(negative):
-        at = int(negative[0])
-        raise InitaxError(f'register_positivity("{name}"): forward({grid[at]:g}) is {image[at]:g}, not positive.')
-    made = Map(name, forward, inverse, reaches_zero=bool((image == 0).any()))
-    POSITIVITY[name] = made
-    _BY_FUNCTION[forward] = made
+        index = int(negative[0])
+        raise InitaxError(f'register_positivity("{name}"): forward({grid[index]:g}) is {image[index]:g}, not positive.')
+    POSITIVITY[name] = _BY_FUNCTION[forward] = Map(name, forward, inverse, reaches_zero=bool((image == 0).any()))
 
 
-_SHIPPED: Mapping[str, Map] = dict(POSITIVITY)
+_SHIPPED = frozenset(POSITIVITY)

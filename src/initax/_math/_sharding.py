@@ -12,12 +12,12 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from initax._errors import PlanError, message
+from initax._errors import PlanError
 from initax._math._axes import Axes
 
 
 def placement(array: Any) -> Sharding | None:
-    """Return where an array must stay: its sharding, unless JAX merely put it on the default device.
+    """Return an array's explicit sharding, or `None` where JAX placed it by default.
 
     A sharding over a mesh of names and sizes alone is one over the mesh around, where that has the same. Inside a
     transformation it is the one that the array's type states, which it does for explicit axes of a mesh.
@@ -29,9 +29,9 @@ def placement(array: Any) -> Sharding | None:
         return None
     sharding = getattr(array, "sharding", None)
     if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, AbstractMesh):
-        around = mesh_around()
-        if around is not None and dict(around.shape) == dict(sharding.mesh.shape):
-            return NamedSharding(around, sharding.spec)
+        mesh = mesh_around()
+        if mesh is not None and dict(mesh.shape) == dict(sharding.mesh.shape):
+            return NamedSharding(mesh, sharding.spec)
     return sharding if isinstance(sharding, Sharding) else None
 
 
@@ -67,8 +67,8 @@ def varying_like(array: Any, old: Any) -> Any:
 
 def _varying(array: Any) -> frozenset[str]:
     kind = jax.typeof(array)
-    found = getattr(kind, "vma", None)  # a part of the type's `mat` since JAX 0.12
-    return frozenset(getattr(getattr(kind, "mat", None), "varying", ()) if found is None else found)
+    axes = getattr(kind, "vma", None)  # a part of the type's `mat` since JAX 0.12
+    return frozenset(getattr(getattr(kind, "mat", None), "varying", ()) if axes is None else axes)
 
 
 def mesh_around() -> Mesh | None:
@@ -88,11 +88,11 @@ def at_home(array: Any, spec: PartitionSpec, mesh: Any) -> Any:
         spec: which axis of it goes over which axes of the mesh.
         mesh: the mesh named with it, if one is; else the one around is meant.
     """
-    where = mesh if isinstance(mesh, Mesh) and not mesh.empty else mesh_around()
-    named = not isinstance(getattr(array, "sharding", None), NamedSharding)
-    if not isinstance(array, jax.ShapeDtypeStruct) or not named or where is None:
+    mesh = mesh if isinstance(mesh, Mesh) and not mesh.empty else mesh_around()
+    has_sharding = isinstance(getattr(array, "sharding", None), NamedSharding)
+    if not isinstance(array, jax.ShapeDtypeStruct) or has_sharding or mesh is None:
         return array
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(where, spec))
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(mesh, spec))
 
 
 def no_mesh() -> AbstractContextManager[Any]:
@@ -120,25 +120,21 @@ def refuse_misfit(path: str, shape: tuple[int, ...], sharding: Sharding | None) 
     """
     if sharding is None:
         return
-    where = f'"{path}"' if path else "the array"
+    name = f'"{path}"' if path else "the array"
     mesh = getattr(sharding, "mesh", None)
     if isinstance(mesh, AbstractMesh):
         raise PlanError(
-            message(
-                f"{where} is to be sharded over the mesh {dict(mesh.shape)}, which has no devices.",
-                "with jax.set_mesh(jax.make_mesh(...)): model = plan.draw(key)",
-            )
+            f"{name} is to be sharded over the mesh {dict(mesh.shape)}, which has no devices.",
+            "with jax.set_mesh(jax.make_mesh(...)): model = plan.draw(key)",
         )
     try:
         sharding.shard_shape(shape)
     except ValueError as error:
         raise PlanError(
-            message(
-                f"{where} {shape} can't be sharded as it is said to be.",
-                *_undivided(shape, sharding),
-                str(error).split("\n", maxsplit=1)[0] if not isinstance(sharding, NamedSharding) else "",
-                "leave the axis whole, PartitionSpec(..., None), or take a mesh or a size that fits",
-            )
+            f"{name} {shape} can't be sharded as it is said to be.",
+            *_undivided(shape, sharding),
+            str(error).split("\n", maxsplit=1)[0] if not isinstance(sharding, NamedSharding) else "",
+            "leave the axis whole, PartitionSpec(..., None), or take a mesh or a size that fits",
         ) from error
 
 
@@ -240,7 +236,7 @@ def split_of(axes: Axes, sharding: jax.sharding.Sharding | None) -> Split | None
     # The draw's own arrays have no sharding in their types, whatever the mesh asks of the user's.
     mesh = sharding.mesh.update(axis_types=(AxisType.Auto,) * len(sharding.mesh.axis_names))
     sizes = dict(zip(axes.names, axes.split, strict=True))
-    batch: dict[str, MeshAxes] = {axes.names[place]: () for place in axes.batch_axis}
+    batch: dict[str, MeshAxes] = {axes.names[axis]: () for axis in axes.batch_axis}
     matrix: set[str] = set()
     for names, entry in zip(axes.stored_names, sharding.spec, strict=False):
         left = list(mesh_names(entry))

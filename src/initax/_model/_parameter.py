@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._math._axes import Axes
+from initax._math._axes import Axes, parse
 from initax._model._constraint import Constraint as Constraint  # noqa: PLC0414  adapters take it from here
 from initax._model._quick import copier, maker
 from initax._model._reason import Reason, Why
@@ -231,7 +231,8 @@ class Field:
     Attributes:
         pattern: the axes of one layer, or a function from the module to them.
         role: what the array is for.
-        sizes: sizes of named axes: numbers, attribute names, or a function from the module to a mapping of numbers.
+        sizes: sizes of named axes: numbers, attribute names, or a function from the module to a mapping of numbers, of
+            which those count that the pattern names.
         receptive: name of the attribute that holds the receptive field's sizes.
         of: for a bias, the name of the weight it belongs to.
         default: what the framework gives it, or a function from the module to that.
@@ -261,9 +262,10 @@ class Field:
     def sizes_of(self, module: Any) -> tuple[tuple[str, int], ...]:
         """Return the sizes the module knows, as sorted pairs."""
         if callable(self.sizes):
-            return tuple(sorted(self.sizes(module).items()))
-        every = {name: getattr(module, size) if isinstance(size, str) else size for name, size in self.sizes.items()}
-        return tuple(sorted(every.items()))
+            names = {name for group in parse(self.pattern_of(module)) for name in group}
+            return tuple(sorted(item for item in self.sizes(module).items() if item[0] in names))
+        sizes = {name: getattr(module, size) if isinstance(size, str) else size for name, size in self.sizes.items()}
+        return tuple(sorted(sizes.items()))
 
     def receptive_of(self, module: Any) -> tuple[int, ...] | None:
         """Return the receptive field's sizes, where the module knows them."""

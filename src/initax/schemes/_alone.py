@@ -14,7 +14,7 @@ from initax._errors import AxesError, SchemeError, shown
 from initax._math._axes import refuse_unsided, resolve
 from initax._model._parameter import WEIGHT_ROLES, Fans, Layer, Parameter, Role
 from initax.schemes._initializer import Initializer, Recipe
-from initax.schemes._scheme import UNSET, as_scheme
+from initax.schemes._scheme import Scheme, as_scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +86,20 @@ def alone(
         axes=None if without_axes else resolved,
         fans=None if fans is None else Fans(fans, fans),
     )
-    if part is None or part is UNSET:
-        raise SchemeError(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}")
     layer = Layer(path="", kind="Linear", cls=type(None), parameters=(parameter,))
-    return Alone(part.recipe(parameter, layer), shape, dtype)
+    return Alone(drawn_part(chosen, role).recipe(parameter, layer), shape, dtype)
+
+
+def drawn_part(scheme: Scheme, role: Role) -> Initializer:
+    """Return what draws the arrays of a role.
+
+    Raises:
+        SchemeError: nothing does.
+    """
+    part = scheme.part(role)
+    if not isinstance(part, Initializer):
+        raise SchemeError(f"{scheme} draws no {role}.", f"it draws: {', '.join(scheme.parts)}")
+    return part
 
 
 def _shape(shape: Any) -> tuple[int, ...]:

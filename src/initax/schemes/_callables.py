@@ -49,10 +49,10 @@ def identity_of(function: Any) -> Any:
     return inner
 
 
-def _for_each_key(one: Callable[[jax.Array], jax.Array], key: jax.Array, count: int) -> jax.Array:
-    """What a function makes of each of the keys that one is split into, along a new first axis."""
+def _for_each_key(draw: Callable[[jax.Array], jax.Array], key: jax.Array, count: int) -> jax.Array:
+    """What a function draws from each of the keys that one is split into, along a new first axis."""
     keys = jax.random.split(key, count)
-    entries: jax.Array = jax.vmap(one)(keys) if vmap_is_exact(key) else lax.map(one, keys)
+    entries: jax.Array = jax.vmap(draw)(keys) if vmap_is_exact(key) else lax.map(draw, keys)
     return entries
 
 

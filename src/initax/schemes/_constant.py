@@ -24,18 +24,18 @@ class FilledKernel(Kernel):
     """Given entries, broadcast to the array.
 
     Attributes:
-        given: the entries.
+        values: the entries.
         axes: the axes of a weight, whose entries are given in the canonical layout `(*receptive, in, out)`.
     """
 
-    given: Entries
+    values: Entries
     axes: Axes | None = None
     elementwise: ClassVar[bool] = False
     random: ClassVar[bool] = False
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        entries = jnp.asarray(np.asarray(self.given).astype(dtype))
+        entries = jnp.asarray(np.asarray(self.values).astype(dtype))
         if self.axes is None:
             return jnp.broadcast_to(entries, shape)
         canonical = (self.axes.batch_size, *self.axes.canonical_shape)

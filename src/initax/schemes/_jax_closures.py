@@ -31,15 +31,15 @@ OwnAxes = Mapping[str, tuple[int, ...]]
 """Argument of an initializer's factory → the axes that it was given."""
 
 
-def fit(own: OwnAxes, rank: int) -> bool:
+def fit(assumed: OwnAxes, rank: int) -> bool:
     """Return whether an array of that rank has all these axes, and where there are batch axes none is named twice.
 
     Without batch axes one may be: Flax's own initializer of embeddings has `in_axis=-2, out_axis=0`.
     """
-    named = [axis for axes in own.values() for axis in axes]
+    named = [axis for axes in assumed.values() for axis in axes]
     if any(not -rank <= axis < rank for axis in named):
         return False
-    return not own.get("batch_axis") or len({axis % rank for axis in named}) == len(named)
+    return not assumed.get("batch_axis") or len({axis % rank for axis in named}) == len(named)
 
 
 def own_axes(function: Any) -> OwnAxes | None:

@@ -16,9 +16,9 @@ from initax._math._axes import parse
 from initax._math._keys import CONFIG, as_key
 from initax._math._sharding import mesh_around, no_mesh
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Role
-from initax.schemes._alone import alone
+from initax.schemes._alone import alone, drawn_part
 from initax.schemes._initializer import Kernel, drawing_dtype, number_type
-from initax.schemes._scheme import UNSET, Scheme, as_scheme
+from initax.schemes._scheme import Scheme, as_scheme
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -107,8 +107,7 @@ def initializer(
     chosen = as_scheme(scheme)
     if role not in ROLES[:-1]:
         raise SchemeError(f"initializer: role must be one of {', '.join(ROLES[:-1])}, not {role!r}.")
-    if chosen.part(role) is UNSET or chosen.part(role) is None:
-        raise SchemeError(f"{chosen} draws no {role}.", f"it draws: {', '.join(chosen.parts)}")
+    drawn_part(chosen, role)
     pattern = chosen.axes.get(role) if axes is None and role in WEIGHT_ROLES else axes
     if pattern is not None:
         parse(pattern)

@@ -120,7 +120,29 @@ class ComplexTruncatedNormalKernel(Kernel):
 
 
 @dataclass(frozen=True, slots=True)
-class UniformKernel(Kernel):
+class _Between(Kernel):
+    """Uniform between two numbers."""
+
+    def ends(self, numbers: tuple[float, ...]) -> tuple[float, float]:
+        """Return the lower and the upper end of the interval."""
+        return numbers[0], numbers[1]
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the middle of the interval."""
+        return sum(self.ends(numbers)) / 2
+
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return the lower end of the interval."""
+        return self.ends(numbers)[0]
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return the share of the interval beyond the bound."""
+        low, high = self.ends(numbers)
+        return min(max((high - bound) / (high - low), 0.0), 1.0) if high > low else float(low >= bound)
+
+
+@dataclass(frozen=True, slots=True)
+class UniformKernel(_Between):
     """Uniform between `lower` and 1, scaled afterwards; complex entries have independent uniform parts.
 
     Attributes:
@@ -137,45 +159,25 @@ class UniformKernel(Kernel):
             unit = jax.random.uniform(key, shape, dtype, self.lower)
             unit = unit if self.below is None else jnp.minimum(unit, jnp.asarray(self.below, dtype))
             return unit * jnp.asarray(numbers[0], dtype)
-        parts = [jax.random.uniform(each, shape, real_dtype(dtype), self.lower) for each in jax.random.split(key)]
+        parts = [jax.random.uniform(part, shape, real_dtype(dtype), self.lower) for part in jax.random.split(key)]
         return lax.complex(*parts) * jnp.asarray(numbers[0], dtype)
 
-    def mean(self, numbers: tuple[float, ...]) -> float:
-        """Return the middle of the interval."""
-        return (self.lower + 1) / 2 * numbers[0]
-
-    def lowest(self, numbers: tuple[float, ...]) -> float:
-        """Return the lower end of the interval."""
-        return min(self.lower * numbers[0], numbers[0])
-
-    def above(self, numbers: tuple[float, ...], bound: float) -> float:
-        """Return the share of the interval beyond the bound."""
-        low, high = sorted((self.lower * numbers[0], numbers[0]))
-        return min(max((high - bound) / (high - low), 0.0), 1.0) if high > low else float(low >= bound)
+    def ends(self, numbers: tuple[float, ...]) -> tuple[float, float]:
+        """Return both ends, scaled; the scale may be negative."""
+        scaled = (self.lower * numbers[0], numbers[0])
+        return min(scaled), max(scaled)
 
 
 @dataclass(frozen=True, slots=True)
-class IntervalKernel(Kernel):
+class IntervalKernel(_Between):
     """Uniform between two numbers; complex entries have independent uniform parts."""
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        lower, upper = (jnp.asarray(each, real_dtype(dtype)) for each in numbers)
+        lower, upper = (jnp.asarray(end, real_dtype(dtype)) for end in numbers)
         keys = jax.random.split(key) if is_complex(dtype) else [key]
-        parts = [jax.random.uniform(each, shape, real_dtype(dtype)) * (upper - lower) + lower for each in keys]
+        parts = [jax.random.uniform(part, shape, real_dtype(dtype)) * (upper - lower) + lower for part in keys]
         return lax.complex(*parts) if len(parts) == 2 else parts[0]
-
-    def mean(self, numbers: tuple[float, ...]) -> float:
-        """Return the middle of the interval."""
-        return (numbers[0] + numbers[1]) / 2
-
-    def lowest(self, numbers: tuple[float, ...]) -> float:
-        """Return the lower end of the interval."""
-        return numbers[0]
-
-    def above(self, numbers: tuple[float, ...], bound: float) -> float:
-        """Return the share of the interval beyond the bound."""
-        return min(max((numbers[1] - bound) / (numbers[1] - numbers[0]), 0.0), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,8 @@ class DiskKernel(Kernel):
 
 def _shifted(scaled: jax.Array, numbers: tuple[Any, ...], dtype: Any) -> jax.Array:
     if len(numbers) == 3:
-        return scaled + lax.complex(*(jnp.asarray(each, real_dtype(dtype)) for each in numbers[1:])).astype(dtype)
+        mean = (jnp.asarray(part, real_dtype(dtype)) for part in numbers[1:])
+        return scaled + lax.complex(*mean).astype(dtype)
     return scaled + jnp.asarray(numbers[1], dtype) if len(numbers) > 1 else scaled
 
 

@@ -59,45 +59,45 @@ def scheme(*names: str) -> Callable[[Callable[P, Parts | Scheme]], Callable[P, S
         *names: the names.
     """
 
-    def entered(function: Callable[P, Parts | Scheme]) -> Callable[P, Scheme]:
+    def registered(function: Callable[P, Parts | Scheme]) -> Callable[P, Scheme]:
         signature = inspect.signature(function)
 
         @functools.wraps(function)
-        def made(*args: P.args, **kwargs: P.kwargs) -> Scheme:
+        def factory(*args: P.args, **kwargs: P.kwargs) -> Scheme:
             for argument, value in kwargs.items():
                 if argument not in signature.parameters:
-                    raise SchemeError(unknown_argument(names[0], made, argument, value))
-            given = signature.bind(*args, **kwargs)
-            given.apply_defaults()
-            checks = _checks(function)
-            checked = {key: _checked(names[0], key, value, checks[key]) for key, value in given.arguments.items()}
-            found = function(**checked)  # type: ignore[call-arg]
-            if isinstance(found, Scheme) and found.is_named:
-                return found
-            own = tuple(pair for pair in checked.items() if pair[1] != signature.parameters[pair[0]].default)
-            return _named(found, names[0], own)
+                    raise SchemeError(unknown_argument(names[0], factory, argument, value))
+            call = signature.bind(*args, **kwargs)
+            call.apply_defaults()
+            types = _types(function)
+            values = {key: _checked(names[0], key, value, types[key]) for key, value in call.arguments.items()}
+            parts = function(**values)  # type: ignore[call-arg]
+            if isinstance(parts, Scheme) and parts.is_named:
+                return parts
+            changed = tuple(pair for pair in values.items() if pair[1] != signature.parameters[pair[0]].default)
+            return _named(parts, names[0], changed)
 
         for name in names:
-            add_to_registry(name, made)
-        return made
+            add_to_registry(name, factory)
+        return factory
 
-    return entered
+    return registered
 
 
-def _named(found: Parts | Scheme, name: str, args: Args) -> Scheme:
+def _named(parts: Parts | Scheme, name: str, args: Args) -> Scheme:
     """A scheme under its name, and its initializers, where they have no other."""
-    if isinstance(found, Scheme):
-        return found.called(name, dict(args))
-    parts = {
+    if isinstance(parts, Scheme):
+        return parts.called(name, dict(args))
+    named = {
         role: replace(part, name=name, args=args) if part is not None and not part.name else part
-        for role, part in found.items()
+        for role, part in parts.items()
     }
-    return Scheme.of(parts, name, dict(args))
+    return Scheme.of(named, name, dict(args))
 
 
 @functools.cache
-def _checks(function: Callable[..., Any]) -> Mapping[str, Any]:
-    """Each argument's type, with what checks it."""
+def _types(function: Callable[..., Any]) -> Mapping[str, Any]:
+    """Type of each argument, with the marks that check it."""
     return get_type_hints(function, include_extras=True)
 
 

@@ -83,22 +83,22 @@ class Scheme:
         sizes: Mapping[str, int] | None = None,
         arrays: Mapping[str, Any] | None = None,
     ) -> None:
-        given: dict[Role, Any] = {"bias": bias, "recurrent": recurrent, "embedding": embedding, "scale": scale}
+        others: dict[Role, Any] = {"bias": bias, "recurrent": recurrent, "embedding": embedding, "scale": scale}
         is_number = isinstance(bias, int | float) and not isinstance(bias, bool)
         factory = _named(weight) if is_number else None
         if factory is not None and len(needed(factory)) < 2:
             raise SchemeError(number_beside(weight, factory, bias))
-        if not arrays and all(value is UNSET for value in (weight, state, *given.values())):
+        if not arrays and all(value is UNSET for value in (weight, state, *others.values())):
             raise SchemeError("a scheme that names no initializer draws nothing.", 'write ix.Scheme("he_normal", ...)')
         if weight is UNSET or weight is None:
             base = Scheme.of({} if weight is UNSET else dict.fromkeys(WEIGHT_ROLES))
         else:
             base = as_scheme(weight)
-        spoken = {role: as_initializer(value, role) for role, value in given.items() if value is not UNSET}
+        named = {role: as_initializer(value, role) for role, value in others.items() if value is not UNSET}
         if state is not UNSET:
-            spoken["state"] = _for_state(state)
-        self._name = None if spoken else base._name
-        self._parts = _in_order(base._parts | spoken)
+            named["state"] = _for_state(state)
+        self._name = None if named else base._name
+        self._parts = _in_order(base._parts | named)
         patterns = {"weight": axes} if isinstance(axes, str) else dict(axes or {})
         for pattern in patterns.values():
             parse(pattern)

@@ -73,12 +73,9 @@ class HaarKernel(_Structured):
         """Return what draws the matrices with their longer side first."""
         *stack, rows, columns = self._matrices_shape
         shape = (*stack, max(rows, columns), min(rows, columns))
-        axes = resolve(" ".join([*(f"b{place}" for place in range(len(stack))), "i o"]), shape)
-        if (
-            self.is_polar
-            or self.split is not None
-            or (axes.pattern, axes.shape) == (self.axes.pattern, self.axes.shape)
-        ):
+        axes = resolve(" ".join([*(f"b{axis}" for axis in range(len(stack))), "i o"]), shape)
+        is_core = (axes.pattern, axes.shape) == (self.axes.pattern, self.axes.shape)
+        if self.is_polar or self.split is not None or is_core:
             return None
         return HaarKernel(axes), shape
 
