@@ -8,8 +8,11 @@ WIDE = 48
 """Characters up to which a printed line fits on a phone."""
 DROPPED = frozenset({"cls", "fan_out", "kind", "role", "rule", "shape", "std"})
 """Columns that a phone does without."""
+FACTORS = frozenset({"std", "lr"})
+"""Columns that stay where they stand together: the factors of `ix.mup`."""
 PRINTED = re.compile(r'<div class="highlight"><pre>(?:<span></span>)?<code>(?P<text>[^<]*)</code></pre></div>')
 RULE = re.compile(r"^ ─+$")
+NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -21,9 +24,11 @@ def beside(block: str, text: str) -> str:
     """Return a block that shows what is printed and, where that is a wide table, the same for a narrow screen."""
     block = block.replace('class="highlight"', 'class="highlight printed"')
     lines = text.splitlines()
-    if not any(RULE.match(line) for line in lines) or max(map(len, lines)) <= WIDE:
+    columns = max(map(len, lines), default=0)
+    if not any(RULE.match(line) for line in lines) or columns <= WIDE:
         return block
-    return f'<div class="printed-wide">{block}</div><div class="printed-narrow">{"".join(pieces(lines))}</div>'
+    wide = f'<div class="printed-wide" style="--columns: {columns}">{block}</div>'
+    return f'{wide}<div class="printed-narrow">{"".join(pieces(lines))}</div>'
 
 
 def pieces(lines: list[str]) -> list[str]:
@@ -45,7 +50,8 @@ def table(header: str, rows: list[str]) -> str:
     """Return rows under a header as an HTML table, without the columns that are dropped."""
     names = list(re.finditer(r"\S+(?: \S+)*", header))
     cells = [cut(row, names) for row in rows]
-    kept = [at for at, name in enumerate(names) if name[0] not in DROPPED]
+    dropped = DROPPED - FACTORS if {name[0] for name in names} >= FACTORS else DROPPED
+    kept = [at for at, name in enumerate(names) if name[0] not in dropped]
     head = "".join(f"<th>{html.escape(names[at][0])}</th>" for at in kept)
     body = "".join(f"<tr>{''.join(f'<td>{breakable(row[at])}</td>' for at in kept)}</tr>" for row in cells)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -65,5 +71,7 @@ def overlap(one: re.Match[str], other: re.Match[str]) -> int:
 
 
 def breakable(cell: str) -> str:
-    """Return a cell that may break behind the dots of a path."""
+    """Return a cell that may break behind the dots of a path, and nowhere if it is a number."""
+    if NUMBER.fullmatch(cell):
+        return f'<code class="number">{cell}</code>'
     return f"<code>{html.escape(cell).replace('.', '.<wbr>')}</code>" if cell else ""

@@ -60,7 +60,7 @@ def signal(quick: bool) -> Drawing:
     print(ix.plan(model, {"Linear": "he_normal"}))
 
     def drawing() -> Figure:
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
         for panel, number in zip(figure.subplots(1, 2), ("mean_square", "correlation"), strict=True):
             for name, report in reports.items():
                 bands(panel, np.stack([getattr(each, number) for each in report.signals]), name)
@@ -88,7 +88,7 @@ def spectra(quick: bool) -> Drawing:
         values[name] = [np.linalg.svd(np.asarray(each, float), compute_uv=False) for each in (weights[0], product)]
 
     def drawing() -> Figure:
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
         one, ten = figure.subplots(1, 2)
         rank = np.arange(1, size + 1) / size
         for name, (single, product) in values.items():
@@ -115,7 +115,7 @@ def densities(quick: bool) -> Drawing:
     }
 
     def drawing() -> Figure:
-        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        figure = Figure(figsize=(7.2, 2.8), layout="constrained")
         panel = figure.subplots()
         for name, entries in drawn.items():
             heights, edges = np.histogram(entries, bins=np.linspace(-3, 3, 121), density=True)
@@ -146,7 +146,7 @@ def by_hand(quick: bool) -> Drawing:
         ratios.append(float(jnp.var(jax.nn.initializers.he_normal()(key, shape)) / jnp.var(ours)))
 
     def drawing() -> Figure:
-        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        figure = Figure(figsize=(7.2, 2.8), layout="constrained")
         panel = figure.subplots()
         panel.hlines(names, 1, ratios, color=LINES[4], linewidth=3)
         panel.plot(ratios, names, "o", color=LINES[4], label="jax.nn.initializers.he_normal()")
@@ -177,7 +177,7 @@ def calibration(quick: bool) -> Drawing:
         variances[activation.__name__] = [[float(each.std[0]) ** 2 for each in report.signals] for report in reports]
 
     def drawing() -> Figure:
-        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        figure = Figure(figsize=(7.2, 2.8), layout="constrained")
         panel = figure.subplots()
         layers = np.arange(1, depth + 1)
         for color, (name, (before, after)) in zip(LINES, variances.items(), strict=False):
@@ -207,7 +207,7 @@ def convex(quick: bool) -> Drawing:
     }
 
     def drawing() -> Figure:
-        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        figure = Figure(figsize=(7.2, 2.8), layout="constrained")
         panel = figure.subplots()
         for name, report in reports.items():
             rows = [each.mean_square for each in report.signals if each.path.endswith(".weight")]

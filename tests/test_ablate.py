@@ -328,7 +328,8 @@ ERRORS = {
         ix.RuleError,
         """\
 scheme "conv": selector "Conv2d" matches no layer.
-  layers: Linear (2)""",
+  layers: Linear (2)
+  paths: first, last""",
     ),
     "rules for schemes": (
         ablated(schemes="he_normal"),

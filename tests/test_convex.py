@@ -627,7 +627,8 @@ ERRORS = {
     ),
     "rules with an argument of a network": (
         lambda: ix.convex.rules({"w": (3, 4)}, jax.nn.softplus, use_passthrough=True),
-        "ix.convex.rules: got an unexpected keyword argument 'use_passthrough'.\n"
+        'ix.convex.rules has no argument "use_passthrough".\n'
+        "  arguments: model, activation, parts, correlation, variance, k, tau, input_square\n"
         '  write ix.convex.rules(model, "softplus"); further arguments go by name, correlation=0.5',
     ),
     "rules in another order": (

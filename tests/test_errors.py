@@ -202,7 +202,7 @@ rule "conv.bias": he_normal can't draw a bias.
         """\
 rule "**.weight", "norm.weight": he_normal can't draw a scale.
   for a scale: "zeros", "ones", ("constant", {"value": ...}), ("normal", {"stddev": ...})
-  to keep it add a later rule: {"norm.weight": None}""",
+  to keep norms add a later rule: {"Norm": None}""",
     ),
     "array of no layer that is selected": (
         planned({"Linear": {"wo": "zeros"}, "Mixer": {"v": "zeros"}}),
@@ -538,7 +538,7 @@ rule "Linear": scaled needs scheme.
         ix.SchemeError,
         """\
 rule "Linear": 0.5 (float) is not a scheme.
-  a fixed value is ("constant", {"value": ...})""",
+  a fixed value is ("constant", {"value": 0.5})""",
     ),
     "unknown role": (
         planned({"Linear": {"wieght": "zeros"}}),
@@ -676,9 +676,8 @@ keyword argument 'dtype'
         planned({"mlp.**": lambda key, shape, dtype: jnp.zeros((2, 2), dtype)}),
         ix.SchemeError,
         """\
-rule "mlp.**": the initializer <lambda> returned ShapeDtypeStruct(shape=(2, 2), dtype=float32) for shape (3, 5) \
-("mlp.layers.0.weight").
-  is it a factory? write <lambda>()""",
+rule "mlp.**": the initializer <lambda> returned an array of shape (2, 2) for shape (3, 5) ("mlp.layers.0.weight").
+  it is called with the shape (*receptive, in, out), and has to return an array of it""",
     ),
     "traced argument": (
         traced_stddev,
@@ -1065,6 +1064,210 @@ rule "Linear": the initializer zeros is a callable and can't be stored.
         """\
 the stored plan decides otherwise on this model.
   ~ 0.weight: shape [3, 2] → [4, 2], fan_out 3 → 4""",
+    ),
+    "path as JAX writes it": (
+        planned({"['mlp'].layers[0].weight": "zeros"}),
+        ix.RuleError,
+        """\
+selector "['mlp'].layers[0].weight" matches no layer and no array.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  write "mlp.layers.0.weight", which selects mlp.layers.0.weight""",
+    ),
+    "path with slashes below params": (
+        planned({"params/mlp/layers/0": "zeros"}),
+        ix.RuleError,
+        """\
+selector "params/mlp/layers/0" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  write "mlp.layers.0", which selects mlp.layers.0""",
+    ),
+    "several selectors in one": (
+        planned({"Linear|mixer": "zeros"}),
+        ix.RuleError,
+        """\
+selector "Linear|mixer" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  each has a rule of its own: {"Linear": ..., "mixer": ...}""",
+    ),
+    "regular expression": (
+        planned({r"blocks\.\d+\.query_proj": "zeros"}),
+        ix.RuleError,
+        """\
+selector "blocks\\.\\d+\\.query_proj" matches no layer and no array.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  a selector is a glob and not a regular expression: "blocks.*.attn", "**.bias\"""",
+    ),
+    "array of another framework's name": (
+        planned({"mlp.layers.*.kernel": "zeros"}),
+        ix.RuleError,
+        """\
+selector "mlp.layers.*.kernel" matches no layer and no array.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  arrays: weight, bias, w, b
+  did you mean "mlp.layers.*.weight"?""",
+    ),
+    "name near nothing": (
+        planned({"head": "zeros"}, lambda: nn.MLP(3, 2, 5, 1, key=KEY)),
+        ix.RuleError,
+        """\
+selector "head" matches no layer.
+  layers: Linear (2)
+  paths: layers.0, layers.1""",
+    ),
+    "residual without its part": (
+        planned({"residual": "zeros"}),
+        ix.RuleError,
+        """\
+selector "residual" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  write residual:end, residual:inner, residual:scores""",
+    ),
+    "zeros for a norm": (
+        planned({"Norm": "zeros"}, lambda: [nn.LayerNorm(5), nn.Linear(2, 3, key=KEY)]),
+        ix.RuleError,
+        """\
+rule "Norm": zeros draws nothing in the 1 layer it decides.
+  0.weight: zeros says nothing about a scale
+  0.bias: zeros says nothing about a scale
+  write {"Norm": {"scale": "zeros"}}; norms start with {"scale": "ones", "bias": "zeros"}""",
+    ),
+    "scheme as a plan prints it": (
+        planned({"Linear": "normal(stddev=0.02)"}),
+        ix.SchemeError,
+        """\
+rule "Linear": no scheme is called "normal(stddev=0.02)".
+  write ("normal", {"stddev": 0.02})
+  schemes: <every scheme>""",
+    ),
+    "scheme written as a call": (
+        planned({"Linear": "normal(0.02)"}),
+        ix.SchemeError,
+        """\
+rule "Linear": no scheme is called "normal(0.02)".
+  arguments stand beside the name, by name: ("normal", {...})
+  schemes: <every scheme>""",
+    ),
+    "initializer written as a text": (
+        planned({"Linear": "jax.nn.initializers.he_normal()"}),
+        ix.SchemeError,
+        """\
+rule "Linear": no scheme is called "jax.nn.initializers.he_normal()".
+  write "he_normal"
+  schemes: <every scheme>""",
+    ),
+    "name of a framework": (
+        planned({"Linear": "pytorch"}),
+        ix.SchemeError,
+        """\
+rule "Linear": no scheme is called "pytorch".
+  what PyTorch gives a layer is "torch_default"
+  schemes: <every scheme>""",
+    ),
+    "arguments in a row": (
+        planned({"Linear": ("normal", 0.0, 0.02)}),
+        ix.SchemeError,
+        """\
+rule "Linear": ('normal', 0.0, 0.02) (tuple) is not a scheme.
+  arguments stand in a mapping, by name: ("normal", {...})""",
+    ),
+    "name as the key of its arguments": (
+        planned({"Linear": {"normal": {"stddev": 0.02}}}),
+        ix.SchemeError,
+        """\
+rule "Linear": "normal" is a scheme, and stands where an array's name or a role does.
+  its arguments stand beside it: ("normal", {"stddev": 0.02})""",
+    ),
+    "arguments beside the name": (
+        planned({"Linear": {"scheme": "normal", "stddev": 0.02}}),
+        ix.SchemeError,
+        """\
+rule "Linear": a scheme has no role "stddev".
+  roles: weight, recurrent, bias, embedding, scale; also axes, sizes, or name with arguments
+  an argument goes with its name: ("normal", {"stddev": 0.02})""",
+    ),
+    "scheme for an initializer": (
+        lambda key: nnx.Linear(2, 3, kernel_init=ix.schemes.orthogonal(gain=2.0), rngs=nnx.Rngs(0)),
+        ix.SchemeError,
+        """\
+a scheme is not an initializer, and can't be called: orthogonal(gain=2.0).
+  where one is asked for write ix.schemes.initializer(("orthogonal", {"gain": 2.0}))
+  a single array is ix.draw(scheme, key, shape)""",
+    ),
+    "scheme without a name for an initializer": (
+        lambda key: linen.Dense(3, kernel_init=ix.Scheme("he_normal", recurrent="zeros")).init(key, jnp.ones((1, 2))),
+        ix.SchemeError,
+        """\
+a scheme is not an initializer, and can't be called: he_normal, recurrent=zeros.
+  where one is asked for write ix.schemes.initializer(scheme)
+  a single array is ix.draw(scheme, key, shape)""",
+    ),
+    "axes one by one": (
+        lambda key: ix.Scheme("he_normal", axes=("e", "i", "o")),
+        ix.AxesError,
+        """\
+axes are one text, or a mapping from names of arrays to texts, not ('e', 'i', 'o') (tuple).
+  write axes="e i o\"""",
+    ),
+    "prior as a weight": (
+        lambda key: ix.draw(("prior", {"p": 0.1}), key, (3,), axes="o"),
+        ix.SchemeError,
+        """\
+prior(p=0.1) draws no weight.
+  it draws: bias
+  write role="bias\"""",
+    ),
+    "streams of keys for a model": (
+        lambda key: ix.reinit(nnx.Rngs(0), {"*": "zeros"}, key),
+        ix.ModelError,
+        None,
+    ),
+    "inputs in front of the model": (
+        planned(
+            {"Linear": "auto"},
+            lambda: nn.MLP(3, 2, 5, 1, key=KEY),
+            inputs=jnp.ones((2, 3)),
+            forward=lambda x, model: model(x),
+        ),
+        ix.ModelError,
+        """\
+the forward pass fails on these inputs: TypeError: 'DynamicJaxprTracer' object is not callable
+  inputs: float32[2,3]
+  forward takes the model, then the inputs: forward=lambda model, x: ...""",
+    ),
+    "shape for inputs": (
+        planned({"Linear": "auto"}, lambda: nn.MLP(3, 2, 5, 1, key=KEY), inputs=(2, 3)),
+        ix.ModelError,
+        """\
+the forward pass fails on these inputs: TypeError: MLP.__call__() takes 2 positional arguments but 3 were given
+  inputs: 2, 3
+  a shape is written jax.ShapeDtypeStruct((2, 3), jnp.float32)""",
+    ),
+    "layer of a mask": (
+        lambda key: ix.mask(nn.MLP(3, 2, 5, 1, key=KEY), "layers.1")["layers.1"],
+        ix.ModelError,
+        """\
+"layers.1" is not an array, and mask[...] takes the path of one.
+  it holds: layers.1.weight, layers.1.bias""",
+    ),
+    "class for a function that makes models": (
+        lambda key: ix.ablate(nn.Linear, {"he": {"*": "he_normal"}}, jax.random.split(key), lambda model, key: {}),
+        ix.ModelError,
+        """\
+the model is the class Linear, and Linear(key) fails: Linear.__init__() missing 1 required positional argument: \
+'out_features'
+  write model = Linear(...), or lambda key: Linear(..., key=key)""",
+    ),
+    "experiment that takes the key first": (
+        lambda key: ix.ablate(
+            nn.Linear(2, 3, key=KEY),
+            {"he": {"*": "he_normal"}},
+            jax.random.split(key),
+            lambda key, model: {"sum": model(jnp.ones(2)).sum()},
+        ),
+        ix.InitaxError,
+        """\
+run fails while JAX traces and compiles it: TypeError: 'BatchTracer' object is not callable
+  write def run(model, key): ... return {"loss": loss}""",
     ),
 }
 

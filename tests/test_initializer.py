@@ -115,7 +115,7 @@ ERRORS = {
     ),
     "a role that it does not draw": (
         lambda: ix.schemes.initializer(("he_normal", None), role="bias"),
-        "SchemeError: he_normal, bias=None draws no bias.\n  it draws: weight, recurrent, bias, embedding",
+        "SchemeError: he_normal, bias=None draws no bias.\n  it draws: weight, recurrent, embedding",
     ),
     "a role that is none": (
         lambda: ix.schemes.initializer("zeros", role="kernel"),

@@ -330,6 +330,29 @@ ERRORS = {
 }
 
 
+def test_a_mask_is_a_filter_of_nnx():
+    """NNX calls a filter with a path and what stands there: gradients, states and an optimizer for some arrays only."""
+    first = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    net = nnx.Sequential(first, nnx.BatchNorm(4, rngs=nnx.Rngs(0)), nnx.Dropout(0.5))
+    mask = ix.mask(net, {"layers.0": {"weight": True}, "Norm": {"scale": True}})
+    true = {("layers", 0, "kernel"), ("layers", 1, "scale")}
+    assert set(nnx.to_flat_state(nnx.state(net, mask)).paths) == true
+    _, chosen, rest = nnx.split(net, mask, ...)
+    assert set(nnx.to_flat_state(chosen).paths) == true
+    assert not true & set(nnx.to_flat_state(rest).paths)
+
+    def loss(net):
+        return (net.layers[0](jnp.ones((2, 3))) ** 2).sum()
+
+    gradients = nnx.grad(loss, argnums=nnx.DiffState(0, mask))(net)
+    assert set(nnx.to_flat_state(gradients).paths) == true
+    optimizer = nnx.Optimizer(net, optax.sgd(1.0), wrt=mask)
+    kernel, bias = first.kernel[...], first.bias[...]
+    optimizer.update(net, gradients)
+    assert bool((first.kernel[...] != kernel).all())
+    assert bool((first.bias[...] == bias).all())
+
+
 def test_equinox_splits_a_whole_model_by_a_mask():
     model = eqx.nn.MLP(4, 2, 8, depth=1, key=KEY)
     mask = ix.mask(model, "layers.1")

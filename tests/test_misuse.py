@@ -537,7 +537,9 @@ assert_healthy: gradient_ratio compares gradients, and none was measured.
         lambda: ix.ablate(MLP, {"he": RULES}, run=lambda model, key: {}, seeds=2),
         ix.ArgumentError,
         """\
-ix.ablate: missing a required argument: 'keys'.
+ix.ablate has no argument "seeds".
+  arguments: model, schemes, keys, run, path, how, baseline, retry, progress, inputs, forward, module, … (1 more)
+  here it is called "keys"
   write ix.ablate(model, schemes, keys, run), with keys = jax.random.split(jax.random.key(0), 2)""",
     ),
     "ablation without keys": (

@@ -264,7 +264,7 @@ the text, line 1: rule "qkv": axis pattern "(three o i" is malformed: Imbalanced
         ix.SchemeError,
         """\
 the text, line 2: rule "Conv": 0.5 (float) is not a scheme.
-  a fixed value is ("constant", {"value": ...})""",
+  a fixed value is ("constant", {"value": 0.5})""",
     ),
     "no TOML": (
         'Linear = "he_normal"\nConv = he_normal\n',

@@ -7,9 +7,15 @@ and a line to paste.
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class InitaxError(Exception):
@@ -113,3 +119,75 @@ def listing(items: Iterable[str], limit: int = 12) -> str:
     every = list(items)
     shown = ", ".join(every[:limit])
     return f"{shown}, … ({len(every) - limit} more)" if len(every) > limit else shown
+
+
+ARGUMENTS_ELSEWHERE = {
+    **dict.fromkeys(("rng", "rngs", "seed", "prng", "prng_key", "random_key", "random_state"), ("key", "keys")),
+    **dict.fromkeys(("seeds", "rng_keys"), ("keys",)),
+    **dict.fromkeys(("input", "x", "xs", "data", "batch", "sample", "example", "args"), ("inputs",)),
+    **dict.fromkeys(("apply", "apply_fn", "call", "fn", "function"), ("forward", "run")),
+    **dict.fromkeys(("net", "network", "params", "variables", "tree", "pytree"), ("model", "opt_state")),
+    **dict.fromkeys(("init", "initializer", "initializers", "rule"), ("rules", "scheme", "schemes")),
+    **dict.fromkeys(("selector", "selectors", "where", "filter", "filter_spec"), ("rules", "layer")),
+    **dict.fromkeys(("state", "optimizer_state", "optimizer", "opt"), ("opt_state",)),
+    **dict.fromkeys(("units", "dead", "indices", "index"), ("mask",)),
+    **dict.fromkeys(("linen", "linen_module"), ("module",)),
+    **dict.fromkeys(("fresh_state", "new_state"), ("fresh",)),
+    **dict.fromkeys(("name", "names"), ("schemes", "scheme")),
+    **dict.fromkeys(("mode", "parallel", "method"), ("how",)),
+    **dict.fromkeys(("file", "filename", "save", "output"), ("path",)),
+}
+"""Names of arguments in other packages → what they may be called here."""
+
+NOT_ARGUMENTS = {
+    "dtype": "an array keeps its type: cast the model, before or after",
+    **dict.fromkeys(
+        ("sharding", "shardings", "out_shardings", "device"), "an array stays where it is: place the model first"
+    ),
+}
+"""Arguments in other packages that nothing here has → what to do."""
+
+
+def with_line(
+    name: str, line: str | Callable[[Sequence[Any], Mapping[str, Any]], str]
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator for functions whose call raises with the line to write where Python can't bind its arguments.
+
+    Args:
+        name: the function, as a user writes it.
+        line: the line; or a function from the positional and the other arguments of such a call to it.
+    """
+
+    def decorated(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except TypeError:
+                signature = inspect.signature(function)
+                try:
+                    signature.bind(*args, **kwargs)
+                except TypeError as error:
+                    to_write = line if isinstance(line, str) else line(args, kwargs)
+                    raise ArgumentError(*_unbound(name, signature, args, kwargs, error), to_write) from None
+                raise
+
+        return checked
+
+    return decorated
+
+
+def _unbound(
+    name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any], error: TypeError
+) -> list[str]:
+    """Return what a call has that the function does not take, or lacks."""
+    parameters = signature.parameters
+    takes = [each for each in parameters if each not in ("self", "cls")]
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    unknown = next((key for key in kwargs if key not in parameters and not open_ended), None)
+    if unknown is None:
+        return [f"{name}: {error}."]
+    free = takes[len(args) - (len(parameters) - len(takes)) :]
+    here = next((each for each in ARGUMENTS_ELSEWHERE.get(unknown, ()) if each in free and each not in kwargs), None)
+    hint = f'here it is called "{here}"' if here else NOT_ARGUMENTS.get(unknown) or did_you_mean(unknown, takes)
+    return [f'{name} has no argument "{unknown}".', f"arguments: {listing(takes)}", hint]

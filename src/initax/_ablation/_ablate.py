@@ -17,9 +17,9 @@ from initax._ablation._models import models_of, plan_data
 from initax._ablation._result import Ablation, check_baseline
 from initax._ablation._run import Run
 from initax._drawing._progress import bar
-from initax._errors import InitaxError, KeyTypeError, did_you_mean, listing
+from initax._errors import InitaxError, KeyTypeError, did_you_mean, listing, with_line
 from initax._math._keys import as_key
-from initax._planning._misuse import refuse_permuted, with_line
+from initax._planning._misuse import refuse_permuted
 
 
 def _line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -46,6 +46,14 @@ def check_run(run: Any) -> None:
         raise InitaxError(f"run is called as run(model, key), and can't be: {misfit[0]}.", misfit[1], CALL)
 
 
+def _takes_key_first(function: Any) -> bool:
+    """Whether a function's first argument is called as keys are."""
+    try:
+        return next(iter(inspect.signature(function).parameters), "") in ("key", "rng", "rngs", "seed")
+    except (TypeError, ValueError):
+        return False
+
+
 def _misfit(function: Any, *, follow_wrapped: bool) -> tuple[str, str] | None:
     """Why a function can't be called with a model and a key, and its signature; nothing where it can, or has none."""
     try:
@@ -173,7 +181,7 @@ class Compiled:
             impure = 'if it is not a pure JAX function, write how="python"'
             raise InitaxError(
                 f"run fails while JAX traces and compiles it: {': '.join([type(error).__name__, *first])}",
-                CALL if _misfit(run, follow_wrapped=True) else impure,
+                CALL if _misfit(run, follow_wrapped=True) or _takes_key_first(run) else impure,
             ) from error
 
     def place(self, arrays: Arrays, key: jax.Array) -> tuple[Any, ...]:

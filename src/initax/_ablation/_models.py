@@ -77,7 +77,7 @@ def models_of(
             the function makes models of different shapes for different keys.
     """
     build: Callable[[Any], Any] | None = model if is_builder(model) else None
-    skeleton = model if build is None else build(keys[0])
+    skeleton = model if build is None else _first(build, keys[0])
     surveyed = survey(skeleton, inputs=inputs, forward=forward, module=module)
     plans = named_plans("scheme", surveyed, schemes, default)
     again = functools.partial(survey_model, module=module, inputs=inputs, forward=forward)
@@ -98,6 +98,24 @@ def models_of(
         base=built,
         varying=frozenset(arrays if build is not None else drawn),
     )
+
+
+def _first(build: Callable[[Any], Any], key: Any) -> Any:
+    """The model of the first key.
+
+    Raises:
+        ModelError: it is a class that a key alone does not make.
+    """
+    try:
+        return build(key)
+    except TypeError as error:
+        if not isinstance(build, type):
+            raise
+        name = build.__name__
+        raise ModelError(
+            f"the model is the class {name}, and {name}(key) fails: {error}",
+            f"write model = {name}(...), or lambda key: {name}(..., key=key)",
+        ) from error
 
 
 def is_builder(model: Any) -> bool:

@@ -25,7 +25,7 @@ from initax._adapters._nodes import ARRAYS, Call, Node, carried_module, packages
 from initax._adapters._pytree import Describe
 from initax._adapters._pytree import survey as _walk
 from initax._adapters._variables import PARAMS, Readings, are_variables, survey_variables, take_apart
-from initax._errors import InitaxError
+from initax._errors import InitaxError, with_line
 from initax._math._keys import as_key
 from initax._model._survey import Survey
 
@@ -52,6 +52,7 @@ _REGISTERED: dict[str, Describe] = {}
 """What users registered: package → function from a node to what it is."""
 
 
+@with_line("ix.register_adapter", 'write ix.register_adapter("mylib", describe)')
 def register_adapter(package: str, describe: Callable[[Any], Node | None]) -> None:
     """Make the objects of a package known to initax: modules and arrays of a framework of your own.
 

@@ -51,7 +51,7 @@ def refuse_foreign(model: Any, leaves: Sequence[Any]) -> None:
     if isinstance(model, type):
         name = model.__name__
         raise ModelError(f"the model is the class {name}, and no {name} yet.", f"write model = {name}(...)")
-    if isinstance(model, str | os.PathLike) or hasattr(model, "readline"):
+    if isinstance(model, str | os.PathLike) or hasattr(type(model), "readline"):
         raise ModelError(
             f"the model is {_file(model)}, and no model yet.",
             "load it first; a model is a module, or a pytree of arrays: "

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import SchemeError, did_you_mean, listing
+from initax._errors import SchemeError, did_you_mean, listing, with_line
 
 Activation = str | Callable[[Any], Any]
 
@@ -43,6 +43,7 @@ SUITABLE = ("celu", "elu", "exp", "leaky_relu", "linear", "relu", "softplus", "s
 """Names of convex, non-decreasing activations."""
 
 
+@with_line("ix.gain", 'write ix.gain("leaky_relu", 0.2)')
 def gain(activation: str | Callable[[Any], Any], param: float | None = None) -> float:
     """Return the exact gain of an activation, `1 / sqrt(E[phi(z)^2])` for standard normal `z`.
 

@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from initax._errors import KeyTypeError, shown
+from initax._errors import KeyTypeError, shown, with_line
 from initax._math import _threefry
 
 CONFIG: Any = jax.config
 """JAX's configuration, whose options its type stubs do not list."""
 
 
+@with_line("ix.parameter_key", 'write ix.parameter_key(key, "layers.0.weight")')
 def parameter_key(key: jax.Array, path: str) -> jax.Array:
     """Return the key from which the parameter at `path` is drawn.
 

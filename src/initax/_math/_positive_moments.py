@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import SchemeError
+from initax._errors import SchemeError, with_line
 from initax._math._gaussian import Activation, activation_name, as_function, cross_moment, moments
 
 LARGEST_K = 64.0
@@ -140,6 +140,7 @@ def radius(activation: Activation, k: float, tau: float, variance: float = 1.0) 
     return float(np.abs(np.linalg.eigvals(np.array(step))).max())
 
 
+@with_line("ix.convex.k_max", 'write ix.convex.k_max("relu")')
 def k_max(activation: Activation, tau: float = 0.5, variance: float = 1.0) -> float:
     """Return the largest sum of a unit's positive weights at which a deep network with passthrough is stable.
 

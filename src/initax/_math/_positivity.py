@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, did_you_mean, listing
+from initax._errors import InitaxError, did_you_mean, listing, with_line
 
 Elementwise = Callable[[Any], Any]
 
@@ -133,6 +133,7 @@ CHECKED = (1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.5, 0.9)
 """Effective weights at which a map and its inverse are held against each other."""
 
 
+@with_line("ix.convex.register_positivity", 'write ix.convex.register_positivity("cube", forward, inverse=inverse)')
 def register_positivity(name: str, forward: Elementwise, *, inverse: Elementwise) -> None:
     """Make a positivity map of your own known, by its name and wherever its function is met.
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
-from initax._errors import AxesError, InitaxError, did_you_mean, listing
+from initax._errors import AxesError, InitaxError, did_you_mean, listing, with_line
 from initax._math._axes import parse, refuse_unsided
 from initax._model._constraint import behind
 from initax._model._kinds import KINDS
@@ -16,6 +16,7 @@ ARGUMENTS: Final = frozenset({"kind", "roles", "sizes", "of", "default", "positi
 """Keywords of `register_layer`; a field of such a name goes into its mapping."""
 
 
+@with_line("ix.register_layer", 'write ix.register_layer(MyLayer, kind="Linear", weight="o i", bias="o")')
 def register_layer(
     cls: type,
     axes: Mapping[str, str] | None = None,

@@ -175,7 +175,8 @@ class _Deciding:
         except SchemeError as error:
             if text == parameter.path:
                 raise SchemeError(f"{said_by}: {error}") from None
-            later = f'to keep it add a later rule: {{"{parameter.path}": None}}'
+            selector = "Norm" if layer.kind == "Norm" else parameter.path
+            later = f'to keep {"norms" if layer.kind == "Norm" else "it"} add a later rule: {{"{selector}": None}}'
             raise SchemeError(f"{said_by}, {where(parameter)}: {error}", later) from None
         reason = why_named_is_kept(parameter, initializer, text)
         if reason is None and initializer is not None:
@@ -378,7 +379,8 @@ class _Deciding:
             return message(head, *every, *self._remedy(*found[0]))
         own = [each for each in self.kept if each.rule == rule.text]
         lines = first_of(f"{each.parameter.path or '(model)'}: {each.reason}" for each in own)
-        return message(head, *lines, instead(rule.text, own, self.companions))
+        zeros = str(rule.scheme) == "zeros"
+        return message(head, *lines, instead(rule.text, own, self.companions, zeros=zeros))
 
 
 def _by_default(default: Scheme | None, layers: Sequence[Layer], matching: Matching) -> dict[str, bool]:

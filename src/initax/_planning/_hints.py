@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -36,34 +37,91 @@ def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str,
         wanted = value.__name__
     if wanted in aliases:
         return message(head, f'"{wanted}" is tied to "{aliases[wanted]}", which owns it; write "{aliases[wanted]}"')
-    if isinstance(value, str) and len(wanted.split()) > 1:
-        return message(head, have, _sequence_hint(wanted.split(), layers))
-    inside = [layer for layer in layers if _is_inside(wanted, layer)]
-    if inside:
-        line = f'"{wanted} *"' if any(wanted in class_names(each.cls) for each in _around(inside)) else f'"{wanted}.**"'
-        holds = f'"{wanted}" holds {count(len(inside), "layer")} but owns no array itself'
-        return message(head, f"{holds}; for all of them write {line}")
-    entries = _entry_of_a_stack(wanted, layers) if is_path else ()
-    if entries:
-        return message(head, *entries)
+    meant = _meant(value, wanted, layers, have, is_path=is_path)
+    if meant:
+        return message(head, *meant)
     arrays = dict.fromkeys(each.name for layer in layers for each in layer.parameters)
     words = list(_words(layers)) if isinstance(value, type) or wanted in ROLES else _words_and_paths(wanted, layers)
-    near = _by_another_name(value, wanted, layers) or did_you_mean(wanted, words)
+    near = _by_another_name(value, wanted, layers) or _by_another_role(wanted, layers) or did_you_mean(wanted, words)
     if isinstance(value, type):
         return message(head, have, near)
     if wanted in ROLES and wanted != "state":
         whole = f'"{wanted}": ...' if wanted == "weight" else f'"weight": ..., "{wanted}": ...'
         role = f'"{wanted}" is a role of arrays, which a scheme speaks of: {{"*": {{{whole}}}}}'
         return message(head, have, near, role)
-    meant = _path_hint(wanted, layers)
-    if meant:
-        return message(head, have, meant)
+    if path := _path_hint(wanted, layers):
+        return message(head, have, path)
     alike = [f'"**.{name}"' for name in nearest(wanted, arrays)]
     if not near and alike:
         near = f"did you mean {' or '.join(alike)}?"
-    if not near and is_path:
+    if not near:
         near = f"paths: {listing((layer.path or '(model)' for layer in layers), 6)}"
     return message(head, have, f"arrays: {listing(arrays)}" if is_path else "", near)
+
+
+def _meant(value: Any, wanted: str, layers: Sequence[Layer], have: str, *, is_path: bool) -> tuple[str, ...]:
+    """The lines where it is clear what was meant: several selectors, a path as JAX writes it, a container, a stack."""
+    if isinstance(value, str):
+        if several := _several(wanted, layers):
+            return have, several
+        if len(wanted.split()) > 1:
+            return have, _sequence_hint(wanted.split(), layers)
+    inside = [layer for layer in layers if _is_inside(wanted, layer)]
+    if inside:
+        line = f'"{wanted} *"' if any(wanted in class_names(each.cls) for each in _around(inside)) else f'"{wanted}.**"'
+        holds = f'"{wanted}" holds {count(len(inside), "layer")} but owns no array itself'
+        return (f"{holds}; for all of them write {line}",)
+    if isinstance(value, str) and (written := _written_otherwise(wanted, layers)):
+        return have, written
+    return _entry_of_a_stack(wanted, layers) if is_path else ()
+
+
+def _several(text: str, layers: Sequence[Layer]) -> str:
+    """The rules that several selectors in one text mean."""
+    parts = [part for part in re.split(r"\s*[,|;]\s*|\s+(?:or|and)\s+", text.strip()) if part]
+    if len(parts) < 2 or not all(_selects(part, layers) for part in parts):
+        return ""
+    return f"each has a rule of its own: {{{', '.join(f'{json.dumps(part)}: ...' for part in parts)}}}"
+
+
+def _selects(word: str, layers: Sequence[Layer]) -> bool:
+    """Whether one word selects a layer or an array."""
+    return any(matches_one(word, each.path, each.cls, each.kind) for each in layers) or bool(selects_any(word, layers))
+
+
+def _written_otherwise(text: str, layers: Sequence[Layer]) -> str:
+    """The path that is meant by one written as in Python, by JAX, or with slashes; or that a selector is no pattern."""
+    if text.partition(":")[0] == RESIDUAL.rstrip(":"):
+        return f"write {', '.join(f'{RESIDUAL}{each}' for each in PARTS)}"
+    path = re.sub(r"\[['\"]?([\w-]+)['\"]?\]", r".\1", text).replace("/", ".").strip(".")
+    path = re.sub(r"\.value$|^(?:model|self|params)\.", "", path)
+    found = selects_any(path, layers) if path and path != text else ()
+    if found:
+        return f'write "{path}", which selects {listing(found, 3)}'
+    if re.search(r"\\|^\^|\$$|\.\+", text):
+        return 'a selector is a glob and not a regular expression: "blocks.*.attn", "**.bias"'
+    return ""
+
+
+def _by_another_role(text: str, layers: Sequence[Layer]) -> str:
+    """What an array of a layer is called here, where another framework's name stands for it."""
+    around, dot, name = text.rpartition(".")
+    others = SAME_ROLE.get(name, ()) if dot else ()
+    return next((f'did you mean "{around}.{each}"?' for each in others if selects_any(f"{around}.{each}", layers)), "")
+
+
+SAME_ROLE = {
+    "weight": ("kernel", "embedding", "scale", "w"),
+    "kernel": ("weight", "w", "embedding"),
+    "w": ("weight", "kernel"),
+    "gamma": ("scale", "weight"),
+    "scale": ("weight",),
+    "beta": ("bias", "offset"),
+    "b": ("bias",),
+    "bias": ("b", "beta", "offset"),
+    "embedding": ("weight",),
+}
+"""Names of arrays → what the same array is called in another framework."""
 
 
 def _no_branch(selector: Selector, layers: Sequence[Layer]) -> str:
@@ -271,15 +329,18 @@ def remedy(layer: Layer, parameter: Parameter, *, is_named: bool) -> tuple[str, 
     return (*lines, f'or restate its axes in the rule: ix.Scheme(..., axes="{pattern}")')
 
 
-def instead(rule: str, own: Sequence[Kept], paths: Collection[str]) -> str:
+def instead(rule: str, own: Sequence[Kept], paths: Collection[str], *, zeros: bool = False) -> str:
     """Return what to write in place of a rule that draws nothing.
 
     Args:
         rule: the rule.
         own: what it keeps.
         paths: the paths of all arrays.
+        zeros: whether its weights are zero.
     """
     if any(each.reason.why is Why.NORM for each in own):
+        if zeros:
+            return f'write {{"{rule}": {{"scale": "zeros"}}}}; norms start with {{"scale": "ones", "bias": "zeros"}}'
         return f'write {{"{rule}": {{"scale": "ones", "bias": "zeros"}}}}, or "default"'
     learned = [each.parameter.name for each in own if is_learned_input(each.parameter)]
     if learned:

@@ -1,17 +1,14 @@
 """Errors for misplaced arguments: another order, a plan in place of rules or model, a flattened state dict.
 
-Each check answers with what was seen and the line that was meant, and so does a call whose arguments Python can't bind.
-None of them stands in the way of a call that works.
+Each check answers with what was seen and the line that was meant. None of them stands in the way of a call that works.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +17,6 @@ import numpy as np
 from initax._adapters import is_key_source
 from initax._adapters._nodes import ARRAYS, holds_arrays
 from initax._errors import (
-    ArgumentError,
     AxesError,
     InitaxError,
     KeyTypeError,
@@ -35,18 +31,16 @@ from initax._math._keys import is_typed
 from initax.schemes._initializer import Initializer
 from initax.schemes._scheme import WORDS, Scheme
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-def _is_key(value: Any) -> bool:
+def is_key(value: Any) -> bool:
+    """Return whether a value may be meant as a random key: a key, a legacy one, a seed, an `nnx.Rngs`."""
     legacy = isinstance(value, jax.Array | np.ndarray) and value.dtype == np.uint32
     seed = isinstance(value, int | np.integer) and not isinstance(value, bool)
     return is_typed(value) or legacy or seed or is_key_source(value)
 
 
 def _are_keys(value: Any) -> bool:
-    return _is_key(value) or (isinstance(value, list | tuple) and bool(value) and all(map(_is_key, value)))
+    return is_key(value) or (isinstance(value, list | tuple) and bool(value) and all(map(is_key, value)))
 
 
 def _is_scheme(value: Any) -> bool:
@@ -82,7 +76,7 @@ def _are_maps_of_rules(value: Any) -> bool:
 
 def _may_be_model(value: Any) -> bool:
     """Whether nothing speaks against it."""
-    if value is None or isinstance(value, str | Scheme | Initializer) or _is_key(value):
+    if value is None or isinstance(value, str | Scheme | Initializer) or is_key(value):
         return False
     return not _are_rules(value) and not _are_maps_of_rules(value)
 
@@ -117,7 +111,7 @@ def _is_learning_rate(value: Any) -> bool:
 
 
 LOOKS_LIKE: dict[str, Callable[[Any], bool]] = {
-    "key": _is_key,
+    "key": is_key,
     "keys": _are_keys,
     "rules": _are_rules,
     "schemes": _are_maps_of_rules,
@@ -127,7 +121,7 @@ LOOKS_LIKE: dict[str, Callable[[Any], bool]] = {
     "shape": _is_shape,
     "dtype": _is_type,
     "layer": _is_text,
-    "mask": lambda value: not _is_key(value) and not isinstance(value, str) and not callable(value),
+    "mask": lambda value: not is_key(value) and not isinstance(value, str) and not callable(value),
     "text": _is_text,
     "run": _is_function,
     "learning_rate": _is_learning_rate,
@@ -214,7 +208,7 @@ def refuse_no_rules(model: Any, rules: Any, default: Any) -> None:
 
 
 def _is_plan(value: Any) -> bool:
-    return all(hasattr(value, name) for name in ("draws", "kept", "to_json"))
+    return all(hasattr(type(value), name) for name in ("diff", "lower", "to_json"))
 
 
 NAMED_BY_PATH = re.compile(r".+\.(weight|kernel|embedding)")
@@ -246,32 +240,3 @@ def refuse_flattened(model: Any, schemes: Iterable[Scheme | None]) -> None:
     kinds = dict.fromkeys("Linear" if len(shape) == 2 else "Conv" for shape in sorted(torch.values(), key=len))
     line = ", ".join(f'"{kind}": ix.Scheme("he_normal", axes="o i ...")' for kind in kinds)
     raise ModelError(head, "PyTorch's have their outputs first, and a rule has to say so", f"write {{{line}}}")
-
-
-def with_line(
-    name: str, line: Callable[[Sequence[Any], Mapping[str, Any]], str]
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator for functions whose call raises with the line to write where Python can't bind its arguments.
-
-    Args:
-        name: the function, as a user writes it.
-        line: from the positional and the other arguments of such a call to the line.
-    """
-
-    def decorated(function: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
-
-        @functools.wraps(function)
-        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return function(*args, **kwargs)
-            except TypeError:
-                try:
-                    signature.bind(*args, **kwargs)
-                except TypeError as error:
-                    raise ArgumentError(f"{name}: {error}.", line(args, kwargs)) from None
-                raise
-
-        return checked
-
-    return decorated

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,12 +13,12 @@ from initax._adapters import check_key, key_of
 from initax._drawing._draw import draw, lower
 from initax._drawing._job import Job
 from initax._drawing._program import Program
-from initax._errors import InitaxError, PlanError, count, first_of, warn
+from initax._errors import InitaxError, PlanError, count, first_of, warn, with_line
 from initax._math._sharding import refuse_misfit
 from initax._model._survey import Survey
 from initax._planning._decide import decide
 from initax._planning._hints import no_plan_to_compare, no_stored_plan
-from initax._planning._misuse import refuse_flattened, refuse_no_rules, refuse_permuted, with_line
+from initax._planning._misuse import is_key, refuse_flattened, refuse_no_rules, refuse_permuted
 from initax._planning._plan_text import render
 from initax._planning._records import Decisions, Draw, Kept
 from initax._planning._rules import Rule, read_rules
@@ -48,6 +48,7 @@ class Plan:
         self.kept = decisions.kept
         self.notes = (*survey.notes, *decisions.notes)
 
+    @with_line("plan.draw", "write plan.draw(jax.random.key(0)); it gives the plan's own model")
     def draw(self, key: Any, *, donate: bool = False, progress: bool = False) -> Any:
         """Return the model with the planned arrays drawn; everything else is the same object as before.
 
@@ -74,6 +75,7 @@ class Plan:
         self._warn_of_shapes(arrays)
         return self._survey.write(arrays)
 
+    @with_line("plan.arrays", "write plan.arrays(jax.random.key(0))")
     def arrays(self, key: Any, *, donate: bool = False, progress: bool = False) -> dict[str, jax.Array]:
         """Return the planned arrays by path, without the model around them.
 
@@ -267,7 +269,13 @@ class Plan:
         return render(self.draws, self.kept, self.notes)
 
 
-@with_line("ix.plan", lambda args, kwargs: "write ix.plan(model, rules); a plan takes the key: plan.draw(key)")
+def _plan_line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    if args[2:] and not is_key(args[2]):
+        return "what follows the rules goes by name: ix.plan(model, rules, inputs=x)"
+    return "write ix.plan(model, rules); a plan takes the key: plan.draw(key)"
+
+
+@with_line("ix.plan", _plan_line)
 def plan(
     model: Any,
     rules: Mapping[Any, Any],

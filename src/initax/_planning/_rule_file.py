@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from initax._errors import InitaxError, RuleError, SchemeError, listing
+from initax._errors import InitaxError, RuleError, SchemeError, listing, with_line
 from initax._model._parameter import ROLES
 from initax._planning._hints import no_source_of_rules
 from initax._planning._label_rules import KINDS, read_label_rules
@@ -24,6 +24,7 @@ WORDS = frozenset({*ROLES, "axes", "sizes", "base", "name"})
 Keys = tuple[str, ...]
 
 
+@with_line("ix.load_rules", 'write ix.load_rules("rules.toml")')
 def load_rules(source: str | os.PathLike[str], *, of: str = "schemes") -> dict[str, Any]:
     """Return the rules that a TOML or JSON file holds, or a text in one of these formats.
 

@@ -82,7 +82,9 @@ def trace(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Tr
                 if str(error)
                 else f"the forward pass fails on these inputs: {type(error).__name__}",
                 f"inputs: {listing(map(_shown_whole, arguments))}",
-                _how_to_call(survey, inputs) if forward is None else "",
+                _how_to_call(survey, inputs)
+                if forward is None
+                else "forward takes the model, then the inputs: forward=lambda model, x: ...",
             )
         ) from error
     structure = jax.tree_util.tree_structure(shape)
@@ -150,6 +152,8 @@ def _how_to_call(survey: Survey, inputs: Any) -> str:
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     if isinstance(inputs, list) and _is_traced(survey, tuple(inputs), _called):
         return "a list is one argument, and several are a tuple: inputs=" + ("x" if len(inputs) == 1 else "(x, y)")
+    if isinstance(inputs, tuple) and inputs and all(isinstance(each, int) for each in inputs):
+        return f"a shape is written jax.ShapeDtypeStruct({inputs}, jnp.float32)"
     if _is_traced(survey, arguments, lambda model, *given: jax.vmap(model)(*given)):
         x = "x" if len(arguments) == 1 else "*x"
         return f"for a whole batch write forward=lambda model, {x}: jax.vmap(model)({x})"

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from initax._adapters import survey as found_by_adapters
-from initax._errors import ModelError, listing, message
+from initax._errors import ModelError, listing, message, with_line
 from initax._model._parameter import WEIGHT_ROLES
 from initax._model._survey import Survey, Traced
 
 
+@with_line("ix.survey", "write ix.survey(model), or ix.survey(model, inputs=x)")
 def survey(model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None) -> Survey:
     """Return what initax sees of a model: its layers, how each array is known, what is tied, how the model is called.
 

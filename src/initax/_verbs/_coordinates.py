@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import survey as found_by_adapters
-from initax._errors import InitaxError, ModelError, listing, shown
+from initax._errors import InitaxError, ModelError, listing, shown, with_line
 from initax._model._survey import Survey, Traced
 from initax._trace._infer import values_of
 from initax._trace._replay import Player
@@ -23,6 +23,10 @@ from initax._verbs._coordinate_report import CoordinateCheck
 from initax._verbs._propagation import as_keys, operations_of
 
 
+@with_line(
+    "ix.coordinate_check",
+    "write ix.coordinate_check(make, [64, 128], keys, step, inputs=x), with make(width, key) and step(model, width)",
+)
 def coordinate_check(
     make: Callable[[int, Any], Any],
     widths: Sequence[int],

@@ -12,12 +12,12 @@ from jax.tree_util import tree_flatten_with_path, tree_unflatten
 
 from initax._adapters import parameters_of
 from initax._adapters._nodes import entry_name
-from initax._errors import InitaxError, ModelError, RuleError, count, listing, message, nearest
+from initax._errors import InitaxError, ModelError, RuleError, count, listing, message, nearest, with_line
 from initax._model._parameter import ROLES, Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
 from initax._planning._label_rules import LabelRule, decide_labels, is_rule_file, read_label_rules, rows_of
-from initax._planning._misuse import refuse_rules_first, with_line
+from initax._planning._misuse import refuse_rules_first
 from initax._planning._rule_file import load_rules
 from initax._text import table
 from initax._trace._take_survey import survey
@@ -26,6 +26,9 @@ NEVER_TRAINED = frozenset(
     {Why.KEY, Why.NOT_FLOATING, Why.STATE, Why.STATISTICS, Why.OPTIMIZER, Why.NOT_TRAINABLE, Why.CONSTANT, Why.FROZEN}
 )
 """Reasons for which an array is changed by no optimizer, whatever a mask says."""
+
+_NO_VALUE = object()
+"""Stands for a value that is not given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,18 +77,22 @@ class Labels:
         self.rows = tuple(rows)
         self._by_path = {row.parameter.path: row.value for row in self.rows}
 
-    def __call__(self, parameters: Any) -> Any:
+    def __call__(self, parameters: Any, value: Any = _NO_VALUE) -> Any:
         """Return the labels as a tree of the structure of these parameters.
 
-        A mask is false for what is no parameter, an activation function, so that Equinox splits a whole model by it:
-        `eqx.partition(model, mask(model))`.
+        A mask is false for what is not a parameter, e.g. an activation function, so that Equinox splits a whole model
+        by it, `eqx.partition(model, mask(model))`. NNX calls its filters with a path and what stands there, so a mask
+        is a filter, too: `nnx.DiffState(0, mask)`, `wrt=mask`.
 
         Args:
-            parameters: the model's parameters, or a part of them, as an optimizer holds them.
+            parameters: the model's parameters, or a part of them, as an optimizer holds them; or the path of one.
+            value: what stands at the path; with it the label of that one comes back.
 
         Raises:
             ModelError: they hold an array that the model did not have, or are one of its arrays alone.
         """
+        if value is not _NO_VALUE:
+            return self._of(tuple(map(str, parameters)), value)
         leaves, structure = tree_flatten_with_path(parameters)
         return tree_unflatten(structure, [self._of(tuple(map(entry_name, path)), leaf) for path, leaf in leaves])
 
@@ -123,6 +130,12 @@ class Labels:
             ModelError: the model has no such array.
         """
         key = self._known(tuple(path.split(".")))
+        inside = [each for each in self._by_path if each.startswith(f"{path}.")]
+        if key is None and inside:
+            raise ModelError(
+                f'"{path}" is not an array, and {self._verb}[...] takes the path of one.',
+                f"it holds: {listing(inside, 6)}",
+            )
         if key is None:
             raise ModelError(_unknown(self._verb, path, self._by_path))
         return self._by_path[key]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError
+from initax._errors import InitaxError, with_line
 from initax._model._parameter import Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey, Traced
@@ -80,6 +80,7 @@ def _span(values: np.ndarray) -> str:
     return f"{low:.4g}" if values.size == 1 else f"{low:.4g} … {high:.4g}"
 
 
+@with_line("ix.lsuv", "write model, report = ix.lsuv(model, inputs)")
 def lsuv(
     model: Model,
     inputs: Any = None,

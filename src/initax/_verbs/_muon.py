@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from initax._adapters._nodes import holds_arrays
-from initax._errors import AxesError, InitaxError, RuleError, count, did_you_mean, first_of, listing, warn
+from initax._errors import AxesError, InitaxError, RuleError, count, did_you_mean, first_of, listing, warn, with_line
 from initax._math._axes import Axes, resolve
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
 from initax._planning._label_rules import Said, decide_labels, rows_of
-from initax._planning._misuse import refuse_permuted, with_line
+from initax._planning._misuse import refuse_permuted
 from initax._trace._take_survey import survey
 from initax._verbs._labels import Label, Labels, never_trained, read_rules_of
 
@@ -40,6 +40,7 @@ class Matrix:
         return f"{self.parameter.path or '(model)'} {self.parameter.shape}: {self.why}"
 
 
+@with_line("ix.muon_dimensions", "write ix.muon_dimensions(model)")
 def muon_dimensions(
     model: Any, rules: Any = None, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
 ) -> Labels:

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from initax._errors import ModelError, RuleError, listing, shown
+from initax._errors import ModelError, RuleError, listing, shown, with_line
 from initax._math._axes import Axes
 from initax._model._parameter import WEIGHT_ROLES, Ancestor, Layer
 from initax._model._reason import Why
 from initax._model._survey import Survey, Traced, shape_text
 from initax._planning._label_rules import decide_labels, rows_of
-from initax._planning._misuse import with_line
 from initax._trace._signal_products import OTHER, SignalProduct, SignalProducts, signal_products
 from initax._trace._take_survey import survey
 from initax._trace._uses import Place

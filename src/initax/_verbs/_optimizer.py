@@ -17,7 +17,7 @@ import numpy as np
 from jax.tree_util import tree_flatten_with_path
 
 from initax._adapters._nodes import entry_name
-from initax._errors import PlanError, listing, message
+from initax._errors import PlanError, listing, message, with_line
 from initax._math._sharding import placement
 from initax._model._survey import Survey
 from initax._planning._plan import Plan
@@ -83,6 +83,7 @@ class _Place:
         return field in STARTS_AT_ZERO.get(state, ())
 
 
+@with_line("ix.reset_optimizer", "write ix.reset_optimizer(opt_state, ix.plan(model, rules))")
 def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: Counts = "keep") -> State:
     """Return an optimizer's state with the entries of the parameters that a plan draws reset.
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, KeyTypeError
+from initax._errors import InitaxError, KeyTypeError, with_line
 from initax._math._keys import is_typed
 from initax._model._survey import Survey, Traced
 from initax._planning._misuse import refuse_permuted
@@ -53,6 +53,7 @@ def signal_propagation(
 ) -> Any: ...
 
 
+@with_line("ix.signal_propagation", "write ix.signal_propagation(model, inputs)")
 def signal_propagation(
     model: Any,
     inputs: Any = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -10,8 +10,9 @@ import jax
 from initax._adapters import check_key, key_of
 from initax._drawing._draw import draw_one
 from initax._drawing._program import Program
+from initax._errors import with_line
 from initax._model._parameter import Layer, Role
-from initax._planning._misuse import refuse_permuted, with_line
+from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import plan
 from initax._trace._take_survey import survey
 from initax.schemes._alone import alone
@@ -19,7 +20,13 @@ from initax.schemes._alone import alone
 Model = TypeVar("Model")
 
 
-@with_line("ix.reinit", lambda args, kwargs: 'write ix.reinit(model, {"Linear": "he_normal"}, jax.random.key(0))')
+def _reinit_line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    if len(args) > 3:
+        return "what follows the key goes by name: ix.reinit(model, rules, key, inputs=x)"
+    return 'write ix.reinit(model, {"Linear": "he_normal"}, jax.random.key(0))'
+
+
+@with_line("ix.reinit", _reinit_line)
 def reinit(
     model: Model,
     rules: Mapping[Any, Any],
@@ -78,6 +85,7 @@ def reinit(
     return result
 
 
+@with_line("ix.layers", "write ix.layers(model), or ix.layers(model, inputs=x)")
 def layers(
     model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
 ) -> tuple[Layer, ...]:
@@ -104,6 +112,25 @@ def layers(
     return survey(model, inputs=inputs, forward=forward, module=module).layers
 
 
+def _draw_line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    scheme = args[0] if args else kwargs.get("scheme")
+    of_scheme = {name: value for name, value in kwargs.items() if name not in DRAW}
+    if any(name.endswith("_axis") for name in of_scheme):
+        return f'the axes are said by a pattern: ix.draw("{scheme}", key, shape, axes="o i")'
+    if of_scheme and isinstance(scheme, str):
+        pairs = ", ".join(
+            f'"{name}": {value!r}' if isinstance(value, int | float | str) else f'"{name}": ...'
+            for name, value in of_scheme.items()
+        )
+        return f'arguments of a scheme go with its name: ix.draw(("{scheme}", {{{pairs}}}), key, shape)'
+    return 'write ix.draw("he_normal", jax.random.key(0), (64, 32), axes="i o")'
+
+
+DRAW = frozenset({"scheme", "key", "shape", "dtype", "axes", "sizes", "role", "fan_in", "fan_out"})
+"""What `draw` takes by name."""
+
+
+@with_line("ix.draw", _draw_line)
 def draw(
     scheme: Any,
     key: Any,

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import check_key
-from initax._errors import ModelError, RuleError, count, did_you_mean, listing
+from initax._errors import ModelError, RuleError, count, did_you_mean, listing, with_line
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._survey import Survey
-from initax._planning._misuse import refuse_permuted, with_line
+from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import plan
 from initax._trace._take_survey import survey as take_survey
 from initax._trace._units import LostError

@@ -9,10 +9,10 @@ from typing import Any, get_args
 
 from initax._adapters import survey
 from initax._adapters._nodes import holds_arrays
-from initax._errors import RuleError, listing
+from initax._errors import RuleError, listing, with_line
 from initax._math._gaussian import Activation
 from initax._model._parameter import Layer
-from initax._planning._misuse import refuse_permuted, with_line
+from initax._planning._misuse import refuse_permuted
 from initax.convex._network import warn_if_too_deep
 from initax.schemes._icnn import PASSTHROUGH, Part, hidden_weight, is_positive, named, names_passthrough, weights_of
 

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from initax._adapters import survey
-from initax._errors import ModelError
+from initax._errors import ModelError, with_line
 from initax._math._positivity import positivity
 from initax.convex._network import DEEP, warn_if_too_deep
 
 Model = TypeVar("Model")
 
 
+@with_line("ix.convex.standardize", "write ix.convex.standardize(model, inputs)")
 def standardize(model: Model, inputs: Any) -> Model:
     """Return a convex network whose every layer has pre-activations of mean zero and unit variance on data.
 

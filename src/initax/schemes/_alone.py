@@ -13,6 +13,7 @@ import numpy as np
 from initax._errors import AxesError, SchemeError, shown
 from initax._math._axes import refuse_unsided, resolve
 from initax._model._parameter import WEIGHT_ROLES, Fans, Layer, Parameter, Role
+from initax.schemes._hints import no_role
 from initax.schemes._initializer import Initializer, Recipe
 from initax.schemes._scheme import Scheme, as_scheme
 
@@ -98,7 +99,7 @@ def drawn_part(scheme: Scheme, role: Role) -> Initializer:
     """
     part = scheme.part(role)
     if not isinstance(part, Initializer):
-        raise SchemeError(f"{scheme} draws no {role}.", f"it draws: {', '.join(scheme.parts)}")
+        raise SchemeError(no_role(scheme, role))
     return part
 
 

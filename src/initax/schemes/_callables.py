@@ -296,9 +296,13 @@ def _refuse_misfit(kernel: CallingKernel, name: str, parameter: Parameter) -> No
             "an initializer takes (key, shape, dtype), and fan_in if it names it",
         ) from error
     if tuple(getattr(returned, "shape", ())) != kernel.entry_shape or not hasattr(returned, "dtype"):
+        is_array = hasattr(returned, "dtype")
+        shape = f"an array of shape {tuple(returned.shape)}" if is_array else returned
         raise SchemeError(
-            f"the initializer {name} returned {returned} for shape {kernel.entry_shape} ({where(parameter)}).",
-            f"is it a factory? write {name}()",
+            f"the initializer {name} returned {shape} for shape {kernel.entry_shape} ({where(parameter)}).",
+            "it is called with the shape (*receptive, in, out), and has to return an array of it"
+            if is_array
+            else f"is it a factory? write {name}()",
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, overload
 
-from initax._errors import SchemeError, did_you_mean, listing
+from initax._errors import SchemeError, did_you_mean, listing, with_line
 from initax._model._parameter import Parameter
 from initax._model._residual import Part, Residual, ResidualStream
 
@@ -188,6 +188,7 @@ def depth_factor(recipe: str) -> DepthFactor: ...
 def depth_factor(recipe: str, **sizes: int) -> float: ...
 
 
+@with_line("ix.schemes.depth_factor", 'write ix.schemes.depth_factor("gpt2", layers=12)')
 def depth_factor(recipe: str, **sizes: int) -> float | DepthFactor:
     """Return what a recipe multiplies weights of a deep network by: a factor of the standard deviation.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -48,6 +50,10 @@ NAMES_ELSEWHERE = {
         'a factor for depth, not a scheme: ("scaled", {"scheme": "normal", "factor": ("gpt2", {"layers": 12})})',
     ),
     **dict.fromkeys(("mup", "muP"), "here it is a scheme for each part: mup_hidden, mup_readout"),
+    **dict.fromkeys(("pytorch", "torch", "PyTorch"), 'what PyTorch gives a layer is "torch_default"'),
+    **dict.fromkeys(("flax", "linen", "nnx"), 'what Flax gives a layer is "flax_default"'),
+    **dict.fromkeys(("keras", "tensorflow", "tf"), 'what Keras gives a layer is "glorot_uniform", with zero biases'),
+    **dict.fromkeys(("equinox", "eqx"), 'what its own framework gives a layer is "default"'),
     "UniformScaling": 'here it is called "lecun_uniform", times a factor by ("scaled", {"scheme": ..., "factor": ...})',
     "msra": 'here it is called "he_normal"',
     "hoedt_normal": 'in klax; here "hoedt" draws weight and bias together, and "icnn" knows activation and passthrough',
@@ -71,6 +77,9 @@ ARGUMENTS_ELSEWHERE: dict[str, tuple[str, ...]] = {
     "high": ("upper",),
     "minval": ("lower",),
     "maxval": ("upper",),
+    "scale": ("factor",),
+    "gain": ("factor",),
+    "multiplier": ("factor",),
 }
 """Arguments in PyTorch, NumPy, JAX, Keras, the authors' code and klax → what they may be called here."""
 
@@ -135,6 +144,11 @@ def needed(factory: Callable[..., Any]) -> list[str]:
     return [parameter.name for parameter in named if parameter.default is parameter.empty]
 
 
+def pairs_text(args: Mapping[Any, Any]) -> str:
+    """Return arguments as they are written beside a scheme's name."""
+    return "{" + ", ".join(f'"{name}": {value!r}' for name, value in args.items()) + "}"
+
+
 def no_name(name: Any, names: Iterable[str]) -> str:
     """Return what to say of something that is not the name of a scheme.
 
@@ -145,8 +159,23 @@ def no_name(name: Any, names: Iterable[str]) -> str:
     if not isinstance(name, str):
         other = 'ix.schemes.get("he_normal", ...); anything else a rule takes is a scheme already'
         return message(f"a scheme's name is a text, not {shown(name)}.", KEPT if name is None else other)
-    hint = NAMES_ELSEWHERE.get(name) or did_you_mean(name, names)
+    hint = _as_a_call(name, names) or NAMES_ELSEWHERE.get(name) or did_you_mean(name, names)
     return message(f'no scheme is called "{name}".', hint, f"schemes: {listing(names, 60)}")
+
+
+def _as_a_call(name: str, names: Iterable[str]) -> str:
+    """The pair of name and arguments that a text means, where it is written as a call or as a plan prints it."""
+    called = re.fullmatch(r"\s*(?:\w+\.)*(\w+)\((.*)\)\s*", name)
+    if called is None or called[1] not in names:
+        return ""
+    try:
+        keywords = ast.parse(f"f({called[2]})", mode="eval").body.keywords  # type: ignore[attr-defined]
+        pairs = [f'"{each.arg}": {ast.unparse(each.value)}' for each in keywords if each.arg]
+    except SyntaxError:
+        pairs = []
+    if called[2] and not pairs:
+        return f'arguments stand beside the name, by name: ("{called[1]}", {{...}})'
+    return f'write ("{called[1]}", {{{", ".join(pairs)}}})' if pairs else f'write "{called[1]}"'
 
 
 def unknown_argument(name: str, factory: Callable[..., Any], argument: str, value: Any) -> str:
@@ -205,7 +234,9 @@ def no_scheme(value: Any) -> str:
         "initializer, an ix.Scheme, or None to keep"
     )
     if isinstance(value, int | float):
-        hint = KEPT if value is False else 'a fixed value is ("constant", {"value": ...})'
+        hint = KEPT if value is False else f'a fixed value is ("constant", {{"value": {value!r}}})'
+    if isinstance(value, tuple | list) and value and isinstance(value[0], str) and len(value) > 2:
+        hint = f'arguments stand in a mapping, by name: ("{value[0]}", {{...}})'
     return message(f"{value!r} ({type(value).__name__}) is not a scheme.", hint)
 
 
@@ -223,6 +254,13 @@ def unknown_role(key: str, scheme: str = "", value: Any = None) -> str:
         hint = f'an argument goes with its name: ("{scheme}", {{"{key}": {value!r}}})'
     roles = f"roles: {listing(ROLES[:-1])}; also axes, sizes, or name with arguments"
     return message(f'a scheme has no role "{key}".', roles, hint)
+
+
+def no_role(scheme: Any, role: str) -> str:
+    """Return what to say of a scheme that keeps every array of a role, and is asked for one."""
+    drawn = [each for each, part in scheme.parts.items() if part is not None]
+    line = f'write role="{drawn[0]}"' if len(drawn) == 1 else ""
+    return message(f"{scheme} draws no {role}.", f"it draws: {listing(drawn)}" if drawn else "it draws nothing", line)
 
 
 def no_part(scheme: Any, role: str) -> str:

@@ -11,7 +11,7 @@ import jax
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from initax._errors import AxesError, SchemeError
+from initax._errors import AxesError, SchemeError, with_line
 from initax._math._axes import parse
 from initax._math._keys import CONFIG, as_key
 from initax._math._sharding import mesh_around, no_mesh
@@ -75,6 +75,7 @@ class JaxInitializer:
         return f"initializer({str(self.scheme)!r}{axes}{sizes}{role})"
 
 
+@with_line("ix.schemes.initializer", 'write ix.schemes.initializer("he_normal", axes="i o")')
 def initializer(
     scheme: Any, *, axes: str | None = None, sizes: Mapping[str, int] | None = None, role: Role = "weight"
 ) -> JaxInitializer:

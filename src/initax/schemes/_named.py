@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, ParamSpec, Union, get_args, get_origin, get_type_hints
 
-from initax._errors import SchemeError
+from initax._errors import ArgumentError, SchemeError, listing
 from initax._model._parameter import Role
-from initax.schemes._hints import unknown_argument
+from initax.schemes._hints import parameters_of, unknown_argument
 from initax.schemes._initializer import Args, Initializer, choice, entries, gain_number, number, positive_number
 from initax.schemes._scheme import Scheme, add_to_registry, as_scheme
 
@@ -67,7 +67,12 @@ def scheme(*names: str) -> Callable[[Callable[P, Parts | Scheme]], Callable[P, S
             for argument, value in kwargs.items():
                 if argument not in signature.parameters:
                     raise SchemeError(unknown_argument(names[0], factory, argument, value))
-            call = signature.bind(*args, **kwargs)
+            try:
+                call = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise ArgumentError(
+                    f"ix.schemes.{function.__name__}: {error}.", *_how(names[0], factory, args)
+                ) from None
             call.apply_defaults()
             types = _types(function)
             values = {key: _checked(names[0], key, value, types[key]) for key, value in call.arguments.items()}
@@ -82,6 +87,16 @@ def scheme(*names: str) -> Callable[[Callable[P, Parts | Scheme]], Callable[P, S
         return factory
 
     return registered
+
+
+def _how(name: str, factory: Callable[..., Any], args: tuple[Any, ...]) -> list[str]:
+    """Return how the function of a scheme is called, where Python can't bind its arguments."""
+    alone = f'a single array is drawn by ix.draw("{name}", key, shape)'
+    parameters = parameters_of(factory)
+    return [
+        f"arguments: {listing(parameters)}" if parameters else "it has none",
+        alone if any(hasattr(value, "dtype") or isinstance(value, tuple) for value in args) else "",
+    ]
 
 
 def _named(parts: Parts | Scheme, name: str, args: Args) -> Scheme:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from initax._errors import SchemeError, listing
+from initax._errors import AxesError, SchemeError, listing, shown, with_line
 from initax._math._axes import parse
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Role
 from initax.schemes._constant import ZEROS
@@ -17,6 +17,7 @@ from initax.schemes._hints import (
     no_part,
     no_scheme,
     number_beside,
+    pairs_text,
     parameters_of,
     unknown_argument,
     unknown_role,
@@ -99,6 +100,11 @@ class Scheme:
             named["state"] = _for_state(state)
         self._name = None if named else base._name
         self._parts = _in_order(base._parts | named)
+        if axes is not None and not isinstance(axes, str | Mapping):
+            raise AxesError(
+                f"axes are one text, or a mapping from names of arrays to texts, not {shown(axes)}.",
+                f'write axes="{" ".join(map(str, axes))}"' if isinstance(axes, list | tuple) else 'write axes="o i"',
+            )
         patterns = {"weight": axes} if isinstance(axes, str) else dict(axes or {})
         for pattern in patterns.values():
             parse(pattern)
@@ -162,6 +168,22 @@ class Scheme:
         name, args = self._name
         plain = [name, {key: _plain(value) for key, value in args.items()}] if args else name
         return {"base": plain} | restated if restated else plain
+
+    if not TYPE_CHECKING:
+
+        def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+            """Raise: a scheme draws the arrays of a layer, and a framework asks for the initializer of one.
+
+            Raises:
+                SchemeError: always.
+            """
+            name, args = self._name or ("scheme", {})
+            scheme = f'("{name}", {pairs_text(args)})' if args else f'"{name}"' if self._name else name
+            raise SchemeError(
+                f"a scheme is not an initializer, and can't be called: {self}.",
+                f"where one is asked for write ix.schemes.initializer({scheme})",
+                "a single array is ix.draw(scheme, key, shape)",
+            )
 
     def __eq__(self, other: object) -> bool:
         """Whether both draw alike."""
@@ -237,6 +259,7 @@ def weights_only(initializer: Initializer | None, bias: Initializer | None = Non
     }
 
 
+@with_line("ix.schemes.register", 'write ix.schemes.register("my_scheme", initializer)')
 def register(name: str, scheme: Any) -> None:
     """Give a scheme of your own a name, for rules and for configuration files.
 
@@ -271,6 +294,7 @@ def add_to_registry(name: str, factory: Callable[..., Scheme]) -> None:
     _NAMED[name] = factory
 
 
+@with_line("ix.schemes.names", "write ix.schemes.names()")
 def names() -> tuple[str, ...]:
     """Return the names of all schemes, sorted."""
     return tuple(sorted({*MODULES, *_NAMED}))
@@ -285,6 +309,7 @@ def _named(name: Any) -> Callable[..., Scheme] | None:
     return _NAMED.get(name)
 
 
+@with_line("ix.schemes.get", 'write ix.schemes.get("normal", stddev=0.02)')
 def get(name: str, **args: Any) -> Scheme:
     """Return the scheme of that name.
 
@@ -358,8 +383,20 @@ def _from_mapping(mapping: Mapping[str, Any]) -> Scheme:
     for key, value in arrays.items():
         if _is_argument(key, mapping.get("weight")):
             raise SchemeError(unknown_role(str(key), mapping["weight"], value))
+        if len(mapping) == 1 and key in _NAMED and isinstance(value, Mapping) and _fit(key, value):
+            raise SchemeError(
+                f'"{key}" is a scheme, and stands where an array\'s name or a role does.',
+                f'its arguments stand beside it: ("{key}", {pairs_text(value)})',
+            )
+        if isinstance(value, int | float) and _is_argument(key, mapping.get("scheme")):
+            raise SchemeError(unknown_role(str(key), mapping["scheme"], value))
     rest = {key: value for key, value in mapping.items() if key in WORDS and key != "weight"}
     return Scheme(mapping.get("weight", mapping.get("base", UNSET)), **rest, arrays=arrays)
+
+
+def _fit(name: str, args: Mapping[Any, Any]) -> bool:
+    """Whether all keys are arguments of the scheme of a name."""
+    return all(_is_argument(key, name) for key in args)
 
 
 def _is_argument(key: Any, weight: Any) -> bool:
