@@ -149,7 +149,7 @@ def by_hand(quick: bool) -> Drawing:
         figure = Figure(figsize=(7.2, 2.8), layout="constrained")
         panel = figure.subplots()
         panel.hlines(names, 1, ratios, color=LINES[4], linewidth=3)
-        panel.plot(ratios, names, "o", color=LINES[4], label="jax.nn.initializers.he_normal()")
+        panel.plot(ratios, names, "o", color=LINES[4], label="JAX, default axes")
         panel.plot([1] * len(names), names, "s", color=LINES[0], label="initax")
         panel.axvline(1, color=LINES[0], linewidth=1)
         for name, ratio in zip(names, ratios, strict=True):

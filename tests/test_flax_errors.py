@@ -290,3 +290,20 @@ def test_packed_gates_of_a_pure_dict_are_not_guessed_at():
     with pytest.warns(ix.InitaxWarning, match="3 arrays"):
         plan = ix.plan(nnx.to_pure_dict(nnx.state(model)), {"*": "he_normal"})
     assert [(each.parameter.path, each.parameter.fan_in) for each in plan.draws] == [("lin.bias", 3), ("lin.kernel", 3)]
+
+
+def test_statistics_of_linen_stand_in_a_collection():
+    """The line that a rule for the norm is answered with starts them anew."""
+    norm = nn.Sequential([nn.BatchNorm(use_running_average=False)])
+    variables = norm.init(KEY, X)
+    variables = {**variables, "batch_stats": jax.tree.map(lambda leaf: leaf + 5, variables["batch_stats"])}
+    call = {"module": norm, "inputs": X}
+    assert error(variables, {"Norm": {"state": "default"}}, KEY, **call) == (
+        ix.RuleError,
+        'rule "Norm": state=default draws nothing in the 1 layer it decides.\n'
+        "  layers_0.scale: state=default says nothing about a scale\n"
+        "  layers_0.bias: state=default says nothing about a bias\n"
+        '  running statistics stand elsewhere in this model: write {"batch_stats.**": {"state": "default"}}',
+    )
+    fresh = ix.reinit(variables, {"batch_stats.**": {"state": "default"}}, KEY, **call)
+    assert [float(leaf.sum()) for leaf in jax.tree.leaves(fresh["batch_stats"])] == [0, 3]

@@ -7,10 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 import initax as ix
 from tests.residual_models import BLOCK, MODELS, block, layers, part
 from tests.residual_networks import FRAMEWORKS, NETWORKS
+from tests.tables import KEY
 
 NORMAL = ("normal", {"stddev": 0.02})
 BY_NAME = {each.name: each for each in MODELS}
@@ -407,3 +409,35 @@ def test_seventy_billion_parameters_take_seconds():
     last = next(each for each in plan.draws if each.parameter.path == "79.down.weight")
     assert str(last.parameter.residual) == "end of branch 160 of 160"
     assert last.std == pytest.approx(0.02 * 160**-0.5)
+
+
+class Normalized(nnx.Module):
+    """A branch that ends in a norm of NNX, whose scale is multiplied with the statistic before the signal is."""
+
+    def __init__(self, norm):
+        self.first, self.linear, self.norm = (
+            nnx.LayerNorm(8, rngs=nnx.Rngs(0)),
+            nnx.Linear(8, 8, rngs=nnx.Rngs(0)),
+            norm,
+        )
+
+    def __call__(self, x):
+        return x + self.norm(self.linear(self.first(x)))
+
+
+NORMS = {
+    "layer norm": nnx.LayerNorm(8, rngs=nnx.Rngs(0)),
+    "rms norm": nnx.RMSNorm(8, rngs=nnx.Rngs(0)),
+    "group norm": nnx.GroupNorm(8, num_groups=2, rngs=nnx.Rngs(0)),
+    "batch norm": nnx.BatchNorm(8, rngs=nnx.Rngs(0)),
+    "batch norm that runs": nnx.BatchNorm(8, use_running_average=True, rngs=nnx.Rngs(0)),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_the_scale_of_a_norm_of_flax_ends_a_branch(name):
+    """Zero, as of Goyal et al. 2017, it makes the branch the identity; the norm before the weight is not selected."""
+    model, x = Normalized(NORMS[name]), jax.random.normal(KEY, (4, 8))
+    plan = ix.plan(model, {"residual:end": {"scale": "zeros"}}, inputs=x)
+    assert [draw.parameter.path for draw in plan.draws] == ["norm.scale"]
+    assert bool((plan.draw(KEY)(x) == x).all())

@@ -379,8 +379,20 @@ class _Deciding:
             return message(head, *every, *self._remedy(*found[0]))
         own = [each for each in self.kept if each.rule == rule.text]
         lines = first_of(f"{each.parameter.path or '(model)'}: {each.reason}" for each in own)
+        elsewhere = self._statistics_elsewhere(rule)
+        if elsewhere:
+            return message(head, *lines, elsewhere)
         zeros = str(rule.scheme) == "zeros"
         return message(head, *lines, instead(rule.text, own, self.companions, zeros=zeros))
+
+    def _statistics_elsewhere(self, rule: Rule) -> str:
+        """The line for a rule that starts state anew and selects none, where a model keeps it apart, as Linen does."""
+        if rule.scheme is None or rule.scheme.parts.keys() != {"state"}:
+            return ""
+        found = [layer for layer in self.layers if any(each.role == "state" for each in layer.parameters)]
+        selectors = dict.fromkeys(map(selector_of, found))
+        rules = ", ".join(f'"{each}": {{"state": "default"}}' for each in selectors)
+        return f"running statistics stand elsewhere in this model: write {{{rules}}}" if rules else ""
 
 
 def _by_default(default: Scheme | None, layers: Sequence[Layer], matching: Matching) -> dict[str, bool]:

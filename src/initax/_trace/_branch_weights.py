@@ -166,6 +166,14 @@ class Inside:
                 contents.vectors |= self._vectors(node, "add") | self._vectors(node, "scale")
                 if node.by("norm"):
                     contents.normalized |= self._params(self._last_of(node))
+                    contents.vectors |= self._scales_of_statistics(node)
+
+    def _scales_of_statistics(self, node: Node) -> set[int]:
+        """The scales that a norm multiplies its statistic with before its signal, as Flax writes it."""
+        factors = reached(
+            node.by("statistic"), lambda each: [factor for factor in each.by("scale", "carry") if not factor.plain]
+        )
+        return set[int]().union(*(self._vectors(factor, "scale") for factor in factors))
 
     def _passed(self) -> set[int]:
         """The contractions with weights that the signal passes: not those of which only an average's weights are."""
