@@ -28,6 +28,9 @@ SEARCHES = {
     "MoE": "recipes/",
     "mixture of experts": "recipes/",
     "weight decay": "optimizer/",
+    "LoRA": "recipes/",
+    "muP": "width/",
+    "eqx.partition": "optimizer/",
     "Haar": "glossary/",
     "ix.labels": "optimizer/",
     "trunc_normal_": "coming_from/",
@@ -133,7 +136,7 @@ def test_a_page_loads_and_fits(tab, page):
 
 
 @pytest.mark.parametrize("tab", ["desk", "phone"], indirect=True)
-@pytest.mark.parametrize("page", ["index", "rules", "plan", "how-it-works", "axes"])
+@pytest.mark.parametrize("page", ["index", "rules", "plan", "how-it-works", "axes", "width", "depth"])
 def test_printed_tables_are_seen_whole(tab, page):
     """On a desk as printed, on a phone with fewer columns; one of the two is shown."""
     open_page(tab, page)
@@ -144,6 +147,16 @@ def test_printed_tables_are_seen_whole(tab, page):
     narrow = tab.eval_on_selector_all(".printed-narrow", f"all => ({shown})(all).length")
     wide = tab.eval_on_selector_all(".printed-wide", f"all => ({shown})(all).length")
     assert (narrow == 0) != (wide == 0)
+
+
+@pytest.mark.parametrize("tab", ["desk"], indirect=True)
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_has_to_be_pushed_aside_on_a_desk(tab, page):
+    """Not a table, not a line of code."""
+    open_page(tab, page)
+    cut_off = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 80))"
+    boxes = ".md-content .highlight code, .md-content .md-typeset__scrollwrap, .md-content table"
+    assert tab.eval_on_selector_all(boxes, f"all => ({cut_off})(all.filter(e => e.checkVisibility()))") == []
 
 
 @pytest.mark.parametrize("ground", ["light", "dark"])

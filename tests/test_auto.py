@@ -112,8 +112,12 @@ def test_a_steady_scan_has_one_length_and_another_none():
     found = {each.parameter.path: each.parameter.input_second_moment for each in plan.draws}
     assert found["steady"] == pytest.approx(0.5, rel=1e-5)
     assert found["growing"] is None
-    assert [str(each.message) for each in caught] == ["auto can't tell what reaches 1 weight and uses gain 1: growing"]
-    assert plan.notes == ("auto can't tell what reaches 1 weight and uses gain 1: growing",)
+    text = (
+        "auto can't tell what reaches 1 weight and uses gain 1: growing\n"
+        "  ix.signal_propagation measures how far they are off, ix.lsuv sets them on data"
+    )
+    assert [str(each.message) for each in caught] == [text]
+    assert plan.notes == (text,)
 
 
 def test_without_inputs_auto_says_that_it_is_blind():

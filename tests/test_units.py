@@ -401,7 +401,7 @@ def test_what_cant_be_cut_off_alone_is_refused(forward):
     with pytest.raises(ix.ModelError) as caught:
         ix.reset_units(net(params), "a", mask, KEY, inputs=jnp.ones((7, 5)), forward=called(forward))
     lines = str(caught.value).splitlines()
-    head = f"who takes in the units of a.w can't be told, or can't be cut off from them alone: {reason}"
+    head = f"which weights take in the units of a.w can't be told, or can't be cut off from them alone: {reason}"
     assert lines[0].startswith(head)
     assert lines[0] == f"{head}." or "(test_units.py:" in lines[0]
     assert lines[1:] == ["  draw the layer as a whole with ix.reinit, or the units of a layer inside the branch"]

@@ -190,7 +190,9 @@ def _blind(unknown: list[str], without_inputs: bool) -> tuple[str, ...]:
     text = message(
         f"auto can't tell what reaches {count(len(unknown), 'weight')} and uses gain 1: "
         + listing((path or "(model)" for path in unknown), 6),
-        "say what the model is called on, inputs=..." if without_inputs else "",
+        "say what the model is called on, inputs=..."
+        if without_inputs
+        else "ix.signal_propagation measures how far they are off, ix.lsuv sets them on data",
     )
     warn(text)
     return (text,)

@@ -288,7 +288,7 @@ def mask(
 
     Returns:
         The mask: a function from parameters to a tree, as optax takes it. `mask.tree` is the tree itself. State and
-        what is frozen is never true, so that no decay wears running statistics off.
+        what is frozen is never true, so that weight decay never shrinks running statistics.
 
     Raises:
         RuleError: a selector matches nothing, a key is neither a role nor an array, a value is not true or false, or no

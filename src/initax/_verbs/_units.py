@@ -235,7 +235,8 @@ def _cut_off(survey: Survey, weight: Parameter, mask: Any) -> dict[str, Any]:
         readers = readers_of(traced.closed, len(traced.paths), traced.constants, traced.paths.index(weight.path), axes)
     except LostError as error:
         raise ModelError(
-            f"who takes in the units of {weight.path} can't be told, or can't be cut off from them alone: {error}.",
+            f"which weights take in the units of {weight.path} can't be told, "
+            f"or can't be cut off from them alone: {error}.",
             "draw the layer as a whole with ix.reinit, or the units of a layer inside the branch",
         ) from None
     flat = mask.reshape(-1)
