@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +125,8 @@ def kernels_of(kind):
 
 def test_every_way_to_draw_is_under_the_laws():
     """A kernel of no scheme in `SMALL_SCHEMES` stands in `OTHER_KERNELS`, with the tests that hold it."""
+    for module in pkgutil.iter_modules(ix.schemes.__path__, "initax.schemes."):
+        importlib.import_module(module.name)
     drawn = set()
     for scheme in SMALL_SCHEMES:
         for name in SERVED.get(scheme_id(scheme), TRIED):
