@@ -330,6 +330,24 @@ ERRORS = {
 }
 
 
+def test_masks_are_combined():
+    """Array by array, and the table says by which selectors."""
+    model = eqx.nn.MLP(3, 2, 4, 1, key=KEY)
+    weights, last = ix.mask(model, "weight"), ix.mask(model, "layers.1")
+    both, either, others = weights & last, weights | last, weights & ~last
+    assert [row.value for row in both.rows] == [False, False, True, False]
+    assert [row.value for row in either.rows] == [True, False, True, True]
+    assert [row.value for row in others.rows] == [True, False, False, False]
+    assert both.rows[2].why == f"{weights.rows[2].why} & layers.1"
+    assert eqx.partition(model, others(model))[0].layers[0].weight is model.layers[0].weight
+    with pytest.raises(ix.InitaxError, match="only masks are combined by &"):
+        weights & ix.labels(model, {"*": "adam"})
+    with pytest.raises(ix.ModelError, match="masks of different models, of 4 arrays and 2 arrays"):
+        weights | ix.mask(eqx.nn.Linear(3, 2, key=KEY), "weight")
+    with pytest.raises(TypeError, match="unsupported operand"):
+        weights & True
+
+
 def test_a_mask_is_a_filter_of_nnx():
     """NNX calls a filter with a path and what stands there: gradients, states and an optimizer for some arrays only."""
     first = nnx.Linear(3, 4, rngs=nnx.Rngs(0))

@@ -40,7 +40,8 @@ def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str,
     meant = _meant(value, wanted, layers, have, is_path=is_path)
     if meant:
         return message(head, *meant)
-    arrays = dict.fromkeys(each.name for layer in layers for each in layer.parameters)
+    drawable = (each for layer in layers for each in layer.parameters if not _is_optimizers(each))
+    arrays = dict.fromkeys(each.name for each in drawable)
     words = list(_words(layers)) if isinstance(value, type) or wanted in ROLES else _words_and_paths(wanted, layers)
     near = _by_another_name(value, wanted, layers) or _by_another_role(wanted, layers) or did_you_mean(wanted, words)
     if isinstance(value, type):
@@ -74,6 +75,10 @@ def _meant(value: Any, wanted: str, layers: Sequence[Layer], have: str, *, is_pa
     if isinstance(value, str) and (written := _written_otherwise(wanted, layers)):
         return have, written
     return _entry_of_a_stack(wanted, layers) if is_path else ()
+
+
+def _is_optimizers(array: Parameter) -> bool:
+    return array.excluded is not None and array.excluded.why is Why.OPTIMIZER
 
 
 def _several(text: str, layers: Sequence[Layer]) -> str:

@@ -111,6 +111,38 @@ class Labels:
             raise InitaxError(f"{self._verb}: only a mask has an inverse.", "make one by ix.mask(model, rules)")
         return Labels(self._verb, self._model, [replace(row, value=not row.value) for row in self.rows])
 
+    def __and__(self, other: Labels) -> Labels:
+        """Return the mask that is true where both are: `ix.mask(model, "weight") & ~ix.mask(model, "head")`.
+
+        Raises:
+            InitaxError: these are labels, not masks, or masks of different models.
+        """
+        return self._with(other, "&", lambda one, two: one and two)
+
+    def __or__(self, other: Labels) -> Labels:
+        """Return the mask that is true where one of the two is.
+
+        Raises:
+            InitaxError: these are labels, not masks, or masks of different models.
+        """
+        return self._with(other, "|", lambda one, two: one or two)
+
+    def _with(self, other: Labels, sign: str, combine: Callable[[bool, bool], bool]) -> Labels:
+        if not isinstance(other, Labels):
+            return NotImplemented
+        rows = list(zip(self.rows, other.rows, strict=False))
+        if not all(isinstance(row.value, bool) for pair in rows for row in pair):
+            raise InitaxError(f"{self._verb}: only masks are combined by {sign}.", "make one by ix.mask(model, rules)")
+        if self._by_path.keys() != other._by_path.keys():
+            raise ModelError(
+                f"{self._verb}: these are masks of different models, of {count(len(self.rows), 'array')} and "
+                f"{count(len(other.rows), 'array')}."
+            )
+        combined = [
+            replace(one, value=combine(one.value, two.value), why=f"{one.why} {sign} {two.why}") for one, two in rows
+        ]
+        return Labels(self._verb, self._model, combined)
+
     def __bool__(self) -> bool:
         """Raise, since there is a value for each array: `not mask` would silently be one value for all.
 
