@@ -50,7 +50,7 @@ def tiny(monkeypatch):
     """Make rows and calls so small that arrays of a few entries span several."""
     for name, size in {"LONG": Size(4, 16), "SHORT": Size(4, 4)}.items():
         monkeypatch.setattr(_rows, name, size)
-    for name, number in {"SHORT_MOST": 36, "MANY": 3, "HANDS": 3, "HELD": 100}.items():
+    for name, number in {"LITTLE_MOST": 0, "SHORT_MOST": 36, "MANY": 3, "HANDS": 3, "HELD": 100}.items():
         monkeypatch.setattr(_rows, name, number)
 
 
@@ -231,6 +231,30 @@ def test_an_old_array_elsewhere_is_let_go_and_one_of_a_weak_type_taken(key):
     new = ix.reinit(model, {"*": "he_normal"}, key, donate=True)
     assert all(array.is_deleted() for array in model.values())
     assert np.array_equal(new["w"], ix.reinit({"w": (64, 65)}, {"*": "he_normal"}, key)["w"])
+
+
+@pytest.mark.parametrize("count", [3, 40], ids=["with what is drawn", "apart"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+def test_constants_of_a_small_model_cost_no_program_and_keep_their_type(count, dtype, key):
+    model = {str(layer): {"w": jnp.ones((3 + layer, 5)), "b": jnp.ones(5, dtype)} for layer in range(count)}
+
+    def call(value, donate=False):
+        rules = {"*": ("he_normal", ("constant", {"value": value}))}
+        return ix.reinit(jax.tree.map(jnp.copy, model), rules, key, donate=donate)
+
+    _rows._drawer.cache_clear()
+    _rows._assembler.cache_clear()
+    jax.tree.map(jnp.copy, model)
+    assert compilations(lambda: call(0.0)) <= 2 + (count > _rows.HANDS)
+    assert compilations(lambda: call(0.3)) == 0
+    for drawn in (call(0.3), call(0.3, donate=True)):
+        for layer in drawn.values():
+            assert layer["b"].dtype == dtype
+            assert np.array_equal(layer["b"], np.full(5, 0.3, dtype))
+        weights = {name: layer["w"] for name, layer in drawn.items()}
+        for name, weight in weights.items():
+            own = ix.parameter_key(key, f"{name}.w")
+            assert np.array_equal(weight, ix.draw("he_normal", own, weight.shape))
 
 
 def test_many_constants_are_filled_several_at_a_time(key):

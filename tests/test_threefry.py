@@ -76,9 +76,10 @@ def test_an_axis_too_long_for_a_word_is_refused():
 
 
 @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
-def test_keys_of_paths_are_the_same_on_the_host(implementation):
+@pytest.mark.parametrize("count", [0, _threefry.FEW], ids=["few", "many"])
+def test_keys_of_paths_are_the_same_on_the_host(count, implementation):
     key = jax.random.key(5, impl=implementation)
-    paths = ["", "a", "layers.0.weight", "é.ß"]
+    paths = ["", "a", "layers.0.weight", "é.ß", *map(str, range(count))]
     expected = np.asarray(jax.random.key_data(fold_paths(key, paths)))[: len(paths)]
     assert np.array_equal(fold_paths_on_host(key, paths), expected)
     single = [np.asarray(jax.random.key_data(ix.parameter_key(key, path))) for path in paths]

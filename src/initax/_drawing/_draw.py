@@ -35,7 +35,7 @@ from initax._drawing._program import (
     sampler,
 )
 from initax._drawing._progress import bar
-from initax._drawing._rows import MUCH, drawn_in_rows, serves
+from initax._drawing._rows import MUCH, drawn_in_rows, may_join, serves
 from initax._drawing._singly import core_programs, plainer_programs, singly
 from initax._math._keys import CONFIG, as_key, fold_paths, fold_paths_on_host, vmap_is_exact
 from initax._math._multihost import agree, meet
@@ -119,23 +119,7 @@ def _concrete(groups: Groups, jobs: Sequence[Job], key: jax.Array, progress: boo
     together = any(program.spans_processes for program in groups)
     if together:
         agree(_account(jobs, key))
-    implementation = drawing_implementation(str(jax.random.key_impl(key)))
-    data = fold_paths_on_host(key, [job.paths[0] for job in jobs])
-    exact = vmap_is_exact(key) and CONFIG.jax_threefry_partitionable
-    drawing = core_programs(groups) | (plainer_programs(groups) if exact else {})
-    in_rows: dict[Program, list[int]] = {}
-    much: Counter[Any] = Counter()
-    for program, rows in groups.items():
-        much[_size(program)] += len(rows) * program.entries
-    ways = []
-    for program, rows in groups.items():
-        if not program.kernel.random and not program.kernel.sees_old:
-            ways.append(_filled(program, rows, jobs))
-        elif implementation == FUSED and much[_size(program)] < MUCH and serves(program, jobs[rows[0]].numbers):
-            in_rows[program] = rows
-        else:
-            ways.append(singly(program, drawing.get(program, program), implementation, rows, data, jobs))
-    ways.extend(drawn_in_rows(in_rows, jobs, data))
+    ways = _ways(groups, jobs, key)
     found: dict[int, Arrays] = {}
     with bar(sum(job.program.entries for job in jobs) if progress else 0, shown=progress) as step:
         step(f"compiling {len(groups)} programs", 0)
@@ -157,6 +141,40 @@ def _concrete(groups: Groups, jobs: Sequence[Job], key: jax.Array, progress: boo
     if together:
         meet()
     return found
+
+
+def _ways(groups: Groups, jobs: Sequence[Job], key: jax.Array) -> list[Way]:
+    """How each group is drawn: filled with one number, in rows together with others, or alone."""
+    implementation = drawing_implementation(str(jax.random.key_impl(key)))
+    data = _keys_on_host(key, jobs)
+    exact = vmap_is_exact(key) and CONFIG.jax_threefry_partitionable
+    drawing = core_programs(groups) | (plainer_programs(groups) if exact else {})
+    much: Counter[Any] = Counter()
+    for program, rows in groups.items():
+        much[_size(program)] += len(rows) * program.entries
+    filled: dict[Program, list[int]] = {}
+    in_rows: dict[Program, list[int]] = {}
+    ways = []
+    for program, rows in groups.items():
+        if not program.kernel.random and not program.kernel.sees_old:
+            filled[program] = rows
+        elif implementation == FUSED and much[_size(program)] < MUCH and serves(program, jobs[rows[0]].numbers):
+            in_rows[program] = rows
+        else:
+            ways.append(singly(program, drawing.get(program, program), implementation, rows, data, jobs))
+    if may_join(in_rows, filled, jobs):
+        return [*ways, *drawn_in_rows(in_rows, jobs, data, filled)]
+    apart = [_filled(program, rows, jobs) for program, rows in filled.items()]
+    return [*apart, *ways, *drawn_in_rows(in_rows, jobs, data)]
+
+
+def _keys_on_host(key: jax.Array, jobs: Sequence[Job]) -> np.ndarray:
+    """The data of the key of each job, one row for each; no numbers in particular where it draws no random ones."""
+    random = [row for row, job in enumerate(jobs) if job.program.kernel.random]
+    folded = fold_paths_on_host(key, [jobs[row].paths[0] for row in random])
+    data = np.zeros((len(jobs), *folded.shape[1:]), folded.dtype)
+    data[random] = folded
+    return data
 
 
 def _size(program: Program) -> Any:

@@ -14,6 +14,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from initax._drawing._program import COPYING, WIDE, Arrays, Compiled, Need, Prog
 from initax._math._keys import CONFIG
 from initax._math._threefry import PLACED, placed
 from initax.schemes._initializer import number_type
+from initax.schemes._kernels import Full
 
 MOST = 1 << 22
 """Entries of an array from which a program of its own pays off: it needs no memory beside the array."""
@@ -49,13 +51,21 @@ LONG = Size(16, 4096)
 a program: with 64 rows a ViT took 27."""
 SHORT = Size(256, 256)
 """For many arrays of few entries."""
+LITTLE = Size(32, 1024)
+"""For what a long call or two would draw, of which half would be for nobody."""
+LITTLE_MOST = 1 << 17
+"""Entries of all arrays up to which little calls serve them better."""
 SHORT_MOST = 1024
 """Entries of an array up to which short rows serve it better."""
 MANY = 256
 """Arrays from which short rows are worth a program of their own."""
 
+NO_GROUPS: Groups = MappingProxyType({})
+
 Form = tuple[tuple[int, ...], tuple[int, ...]]
 """The shape of an array, and the lengths of the pieces it is put together from."""
+Fill = tuple[tuple[int, ...], Any]
+"""Shape and type of an array that is one number."""
 
 
 def serves(program: Program, numbers: tuple[Any, ...]) -> bool:
@@ -66,13 +76,38 @@ def serves(program: Program, numbers: tuple[Any, ...]) -> bool:
     return device is not None and device.platform == "cpu" and not program.spans_processes
 
 
-def drawn_in_rows(groups: Groups, jobs: Sequence[Job], keys: np.ndarray) -> Iterator[Way]:
+def may_join(groups: Groups, constants: Groups, jobs: Sequence[Job]) -> bool:
+    """Return whether one program puts together all arrays of a small model, those that are one number among them.
+
+    An array from the host takes 30 µs, one more that such a program gives back 1 µs.
+
+    Args:
+        groups: the rows of each program that rows serve, as places among the jobs.
+        constants: the rows of each program without random numbers.
+        jobs: all jobs.
+    """
+    programs, rows = [*groups, *constants], list(itertools.chain(*groups.values(), *constants.values()))
+    return (
+        bool(groups)
+        and len(rows) <= HANDS
+        and sum(jobs[row].program.entries for row in rows) <= HELD
+        and all(isinstance(each.kernel, Full) and each.preimage is None for each in constants)
+        and len({each.shardings for each in programs}) == 1
+        and len({(each.kernel, each.dtype) for each in groups}) == 1
+        and len({len(jobs[row].numbers) for found in groups.values() for row in found}) == 1
+    )
+
+
+def drawn_in_rows(
+    groups: Groups, jobs: Sequence[Job], keys: np.ndarray, constants: Groups = NO_GROUPS
+) -> Iterator[Way]:
     """Yield how to draw jobs of programs that rows serve, one way for each stream of rows.
 
     Args:
         groups: the rows of each program, as places among the jobs.
         jobs: all jobs.
         keys: data of their keys, one row for each.
+        constants: the rows of each program of one number that are made beside them; `may_join` says whether they can.
     """
     streams: dict[Any, list[int]] = {}
     for program, found in groups.items():
@@ -86,16 +121,22 @@ def drawn_in_rows(groups: Groups, jobs: Sequence[Job], keys: np.ndarray) -> Iter
             small = []
         large = stream[: len(stream) - len(small)]
         if large:
-            yield _Stream(large, jobs, keys, LONG).way()
+            is_little = sum(jobs[row].program.entries for row in large) <= LITTLE_MOST
+            yield _Stream(large, jobs, keys, LITTLE if is_little else LONG, constants).way()
         if small:
             yield _Stream(small, jobs, keys, SHORT).way()
 
 
 class _Stream:
-    """Arrays of one kernel, type and home, whose rows follow one another."""
+    """Arrays of one kernel, type and home, whose rows follow one another; and constants, where these join."""
 
-    def __init__(self, rows: list[int], jobs: Sequence[Job], keys: np.ndarray, size: Size) -> None:
+    def __init__(
+        self, rows: list[int], jobs: Sequence[Job], keys: np.ndarray, size: Size, constants: Groups = NO_GROUPS
+    ) -> None:
         self.rows, self.size = rows, size
+        self.filled = list(itertools.chain(*constants.values()))
+        self.fills = [program for program, found in constants.items() for _ in found]
+        self.values = [each.numbers(jobs[row].numbers)[0] for each, row in zip(self.fills, self.filled, strict=True)]
         self.jobs = [jobs[row] for row in rows]
         self.program = self.jobs[0].program
         counts = np.array([job.program.entries for job in self.jobs])
@@ -119,7 +160,7 @@ class _Stream:
         needs = [Need(self.draw, self._inputs(0))]
         for group in self.groups:
             if not (assembler := self._assembler(group)).is_ready:
-                needs.append(Need(assembler, (self._donors(group), self._abstract(group))))
+                needs.append(Need(assembler, (self._donors(group), self._abstract(group), self.values)))
         return Way(tuple(needs), self._made())
 
     def _pieces(self, begin: int, count: int) -> list[tuple[int, int, int]]:
@@ -153,7 +194,8 @@ class _Stream:
             # Where the last array ends, the next may begin. The others go before more is drawn.
             needed = self.pieces[following[0]][0][0] if following else None
             chunks = {call: chunk for call, chunk in chunks.items() if call == needed}
-            yield from ((self.rows[place], (array,)) for place, array in zip(group, arrays, strict=True))
+            rows = itertools.chain((self.rows[place] for place in group), self.filled)
+            yield from ((row, (array,)) for row, array in zip(rows, arrays, strict=True))
             del arrays
 
     def _parts(self, group: range, chunks: dict[int, Any]) -> Iterator[np.ndarray]:
@@ -172,7 +214,8 @@ class _Stream:
             (self.jobs[place].program.shape, tuple([end - begin for _, begin, end in self.pieces[place]]))
             for place in group
         )
-        return _assembler(forms, self.program.dtype, self.program.shardings[0])
+        fills = tuple([(each.shape, each.dtype) for each in self.fills])
+        return _assembler(forms, self.program.dtype, self.program.shardings[0], fills)
 
     def _donors(self, group: range) -> list[Any]:
         return [donor for place in group if (donor := self.jobs[place].donor) is not None]
@@ -188,7 +231,7 @@ class _Stream:
 
     def _assembled(self, group: range, parts: list[Any]) -> Arrays:
         try:
-            return tuple(self._assembler(group)(self._donors(group), parts))
+            return tuple(self._assembler(group)(self._donors(group), parts, self.values))
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             first = self.jobs[group[0]]
             raise failure(error, first.program, first.paths[0]) from error
@@ -206,17 +249,22 @@ def _drawer(kernel: Any, dtype: Any, entries: int) -> Compiled:
 
 
 @functools.lru_cache(maxsize=1024)
-def _assembler(forms: tuple[Form, ...], dtype: Any, home: Any) -> Compiled:
-    """Return what puts pieces together to arrays, in the memory of old ones that are given up.
+def _assembler(forms: tuple[Form, ...], dtype: Any, home: Any, fills: tuple[Fill, ...]) -> Compiled:
+    """Return what puts pieces together to arrays, in the memory of old ones that are given up, and fills others.
 
     A piece comes in another rank than the array it belongs to: JAX would hand back an input that nothing is done to.
     """
 
-    def put(old: list[jax.Array], parts: list[jax.Array]) -> list[jax.Array]:
+    def put(old: list[jax.Array], parts: list[jax.Array], values: list[jax.Array]) -> list[jax.Array]:
         left = iter(parts)
         pieces = [list(itertools.islice(left, len(lengths))) for _, lengths in forms]
         whole = [each[0] if len(each) == 1 else lax.concatenate(each, 0) for each in pieces]
-        return [lax.reshape(each, shape) for each, (shape, _) in zip(whole, forms, strict=True)]
+        shaped = [lax.reshape(each, shape) for each, (shape, _) in zip(whole, forms, strict=True)]
+        filled = [
+            lax.broadcast(lax.convert_element_type(value, dtype), shape)
+            for value, (shape, dtype) in zip(values, fills, strict=True)
+        ]
+        return shaped + filled
 
     placed = {} if home is None else {"out_shardings": home}
     return Compiled(put, COPYING, donate_argnums=0, keep_unused=True, **placed)
