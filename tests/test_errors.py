@@ -1242,6 +1242,30 @@ the forward pass fails on these inputs: TypeError: MLP.__call__() takes 2 positi
   inputs: 2, 3
   a shape is written jax.ShapeDtypeStruct((2, 3), jnp.float32)""",
     ),
+    "shape in front of the key": (
+        lambda key: ix.schemes.initializer("he_normal")((3, 3), key),
+        ix.AxesError,
+        """\
+a shape is a tuple, not a random key.
+  the key stands in front of it: (key, shape, dtype)""",
+    ),
+    "text for a variance": (
+        lambda key: ix.lsuv(nn.Linear(2, 3, key=KEY), jnp.ones((4, 2)), target="1"),
+        ix.InitaxError,
+        "lsuv: target is a variance and must be positive, not '1'.",
+    ),
+    "text for a tolerance": (
+        lambda key: ix.lsuv(nn.Linear(2, 3, key=KEY), jnp.ones((4, 2)), tolerance="1"),
+        ix.InitaxError,
+        "lsuv: tolerance is a share of the target and must be at least 0, not '1'.",
+    ),
+    "selector of an array that not every layer has": (
+        planned({lambda layer: (layer["weight"].fan_in or 0) > 3: "zeros"}),
+        ix.RuleError,
+        """\
+the selector <lambda> failed on layer "mixer": KeyError: 'weight: the arrays of mixer are w, b'
+  a selector function takes an ix.Layer and returns whether it is selected""",
+    ),
     "layer of a mask": (
         lambda key: ix.mask(nn.MLP(3, 2, 5, 1, key=KEY), "layers.1")["layers.1"],
         ix.ModelError,

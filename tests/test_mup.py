@@ -236,6 +236,11 @@ def test_the_factors_are_those_of_the_table(name):
     json.loads(width.to_json())
 
 
+def test_a_model_that_is_narrower_than_its_base_is_noted():
+    models = [eqx.nn.MLP(4, 2, width, depth=1, key=KEY) for width in (WIDE, BASE)]
+    assert ix.mup(*models).notes == ("the model is narrower than the base: the base comes first, ix.mup(base, model)",)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_that_does_not_grow_needs_nothing(name):
     (base, model), given = MODELS[name][0](BASE, BASE)
@@ -625,6 +630,7 @@ def cosine(model, x):
 
 
 ERRORS = {
+    "widths for models": lambda: ix.mup(BASE, WIDE),
     "one model": lambda: ix.mup(eqx.nn.MLP(4, 2, BASE, depth=1, key=KEY)),
     "another depth": lambda: ix.mup(eqx.nn.MLP(4, 2, BASE, depth=1, key=KEY), eqx.nn.MLP(4, 2, WIDE, depth=3, key=KEY)),
     "a stack of another depth": lambda: ix.mup({"w": (2, 8, 8)}, {"w": (4, 8, 8)}, {"w": "stack i o"}),
@@ -781,6 +787,10 @@ TEXTS = {
     "an embedding for Muon": (
         "RuleError: mup: Muon gets the embedding 0.weight (7, 32), for which there is no rule of width.\n"
         '  give it to Adam: optimizer=("muon", {"rules": {"0.weight": False}})'
+    ),
+    "widths for models": (
+        "ModelError: mup: neither the base nor the model holds an array.\n"
+        "  both are models, abstract or not: ix.mup(make(64), make(256)), where make(width) returns one"
     ),
     "one model": (
         "ArgumentError: ix.mup: missing a required argument: 'model'.\n"

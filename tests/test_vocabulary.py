@@ -116,6 +116,11 @@ def test_gains_of_pytorch():
     assert {ix.gain(name) for name in ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose2d")} == {1.0}
 
 
+def test_a_module_that_holds_arrays_has_a_gain():
+    """It can't be hashed, and its gain is that of its slope."""
+    assert ix.gain(eqx.nn.PReLU(0.2)) == pytest.approx(ix.gain("leaky_relu", 0.2))
+
+
 @pytest.mark.parametrize("name", ["he_normal", "xavier_normal", "lecun_normal"])
 def test_uncut_normals_have_the_variance_of_the_cut_ones(name):
     shape = (400, 300)

@@ -80,7 +80,12 @@ def gain(activation: str | Callable[[Any], Any], param: float | None = None) -> 
         function = activation
     else:
         raise SchemeError(f"gain takes an activation or its name, not {activation!r}.", 'ix.gain("relu")')
-    return _gain(function if param is None else _with_argument(activation, function, param))
+    chosen = function if param is None else _with_argument(activation, function, param)
+    try:
+        hash(chosen)
+    except TypeError:  # a module that holds arrays
+        return _gain(functools.partial(chosen))
+    return _gain(chosen)
 
 
 @functools.lru_cache(maxsize=256)

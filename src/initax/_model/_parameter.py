@@ -214,7 +214,8 @@ class Layer:
         for parameter in self.parameters:
             if parameter.name == name:
                 return parameter
-        raise KeyError(name)
+        arrays = ", ".join(each.name for each in self.parameters)
+        raise KeyError(f"{name}: the arrays of {self.path or 'the layer'} are {arrays}")
 
 
 new_layer = maker(Layer)

@@ -134,8 +134,10 @@ def lsuv(
         several times; before its bias an output is linear in its weight, and once is exact.
     """
     refuse_permuted("ix.lsuv", model=model, inputs=inputs)
-    if not target > 0:
+    if not hasattr(target, "__float__") or not target > 0:
         raise InitaxError(f"lsuv: target is a variance and must be positive, not {target!r}.")
+    if not hasattr(tolerance, "__float__") or not tolerance >= 0:
+        raise InitaxError(f"lsuv: tolerance is a share of the target and must be at least 0, not {tolerance!r}.")
     surveyed, traced, values = called(model, inputs, forward, module)
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
         raise InitaxError("lsuv measures on real inputs and weights; some are abstract.", "pass arrays")

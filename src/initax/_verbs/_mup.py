@@ -26,6 +26,7 @@ from initax._verbs._width_factors import Fold, Grown, Optimizer, Pair, WidthFact
 QUERY = re.compile(r"(^|[._])(w?q|q(uer(y|ies))?_?\w*|\w*_q)([._]|$)", re.IGNORECASE)
 """Names of what makes queries. Which side of attention's logits takes over their factor is a matter of taste."""
 
+NARROWER = "the model is narrower than the base: the base comes first, ix.mup(base, model)"
 SAME = "the two models have the same sizes: nothing grows, and every factor is one"
 
 DECAY = (
@@ -133,7 +134,9 @@ def mup(
                 rows[path], use=owner.use, std=owner.std, learning_rate=owner.learning_rate, why=str(reason)
             )
     same = all(row.std == row.learning_rate == 1 and not row.grows for row in rows.values())
-    notes = [*([SAME] if same else []), *([DECAY] if steps.name == "adamw" else [])]
+    factors = [factor for row in rows.values() for factor in row.grows.values()]
+    narrower = bool(factors) and all(factor < 1 for factor in factors)
+    notes = [*([SAME] if same else []), *([NARROWER] if narrower else []), *([DECAY] if steps.name == "adamw" else [])]
     return Width(before, after, rows.values(), steps, tuple(notes))
 
 
@@ -191,6 +194,11 @@ def _paired(before: Survey, after: Survey, rules: Any, *, deepens: bool) -> dict
         of_base |= {path: alike for path in new if path not in old and (alike := _block_alike(path, old))}
     more = [path for path in new if path not in of_base]
     less = [path for path in old if path not in new and not (deepens and _block_alike(path, new))]
+    if not old and not new:
+        raise ModelError(
+            "mup: neither the base nor the model holds an array.",
+            "both are models, abstract or not: ix.mup(make(64), make(256)), where make(width) returns one",
+        )
     if more or less:
         raise ModelError(
             "mup: the base and the model do not have the same arrays.",

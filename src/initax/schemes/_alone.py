@@ -12,6 +12,7 @@ import numpy as np
 
 from initax._errors import AxesError, SchemeError, shown
 from initax._math._axes import refuse_unsided, resolve
+from initax._math._keys import is_typed
 from initax._model._parameter import WEIGHT_ROLES, Fans, Layer, Parameter, Role
 from initax.schemes._hints import no_role
 from initax.schemes._initializer import Initializer, Recipe
@@ -116,6 +117,8 @@ def _shape(shape: Any) -> tuple[int, ...]:
         )
     if isinstance(shape, np.ndarray) and shape.ndim == 1 and np.issubdtype(shape.dtype, np.integer):
         shape = tuple(map(int, shape))
+    if is_typed(shape):
+        raise AxesError("a shape is a tuple, not a random key.", "the key stands in front of it: (key, shape, dtype)")
     if hasattr(shape, "shape"):
         raise AxesError(f"a shape is a tuple, not {shown(shape)}.", "write array.shape")
     if not isinstance(shape, tuple | list) or not all(
