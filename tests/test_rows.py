@@ -260,5 +260,7 @@ def test_constants_of_a_small_model_cost_no_program_and_keep_their_type(count, d
 def test_many_constants_are_filled_several_at_a_time(key):
     count = _draw.MANY + 3
     model = [jnp.zeros((2, 2)) for _ in range(count)]
-    new = ix.reinit(model, {"*": ("constant", {"value": 0.5}), "3": "ones"}, key)
+    rules = {"*": ("constant", {"value": 0.5}), "3": "ones"}
+    assert compilations(lambda: ix.reinit(model, rules, key)) == 2
+    new = ix.reinit(model, rules, key)
     assert [float(each.sum()) for each in new] == [4.0 if place == 3 else 2.0 for place in range(count)]

@@ -273,7 +273,8 @@ def _filled(program: Program, rows: list[int], jobs: Sequence[Job]) -> Way:
     needs, ways = [], []
     for each, found in equal.items():
         if count > 1 or jobs[found[0]].donor is None:
-            needs.append(Need(filler(program, values[each], count=count), ()))
+            # Written as in `_filled_alike`: the cache tells arguments that are written otherwise apart.
+            needs.append(Need(filler(program, numbers=values[each], count=count, donates=False), ()))
         ways.append(_filled_alike(program, values[each], found, jobs, count))
     return Way(tuple(needs), itertools.chain.from_iterable(ways))
 
