@@ -61,6 +61,12 @@ def members(p, x, count=3):
     return [x[k] @ p["w"][k] for k in range(count)]
 
 
+def between_zeros(p, x, which):
+    padded = (jnp.pad(each, ((1, 1), (0, 0), (0, 0))) for each in (x, p["w"]))
+    y = jax.vmap(jnp.matmul)(*padded)
+    return sum(y[k] for k in which)
+
+
 def added_in_place(p, x):
     sums = jnp.zeros((2, 5, 2))
     for k in range(3):
@@ -129,6 +135,10 @@ MOVED = (
     Model("added up in one place by a loop", lambda p, x: lax.fori_loop(
           0, 3, lambda k, sum_: sum_.at[1].add(x[k] @ p["w"][k]), jnp.zeros((2, 5, 2))),
           STACK, SIGNALS, {"w": "i1 i2 o"}),
+    Model("taken out between zeros and added up", lambda p, x: between_zeros(p, x, range(5)), STACK, SIGNALS,
+          {"w": "i1 i2 o"}),
+    Model("some taken out between zeros and added up", lambda p, x: between_zeros(p, x, range(3)), STACK, SIGNALS,
+          SOME),
     Model("put into an array and added up", lambda p, x: put_in_place(p, x).sum(0), STACK, SIGNALS, {"w": "i1 i2 o"}),
     Model("put into an array", put_in_place, STACK, SIGNALS, {"w": "stack i o"}),
     Model("put into an array by a loop", put_in_by_a_loop, STACK, SIGNALS, {"w": "stack i o"}),

@@ -14,8 +14,9 @@ What can't be told from outputs is listed in `Truth.open`: there every reading t
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -90,6 +91,7 @@ class Truth:
         pieces: entries that stand in one part of the array, or of its outputs: parts that go different ways may be
             batch entries, even where they meet the same signal.
         other: the same where constants are signals, as positions that a small network takes in.
+        reached: gives the entries that move a result; entries whose outputs are left out later move none.
     """
 
     shape: tuple[int, ...]
@@ -100,6 +102,7 @@ class Truth:
     flags: frozenset[str]
     groups: Any = None
     other: Truth | None = None
+    reached: Callable[[], Any] | None = None
 
 
 def run(
@@ -161,6 +164,7 @@ def truth_of(program: Program, name: str, values: tuple[dict[str, Any], list[Any
     shape = tuple(program.shapes[name])
     world, _ = run(program, name, values, masks=False)
     truth = judged(world, shape)
+    truth.reached = functools.cache(lambda: reached(program, name, values))
     constants = [each for each in world.meetings if each.kind == "contraction with a constant" and each.is_affine]
     if constants and truth.role not in ("weight", "scale", "product"):
         # Constants may be a signal, as positions that a small network takes in. All entries meet them.
@@ -169,6 +173,26 @@ def truth_of(program: Program, name: str, values: tuple[dict[str, Any], list[Any
             truth, role="weight", levels=[[each] for each in constants], groups=[together for _ in constants]
         )
     return truth
+
+
+def reached(program: Program, name: str, values: tuple[dict[str, Any], list[Any]]) -> Any:
+    """Return which entries of an array move a result."""
+    arrays, inputs = values
+    function = program.function(NAMES)
+
+    def results(array: Any) -> list[Any]:
+        numpy_jax.start(World(quiet=1))
+        p = {each: V((array if each == name else own)[None, None], "const") for each, own in arrays.items()}
+        found = function(p, *(V(x[None, None], "const") for x in inputs))
+        return [numpy_jax.V_of(each).base() for each in (found if isinstance(found, tuple) else (found,))]
+
+    before = results(arrays[name])
+    moves = []
+    for number in range(arrays[name].size):
+        changed = arrays[name].copy()
+        changed.flat[number] += 1.3
+        moves.append(any((one != other).any() for one, other in zip(before, results(changed), strict=True)))
+    return np.array(moves)
 
 
 def judged(world: World, shape: tuple[int, ...]) -> Truth:
@@ -405,7 +429,7 @@ def fault_at(truth: Truth, meetings: Sequence[Meeting], groups: Any, claim: Clai
     if (
         len(own) > true
         and not {"two signals", "member", "later parts"} & truth.flags
-        and not apart(truth, claim, groups, used)
+        and not apart(truth, claim, groups, used & truth.reached() if truth.reached is not None else used)
     ):
         return f"batch: {claim.batch_size}, but all meet"
     return ""

@@ -124,6 +124,7 @@ def _chosen(
     """
     shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
     too_long = max(size, value.shape[axis]) > LARGEST
+    left_out = {view.use for view in value.outputs if not view.scaled}
 
     def chosen(views: Sequence[View]) -> tuple[View, ...]:
         found = []
@@ -135,6 +136,7 @@ def _chosen(
                 after = replace(view, axes=tuple(map(foreign, shape))).halted(stop)
             if after is None:
                 continue
+            left_out.discard(view.use)
             if view.use >= 0 and views is not value.joined:
                 _taken(view, after, axis, uses)
             found.append(after)
@@ -149,6 +151,7 @@ def _chosen(
         joined=chosen(value.joined),
         products=chosen(value.products),
         stretched=value.stretched,
+        without=0 if too_long else sum(map(uses.bit, left_out)),
     )
 
 

@@ -157,6 +157,7 @@ class Value:
         units: where units are followed, along which axes they lie.
         mixed: why there is something in it that was made of several units, and is no unit.
         behind: the uses on whose outputs it depends, and the loops whose state it depends on, as bits of a number.
+        without: the uses of whose outputs an equation has just left every entry out, as bits of a number.
     """
 
     shape: tuple[int, ...]
@@ -173,6 +174,7 @@ class Value:
     units: tuple[View, ...] = ()
     mixed: Stop | None = None
     behind: int = 0
+    without: int = 0
 
     @property
     def numbers(self) -> Numbers | None:
@@ -249,7 +251,11 @@ class Uses:
         behind = functools.reduce(operator.or_, (self.bit(use.number) for use in entered), behind)
         if all(value.inputless for value in operands if value.data):
             results = [replace(result, inputless=True) if result.data else result for result in results]
-        return [replace(result, behind=result.behind | behind) for result in results] if behind else list(results)
+        if not behind:
+            return list(results)
+        return [
+            replace(result, behind=(result.behind | behind) & ~result.without, without=0) for result in results
+        ]
 
     def bit(self, number: int) -> int:
         """Return the bit of a use."""
