@@ -67,6 +67,10 @@ def between_zeros(p, x, which):
     return sum(y[k] for k in which)
 
 
+def rows_added_up(w):
+    return lax.scan(lambda sum_, row: (sum_ + row, sum_ + row), jnp.zeros(w.shape[1]), w)
+
+
 def added_in_place(p, x):
     sums = jnp.zeros((2, 5, 2))
     for k in range(3):
@@ -221,6 +225,14 @@ MOVED = (
     Model("a running sum of inputs", lambda p, x: x @ jnp.cumsum(p["w"], 0), {"w": S(3, 4)}, (S(2, 3),), {"w": "i o"}),
     Model("a running sum of outputs", lambda p, x: x @ jnp.cumsum(p["w"], 1), {"w": S(3, 4)}, (S(2, 3),),
           {"w": "cumsum stands between it and the signal (moved.py:LINE)"}),
+    Model("a running sum by a loop", lambda p, x: x @ rows_added_up(p["w"])[1],
+          {"w": S(3, 4)}, (S(2, 3),), {"w": "a loop changes it from step to step (moved.py:LINE)"}),
+    Model("rows added up by a loop", lambda p, x: x @ rows_added_up(p["w"])[0],
+          {"w": S(3, 4)}, (S(2, 4),), {"w": "a loop changes it from step to step (moved.py:LINE)"}),
+    Model("rows multiplied by a loop", lambda p, x: x * lax.fori_loop(0, 3, lambda k, c: c * p["w"][k], jnp.ones(4)),
+          {"w": S(3, 4)}, (S(2, 4),), {"w": "a loop changes it from step to step (moved.py:LINE)"}),
+    Model("a look-up in copies of one row", lambda p, x: p["w"] + jnp.broadcast_to(p["w"], (5, 4))[x],
+          {"w": S(4)}, (tokens(3),), {"w": "the forward pass returns it, and no signal meets it"}),
     Model("tiled outputs", lambda p, x: x @ jnp.tile(p["w"], (1, 2)), {"w": S(3, 4)}, (S(2, 3),), {"w": "i o"}),
     Model("repeated outputs", lambda p, x: x @ jnp.repeat(p["w"], 2, axis=1), {"w": S(3, 4)}, (S(2, 3),), {"w": "i o"}),
     Model("a table for each", lambda p, x: jax.vmap(lambda e, j: e[j])(p["w"], x), {"w": S(2, 9, 4)}, (tokens(2, 3),),

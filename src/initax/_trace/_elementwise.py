@@ -332,6 +332,9 @@ def _is_statistic(view: View) -> bool:
 
 def _with_twins(view: View, twins: list[View], place: int, product: bool, line: str) -> list[View]:
     """Return what is left of a view when the other operand holds the same parameter."""
+    changed = next((twin.stop for twin in twins if twin.is_changed), None)
+    if changed is not None:
+        return [view.halted(changed)]
     if _is_statistic(view) and any(not _is_statistic(twin) for twin in twins):
         return []  # the statistic; its twin is marked below
     own = all(_is_statistic(twin) and twin.fixed == view.fixed for twin in twins)

@@ -30,7 +30,7 @@ from initax._trace._primitives import UNKNOWN, called, row_of
 from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._sums import accumulated, after_loop, taken_steps
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
-from initax._trace._views import Step, Stop, View
+from initax._trace._views import CHANGED, Step, Stop, View
 
 T = TypeVar("T")
 """What a pass knows of one value."""
@@ -331,8 +331,13 @@ class Walk(Interpreter[Value]):
                 uses.follow.round_a_loop([each[place] for each in (state, results) for place in moving], line)
             changed = False
             for place, (before, left) in enumerate(zip(entered, results[: len(carry)], strict=True)):
-                if not fixed[place] and not before.data and (left.data or left.weights):
-                    state[place] = replace(state[place], data=True)
+                if fixed[place] or before.data or not (left.data or left.weights):
+                    continue
+                if _holds_parameters_alone(left):
+                    changed |= not before.weights
+                    state[place] = _changed(left, line)
+                else:
+                    state[place] = replace(state[place], data=True, weights=())
                     changed = True
             if not changed:
                 break
@@ -343,19 +348,37 @@ class Walk(Interpreter[Value]):
             else Value(
                 shape=before.shape,
                 data=left.data or before.data,
+                weights=before.weights,
                 outputs=outputs,
                 products=products,
                 joined=tuple(after_loop(view, uses) for view in left.joined),
             )
             for before, left, same, (outputs, products) in zip(entered, results[: len(carry)], fixed, sums, strict=True)
         ]
-        return entered, [*handed, *results[len(carry) :]]
+        summed = {view.param for value in entered if not value.data for view in value.weights if view.is_changed}
+        collected = [
+            _changed(value, line) if any(view.param in summed for view in value.weights) else value
+            for value in results[len(carry) :]
+        ]
+        return entered, [*handed, *collected]
 
 
 def _frozen(value: Value, line: str) -> Value:
     """Return parameters behind `stop_gradient`, where no gradient reaches them by this way."""
     stop = Stop("stop_gradient stands between it and the signal", line, Why.NOT_TRAINABLE)
     return replace(value, weights=tuple(replace(view.halted(stop), frozen=True) for view in value.weights))
+
+
+def _holds_parameters_alone(value: Value) -> bool:
+    """Return whether a value is a function of parameters that no signal and no constant was contracted with."""
+    return not value.data and not value.looked and not any(view.fed_by_constant for view in value.weights)
+
+
+def _changed(value: Value, line: str) -> Value:
+    """Return what a loop makes of parameters from step to step, starting with a constant."""
+    stop = Stop(CHANGED, line)
+    axes = tuple(map(foreign, value.shape))
+    return Value(shape=value.shape, weights=tuple(replace(view.halted(stop), axes=axes) for view in value.weights))
 
 
 def _counter(change: float | None, start: Value, steps: Index | None, at: Place) -> Series | None:

@@ -290,7 +290,8 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, line: str) -> 
 
     held = replace(value, outputs=(), joined=(), products=()) if indices.data or many else value
     moved = _each(held, shape, move, stop, frozenset())
-    return replace(moved, data=moved.data or indices.data)
+    is_repeated = value.stretched.issuperset(single)  # whatever the indices are, they find the same
+    return replace(moved, data=moved.data or (indices.data and not is_repeated))
 
 
 def _numbered(value: Value, indices: Value, eqn: Any) -> dict[int, int]:

@@ -253,9 +253,7 @@ class Uses:
             results = [replace(result, inputless=True) if result.data else result for result in results]
         if not behind:
             return list(results)
-        return [
-            replace(result, behind=(result.behind | behind) & ~result.without, without=0) for result in results
-        ]
+        return [replace(result, behind=(result.behind | behind) & ~result.without, without=0) for result in results]
 
     def bit(self, number: int) -> int:
         """Return the bit of a use."""

@@ -54,6 +54,10 @@ class Stop:
         return f"{self.reason} ({self.line})" if self.line else self.reason
 
 
+CHANGED = "a loop changes it from step to step"
+"""Why a parameter can't be followed that is in the state of a loop in which there is no signal."""
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """Factors of a parameter that were contracted with something that is not the signal.
@@ -233,6 +237,11 @@ class View:
         """
         gone = tuple(factor for factor in self.opened(step.axis) if factor.axis != FOREIGN)
         return replace(self, axes=axes, batch=self.batch + gone, steps=(*self.steps, step) if gone else self.steps)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it is what a loop made of a parameter from step to step."""
+        return self.stop is not None and self.stop.reason == CHANGED
 
     def halted(self, stop: Stop) -> View:
         """Return the view with a reason why it can't be read; the first reason stays."""
