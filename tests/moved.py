@@ -71,6 +71,15 @@ def rows_added_up(w):
     return lax.scan(lambda sum_, row: (sum_ + row, sum_ + row), jnp.zeros(w.shape[1]), w)
 
 
+def by_windows(p, x, count=4):
+    padded = jnp.pad(x, ((0, 0), (3, 0), (0, 0)))
+    return sum(padded[:, k : k + x.shape[1]] * p["w"][k] for k in range(count))
+
+
+def by_rolls(p, x):
+    return sum(jnp.roll(x, k, 1) * p["w"][:, k] for k in range(4))
+
+
 def added_in_place(p, x):
     sums = jnp.zeros((2, 5, 2))
     for k in range(3):
@@ -233,6 +242,11 @@ MOVED = (
           {"w": S(3, 4)}, (S(2, 4),), {"w": "a loop changes it from step to step (moved.py:LINE)"}),
     Model("a look-up in copies of one row", lambda p, x: p["w"] + jnp.broadcast_to(p["w"], (5, 4))[x],
           {"w": S(4)}, (tokens(3),), {"w": "the forward pass returns it, and no signal meets it"}),
+    Model("a convolution by windows", by_windows, {"w": S(4, 6)}, (S(2, 9, 6),), {"w": "i stack"}),
+    Model("a convolution by rolls", by_rolls, {"w": S(6, 4)}, (S(2, 9, 6),), {"w": "stack i"}),
+    Model("some windows of a convolution", lambda p, x: by_windows(p, x, 3), {"w": S(4, 6)}, (S(2, 9, 6),), SOME),
+    Model("scales of two signals", lambda p, x: x * p["w"][0] + jnp.tanh(x) * p["w"][1], {"w": S(2, 6)}, (S(9, 6),),
+          {"w": "its products with the signal are added up: a scale or a weight (moved.py:LINE)"}),
     Model("tiled outputs", lambda p, x: x @ jnp.tile(p["w"], (1, 2)), {"w": S(3, 4)}, (S(2, 3),), {"w": "i o"}),
     Model("repeated outputs", lambda p, x: x @ jnp.repeat(p["w"], 2, axis=1), {"w": S(3, 4)}, (S(2, 3),), {"w": "i o"}),
     Model("a table for each", lambda p, x: jax.vmap(lambda e, j: e[j])(p["w"], x), {"w": S(2, 9, 4)}, (tokens(2, 3),),

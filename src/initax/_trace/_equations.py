@@ -114,7 +114,11 @@ def add(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
 
 def mul(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a product."""
-    return turned(eqn, elementwise.multiplied(values[0], values[1], shapes_of(eqn)[0], uses, line))
+    first = len(uses.found)
+    result = elementwise.multiplied(values[0], values[1], shapes_of(eqn)[0], uses, line)
+    for use in uses.found[first:]:
+        use.signal = uses.whole(eqn.invars[1 if values[0].weights else 0])
+    return turned(eqn, result)
 
 
 def div(eqn: Any, values: Values, uses: Uses, line: str) -> Value:

@@ -230,6 +230,8 @@ class Walk(Interpreter[Value]):
         first = len(uses.found)
         results = self._followed(eqn, values, at)
         results = uses.after(first, values, results)
+        if eqn.primitive.name in WINDOWS:
+            _note_windows(eqn, values, uses)
         if uses.goes_back:
             results = cotangents(eqn, results, uses, line_of(eqn))
         uses.goes_back, uses.own_gradient = around
@@ -238,12 +240,22 @@ class Walk(Interpreter[Value]):
     def _followed(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Return what the results of an equation hold; constants are worked out only where they are needed."""
         inner = called(eqn)
-        if inner is not None or any(value.data or value.weights for value in values) or _is_mutation(eqn):
+        if inner is not None:
+            return self._opened(eqn, getattr(inner, "jaxpr", inner), values, at)
+        if any(value.data or value.weights for value in values) or _is_mutation(eqn):
             return super().step(eqn, values, at)
         operands = [value.constant for value in values if value.constant is not None]
         plain = len(operands) == len(values) and row_of(eqn).control is None
         constants = [after(eqn, operands, place) if plain else None for place in range(len(eqn.outvars))]
         return [Value(shape=shape, constant=each) for shape, each in zip(shapes_of(eqn), constants, strict=True)]
+
+    def _opened(self, eqn: Any, jaxpr: Any, values: list[Value], at: Place) -> list[Value]:
+        """Return what the results of a call hold, whose variables are those of the jaxpr that it calls."""
+        wholes = self.uses.wholes
+        wholes |= {id(var): self.uses.whole(atom) for var, atom in zip(jaxpr.invars, eqn.invars, strict=True)}
+        results = super().step(eqn, values, at)
+        wholes |= {id(var): self.uses.whole(atom) for var, atom in zip(eqn.outvars, jaxpr.outvars, strict=True)}
+        return results
 
     def handed_on(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Return operands as results; behind `stop_gradient` no gradient reaches a parameter by this way."""
@@ -361,6 +373,19 @@ class Walk(Interpreter[Value]):
             for value in results[len(carry) :]
         ]
         return entered, [*handed, *collected]
+
+
+WINDOWS = frozenset(
+    ("slice", "dynamic_slice", "split", "pad", "concatenate", "reshape", "squeeze", "broadcast_in_dim", "transpose")
+)
+"""Primitives whose results hold entries of an operand in other places, as windows of a signal do."""
+
+
+def _note_windows(eqn: Any, values: Sequence[Value], uses: Uses) -> None:
+    """Note of which variable the results of an equation hold entries, beside constants."""
+    found = {uses.whole(atom) for atom, value in zip(eqn.invars, values, strict=True) if value.data}
+    if len(found) == 1:
+        uses.wholes |= dict.fromkeys(map(id, eqn.outvars), found.pop())
 
 
 def _frozen(value: Value, line: str) -> Value:

@@ -51,17 +51,26 @@ def note_sum(one: View, other: View, uses: Uses, line: str) -> None:
         return
     if first.what == "scale":
         # One scale of two signals may be added up, entry by entry, and its products with other signals.
-        if not _of_same_entries(one, other, uses):
+        if _of_same_entries(one, other, uses):
+            return
+        if second.what == "scale" and first.signal == second.signal and one.axes == other.axes:
+            _add(one, other, uses)  # a convolution, window by window
+        else:
             for use in (first, second):
                 use.stop = use.stop or Stop(SUMMED, line)
         return
     if one.axes == other.axes:
-        parts: list[Taken] = [(view.use, _members(view, uses)) for view in (one, other)]
-        first.outputs.added_to.add((parts[0], parts[1]))
-        second.outputs.added_to.add((parts[1], parts[0]))
+        _add(one, other, uses)
     elif one.slots or other.slots:
         for use in (first, second):
             use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
+
+
+def _add(one: View, other: View, uses: Uses) -> None:
+    """Note that two parts of outputs are added up, entry by entry."""
+    parts: list[Taken] = [(view.use, _members(view, uses)) for view in (one, other)]
+    uses.found[one.use].outputs.added_to.add((parts[0], parts[1]))
+    uses.found[other.use].outputs.added_to.add((parts[1], parts[0]))
 
 
 def _of_same_entries(one: View, other: View, uses: Uses) -> bool:
@@ -215,7 +224,15 @@ def _is_cut_inside(uses: Sequence[Use]) -> bool:
 
 def _with_inputs(use: Use, inputs: set[Factor]) -> Use:
     pieces: dict[Factor, Part] = {piece: "in" for factor in inputs for piece in _within(factor, use)}
-    return replace(use, parts={**use.parts, **pieces})
+    return _contracting(replace(use, parts={**use.parts, **pieces})) if pieces else use
+
+
+def _contracting(use: Use) -> Use:
+    """Return a scale whose products are added up as the weight that it is, with entries of its own for each channel."""
+    if use.what != "scale":
+        return use
+    parts: dict[Factor, Part] = {factor: "batch" if part == "along" else part for factor, part in use.parts.items()}
+    return replace(use, what="weight", parts=parts)
 
 
 def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:
@@ -313,8 +330,8 @@ def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: U
         use.stop = use.stop or Stop(SCALE_SUMMED, line)
         return None
     assign(use.parts, gone, "in")
-    use.parts = {factor: "batch" if part == "along" else part for factor, part in use.parts.items()}
-    use.what = "weight"
+    weight = _contracting(use)
+    use.parts, use.what = weight.parts, weight.what
     return replace(view, axes=tuple(view.axes[axis] for axis in rest))
 
 

@@ -96,6 +96,7 @@ class Use:
         at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
         goes_back: it meets a cotangent, which a gradient inside the forward pass carries back, and no signal.
         product: it is multiplied with the signal, entry by entry.
+        signal: for a product, the value of which the signal is a part, see `Uses.whole`.
         number: its number, in the order of the forward pass.
         behind: the uses on whose outputs the signal that it meets depends, and the loops whose state it depends on, as
             bits of a number.
@@ -117,6 +118,7 @@ class Use:
     at: Place = ()
     goes_back: bool = False
     product: bool = False
+    signal: int = 0
     number: int = -1
     behind: int = 0
     gated: frozenset[Factor] = frozenset()
@@ -215,6 +217,7 @@ class Uses:
         own_gradient: whether it is of a function with a gradient of its own.
         backward: the uses in which a cotangent meets a parameter, once the walk is over.
         readers: the primitives that read each variable of the jaxpr that the walk is in, by its `id`.
+        wholes: variable → the one of which it holds entries, moved; by their `id`s.
     """
 
     def __init__(self, follow: Follows | None = None) -> None:
@@ -229,6 +232,7 @@ class Uses:
         self.own_gradient = False
         self.backward: list[Use] = []
         self.readers: Mapping[int, Sequence[str]] = {}
+        self.wholes: dict[int, int] = {}
 
     def add(self, use: Use) -> int:
         """Enter a use and return its number."""
@@ -270,6 +274,10 @@ class Uses:
     def depends(self, use: int, other: int) -> bool:
         """Return whether the signal that a use meets depends on the outputs of another use."""
         return bool(self.found[use].behind & self.bit(other))
+
+    def whole(self, atom: Any) -> int:
+        """Return the `id` of the variable of which one holds entries, such as a window; its own where it is no part."""
+        return self.wholes.get(id(atom), id(atom))
 
     def is_shared(self, atom: Any) -> bool:
         """Return whether more than one equation reads a variable of the jaxpr that the walk is in."""
