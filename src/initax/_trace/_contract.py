@@ -349,14 +349,19 @@ def _moved(
 def _confirm_batch(
     signal: Value, signal_batch: Sequence[int], weight: Value, weight_batch: Sequence[int], uses: Uses
 ) -> None:
-    """Note output axes along which the next weight has members: they are batch axes of both weights."""
+    """Note output axes along which the next weight has members: they are batch axes of both weights.
+
+    A part of a stored axis is none: the outputs of a dense layer are that, whatever takes them in.
+    """
     for there, here in zip(signal_batch, weight_batch, strict=True):
         if not any(factor.axis != FOREIGN and factor.size > 1 for view in weight.weights for factor in view.axes[here]):
             continue
         for view in signal.outputs:
+            use = uses.found[view.use]
             for factor in view.axes[there]:
-                if factor.axis != FOREIGN and factor.size > 1:
-                    uses.found[view.use].outputs.entries |= {(factor, digit) for digit in range(factor.size)}
+                if factor.size > 1 and any(each.is_inside(factor) and each.axis >= 0 for each in use.parts):
+                    is_part = any(each.axis == factor.axis and not each.is_inside(factor) for each in use.parts)
+                    use.outputs.entries |= set() if is_part else {(factor, digit) for digit in range(factor.size)}
 
 
 def _settled(

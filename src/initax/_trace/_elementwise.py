@@ -38,7 +38,8 @@ def nonlinear(name: str, values: Sequence[Value], shape: tuple[int, ...], uses: 
     if any(value.data for value in values) or any(view.fed_by_constant for value in values for view in value.weights):
         for value in values:
             settle(value, uses, line)
-        return Value(shape=shape, data=True, stretched=_shared(values))
+        outputs = tuple(replace(view, scaled=True) for value in values for view in value.outputs)
+        return Value(shape=shape, data=True, outputs=outputs[:KEPT], stretched=_shared(values))
 
     def stopped(view: View) -> View:
         why = Why.UNREADABLE if view.shifted or view.scaled else Why.TRANSFORMED

@@ -143,7 +143,7 @@ def apart(left: Value, right: Value, uses: Uses) -> tuple[Value, Value]:
         if _differ(view, twin, use) - {"batch"}:
             mixed |= {view, twin}
     for value, other in ((left, right), (right, left)):
-        same = {view.use for view in (*other.outputs, *other.joined)}
+        same = {view.use for view in (*other.outputs, *other.joined) if not view.scaled}
         mixed |= {view for view in value.outputs if view.use not in same and other.behind & uses.bit(view.use)}
     if not mixed:
         return left, right
