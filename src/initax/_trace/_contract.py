@@ -361,7 +361,7 @@ def _confirm_batch(
             for factor in view.axes[there]:
                 if factor.size > 1 and any(each.is_inside(factor) and each.axis >= 0 for each in use.parts):
                     is_part = any(each.axis == factor.axis and not each.is_inside(factor) for each in use.parts)
-                    use.outputs.entries |= set() if is_part else {(factor, digit) for digit in range(factor.size)}
+                    use.outputs.members |= set() if is_part else {factor}
 
 
 def _settled(

@@ -183,7 +183,9 @@ def _as_one(use: Use, whole: Factor, part: Part) -> Use:
 
     others: dict[Factor, Part] = {factor: own for factor, own in use.parts.items() if outside(factor)}
     single = {entry for entry in use.outputs.entries if outside(entry[0])}
-    return replace(use, parts={**others, whole: part}, outputs=replace(use.outputs, entries=single))
+    members = {factor for factor in use.outputs.members if outside(factor)}
+    outputs = replace(use.outputs, entries=single, members=members)
+    return replace(use, parts={**others, whole: part}, outputs=outputs)
 
 
 def apart(shape: Sequence[int], uses: Sequence[Use]) -> bool:

@@ -236,7 +236,7 @@ def _cells(shape: Sequence[int], uses: Sequence[Use]) -> list[Factor] | str:
     for axis, size in enumerate(shape):
         borders = {1, size}
         for use in uses:
-            for factor in (*use.parts, *use.outputs.gates()):
+            for factor in (*use.parts, *use.gates()):
                 if factor.axis == axis:
                     borders |= {factor.inner, factor.inner * factor.size}
         order = sorted(borders)
@@ -271,7 +271,7 @@ def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[P
 
 def _part_of(cell: Factor, use: Use) -> Part | None:
     part = next((part for factor, part in use.parts.items() if cell.is_inside(factor)), None)
-    if part == "out" and any(cell.is_inside(factor) for factor in use.outputs.gates()):
+    if part == "out" and any(cell.is_inside(factor) for factor in use.gates()):
         return "batch"
     if part == "along" and ROLE[use.what] == "weight":
         return "batch"

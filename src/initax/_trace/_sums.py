@@ -324,7 +324,11 @@ def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: U
     """
     use = uses.found[view.use]
     gone = [factor for axis in axes for factor in _own(view, axis)]
-    if not gone or use.what != "scale" or view.scaled:
+    if not gone or use.what != "scale":
+        return None
+    if view.scaled:
+        if use.outputs.added_to:  # windows of a convolution, whose channels are added up
+            use.stop = use.stop or Stop(SCALE_SUMMED, line)
         return None
     if not any(use.parts.get(factor) == "out" for axis in rest for factor in _own(view, axis)):
         use.stop = use.stop or Stop(SCALE_SUMMED, line)

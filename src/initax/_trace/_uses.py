@@ -38,6 +38,7 @@ class Outputs:
     Attributes:
         axes: the axes of the use's result along which they lie.
         entries: factors of which single entries are taken, and which entries.
+        members: factors along which the next weight is a stack.
         uneven: they are cut into parts of unequal size.
         rejoined: factors whose parts come together again, or are all contracted with the next weight.
         added_to: pairs of a part of them and a part of outputs of the same parameter that are added up, entry by entry.
@@ -45,6 +46,7 @@ class Outputs:
 
     axes: tuple[int, ...] = ()
     entries: set[tuple[Factor, int]] = field(default_factory=set)
+    members: set[Factor] = field(default_factory=set)
     uneven: bool = False
     rejoined: set[Factor] = field(default_factory=set)
     added_to: set[tuple[Taken, Taken]] = field(default_factory=set)
@@ -127,7 +129,18 @@ class Use:
         """Return the number of inputs of an output, and of outputs of an input, by this use alone."""
         inputs = (factor.size for factor, part in self.parts.items() if part in ("in", "field"))
         outputs = (factor.size for factor, part in self.parts.items() if part in ("out", "field"))
-        return math.prod(inputs), math.prod(outputs) // math.prod(factor.size for factor in self.outputs.gates())
+        return math.prod(inputs), math.prod(outputs) // math.prod(factor.size for factor in self.gates())
+
+    def gates(self) -> tuple[Factor, ...]:
+        """Return the output factors that are batch axes: of gates, and of a stack where other outputs are left."""
+        outputs = self.outputs
+        members = [factor for factor in outputs.members if not any(map(factor.is_inside, outputs.rejoined))]
+        left = [
+            factor
+            for factor, part in self.parts.items()
+            if part == "out" and factor.size > 1 and not any(map(factor.is_inside, members))
+        ]
+        return (*outputs.gates(), *(members if left else ()))
 
     @property
     def is_summed_later(self) -> bool:
