@@ -57,7 +57,10 @@ def _shared(values: Sequence[Value]) -> frozenset[int]:
 
 def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line: str) -> Value:
     """Follow a sum or a difference: of parameters, of signals, or of a signal and a bias."""
-    left, right = (fitted(settle(value, uses, line) if value.looked else value, shape) for value in (left, right))
+    left, right = (
+        fitted(settle(value, uses, line) if value.looked and not _goes_with(value, other, uses) else value, shape)
+        for value, other in ((left, right), (right, left))
+    )
     if left.weights and right.weights:
         views, same = _merged(left, right, line, "added to")
         return Value(shape=shape, weights=views, data=same)
@@ -81,6 +84,13 @@ def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Us
     )
 
 
+def _goes_with(looked_up: Value, signal: Value, uses: Uses) -> bool:
+    """Return whether the indices that look a bias up looked up the weight, too, to whose outputs it is added."""
+    weights = [uses.found[view.use].view for view in signal.outputs if not view.scaled]
+    by = {view.by for view in weights if view is not None and view.by}
+    return all(view.by in by and view.looked and not view.tables for view in looked_up.weights)
+
+
 SUBTRACTED = "it is subtracted, as a running mean would be"
 MINUEND = "a signal is subtracted from it"
 
@@ -89,6 +99,8 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus
     own = [index for index, axis in enumerate(view.axes) if any(f.axis != FOREIGN and f.size > 1 for f in axis)]
     if view.stop and len(params.stretched) == len(params.shape):
         return ()  # a regularizer added to a loss, a statistic of the weights
+    if not view.own and not params.shape and any(link.number > 0 for link in view.links):
+        return ()  # the same, as a contraction of the weights with each other
     before = (*signal.outputs, *signal.products)
     covered = all(any(_marks(each, index) for each in before) for index in own)
     # Of the weights before it, the nearest are those that reach along every axis of the bias, or of its only entry.
@@ -103,7 +115,7 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus
     for index in own:
         nearest = next((each for each in before if _marks(each, index) and not each.scaled), None)
         _like_the_weight(parts, view, nearest, index, uses)
-    assign(parts, view.batch, "batch")
+    assign(parts, (*view.batch, *view.opened(view.looked)), "batch")
     stop = view.stop
     if minus:
         stop = stop or Stop(minus, line)

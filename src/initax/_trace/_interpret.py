@@ -230,7 +230,7 @@ class Walk(Interpreter[Value]):
         first = len(uses.found)
         results = self._followed(eqn, values, at)
         results = uses.after(first, values, results)
-        if eqn.primitive.name in WINDOWS:
+        if eqn.primitive.name in WINDOWS or (eqn.primitive.name in INDICES and _are_whole(eqn.outvars[0])):
             _note_windows(eqn, values, uses)
         if uses.goes_back:
             results = cotangents(eqn, results, uses, line_of(eqn))
@@ -326,7 +326,11 @@ class Walk(Interpreter[Value]):
         uses = self.uses
         carry, fixed = loop.carry, loop.handed_on
         counters = [_counter(change, value, steps, at) for change, value in zip(loop.changes, carry, strict=True)]
-        state = list(carry)
+        signals = [value.data for value in (*loop.fixed, *carry, *loop.rows)]
+        state = [
+            replace(value, data=True) if changed and not same and not value.weights else value
+            for value, changed, same in zip(carry, loop.changed_by(signals), fixed, strict=True)
+        ]
         mark = uses.mark()
         while True:
             uses.forget(mark)
@@ -379,6 +383,15 @@ WINDOWS = frozenset(
     ("slice", "dynamic_slice", "split", "pad", "concatenate", "reshape", "squeeze", "broadcast_in_dim", "transpose")
 )
 """Primitives whose results hold entries of an operand in other places, as windows of a signal do."""
+
+
+INDICES = frozenset(("lt", "add", "select_n", "convert_element_type"))
+"""Primitives by which JAX turns indices that count from the end into others."""
+
+
+def _are_whole(result: Any) -> bool:
+    """Return whether a result is of whole numbers, or of truth values."""
+    return getattr(result.aval.dtype, "kind", "") in ("i", "u", "b")
 
 
 def _note_windows(eqn: Any, values: Sequence[Value], uses: Uses) -> None:

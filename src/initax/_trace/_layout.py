@@ -195,7 +195,7 @@ def gather(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) -> Val
     """Follow a look-up of entries by an array of indices: constants pick entries, the data looks them up."""
     number = None if indices.data else indices.numbers
     found = None if number is None else _gathered(value, number, eqn, uses, line)
-    return found if found is not None else _looked_up(value, indices, eqn, uses.at, line)
+    return found if found is not None else _looked_up(value, indices, eqn, uses, line)
 
 
 def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, line: str) -> Value | None:
@@ -243,7 +243,7 @@ def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, line: str) -
     return rearrange(moved, places, shape)
 
 
-def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, line: str) -> Value:
+def _looked_up(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) -> Value:
     """Return a look-up by indices that come with the data or a loop, or that do not make a product of axes."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = tuple(eqn.outvars[0].aval.shape)
@@ -262,6 +262,7 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, line: str) -> 
     many = math.prod(indices.shape[:-1]) > 1
     stop = Stop("a gather takes windows of it", line)
     number = indices.constant if isinstance(indices.constant, Series) else None
+    at, by = uses.at, uses.whole(eqn.invars[1])
 
     def move(view: View) -> View | None:
         taken: list[Factor] = []
@@ -282,16 +283,28 @@ def _looked_up(value: Value, indices: Value, eqn: Any, at: Place, line: str) -> 
         apart = tuple(factor for axis in paired for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
         if indices.data:
             return replace(
-                moved, looked=moved.looked + tuple(taken), tables=moved.tables + apart, before=len(moved.fixed)
+                moved,
+                looked=moved.looked + tuple(taken),
+                tables=moved.tables + apart,
+                before=len(moved.fixed),
+                by=by,
             )
         moved = replace(moved, batch=moved.batch + tuple(taken), picked=moved.picked or (many and bool(taken)))
         moved = replace(moved, steps=moved.steps + tuple(steps))
         return moved if many else replace(moved, picks=moved.picks + tuple(picks))
 
-    held = replace(value, outputs=(), joined=(), products=()) if indices.data or many else value
+    held = value
+    if indices.data or many:
+        kept = tuple(view for view in value.outputs if all(_is_foreign(view.axes[axis]) for axis in single))
+        held = replace(value, outputs=kept, joined=(), products=())
     moved = _each(held, shape, move, stop, frozenset())
     is_repeated = value.stretched.issuperset(single)  # whatever the indices are, they find the same
     return replace(moved, data=moved.data or (indices.data and not is_repeated))
+
+
+def _is_foreign(axis: Sequence[Factor]) -> bool:
+    """Return whether an axis is one of the signal, or was broadcast."""
+    return all(factor.axis == FOREIGN for factor in axis)
 
 
 def _numbered(value: Value, indices: Value, eqn: Any) -> dict[int, int]:

@@ -48,6 +48,24 @@ class Loop(NamedTuple, Generic[T]):
         """By what a step changes each number that it carries, `None` where that is not known."""
         return [_change(self.jaxpr, before, after) for before, after in self.carried_vars]
 
+    def changed_by(self, is_signal: Sequence[bool]) -> list[bool]:
+        """Return which of the carried values depend on a signal after some step, or do so from the start.
+
+        Args:
+            is_signal: which operands of a step are signals before the first one: fixed ones, carried ones, rows.
+        """
+        known = {var for var, signal in zip(self.jaxpr.invars, is_signal, strict=True) if signal}
+        while True:
+            for eqn in self.jaxpr.eqns:
+                if any(not isinstance(atom, Literal) and atom in known for atom in eqn.invars):
+                    known |= set(eqn.outvars)
+            new = {
+                before for before, left in self.carried_vars if not isinstance(left, Literal) and left in known
+            } - known
+            if not new:
+                return [before in known for before, _ in self.carried_vars]
+            known |= new
+
 
 def loop_of(eqn: Any, values: Sequence[T]) -> Loop[T]:
     """Return the operands of a scan or of a `while` loop, without those of a `while` loop's condition alone.

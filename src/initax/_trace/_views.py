@@ -157,6 +157,7 @@ class View:
         looked: factors taken by indices that come with the data.
         tables: factors along which each look-up was in a table of its own.
         before: how many of `fixed` were taken before the look-up.
+        by: the indices that come with the data, see `Uses.whole`.
         picked: the look-up was by many constant indices, which are no data but no single entry either.
         fixed: factors of which one entry was taken, and which.
         picks: those of `batch` that a loop counter picks, and where.
@@ -182,6 +183,7 @@ class View:
     looked: tuple[Factor, ...] = ()
     tables: tuple[Factor, ...] = ()
     before: int = 0
+    by: int = 0
     picked: bool = False
     fixed: tuple[tuple[Factor, int], ...] = ()
     picks: tuple[Pick, ...] = ()
