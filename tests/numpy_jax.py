@@ -65,6 +65,7 @@ class World:
         flags: what is known to be undecidable, or allows more than one reading.
         quiet: nothing is entered.
         masks: constants that leave entries of the parameter out do so.
+        single: of constants that outputs are contracted with, one entry counts along what is summed over.
         apart: meetings whose outputs go on by themselves, whatever else is made of them.
         pieces: entries of the parameter that are in one part of it, or of its outputs.
     """
@@ -79,6 +80,7 @@ class World:
     quiet: int = 0
     width: int = 1
     masks: bool = True
+    single: bool = False
     apart: frozenset[int] = frozenset()
     pieces: dict[bytes, Any] = field(default_factory=dict)
 
@@ -386,7 +388,8 @@ def combine(name: str, function: Callable[..., Any], values: Sequence[V], number
     if name == "einsum" and len(live) == 1 and len(inputs) == 2 and live[0].modulated:
         other = [each if each is live[0] else spread(each) for each in values]
         enter("contraction of products", V(function(*(each.arr for each in other)), "live", lin=lin, **merged(live)))
-    if live and (name in LINEAR or (len(live) == 1 and len(inputs) == 1 and entrywise_const(name, values))):
+    followed = entrywise_const(name, values) or (W.single and name == "einsum")
+    if live and (name in LINEAR or (len(live) == 1 and len(inputs) == 1 and followed)):
         sources = sorted(more["sources"])
         if name in LINEAR and len(live) > 1:
             if any(one in more["behind"] for one in sources):
@@ -668,6 +671,13 @@ def einsum(equation: str, *operands: Any) -> V:
         for at in reversed(gone):
             value = reduce_sum(value, at)
         return transpose(value, [kept.index(letter) for letter in right]) if kept else value
+    if len(values) == 2 and sorted(value.kind for value in values) == ["const", "live"]:
+        W.flags.add("constant behind")
+        if W.single:
+            values = [
+                each if each.kind == "live" else first_of(each, term, right)
+                for each, term in zip(values, terms, strict=True)
+            ]
     spoken = ",".join(lead + term for term in terms) + "->" + lead + right
     name = "einsum"
     if len(values) == 2 and not (set(terms[0]) | set(terms[1])) - set(right):
@@ -678,6 +688,15 @@ def einsum(equation: str, *operands: Any) -> V:
         values,
         lambda *each: W.fresh(np.einsum(",".join(terms) + "->" + right, *each).shape),
     )
+
+
+def first_of(value: V, term: str, kept: str) -> V:
+    """Return a constant with nothing but the first entry along each axis that is summed over."""
+    arr = value.arr.copy()
+    for at, letter in enumerate(term):
+        if letter not in kept:
+            np.moveaxis(arr, at + 2, 0)[1:] = 0
+    return V(arr)
 
 
 def matmul(left: Any, right: Any) -> V:

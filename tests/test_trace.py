@@ -13,6 +13,7 @@ import initax as ix
 from initax._math._axes import resolve
 from initax._trace import _factors, _views
 from initax._trace._walk import readings
+from tests.gates_and_stacks import GATES_AND_STACKS
 from tests.moved import MOVED
 from tests.tables import KEY
 from tests.traced import MODELS, S, transformer
@@ -35,7 +36,10 @@ def in_words(reading, shape):
     return reading.role, axes.fan_in if weighs else None, axes.fan_out if weighs else None, axes.batch_size
 
 
-@pytest.mark.parametrize("model", [pytest.param(each, id=each.name.replace(" ", "-")) for each in (*MODELS, *PROGRAMS)])
+UNDECLARED = (*MODELS, *PROGRAMS, *GATES_AND_STACKS)
+
+
+@pytest.mark.parametrize("model", [pytest.param(each, id=each.name.replace(" ", "-")) for each in UNDECLARED])
 def test_a_model_nobody_declared_is_read_as_its_mathematics_says(model, as_users_write):
     found = readings(model.forward, model.arrays, list(model.inputs))
     words = {name: in_words(found[name], tuple(array.shape)) for name, array in model.arrays.items()}

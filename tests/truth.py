@@ -112,6 +112,7 @@ def run(
     *,
     truth: bool = True,
     masks: bool = True,
+    single: bool = False,
 ) -> tuple[World, Any]:
     """Run a program with one array followed, and return what was seen and the result.
 
@@ -120,6 +121,7 @@ def run(
         name: the array.
         values: arrays and inputs.
         masks: constants that leave entries of the array out do so; they don't change what it is for.
+        single: a constant matrix behind the outputs takes one of them, so that they are followed further.
         truth: run the lines in which products of arrays stand in the order of the signal.
     """
     arrays, inputs = values
@@ -128,7 +130,10 @@ def run(
     result = None
     for atoms in (None, True):
         world = World(
-            name=name, atoms=None if atoms is None else {n: at for at, n in enumerate(world.met)}, masks=masks
+            name=name,
+            atoms=None if atoms is None else {n: at for at, n in enumerate(world.met)},
+            masks=masks,
+            single=single,
         )
         numpy_jax.start(world)
         p = {}
@@ -165,6 +170,9 @@ def truth_of(program: Program, name: str, values: tuple[dict[str, Any], list[Any
     world, _ = run(program, name, values, masks=False)
     truth = judged(world, shape)
     truth.reached = functools.cache(lambda: reached(program, name, values))
+    if "constant behind" in world.flags:
+        further, _ = run(program, name, values, masks=False, single=True)
+        truth.other = judged(further, shape)
     constants = [each for each in world.meetings if each.kind == "contraction with a constant" and each.is_affine]
     if constants and truth.role not in ("weight", "scale", "product"):
         # Constants may be a signal, as positions that a small network takes in. All entries meet them.
@@ -233,7 +241,7 @@ def judged(world: World, shape: tuple[int, ...]) -> Truth:
     summed, mixed, absorbed_ = sums(seen, first)
     if summed and absorbed_ & world.apart:
         # The outputs go on beside their sum: a mean that is taken off, say. What they are for can be said in two ways.
-        mixed = [*mixed, *summed]
+        mixed = [*mixed, *summed, *(seen[number] for number in absorbed_ & world.apart if seen[number].kind == "sum")]
         if all((each.moved.sum(1) <= 1).all() for each in first):
             truth.other = replace(truth, role="scale", open=frozenset(), groups=[components(first)])
     if summed and not mixed:  # members that the data pick are weighted by data, or not

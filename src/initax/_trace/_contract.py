@@ -255,11 +255,11 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, line: str) -> V
                 _noisy(signal, axes, uses, line)
             if signal.outputs and not other.data and len(other.shape) == len(axes) + batch:
                 mixed(signal.outputs, axes, uses, line)  # weighed by constants, and added up
-        one, places = (left, from_left) if left.inputless else (right, from_right)
-        outputs = tuple(
-            replace(placed(view, places, shape), scaled=True)
-            for view in (one.outputs if one.inputless else ())
-            if uses.found[view.use].is_of_a_constant
+        _note_mixed(left, right, left_sum, free_left, uses)
+        _note_mixed(right, left, right_sum, free_right, uses)
+        outputs = (
+            *_beside_a_sum(left, right, left_sum, from_left, shape, uses),
+            *_beside_a_sum(right, left, right_sum, from_right, shape, uses),
         )
         return Value(shape=shape, data=left.data or right.data, outputs=outputs, gates=gates, stretched=flat)
     one, other, summed, batched, places = (
@@ -289,6 +289,47 @@ def dot_general(left: Value, right: Value, eqn: Any, uses: Uses, line: str) -> V
         _note_gates(other.gates, other_sum, one, summed, uses)
     other_places = from_right if left.weights else from_left
     return Value(shape=shape, data=True, outputs=outputs, stretched=_stretched(other, other_places, batch))
+
+
+def _beside_a_sum(
+    signal: Value, other: Value, summed: Sequence[int], places: Sequence[int | None], shape: tuple[int, ...], uses: Uses
+) -> tuple[View, ...]:
+    """Return the outputs that a contraction of two signals leaves, along the axes over which it does not sum.
+
+    Args:
+        signal: the signal that holds them.
+        other: the other one.
+        summed: axes of the signal that are summed over.
+        places: for each axis of the result, the axis of the signal it comes from.
+        shape: the shape of the result.
+        uses: the uses so far.
+    """
+    found = []
+    for view in signal.outputs:
+        use = uses.found[view.use]
+        own = [factor for axis in summed for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN]
+        constant = not other.data and all(use.parts.get(factor) == "out" for factor in own)
+        if constant or not own or (signal.inputless and use.is_of_a_constant):
+            found.append(replace(placed(view, places, shape), scaled=view.scaled or other.data or signal.inputless))
+    return tuple(found)
+
+
+def _note_mixed(signal: Value, other: Value, summed: Sequence[int], free: Sequence[int], uses: Uses) -> None:
+    """Note outputs that are contracted with the signal as a weight is: kernels that the data make, or mix.
+
+    Args:
+        signal: the signal that holds the outputs.
+        other: what they are contracted with.
+        summed: axes of the signal that are summed over.
+        free: axes of the signal that stay, and that the other one does not have.
+        uses: the uses so far.
+    """
+    if not other.data or other.outputs:
+        return
+    for view in signal.outputs:
+        use, own = uses.found[view.use], set(marked(view))
+        if use.what == "weight" and not view.scaled and own & set(summed) and own & set(free):
+            use.makes_weights = True
 
 
 def _noisy(signal: Value, axes: Sequence[int], uses: Uses, line: str) -> None:
@@ -422,7 +463,10 @@ def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, line: str) -
         kernel = settle(kernel, uses, line)
     if not kernel.weights:
         constants_met(signal, kernel, uses, line)
-        return Value(shape=shape, data=signal.data or kernel.data)
+        out_axis, in_axis, *_ = eqn.params["dimension_numbers"].rhs_spec
+        _note_mixed(kernel, signal, [in_axis], [out_axis], uses)
+        outputs = _beside_channels(signal, eqn, shape)
+        return Value(shape=shape, data=signal.data or kernel.data, outputs=outputs)
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     out_axis, in_axis, *_ = numbers.rhs_spec
     kernel = _ungrouped(kernel, out_axis, groups, eqn.params["batch_group_count"], line)
@@ -452,7 +496,22 @@ def convolution(signal: Value, kernel: Value, eqn: Any, uses: Uses, line: str) -
         strides=(up, down),
     )
     joined = tuple(_uncut(view, numbers.out_spec[1]) for view in outputs)
-    return Value(shape=shape, data=True, outputs=uses.with_axes(joined))
+    return Value(shape=shape, data=True, outputs=(*uses.with_axes(joined), *_beside_channels(signal, eqn, shape)))
+
+
+def _beside_channels(signal: Value, eqn: Any, shape: tuple[int, ...]) -> tuple[View, ...]:
+    """Return the outputs that a convolution leaves where they are, channel by channel."""
+    numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
+    before, after = numbers.lhs_spec, numbers.out_spec
+    if not groups == signal.shape[before[1]] == shape[after[1]]:
+        return ()
+    places: list[int | None] = [None] * len(shape)
+    places[after[0]], places[after[1]] = before[0], before[1]
+    return tuple(
+        replace(placed(view, places, shape), scaled=True)
+        for view in signal.outputs
+        if not set(marked(view)) & set(before[2:]) and shape[after[0]] == signal.shape[before[0]]
+    )
 
 
 def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, line: str) -> Value:

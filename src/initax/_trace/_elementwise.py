@@ -32,13 +32,35 @@ def halted(value: Value, stop: Stop) -> Value:
     return replace(value, weights=tuple(views))
 
 
-def nonlinear(name: str, values: Sequence[Value], shape: tuple[int, ...], uses: Uses, line: str) -> Value:
-    """Follow a function behind which a parameter can't be read, and outputs of a weight are a plain signal."""
+def nonlinear(
+    name: str,
+    values: Sequence[Value],
+    shape: tuple[int, ...],
+    uses: Uses,
+    line: str,
+    altered: Sequence[int] | None = None,
+) -> Value:
+    """Follow a function behind which a parameter can't be read, and outputs of a weight are another signal.
+
+    Args:
+        name: the function.
+        values: its operands.
+        shape: the shape of the result.
+        uses: where uses are entered.
+        line: the line.
+        altered: the axes along which entries are mixed; `None` where nothing is known of them.
+    """
     values = [fitted(value, shape) if len(value.shape) in (0, len(shape)) else value for value in values]
     if any(value.data for value in values) or any(view.fed_by_constant for value in values for view in value.weights):
         for value in values:
             settle(value, uses, line)
-        outputs = tuple(replace(view, scaled=True) for value in values for view in value.outputs)
+        outputs = tuple(
+            replace(view, scaled=True)
+            for value in values
+            if altered is not None and value.shape == shape
+            for view in value.outputs
+            if not any(_marks(view, axis) for axis in altered)
+        )
         return Value(shape=shape, data=True, outputs=outputs[:KEPT], stretched=_shared(values))
 
     def stopped(view: View) -> View:
@@ -316,7 +338,7 @@ def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line:
     if left.data and not _is_signal(right):
         stop = Stop("the signal is divided by it", line)
         right = replace(right, weights=tuple(view.halted(stop) for view in right.weights))
-    return nonlinear("a division", [left, right], shape, uses, line)
+    return nonlinear("a division", [left, right], shape, uses, line, altered=())
 
 
 def _merged(left: Value, right: Value, line: str, how: str) -> tuple[tuple[View, ...], bool]:

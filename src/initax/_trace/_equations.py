@@ -299,7 +299,10 @@ def _overwritten(eqn: Any, values: Values, uses: Uses) -> Value | None:
     layout.together(values[:2], uses)
     if any(value.weights for value in values):
         return None
-    return Value(shape=shapes_of(eqn)[0], data=any(value.data for value in values))
+    shape, found = shapes_of(eqn)[0], tuple[View, ...]()
+    if eqn.primitive.name == "scatter-add" and not values[0].data:
+        found = layout.scattered(values[1], eqn.params["dimension_numbers"], shape)
+    return Value(shape=shape, data=any(value.data for value in values), outputs=found)
 
 
 def pad(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:

@@ -31,6 +31,7 @@ from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._sums import accumulated, after_loop, taken_steps
 from initax._trace._uses import Part, Place, Use, Uses, Value, assign
 from initax._trace._views import CHANGED, Step, Stop, View
+from initax._trace._windows import note_windows
 
 T = TypeVar("T")
 """What a pass knows of one value."""
@@ -160,8 +161,20 @@ def _unread(eqn: Any, values: Sequence[Value], shapes: Sequence[tuple[int, ...]]
         stop = Stop(f"{name} stands between it and the signal", line)
         values = [settle(halted(value, stop), uses, line) for value in values]
     ordered = [*values[1:], values[0]] if name == "select_n" else values  # what is chosen says more than the condition
-    found = [nonlinear(name, [_fitted(each, shape) for each in ordered], shape, uses, line) for shape in shapes]
+    found = [
+        nonlinear(name, [_fitted(each, shape) for each in ordered], shape, uses, line, _altered(eqn))
+        for shape in shapes
+    ]
     return [replace(each, data=True) for each in found] if changes else found
+
+
+def _altered(eqn: Any) -> list[int] | None:
+    """Return the axes along which an equation mixes entries, none for a function entry by entry; `None` if unknown."""
+    units = row_of(eqn).units
+    if callable(units):
+        rank = len(eqn.outvars[0].aval.shape)
+        return [axis % rank for axis in units(eqn.params)] if rank else []
+    return [] if units in ("function", "product") else None
 
 
 def _is_mutation(eqn: Any) -> bool:
@@ -230,8 +243,7 @@ class Walk(Interpreter[Value]):
         first = len(uses.found)
         results = self._followed(eqn, values, at)
         results = uses.after(first, values, results)
-        if eqn.primitive.name in WINDOWS or (eqn.primitive.name in INDICES and _are_whole(eqn.outvars[0])):
-            _note_windows(eqn, values, uses)
+        note_windows(eqn, values, uses)
         if uses.goes_back:
             results = cotangents(eqn, results, uses, line_of(eqn))
         uses.goes_back, uses.own_gradient = around
@@ -377,28 +389,6 @@ class Walk(Interpreter[Value]):
             for value in results[len(carry) :]
         ]
         return entered, [*handed, *collected]
-
-
-WINDOWS = frozenset(
-    ("slice", "dynamic_slice", "split", "pad", "concatenate", "reshape", "squeeze", "broadcast_in_dim", "transpose")
-)
-"""Primitives whose results hold entries of an operand in other places, as windows of a signal do."""
-
-
-INDICES = frozenset(("lt", "add", "select_n", "convert_element_type"))
-"""Primitives by which JAX turns indices that count from the end into others."""
-
-
-def _are_whole(result: Any) -> bool:
-    """Return whether a result is of whole numbers, or of truth values."""
-    return getattr(result.aval.dtype, "kind", "") in ("i", "u", "b")
-
-
-def _note_windows(eqn: Any, values: Sequence[Value], uses: Uses) -> None:
-    """Note of which variable the results of an equation hold entries, beside constants."""
-    found = {uses.whole(atom) for atom, value in zip(eqn.invars, values, strict=True) if value.data}
-    if len(found) == 1:
-        uses.wholes |= dict.fromkeys(map(id, eqn.outvars), found.pop())
 
 
 def _frozen(value: Value, line: str) -> Value:

@@ -411,6 +411,28 @@ def _around(start: int, stop: int, total: int) -> Index:
     return index
 
 
+def scattered(over: Value, numbers: Any, shape: Sequence[int]) -> tuple[View, ...]:
+    """Return the outputs in rows of a signal that are added up in places that are not known, as messages at nodes.
+
+    Args:
+        over: the rows.
+        numbers: the dimension numbers of the scatter.
+        shape: the shape of the result.
+    """
+    kept = [axis for axis in range(len(shape)) if axis not in numbers.inserted_window_dims]
+    if numbers.operand_batching_dims or len(kept) != len(numbers.update_window_dims):
+        return ()
+    window = dict(zip(kept, numbers.update_window_dims, strict=True))
+    around = [axis for axis in range(len(over.shape)) if axis not in numbers.update_window_dims]
+    if any(over.shape[index] != shape[axis] for axis, index in window.items()):
+        return ()
+    return tuple(
+        replace(placed(view, [window.get(axis) for axis in range(len(shape))], shape), scaled=True)
+        for view in over.outputs
+        if all(_is_foreign(view.axes[axis]) for axis in around)
+    )
+
+
 def write_rows(
     under: Value, over: Value, axis: int, rows: Index, uses: Uses, line: str, adds: bool = False
 ) -> Value | None:
@@ -444,8 +466,9 @@ def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, l
         values = [settle(value, uses, line) for value in values]
     if not any(value.weights for value in values):
         columns = tuple(values) if axis == len(shape) - 1 and any(value.constant for value in values) else ()
-        beside = _outputs_beside(values, shape, axis)
-        return Value(shape=tuple(shape), data=any(value.data for value in values), columns=columns, joined=beside)
+        beside, common = _outputs_beside(values, shape, axis), _outputs_of_all(values, shape, axis)
+        data = any(value.data for value in values)
+        return Value(shape=tuple(shape), data=data, columns=columns, outputs=common, joined=beside)
     apart, offset = [], 0
     for value in values:
         behind = shape[axis] - offset - value.shape[axis]
@@ -453,6 +476,21 @@ def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, l
         apart.append(pad(value, config, uses, line))
         offset += value.shape[axis]
     return _beside(apart, axis, shape, uses)
+
+
+def _outputs_of_all(values: Sequence[Value], shape: Sequence[int], axis: int) -> tuple[View, ...]:
+    """Return the outputs that all signals hold which are joined along an axis of the signal, such as tokens."""
+    held = [
+        {
+            replace(view, axes=(*view.axes[:axis], foreign(shape[axis]), *view.axes[axis + 1 :]), scaled=True)
+            for view in value.outputs
+            if _is_foreign(view.axes[axis])
+        }
+        for value in values
+        if value.data
+    ]
+    common = set.intersection(*held) if held else set()
+    return tuple(sorted(common, key=lambda view: view.use))
 
 
 def _outputs_beside(values: Sequence[Value], shape: Sequence[int], axis: int) -> tuple[View, ...]:
@@ -484,8 +522,8 @@ def _beside(values: Sequence[Value], axis: int | None, shape: Sequence[int], use
 def together(values: Sequence[Value], uses: Uses) -> None:
     """Note that parts of one output axis came together again."""
     seen: dict[tuple[int, Factor], int] = {}
-    for index, value in enumerate(values):
+    for value in values:
         for view in value.outputs:
-            for factor, _ in view.fixed:
-                if seen.setdefault((view.use, factor), index) != index:
+            for factor, digit in view.fixed:
+                if seen.setdefault((view.use, factor), digit) != digit:
                     uses.found[view.use].outputs.rejoined.add(factor)

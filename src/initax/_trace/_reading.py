@@ -195,6 +195,11 @@ def _notes(uses: Sequence[Use], names: Sequence[str]) -> tuple[str, ...]:
         notes.append("it is quantized on the way, past its gradient; what is drawn is what the gradient changes")
     if _is_paired(uses):
         notes.append("its entries are parts of a complex weight, real or imaginary; each has half of its variance")
+    if any(use.makes_weights for use in uses):
+        notes.append(
+            "its outputs are weights of another signal: its fans are those of the layer that makes them, not of the "
+            "weights that are made; where the data mix a stack of weights, restate its axes"
+        )
     through = sorted({names[each] for use in uses for each in use.through})
     if through:
         notes.append(f"it is contracted with {', '.join(through)} before it meets the signal, and read in that order")

@@ -53,7 +53,7 @@ def note_sum(one: View, other: View, uses: Uses, line: str) -> None:
         # One scale of two signals may be added up, entry by entry, and its products with other signals.
         if _of_same_entries(one, other, uses):
             return
-        if second.what == "scale" and first.signal == second.signal and one.axes == other.axes:
+        if first is not second and first.signal == second.signal and one.axes == other.axes:
             _add(one, other, uses)  # a convolution, window by window
         else:
             for use in (first, second):

@@ -103,6 +103,7 @@ class Use:
         behind: the uses on whose outputs the signal that it meets depends, and the loops whose state it depends on, as
             bits of a number.
         gated: factors that it is summed over, along which a factor of the signal varies that is the same along others.
+        makes_weights: its outputs are contracted with another signal as a weight is.
     """
 
     param: int
@@ -124,6 +125,7 @@ class Use:
     number: int = -1
     behind: int = 0
     gated: frozenset[Factor] = frozenset()
+    makes_weights: bool = False
 
     def fans(self) -> tuple[int, int]:
         """Return the number of inputs of an output, and of outputs of an input, by this use alone."""
