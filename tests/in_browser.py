@@ -222,6 +222,16 @@ def test_the_contents_of_the_reference_have_no_dunders(tab):
     assert [name for name in names if "__" in name] == []
 
 
+def test_what_a_function_returns_is_one_entry(tab):
+    """A text of several lines is not taken apart into several values."""
+    open_page(tab, "api")
+    lists = "all.filter(e => /^Returns/.test(e.innerText)).map(e => e.closest('p').nextElementSibling)"
+    items = f"all => {lists}.map(e => e.children.length)"
+    counts = tab.eval_on_selector_all(".doc-section-title", items)
+    assert len(counts) > 15
+    assert set(counts) == {1}
+
+
 def test_schemes_return_schemes(tab):
     """Not what their functions make them of."""
     open_page(tab, "api")

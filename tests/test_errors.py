@@ -725,7 +725,8 @@ wq="? ? ?", wo="? ? ?", pos="n o")""",
 rule "Tokens": normal(stddev=0.02) draws nothing in the 1 layer it decides.
   pos (5, 8) of Tokens: undeclared
   cls (8,) of Tokens: undeclared
-  declare it, axes in stored order: ix.register_layer(Tokens, kind="Embedding", pos="n o", cls="o")""",
+  declare it, axes in stored order: ix.register_layer(Tokens, kind="Embedding", pos="n o", cls="o")
+  or draw them by rules that name them: {"pos": ("normal", {"stddev": 0.02}), "cls": ("normal", {"stddev": 0.02})}""",
     ),
     "positions declared as biases": (
         planned({"Registers": ("normal", {"stddev": 0.02})}, Registers),

@@ -292,10 +292,12 @@ def test_learned_positions_are_embeddings_whatever_they_are_called(key):
     tokens = Tokens(weight(8), weight(8), weight(5, 8), nn.Linear(8, 3, key=KEY))
     with pytest.warns(ix.InitaxWarning) as caught:
         ix.plan(tokens, {"*": "he_normal"}, inputs=jnp.ones((3, 8)))
-    assert str(caught[0].message).splitlines()[-1] == (
+    assert str(caught[0].message).splitlines()[-2:] == [
         "  declare it, axes in stored order: "
-        'ix.register_layer(Tokens, {"cls": "o", "kind": "o", "pos": "n o"}, kind="Embedding")'
-    )
+        'ix.register_layer(Tokens, {"cls": "o", "kind": "o", "pos": "n o"}, kind="Embedding")',
+        "  or draw them by rules that name them: "
+        '{"cls": ("normal", {"stddev": 0.02}), "kind": ("normal", {"stddev": 0.02})}',
+    ]
     ix.register_layer(Tokens, {"kind": "o"}, kind="Embedding", cls="o", pos="n o")
     rules = {"Linear": "he_normal", "Embedding": ("normal", {"stddev": 0.02})}
     plan = ix.plan(tokens, rules, inputs=jnp.ones((3, 8)))  # that the positions are added is no disagreement

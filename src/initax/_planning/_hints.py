@@ -467,7 +467,11 @@ def declaration(layer: Layer) -> tuple[str, ...]:
         pairs = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
         said = f"{{{pairs}}}, {said}"
     line = f"declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, {said})"
-    if len(learned) == len(patterns) or any(each.excluded != undeclared() for each in arrays):
+    if len(learned) == len(patterns):
+        named = ", ".join(f'"{each.path}": ("normal", {{"stddev": 0.02}})' for each in arrays[:2])
+        them = "it by a rule that names it" if len(arrays) == 1 else "them by rules that name them"
+        return line, f"or draw {them}: {{{named}}}"
+    if any(each.excluded != undeclared() for each in arrays):
         return (line,)
     return ("let a trace find the axes: inputs=x, what the model is called on", f"or {line}")
 
