@@ -402,27 +402,6 @@ def _from_file(path: Any) -> str:
     return f"ix.Plan.from_json(pathlib.Path({str(path)!r}).read_text(), model)".replace("'", '"')
 
 
-def no_source_of_rules(source: Any) -> str:
-    """Return what to say of something that is neither a path nor a text and was to hold rules."""
-    head = f"rules are loaded from the path of a file .toml or .json, or from a text, not from {shown(source)}."
-    name = getattr(source, "name", None)
-    if hasattr(source, "read"):
-        is_path = isinstance(name, str) and name.lower().endswith((".toml", ".json"))
-        binary = "b" in str(getattr(source, "mode", ""))
-        head = (
-            f"rules are loaded from the path of a file or from a text, not from an open file: {type(source).__name__}."
-        )
-        return message(
-            head,
-            f'ix.load_rules("{name}")' if is_path else f"ix.load_rules(file.read(){'.decode()' if binary else ''})",
-        )
-    if isinstance(source, bytes | bytearray):
-        return message(head, "ix.load_rules(source.decode())")
-    if isinstance(source, Mapping):
-        return message(head, "a mapping is rules already: ix.reinit(model, rules, key)")
-    return message(head, 'ix.load_rules("rules.toml")')
-
-
 def array_text(layer: Layer, parameter: Parameter, reason: Reason | None = None) -> str:
     """Return an array as errors list it."""
     inside = f" of {layer.cls.__name__}"

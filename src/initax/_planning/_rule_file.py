@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import operator
 import os
 import re
 import tomllib
@@ -12,14 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from initax._errors import InitaxError, RuleError, SchemeError, listing, with_line
-from initax._model._parameter import ROLES
-from initax._planning._hints import no_source_of_rules
 from initax._planning._label_rules import KINDS, read_label_rules
+from initax._planning._rule_file_hints import no_source_of_rules, no_text_of_rules, quoted, unquoted
 from initax._planning._rules import read_rules
 from initax.schemes._hints import unknown_role
-
-WORDS = frozenset({*ROLES, "axes", "sizes", "base", "name"})
-"""Keys of a table that stands for a scheme."""
 
 Keys = tuple[str, ...]
 
@@ -58,28 +55,28 @@ def load_rules(source: str | os.PathLike[str], *, of: str = "schemes") -> dict[s
     """
     if of not in ("schemes", *KINDS):
         raise RuleError(f"load_rules: of must be one of {listing(('schemes', *KINDS))}, not {of!r}.")
-    where, text, is_json = _opened(source)
-    stored = _parsed(text, where, is_json)
+    name, text, is_json = _opened(source)
+    stored = _parsed(text, name, is_json)
     if not isinstance(stored, dict) or not stored:
-        line = '{"Linear": "he_normal"}' if is_json else '"Linear" = "he_normal"'
-        raise RuleError(f"{where} holds no rules.", line)
+        raise RuleError(f"{name} holds no rules.", '{"Linear": "he_normal"}' if is_json else '"Linear" = "he_normal"')
     rules = {selector: _with_none(value) if of == "schemes" else value for selector, value in stored.items()}
     for selector, value in rules.items():
+        hint = unquoted(selector, value, is_json=is_json)
         try:
             if of != "schemes":
                 read_label_rules(of, {selector: value})
                 continue
-            _refuse_tables(selector, value, is_json)
+            if hint:  # a table is not a scheme but the rest of a path without quotes, or all rules in one table
+                raise SchemeError(unknown_role(next(iter(value))))
             read_rules({selector: value})
         except InitaxError as error:
             rule = f'rule "{selector}": '
-            said = str(error).removeprefix(f"{of}: ").removeprefix(rule)
-            lines = _json_lines(text) if is_json else _toml_lines(text)
-            keys = _at_fault((selector,), value, said)
+            text_of_error = str(error).removeprefix(f"{of}: ").removeprefix(rule)
+            lines = dict(reversed(list(_json_keys(text)))) if is_json else _toml_lines(text)
+            keys = _at_fault((selector,), value, text_of_error)
             known = next(keys[:depth] for depth in range(len(keys), 0, -1) if keys[:depth] in lines)
             inside = f', key "{".".join(keys[1:])}"' if len(keys) > 1 else ""
-            hint = _unquoted(selector, value, is_json)
-            raise type(error)(f"{where}, line {lines[known]}{inside}: {rule}{said}", hint) from error
+            raise type(error)(f"{name}, line {lines[known]}{inside}: {rule}{text_of_error}", hint) from error
     return rules
 
 
@@ -88,10 +85,7 @@ def _opened(source: str | os.PathLike[str]) -> tuple[str, str, bool]:
     if isinstance(source, str) and ("\n" in source or not re.search(r"\.(toml|json)$", source, re.IGNORECASE)):
         is_json = source.lstrip().startswith("{")
         if not is_json and "=" not in source and source.strip():
-            raise RuleError(
-                f"rules are loaded from a file .toml or .json, or from a text, not from {source!r}.",
-                'ix.load_rules("rules.toml")',
-            )
+            raise RuleError(no_text_of_rules(source))
         return "the text", source, is_json
     if not isinstance(source, str | os.PathLike):
         raise RuleError(no_source_of_rules(source))
@@ -101,51 +95,30 @@ def _opened(source: str | os.PathLike[str]) -> tuple[str, str, bool]:
     return str(path), path.read_text("utf-8"), path.suffix.lower() == ".json"
 
 
-def _parsed(text: str, where: str, is_json: bool) -> Any:
+def _parsed(text: str, name: str, is_json: bool) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_once) if is_json else tomllib.loads(text)
     except json.JSONDecodeError as error:
         line, why = error.lineno, error.msg
     except tomllib.TOMLDecodeError as error:
-        found = re.search(r"\(at line (\d+), column \d+\)", str(error))
-        line = int(found[1]) if found else text.count("\n") + 1
+        place = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        line = int(place[1]) if place else text.count("\n") + 1
         why = str(error).partition(" (at ")[0]
-    except _TwiceError as error:
-        line = [number for keys, number in _json_keys(text) if keys[-1] == error.key][-1]
-        why = f'"{error.key}" stands there twice'
+    except KeyError as error:
+        line = [number for keys, number in _json_keys(text) if keys[-1] == error.args[0]][-1]
+        why = f'"{error.args[0]}" stands there twice'
     rows = text.splitlines()
     row = rows[line - 1].strip() if line <= len(rows) else ""
-    raise RuleError(
-        f"{where}, line {line}: this is not {'JSON' if is_json else 'TOML'}: {why}.",
-        row,
-        "" if is_json else _quoted(row),
-    )
-
-
-def _quoted(row: str) -> str:
-    """The row with quotes around its selector and its scheme's name, where that makes it TOML."""
-    key, _, value = (part.strip() for part in row.partition("="))
-    selector = key if key[:1] in "\"'" or re.fullmatch(r"[\w-]+", key) else f'"{key}"'
-    scheme = f'"{value}"' if re.fullmatch(r"[A-Za-z]\w*", value) else value
-    try:
-        tomllib.loads(f"{selector} = {scheme}")
-    except tomllib.TOMLDecodeError:
-        return ""
-    return f"write {selector} = {scheme}" if (selector, scheme) != (key, value) else ""
-
-
-class _TwiceError(Exception):
-    def __init__(self, key: str) -> None:
-        self.key = key
+    head = f"{name}, line {line}: this is not {'JSON' if is_json else 'TOML'}: {why}."
+    raise RuleError(head, row, "" if is_json else quoted(row))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise _TwiceError(key)
-        found[key] = value
-    return found
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise KeyError(next(key for key in keys if keys.count(key) > 1))
+    return table
 
 
 def _with_none(value: Any) -> Any:
@@ -156,27 +129,8 @@ def _with_none(value: Any) -> Any:
         case [weight, bias] if not (isinstance(weight, str) and isinstance(bias, Mapping)):
             return [_with_none(weight), _with_none(bias)]
         case Mapping() if "name" not in value:
-            return {key: each if key in ("axes", "sizes") else _with_none(each) for key, each in value.items()}
+            return {key: part if key in ("axes", "sizes") else _with_none(part) for key, part in value.items()}
     return value
-
-
-def _refuse_tables(selector: str, value: Any, is_json: bool) -> None:
-    """Raise where a table is not a scheme but the rest of a path without quotes, or all rules in one table."""
-    if _unquoted(selector, value, is_json):
-        raise SchemeError(unknown_role(next(iter(value))))
-
-
-def _unquoted(selector: str, value: Any, is_json: bool) -> str:
-    """What to write where TOML has tables in tables: around all rules, or for a path without quotes."""
-    keys = [selector]
-    while isinstance(value, Mapping) and value and not set(value) & WORDS:
-        key, value = next(iter(value.items()))
-        keys.append(key)
-    if len(keys) > 1 and selector == "rules":
-        return "rules stand at the top, with no table [rules] around them"
-    # One name of an array may stand in a table; an index, or a name in a name, is the rest of a path.
-    is_path = len(keys) > 2 or (len(keys) > 1 and keys[1].isdigit())
-    return f'a path is written with quotes: "{".".join(keys)}"' if is_path and not is_json else ""
 
 
 def _at_fault(keys: Keys, value: Any, error: str) -> Keys:
@@ -187,46 +141,38 @@ def _at_fault(keys: Keys, value: Any, error: str) -> Keys:
         for inner, text in _inside(keys, value)
         if inner[-1] in words or text in words
     ]
-    return max(fitting, key=lambda each: each[:2])[2] if fitting else keys
+    return max(fitting, key=operator.itemgetter(0, 1))[2] if fitting else keys
 
 
 def _inside(keys: Keys, value: Any) -> Iterator[tuple[Keys, str]]:
     """Every key inside a value, with the text that stands there."""
     if isinstance(value, Mapping):
-        for key, each in value.items():
-            first = each[0] if isinstance(each, list) and each else each
+        for key, inner in value.items():
+            first = inner[0] if isinstance(inner, list) and inner else inner
             yield (*keys, key), first if isinstance(first, str) else ""
-            yield from _inside((*keys, key), each)
+            yield from _inside((*keys, key), inner)
     if isinstance(value, list):
-        for each in value:
-            yield from _inside(keys, each)
+        for inner in value:
+            yield from _inside(keys, inner)
 
 
 def _toml_lines(text: str) -> dict[Keys, int]:
     """The line of every key: that behind the longest beginning of the text that is TOML and lacks the key."""
-    rows, found, last = text.splitlines(), dict[Keys, int](), 0
+    rows, lines, last = text.splitlines(), dict[Keys, int](), 0
     for number in range(1, len(rows) + 1):
         try:
             stored = tomllib.loads("\n".join(rows[:number]))
         except tomllib.TOMLDecodeError:
             continue
         for keys, _ in _inside((), stored):
-            found.setdefault(keys, last + 1)
+            lines.setdefault(keys, last + 1)
         last = number
-    return found
-
-
-def _json_lines(text: str) -> dict[Keys, int]:
-    """The line of every key."""
-    found: dict[Keys, int] = {}
-    for keys, line in _json_keys(text):
-        found.setdefault(keys, line)
-    return found
+    return lines
 
 
 def _json_keys(text: str) -> Iterator[tuple[Keys, int]]:
     """Every key of a text that is JSON, with the keys around it and its line."""
-    starts = [0, *(at.end() for at in re.finditer("\n", text))]
+    starts = [0, *(newline.end() for newline in re.finditer("\n", text))]
     around: list[str | None] = []
     last: str | None = None
     for token in re.finditer(r'"(?:[^"\\]|\\.)*"(\s*:)?|[][{}]', text):
@@ -238,5 +184,5 @@ def _json_keys(text: str) -> Iterator[tuple[Keys, int]]:
             last = None
         elif token[1]:
             last = json.loads(token[0][: -len(token[1])])
-            outer = tuple(each for each in around if each is not None)
+            outer = tuple(key for key in around if key is not None)
             yield (*outer, str(last)), bisect.bisect_right(starts, token.start())

@@ -91,10 +91,10 @@ def coordinate_check(
     for width in widths:
         rows, products = _at_width(make, width, as_keys(keys), step, inputs, steps, forward, module and module(width))
         if changes and list(changes) != list(rows):
-            other = [path for path in {**changes, **rows} if (path in changes) != (path in rows)]
+            in_one = [path for path in {**changes, **rows} if (path in changes) != (path in rows)]
             raise ModelError(
                 f"coordinate_check: the models of width {widths[0]} and {width} do different things.",
-                f"in one alone: {listing(other, 4)}" if other else "",
+                f"in one alone: {listing(in_one, 4)}" if in_one else "",
                 "make both by one function, of one depth",
             )
         for path, row in rows.items():
@@ -154,9 +154,9 @@ def _at_width(
 def _moved(before: Survey, after: Survey) -> Survey:
     """A model with the arrays of another one, in its own order; a module that is changed may change its order."""
     leaves = list(before.leaves)
-    for path, places in before.places.items():
-        for place in places:
-            leaves[place] = after.at(path)
+    for path, indices in before.places.items():
+        for index in indices:
+            leaves[index] = after.at(path)
     return replace(before, leaves=leaves)
 
 

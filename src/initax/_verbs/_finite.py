@@ -35,13 +35,13 @@ def refuse_not_finite(verb: str, survey: Survey, inputs: Any, drawn: Collection[
     """
     model = list(_lines((path, survey.at(path)) for path in survey.places if path not in drawn))
     leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
-    given = list(_lines((f"inputs{jax.tree_util.keystr(path)}", leaf) for path, leaf in leaves))
-    if not model and not given:
+    data = list(_lines((f"inputs{jax.tree_util.keystr(path)}", leaf) for path, leaf in leaves))
+    if not model and not data:
         return
     line = "leave these examples out: x[jnp.isfinite(x).reshape(len(x), -1).all(axis=1)]"
-    if not given:
+    if not data:
         line = f'draw it anew: ix.reinit(model, {{"{model[0][0] or "*"}": "he_normal"}}, key)'
-    first = first_of((text for _, text in (*given, *model)), 6)
+    first = first_of((text for _, text in (*data, *model)), 6)
     raise InitaxError(f"{verb} measures on data that is not finite.", *first, line)
 
 

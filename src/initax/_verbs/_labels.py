@@ -283,9 +283,9 @@ def labels(
         Labels(sgd: 3, adam: 1)
     """
     refuse_rules_first("ix.labels", model, rules)
-    given = read_rules_of("labels", rules)
+    label_rules = read_rules_of("labels", rules)
     surveyed = survey(model, inputs=inputs, forward=forward, module=module)
-    decided = decide_labels(given, surveyed)
+    decided = decide_labels(label_rules, surveyed)
     rows, left = [], []
     for layer, array in rows_of(surveyed):
         value, why = default, "default=" if default is not None else str(array.excluded)
@@ -340,9 +340,9 @@ def mask(
         rules = _of_roles(rules)
     elif not isinstance(rules, Mapping) and not is_rule_file(rules) and (isinstance(rules, str) or callable(rules)):
         rules = _of_roles([rules])
-    given = read_rules_of("mask", rules)
+    label_rules = read_rules_of("mask", rules)
     surveyed = survey(model, inputs=inputs, forward=forward, module=module)
-    decided = decide_labels(given, surveyed)
+    decided = decide_labels(label_rules, surveyed)
     rows = []
     for layer, array in rows_of(surveyed):
         value, why = False, "no rule selects it"
@@ -354,7 +354,7 @@ def mask(
     if not any(row.value for row in rows):
         raise RuleError(
             "mask: no array is true, so that the mask would switch everything off.",
-            f"rules: {listing(rule.rule.text for rule in given)}",
+            f"rules: {listing(rule.rule.text for rule in label_rules)}",
             'what no rule selects is false; write {"*": True, ...} first',
         )
     return Labels("mask", surveyed, rows)

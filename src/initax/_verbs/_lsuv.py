@@ -213,8 +213,8 @@ class _Job:
         picked = _sizes(self.picks)
         if self.axes is not None:
             return jnp.zeros((*picked, *self.sizes), jnp.float32), jnp.zeros(picked, bool)
-        one = jnp.ones(picked, jnp.float32)
-        return one, jnp.zeros(picked, bool), UNSEEN * one, one, jnp.zeros(picked, jnp.int32)
+        ones = jnp.ones(picked, jnp.float32)
+        return ones, jnp.zeros(picked, bool), UNSEEN * ones, ones, jnp.zeros(picked, jnp.int32)
 
 
 def _sizes(picks: Sequence[Pick]) -> tuple[int, ...]:
@@ -414,9 +414,9 @@ def _measured(operands: Sequence[Any], output: Any, record: Any, target: float, 
     now = jnp.where(_is_finite(operands), jnp.where(_is_finite([output]), FINITE, BROKEN), REACHED)
     fault = jnp.where(fault == FINITE, now, fault)
     deviation = _deviation(output)
-    wanted = math.sqrt(target)
-    apart = (jnp.abs((deviation / wanted) ** 2 - 1) > tolerance) & (deviation > 0) & (fault == FINITE)
-    new = jnp.where(apart, wanted / jnp.where(apart, deviation, 1), 1).astype(jnp.float32)
+    goal = math.sqrt(target)
+    apart = (jnp.abs((deviation / goal) ** 2 - 1) > tolerance) & (deviation > 0) & (fault == FINITE)
+    new = jnp.where(apart, goal / jnp.where(apart, deviation, 1), 1).astype(jnp.float32)
     factor = jnp.where(known, factor, jnp.where(jnp.isfinite(new), new, 1))
     scaled = output * factor.astype(output.dtype)
     # Any factor leaves an output of zeros as it is, so a later use decides.

@@ -176,7 +176,7 @@ def _listed(factors: Sequence[float | None]) -> str:
 def _with_open_number(path: str) -> set[tuple[str, ...]]:
     """The parts of a path with one of its numbers left open, for each number."""
     parts = path.split(".")
-    return {(*parts[:place], "*", *parts[place + 1 :]) for place, part in enumerate(parts) if part.isdigit()}
+    return {(*parts[:index], "*", *parts[index + 1 :]) for index, part in enumerate(parts) if part.isdigit()}
 
 
 def _block_alike(path: str, others: Iterable[str]) -> str | None:
@@ -241,8 +241,8 @@ def _refuse_grown_data(before: Survey, after: Survey) -> None:
 
 def _data(traced: Traced) -> tuple[list[Any], list[Any]]:
     """Types of what a forward pass takes, beside weights, and of what it returns."""
-    given, returned = traced.closed.jaxpr.invars[len(traced.paths) :], traced.closed.jaxpr.outvars
-    return [variable.aval for variable in given], [variable.aval for variable in returned]
+    inputs, outputs = traced.closed.jaxpr.invars[len(traced.paths) :], traced.closed.jaxpr.outvars
+    return [variable.aval for variable in inputs], [variable.aval for variable in outputs]
 
 
 def _matrices(

@@ -28,13 +28,13 @@ def named_rules(verb: str, rules: Any, survey: Survey) -> dict[str, Any] | None:
     """
     if not isinstance(rules, Mapping):
         return None
-    maps = {name: _is_rule_map(value, survey) for name, value in rules.items()}
-    if not any(maps.values()):
+    whole = next((name for name, value in rules.items() if _is_rule_map(value, survey)), None)
+    if whole is None:
         return None
-    if all(isinstance(value, Mapping) and not _is_scheme(value, survey) for value in rules.values()):
+    schemes = [name for name, value in rules.items() if not isinstance(value, Mapping) or _is_scheme(value, survey)]
+    if not schemes:
         return {str(name): value for name, value in rules.items()}
-    whole = next(name for name, is_map in maps.items() if is_map)
-    rule = next(name for name, value in rules.items() if not isinstance(value, Mapping) or _is_scheme(value, survey))
+    rule = schemes[0]
     line = f'rules={{{_shown(whole)}: {_line(rules[whole])}, "other": {{{_shown(rule)}: {_line(rules[rule])}}}}}'
     raise RuleError(
         f"{verb}: {_shown(whole)} has a rule map for its value, and {_shown(rule)} a scheme: rules are one rule "

@@ -249,8 +249,8 @@ def _stack_axes(use: Use, around: Sequence[Place], uses: Uses) -> tuple[int, ...
 
 def _follows(bias: Use, weight: Use) -> bool:
     """Whether a bias is added to the output of this use of a weight: later in the same jaxpr, along all its units."""
-    same = bias.at[:-1] == weight.at[:-1] and bias.at > weight.at
-    return same and bias.biased.params == (weight.param,) and len(bias.outputs.axes) == len(weight.outputs.axes)
+    is_later = bias.at[:-1] == weight.at[:-1] and bias.at > weight.at
+    return is_later and bias.biased.params == (weight.param,) and len(bias.outputs.axes) == len(weight.outputs.axes)
 
 
 def _trips(
@@ -365,9 +365,9 @@ def _reported(
             if not ran.any():
                 continue
             seen |= set(operation.params)
-            here = {name: np.where(ran, _entry(numbers.get(name), step, keys), np.nan) for name in NUMBERS}
+            values = {name: np.where(ran, _entry(numbers.get(name), step, keys), np.nan) for name in NUMBERS}
             label = path + (f"[{', '.join(map(str, step))}]" if step else "")
-            rows.append((tuple(_order(place, operation.loops, step)), Signal(path=label, ran=ran, **here)))
+            rows.append((tuple(_order(place, operation.loops, step)), Signal(path=label, ran=ran, **values)))
     weights = {use.param for use in uses.found if use.what in CONTRACTIONS}
     rows.sort(key=lambda row: row[0])
     return SignalReport(

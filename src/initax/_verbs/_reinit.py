@@ -169,5 +169,5 @@ def draw(
     """
     refuse_permuted("ix.draw", scheme=scheme, key=key, shape=shape, **({} if dtype is None else {"dtype": dtype}))
     check_key(key)
-    made = alone(scheme, shape, dtype, axes=axes, sizes=sizes, role=role, fan_in=fan_in, fan_out=fan_out)
-    return draw_one(Program(made.recipe.kernel, made.shape, made.dtype), made.recipe.numbers, key_of(key))
+    array = alone(scheme, shape, dtype, axes=axes, sizes=sizes, role=role, fan_in=fan_in, fan_out=fan_out)
+    return draw_one(Program(array.recipe.kernel, array.shape, array.dtype), array.recipe.numbers, key_of(key))

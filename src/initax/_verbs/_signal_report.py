@@ -72,15 +72,22 @@ class SignalReport:
         """Paths of the outputs that are not finite with some key, in the order of the forward pass."""
         return tuple(signal.path for signal in self.signals if not np.isfinite(signal.mean_square[signal.ran]).all())
 
-    def to_dict(self) -> dict[str, dict[str, list[float]]]:
-        """Return path → number → values, one per key; a weight used again has `#2` behind its path."""
-        numbers: dict[str, dict[str, list[float]]] = {}
+    def _by_path(self) -> dict[str, Signal]:
+        """The signals by path; a weight used again has `#2` behind its path."""
+        signals: dict[str, Signal] = {}
         for signal in self.signals:
             path, again = signal.path, 2
-            while path in numbers:
+            while path in signals:
                 path, again = f"{signal.path}#{again}", again + 1
-            numbers[path] = {name: np.asarray(getattr(signal, name), float).tolist() for name in NUMBERS}
-        return numbers
+            signals[path] = signal
+        return signals
+
+    def to_dict(self) -> dict[str, dict[str, list[float]]]:
+        """Return path → number → values, one per key; a weight used again has `#2` behind its path."""
+        return {
+            path: {name: np.asarray(getattr(signal, name), float).tolist() for name in NUMBERS}
+            for path, signal in self._by_path().items()
+        }
 
     def __str__(self) -> str:
         """Return the medians as a table; columns that hold nothing are left out."""
@@ -102,10 +109,7 @@ class SignalReport:
 
     def medians(self) -> dict[str, dict[str, float]]:
         """Return path → number → median over the keys; a weight used again has `#2` behind its path."""
-        return {
-            path: {name: signal.median(name) for name in NUMBERS}
-            for path, signal in zip(self.to_dict(), self.signals, strict=True)
-        }
+        return {path: {name: signal.median(name) for name in NUMBERS} for path, signal in self._by_path().items()}
 
     def assert_healthy(
         self,

@@ -121,10 +121,10 @@ def reset_units(
     survey = take_survey(model, inputs=inputs, forward=forward, module=module)
     chosen = _layer_of(survey, layer)
     weight = _weight_of(chosen)
-    where = _mask_of(mask, weight, chosen)
-    cut = _cut_off(survey, weight, where)
+    units = _mask_of(mask, weight, chosen)
+    cut = _cut_off(survey, weight, units)
     new = plan(survey, {_only(chosen.path): scheme}).arrays(key)
-    entries = {array.path: _spread(where, array) for array in chosen.parameters if array.path in new}
+    entries = {array.path: _spread(units, array) for array in chosen.parameters if array.path in new}
     arrays = {path: jnp.where(entries[path], array, survey.at(path)) for path, array in new.items()}
     for path, is_cut in cut.items():
         arrays[path] = jnp.where(is_cut, np.zeros((), survey.at(path).dtype), survey.at(path))
@@ -151,7 +151,7 @@ def _layer_of(survey: Survey, path: Any) -> Layer:
     owner = survey.aliases.get(path, path)
     if owner in by_path:
         return by_path[owner]
-    inside = [other for other in by_path if other.startswith(f"{path}.")]
+    inside = [layer_path for layer_path in by_path if layer_path.startswith(f"{path}.")]
     if inside:
         raise RuleError(f'"{path}" owns no units itself.', _name_one(inside))
     for layer in survey.layers:
@@ -165,11 +165,11 @@ def _name_one(paths: list[str]) -> str:
     return f"it holds {count(len(paths), 'layer')}; name one: {quoted}"
 
 
-def _held_by(survey: Survey, thing: Any) -> list[str]:
+def _held_by(survey: Survey, value: Any) -> list[str]:
     """The layers in what was passed in place of a path: a layer's description, or a module of the model."""
-    if isinstance(thing, Layer):
-        return [thing.path]
-    inside = {id(leaf) for leaf in jax.tree.leaves(thing)}
+    if isinstance(value, Layer):
+        return [value.path]
+    inside = {id(leaf) for leaf in jax.tree.leaves(value)}
     arrays = {path: id(survey.at(path)) for path in survey.places}
     return [
         layer.path for layer in survey.layers if any(arrays.get(array.path) in inside for array in layer.parameters)

@@ -28,33 +28,33 @@ def refuse_misfit(cls: type, init: Callable[..., Any], args: Sequence[Any], kwar
     """
     signature = inspect.signature(init)
     try:
-        given = signature.bind(None, *args, **kwargs).arguments
+        arguments = signature.bind(None, *args, **kwargs).arguments
     except TypeError as error:
         raise ArgumentError(f"{cls.__name__}: {error}.", _meant(cls, signature, args, kwargs)) from None
     for name in ("width_sizes", "context_width_sizes"):
-        if not isinstance(given.get(name), Sequence | None) or isinstance(given.get(name), str):
-            head = f"{cls.__name__}: {name} is a list, one size for each hidden layer, not {shown(given[name])}."
+        if not isinstance(arguments.get(name), Sequence | None) or isinstance(arguments.get(name), str):
+            head = f"{cls.__name__}: {name} is a list, one size for each hidden layer, not {shown(arguments[name])}."
             raise ModelError(head, _meant(cls, signature, args, kwargs))
 
 
 def _meant(cls: type, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """The line with every argument that there must be, in its place."""
-    every = list(signature.parameters.values())[1:]
-    places = [parameter.name for parameter in every if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    given = dict(zip(places, args, strict=False)) | dict(kwargs)
-    beyond = [value for value in args[len(places) :] if not is_typed(value)]
-    if _is_size(given.get("width_sizes")):
-        given["width_sizes"] = [given["width_sizes"], *filter(_is_size, beyond)]
-    if _is_size(given.get("context_width_sizes")):
-        given["context_width_sizes"] = [given["context_width_sizes"]]
+    parameters = list(signature.parameters.values())[1:]
+    positional = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    values = dict(zip(positional, args, strict=False)) | dict(kwargs)
+    beyond = [value for value in args[len(positional) :] if not is_typed(value)]
+    if _is_size(values.get("width_sizes")):
+        values["width_sizes"] = [values["width_sizes"], *filter(_is_size, beyond)]
+    if _is_size(values.get("context_width_sizes")):
+        values["context_width_sizes"] = [values["context_width_sizes"]]
     parts = []
-    for parameter in every:
+    for parameter in parameters:
         name = parameter.name
-        if name not in given and parameter.default is not parameter.empty:
+        if name not in values and parameter.default is not parameter.empty:
             continue
-        plain = name in given and isinstance(given[name], int | float | str | list | tuple)
-        text = repr(given[name]) if plain else EXAMPLES.get(name, "..." if name in given else "1")
-        parts.append(text if name in places and name != "context_width_sizes" else f"{name}={text}")
+        is_plain = name in values and isinstance(values[name], int | float | str | list | tuple)
+        text = repr(values[name]) if is_plain else EXAMPLES.get(name, "..." if name in values else "1")
+        parts.append(text if name in positional and name != "context_width_sizes" else f"{name}={text}")
     package = "ix.convex.nnx" if "rngs" in signature.parameters else "ix.convex"
     return f"write {package}.{cls.__name__}({', '.join(parts)})"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from initax._errors import ModelError
@@ -52,14 +52,11 @@ def answers_klax(init: Callable[Concatenate[Self, P], None]) -> Callable[Concate
 
     @functools.wraps(init)
     def checked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        _refuse(type(self).__name__, [name for name in kwargs if name not in known])
+        for name in kwargs:
+            if name in ANSWERS and name not in known:
+                network = type(self).__name__
+                raise ModelError(f'{network} has no argument "{name}", which klax\'s has.', *ANSWERS[name])
         refuse_misfit(type(self), init, args, kwargs)
         init(self, *args, **kwargs)
 
     return checked
-
-
-def _refuse(network: str, unknown: Sequence[str]) -> None:
-    for name in unknown:
-        if name in ANSWERS:
-            raise ModelError(f'{network} has no argument "{name}", which klax\'s has.', *ANSWERS[name])

@@ -57,24 +57,20 @@ class Shape:
         return {name: size for name, size in sizes if size}
 
 
-def _of_weight(module: Any) -> Constraint:
-    return behind(module.positivity)
-
-
-def _of_passthrough(module: Any) -> Constraint | None:
-    return behind(module.positivity) if module.non_decreasing else None
-
-
 def declaration(pattern: str) -> Declaration:
     """Return the row of a layer in the table of layers.
 
     Args:
         pattern: axes of a weight in the stored layout.
     """
+
+    def of_passthrough(module: Any) -> Constraint | None:
+        return behind(module.positivity) if module.non_decreasing else None
+
     declared = row(
         KIND,
-        weight=weight(pattern, constraint=_of_weight),
-        passthrough=weight(pattern, constraint=_of_passthrough),
+        weight=weight(pattern, constraint=lambda module: behind(module.positivity)),
+        passthrough=weight(pattern, constraint=of_passthrough),
         context=weight(pattern),
         bias=bias("o", "weight"),
     )
@@ -101,20 +97,14 @@ def shapes(
     Raises:
         ModelError: a size is not positive.
     """
-    outputs = (*width_sizes, number_of(out_size))
-    if min(outputs) < 1 or number_of(in_size) < 1:
-        given = f"in_size={in_size!r}, out_size={out_size!r}, width_sizes={list(width_sizes)}"
-        raise ModelError(f"every size of a convex network must be positive: {given}.")
-    before = (0, *width_sizes)
-    seen = contexts or (0,) * len(outputs)
+    inputs, outputs = number_of(in_size), (*width_sizes, number_of(out_size))
+    if min(*outputs, inputs) < 1:
+        sizes = f"in_size={in_size!r}, out_size={out_size!r}, width_sizes={list(width_sizes)}"
+        raise ModelError(f"every size of a convex network must be positive: {sizes}.")
+    sides = zip((0, *width_sizes), contexts or (0,) * len(outputs), outputs, strict=True)
     return tuple(
-        Shape(
-            hidden=hidden,
-            inputs=number_of(in_size) if use_passthrough or hidden == 0 else 0,
-            context=context,
-            outputs=units,
-        )
-        for hidden, units, context in zip(before, outputs, seen, strict=True)
+        Shape(hidden=hidden, inputs=inputs if use_passthrough or hidden == 0 else 0, context=context, outputs=units)
+        for hidden, context, units in sides
     )
 
 
@@ -228,22 +218,22 @@ def partially_convex(
     Raises:
         ModelError: a size is not positive, or the two paths are not of the same length.
     """
-    beside = tuple(context_width_sizes if context_width_sizes is not None else width_sizes)
-    if len(beside) != len(width_sizes):
+    context_sizes = tuple(context_width_sizes if context_width_sizes is not None else width_sizes)
+    if len(context_sizes) != len(width_sizes):
         raise ModelError(
-            f"the context path has {len(beside)} layers, the convex path {len(width_sizes)}.",
-            f"context_width_sizes={list(beside)}, width_sizes={list(width_sizes)}",
+            f"the context path has {len(context_sizes)} layers, the convex path {len(width_sizes)}.",
+            f"context_width_sizes={list(context_sizes)}, width_sizes={list(width_sizes)}",
             "give one size of the context for every hidden layer",
         )
-    contexts = (number_of(context_size), *beside)
+    contexts = (number_of(context_size), *context_sizes)
     layers = shapes(in_size, out_size, width_sizes, use_passthrough=True, contexts=contexts)
     linears = {
-        "gates": list(zip(beside, width_sizes, strict=True)),
+        "gates": list(zip(context_sizes, width_sizes, strict=True)),
         "input_gates": [(context, number_of(in_size)) for context in contexts],
         "context_layers": list(itertools.pairwise(contexts)),
     }
     rules: dict[str, Any] = {"*": GATE, "layers.*": scheme}
-    if beside:
+    if context_sizes:
         scale = gain(as_function(context_activation)) ** 2
         rules["context_layers.*"] = ("variance_scaling", {"scale": scale, "distribution": "normal"})
     settings = {
@@ -258,10 +248,9 @@ def partially_convex(
 
 def pre_activations(network: Any, x: Any) -> tuple[Any, ...]:
     """Return the pre-activations of every layer of a fully convex network for an input of shape (..., inputs)."""
-    first, *others = network.layers
-    units = [first(None, x)]
-    for layer in others:
-        units.append(layer(network.activation(units[-1]), x))
+    units: list[Any] = []
+    for layer in network.layers:
+        units.append(layer(network.activation(units[-1]) if units else None, x))
     return tuple(units)
 
 

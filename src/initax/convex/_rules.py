@@ -21,9 +21,9 @@ Rules = dict[str, tuple[str, dict[str, Any]]]
 
 def _line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """The call of `ix.convex.rules` that may be meant, with the activation where it is known."""
-    given = [*args, *(kwargs[name] for name in ("model", "activation") if name in kwargs)]
-    known = [value for value in given if isinstance(value, str) or (callable(value) and not holds_arrays(value))]
-    known += [value.activation for value in given if callable(getattr(value, "activation", None))]
+    values = [*args, *(kwargs[name] for name in ("model", "activation") if name in kwargs)]
+    known = [value for value in values if isinstance(value, str) or (callable(value) and not holds_arrays(value))]
+    known += [value.activation for value in values if callable(getattr(value, "activation", None))]
     activation = named(known[0])[1] if known else "relu"
     shown = f'"{activation}"' if isinstance(activation, str) else "activation"
     return f"write ix.convex.rules(model, {shown}); further arguments go by name, correlation=0.5"
@@ -82,8 +82,8 @@ def rules(
     given_parts = _given_parts(layers, parts or {})
     rows = _parts_of([layer for layer in layers if given_parts.get(layer.path) != "none"], given_parts)
     _, shown = named(activation)
-    given = {"correlation": correlation, "variance": variance, "k": k, "tau": tau, "input_square": input_square}
-    shared = {name: value for name, value in given.items() if value != (0.5 if name in ("correlation", "tau") else 1.0)}
+    args = {"correlation": correlation, "variance": variance, "k": k, "tau": tau, "input_square": input_square}
+    shared = {name: value for name, value in args.items() if value != (0.5 if name in ("correlation", "tau") else 1.0)}
     has_passthrough = any(part in ("positive", PASSTHROUGH) or _is_mixed(layer) for layer, part, _ in rows)
     warn_if_too_deep(len({layer.path for layer, _, _ in rows}), use_passthrough=has_passthrough)
     return {

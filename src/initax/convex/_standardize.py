@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from initax._adapters import survey
 from initax._errors import ModelError, with_line
 from initax._math._positivity import positivity
-from initax.convex._network import DEEP, warn_if_too_deep
+from initax.convex._network import warn_if_too_deep
 
 Model = TypeVar("Model")
 
@@ -54,8 +54,7 @@ def standardize(model: Model, inputs: Any) -> Model:
     data = jnp.asarray(inputs)
     if data.ndim < 1 or data.shape[0] < 2:
         raise ModelError(f"standardize needs a batch of inputs, not an array of shape {data.shape}.")
-    if not network.use_passthrough and len(network.layers) > DEEP:
-        warn_if_too_deep(len(network.layers), use_passthrough=False)
+    warn_if_too_deep(len(network.layers), use_passthrough=network.use_passthrough)
     for index in range(len(network.layers)):
         network = _with_layer(network, index, data)
     result: Model = network
