@@ -76,16 +76,16 @@ def nearest(name: str, options: Iterable[str], count: int = 3) -> list[str]:
     folded: dict[str, str] = {}
     for option in options:
         folded.setdefault(option.lower(), option)
-    found = difflib.get_close_matches(name.lower(), folded, n=count, cutoff=0.6)
-    if not found and len(name) > 1:
-        found = [each for each in folded if each.startswith(name.lower())][:count]
-    return [folded[each] for each in found]
+    close = difflib.get_close_matches(name.lower(), folded, n=count, cutoff=0.6)
+    if not close and len(name) > 1:
+        close = [option for option in folded if option.startswith(name.lower())][:count]
+    return [folded[option] for option in close]
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return a `did you mean ...` line, or nothing where no option is near."""
-    found = nearest(name, options)
-    return "did you mean " + " or ".join(f'"{each}"' for each in found) + "?" if found else ""
+    close = nearest(name, options)
+    return "did you mean " + " or ".join(f'"{option}"' for option in close) + "?" if close else ""
 
 
 def count(number: int, noun: str) -> str:
@@ -95,8 +95,8 @@ def count(number: int, noun: str) -> str:
 
 def first_of(items: Iterable[str], limit: int = 4) -> list[str]:
     """Return the first items, one a line, and where there are more a line with the count of the rest."""
-    every = list(items)
-    return [*every[:limit], f"… {len(every) - limit} more"] if len(every) > limit else every
+    items = list(items)
+    return [*items[:limit], f"… {len(items) - limit} more"] if len(items) > limit else items
 
 
 def warn(head: str, *lines: str) -> None:
@@ -116,9 +116,9 @@ def shown(value: object) -> str:
 
 def listing(items: Iterable[str], limit: int = 12) -> str:
     """Return the items joined by commas, cut after `limit` with the count of the rest."""
-    every = list(items)
-    shown = ", ".join(every[:limit])
-    return f"{shown}, … ({len(every) - limit} more)" if len(every) > limit else shown
+    items = list(items)
+    shown = ", ".join(items[:limit])
+    return f"{shown}, … ({len(items) - limit} more)" if len(items) > limit else shown
 
 
 ARGUMENTS_ELSEWHERE = {
@@ -182,12 +182,12 @@ def _unbound(
 ) -> list[str]:
     """Return what a call has that the function does not take, or lacks."""
     parameters = signature.parameters
-    takes = [each for each in parameters if each not in ("self", "cls")]
-    open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    takes = [key for key in parameters if key not in ("self", "cls")]
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = next((key for key in kwargs if key not in parameters and not open_ended), None)
     if unknown is None:
         return [f"{name}: {error}."]
     free = takes[len(args) - (len(parameters) - len(takes)) :]
-    here = next((each for each in ARGUMENTS_ELSEWHERE.get(unknown, ()) if each in free and each not in kwargs), None)
+    here = next((key for key in ARGUMENTS_ELSEWHERE.get(unknown, ()) if key in free and key not in kwargs), None)
     hint = f'here it is called "{here}"' if here else NOT_ARGUMENTS.get(unknown) or did_you_mean(unknown, takes)
     return [f'{name} has no argument "{unknown}".', f"arguments: {listing(takes)}", hint]

@@ -27,12 +27,12 @@ def table(
     from rich.text import Text
 
     numbers = [name for name in columns[1:] if name != "why"] if right is None else right
-    made = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        shown.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    return printed(made)
+        shown.add_row(*(Text(cell) for cell in row))
+    return printed(shown)
 
 
 def printed(shown: object) -> str:

@@ -1,4 +1,4 @@
-"""What adapters say of the arrays of a model, by full path, and how that changes the parameters."""
+"""Facts that adapters state about the arrays of a model, by full path, and how they change the parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from initax._model._survey import Stream
 
 @dataclass(slots=True)
 class Facts:
-    """What adapters say of arrays, collected over a walk.
+    """Facts that adapters state about arrays, collected over a walk.
 
     Attributes:
         ties: path of an array that another one owns → what owns it.
@@ -44,7 +44,7 @@ class Facts:
     declarations: dict[str, Declaration] = field(default_factory=dict)
 
     def enter(self, node: Node, path: str, cls: type) -> None:
-        """Add what the node at a path says; `cls` is the class of the object that it describes."""
+        """Add the facts of the node at a path; `cls` is the class of the object that it describes."""
         if not (node.constraints or node.reasons or node.states or node.awaited or node.streams or node.ties):
             return
         for below, constraint in node.constraints.items():
@@ -82,7 +82,7 @@ class Facts:
                 self._constrain(weight, awaited.otherwise, "")
 
     def applied(self, layer: Layer, leaf_at: Callable[[str], Any] = lambda path: None) -> Layer:
-        """Return a layer with what is said of its arrays.
+        """Return a layer with the facts about its arrays.
 
         Args:
             layer: the layer, as its class or its names read.

@@ -72,7 +72,7 @@ def _pattern(array: Any, sides: Mapping[str, str]) -> str:
 
 
 def _fields(arrays: Mapping[str, Any], sides: Mapping[str, str], rows: Mapping[str, Any]) -> dict[str, Field]:
-    """The cells of those arrays that a module has, from what there is to say of each beside its axes."""
+    """The rows of the arrays that a module has: the axes of each, and further fields by name."""
     return {name: Field(pattern=_pattern(arrays[name], sides), **row) for name, row in rows.items() if name in arrays}
 
 

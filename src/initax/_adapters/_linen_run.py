@@ -50,7 +50,7 @@ class Record:
 
 
 class _Origin(int):
-    """The identity of an array in a box that was taken apart; two such are told apart by nothing.
+    """The identity of an array in a box that was taken apart; any two are equal.
 
     It is a part of the box's structure, by which JAX compares and caches.
     """

@@ -275,7 +275,7 @@ STATE: tuple[tuple[type, Reason], ...] = (
 
 new_box = copier(Node, "value", "identity", "reason", "streams")
 new_module = copier(Node, "form", "children", "constraints", "structure")
-"""Functions from `BOX` and `MODULE`, and what differs, to what is said of one Variable or one module."""
+"""Functions from `BOX` and `MODULE`, and the fields that differ, to the description of one Variable or one module."""
 
 
 def describe(node: Any) -> Node | None:

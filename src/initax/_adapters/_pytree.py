@@ -54,7 +54,7 @@ class Walk:
         places: path of each array → indices of the leaves that hold it.
         same: path of an array that another path holds, too → that path, where nothing but the object ties them.
         owners: identity of each array → path at which it was first seen.
-        facts: what the nodes said of arrays.
+        facts: what the nodes state about arrays.
         boxed: paths of the arrays in boxes.
         leaf_types: types that JAX was seen to treat as leaves.
         names: structure of a node → the names of its children; a model has many nodes and few that differ.

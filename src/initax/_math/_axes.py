@@ -1,7 +1,7 @@
 """Patterns such as `"(g o) i ..."`: which axes of an array are inputs, outputs, batch or receptive field.
 
-A pattern and a shape become an immutable `Axes`, cached, which sees no data. Everything else in initax that speaks of
-fans, of the canonical layout or of batch entries asks it.
+A pattern and a shape become an immutable `Axes`, cached, which sees no data. Everything else in initax asks it
+for fans, the canonical layout and batch entries.
 """
 
 from __future__ import annotations

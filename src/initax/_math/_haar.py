@@ -129,7 +129,7 @@ def _reflectors(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     A reflector sends its column `x` to `-phase(x₁) |x| e₁`, so that nothing cancels in `x₁ + phase(x₁) |x|`. The
     diagonal of R has those phases; dividing by them makes the decomposition unique, and its Q uniform (Mezzadri 2007).
-    One column of all zeros, which a last column of one entry is once in 2²⁴, is taken as `e₁`.
+    One column of all zeros, which a last column of one entry is once in 2²⁴, is treated as `e₁`.
     """
     shape = vectors.shape
     on_diagonal = is_diagonal(shape)

@@ -11,7 +11,7 @@ from initax._math._axis_names import RECEPTIVE, RESERVED, SIDED, Groups, late_si
 
 
 def open_axis(pattern: str) -> str:
-    """Return what to say of a pattern that leaves an axis open."""
+    """Return the message for a pattern that leaves an axis open."""
     return message(
         f'axis pattern "{pattern}" leaves an axis open.',
         'write "i" for an axis one output sums over, "o" for outputs, "..." for the receptive field of a convolution,',
@@ -20,12 +20,12 @@ def open_axis(pattern: str) -> str:
 
 
 def malformed(pattern: str, why: str) -> str:
-    """Return what to say of a pattern that einops can't read."""
+    """Return the message for a pattern that einops can't read."""
     return message(f'axis pattern "{pattern}" is malformed: {why}', 'write it as in "o i", "(g o) i ..." or "... i o"')
 
 
 def wrong_name(pattern: str, groups: Groups, name: str) -> str:
-    """Return what to say of a name that would be read as something else than it says; nothing of any other name.
+    """Return the message for a name that would be read as something else than it says; nothing of any other name.
 
     Args:
         pattern: the pattern.
@@ -64,7 +64,7 @@ def _without_reserved(groups: Groups) -> str:
 
 
 def without_sides(pattern: str, groups: Groups) -> str:
-    """Return what to say of a pattern whose inputs or outputs have names that begin with other letters."""
+    """Return the message for a pattern whose inputs or outputs have names that begin with other letters."""
     names = [name for group in groups for name in group]
     sides = [meaning(name) for name in names]
     lacks = " and ".join(f"no {word} axis" for word, side in (("input", "in"), ("output", "out")) if side not in sides)
@@ -87,7 +87,7 @@ def without_sides(pattern: str, groups: Groups) -> str:
 def wrong_split(
     pattern: str, shape: tuple[int, ...], axis: int, group: tuple[str, ...], sizes: Mapping[str, int]
 ) -> str:
-    """Return what to say of a merged axis that its named sizes do not divide, or do not tell apart.
+    """Return the message for a merged axis that its named sizes do not divide, or do not tell apart.
 
     Args:
         pattern: the pattern.
@@ -110,14 +110,14 @@ def wrong_split(
 
 
 def unknown_size(pattern: str, groups: Groups, name: str) -> str:
-    """Return what to say of a size for an axis that a pattern does not have."""
+    """Return the message for a size for an axis that a pattern does not have."""
     names = [known for group in groups for known in group if known != RECEPTIVE]
     head = f'sizes name the axis "{name}", which pattern "{pattern}" does not have.'
     return message(head, f"axes: {listing(names)}", did_you_mean(name, names))
 
 
 def wrong_rank(pattern: str, shape: tuple[int, ...], groups: Groups) -> str:
-    """Return what to say of a pattern that has another number of axes than the array."""
+    """Return the message for a pattern that has another number of axes than the array."""
     fixed = sum(group != (RECEPTIVE,) for group in groups)
     least = "at least " if fixed < len(groups) else ""
     head = f'pattern "{pattern}" has {least}{fixed} axes, the array of shape {shape} has {len(shape)}.'

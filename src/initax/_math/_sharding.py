@@ -113,7 +113,7 @@ def mesh_names(entry: Any) -> tuple[str, ...]:
 
 
 def refuse_misfit(path: str, shape: tuple[int, ...], sharding: Sharding | None) -> None:
-    """Raise where an array can't be sharded as it is said to be.
+    """Raise where an array can't have its sharding.
 
     Raises:
         PlanError: the mesh does not divide an axis, or has no devices.

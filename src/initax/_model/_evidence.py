@@ -73,18 +73,18 @@ def _vectors_alone(layers: Sequence[Layer]) -> Sequence[Layer]:
     """Return the layers of a model of vectors in plain containers, which are what there is to draw."""
     if any(layer.kind != UNDECLARED for layer in layers):
         return layers
-    every = [each for layer in layers for each in layer.parameters]
-    if any(len(each.shape) > 1 for each in every):
+    every = [array for layer in layers for array in layer.parameters]
+    if any(len(array.shape) > 1 for array in every):
         return layers
-    if any(re.search("scale|gamma|norm|bn", each.path, re.IGNORECASE) for each in every):
+    if any(re.search("scale|gamma|norm|bn", array.path, re.IGNORECASE) for array in every):
         return layers
     return [
         replace(
             layer,
             kind="Vector" if any(map(_is_vector, layer.parameters)) else layer.kind,
             parameters=tuple(
-                replace(each, role="weight", evidence=Evidence.GUESSED, excluded=None) if _is_vector(each) else each
-                for each in layer.parameters
+                replace(array, role="weight", evidence=Evidence.GUESSED, excluded=None) if _is_vector(array) else array
+                for array in layer.parameters
             ),
         )
         if issubclass(layer.cls, dict | list | tuple)
@@ -102,20 +102,20 @@ def _is_vector(parameter: Parameter) -> bool:
 
 
 def _is_weak(layer: Layer) -> bool:
-    return any(each.evidence in WEAK for each in layer.parameters)
+    return any(array.evidence in WEAK for array in layer.parameters)
 
 
 def _without_states(layer: Layer, states: Mapping[str, Reason]) -> Layer:
     """Return a layer with the arrays that are state by their form kept."""
-    if not any(each.path in states for each in layer.parameters):
+    if not any(array.path in states for array in layer.parameters):
         return layer
     parameters = tuple(
-        replace(each, role="state", axes=None, fans=None, evidence=None, excluded=each.excluded or states[each.path])
-        if each.path in states
-        else each
-        for each in layer.parameters
+        replace(array, role="state", axes=None, fans=None, evidence=None, excluded=array.excluded or states[array.path])
+        if array.path in states
+        else array
+        for array in layer.parameters
     )
-    kind = "State" if all(each.path in states for each in layer.parameters) else layer.kind
+    kind = "State" if all(array.path in states for array in layer.parameters) else layer.kind
     return replace(layer, kind=kind, parameters=parameters)
 
 
@@ -148,7 +148,7 @@ class _Judge:
             else:
                 reason = self._contradiction(weight, bias, layer)
             if reason is not None:
-                doubts |= {each.path: reason for each in (weight, bias) if each is not None}
+                doubts |= {array.path: reason for array in (weight, bias) if array is not None}
         return _with_reasons(layer, doubts)
 
     def _module_hint(self, weight: Parameter) -> str | None:
@@ -206,10 +206,10 @@ def _stacked_vectors(layers: Sequence[Layer]) -> dict[tuple[str, int], Parameter
     found: dict[tuple[str, int], Parameter] = {}
     for layer in layers:
         around = layer.path.rpartition(".")[0]
-        for each in layer.parameters:
-            is_vector = each.role in ("scale", "bias") or (each.role is None and VECTORS.match(each.name))
-            if is_vector and len(each.shape) == 2 and each.shape[0] > 1:
-                found.setdefault((around, each.shape[0]), each)
+        for array in layer.parameters:
+            is_vector = array.role in ("scale", "bias") or (array.role is None and VECTORS.match(array.name))
+            if is_vector and len(array.shape) == 2 and array.shape[0] > 1:
+                found.setdefault((around, array.shape[0]), array)
     return found
 
 
@@ -223,8 +223,8 @@ def _with_reasons(layer: Layer, reasons: Mapping[str, Reason]) -> Layer:
     if not reasons:
         return layer
     parameters = (
-        replace(each, excluded=reasons[each.path]) if each.path in reasons and each.excluded is None else each
-        for each in layer.parameters
+        replace(array, excluded=reasons[array.path]) if array.path in reasons and array.excluded is None else array
+        for array in layer.parameters
     )
     return replace(layer, parameters=tuple(parameters))
 
@@ -233,11 +233,11 @@ def _bias_of(weight: Parameter, layer: Layer) -> Parameter | None:
     """Return the bias that stands beside a weight, by name or as the only one, whether or not it fits."""
     before, kernel, after = weight.name.rpartition("kernel")
     if kernel and not after:
-        named = next((each for each in layer.parameters if each.name == f"{before}bias"), None)
+        named = next((array for array in layer.parameters if array.name == f"{before}bias"), None)
         if named is not None:
             return named
-    weights = [each for each in layer.parameters if each.role in WEIGHT_ROLES]
-    biases = [each for each in layer.parameters if each.role == "bias"]
+    weights = [array for array in layer.parameters if array.role in WEIGHT_ROLES]
+    biases = [array for array in layer.parameters if array.role == "bias"]
     return biases[0] if len(weights) == len(biases) == 1 else None
 
 
@@ -276,9 +276,9 @@ def _containers_whose_biases_fit_nothing(layers: Sequence[Layer]) -> dict[str, P
     weights: dict[str, list[tuple[int, ...]]] = {}
     for layer in layers:
         for around in _around(layer):
-            for each in layer.parameters:
-                if each.evidence is Evidence.GUESSED and each.role == "weight":
-                    weights.setdefault(around, []).append(each.shape)
+            for parameter in layer.parameters:
+                if parameter.evidence is Evidence.GUESSED and parameter.role == "weight":
+                    weights.setdefault(around, []).append(parameter.shape)
     found: dict[str, Parameter] = {}
     for holder in layers:
         if holder.kind != UNDECLARED or holder.path not in weights:
@@ -286,14 +286,14 @@ def _containers_whose_biases_fit_nothing(layers: Sequence[Layer]) -> dict[str, P
         shapes = weights[holder.path]
         firsts, lasts = ({shape[at] for shape in shapes} for at in (0, -1))
         ahead, behind = ({shape[at] for shape in shapes if shape[0] != shape[-1]} for at in (0, -1))
-        vectors = [each for each in holder.parameters if len(each.shape) == 1]
-        named = [each for each in vectors if may_be_bias(each.name)]
-        are_told = any(each.shape[0] in behind - ahead for each in named)
-        for each in vectors:
-            size, is_named = each.shape[0], may_be_bias(each.name)
+        vectors = [array for array in holder.parameters if len(array.shape) == 1]
+        named = [array for array in vectors if may_be_bias(array.name)]
+        are_told = any(array.shape[0] in behind - ahead for array in named)
+        for array in vectors:
+            size, is_named = array.shape[0], may_be_bias(array.name)
             by_squares = is_named and not are_told and size in ahead - behind
-            if by_squares or ((is_named or each.name.isdecimal()) and size in firsts - lasts):
-                found.setdefault(holder.path, each)
+            if by_squares or ((is_named or array.name.isdecimal()) and size in firsts - lasts):
+                found.setdefault(holder.path, array)
     return found
 
 
@@ -312,9 +312,9 @@ def _doubt_container(layer: Layer, unfitting: Mapping[str, Parameter]) -> Layer:
         "so that this one may have its outputs first"
     )
     reasons = {
-        each.path: undeclared(text, Why.CONTRADICTED, axes_line({each.name: "o i"}))
-        for each in layer.parameters
-        if each.evidence is Evidence.GUESSED and each.role == "weight" and len(set(each.shape)) > 1
+        array.path: undeclared(text, Why.CONTRADICTED, axes_line({array.name: "o i"}))
+        for array in layer.parameters
+        if array.evidence is Evidence.GUESSED and array.role == "weight" and len(set(array.shape)) > 1
     }
     return _with_reasons(layer, reasons)
 

@@ -125,7 +125,7 @@ def _refuse_unknown(cls: type, kind: str, fields: Mapping[str, str]) -> None:
             raise InitaxError(
                 f'register_layer({cls.__name__}): the kind "{kind}" is written "{known}".', f'kind="{known}"'
             )
-    has = [each.name for each in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    has = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
     if not has or "parent" in has:  # the fields of a Linen module are its settings, not its arrays
         return
     for name in fields:

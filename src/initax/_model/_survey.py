@@ -82,8 +82,8 @@ class Survey:
     @property
     def residual_streams(self) -> tuple[ResidualStream, ...]:
         """The residual streams of the forward pass; none where it is not known."""
-        known = (each.residual for layer in self.layers for each in layer.parameters if each.residual is not None)
-        return next((each.streams for each in known), ())
+        known = (array.residual for layer in self.layers for array in layer.parameters if array.residual is not None)
+        return next((residual.streams for residual in known), ())
 
     def write(self, arrays: Mapping[str, Any]) -> Any:
         """Return the model with the arrays at these paths replaced; every other leaf is the same object."""
@@ -161,25 +161,25 @@ COLUMNS = ("array", "kind", "role", "shape", "axes", "fan_in", "fan_out", "resid
 def _printed(survey: Survey) -> str:
     rows = [
         (
-            each.path or "(model)",
+            array.path or "(model)",
             layer.kind,
-            each.role or "",
-            str(each.shape),
-            each.axes.pattern if each.axes is not None else "",
-            fan_text(each.fan_in, each.effective_fan_in),
-            fan_text(each.fan_out, each.effective_fan_out),
-            str(each.residual or ""),
-            str(each.evidence) if each.excluded is None and each.evidence else str(each.excluded or ""),
+            array.role or "",
+            str(array.shape),
+            array.axes.pattern if array.axes is not None else "",
+            fan_text(array.fan_in, array.effective_fan_in),
+            fan_text(array.fan_out, array.effective_fan_out),
+            str(array.residual or ""),
+            str(array.evidence) if array.excluded is None and array.evidence else str(array.excluded or ""),
         )
         for layer in survey.layers
-        for each in layer.parameters
+        for array in layer.parameters
     ]
     told = [at for at, name in enumerate(COLUMNS) if name != "residual" or any(row[at] for row in rows)]
     columns, cells = [COLUMNS[at] for at in told], [tuple(str(row[at]) for at in told) for row in rows]
     lines = [f"tied: {path} is {owner}" for path, owner in survey.aliases.items()]
     if survey.traced is not None:
         inputs = survey.inputs if isinstance(survey.inputs, tuple) else (survey.inputs,)
-        shown = ", ".join(str(jax.tree.map(shape_text, each)) for each in inputs)
+        shown = ", ".join(str(jax.tree.map(shape_text, argument)) for argument in inputs)
         lines.append(f"called: {'model' if survey.forward is None else 'forward(model, ...)'} on {shown or 'nothing'}")
     lines += [f"note: {note}" for note in survey.notes]
     title = f"{survey.model.__name__}: {len(rows)} arrays"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +11,10 @@ from initax._errors import ModelError, RuleError, SchemeError, count, first_of, 
 from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why
 from initax._planning._depth_rules import misplaced
-from initax._planning._hints import array_text, cover, instead, no_layers, remedy, selector_of
+from initax._planning._hints import array_text, cover, decided_later, instead, no_layers, remedy, selector_of
 from initax._planning._override_axes import restated, restated_alone
 from initax._planning._records import Decisions, Draw, Kept, new_draw
-from initax._planning._rules import Matching, Rule, match, said
+from initax._planning._rules import Matching, Rule, decided_arrays, match
 from initax._planning._silence import keeps_all, why_kept, why_named_is_kept, would_draw
 from initax.schemes._initializer import NO_DEFAULT, Initializer, where
 from initax.schemes._positive import refuse_misfit
@@ -56,16 +56,13 @@ def decide(
     decided.refuse_uncovered(default)
     decided.refuse_excluded()
     decided.refuse_idle()
-    decided.note_unspoken()
+    decided.note_silent()
     decided.note_statistics()
     decided.note_depth()
     for rule, winners in matching.shadowed:
         what = "layer" if not any(matching.selected[rules.index(rule)].values()) else "array"
-        decided.note(
-            f'rule "{rule.text}" decides nothing: every {what} it selects is decided by '
-            + listing(f'"{winner.text}"' for winner in winners)
-            + ", which comes later; the last rule that matches wins"
-        )
+        texts = [winner.text for winner in winners]
+        decided.note(decided_later(rule.text, f"decides nothing: every {what} it selects", texts))
     return Decisions(tuple(decided.draws), tuple(decided.kept), tuple(decided.notes))
 
 
@@ -90,7 +87,7 @@ class _Deciding:
         self.uncovered: list[tuple[Layer, Parameter, Reason]] = []
         self.undeclared: dict[str, list[tuple[Layer, Parameter]]] = {}
         self.set_with: set[str] = set()
-        self.unspoken: dict[Rule | None, list[tuple[Layer, Parameter]]] = {}
+        self.silent: dict[Rule | None, list[tuple[Layer, Parameter]]] = {}
         self.excluded: dict[tuple[str, str], list[tuple[Layer, Parameter, Reason]]] = {}
         self.served: set[tuple[str, str]] = set()
         self.texts: dict[Rule | None, str] = {}
@@ -98,7 +95,7 @@ class _Deciding:
     @functools.cached_property
     def companions(self) -> dict[str, tuple[Parameter, str]]:
         """Path of an array → the array and the kind of its layer."""
-        return {each.path: (each, layer.kind) for layer in self.layers for each in layer.parameters}
+        return {array.path: (array, layer.kind) for layer in self.layers for array in layer.parameters}
 
     def note(self, head: str, *lines: str) -> None:
         self.notes.append(message(head, *lines))
@@ -107,7 +104,7 @@ class _Deciding:
     def layer(self, layer: Layer) -> None:
         """Decide the arrays of a layer, each by the rule that is for it."""
         with_axes: dict[Rule | None, Layer] = {}
-        for place, parameter in enumerate(layer.parameters):
+        for index, parameter in enumerate(layer.parameters):
             choice = self.matching.choices.get(parameter.path)
             if choice is not None:
                 rule, is_named, scheme, text = choice.rule, choice.is_named, choice.rule.scheme, choice.rule.text
@@ -127,8 +124,7 @@ class _Deciding:
             else:
                 if rule not in with_axes:
                     with_axes[rule] = restated(layer, scheme, f'rule "{text}"')
-                own = with_axes[rule]
-                self._by_role(own, own.parameters[place], scheme, rule, text)
+                self._by_role(with_axes[rule], with_axes[rule].parameters[index], scheme, rule, text)
 
     def _by_role(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None, text: str) -> None:
         """Decide an array whose layer a rule selects."""
@@ -147,41 +143,41 @@ class _Deciding:
             return
         self._keep(layer, parameter, reason, rule)
         if role in WEIGHT_ROLES and not excluded and scheme.part(role) is UNSET:
-            self.unspoken.setdefault(rule, []).append((layer, parameter))
+            self.silent.setdefault(rule, []).append((layer, parameter))
         self._leave(layer, parameter, reason, text)
 
     def _named(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None, text: str) -> None:
         """Decide an array that a rule names: its own role's initializer draws it, whatever its layer is."""
         is_key = parameter.name in scheme.arrays
-        own = scheme.arrays[parameter.name] if is_key else scheme
+        array_scheme = scheme.arrays[parameter.name] if is_key else scheme
         key = (text, parameter.name if is_key else "")
-        said_by = f'rule "{text}"' + (f', array "{parameter.name}"' if is_key else "")
-        if own is None:
+        by = f'rule "{text}"' + (f', array "{parameter.name}"' if is_key else "")
+        if array_scheme is None:
             self._keep(layer, parameter, parameter.excluded or Reason(Why.RULE, f'rule "{text}" keeps it'), rule)
             return
         if is_key and scheme.axes:
             layer = restated(layer, scheme, f'rule "{text}"')
             parameter = layer[parameter.name]
-        if own.axes:
+        if array_scheme.axes:
             selected = self.matching.selected[self.rules.index(rule)] if rule and not is_key else {parameter.path: True}
-            layer = restated_alone(layer, parameter, own, said_by, selected)
+            layer = restated_alone(layer, parameter, array_scheme, by, selected)
             parameter = layer[parameter.name]
         if parameter.excluded is not None and not parameter.excluded.is_about_axes:
             self.excluded.setdefault(key, []).append((layer, parameter, parameter.excluded))
             self._keep(layer, parameter, parameter.excluded, rule)
             return
         try:
-            initializer = as_initializer(own, parameter.role or "weight")
+            initializer = as_initializer(array_scheme, parameter.role or "weight")
         except SchemeError as error:
             if text == parameter.path:
-                raise SchemeError(f"{said_by}: {error}") from None
+                raise SchemeError(f"{by}: {error}") from None
             selector = "Norm" if layer.kind == "Norm" else parameter.path
             later = f'to keep {"norms" if layer.kind == "Norm" else "it"} add a later rule: {{"{selector}": None}}'
-            raise SchemeError(f"{said_by}, {where(parameter)}: {error}", later) from None
+            raise SchemeError(f"{by}, {where(parameter)}: {error}", later) from None
         reason = why_named_is_kept(parameter, initializer, text)
         if reason is None and initializer is not None:
             self.served.add(key)
-            self._draw(layer, parameter, own, initializer, rule, text)
+            self._draw(layer, parameter, array_scheme, initializer, rule, text)
         elif reason is not None:
             self._keep(layer, parameter, reason, rule)
             self._leave(layer, parameter, reason, text)
@@ -249,30 +245,30 @@ class _Deciding:
         self.draws.append(Draw(parameter=parameter, kind=kind, scheme=scheme, rule=rule, follows=owner))
 
     def refuse_uncovered(self, default: Any) -> None:
-        self.kept = [each for each in self.kept if each.parameter.path not in self.set_with]
-        left = [each for each in self.uncovered if each[1].path not in self.set_with]
+        self.kept = [row for row in self.kept if row.parameter.path not in self.set_with]
+        left = [entry for entry in self.uncovered if entry[1].path not in self.set_with]
         if default == "error" and left:
             raise RuleError(
                 f'no rule covers {count(len(left), "array")}, and default="error" asks for all of them.',
-                *first_of((array_text(*each) for each in left), 8),
+                *first_of((array_text(*entry) for entry in left), 8),
                 cover(
                     left,
-                    {each.parameter.path for each in self.kept if each.rule is not None},
-                    {each.parameter.path for each in self.draws},
+                    {row.parameter.path for row in self.kept if row.rule is not None},
+                    {draw.parameter.path for draw in self.draws},
                 ),
             )
 
     def refuse_excluded(self) -> None:
         """Raise where a rule names arrays none of which is ever drawn."""
-        for (text, key), found in self.excluded.items():
+        for (text, key), entries in self.excluded.items():
             if (text, key) in self.served:
                 continue
-            owners = [reason.owner for _, _, reason in found if reason.why is Why.TIED]
+            owners = [reason.owner for _, _, reason in entries if reason.why is Why.TIED]
             known = [owner for owner in owners if owner is not None and owner in self.companions]
             names = f'{{"{key}": ...}} names' if key else "it names"
             raise RuleError(
-                f'rule "{text}": {names} {"an array" if len(found) == 1 else "arrays"} that no scheme draws.',
-                *first_of(array_text(*each) for each in found),
+                f'rule "{text}": {names} {"an array" if len(entries) == 1 else "arrays"} that no scheme draws.',
+                *first_of(array_text(*entry) for entry in entries),
                 f'name the array that owns it: "{known[0]}"' if known else "",
             )
 
@@ -290,19 +286,16 @@ class _Deciding:
                 and choice.rule is not rule
                 and would_draw(rule, selected, layer, parameter)
             ]
-            later = listing(f'"{text}"' for text in dict.fromkeys(choice.rule.text for choice in taken))
-            if not later:
+            if not taken:
                 raise RuleError(self._idle(rule, selected))
             what = "array that" if any(choice.is_named for choice in taken) else "layer in which"
+            winners = dict.fromkeys(choice.rule.text for choice in taken)
+            self.note(decided_later(rule.text, f"draws nothing: every {what} it could", winners))
+        for text, arrays in self.undeclared.items():
             self.note(
-                f'rule "{rule.text}" draws nothing: every {what} it could is decided by {later}, which comes '
-                "later; the last rule that matches wins"
-            )
-        for text, found in self.undeclared.items():
-            self.note(
-                f'rule "{text}" selects {count(len(found), "array")} it can\'t draw; kept as they are:',
-                *first_of(array_text(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found),
-                *self._remedy(*found[0]),
+                f'rule "{text}" selects {count(len(arrays), "array")} it can\'t draw; kept as they are:',
+                *first_of(map(_undrawn_text, arrays)),
+                *self._remedy(*arrays[0]),
             )
 
     def _remedy(self, layer: Layer, parameter: Parameter) -> tuple[str, ...]:
@@ -311,21 +304,17 @@ class _Deciding:
 
     def note_statistics(self) -> None:
         """Note running statistics that stay as the old weights left them, beside weights that are drawn."""
-        stale = [each for each in self.kept if each.reason.why is Why.STATISTICS]
-        if not stale or not any(each.parameter.role in WEIGHT_ROLES for each in self.draws):
+        stale = [row for row in self.kept if row.reason.why is Why.STATISTICS]
+        if not stale or not any(draw.parameter.role in WEIGHT_ROLES for draw in self.draws):
             return
-        known = {each.parameter.path for each in stale if each.parameter.default is not None}
-        layers = [layer for layer in self.layers if any(each.path in known for each in layer.parameters)]
-        selectors = dict.fromkeys(selector_of(layer) for layer in layers)
-        rules = ", ".join(f'"{each}": {{"state": "default"}}' for each in selectors)
-        hints = dict.fromkeys(
-            each.reason.hint for each in stale if each.reason.hint and each.parameter.path not in known
-        )
+        known = {row.parameter.path for row in stale if row.parameter.default is not None}
+        layers = [layer for layer in self.layers if any(array.path in known for array in layer.parameters)]
+        hints = dict.fromkeys(row.reason.hint for row in stale if row.reason.hint and row.parameter.path not in known)
         self.notes.append(
             message(
                 "running statistics stay as the old weights left them: "
-                + listing((each.parameter.path for each in stale), 4),
-                f"to start them anew say so in the rule that decides them: {{{rules}}}" if rules else "",
+                + listing((row.parameter.path for row in stale), 4),
+                f"to start them anew say so in the rule that decides them: {_start_anew(layers)}" if layers else "",
                 *(hint or "" for hint in hints),
             )
         )
@@ -337,32 +326,27 @@ class _Deciding:
             self.note(text)
         self.notes += notes
 
-    def note_unspoken(self) -> None:
-        """Note weights that a rule says nothing about and an earlier one would have drawn."""
-        for place, rule in enumerate(self.rules):
-            found = [
-                (layer, parameter)
-                for layer, parameter in self.unspoken.get(rule, ())
-                if self._is_drawn_before(place, layer, parameter)
-            ]
-            if not found or rule.scheme is None:
+    def note_silent(self) -> None:
+        """Note weights for which a rule has no initializer and an earlier one would have drawn."""
+        for index, rule in enumerate(self.rules):
+            arrays = [array for array in self.silent.get(rule, ()) if self._is_drawn_before(index, *array)]
+            if not arrays or rule.scheme is None:
                 continue
-            spoken = list(rule.scheme.parts)
-            roles = [role for role in ROLES if role in {*spoken, *(parameter.role for _, parameter in found)}]
-            whole = ", ".join(f'"{each}": ...' for each in (*roles, *rule.scheme.arrays))
+            parts = list(rule.scheme.parts)
+            roles = [role for role in ROLES if role in {*parts, *(parameter.role for _, parameter in arrays)}]
+            whole = ", ".join(f'"{key}": ...' for key in (*roles, *rule.scheme.arrays))
             self.note(
-                f'rule "{rule.text}" speaks of {" and ".join((*spoken, *rule.scheme.arrays))} only; what an '
+                f'rule "{rule.text}" speaks of {" and ".join((*parts, *rule.scheme.arrays))} only; what an '
                 "earlier rule would draw is kept:",
-                *first_of(array_text(*each) for each in found),
+                *first_of(array_text(*array) for array in arrays),
                 f'write {{"{rule.text}": {{{whole}}}}}, with None for what is to be kept',
             )
 
-    def _is_drawn_before(self, place: int, layer: Layer, parameter: Parameter) -> bool:
-        """Whether one of the rules before a place would draw an array, and none after that one keeps it."""
-        for rule, selected in reversed(list(zip(self.rules[:place], self.matching.selected[:place], strict=True))):
-            if parameter.path in selected and (
-                rule.scheme is None or rule.scheme.arrays.get(parameter.name, ...) is None
-            ):
+    def _is_drawn_before(self, index: int, layer: Layer, parameter: Parameter) -> bool:
+        """Whether one of the rules before an index would draw an array, and none after that one keeps it."""
+        for rule, selected in reversed(list(zip(self.rules[:index], self.matching.selected[:index], strict=True))):
+            keeps = rule.scheme is None or rule.scheme.arrays.get(parameter.name, ...) is None
+            if keeps and parameter.path in selected:
                 return False
             if would_draw(rule, selected, layer, parameter):
                 return True
@@ -370,37 +354,45 @@ class _Deciding:
 
     def _idle(self, rule: Rule, selected: Mapping[str, bool]) -> str:
         decided = {path for path in selected if self.matching.choices[path].rule is rule}
-        layers = sum(any(each.path in decided for each in layer.parameters) for layer in self.layers)
+        layers = sum(any(array.path in decided for array in layer.parameters) for layer in self.layers)
         what = count(len(decided), "array") if any(selected.values()) else count(layers, "layer")
         head = f'rule "{rule.text}": {rule.scheme} draws nothing in the {what} it decides.'
         if rule.text in self.undeclared:
-            found = self.undeclared[rule.text]
-            every = (array_text(layer, parameter, parameter.excluded or NO_DEFAULT) for layer, parameter in found[:4])
-            return message(head, *every, *self._remedy(*found[0]))
-        own = [each for each in self.kept if each.rule == rule.text]
-        lines = first_of(f"{each.parameter.path or '(model)'}: {each.reason}" for each in own)
+            arrays = self.undeclared[rule.text]
+            return message(head, *map(_undrawn_text, arrays[:4]), *self._remedy(*arrays[0]))
+        rows = [row for row in self.kept if row.rule == rule.text]
+        lines = first_of(f"{row.parameter.path or '(model)'}: {row.reason}" for row in rows)
         elsewhere = self._statistics_elsewhere(rule)
         if elsewhere:
             return message(head, *lines, elsewhere)
         zeros = str(rule.scheme) == "zeros"
-        return message(head, *lines, instead(rule.text, own, self.companions, zeros=zeros))
+        return message(head, *lines, instead(rule.text, rows, self.companions, zeros=zeros))
 
     def _statistics_elsewhere(self, rule: Rule) -> str:
         """The line for a rule that starts state anew and selects none, where a model keeps it apart, as Linen does."""
         if rule.scheme is None or rule.scheme.parts.keys() != {"state"}:
             return ""
-        found = [layer for layer in self.layers if any(each.role == "state" for each in layer.parameters)]
-        selectors = dict.fromkeys(map(selector_of, found))
-        rules = ", ".join(f'"{each}": {{"state": "default"}}' for each in selectors)
-        return f"running statistics stand elsewhere in this model: write {{{rules}}}" if rules else ""
+        layers = [layer for layer in self.layers if any(array.role == "state" for array in layer.parameters)]
+        return f"running statistics stand elsewhere in this model: write {_start_anew(layers)}" if layers else ""
+
+
+def _start_anew(layers: Iterable[Layer]) -> str:
+    """Rules that start the running statistics of layers anew."""
+    selectors = dict.fromkeys(map(selector_of, layers))
+    return "{" + ", ".join(f'"{selector}": {{"state": "default"}}' for selector in selectors) + "}"
+
+
+def _undrawn_text(array: tuple[Layer, Parameter]) -> str:
+    """An array that a rule can't draw, as errors list it with the reason."""
+    return array_text(*array, array[1].excluded or NO_DEFAULT)
 
 
 def _by_default(default: Scheme | None, layers: Sequence[Layer], matching: Matching) -> dict[str, bool]:
     """The arrays that `default=` decides, each with whether it names it."""
     if default is None:
         return {}
-    paths = {each.path: False for layer in layers for each in layer.parameters if each.path not in matching.choices}
-    return said("default=", default, layers, paths)
+    paths = {array.path: False for layer in layers for array in layer.parameters if array.path not in matching.choices}
+    return decided_arrays("default=", default, layers, paths)
 
 
 def _names_arrays(rule: Rule, layers: Sequence[Layer]) -> bool:
@@ -408,4 +400,4 @@ def _names_arrays(rule: Rule, layers: Sequence[Layer]) -> bool:
     names = rule.selector.names
     if rule.scheme is None or names is None or rule.selector.ends_open:
         return rule.scheme is not None and bool(rule.scheme.arrays)
-    return bool(rule.scheme.arrays) or any(names(layer, each) for layer in layers for each in layer.parameters)
+    return bool(rule.scheme.arrays) or any(names(layer, array) for layer in layers for array in layer.parameters)

@@ -30,15 +30,15 @@ def misplaced(draws: Iterable[Any]) -> tuple[list[str], list[str]]:
         draws: the rows of a plan; those of which no forward pass is known are passed over.
     """
     rules: dict[tuple[str, str], list[Parameter]] = {}
-    for each in draws:
-        if each.parameter.residual is None or each.parameter.role not in WEIGHT_ROLES:
+    for draw in draws:
+        if draw.parameter.residual is None or draw.parameter.role not in WEIGHT_ROLES:
             continue
-        recipe = recipe_of(each.initializer)
+        recipe = recipe_of(draw.initializer)
         if recipe:
-            rules.setdefault((each.rule, recipe), []).append(each.parameter)
+            rules.setdefault((draw.rule, recipe), []).append(draw.parameter)
     warnings, notes = [], []
     for (rule, recipe), weights in rules.items():
-        astray = [each for each in weights if not _fits(each, recipe)]
+        astray = [array for array in weights if not _fits(array, recipe)]
         if len(astray) == len(weights):
             warnings.append(_misses(rule, recipe, weights))
         elif astray and parts_of(recipe) == ENDS:
@@ -70,7 +70,7 @@ def _misses(rule: str, recipe: str, weights: Sequence[Parameter]) -> str:
 
 
 def _behind_norms(rule: str, recipe: str, weights: Sequence[Parameter]) -> list[str]:
-    found = [each for each in weights if each.residual is not None and each.residual.normalized]
+    found = [array for array in weights if array.residual is not None and array.residual.normalized]
     if not found:
         return []
     return [
@@ -83,4 +83,4 @@ def _behind_norms(rule: str, recipe: str, weights: Sequence[Parameter]) -> list[
 
 
 def _paths(weights: Sequence[Parameter]) -> str:
-    return listing((each.path or "(model)" for each in weights), FEW)
+    return listing((array.path or "(model)" for array in weights), FEW)

@@ -23,58 +23,59 @@ from initax.schemes._scheme import WORDS
 
 
 def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str, str]) -> str:
-    """Return what to say of a selector that selects no layer and no array."""
-    value, wanted = selector.value, selector.text
+    """Return the message for a selector that selects no layer and no array."""
+    value, name = selector.value, selector.text
     if selector.part:
         return _no_branch(selector, layers)
-    is_path = isinstance(value, str) and len(wanted.split()) == 1 and (is_glob(wanted) or "." in wanted)
-    head = f'selector "{wanted}" matches no layer{" and no array" if is_path else ""}.'
+    is_path = isinstance(value, str) and len(name.split()) == 1 and (is_glob(name) or "." in name)
+    head = f'selector "{name}" matches no layer{" and no array" if is_path else ""}.'
     kinds = Counter(layer.cls.__name__ for layer in layers)
     have = "layers: " + listing(f"{name} ({count})" for name, count in kinds.items())
     if not isinstance(value, str | type):
         return message(head, have)
     if isinstance(value, type):
-        wanted = value.__name__
-    if wanted in aliases:
-        return message(head, f'"{wanted}" is tied to "{aliases[wanted]}", which owns it; write "{aliases[wanted]}"')
-    meant = _meant(value, wanted, layers, have, is_path=is_path)
+        name = value.__name__
+    if name in aliases:
+        return message(head, f'"{name}" is tied to "{aliases[name]}", which owns it; write "{aliases[name]}"')
+    meant = _meant(value, name, layers, have, is_path=is_path)
     if meant:
         return message(head, *meant)
-    drawable = (each for layer in layers for each in layer.parameters if not _is_optimizers(each))
-    arrays = dict.fromkeys(each.name for each in drawable)
-    words = list(_words(layers)) if isinstance(value, type) or wanted in ROLES else _words_and_paths(wanted, layers)
-    near = _by_another_name(value, wanted, layers) or _by_another_role(wanted, layers) or did_you_mean(wanted, words)
+    drawable = (array for layer in layers for array in layer.parameters if not _is_optimizers(array))
+    arrays = dict.fromkeys(array.name for array in drawable)
+    words = list(_words(layers)) if isinstance(value, type) or name in ROLES else _words_and_paths(name, layers)
+    near = _by_another_name(value, name, layers) or _by_another_role(name, layers) or did_you_mean(name, words)
     if isinstance(value, type):
         return message(head, have, near)
-    if wanted in ROLES and wanted != "state":
-        whole = f'"{wanted}": ...' if wanted == "weight" else f'"weight": ..., "{wanted}": ...'
-        role = f'"{wanted}" is a role of arrays, which a scheme speaks of: {{"*": {{{whole}}}}}'
+    if name in ROLES and name != "state":
+        whole = f'"{name}": ...' if name == "weight" else f'"weight": ..., "{name}": ...'
+        role = f'"{name}" is a role of arrays, which a scheme speaks of: {{"*": {{{whole}}}}}'
         return message(head, have, near, role)
-    if path := _path_hint(wanted, layers):
+    if path := _path_hint(name, layers):
         return message(head, have, path)
-    alike = [f'"**.{name}"' for name in nearest(wanted, arrays)]
-    if not near and alike:
-        near = f"did you mean {' or '.join(alike)}?"
+    similar = [f'"**.{array}"' for array in nearest(name, arrays)]
+    if not near and similar:
+        near = f"did you mean {' or '.join(similar)}?"
     if not near:
         near = f"paths: {listing((layer.path or '(model)' for layer in layers), 6)}"
     return message(head, have, f"arrays: {listing(arrays)}" if is_path else "", near)
 
 
-def _meant(value: Any, wanted: str, layers: Sequence[Layer], have: str, *, is_path: bool) -> tuple[str, ...]:
+def _meant(value: Any, name: str, layers: Sequence[Layer], have: str, *, is_path: bool) -> tuple[str, ...]:
     """The lines where it is clear what was meant: several selectors, a path as JAX writes it, a container, a stack."""
     if isinstance(value, str):
-        if several := _several(wanted, layers):
+        if several := _several(name, layers):
             return have, several
-        if len(wanted.split()) > 1:
-            return have, _sequence_hint(wanted.split(), layers)
-    inside = [layer for layer in layers if _is_inside(wanted, layer)]
+        if len(name.split()) > 1:
+            return have, _sequence_hint(name.split(), layers)
+    inside = [layer for layer in layers if _is_inside(name, layer)]
     if inside:
-        line = f'"{wanted} *"' if any(wanted in class_names(each.cls) for each in _around(inside)) else f'"{wanted}.**"'
-        holds = f'"{wanted}" holds {count(len(inside), "layer")} but owns no array itself'
+        is_class = any(name in class_names(ancestor.cls) for ancestor in _around(inside))
+        line = f'"{name} *"' if is_class else f'"{name}.**"'
+        holds = f'"{name}" holds {count(len(inside), "layer")} but owns no array itself'
         return (f"{holds}; for all of them write {line}",)
-    if isinstance(value, str) and (written := _written_otherwise(wanted, layers)):
+    if isinstance(value, str) and (written := _written_otherwise(name, layers)):
         return have, written
-    return _entry_of_a_stack(wanted, layers) if is_path else ()
+    return _entry_of_a_stack(name, layers) if is_path else ()
 
 
 def _is_optimizers(array: Parameter) -> bool:
@@ -91,18 +92,19 @@ def _several(text: str, layers: Sequence[Layer]) -> str:
 
 def _selects(word: str, layers: Sequence[Layer]) -> bool:
     """Whether one word selects a layer or an array."""
-    return any(matches_one(word, each.path, each.cls, each.kind) for each in layers) or bool(selects_any(word, layers))
+    modules = any(matches_one(word, layer.path, layer.cls, layer.kind) for layer in layers)
+    return modules or bool(selects_any(word, layers))
 
 
 def _written_otherwise(text: str, layers: Sequence[Layer]) -> str:
     """The path that is meant by one written as in Python, by JAX, or with slashes; or that a selector is no pattern."""
     if text.partition(":")[0] == RESIDUAL.rstrip(":"):
-        return f"write {', '.join(f'{RESIDUAL}{each}' for each in PARTS)}"
+        return f"write {', '.join(f'{RESIDUAL}{part}' for part in PARTS)}"
     path = re.sub(r"\[['\"]?([\w-]+)['\"]?\]", r".\1", text).replace("/", ".").strip(".")
     path = re.sub(r"\.value$|^(?:model|self|params)\.", "", path)
-    found = selects_any(path, layers) if path and path != text else ()
-    if found:
-        return f'write "{path}", which selects {listing(found, 3)}'
+    paths = selects_any(path, layers) if path and path != text else ()
+    if paths:
+        return f'write "{path}", which selects {listing(paths, 3)}'
     if re.search(r"\\|^\^|\$$|\.\+", text):
         return 'a selector is a glob and not a regular expression: "blocks.*.attn", "**.bias"'
     return ""
@@ -110,9 +112,9 @@ def _written_otherwise(text: str, layers: Sequence[Layer]) -> str:
 
 def _by_another_role(text: str, layers: Sequence[Layer]) -> str:
     """What an array of a layer is called here, where another framework's name stands for it."""
-    around, dot, name = text.rpartition(".")
-    others = SAME_ROLE.get(name, ()) if dot else ()
-    return next((f'did you mean "{around}.{each}"?' for each in others if selects_any(f"{around}.{each}", layers)), "")
+    module, dot, name = text.rpartition(".")
+    paths = [f"{module}.{other}" for other in SAME_ROLE.get(name, ()) if dot]
+    return next((f'did you mean "{path}"?' for path in paths if selects_any(path, layers)), "")
 
 
 SAME_ROLE = {
@@ -130,9 +132,9 @@ SAME_ROLE = {
 
 
 def _no_branch(selector: Selector, layers: Sequence[Layer]) -> str:
-    """What to say of a selector for arrays of residual branches that selects none."""
-    arrays = [each for layer in layers for each in layer.parameters]
-    known = [each.residual for each in arrays if each.residual is not None]
+    """The message for a selector for arrays of residual branches that selects none."""
+    arrays = [array for layer in layers for array in layer.parameters]
+    known = [array.residual for array in arrays if array.residual is not None]
     if not known:
         return message(
             f'selector "{selector.text}" needs the forward pass, which tells what is added to a residual stream.',
@@ -142,16 +144,28 @@ def _no_branch(selector: Selector, layers: Sequence[Layer]) -> str:
     streams = known[0].streams
     if not streams:
         return message(head, "the forward pass adds to no residual stream", "name the arrays, or their layers")
-    found = [each.path for each in arrays if each.residual is not None and each.residual.part == selector.part]
+    paths = [array.path for array in arrays if array.residual is not None and array.residual.part == selector.part]
     word = f"{RESIDUAL}{selector.part}"
-    if found and selector.text != word:
-        return message(head, f"{word}: {listing(found, 6)}", f'nothing of these is inside "{selector.text.split()[0]}"')
+    if paths and selector.text != word:
+        return message(head, f"{word}: {listing(paths, 6)}", f'nothing of these is inside "{selector.text.split()[0]}"')
     ends = listing((path for stream in streams for path in stream.ends), 6)
     return message(head, f"weights that end a branch: {ends}")
 
 
+def decided_later(rule: str, what: str, winners: Iterable[str]) -> str:
+    """Return the message for a rule that later ones leave nothing.
+
+    Args:
+        rule: the rule.
+        what: what it does not do, and what the others decide.
+        winners: the others.
+    """
+    by = listing(f'"{winner}"' for winner in winners)
+    return f'rule "{rule}" {what} is decided by {by}, which comes later; the last rule that matches wins'
+
+
 def no_array(rule: str, key: str, names: Sequence[str]) -> str:
-    """Return what to say of a key of a scheme that is neither a role nor an array of what the rule selects.
+    """Return the message for a key of a scheme that is neither a role nor an array of what the rule selects.
 
     Args:
         rule: the rule.
@@ -163,54 +177,54 @@ def no_array(rule: str, key: str, names: Sequence[str]) -> str:
     return message(
         f'rule "{rule}": "{key}" is neither a role nor an array of what the rule selects.',
         f'an array "{key}" has the role "{known}"' if known else did_you_mean(key, (*names, *WORDS)),
-        f"arrays: {listing([*nearby, *(each for each in names if each not in nearby)])}",
+        f"arrays: {listing([*nearby, *(name for name in names if name not in nearby)])}",
         f"roles: {listing(ROLES[:-1])}; also axes, sizes, base, or name with arguments",
     )
 
 
 def _words_and_paths(text: str, layers: Sequence[Layer]) -> list[str]:
     """What would select a layer or an array, with wildcards for indices where the text has any."""
-    words = [*(each.path for layer in layers for each in layer.parameters), *_words(layers)]
+    words = [*(array.path for layer in layers for array in layer.parameters), *_words(layers)]
     return [re.sub(r"(^|(?<=\.))\d+(?=\.|$)", "*", word) for word in words] if is_glob(text) else words
 
 
 def _entry_of_a_stack(text: str, layers: Sequence[Layer]) -> tuple[str, ...]:
     """What to write for one entry of a stack of layers, which is drawn as a whole."""
     parts = text.split(".")
-    for place, part in enumerate(parts):
-        if place == 0 or not re.fullmatch(r"-?\d+|[*?]|\[.*\]", part):
+    for index, part in enumerate(parts):
+        if index == 0 or not re.fullmatch(r"-?\d+|[*?]|\[.*\]", part):
             continue
-        around, whole = ".".join(parts[:place]), ".".join((*parts[:place], *parts[place + 1 :]))
-        inside = re.compile(rf"{glob(around).pattern}\.(\d+(?=\.|$))?.*")
-        at = [(inside.fullmatch(each.path), each) for layer in layers for each in layer.parameters]
-        arrays = [each for path, each in at if path]
-        sizes = [each.shape[each.axes.stack_axis[0]] for each in arrays if each.axes and each.axes.stack_axis]
-        if not sizes or any(path and path[1] for path, _ in at):
+        stack, whole = ".".join(parts[:index]), ".".join((*parts[:index], *parts[index + 1 :]))
+        inside = re.compile(rf"{glob(stack).pattern}\.(\d+(?=\.|$))?.*")
+        matches = [(inside.fullmatch(array.path), array) for layer in layers for array in layer.parameters]
+        arrays = [array for match, array in matches if match]
+        sizes = [array.shape[array.axes.stack_axis[0]] for array in arrays if array.axes and array.axes.stack_axis]
+        if not sizes or any(match and match[1] for match, _ in matches):
             continue
-        whole = whole if place < len(parts) - 1 else f"{whole}.**"
-        found = selects_any(whole, layers)
+        whole = whole if index < len(parts) - 1 else f"{whole}.**"
+        paths = selects_any(whole, layers)
         factors = ", ".join(["...", *(["..."] if sizes[0] > 1 else [])])
         return (
-            f'"{around}" is one stack of {count(sizes[0], "layer")}, and a rule decides all of them',
-            f'write "{whole}", which selects {listing(found, 3)}'
-            if found
-            else f"arrays: {listing((each.path for each in arrays), 6)}",
+            f'"{stack}" is one stack of {count(sizes[0], "layer")}, and a rule decides all of them',
+            f'write "{whole}", which selects {listing(paths, 3)}'
+            if paths
+            else f"arrays: {listing((array.path for array in arrays), 6)}",
             f'for a factor per layer: ("scaled", {{"scheme": "he_normal", "factor": [{factors}]}}), {sizes[0]} numbers',
         )
     return ()
 
 
-def _by_another_name(selector: Any, wanted: str, layers: Sequence[Layer]) -> str:
+def _by_another_name(selector: Any, name: str, layers: Sequence[Layer]) -> str:
     """Say which name selects the layers that are meant by a class, or by a name, of another framework."""
-    for word in (wanted, KIND_OF.get(wanted, "")):
-        found = next((each for each in layers if word and matches_one(word, each.path, each.cls, each.kind)), None)
-        if found is None:
+    for word in filter(None, (name, KIND_OF.get(name, ""))):
+        meant = [layer for layer in layers if matches_one(word, layer.path, layer.cls, layer.kind)]
+        if not meant:
             continue
-        if not isinstance(selector, type) or found.cls.__module__ == "builtins":
+        if not isinstance(selector, type) or meant[0].cls.__module__ == "builtins":
             return f'did you mean the kind "{word}"?'
-        theirs, ours = _public_name(selector), _public_name(found.cls)
-        if word == wanted or theirs.split(".")[:2] != ours.split(".")[:2]:
-            return f'it is {theirs}, and "{found.path}" is {ours}; write "{word}"'
+        theirs, ours = _public_name(selector), _public_name(meant[0].cls)
+        if word == name or theirs.split(".")[:2] != ours.split(".")[:2]:
+            return f'it is {theirs}, and "{meant[0].path}" is {ours}; write "{word}"'
     return ""
 
 
@@ -220,22 +234,22 @@ def _public_name(cls: type) -> str:
 
 def _is_inside(name: str, layer: Layer) -> bool:
     return layer.path.startswith(f"{name}.") or any(
-        matches_one(name, each.path, each.cls, "") for each in layer.ancestors
+        matches_one(name, ancestor.path, ancestor.cls, "") for ancestor in layer.ancestors
     )
 
 
 def _around(layers: Sequence[Layer]) -> Iterable[Ancestor]:
-    return (each for layer in layers for each in layer.ancestors)
+    return (ancestor for layer in layers for ancestor in layer.ancestors)
 
 
 def _path_hint(text: str, layers: Sequence[Layer]) -> str:
     """The path that was meant: further inside the model, one level up, or with an index counted from the end."""
     path = _from_the_front(text, layers)
     inside = f"{path}*" if path.endswith(".*") else f"{path}.**"
-    for each in (path, inside, f"**.{path}", f"**.{inside}"):
-        found = selects_any(each, layers)
-        if found:
-            return f'write "{each}", which selects {listing(found, 3)}'
+    for pattern in (path, inside, f"**.{path}", f"**.{inside}"):
+        paths = selects_any(pattern, layers)
+        if paths:
+            return f'write "{pattern}", which selects {listing(paths, 3)}'
     return ""
 
 
@@ -244,26 +258,29 @@ def _from_the_front(text: str, layers: Sequence[Layer]) -> str:
     before, dot, index = text.rpartition(".")
     if not re.fullmatch(r"-\d+", index):
         return text
-    around = rf"(?:.*\.)?{glob(before).pattern}\." if dot else ""
+    front = rf"(?:.*\.)?{glob(before).pattern}\." if dot else ""
     last: dict[str, int] = {}
     for layer in layers:
-        if found := re.fullmatch(rf"({around})(\d+)(?:\..*)?", layer.path):
-            last[found[1]] = max(last.get(found[1], 0), int(found[2]))
-    places = {each + 1 + int(index) for each in last.values()}
-    place = places.pop() if len(places) == 1 else -1
-    return f"{before}{dot}{place}" if place >= 0 else text
+        if match := re.fullmatch(rf"({front})(\d+)(?:\..*)?", layer.path):
+            last[match[1]] = max(last.get(match[1], 0), int(match[2]))
+    counted = {largest + 1 + int(index) for largest in last.values()}
+    return f"{before}{dot}{counted.pop()}" if len(counted) == 1 and min(counted) >= 0 else text
 
 
 def _sequence_hint(tokens: Sequence[str], layers: Sequence[Layer]) -> str:
     """Say which word of a sequence is at fault."""
     for token in tokens:
-        modules = any(matches_one(token, each.path, each.cls, "") for each in _around(layers))
+        modules = any(matches_one(token, ancestor.path, ancestor.cls, "") for ancestor in _around(layers))
         last = token is tokens[-1] and bool(selects_any(f"**.{token}", layers))
-        if not modules and not last and not any(matches_one(token, each.path, each.cls, each.kind) for each in layers):
+        if (
+            not modules
+            and not last
+            and not any(matches_one(token, layer.path, layer.cls, layer.kind) for layer in layers)
+        ):
             near = did_you_mean(token, _words(layers))
             return f'nothing in the model is "{token}"' + (f"; {near}" if near else "")
     arrays = selects_any(f"**.{tokens[-1]}", layers)
-    if arrays and not any(matches_one(tokens[-1], each.path, each.cls, each.kind) for each in layers):
+    if arrays and not any(matches_one(tokens[-1], layer.path, layer.cls, layer.kind) for layer in layers):
         return f'for arrays of that name write "{" ".join((*tokens[:-1], f"**.{tokens[-1]}"))}"'
     outer = " inside ".join(f'a "{token}"' for token in reversed(tokens))
     return f"each word names something, but there is no {outer[2:]}"
@@ -275,18 +292,18 @@ def _words(layers: Sequence[Layer]) -> Iterable[str]:
         yield layer.cls.__name__
         yield layer.kind
         yield layer.path
-        yield from (each.cls.__name__ for each in layer.ancestors)
+        yield from (ancestor.cls.__name__ for ancestor in layer.ancestors)
 
 
 def no_mapping(rules: Any) -> str:
-    """Return what to say of something that is not a mapping and was to be rules."""
+    """Return the message for something that is not a mapping and was to be rules."""
     head = f"rules must be a mapping from selectors to schemes, not {shown(rules)}."
     if isinstance(rules, str):
         is_file = rules.lower().endswith((".toml", ".json"))
         return message(
             head, f'write ix.load_rules("{rules}")' if is_file else f'for every layer write {{"*": "{rules}"}}'
         )
-    if isinstance(rules, Sequence) and all(isinstance(each, Sequence) and len(each) == 2 for each in rules):
+    if isinstance(rules, Sequence) and all(isinstance(rule, Sequence) and len(rule) == 2 for rule in rules):
         return message(head, "write dict(rules)")
     return message(head, 'write {"Linear": "he_normal"}, or {"*": "he_normal"} for every layer')
 
@@ -301,7 +318,7 @@ def by_name(selector: Selector, hint: str) -> str:
 
 
 def no_layers(layers: Sequence[Layer], model: type) -> str:
-    """Return what to say of a model without a layer that initax knows."""
+    """Return the message for a model without a layer that initax knows."""
     arrays = [(layer, parameter) for layer in layers for parameter in layer.parameters]
     if not arrays:
         return message(
@@ -330,30 +347,30 @@ def remedy(layer: Layer, parameter: Parameter, *, is_named: bool) -> tuple[str, 
     reason = parameter.excluded
     if not is_named or reason is None or reason.hint or layer.cls.__module__ == "builtins":
         return lines
-    pattern = guess_pattern(parameter, layer, [each.shape for each in layer.parameters])
+    pattern = guess_pattern(parameter, layer, [array.shape for array in layer.parameters])
     return (*lines, f'or restate its axes in the rule: ix.Scheme(..., axes="{pattern}")')
 
 
-def instead(rule: str, own: Sequence[Kept], paths: Collection[str], *, zeros: bool = False) -> str:
+def instead(rule: str, rows: Sequence[Kept], paths: Collection[str], *, zeros: bool = False) -> str:
     """Return what to write in place of a rule that draws nothing.
 
     Args:
         rule: the rule.
-        own: what it keeps.
+        rows: what it keeps.
         paths: the paths of all arrays.
         zeros: whether its weights are zero.
     """
-    if any(each.reason.why is Why.NORM for each in own):
+    if any(row.reason.why is Why.NORM for row in rows):
         if zeros:
             return f'write {{"{rule}": {{"scale": "zeros"}}}}; norms start with {{"scale": "ones", "bias": "zeros"}}'
         return f'write {{"{rule}": {{"scale": "ones", "bias": "zeros"}}}}, or "default"'
-    learned = [each.parameter.name for each in own if is_learned_input(each.parameter)]
+    learned = [row.parameter.name for row in rows if is_learned_input(row.parameter)]
     if learned:
         roles = ", ".join(f'"{name}": "embedding"' for name in learned)
         return f"learned positions and tokens are no biases: ix.register_layer(..., roles={{{roles}}})"
-    if any(each.reason.why is Why.FOLLOWS for each in own):
+    if any(row.reason.why is Why.FOLLOWS for row in rows):
         return f'for the layers inside write {{"{rule} *": ...}}'
-    owners = [each.reason.owner for each in own if each.reason.why is Why.TIED]
+    owners = [row.reason.owner for row in rows if row.reason.why is Why.TIED]
     known = [owner for owner in owners if owner is not None and owner in paths]
     return f'select the layer that owns it: "{known[0].rpartition(".")[0] or "*"}"' if known else ""
 
@@ -370,7 +387,7 @@ def cover(left: Iterable[tuple[Layer, Any, Any]], selected: Collection[str], dra
     if not layers:
         return 'add a rule for them, or {"*": None} in front to keep what the others do not select'
     whole = [
-        path for path, layer in layers.items() if path and not any(each.path in drawn for each in layer.parameters)
+        path for path, layer in layers.items() if path and not any(array.path in drawn for array in layer.parameters)
     ]
     rules = ", ".join(f'"{path}": None' for path in whole)
     kept = f"keep them with rules behind the others: {{{rules}}}; or " if whole else ""
@@ -378,7 +395,7 @@ def cover(left: Iterable[tuple[Layer, Any, Any]], selected: Collection[str], dra
 
 
 def no_plan_to_compare(other: Any) -> str:
-    """Return what to say of something that is not a plan and was to be compared with one."""
+    """Return the message for something that is not a plan and was to be compared with one."""
     line = "plan.diff(ix.plan(model, rules))"
     if isinstance(other, str | bytes | Mapping):
         line = "read it first: plan.diff(ix.Plan.from_json(text, model))"
@@ -386,7 +403,7 @@ def no_plan_to_compare(other: Any) -> str:
 
 
 def no_stored_plan(text: Any, error: Exception | None) -> str:
-    """Return what to say of something that is not a stored plan."""
+    """Return the message for something that is not a stored plan."""
     head = f"this is not a stored plan: {shown(text)}."
     if isinstance(text, os.PathLike) or (isinstance(text, str) and re.fullmatch(r"[^\n{}]+\.\w+", text)):
         return message(head, "from_json takes the text and not its path", _from_file(os.fspath(text)))
@@ -412,45 +429,45 @@ def declaration(layer: Layer) -> tuple[str, ...]:
     """Return the lines that declare a layer, with a guess at the patterns for the user to put right."""
     if layer.cls.__name__ in ("ArrayImpl", "ndarray", "ShapeDtypeStruct"):
         return ("for a single array write ix.draw(scheme, key, shape)",)
-    hints = [each.excluded.hint for each in layer.parameters if each.excluded is not None and each.excluded.hint]
+    hints = [array.excluded.hint for array in layer.parameters if array.excluded is not None and array.excluded.hint]
     if hints:
         return (hints[0],)
-    arrays = [each for each in layer.parameters if each.axes or (each.excluded and each.excluded.is_about_axes)]
-    returned = [each for each in arrays if each.excluded and each.excluded.why is Why.RETURNED]
-    arrays = [each for each in arrays if each not in returned]
-    if returned and not any(each.excluded for each in arrays):
+    arrays = [array for array in layer.parameters if array.axes or (array.excluded and array.excluded.is_about_axes)]
+    returned = [array for array in arrays if array.excluded and array.excluded.why is Why.RETURNED]
+    arrays = [array for array in arrays if array not in returned]
+    if returned and not any(array.excluded for array in arrays):
         path = returned[0].path
         return (f'it has no axes to declare; a rule can set it, {{"{path}": "zeros"}}, or keep it, {{"{path}": None}}',)
-    misfits = any(each.excluded and each.excluded.why is Why.CONTRADICTED for each in arrays)
-    if all(each.axes for each in arrays) and not misfits:
-        default = ", ".join(f'"{each.name}": "lecun_normal"' for each in arrays if each.role in WEIGHT_ROLES)
+    misfits = any(array.excluded and array.excluded.why is Why.CONTRADICTED for array in arrays)
+    if all(array.axes for array in arrays) and not misfits:
+        default = ", ".join(f'"{array.name}": "lecun_normal"' for array in arrays if array.role in WEIGHT_ROLES)
         return (f"declare it: ix.register_layer({layer.cls.__name__}, ..., default={{{default}}})",)
-    shapes = [each.shape for each in arrays]
+    shapes = [array.shape for array in arrays]
     patterns = {
-        each.name: each.axes.pattern
-        if each.axes and not misfits and each.role in WEIGHT_ROLES
-        else guess_pattern(each, layer, shapes)
-        for each in arrays
+        array.name: array.axes.pattern
+        if array.axes and not misfits and array.role in WEIGHT_ROLES
+        else guess_pattern(array, layer, shapes)
+        for array in arrays
     }
     if misfits:
         patterns |= _guess_wide(arrays)
     if layer.cls.__module__ == "builtins":
         return (axes_line(patterns),)
-    learned = [each.name for each in arrays if is_learned_input(each)]
-    said = 'kind="Embedding"' if len(learned) == len(patterns) else 'kind="Linear"'
+    learned = [array.name for array in arrays if is_learned_input(array)]
+    args = 'kind="Embedding"' if len(learned) == len(patterns) else 'kind="Linear"'
     if learned and len(learned) < len(patterns):
-        said += ", roles={" + ", ".join(f'"{name}": "embedding"' for name in learned) + "}"
+        args += ", roles={" + ", ".join(f'"{name}": "embedding"' for name in learned) + "}"
     if all(name.isidentifier() and name not in ARGUMENTS for name in patterns):
-        said += "".join(f', {name}="{pattern}"' for name, pattern in patterns.items())
+        args += "".join(f', {name}="{pattern}"' for name, pattern in patterns.items())
     else:
         pairs = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
-        said = f"{{{pairs}}}, {said}"
-    line = f"declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, {said})"
+        args = f"{{{pairs}}}, {args}"
+    line = f"declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, {args})"
     if len(learned) == len(patterns):
-        named = ", ".join(f'"{each.path}": ("normal", {{"stddev": 0.02}})' for each in arrays[:2])
+        named = ", ".join(f'"{array.path}": ("normal", {{"stddev": 0.02}})' for array in arrays[:2])
         them = "it by a rule that names it" if len(arrays) == 1 else "them by rules that name them"
         return line, f"or draw {them}: {{{named}}}"
-    if any(each.excluded != undeclared() for each in arrays):
+    if any(array.excluded != undeclared() for array in arrays):
         return (line,)
     return ("let a trace find the axes: inputs=x, what the model is called on", f"or {line}")
 
@@ -464,17 +481,17 @@ def is_learned_input(array: Parameter) -> bool:
 
 def _guess_wide(arrays: list[Parameter]) -> dict[str, str]:
     """Axes that a weight and its bias of several axes may have: outputs of several axes, or stacked layers."""
-    wide = [each for each in arrays if each.role == "bias" and len(each.shape) > 1]
+    wide = [array for array in arrays if array.role == "bias" and len(array.shape) > 1]
     if not wide or len(arrays) != 2:
         return {}
     (weight, bias), size = (arrays if arrays[1] is wide[0] else arrays[::-1]), wide[0].shape
     if weight.shape[-len(size) :] == size:
-        outputs = " ".join(f"o{place + 1}" for place in range(len(size)))
-        inputs = [f"i{place + 1}" for place in range(len(weight.shape) - len(size))]
+        outputs = " ".join(f"o{axis + 1}" for axis in range(len(size)))
+        inputs = [f"i{axis + 1}" for axis in range(len(weight.shape) - len(size))]
         return {weight.name: " ".join([*(inputs if len(inputs) > 1 else ["i"]), outputs]), bias.name: outputs}
     if len(weight.shape) == 3 and size[0] == weight.shape[0]:
         return {weight.name: "stack i o" if size[1] == weight.shape[2] else "stack o i", bias.name: "stack o"}
-    return {bias.name: " ".join(f"o{place + 1}" for place in range(len(size)))}
+    return {bias.name: " ".join(f"o{axis + 1}" for axis in range(len(size)))}
 
 
 def guess_pattern(array: Parameter, layer: Layer, others: list[tuple[int, ...]]) -> str:

@@ -41,22 +41,22 @@ def with_input_moments(decisions: Decisions, survey: Survey, traced: Traced | No
         survey: the model.
         traced: its forward pass, where there is one.
     """
-    drawn = {each.parameter.path: each for each in decisions.draws}
+    drawn = {draw.parameter.path: draw for draw in decisions.draws}
     found = _followed(drawn, survey, traced) if traced is not None else Followed({}, (), {})
-    layers = {each.path: layer for layer in survey.layers for each in layer.parameters}
+    layers = {array.path: layer for layer in survey.layers for array in layer.parameters}
     draws, unknown = [], []
-    for each in decisions.draws:
-        if each.initializer is None or not each.initializer.needs_input_second_moment:
-            draws.append(each)
+    for draw in decisions.draws:
+        if draw.initializer is None or not draw.initializer.needs_input_second_moment:
+            draws.append(draw)
             continue
-        moment = found.input_second_moment.get(each.parameter.path)
-        parameter = replace(each.parameter, input_second_moment=moment)
+        moment = found.input_second_moment.get(draw.parameter.path)
+        parameter = replace(draw.parameter, input_second_moment=moment)
         if moment is None and (parameter.role != "embedding" or parameter.path in found.input_second_moment):
             unknown.append(parameter.path)
         # A table that a signal of unknown length reaches is an output layer all the same.
         scaled = replace(parameter, input_second_moment=1.0) if parameter.path in unknown else parameter
-        recipe = each.initializer.recipe(scaled, layers[parameter.path])
-        draws.append(replace(each, parameter=parameter, recipe=recipe))
+        recipe = draw.initializer.recipe(scaled, layers[parameter.path])
+        draws.append(replace(draw, parameter=parameter, recipe=recipe))
     notes = (*decisions.notes, *_blind(unknown, traced is None), *_assuming(found.assumed), *_unstable(found.slopes))
     return replace(decisions, draws=tuple(draws), notes=notes)
 
@@ -78,8 +78,8 @@ class Followed:
 
 def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Followed:
     paths, arrays = traced.paths, len(traced.paths)
-    known = {each.path: each for layer in survey.layers for each in layer.parameters}
-    norms = {each.path for layer in survey.layers for each in layer.parameters if layer.kind == "Norm"}
+    known = {array.path: array for layer in survey.layers for array in layer.parameters}
+    norms = {array.path for layer in survey.layers for array in layer.parameters if layer.kind == "Norm"}
     found = {at: _law(known[path], drawn.get(path), path in norms) for at, path in enumerate(paths)}
     laws = {at: law for at, law in found.items() if law is not None}
     tables = frozenset(at for at, path in enumerate(paths) if _now(known[path], drawn.get(path)).role == "embedding")

@@ -9,48 +9,70 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import RuleError, count, did_you_mean, listing, shown, warn
-from initax._math._axes import parse
+from initax._errors import AxesError, RuleError, count, did_you_mean, listing, shown, warn
+from initax._math._axes import Axes, parse, resolve
 from initax._model._parameter import ROLES, Layer, Parameter
 from initax._model._survey import Survey
+from initax._planning._hints import decided_later
 from initax._planning._rules import Rule, match
 from initax._planning._selectors import read_selector
 
 
 @dataclass(frozen=True, slots=True)
 class LabelRule:
-    """A selector and what it says of the arrays it selects.
+    """A selector and the values of the arrays it selects.
 
     Attributes:
         rule: the selector.
-        values: role or name of an array → what is said of it; `""` for all others.
+        values: role or name of an array → its value; `""` for all others.
     """
 
     rule: Rule
     values: Mapping[str, Any]
 
-    def value(self, parameter: Parameter) -> tuple[Any, bool] | None:
-        """Return what it says of an array and whether it names it; `None` where it says nothing."""
+    def label(self, parameter: Parameter, *, is_named: bool) -> ArrayLabel | None:
+        """Return the label that it gives an array, `None` where it gives none.
+
+        Args:
+            parameter: the array, which the rule selects.
+            is_named: whether the selector names it.
+        """
         # A word for a role is one, whatever the array is called: the scale of a norm may be called "weight".
-        named = parameter.name not in ROLES and parameter.name in self.values
+        is_key = parameter.name not in ROLES and parameter.name in self.values
         role = parameter.role or ""
-        key = parameter.name if named else role if role in self.values else ""
-        return (self.values[key], named) if key in self.values else None
+        key = parameter.name if is_key else role if role in self.values else ""
+        return ArrayLabel(self.values[key], self.rule.text, is_named or is_key) if key in self.values else None
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ArrayLabel:
     """The value that the last matching rule gives an array.
 
     Attributes:
-        value: what it says.
-        rule: its selector.
+        value: the value.
+        rule: the selector of the rule.
         is_named: whether the rule names the array, by its path or as a key.
     """
 
     value: Any
     rule: str
     is_named: bool
+
+    def axes(self, verb: str, path: str, shape: tuple[int, ...]) -> Axes:
+        """Return the axes that the value, a pattern with sizes, gives an array.
+
+        Args:
+            verb: who asks, for errors.
+            path: path of the array, for errors.
+            shape: its shape.
+
+        Raises:
+            AxesError: the pattern does not fit.
+        """
+        try:
+            return resolve(self.value["axes"], shape, self.value["sizes"])
+        except AxesError as error:
+            raise AxesError(f'{verb}: rule "{self.rule}": {path or "(model)"}: {error}') from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +106,14 @@ def _label(value: Any) -> Any:
 
 def _matrix(value: Any) -> Any:
     if isinstance(value, str):
-        return {"axes": _pattern(value), "sizes": {}}
-    if isinstance(value, Mapping):
-        axes, sizes = value.get("axes"), value.get("sizes", {})
-        fits = isinstance(axes, str) and isinstance(sizes, Mapping) and set(value) <= {"axes", "sizes"}
-        return {"axes": _pattern(axes), "sizes": dict(sizes)} if fits and isinstance(axes, str) else None
-    return _truth(value)
-
-
-def _pattern(text: str) -> str:
-    parse(text)
-    return text
+        value = {"axes": value}
+    if not isinstance(value, Mapping):
+        return _truth(value)
+    axes, sizes = value.get("axes"), value.get("sizes", {})
+    if not isinstance(axes, str) or not isinstance(sizes, Mapping) or not set(value) <= {"axes", "sizes"}:
+        return None
+    parse(axes)
+    return {"axes": axes, "sizes": dict(sizes)}
 
 
 USES = ("input", "hidden", "output", "query", "tied", "fixed")
@@ -169,71 +188,60 @@ def read_label_rules(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ..
 
 
 def _read(kind: Kind, verb: str, selector: Any, value: Any) -> LabelRule:
-    if isinstance(selector, tuple) and len(selector) == 2 and all(isinstance(each, str | type) for each in selector):
+    if isinstance(selector, tuple) and len(selector) == 2 and all(isinstance(part, str | type) for part in selector):
         name = selector[0].__name__ if isinstance(selector[0], type) else selector[0]
         line = f'write {{"{name}": {{"{selector[1]}": {value!r}}}}}'
         raise RuleError(f"{verb}: a selector can't be a pair, {selector!r}.", line)
-    keys = value if isinstance(value, Mapping) and not set(value) & kind.keys else ()
-    rule = Rule(read_selector(selector), None, frozenset(map(str, keys)))
-    if not isinstance(value, Mapping) or set(value) & kind.keys:
-        return LabelRule(rule, {"": _checked(kind, verb, rule.text, "", value)})
-    if not value:
+    values = value if isinstance(value, Mapping) and not set(value) & kind.keys else {"": value}
+    rule = Rule(read_selector(selector), None, frozenset(filter(None, map(str, values))))
+    if not values:
         raise RuleError(f'{verb}: rule "{rule.text}" says nothing.', f"write {kind.example}")
-    return LabelRule(rule, {str(key): _checked(kind, verb, rule.text, str(key), each) for key, each in value.items()})
+    return LabelRule(rule, {str(key): _checked(kind, verb, rule.text, str(key), part) for key, part in values.items()})
 
 
 def _checked(kind: Kind, verb: str, rule: str, key: str, value: Any) -> Any:
-    found = kind.check(value)
-    if found is None:
-        at = f'rule "{rule}"' + (f', key "{key}"' if key else "")
-        raise RuleError(f"{verb}: {at}: {shown(value)} is not {kind.one}.", kind.hint)
-    return found
+    checked = kind.check(value)
+    if checked is None:
+        inside = f', key "{key}"' if key else ""
+        raise RuleError(f'{verb}: rule "{rule}"{inside}: {shown(value)} is not {kind.one}.', kind.hint)
+    return checked
 
 
-def decide_labels(rules: Sequence[LabelRule], found: Survey) -> dict[str, Said]:
-    """Return what the last rule that matches says of each array of a model, by path.
+def decide_labels(rules: Sequence[LabelRule], survey: Survey) -> dict[str, ArrayLabel]:
+    """Return the label that the last matching rule gives each array of a model, by path.
 
     A rule that decides nothing, because later ones decide all that it selects, is warned of.
 
     Raises:
         RuleError: a selector matches nothing, or a key is neither a role nor an array of what its rule selects.
     """
-    matching = match([each.rule for each in rules], found.layers, found.aliases, found.hint)
-    parameters = {each.path: each for layer in found.layers for each in layer.parameters}
-    decided: dict[str, Said] = {}
-    spoken: list[list[str]] = []
-    for each, selected in zip(rules, matching.selected, strict=True):
-        _refuse_unknown_keys(each, [parameters[path] for path in selected])
-        said = {path: each.value(parameters[path]) for path in selected}
-        own = {
-            path: Said(value[0], each.rule.text, selected[path] or value[1])
-            for path, value in said.items()
-            if value is not None
-        }
-        decided |= own
-        spoken.append(list(own))
-    for each, paths in zip(rules, spoken, strict=True):
-        winners = dict.fromkeys(decided[path].rule for path in paths)
-        if paths and each.rule.text not in winners:
-            warn(
-                f'rule "{each.rule.text}" decides nothing: every array it selects is decided by '
-                + listing(f'"{winner}"' for winner in winners)
-                + ", which comes later; the last rule that matches wins"
-            )
-    _warn_of_roles(rules, matching.selected, [each for path, each in parameters.items() if path not in decided])
+    matching = match([rule.rule for rule in rules], survey.layers, survey.aliases, survey.hint)
+    arrays = {array.path: array for _, array in rows_of(survey)}
+    decided: dict[str, ArrayLabel] = {}
+    labels_of: list[dict[str, ArrayLabel]] = []
+    for rule, selected in zip(rules, matching.selected, strict=True):
+        _refuse_unknown_keys(rule, [arrays[path] for path in selected])
+        labels = {path: rule.label(arrays[path], is_named=is_named) for path, is_named in selected.items()}
+        labels_of.append({path: label for path, label in labels.items() if label is not None})
+        decided |= labels_of[-1]
+    for rule, given in zip(rules, labels_of, strict=True):
+        winners = dict.fromkeys(decided[path].rule for path in given)
+        if given and rule.rule.text not in winners:
+            warn(decided_later(rule.rule.text, "decides nothing: every array it selects", winners))
+    _warn_of_roles(rules, matching.selected, [array for path, array in arrays.items() if path not in decided])
     return decided
 
 
 def _warn_of_roles(
-    rules: Sequence[LabelRule], selected: Sequence[Mapping[str, bool]], silent: Sequence[Parameter]
+    rules: Sequence[LabelRule], selected: Sequence[Mapping[str, bool]], unlabelled: Sequence[Parameter]
 ) -> None:
     """Warn of arrays that rules select and leave out, because these go by roles and theirs are not known."""
-    by_role = [at for at, each in enumerate(rules) if set(each.values) & set(ROLES)]
+    by_role = [index for index, rule in enumerate(rules) if set(rule.values) & set(ROLES)]
     left = [
-        each.path
-        for each in silent
-        if each.role is None and (each.excluded is None or each.excluded.is_about_axes)
-        if any(each.path in selected[at] for at in by_role)
+        array.path
+        for array in unlabelled
+        if array.role is None and (array.excluded is None or array.excluded.is_about_axes)
+        if any(array.path in selected[index] for index in by_role)
     ]
     if left:
         text = rules[by_role[-1]].rule.text
@@ -244,18 +252,18 @@ def _warn_of_roles(
         )
 
 
-def _refuse_unknown_keys(each: LabelRule, selected: Sequence[Parameter]) -> None:
+def _refuse_unknown_keys(rule: LabelRule, selected: Sequence[Parameter]) -> None:
     names = dict.fromkeys(parameter.name for parameter in selected)
-    for key in each.values:
+    for key in rule.values:
         if key and key not in ROLES and key not in names:
             raise RuleError(
-                f'rule "{each.rule.text}": "{key}" is neither a role nor an array of what the rule selects.',
+                f'rule "{rule.rule.text}": "{key}" is neither a role nor an array of what the rule selects.',
                 did_you_mean(key, (*names, *ROLES)),
                 f"arrays: {listing(names)}",
                 f"roles: {listing(ROLES)}",
             )
 
 
-def rows_of(found: Survey) -> list[tuple[Layer, Parameter]]:
+def rows_of(survey: Survey) -> list[tuple[Layer, Parameter]]:
     """Return the arrays of a model with their layers."""
-    return [(layer, each) for layer in found.layers for each in layer.parameters]
+    return [(layer, array) for layer in survey.layers for array in layer.parameters]

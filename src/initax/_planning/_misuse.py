@@ -64,18 +64,18 @@ def _are_rules(value: Any) -> bool:
     if (
         not isinstance(value, Mapping)
         or not value
-        or not all(each is None or _is_scheme(each) for each in value.values())
+        or not all(scheme is None or _is_scheme(scheme) for scheme in value.values())
     ):
         return False
-    return any(each is not None for each in value.values())
+    return any(scheme is not None for scheme in value.values())
 
 
 def _are_maps_of_rules(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(_are_rules(each) for each in value.values())
+    return isinstance(value, Mapping) and bool(value) and all(_are_rules(scheme) for scheme in value.values())
 
 
 def _may_be_model(value: Any) -> bool:
-    """Whether nothing speaks against it."""
+    """Whether it is none of the other arguments."""
     if value is None or isinstance(value, str | Scheme | Initializer) or is_key(value):
         return False
     return not _are_rules(value) and not _are_maps_of_rules(value)
@@ -87,7 +87,7 @@ def _is_passed(value: Any) -> bool:
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple | list) and all(isinstance(each, int | np.integer) for each in value)
+    return isinstance(value, tuple | list) and all(isinstance(size, int | np.integer) for size in value)
 
 
 def _is_type(value: Any) -> bool:
@@ -141,30 +141,28 @@ ERRORS: dict[str, type[InitaxError]] = {
 """Name of an argument that stands elsewhere → the error; the first that does decides, in this order."""
 
 
-def refuse_permuted(verb: str, **given: Any) -> None:
+def refuse_permuted(verb: str, **arguments: Any) -> None:
     """Raise where the arguments of a verb stand in another order than it takes them in.
 
     Args:
         verb: the function, as a user writes it.
-        **given: its arguments in its order, by names of `LOOKS_LIKE`.
+        **arguments: its arguments in its order, by names of `LOOKS_LIKE`.
 
     Raises:
-        InitaxError: they do, of the kind that fits what was misplaced.
+        InitaxError: the arguments are permuted; its class fits the first one that is misplaced.
     """
-    names, values = tuple(given), tuple(given.values())
-    known = [LOOKS_LIKE[name] for name in names]
-    if all(looks_right(value) for looks_right, value in zip(known, values, strict=True)):
+    names = tuple(arguments)
+    if all(LOOKS_LIKE[name](value) for name, value in arguments.items()):
         return
-    fits = [[looks_right(value) for value in values] for looks_right in known]
-    for order in itertools.permutations(range(len(names))):
-        if not all(fits[place][at] for place, at in enumerate(order)):
+    fits = {name: [LOOKS_LIKE[name](value) for value in arguments.values()] for name in names}
+    for order in itertools.permutations(names):
+        if not all(fits[name][index] for index, name in enumerate(order)):
             continue
-        moved = [name for place, name in enumerate(names) if order[place] != place]
+        moved = [name for name, meant in zip(names, order, strict=True) if name != meant]
         error = next((ERRORS[name] for name in ERRORS if name in moved), ModelError)
-        came = listing(names[order.index(at)] for at in range(len(names)))
         raise error(
-            f"{verb} takes {listing(names)} in this order, and was given {came}.",
-            *(f"{name} is {shown(value)}" for name, value in given.items() if name in moved),
+            f"{verb} takes {listing(names)} in this order, and was given {listing(order)}.",
+            *(f"{name} is {shown(arguments[name])}" for name in moved),
             f"write {verb}({', '.join(names)})",
         )
 
@@ -173,7 +171,7 @@ def refuse_rules_first(verb: str, model: Any, rules: Any) -> None:
     """Raise where rules whose values are not schemes stand in the place of the model, and the model in theirs.
 
     Raises:
-        RuleError: it is so.
+        RuleError: rules and model are swapped.
     """
     if _holds_arrays(rules) and not _holds_arrays(model):
         raise RuleError(
@@ -222,14 +220,14 @@ def refuse_flattened(model: Any, schemes: Iterable[Scheme | None]) -> None:
     these are apart. Square matrices alone tell nothing, and are drawn.
 
     Raises:
-        ModelError: it is so.
+        ModelError: the model is a flattened state dict.
     """
-    chosen = [each for each in schemes if each is not None]
-    if not isinstance(model, Mapping) or not chosen or any(each.axes for each in chosen):
+    chosen = [scheme for scheme in schemes if scheme is not None]
+    if not isinstance(model, Mapping) or not chosen or any(scheme.axes for scheme in chosen):
         return
-    if not all(isinstance(name, str) and isinstance(each, ARRAYS) for name, each in model.items()):
+    if not all(isinstance(name, str) and isinstance(array, ARRAYS) for name, array in model.items()):
         return
-    weights = {name: tuple(each.shape) for name, each in model.items() if NAMED_BY_PATH.fullmatch(name)}
+    weights = {name: tuple(array.shape) for name, array in model.items() if NAMED_BY_PATH.fullmatch(name)}
     torch = {name: shape for name, shape in weights.items() if name.endswith(".weight") and len(shape) > 1}
     flax = [name for name, shape in weights.items() if not name.endswith(".weight") and len(shape) > 1]
     if not flax and all(len(shape) == 2 and shape[0] == shape[1] for shape in torch.values()):

@@ -20,7 +20,7 @@ def restated(layer: Layer, scheme: Scheme, where: str) -> Layer:
     if not scheme.axes:
         return layer
     names = {parameter.name for parameter in layer.parameters}
-    weights = [each.name for each in layer.parameters if each.role in WEIGHT_ROLES]
+    weights = [array.name for array in layer.parameters if array.role in WEIGHT_ROLES]
     # One pattern, given as a string, is for the layer's weight, whatever that is called here.
     patterns = {
         weights[0] if name == "weight" and name not in names and weights else name: pattern
@@ -33,7 +33,7 @@ def restated_alone(
     layer: Layer, parameter: Parameter, scheme: Scheme, rule: str, selected: Mapping[str, bool]
 ) -> Layer:
     """Return the layer with the axes of one array restated; one pattern, given as a string, is for that array."""
-    names = {each.name for each in layer.parameters if each.path in selected}
+    names = {array.name for array in layer.parameters if array.path in selected}
     patterns = {parameter.name if name == "weight" else name: pattern for name, pattern in scheme.axes.items()}
     for name, pattern in patterns.items():
         if name not in names:
@@ -49,7 +49,7 @@ def restated_alone(
     sizes = {axis: size for axis, size in scheme.sizes.items() if axis in own or axis not in elsewhere}
     alone = replace(layer, parameters=(parameter,))
     (new,) = with_axes(alone, {parameter.name: patterns[parameter.name]}, sizes, rule).parameters
-    return replace(layer, parameters=tuple(new if each.path == new.path else each for each in layer.parameters))
+    return replace(layer, parameters=tuple(new if array.path == new.path else array for array in layer.parameters))
 
 
 def _axes_in(pattern: str) -> set[str]:
@@ -85,7 +85,7 @@ def with_axes(layer: Layer, patterns: Mapping[str, str], sizes: Mapping[str, int
                 did_you_mean(axis, axes),
             )
     restated = {name: _restated(layer[name], pattern, sizes, layer, where) for name, pattern in patterns.items()}
-    weight = next((each for each in restated.values() if each.role in WEIGHT_ROLES), None)
+    weight = next((array for array in restated.values() if array.role in WEIGHT_ROLES), None)
     return replace(
         layer,
         parameters=tuple(

@@ -99,10 +99,10 @@ class Plan:
         check_key(key)
         jobs = self._jobs(donate=donate)
         self._survey.refuse_deleted(path for job in jobs for path in job.paths)
-        one = key_of(key)
-        streams = {each.parameter.path: self._survey.streams.get(each.parameter.path) for each in self.draws}
-        started = {path: start(one) for path, start in streams.items() if start is not None}
-        return draw(jobs, one, progress=progress) | started
+        next_key = key_of(key)
+        streams = {row.parameter.path: self._survey.streams.get(row.parameter.path) for row in self.draws}
+        started = {path: start(next_key) for path, start in streams.items() if start is not None}
+        return draw(jobs, next_key, progress=progress) | started
 
     def lower(self) -> dict[tuple[str, ...], jax.stages.Lowered]:
         """Return the programs that draw this plan, lowered and not compiled, each by the paths of what it draws.
@@ -121,17 +121,17 @@ class Plan:
         return lower(self._jobs())
 
     def _jobs(self, *, donate: bool = False) -> list[Job]:
-        placed = [each.parameter for each in self.draws if each.parameter.sharding is not None]
-        homes = {each.path: each.sharding for each in placed}
+        placed = [row.parameter for row in self.draws if row.parameter.sharding is not None]
+        homes = {array.path: array.sharding for array in placed}
         for parameter in placed:
             if not isinstance(self._survey.at(parameter.path), jax.core.Tracer):  # a tracer's type has one
                 refuse_misfit(parameter.path, parameter.shape, parameter.sharding)
-        drawn = [each for each in self.draws if each.recipe is not None]
-        free = self._survey.replaced(path for each in drawn for path in _paths(each)) if donate else {}
+        drawn = [row for row in self.draws if row.recipe is not None]
+        free = self._survey.replaced(path for row in drawn for path in _paths(row)) if donate else {}
         programs: dict[Any, Program] = {}
         jobs = []
-        for each in drawn:
-            parameter, recipe, paths = each.parameter, each.recipe, _paths(each)
+        for row in drawn:
+            parameter, recipe, paths = row.parameter, row.recipe, _paths(row)
             assert recipe is not None
             preimage = parameter.constraint.preimage if parameter.constraint else None
             shardings = tuple(map(homes.get, paths))
@@ -140,7 +140,7 @@ class Plan:
             if program is None:
                 dtype = jax.dtypes.canonicalize_dtype(_native(parameter.dtype))
                 program = programs[known] = Program(recipe.kernel, parameter.shape, dtype, shardings, preimage)
-            old = self._old(each) if recipe.kernel.sees_old else None
+            old = self._old(row) if recipe.kernel.sees_old else None
             frees = tuple([array for path in paths for array in free.get(path, ())]) if free else ()
             jobs.append(Job(paths, program, recipe.numbers, old, frees, self._survey.at(parameter.path)))
         return jobs
@@ -148,22 +148,22 @@ class Plan:
     def _warn_of_shapes(self, drawn: Mapping[str, Any]) -> None:
         """Warn of the arrays that stay shapes, where an abstract model is drawn in part."""
         shapes = self._survey.shapes_without(drawn)
-        left = [each for each in self.kept if each.parameter.path in shapes and 0 not in each.parameter.shape]
+        left = [row for row in self.kept if row.parameter.path in shapes and 0 not in row.parameter.shape]
         if not left:
             return
-        unselected = any(each.rule is None and each.parameter.excluded is None for each in left)
+        unselected = any(row.rule is None and row.parameter.excluded is None for row in left)
         warn(
             f"{count(len(left), 'array')} of the model {'stay' if len(left) > 1 else 'stays'} abstract:",
-            *first_of(f"{each.parameter.path or '(model)'} {each.parameter.shape}: {each.reason}" for each in left),
+            *first_of(f"{row.parameter.path or '(model)'} {row.parameter.shape}: {row.reason}" for row in left),
             'what no rule selects is drawn as its framework draws it: add {"*": "default"} first' if unselected else "",
         )
 
-    def _old(self, each: Draw) -> Any:
-        old = self._survey.at(each.parameter.path)
+    def _old(self, row: Draw) -> Any:
+        old = self._survey.at(row.parameter.path)
         if isinstance(old, jax.Array | np.ndarray):
             return old
         raise PlanError(
-            f'{each.initializer} keeps a part of what "{each.parameter.path}" holds, and the model is abstract.',
+            f'{row.initializer} keeps a part of what "{row.parameter.path}" holds, and the model is abstract.',
             "draw the model first, then call it on what comes back",
         )
 
@@ -250,11 +250,11 @@ class Plan:
             raise PlanError(no_stored_plan(text, error)) from error
         if stored.get("initax") != FORMAT:
             raise PlanError(f"the plan is stored in format {stored.get('initax')!r}, this initax reads {FORMAT}.")
-        found = plan(model, rules, inputs=inputs, forward=forward, module=module, default=stored.get("default"))
-        changes = _diff(decisions, json.loads(json.dumps(found._rows())))
+        planned = plan(model, rules, inputs=inputs, forward=forward, module=module, default=stored.get("default"))
+        changes = _diff(decisions, json.loads(json.dumps(planned._rows())))
         if changes:
             raise PlanError("the stored plan decides otherwise on this model.", *changes[:20])
-        return found
+        return planned
 
     def __len__(self) -> int:
         """Return the number of arrays that will be drawn."""
@@ -321,7 +321,7 @@ def plan(
     fallback = default if default is None or default == "error" else as_scheme(default)
     schemes = [rule.scheme for rule in read] + [fallback]
     if module is None:
-        refuse_flattened(model, (each for each in schemes if isinstance(each, Scheme)))
+        refuse_flattened(model, (scheme for scheme in schemes if isinstance(scheme, Scheme)))
     needs_moments = any(_asks_for_input_moments(scheme) for scheme in schemes if isinstance(scheme, Scheme))
     found = survey(model, inputs=inputs, forward=forward, module=module)
     decisions = decide(found.layers, found.aliases, read, fallback, found.model, found.hint)
@@ -337,15 +337,15 @@ def _native(dtype: Any) -> Any:
     return dtype.newbyteorder("=") if isinstance(dtype, np.dtype) and not dtype.isnative else dtype
 
 
-def _paths(each: Draw) -> tuple[str, ...]:
+def _paths(row: Draw) -> tuple[str, ...]:
     """The path of a drawn array, and those of what has to change with it."""
-    constraint = each.parameter.constraint
-    return (each.parameter.path, *(constraint.companions if constraint else ()))
+    constraint = row.parameter.constraint
+    return (row.parameter.path, *(constraint.companions if constraint else ()))
 
 
 def _asks_for_input_moments(scheme: Scheme) -> bool:
-    own = any(part is not None and part.needs_input_second_moment for part in scheme.parts.values())
-    return own or any(each is not None and _asks_for_input_moments(each) for each in scheme.arrays.values())
+    asks = any(part is not None and part.needs_input_second_moment for part in scheme.parts.values())
+    return asks or any(part is not None and _asks_for_input_moments(part) for part in scheme.arrays.values())
 
 
 def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:

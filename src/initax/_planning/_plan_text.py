@@ -59,7 +59,7 @@ def render(draws: Sequence[Draw], kept: Sequence[Kept], notes: Sequence[str]) ->
     """Return the tables of what is drawn and what is kept, and the notes below them."""
     parts = []
     if draws:
-        cells = {column: [column.text(each) for each in draws] for column in COLUMNS}
+        cells = {column: [column.text(draw) for draw in draws] for column in COLUMNS}
         shown = [column for column in COLUMNS if column.always or any(cells[column])]
         rows = list(zip(*(cells[column] for column in shown), strict=True))
         names, numbers = [column.name for column in shown], [column.name for column in shown if column.right]
@@ -76,7 +76,7 @@ def render(draws: Sequence[Draw], kept: Sequence[Kept], notes: Sequence[str]) ->
 def _kept_rows(kept: Sequence[Kept]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for optimizer, group in groupby(kept, key=lambda row: row.reason.why is Why.OPTIMIZER):
-        found = [(each.parameter.path, each.kind, str(each.parameter.shape), each.reason.text) for each in group]
+        found = [(row.parameter.path, row.kind, str(row.parameter.shape), row.reason.text) for row in group]
         if optimizer and len(found) > FEW:
             _, kind, _, text = found[0]
             rows.append((_around([path for path, *_ in found]), kind, f"{len(found)} arrays", text))

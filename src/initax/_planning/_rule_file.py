@@ -134,7 +134,7 @@ def _with_none(value: Any) -> Any:
 
 
 def _at_fault(keys: Keys, value: Any, error: str) -> Keys:
-    """The innermost key whose name or text the first line of an error speaks of, else the rule's own."""
+    """The innermost key whose name or text is in the first line of an error, else the rule's own."""
     words = set(re.findall(r"[^\s\"',;:()]+", error.splitlines()[0]))
     fitting = [
         (len(inner), inner[-1] in words, inner)

@@ -15,7 +15,7 @@ WORDS = frozenset({*ROLES, "axes", "sizes", "base", "name"})
 
 
 def no_source_of_rules(source: Any) -> str:
-    """Return what to say of something that is neither a path nor a text and was to hold rules."""
+    """Return the message for something that is neither a path nor a text and was to hold rules."""
     head = f"rules are loaded from the path of a file .toml or .json, or from a text, not from {shown(source)}."
     name = getattr(source, "name", None)
     if hasattr(source, "read"):
@@ -33,7 +33,7 @@ def no_source_of_rules(source: Any) -> str:
 
 
 def no_text_of_rules(text: str) -> str:
-    """Return what to say of a text without any rule in it, which may be a word or another file's name."""
+    """Return the message for a text without any rule in it, which may be a word or another file's name."""
     head = f"rules are loaded from a file .toml or .json, or from a text, not from {text!r}."
     return message(head, 'ix.load_rules("rules.toml")')
 

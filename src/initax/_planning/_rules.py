@@ -20,7 +20,7 @@ class Rule:
     Attributes:
         selector: the selector.
         scheme: what it draws; `None` keeps what is selected.
-        roles: the roles that it speaks of, where it has no scheme.
+        roles: the roles for which it has a value, where it has no scheme.
     """
 
     selector: Selector
@@ -33,12 +33,12 @@ class Rule:
         return self.selector.text
 
     def is_for(self, layer: Layer, parameter: Parameter) -> bool:
-        """Return whether it is for an array of a residual branch, of the roles that it speaks of.
+        """Return whether it is for an array of a residual branch, by the array's role.
 
-        Scales, and what a norm has, stay with the rules before it where it does not speak of scales by that word.
+        Scales, and the arrays of a norm, stay with earlier rules unless it has the key `scale`.
         """
-        spoken = self.roles if self.scheme is None else self.scheme.parts
-        roles, role = {each for each in spoken if each in ROLES}, parameter.role or "weight"
+        keys = self.roles if self.scheme is None else self.scheme.parts
+        roles, role = set(keys) & set(ROLES), parameter.role or "weight"
         if is_beside_weights(layer, parameter):
             return {"scale", role} <= roles
         return not roles or bool(roles & {*WEIGHT_ROLES, *(["bias"] if role == "bias" else [])})
@@ -104,17 +104,17 @@ def match(rules: Sequence[Rule], layers: Sequence[Layer], aliases: Mapping[str, 
 
     Raises:
         RuleError: a rule selects nothing, or a predicate fails.
-        SchemeError: a scheme speaks of an array that nothing it is chosen for has.
+        SchemeError: a scheme names an array that nothing it is chosen for has.
     """
     choices: dict[str, Choice] = {}
     selected = tuple(_selected(rule, layers, aliases, hint) for rule in rules)
-    for rule, found in zip(rules, selected, strict=True):
+    for rule, arrays in zip(rules, selected, strict=True):
         whole, single = Choice(rule, is_named=False), Choice(rule, is_named=True)
-        choices |= {path: single if is_named else whole for path, is_named in found.items()}
+        choices |= {path: single if is_named else whole for path, is_named in arrays.items()}
     shadowed = []
-    for rule, found in zip(rules, selected, strict=True):
-        deciding = dict.fromkeys(choices[path].rule for path in found)
-        if found and rule not in deciding:
+    for rule, arrays in zip(rules, selected, strict=True):
+        deciding = dict.fromkeys(choices[path].rule for path in arrays)
+        if arrays and rule not in deciding:
             shadowed.append((rule, tuple(deciding)))
     return Matching(choices, selected, tuple(shadowed))
 
@@ -124,54 +124,56 @@ def _selected(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], h
     names, ends_open = rule.selector.names, rule.selector.ends_open
     is_for_arrays = rule.scheme is not None and not rule.scheme.parts and bool(rule.scheme.arrays)
     whole = [layer for layer in layers if _applies(rule, layer) or (is_for_arrays and _owns(rule, layer))]
-    found = {each.path: False for layer in whole for each in layer.parameters}
-    own = list(whole)
+    selected = {array.path: False for layer in whole for array in layer.parameters}
+    in_part = []
     if names is not None and not (ends_open and whole):
         for layer in layers:
-            named = [each for each in layer.parameters if names(layer, each)]
+            named = [array for array in layer.parameters if names(layer, array)]
             if rule.selector.part:
-                named = [each for each in named if rule.is_for(layer, each)]
-            arrays = {each.path: not ends_open for each in named}
-            if arrays:
-                found |= arrays
-                own.append(layer)
-    if not own:
+                named = [array for array in named if rule.is_for(layer, array)]
+            if named:
+                selected |= {array.path: not ends_open for array in named}
+                in_part.append(layer)
+    if not whole and not in_part:
         raise RuleError(unmatched(rule.selector, layers, aliases), by_name(rule.selector, hint))
-    return said(rule.text, rule.scheme, own, found)
+    return decided_arrays(rule.text, rule.scheme, [*whole, *in_part], selected)
 
 
 def _owns(rule: Rule, layer: Layer) -> bool:
-    """Whether a rule, one that speaks of arrays alone, selects the container of an array that is a layer of its own."""
+    """Whether a rule for single arrays selects the container of an array that is a layer of its own."""
     if not layer.ancestors:
         return False
-    container, array = layer.ancestors[-1], layer.path.rpartition(".")
-    if container.path != array[0] or [each.path for each in layer.parameters] != [layer.path]:
+    container = layer.ancestors[-1]
+    is_array = [array.path for array in layer.parameters] == [layer.path]
+    if not is_array or container.path != layer.path.rpartition(".")[0]:
         return False
-    around = Layer(path=container.path, kind="", cls=container.cls, parameters=(), ancestors=layer.ancestors[:-1])
-    return isinstance(rule.selector.value, str | type) and rule.selector.matches(around)
+    owner = Layer(path=container.path, kind="", cls=container.cls, parameters=(), ancestors=layer.ancestors[:-1])
+    return isinstance(rule.selector.value, str | type) and rule.selector.matches(owner)
 
 
-def said(text: str, scheme: Scheme | None, layers: Sequence[Layer], found: Mapping[str, bool]) -> dict[str, bool]:
-    """Return the arrays, of those that are selected, of which a scheme says something.
+def decided_arrays(
+    text: str, scheme: Scheme | None, layers: Sequence[Layer], selected: Mapping[str, bool]
+) -> dict[str, bool]:
+    """Return the selected arrays that a scheme decides: all of them, or those that it names.
 
     Args:
         text: the rule, for errors.
         scheme: its scheme.
         layers: the layers that are selected, in whole or in part.
-        found: path of each array that is selected → whether the selector names it.
+        selected: path of each array that is selected → whether the selector names it.
 
     Raises:
-        SchemeError: the scheme speaks of an array that is not among them.
+        SchemeError: the scheme names an array that is not among them.
     """
     if scheme is None or not scheme.arrays:
-        return dict(found)
-    arrays = [each for layer in layers for each in layer.parameters if each.path in found]
-    names = dict.fromkeys(each.name for each in arrays)
+        return dict(selected)
+    arrays = [array for layer in layers for array in layer.parameters if array.path in selected]
+    names = dict.fromkeys(array.name for array in arrays)
     for key in scheme.arrays:
         if key not in names:
             raise SchemeError(no_array(text, key, tuple(names)))
-    by_key = {each.path: True for each in arrays if each.name in scheme.arrays}
-    return {**found, **by_key} if scheme.parts else by_key
+    by_key = {array.path: True for array in arrays if array.name in scheme.arrays}
+    return {**selected, **by_key} if scheme.parts else by_key
 
 
 def _applies(rule: Rule, layer: Layer) -> bool:

@@ -79,23 +79,29 @@ def read_selector(value: Any) -> Selector:
 def _matches_words(words: tuple[Word, ...], layer: Layer) -> bool:
     if not words[-1](layer.path, layer.cls, layer.kind):
         return False
-    around = iter(layer.ancestors)
-    return all(any(word(each.path, each.cls, "") for each in around) for word in words[:-1])
+    outside = iter(layer.ancestors)
+    return all(any(word(module.path, module.cls, "") for module in outside) for word in words[:-1])
 
 
 def _names_tokens(tokens: tuple[str, ...], names: Callable[[str], Any], layer: Layer, parameter: Parameter) -> bool:
     if not names(parameter.path):
         return False
-    if len(tokens) == 1:
+    return _is_inside(tokens[:-1], layer)
+
+
+def _is_inside(tokens: tuple[str, ...], layer: Layer) -> bool:
+    """Whether words select, one after the other, modules around a layer or the layer itself."""
+    if not tokens:
         return True
-    around = iter([*((each.path, each.cls, "") for each in layer.ancestors), (layer.path, layer.cls, layer.kind)])
-    return all(any(matches_one(token, *each) for each in around) for token in tokens[:-1])
+    outside = ((ancestor.path, ancestor.cls, "") for ancestor in layer.ancestors)
+    modules = iter([*outside, (layer.path, layer.cls, layer.kind)])
+    return all(any(matches_one(token, *module) for module in modules) for token in tokens)
 
 
 def _part(token: str) -> str:
     part = token.removeprefix(RESIDUAL)
     if part not in PARTS:
-        words = [f"{RESIDUAL}{each}" for each in PARTS]
+        words = [f"{RESIDUAL}{part}" for part in PARTS]
         raise RuleError(
             f'"{token}" selects nothing: it is one of {listing(words)}.',
             did_you_mean(token, words[:1]),
@@ -111,8 +117,7 @@ def _names_part(tokens: tuple[str, ...], part: str, layer: Layer, parameter: Par
         return False
     if residual.part != part and (part, residual.part) != ("inner", "scores"):
         return False
-    around = iter([*((each.path, each.cls, "") for each in layer.ancestors), (layer.path, layer.cls, layer.kind)])
-    return all(any(matches_one(token, *each) for each in around) for token in tokens[:-1])
+    return _is_inside(tokens[:-1], layer)
 
 
 def is_beside_weights(layer: Layer, parameter: Parameter) -> bool:
@@ -149,8 +154,8 @@ def is_glob(token: str) -> bool:
 def selects_any(pattern: str, layers: Sequence[Layer]) -> list[str]:
     """Return the paths of the layers, else of the arrays, that a path or glob is for."""
     path = glob(pattern)
-    found = [layer.path for layer in layers if path.fullmatch(layer.path)]
-    return found or [each.path for layer in layers for each in layer.parameters if path.fullmatch(each.path)]
+    paths = [layer.path for layer in layers if path.fullmatch(layer.path)]
+    return paths or [array.path for layer in layers for array in layer.parameters if path.fullmatch(array.path)]
 
 
 @functools.lru_cache(maxsize=4096)

@@ -48,7 +48,7 @@ def would_draw(rule: Rule, selected: Mapping[str, bool], layer: Layer, parameter
 
 def keeps_all(scheme: Scheme, selected: Mapping[str, bool]) -> bool:
     """Return whether a rule only says of arrays that they are kept."""
-    return not scheme.parts and bool(selected) and all(each is None for each in scheme.arrays.values())
+    return not scheme.parts and bool(selected) and all(part is None for part in scheme.arrays.values())
 
 
 def why_named_is_kept(parameter: Parameter, initializer: Initializer | None, rule: str) -> Reason | None:
@@ -66,13 +66,13 @@ def _why_bias_is_kept(bias: Parameter, layer: Layer, scheme: Scheme) -> Reason |
 
     In a layer that has a norm's scale too, a bias that has no weight's fans is the norm's.
     """
-    if layer.kind == "Norm" or (bias.fan_in is None and any(each.role == "scale" for each in layer.parameters)):
+    if layer.kind == "Norm" or (bias.fan_in is None and any(array.role == "scale" for array in layer.parameters)):
         silent = scheme.part("scale") is UNSET
         return Reason(Why.NORM, f"{scheme} says nothing about a scale") if silent else None
-    weights = [each for each in layer.parameters if each.role in WEIGHT_ROLES]
-    if not weights and all(each.role for each in layer.parameters):
+    weights = [array for array in layer.parameters if array.role in WEIGHT_ROLES]
+    if not weights and all(array.role for array in layer.parameters):
         return Reason(Why.WEIGHT_KEPT, "it is a bias, and its layer holds no weight that it goes with")
     elsewhere = (Why.TIED, Why.EMPTY)
-    if any(each.excluded is None or each.excluded.why in elsewhere for each in weights):
+    if any(array.excluded is None or array.excluded.why in elsewhere for array in weights):
         return None
     return Reason(Why.WEIGHT_KEPT, "its weight is not drawn")

@@ -46,7 +46,7 @@ def refuse_not_finite(verb: str, survey: Survey, inputs: Any, drawn: Collection[
 
 
 def _lines(arrays: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yield the name of each array that holds nan or inf, and what there is to say of it."""
+    """Yield the name of each array that holds nan or inf, and a line with its first entry that is not finite."""
     for name, array in arrays:
         if not isinstance(array, jax.Array | np.ndarray | float) or isinstance(array, jax.core.Tracer):
             continue

@@ -57,7 +57,7 @@ class Labels:
     their `"params"`: arrays are known by their paths.
 
     Attributes:
-        rows: what is said of each array, in the order of the model.
+        rows: the label of each array, in the order of the model.
 
     Examples:
         >>> import equinox as eqx, jax, initax as ix

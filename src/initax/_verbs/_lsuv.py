@@ -25,7 +25,7 @@ from initax._trace._factors import Factor
 from initax._trace._replay import Player
 from initax._trace._take_survey import called
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
-from initax._trace._views import Pick
+from initax._trace._views import Pick, View
 from initax._trace._walk import uses_of
 from initax._verbs._finite import refuse_not_finite, widened
 
@@ -237,12 +237,16 @@ def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[P
             skipped[path] = reason
             continue
         for use in own_uses:
-            loops = _loops_of(use, uses)
             assert use.view is not None
-            picks = use.view.picks
-            factors = (*(uses.loops[loop][param] for loop in loops), *(pick.factors for pick in picks))
-            jobs[use.at] = _Job(key=(param, use.view.fixed), loops=loops, picks=picks, factors=factors)
+            loops, factors = _entry_factors(use, use.view, uses)
+            jobs[use.at] = _Job(key=(param, use.view.fixed), loops=loops, picks=use.view.picks, factors=factors)
     return jobs, skipped
+
+
+def _entry_factors(use: Use, view: View, uses: Uses) -> tuple[tuple[Place, ...], tuple[tuple[Factor, ...], ...]]:
+    """The loops that take one entry of a parameter each, and the parts of its axes that they and the picks run over."""
+    loops = _loops_of(use, uses)
+    return loops, (*(uses.loops[loop][use.param] for loop in loops), *(pick.factors for pick in view.picks))
 
 
 def _selected(survey: Survey, skip: Any) -> set[str]:
@@ -334,23 +338,19 @@ def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Job]:
         axes = tuple(
             axis for axis, parts in enumerate(view.axes) if any(part.axis >= 0 and part.size > 1 for part in parts)
         )
-        loops = _loops_of(use, uses)
-        factors = tuple(view.axes[axis] for axis in axes)
-        is_odd = any(factor.axis < 0 for parts in factors for factor in parts)
+        of_axes = tuple(view.axes[axis] for axis in axes)
+        is_odd = any(factor.axis < 0 for parts in of_axes for factor in parts)
         if is_odd or _is_reentered(use, uses) or not _is_known(use, uses):
             continue
+        loops, factors = _entry_factors(use, view, uses)
         places.setdefault(use.param, set()).add((loops, _parts(use)))
         shifts[use.at] = _Job(
             key=(use.param, view.fixed),
             loops=loops,
             picks=view.picks,
-            factors=(
-                *(uses.loops[loop][use.param] for loop in loops),
-                *(pick.factors for pick in view.picks),
-                *factors,
-            ),
+            factors=(*factors, *of_axes),
             axes=axes,
-            sizes=tuple(math.prod(factor.size for factor in parts) for parts in factors),
+            sizes=tuple(math.prod(factor.size for factor in parts) for parts in of_axes),
         )
     return {place: shift for place, shift in shifts.items() if len(places[shift.key[0]]) == 1}
 

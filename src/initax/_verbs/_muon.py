@@ -10,11 +10,11 @@ from typing import Any
 
 from initax._adapters._nodes import holds_arrays
 from initax._errors import AxesError, InitaxError, RuleError, count, did_you_mean, first_of, listing, warn, with_line
-from initax._math._axes import Axes, resolve
+from initax._math._axes import Axes
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
-from initax._planning._label_rules import Said, decide_labels, rows_of
+from initax._planning._label_rules import ArrayLabel, decide_labels, rows_of
 from initax._planning._misuse import refuse_permuted
 from initax._trace._take_survey import survey
 from initax._verbs._labels import Label, Labels, never_trained, read_rules_of
@@ -92,7 +92,7 @@ def muon_dimensions(
             f'or give them to Adam: ix.muon_dimensions(model, {{"{merged[0]}": False}})',
         )
     numbers = _optax("muon_dimensions").numbers
-    dimensions = {path: numbers(*each.stored_sides) for path, each in axes.items() if each.stored_sides}
+    dimensions = {path: numbers(*matrix.stored_sides) for path, matrix in axes.items() if matrix.stored_sides}
     return _labelled("muon_dimensions", surveyed, matrices, dimensions)
 
 
@@ -166,7 +166,7 @@ def muon(
         raise InitaxError(f'muon: optax.contrib.muon has no argument "{unknown[0]}".', near, line)
     matrices = matrices_of("muon", surveyed, rules)
     axes = {matrix.parameter.path: matrix.axes for matrix in matrices if matrix.axes is not None}
-    several = [path for path, each in axes.items() if each.batch_size > 1]
+    several = [path for path, of_array in axes.items() if of_array.batch_size > 1]
     if options.get("adaptive") and several:
         raise InitaxError(
             "muon: adaptive=True scales by one number for each array, and some hold several matrices.",
@@ -174,9 +174,10 @@ def muon(
             "leave adaptive out, or give these to Adam by a rule",
         )
     dimensions = {
-        path: adapter.numbers((*each.receptive_axis, *each.in_axis), each.out_axis) for path, each in axes.items()
+        path: adapter.numbers((*of_array.receptive_axis, *of_array.in_axis), of_array.out_axis)
+        for path, of_array in axes.items()
     }
-    splits = {path: each.split for path, each in axes.items() if each.split != each.shape}
+    splits = {path: of_array.split for path, of_array in axes.items() if of_array.split != of_array.shape}
     trees = (_labelled("muon", surveyed, matrices, values) for values in (dimensions, splits))
     return adapter.muon(learning_rate, *trees, options)
 
@@ -236,34 +237,31 @@ def _example(parameter: Parameter) -> str:
     return "i o" if outputs == 1 else " ".join(["i", *(f"o{index}" for index in range(1, outputs + 1))])
 
 
-def _may_be_matrix(parameter: Parameter, decided: Mapping[str, Said]) -> bool:
+def _may_be_matrix(parameter: Parameter, decided: Mapping[str, ArrayLabel]) -> bool:
     if parameter.path in decided or parameter.excluded is None or parameter.excluded.why not in READ_NOWHERE:
         return False
     return sum(size > 1 for size in parameter.shape) > 1 and parameter.role in (None, *WEIGHT_ROLES)
 
 
-def _matrix(verb: str, layer: Layer, parameter: Parameter, said: Said | None) -> Matrix:
+def _matrix(verb: str, layer: Layer, parameter: Parameter, label: ArrayLabel | None) -> Matrix:
     if never_trained(parameter):
         return Matrix(layer, parameter, None, str(parameter.excluded))
-    if said is not None and said.value is False:
-        return Matrix(layer, parameter, None, f'rule "{said.rule}"')
-    asked = said is not None and (said.is_named or parameter.role in WEIGHT_ROLES)
+    if label is not None and label.value is False:
+        return Matrix(layer, parameter, None, f'rule "{label.rule}"')
+    asked = label is not None and (label.is_named or parameter.role in WEIGHT_ROLES)
     axes = parameter.axes
-    if said is not None and asked and isinstance(said.value, Mapping):
-        try:
-            axes = resolve(said.value["axes"], parameter.shape, said.value["sizes"])
-        except AxesError as error:
-            raise AxesError(f'{verb}: rule "{said.rule}": {parameter.path or "(model)"}: {error}') from None
+    if label is not None and asked and isinstance(label.value, Mapping):
+        axes = label.axes(verb, parameter.path, parameter.shape)
     elif parameter.excluded is not None and parameter.excluded.why is not Why.TIED:
         axes = None
     why = _why_none(parameter, axes, asked=asked)
-    if why and said is not None and said.is_named:
+    if why and label is not None and label.is_named:
         raise RuleError(
-            f'{verb}: rule "{said.rule}" asks for a matrix, and {parameter.path or "(model)"} is none: {why}.',
+            f'{verb}: rule "{label.rule}" asks for a matrix, and {parameter.path or "(model)"} is none: {why}.',
             f"shape {parameter.shape}" + (f', axes "{axes.pattern}"' if axes is not None else ""),
             'say its axes, "i o", or False for Adam',
         )
-    by_rule = f'rule "{said.rule}"' if said is not None and asked else ""
+    by_rule = f'rule "{label.rule}"' if label is not None and asked else ""
     return Matrix(layer, parameter, None if why else axes, why or by_rule)
 
 

@@ -207,9 +207,9 @@ def _paired(before: Survey, after: Survey, rules: Any, *, deepens: bool) -> dict
             "make both by one function, with the same options: ix.mup(make(64), make(256))",
             "" if deepens else "or, where one has more residual branches: depth=1.0",
         )
-    said = {} if rules is None else decide_labels(read_rules_of("mup", rules), after)
+    labels = {} if rules is None else decide_labels(read_rules_of("mup", rules), after)
     return {
-        path: Pair(old[of_base[path]], layer, parameter, said.get(path), deepens)
+        path: Pair(old[of_base[path]], layer, parameter, labels.get(path), deepens)
         for path, (layer, parameter) in new.items()
     }
 

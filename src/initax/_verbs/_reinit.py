@@ -158,7 +158,7 @@ def draw(
         fan_out: for a bias, the fan_out of its weight; no scheme of initax asks for it.
 
     Raises:
-        SchemeError: the scheme is unknown, does not speak of the role, or can't serve the array.
+        SchemeError: the scheme is unknown, has no initializer for the role, or can't serve the array.
         AxesError: the axes do not fit the shape.
         KeyTypeError: `key` is not one JAX key.
 

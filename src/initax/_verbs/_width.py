@@ -180,7 +180,7 @@ class Width:
             )
 
     def _of_kept_scales(self, after: Plan) -> dict[str, Scheme]:
-        """What norms' scales that take over a factor start with; schemes of weights say nothing of them."""
+        """Schemes of norms' scales that take over a factor; schemes of weights have no initializer for them."""
         return {
             kept.parameter.path: _scaled(kept.parameter, as_initializer("ones", "scale"), row.std)
             for kept in after.kept

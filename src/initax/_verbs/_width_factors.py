@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from initax._errors import AxesError, ModelError, RuleError, listing, shown
-from initax._math._axes import Axes, resolve
+from initax._errors import ModelError, RuleError, listing, shown
+from initax._math._axes import Axes
 from initax._math._axis_names import RECEPTIVE, STACK_NAMES
 from initax._model._parameter import Evidence, Layer, Parameter
 from initax._model._reason import Why
-from initax._planning._label_rules import Said
+from initax._planning._label_rules import ArrayLabel
 from initax._verbs._labels import never_trained
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
@@ -182,20 +182,20 @@ class Pair:
         base: the array in the base model.
         layer: its layer in the wide model.
         parameter: the array there.
-        said: what a rule says of it.
+        label: the label that a rule gives it.
         deepens: whether the models may have other depths.
     """
 
     base: Parameter
     layer: Layer
     parameter: Parameter
-    said: Said | None
+    label: ArrayLabel | None
     deepens: bool = False
 
     @property
     def word(self) -> str | None:
         """What a rule says it is to the network."""
-        return self.said.value if self.said is not None and isinstance(self.said.value, str) else None
+        return self.label.value if self.label is not None and isinstance(self.label.value, str) else None
 
     @property
     def text(self) -> str:
@@ -231,12 +231,9 @@ class Pair:
         return grown
 
     def _axes(self) -> tuple[Axes, Axes] | None:
-        if self.said is not None and isinstance(self.said.value, Mapping):
-            pattern, sizes = self.said.value["axes"], self.said.value["sizes"]
-            try:
-                return resolve(pattern, self.base.shape, sizes), resolve(pattern, self.parameter.shape, sizes)
-            except AxesError as error:
-                raise AxesError(f'mup: rule "{self.said.rule}": {self.parameter.path or "(model)"}: {error}') from None
+        path = self.parameter.path
+        if self.label is not None and isinstance(self.label.value, Mapping):
+            return self.label.axes("mup", path, self.base.shape), self.label.axes("mup", path, self.parameter.shape)
         if self.base.axes is None or self.parameter.axes is None:
             return None
         return self.base.axes, self.parameter.axes
@@ -286,7 +283,7 @@ class Pair:
         """Whether an axis is that of the groups of a convolution, whose number may grow with the channels."""
         is_stack = name in STACK_NAMES and self.parameter.evidence is not Evidence.TRACED
         deepens = self.deepens and name in STACK_NAMES and self.parameter.residual is not None
-        return deepens or (self.layer.kind.startswith("Conv") and self.said is None and not is_stack)
+        return deepens or (self.layer.kind.startswith("Conv") and self.label is None and not is_stack)
 
 
 def decided(
@@ -346,9 +343,9 @@ WORDS = {
 
 def _use(pair: Pair, grown: Grown) -> tuple[str, str]:
     """What an array is to the network, and why."""
-    if pair.word is not None and pair.said is not None:
+    if pair.word is not None and pair.label is not None:
         word = {"query": "hidden", "tied": "input"}.get(pair.word, pair.word)
-        return word, f'{word}: rule "{pair.said.rule}"'
+        return word, f'{word}: rule "{pair.label.rule}"'
     if never_trained(pair.parameter):
         return "fixed", str(pair.parameter.excluded)
     if not grown.axes:
@@ -382,7 +379,7 @@ def refuse_odd(pairs: Mapping[str, tuple[Pair, Grown]]) -> None:
     """Raise where a size grows by another order of magnitude than the others, or shrinks where they grow.
 
     Raises:
-        ModelError: it is so.
+        ModelError: such a size grows, or one shrinks.
     """
     logarithms = [math.log(ratio) for _, grown in pairs.values() for ratio in grown.axes.values()]
     largest = max(logarithms, key=abs, default=0.0)

@@ -57,7 +57,7 @@ class Constant(Initializer):
 
 
 ZEROS = Constant(name="zeros")
-"""What biases get where a scheme says nothing else."""
+"""What biases get unless a scheme has another initializer for them."""
 
 
 def filled(scheme: str, value: Entries, parameter: Parameter) -> Recipe:

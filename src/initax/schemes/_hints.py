@@ -150,7 +150,7 @@ def pairs_text(args: Mapping[Any, Any]) -> str:
 
 
 def no_name(name: Any, names: Iterable[str]) -> str:
-    """Return what to say of something that is not the name of a scheme.
+    """Return the message for something that is not the name of a scheme.
 
     Args:
         name: what was given.
@@ -179,7 +179,7 @@ def _as_a_call(name: str, names: Iterable[str]) -> str:
 
 
 def unknown_argument(name: str, factory: Callable[..., Any], argument: str, value: Any) -> str:
-    """Return what to say of an argument that a scheme does not have.
+    """Return the message for an argument that a scheme does not have.
 
     Args:
         name: the scheme's name.
@@ -211,7 +211,7 @@ def _as_variance_scaling(law: Any, argument: str, value: Any) -> str:
 
 
 def number_beside(name: str, factory: Callable[..., Any], value: float) -> str:
-    """Return what to say of a number beside a scheme's name: it may be meant for its first argument, or for biases."""
+    """Return the message for a number beside a scheme's name: it may be meant for its first argument, or for biases."""
     parameters = parameters_of(factory).values()
     by_place = (parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
     first = next(by_place, "scheme")
@@ -223,7 +223,7 @@ def number_beside(name: str, factory: Callable[..., Any], value: float) -> str:
 
 
 def no_scheme(value: Any) -> str:
-    """Return what to say of a value that is not a scheme, in whatever form."""
+    """Return the message for a value that is not a scheme, in whatever form."""
     if getattr(value, "shape", ()):
         return message(
             f"an array of shape {tuple(value.shape)} is not a scheme.",
@@ -241,7 +241,7 @@ def no_scheme(value: Any) -> str:
 
 
 def unknown_role(key: str, scheme: str = "", value: Any = None) -> str:
-    """Return what to say of a key that is neither a role nor an array's name.
+    """Return the message for a key that is neither a role nor an array's name.
 
     Args:
         key: the key.
@@ -264,7 +264,7 @@ def no_role(scheme: Any, role: str) -> str:
 
 
 def no_part(scheme: Any, role: str) -> str:
-    """Return what to say of a scheme that has no initializer for a role."""
+    """Return the message for a scheme that has no initializer for a role."""
     return message(
         f"{scheme} can't draw a {role}.",
         f'for a {role}: "zeros", "ones", ("constant", {{"value": ...}}), ("normal", {{"stddev": ...}})'

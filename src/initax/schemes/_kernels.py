@@ -81,7 +81,7 @@ class NormalKernel(Kernel):
         return _shifted(scaled_normal(key, numbers[0], shape, dtype), numbers, dtype)
 
     def mean(self, numbers: tuple[float, ...]) -> float | None:
-        """Return the second number; nothing is said of a complex mean."""
+        """Return the second number; `None` for a complex mean."""
         return numbers[1] if len(numbers) == 2 else None if len(numbers) == 3 else 0.0
 
 

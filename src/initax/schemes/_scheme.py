@@ -27,7 +27,7 @@ from initax.schemes._initializer import Initializer, argument_text, plain
 from initax.schemes._names import MODULES
 
 UNSET: Final = object()
-"""Stands for a role that a scheme says nothing about; `None` means: keep the array as it is."""
+"""Stands for a role that a scheme has no initializer for; `None` keeps the array as it is."""
 
 Parts = Mapping[Role, Initializer | None]
 _NAMED: dict[str, Callable[..., Scheme]] = {}
@@ -52,7 +52,7 @@ class Scheme:
             or one pattern for the layer's weight.
         sizes: sizes of named axes in these patterns.
         arrays: what single arrays get, by their names within the layer: anything that a rule accepts, or `None` to
-            keep one. A scheme of arrays alone says nothing about the others, which earlier rules decide.
+            keep one. A scheme of arrays alone leaves the others to earlier rules.
 
     Raises:
         SchemeError: a name is unknown, an argument wrong, or an initializer does not fit its role.
@@ -123,7 +123,7 @@ class Scheme:
         return scheme
 
     def part(self, role: Role) -> Any:
-        """Return the initializer of a role, `None` to keep it, or `UNSET` where the scheme says nothing about it."""
+        """Return the initializer of a role, `None` to keep its arrays, or `UNSET` where the scheme has none for it."""
         return self._parts.get(role, UNSET)
 
     @property
@@ -420,7 +420,7 @@ def _for_state(value: Any) -> Initializer | None:
     """Return whether a scheme restarts state or keeps it, as an initializer or `None`.
 
     Raises:
-        SchemeError: it is something else.
+        SchemeError: it does neither.
     """
     part = None if value is None else as_scheme(value).part("weight")
     if part is None or (isinstance(part, Initializer) and part.draws_reserved):
