@@ -164,7 +164,7 @@ def test_the_names_of_suitable_activations_are_those_the_grid_accepts():
     accepted = set()
     for name in _activations():
         try:
-            refuse_unsuitable("icnn", name)
+            refuse_unsuitable(name, 1.0)
         except ix.SchemeError:
             continue
         accepted.add(name)

@@ -61,10 +61,10 @@ if _typing.TYPE_CHECKING:
     from initax._verbs._mup import mup as mup
     from initax._verbs._optimizer import reset_optimizer as reset_optimizer
     from initax._verbs._propagation import signal_propagation as signal_propagation
+    from initax._verbs._reset_units import reset_units as reset_units
     from initax._verbs._signal_report import Signal as Signal
     from initax._verbs._signal_report import SignalComparison as SignalComparison
     from initax._verbs._signal_report import SignalReport as SignalReport
-    from initax._verbs._units import reset_units as reset_units
     from initax._verbs._width import Width as Width
     from initax._verbs._width_factors import WidthFactor as WidthFactor
 
@@ -95,7 +95,7 @@ _LATER = {
     "Signal": "_verbs._signal_report",
     "SignalComparison": "_verbs._signal_report",
     "SignalReport": "_verbs._signal_report",
-    "reset_units": "_verbs._units",
+    "reset_units": "_verbs._reset_units",
     "Width": "_verbs._width",
     "WidthFactor": "_verbs._width_factors",
 }

@@ -12,7 +12,7 @@ import haliax
 from haliax.nn.normalization import LayerNormBase
 
 from initax._adapters._nodes import Node
-from initax._adapters._shared_patterns import Fans, conv_effective, looked_up, numbered, transposed_effective
+from initax._adapters._shared_patterns import FanPair, conv_effective, looked_up, numbered, transposed_effective
 from initax._math._axes import Axes
 from initax._math._axis_names import STACK_NAMES
 from initax._model._parameter import DefaultSpec, Field
@@ -116,11 +116,11 @@ def _norm(module: Any, arrays: Mapping[str, Any]) -> Node:
     return Node(kind="Norm", fields=_fields(arrays, sides, rows))
 
 
-def _strided(module: Any, axes: Axes) -> Fans:
+def _strided(module: Any, axes: Axes) -> FanPair:
     return conv_effective(axes, module.stride, (1,) * len(module.stride), None)
 
 
-def _transposed(module: Any, axes: Axes) -> Fans:
+def _transposed(module: Any, axes: Axes) -> FanPair:
     return transposed_effective(axes, module.stride, None)
 
 

@@ -17,7 +17,7 @@ from initax._adapters._linen_run import Record, apply, run
 from initax._adapters._nodes import Call, carried_module, packages_of
 from initax._adapters._plain import Arrays, unknown
 from initax._adapters._shared_patterns import (
-    Fans,
+    FanPair,
     conv_effective,
     einsum_patterns,
     general_pattern,
@@ -128,7 +128,7 @@ def _kernel_size(seen: Seen) -> tuple[int, ...]:
     return _tuple(seen.kernel_size)
 
 
-def _strided(seen: Seen, axes: Axes) -> Fans:
+def _strided(seen: Seen, axes: Axes) -> FanPair:
     rank = len(_kernel_size(seen))
     return conv_effective(axes, per_axis(seen.strides, rank), per_axis(seen.input_dilation, rank), seen.mask)
 
@@ -144,7 +144,7 @@ def _local_nominal(seen: Seen, axes: Axes) -> tuple[float, float]:
     return axes.fan_in, axes.fan_out * math.prod(_kernel_size(seen))
 
 
-def _transposed(seen: Seen, axes: Axes) -> Fans:
+def _transposed(seen: Seen, axes: Axes) -> FanPair:
     return transposed_effective(axes, per_axis(seen.strides, len(_kernel_size(seen))), seen.mask)
 
 

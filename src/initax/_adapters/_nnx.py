@@ -19,7 +19,7 @@ from jax.tree_util import tree_flatten_with_path
 
 from initax._adapters._nodes import NOTHING, Form, Node, entry_name, join
 from initax._adapters._shared_patterns import (
-    Fans,
+    FanPair,
     conv_effective,
     einsum_patterns,
     general_pattern,
@@ -123,12 +123,12 @@ def _conv_sizes(module: Any) -> dict[str, int]:
     return {"g": groups, "o": module.out_features // groups, "i": module.in_features // groups}
 
 
-def _strided(module: Any, axes: Axes) -> Fans:
+def _strided(module: Any, axes: Axes) -> FanPair:
     rank = len(module.kernel_size)
     return conv_effective(axes, per_axis(module.strides, rank), per_axis(module.input_dilation, rank), module.mask)
 
 
-def _transposed(module: Any, axes: Axes) -> Fans:
+def _transposed(module: Any, axes: Axes) -> FanPair:
     return transposed_effective(axes, per_axis(module.strides, len(module.kernel_size)), module.mask)
 
 

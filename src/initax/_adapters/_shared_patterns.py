@@ -9,7 +9,7 @@ from typing import Any
 from initax._math._axes import Axes
 from initax._model._constraint import share_of
 
-Fans = tuple[float, float] | tuple[None, None]
+FanPair = tuple[float, float] | tuple[None, None]
 
 
 def numbered(letter: str, count: int) -> list[str]:
@@ -55,7 +55,7 @@ def per_axis(value: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
     return tuple(value)
 
 
-def conv_effective(axes: Axes, strides: Sequence[int], input_dilation: Sequence[int], mask: Any) -> Fans:
+def conv_effective(axes: Axes, strides: Sequence[int], input_dilation: Sequence[int], mask: Any) -> FanPair:
     """Return the effective fans of a convolution.
 
     A stride skips outputs: each input reaches `1 / stride` of the kernel's. Spread inputs leave `1 / dilation` of the
@@ -67,7 +67,7 @@ def conv_effective(axes: Axes, strides: Sequence[int], input_dilation: Sequence[
     return axes.fan_in * kept / math.prod(input_dilation), axes.fan_out * kept / math.prod(strides)
 
 
-def transposed_effective(axes: Axes, strides: Sequence[int], mask: Any) -> Fans:
+def transposed_effective(axes: Axes, strides: Sequence[int], mask: Any) -> FanPair:
     """Return the effective fans of a transposed convolution, whose stride spreads the inputs."""
     kept = 1.0 if mask is None else share_of(mask)
     if kept is None:
@@ -75,6 +75,6 @@ def transposed_effective(axes: Axes, strides: Sequence[int], mask: Any) -> Fans:
     return axes.fan_in * kept / math.prod(strides), axes.fan_out * kept
 
 
-def looked_up(module: Any, axes: Axes) -> Fans:
+def looked_up(module: Any, axes: Axes) -> FanPair:
     """A look-up sums over the one row it takes."""
     return 1, axes.fan_in

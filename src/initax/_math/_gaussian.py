@@ -306,7 +306,7 @@ def _values(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
     return values
 
 
-def refuse_unsuitable(scheme: str, activation: Activation, variance: float = 1.0) -> None:
+def refuse_unsuitable(activation: Activation, variance: float) -> None:
     """Raise where an activation is not convex and non-decreasing, looked at on a grid.
 
     A network with it is not convex, whatever its weights: a sum of convex functions under it need not be one.
@@ -317,9 +317,9 @@ def refuse_unsuitable(scheme: str, activation: Activation, variance: float = 1.0
     problem = _problem(as_function(activation), float(variance))
     if problem:
         raise SchemeError(
-            f"{scheme}: the activation {activation_name(activation)} is not {problem}.",
+            f"icnn: the activation {activation_name(activation)} is not {problem}.",
             f"convex and non-decreasing are: {listing(SUITABLE, limit=20)}",
-            f'write ("{scheme}", {{"activation": "softplus"}})',
+            'write ("icnn", {"activation": "softplus"})',
         )
 
 

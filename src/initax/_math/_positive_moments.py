@@ -25,7 +25,7 @@ LARGEST_K = 64.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Positive:
+class PositiveMoments:
     """Moments of the positive weights of one layer and of its bias.
 
     Attributes:
@@ -54,7 +54,7 @@ class Positive:
 
 def ensemble(
     activation: Activation, fan_in: float, variance: float = 1.0, correlation: float = 0.5, bias_noise: float = 0.0
-) -> Positive:
+) -> PositiveMoments:
     """Return what keeps mean zero, variance and correlation through one layer of positive weights.
 
     With `m1 = E[phi]`, `m2 = E[phi^2]`, `m11` the cross moment and `N` the fan_in, the mean of a weight is the root of
@@ -80,7 +80,7 @@ def ensemble(
     cross = cross_moment(activation, variance, correlation)
     spread = phi.square + (fan_in - 1) * cross - fan_in * phi.mean**2
     mean = math.sqrt(correlation * variance / (fan_in * spread))
-    return Positive(
+    return PositiveMoments(
         weight_mean=mean,
         weight_var=(1 - bias_noise) * (1 - correlation) * variance / (fan_in * phi.square),
         bias_mean=-fan_in * mean * phi.mean,
@@ -90,7 +90,7 @@ def ensemble(
 
 def with_passthrough(
     activation: Activation, fan_in: float, variance: float = 1.0, tau: float = 0.5, k: float = 1.0
-) -> Positive:
+) -> PositiveMoments:
     """Return the positive weights and the bias of a layer that sees the network's input too.
 
     The weights of a unit sum to `k` on average, the bias takes off what they add to the mean, and the share `1 - tau`
@@ -109,7 +109,7 @@ def with_passthrough(
         (0.03125, 0.03125, -0.398942)
     """
     phi = moments(activation, variance)
-    return Positive(
+    return PositiveMoments(
         weight_mean=k / fan_in,
         weight_var=(1 - tau) * variance / (fan_in * phi.square),
         bias_mean=-k * phi.mean,
@@ -180,7 +180,7 @@ def _k_max(activation: Callable[[Any], Any], tau: float, variance: float) -> flo
     return low
 
 
-def refuse_unstable(scheme: str, activation: Activation, k: float, tau: float, variance: float = 1.0) -> None:
+def refuse_unstable(activation: Activation, k: float, tau: float, variance: float) -> None:
     """Raise where layers of these weights multiply errors.
 
     Raises:
@@ -190,10 +190,8 @@ def refuse_unstable(scheme: str, activation: Activation, k: float, tau: float, v
     if k < bound:
         return
     name = activation_name(activation)
-    head = f"{scheme}: k must be below {bound:.4g} for {name} at tau={tau:g}, not {k:g}."
+    head = f"icnn: k must be below {bound:.4g} for {name} at tau={tau:g}, not {k:g}."
     why = "from there on an error of mean or variance grows from layer to layer"
     if bound > 0:
         raise SchemeError(head, why, f"write k={min(1.0, 0.8 * bound):.2g}, or a larger tau")
-    raise SchemeError(
-        f"{scheme}: no k is stable for {name} at tau={tau:g}.", why, f"write a larger tau, {(1 + tau) / 2:g}"
-    )
+    raise SchemeError(f"icnn: no k is stable for {name} at tau={tau:g}.", why, f"write a larger tau, {(1 + tau) / 2:g}")

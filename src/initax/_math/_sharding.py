@@ -112,7 +112,7 @@ def mesh_names(entry: Any) -> tuple[str, ...]:
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
-def refuse_misfit(path: str, shape: tuple[int, ...], sharding: Sharding | None) -> None:
+def refuse_undivided(path: str, shape: tuple[int, ...], sharding: Sharding | None) -> None:
     """Raise where an array can't have its sharding.
 
     Raises:
@@ -132,13 +132,13 @@ def refuse_misfit(path: str, shape: tuple[int, ...], sharding: Sharding | None) 
     except ValueError as error:
         raise PlanError(
             f"{name} {shape} can't be sharded as it is said to be.",
-            *_undivided(shape, sharding),
+            *_undivided_axes(shape, sharding),
             str(error).split("\n", maxsplit=1)[0] if not isinstance(sharding, NamedSharding) else "",
             "leave the axis whole, PartitionSpec(..., None), or take a mesh or a size that fits",
         ) from error
 
 
-def _undivided(shape: tuple[int, ...], sharding: Sharding) -> list[str]:
+def _undivided_axes(shape: tuple[int, ...], sharding: Sharding) -> list[str]:
     """One line for each axis that the mesh does not divide."""
     if not isinstance(sharding, NamedSharding):
         return []

@@ -17,7 +17,7 @@ from initax._planning._records import Decisions, Draw, Kept, new_draw
 from initax._planning._rules import Matching, Rule, decided_arrays, match
 from initax._planning._silence import keeps_all, why_kept, why_named_is_kept, would_draw
 from initax.schemes._initializer import NO_DEFAULT, Initializer, where
-from initax.schemes._positive import refuse_misfit
+from initax.schemes._positive import refuse_out_of_range
 from initax.schemes._scheme import UNSET, Scheme, as_initializer, as_scheme
 
 
@@ -212,7 +212,7 @@ class _Deciding:
         try:
             recipe = initializer.recipe(read, layer)
             if parameter.constraint is not None:
-                refuse_misfit(initializer, recipe, parameter, parameter.constraint)
+                refuse_out_of_range(initializer, recipe, parameter, parameter.constraint)
         except SchemeError as error:
             remedy = self._remedy(layer, parameter) if parameter.excluded is not None else ()
             raise SchemeError(f'rule "{text}": {error}', *remedy) from error.__cause__

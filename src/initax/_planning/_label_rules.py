@@ -128,7 +128,7 @@ def _use(value: Any) -> Any:
     return None if isinstance(value, bool | np.bool_) else _matrix(value)
 
 
-KINDS = {
+LABEL_KINDS = {
     "labels": Kind(
         words="labels",
         one="a label",
@@ -172,7 +172,7 @@ def read_label_rules(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ..
     """Return rules whose values are not schemes, in order.
 
     Args:
-        of: the kind of rules: a key of `KINDS`.
+        of: the kind of rules: a key of `LABEL_KINDS`.
         rules: the mapping.
         verb: who asks, for errors; the kind itself if left out.
 
@@ -180,7 +180,7 @@ def read_label_rules(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ..
         RuleError: they are not a mapping, a selector is of no known kind, or a value is not of that kind.
         AxesError: a pattern is malformed.
     """
-    kind = KINDS[of]
+    kind = LABEL_KINDS[of]
     if not isinstance(rules, Mapping) or not rules:
         head = f"{verb or of}: rules must be a mapping from selectors to {kind.words}, not {shown(rules)}."
         raise RuleError(head, f"write {kind.example}")

@@ -14,7 +14,7 @@ from initax._drawing._draw import draw, lower
 from initax._drawing._job import Job
 from initax._drawing._program import Program
 from initax._errors import InitaxError, PlanError, count, first_of, warn, with_line
-from initax._math._sharding import refuse_misfit
+from initax._math._sharding import refuse_undivided
 from initax._model._survey import Survey
 from initax._planning._decide import decide
 from initax._planning._hints import no_plan_to_compare, no_stored_plan
@@ -125,7 +125,7 @@ class Plan:
         homes = {array.path: array.sharding for array in placed}
         for parameter in placed:
             if not isinstance(self._survey.at(parameter.path), jax.core.Tracer):  # a tracer's type has one
-                refuse_misfit(parameter.path, parameter.shape, parameter.sharding)
+                refuse_undivided(parameter.path, parameter.shape, parameter.sharding)
         drawn = [row for row in self.draws if row.recipe is not None]
         free = self._survey.replaced(path for row in drawn for path in _paths(row)) if donate else {}
         programs: dict[Any, Program] = {}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from initax._errors import InitaxError, RuleError, SchemeError, listing, with_line
-from initax._planning._label_rules import KINDS, read_label_rules
+from initax._planning._label_rules import LABEL_KINDS, read_label_rules
 from initax._planning._rule_file_hints import no_source_of_rules, no_text_of_rules, quoted, unquoted
 from initax._planning._rules import read_rules
 from initax.schemes._hints import unknown_role
@@ -53,8 +53,8 @@ def load_rules(source: str | os.PathLike[str], *, of: str = "schemes") -> dict[s
         ... ''')
         {'*': 'glorot_uniform', 'Embedding': ['normal', {'stddev': 0.02}], 'head': None}
     """
-    if of not in ("schemes", *KINDS):
-        raise RuleError(f"load_rules: of must be one of {listing(('schemes', *KINDS))}, not {of!r}.")
+    if of not in ("schemes", *LABEL_KINDS):
+        raise RuleError(f"load_rules: of must be one of {listing(('schemes', *LABEL_KINDS))}, not {of!r}.")
     name, text, is_json = _opened(source)
     stored = _parsed(text, name, is_json)
     if not isinstance(stored, dict) or not stored:

@@ -227,7 +227,7 @@ class Pair:
         looked_up = new.role == "embedding" and self.word in (None, "input", "tied")
         grown = Grown.of(before, after, looked_up=looked_up, stacks=self.deepens)
         if self.word is None:
-            self._refuse_no_width(grown, before, after)
+            self._refuse_no_width(before, after)
         return grown
 
     def _axes(self) -> tuple[Axes, Axes] | None:
@@ -258,7 +258,7 @@ class Pair:
             f'or say its axes, or what it is: rules={{"{path}": "i o"}}, rules={{"{path}": "input"}}',
         )
 
-    def _refuse_no_width(self, grown: Grown, before: Axes, after: Axes) -> None:
+    def _refuse_no_width(self, before: Axes, after: Axes) -> None:
         """Raise where a size grows that is not a width: a window, a stack, rows that are looked up."""
         what = instead = ""
         for axis, name in enumerate(_numbered(after)):

@@ -13,7 +13,7 @@ EXAMPLES = {"key": "jax.random.key(0)", "rngs": "nnx.Rngs(0)", "width_sizes": "[
 """What stands in a line for an argument that is missing."""
 
 
-def refuse_misfit(cls: type, init: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def refuse_wrong_call(cls: type, init: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raise where a call lacks an argument, has one too many, or a size in place of the sizes of the hidden layers.
 
     Args:

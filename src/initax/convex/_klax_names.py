@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from initax._errors import ModelError
-from initax.convex._arguments import refuse_misfit
+from initax.convex._arguments import refuse_wrong_call
 
 P = ParamSpec("P")
 Self = TypeVar("Self")
@@ -56,7 +56,7 @@ def answers_klax(init: Callable[Concatenate[Self, P], None]) -> Callable[Concate
             if name in ANSWERS and name not in known:
                 network = type(self).__name__
                 raise ModelError(f'{network} has no argument "{name}", which klax\'s has.', *ANSWERS[name])
-        refuse_misfit(type(self), init, args, kwargs)
+        refuse_wrong_call(type(self), init, args, kwargs)
         init(self, *args, **kwargs)
 
     return checked

@@ -10,8 +10,8 @@ from initax._model._parameter import Layer, Parameter
 from initax.schemes._centered import Centered
 from initax.schemes._distributions import Normal
 from initax.schemes._initializer import Initializer, Recipe, fans_of, positive_fan
-from initax.schemes._named import Parts, Share, scheme
-from initax.schemes._scheme import weights_only
+from initax.schemes._named import Share, scheme
+from initax.schemes._scheme import Parts, weights_only
 from initax.schemes._variance import Distribution, of_variance
 
 

@@ -15,8 +15,8 @@ from initax._math._axes import Axes
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import Constant, filled
 from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, plain, where
-from initax.schemes._named import Number, Parts, Values, scheme
-from initax.schemes._scheme import Scheme, weights_only
+from initax.schemes._named import Number, Values, scheme
+from initax.schemes._scheme import Parts, Scheme, weights_only
 
 
 @dataclass(frozen=True, slots=True)

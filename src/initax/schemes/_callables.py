@@ -181,7 +181,7 @@ class Foreign(Initializer):
         else:
             stack_axis = _stack_axis(assumed_axes, parameter)
             kernel = StoredKernel(identity, self.function, _of_entry(parameter.shape, stack_axis), fan, stack_axis)
-        _refuse_misfit(kernel, self.name, parameter)
+        _refuse_other_result(kernel, self.name, parameter)
         return Recipe(kernel, (), None)
 
     def spec(self) -> Any:
@@ -282,7 +282,7 @@ def _stack_axis(assumed: OwnAxes, parameter: Parameter) -> tuple[int, ...]:
     return () if not fit(assumed, rank - len(stack)) and fit(assumed, rank) else stack
 
 
-def _refuse_misfit(kernel: CallingKernel, name: str, parameter: Parameter) -> None:
+def _refuse_other_result(kernel: CallingKernel, name: str, parameter: Parameter) -> None:
     dtype = drawing_dtype(parameter.dtype)
     try:
         returned = _abstract(kernel, dtype)

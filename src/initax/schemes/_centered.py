@@ -49,7 +49,7 @@ class Centered(InitializerAround):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         axes = known_axes("centered", parameter)
-        _refuse_misfit(parameter, axes)
+        _refuse_unsuited(parameter, axes)
         recipe = self.inner_recipe(parameter, layer)
         return replace(recipe, kernel=CenteredKernel(recipe.kernel, axes))
 
@@ -98,7 +98,7 @@ def centered(scheme: SchemeLike) -> Scheme:
     return changed
 
 
-def _refuse_misfit(parameter: Parameter, axes: Axes) -> None:
+def _refuse_unsuited(parameter: Parameter, axes: Axes) -> None:
     inputs = math.prod(axes.split[axis] for axis in axes.in_axis)
     seen = f'shape {parameter.shape}, axes "{axes.pattern}"'
     keep = f'for it write a rule of its own: {{"{parameter.path or "*"}": "he_normal"}}'

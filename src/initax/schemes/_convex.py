@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from initax._errors import SchemeError
-from initax._math._positive_moments import Positive as Moments
+from initax._math._positive_moments import PositiveMoments
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS, Constant
 from initax.schemes._distributions import Normal
 from initax.schemes._initializer import (
-    Fans,
+    FanKind,
     Initializer,
     Kernel,
     Recipe,
@@ -27,8 +27,8 @@ from initax.schemes._initializer import (
     without_inputs,
 )
 from initax.schemes._kernels import scaled_normal
-from initax.schemes._named import Check, Number, Parts, Positive, Share, scheme
-from initax.schemes._scheme import weights_only
+from initax.schemes._named import Check, Number, Positive, Share, scheme
+from initax.schemes._scheme import Parts, weights_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class LogNormalKernel(Kernel):
 
 def hoedt_constants(
     fan_in: float, variance: float = 1.0, correlation: float = 0.5, alpha: float = 0.0, bias_noise: float = 0.0
-) -> Moments:
+) -> PositiveMoments:
     """Return the moments that keep mean, variance and correlation through one positive-weight ReLU layer.
 
     Args:
@@ -78,7 +78,7 @@ def hoedt_constants(
     mix = math.sqrt(1 - correlation**2) + correlation * math.acos(-correlation)
     shared = fan_in * (math.pi - fan_in + (fan_in - 1) * mix) / (2 * math.pi)
     mean = math.sqrt(correlation / shared)
-    return Moments(
+    return PositiveMoments(
         weight_mean=mean,
         weight_var=2 * (1 - correlation) / fan_in / (1 + alpha**2) * (1 - bias_noise),
         bias_mean=-fan_in * mean * math.sqrt(variance / (2 * math.pi)),
@@ -86,7 +86,7 @@ def hoedt_constants(
     )
 
 
-def refuse_without_bias(scheme: str, parameter: Parameter, layer: Layer, moments: Moments) -> None:
+def refuse_without_bias(scheme: str, parameter: Parameter, layer: Layer, moments: PositiveMoments) -> None:
     """Raise where no bias stands beside positive weights, whose mean it has to take off.
 
     Raises:
@@ -100,7 +100,7 @@ def refuse_without_bias(scheme: str, parameter: Parameter, layer: Layer, moments
         )
 
 
-def bias_of(moments: Moments) -> Initializer:
+def bias_of(moments: PositiveMoments) -> Initializer:
     """Return what draws the bias beside positive weights."""
     return Normal(moments.bias_std, moments.bias_mean) if moments.bias_std else Constant(moments.bias_mean)
 
@@ -114,7 +114,7 @@ class _Hoedt(Initializer):
     fans: str = "nominal"
     bias: str = "own"
 
-    def _constants(self, parameter: Parameter) -> Moments:
+    def _constants(self, parameter: Parameter) -> PositiveMoments:
         refuse_complex("hoedt", parameter, "input-convex networks have real weights")
         fan_in = positive_fan("hoedt", parameter, "fan_in", fans_of("hoedt", parameter, self.fans)[0])
         return hoedt_constants(fan_in, self.variance, self.correlation, self.alpha, self.bias_noise)
@@ -168,7 +168,7 @@ def hoedt(
     alpha: Number = 0.0,
     bias_noise: Share = 0.0,
     *,
-    fans: Fans = "nominal",
+    fans: FanKind = "nominal",
     bias: Literal["own", "elsewhere"] = "own",
 ) -> Parts:
     """Return log-normal weights and the negative bias that goes with them, for input-convex ReLU networks.

@@ -12,8 +12,8 @@ from initax.schemes._callables import Framework
 from initax.schemes._constant import ZEROS, Constant
 from initax.schemes._distributions import normal
 from initax.schemes._initializer import NO_DEFAULT, Initializer, Recipe
-from initax.schemes._named import Parts, scheme
-from initax.schemes._scheme import as_initializer, weights_only
+from initax.schemes._named import scheme
+from initax.schemes._scheme import Parts, as_initializer, weights_only
 from initax.schemes._structured import orthogonal
 from initax.schemes._variance import UniformFanIn, lecun_normal, variance_scaling
 

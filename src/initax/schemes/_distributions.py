@@ -14,8 +14,8 @@ from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS, Constant
 from initax.schemes._initializer import Initializer, Recipe, drawing_dtype, is_complex, refuse_complex, where
 from initax.schemes._kernels import IntervalKernel, NormalKernel, TruncatedNormalKernel, UniformKernel, truncated_std
-from initax.schemes._named import NonNegative, Number, Parts, Positive, Values, scheme
-from initax.schemes._scheme import weights_only
+from initax.schemes._named import NonNegative, Number, Positive, Values, scheme
+from initax.schemes._scheme import Parts, weights_only
 
 NARROW = 0.25
 """Standard deviations between two bounds below which a cut normal is as good as uniform, and tiny."""

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 from initax._errors import SchemeError, message
 from initax._math._gaussian import Activation, activation_name, as_function, refuse_unsuitable
-from initax._math._positive_moments import Positive, ensemble, refuse_unstable, with_passthrough
+from initax._math._positive_moments import PositiveMoments, ensemble, refuse_unstable, with_passthrough
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax.schemes._constant import ZEROS
 from initax.schemes._convex import Correlation, LogNormalKernel, bias_of, refuse_without_bias
 from initax.schemes._initializer import (
-    Fans,
+    FanKind,
     Initializer,
     Kernel,
     Recipe,
@@ -28,9 +28,8 @@ from initax.schemes._initializer import (
     without_inputs,
 )
 from initax.schemes._kernels import NormalKernel, scaled_normal
-from initax.schemes._named import Check, Number, Parts, Share, scheme
-from initax.schemes._named import Positive as PositiveNumber
-from initax.schemes._scheme import weights_only
+from initax.schemes._named import Check, Number, Positive, Share, scheme
+from initax.schemes._scheme import Parts, weights_only
 
 Part = Literal["auto", "first", "alone", "positive", "passthrough"]
 """What a weight is in its network: the first layer's, a positive one with or without passthrough beside it, or that."""
@@ -110,10 +109,10 @@ class _Icnn(Initializer):
         refuse_complex("icnn", parameter, "input-convex networks have real weights")
         return positive_fan("icnn", parameter, "fan_in", fans_of("icnn", parameter, self.fans)[0])
 
-    def _positive(self, part: str, fan_in: float) -> Positive:
+    def _positive(self, part: str, fan_in: float) -> PositiveMoments:
         if part == "alone":
             return ensemble(self.activation, fan_in, self.variance, self.correlation, self.bias_noise)
-        refuse_unstable("icnn", self.activation, self.k, self.tau, self.variance)
+        refuse_unstable(self.activation, self.k, self.tau, self.variance)
         return with_passthrough(self.activation, fan_in, self.variance, self.tau, self.k)
 
 
@@ -139,7 +138,7 @@ class IcnnWeight(_Icnn):
                 refuse_without_bias("icnn", parameter, layer, moments)
             return Recipe(LogNormalKernel(), (moments.log_mean, moments.log_std), math.sqrt(moments.weight_var))
         if part == "passthrough":
-            refuse_unstable("icnn", self.activation, self.k, self.tau, self.variance)
+            refuse_unstable(self.activation, self.k, self.tau, self.variance)
         share = self.tau if part == "passthrough" else 1.0
         # Several inputs at one layer, as in a partially convex network, share what is theirs.
         hidden = hidden_weight(layer) if self.part == "auto" else None
@@ -189,14 +188,14 @@ def icnn(
     activation: Stored = "relu",
     correlation: Correlation = 0.5,
     *,
-    variance: PositiveNumber = 1.0,
-    k: PositiveNumber = 1.0,
+    variance: Positive = 1.0,
+    k: Positive = 1.0,
     tau: Number = 0.5,
     bias_noise: Share = 0.0,
-    input_square: PositiveNumber = 1.0,
+    input_square: Positive = 1.0,
     part: Part = "auto",
     bias: BiasAt = "auto",
-    fans: Fans = "nominal",
+    fans: FanKind = "nominal",
 ) -> Parts:
     """Return weights and biases for input-convex networks of any convex, non-decreasing activation.
 
@@ -244,6 +243,6 @@ def icnn(
             'write ("icnn", {"tau": 0.5})',
         )
     function, _ = named(activation)
-    refuse_unsuitable("icnn", function, variance)
+    refuse_unsuitable(function, variance)
     values = (function, correlation, variance, bias_noise, k, tau, input_square, part, bias, fans)
     return weights_only(IcnnWeight(*values), IcnnBias(*values))

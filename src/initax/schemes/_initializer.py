@@ -23,7 +23,7 @@ from initax._math._gaussian import gain as exact_gain
 from initax._model._parameter import Layer, Parameter
 from initax._model._reason import Reason, Why
 
-Fans = Literal["nominal", "effective"]
+FanKind = Literal["nominal", "effective"]
 Args = tuple[tuple[str, Any], ...]
 
 NO_DEFAULT = Reason(Why.NO_DEFAULT, "its layer declares no default")

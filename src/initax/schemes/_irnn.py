@@ -8,8 +8,8 @@ from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._distributions import normal
 from initax.schemes._initializer import Initializer, Recipe, known_axes, where
-from initax.schemes._named import NonNegative, Number, Parts, scheme
-from initax.schemes._scheme import weights_only
+from initax.schemes._named import NonNegative, Number, scheme
+from initax.schemes._scheme import Parts, weights_only
 from initax.schemes._structured import Eye
 
 

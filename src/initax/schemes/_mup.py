@@ -9,7 +9,8 @@ from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS
 from initax.schemes._initializer import Initializer, Recipe, known_axes, positive_fan, where
-from initax.schemes._named import Parts, Positive, scheme
+from initax.schemes._named import Positive, scheme
+from initax.schemes._scheme import Parts
 from initax.schemes._variance import Distribution, of_variance
 
 

@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, ParamSpec, Union, get_args, get_origin, get_type_hints
 
 from initax._errors import ArgumentError, SchemeError, listing
-from initax._model._parameter import Role
 from initax.schemes._hints import parameters_of, unknown_argument
-from initax.schemes._initializer import Args, Initializer, choice, entries, gain_number, number, positive_number
-from initax.schemes._scheme import Scheme, add_to_registry, as_scheme
+from initax.schemes._initializer import Args, choice, entries, gain_number, number, positive_number
+from initax.schemes._scheme import Parts, Scheme, add_to_registry, as_scheme
 
 P = ParamSpec("P")
-Parts = Mapping[Role, Initializer | None]
 
 
 @dataclass(frozen=True, slots=True)

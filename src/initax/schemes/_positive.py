@@ -12,7 +12,7 @@ EXPECTED = 1e-3
 """Entries of an array that may be expected beyond a map's upper bound: one draw in a thousand has one, and is cut."""
 
 
-def refuse_misfit(initializer: Initializer, recipe: Recipe, parameter: Parameter, constraint: Constraint) -> None:
+def refuse_out_of_range(initializer: Initializer, recipe: Recipe, parameter: Parameter, constraint: Constraint) -> None:
     """Raise where a draw could have values outside the range of the constraint's map.
 
     Raises:

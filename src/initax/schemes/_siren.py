@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 from initax._model._parameter import Layer, Parameter
-from initax.schemes._initializer import Fans, Initializer, Recipe, fans_of, positive_fan, refuse_complex
+from initax.schemes._initializer import FanKind, Initializer, Recipe, fans_of, positive_fan, refuse_complex
 from initax.schemes._kernels import UniformKernel
-from initax.schemes._named import Parts, Positive, scheme
-from initax.schemes._scheme import weights_only
+from initax.schemes._named import Positive, scheme
+from initax.schemes._scheme import Parts, weights_only
 from initax.schemes._variance import uniform_fan_in
 
 
@@ -30,7 +30,7 @@ class Siren(Initializer):
 
 
 @scheme("siren")
-def siren(w0: Positive = 30.0, first: bool = False, *, fans: Fans = "nominal") -> Parts:
+def siren(w0: Positive = 30.0, first: bool = False, *, fans: FanKind = "nominal") -> Parts:
     """Return weights for layers followed by `sin(w0 * x)`, uniform between plus and minus `sqrt(6 / fan_in) / w0`.
 
     With `first=True` those of the layer that sees the coordinates, uniform between plus and minus `1 / fan_in`. Biases

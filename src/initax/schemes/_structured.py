@@ -22,8 +22,8 @@ from initax._math._sharding import Split, split_of
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS
 from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, number, where
-from initax.schemes._named import Check, Gain, NonNegative, Parts, Share, scheme
-from initax.schemes._scheme import weights_only
+from initax.schemes._named import Check, Gain, NonNegative, Share, scheme
+from initax.schemes._scheme import Parts, weights_only
 
 Method = Literal["auto", "householder", "polar"]
 LARGEST = 2**28

@@ -12,7 +12,7 @@ import numpy as np
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS
 from initax.schemes._initializer import (
-    Fans,
+    FanKind,
     Initializer,
     Kernel,
     Recipe,
@@ -30,8 +30,8 @@ from initax.schemes._kernels import (
     TruncatedNormalKernel,
     UniformKernel,
 )
-from initax.schemes._named import NonNegative, Parts, scheme
-from initax.schemes._scheme import weights_only
+from initax.schemes._named import NonNegative, scheme
+from initax.schemes._scheme import Parts, weights_only
 
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
@@ -111,7 +111,7 @@ def variance_scaling(
     mode: Mode = "fan_in",
     distribution: Distribution = "truncated_normal",
     *,
-    fans: Fans = "nominal",
+    fans: FanKind = "nominal",
 ) -> Parts:
     """Return weights of zero mean and variance `scale / n`, zero biases.
 
@@ -143,7 +143,7 @@ def _scaled(scale: float, mode: str, fans: str, truncated: bool) -> Parts:
 
 
 @scheme("he_normal", "kaiming_normal")
-def he_normal(*, fans: Fans = "nominal", truncated: bool = True) -> Parts:
+def he_normal(*, fans: FanKind = "nominal", truncated: bool = True) -> Parts:
     """Return truncated normal weights of variance `2 / fan_in`, zero biases; also called `kaiming_normal`.
 
     PyTorch's `kaiming_normal_` does not truncate; that is `truncated=False`.
@@ -164,7 +164,7 @@ def he_normal(*, fans: Fans = "nominal", truncated: bool = True) -> Parts:
 
 
 @scheme("he_uniform", "kaiming_uniform")
-def he_uniform(*, fans: Fans = "nominal") -> Parts:
+def he_uniform(*, fans: FanKind = "nominal") -> Parts:
     """Return uniform weights of variance `2 / fan_in`, zero biases; also called `kaiming_uniform`.
 
     Args:
@@ -182,7 +182,7 @@ def he_uniform(*, fans: Fans = "nominal") -> Parts:
 
 
 @scheme("glorot_normal", "xavier_normal")
-def glorot_normal(*, fans: Fans = "nominal", truncated: bool = True) -> Parts:
+def glorot_normal(*, fans: FanKind = "nominal", truncated: bool = True) -> Parts:
     """Return truncated normal weights of variance `2 / (fan_in + fan_out)`, zero biases; also called `xavier_normal`.
 
     PyTorch's `xavier_normal_` does not truncate; that is `truncated=False`.
@@ -203,7 +203,7 @@ def glorot_normal(*, fans: Fans = "nominal", truncated: bool = True) -> Parts:
 
 
 @scheme("glorot_uniform", "xavier_uniform")
-def glorot_uniform(*, fans: Fans = "nominal") -> Parts:
+def glorot_uniform(*, fans: FanKind = "nominal") -> Parts:
     """Return uniform weights of variance `2 / (fan_in + fan_out)`, zero biases; also called `xavier_uniform`.
 
     Args:
@@ -221,7 +221,7 @@ def glorot_uniform(*, fans: Fans = "nominal") -> Parts:
 
 
 @scheme("lecun_normal")
-def lecun_normal(*, fans: Fans = "nominal", truncated: bool = True) -> Parts:
+def lecun_normal(*, fans: FanKind = "nominal", truncated: bool = True) -> Parts:
     """Return truncated normal weights of variance `1 / fan_in`, zero biases.
 
     Args:
@@ -240,7 +240,7 @@ def lecun_normal(*, fans: Fans = "nominal", truncated: bool = True) -> Parts:
 
 
 @scheme("lecun_uniform")
-def lecun_uniform(*, fans: Fans = "nominal") -> Parts:
+def lecun_uniform(*, fans: FanKind = "nominal") -> Parts:
     """Return uniform weights of variance `1 / fan_in`, zero biases.
 
     Args:
@@ -258,7 +258,7 @@ def lecun_uniform(*, fans: Fans = "nominal") -> Parts:
 
 
 @scheme("uniform_fan_in")
-def uniform_fan_in(*, fans: Fans = "nominal", fan: NonNegative | None = None) -> Parts:
+def uniform_fan_in(*, fans: FanKind = "nominal", fan: NonNegative | None = None) -> Parts:
     """Return weights and biases uniform between plus and minus `1 / sqrt(fan_in)`.
 
     As a bias beside other weights: `("he_normal", "uniform_fan_in")`.

@@ -12,8 +12,8 @@ from jax import lax
 from initax._math._axes import Axes
 from initax._model._parameter import Parameter
 from initax.schemes._initializer import Kernel, Recipe
-from initax.schemes._named import Parts, scheme
-from initax.schemes._scheme import weights_only
+from initax.schemes._named import scheme
+from initax.schemes._scheme import Parts, weights_only
 from initax.schemes._structured import Eye, OfMatrix, at_center
 
 
