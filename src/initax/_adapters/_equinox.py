@@ -13,9 +13,8 @@ import jax
 import numpy as np
 
 from initax._adapters._nodes import Awaited, Node, Tie, entry_name
-from initax._adapters._shared_patterns import looked_up, numbered
+from initax._adapters._shared_patterns import looked_up, numbered, of_stride, of_transposed_stride
 from initax._adapters._spectral_norm import SpectralNormPreimage
-from initax._math._axes import Axes
 from initax._model._constraint import weight_norm
 from initax._model._parameter import (
     GRU_GATES,
@@ -51,16 +50,6 @@ def _conv_sizes(module: Any) -> dict[str, int]:
 
 def _conv_bias_pattern(module: Any) -> str:
     return "(g o)" + " 1" * int(module.num_spatial_dims)
-
-
-def _strided(module: Any, axes: Axes) -> tuple[float, float]:
-    """A stride skips outputs: each input reaches 1/stride of the kernel's."""
-    return axes.fan_in, axes.fan_out / math.prod(module.stride)
-
-
-def _transposed(module: Any, axes: Axes) -> tuple[float, float]:
-    """A transposed convolution's stride spreads the inputs: each output sees 1/stride of the kernel."""
-    return axes.fan_in / math.prod(module.stride), axes.fan_out
 
 
 def _recurrent_default(module: Any) -> DefaultSpec:
@@ -112,8 +101,8 @@ LAYERS: dict[type, Declaration] = {
         weight=weight("o i", sizes=_linear_sizes, default=_linear_default),
         bias=bias("o", "weight", sizes=_linear_sizes, default=_linear_default),
     ),
-    eqx.nn.Conv: _conv("Conv", _strided),
-    eqx.nn.ConvTranspose: _conv("ConvTranspose", _transposed),
+    eqx.nn.Conv: _conv("Conv", of_stride),
+    eqx.nn.ConvTranspose: _conv("ConvTranspose", of_transposed_stride),
     eqx.nn.Embedding: row(
         "Embedding",
         weight=weight(

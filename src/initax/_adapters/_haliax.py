@@ -12,8 +12,7 @@ import haliax
 from haliax.nn.normalization import LayerNormBase
 
 from initax._adapters._nodes import Node
-from initax._adapters._shared_patterns import FanPair, conv_effective, looked_up, numbered, transposed_effective
-from initax._math._axes import Axes
+from initax._adapters._shared_patterns import looked_up, numbered, of_stride, of_transposed_stride
 from initax._math._axis_names import STACK_NAMES
 from initax._model._parameter import DefaultSpec, Field
 
@@ -116,14 +115,6 @@ def _norm(module: Any, arrays: Mapping[str, Any]) -> Node:
     return Node(kind="Norm", fields=_fields(arrays, sides, rows))
 
 
-def _strided(module: Any, axes: Axes) -> FanPair:
-    return conv_effective(axes, module.stride, (1,) * len(module.stride), None)
-
-
-def _transposed(module: Any, axes: Axes) -> FanPair:
-    return transposed_effective(axes, module.stride, None)
-
-
 def _conv(module: Any, arrays: Mapping[str, Any]) -> Node:
     """A convolution, whose groups are merged with its outputs."""
     spatial: Sequence[str] = _names(module.Spatial)
@@ -134,7 +125,7 @@ def _conv(module: Any, arrays: Mapping[str, Any]) -> Node:
     }
     is_transposed = isinstance(module, haliax.nn.ConvTranspose)
     rows = {
-        "weight": {"role": "weight", "effective": _transposed if is_transposed else _strided, **shared},
+        "weight": {"role": "weight", "effective": of_transposed_stride if is_transposed else of_stride, **shared},
         "bias": {"role": "bias", "of": "weight", **shared},
     }
     return Node(kind="ConvTranspose" if is_transposed else "Conv", fields=_fields(arrays, sides, rows))

@@ -17,14 +17,14 @@ from initax._adapters._linen_run import Record, apply, run
 from initax._adapters._nodes import Call, carried_module, packages_of
 from initax._adapters._plain import Arrays, unknown
 from initax._adapters._shared_patterns import (
-    FanPair,
-    conv_effective,
     einsum_patterns,
     general_pattern,
+    kernel_size,
     looked_up,
     numbered,
+    of_flax_conv,
+    of_flax_transposed,
     per_axis,
-    transposed_effective,
 )
 from initax._adapters._spectral_norm import FlaxSpectralNormPreimage
 from initax._adapters._variables import (
@@ -124,32 +124,19 @@ def _equation(seen: Seen) -> str:
     return str(equation or seen.module.einsum_str)
 
 
-def _kernel_size(seen: Seen) -> tuple[int, ...]:
-    return _tuple(seen.kernel_size)
-
-
-def _strided(seen: Seen, axes: Axes) -> FanPair:
-    rank = len(_kernel_size(seen))
-    return conv_effective(axes, per_axis(seen.strides, rank), per_axis(seen.input_dilation, rank), seen.mask)
-
-
 def _local(seen: Seen, axes: Axes) -> tuple[float, float]:
     """Each position has a kernel of its own, which holds the taps among the inputs."""
-    window = math.prod(_kernel_size(seen))
-    return axes.fan_in, axes.fan_out * window / math.prod(per_axis(seen.strides, len(_kernel_size(seen))))
+    window = kernel_size(seen)
+    return axes.fan_in, axes.fan_out * math.prod(window) / math.prod(per_axis(seen.strides, len(window)))
 
 
 def _local_nominal(seen: Seen, axes: Axes) -> tuple[float, float]:
     """Each input reaches the outputs of as many positions as a window has taps, as in any convolution."""
-    return axes.fan_in, axes.fan_out * math.prod(_kernel_size(seen))
-
-
-def _transposed(seen: Seen, axes: Axes) -> FanPair:
-    return transposed_effective(axes, per_axis(seen.strides, len(_kernel_size(seen))), seen.mask)
+    return axes.fan_in, axes.fan_out * math.prod(kernel_size(seen))
 
 
 def _positions(seen: Seen) -> list[str]:
-    return numbered("p", len(_kernel_size(seen)))
+    return numbered("p", len(kernel_size(seen)))
 
 
 def _weight(pattern: str | Callable[[Any], str], name: str = "kernel", **further: Any) -> Field:
@@ -230,7 +217,7 @@ LAYERS: dict[type, Declaration] = {
     ),
     nn.Conv: row(
         "Conv",
-        kernel=_weight("... i (g o)", sizes={"g": "feature_group_count"}, effective=_strided),
+        kernel=_weight("... i (g o)", sizes={"g": "feature_group_count"}, effective=of_flax_conv),
         bias=_bias("(g o)", sizes={"g": "feature_group_count"}),
     ),
     nn.ConvLocal: row(
@@ -240,7 +227,7 @@ LAYERS: dict[type, Declaration] = {
     ),
     nn.ConvTranspose: row(
         "ConvTranspose",
-        kernel=_weight(lambda seen: "... o i" if seen.transpose_kernel else "... i o", effective=_transposed),
+        kernel=_weight(lambda seen: "... o i" if seen.transpose_kernel else "... i o", effective=of_flax_transposed),
         bias=_bias(),
     ),
     nn.Embed: row("Embedding", embedding=_weight("o i", "embedding", role="embedding", effective=looked_up)),

@@ -19,17 +19,14 @@ from jax.tree_util import tree_flatten_with_path
 
 from initax._adapters._nodes import NOTHING, Form, Node, entry_name, join
 from initax._adapters._shared_patterns import (
-    FanPair,
-    conv_effective,
     einsum_patterns,
     general_pattern,
     looked_up,
-    per_axis,
-    transposed_effective,
+    of_flax_conv,
+    of_flax_transposed,
 )
 from initax._adapters._spectral_norm import FlaxSpectralNormPreimage
 from initax._errors import KeyTypeError
-from initax._math._axes import Axes
 from initax._math._keys import as_key, parameter_key
 from initax._math._sharding import at_home
 from initax._model._constraint import weight_norm
@@ -123,15 +120,6 @@ def _conv_sizes(module: Any) -> dict[str, int]:
     return {"g": groups, "o": module.out_features // groups, "i": module.in_features // groups}
 
 
-def _strided(module: Any, axes: Axes) -> FanPair:
-    rank = len(module.kernel_size)
-    return conv_effective(axes, per_axis(module.strides, rank), per_axis(module.input_dilation, rank), module.mask)
-
-
-def _transposed(module: Any, axes: Axes) -> FanPair:
-    return transposed_effective(axes, per_axis(module.strides, len(module.kernel_size)), module.mask)
-
-
 def _transposed_default(module: Any) -> DefaultSpec:
     """Flax draws a transposed kernel `(*k, out, in)` as if it were `(*k, in, out)`."""
     features = (module.out_features, module.in_features)
@@ -201,7 +189,7 @@ LAYERS: dict[type, Declaration] = {
     ),
     nnx.Conv: row(
         "Conv",
-        kernel=weight("... i (g o)", sizes=_conv_sizes, default=LECUN, receptive="kernel_size", effective=_strided),
+        kernel=weight("... i (g o)", sizes=_conv_sizes, default=LECUN, receptive="kernel_size", effective=of_flax_conv),
         bias=_bias("(g o)", _conv_sizes),
         mask=MASK,
     ),
@@ -212,7 +200,7 @@ LAYERS: dict[type, Declaration] = {
             sizes=_linear_sizes,
             receptive="kernel_size",
             default=_transposed_default,
-            effective=_transposed,
+            effective=of_flax_transposed,
         ),
         bias=_bias("o", {"o": "out_features"}),
         mask=MASK,

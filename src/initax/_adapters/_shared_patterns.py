@@ -75,6 +75,32 @@ def transposed_effective(axes: Axes, strides: Sequence[int], mask: Any) -> FanPa
     return axes.fan_in * kept / math.prod(strides), axes.fan_out * kept
 
 
+def of_stride(module: Any, axes: Axes) -> FanPair:
+    """Return the effective fans of a convolution of Equinox or Haliax, with a stride for each axis."""
+    return conv_effective(axes, module.stride, (), None)
+
+
+def of_transposed_stride(module: Any, axes: Axes) -> FanPair:
+    """Return the same of a transposed convolution."""
+    return transposed_effective(axes, module.stride, None)
+
+
+def kernel_size(module: Any) -> tuple[int, ...]:
+    """Return the sizes of the window of a convolution of Flax."""
+    return per_axis(module.kernel_size, 1)
+
+
+def of_flax_conv(module: Any, axes: Axes) -> FanPair:
+    """Return the effective fans of a convolution of Flax."""
+    rank = len(kernel_size(module))
+    return conv_effective(axes, per_axis(module.strides, rank), per_axis(module.input_dilation, rank), module.mask)
+
+
+def of_flax_transposed(module: Any, axes: Axes) -> FanPair:
+    """Return the same of a transposed convolution."""
+    return transposed_effective(axes, per_axis(module.strides, len(kernel_size(module))), module.mask)
+
+
 def looked_up(module: Any, axes: Axes) -> FanPair:
     """A look-up sums over the one row it takes."""
     return 1, axes.fan_in

@@ -248,15 +248,19 @@ def parse(pattern: str) -> Groups:
     return groups
 
 
+def names_in(pattern: str) -> frozenset[str]:
+    """Return the names of a pattern's axes."""
+    return frozenset(name for group in parse(pattern) for name in group)
+
+
 def refuse_unsided(pattern: str) -> None:
     """Raise where a weight's pattern names no input, no output and no receptive field: every entry were a layer.
 
     Raises:
         AxesError: it names none.
     """
-    groups = parse(pattern)
-    if groups and all(meaning(name) == "batch" for group in groups for name in group):
-        raise AxesError(_hints.without_sides(pattern, groups))
+    if parse(pattern) and all(meaning(name) == "batch" for name in names_in(pattern)):
+        raise AxesError(_hints.without_sides(pattern, parse(pattern)))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._math._axes import Axes, parse
+from initax._math._axes import Axes, names_in
 from initax._model._constraint import Constraint as Constraint  # noqa: PLC0414  adapters take it from here
 from initax._model._quick import copier, maker
 from initax._model._reason import Reason, Why
@@ -263,7 +263,7 @@ class Field:
     def sizes_of(self, module: Any) -> tuple[tuple[str, int], ...]:
         """Return the sizes the module knows, as sorted pairs."""
         if callable(self.sizes):
-            names = {name for group in parse(self.pattern_of(module)) for name in group}
+            names = names_in(self.pattern_of(module))
             return tuple(sorted(item for item in self.sizes(module).items() if item[0] in names))
         sizes = {name: getattr(module, size) if isinstance(size, str) else size for name, size in self.sizes.items()}
         return tuple(sorted(sizes.items()))

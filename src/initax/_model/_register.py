@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from initax._errors import AxesError, InitaxError, did_you_mean, listing, with_line
-from initax._math._axes import parse, refuse_unsided
+from initax._math._axes import names_in, refuse_unsided
 from initax._model._constraint import behind
 from initax._model._kinds import KINDS
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
@@ -77,15 +77,15 @@ def register_layer(
                     f"fields: {listing(fields)}",
                     did_you_mean(name, fields),
                 )
-    axis_names = {name: {axis for group in parse(pattern) for axis in group} for name, pattern in fields.items()}
+    axis_names = {name: names_in(pattern) for name, pattern in fields.items()}
     for axis in sizes or {}:
         if not any(axis in names for names in axis_names.values()):
             raise AxesError(
                 f'register_layer({cls.__name__}): sizes name the axis "{axis}", which no pattern has.',
                 "patterns: " + listing(f'{name}="{pattern}"' for name, pattern in fields.items()),
             )
-    given = dict(roles or {})
-    role_of = {name: given.get(name) or guess_role(name, axis_names[name], kind) for name in fields}
+    stated = dict(roles or {})
+    role_of = {name: stated.get(name) or guess_role(name, axis_names[name], kind) for name in fields}
     for name, role in role_of.items():
         if role not in ROLES:
             raise InitaxError(
@@ -94,7 +94,7 @@ def register_layer(
                 did_you_mean(str(role), ROLES),
             )
     for name, pattern in fields.items():
-        if role_of[name] in WEIGHT_ROLES or (name not in given and len(axis_names[name]) > 1):
+        if role_of[name] in WEIGHT_ROLES or (name not in stated and len(axis_names[name]) > 1):
             refuse_unsided(pattern)
     weights = [name for name, role in role_of.items() if role in WEIGHT_ROLES]
     maps = positivity or {}
@@ -141,7 +141,8 @@ BIASES = ("bias", "beta", "b")
 """Names that a bias has in any layer."""
 
 
-def guess_role(name: str, axes: set[str], kind: str) -> Role:
+def guess_role(name: str, axes: Collection[str], kind: str) -> Role:
+    """Return the role of a field by its name, the names of its axes and the kind of its layer."""
     last = name.rpartition(".")[2].lower()
     if kind == "Embedding" and last not in BIASES:
         return "embedding"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from initax._errors import AxesError, did_you_mean, listing
-from initax._math._axes import Axes, parse, refuse_unsided, resolve
+from initax._math._axes import Axes, names_in, refuse_unsided, resolve
 from initax._model._parameter import WEIGHT_ROLES, Evidence, Fans, Layer, Parameter
 from initax._model._reason import Reason
 from initax._model._register import guess_role
@@ -44,16 +44,12 @@ def restated_alone(
     if parameter.name not in patterns:
         return layer
     # Sizes of axes that only the other arrays have are theirs.
-    elsewhere = {axis for name, text in patterns.items() if name != parameter.name for axis in _axes_in(text)}
-    own = _axes_in(patterns[parameter.name])
-    sizes = {axis: size for axis, size in scheme.sizes.items() if axis in own or axis not in elsewhere}
+    elsewhere = {axis for name, text in patterns.items() if name != parameter.name for axis in names_in(text)}
+    inside = names_in(patterns[parameter.name])
+    sizes = {axis: size for axis, size in scheme.sizes.items() if axis in inside or axis not in elsewhere}
     alone = replace(layer, parameters=(parameter,))
     (new,) = with_axes(alone, {parameter.name: patterns[parameter.name]}, sizes, rule).parameters
     return replace(layer, parameters=tuple(new if array.path == new.path else array for array in layer.parameters))
-
-
-def _axes_in(pattern: str) -> set[str]:
-    return {axis for group in parse(pattern) for axis in group}
 
 
 def with_axes(layer: Layer, patterns: Mapping[str, str], sizes: Mapping[str, int], where: str) -> Layer:
@@ -76,7 +72,7 @@ def with_axes(layer: Layer, patterns: Mapping[str, str], sizes: Mapping[str, int
                 f"it has: {listing(names)}",
                 did_you_mean(name, names),
             )
-    axes = {axis for pattern in patterns.values() for group in parse(pattern) for axis in group} - {"..."}
+    axes = set().union(*map(names_in, patterns.values())) - {"..."}
     for axis in sizes:
         if axis not in axes:
             raise AxesError(
@@ -113,7 +109,7 @@ def _unless_about_axes(reason: Reason | None) -> Reason | None:
 
 
 def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Layer, where: str) -> Parameter:
-    names = {name for group in parse(pattern) for name in group}
+    names = names_in(pattern)
     try:
         if old.role in WEIGHT_ROLES or (old.role is None and len(names) > 1):
             refuse_unsided(pattern)
