@@ -196,5 +196,5 @@ def test_arguments_of_klax_are_answered(kind, case):
 
 
 def test_any_other_argument_is_named():
-    with pytest.raises(ix.ModelError, match="unexpected keyword argument 'activations'"):
+    with pytest.raises(ix.ArgumentError, match="unexpected keyword argument 'activations'"):
         ix.convex.FICNN(3, 1, [4], activations="relu", key=KEY)

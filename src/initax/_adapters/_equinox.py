@@ -48,10 +48,6 @@ def _conv_sizes(module: Any) -> dict[str, int]:
     return {"g": groups, "o": module.out_channels // groups, "i": module.in_channels // groups}
 
 
-def _conv_bias_pattern(module: Any) -> str:
-    return "(g o)" + " 1" * int(module.num_spatial_dims)
-
-
 def _recurrent_default(module: Any) -> DefaultSpec:
     return ("uniform_fan_in", {"fan": module.hidden_size})
 
@@ -87,11 +83,14 @@ def _conv(kind: str, effective: Any) -> Declaration:
     def default(module: Any) -> DefaultSpec:
         return ("uniform_fan_in", {"fan": module.in_channels // module.groups * math.prod(module.kernel_size)})
 
+    def pattern(module: Any) -> str:
+        return "(g o)" + " 1" * int(module.num_spatial_dims)
+
     further: dict[str, Any] = {"receptive": "kernel_size", "effective": effective}
     return row(
         kind,
         weight=weight("(g o) i ...", sizes=_conv_sizes, default=default, **further),
-        bias=bias(_conv_bias_pattern, "weight", sizes=_conv_sizes, default=default),
+        bias=bias(pattern, "weight", sizes=_conv_sizes, default=default),
     )
 
 

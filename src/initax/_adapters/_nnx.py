@@ -82,16 +82,12 @@ def _einsum_default(module: Any) -> DefaultSpec:
     return FrameworkInit(function=initializers.lecun_normal(), shape=tuple(module.kernel_shape))
 
 
-def _einsum_kernel(module: Any) -> str:
-    return einsum_patterns(module.einsum_str)[0] if module.einsum_str else ""
-
-
-def _einsum_bias(module: Any) -> str:
-    return einsum_patterns(module.einsum_str)[1] if module.einsum_str else ""
+def _einsum_patterns(module: Any) -> tuple[str, str]:
+    return einsum_patterns(module.einsum_str) if module.einsum_str else ("", "")
 
 
 def _einsum_sizes(module: Any) -> dict[str, int]:
-    return dict(zip(_einsum_kernel(module).split(), module.kernel_shape, strict=True))
+    return dict(zip(_einsum_patterns(module)[0].split(), module.kernel_shape, strict=True))
 
 
 def _lora_rank(module: Any, axis: str) -> dict[str, int]:
@@ -184,8 +180,8 @@ LAYERS: dict[type, Declaration] = {
     ),
     nnx.Einsum: row(
         "Linear",
-        kernel=weight(_einsum_kernel, sizes=_einsum_sizes, default=_einsum_default),
-        bias=_bias(_einsum_bias, _einsum_sizes),
+        kernel=weight(lambda module: _einsum_patterns(module)[0], sizes=_einsum_sizes, default=_einsum_default),
+        bias=_bias(lambda module: _einsum_patterns(module)[1], _einsum_sizes),
     ),
     nnx.Conv: row(
         "Conv",

@@ -459,7 +459,9 @@ def survey(model: Any, describe: Describe, flat: tuple[list[Any], Any], root: No
     Raises:
         ModelError: two arrays have the same dotted path, or an adapter does not say how to write its nodes back.
     """
-    walk = Walk(has_shapes=_are_shapes(flat[0]), describe=describe)
+    # Shapes written as tuples count as arrays in a tree that holds nothing but numbers: {"w": (256, 10)}.
+    has_shapes = bool(flat[0]) and all(type(leaf) is int for leaf in flat[0])
+    walk = Walk(has_shapes=has_shapes, describe=describe)
     walk.visit(model, "", (), None, described=root)
     walk.facts.complete()
     by_path = ((path, walk.leaves[index]) for path, index in walk.indices.items())
@@ -473,11 +475,6 @@ def survey(model: Any, describe: Describe, flat: tuple[list[Any], Any], root: No
         streams={path: stream for path, stream in walk.facts.streams.items() if path not in walk.facts.ties},
         hint=walk.hint,
     )
-
-
-def _are_shapes(leaves: list[Any]) -> bool:
-    """Shapes written as tuples count as arrays in a tree that holds nothing but numbers: `{"w": (256, 10)}`."""
-    return bool(leaves) and all(type(leaf) is int for leaf in leaves)
 
 
 def _is_shape(node: Any) -> bool:

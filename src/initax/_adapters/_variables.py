@@ -189,10 +189,6 @@ def _names_are_flax(tree: Any) -> bool:
     return False
 
 
-def _key_names(entry: Any) -> Names:
-    return _names(entry.key) if isinstance(entry, DictKey) else (entry_name(entry),)
-
-
 def unboxed(names: Names) -> Names:
     """Return names without that of a restored box around an array, which is not a name of the array."""
     return names[:-1] if len(names) > 1 and names[-1] in BOXES else names
@@ -225,7 +221,7 @@ def take_apart(model: Any) -> Variables:
         names: Names = ()
         for key in rest:
             if not isinstance(key, GetAttrKey):
-                names += _key_names(key)
+                names += _names(key.key) if isinstance(key, DictKey) else (entry_name(key),)
         if collection is None or not names:
             collection, names = None, tuple(map(entry_name, keys))
         inside = ".".join(names).replace("/", ".")
@@ -318,7 +314,8 @@ def _layers(entries: Iterable[Entry], readings: Readings) -> list[Layer]:
             owner = readings.owner(entry.names)
             owners.setdefault(entry.names[:-1] if owner is None else owner, []).append(entry)
         else:
-            states.setdefault(_state_group(entry), []).append(entry)
+            group = entry.names[0] if entry.collection is None else entry.path[: -len(entry.names[-1]) - 1]
+            states.setdefault(group, []).append(entry)
     order = {names: index for index, names in enumerate(readings.order)}
     ordered = sorted(owners, key=lambda names: order.get(names, len(order)))
     known: Named = {}
@@ -374,10 +371,6 @@ def _layer(names: Names, entries: list[Entry], readings: Readings, known: Named)
         return new_layer(path, UNDECLARED, dict, unknown(arrays, UNUSED), around)
     kind, parameters = readings.read(names, arrays)
     return new_layer(path, kind, readings.classes[names], parameters, around)
-
-
-def _state_group(entry: Entry) -> str:
-    return entry.names[0] if entry.collection is None else entry.path[: -len(entry.names[-1]) - 1]
 
 
 def _state_layer(group: str, entries: list[Entry]) -> Layer:

@@ -47,17 +47,11 @@ def parameter_key(key: jax.Array, path: str) -> jax.Array:
         (2, 3)
     """
     typed = as_key(key)
-    high, low = path_words(path)
+    high, low = _words([path])[0]
     folded: jax.Array = jax.random.fold_in(jax.random.fold_in(typed, high), low)
     if not is_typed(key):
         folded = jax.random.key_data(folded)
     return folded
-
-
-def path_words(path: str) -> tuple[np.uint32, np.uint32]:
-    """Return the two 32-bit words that stand for a path."""
-    ((high, low),) = _words([path])
-    return high, low
 
 
 @functools.lru_cache(maxsize=65536)
@@ -133,6 +127,7 @@ def fold_paths_on_host(key: jax.Array, paths: Sequence[str]) -> np.ndarray:
 
 
 def _words(paths: Sequence[str]) -> np.ndarray:
+    """The two 32-bit words that stand for each path, shape (paths, 2)."""
     return np.frombuffer(b"".join(map(_digest, paths)), dtype=">u4").astype(np.uint32).reshape(-1, 2)
 
 

@@ -32,12 +32,6 @@ class Check:
     of: Callable[[str, str, Any], Any]
 
 
-def _flag(scheme: str, name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise SchemeError(f"{scheme}: {name} must be True or False, not {value!r}.")
-    return value
-
-
 Number = Annotated[float, Check(number)]
 NonNegative = Annotated[float, Check(functools.partial(number, least=0.0))]
 Positive = Annotated[float, Check(positive_number)]
@@ -123,7 +117,7 @@ def _checked(scheme: str, name: str, value: Any, annotation: Any) -> Any:
         annotation = options[0]
     if get_origin(annotation) is Literal:
         return choice(scheme, name, value, get_args(annotation))
-    if annotation is bool:
-        return _flag(scheme, name, value)
+    if annotation is bool and not isinstance(value, bool):
+        raise SchemeError(f"{scheme}: {name} must be True or False, not {value!r}.")
     checks = [mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Check)]
     return checks[0].of(scheme, name, value) if checks else value

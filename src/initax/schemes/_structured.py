@@ -12,7 +12,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from initax._errors import SchemeError
 from initax._math._axes import Axes, resolve
@@ -252,18 +251,10 @@ class Sparse(OfMatrix):
 
     def of_matrix(self, axes: Axes, parameter: Parameter) -> Recipe:
         """Return the recipe for a parameter that has entries, inputs and outputs."""
-        zeros = zeros_among(axes.fan_in, self.sparsity)
+        # Rounded up as in PyTorch, but without rounding errors of the product: 28 % of 25 is 7, and 8 in PyTorch.
+        zeros = math.ceil(self.sparsity * axes.fan_in - 1e-9)
         kept = 1 - zeros / axes.fan_in
         return Recipe(SparseKernel(axes, zeros), (self.stddev,), self.stddev * math.sqrt(kept))
-
-
-def zeros_among(fan_in: int, sparsity: float) -> int:
-    """Return how many of `fan_in` weights are zero.
-
-    The product is rounded up as in PyTorch, after rounding errors of the binary product are taken off: 28 % of 25 is 7,
-    where PyTorch makes it 8.
-    """
-    return int(np.ceil(sparsity * fan_in - 1e-9))
 
 
 @scheme("orthogonal")
