@@ -51,9 +51,10 @@ class Constraint:
         Args:
             inner: what stands between the stored array and what this constraint is applied to.
         """
+        outer = self.preimage
         return Constraint(
             name=" of ".join(filter(None, (self.name, inner.name))),
-            preimage=_composed(self.preimage, inner.preimage),
+            preimage=Composed(outer, inner.preimage) if outer and inner.preimage else outer or inner.preimage,
             companions=(*inner.companions, *self.companions),
             warning=self.warning or inner.warning,
             positive=self.positive or inner.positive,
@@ -91,12 +92,8 @@ class Composed:
 
     def __call__(self, effective: jax.Array) -> tuple[jax.Array, ...]:
         """Return what is stored inside, then the companions of the outer constraint."""
-        own, *companions = self.outer(effective)
-        return (*self.inner(own), *companions)
-
-
-def _composed(outer: Preimage | None, inner: Preimage | None) -> Preimage | None:
-    return Composed(outer, inner) if outer and inner else outer or inner
+        stored, *companions = self.outer(effective)
+        return (*self.inner(stored), *companions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +109,9 @@ class MapPreimage:
 
 def behind(mapping: str | Map) -> Constraint:
     """Return the constraint of a weight behind a positivity map, given by name, or behind any other map."""
-    found = positivity(mapping)
-    return Constraint(
-        name=found.name,
-        preimage=MapPreimage(found),
-        positive=found.positive,
-        reaches_zero=found.reaches_zero,
-        most=found.most,
-    )
+    of = positivity(mapping)
+    preimage = MapPreimage(of)
+    return Constraint(name=of.name, preimage=preimage, positive=of.positive, reaches_zero=of.reaches_zero, most=of.most)
 
 
 def masked(mask: Any) -> Constraint:

@@ -75,11 +75,11 @@ def _read(
         if isinstance(axes, Axes) and name not in stacks_at
     }
     shared = _shared_placements(elsewhere)
-    found: list[Parameter] = []
+    parameters: list[Parameter] = []
     for name, (path, array) in arrays.items():
         row, known_axes = rows.get(name), fitted.get(name)
         known = known_axes if isinstance(known_axes, Axes) else None
-        found.append(
+        parameters.append(
             Parameter(
                 path=path,
                 name=name,
@@ -89,7 +89,7 @@ def _read(
                 axes=known,
                 fans=_fans(module, declaration, row, known, fitted),
                 evidence=Evidence.DECLARED if known is not None else None,
-                placements=tuple([each for each in elsewhere.get(name, ()) if each[0] in shared]),
+                placements=tuple([places for places in elsewhere.get(name, ()) if places[0] in shared]),
                 constraint=row.constraint_of(module) if row else None,
                 default=row.default_of(module) if row else None,
                 gates=row.gates if row else (),
@@ -97,7 +97,7 @@ def _read(
                 excluded=_why_excluded(row, known_axes, array, len(stacks) > 1),
             )
         )
-    return tuple(found)
+    return tuple(parameters)
 
 
 def _why_excluded(row: Field | None, axes: Axes | str | None, array: Any, uneven: bool) -> Reason | None:
@@ -133,8 +133,8 @@ def _placements(module: Any, row: Field, array: Any) -> Placements:
 
 def _shared_placements(elsewhere: Mapping[str, Placements]) -> set[tuple[int, ...]]:
     """Return the places at which the stack axes of every array of a layer may stand."""
-    every = [{places for places, _ in found} for found in elsewhere.values()]
-    return set.intersection(*every) if every else set()
+    by_array = [{axes for axes, _ in placements} for placements in elsewhere.values()]
+    return set.intersection(*by_array) if by_array else set()
 
 
 @functools.lru_cache(maxsize=1024)

@@ -63,8 +63,8 @@ def settled(layers: Sequence[Layer], leaves: Iterable[tuple[str, Any]], hint: st
     layers = [_without_states(layer, states) if _is_weak(layer) else layer for layer in layers]
     weak = [layer for layer in layers if _is_weak(layer)]
     unfitting = _containers_whose_biases_fit_nothing(layers)
-    told = next((path for layer in weak if (path := _stored_outputs_first(layer, unfitting))), None)
-    judge = _Judge(_stacked_vectors(weak), told, hint or None)
+    outputs_first = next((path for layer in weak if (path := _stored_outputs_first(layer, unfitting))), None)
+    judge = _Judge(_stacked_vectors(weak), outputs_first, hint or None)
     judged = [judge.layer(layer) if _is_weak(layer) else layer for layer in layers]
     return tuple(_doubt_container(layer, unfitting) for layer in judged)
 
@@ -73,10 +73,8 @@ def _vectors_alone(layers: Sequence[Layer]) -> Sequence[Layer]:
     """Return the layers of a model of vectors in plain containers, which are what there is to draw."""
     if any(layer.kind != UNDECLARED for layer in layers):
         return layers
-    every = [array for layer in layers for array in layer.parameters]
-    if any(len(array.shape) > 1 for array in every):
-        return layers
-    if any(re.search("scale|gamma|norm|bn", array.path, re.IGNORECASE) for array in every):
+    arrays = [array for layer in layers for array in layer.parameters]
+    if any(len(array.shape) > 1 or re.search("scale|gamma|norm|bn", array.path, re.IGNORECASE) for array in arrays):
         return layers
     return [
         replace(
@@ -125,12 +123,12 @@ class _Judge:
 
     Attributes:
         stacked: path around layers, and a number → the first vector in one of them that has so many rows.
-        told: path of a weight that has its outputs first, by its bias, if there is one.
+        outputs_first: path of a weight that has its outputs first, by its bias, if there is one.
         hint: what to pass where only names are known.
     """
 
     stacked: Mapping[tuple[str, int], Parameter]
-    told: str | None
+    outputs_first: str | None
     hint: str | None
 
     def layer(self, layer: Layer) -> Layer:
@@ -167,13 +165,13 @@ class _Judge:
                 text = f"a weight that PyTorch or a path calls {name} has its outputs first"
                 return undeclared(text, Why.CONTRADICTED, axes_line({name: "o i ..."}))
         if (
-            self.told is not None
+            self.outputs_first is not None
             and bias is None
             and weight.role == "weight"
             and not is_square
             and not _is_typed(layer)
         ):
-            text = f"{self.told} has its outputs first, by its bias, so this one may, too"
+            text = f"{self.outputs_first} has its outputs first, by its bias, so this one may, too"
             return undeclared(text, Why.CONTRADICTED, self._module_hint(weight) or axes_line({name: "o i ..."}))
         return self._stack_or_window(weight, bias, layer)
 
@@ -203,14 +201,14 @@ class _Judge:
 
 def _stacked_vectors(layers: Sequence[Layer]) -> dict[tuple[str, int], Parameter]:
     """Return scales and biases with two axes by the path around their layers and the size of the first axis."""
-    found: dict[tuple[str, int], Parameter] = {}
+    vectors: dict[tuple[str, int], Parameter] = {}
     for layer in layers:
-        around = layer.path.rpartition(".")[0]
+        outside = layer.path.rpartition(".")[0]
         for array in layer.parameters:
             is_vector = array.role in ("scale", "bias") or (array.role is None and VECTORS.match(array.name))
             if is_vector and len(array.shape) == 2 and array.shape[0] > 1:
-                found.setdefault((around, array.shape[0]), array)
-    return found
+                vectors.setdefault((outside, array.shape[0]), array)
+    return vectors
 
 
 def _is_window(sizes: Sequence[int]) -> bool:

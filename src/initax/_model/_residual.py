@@ -82,10 +82,10 @@ class Residual(_AskedLater):
     @property
     def place(self) -> str:
         """The branches as text: `branch 3 of 24`; nothing for an array that is in none."""
-        own = self.own
-        if own is None:
+        stream_of_array = self.own
+        if stream_of_array is None:
             return ""
-        total = "?" if own.branches is None else str(own.branches)
+        total = "?" if stream_of_array.branches is None else str(stream_of_array.branches)
         which = f"branches {_ranges(self.branches)}" if len(self.branches) > 1 else f"branch {_ranges(self.branches)}"
         stream = f", stream {(self.stream or 0) + 1}" if len(self.streams) > 1 else ""
         return f"{which} of {total}{stream}"

@@ -127,10 +127,10 @@ class Survey:
                 leaf = self.leaves[index]
                 if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and id(leaf) not in stays:
                     last[id(leaf)] = (path, leaf)
-        found: dict[str, tuple[jax.Array, ...]] = {}
+        replaced: dict[str, tuple[jax.Array, ...]] = {}
         for path, leaf in last.values():
-            found[path] = (*found.get(path, ()), leaf)
-        return found
+            replaced[path] = (*replaced.get(path, ()), leaf)
+        return replaced
 
     def refuse_deleted(self, drawn: Iterable[str]) -> None:
         """Raise where an array that would stay is gone: donated to a jitted function, or deleted.
@@ -174,13 +174,13 @@ def _printed(survey: Survey) -> str:
         for layer in survey.layers
         for array in layer.parameters
     ]
-    told = [at for at, name in enumerate(COLUMNS) if name != "residual" or any(row[at] for row in rows)]
-    columns, cells = [COLUMNS[at] for at in told], [tuple(str(row[at]) for at in told) for row in rows]
+    shown = [index for index, name in enumerate(COLUMNS) if name != "residual" or any(row[index] for row in rows)]
+    columns, cells = [COLUMNS[index] for index in shown], [tuple(row[index] for index in shown) for row in rows]
     lines = [f"tied: {path} is {owner}" for path, owner in survey.aliases.items()]
     if survey.traced is not None:
         inputs = survey.inputs if isinstance(survey.inputs, tuple) else (survey.inputs,)
-        shown = ", ".join(str(jax.tree.map(shape_text, argument)) for argument in inputs)
-        lines.append(f"called: {'model' if survey.forward is None else 'forward(model, ...)'} on {shown or 'nothing'}")
+        texts = ", ".join(str(jax.tree.map(shape_text, argument)) for argument in inputs)
+        lines.append(f"called: {'model' if survey.forward is None else 'forward(model, ...)'} on {texts or 'nothing'}")
     lines += [f"note: {note}" for note in survey.notes]
     title = f"{survey.model.__name__}: {len(rows)} arrays"
     parts = [table(title, columns, cells, right=("fan_in", "fan_out")), "\n".join(lines)]
