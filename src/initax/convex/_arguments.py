@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from initax._errors import ArgumentError, ModelError, shown
 from initax._math._keys import is_typed
+from initax.convex._klax_names import ANSWERS
+
+P = ParamSpec("P")
+Self = TypeVar("Self")
 
 EXAMPLES = {"key": "jax.random.key(0)", "rngs": "nnx.Rngs(0)", "width_sizes": "[64, 64]"}
 """What stands in a line for an argument that is missing."""
 
 
-def refuse_wrong_call(cls: type, init: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raise where a call lacks an argument, has one too many, or a size in place of the sizes of the hidden layers.
+def checks_arguments(init: Callable[Concatenate[Self, P], None]) -> Callable[Concatenate[Self, P], None]:
+    """Return an `__init__` that answers a wrong call with the call that may be meant, and is otherwise the same.
 
     Args:
-        cls: the network.
-        init: its `__init__`.
-        args: positional arguments, without the network itself.
-        kwargs: the others.
+        init: the `__init__` of a network.
 
     Raises:
-        ArgumentError: it lacks one, or has one too many.
-        ModelError: sizes are no list.
+        ArgumentError: on the call, if it lacks an argument, or has one too many.
+        ModelError: on the call, if an argument is one of klax's, or sizes of the hidden layers are not a list.
     """
     signature = inspect.signature(init)
-    try:
-        arguments = signature.bind(None, *args, **kwargs).arguments
-    except TypeError as error:
-        raise ArgumentError(f"{cls.__name__}: {error}.", _meant(cls, signature, args, kwargs)) from None
-    for name in ("width_sizes", "context_width_sizes"):
-        if not isinstance(arguments.get(name), Sequence | None) or isinstance(arguments.get(name), str):
-            head = f"{cls.__name__}: {name} is a list, one size for each hidden layer, not {shown(arguments[name])}."
-            raise ModelError(head, _meant(cls, signature, args, kwargs))
+
+    @functools.wraps(init)
+    def checked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        cls = type(self)
+        for name in kwargs:
+            if name in ANSWERS and name not in signature.parameters:
+                raise ModelError(f'{cls.__name__} has no argument "{name}", which klax\'s has.', *ANSWERS[name])
+        try:
+            arguments = signature.bind(self, *args, **kwargs).arguments
+        except TypeError as error:
+            raise ArgumentError(f"{cls.__name__}: {error}.", _meant(cls, signature, args, kwargs)) from None
+        for name in ("width_sizes", "context_width_sizes"):
+            sizes = arguments.get(name)
+            if not isinstance(sizes, Sequence | None) or isinstance(sizes, str):
+                head = f"{cls.__name__}: {name} is a list, one size for each hidden layer, not {shown(sizes)}."
+                raise ModelError(head, _meant(cls, signature, args, kwargs))
+        init(self, *args, **kwargs)
+
+    return checked
 
 
 def _meant(cls: type, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

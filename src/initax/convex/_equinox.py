@@ -13,7 +13,7 @@ from initax._errors import ModelError
 from initax._math._gaussian import Activation
 from initax._math._positivity import positivity as positivity_of
 from initax._model._parameter import declare
-from initax.convex._klax_names import answers_klax
+from initax.convex._arguments import checks_arguments
 from initax.convex._network import (
     WEIGHTS,
     Network,
@@ -154,7 +154,7 @@ class FICNN(eqx.Module):
     use_passthrough: bool = eqx.field(static=True)
     non_decreasing: bool = eqx.field(static=True)
 
-    @answers_klax
+    @checks_arguments
     def __init__(
         self,
         in_size: Size,
@@ -247,7 +247,7 @@ class PICNN(eqx.Module):
     context_size: Size = eqx.field(static=True)
     out_size: Size = eqx.field(static=True)
 
-    @answers_klax
+    @checks_arguments
     def __init__(
         self,
         in_size: Size,

@@ -2,17 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
-
-from initax._errors import ModelError
-from initax.convex._arguments import refuse_wrong_call
-
-P = ParamSpec("P")
-Self = TypeVar("Self")
-
 _DRAWN = (
     "weights and biases of all layers are drawn together, by icnn for the activation",
     "leave it out; for another draw write ix.reinit(model, rules, key) afterwards",
@@ -37,26 +26,3 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     "final_activation_y": ("the output is not activated; apply a convex, non-decreasing function to it yourself",),
 }
 """Arguments of klax 0.2.0's `FICNN` and `PICNN` by name → what to write where ours lacks the name."""
-
-
-def answers_klax(init: Callable[Concatenate[Self, P], None]) -> Callable[Concatenate[Self, P], None]:
-    """Return an `__init__` that raises for klax's arguments with what to write here, and is otherwise the same.
-
-    Args:
-        init: the `__init__` of a network.
-
-    Raises:
-        ModelError: on the call, if an argument is one of klax's, or the arguments do not fit.
-    """
-    known = inspect.signature(init).parameters
-
-    @functools.wraps(init)
-    def checked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        for name in kwargs:
-            if name in ANSWERS and name not in known:
-                network = type(self).__name__
-                raise ModelError(f'{network} has no argument "{name}", which klax\'s has.', *ANSWERS[name])
-        refuse_wrong_call(type(self), init, args, kwargs)
-        init(self, *args, **kwargs)
-
-    return checked

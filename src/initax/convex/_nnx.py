@@ -13,7 +13,7 @@ from initax._errors import ModelError
 from initax._math._gaussian import Activation
 from initax._math._positivity import positivity as positivity_of
 from initax._model._parameter import declare
-from initax.convex._klax_names import answers_klax
+from initax.convex._arguments import checks_arguments
 from initax.convex._network import (
     WEIGHTS,
     Network,
@@ -125,7 +125,7 @@ class FICNN(nnx.Module):
     in_size: Size
     out_size: Size
 
-    @answers_klax
+    @checks_arguments
     def __init__(
         self,
         in_size: Size,
@@ -202,7 +202,7 @@ class PICNN(nnx.Module):
     context_size: Size
     out_size: Size
 
-    @answers_klax
+    @checks_arguments
     def __init__(
         self,
         in_size: Size,
