@@ -144,7 +144,7 @@ OTHER_KERNELS = {
     "DeltaHaarKernel": "test_draws",
     "DiskKernel": "test_draws",
     "FilledKernel": "test_draws",
-    "ForeignKernel": "test_initializer",
+    "CanonicalKernel": "test_initializer",
     "GateKernel": "test_draws",
     "HalfNormalKernel": "test_convex_equations",
     "IntervalKernel": "test_draws",

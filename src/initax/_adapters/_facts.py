@@ -43,7 +43,7 @@ class Facts:
     awaited: dict[str, Awaited] = field(default_factory=dict)
     declarations: dict[str, Declaration] = field(default_factory=dict)
 
-    def enter(self, node: Node, path: str, cls: type) -> None:
+    def add(self, node: Node, path: str, cls: type) -> None:
         """Add the facts of the node at a path; `cls` is the class of the object that it describes."""
         if not (node.constraints or node.reasons or node.states or node.awaited or node.streams or node.ties):
             return

@@ -9,15 +9,15 @@ from flax import linen as nn
 from flax.linen.spmd import logical_to_mesh_axes
 
 from initax._adapters._nodes import Node
-from initax._math._sharding import at_home, mesh_around, mesh_names
+from initax._math._sharding import mesh_around, mesh_names, with_named_sharding
 
 
 def describe(node: Any) -> Node | None:
     """Return what is in a box, which goes by the box's name."""
-    return Node("box", value=box_at_home(node).value) if isinstance(node, nn.Partitioned) else None
+    return Node("box", value=box_with_sharding(node).value) if isinstance(node, nn.Partitioned) else None
 
 
-def box_at_home(box: Any) -> Any:
+def box_with_sharding(box: Any) -> Any:
     """Return a box with its abstract array given the sharding that its names mean, where there is a mesh for it.
 
     Args:
@@ -30,4 +30,4 @@ def box_at_home(box: Any) -> Any:
     if isinstance(box, nn.LogicallyPartitioned):
         spec = logical_to_mesh_axes(spec, box.rules or nn.get_logical_axis_rules())
     named = {name for entry in spec for name in mesh_names(entry)}
-    return box.replace_boxed(at_home(box.value, spec, mesh)) if named <= set(mesh.axis_names) else box
+    return box.replace_boxed(with_named_sharding(box.value, spec, mesh)) if named <= set(mesh.axis_names) else box

@@ -28,7 +28,7 @@ from initax._adapters._shared_patterns import (
 from initax._adapters._spectral_norm import FlaxSpectralNormPreimage
 from initax._errors import KeyTypeError
 from initax._math._keys import as_key, parameter_key
-from initax._math._sharding import at_home
+from initax._math._sharding import with_named_sharding
 from initax._model._constraint import weight_norm
 from initax._model._parameter import (
     GRU_GATES,
@@ -369,7 +369,7 @@ def _value(variable: Any) -> Any:
     return (
         raw
         if spec is None or all(names is None for names in spec)
-        else at_home(raw, spec, variable.get_metadata().get("mesh"))
+        else with_named_sharding(raw, spec, variable.get_metadata().get("mesh"))
     )
 
 

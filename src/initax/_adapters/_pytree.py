@@ -212,7 +212,7 @@ class Walk:
         if described.form == "wrapper" and holder is None:
             described = MODULE
         if described is not PLAIN:
-            self.facts.enter(described, path, cls)
+            self.facts.add(described, path, cls)
             self.rebuild_model = described.rebuild_model or self.rebuild_model
             if described.rebuild is not None:
                 self.rebuilt[id(node)] = described

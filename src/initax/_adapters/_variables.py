@@ -201,7 +201,7 @@ def _names(key: Any) -> Names:
 
 def take_apart(model: Any) -> Variables:
     """Return the leaves of variables, each with its collection and names."""
-    leaves, structure = tree_flatten_with_path(_boxes_at_home(model))
+    leaves, structure = tree_flatten_with_path(_boxes_with_shardings(model))
     tree: Any = structure
     whole = _is_mapping(model) and _is_mapping(model.get(PARAMS))
     is_train_state = _is_train_state(model)
@@ -230,17 +230,17 @@ def take_apart(model: Any) -> Variables:
     return Variables(tuple(entries), [leaf for _, leaf in leaves], tree.unflatten)
 
 
-def _boxes_at_home(model: Any) -> Any:
+def _boxes_with_shardings(model: Any) -> Any:
     """The model with the abstract arrays in boxes, e.g. `nn.Partitioned`, given the shardings that the boxes name."""
 
-    def at_its_home(node: Any) -> Any:
+    def with_sharding(node: Any) -> Any:
         if not _is_box(node):
             return node
-        from initax._adapters._linen_boxes import box_at_home  # who has a box has Flax
+        from initax._adapters._linen_boxes import box_with_sharding  # who has a box has Flax
 
-        return box_at_home(node)
+        return box_with_sharding(node)
 
-    return jax.tree.map(at_its_home, model, is_leaf=_is_box)
+    return jax.tree.map(with_sharding, model, is_leaf=_is_box)
 
 
 def _is_box(node: Any) -> bool:

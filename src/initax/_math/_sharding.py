@@ -80,7 +80,7 @@ def mesh_around() -> Mesh | None:
     return mesh if isinstance(mesh, Mesh) and not mesh.empty else None
 
 
-def at_home(array: Any, spec: PartitionSpec, mesh: Any) -> Any:
+def with_named_sharding(array: Any, spec: PartitionSpec, mesh: Any) -> Any:
     """Return an abstract array with the sharding that its framework's metadata name; any other array as it is.
 
     Args:
@@ -162,8 +162,8 @@ def folded(shape: tuple[int, ...], sharding: Sharding | None) -> tuple[tuple[int
 
     Examples:
         >>> mesh = jax.sharding.AbstractMesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-        >>> home = NamedSharding(mesh, PartitionSpec(None, "data"))
-        >>> folded((64, 32, 3, 3), home)[0], folded((64, 32, 3, 3), None)[0]
+        >>> sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
+        >>> folded((64, 32, 3, 3), sharding)[0], folded((64, 32, 3, 3), None)[0]
         ((64, 288), (18432,))
     """
     if not isinstance(sharding, NamedSharding):
@@ -194,13 +194,13 @@ class Split:
         mesh: the mesh.
         batch: the mesh axes along each batch axis.
         matrix: the mesh axes that split every matrix, whichever way.
-        home: the partition of the stored array.
+        stored: the partition of the stored array.
     """
 
     mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
     batch: tuple[MeshAxes, ...]
     matrix: MeshAxes
-    home: PartitionSpec
+    stored: PartitionSpec
 
     @property
     def devices(self) -> int:
@@ -226,8 +226,8 @@ def split_of(axes: Axes, sharding: jax.sharding.Sharding | None) -> Split | None
     Examples:
         >>> from initax._math._axes import resolve
         >>> mesh = jax.sharding.AbstractMesh((4, 2), ("data", "model"))
-        >>> home = NamedSharding(mesh, PartitionSpec(("data", "model")))
-        >>> split = split_of(resolve("(g o) i", (64, 16), {"g": 4}), home)
+        >>> sharding = NamedSharding(mesh, PartitionSpec(("data", "model")))
+        >>> split = split_of(resolve("(g o) i", (64, 16), {"g": 4}), sharding)
         >>> split.batch, split.matrix, split.devices
         ((('data',),), ('model',), 2)
     """

@@ -78,7 +78,7 @@ class Fans:
         """Return the fans that the mask of a constraint leaves."""
         if constraint is None or constraint.share == 1:
             return self
-        return Fans(self.nominal, (constraint.left_of(self.effective[0]), constraint.left_of(self.effective[1])))
+        return Fans(self.nominal, (constraint.masked_fan(self.effective[0]), constraint.masked_fan(self.effective[1])))
 
     def restated(self, axes: Axes) -> Fans:
         """Return the fans of other axes, of which strides and masks take away the same share as before."""

@@ -122,7 +122,7 @@ class Plan:
 
     def _jobs(self, *, donate: bool = False) -> list[Job]:
         placed = [row.parameter for row in self.draws if row.parameter.sharding is not None]
-        homes = {array.path: array.sharding for array in placed}
+        sharding_of = {array.path: array.sharding for array in placed}
         for parameter in placed:
             if not isinstance(self._survey.at(parameter.path), jax.core.Tracer):  # a tracer's type has one
                 refuse_undivided(parameter.path, parameter.shape, parameter.sharding)
@@ -134,7 +134,7 @@ class Plan:
             parameter, recipe, paths = row.parameter, row.recipe, _paths(row)
             assert recipe is not None
             preimage = parameter.constraint.preimage if parameter.constraint else None
-            shardings = tuple(map(homes.get, paths))
+            shardings = tuple(map(sharding_of.get, paths))
             known = (recipe.kernel, parameter.shape, parameter.dtype, shardings, preimage)
             program = programs.get(known)
             if program is None:

@@ -309,9 +309,9 @@ class _Folding:
                 f"attention: {heads[0].path or '(model)'} ({heads[0].cls.__name__})",
                 "give inputs=x; or, where heads keep their size, attention=False",
             )
-        untold = [pair for pair, grown in self.grown.values() if grown.axes and pair.word is None]
+        unlabelled = [pair for pair, grown in self.grown.values() if grown.axes and pair.word is None]
         is_read = any(grown.inputs != 1 and grown.outputs == 1 for _, grown in self.grown.values())
-        tables = [pair for pair in untold if pair.parameter.role == "embedding"]
+        tables = [pair for pair in unlabelled if pair.parameter.role == "embedding"]
         if tables and not is_read:
             raise ModelError(
                 f"mup: nothing reads the model out; is {tables[0].text} tied to a head?",

@@ -124,7 +124,7 @@ class CallingKernel(Kernel):
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignKernel(CallingKernel):
+class CanonicalKernel(CallingKernel):
     """A callable, once per batch entry in the canonical layout."""
 
     axes: Axes | None
@@ -153,7 +153,7 @@ class StoredKernel(CallingKernel):
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign(Initializer):
+class CallableInitializer(Initializer):
     """Any callable, called with the fan_in where it asks for one."""
 
     function: Callable[..., Any]
@@ -177,7 +177,7 @@ class Foreign(Initializer):
         assumed_axes = own_axes(self.function)
         kernel: CallingKernel
         if assumed_axes is None:
-            kernel = ForeignKernel(identity, self.function, entry_shape, fan, axes)
+            kernel = CanonicalKernel(identity, self.function, entry_shape, fan, axes)
         else:
             stack_axis = _stack_axis(assumed_axes, parameter)
             kernel = StoredKernel(identity, self.function, _of_entry(parameter.shape, stack_axis), fan, stack_axis)
@@ -239,10 +239,10 @@ class Framework(Initializer):
         return Recipe(FrameworkKernel(identity_of(function), function, self.init.shape, stack_axis), (), None)
 
 
-def foreign(function: Callable[..., Any]) -> Foreign:
+def from_callable(function: Callable[..., Any]) -> CallableInitializer:
     """Return a callable as an initializer."""
     qualified = getattr(function, "__qualname__", type(function).__name__)
-    return Foreign(function, name=qualified.split(".<locals>")[0])
+    return CallableInitializer(function, name=qualified.split(".<locals>")[0])
 
 
 def _parameters(function: Callable[..., Any], *, follow_wrapped: bool = True) -> Mapping[str, inspect.Parameter] | None:

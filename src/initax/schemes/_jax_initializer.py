@@ -61,10 +61,10 @@ class JaxInitializer:
         typed = as_key(key)
         numbers = tuple(map(number_type(drawing.dtype, bool(CONFIG.jax_enable_x64)), drawing.recipe.numbers))
         if isinstance(jax.random.key_data(typed), jax.core.Tracer):
-            return _at(_compiled(kernel, drawing.shape, drawing.dtype, None)(typed, numbers), out_sharding)
-        home = _home(out_sharding)
+            return _placed(_compiled(kernel, drawing.shape, drawing.dtype, None)(typed, numbers), out_sharding)
+        sharding = _as_sharding(out_sharding)
         with no_mesh():
-            drawn: jax.Array = _compiled(kernel, drawing.shape, drawing.dtype, home)(typed, numbers)
+            drawn: jax.Array = _compiled(kernel, drawing.shape, drawing.dtype, sharding)(typed, numbers)
         return drawn
 
     def __repr__(self) -> str:
@@ -122,14 +122,14 @@ def initializer(
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(kernel: Kernel, shape: tuple[int, ...], dtype: Any, home: Any) -> Any:
+def _compiled(kernel: Kernel, shape: tuple[int, ...], dtype: Any, sharding: Any) -> Any:
     def drawn(key: jax.Array, numbers: tuple[Any, ...]) -> jax.Array:
         return kernel(key, numbers, shape, drawing_dtype(dtype)).astype(dtype)
 
-    return jax.jit(drawn) if home is None else jax.jit(drawn, out_shardings=home)
+    return jax.jit(drawn) if sharding is None else jax.jit(drawn, out_shardings=sharding)
 
 
-def _home(out_sharding: Any) -> Any:
+def _as_sharding(out_sharding: Any) -> Any:
     """A sharding as a sharding; a `PartitionSpec` as one of the mesh around."""
     if not isinstance(out_sharding, PartitionSpec):
         return out_sharding
@@ -142,7 +142,7 @@ def _home(out_sharding: Any) -> Any:
     return NamedSharding(mesh, out_sharding)
 
 
-def _at(array: jax.Array, out_sharding: Any) -> jax.Array:
+def _placed(array: jax.Array, out_sharding: Any) -> jax.Array:
     """A traced array where it is to live: by its type where the mesh is explicit, else by a constraint."""
     if out_sharding is None:
         return array

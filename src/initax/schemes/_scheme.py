@@ -367,9 +367,9 @@ def as_scheme(value: Any) -> Scheme:
     if callable(value) and not isinstance(value, type):
         if value in _NAMED.values():
             return as_scheme(value())
-        from initax.schemes._callables import foreign  # few rules hold functions
+        from initax.schemes._callables import from_callable  # few rules hold functions
 
-        return Scheme.of(weights_only(foreign(value)))
+        return Scheme.of(weights_only(from_callable(value)))
     raise SchemeError(no_scheme(value))
 
 

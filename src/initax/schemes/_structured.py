@@ -56,7 +56,9 @@ class HaarKernel(_Structured):
         if split is None or not context.explicit_axes:
             return self._drawn(key, numbers[0], dtype, split)
         # Where the user's mesh wants shardings in types, the draw keeps to itself how it spreads.
-        spread = jax.sharding.auto_axes(lambda key, gain: self._drawn(key, gain, dtype, split), out_sharding=split.home)
+        spread = jax.sharding.auto_axes(
+            lambda key, gain: self._drawn(key, gain, dtype, split), out_sharding=split.stored
+        )
         drawn: jax.Array = spread(key, numbers[0])
         return drawn
 
