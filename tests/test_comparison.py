@@ -187,7 +187,7 @@ ERRORS = {
     ),
     "a scheme that is none in one": (
         {"he": {"Linear": 3}, "lecun": {"Linear": "lecun_normal"}},
-        'rules "he": rule "Linear": 3 (int) is not a scheme.\n  a fixed value is ("constant", {"value": ...})',
+        'rules "he": rule "Linear": 3 (int) is not a scheme.\n  a fixed value is ("constant", {"value": 3})',
     ),
 }
 
