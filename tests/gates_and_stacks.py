@@ -79,6 +79,52 @@ def another_table(p, x, number, place):
     return jnp.einsum("bi,bio->bo", x, p["w"][number]) + p["b"][place]
 
 
+def parts(go_on, p, x):
+    return go_on(*jnp.split(x @ p["w"], 3, -1))
+
+
+def attention(query, key, value):
+    return jax.nn.softmax(query @ key.T) @ value
+
+
+def joined_tokens(query, key, value):
+    both = jnp.concatenate([query * 0.5, key])
+    return attention(both[:5], both[5:], value)
+
+
+TOGETHER = {
+    "a cache": lambda q, k, v: (attention(q, k, v), jnp.stack([k, v])),
+    "a cache that is read": lambda q, k, v: attention(
+        q, *jnp.concatenate([jnp.zeros((2, 5, 4)), jnp.stack([k, v])], 1)
+    ),
+    "a shift within one": lambda q, k, v: attention(jnp.roll(q, 1, -1), k, v),
+    "joined tokens": joined_tokens,
+}
+
+
+def picked_network(p, x, number):
+    own = jax.tree.map(lambda each: each[number], p)
+    hidden = jax.nn.standardize(x) * own["g"] + own["b"]
+    return jax.nn.relu(hidden @ own["w1"] + own["b1"]) @ own["w2"] + own["b2"]
+
+
+def scaled_expert(p, x, number):
+    return x @ (p["w"][number] * p["s"][number])
+
+
+def normalized_expert(p, x, number):
+    w = p["w"][number]
+    return x @ (w / jnp.linalg.norm(w, axis=0))
+
+
+NETWORKS = {"g": S(3, 6), "b": S(3, 6), "w1": S(3, 6, 8), "b1": S(3, 8), "w2": S(3, 8, 4), "b2": S(3, 4)}
+OF_EACH = {
+    "g": ("scale", None, None, 3), "b": (B, None, None, 3), "w1": (W, 6, 8, 3), "b1": (B, None, None, 3),
+    "w2": (W, 8, 4, 3), "b2": (B, None, None, 3),
+}  # fmt: skip
+CHANGED = "the data pick a matrix of it that is changed before it meets the signal: a member of a stack or a row"
+
+
 def monarch(p, x):
     y = jnp.einsum("nbi,bij->nbj", x.reshape(4, 2, 3), p["b1"]).transpose(0, 2, 1)
     return jnp.einsum("nbi,bij->nbj", y, p["b2"])
@@ -165,6 +211,23 @@ GATES_AND_STACKS = (
     Model("an expert and the row of another number",
           lambda p, x, number: another_table(p, x, number, number % 3), {"w": S(4, 6, 5), "b": S(3, 5)},
           (S(7, 6), tokens(7)), {"w": (W, 6, 5, 4), "b": (E, 5, 3, 1)}),
+    *(
+        Model(f"three parts and {name}", lambda p, x, go_on=go_on: parts(go_on, p, x), {"w": S(7, 12)}, (S(5, 7),),
+              {"w": (W, 7, 4, 3)})
+        for name, go_on in TOGETHER.items()
+    ),
+    Model("three parts that come together", lambda p, x: parts(lambda *each: jnp.concatenate(each, -1) * 2, p, x),
+          {"w": S(7, 12)}, (S(5, 7),), {"w": (W, 7, 12, 1)}),
+    Model("a network picked by the data", picked_network, NETWORKS, (S(5, 6), tokens()), OF_EACH),
+    Model("networks picked by the data, mapped", jax.vmap(picked_network, (None, 0, 0)),
+          NETWORKS, (S(5, 6), tokens(5)), OF_EACH),
+    Model("an expert that is scaled first", scaled_expert, {"w": S(3, 6, 7), "s": S(3, 7)}, (S(5, 6), tokens()),
+          {"w": f"{CHANGED} (gates_and_stacks.py:LINE)",
+           "s": "the data pick a row of it and a member of a weight by one number; what the row is can't be told "
+                "(gates_and_stacks.py:LINE)"}),
+    Model("an expert with a norm", normalized_expert, {"w": S(3, 6, 7)}, (S(5, 6), tokens()), {"w": CHANGED}),
+    Model("a table for each level", lambda p, x: sum(p["table"][level, x] for level in range(3)),
+          {"table": S(3, 11, 6)}, (tokens(4),), {"table": (E, 6, 11, 3)}),
     Model("a Monarch matrix", monarch, {"b1": S(2, 3, 3), "b2": S(3, 2, 2)}, (S(4, 6),),
           {"b1": (W, 3, 3, 2), "b2": (W, 2, 2, 3)}),
     Model("a butterfly matrix", butterfly, {"w": S(3, 4, 2, 2)}, (S(5, 8),), {"w": (W, 2, 2, 12)}),

@@ -12,12 +12,19 @@ from initax._model._reason import Why
 from initax._trace._entries import marked
 from initax._trace._factors import FOREIGN, Factor, Slot, foreign
 from initax._trace._sums import mixed, note_sum
-from initax._trace._uses import CONSTANT_FIRST, Part, Use, Uses, Value, What, assign, resolve_links, size
+from initax._trace._uses import CONSTANT_FIRST, MetAs, Part, Use, Uses, Value, What, assign, resolve_links, size
 from initax._trace._views import Link, Stop, View, placed, reshaped
 
 
-def settle(value: Value, uses: Uses, line: str) -> Value:
-    """Return a value as a signal: look-ups are embeddings, weights of constants are weights, others are the signal."""
+def settle(value: Value, uses: Uses, line: str, met_as: MetAs = "") -> Value:
+    """Return a value as a signal: look-ups are embeddings, weights of constants are weights, others are the signal.
+
+    Args:
+        value: the value.
+        uses: where uses are entered.
+        line: the line.
+        met_as: for look-ups, what they are to what they meet.
+    """
     if not value.weights:
         return value
     outputs: list[View] = []
@@ -32,7 +39,8 @@ def settle(value: Value, uses: Uses, line: str) -> Value:
                 stop = stop or Stop("rows of it are picked by constant indices", line)
             if view.fixed and all(factor.size == 1 for factor in view.own):
                 stop = stop or Stop("single entries of its rows are looked up", line)
-            uses.add(Use(param=view.param, what="embedding", line=line, parts=parts, stop=stop, view=view))
+            use = Use(param=view.param, what="embedding", line=line, parts=parts, stop=stop, view=view, met_as=met_as)
+            uses.add(use)
         elif view.fed_by_constant:
             outputs.append(_fed(view, value, uses, line))
         else:
@@ -426,7 +434,7 @@ def _settled(
 
     def ready(value: Value, other: Value, summed: Sequence[int]) -> Value:
         if value.looked and not is_member(value, other, summed):
-            return settle(value, uses, line)
+            return settle(value, uses, line, "factor" if other.weights and not other.looked else "")
         if value.weights and other.weights and any(view.fed_by_constant for view in value.weights):
             return settle(value, uses, line)
         return value

@@ -53,7 +53,7 @@ def nonlinear(
     values = [fitted(value, shape) if len(value.shape) in (0, len(shape)) else value for value in values]
     if any(value.data for value in values) or any(view.fed_by_constant for value in values for view in value.weights):
         for value in values:
-            settle(value, uses, line)
+            settle(value, uses, line, "factor")
         outputs = tuple(
             replace(view, scaled=True)
             for value in values
@@ -80,7 +80,12 @@ def _shared(values: Sequence[Value]) -> frozenset[int]:
 def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line: str) -> Value:
     """Follow a sum or a difference: of parameters, of signals, or of a signal and a bias."""
     left, right = (
-        fitted(settle(value, uses, line) if value.looked and not _goes_with(value, other, uses) else value, shape)
+        fitted(
+            settle(value, uses, line, "bias" if other.data and not other.looked else "factor")
+            if value.looked and not _goes_with(value, other, uses)
+            else value,
+            shape,
+        )
         for value, other in ((left, right), (right, left))
     )
     if left.weights and right.weights:
@@ -239,7 +244,15 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, li
         if number is not None:
             views = tuple(masked(view, np.asarray(number) != 0) for view in views)
         return replace(other, weights=views)
-    left, right = (fitted(settle(value, uses, line) if _is_signal(value) else value, shape) for value in (left, right))
+    left, right = (
+        fitted(
+            settle(value, uses, line, "scale" if other.data and not other.looked else "factor")
+            if _is_signal(value)
+            else value,
+            shape,
+        )
+        for value, other in ((left, right), (right, left))
+    )
     if left.weights and right.weights:
         views, same = _merged(left, right, line, "multiplied with")
         return Value(shape=shape, weights=views, data=same)

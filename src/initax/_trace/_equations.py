@@ -173,7 +173,7 @@ def dynamic_slice(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
             first = min(max(int(start), 0), value.shape[axis] - size)
             value = layout.cut(value, axis, first, size, 1, uses, line)
         elif size == 1:
-            value = layout.entry(value, axis, starts[axis], uses.at, 1 + axis)
+            value = layout.entry(value, axis, starts[axis], uses.at, 1 + axis, uses.whole(eqn.invars[1 + axis]))
         else:
             value = _lost(value, axis, size, line)
     return value

@@ -297,7 +297,8 @@ class Walk(Interpreter[Value]):
             for value in stacked
             for view in value.weights
         }
-        order = np.arange(eqn.params["length"])[:: -1 if eqn.params["reverse"] else 1]
+        count, direction = eqn.params["length"], -1 if eqn.params["reverse"] else 1
+        order = np.arange(count)[::direction] if count <= LARGEST else None
         carry, results = self._loop(loop, order, at, line_of(eqn))
         shapes = shapes_of(eqn)
         data = any(value.data or value.weights for value in (*carry, *loop.rows))

@@ -159,13 +159,12 @@ def _taken(before: View, after: View, axis: int, uses: Uses) -> None:
     """Note which entries of outputs are chosen: single entries of factors, or parts of unequal size."""
     use = uses.found[before.use]
     use.outputs.entries |= set(after.fixed) - set(before.fixed)
-    slots = [factor for factor in after.axes[axis] if isinstance(factor, Slot)]
-    use.outputs.uneven = use.outputs.uneven or (
-        before.axes[axis] != after.axes[axis] and any(slot.partial for slot in slots)
-    )
+    if before.axes[axis] != after.axes[axis]:
+        slots = (factor for factor in after.axes[axis] if isinstance(factor, Slot) and factor.partial)
+        use.outputs.uneven |= {factor for slot in slots for factor in slot.factors}
 
 
-def entry(value: Value, axis: int, which: Value, at: Place, operand: int) -> Value:
+def entry(value: Value, axis: int, which: Value, at: Place, operand: int, by: int) -> Value:
     """Follow a look-up of one entry along an axis, by a loop counter or by the data; the axis stays, of size one.
 
     Args:
@@ -174,6 +173,7 @@ def entry(value: Value, axis: int, which: Value, at: Place, operand: int) -> Val
         which: the number of the entry.
         at: the equation.
         operand: which of its operands is the number.
+        by: the number, see `Uses.whole`.
     """
     shape = (*value.shape[:axis], 1, *value.shape[axis + 1 :])
     number = which.constant if isinstance(which.constant, Series) else None
@@ -182,7 +182,7 @@ def entry(value: Value, axis: int, which: Value, at: Place, operand: int) -> Val
         whole, axes = view.axes[axis], (*view.axes[:axis], foreign(1), *view.axes[axis + 1 :])
         if which.data:
             looked = tuple(factor for factor in whole if factor.axis != FOREIGN)
-            return replace(view, axes=axes, looked=view.looked + looked, before=len(view.fixed))
+            return replace(view, axes=axes, looked=view.looked + looked, before=len(view.fixed), by=by)
         one = view.one_by_one(Step(whole, number, 0, at), axes)
         picks = (Pick(whole, at, operand),) if all(factor.axis >= 0 for factor in whole) else ()
         return replace(one, picks=one.picks + picks)
@@ -263,16 +263,22 @@ def _looked_up(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) ->
     stop = Stop("a gather takes windows of it", line)
     number = indices.constant if isinstance(indices.constant, Series) else None
     at, by = uses.at, uses.whole(eqn.invars[1])
+    by_data = dict.fromkeys(single, indices.data)
+    if indices.data and len(indices.columns) == len(numbers.start_index_map):
+        columns = zip(numbers.start_index_map, indices.columns, strict=True)
+        by_data |= {axis: column.data for axis, column in columns if axis in by_data}
 
     def move(view: View) -> View | None:
         taken: list[Factor] = []
+        members: list[Factor] = []
         steps: list[Step] = []
         picks: list[Pick] = []
         for axis in single:
             own = tuple(factor for factor in view.axes[axis] if factor.axis != FOREIGN)
             if own and sizes[axis] != 1:
                 return None
-            taken += own if indices.data else view.opened(own)
+            taken += own if by_data[axis] else () if indices.data else view.opened(own)
+            members += view.opened(own) if indices.data and not by_data[axis] else ()
             if own and axis in numbers.start_index_map:
                 column = numbers.start_index_map.index(axis)
                 steps.append(Step(view.axes[axis], number, column, at))
@@ -284,6 +290,7 @@ def _looked_up(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) ->
         if indices.data:
             return replace(
                 moved,
+                batch=moved.batch + tuple(members),
                 looked=moved.looked + tuple(taken),
                 tables=moved.tables + apart,
                 before=len(moved.fixed),
@@ -520,10 +527,11 @@ def _beside(values: Sequence[Value], axis: int | None, shape: Sequence[int], use
 
 
 def together(values: Sequence[Value], uses: Uses) -> None:
-    """Note that parts of one output axis came together again."""
-    seen: dict[tuple[int, Factor], int] = {}
-    for value in values:
-        for view in value.outputs:
-            for factor, digit in view.fixed:
-                if seen.setdefault((view.use, factor), digit) != digit:
-                    uses.found[view.use].outputs.rejoined.add(factor)
+    """Note that all parts of one output axis came together again."""
+    seen: dict[tuple[int, Factor], set[int]] = {}
+    for view in (view for value in values for view in value.outputs):
+        for factor, digit in view.fixed:
+            seen.setdefault((view.use, factor), set()).add(digit)
+    for (use, factor), digits in seen.items():
+        if 1 < len(digits) == factor.size:
+            uses.found[use].outputs.rejoined.add(factor)

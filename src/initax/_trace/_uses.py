@@ -21,6 +21,8 @@ Place = tuple[int, ...]
 Part = Literal["in", "out", "batch", "field", "along"]
 """What a factor does in a use; `along` is an axis that a scale shares with the signal, entry by entry."""
 What = Literal["weight", "conv", "transposed", "scale", "bias", "embedding", "other"]
+MetAs = Literal["", "bias", "scale", "factor"]
+"""What rows that the data look up are to what they meet, see `Use.met_as`."""
 CONSTANT_FIRST = "it is contracted with a constant first, and then multiplied with the signal"
 """Why a use is left out where others are read: a recurrence that starts with zeros has such a use."""
 CONTRACTIONS: tuple[What, ...] = ("weight", "conv", "transposed")
@@ -39,7 +41,7 @@ class Outputs:
         axes: the axes of the use's result along which they lie.
         entries: factors of which single entries are taken, and which entries.
         members: factors along which the next weight is a stack.
-        uneven: they are cut into parts of unequal size.
+        uneven: factors that are cut into parts of unequal size.
         rejoined: factors whose parts come together again, or are all contracted with the next weight.
         added_to: pairs of a part of them and a part of outputs of the same parameter that are added up, entry by entry.
     """
@@ -47,21 +49,22 @@ class Outputs:
     axes: tuple[int, ...] = ()
     entries: set[tuple[Factor, int]] = field(default_factory=set)
     members: set[Factor] = field(default_factory=set)
-    uneven: bool = False
+    uneven: set[Factor] = field(default_factory=set)
     rejoined: set[Factor] = field(default_factory=set)
     added_to: set[tuple[Taken, Taken]] = field(default_factory=set)
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of which every entry is used on its own, such as gates."""
-        if self.uneven:
-            return ()
         taken: dict[Factor, set[int]] = {}
         for factor, digit in self.entries:
             taken.setdefault(factor, set()).add(digit)
         return tuple(
             factor
             for factor, digits in taken.items()
-            if factor.size > 1 and len(digits) == factor.size and not any(map(factor.is_inside, self.rejoined))
+            if factor.size > 1
+            and len(digits) == factor.size
+            and not any(map(factor.is_inside, self.rejoined))
+            and not any(factor.is_inside(each) or each.is_inside(factor) for each in self.uneven)
         )
 
 
@@ -97,6 +100,8 @@ class Use:
         view: the parameter as a contraction, a convolution or a sum takes it, where it meets the signal so.
         at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
         goes_back: it meets a cotangent, which a gradient inside the forward pass carries back, and no signal.
+        met_as: for rows that the data look up, what they are to what they meet: `bias` or `scale` of a signal, or
+            `factor` where they are combined with a parameter, or with themselves, before they meet one.
         product: it is multiplied with the signal, entry by entry.
         signal: for a product, the value of which the signal is a part, see `Uses.whole`.
         number: its number, in the order of the forward pass.
@@ -120,6 +125,7 @@ class Use:
     view: View | None = None
     at: Place = ()
     goes_back: bool = False
+    met_as: MetAs = ""
     product: bool = False
     signal: int = 0
     number: int = -1

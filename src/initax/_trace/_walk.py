@@ -13,6 +13,7 @@ from initax._model._reason import Why
 from initax._trace._contract import settle
 from initax._trace._entries import Reader
 from initax._trace._interpret import Walk
+from initax._trace._picked import tell_members
 from initax._trace._reading import Reading, read
 from initax._trace._units import Follow
 from initax._trace._uses import Use, Uses, Value
@@ -119,6 +120,7 @@ def _walked(closed: Any, arrays: int, constants: int, uses: Uses) -> list[Value]
         if view.param not in met:
             stop = Stop("the forward pass returns it, and no signal meets it", why=Why.RETURNED)
             uses.add(Use(param=view.param, what="other", stop=view.stop or stop))
+    tell_members(uses.found)
     uses.backward = [use for use in uses.found if use.goes_back]
     uses.found = [use for use in uses.found if not use.goes_back]
     return results
