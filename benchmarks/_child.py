@@ -43,7 +43,7 @@ def measure(task: Task) -> Measurement:
     method = METHODS[task.method]
     model = CASES[task.case].build(task.quick)
     shapes = shapes_of(model)
-    drawn_bytes = sum(array.nbytes for array in (*weights_of(model), *biases_of(model)))
+    sizes = [array.nbytes for array in (*weights_of(model), *biases_of(model))]
     keys = [jax.random.key(seed) for seed in range(task.calls + 2)]
     _wait((model, keys))
     compilations = 0
@@ -78,7 +78,8 @@ def measure(task: Task) -> Measurement:
         peak=peak,
         rise=peak - before,
         rise_again=rise_again,
-        drawn=drawn_bytes,
+        drawn=sum(sizes),
+        arrays=len(sizes),
         one=_one(model) if method.needs == "initax" else None,
         compilations=programs,
         plan=_plan(model, task.calls) if task.method == "ix" else None,

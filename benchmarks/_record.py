@@ -50,6 +50,7 @@ class Measurement:
         rise_again: largest resident memory during one more call, above what was resident before it; only where it is
             compared with something.
         drawn: bytes of the weights and biases that are drawn.
+        arrays: how many they are.
         one: bytes of the largest of them and of what its draw needs beside it; only where the method is initax.
         compilations: programs XLA compiled in the first call.
         plan: median of `ix.plan`, per layer; only where the method is initax.
@@ -63,6 +64,7 @@ class Measurement:
     rise: int
     rise_again: int | None
     drawn: int
+    arrays: int
     one: int | None
     compilations: int
     plan: float | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import os
 import platform
@@ -18,6 +19,8 @@ from rich.table import Table
 from benchmarks._methods import METHODS
 from benchmarks._models import CASES
 from benchmarks._record import Measurement
+from benchmarks.floors import DRAW, Floors, cold, warm
+from benchmarks.floors import shown as spread_in_ms
 
 Unit = Callable[[float], tuple[str, float, int]]
 """A number → how numbers of that size are written: the pattern around them, the size of the unit, the decimals."""
@@ -41,6 +44,11 @@ class Goal:
     peer: str
     most: dict[str, float]
     own: str = "ix"
+
+    @property
+    def label(self) -> str:
+        """What the ratio is called."""
+        return f"{self.cost.replace('_', ' ')}, {self.own} / {self.peer}"
 
 
 SHALLOW, DEEP = "transformer", "deep transformer"
@@ -71,6 +79,13 @@ LEAN_FROM = 16_384
 
 PLAN_MOST = 0.2e-3
 """Seconds per layer that deciding may take."""
+
+FLOORS: dict[str, Callable[[Floors, int, int, bool], float]] = {
+    "warm": lambda floors, entries, arrays, in_place: warm(floors, entries, arrays, in_place=in_place),
+    "cold": lambda floors, entries, arrays, in_place: cold(floors, entries, arrays, in_place=in_place),
+    "preparation": lambda floors, *_: median(floors[DRAW]),
+}
+"""A cost → its floor in seconds, of the floors, the entries and the arrays that are drawn, and whether in place."""
 
 COSTS = ("method", "import", "first call", "cold", "warm", "peak", "rise", "rise again", "compiled")
 RATIOS = ("ratio", "median", "goal", "met")
@@ -119,7 +134,8 @@ class Results:
         depth = [self._depth()] if case == DEEP and SHALLOW in self.rounds else []
         return [*(self._ratio(case, goal) for goal in there), self._room(case), *depth, self._plan(case)]
 
-    def _ratio(self, case: str, goal: Goal) -> tuple[str, ...]:
+    def _values(self, case: str, goal: Goal) -> tuple[list[float], bool]:
+        """Return the ratio of each repeat, and whether one of them is only an upper bound."""
         values, bounded = [], False
         for one in self.rounds[case]:
             own, peer = one.get(goal.own), one.get(goal.peer)
@@ -131,7 +147,11 @@ class Results:
                 continue
             bounded |= peer is None
             values.append(ours / theirs)
-        label, unit = f"{goal.cost.replace('_', ' ')}, {goal.own} / {goal.peer}", _below if bounded else _plain
+        return values, bounded
+
+    def _ratio(self, case: str, goal: Goal) -> tuple[str, ...]:
+        values, bounded = self._values(case, goal)
+        label, unit = goal.label, _below if bounded else _plain
         most = goal.most.get(case)
         if most is None:
             return self._judged(label, values, unit, "", "")
@@ -139,6 +159,24 @@ class Results:
         # A bound above the goal says nothing: a longer limit might bring it below.
         verdict = "yes" if met else "unknown" if bounded else "no"
         return self._judged(label, values, unit, f"≤ {most:g}", verdict)
+
+    def unmet(self, floors: Floors) -> list[tuple[str, ...]]:
+        """Return one row per ratio of times that misses its goal, with the ratio that the floors alone would have."""
+        rows = []
+        for case, goal in itertools.product(self.rounds, GOALS):
+            values, _ = self._values(case, goal)
+            most, floor = goal.most.get(case), FLOORS.get(goal.cost)
+            if most is None or floor is None or not values or median(values) <= most:
+                continue
+            pairs = [(one.get(goal.own), one.get(goal.peer)) for one in self.rounds[case]]
+            least = [
+                floor(floors, own.drawn // 4, own.arrays, goal.own == "ixd") / getattr(peer, goal.cost)
+                for own, peer in pairs
+                if own is not None and peer is not None
+            ]
+            reached = f"{median(values):.3f}"
+            rows.append((case, goal.label, f"≤ {most:g}", reached, f"{median(least):.3f}" if least else ""))
+        return rows
 
     def _room(self, case: str) -> tuple[str, ...]:
         found = [
@@ -191,7 +229,7 @@ def show(results: Results, console: Console) -> None:
             console.print(table)
 
 
-def page(results: Results) -> str:
+def page(results: Results, floors: Floors) -> str:
     """Return the page of the documentation."""
     repeats = max(len(rounds) for rounds in results.rounds.values())
     parts = [
@@ -215,6 +253,12 @@ def page(results: Results) -> str:
             _markdown(COSTS, results.costs(case)),
             _markdown(RATIOS, results.ratios(case)),
         ]
+    parts += [
+        _FLOORS,
+        _markdown(("floor", "median"), [(name, spread_in_ms(seconds)) for name, seconds in floors.items()]),
+        _UNMET,
+        _markdown(("case", "ratio", "goal", "reached", "floor"), results.unmet(floors)),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -270,10 +314,26 @@ Equinox's; look at the rise there.
 
 What bounds a call: cold, importing initax (the column import) and compiling one program for each kernel and size
 class; warm, random bits and fresh pages where arrays are large, and Python's work on each layer where they are small,
-for which (t) has nothing but a call into C++.
+for which (t) has nothing but a call into C++. [The floors](#floors) are measured in the same run.
 
 Orthogonal draws are [measured by themselves](orthogonal.md), decoders of up to 405 billion parameters
 [are only planned](scale.md)."""
+
+
+_FLOORS = """\
+## Floors
+
+What no program goes below on this machine, measured by `python -m benchmarks.floors`: each the median of up to 15, with
+the smallest and the largest in brackets. The draws are initax's own programs, the fastest that are known, in place: in
+memory whose pages are there already."""
+
+_UNMET = """\
+The ratios of times that miss their goal, and what they would be if nothing but the floors were paid. Warm, that is
+every entry drawn in one program, in fresh pages unless in place, and one call that gives all arrays back; cold, also
+compiling one draw; of the preparation, compiling one draw alone. Where a floor stands above its goal, no program that
+draws these bits meets it on this machine. Where it stands below, the rest is importing initax, deciding, more programs
+than one, and Python's work on each array. What is held beyond the model and one draw is Python's own objects and a
+megabyte or two of rows."""
 
 
 def _machine(results: Results) -> str:
