@@ -84,6 +84,11 @@ class Program:
         return self.kernel.elementwise and self.preimage is None
 
     @property
+    def may_round(self) -> bool:
+        """Whether its arrays are the same but for rounding from one program to another."""
+        return self.kernel.may_round and self.preimage is None
+
+    @property
     def device(self) -> Any:
         """The device its arrays live on whole, `None` where they live on several."""
         (home, *others) = self.shardings
@@ -108,10 +113,11 @@ WIDE: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_enable_fast
 """Options for what a CPU computes entry by entry (JAX 0.12).
 
 A CPU that has wider vectors is given 256 bits all the same. In 512 a normal is drawn in half the time: 2.4 ns an entry
-for 4.4. In sums the width would change rounding errors.
+for 4.4. In sums the width may change rounding errors.
 
 The draws hold no NaN, of which alone fast minima and maxima know nothing. Behind the twenty rounds of Threefry any
 other keeps LLVM's vectorizer going in circles: a program of normals compiles in 150 ms of a core, with them in 70.
+Orthogonal matrices compile in a tenth less than without both, and tall ones are drawn in 6 % less.
 """
 COPYING: dict[str, Any] = {"xla_disable_hlo_passes": "fusion", "xla_backend_optimization_level": 0}
 """Options for what does nothing but copy: a copy that is not fused needs no loop, and there is nothing to optimize."""
@@ -207,7 +213,7 @@ def sampler(program: Program, implementation: Any, *, donates: bool = False) -> 
         key = jax.random.wrap_key_data(data, impl=implementation)
         return program(key, numbers, *(old if program.kernel.sees_old else ()))
 
-    is_wide = program.is_entrywise and program.platform == "cpu"
+    is_wide = program.platform == "cpu" and (program.is_entrywise or program.may_round)
     given_up = _GIVEN_UP | {"donate_argnums": 2} if donates else {}
     return Compiled(sample, WIDE if is_wide else None, **_placement(program), **given_up)
 

@@ -38,11 +38,13 @@ class Kernel:
         elementwise: each entry depends on the key and its own place only, so an array may be drawn in parts.
         random: whether the key is used.
         sees_old: whether what is stored depends on what was: then `blend` says how.
+        may_round: whether entries are the same but for rounding from one program to another, with no NaN on the way.
     """
 
     elementwise: ClassVar[bool] = True
     random: ClassVar[bool] = True
     sees_old: ClassVar[bool] = False
+    may_round: ClassVar[bool] = False
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array, in the stored layout."""

@@ -62,6 +62,11 @@ class HaarKernel(_Structured):
         drawn: jax.Array = spread(key, numbers[0])
         return drawn
 
+    @property
+    def may_round(self) -> bool:  # type: ignore[override]
+        """Reflectors may; the polar iteration says by NaN that it has failed."""
+        return not self.is_polar
+
     def mean(self, numbers: tuple[float, ...]) -> float:
         """Return zero."""
         return 0.0
