@@ -1,7 +1,8 @@
 """Orthogonal matrices against JAX and PyTorch, on a quiet machine and while another process holds a core.
 
 Run where initax and torch are installed, on Linux: `python -m benchmarks.orthogonal`. Every row is a process of its
-own; methods take turns.
+own; methods take turns. With `--cpu` it counts seconds of a core, LAPACK on one thread, which others that use the
+machine hardly change.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ CASES: dict[str, list[tuple[int, ...]]] = {
 }
 SECONDS, MOST = 2.0, 15
 """How long a warm call is repeated, and how often at most; at least three times."""
-LIMIT = 60
-"""Seconds after which a process is ended."""
+LIMIT, CPU_LIMIT = 60, 300
+"""Seconds after which a process is ended, and the same where seconds of a core are counted."""
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def initax(shapes: list[tuple[int, ...]]) -> Callable[[int], Any]:
@@ -81,23 +83,27 @@ METHODS = {"initax": initax, "jax": nn_initializers, "torch": torch_init}
 
 
 def measure(method: str, case: str) -> dict[str, float]:
-    """Return seconds of a first call and the median of later ones, in this process."""
+    """Return seconds of a first call and the median of later ones, in this process; of the clock and of a core."""
 
-    def timed(seed: int) -> float:
-        start = time.perf_counter()
+    def timed(seed: int) -> tuple[float, float]:
+        start, spent = time.perf_counter(), time.process_time()
         made = call(seed)
         for each in [] if method == "torch" else jax.tree.leaves(made):
             each.block_until_ready()
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - spent
 
     if method != "torch":
         import jax
     call = METHODS[method](CASES[case])
-    first = timed(0)
+    first, first_cpu = timed(0)
     later: list[float] = []
+    cpu: list[float] = []
     while len(later) < 3 or (sum(later) < SECONDS and len(later) < MOST):
-        later.append(timed(len(later) + 1))
-    return {"first": first, "warm": median(later), "least": min(later), "most": max(later)}
+        seconds, spent = timed(len(later) + 1)
+        later.append(seconds)
+        cpu.append(spent)
+    found = {"first": first, "warm": median(later), "least": min(later), "most": max(later)}
+    return found | {"first_cpu": first_cpu, "cpu": median(cpu)}
 
 
 @contextmanager
@@ -116,11 +122,12 @@ def held_core(held: bool) -> Iterator[None]:
         process.wait()
 
 
-def run(method: str, case: str) -> dict[str, float] | None:
-    """Return what a fresh process measures, or `None` where it takes too long."""
+def run(method: str, case: str, *, limit: int = LIMIT, **more: str) -> dict[str, float] | None:
+    """Return what a fresh process measures, with more in its environment, or `None` where it takes too long."""
     child = [sys.executable, "-m", "benchmarks.orthogonal", method, case]
+    environment = os.environ | more
     try:
-        ended = subprocess.run(child, capture_output=True, text=True, check=True, timeout=LIMIT)
+        ended = subprocess.run(child, env=environment, capture_output=True, text=True, check=True, timeout=limit)
     except subprocess.TimeoutExpired:
         return None
     found: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
@@ -133,6 +140,20 @@ def _shown(one: dict[str, float] | None, name: str) -> str:
     unit, size = ("s", 1.0) if one[name] >= 1 else ("ms", 1e-3)
     middle, least, most = (f"{one[each] / size:.3g}" for each in (name, "least", "most"))
     return f"{middle} {unit}" if name == "first" else f"{middle} ({least}–{most}) {unit}"
+
+
+def main_cpu() -> None:
+    """Print the table of seconds of a core."""
+    print("| matrices | initax | JAX | initax / JAX | first call: initax | JAX | initax / JAX |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for case in CASES:
+        ours, jaxs = (run(method, case, limit=CPU_LIMIT, **ONE_THREAD) for method in ("initax", "jax"))
+        if ours is None or jaxs is None:
+            continue
+        cells = [case]
+        for name in ("cpu", "first_cpu"):
+            cells += [f"{ours[name]:.3g} s", f"{jaxs[name]:.3g} s", f"{ours[name] / jaxs[name]:.2f}"]
+        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def main() -> None:
@@ -150,7 +171,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
+    if sys.argv[1:] == ["--cpu"]:
+        main_cpu()
+    elif len(sys.argv) == 3:
         print(json.dumps(measure(*sys.argv[1:])))
     else:
         main()
