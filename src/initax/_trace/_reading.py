@@ -95,6 +95,7 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every:
     uses = [use for use in uses if use not in frozen]
     if any(use.stop is None and not use.is_of_a_constant for use in uses):
         uses = [use for use in uses if use.stop is None or use.stop.reason != CONSTANT_FIRST]
+        uses = [use for use in uses if use.stop is not None or not use.is_of_a_constant]  # a first state of zeros
     stopped = next((use for use in uses if use.stop), None)
     if stopped is not None and stopped.stop is not None:
         return Reading(reason=_at(str(stopped.stop), stopped.line), why=stopped.stop.why, lines=lines)
