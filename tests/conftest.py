@@ -17,6 +17,23 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # also of what a file makes when it is imported
 
+
+def pytest_configure(config):
+    """Keep compiled programs in the cache of pytest: for the other worker, for processes of tests, for the next run.
+
+    A program is found by itself, the options of XLA and the versions; without the folder everything is compiled.
+    """
+    if config.pluginmanager.hasplugin("cacheprovider"):
+        kept = {
+            "jax_compilation_cache_dir": str(config.cache.mkdir("xla")),
+            "jax_persistent_cache_min_compile_time_secs": 0,
+            "jax_persistent_cache_min_entry_size_bytes": -1,
+        }
+        for name, value in kept.items():
+            os.environ[name.upper()] = str(value)
+            jax.config.update(name, value)
+
+
 OPTIMIZED = frozenset(
     {"test_draws", "test_haar", "test_haar_sharded", "test_laws", "test_scale", "test_threefry"}
     | {"test_ablation_file", "test_processes"}

@@ -30,10 +30,12 @@ LEFT = {
 SCHEMES = ["Equinox default", "he_normal", "orthogonal(gain=relu)", "he_normal, small ends", "normal(stddev=1)"]
 # Toy sizes cost compilation and little else; XLA compiles twice as fast without its optimizations.
 FAST = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
+UNREAD = "ignore:Error reading persistent compilation cache entry"
+"""A program that another process is writing at this moment is compiled again."""
 
 
 def run(script, folder):
-    command = [sys.executable, "-W", "error", str(script), *OPTIONS.get(script.stem, [])]
+    command = [sys.executable, "-W", "error", "-W", UNREAD, str(script), *OPTIONS.get(script.stem, [])]
     # The eight fake devices of the other tests are not what a user has.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | FAST
     return subprocess.run(
