@@ -142,7 +142,7 @@ def test_the_gallery_shows_every_picture_that_is_made() -> None:
 
 
 def public(module: types.ModuleType) -> set[str]:
-    return {f"{module.__name__}.{name}" for name in vars(module) if not name.startswith("_")}
+    return {f"{module.__name__}.{name}" for name in dir(module) if not name.startswith("_")}
 
 
 def test_every_public_name_has_an_entry() -> None:
