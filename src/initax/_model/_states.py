@@ -72,14 +72,14 @@ def states_by_form(leaves: Iterable[tuple[str, Any]]) -> dict[str, Reason]:
     if not counted and not timed and not any(map(_is_telling, {name for parts in shapes for name in parts})):
         return {}
     known = _Shapes.of(shapes, counted, timed)
-    found: dict[str, Reason] = {}
-    for root, own in known.below.items():
-        if paths[(*root, *next(iter(own)))] in found:  # what is around it is state
+    reasons: dict[str, Reason] = {}
+    for root, shapes_below in known.below.items():
+        if paths[(*root, *next(iter(shapes_below)))] in reasons:  # what is around it is state
             continue
-        reason = _reason(root, own, known)
+        reason = _reason(root, shapes_below, known)
         if reason is not None:
-            found |= {paths[(*root, *inside)]: reason for inside in own}
-    return found
+            reasons |= {paths[(*root, *inside)]: reason for inside in shapes_below}
+    return reasons
 
 
 def _is_telling(name: str) -> bool:
@@ -92,7 +92,7 @@ class _Shapes:
     """The shapes of all arrays of a model.
 
     Attributes:
-        at: path → shape.
+        shapes: path → shape.
         below: path of each node → path from there → shape.
         ends: last names of a path and the shape there → what may stand in front of these names.
         counted: paths of nodes that hold a count.
@@ -100,7 +100,7 @@ class _Shapes:
         outside: what was found of `ends` apart from what is below some path.
     """
 
-    at: Mapping[Parts, Shape]
+    shapes: Mapping[Parts, Shape]
     below: Mapping[Parts, Mapping[Parts, Shape]]
     ends: Mapping[tuple[Parts, Shape], list[Parts]]
     counted: set[Parts]
@@ -126,12 +126,12 @@ class _Shapes:
             root: the path.
             around: what they are not to be below.
         """
-        own = self.below[root]
-        first = max(own, key=len)
-        for other in self._ending_in(first, own[first], around):
+        shapes = self.below[root]
+        deepest = max(shapes, key=len)
+        for other in self._ending_in(deepest, shapes[deepest], around):
             if other[: len(root)] == root:
                 continue
-            if all(self.at.get((*other, *inside)) == shape for inside, shape in own.items()):
+            if all(self.shapes.get((*other, *inside)) == shape for inside, shape in shapes.items()):
                 yield other
 
     def _ending_in(self, names: Parts, shape: Shape, around: Parts) -> list[Parts]:
@@ -139,23 +139,23 @@ class _Shapes:
         if not around:
             return self.ends[names, shape]
         if (names, shape, around) not in self.outside:
-            every = self.ends[names, shape]
-            self.outside[names, shape, around] = [each for each in every if each[: len(around)] != around]
+            fronts = self.ends[names, shape]
+            self.outside[names, shape, around] = [front for front in fronts if front[: len(around)] != around]
         return self.outside[names, shape, around]
 
 
-def _reason(root: Parts, own: Mapping[Parts, Shape], known: _Shapes) -> Reason | None:
+def _reason(root: Parts, shapes: Mapping[Parts, Shape], known: _Shapes) -> Reason | None:
     """Return why everything below a path is state, or `None`."""
     name = root[-1]
-    if OPTIMIZERS.fullmatch(name) and () not in own:
+    if OPTIMIZERS.fullmatch(name) and () not in shapes:
         return Reason(Why.OPTIMIZER, "optimizer state")
     if root[:-1] in known.counted and name in MOMENTS:
         return Reason(Why.OPTIMIZER, f"optimizer state: {name} beside a count")
-    if () in own or name in PARAMETERS:
+    if () in shapes or name in PARAMETERS:
         return None
     if COPIES.fullmatch(name) and any(known.mirrored(root)):
         return Reason(Why.STATE, "a copy of the parameters, by its name and form")
-    is_deep = name not in SHORT or len(own) > 2 or min(map(len, own)) > 1
+    is_deep = name not in SHORT or len(shapes) > 2 or min(map(len, shapes)) > 1
     if name in MOMENTS and (
         any(known.mirrored(root))
         if is_deep
@@ -189,8 +189,8 @@ def _is_one_of_two_copies(root: Parts, known: _Shapes) -> bool:
 
 def _has_twin_moment(root: Parts, known: _Shapes) -> bool:
     """Return whether an optimizer's other tree, of the same form, stands beside one: `mu` and `nu`."""
-    own, around = known.below[root], root[:-1]
-    return any(known.below.get((*around, other)) == own for other in MOMENTS - {root[-1]})
+    shapes, around = known.below[root], root[:-1]
+    return any(known.below.get((*around, other)) == shapes for other in MOMENTS - {root[-1]})
 
 
 def _are_twins(one: Parts, other: Parts, below: Mapping[Parts, Mapping[Parts, Shape]]) -> bool:

@@ -42,22 +42,27 @@ def with_input_moments(decisions: Decisions, survey: Survey, traced: Traced | No
         traced: its forward pass, where there is one.
     """
     drawn = {draw.parameter.path: draw for draw in decisions.draws}
-    found = _followed(drawn, survey, traced) if traced is not None else Followed({}, (), {})
+    followed = _followed(drawn, survey, traced) if traced is not None else Followed({}, (), {})
     layers = {array.path: layer for layer in survey.layers for array in layer.parameters}
     draws, unknown = [], []
     for draw in decisions.draws:
         if draw.initializer is None or not draw.initializer.needs_input_second_moment:
             draws.append(draw)
             continue
-        moment = found.input_second_moment.get(draw.parameter.path)
+        moment = followed.input_second_moment.get(draw.parameter.path)
         parameter = replace(draw.parameter, input_second_moment=moment)
-        if moment is None and (parameter.role != "embedding" or parameter.path in found.input_second_moment):
+        if moment is None and (parameter.role != "embedding" or parameter.path in followed.input_second_moment):
             unknown.append(parameter.path)
         # A table that a signal of unknown length reaches is an output layer all the same.
         scaled = replace(parameter, input_second_moment=1.0) if parameter.path in unknown else parameter
         recipe = draw.initializer.recipe(scaled, layers[parameter.path])
         draws.append(replace(draw, parameter=parameter, recipe=recipe))
-    notes = (*decisions.notes, *_blind(unknown, traced is None), *_assuming(found.assumed), *_unstable(found.slopes))
+    notes = (
+        *decisions.notes,
+        *_blind(unknown, traced is None),
+        *_assuming(followed.assumed),
+        *_unstable(followed.slopes),
+    )
     return replace(decisions, draws=tuple(draws), notes=notes)
 
 
@@ -80,36 +85,43 @@ def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Foll
     paths, arrays = traced.paths, len(traced.paths)
     known = {array.path: array for layer in survey.layers for array in layer.parameters}
     norms = {array.path for layer in survey.layers for array in layer.parameters if layer.kind == "Norm"}
-    found = {at: _law(known[path], drawn.get(path), path in norms) for at, path in enumerate(paths)}
-    laws = {at: law for at, law in found.items() if law is not None}
-    tables = frozenset(at for at, path in enumerate(paths) if _now(known[path], drawn.get(path)).role == "embedding")
+    laws = {
+        index: law
+        for index, path in enumerate(paths)
+        if (law := _law(known[path], drawn.get(path), path in norms)) is not None
+    }
+    tables = frozenset(
+        index for index, path in enumerate(paths) if _now(known[path], drawn.get(path)).role == "embedding"
+    )
     uses = uses_of(traced.closed, arrays, traced.constants)
     searches: dict[int, _Search] = {}
     for _ in range(PASSES):
         lengths = Lengths(uses, laws, tables)
         input_second_moment = lengths.of(traced.closed, arrays, traced.constants)
-        off = False
-        for at in lengths.looked:
-            law, length = laws.get(at), input_second_moment.get(at)
+        is_moving = False
+        for index in lengths.looked:
+            law, length = laws.get(index), input_second_moment.get(index)
             if law is None or law.length is None or law.inputs is None or length is None:
                 continue
-            search = searches.setdefault(at, _Search())
-            wanted = law.length / (law.inputs * length)
-            off = off or abs(wanted / law.square - 1) > CLOSE
-            laws[at] = replace(law, square=search.next(law.square, wanted))
-        if not off:
+            search = searches.setdefault(index, _Search())
+            square = law.length / (law.inputs * length)
+            is_moving = is_moving or abs(square / law.square - 1) > CLOSE
+            laws[index] = replace(law, square=search.next(law.square, square))
+        if not is_moving:
             break
-    scaled = {at for at, law in laws.items() if law.length is not None and input_second_moment.get(at) is not None}
-    leaning = frozenset[int]().union(*(lengths.leaning.get(at, frozenset()) for at in scaled))
-    steep = {at: slope for at, slope in sorted(lengths.slopes.items()) if at in scaled and slope > STEEP}
+    scaled = {
+        index for index, law in laws.items() if law.length is not None and input_second_moment.get(index) is not None
+    }
+    leaning = frozenset[int]().union(*(lengths.leaning.get(index, frozenset()) for index in scaled))
+    steep = {index: slope for index, slope in sorted(lengths.slopes.items()) if index in scaled and slope > STEEP}
     if steep:
         nudged = Lengths(uses, laws, tables, input_second_moment).of(traced.closed, arrays, traced.constants)
-        growth = max(_growth(input_second_moment[at], nudged.get(at)) for at in steep)
+        growth = max(_growth(input_second_moment[index], nudged.get(index)) for index in steep)
         steep = steep if growth > GROWTH else {}
     return Followed(
-        {paths[at]: length for at, length in input_second_moment.items()},
-        tuple(paths[at] for at in sorted(leaning)),
-        {paths[at]: slope for at, slope in steep.items()},
+        {paths[index]: length for index, length in input_second_moment.items()},
+        tuple(paths[index] for index in sorted(leaning)),
+        {paths[index]: slope for index, slope in steep.items()},
     )
 
 
@@ -129,19 +141,19 @@ class _Search:
     def __init__(self) -> None:
         self.before: tuple[float, float] | None = None
 
-    def next(self, square: float, wanted: float) -> float:
+    def next(self, square: float, target: float) -> float:
         """Return the variance to try next.
 
         Args:
             square: the variance that was tried.
-            wanted: the one that what then reached the table asks for.
+            target: the one that what then reached the table asks for.
         """
-        at, gap = math.log(square), math.log(wanted / square)
+        tried, gap = math.log(square), math.log(target / square)
         slope = -2.0
-        if self.before is not None and self.before[0] != at:
-            slope = min((gap - self.before[1]) / (at - self.before[0]), -0.5)
-        self.before = at, gap
-        return math.exp(at - gap / slope)
+        if self.before is not None and self.before[0] != tried:
+            slope = min((gap - self.before[1]) / (tried - self.before[0]), -0.5)
+        self.before = tried, gap
+        return math.exp(tried - gap / slope)
 
 
 def _now(parameter: Parameter, draw: Draw | None) -> Parameter:
