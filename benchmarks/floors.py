@@ -161,8 +161,8 @@ def _draw() -> None:
     from initax._drawing._rows import LONG, _drawer
     from initax.schemes._kernels import NormalKernel
 
-    row = _drawer.__wrapped__(NormalKernel(), jnp.dtype(jnp.float32), LONG.entries)
-    row.jitted.lower(np.zeros((LONG.rows, 4), np.uint32), (np.ones(LONG.rows, np.float32),)).compile()
+    rows = _drawer.__wrapped__(NormalKernel(), jnp.dtype(jnp.float32), LONG)
+    rows.jitted.lower(np.zeros((LONG.rows, 4), np.uint32), (np.ones((LONG.rows, 1), np.float32),)).compile()
 
 
 def _called(count: int) -> list[float]:

@@ -24,7 +24,7 @@ from jax import lax
 from initax._drawing._job import Drawn, Groups, Job, Way
 from initax._drawing._program import COPYING, WIDE, Arrays, Compiled, Need, Program, failure
 from initax._math._keys import CONFIG
-from initax._math._threefry import PLACED, placed
+from initax._math._threefry import placed, placed_rows
 from initax.schemes._initializer import number_type
 from initax.schemes._kernels import Full
 
@@ -149,8 +149,8 @@ class _Stream:
         starts = np.concatenate([[0], ends[:-1]])
         self.keys = placed(keys[np.array(rows)[owner]], (np.arange(len(owner)) - starts[owner]) * size.entries)
         kind: Any = number_type(self.program.dtype, bool(CONFIG.jax_enable_x64))
-        self.numbers = tuple(np.array([job.numbers for job in self.jobs], kind).T[:, owner])
-        self.draw = _drawer(self.program.kernel, self.program.dtype, size.entries)
+        self.numbers = tuple(np.array([job.numbers for job in self.jobs], kind).T[:, owner, None])
+        self.draw = _drawer(self.program.kernel, self.program.dtype, size)
         begin = (starts * size.entries).tolist()
         self.pieces = list(map(self._pieces, begin, counts.tolist()))
         self.groups = list(self._grouped(counts.tolist()))
@@ -238,14 +238,14 @@ class _Stream:
 
 
 @functools.lru_cache(maxsize=256)
-def _drawer(kernel: Any, dtype: Any, entries: int) -> Compiled:
-    """Return what draws rows of entries, from each row's key, place and numbers."""
-    program = Program(kernel, (entries,), dtype)
+def _drawer(kernel: Any, dtype: Any, size: Size) -> Compiled:
+    """Return what draws rows of entries, from each row's key, place and numbers, which are columns."""
+    program, implementation = Program(kernel, (size.rows, size.entries), dtype), placed_rows(size.rows)
 
-    def row(data: jax.Array, numbers: tuple[Any, ...]) -> jax.Array:
-        return program(jax.random.wrap_key_data(data, impl=PLACED), numbers)[0]
+    def draw(data: jax.Array, numbers: tuple[Any, ...]) -> jax.Array:
+        return program(jax.random.wrap_key_data(data, impl=implementation), numbers)[0]
 
-    return Compiled(jax.vmap(row), WIDE)
+    return Compiled(draw, WIDE)
 
 
 @functools.lru_cache(maxsize=1024)

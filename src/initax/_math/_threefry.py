@@ -8,6 +8,8 @@ rounds are one fused pass over the output and need no memory beside it. The bits
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +23,7 @@ NAME = "threefry2x32"
 """What JAX calls the implementation whose bits these are."""
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-PARITY = np.uint32(0x1BD11BDA)
+PARITY = 0x1BD11BDA
 _WORDS = 2
 """Words of a key."""
 ONES = (1 << 32) - 1
@@ -31,16 +33,61 @@ COUNTERS = 1 << 32
 
 
 def hash_words(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Return the two words that Threefry-2x32 makes of a counter, for NumPy or JAX arrays of 32-bit words."""
-    schedule = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
-    first, second = counter[0] + schedule[0], counter[1] + schedule[1]
+    """Return the two words that Threefry-2x32 makes of a counter, for integers, NumPy's or JAX's arrays of words."""
+    add, xor, rotated, word = _operations(counter[1])
+    schedule = (key[0], key[1], xor(xor(key[0], key[1]), word(PARITY)))
+    first, second = add(counter[0], schedule[0]), add(counter[1], schedule[1])
     for group in range(5):
         for rotation in ROTATIONS[group % 2]:
-            first = first + second
-            second = ((second << np.uint32(rotation)) | (second >> np.uint32(32 - rotation))) ^ first
-        first = first + schedule[(group + 1) % 3]
-        second = second + schedule[(group + 2) % 3] + np.uint32(group + 1)
+            first = add(first, second)
+            second = xor(rotated(second, rotation), first)
+        first = add(first, schedule[(group + 1) % 3])
+        second = add(add(second, schedule[(group + 2) % 3]), word(group + 1))
     return first, second
+
+
+def _operations(words: Any) -> tuple[Any, Any, Any, Any]:
+    """Sum, exclusive or, rotation to the left, and a constant, for words of a kind."""
+    if isinstance(words, int):
+        return _sum_of_integers, operator.xor, _rotated_integer, int
+    # What stands behind the operators of JAX's arrays takes three times as long to trace.
+    return (_sum_of_traced, _xor_of_traced, _rotated_traced, np.uint32) if isinstance(words, jax.Array) else _ARRAYS
+
+
+def _sum_of_integers(one: int, other: int) -> int:
+    return one + other & ONES
+
+
+def _rotated_integer(word: int, by: int) -> int:
+    return word << by & ONES | word >> 32 - by
+
+
+def _rotated(words: Any, by: int) -> Any:
+    return (words << np.uint32(by)) | (words >> np.uint32(32 - by))
+
+
+_ARRAYS = (operator.add, operator.xor, _rotated, np.uint32)
+
+
+def _sum_of_traced(one: Any, other: Any) -> jax.Array:
+    return lax.add(*_of_one_shape(one, other))
+
+
+def _xor_of_traced(one: Any, other: Any) -> jax.Array:
+    return lax.bitwise_xor(*_of_one_shape(one, other))
+
+
+def _rotated_traced(words: jax.Array, by: int) -> jax.Array:
+    left, right = (lax.full(words.shape, each, np.uint32) for each in (by, 32 - by))
+    return lax.bitwise_or(lax.shift_left(words, left), lax.shift_right_logical(words, right))
+
+
+def _of_one_shape(*arrays: Any) -> list[Any]:
+    shape = np.broadcast_shapes(*map(np.shape, arrays))
+    last = {each: range(len(shape) - each, len(shape)) for each in map(np.ndim, arrays)}
+    return [
+        each if np.shape(each) == shape else lax.broadcast_in_dim(each, shape, last[np.ndim(each)]) for each in arrays
+    ]
 
 
 def fold_in(key: np.ndarray, words: np.ndarray) -> np.ndarray:
@@ -54,28 +101,15 @@ def fold_in(key: np.ndarray, words: np.ndarray) -> np.ndarray:
     if len(words) <= FEW:
         keys = np.broadcast_to(key, (len(words), _WORDS)).tolist()
         pairs = zip(keys, words.tolist(), strict=True)
-        return np.array([_hash_integers(tuple(each), (0, word)) for each, word in pairs], np.uint32).reshape(-1, _WORDS)
+        return np.array([hash_words(tuple(each), (0, word)) for each, word in pairs], np.uint32).reshape(-1, _WORDS)
     with np.errstate(over="ignore"):
         halves = hash_words((key[..., 0], key[..., 1]), (np.zeros_like(words), words))
     return np.stack(halves, axis=-1)
 
 
 FEW = 12
-"""Words up to which Python's integers are faster than NumPy's arrays: they take 6 µs a word, and arrays 75 µs at
+"""Words up to which Python's integers are faster than NumPy's arrays: they take 7 µs a word, and arrays 75 µs at
 least, a twentieth of what re-initializing a small model takes."""
-
-
-def _hash_integers(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
-    """The same as `hash_words` makes of Python's integers, which do not wrap around by themselves."""
-    schedule = (key[0], key[1], key[0] ^ key[1] ^ int(PARITY))
-    first, second = counter[0] + schedule[0] & ONES, counter[1] + schedule[1] & ONES
-    for group in range(5):
-        for rotation in ROTATIONS[group % 2]:
-            first = first + second & ONES
-            second = (second << rotation & ONES | second >> 32 - rotation) ^ first
-        first = first + schedule[(group + 1) % 3] & ONES
-        second = second + schedule[(group + 2) % 3] + group + 1 & ONES
-    return first, second
 
 
 def counters(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
@@ -132,7 +166,7 @@ def random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.A
 
 
 def _bits(
-    key: jax.Array, bit_width: int, places: tuple[jax.Array, jax.Array], first: tuple[Any, Any] | None = None
+    key: Any, bit_width: int, places: tuple[jax.Array, jax.Array], first: tuple[Any, Any] | None = None
 ) -> jax.Array:
     """Return the bits of the entries at some places, counted from a first one; that carries nothing."""
     if first is not None:
@@ -182,13 +216,49 @@ def _like(key: jax.Array, derived: jax.Array) -> jax.Array:
     return jnp.concatenate([derived, place], axis=-1)
 
 
+def _seed_placed(seed: Any) -> jax.Array:
+    return jnp.concatenate([_IMPLEMENTATION.seed(seed), jnp.zeros(_WORDS, np.uint32)])
+
+
+def _split_placed(key: Any, shape: tuple[int, ...]) -> jax.Array:
+    return _like(key, _IMPLEMENTATION.split(key[:_WORDS], shape))
+
+
+def _fold_in_placed(key: Any, word: Any) -> jax.Array:
+    return _like(key, _IMPLEMENTATION.fold_in(key[:_WORDS], word))
+
+
 PLACED: Any = jax.extend.random.define_prng_impl(
     key_shape=(2 * _WORDS,),
-    seed=lambda seed: jnp.concatenate([_IMPLEMENTATION.seed(seed), jnp.zeros(_WORDS, np.uint32)]),
-    split=lambda key, shape: _like(key, _IMPLEMENTATION.split(key[:_WORDS], shape)),
-    fold_in=lambda key, word: _like(key, _IMPLEMENTATION.fold_in(key[:_WORDS], word)),
+    seed=_seed_placed,
+    split=_split_placed,
+    fold_in=_fold_in_placed,
     random_bits=_random_bits_from_place,
     name="threefry2x32_placed",
     tag="fry",
 )
 """The same, for a part of an array: draws begin at a place in row-major order that is known when the program runs."""
+
+
+@functools.lru_cache(maxsize=16)
+def placed_rows(count: int) -> Any:
+    """Return the implementation of one key that is as many keys of `PLACED`, shape (count, 4).
+
+    It draws arrays of shape (count, entries), each row from its own key. Under `vmap` over keys the same takes twice as
+    long to trace, which every operation of the hash does for itself.
+    """
+
+    def random_bits(keys: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
+        first, second, high, low = (lax.slice_in_dim(keys, word, word + 1, axis=1) for word in range(2 * _WORDS))
+        along = lax.broadcasted_iota(np.uint32, shape, 1)
+        return _bits((first, second), bit_width, (high, _sum_of_traced(low, along)))
+
+    return jax.extend.random.define_prng_impl(
+        key_shape=(count, 2 * _WORDS),
+        seed=lambda seed: jnp.broadcast_to(_seed_placed(seed), (count, 2 * _WORDS)),
+        split=lambda keys, shape: jnp.moveaxis(jax.vmap(lambda key: _split_placed(key, shape))(keys), 0, -2),
+        fold_in=lambda keys, word: jax.vmap(lambda key: _fold_in_placed(key, word))(keys),
+        random_bits=random_bits,
+        name=f"threefry2x32_placed_{count}",
+        tag="fry",
+    )
