@@ -285,8 +285,11 @@ def gram_error(array, axes, gain=1.0):
     return worst
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
-@pytest.mark.parametrize("case", ORTHOGONAL)
+# Every layout in single precision; complex ones of both sides and groups, and more sizes of them in test_haar.py.
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [(case, jnp.float32) for case in ORTHOGONAL] + [(case, jnp.complex64) for case in ("tall", "wide", "conv-groups")],
+)
 def test_orthogonal_is_orthogonal_per_batch_entry(case, dtype, key):
     from initax._math._axes import resolve
 
