@@ -93,7 +93,7 @@ FANS = {
         "*_proj.weight": (16, 16),
         "*.net.layers.0.weight": (16, 64),
         "*.net.layers.2.weight": (64, 16),
-        "blocks.proj_out.weight": (16, 24),
+        "blocks.proj_out.weight": (16, 12),  # a shift and a logarithm of a scale
     },
     # equimo/core/layers/mamba.py: eqx.nn.Linear to gate and x of 2 dim, B and C of 128, a step for each head of 16;
     # eqx.nn.Conv with a group for each channel; vision/layers: a stem of 8, 64, 16; downsampling through 8 dim

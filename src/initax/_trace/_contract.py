@@ -318,7 +318,8 @@ def _beside_a_sum(
         own = [factor for axis in summed for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN]
         constant = not other.data and all(use.parts.get(factor) == "out" for factor in own)
         if constant or not own or (signal.inputless and use.is_of_a_constant):
-            found.append(replace(placed(view, places, shape), scaled=view.scaled or other.data or signal.inputless))
+            scaled, added_up = view.scaled or other.data or signal.inputless, view.summed or other.data
+            found.append(replace(placed(view, places, shape), scaled=scaled, summed=added_up))
     return tuple(found)
 
 
@@ -405,7 +406,7 @@ def _confirm_batch(
     for there, here in zip(signal_batch, weight_batch, strict=True):
         if not any(factor.axis != FOREIGN and factor.size > 1 for view in weight.weights for factor in view.axes[here]):
             continue
-        for view in signal.outputs:
+        for view in (view for view in signal.outputs if not view.summed):
             use = uses.found[view.use]
             for factor in view.axes[there]:
                 if factor.size > 1 and any(each.is_inside(factor) and each.axis >= 0 for each in use.parts):

@@ -104,7 +104,7 @@ def shares(uses: Sequence[Use]) -> dict[int, float]:
 def _share(use: Use) -> float:
     if use.view is None or use.view.links:
         return 1.0
-    later = (f.size for f, part in use.parts.items() if part == "in" and f not in use.inside)
+    later = (f.size for f, part in use.parts.items() if part in ("in", "field") and f not in use.inside)
     share = 1 / math.prod(later)
     for factor, _ in use.view.fixed:
         summed_over = use.parts.get(factor) != "in" and _said(use, factor.axis) & {"in", "field"}

@@ -41,7 +41,9 @@ def reshape(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a reshape."""
     order = eqn.params["dimensions"] or range(len(values[0].shape))
     turned = layout.rearrange(values[0], order, [values[0].shape[axis] for axis in order])
-    return layout.reshape(turned, shapes_of(eqn)[0], line)
+    result = layout.reshape(turned, shapes_of(eqn)[0], line)
+    layout.together(layout.merged_parts(result), uses)
+    return result
 
 
 def transpose(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
@@ -128,7 +130,7 @@ def div(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
 
 def complex_of(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a real and an imaginary part that become complex."""
-    layout.together(values, uses)
+    layout.together([view for value in values for view in value.outputs], uses)
     return add(eqn, [values[0], imaginary(values[1])], uses, line)
 
 
@@ -284,7 +286,7 @@ def _placed(eqn: Any, under: Value, block: Value, starts: Sequence[int], uses: U
     over = layout.pad(block, config, uses, line)
     if eqn.primitive.name == "scatter-add":
         return elementwise.added("add", under, over, under.shape, uses, line)
-    layout.together((under, over), uses)
+    layout.together((*under.outputs, *over.outputs), uses)
     views = (*under.outputs, *under.joined, *over.outputs, *over.joined)
     return Value(shape=under.shape, data=True, joined=tuple(dict.fromkeys(views)))
 
@@ -296,7 +298,7 @@ def _readable(values: Values) -> bool:
 
 def _overwritten(eqn: Any, values: Values, uses: Uses) -> Value | None:
     """Return a value some of whose entries are overwritten at places that are not known."""
-    layout.together(values[:2], uses)
+    layout.together([view for value in values[:2] for view in value.outputs], uses)
     if any(value.weights for value in values):
         return None
     shape, found = shapes_of(eqn)[0], tuple[View, ...]()

@@ -468,7 +468,7 @@ def write_rows(
 
 def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, line: str) -> Value:
     """Follow a concatenation; parts of one output axis that come together again are not gates."""
-    together(values, uses)
+    together([view for value in values for view in value.outputs if not _is_foreign(view.axes[axis])], uses)
     if any(value.data for value in values):
         values = [settle(value, uses, line) for value in values]
     if not any(value.weights for value in values):
@@ -526,11 +526,29 @@ def _beside(values: Sequence[Value], axis: int | None, shape: Sequence[int], use
     return Value(shape=tuple(shape), weights=tuple(dict.fromkeys(views)), data=any(value.data for value in values))
 
 
-def together(values: Sequence[Value], uses: Uses) -> None:
-    """Note that all parts of one output axis came together again."""
+def merged_parts(value: Value) -> list[View]:
+    """Return the outputs that were joined along a new axis which is a part of one of theirs now, by a reshape."""
+    return [
+        view
+        for view in value.joined
+        if any(
+            any(isinstance(factor, Slot) and not factor.factors for factor in axis)
+            and any(factor.axis >= 0 for factor in axis)
+            for axis in view.axes
+        )
+    ]
+
+
+def together(views: Sequence[View], uses: Uses) -> None:
+    """Note that all parts of one output axis came together again.
+
+    Args:
+        views: outputs that stand beside each other now.
+        uses: the uses so far.
+    """
     seen: dict[tuple[int, Factor], set[int]] = {}
-    for view in (view for value in values for view in value.outputs):
-        for factor, digit in view.fixed:
+    for view in views:
+        for factor, digit in view.fixed if not view.summed else ():
             seen.setdefault((view.use, factor), set()).add(digit)
     for (use, factor), digits in seen.items():
         if 1 < len(digits) == factor.size:

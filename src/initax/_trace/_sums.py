@@ -223,7 +223,8 @@ def _is_cut_inside(uses: Sequence[Use]) -> bool:
 
 
 def _with_inputs(use: Use, inputs: set[Factor]) -> Use:
-    pieces: dict[Factor, Part] = {piece: "in" for factor in inputs for piece in _within(factor, use)}
+    part: Part = "field" if use.what == "scale" else "in"  # windows of a signal
+    pieces: dict[Factor, Part] = {piece: part for factor in inputs for piece in _within(factor, use)}
     return _contracting(replace(use, parts={**use.parts, **pieces})) if pieces else use
 
 

@@ -164,6 +164,7 @@ class View:
         steps: the axes that loops go through entry by entry; their factors are in `batch`.
         links: contractions with other parameters or constants.
         scaled: it was multiplied with a constant; of outputs, with a signal or a norm's scale.
+        summed: of outputs, they were added up along axes of the signal, weighed by another one.
         times: other parameters it was multiplied with, entry by entry.
         normalized: it was divided by, or shifted by, a statistic of itself.
         shifted: a constant was added to it.
@@ -190,6 +191,7 @@ class View:
     steps: tuple[Step, ...] = ()
     links: tuple[Link, ...] = ()
     scaled: bool = False
+    summed: bool = False
     times: frozenset[int] = frozenset()
     normalized: bool = False
     shifted: bool = False
