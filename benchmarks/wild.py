@@ -51,7 +51,8 @@ CHECKED = {
     models.equimo_convnext: {"*.norm.weight": "o", "*.norm.bias": "o", "*.gamma": "o"},
     models.transformer_flows: {
         "blocks.pos_embed": "it is added to the signal along 2 axes that are no outputs of a weight",
-        "blocks.proj_*.weight": "stack o i",
+        "blocks.proj_in.weight": "stack o i",
+        "blocks.proj_out.weight": "stack (group o) i",  # a shift and the logarithm of a scale
         "blocks.proj_*.bias": "stack o",
         "*.attn_bias": "stack stack2 1 o",
         "*.net.layers.*.weight": "stack stack2 o i",
