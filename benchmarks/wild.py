@@ -53,7 +53,8 @@ CHECKED = {
         "blocks.pos_embed": "it is added to the signal along 2 axes that are no outputs of a weight",
         "blocks.proj_in.weight": "stack o i",
         "blocks.proj_out.weight": "stack (group o) i",  # a shift and the logarithm of a scale
-        "blocks.proj_*.bias": "stack o",
+        "blocks.proj_in.bias": "stack o",
+        "blocks.proj_out.bias": "stack (group o)",
         "*.attn_bias": "stack stack2 1 o",
         "*.net.layers.*.weight": "stack stack2 o i",
         "*.net.layers.*.bias": "stack stack2 o",
