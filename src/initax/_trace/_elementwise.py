@@ -55,7 +55,7 @@ def nonlinear(
         for value in values:
             settle(value, uses, line, "factor")
         outputs = tuple(
-            replace(view, scaled=True)
+            replace(view, scaled=True, bent=True)
             for value in values
             if altered is not None and value.shape == shape
             for view in value.outputs

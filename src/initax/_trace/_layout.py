@@ -540,7 +540,9 @@ def merged_parts(value: Value) -> list[View]:
 
 
 def together(views: Sequence[View], uses: Uses) -> None:
-    """Note that all parts of one output axis came together again.
+    """Note that all parts of one output axis came together again, as halves do that are rotated.
+
+    Gates that have gone through functions of their own stay gates.
 
     Args:
         views: outputs that stand beside each other now.
@@ -548,7 +550,7 @@ def together(views: Sequence[View], uses: Uses) -> None:
     """
     seen: dict[tuple[int, Factor], set[int]] = {}
     for view in views:
-        for factor, digit in view.fixed if not view.summed else ():
+        for factor, digit in view.fixed if not (view.summed or view.bent) else ():
             seen.setdefault((view.use, factor), set()).add(digit)
     for (use, factor), digits in seen.items():
         if 1 < len(digits) == factor.size:

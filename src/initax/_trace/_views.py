@@ -165,6 +165,7 @@ class View:
         links: contractions with other parameters or constants.
         scaled: it was multiplied with a constant; of outputs, with a signal or a norm's scale.
         summed: of outputs, they were added up along axes of the signal, weighed by another one.
+        bent: of outputs, they went through a function entry by entry.
         times: other parameters it was multiplied with, entry by entry.
         normalized: it was divided by, or shifted by, a statistic of itself.
         shifted: a constant was added to it.
@@ -192,6 +193,7 @@ class View:
     links: tuple[Link, ...] = ()
     scaled: bool = False
     summed: bool = False
+    bent: bool = False
     times: frozenset[int] = frozenset()
     normalized: bool = False
     shifted: bool = False
