@@ -8,6 +8,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 import jax
 import pytest
 
+from initax._math._positivity import POSITIVITY
 from initax.schemes._names import MODULES
 from initax.schemes._scheme import _NAMED
 
@@ -62,11 +63,12 @@ def optimizations(request):
 
 @pytest.fixture(scope="module", autouse=True)
 def named():
-    """Forget the schemes that the tests of a file gave names."""
-    before = {*_NAMED, *MODULES}
+    """Forget the schemes and the maps that the tests of a file gave names."""
+    before = {*_NAMED, *MODULES, *POSITIVITY}
     yield
-    for name in {*_NAMED} - before:
-        del _NAMED[name]
+    for registry in (_NAMED, POSITIVITY):
+        for name in {*registry} - before:
+            del registry[name]
 
 
 @pytest.fixture
