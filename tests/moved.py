@@ -79,6 +79,10 @@ def by_rolls(p, x):
     return sum(jnp.roll(x, k, 1) * p["w"][:, k] for k in range(4))
 
 
+def times_itself(w):
+    return w * w
+
+
 def added_in_place(p, x):
     sums = jnp.zeros((2, 5, 2))
     for k in range(3):
@@ -233,6 +237,10 @@ MOVED = (
     Model("a running sum of inputs", lambda p, x: x @ jnp.cumsum(p["w"], 0), {"w": S(3, 4)}, (S(2, 3),), {"w": "i o"}),
     Model("a running sum of outputs", lambda p, x: x @ jnp.cumsum(p["w"], 1), {"w": S(3, 4)}, (S(2, 3),),
           {"w": "cumsum stands between it and the signal (moved.py:LINE)"}),
+    Model("a running sum that is squared", lambda p, x: x @ jnp.cumsum(p["w"], 0) ** 2 + x @ jnp.cumsum(p["w"], 0),
+          {"w": S(3, 4)}, (S(2, 3),), {"w": "cumsum stands between it and the signal (moved.py:LINE)"}),
+    Model("a running sum times itself", lambda p, x: x @ times_itself(jnp.cumsum(p["w"], 0)),
+          {"w": S(3, 4)}, (S(2, 3),), {"w": "cumsum stands between it and the signal (moved.py:LINE)"}),
     Model("a running sum by a loop", lambda p, x: x @ rows_added_up(p["w"])[1],
           {"w": S(3, 4)}, (S(2, 3),), {"w": "a loop changes it from step to step (moved.py:LINE)"}),
     Model("rows added up by a loop", lambda p, x: x @ rows_added_up(p["w"])[0],

@@ -290,6 +290,8 @@ PROGRAMS = (
                                       (S(4, 6, 5),), SHARED),
             "members, and how far they are from their mean": (lambda p, x: after_members(
                 lambda y: y - y.mean(0), p, x), (S(4, 6, 5),), MEMBERS),
+            "members beside a function of them, added up": (lambda p, x: after_members(
+                lambda y: sum(jnp.concatenate([y, jnp.tanh(y)], -1)), p, x), (S(4, 6, 5),), MEMBERS),
             "members and a norm over all of them": (lambda p, x: after_members(
                 lambda y: jax.nn.standardize(jnp.moveaxis(y, 0, 1).reshape(6, 12)), p, x), (S(4, 6, 5),), MEMBERS),
         }.items()

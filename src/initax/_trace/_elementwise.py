@@ -392,7 +392,7 @@ def _with_twins(view: View, twins: list[View], place: int, product: bool, line: 
     if not product:
         return [view]
     if view.stop:
-        return [view] if place == 0 else []
+        return [replace(view, running=())] if place == 0 else []
     if all(len(twin.own) < len(view.own) for twin in twins):
         return [replace(view, normalized=True)]
     if any(len(twin.own) > len(view.own) for twin in twins):

@@ -504,10 +504,12 @@ def _outputs_beside(values: Sequence[Value], shape: Sequence[int], axis: int) ->
     """Return outputs of one parameter that several signals hold, with their places where these are joined."""
     held = [(*value.outputs, *value.joined, *value.products) for value in values]
     count = collections.Counter(view.param for views in held for view in views)
+    functions = {view.use for views in held for view in views if view.bent}  # beside functions of them they are no sums
     found, offset = [], 0
     for value, views in zip(values, held, strict=True):
         twice = [view for view in views if count[view.param] > 1 and value.shape[axis]]
-        found += [in_slot(view, axis, offset, shape[axis]) for view in twice]
+        apart = (replace(view, scaled=view.scaled or view.use in functions) for view in twice)
+        found += [in_slot(view, axis, offset, shape[axis]) for view in apart]
         offset += value.shape[axis]
     return tuple(found)
 
