@@ -114,7 +114,7 @@ def scaled_expert(p, x, number):
 
 def normalized_expert(p, x, number):
     w = p["w"][number]
-    return x @ (w / jnp.linalg.norm(w, axis=0))
+    return x @ (w / jnp.sqrt((w**2).sum(0)))
 
 
 NETWORKS = {"g": S(3, 6), "b": S(3, 6), "w1": S(3, 6, 8), "b1": S(3, 8), "w2": S(3, 8, 4), "b2": S(3, 4)}
@@ -225,7 +225,8 @@ GATES_AND_STACKS = (
           {"w": f"{CHANGED} (gates_and_stacks.py:LINE)",
            "s": "the data pick a row of it and a member of a weight by one number; what the row is can't be told "
                 "(gates_and_stacks.py:LINE)"}),
-    Model("an expert with a norm", normalized_expert, {"w": S(3, 6, 7)}, (S(5, 6), tokens()), {"w": CHANGED}),
+    Model("an expert with a norm", normalized_expert, {"w": S(3, 6, 7)}, (S(5, 6), tokens()),
+          {"w": f"{CHANGED} (gates_and_stacks.py:LINE)"}),
     Model("a table for each level", lambda p, x: sum(p["table"][level, x] for level in range(3)),
           {"table": S(3, 11, 6)}, (tokens(4),), {"table": (E, 6, 11, 3)}),
     Model("a Monarch matrix", monarch, {"b1": S(2, 3, 3), "b2": S(3, 2, 2)}, (S(4, 6),),
