@@ -75,6 +75,14 @@ def by_windows(p, x, count=4):
     return sum(x[:, k : k + 6] * p["w"][k] for k in range(count))
 
 
+behind = jax.jit(lambda first, x: jnp.concatenate([first, x], 1))
+
+
+def behind_another(p, x, first):
+    """Both sums call one jaxpr; what it joins is of one signal the first time, and of two the second time."""
+    return behind(jnp.zeros_like(first), x) * p["w"][0] + behind(first, x) * p["w"][1]
+
+
 def by_rolls(p, x):
     return sum(jnp.roll(x, k, 1) * p["w"][:, k] for k in range(4))
 
@@ -252,6 +260,8 @@ MOVED = (
     Model("a convolution by windows", by_windows, {"w": S(4, 6)}, (S(2, 9, 6),), {"w": "... stack"}),
     Model("a convolution by rolls", by_rolls, {"w": S(6, 4)}, (S(2, 9, 6),), {"w": "stack ..."}),
     Model("some windows of a convolution", lambda p, x: by_windows(p, x, 3), {"w": S(4, 6)}, (S(2, 9, 6),), SOME),
+    Model("scales of a signal and of two that are joined", behind_another, {"w": S(2, 6)}, (S(2, 8, 6), S(2, 1, 6)),
+          {"w": "its products with the signal are added up: a scale or a weight (moved.py:LINE)"}),
     Model("scales of two signals", lambda p, x: x * p["w"][0] + jnp.tanh(x) * p["w"][1], {"w": S(2, 6)}, (S(9, 6),),
           {"w": "its products with the signal are added up: a scale or a weight (moved.py:LINE)"}),
     Model("tiled outputs", lambda p, x: x @ jnp.tile(p["w"], (1, 2)), {"w": S(3, 4)}, (S(2, 3),), {"w": "i o"}),

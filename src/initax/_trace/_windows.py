@@ -27,8 +27,9 @@ def note_windows(eqn: Any, values: Sequence[Value], uses: Uses) -> None:
     name = eqn.primitive.name
     if name in MOVES or (name in INDEXING and _is_of_numbers(eqn.outvars[0])):
         found = {uses.whole(atom) for atom, value in zip(eqn.invars, values, strict=True) if value.data}
-        if len(found) == 1:
-            uses.wholes |= dict.fromkeys(map(id, eqn.outvars), found.pop())
+        whole = found.pop() if len(found) == 1 else None
+        for var in eqn.outvars:
+            uses.wholes[id(var)] = id(var) if whole is None else whole  # another call of the jaxpr may have said more
 
 
 def _is_of_numbers(result: Any) -> bool:
