@@ -12,41 +12,41 @@ from flax.nnx import bridge
 from initax._adapters import _linen, _linen_run, _nnx
 from initax._adapters import survey as survey_model
 from initax._adapters._nodes import Call, Node
-from initax._adapters._variables import PARAMS, UNUSED, Entry, Names, Variables
+from initax._adapters._variables import PARAMS, Entry, Names, Readings, Variables
 from initax._model._parameter import Constraint, declaration_of
 from initax._model._reason import Reason, follows, undeclared
-
-HINT = "pass what the model is called on: inputs=x"
 
 
 def describe(node: Any) -> Node | None:
     """Return what a Linen module inside an NNX one is, as far as its class or the names of its variables tell."""
     if not isinstance(node, bridge.ToNNX):
         return None
-    record = _linen_run.Record()
     if declaration_of(type(node.to_nnx__module)) is None:
-        return Node("named", children=_children(node), hint=HINT, rebuild_model=_nnx.rebuild)
+        return _node(node, Readings(hint="pass what the model is called on: inputs=x"))
+    record, variables = _linen_run.Record(), _variables(node)
     record.modules[()], record.calls[()] = node.to_nnx__module, ((), {})
-    record.shapes |= {entry.names: tuple(entry.leaf.shape) for entry in _entries(node) if entry.collection == PARAMS}
-    return _node(node, record)
+    params = (entry for entry in variables.entries if entry.collection == PARAMS)
+    record.shapes |= {entry.names: tuple(entry.leaf.shape) for entry in params}
+    return _node(node, _linen.readings(record, variables))
 
 
 def survey(model: Any, call: Call) -> Node | None:
     """Return what running a Linen module inside an NNX one tells, where it is known what it is called on."""
     if not isinstance(model, bridge.ToNNX) or call.module is not None or call.inputs is None:
         return None
-    variables = Variables(tuple(_entries(model)), [], lambda leaves: None)
+    variables = _variables(model)
     if not variables.entries:
         return None
     record = _linen_run.run(model.to_nnx__module, variables.collections(), call.inputs, call.forward)
-    return _node(model, record)
+    return _node(model, _linen.readings(record, variables))
 
 
-def _children(node: Any) -> dict[str, Any]:
-    return {name: child for name, child in vars(node).items() if not name.startswith("_pytree__")}
+def _node(node: Any, readings: Readings) -> Node:
+    children, constraints = _nnx.children_of(node), readings.constraints
+    return Node("named", children=children, readings=readings, constraints=constraints, rebuild_model=_nnx.rebuild)
 
 
-def _entries(node: Any) -> Iterator[Entry]:
+def _variables(node: Any) -> Variables:
     """The variables in the attributes, each with its collection and its names there."""
 
     def below(names: Names, value: Any) -> Iterator[tuple[Names, Any]]:
@@ -56,49 +56,12 @@ def _entries(node: Any) -> Iterator[Entry]:
         elif isinstance(value, nnx.Variable):
             yield names, value
 
-    attributes = {name: child for name, child in _children(node).items() if not name.startswith("to_nnx__")}
-    for index, (names, variable) in enumerate(below((), attributes)):
-        collection = nnx.variable_name_from_type(type(variable))
-        yield Entry(collection, names, ".".join(names), variable.get_raw_value(), index)
-
-
-def _node(node: Any, record: _linen_run.Record) -> Node:
-    """A Linen module as its own adapter reads it, with the modules inside it."""
-    entries = tuple(_entries(node))
-    constraints, _ = _linen.wrappers(record, Variables(entries, [], lambda leaves: None))
-    unused = {
-        entry.path: UNUSED for entry in entries if entry.collection == PARAMS and entry.names not in record.shapes
-    }
-    children = {name: _inside((name,), child, record) for name, child in _children(node).items()}
-    return _module((), children, record, constraints=constraints, reasons=unused, rebuild_model=_nnx.rebuild)
-
-
-def _inside(names: Names, value: Any, record: _linen_run.Record) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    children = {str(name): _inside((*names, str(name)), child, record) for name, child in value.items()}
-    return _module(names, children, record) if names in record.modules else Node("container", children=children)
-
-
-def _module(names: Names, children: Mapping[str, Any], record: _linen_run.Record, **further: Any) -> Node:
-    """The module of these names as it was called, its arrays read as its row of the table says."""
-    module = record.modules[names]
-    declared = declaration_of(type(module))
-    if declared is None:
-        return Node("module", cls=type(module), children=children, **further)
-    depth = len(names)
-    inside = {key: ".".join(key[depth:]) for key in record.shapes if key[:depth] == names}
-    seen = _linen.Seen(module, {name: record.shapes[key] for key, name in inside.items()}, record.calls[names])
-    return Node(
-        "module",
-        kind=declared.kind,
-        fields=declared.fields,
-        children=children,
-        module=seen,
-        cls=type(module),
-        stacks={name: record.stacks[key] for key, name in inside.items() if key in record.stacks},
-        **further,
+    attributes = {name: child for name, child in _nnx.children_of(node).items() if not name.startswith("to_nnx__")}
+    entries = tuple(
+        Entry(nnx.variable_name_from_type(type(box)), names, ".".join(names), box.get_raw_value(), index)
+        for index, (names, box) in enumerate(below((), attributes))
     )
+    return Variables(entries, [], lambda leaves: None)
 
 
 def open_wrappers(record: _linen_run.Record, variables: Variables) -> _linen.Notes:

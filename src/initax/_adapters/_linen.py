@@ -302,22 +302,25 @@ def survey(model: Any, call: Call) -> Survey | None:
         )
     variables = take_apart(model)
     record = run(module, _collections(model, variables), inputs, forward)
-    constraints, reasons = wrappers(record, variables)
+    surveyed = survey_variables(variables, readings(record, variables))
+    surveyed.call = functools.partial(_call, module, forward)
+    return surveyed
+
+
+def readings(record: Record, variables: Variables) -> Readings:
+    """Return what a run of a module shows of its parameters."""
+    constraints, notes = _wrappers(record, variables)
     if any(BRIDGE in packages_of(type(inside)) for inside in record.modules.values()):
-        bridges = importlib.import_module(BRIDGES)
-        further, why = bridges.open_wrappers(record, variables)
-        constraints, reasons = {**constraints, **further}, {**reasons, **why}
-    readings = Readings(
+        further, why = importlib.import_module(BRIDGES).open_wrappers(record, variables)
+        constraints, notes = constraints | further, notes | why
+    return Readings(
         owner=functools.partial(_owner, record),
         classes={names: type(module) for names, module in record.modules.items()},
         read=functools.partial(_read, record),
         constraints=constraints,
-        notes=reasons,
+        notes=notes,
         order=tuple(record.modules),
     )
-    surveyed = survey_variables(variables, readings)
-    surveyed.call = functools.partial(_call, module, forward)
-    return surveyed
 
 
 def _call(module: Any, forward: Callable[..., Any] | None, model: Any, *inputs: Any) -> Any:
@@ -376,7 +379,7 @@ def _read(record: Record, names: Names, arrays: Arrays) -> tuple[str, tuple[Para
 Notes = tuple[dict[str, Constraint], dict[str, Reason]]
 
 
-def wrappers(record: Record, variables: Variables) -> Notes:
+def _wrappers(record: Record, variables: Variables) -> Notes:
     """Return what weight norm and spectral norm mean for the arrays of layers they wrap, which stand beside them."""
     constraints: dict[str, Constraint] = {}
     notes: dict[str, Reason] = {}

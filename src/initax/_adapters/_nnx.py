@@ -280,13 +280,18 @@ def describe(node: Any) -> Node | None:
         return Node("unread", reason=FLAT)
     if form is None:
         return None
-    children = {str(name): child for name, child in vars(node).items() if not str(name).startswith("_pytree__")}
+    children = children_of(node)
     constraints: Mapping[str, Constraint] = NOTHING
     if issubclass(cls, nnx.WeightNorm):
         constraints = _weight_norm(node)
     if issubclass(cls, nnx.SpectralNorm):
         constraints = _spectral_norm(node)
     return new_module(MODULE, form, children, constraints, _structure(children) if form == "module" else None)
+
+
+def children_of(node: Any) -> dict[str, Any]:
+    """Return the attributes of a module without what NNX itself keeps there."""
+    return {str(name): child for name, child in vars(node).items() if not str(name).startswith("_pytree__")}
 
 
 def _form(cls: type) -> Form | None:

@@ -81,10 +81,7 @@ class Node:
         holder: of a box, function from the module that holds it to what that is, where nobody else says.
         structure: of a module whose children are given, a hashable value, equal for those of its class whose arrays of
             equal shapes read alike: one of them is read for all. `None` where each is to be read.
-        stacks: of a module, where the stack axes of its arrays stand, by name, where that is known.
-        hint: of a named mapping, what to pass where names do not tell.
-        module: what the fields' functions are given; the node itself unless said otherwise.
-        cls: the class of the layer; the node's own unless said otherwise.
+        readings: of a named mapping, what is known of it beside its names.
         rebuild: function from new children by name, or from the new value of a box, to a new node. Without it, JAX
             flattens the node as the children say, and unflattens it.
         rebuild_model: function from the whole model and its new leaves by path to a new model, where modules are
@@ -108,10 +105,7 @@ class Node:
     streams: Mapping[str, Callable[[str, jax.Array], Any]] = field(default_factory=_nothing)
     holder: Callable[[Any], Node | None] | None = None
     structure: Any = None
-    stacks: Mapping[str, tuple[int, ...]] = field(default_factory=_nothing)
-    hint: str | None = None
-    module: Any = None
-    cls: type | None = None
+    readings: Any = None
     rebuild: Callable[[Any], Any] | None = None
     rebuild_model: Callable[[Any, Mapping[str, Any]], Any] | None = None
 

@@ -19,7 +19,7 @@ from jax.tree_util import GetAttrKey, default_registry, tree_flatten_with_path
 from initax._adapters._facts import Facts
 from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name, join
 from initax._adapters._plain import Arrays, plain_layer, plain_layers, unknown
-from initax._adapters._variables import are_named, read_by_name, ungrouped
+from initax._adapters._variables import Readings, are_named, read_inside, ungrouped
 from initax._errors import ModelError, listing, message
 from initax._model._declared import declared_parameters
 from initax._model._evidence import settled
@@ -207,7 +207,7 @@ class Walk:
         if cls in self.leaf_types:
             self._leaf(node, path, owner or container)
             return
-        described = described or (node if cls is Node else self.describe(node)) or PLAIN
+        described = described or self.describe(node) or PLAIN
         holder = owner or container
         if described.form == "wrapper" and holder is None:
             described = MODULE
@@ -240,14 +240,13 @@ class Walk:
             self._keep_below(node, path, ancestors, described.reason or state())
             return
         is_module = described.form == "module" or declaration_of(cls) is not None
-        hint = APART if described.hint is None else described.hint
         if described.form == "named":
-            self._named(node, children, path, ancestors, hint)
+            self._named(node, children, path, ancestors, described.readings or APART)
         elif not is_module and len(children) == 1 and children[0][0] in BOXES and isinstance(children[0][1], ARRAYS):
             # A box that a checkpoint was restored without: the array goes by the box's name.
             self._leaf(children[0][1], join(path, children[0][0]), holder, name=path)
         elif not is_module and owner is None and are_named(node):
-            self._named(node, children, path, ancestors, hint)
+            self._named(node, children, path, ancestors, APART)
         elif not is_module and owner is None:
             self._container(node, children, path, ancestors)
         elif not is_module or absorbed:
@@ -260,9 +259,7 @@ class Walk:
         self, node: Any, described: Node, children: Children, structure: Any, path: str, ancestors: Ancestors
     ) -> None:
         """A module: a layer, if it owns arrays, with the layers inside it behind."""
-        cls = described.cls or type(node)
-        if described.cls is not None and described.cls is not type(node) and not isinstance(node, Node):
-            ancestors = (*ancestors, Ancestor(path, type(node)))
+        cls = type(node)
         holder = Holder(path, {})
         inner = (*ancestors, Ancestor(path, cls))
         index = len(self.layers)
@@ -286,8 +283,7 @@ class Walk:
         elif declared is not declaration_of(cls):
             self.facts.declarations[path] = declared
         if declared is not None:
-            module, stacks = node if described.module is None else described.module, described.stacks
-            parameters = declared_parameters(module, declared, holder.arrays, stacks, structure, self.readings)
+            parameters = declared_parameters(node, declared, holder.arrays, {}, structure, self.readings)
         else:
             parameters = unknown(holder.arrays, undeclared())
         constant = described.constant
@@ -413,23 +409,20 @@ class Walk:
             self.visit(child, join(path, name), inner, None, container=holder)
         self.layers[index:index] = plain_layers(path, type(node), holder.arrays, ancestors)
 
-    def _named(self, node: Any, children: Children, path: str, ancestors: Ancestors, hint: str) -> None:
-        """A mapping with Flax's names inside something else, e.g. a list: read by its names, as it would be alone."""
+    def _named(self, node: Any, children: Children, path: str, ancestors: Ancestors, readings: Readings) -> None:
+        """Variables of Linen inside something else, e.g. a list: read as they would be alone."""
         holder = Holder("", {})
         index = len(self.layers)
         for name, child in children:
             self.visit(child, join(path, name), ancestors, holder)
-        root = tuple(path.split(".")) if path else ()
         is_whole = isinstance(node, Mapping) and hasattr(node.get("params"), "items")
-        layers, reasons = read_by_name(root, holder.arrays, hint, whole=is_whole)
-        known = {ancestor.path: ancestor for ancestor in (*ancestors, Ancestor(path, type(node)))}
-        self.layers[index:index] = [
-            replace(layer, ancestors=tuple(known.get(ancestor.path, ancestor) for ancestor in layer.ancestors))
-            for layer in layers
-        ]
+        around = (*ancestors, Ancestor(path, type(node)))
+        layers, reasons = read_inside(around, holder.arrays, readings, whole=is_whole)
+        self.layers[index:index] = layers
         self.facts.reasons |= reasons
-        self.messages += ungrouped(layers, hint)
-        self.hint = hint
+        if readings.read is None:
+            self.messages += ungrouped(layers, readings.hint)
+            self.hint = readings.hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,4 +484,6 @@ def _within(base: str, path: str) -> str:
     return path[len(base) + 1 :] if base else path
 
 
-APART = "pass each model alone, its Linen module with module= and inputs=, or the NNX module instead of its arrays"
+APART = Readings(
+    hint="pass each model alone, its Linen module with module= and inputs=, or the NNX module instead of its arrays"
+)

@@ -16,7 +16,7 @@ from jax.tree_util import DictKey, GetAttrKey, tree_flatten_with_path
 
 from initax._adapters._facts import Facts
 from initax._adapters._linen_names import Named, cell_of, is_automatic, named_layer
-from initax._adapters._nodes import ARRAYS, entry_name, packages_of
+from initax._adapters._nodes import ARRAYS, absolute, entry_name, packages_of
 from initax._adapters._plain import Arrays, of_array, unknown
 from initax._errors import ModelError, listing
 from initax._model._evidence import settled
@@ -94,7 +94,7 @@ def nested(entries: Iterable[tuple[Entry, Sequence[Any]]]) -> dict[str, dict[str
     return collections
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Readings:
     """What a run of the module shows of its parameters; empty where there is no module to run.
 
@@ -275,10 +275,11 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
                 places[first].append(entry.index)
                 ties[entry.path] = first
     layers: Sequence[Layer] = _layers([entry for entry in variables.entries if entry.path in places], readings)
+    notes = readings.notes
     if readings.read is None:
-        readings.notes = _wrapped_notes(variables.entries)
+        notes = _wrapped_notes(variables.entries)
         layers = settled(layers, ((entry.path, entry.leaf) for entry in variables.entries), readings.hint)
-    facts = Facts(ties=ties, reasons=dict(readings.notes), constraints=dict(readings.constraints))
+    facts = Facts(ties=ties, reasons=dict(notes), constraints=dict(readings.constraints))
     return Survey(
         layers=tuple(facts.applied(layer) for layer in layers),
         places={path: tuple(indices) for path, indices in places.items()},
@@ -289,20 +290,38 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
     )
 
 
-def read_by_name(root: Names, arrays: Arrays, hint: str, *, whole: bool) -> tuple[list[Layer], dict[str, Reason]]:
+def read_inside(
+    around: Sequence[Ancestor], arrays: Arrays, readings: Readings, *, whole: bool
+) -> tuple[list[Layer], dict[str, Reason]]:
     """Return the layers of a mapping that stands inside something else, and why some of their arrays are kept.
 
     Args:
-        root: the names around the mapping.
+        around: what is around the mapping, and the mapping, or the object whose attributes it is.
         arrays: its arrays by their paths.
-        hint: what to pass where names do not tell.
+        readings: what running the module told, if there is one.
         whole: whether it is the dict of collections.
     """
+    base = around[-1].path
+    root = tuple(filter(None, base.split(".")))
     entries = []
     for index, (path, leaf) in enumerate(arrays.values()):
         names = unboxed(tuple(path.split(".")))
-        entries.append(Entry(names[len(root)] if whole else PARAMS, names, path, leaf, index))
-    return _layers(entries, Readings(hint=hint)), _wrapped_notes(entries)
+        collection = names[len(root)] if whole else PARAMS
+        entries.append(Entry(collection, names[len(root) :] if readings.read else names, path, leaf, index))
+    layers = _layers(entries, readings)
+    if readings.read is None:
+        known = {ancestor.path: ancestor for ancestor in around}
+        return [
+            replace(layer, ancestors=tuple(known.get(each.path, each) for each in layer.ancestors)) for layer in layers
+        ], _wrapped_notes(entries)
+    return [
+        replace(
+            layer,
+            path=absolute(base, layer.path),
+            ancestors=(*around, *(Ancestor(absolute(base, each.path), each.cls) for each in layer.ancestors)),
+        )
+        for layer in layers
+    ], {}
 
 
 def _layers(entries: Iterable[Entry], readings: Readings) -> list[Layer]:
