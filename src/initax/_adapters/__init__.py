@@ -158,7 +158,7 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
             return _walk(model, describe, flat, claimed) if isinstance(claimed, Node) else claimed
     if are_variables(model):
         hint = _how_to_tell(model)
-        named = survey_variables(take_apart(model), Readings(hint=hint))
+        named = survey_variables(*take_apart(model), Readings(hint=hint))
         named.hint = hint
         return named
     return _walk(model, describe, flat)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from flax.nnx import bridge
 from initax._adapters import _linen, _linen_run, _nnx
 from initax._adapters import survey as survey_model
 from initax._adapters._nodes import Call, Node
-from initax._adapters._variables import PARAMS, Entry, Names, Readings, Variables
+from initax._adapters._variables import PARAMS, Entry, Names, Readings, nested
 from initax._model._parameter import Constraint, declaration_of
 from initax._model._reason import Reason, follows, undeclared
 
@@ -23,22 +23,22 @@ def describe(node: Any) -> Node | None:
         return None
     if declaration_of(type(node.to_nnx__module)) is None:
         return _node(node, Readings(hint="pass what the model is called on: inputs=x"))
-    record, variables = _linen_run.Record(), _variables(node)
+    record, entries = _linen_run.Record(), _entries(node)
     record.modules[()], record.calls[()] = node.to_nnx__module, ((), {})
-    params = (entry for entry in variables.entries if entry.collection == PARAMS)
-    record.shapes |= {entry.names: tuple(entry.leaf.shape) for entry in params}
-    return _node(node, _linen.readings(record, variables))
+    record.shapes |= {entry.names: tuple(entry.leaf.shape) for entry in entries if entry.collection == PARAMS}
+    return _node(node, _linen.readings(record, entries))
 
 
 def survey(model: Any, call: Call) -> Node | None:
     """Return what running a Linen module inside an NNX one tells, where it is known what it is called on."""
     if not isinstance(model, bridge.ToNNX) or call.module is not None or call.inputs is None:
         return None
-    variables = _variables(model)
-    if not variables.entries:
+    entries = _entries(model)
+    if not entries:
         return None
-    record = _linen_run.run(model.to_nnx__module, variables.collections(), call.inputs, call.forward)
-    return _node(model, _linen.readings(record, variables))
+    collections = nested((entry, entry.names) for entry in entries)
+    record = _linen_run.run(model.to_nnx__module, collections, call.inputs, call.forward)
+    return _node(model, _linen.readings(record, entries))
 
 
 def _node(node: Any, readings: Readings) -> Node:
@@ -46,7 +46,7 @@ def _node(node: Any, readings: Readings) -> Node:
     return Node("named", children=children, readings=readings, constraints=constraints, rebuild_model=_nnx.rebuild)
 
 
-def _variables(node: Any) -> Variables:
+def _entries(node: Any) -> list[Entry]:
     """The variables in the attributes, each with its collection and its names there."""
 
     def below(names: Names, value: Any) -> Iterator[tuple[Names, Any]]:
@@ -57,24 +57,23 @@ def _variables(node: Any) -> Variables:
             yield names, value
 
     attributes = {name: child for name, child in _nnx.children_of(node).items() if not name.startswith("to_nnx__")}
-    entries = tuple(
+    return [
         Entry(nnx.variable_name_from_type(type(box)), names, ".".join(names), box.get_raw_value(), index)
         for index, (names, box) in enumerate(below((), attributes))
-    )
-    return Variables(entries, [], lambda leaves: None)
+    ]
 
 
-def open_wrappers(record: _linen_run.Record, variables: Variables) -> _linen.Notes:
+def open_wrappers(record: _linen_run.Record, entries: Sequence[Entry]) -> _linen.Notes:
     """Put the modules inside of every `ToLinen` into the record of a run, as if they had been called themselves.
 
     Args:
         record: what a run saw.
-        variables: the variables it was run with.
+        entries: the variables it was run with.
 
     Returns:
         Constraints of weights by their paths, and why arrays are kept.
     """
-    path_at = {entry.names: entry.path for entry in variables.entries}
+    path_at = {entry.names: entry.path for entry in entries}
     constraints: dict[str, Constraint] = {}
     reasons: dict[str, Reason] = {}
     modules: dict[Names, Any] = {}

@@ -101,9 +101,7 @@ class Facts:
         elif path in self.streams:
             parameter = replace(parameter, role="state", default=FROM_KEY, excluded=None)
         elif path in self.states and path not in self.reasons:
-            # State that was never made takes the value its framework starts it with, once a rule selects its layer.
-            starts = parameter.default is not None and isinstance(leaf_at(path), jax.ShapeDtypeStruct)
-            parameter = replace(parameter, role="state", excluded=None if starts else self.states[path])
+            parameter = kept_state(replace(parameter, excluded=self.states[path]), leaf_at(path))
         elif path in self.reasons:
             parameter = replace(parameter, excluded=self.reasons[path])
         elif path in self.constraints:
@@ -120,3 +118,12 @@ class Facts:
             return row.of if row is not None else None
         weights = [array.name for array in layer.parameters if array.role in WEIGHT_ROLES]
         return weights[0] if len(weights) == 1 else None
+
+
+def kept_state(parameter: Parameter, leaf: Any) -> Parameter:
+    """Return an excluded parameter as state.
+
+    State that was never made takes the value its framework starts it with, once a rule selects its layer.
+    """
+    starts = parameter.default is not None and isinstance(leaf, jax.ShapeDtypeStruct)
+    return replace(parameter, role="state", excluded=None if starts else parameter.excluded)

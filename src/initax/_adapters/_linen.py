@@ -33,7 +33,6 @@ from initax._adapters._variables import (
     Entry,
     Names,
     Readings,
-    Variables,
     are_variables,
     nested,
     survey_variables,
@@ -300,18 +299,18 @@ def survey(model: Any, call: Call) -> Survey | None:
             f"module={name} needs inputs=, what the module is called on.",
             "shapes will do: inputs=jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)",
         )
-    variables = take_apart(model)
-    record = run(module, _collections(model, variables), inputs, forward)
-    surveyed = survey_variables(variables, readings(record, variables))
+    entries, rebuild = take_apart(model)
+    record = run(module, _collections(model, entries), inputs, forward)
+    surveyed = survey_variables(entries, rebuild, readings(record, entries))
     surveyed.call = functools.partial(_call, module, forward)
     return surveyed
 
 
-def readings(record: Record, variables: Variables) -> Readings:
+def readings(record: Record, entries: Sequence[Entry]) -> Readings:
     """Return what a run of a module shows of its parameters."""
-    constraints, notes = _wrappers(record, variables)
+    constraints, notes = _wrappers(record, entries)
     if any(BRIDGE in packages_of(type(inside)) for inside in record.modules.values()):
-        further, why = importlib.import_module(BRIDGES).open_wrappers(record, variables)
+        further, why = importlib.import_module(BRIDGES).open_wrappers(record, entries)
         constraints, notes = constraints | further, notes | why
     return Readings(
         owner=functools.partial(_owner, record),
@@ -319,17 +318,16 @@ def readings(record: Record, variables: Variables) -> Readings:
         read=functools.partial(_read, record),
         constraints=constraints,
         notes=notes,
-        order=tuple(record.modules),
     )
 
 
 def _call(module: Any, forward: Callable[..., Any] | None, model: Any, *inputs: Any) -> Any:
     """Call the module with variables in whatever form they were passed."""
-    variables = jax.tree_util.tree_map(lambda entry: entry.leaf, _collections(model, take_apart(model)))
+    variables = jax.tree_util.tree_map(lambda entry: entry.leaf, _collections(model, take_apart(model)[0]))
     return apply(module, variables, inputs, forward)[0]
 
 
-def _collections(model: Any, variables: Variables) -> dict[str, Any]:
+def _collections(model: Any, entries: Sequence[Entry]) -> dict[str, Any]:
     """The collections as nested dicts of entries, by the very keys of the model unless that is flattened.
 
     A module of NNX inside one of Linen's has keys that are not names: numbers and tuples.
@@ -343,7 +341,7 @@ def _collections(model: Any, variables: Variables) -> dict[str, Any]:
         return entry.names if isinstance(keys[0], tuple) else keys
 
     leaves, _ = jax.tree_util.tree_flatten_with_path(model)
-    both = zip(leaves, variables.entries, strict=True)
+    both = zip(leaves, entries, strict=True)
     return nested((entry, keys_of(path, entry)) for (path, _), entry in both if entry.collection is not None)
 
 
@@ -379,25 +377,25 @@ def _read(record: Record, names: Names, arrays: Arrays) -> tuple[str, tuple[Para
 Notes = tuple[dict[str, Constraint], dict[str, Reason]]
 
 
-def _wrappers(record: Record, variables: Variables) -> Notes:
+def _wrappers(record: Record, entries: Sequence[Entry]) -> Notes:
     """Return what weight norm and spectral norm mean for the arrays of layers they wrap, which stand beside them."""
     constraints: dict[str, Constraint] = {}
     notes: dict[str, Reason] = {}
-    entries = {(entry.collection, *entry.names): entry for entry in variables.entries}
+    by_names = {(entry.collection, *entry.names): entry for entry in entries}
     for names, module in record.modules.items():
         if not isinstance(module, nn.WeightNorm | nn.SpectralNorm):
             continue
         name = str(module.layer_instance.name)
         inside = (*names, name) if (*names, name) in record.modules else (*names[:-1], name)
-        for entry in variables.entries:
+        for entry in entries:
             if entry.collection != PARAMS or entry.names[: len(inside)] != inside:
                 continue
             text = "/".join((inside[-1], *entry.names[len(inside) :]))
             if isinstance(module, nn.WeightNorm):
-                constraint = _weight_norm(module, entry, entries.get((PARAMS, *names, f"{text}/scale")), record)
+                constraint = _weight_norm(module, entry, by_names.get((PARAMS, *names, f"{text}/scale")), record)
             else:
                 keys = [(module.collection_name, *names, f"{text}/{name}") for name in ("u", "sigma")]
-                constraint = _spectral_norm(module, entry, list(map(entries.get, keys)), record)
+                constraint = _spectral_norm(module, entry, list(map(by_names.get, keys)), record)
             if constraint is not None:
                 constraints[entry.path] = constraint.at(entry.path)
                 notes |= dict.fromkeys(constraint.companions, follows(entry.path))

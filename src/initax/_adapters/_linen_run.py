@@ -172,10 +172,7 @@ def _unboxed(tree: Any) -> Any:
 def apply(module: Any, variables: Any, inputs: Sequence[Any], forward: Callable[..., Any] | None) -> tuple[Any, Any]:
     """Return what a module gives on inputs, and its collections afterwards; a missing parameter is an error."""
     key = jax.random.key(0)  # every stream of random numbers falls back on this one
-    result: tuple[Any, Any] = module.apply(
-        variables, *inputs, rngs={"params": key}, mutable=DenyList(PARAMS), method=forward
-    )
-    return result
+    return module.apply(variables, *inputs, rngs={"params": key}, mutable=DenyList(PARAMS), method=forward)
 
 
 def run(
@@ -195,8 +192,7 @@ def run(
     record = Record()
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     flat, structure = jax.tree_util.tree_flatten(arguments)
-    are_arrays = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in flat]
-    arrays = [_abstract(leaf) for leaf, is_array in zip(flat, are_arrays, strict=True) if is_array]
+    arrays = [_abstract(leaf) if _is_array(leaf) else None for leaf in flat]
     # The wrappers name their arrays by the weight's path with every key of the tree on the way, and a box would be one
     # more. So these weights are left bare.
     bare = wrapped(jax.tree_util.tree_leaves(dict(collections)))
@@ -206,8 +202,7 @@ def run(
     }
 
     def call(variables: Any, traced: list[Any]) -> Any:
-        following = iter(traced)
-        leaves = [next(following) if is_array else leaf for leaf, is_array in zip(flat, are_arrays, strict=True)]
+        leaves = [leaf if array is None else array for leaf, array in zip(flat, traced, strict=True)]
         restored = jax.tree_util.tree_unflatten(structure, leaves)
         return apply(module, variables, restored, forward)[1]
 
@@ -242,13 +237,17 @@ def run(
     return record
 
 
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
 def _abstract(array: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(array.shape), array.dtype)
 
 
 def _boxed(entry: Entry, record: Record, bare: Mapping[Names, Entry]) -> Any:
     leaf = entry.leaf
-    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+    if not _is_array(leaf):
         return leaf
     shaped = _abstract(leaf)
     if entry.collection != PARAMS or entry.names in bare:

@@ -464,16 +464,14 @@ def gives_keys(source: Any) -> bool:
     return isinstance(source, nnx.Rngs | nnx.RngStream)
 
 
-def key_of(source: Any) -> jax.Array | None:
-    """Return a new key from an `nnx.Rngs` (its stream `params`) or one of its streams; `None` for anything else.
+def key_of(source: Any) -> jax.Array:
+    """Return a new key from an `nnx.Rngs` (its stream `params`) or one of its streams.
 
     Raises:
         KeyTypeError: the Rngs has neither a stream `params` nor a default one.
     """
     if isinstance(source, nnx.RngStream):
         return jnp.asarray(source())
-    if not isinstance(source, nnx.Rngs):
-        return None
     try:
         return jnp.asarray(source.params())
     except (AttributeError, KeyError, ValueError) as error:

@@ -111,8 +111,7 @@ class Walk:
                 flat = jax.tree_util.tree_flatten(model, is_leaf=_is_shape)
             leaves, structure = flat
             self._refuse_other_leaves(leaves)
-            unflatten: Callable[[list[Any]], Any] = structure.unflatten
-            return unflatten
+            return structure.unflatten
         seen: list[Any] = []
 
         def as_it_is(leaf: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.tree_util import DictKey, GetAttrKey, tree_flatten_with_path
 
-from initax._adapters._facts import Facts
+from initax._adapters._facts import Facts, kept_state
 from initax._adapters._linen_names import Named, cell_of, is_automatic, named_layer
 from initax._adapters._nodes import ARRAYS, absolute, entry_name, packages_of
 from initax._adapters._plain import Arrays, of_array, unknown
@@ -60,25 +60,6 @@ class Entry:
 new_entry = maker(Entry)
 
 
-@dataclass(frozen=True, slots=True)
-class Variables:
-    """A model taken apart.
-
-    Attributes:
-        entries: the leaves, in JAX's order.
-        leaves: the same, bare.
-        rebuild: function from new leaves to a model.
-    """
-
-    entries: tuple[Entry, ...]
-    leaves: list[Any]
-    rebuild: Callable[[list[Any]], Any]
-
-    def collections(self) -> dict[str, dict[str, Any]]:
-        """Return the collections as nested dicts of entries."""
-        return nested((entry, entry.names) for entry in self.entries if entry.collection is not None)
-
-
 def nested(entries: Iterable[tuple[Entry, Sequence[Any]]]) -> dict[str, dict[str, Any]]:
     """Return collections as nested dicts of entries.
 
@@ -100,12 +81,11 @@ class Readings:
 
     Attributes:
         owner: function from the names of a parameter to those of the module it belongs to; `None` where none was seen.
-        classes: names of a module → its class.
+        classes: names of each module → its class, in the order in which they were called.
         read: function from a module's names and its own arrays to its kind and its parameters.
         constraints: path of a weight → what stands between the stored arrays and the effective weight.
         notes: path of an array that is never drawn alone → why.
         hint: what to pass where names do not tell.
-        order: names of modules in the order in which they were called.
     """
 
     owner: Callable[[Names], Names | None] = cell_of
@@ -114,7 +94,6 @@ class Readings:
     constraints: Mapping[str, Constraint] = field(default_factory=dict)
     notes: Mapping[str, Reason] = field(default_factory=dict)
     hint: str = ""
-    order: Sequence[Names] = ()
 
 
 def are_variables(model: Any) -> bool:
@@ -199,10 +178,9 @@ def _names(key: Any) -> Names:
     return tuple(map(str, key)) if isinstance(key, tuple) and key else (str(key),)
 
 
-def take_apart(model: Any) -> Variables:
-    """Return the leaves of variables, each with its collection and names."""
+def take_apart(model: Any) -> tuple[list[Entry], Callable[[list[Any]], Any]]:
+    """Return the leaves of variables, in JAX's order, and a function from new leaves to a model."""
     leaves, structure = tree_flatten_with_path(_boxes_with_shardings(model))
-    tree: Any = structure
     whole = _is_mapping(model) and _is_mapping(model.get(PARAMS))
     is_train_state = _is_train_state(model)
     inner = is_train_state and _is_mapping(getattr(model, PARAMS).get(PARAMS))
@@ -227,7 +205,7 @@ def take_apart(model: Any) -> Variables:
         inside = ".".join(names).replace("/", ".")
         path = inside if collection in (PARAMS, None) else f"{collection}.{inside}"
         entries.append(new_entry(collection, unboxed(names), path, leaf, index))
-    return Variables(tuple(entries), [leaf for _, leaf in leaves], tree.unflatten)
+    return entries, structure.unflatten
 
 
 def _boxes_with_shardings(model: Any) -> Any:
@@ -250,11 +228,12 @@ def _is_box(node: Any) -> bool:
     )
 
 
-def survey_variables(variables: Variables, readings: Readings) -> Survey:
+def survey_variables(entries: Sequence[Entry], rebuild: Callable[[list[Any]], Any], readings: Readings) -> Survey:
     """Return the layers of variables.
 
     Args:
-        variables: what the user passed, taken apart.
+        entries: what the user passed, taken apart.
+        rebuild: function from new leaves to a model.
         readings: what running the module told.
 
     Raises:
@@ -263,7 +242,7 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
     places: dict[str, list[int]] = {}
     firsts: dict[int, str] = {}
     ties: dict[str, str] = {}
-    for entry in variables.entries:
+    for entry in entries:
         if not isinstance(entry.leaf, ARRAYS):
             continue
         if entry.path in places:
@@ -274,18 +253,18 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
             if first != entry.path:
                 places[first].append(entry.index)
                 ties[entry.path] = first
-    layers: Sequence[Layer] = _layers([entry for entry in variables.entries if entry.path in places], readings)
+    layers: Sequence[Layer] = _layers([entry for entry in entries if entry.path in places], readings)
     notes = readings.notes
     if readings.read is None:
-        notes = _wrapped_notes(variables.entries)
-        layers = settled(layers, ((entry.path, entry.leaf) for entry in variables.entries), readings.hint)
+        notes = _wrapped_notes(entries)
+        layers = settled(layers, ((entry.path, entry.leaf) for entry in entries), readings.hint)
     facts = Facts(ties=ties, reasons=dict(notes), constraints=dict(readings.constraints))
     return Survey(
         layers=tuple(facts.applied(layer) for layer in layers),
         places={path: tuple(indices) for path, indices in places.items()},
         aliases=dict(ties),
-        leaves=variables.leaves,
-        rebuild=variables.rebuild,
+        leaves=[entry.leaf for entry in entries],
+        rebuild=rebuild,
         notes=ungrouped(layers, "pass module= and inputs=") if readings.read is None else (),
     )
 
@@ -335,7 +314,7 @@ def _layers(entries: Iterable[Entry], readings: Readings) -> list[Layer]:
         else:
             group = entry.names[0] if entry.collection is None else entry.path[: -len(entry.names[-1]) - 1]
             states.setdefault(group, []).append(entry)
-    order = {names: index for index, names in enumerate(readings.order)}
+    order = {names: index for index, names in enumerate(readings.classes)}
     ordered = sorted(owners, key=lambda names: order.get(names, len(order)))
     known: Named = {}
     layers = [_layer(names, owners[names], readings, known) for names in ordered]
@@ -406,8 +385,5 @@ START = {"mean": "zeros", "var": "ones"}
 
 
 def _state(entry: Entry, reason: Reason) -> Parameter:
-    """State is kept, but for running statistics that were never made: they take the value they start with."""
     start = START.get(entry.names[-1]) if entry.collection == "batch_stats" else None
-    parameter = of_array(entry.path, entry.path, entry.leaf, reason, "state", default=start)
-    starts = start is not None and isinstance(entry.leaf, jax.ShapeDtypeStruct)
-    return replace(parameter, excluded=None) if starts else parameter
+    return kept_state(of_array(entry.path, entry.path, entry.leaf, reason, default=start), entry.leaf)

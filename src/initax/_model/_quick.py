@@ -41,5 +41,4 @@ def _written(cls: type[Record], names: Sequence[str], given: Sequence[str]) -> C
     scope: dict[str, Any] = {f"_set_{name}": getattr(cls, name).__set__ for name in names}
     scope |= {"_empty": object.__new__, "_cls": cls}
     exec("\n    ".join(lines), scope)
-    make: Callable[..., Record] = scope["make"]
-    return make
+    return scope["make"]
