@@ -6,7 +6,6 @@ import functools
 import itertools
 import math
 import types
-import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ from flax import nnx
 from jax.nn import initializers
 from jax.tree_util import tree_flatten_with_path
 
-from initax._adapters._nodes import NOTHING, Form, Node, entry_name, join
+from initax._adapters._nodes import NOTHING, Form, Node, entry_name, join, leaves_below, once_a_class
 from initax._adapters._shared_patterns import (
     einsum_patterns,
     general_pattern,
@@ -294,12 +293,10 @@ def children_of(node: Any) -> dict[str, Any]:
     return {str(name): child for name, child in vars(node).items() if not str(name).startswith("_pytree__")}
 
 
+@once_a_class
 def _form(cls: type) -> Form | None:
-    """What the objects of a class are, asked once of each: `isinstance` on a Variable costs more than all else here."""
-    forms = _KNOWN.get(cls)
-    if forms is None:
-        forms = _KNOWN[cls] = tuple(form for bases, form in FORMS if issubclass(cls, bases))[:1]
-    return forms[0] if forms else None
+    """What the objects of a class are."""
+    return next((form for bases, form in FORMS if issubclass(cls, bases)), None)
 
 
 FORMS: tuple[tuple[tuple[type, ...], Form], ...] = (
@@ -309,8 +306,6 @@ FORMS: tuple[tuple[tuple[type, ...], Form], ...] = (
     ((nnx.Pytree,), "module"),
 )
 """Classes → what their objects are; the first counts."""
-
-_KNOWN: weakref.WeakKeyDictionary[type, tuple[Form, ...]] = weakref.WeakKeyDictionary()
 
 STATIC = frozenset({bool, int, float, str, tuple, type(None), types.FunctionType})
 """Types of attributes that hold neither arrays nor modules, as most do."""
@@ -450,9 +445,8 @@ def _renewed(value: Any, path: str, leaves: Mapping[str, Any]) -> Any:
     if path in leaves:
         new = leaves[path]
         return value.copy() if new is raw else value.copy(new)
-    inside, structure = tree_flatten_with_path(raw)
-    below = [leaves.get(join(path, ".".join(map(entry_name, entries))), leaf) for entries, leaf in inside]
-    return value.copy(jax.tree_util.tree_unflatten(structure, below))
+    below = [leaves.get(join(path, name), leaf) for name, leaf in leaves_below(raw)]
+    return value.copy(jax.tree.unflatten(jax.tree.structure(raw), below))
 
 
 BOX = Node("box", rebuild_model=rebuild)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
-from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey, tree_flatten_with_path
 
 from initax._model._parameter import UNDECLARED, Constraint, Declaration, Field
 from initax._model._reason import Reason
@@ -18,6 +19,8 @@ from initax._model._reason import Reason
 ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
 
 Form = Literal["module", "container", "named", "box", "wrapper", "state", "unread"]
+
+Answer = TypeVar("Answer")
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
@@ -163,17 +166,31 @@ def holds_arrays(tree: Any) -> bool:
     return any(isinstance(leaf, ARRAYS) for leaf in jax.tree_util.tree_leaves(tree))
 
 
-_PACKAGES: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
+def once_a_class(ask: Callable[[type], Answer]) -> Callable[[type], Answer]:
+    """Return a function that is asked once of each class; `isinstance` on many a module costs more than all else."""
+    answers: weakref.WeakKeyDictionary[type, Answer] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(ask)
+    def answer(cls: type) -> Answer:
+        try:
+            return answers[cls]
+        except KeyError:
+            return answers.setdefault(cls, ask(cls))
+
+    return answer
 
 
+@once_a_class
 def packages_of(cls: type) -> tuple[str, ...]:
-    """The packages and modules that a class and its bases come from, the nearest first."""
-    packages = _PACKAGES.get(cls)
-    if packages is None:
-        modules = [base.__module__.split(".") for base in cls.__mro__]
-        names = (".".join(module[:depth]) for module in modules for depth in range(len(module), 0, -1))
-        packages = _PACKAGES[cls] = tuple(dict.fromkeys(names))
-    return packages
+    """Return the packages and modules that a class and its bases come from, the nearest first."""
+    modules = [base.__module__.split(".") for base in cls.__mro__]
+    names = (".".join(module[:depth]) for module in modules for depth in range(len(module), 0, -1))
+    return tuple(dict.fromkeys(names))
+
+
+def leaves_below(node: Any) -> list[tuple[str, Any]]:
+    """Return the leaves of a node as JAX flattens it, each with its dotted path from there."""
+    return [(".".join(map(entry_name, entries)), leaf) for entries, leaf in tree_flatten_with_path(node)[0]]
 
 
 def carried_module(model: Any) -> Any:
