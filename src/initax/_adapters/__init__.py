@@ -157,7 +157,9 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
         if claimed is not None:
             return _walk(model, describe, flat, claimed) if isinstance(claimed, Node) else claimed
     if are_variables(model):
-        hint = _how_to_tell(model)
+        hint = "pass the Linen module and what it is called on: module=module, inputs=x"
+        if LINEN in packages_of(type(carried_module(model))):
+            hint = "pass what the Linen module is called on: inputs=x"
         named = survey_variables(*take_apart(model), Readings(hint=hint))
         named.hint = hint
         return named
@@ -202,13 +204,6 @@ def _claiming(model: Any, call: Call) -> list[Any]:
 
 def _load(package: str) -> Any:
     return importlib.import_module(ADAPTERS[package])
-
-
-def _how_to_tell(model: Any) -> str:
-    """Return what to pass so that classes are known, too: a train state carries its module."""
-    if LINEN in packages_of(type(carried_module(model))):
-        return "pass what the Linen module is called on: inputs=x"
-    return "pass the Linen module and what it is called on: module=module, inputs=x"
 
 
 def _describer() -> Describe:

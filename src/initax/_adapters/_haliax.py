@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import haliax
@@ -27,12 +26,8 @@ def describe(node: Any) -> Node | None:
 
 def _module(module: Any) -> Node | None:
     """What a module is whose arrays have named axes: its own attributes say which of them are inputs and outputs."""
-    values = {attribute.name: getattr(module, attribute.name, None) for attribute in fields(module)}
-    arrays = {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, haliax.NamedArray) and hasattr(value.array, "shape")
-    }
+    named = {name: value for name, value in vars(module).items() if isinstance(value, haliax.NamedArray)}
+    arrays = {name: value for name, value in named.items() if hasattr(value.array, "shape")}
     if isinstance(module, LayerNormBase):
         return _norm(module, arrays)
     if isinstance(module, haliax.nn.Embedding):

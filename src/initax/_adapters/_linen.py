@@ -17,7 +17,9 @@ from initax._adapters._linen_run import Record, apply, run
 from initax._adapters._nodes import Call, carried_module, packages_of
 from initax._adapters._plain import Arrays, unknown
 from initax._adapters._shared_patterns import (
+    as_tuple,
     einsum_patterns,
+    flax_weight_norm,
     general_pattern,
     kernel_size,
     looked_up,
@@ -40,7 +42,6 @@ from initax._adapters._variables import (
 )
 from initax._errors import ModelError
 from initax._math._axes import Axes
-from initax._model._constraint import weight_norm
 from initax._model._declared import declared_parameters
 from initax._model._parameter import (
     GRU_GATES,
@@ -96,12 +97,8 @@ def _own(attribute: str, name: str, flat: Callable[[Seen], tuple[int, ...]] | No
     return default
 
 
-def _tuple(value: Any) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(value or ())
-
-
 def _counts(seen: Seen) -> tuple[int, int, int]:
-    return len(_tuple(seen.batch_dims)), len(_tuple(seen.axis)), len(_tuple(seen.features))
+    return len(as_tuple(seen.batch_dims)), len(as_tuple(seen.axis)), len(as_tuple(seen.features))
 
 
 def _flat(seen: Seen) -> tuple[int, ...]:
@@ -273,13 +270,11 @@ def survey(model: Any, call: Call) -> Survey | None:
         ModelError: the model is a module, `module` is none, there are no variables or inputs, or they do not fit.
     """
     module, inputs, forward = call.module, call.inputs, call.forward
+    line = "variables = {}(...).init(key, x); ix.reinit(variables, rules, key, module=module, inputs=x)"
     if module is None:
         if isinstance(model, nn.Module):
-            raise ModelError(
-                f"a Linen module holds no arrays: {type(model).__name__}.",
-                f"variables = {type(model).__name__}(...).init(key, x); "
-                "ix.reinit(variables, rules, key, module=module, inputs=x)",
-            )
+            name = type(model).__name__
+            raise ModelError(f"a Linen module holds no arrays: {name}.", line.format(name))
         module = None if inputs is None else carried_module(model)
         if not isinstance(module, nn.Module):
             return None
@@ -290,10 +285,7 @@ def survey(model: Any, call: Call) -> Survey | None:
         )
     name = type(module).__name__
     if not isinstance(model, Mapping) and not are_variables(model):
-        raise ModelError(
-            f"module={name} goes with its variables, not with {type(model).__name__}.",
-            f"variables = {name}(...).init(key, x); ix.reinit(variables, rules, key, module=module, inputs=x)",
-        )
+        raise ModelError(f"module={name} goes with its variables, not with {type(model).__name__}.", line.format(name))
     if inputs is None:
         raise ModelError(
             f"module={name} needs inputs=, what the module is called on.",
@@ -406,14 +398,8 @@ def _weight_norm(module: Any, entry: Any, scale: Any, record: Record) -> Constra
     text = "/".join(entry.names)
     if module.variable_filter and not any(part in text for part in module.variable_filter):
         return None
-    if scale is None:
-        return weight_norm((), None)
-    shape, stacks = tuple(entry.leaf.shape), record.stacks.get(entry.names, ())
-    layer_axes = [axis for axis in range(len(shape)) if axis not in stacks]
-    features = () if module.feature_axes is None else _tuple(module.feature_axes)
-    kept = {layer_axes[axis] for axis in features} | set(stacks)
-    reduced = tuple(axis for axis in range(len(shape)) if axis not in kept)
-    return weight_norm(reduced, scale.path, tuple(scale.leaf.shape))
+    magnitude = None if scale is None else (scale.path, scale.leaf)
+    return flax_weight_norm(entry.leaf.shape, module.feature_axes, record.stacks.get(entry.names, ()), magnitude)
 
 
 def _spectral_norm(module: Any, entry: Any, stored: list[Any], record: Record) -> Constraint | None:

@@ -18,7 +18,9 @@ from jax.tree_util import tree_flatten_with_path
 
 from initax._adapters._nodes import NOTHING, Form, Node, entry_name, join, leaves_below, once_a_class
 from initax._adapters._shared_patterns import (
+    as_tuple,
     einsum_patterns,
+    flax_weight_norm,
     general_pattern,
     looked_up,
     of_flax_conv,
@@ -28,7 +30,6 @@ from initax._adapters._spectral_norm import FlaxSpectralNormPreimage
 from initax._errors import KeyTypeError
 from initax._math._keys import as_key, parameter_key
 from initax._math._sharding import with_named_sharding
-from initax._model._constraint import weight_norm
 from initax._model._parameter import (
     GRU_GATES,
     LSTM_GATES,
@@ -384,15 +385,11 @@ def _weight_norm(node: Any) -> dict[str, Constraint]:
         weight = f"layer_instance.{_dotted(names)}"
         if not node.variable_filter(names, variable):
             continue
-        shape = tuple(variable.shape)
         scale = node.scales.get(names) if node.use_scale else None
-        features = node.feature_axes if isinstance(node.feature_axes, tuple | list) else (node.feature_axes,)
         # The wrapper counts axes in its own layer; stack axes, if there are any, stand in front of them.
-        stacks = len(scale.shape) - len(features) if scale is not None else 0
-        kept = {stacks + axis % (len(shape) - stacks) for axis in features} | set(range(stacks))
-        reduced = tuple(axis for axis in range(len(shape)) if axis not in kept)
-        magnitude = (None, None) if scale is None else (f"scales.{_dotted(names)}", tuple(scale.shape))
-        constraints[weight] = weight_norm(reduced, *magnitude)
+        stacks = len(scale.shape) - len(as_tuple(node.feature_axes)) if scale is not None else 0
+        magnitude = None if scale is None else (f"scales.{_dotted(names)}", scale)
+        constraints[weight] = flax_weight_norm(variable.shape, node.feature_axes, range(stacks), magnitude)
     return constraints
 
 

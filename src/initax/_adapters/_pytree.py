@@ -23,7 +23,7 @@ from initax._adapters._variables import Readings, are_named, read_inside, ungrou
 from initax._errors import ModelError, listing, message
 from initax._model._declared import declared_parameters
 from initax._model._evidence import settled
-from initax._model._parameter import UNDECLARED, Ancestor, Declaration, Layer, Parameter, declaration_of, new_layer
+from initax._model._parameter import UNDECLARED, Ancestor, Layer, Parameter, declaration_of, new_layer
 from initax._model._reason import Reason, Why, follows, state, undeclared
 from initax._model._states import BOXES
 from initax._model._survey import Survey
@@ -275,8 +275,8 @@ class Walk:
         if not holder.arrays:
             return
         if declared is None:
-            rows = (_declaration_by(describe, node) for describe in holder.described_by)
-            declared = next((row for row in rows if row is not None), None)
+            nodes = filter(None, (describe(node) for describe in holder.described_by))
+            declared = next(filter(None, (each.declaration for each in nodes)), None)
             if declared is not None:
                 self.facts.declarations[path] = declared
         elif declared is not declaration_of(cls):
@@ -471,12 +471,6 @@ def survey(model: Any, describe: Describe, flat: tuple[list[Any], Any], root: No
 
 def _is_shape(node: Any) -> bool:
     return type(node) is tuple and bool(node) and all(type(size) is int for size in node)
-
-
-def _declaration_by(describe: Describe, module: Any) -> Declaration | None:
-    """The row of a module by which it is read, where the box of one of its arrays describes it."""
-    described = describe(module)
-    return None if described is None else described.declaration
 
 
 def _within(base: str, path: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from initax._math._axes import Axes
-from initax._model._constraint import share_of
+from initax._model._constraint import Constraint, share_of, weight_norm
 
 FanPair = tuple[float, float] | tuple[None, None]
 
@@ -46,6 +46,27 @@ def einsum_patterns(equation: str) -> tuple[str, str]:
         named |= dict(zip(members, numbered(side, len(members)), strict=True))
     bias = [named[index] for index in result if index in named]
     return " ".join(named[index] for index in kernel), " ".join(bias)
+
+
+def as_tuple(value: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Return axes that Flax takes as one number or several; `None` is none."""
+    return (value,) if isinstance(value, int) else tuple(value or ())
+
+
+def flax_weight_norm(
+    shape: Sequence[int], features: Any, stacks: Sequence[int], scale: tuple[str, Any] | None
+) -> Constraint:
+    """Return the constraint of a weight under weight norm of Flax.
+
+    Args:
+        shape: shape of the weight.
+        features: axes that have a norm of their own, as Flax takes them, counted without those of a stack.
+        stacks: axes of a stack.
+        scale: path of the magnitudes, and the array; `None` where every norm is 1.
+    """
+    layer_axes = [axis for axis in range(len(shape)) if axis not in stacks]
+    reduced = set(layer_axes) - {layer_axes[axis] for axis in as_tuple(features)}
+    return weight_norm(tuple(sorted(reduced)), *((None, None) if scale is None else (scale[0], tuple(scale[1].shape))))
 
 
 def per_axis(value: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
