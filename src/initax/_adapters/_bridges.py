@@ -13,7 +13,8 @@ from initax._adapters import _linen, _linen_run, _nnx
 from initax._adapters import survey as survey_model
 from initax._adapters._nodes import Call, Node
 from initax._adapters._variables import PARAMS, Entry, Names, Readings, nested
-from initax._model._parameter import Constraint, declaration_of
+from initax._model._declared import declaration_of
+from initax._model._parameter import Constraint
 from initax._model._reason import Reason, follows, undeclared
 
 

@@ -15,18 +15,8 @@ from initax._adapters._nodes import Awaited, Node, Tie, leaves_below, once_a_cla
 from initax._adapters._shared_patterns import looked_up, numbered, of_stride, of_transposed_stride
 from initax._adapters._spectral_norm import SpectralNormPreimage
 from initax._model._constraint import weight_norm
-from initax._model._parameter import (
-    GRU_GATES,
-    LSTM_GATES,
-    Constraint,
-    Declaration,
-    DefaultSpec,
-    Field,
-    bias,
-    declare,
-    row,
-    weight,
-)
+from initax._model._declared import GRU_GATES, LSTM_GATES, Declaration, Field, bias, declare, row, weight
+from initax._model._parameter import Constraint, DefaultSpec
 from initax._model._reason import Reason, Why
 
 

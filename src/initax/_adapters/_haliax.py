@@ -13,7 +13,8 @@ from haliax.nn.normalization import LayerNormBase
 from initax._adapters._nodes import Node
 from initax._adapters._shared_patterns import looked_up, numbered, of_stride, of_transposed_stride
 from initax._math._axis_names import STACK_NAMES
-from initax._model._parameter import DefaultSpec, Field
+from initax._model._declared import Field
+from initax._model._parameter import DefaultSpec
 
 BIASES = frozenset({"bias", "b"})
 """Names of arrays over the outputs that are added to them; one of another name may be a scale."""

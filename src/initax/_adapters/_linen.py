@@ -42,24 +42,19 @@ from initax._adapters._variables import (
 )
 from initax._errors import ModelError
 from initax._math._axes import Axes
-from initax._model._declared import declared_parameters
-from initax._model._parameter import (
+from initax._model._declared import (
     GRU_GATES,
     LSTM_GATES,
-    UNDECLARED,
-    Constraint,
     Declaration,
-    DefaultSpec,
     Field,
-    FrameworkInit,
-    Parameter,
-    Role,
     bias,
     declaration_of,
     declare,
+    declared_parameters,
     row,
     weight,
 )
+from initax._model._parameter import UNDECLARED, Constraint, DefaultSpec, FrameworkInit, Parameter, Role
 from initax._model._reason import Reason, follows, undeclared
 from initax._model._survey import Survey
 

@@ -30,20 +30,8 @@ from initax._adapters._spectral_norm import FlaxSpectralNormPreimage
 from initax._errors import KeyTypeError
 from initax._math._keys import as_key, parameter_key
 from initax._math._sharding import with_named_sharding
-from initax._model._parameter import (
-    GRU_GATES,
-    LSTM_GATES,
-    Constraint,
-    Declaration,
-    DefaultSpec,
-    Field,
-    FrameworkInit,
-    Role,
-    bias,
-    declare,
-    row,
-    weight,
-)
+from initax._model._declared import GRU_GATES, LSTM_GATES, Declaration, Field, bias, declare, row, weight
+from initax._model._parameter import Constraint, DefaultSpec, FrameworkInit, Role
 from initax._model._quick import copier
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
 

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey, tree_flatten_with_path
 
-from initax._model._parameter import UNDECLARED, Constraint, Declaration, Field
+from initax._model._declared import Declaration, Field
+from initax._model._parameter import UNDECLARED, Constraint
 from initax._model._reason import Reason
 
 ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)

@@ -21,9 +21,9 @@ from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name, 
 from initax._adapters._plain import Arrays, plain_layer, plain_layers, unknown
 from initax._adapters._variables import Readings, are_named, read_inside, ungrouped
 from initax._errors import ModelError, listing, message
-from initax._model._declared import declared_parameters
+from initax._model._declared import declaration_of, declared_parameters
 from initax._model._evidence import settled
-from initax._model._parameter import UNDECLARED, Ancestor, Layer, Parameter, declaration_of, new_layer
+from initax._model._parameter import UNDECLARED, Ancestor, Layer, Parameter, new_layer
 from initax._model._reason import Reason, Why, follows, state, undeclared
 from initax._model._states import BOXES
 from initax._model._survey import Survey

@@ -9,8 +9,9 @@ from typing import Any, Final
 from initax._errors import AxesError, InitaxError, did_you_mean, listing, with_line
 from initax._math._axes import names_in, refuse_unsided
 from initax._model._constraint import behind
+from initax._model._declared import Declaration, Field, declare
 from initax._model._kinds import KINDS
-from initax._model._parameter import ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
+from initax._model._parameter import ROLES, WEIGHT_ROLES, DefaultSpec, Role
 
 ARGUMENTS: Final = frozenset({"kind", "roles", "sizes", "of", "default", "positivity"})
 """Keywords of `register_layer`; a field of such a name goes into its mapping."""

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from initax._errors import ModelError, SchemeError, warn
 from initax._math._gaussian import as_function, gain
 from initax._model._constraint import Constraint, behind
-from initax._model._parameter import Declaration, bias, row, weight
+from initax._model._declared import Declaration, bias, row, weight
 from initax._verbs._reinit import reinit
 from initax.convex._arguments import checked_arguments
 from initax.schemes._icnn import icnn

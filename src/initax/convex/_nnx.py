@@ -12,7 +12,7 @@ from flax import nnx
 from initax._errors import ModelError
 from initax._math._gaussian import Activation
 from initax._math._positivity import positivity as positivity_of
-from initax._model._parameter import declare
+from initax._model._declared import declare
 from initax.convex._network import (
     Framework,
     Size,
