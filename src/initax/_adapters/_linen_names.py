@@ -10,18 +10,7 @@ from initax._adapters._plain import Arrays, of_array
 from initax._math._axes import Axes, resolve
 from initax._math._sharding import placement
 from initax._model._kinds import LINEN_KINDS
-from initax._model._parameter import (
-    UNDECLARED,
-    WEIGHT_ROLES,
-    Ancestor,
-    Evidence,
-    Fans,
-    Layer,
-    Parameter,
-    Role,
-    moved,
-    new_layer,
-)
+from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Evidence, Fans, Parameter, Role, moved
 from initax._model._reason import undeclared
 
 AUTOMATIC = re.compile(r"(?P<cls>[A-Za-z]\w*?)_\d+")
@@ -41,16 +30,12 @@ Named = dict[Any, tuple[str, tuple[Parameter, ...]]]
 """What names and shapes tell → the kind of a layer, and its parameters, wherever they are."""
 
 
-def named_layer(
-    path: str, names: tuple[str, ...], arrays: Arrays, ancestors: tuple[Ancestor, ...], hint: str, known: Named
-) -> Layer:
-    """Return the layer that a module's name and the names and ranks of its arrays suggest.
+def read_by_name(names: tuple[str, ...], arrays: Arrays, hint: str, known: Named) -> tuple[str, tuple[Parameter, ...]]:
+    """Return the kind and the parameters that a module's name and the names and ranks of its arrays suggest.
 
     Args:
-        path: its path.
-        names: the names that the path is made of.
+        names: the module's name, behind those of the modules around it.
         arrays: its arrays.
-        ancestors: the modules around it.
         hint: what to pass where names do not tell.
         known: what was read before, with this hint; what is read now is added.
     """
@@ -62,8 +47,7 @@ def named_layer(
         known[likeness] = (UNDECLARED if all(array.role is None for array in parameters) else kind), parameters
     kind, alike = known[likeness]
     both = zip(alike, arrays.values(), strict=True)
-    parameters = tuple([moved(parameter, array_path, placement(array)) for parameter, (array_path, array) in both])
-    return new_layer(path, kind, dict, parameters, ancestors)
+    return kind, tuple([moved(parameter, path, placement(array)) for parameter, (path, array) in both])
 
 
 @functools.lru_cache(maxsize=4096)

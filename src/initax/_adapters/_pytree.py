@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, default_registry, tree_flatten_with_path
 
 from initax._adapters._facts import Facts
-from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name, join
+from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name, join, leaves_below
 from initax._adapters._plain import Arrays, plain_layer, plain_layers, unknown
 from initax._adapters._variables import Readings, are_named, read_inside, ungrouped
 from initax._errors import ModelError, listing, message
@@ -348,7 +348,7 @@ class Walk:
         if self.has_shapes and _is_shape(leaf):
             leaf = jax.ShapeDtypeStruct(leaf, jnp.result_type(float))
         if path in self.facts.placeholders and holder is not None:
-            holder.arrays[_within(holder.path, path)] = (path, self.facts.placeholders[path])
+            holder.arrays[_within(holder.path, name or path)] = (path, self.facts.placeholders[path])
             return
         if not isinstance(leaf, ARRAYS) and identity is None:
             return
@@ -365,8 +365,7 @@ class Walk:
         first = path if mark is None else self.owners.setdefault(mark, path)
         if first != path:
             self.places[first] += (index,)
-            self.facts.aliases[path] = first
-            self.facts.ties[path] = first
+            self.facts.aliases[path] = self.facts.ties[path] = first
             if identity is None:
                 self.same[path] = first
         if holder is None:  # the model is a single array
@@ -378,12 +377,9 @@ class Walk:
         """A wrapper in an array's place: the array it stands for belongs to the holder, under the wrapper's name."""
         main = absolute(path, described.array or "")
         others = Holder(path, {})
-        for entries, leaf in tree_flatten_with_path(node)[0]:
-            below = join(path, ".".join(map(entry_name, entries)))
-            self._leaf(leaf, below, holder if below == main else others)
-            name = _within(holder.path, below)
-            if below == main and name in holder.arrays:
-                holder.arrays[_within(holder.path, path)] = holder.arrays.pop(name)
+        for name, leaf in leaves_below(node):
+            below = join(path, name)
+            self._leaf(leaf, below, holder if below == main else others, name=path if below == main else below)
         if others.arrays:
             parameters = unknown(others.arrays, described.reason or follows(main), "scale")
             self.layers.append(new_layer(path, "Wrapper", type(node), parameters, ancestors))

@@ -7,7 +7,7 @@ such mappings stand inside something else, e.g. a list, they are read by their n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import jax
 from jax.tree_util import DictKey, GetAttrKey, tree_flatten_with_path
 
 from initax._adapters._facts import Facts, kept_state
-from initax._adapters._linen_names import Named, cell_of, is_automatic, named_layer
+from initax._adapters._linen_names import Named, cell_of, is_automatic, read_by_name
 from initax._adapters._nodes import ARRAYS, absolute, entry_name, packages_of
 from initax._adapters._plain import Arrays, of_array, unknown
 from initax._errors import ModelError, listing
@@ -106,7 +106,7 @@ def are_variables(model: Any) -> bool:
         return True
     if not _is_mapping(model) or not model:
         return False
-    return _is_mapping(model.get(PARAMS)) or (are_named(model) and not _holds_variables(model))
+    return _is_mapping(model.get(PARAMS)) or (are_named(model) and not any(map(_is_variable, _values(model))))
 
 
 def are_named(node: Any) -> bool:
@@ -117,7 +117,7 @@ def are_named(node: Any) -> bool:
     return (
         _is_mapping(node)
         and bool(node)
-        and _holds_arrays_alone(node)
+        and not any(map(_is_container, _values(node)))
         and (FROZEN in packages_of(type(node)) or _names_are_flax(node))
     )
 
@@ -131,20 +131,10 @@ def _is_train_state(model: Any) -> bool:
     return hasattr(model, "apply_fn") and _is_mapping(getattr(model, PARAMS, None))
 
 
-def _holds_arrays_alone(tree: Any) -> bool:
-    return all(
-        _holds_arrays_alone(child)
-        if _is_mapping(child)
-        else isinstance(child, ARRAYS)
-        or hasattr(child, "replace_boxed")
-        or _is_variable(child)
-        or not _is_container(child)
-        for child in tree.values()
-    )
-
-
-def _holds_variables(tree: Any) -> bool:
-    return any(_holds_variables(child) if _is_mapping(child) else _is_variable(child) for child in tree.values())
+def _values(tree: Any) -> Iterator[Any]:
+    """What is in a mapping, and in the mappings in it."""
+    for child in tree.values():
+        yield from _values(child) if _is_mapping(child) else (child,)
 
 
 def _is_variable(node: Any) -> bool:
@@ -152,7 +142,10 @@ def _is_variable(node: Any) -> bool:
 
 
 def _is_container(node: Any) -> bool:
-    return bool(jax.tree_util.tree_leaves(node)) and not jax.tree_util.all_leaves([node])
+    """Whether JAX looks for arrays in something that is not a box around one."""
+    if isinstance(node, ARRAYS) or hasattr(node, "replace_boxed") or _is_variable(node):
+        return False
+    return bool(jax.tree.leaves(node)) and not jax.tree_util.all_leaves([node])
 
 
 def _names_are_flax(tree: Any) -> bool:
@@ -359,16 +352,16 @@ def ungrouped(layers: Sequence[Layer], line: str) -> tuple[str, ...]:
 def _layer(names: Names, entries: list[Entry], readings: Readings, known: Named) -> Layer:
     depth = len(names)
     arrays: Arrays = {".".join(entry.names[depth:]): (entry.path, entry.leaf) for entry in entries}
-    path = ".".join(names)
     around = tuple(
         Ancestor(".".join(names[:count]), readings.classes.get(names[:count], dict)) for count in range(depth)
     )
     if readings.read is None:
-        return named_layer(path, names, arrays, around, readings.hint, known)
-    if names not in readings.classes:
-        return new_layer(path, UNDECLARED, dict, unknown(arrays, UNUSED), around)
-    kind, parameters = readings.read(names, arrays)
-    return new_layer(path, kind, readings.classes[names], parameters, around)
+        kind, parameters = read_by_name(names, arrays, readings.hint, known)
+    elif names in readings.classes:
+        kind, parameters = readings.read(names, arrays)
+    else:
+        kind, parameters = UNDECLARED, unknown(arrays, UNUSED)
+    return new_layer(".".join(names), kind, readings.classes.get(names, dict), parameters, around)
 
 
 def _state_layer(group: str, entries: list[Entry]) -> Layer:
