@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -176,10 +177,10 @@ def _spectral_norm(node: Any) -> Node:
 
 
 def _common(paths: list[str]) -> str:
-    """The dotted path all of these begin with."""
+    """The dotted path of what holds all of these."""
     parts = [path.split(".") for path in paths]
-    same = [names[0] for names in zip(*parts, strict=False) if len(set(names)) == 1]
-    return ".".join(same[: min(map(len, parts)) - 1])
+    same = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))
+    return ".".join([name for name, *_ in same][: min(map(len, parts)) - 1])
 
 
 class _Mark:

@@ -54,7 +54,7 @@ from initax._model._declared import (
     row,
     weight,
 )
-from initax._model._parameter import UNDECLARED, Constraint, DefaultSpec, FrameworkInit, Parameter, Role
+from initax._model._parameter import UNDECLARED, Constraint, DefaultSpec, FrameworkInit, Parameter
 from initax._model._reason import Reason, follows, undeclared
 from initax._model._survey import Survey
 
@@ -64,7 +64,8 @@ BRIDGES = "initax._adapters._bridges"
 """What knows it, loaded where there is one."""
 
 MGU_GATES = ("forget", "new")
-CONV_LSTM_GATES = ("input", "cell", "forget", "output")
+CONV_GATES: dict[str, Any] = {"sizes": {"gate": 4}, "gates": ("input", "cell", "forget", "output")}
+"""Gates of `ConvLSTMCell`, which are not in the order of the others."""
 
 
 class Seen:
@@ -180,19 +181,6 @@ def _lettered(gates: tuple[str, ...], letters: str) -> dict[str, tuple[str, str]
     return {gate: (f"i{letter}", f"h{letter}") for gate, letter in zip(gates, letters, strict=True)}
 
 
-def _conv_lstm() -> Declaration:
-    shared: dict[str, Any] = {"sizes": {"gate": len(CONV_LSTM_GATES)}, "gates": CONV_LSTM_GATES}
-    roles: tuple[tuple[str, Role], ...] = (("ih", "weight"), ("hh", "recurrent"))
-    fields: dict[str, Field] = {}
-    for name, role in roles:
-        kernel = f"{name}.kernel"
-        fields |= {
-            kernel: weight("... i (gate o)", role, default="lecun_normal", **shared),
-            f"{name}.bias": bias("(gate o)", kernel, default="zeros", **shared),
-        }
-    return row("RNNCell", fields)
-
-
 LSTM = _cell(_lettered(LSTM_GATES, "ifgo"), inner={}, hidden=dict.fromkeys(LSTM_GATES, "bias_init"))
 LAYERS: dict[type, Declaration] = {
     nn.Dense: row("Linear", kernel=_weight("i o"), bias=_bias()),
@@ -233,7 +221,15 @@ LAYERS: dict[type, Declaration] = {
         hidden={"new": "activation_bias_init"},
     ),
     nn.SimpleCell: _cell({"": ("i", "h")}, inner={"": "bias_init"}, hidden={}),
-    nn.ConvLSTMCell: _conv_lstm(),
+    nn.ConvLSTMCell: row(
+        "RNNCell",
+        {
+            "ih.kernel": weight("... i (gate o)", default="lecun_normal", **CONV_GATES),
+            "ih.bias": bias("(gate o)", "ih.kernel", default="zeros", **CONV_GATES),
+            "hh.kernel": weight("... i (gate o)", "recurrent", default="lecun_normal", **CONV_GATES),
+            "hh.bias": bias("(gate o)", "hh.kernel", default="zeros", **CONV_GATES),
+        },
+    ),
     nn.BatchNorm: _norm(),
     nn.LayerNorm: _norm(),
     nn.RMSNorm: _norm("scale"),

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -36,13 +36,11 @@ from initax._model._quick import copier
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
 
 LECUN: DefaultSpec = "lecun_normal"
+LINEAR = {"i": "in_features", "o": "out_features"}
+CELL = {"i": "in_features", "o": "hidden_features"}
 MASK = weight("...", "state")
 FLAT = undeclared("a state of NNX does not tell its axes", hint="pass the module itself, or nnx.merge(graphdef, state)")
 LORA_B = Reason(Why.RESERVED, "LoRA's zero matrix: drawn, the adapter would not start at zero")
-
-
-def _linear_sizes(module: Any) -> dict[str, int]:
-    return {"i": module.in_features, "o": module.out_features}
 
 
 def _general_sizes(module: Any) -> dict[str, int]:
@@ -60,14 +58,12 @@ def _general_bias_pattern(module: Any) -> str:
 
 def _general_default(module: Any) -> DefaultSpec:
     """Flax flattens the kernel before it draws, and takes the batch axes for inputs."""
-    batch, outputs = tuple(module.batch_axis.values()), math.prod(module.out_features)
-    return FrameworkInit(
-        function=initializers.lecun_normal(), shape=(math.prod((*batch, *module.in_features)), outputs)
-    )
+    inputs = math.prod((*module.batch_axis.values(), *module.in_features))
+    return _drawn_as((inputs, math.prod(module.out_features)))
 
 
-def _einsum_default(module: Any) -> DefaultSpec:
-    return FrameworkInit(function=initializers.lecun_normal(), shape=tuple(module.kernel_shape))
+def _drawn_as(shape: Iterable[int]) -> FrameworkInit:
+    return FrameworkInit(function=initializers.lecun_normal(), shape=tuple(shape))
 
 
 def _einsum_patterns(module: Any) -> tuple[str, str]:
@@ -108,7 +104,7 @@ def _transposed_default(module: Any) -> DefaultSpec:
     """Flax draws a transposed kernel `(*k, out, in)` as if it were `(*k, in, out)`."""
     features = (module.out_features, module.in_features)
     shape = features if module.transpose_kernel else features[::-1]
-    return FrameworkInit(function=initializers.lecun_normal(), shape=(*module.kernel_size, *shape))
+    return _drawn_as((*module.kernel_size, *shape))
 
 
 def _norm(sizes: Any = None, state: Mapping[str, str] | None = None) -> Declaration:
@@ -144,12 +140,11 @@ def _packed_bias(gates: tuple[str, ...]) -> Field:
 
 def _single(inner: str, hidden: str, *, biased: str, gates: tuple[str, ...] = ()) -> dict[str, Field]:
     """The arrays of a cell, or of one of its gates, in a module for the input and one for the hidden state."""
-    sizes = {"i": "in_features", "o": "hidden_features"}
-    across = {"i": "hidden_features", "o": "hidden_features"}
+    across = {**CELL, "i": "hidden_features"}
     return {
-        f"{inner}.kernel": weight("i o", sizes=sizes, default=LECUN, gates=gates),
+        f"{inner}.kernel": weight("i o", sizes=CELL, default=LECUN, gates=gates),
         f"{hidden}.kernel": weight("i o", "recurrent", sizes=across, default="orthogonal", gates=gates),
-        f"{biased}.bias": bias("o", f"{inner}.kernel", sizes={"o": "hidden_features"}, default="zeros", gates=gates),
+        f"{biased}.bias": bias("o", f"{inner}.kernel", sizes=CELL, default="zeros", gates=gates),
     }
 
 
@@ -160,7 +155,7 @@ def _lstm() -> Declaration:
 
 
 LAYERS: dict[type, Declaration] = {
-    nnx.Linear: row("Linear", kernel=weight("i o", sizes=_linear_sizes, default=LECUN), bias=_bias("o", _linear_sizes)),
+    nnx.Linear: row("Linear", kernel=weight("i o", sizes=LINEAR, default=LECUN), bias=_bias("o", LINEAR)),
     nnx.LinearGeneral: row(
         "Linear",
         kernel=weight(_general_pattern, sizes=_general_sizes, default=_general_default),
@@ -168,7 +163,11 @@ LAYERS: dict[type, Declaration] = {
     ),
     nnx.Einsum: row(
         "Linear",
-        kernel=weight(lambda module: _einsum_patterns(module)[0], sizes=_einsum_sizes, default=_einsum_default),
+        kernel=weight(
+            lambda module: _einsum_patterns(module)[0],
+            sizes=_einsum_sizes,
+            default=lambda module: _drawn_as(module.kernel_shape),
+        ),
         bias=_bias(lambda module: _einsum_patterns(module)[1], _einsum_sizes),
     ),
     nnx.Conv: row(
@@ -181,12 +180,12 @@ LAYERS: dict[type, Declaration] = {
         "ConvTranspose",
         kernel=weight(
             lambda module: "... o i" if module.transpose_kernel else "... i o",
-            sizes=_linear_sizes,
+            sizes=LINEAR,
             receptive="kernel_size",
             default=_transposed_default,
             effective=of_flax_transposed,
         ),
-        bias=_bias("o", {"o": "out_features"}),
+        bias=_bias("o", LINEAR),
         mask=MASK,
     ),
     nnx.Embed: row(

@@ -6,7 +6,6 @@ its framework's adapter says: a `Node`, or nothing.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -166,15 +165,16 @@ class Walk:
             self.leaf_types.add(cls)
             return None
         children = tuple(flattened[0])
-        structure = (cls, flattened[1], len(children))
+        structure: Any = (cls, flattened[1], len(children))
+        names = None
         try:
             names = self.names.get(structure)
         except (TypeError, ValueError):  # a static field that can't be hashed or compared, e.g. a list or an array
-            names = None
+            structure = None
         if names is None:
             named, _ = tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
             names = tuple(entry_name(path[0]) for path, _ in named)
-            with contextlib.suppress(TypeError, ValueError):
+            if structure is not None:
                 self.names[structure] = names
         return list(zip(names, children, strict=True)), structure
 

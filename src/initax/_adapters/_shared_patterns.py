@@ -80,20 +80,13 @@ def conv_effective(axes: Axes, strides: Sequence[int], input_dilation: Sequence[
     """Return the effective fans of a convolution.
 
     A stride skips outputs: each input reaches `1 / stride` of the kernel's. Spread inputs leave `1 / dilation` of the
-    taps something to multiply. A mask takes taps away; how many is not known where it is traced or abstract.
+    taps something to multiply; the stride of a transposed convolution spreads them. A mask takes taps away; how many is
+    not known where it is traced or abstract.
     """
     kept = 1.0 if mask is None else share_of(mask)
     if kept is None:
         return None, None
     return axes.fan_in * kept / math.prod(input_dilation), axes.fan_out * kept / math.prod(strides)
-
-
-def transposed_effective(axes: Axes, strides: Sequence[int], mask: Any) -> FanPair:
-    """Return the effective fans of a transposed convolution, whose stride spreads the inputs."""
-    kept = 1.0 if mask is None else share_of(mask)
-    if kept is None:
-        return None, None
-    return axes.fan_in * kept / math.prod(strides), axes.fan_out * kept
 
 
 def of_stride(module: Any, axes: Axes) -> FanPair:
@@ -103,7 +96,7 @@ def of_stride(module: Any, axes: Axes) -> FanPair:
 
 def of_transposed_stride(module: Any, axes: Axes) -> FanPair:
     """Return the same of a transposed convolution."""
-    return transposed_effective(axes, module.stride, None)
+    return conv_effective(axes, (), module.stride, None)
 
 
 def kernel_size(module: Any) -> tuple[int, ...]:
@@ -119,7 +112,7 @@ def of_flax_conv(module: Any, axes: Axes) -> FanPair:
 
 def of_flax_transposed(module: Any, axes: Axes) -> FanPair:
     """Return the same of a transposed convolution."""
-    return transposed_effective(axes, per_axis(module.strides, len(kernel_size(module))), module.mask)
+    return conv_effective(axes, (), per_axis(module.strides, len(kernel_size(module))), module.mask)
 
 
 def looked_up(module: Any, axes: Axes) -> FanPair:

@@ -26,8 +26,8 @@ class Field:
     Attributes:
         pattern: the axes of one layer, or a function from the module to them.
         role: what the array is for.
-        sizes: sizes of named axes: numbers, attribute names, or a function from the module to a mapping of numbers, of
-            which those count that the pattern names.
+        sizes: sizes of named axes, of which those count that the pattern names: numbers or attribute names, or a
+            function from the module to them.
         receptive: name of the attribute that holds the receptive field's sizes.
         of: for a bias, the name of the weight it belongs to.
         default: what the framework gives it, or a function from the module to that.
@@ -56,11 +56,10 @@ class Field:
 
     def sizes_of(self, module: Any) -> tuple[tuple[str, int], ...]:
         """Return the sizes the module knows, as sorted pairs."""
-        if callable(self.sizes):
-            names = names_in(self.pattern_of(module))
-            return tuple(sorted(item for item in self.sizes(module).items() if item[0] in names))
-        sizes = {name: getattr(module, size) if isinstance(size, str) else size for name, size in self.sizes.items()}
-        return tuple(sorted(sizes.items()))
+        stated = self.sizes(module) if callable(self.sizes) else self.sizes
+        names = names_in(self.pattern_of(module)) if stated else ()
+        sizes = {name: getattr(module, size) if isinstance(size, str) else size for name, size in stated.items()}
+        return tuple(sorted(item for item in sizes.items() if item[0] in names))
 
     def receptive_of(self, module: Any) -> tuple[int, ...] | None:
         """Return the receptive field's sizes, where the module knows them."""

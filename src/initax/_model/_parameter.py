@@ -73,7 +73,9 @@ class Fans:
         """Return the fans that the mask of a constraint leaves."""
         if constraint is None or constraint.share == 1:
             return self
-        return Fans(self.nominal, (constraint.masked_fan(self.effective[0]), constraint.masked_fan(self.effective[1])))
+        share = constraint.share
+        fan_in, fan_out = (None if fan is None or share is None else fan * share for fan in self.effective)
+        return Fans(self.nominal, (fan_in, fan_out))
 
     def restated(self, axes: Axes) -> Fans:
         """Return the fans of other axes, of which strides and masks take away the same share as before."""

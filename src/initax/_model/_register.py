@@ -98,7 +98,7 @@ def register_layer(
                 name: Field(
                     pattern=pattern,
                     role=role_of[name],
-                    sizes={axis: size for axis, size in (sizes or {}).items() if axis in axis_names[name]},
+                    sizes=sizes or {},
                     of=given["of"].get(name) or (only if role_of[name] == "bias" else None),
                     default=given["default"].get(name),
                     constraint=behind(maps[name]) if name in maps else None,

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from initax._model._reason import Reason, Why
 
 Parts = tuple[str, ...]
@@ -200,9 +198,5 @@ def _are_twins(one: Parts, other: Parts, below: Mapping[Parts, Mapping[Parts, Sh
 
 def _is_count(leaf: Any) -> bool:
     """Return whether a leaf is one whole number, in an array or not."""
-    if isinstance(leaf, bool):
-        return False
-    if isinstance(leaf, int | np.integer):
-        return True
-    dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and getattr(leaf, "shape", None) == () and getattr(dtype, "kind", "") in "iu"
+    kind = getattr(getattr(leaf, "dtype", None), "kind", None)
+    return type(leaf) is int or (kind in ("i", "u") and getattr(leaf, "shape", None) == ())
