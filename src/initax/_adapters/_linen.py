@@ -143,12 +143,11 @@ def _outputs(name: str) -> Callable[[Any], str]:
     return lambda seen: " ".join(numbered("o", len(seen.shapes[name])))
 
 
-def _norm(*names: str) -> Declaration:
-    rows = {
-        "scale": weight(_outputs("scale"), "scale", default=_own("scale_init", "scale")),
-        "bias": bias(_outputs("bias"), None, default=_own("bias_init", "bias")),
-    }
-    return row("Norm", {name: rows[name] for name in names or rows})
+NORM = row(
+    "Norm",
+    scale=weight(_outputs("scale"), "scale", default=_own("scale_init", "scale")),
+    bias=bias(_outputs("bias"), None, default=_own("bias_init", "bias")),
+)
 
 
 def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hidden: Mapping[str, str]) -> Declaration:
@@ -230,11 +229,7 @@ LAYERS: dict[type, Declaration] = {
             "hh.bias": bias("(gate o)", "hh.kernel", default="zeros", **CONV_GATES),
         },
     ),
-    nn.BatchNorm: _norm(),
-    nn.LayerNorm: _norm(),
-    nn.RMSNorm: _norm("scale"),
-    nn.GroupNorm: _norm(),
-    nn.InstanceNorm: _norm(),
+    **dict.fromkeys((nn.BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.InstanceNorm), NORM),
     nn.WeightNorm: row("WeightNorm"),
     nn.PReLU: row(
         "PReLU",

@@ -31,7 +31,7 @@ from initax._errors import KeyTypeError
 from initax._math._keys import as_key, parameter_key
 from initax._math._sharding import with_named_sharding
 from initax._model._declared import GRU_GATES, LSTM_GATES, Declaration, Field, bias, declare, row, weight
-from initax._model._parameter import Constraint, DefaultSpec, FrameworkInit, Role
+from initax._model._parameter import Constraint, DefaultSpec, FrameworkInit
 from initax._model._quick import copier
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
 
@@ -107,14 +107,18 @@ def _transposed_default(module: Any) -> DefaultSpec:
     return _drawn_as((*module.kernel_size, *shape))
 
 
-def _norm(sizes: Any = None, state: Mapping[str, str] | None = None) -> Declaration:
-    sizes = sizes or {"o": "num_features"}
-    defaults = {"scale": "ones", "bias": "zeros", **(state or {})}
-    roles: dict[str, Role] = {"scale": "scale", "bias": "bias"}
-    fields = {
-        name: weight("o", roles.get(name, "state"), sizes=sizes, default=default) for name, default in defaults.items()
-    }
-    return row("Norm", fields)
+def _norm_sizes(module: Any) -> dict[str, int]:
+    is_grouped = isinstance(module, nnx.GroupNorm)
+    return {"o": module.num_groups * module.group_size if is_grouped else module.num_features}
+
+
+NORM = row(
+    "Norm",
+    scale=weight("o", "scale", sizes=_norm_sizes, default="ones"),
+    bias=bias("o", None, sizes=_norm_sizes, default="zeros"),
+    mean=weight("o", "state", sizes=_norm_sizes, default="zeros"),
+    var=weight("o", "state", sizes=_norm_sizes, default="ones"),
+)
 
 
 def _bias(pattern: Any, sizes: Any) -> Field:
@@ -221,11 +225,7 @@ LAYERS: dict[type, Declaration] = {
         lora_a=weight("i o", sizes=_lora_a_sizes, default="he_uniform"),
         lora_b=weight("i o", sizes=_lora_b_sizes, default="zeros", reserved=LORA_B),
     ),
-    nnx.BatchNorm: _norm(state={"mean": "zeros", "var": "ones"}),
-    nnx.LayerNorm: _norm(),
-    nnx.RMSNorm: _norm(),
-    nnx.GroupNorm: _norm(lambda module: {"o": module.num_groups * module.group_size}),
-    nnx.InstanceNorm: _norm(),
+    **dict.fromkeys((nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.InstanceNorm), NORM),
     nnx.WeightNorm: row("WeightNorm"),
     nnx.PReLU: row("PReLU", negative_slope=weight("...", "scale", default=("constant", {"value": 0.01}))),
 }
