@@ -334,12 +334,8 @@ def _owner(record: Record, names: Names) -> Names | None:
 
 def _read(record: Record, names: Names, arrays: Arrays) -> tuple[str, tuple[Parameter, ...]]:
     module = record.modules[names]
-    declared = declaration_of(type(module))
+    declared = declaration_of(type(module)) or row(UNDECLARED)
     inside = {name: (*names, *name.split(".")) for name in arrays}
-    if declared is None:
-        used = {name: arrays[name] for name, key in inside.items() if key in record.shapes}
-        rest = {name: entry for name, entry in arrays.items() if name not in used}
-        return UNDECLARED, (*unknown(used, undeclared()), *unknown(rest, UNUSED))
     mapped = {name: arrays[name] for name, key in inside.items() if key in record.mapped}
     shapes = {name: record.shapes[key] for name, key in inside.items() if key in record.shapes and name not in mapped}
     stacks = {name: record.stacks[key] for name, key in inside.items() if key in record.stacks}

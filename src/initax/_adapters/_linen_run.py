@@ -49,20 +49,14 @@ class Record:
     mapped: set[Names] = field(default_factory=set)
 
 
-class _Origin(int):
+@dataclass(frozen=True, slots=True)
+class _Origin:
     """The identity of an array in a box that was taken apart; any two are equal.
 
     It is a part of the box's structure, by which JAX compares and caches.
     """
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Origin)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __hash__(self) -> int:
-        return 0
+    identity: int = field(compare=False)
 
 
 def _is_mapping() -> bool:
@@ -110,7 +104,7 @@ class _Box(AxisMetadata[Any]):
     def tree_unflatten(cls, rest: Any, children: Any) -> _Box:
         (value,), (*fields, origin) = children, rest
         box = cls(value, *fields)
-        if id(value) != int(origin) and _is_mapping():
+        if id(value) != origin.identity and _is_mapping():
             box.record.mapped.add(box.names)
         return box
 
