@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,18 +49,11 @@ def _node(node: Any, readings: Readings) -> Node:
 
 def _entries(node: Any) -> list[Entry]:
     """The variables in the attributes, each with its collection and its names there."""
-
-    def below(names: Names, value: Any) -> Iterator[tuple[Names, Any]]:
-        if isinstance(value, Mapping):
-            for name, child in value.items():
-                yield from below((*names, str(name)), child)
-        elif isinstance(value, nnx.Variable):
-            yield names, value
-
-    attributes = {name: child for name, child in _nnx.children_of(node).items() if not name.startswith("to_nnx__")}
+    flat = ((tuple(map(str, names)), box) for names, box in nnx.to_flat_state(nnx.state(node)))
     return [
         Entry(nnx.variable_name_from_type(type(box)), names, ".".join(names), box.get_raw_value(), index)
-        for index, (names, box) in enumerate(below((), attributes))
+        for index, (names, box) in enumerate(flat)
+        if not names[0].startswith("to_nnx__")
     ]
 
 
@@ -88,7 +81,7 @@ def open_wrappers(record: _linen_run.Record, entries: Sequence[Entry]) -> _linen
             for module_path in (*(ancestor.path for ancestor in layer.ancestors), layer.path):
                 names = _names(module_path)
                 if isinstance(objects.get(names), nnx.Module):
-                    modules[(*around, *names)] = record.inside[(*around, *names)] = objects[names]
+                    modules[(*around, *names)] = objects[names]
             for parameter in layer.parameters:
                 path = path_at.get((*around, *_names(parameter.path)))
                 constraint = parameter.constraint

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from initax._adapters._nodes import Awaited, Node, Tie, leaves_below, once_a_class
+from initax._adapters._nodes import ARRAYS, Awaited, Node, Tie, leaves_below, once_a_class
 from initax._adapters._shared_patterns import looked_up, numbered, of_stride, of_transposed_stride
 from initax._adapters._spectral_norm import SpectralNormPreimage
 from initax._model._constraint import weight_norm
@@ -219,9 +219,7 @@ def _shared(node: Any) -> Node:
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct | None:
-    if eqx.is_array_like(leaf) or isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    return None
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, ARRAYS) else None
 
 
 SPECIAL: dict[type, Callable[[Any], Node]] = {

@@ -341,7 +341,7 @@ def _read(record: Record, names: Names, arrays: Arrays) -> tuple[str, tuple[Para
     stacks = {name: record.stacks[key] for name, key in inside.items() if key in record.stacks}
     order = [*declared.fields, *arrays]
     known = {name: arrays[name] for name in sorted(arrays, key=order.index) if name in shapes}
-    seen = module if names in record.inside else Seen(module, shapes, record.calls[names])
+    seen = Seen(module, shapes, record.calls[names]) if names in record.calls else module
     parameters = declared_parameters(seen, declared, known, stacks)
     rest = {name: entry for name, entry in arrays.items() if name not in known and name not in mapped}
     # What a module sees after `nn.map_variables` tells nothing of the axes that are stored; the forward pass does.

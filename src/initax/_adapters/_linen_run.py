@@ -32,11 +32,10 @@ class Record:
 
     Attributes:
         modules: names of each module → the module as it was called.
-        calls: names of each module → arguments of its first call.
+        calls: names of each module of Linen → arguments of its first call.
         shapes: names of each parameter → its shape inside its own module.
         removed: names of each parameter → the axes that lifted transforms took away before, one after the other.
         stacks: names of each parameter → the same axes, counted in the stored array.
-        inside: names of each module that another framework made, inside one of Linen's → that module.
         mapped: names of each parameter that `nn.map_variables` made something else of before its module saw it.
     """
 
@@ -45,7 +44,6 @@ class Record:
     shapes: dict[Names, tuple[int, ...]] = field(default_factory=dict)
     removed: dict[Names, tuple[int, ...]] = field(default_factory=dict)
     stacks: dict[Names, tuple[int, ...]] = field(default_factory=dict)
-    inside: dict[Names, Any] = field(default_factory=dict)
     mapped: set[Names] = field(default_factory=set)
 
 

@@ -234,14 +234,15 @@ LAYERS: dict[type, Declaration] = {
 for _cls, _row in LAYERS.items():
     declare(_cls, replace(_row, static=True))
 
-STATE: tuple[tuple[type, Reason], ...] = (
+STATE: tuple[tuple[type, Reason | None], ...] = (
     (nnx.BatchStat, Reason(Why.STATISTICS, "running statistics")),
     (nnx.Cache, state("a cache")),
     (nnx.RngState, state("random state")),
     (nnx.optimizer.OptState, OPTIMIZER_STATE),
     (nnx.Intermediate, state("an intermediate value")),
+    (nnx.Param, None),
 )
-"""Types of Variables that hold no parameters → what they hold."""
+"""Types of Variables → what those hold that hold no parameters; the first counts."""
 
 
 new_box = copier(Node, "value", "identity", "reason", "streams")
@@ -313,12 +314,8 @@ def parameters(model: Any) -> Any:
 
 def _why_no_parameter(variable: Any) -> Reason | None:
     """Return why an optimizer leaves a Variable alone: it trains those that are an `nnx.Param`."""
-    for cls, reason in STATE:
-        if isinstance(variable, cls):
-            return reason
-    if isinstance(variable, nnx.Param):
-        return None
-    return Reason(Why.NOT_TRAINABLE, f"a Variable of type {type(variable).__name__}, which is not an nnx.Param")
+    other = Reason(Why.NOT_TRAINABLE, f"a Variable of type {type(variable).__name__}, which is not an nnx.Param")
+    return next((reason for cls, reason in STATE if isinstance(variable, cls)), other)
 
 
 RAW = Reason(Why.CONSTANT, "an array in no Variable, which NNX treats as a constant")

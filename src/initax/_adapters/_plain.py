@@ -112,11 +112,8 @@ def plain_layers(path: str, cls: type, arrays: Arrays, ancestors: tuple[Ancestor
         if bias is not None:
             group[bias] = left.pop(bias)
             vectors.pop(bias, None)
-        if alone:
-            layers.append(plain_layer(path, cls, group, ancestors, name, bias))
-        else:
-            around = (*ancestors, Ancestor(path, cls))
-            layers.append(plain_layer(join(path, name), cls, group, around, name, bias))
+        inside, around = (path, ancestors) if alone else (join(path, name), (*ancestors, Ancestor(path, cls)))
+        layers.append(plain_layer(inside, cls, group, around, name, bias))
     if left:
         detail = "a bias or a scale, and of which weight, can't be told" if weights else "no weight beside it"
         layers.append(new_layer(path, UNDECLARED, cls, unknown(left, undeclared(detail)), ancestors))
@@ -134,10 +131,9 @@ def _norm_parameter(array: Parameter) -> Parameter:
     """Return an array beside a norm's scale as what its name says."""
     if array.excluded is not None:
         return array
-    if array.name.lower() in SCALES:
-        return replace(array, role="scale", evidence=Evidence.NAMED)
-    if may_be_bias(array.name):
-        return replace(array, role="bias", evidence=Evidence.NAMED)
+    is_scale = array.name.lower() in SCALES
+    if is_scale or may_be_bias(array.name):
+        return replace(array, role="scale" if is_scale else "bias", evidence=Evidence.NAMED)
     return replace(array, excluded=undeclared("beside a norm's scale, and neither scale nor bias by its name"))
 
 

@@ -166,20 +166,27 @@ def _read(
     stacks_at: Mapping[str, tuple[int, ...]],
 ) -> tuple[Parameter, ...]:
     rows = declaration.fields
+    stated: dict[str, Any] = {}
     fitted: dict[str, Axes | str] = {}
     stacks: set[int] = set()
     for name, (_, array) in arrays.items():
         if name in rows:
-            pattern = rows[name].pattern_of(module)
-            axes = fitted[name] = _fitted(module, rows[name], pattern, array, stacks_at.get(name))
-            if isinstance(axes, Axes):
+            cell, shape = rows[name], tuple(array.shape)
+            pattern = cell.pattern_of(module)
+            try:
+                stated[name] = (pattern, shape, cell.sizes_of(module), cell.receptive_of(module))
+                axes = fitted[name] = fit(*stated[name], stacks_at.get(name))
                 stacks.add(len(axes.batch_axis) - _own_batch(pattern))
+            except AxesError as error:
+                fitted[name] = str(error).replace("\n", ";")
+    # Where else the stack axes of every array of the layer may stand, by the sizes.
     elsewhere = {
-        name: _placements(module, rows[name], arrays[name][1])
+        name: () if rows[name].role == "state" else other_placements(*stated[name])
         for name, axes in (fitted if any(stacks) else {}).items()
         if isinstance(axes, Axes) and name not in stacks_at
     }
-    shared = _shared_placements(elsewhere)
+    by_array = [{places for places, _ in placements} for placements in elsewhere.values()]
+    shared = set.intersection(*by_array) if by_array else set()
     parameters: list[Parameter] = []
     for name, (path, array) in arrays.items():
         row, known_axes = rows.get(name), fitted.get(name)
@@ -217,29 +224,6 @@ def _why_excluded(row: Field | None, axes: Axes | str | None, array: Any, uneven
     if row.role == "state":
         return state()
     return undeclared("the layer's arrays do not have the same stack axes", Why.MISFIT) if uneven else None
-
-
-def _fitted(module: Any, row: Field, pattern: str, array: Any, stacks: tuple[int, ...] | None) -> Axes | str:
-    try:
-        return fit(pattern, tuple(array.shape), row.sizes_of(module), row.receptive_of(module), stacks)
-    except AxesError as error:
-        return str(error).replace("\n", ";")
-
-
-Placements = tuple[tuple[tuple[int, ...], Axes], ...]
-
-
-def _placements(module: Any, row: Field, array: Any) -> Placements:
-    """Return where else the stack axes of an array may stand, by its sizes."""
-    if row.role == "state":
-        return ()
-    return other_placements(row.pattern_of(module), tuple(array.shape), row.sizes_of(module), row.receptive_of(module))
-
-
-def _shared_placements(elsewhere: Mapping[str, Placements]) -> set[tuple[int, ...]]:
-    """Return the places at which the stack axes of every array of a layer may stand."""
-    by_array = [{axes for axes, _ in placements} for placements in elsewhere.values()]
-    return set.intersection(*by_array) if by_array else set()
 
 
 @functools.lru_cache(maxsize=1024)
