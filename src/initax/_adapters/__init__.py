@@ -147,7 +147,8 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
     """
     describe = _describer()
     flat = jax.tree_util.tree_flatten(model)
-    if not _is_registered(model):
+    registered = (_REGISTERED[package] for package in packages_of(type(model)) if package in _REGISTERED)
+    if all(describe_model(model) is None for describe_model in registered):
         refuse_foreign(model, flat[0])
         if len(flat[0]) == 1 and flat[0][0] is model and describe(model) is None:
             refuse_closed(model)
@@ -184,12 +185,6 @@ def parameters_of(model: Any) -> Any:
         return isinstance(leaf, ARRAYS) and bool(jnp.issubdtype(leaf.dtype, np.inexact))
 
     return jax.tree.map(lambda leaf: leaf if is_floating(leaf) else None, model)
-
-
-def _is_registered(model: Any) -> bool:
-    """Whether a registered adapter describes this object."""
-    describes = (_REGISTERED[package] for package in packages_of(type(model)) if package in _REGISTERED)
-    return any(describe(model) is not None for describe in describes)
 
 
 def _claiming(model: Any, call: Call) -> list[Any]:

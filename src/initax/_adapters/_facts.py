@@ -63,9 +63,10 @@ class Facts:
                 self.ties[alias] = self.aliases[alias]
                 self.placeholders[alias] = tie.array
 
-    def keep(self, path: str, reason: Reason) -> None:
-        """Add the reason of a framework why an array is never drawn: it is state, or not trainable."""
-        (self.reasons if reason.why is Why.NOT_TRAINABLE else self.states)[path] = reason
+    def keep(self, path: str, reason: Reason | None) -> None:
+        """Add the reason of a framework why an array is never drawn, if there is one: it is state, or not trainable."""
+        if reason is not None:
+            (self.reasons if reason.why is Why.NOT_TRAINABLE else self.states)[path] = reason
 
     def _constrain(self, weight: str, constraint: Constraint, base: str) -> None:
         """Add a constraint whose companions are paths below `base`; they are set with the weight."""

@@ -45,6 +45,7 @@ from initax._math._axes import Axes
 from initax._model._declared import (
     GRU_GATES,
     LSTM_GATES,
+    NOBODYS,
     Declaration,
     Field,
     bias,
@@ -54,7 +55,7 @@ from initax._model._declared import (
     row,
     weight,
 )
-from initax._model._parameter import UNDECLARED, Constraint, DefaultSpec, FrameworkInit, Parameter
+from initax._model._parameter import Constraint, DefaultSpec, FrameworkInit, Parameter
 from initax._model._reason import Reason, follows, undeclared
 from initax._model._survey import Survey
 
@@ -334,7 +335,7 @@ def _owner(record: Record, names: Names) -> Names | None:
 
 def _read(record: Record, names: Names, arrays: Arrays) -> tuple[str, tuple[Parameter, ...]]:
     module = record.modules[names]
-    declared = declaration_of(type(module)) or row(UNDECLARED)
+    declared = declaration_of(type(module)) or NOBODYS
     inside = {name: (*names, *name.split(".")) for name in arrays}
     mapped = {name: arrays[name] for name, key in inside.items() if key in record.mapped}
     shapes = {name: record.shapes[key] for name, key in inside.items() if key in record.shapes and name not in mapped}

@@ -14,18 +14,8 @@ from initax._adapters._nodes import join
 from initax._math._axes import Axes, resolve
 from initax._math._sharding import placement
 from initax._model._evidence import TABLES, may_be_bias
-from initax._model._parameter import (
-    UNDECLARED,
-    Ancestor,
-    Evidence,
-    Fans,
-    Layer,
-    Parameter,
-    Role,
-    new_layer,
-    why_not_drawable,
-)
-from initax._model._reason import Reason, undeclared
+from initax._model._parameter import UNDECLARED, Ancestor, Evidence, Fans, Layer, Parameter, Role, new_layer
+from initax._model._reason import Reason, undeclared, why_not_drawable
 
 PLAIN_PATTERN = "... i o"
 """How a weight in a plain container is read unless a rule restates the axes: receptive field, inputs, outputs."""

@@ -20,7 +20,7 @@ from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name, 
 from initax._adapters._plain import Arrays, plain_layer, plain_layers, unknown
 from initax._adapters._variables import Readings, are_named, read_inside, ungrouped
 from initax._errors import ModelError, listing, message
-from initax._model._declared import declaration_of, declared_parameters
+from initax._model._declared import NOBODYS, declaration_of, declared_parameters
 from initax._model._evidence import settled
 from initax._model._parameter import UNDECLARED, Ancestor, Layer, Parameter, new_layer
 from initax._model._reason import Reason, Why, follows, state, undeclared
@@ -276,19 +276,14 @@ class Walk:
             return
         if declared is None:
             nodes = filter(None, (describe(node) for describe in holder.described_by))
-            declared = next(filter(None, (each.declaration for each in nodes)), None)
-            if declared is not None:
-                self.facts.declarations[path] = declared
-        elif declared is not declaration_of(cls):
+            declared = next(filter(None, (each.declaration for each in nodes)), NOBODYS)
+        if declared is not NOBODYS and declared is not declaration_of(cls):
             self.facts.declarations[path] = declared
-        if declared is not None:
-            parameters = declared_parameters(node, declared, holder.arrays, {}, structure, self.readings)
-        else:
-            parameters = unknown(holder.arrays, undeclared())
+        parameters = declared_parameters(node, declared, holder.arrays, {}, structure, self.readings)
         constant = described.constant
         if constant is not None and any(array.excluded is not None for array in parameters):
             parameters = tuple(self._unless_constant(array, holder, constant) for array in parameters)
-        kind = declared.kind if declared is not None else UNDECLARED
+        kind = declared.kind
         if kind == UNDECLARED and all(array_path in self.facts.states for array_path, _ in holder.arrays.values()):
             kind = "State"
         self.layers.insert(index, new_layer(path, kind, cls, parameters, ancestors))
@@ -311,16 +306,14 @@ class Walk:
             owner.described_by.append(described.holder)
         if hasattr(value, "shape") and hasattr(value, "dtype"):
             self.boxed.add(path)
-            if described.reason is not None:
-                self.facts.keep(path, described.reason)
+            self.facts.keep(path, described.reason)
             self._leaf(value, path, owner or container, identity=described.identity)
             return
         before = len(self.places)
         self.visit(value, path, ancestors, owner, container)
         for inside in list(itertools.islice(self.places, before, None)):
             self.boxed.add(inside)
-            if described.reason is not None:
-                self.facts.keep(inside, described.reason)
+            self.facts.keep(inside, described.reason)
 
     def _leaf(
         self,

@@ -11,8 +11,8 @@ from initax._errors import AxesError
 from initax._math._axes import Axes, fit, names_in, other_placements, own_shape, parse, resolve
 from initax._math._sharding import placement
 from initax._model._constraint import Constraint
-from initax._model._parameter import WEIGHT_ROLES, DefaultSpec, Evidence, Fans, Parameter, Role, moved, why_not_drawable
-from initax._model._reason import Reason, Why, state, undeclared
+from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, DefaultSpec, Evidence, Fans, Parameter, Role, moved
+from initax._model._reason import Reason, Why, state, undeclared, why_not_drawable
 
 LSTM_GATES = ("input", "forget", "cell", "output")
 GRU_GATES = ("reset", "update", "new")
@@ -110,6 +110,9 @@ def row(kind: str, fields: Mapping[str, Field] | None = None, **named: Field) ->
     """Return a row: the kind, and the cells by name, in a mapping where names have dots."""
     return Declaration(kind=kind, fields={**(fields or {}), **named})
 
+
+NOBODYS = Declaration(kind=UNDECLARED, fields={}, static=True)
+"""The row of a class that nobody declared."""
 
 _DECLARED: dict[type, Declaration] = {}
 
