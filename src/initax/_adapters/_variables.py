@@ -198,7 +198,7 @@ def take_apart(model: Any) -> tuple[list[Entry], Callable[[list[Any]], Any]]:
         inside = ".".join(names).replace("/", ".")
         path = inside if collection in (PARAMS, None) else f"{collection}.{inside}"
         entries.append(new_entry(collection, unboxed(names), path, leaf, index))
-    return entries, structure.unflatten
+    return entries, lambda new: jax.tree.unflatten(structure, new)
 
 
 def _boxes_with_shardings(model: Any) -> Any:

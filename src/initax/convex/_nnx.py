@@ -32,8 +32,9 @@ class ConvexLinear(nnx.Module):
     def __init__(
         self, weight: Any, passthrough: Any, context: Any, bias: Any, *, positivity: str, non_decreasing: bool
     ) -> None:
-        arrays = (None if array is None else nnx.Param(array) for array in (weight, passthrough, context, bias))
-        self.weight, self.passthrough, self.context, self.bias = arrays
+        arrays = (None if array is None else nnx.Param(array) for array in (weight, passthrough, context))
+        self.weight, self.passthrough, self.context = arrays
+        self.bias = nnx.Param(bias)
         self.positivity, self.non_decreasing = positivity, non_decreasing
 
     def __call__(self, z: Any, x: Any, u: Any = None) -> Any:
