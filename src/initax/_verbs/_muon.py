@@ -174,7 +174,7 @@ def muon(
             "leave adaptive out, or give these to Adam by a rule",
         )
     dimensions = {
-        path: adapter.numbers((*of_array.receptive_axis, *of_array.in_axis), of_array.out_axis)
+        path: adapter.MuonDimensionNumbers((*of_array.receptive_axis, *of_array.in_axis), of_array.out_axis)
         for path, of_array in axes.items()
     }
     splits = {path: of_array.split for path, of_array in axes.items() if of_array.split != of_array.shape}
