@@ -48,9 +48,16 @@ CASES += [(name, kernel, "complex64") for name, kernel in COMPLEX.items()]
 @pytest.fixture
 def tiny(monkeypatch):
     """Make rows and calls so small that arrays of a few entries span several."""
-    for name, size in {"LONG": Size(4, 16), "SHORT": Size(4, 4)}.items():
+    for name, size in {"LONG": Size(4, 16, 4), "LONGER": Size(8, 16, 4), "SHORT": Size(4, 4, 4)}.items():
         monkeypatch.setattr(_rows, name, size)
-    for name, number in {"FEW_MAX": 0, "SHORT_MAX": 36, "MIN_SHORT": 3, "MAX_OUTPUTS": 3, "MAX_TOGETHER": 100}.items():
+    for name, number in {
+        "FEW_MAX": 0,
+        "LONGER_MIN": 200,
+        "SHORT_MAX": 36,
+        "MIN_SHORT": 3,
+        "MAX_OUTPUTS": 3,
+        "MAX_TOGETHER": 100,
+    }.items():
         monkeypatch.setattr(_rows, name, number)
 
 

@@ -40,21 +40,33 @@ MAX_TOGETHER = 1 << 19
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What one call draws: a number of rows, and the entries of each."""
+    """What one call draws.
+
+    Attributes:
+        rows: number of rows.
+        entries: entries of each row.
+        cut: rows after which arrays are cut into pieces, a divisor of `rows`.
+    """
 
     rows: int
     entries: int
+    cut: int
 
 
-LONG = Size(16, 4096)
-"""A quarter of a megabyte of float32. A larger call is dispatched less often, but cuts equal arrays in more ways, each
-a program: with 64 rows a ViT took 27."""
-SHORT = Size(256, 256)
+LONG = Size(16, 4096, cut=16)
+"""A quarter of a megabyte of float32."""
+LONGER = Size(64, 4096, cut=16)
+"""A megabyte, for models with many entries: larger calls are dispatched less often, which saves a sixth of the time.
+Arrays are cut as by long calls. Cut where these calls end, equal arrays would come in more pieces that differ, each of
+which needs a program: a ViT took 27."""
+LONGER_MIN = 1 << 21
+"""Entries of all arrays from which longer calls serve them better."""
+SHORT = Size(256, 256, cut=256)
 """For many arrays of few entries."""
-FEW = Size(32, 1024)
+FEW = Size(32, 1024, cut=32)
 """For what a long call or two would draw, of which half would be for nobody."""
 FEW_MAX = 1 << 17
-"""Entries of all arrays up to which little calls serve them better."""
+"""Entries of all arrays up to which these calls serve them better."""
 SHORT_MAX = 1024
 """Entries of an array up to which short rows serve it better."""
 MIN_SHORT = 256
@@ -123,8 +135,9 @@ def drawn_in_rows(
             small = []
         large = stream[: len(stream) - len(small)]
         if large:
-            are_few = sum(jobs[index].program.entries for index in large) <= FEW_MAX
-            yield _Stream(large, jobs, keys, FEW if are_few else LONG, constants).strategy()
+            total = sum(jobs[index].program.entries for index in large)
+            size = FEW if total <= FEW_MAX else LONG if total < LONGER_MIN else LONGER
+            yield _Stream(large, jobs, keys, size, constants).strategy()
         if small:
             yield _Stream(small, jobs, keys, SHORT).strategy()
 
@@ -167,14 +180,14 @@ class _Stream:
         return Strategy(tuple(compilations), self._drawn())
 
     def _pieces(self, begin: int, count: int) -> list[tuple[int, int, int]]:
-        """Return the pieces of an array: the call that draws each, and where in it the piece begins and ends."""
-        length = self.size.rows * self.size.entries
-        call, inside = divmod(begin, length)
+        """Return the pieces of an array: the part of the stream each is in, and where in that it begins and ends."""
+        length = self.size.cut * self.size.entries
+        part, inside = divmod(begin, length)
         pieces = []
         while inside + count > length:
-            pieces.append((call, inside, length))
-            call, inside, count = call + 1, 0, count - (length - inside)
-        return [*pieces, (call, inside, inside + count)]
+            pieces.append((part, inside, length))
+            part, inside, count = part + 1, 0, count - (length - inside)
+        return [*pieces, (part, inside, inside + count)]
 
     def _grouped(self, counts: list[int]) -> Iterator[range]:
         """Yield the arrays that are put together at a time."""
@@ -187,25 +200,30 @@ class _Stream:
         yield range(first, len(counts))
 
     def _drawn(self) -> Drawn:
-        chunks: dict[int, Any] = {}
+        parts_of_call = self.size.rows // self.size.cut
+        parts: dict[int, np.ndarray] = {}
         for group, following in itertools.zip_longest(self.groups, self.groups[1:]):
-            called = range(self.pieces[group[0]][0][0], self.pieces[group[-1]][-1][0] + 1)
-            drawn = {call: self.draw(*self._inputs(call)) for call in called if call not in chunks}
-            chunks |= {call: np.asarray(chunk).reshape(-1) for call, chunk in drawn.items()}
-            del drawn
-            arrays = self._assembled(group, list(self._parts(group, chunks)))
+            first, last = self.pieces[group[0]][0][0], self.pieces[group[-1]][-1][0]
+            calls = sorted({part // parts_of_call for part in range(first, last + 1) if part not in parts})
+            drawn = [self.draw(*self._inputs(call)) for call in calls]  # all are under way before one is awaited
+            of_calls = [np.asarray(rows).reshape(parts_of_call, -1) for rows in drawn]
+            if calls:
+                parts |= enumerate(itertools.chain(*of_calls), calls[0] * parts_of_call)
+            del drawn, of_calls
+            arrays = self._assembled(group, list(self._cut(group, parts)))
             # Where the last array ends, the next may begin. The others go before more is drawn.
-            needed = self.pieces[following[0]][0][0] if following else None
-            chunks = {call: chunk for call, chunk in chunks.items() if call == needed}
+            needed = self.pieces[following[0]][0][0] if following else last + 1
+            parts = {part: entries for part, entries in parts.items() if part >= needed}
             indices = itertools.chain((self.indices[place] for place in group), self.filled)
             yield from ((index, (array,)) for index, array in zip(indices, arrays, strict=True))
             del arrays
 
-    def _parts(self, group: range, chunks: dict[int, Any]) -> Iterator[np.ndarray]:
+    def _cut(self, group: range, parts: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the pieces of a group of arrays."""
         for place in group:
             is_vector = len(self.jobs[place].program.shape) == 1
-            for call, begin, end in self.pieces[place]:
-                piece = chunks[call][begin:end]
+            for part, begin, end in self.pieces[place]:
+                piece = parts[part][begin:end]
                 yield piece[:, None] if is_vector else piece
 
     def _inputs(self, call: int) -> tuple[Any, ...]:
