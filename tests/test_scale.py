@@ -203,7 +203,8 @@ def test_donation_needs_memory_for_the_model_and_its_largest_array(key, monkeypa
     del plain
     new = ix.reinit(model, {"*": "he_normal"}, key, donate=True)
     one_call = _rows.LONGER.rows * _rows.LONGER.entries * 4
-    assert max(seen) <= before + max(each.nbytes for each in arrays) + one_call
+    # The calls that an array's rows are from may begin before it and end behind it.
+    assert max(seen) <= before + max(each.nbytes for each in arrays) + 2 * one_call
     assert all(each.is_deleted() for each in arrays)
     assert [each.weight.shape[0] for each in new] == sizes
 
