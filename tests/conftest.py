@@ -9,8 +9,8 @@ import jax
 import pytest
 
 from initax._math._positivity import POSITIVITY
-from initax.schemes._names import MODULES
-from initax.schemes._scheme import _NAMED
+from initax.schemes._names import SHIPPED
+from initax.schemes._scheme import NAMED
 
 collect_ignore = [] if sys.version_info >= (3, 12) else ["test_haliax.py", "test_klax.py"]  # both packages need it
 
@@ -64,9 +64,9 @@ def optimizations(request):
 @pytest.fixture(scope="module", autouse=True)
 def named():
     """Forget the schemes and the maps that the tests of a file gave names."""
-    before = {*_NAMED, *MODULES, *POSITIVITY}
+    before = {*NAMED, *SHIPPED, *POSITIVITY}
     yield
-    for registry in (_NAMED, POSITIVITY):
+    for registry in (NAMED, POSITIVITY):
         for name in {*registry} - before:
             del registry[name]
 

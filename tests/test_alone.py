@@ -31,6 +31,11 @@ assert float(abs(new["params"]["layers_1"]["kernel"]).sum()) == 0
     "pytree": """
 new = ix.reinit({"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, {"*": "he_normal"}, jax.random.key(1))
 assert float(abs(new["b"]).sum()) == 0
+try:  # the name of a scheme where a role stands is known before its module is loaded
+    ix.plan({"w": jnp.ones((3, 2))}, {"*": {"orthogonal": {"gain": 0.5}}})
+    raise AssertionError
+except ix.SchemeError as error:
+    assert '"orthogonal" is a scheme' in str(error)
 """,
 }
 NEEDS = {"equinox": "equinox", "nnx": "flax", "linen": "flax", "pytree": "jax"}

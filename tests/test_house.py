@@ -1,11 +1,15 @@
 """The house: what is public, what is named, and that imports go down."""
 
 import ast
+import builtins
 import dataclasses
 import functools
 import graphlib
 import importlib
 import importlib.util
+import math
+import sys
+import types
 from pathlib import Path
 from typing import get_args
 
@@ -14,8 +18,9 @@ import pytest
 
 import initax as ix
 from initax._adapters._equinox import LAYERS
-from initax.schemes._names import MODULES
+from initax._later import later
 
+BUILTIN_IMPORT = builtins.__import__
 PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
 PUBLIC = {
@@ -52,25 +57,40 @@ def test_the_public_names_are_exactly_the_public_names():
     assert all(getattr(ix, name) is not None for name in PUBLIC)
 
 
-def names_of(module, *, for_checkers):
-    """Name → module, of what a package imports under `if TYPE_CHECKING`, or else."""
-    body = ast.parse(modules()[module].read_text()).body
-    checked = [node for block in body if isinstance(block, ast.If) for node in block.body]
-    imports = [node for node in (checked if for_checkers else body) if isinstance(node, ast.ImportFrom)]
+@functools.cache
+def later_imports(package):
+    """Name → its module and its name there, of what a package imports when it is first asked for."""
+    module = f"{package.__name__}.".removeprefix("initax.").replace(".", "/") + "__init__"
+    (block,) = [node for node in ast.parse(modules()[module].read_text()).body if isinstance(node, ast.With)]
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     return {alias.asname: (node.module, alias.name) for node in imports for alias in node.names}
 
 
 @pytest.mark.parametrize("package", [ix, ix.schemes])
-def test_what_is_loaded_later_is_what_type_checkers_read(package):
-    module = f"{package.__name__}.".removeprefix("initax.").replace(".", "/") + "__init__"
-    read = names_of(module, for_checkers=True)
-    assert set(read) == set(vars(package)["_LATER"])
-    assert not set(read) & set(names_of(module, for_checkers=False))
-    assert set(read) <= set(dir(package)) & set(package.__all__)
-    for name, (where, of) in read.items():
-        assert getattr(package, name) is getattr(importlib.import_module(where), of)
+def test_what_is_imported_later_is_there_when_it_is_asked_for(package):
+    names = later_imports(package)
+    assert set(names) <= set(dir(package)) & set(package.__all__)
+    for name, (module, of) in names.items():
+        assert getattr(package, name) is getattr(importlib.import_module(module), of)
     with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'he_norml'"):
         getattr(package, "he_norml")  # noqa: B009  as a user writes it
+
+
+def test_imports_wait_until_their_names_are_asked_for_and_no_others_do(monkeypatch):
+    def elsewhere():
+        from fractions import Fraction
+
+        return Fraction(1, 3)
+
+    package = types.ModuleType("some_package")
+    monkeypatch.setitem(sys.modules, "some_package", package)
+    vars(package).update(later=later, elsewhere=elsewhere)
+    for _ in range(2):  # a package that is loaded again forgets what it had
+        exec("with later(globals()):\n  from math import tau as turn\n  third = elsewhere()", vars(package))
+        assert "turn" not in vars(package)
+        assert {"turn", "third"} <= {*dir(package)} & {*package.__all__}
+        assert package.turn == vars(package)["turn"] == math.tau
+    assert builtins.__import__ is BUILTIN_IMPORT
 
 
 @functools.cache
@@ -104,8 +124,8 @@ def test_no_module_imports_itself_in_a_circle():
 FRAMEWORKS = {
     "_adapters/_bridges",
     "_adapters/_equinox", "_adapters/_haliax", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen",
-    "_adapters/_linen_boxes", "_adapters/_linen_run", "_adapters/_optax_transforms",
-    "convex/_equinox", "convex/_nnx",
+    "_adapters/_linen_boxes", "_adapters/_linen_run", "_adapters/_optax_muon",
+    "_adapters/_optax_scale", "convex/_equinox", "convex/_nnx",
 }  # fmt: skip
 """Modules that are there for one framework, and loaded when it is asked for."""
 
@@ -131,7 +151,7 @@ def test_only_an_adapter_names_its_framework(name):
 
 def test_the_names_for_type_checkers_are_the_names():
     shipped = set(get_args(ix.schemes.SchemeName))
-    assert shipped == set(MODULES)
+    assert shipped == set(later_imports(ix.schemes)) - {"depth_factor", "initializer"}
     assert shipped <= set(ix.schemes.names())
     assert {name for name in ix.schemes.names() if not name.startswith(("test_", "doc_"))} == shipped
 

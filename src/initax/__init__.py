@@ -1,7 +1,5 @@
 """Weight initialization as model surgery for JAX."""
 
-import typing as _typing
-
 from initax import schemes as schemes
 from initax._adapters import register_adapter as register_adapter
 from initax._adapters._nodes import Node as Node
@@ -19,8 +17,8 @@ from initax._later import later as _later
 from initax._math._axes import Axes as Axes
 from initax._math._gaussian import gain as gain
 from initax._math._keys import parameter_key as parameter_key
-from initax._model._declared import Field as Field
 from initax._model._parameter import Evidence as Evidence
+from initax._model._parameter import Field as Field
 from initax._model._parameter import Layer as Layer
 from initax._model._parameter import Parameter as Parameter
 from initax._model._reason import Reason as Reason
@@ -39,7 +37,9 @@ from initax._verbs._reinit import layers as layers
 from initax._verbs._reinit import reinit as reinit
 from initax.schemes._scheme import Scheme as Scheme
 
-if _typing.TYPE_CHECKING:
+__version__ = "0.1.0"
+
+with _later(globals()):  # what `reinit` does without
     from initax import convex as convex
     from initax._ablation._ablate import ablate as ablate
     from initax._ablation._result import Ablation as Ablation
@@ -67,39 +67,3 @@ if _typing.TYPE_CHECKING:
     from initax._verbs._signal_report import SignalReport as SignalReport
     from initax._verbs._width import Width as Width
     from initax._verbs._width_factors import WidthFactor as WidthFactor
-
-__version__ = "0.1.0"
-
-_LATER = {
-    "convex": "convex",
-    "ablate": "_ablation._ablate",
-    "Ablation": "_ablation._result",
-    "Run": "_ablation._run",
-    "Summary": "_ablation._summary",
-    "load_rules": "_planning._rule_file",
-    "Coordinate": "_verbs._coordinate_report",
-    "CoordinateCheck": "_verbs._coordinate_report",
-    "coordinate_check": "_verbs._coordinates",
-    "Label": "_verbs._labels",
-    "Labels": "_verbs._labels",
-    "labels": "_verbs._labels",
-    "mask": "_verbs._labels",
-    "Calibrated": "_verbs._lsuv",
-    "LsuvReport": "_verbs._lsuv",
-    "lsuv": "_verbs._lsuv",
-    "muon": "_verbs._muon",
-    "muon_dimensions": "_verbs._muon",
-    "mup": "_verbs._mup",
-    "reset_optimizer": "_verbs._optimizer",
-    "signal_propagation": "_verbs._propagation",
-    "Signal": "_verbs._signal_report",
-    "SignalComparison": "_verbs._signal_report",
-    "SignalReport": "_verbs._signal_report",
-    "reset_units": "_verbs._reset_units",
-    "Width": "_verbs._width",
-    "WidthFactor": "_verbs._width_factors",
-}
-"""Name → its module, of what `reinit` does without."""
-
-if not _typing.TYPE_CHECKING:  # a type checker would believe that every name is there
-    __getattr__, __dir__, __all__ = _later(__name__, _LATER)

@@ -1,20 +1,16 @@
 """Schemes by name: `ix.schemes.he_normal()`, `ix.schemes.get("orthogonal", gain=0.5)`, `ix.schemes.names()`."""
 
-import typing as _typing
-
 from initax._later import later as _later
-from initax.schemes._names import MODULES as _MODULES
 from initax.schemes._names import SchemeName as SchemeName
 from initax.schemes._scheme import get as get
 from initax.schemes._scheme import names as names
 from initax.schemes._scheme import register as register
 
-if _typing.TYPE_CHECKING:
+with _later(globals()):
     from initax.schemes._auto import auto as auto
     from initax.schemes._bias import forget_gate as forget_gate
     from initax.schemes._bias import prior as prior
     from initax.schemes._centered import centered as centered
-    from initax.schemes._convex import hoedt as hoedt
     from initax.schemes._defaults import default as default
     from initax.schemes._defaults import flax_default as flax_default
     from initax.schemes._defaults import torch_default as torch_default
@@ -27,6 +23,7 @@ if _typing.TYPE_CHECKING:
     from initax.schemes._distributions import truncated_normal as truncated_normal
     from initax.schemes._distributions import uniform as uniform
     from initax.schemes._distributions import zeros as zeros
+    from initax.schemes._hoedt import hoedt as hoedt
     from initax.schemes._icnn import icnn as icnn
     from initax.schemes._irnn import irnn as irnn
     from initax.schemes._jax_initializer import initializer as initializer
@@ -53,8 +50,3 @@ if _typing.TYPE_CHECKING:
     from initax.schemes._variance import xavier_normal as xavier_normal
     from initax.schemes._variance import xavier_uniform as xavier_uniform
     from initax.schemes._zero_init import zero_init as zero_init
-
-_LATER = _MODULES | {"depth_factor": "_depth", "initializer": "_jax_initializer"}
-
-if not _typing.TYPE_CHECKING:  # a type checker would believe that every name is there
-    __getattr__, __dir__, __all__ = _later(__name__, _LATER)

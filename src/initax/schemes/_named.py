@@ -1,6 +1,7 @@
 """`@scheme("normal")` over a typed function: its name, defaults, checks of arguments and printing come from there.
 
-The function returns the parts of the scheme, an initializer for each role. An argument's type says how it is checked.
+The function returns the parts of the scheme, an initializer for each role. An argument's type says how it is checked:
+it is annotated with a function from the names of scheme and argument and the value that was given to the one meant.
 """
 
 from __future__ import annotations
@@ -9,38 +10,26 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, Literal, ParamSpec, Union, get_args, get_origin, get_type_hints
 
 from initax._errors import ArgumentError, SchemeError, listing
 from initax.schemes._hints import parameters_of, unknown_argument
 from initax.schemes._initializer import Args, choice, entries, gain_number, number, positive_number
-from initax.schemes._scheme import Parts, Scheme, add_to_registry, as_scheme
+from initax.schemes._scheme import NAMED, Parts, Scheme, as_scheme
 
 P = ParamSpec("P")
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Marks a type of arguments with what checks them.
-
-    Attributes:
-        of: from the scheme's name, the argument's name and its value to the value that is meant; raises a
-            `SchemeError` where there is none.
-    """
-
-    of: Callable[[str, str, Any], Any]
-
-
-Number = Annotated[float, Check(number)]
-NonNegative = Annotated[float, Check(functools.partial(number, least=0.0))]
-Positive = Annotated[float, Check(positive_number)]
-Share = Annotated[float, Check(functools.partial(number, least=0.0, most=1.0))]
-Values = Annotated[Any, Check(entries)]
+Number = Annotated[float, number]
+NonNegative = Annotated[float, functools.partial(number, least=0.0)]
+Positive = Annotated[float, positive_number]
+Share = Annotated[float, functools.partial(number, least=0.0, most=1.0)]
+Values = Annotated[Any, entries]
 """A number or an array of numbers."""
-Gain = Annotated[Any, Check(lambda scheme, _, value: gain_number(scheme, value))]
+Gain = Annotated[Any, gain_number]
 """A number, or an activation or its name, whose exact gain it is."""
-SchemeLike = Annotated[Any, Check(lambda _scheme, _name, value: as_scheme(value))]
+SchemeLike = Annotated[Any, lambda _scheme, _name, value: as_scheme(value)]
 """Anything a rule accepts."""
 
 
@@ -62,9 +51,10 @@ def scheme(*names: str) -> Callable[[Callable[P, Parts | Scheme]], Callable[P, S
             try:
                 call = signature.bind(*args, **kwargs)
             except TypeError as error:
-                raise ArgumentError(
-                    f"ix.schemes.{function.__name__}: {error}.", *_how(names[0], factory, args)
-                ) from None
+                listed = f"arguments: {listing(parameters_of(factory))}" if signature.parameters else "it has none"
+                is_called = any(hasattr(value, "dtype") or isinstance(value, tuple) for value in args)
+                line = f'a single array is drawn by ix.draw("{names[0]}", key, shape)' if is_called else ""
+                raise ArgumentError(f"ix.schemes.{function.__name__}: {error}.", listed, line) from None
             call.apply_defaults()
             types = _types(function)
             values = {key: _checked(names[0], key, value, types[key]) for key, value in call.arguments.items()}
@@ -75,36 +65,26 @@ def scheme(*names: str) -> Callable[[Callable[P, Parts | Scheme]], Callable[P, S
             return _named(parts, names[0], changed)
 
         for name in names:
-            add_to_registry(name, factory)
+            NAMED[name] = factory
         return factory
 
     return registered
 
 
-def _how(name: str, factory: Callable[..., Any], args: tuple[Any, ...]) -> list[str]:
-    """Return how the function of a scheme is called, where Python can't bind its arguments."""
-    alone = f'a single array is drawn by ix.draw("{name}", key, shape)'
-    parameters = parameters_of(factory)
-    return [
-        f"arguments: {listing(parameters)}" if parameters else "it has none",
-        alone if any(hasattr(value, "dtype") or isinstance(value, tuple) for value in args) else "",
-    ]
-
-
 def _named(parts: Parts | Scheme, name: str, args: Args) -> Scheme:
     """A scheme under its name, and its initializers, where they have no other."""
-    if isinstance(parts, Scheme):
-        return parts.called(name, dict(args))
-    named = {
-        role: replace(part, name=name, args=args) if part is not None and not part.name else part
-        for role, part in parts.items()
-    }
-    return Scheme.of(named, name, dict(args))
+    if not isinstance(parts, Scheme):
+        named = {
+            role: replace(part, name=name, args=args) if part is not None and not part.name else part
+            for role, part in parts.items()
+        }
+        parts = Scheme.of(named)
+    return parts.called(name, dict(args))
 
 
 @functools.cache
 def _types(function: Callable[..., Any]) -> Mapping[str, Any]:
-    """Type of each argument, with the marks that check it."""
+    """Type of each argument, with what checks it."""
     return get_type_hints(function, include_extras=True)
 
 
@@ -119,5 +99,5 @@ def _checked(scheme: str, name: str, value: Any, annotation: Any) -> Any:
         return choice(scheme, name, value, get_args(annotation))
     if annotation is bool and not isinstance(value, bool):
         raise SchemeError(f"{scheme}: {name} must be True or False, not {value!r}.")
-    checks = [mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Check)]
-    return checks[0].of(scheme, name, value) if checks else value
+    check, *_ = getattr(annotation, "__metadata__", (None,))
+    return value if check is None else check(scheme, name, value)

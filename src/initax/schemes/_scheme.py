@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import inspect
@@ -24,13 +25,13 @@ from initax.schemes._hints import (
     unknown_role,
 )
 from initax.schemes._initializer import Initializer, argument_text, plain
-from initax.schemes._names import MODULES
+from initax.schemes._names import SHIPPED
 
 UNSET: Final = object()
 """Stands for a role that a scheme has no initializer for; `None` keeps the array as it is."""
 
 Parts = Mapping[Role, Initializer | None]
-_NAMED: dict[str, Callable[..., Scheme]] = {}
+NAMED: dict[str, Callable[..., Scheme]] = {}
 """Name → the function that makes the scheme: those of users, and those of initax whose modules are loaded."""
 
 
@@ -114,11 +115,10 @@ class Scheme:
         self.arrays = base.arrays | {str(name): _for_array(str(name), value) for name, value in (arrays or {}).items()}
 
     @classmethod
-    def of(cls, parts: Parts, name: str | None = None, args: Mapping[str, Any] | None = None) -> Scheme:
-        """Return a scheme made of finished initializers; with a name it is a row of the table of names."""
+    def of(cls, parts: Parts) -> Scheme:
+        """Return a scheme made of finished initializers."""
         scheme = cls.__new__(cls)
-        scheme._parts = _in_order(parts)
-        scheme._name = None if name is None else (name, dict(args or {}))
+        scheme._parts, scheme._name = _in_order(parts), None
         scheme.axes, scheme.sizes, scheme.arrays = {}, {}, {}
         return scheme
 
@@ -138,8 +138,8 @@ class Scheme:
 
     def called(self, name: str, args: Mapping[str, Any]) -> Scheme:
         """Return the same scheme under a name with arguments."""
-        scheme = Scheme.of(self._parts, name, args)
-        scheme.axes, scheme.sizes, scheme.arrays = dict(self.axes), dict(self.sizes), dict(self.arrays)
+        scheme = copy.copy(self)
+        scheme._name = (name, dict(args))
         return scheme
 
     def changed(
@@ -151,8 +151,9 @@ class Scheme:
             of_part: from an initializer and its role to the one that stands in its place.
             of_array: from the scheme of an array to the one that stands in its place.
         """
-        scheme = Scheme.of({role: part and of_part(part, role) for role, part in self._parts.items()})
-        scheme.axes, scheme.sizes = dict(self.axes), dict(self.sizes)
+        scheme = copy.copy(self)
+        scheme._name = None
+        scheme._parts = {role: part and of_part(part, role) for role, part in self._parts.items()}
         scheme.arrays = {name: None if array is None else of_array(array) for name, array in self.arrays.items()}
         return scheme
 
@@ -167,8 +168,8 @@ class Scheme:
         if self._name is None:
             return {role: None if part is None else part.spec() for role, part in self._parts.items()} | restated
         name, args = self._name
-        plain = [name, {key: _plain(value) for key, value in args.items()}] if args else name
-        return {"base": plain} | restated if restated else plain
+        called = [name, {key: plain(value) for key, value in args.items()}] if args else name
+        return {"base": called} | restated if restated else called
 
     if not TYPE_CHECKING:
 
@@ -241,15 +242,6 @@ def _for_array(name: str, value: Any) -> Scheme | None:
     return scheme
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Scheme):
-        return value.spec()
-    if callable(value):
-        name = getattr(value, "__name__", type(value).__name__)
-        raise SchemeError(f"the function {name} among a scheme's arguments can't be stored.", "use a name")
-    return plain(value)
-
-
 def weights_only(initializer: Initializer | None, bias: Initializer | None = None) -> dict[Role, Initializer | None]:
     """Return the parts of a scheme that draws every kind of weight alike; biases become zeros unless given."""
     return {
@@ -281,33 +273,28 @@ def register(name: str, scheme: Any) -> None:
     """
     if not isinstance(name, str) or not name.isidentifier():
         raise SchemeError(f"a scheme's name is an identifier, not {name!r}.")
-    if name in MODULES:
+    if name in SHIPPED:
         raise SchemeError(f'"{name}" is a scheme of initax and keeps its meaning.', "choose another name")
     if inspect.isfunction(scheme) and not {"key", "shape"} & set(parameters_of(scheme)):
-        add_to_registry(name, lambda **args: as_scheme(scheme(**args)).called(name, args))
+        NAMED[name] = lambda **args: as_scheme(scheme(**args)).called(name, args)
     else:
         finished = as_scheme(scheme).called(name, {})
-        add_to_registry(name, lambda: finished)
-
-
-def add_to_registry(name: str, factory: Callable[..., Scheme]) -> None:
-    """Add a factory to the table of names."""
-    _NAMED[name] = factory
+        NAMED[name] = lambda: finished
 
 
 @with_line("ix.schemes.names", "write ix.schemes.names()")
 def names() -> tuple[str, ...]:
     """Return the names of all schemes, sorted."""
-    return tuple(sorted({*MODULES, *_NAMED}))
+    return tuple(sorted({*SHIPPED, *NAMED}))
 
 
 def _named(name: Any) -> Callable[..., Scheme] | None:
     """The function that makes the scheme of a name, `None` where there is none."""
     if not isinstance(name, str):
         return None
-    if name in MODULES and name not in _NAMED:
-        importlib.import_module(f"initax.schemes.{MODULES[name]}")
-    return _NAMED.get(name)
+    if name in SHIPPED and name not in NAMED:
+        getattr(importlib.import_module("initax.schemes"), name)  # which imports its module, and so names it
+    return NAMED.get(name)
 
 
 @with_line("ix.schemes.get", 'write ix.schemes.get("normal", stddev=0.02)')
@@ -355,17 +342,17 @@ def as_scheme(value: Any) -> Scheme:
         case Scheme():
             return value
         case str():
-            return _shipped(value) if value in MODULES else get(value)
+            return _shipped(value) if value in SHIPPED else get(value)
         case Initializer():
             return Scheme.of(weights_only(value))
-        case [str() as name, Mapping() as args] if _is_arguments(args):
+        case [str() as name, Mapping() as args] if "name" not in args and "base" not in args:
             return get(name, **args)
         case [weight, bias]:
             return Scheme(weight, bias)
         case Mapping():
             return _from_mapping(value)
     if callable(value) and not isinstance(value, type):
-        if value in _NAMED.values():
+        if value in NAMED.values():
             return as_scheme(value())
         from initax.schemes._callables import from_callable  # few rules hold functions
 
@@ -373,14 +360,10 @@ def as_scheme(value: Any) -> Scheme:
     raise SchemeError(no_scheme(value))
 
 
-@functools.lru_cache(maxsize=len(MODULES))
+@functools.lru_cache(maxsize=len(SHIPPED))
 def _shipped(name: str) -> Scheme:
     """The scheme of initax of that name, made once: it is what most rules are, and costs a tenth of a small plan."""
     return get(name)
-
-
-def _is_arguments(mapping: Mapping[str, Any]) -> bool:
-    return "name" not in mapping and "base" not in mapping
 
 
 def _from_mapping(mapping: Mapping[str, Any]) -> Scheme:
@@ -390,7 +373,8 @@ def _from_mapping(mapping: Mapping[str, Any]) -> Scheme:
     for key, value in arrays.items():
         if _is_argument(key, mapping.get("weight")):
             raise SchemeError(unknown_role(str(key), mapping["weight"], value))
-        if len(mapping) == 1 and key in _NAMED and isinstance(value, Mapping) and _fit(key, value):
+        is_scheme = len(mapping) == 1 and isinstance(value, Mapping) and _named(key) is not None
+        if is_scheme and all(_is_argument(name, key) for name in value):
             raise SchemeError(
                 f'"{key}" is a scheme, and stands where an array\'s name or a role does.',
                 f'its arguments stand beside it: ("{key}", {pairs_text(value)})',
@@ -399,11 +383,6 @@ def _from_mapping(mapping: Mapping[str, Any]) -> Scheme:
             raise SchemeError(unknown_role(str(key), mapping["scheme"], value))
     rest = {key: value for key, value in mapping.items() if key in WORDS and key != "weight"}
     return Scheme(mapping.get("weight", mapping.get("base", UNSET)), **rest, arrays=arrays)
-
-
-def _fit(name: str, args: Mapping[Any, Any]) -> bool:
-    """Whether all keys are arguments of the scheme of a name."""
-    return all(_is_argument(key, name) for key in args)
 
 
 def _is_argument(key: Any, weight: Any) -> bool:
