@@ -110,11 +110,23 @@ def test_an_activation_is_stored_by_name_and_a_function_without_one_is_refused()
     by_name, by_function = (ix.plan(model, {"*": icnn(activation=each)}) for each in ("softplus", jax.nn.softplus))
     assert by_name == by_function
     assert ix.Plan.from_json(by_function.to_json(), model) == by_name
-    with pytest.raises(ix.PlanError) as error:
-        ix.plan(model, {"*": icnn(activation=lambda x: jnp.maximum(x, 0))}).to_json()
-    assert str(error.value) == (
-        "rule \"*\": the function <lambda> among a scheme's arguments can't be stored.\n  use a name"
+    unnamed = icnn(activation=lambda x: jnp.maximum(x, 0))
+    for scheme in (unnamed, ix.Scheme(unnamed, bias="zeros")):
+        with pytest.raises(ix.PlanError) as error:
+            ix.plan(model, {"*": scheme}).to_json()
+        assert str(error.value) == (
+            "rule \"*\": the function <lambda> among a scheme's arguments can't be stored.\n  use a name"
+        )
+
+
+def test_an_activation_may_be_a_module_that_holds_arrays():
+    """It can't be hashed, which results are kept by."""
+    by_module, by_slope = (
+        icnn(activation=each, part="alone")
+        for each in (eqx.nn.PReLU(0.25), functools.partial(jax.nn.leaky_relu, negative_slope=0.25))
     )
+    weights = [ix.draw(each, KEY, (8, 5)) for each in (by_module, by_slope)]
+    np.testing.assert_allclose(*weights, rtol=1e-5)
 
 
 def test_convolutions_count_their_receptive_field_and_the_border_is_as_documented(key):

@@ -1,5 +1,6 @@
 """Moments, ensemble equations and stability against the reference, SciPy's integrals and simulation."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -12,7 +13,17 @@ import pytest
 from scipy import integrate, stats
 
 import initax as ix
-from initax._math._gaussian import NODES, SUITABLE, _activations, cross_moment, moments, refuse_unsuitable, samples
+from initax._math._gaussian import (
+    ACTIVATIONS as NAMED,
+)
+from initax._math._gaussian import (
+    NODES,
+    SUITABLE,
+    cross_moment,
+    moments,
+    refuse_unsuitable,
+    samples,
+)
 from initax._math._positive_moments import ensemble, k_max, radius, with_passthrough
 
 REFERENCE = json.loads((Path(__file__).parent / "reference.json").read_text())
@@ -93,6 +104,14 @@ def test_closed_forms_and_quadrature_agree():
     assert moments(lambda x: jnp.maximum(x, 0.1 * x)).mean == pytest.approx(0.9 / math.sqrt(2 * math.pi), rel=1e-13)
 
 
+@pytest.mark.parametrize("variance", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("slope", [0.0, 0.1, -0.4, 1.7])
+def test_closed_forms_of_moments_are_those_of_the_panels(slope, variance):
+    by_panels = moments(lambda x: jnp.where(x < 0, slope * x, x), variance)
+    closed = moments(functools.partial(jax.nn.leaky_relu, negative_slope=slope), variance)
+    assert dataclasses.asdict(closed) == pytest.approx(dataclasses.asdict(by_panels), rel=1e-11)
+
+
 def test_derivatives_of_moments_are_their_differences():
     """Stein's identities against differences of shifted and widened normals."""
     own, step = moments("softplus", 1.5), 1e-4
@@ -162,11 +181,11 @@ def test_k_max_separates_decay_from_growth():
 
 def test_the_names_of_suitable_activations_are_those_the_grid_accepts():
     accepted = set()
-    for name in _activations():
+    for name in NAMED:
         try:
             refuse_unsuitable(name, 1.0)
         except ix.SchemeError:
             continue
         accepted.add(name)
-    linear = {name for name in _activations() if name.startswith("conv")}
+    linear = {name for name in NAMED if name.startswith("conv")}
     assert accepted == {*SUITABLE, "identity"} | linear

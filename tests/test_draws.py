@@ -17,7 +17,6 @@ from scipy import stats
 
 import initax as ix
 from initax._math._haar import haar
-from initax.schemes._convex import hoedt_constants
 from tests.tables import KEY, scheme_id
 
 REFERENCE = json.loads((Path(__file__).parent / "reference.json").read_text())
@@ -396,12 +395,14 @@ def test_sparse_chooses_its_zeros_uniformly_and_the_rest_are_normal(key):
     ids=lambda row: "-".join(f"{row[name]:g}" for name in ("fan_in", "var", "corr", "bias_noise", "alpha")),
 )
 def test_hoedt_constants_are_those_of_the_authors_code(row):
-    found = hoedt_constants(row["fan_in"], row["var"], row["corr"], row["alpha"], row["bias_noise"])
-    for ours, theirs in (
-        ("weight_mean", "weight_mean"), ("weight_var", "weight_var"), ("log_mean", "log_mean"),
-        ("log_std", "log_std"), ("bias_mean", "bias_mean"), ("bias_std", "bias_std"),
-    ):  # fmt: skip
-        assert getattr(found, ours) == pytest.approx(row[theirs], rel=1e-9)
+    layer = eqx.filter_eval_shape(eqx.nn.Linear, row["fan_in"], 3, key=KEY)
+    args = {"variance": row["var"], "correlation": row["corr"], "alpha": row["alpha"], "bias_noise": row["bias_noise"]}
+    weight, bias = ix.plan(layer, {"*": ("hoedt", args)}).draws
+    assert weight.recipe.numbers == pytest.approx((row["log_mean"], row["log_std"]), rel=1e-9)
+    assert weight.recipe.moments[0] == pytest.approx(row["weight_mean"], rel=1e-9)
+    assert weight.std**2 == pytest.approx(row["weight_var"], rel=1e-9)
+    assert bias.recipe.moments[0] == pytest.approx(row["bias_mean"], rel=1e-9)
+    assert bias.std == pytest.approx(row["bias_std"], rel=1e-9)
 
 
 def test_hoedt_keeps_mean_variance_and_correlation_through_one_layer(key):

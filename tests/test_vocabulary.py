@@ -116,6 +116,13 @@ def test_gains_of_pytorch():
     assert {ix.gain(name) for name in ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose2d")} == {1.0}
 
 
+def test_a_slope_that_is_not_finite_has_no_gain():
+    with pytest.raises(
+        ix.SchemeError, match="the activation leaky_relu has second moment nan; its gain is not defined"
+    ):
+        ix.gain("leaky_relu", math.nan)
+
+
 def test_a_module_that_holds_arrays_has_a_gain():
     """It can't be hashed, and its gain is that of its slope."""
     assert ix.gain(eqx.nn.PReLU(0.2)) == pytest.approx(ix.gain("leaky_relu", 0.2))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,21 @@ import numpy as np
 from initax._errors import SchemeError, did_you_mean, listing, with_line
 
 Activation = str | Callable[[Any], Any]
+
+IN_JAX = (
+    *("celu", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "leaky_relu", "log_sigmoid"),
+    *("mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_sign", "softplus", "sparse_plus", "sparse_sigmoid"),
+    *("squareplus", "swish", "tanh"),
+)
+"""The elementwise activations of `jax.nn`."""
+LINEAR = ("linear", "identity", *(f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)))
+ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
+    **{name: getattr(jax.nn, name) for name in IN_JAX},
+    **dict.fromkeys(LINEAR, jnp.positive),
+    "sin": jnp.sin,
+    "exp": jnp.exp,
+}
+"""Name of an activation → its function."""
 
 REACH = 12
 """Standard deviations up to which is integrated; the mass beyond is 4e-33."""
@@ -74,28 +89,11 @@ def gain(activation: str | Callable[[Any], Any], param: float | None = None) -> 
     References:
         He et al. 2015, arXiv 1502.01852, eq. 10.
     """
-    if isinstance(activation, str):
-        function = named_activation(activation)
-    elif callable(activation):
-        function = activation
-    else:
+    if not isinstance(activation, str) and not callable(activation):
         raise SchemeError(f"gain takes an activation or its name, not {activation!r}.", 'ix.gain("relu")')
-    chosen = function if param is None else _with_argument(activation, function, param)
-    try:
-        hash(chosen)
-    except TypeError:  # a module that holds arrays
-        return _gain(functools.partial(chosen))
-    return _gain(chosen)
-
-
-@functools.lru_cache(maxsize=256)
-def _gain(function: Callable[[Any], Any]) -> float:
-    _, weights, values = samples(function)
-    square = float(np.sum(weights * values**2))
-    if not (np.isfinite(square) and square > 0):
-        name = activation_name(function)
-        raise SchemeError(f"the activation {name} has second moment {square}; its gain is not defined.")
-    return float(square**-0.5)
+    function = hashable(activation)
+    function = function if param is None else _with_argument(activation, function, param)
+    return _moments(function, 1.0, "its gain is not defined").square ** -0.5
 
 
 TAKES_ARGUMENT = {"leaky_relu": "negative_slope", "elu": "alpha", "celu": "alpha"}
@@ -157,25 +155,34 @@ def moments(activation: Activation, variance: float = 1.0) -> Moments:
         >>> round(found.mean, 12), round(found.square, 12)
         (0.398942280401, 0.5)
     """
-    return _moments(as_function(activation), float(variance))
+    return _moments(hashable(activation), float(variance), "no scheme can use it")
 
 
 @functools.lru_cache(maxsize=256)
-def _moments(function: Callable[[Any], Any], variance: float) -> Moments:
-    root = math.sqrt(variance)
+def _moments(function: Callable[[Any], Any], variance: float, otherwise: str) -> Moments:
+    """Moments of an activation; `otherwise` says what an error says where its mean square can't be divided by."""
+    root, leak = math.sqrt(variance), _leak_of(function)
+    if leak is not None:
+        half = (1 + leak**2) / 2
+        step = (1 - leak) / math.sqrt(2 * math.pi)
+        return Moments(
+            mean=step * root,
+            square=half * variance,
+            slope=(1 + leak) / 2,
+            curvature=step / root,
+            square_by_mean=2 * (1 + leak) * step * root,
+            square_by_variance=half,
+        )
     z, weights, phi = samples(function, variance)
 
     def expect(values: np.ndarray) -> float:
         return float(np.sum(weights * values))
 
-    mean, square, leak = expect(phi), expect(phi**2), _leak_of(function)
-    if leak is not None:
-        mean, square = (1 - leak) * root / math.sqrt(2 * math.pi), (1 + leak**2) * variance / 2
+    square = expect(phi**2)
     if not math.isfinite(square) or square <= 0:
-        name = activation_name(function)
-        raise SchemeError(f"the activation {name} has second moment {square}; no scheme can use it.")
+        raise SchemeError(f"the activation {activation_name(function)} has second moment {square}; {otherwise}.")
     return Moments(
-        mean=mean,
+        mean=expect(phi),
         square=square,
         slope=expect(phi * z) / root,
         curvature=expect(phi * (z**2 - 1)) / variance,
@@ -196,7 +203,7 @@ def cross_moment(activation: Activation, variance: float, correlation: float) ->
         >>> round(cross_moment("relu", 1.0, 0.5), 12), round(cross_moment("softplus", 1.0, 0.5), 12)
         (0.304498890522, 0.780078165207)
     """
-    return _cross_moment(as_function(activation), float(variance), float(correlation))
+    return _cross_moment(hashable(activation), float(variance), float(correlation))
 
 
 @functools.lru_cache(maxsize=256)
@@ -228,7 +235,7 @@ def _leak_of(function: Callable[[Any], Any]) -> float | None:
         return 0.01
     if isinstance(function, functools.partial) and function.func is jax.nn.leaky_relu and not function.args:
         slope = function.keywords.get("negative_slope", 0.01)
-        return float(slope) if isinstance(slope, int | float) else None
+        return float(slope) if isinstance(slope, int | float) and math.isfinite(float(slope) * slope) else None
     return None
 
 
@@ -314,7 +321,7 @@ def refuse_unsuitable(activation: Activation, variance: float) -> None:
     Raises:
         SchemeError: it falls, or its slope does, somewhere within twelve standard deviations.
     """
-    problem = _problem(as_function(activation), float(variance))
+    problem = _problem(hashable(activation), float(variance))
     if problem:
         raise SchemeError(
             f"icnn: the activation {activation_name(activation)} is not {problem}.",
@@ -350,13 +357,19 @@ def activation_name(activation: Activation) -> str:
 
 
 def as_function(activation: Activation) -> Callable[[Any], Any]:
-    """Return an activation given by name or as a function.
+    """Return an activation given as a function or by its name: `linear`, `sin`, or a function of `jax.nn`.
 
     Raises:
         SchemeError: no activation has that name, or it is not a function.
     """
     if isinstance(activation, str):
-        return named_activation(activation)
+        if activation not in ACTIVATIONS:
+            raise SchemeError(
+                f'no activation is called "{activation}".',
+                f"activations: {listing(sorted(ACTIVATIONS), limit=40)}",
+                did_you_mean(activation, ACTIVATIONS),
+            )
+        return ACTIVATIONS[activation]
     if not callable(activation):
         raise SchemeError(
             f"an activation is a function or the name of one, not {activation!r}.", 'write activation="softplus"'
@@ -364,32 +377,15 @@ def as_function(activation: Activation) -> Callable[[Any], Any]:
     return activation
 
 
-def named_activation(name: str) -> Callable[[Any], Any]:
-    """Return the activation of that name: `linear`, `sin`, or a function of `jax.nn`.
+def hashable(activation: Activation) -> Callable[[Any], Any]:
+    """Return an activation as a function by whose hash results are kept: of a module that holds arrays a new one.
 
     Raises:
-        SchemeError: there is none.
+        SchemeError: no activation has that name, or it is not a function.
     """
-    table = _activations()
-    if name not in table:
-        raise SchemeError(
-            f'no activation is called "{name}".',
-            f"activations: {listing(sorted(table), limit=40)}",
-            did_you_mean(name, table),
-        )
-    return table[name]
-
-
-IN_JAX = frozenset(
-    {"celu", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "leaky_relu", "log_sigmoid", "mish"}
-    | {"relu", "relu6", "selu", "sigmoid", "silu", "soft_sign", "softplus", "sparse_plus", "sparse_sigmoid"}
-    | {"squareplus", "swish", "tanh"}
-)
-"""The elementwise activations of `jax.nn`."""
-
-
-@functools.cache
-def _activations() -> dict[str, Callable[[Any], Any]]:
-    linear = ("linear", "identity", *(f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)))
-    others = {**dict.fromkeys(linear, jnp.positive), "sin": jnp.sin, "exp": jnp.exp}
-    return {name: getattr(jax.nn, name) for name in IN_JAX if hasattr(jax.nn, name)} | others
+    function = as_function(activation)
+    try:
+        hash(function)
+    except TypeError:
+        return functools.partial(function)
+    return function

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from initax._errors import SchemeError, with_line
-from initax._math._gaussian import Activation, activation_name, as_function, cross_moment, moments
+from initax._math._gaussian import Activation, activation_name, cross_moment, hashable, moments
 
 LARGEST_K = 64.0
 """Where the search for the largest stable `k` begins; no activation is stable there."""
@@ -166,7 +166,7 @@ def k_max(activation: Activation, tau: float = 0.5, variance: float = 1.0) -> fl
         raise SchemeError(f"k_max: tau must be strictly between 0 and 1, not {tau!r}.", "write tau=0.5")
     if not variance > 0:
         raise SchemeError(f"k_max: variance must be positive, not {variance!r}.", "write variance=1.0")
-    return _k_max(as_function(activation), float(tau), float(variance))
+    return _k_max(hashable(activation), float(tau), float(variance))
 
 
 @functools.lru_cache(maxsize=256)

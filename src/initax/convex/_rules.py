@@ -14,7 +14,7 @@ from initax._math._gaussian import Activation
 from initax._model._parameter import Layer
 from initax._planning._misuse import refuse_permuted
 from initax.convex._network import warn_if_too_deep
-from initax.schemes._icnn import PASSTHROUGH, Part, hidden_weight, is_positive, named, names_passthrough, weights_of
+from initax.schemes._icnn import PASSTHROUGH, Part, as_stored, hidden_weight, is_positive, names_passthrough, weights_of
 
 Rules = dict[str, tuple[str, dict[str, Any]]]
 
@@ -24,7 +24,7 @@ def _line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     values = [*args, *(kwargs[name] for name in ("model", "activation") if name in kwargs)]
     known = [value for value in values if isinstance(value, str) or (callable(value) and not holds_arrays(value))]
     known += [value.activation for value in values if callable(getattr(value, "activation", None))]
-    activation = named(known[0])[1] if known else "relu"
+    activation = as_stored(known[0]) if known else "relu"
     shown = f'"{activation}"' if isinstance(activation, str) else "activation"
     return f"write ix.convex.rules(model, {shown}); further arguments go by name, correlation=0.5"
 
@@ -81,13 +81,13 @@ def rules(
     layers = [layer for layer in survey(model).layers if weights_of(layer)]
     given_parts = _given_parts(layers, parts or {})
     rows = _parts_of([layer for layer in layers if given_parts.get(layer.path) != "none"], given_parts)
-    _, shown = named(activation)
+    stored = as_stored(activation)
     args = {"correlation": correlation, "variance": variance, "k": k, "tau": tau, "input_square": input_square}
     shared = {name: value for name, value in args.items() if value != (0.5 if name in ("correlation", "tau") else 1.0)}
     has_passthrough = any(part in ("positive", PASSTHROUGH) or _is_mixed(layer) for layer, part, _ in rows)
     warn_if_too_deep(len({layer.path for layer, _, _ in rows}), use_passthrough=has_passthrough)
     return {
-        layer.path or "*": ("icnn", {"activation": shown, **shared, "part": part, "bias": bias})
+        layer.path or "*": ("icnn", {"activation": stored, **shared, "part": part, "bias": bias})
         for layer, part, bias in rows
     }
 
@@ -103,10 +103,10 @@ def _is_mixed(layer: Layer) -> bool:
 
 def _given_parts(layers: list[Layer], parts: Mapping[str, str]) -> dict[str, str]:
     given_parts: dict[str, str] = {}
-    options = (*get_args(Part), "none")
     for pattern, part in parts.items():
-        if part not in options:
-            raise RuleError(f'parts: "{part}" is not a part of a convex network.', f"parts: {', '.join(options)}")
+        options = ", ".join((*get_args(Part), "none"))
+        if part not in (*get_args(Part), "none"):
+            raise RuleError(f'parts: "{part}" is not a part of a convex network.', f"parts: {options}")
         matching = [layer.path for layer in layers if fnmatchcase(layer.path, pattern)]
         if not matching:
             raise RuleError(f'parts: "{pattern}" matches no layer.', f"layers: {_paths(layers)}")
@@ -137,13 +137,18 @@ def _parts_of(layers: list[Layer], given_parts: Mapping[str, str]) -> PartRows:
     if not beside and alone:
         beside = _beside(others, first, alone)
     # A layer that names its passthrough shows that it is the first, and whether it sees a context too.
-    rows = {first.path: ("auto" if names_passthrough(first) else "first", "auto")}
+    rows: PartRows = [(first, "auto" if names_passthrough(first) else "first", "auto")]
     bias_is_own = all(any(array.role == "bias" for array in layer.parameters) for layer in alone)
-    of_hidden, of_passthrough = ("own", "elsewhere") if bias_is_own else ("elsewhere", "own")
-    rows |= {layer.path: ("auto", "auto") for layer in hidden}
-    rows |= {layer.path: ("positive", of_hidden) if beside else ("alone", "auto") for layer in alone}
-    rows |= {layer.path: (PASSTHROUGH, of_passthrough) for layer in beside}
-    return [(layer, *rows[layer.path]) for layer in layers if layer.path in rows]
+    for layer in hidden:
+        if _is_mixed(layer):
+            rows.append((layer, "auto", "auto"))
+        elif beside:
+            rows.append((layer, "positive", "own" if bias_is_own else "elsewhere"))
+        else:
+            rows.append((layer, "alone", "auto"))
+    rows += [(layer, PASSTHROUGH, "elsewhere" if bias_is_own else "own") for layer in beside]
+    order = [id(layer) for layer in layers]
+    return sorted(rows, key=lambda row: order.index(id(row[0])))
 
 
 def _first(layers: list[Layer], hidden: list[Layer], others: list[Layer], given_parts: Mapping[str, str]) -> Layer:

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-import jax
-import jax.numpy as jnp
-
-from initax._errors import SchemeError, message
-from initax._math._gaussian import Activation, activation_name, as_function, refuse_unsuitable
+from initax._errors import SchemeError
+from initax._math._gaussian import ACTIVATIONS, Activation, activation_name, as_function, refuse_unsuitable
 from initax._math._positive_moments import PositiveMoments, ensemble, refuse_unstable, with_passthrough
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
-from initax.schemes._constant import ZEROS
-from initax.schemes._convex import Correlation, LogNormalKernel, bias_of, refuse_without_bias
-from initax.schemes._initializer import (
-    FanKind,
-    Initializer,
-    Kernel,
-    Recipe,
-    fans_of,
-    positive_fan,
-    refuse_complex,
-    where,
-    without_inputs,
-)
-from initax.schemes._kernels import NormalKernel, scaled_normal
-from initax.schemes._named import Check, Number, Positive, Share, scheme
+from initax.schemes._constant import ZEROS, Constant
+from initax.schemes._distributions import Normal
+from initax.schemes._initializer import FanKind, Initializer, Recipe, number, where
+from initax.schemes._kernels import HalfNormalKernel, LogNormalKernel, NormalKernel
+from initax.schemes._named import Number, Positive, Share, scheme
 from initax.schemes._scheme import Parts, weights_only
 
 Part = Literal["auto", "first", "alone", "positive", "passthrough"]
@@ -36,27 +23,6 @@ Part = Literal["auto", "first", "alone", "positive", "passthrough"]
 BiasAt = Literal["auto", "own", "elsewhere"]
 PASSTHROUGH = "passthrough"
 """Name of a parameter that sees the network's input, whether it is constrained or not."""
-
-
-@dataclass(frozen=True, slots=True)
-class HalfNormalKernel(Kernel):
-    """The modulus of a normal of standard deviation `numbers[0]`."""
-
-    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """Return the array."""
-        return jnp.abs(scaled_normal(key, numbers[0], shape, dtype))
-
-    def mean(self, numbers: tuple[float, ...]) -> float:
-        """Return the mean of the modulus."""
-        return numbers[0] * math.sqrt(2 / math.pi)
-
-    def lowest(self, numbers: tuple[float, ...]) -> float:
-        """Return zero."""
-        return 0.0
-
-    def above(self, numbers: tuple[float, ...], bound: float) -> float:
-        """Return the normal's two tails."""
-        return math.erfc(bound / (numbers[0] * math.sqrt(2)))
 
 
 def is_positive(parameter: Parameter) -> bool:
@@ -91,6 +57,8 @@ class _Icnn(Initializer):
     part: str = "auto"
     bias: str = "auto"
     fans: str = "nominal"
+    alpha: float = 0.0
+    """Slope of a leaky relu in `hoedt`, which the authors' code knows in the variance of a weight alone."""
 
     def _part_of(self, parameter: Parameter, layer: Layer) -> str:
         """Tell what a weight is, or what the weight is that a bias goes with."""
@@ -100,29 +68,27 @@ class _Icnn(Initializer):
         if hidden is None:
             if names_passthrough(layer):
                 return "first"
-            raise SchemeError(_unknown_part(parameter, layer))
+            cls = "" if layer.cls is type(None) else f" of {layer.cls.__name__}"
+            raise SchemeError(
+                f"icnn can't tell what {where(parameter)}{cls} is: no weight beside it is known to be positive.",
+                'say it: ("icnn", {"part": "first"}), "positive" (with a passthrough), "alone" (without) or '
+                '"passthrough"',
+                "or let it be found for a whole network: ix.convex.rules(model, activation)",
+            )
         if parameter.role in WEIGHT_ROLES and parameter is not hidden:
             return "passthrough"
         return "positive" if len(weights_of(layer)) > 1 else "alone"
 
     def _fan_in(self, parameter: Parameter) -> float:
-        refuse_complex("icnn", parameter, "input-convex networks have real weights")
-        return positive_fan("icnn", parameter, "fan_in", fans_of("icnn", parameter, self.fans)[0])
+        self.refuse_complex(parameter, "input-convex networks have real weights")
+        return self.fan_in_of(parameter, self.fans)
 
     def _positive(self, part: str, fan_in: float) -> PositiveMoments:
         if part == "alone":
-            return ensemble(self.activation, fan_in, self.variance, self.correlation, self.bias_noise)
+            found = ensemble(self.activation, fan_in, self.variance, self.correlation, self.bias_noise)
+            return replace(found, weight_var=found.weight_var / (1 + self.alpha**2))
         refuse_unstable(self.activation, self.k, self.tau, self.variance)
         return with_passthrough(self.activation, fan_in, self.variance, self.tau, self.k)
-
-
-def _unknown_part(parameter: Parameter, layer: Layer) -> str:
-    cls = "" if layer.cls is type(None) else f" of {layer.cls.__name__}"
-    return message(
-        f"icnn can't tell what {where(parameter)}{cls} is: no weight beside it is known to be positive.",
-        'say it: ("icnn", {"part": "first"}), "positive" (with a passthrough), "alone" (without) or "passthrough"',
-        "or let it be found for a whole network: ix.convex.rules(model, activation)",
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +100,15 @@ class IcnnWeight(_Icnn):
         part, fan_in = self._part_of(parameter, layer), self._fan_in(parameter)
         if part in ("positive", "alone"):
             moments = self._positive(part, fan_in)
-            if self.bias != "elsewhere":
-                refuse_without_bias("icnn", parameter, layer, moments)
+            # A single array, which has no class, and a look-up, which sums nothing, need none.
+            needs_bias = self.bias != "elsewhere" and layer.cls is not type(None) and parameter.role != "embedding"
+            if needs_bias and not any(array.role == "bias" for array in layer.parameters):
+                raise SchemeError(
+                    f"{self.name} needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
+                    f"positive weights shift the mean by {-moments.bias_mean:+.4g}; a bias has to take that off",
+                    "build the layer with one, or say that another layer holds it: "
+                    f'("{self.name}", {{"bias": "elsewhere"}})',
+                )
             return Recipe(LogNormalKernel(), (moments.log_mean, moments.log_std), math.sqrt(moments.weight_var))
         if part == "passthrough":
             refuse_unstable(self.activation, self.k, self.tau, self.variance)
@@ -159,27 +132,43 @@ class IcnnBias(_Icnn):
         """Return the recipe for one parameter."""
         part = self._part_of(parameter, layer)
         is_elsewhere = self.bias == "elsewhere" or (self.bias == "auto" and part == "passthrough")
-        if part == "first" or is_elsewhere or (part == "alone" and without_inputs(parameter, self.fans)):
+        if part == "first" or is_elsewhere or (part == "alone" and self.without_inputs(parameter, self.fans)):
             return ZEROS.recipe(parameter, layer)
         hidden = hidden_weight(layer) if self.part == "auto" else None
         # Only without a passthrough does the bias depend on the fan_in.
         fan_in = self._fan_in(hidden or parameter) if part == "alone" else 1.0
-        return bias_of(self._positive(part, fan_in)).recipe(parameter, layer)
+        moments = self._positive(part, fan_in)
+        drawn = Normal(moments.bias_std, moments.bias_mean) if moments.bias_std else Constant(moments.bias_mean)
+        return drawn.recipe(parameter, layer)
 
 
-def named(activation: Any) -> tuple[Callable[[Any], Any], Any]:
-    """Return an activation as a function, and as what a plan stores: its name where it has one."""
-    function = as_function(activation)
-    if isinstance(activation, str):
-        return function, activation
+def _correlation(scheme: str, name: str, value: Any) -> float:
+    correlation = number(scheme, name, value)
+    if not 0 < correlation < 1:
+        why = "units of a layer with positive weights agree: at 0 the weights vanish, at 1 so does their variance"
+        raise SchemeError(
+            f"{scheme}: correlation must be strictly between 0 and 1, not {value!r}.",
+            why,
+            f'write ("{scheme}", {{"correlation": 0.5}})',
+        )
+    return correlation
+
+
+Correlation = Annotated[float, _correlation]
+"""A correlation strictly between 0 and 1."""
+
+
+def as_stored(activation: Activation) -> Activation:
+    """Return an activation as a plan stores it: its name where it has one.
+
+    Raises:
+        SchemeError: no activation has that name, or it is not a function.
+    """
     name = activation_name(activation)
-    try:
-        return function, name if as_function(name) is function else activation
-    except SchemeError:
-        return function, activation
+    return name if ACTIVATIONS.get(name) is as_function(activation) else activation
 
 
-Stored = Annotated[Activation, Check(lambda _scheme, _name, value: named(value)[1])]
+Stored = Annotated[Activation, lambda _scheme, _name, value: as_stored(value)]
 """An activation, as a plan stores it: by its name where it has one."""
 
 
@@ -242,7 +231,7 @@ def icnn(
             "it is the share of the variance that the passthrough brings",
             'write ("icnn", {"tau": 0.5})',
         )
-    function, _ = named(activation)
+    function = as_function(activation)
     refuse_unsuitable(function, variance)
     values = (function, correlation, variance, bias_noise, k, tau, input_square, part, bias, fans)
     return weights_only(IcnnWeight(*values), IcnnBias(*values))

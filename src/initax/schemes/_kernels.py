@@ -1,4 +1,4 @@
-"""Kernels that draw entry by entry: one number, normal and uniform variates, cut and complex ones.
+"""Kernels that draw entry by entry: one number, normal, log-normal and uniform variates, cut and complex ones.
 
 Each draws a unit variate with JAX's own sampler and scales it by a run-time number, so results equal those of
 `jax.nn.initializers` bit for bit, eager and jitted.
@@ -34,12 +34,9 @@ def scaled_normal(key: jax.Array, scale: Any, shape: tuple[int, ...], dtype: Any
         dtype: its type, floating or complex.
     """
     scale = jnp.asarray(scale, dtype)
-    scaled: jax.Array
     if SCALES_AFTERWARDS:
-        scaled = lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * scale
-    else:
-        scaled = jax.nn.initializers.normal(scale)(key, shape, dtype)
-    return scaled
+        return lax.optimization_barrier(jax.random.normal(key, shape, dtype)) * scale
+    return jax.nn.initializers.normal(scale)(key, shape, dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +57,7 @@ class Full(Kernel):
         """Return the number."""
         return numbers[0]
 
-    def lowest(self, numbers: tuple[float, ...]) -> float:
-        """Return the number."""
-        return numbers[0]
+    lowest = mean
 
     def above(self, numbers: tuple[float, ...], bound: float) -> float:
         """Return whether the number is."""
@@ -111,12 +106,9 @@ class ComplexTruncatedNormalKernel(Kernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        real = real_dtype(dtype)
         for_modulus, for_phase = jax.random.split(key)
-        inside = jax.random.uniform(for_modulus, shape, real) * (1 - math.exp(-(self.upper**2)))
-        phase = 2 * np.pi * jax.random.uniform(for_phase, shape, real)
-        modulus = jnp.sqrt(-jnp.log1p(-inside)) * numbers[0]
-        return lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
+        inside = jax.random.uniform(for_modulus, shape, real_dtype(dtype)) * (1 - math.exp(-(self.upper**2)))
+        return _with_phases(for_phase, jnp.sqrt(-jnp.log1p(-inside)) * numbers[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +179,58 @@ class DiskKernel(Kernel):
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
         for_modulus, for_phase = jax.random.split(key)
-        modulus = jnp.sqrt(2 * jax.random.uniform(for_modulus, shape, real_dtype(dtype))) * numbers[0]
-        phase = 2 * np.pi * jax.random.uniform(for_phase, shape, real_dtype(dtype))
-        return lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
+        modulus = jnp.sqrt(2 * jax.random.uniform(for_modulus, shape, real_dtype(dtype)))
+        return _with_phases(for_phase, modulus * numbers[0])
+
+
+def _with_phases(key: jax.Array, modulus: jax.Array) -> jax.Array:
+    """Complex entries of these moduli, with uniform phases."""
+    phase = 2 * np.pi * jax.random.uniform(key, modulus.shape, modulus.dtype)
+    return lax.complex(modulus * jnp.cos(phase), modulus * jnp.sin(phase))
+
+
+@dataclass(frozen=True, slots=True)
+class HalfNormalKernel(Kernel):
+    """The modulus of a normal of standard deviation `numbers[0]`."""
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        return jnp.abs(scaled_normal(key, numbers[0], shape, dtype))
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the mean of the modulus."""
+        return numbers[0] * math.sqrt(2 / math.pi)
+
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return zero."""
+        return 0.0
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return the normal's two tails."""
+        return math.erfc(bound / (numbers[0] * math.sqrt(2)))
+
+
+@dataclass(frozen=True, slots=True)
+class LogNormalKernel(Kernel):
+    """The exponential of a normal with mean `numbers[0]` and standard deviation `numbers[1]`."""
+
+    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """Return the array."""
+        return jnp.exp(numbers[0] + scaled_normal(key, numbers[1], shape, dtype))
+
+    def mean(self, numbers: tuple[float, ...]) -> float:
+        """Return the mean of the exponential."""
+        return math.exp(numbers[0] + numbers[1] ** 2 / 2)
+
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return zero, which no entry quite is."""
+        return 0.0
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return the normal's tail beyond the bound's logarithm."""
+        if numbers[1] == 0:
+            return float(numbers[0] >= math.log(bound))
+        return math.erfc((math.log(bound) - numbers[0]) / (numbers[1] * math.sqrt(2))) / 2
 
 
 def _shifted(scaled: jax.Array, numbers: tuple[Any, ...], dtype: Any) -> jax.Array:
