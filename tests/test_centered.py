@@ -62,6 +62,14 @@ def test_it_is_plain_data(rule):
     assert ix.Plan.from_json(plan.to_json(), model, inputs=x) == plan
 
 
+def test_auto_with_centered_weights_keeps_its_name_beside_another_bias():
+    model = eqx.nn.MLP(8, 8, 16, depth=1, key=KEY)
+    x = jax.ShapeDtypeStruct((8,), "float32")
+    plan = ix.plan(model, {"*": (("auto", {"center": True}), "ones")}, inputs=x)
+    assert str(plan.draws[0].initializer) == "auto(center=True)"
+    assert ix.Plan.from_json(plan.to_json(), model, inputs=x) == plan
+
+
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu, "tanh": jnp.tanh}
 
 

@@ -119,8 +119,7 @@ class Axes:
     def from_canonical(self, array: Array) -> Array:
         """Return `array` of shape `(batch entries, *receptive, in, out)` in the stored layout."""
         stored, canonical = self._patterns()
-        rearranged: Array = einops.rearrange(array, f"{canonical} -> {stored}", **self._sizes())
-        return rearranged
+        return einops.rearrange(array, f"{canonical} -> {stored}", **self._sizes())
 
     def _sizes(self) -> dict[str, int]:
         return {_for_einops(name): size for name, size in zip(self.names, self.split, strict=True) if name != RECEPTIVE}
@@ -228,11 +227,17 @@ def parse(pattern: str) -> Groups:
     if not isinstance(pattern, str):
         raise AxesError(f'an axis pattern is a string such as "o i", not {pattern!r}.')
     if "?" in pattern:
-        raise AxesError(_hints.open_axis(pattern))
+        raise AxesError(
+            f'axis pattern "{pattern}" leaves an axis open.',
+            'write "i" for an axis one output sums over, "o" for outputs, '
+            '"..." for the receptive field of a convolution,',
+            'and any other name for a batch axis: "i o1 o2" for heads, "expert i o"',
+        )
     try:
         expression = ParsedExpression(_for_einops(pattern))
     except Exception as error:  # einops raises EinopsError, and plain ones for a few malformed expressions
-        raise AxesError(_hints.malformed(pattern, str(error).replace(_PREFIX, ""))) from None
+        why, line = str(error).replace(_PREFIX, ""), 'write it as in "o i", "(g o) i ..." or "... i o"'
+        raise AxesError(f'axis pattern "{pattern}" is malformed: {why}', line) from None
     if expression.has_ellipsis_parenthesized:
         raise AxesError(f'axis pattern "{pattern}" has "..." inside parentheses.', 'write "..." on its own')
     groups = tuple(

@@ -73,10 +73,9 @@ def haar(key: jax.Array, shape: tuple[int, ...], dtype: Any, split: Split | None
         return _product(*_reflectors(vectors))
     spec = split.spec(None, None)
     vectors = split.constrain(vectors, None, None)
-    matrices: jax.Array = jax.shard_map(
+    return jax.shard_map(
         lambda part: _product(*_reflectors(part)), mesh=split.mesh, in_specs=spec, out_specs=spec, check_vma=False
     )(vectors)
-    return matrices
 
 
 def _trapezoid(
@@ -181,12 +180,10 @@ def _one_by_one(reflectors: jax.Array, phases: jax.Array) -> jax.Array:
 
     def reflect(turn: Any, product: jax.Array) -> jax.Array:
         reflector = lax.dynamic_index_in_dim(reflectors, columns - 1 - turn, -1)
-        reflected: jax.Array = product - reflector * jnp.sum(jnp.conj(reflector) * product, axis=-2, keepdims=True)
-        return reflected
+        return product - reflector * jnp.sum(jnp.conj(reflector) * product, axis=-2, keepdims=True)
 
     start = jnp.where(is_diagonal(reflectors.shape), _each_row(phases, reflectors.shape), 0)
-    product: jax.Array = lax.fori_loop(0, columns, reflect, start)
-    return product
+    return lax.fori_loop(0, columns, reflect, start)
 
 
 def _triangular_factors(grams: jax.Array, block: int) -> jax.Array:
@@ -207,8 +204,7 @@ def _triangular_factors(grams: jax.Array, block: int) -> jax.Array:
         entries = lax.dynamic_index_in_dim(corners, index, -1, keepdims=False)
         entries = _each_row(jnp.where(above < index, entries, 0), inverse.shape)
         solved = jnp.where(above == index, 1, -jnp.sum(inverse * entries, axis=-1))
-        with_column: jax.Array = lax.dynamic_update_index_in_dim(inverse, solved, index, inverse.ndim - 1)
-        return with_column
+        return lax.dynamic_update_index_in_dim(inverse, solved, index, inverse.ndim - 1)
 
     inverses = lax.fori_loop(0, block, column, jnp.zeros_like(corners))
     start = jnp.reshape(jnp.where(on_diagonal, inverses[..., None, :], 0), grams.shape)
@@ -220,19 +216,16 @@ def _triangular_factors(grams: jax.Array, block: int) -> jax.Array:
         columns = lax.dynamic_slice_in_dim(inverse, first, block, -1)
         corner = lax.dynamic_slice_in_dim(columns, first, block, -2)
         solved = columns - times(times(inverse, entries), corner)
-        with_block: jax.Array = lax.dynamic_update_slice_in_dim(inverse, solved, first, -1)
-        return with_block
+        return lax.dynamic_update_slice_in_dim(inverse, solved, first, -1)
 
-    factors: jax.Array = lax.fori_loop(1, count, block_column, start)
-    return jnp.reshape(factors, shape)
+    return jnp.reshape(lax.fori_loop(1, count, block_column, start), shape)
 
 
 def is_diagonal(shape: tuple[int, ...], row: int = -2, column: int = -1) -> jax.Array:
     """Return which entries of a stack of matrices lie on the diagonal."""
     rank = len(shape)
     rows, columns = (lax.broadcasted_iota(jnp.int32, shape, axis % rank) for axis in (row, column))
-    on_diagonal: jax.Array = rows == columns
-    return on_diagonal
+    return rows == columns
 
 
 def _each_row(entries: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -10,20 +10,6 @@ from initax._errors import did_you_mean, listing, message
 from initax._math._axis_names import RECEPTIVE, RESERVED, SIDED, Groups, late_side, meaning, written
 
 
-def open_axis(pattern: str) -> str:
-    """Return the message for a pattern that leaves an axis open."""
-    return message(
-        f'axis pattern "{pattern}" leaves an axis open.',
-        'write "i" for an axis one output sums over, "o" for outputs, "..." for the receptive field of a convolution,',
-        'and any other name for a batch axis: "i o1 o2" for heads, "expert i o"',
-    )
-
-
-def malformed(pattern: str, why: str) -> str:
-    """Return the message for a pattern that einops can't read."""
-    return message(f'axis pattern "{pattern}" is malformed: {why}', 'write it as in "o i", "(g o) i ..." or "... i o"')
-
-
 def wrong_name(pattern: str, groups: Groups, name: str) -> str:
     """Return the message for a name that would be read as something else than it says; nothing of any other name.
 

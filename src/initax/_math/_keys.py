@@ -48,10 +48,8 @@ def parameter_key(key: jax.Array, path: str) -> jax.Array:
     """
     typed = as_key(key)
     high, low = _words([path])[0]
-    folded: jax.Array = jax.random.fold_in(jax.random.fold_in(typed, high), low)
-    if not is_typed(key):
-        folded = jax.random.key_data(folded)
-    return folded
+    folded = jax.random.fold_in(jax.random.fold_in(typed, high), low)
+    return folded if is_typed(key) else jax.random.key_data(folded)
 
 
 @functools.lru_cache(maxsize=65536)
@@ -71,16 +69,16 @@ def as_key(key: Any) -> jax.Array:
         KeyTypeError: `key` is a seed, a batch of keys, or no key at all.
     """
     if is_typed(key):
-        single: jax.Array = _single(key, key.shape, ())
-        return single
+        return _single(key, key.shape, ())
     if isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32:
         # The trailing axis of a legacy key is its data; how long it is depends on the default implementation.
         array = _single(key, key.shape, _legacy_shape(str(CONFIG.jax_default_prng_impl)))
-        typed: jax.Array = jax.random.wrap_key_data(jnp.asarray(array))
-        return typed
+        return jax.random.wrap_key_data(jnp.asarray(array))
     seed = isinstance(key, int | np.integer) and not isinstance(key, bool)
+    is_array = isinstance(key, jax.Array | np.ndarray)
+    seen = f"an array of shape {key.shape} and type {key.dtype}" if is_array else shown(key)
     raise KeyTypeError(
-        f"key must be a JAX random key, not {_describe(key)}.",
+        f"key must be a JAX random key, not {seen}.",
         f"write jax.random.key({key})" if seed else "write jax.random.key(0)",
     )
 
@@ -100,12 +98,6 @@ def _single(key: Any, shape: tuple[int, ...], expected: tuple[int, ...]) -> Any:
     )
 
 
-def _describe(key: Any) -> str:
-    if isinstance(key, jax.Array | np.ndarray):
-        return f"an array of shape {key.shape} and type {key.dtype}"
-    return shown(key)
-
-
 def fold_paths(key: jax.Array, paths: Sequence[str]) -> jax.Array:
     """Return one typed key per path, stacked, equal to `parameter_key(key, path)` for each; what follows is padding.
 
@@ -114,8 +106,7 @@ def fold_paths(key: jax.Array, paths: Sequence[str]) -> jax.Array:
     words = _words(paths)
     padded = np.zeros((1 << max(len(paths) - 1, 0).bit_length(), 2), dtype=np.uint32)
     padded[: len(paths)] = words
-    keys: jax.Array = _fold(key, padded)
-    return keys
+    return _fold(key, padded)
 
 
 def fold_paths_on_host(key: jax.Array, paths: Sequence[str]) -> np.ndarray:
@@ -134,12 +125,10 @@ def _words(paths: Sequence[str]) -> np.ndarray:
 @jax.jit
 def _fold(key: jax.Array, words: jax.Array) -> jax.Array:
     def fold_pair(pair: jax.Array) -> jax.Array:
-        folded: jax.Array = lax.fori_loop(0, 2, lambda index, key: jax.random.fold_in(key, pair[index]), key)
-        return folded
+        return lax.fori_loop(0, 2, lambda index, key: jax.random.fold_in(key, pair[index]), key)
 
     # Loops compile four times faster than the same folds vectorized and written out, and there is little to compute.
-    keys: jax.Array = lax.map(fold_pair, words)
-    return keys
+    return lax.map(fold_pair, words)
 
 
 def vmap_is_exact(key: jax.Array) -> bool:
@@ -151,5 +140,4 @@ def as_others_know_it(key: jax.Array) -> jax.Array:
     """Return a key of the faster Threefry as one of JAX's own, for code that may look at what kind of key it gets."""
     if jax.random.key_impl(key) != _threefry.FUSED:
         return key
-    known: jax.Array = jax.random.wrap_key_data(jax.random.key_data(key), impl=_threefry.NAME)
-    return known
+    return jax.random.wrap_key_data(jax.random.key_data(key), impl=_threefry.NAME)

@@ -153,5 +153,4 @@ def _around(
         total, share = state
         return add(total, share, (index + turn) % count), lax.ppermute(share, names, ring)
 
-    total: jax.Array = lax.fori_loop(0, count, step, (start, share))[0]
-    return total
+    return lax.fori_loop(0, count, step, (start, share))[0]

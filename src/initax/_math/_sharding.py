@@ -103,8 +103,7 @@ def no_mesh() -> AbstractContextManager[Any]:
     """
     if mesh_around() is None:
         return nullcontext()
-    away: AbstractContextManager[Any] = jax.set_mesh(Mesh(np.empty((), dtype=object), ()))
-    return away
+    return jax.set_mesh(Mesh(np.empty((), dtype=object), ()))
 
 
 def mesh_names(entry: Any) -> tuple[str, ...]:
@@ -213,8 +212,7 @@ class Split:
 
     def constrain(self, stack: jax.Array, *matrix: MeshAxes | None) -> jax.Array:
         """Return the stack, which the compiler is told to split so."""
-        placed: jax.Array = jax.lax.with_sharding_constraint(stack, NamedSharding(self.mesh, self.spec(*matrix)))
-        return placed
+        return jax.lax.with_sharding_constraint(stack, NamedSharding(self.mesh, self.spec(*matrix)))
 
 
 def split_of(axes: Axes, sharding: jax.sharding.Sharding | None) -> Split | None:

@@ -173,10 +173,8 @@ def _bits(
         places = places[0] + first[0], places[1] + first[1]
     high, low = hash_words((key[0], key[1]), places)
     if bit_width == 64:
-        wide: jax.Array = high.astype(np.uint64) << np.uint64(32) | low.astype(np.uint64)
-        return wide
-    both: jax.Array = high ^ low
-    return both.astype(np.dtype(f"uint{bit_width}"))
+        return high.astype(np.uint64) << np.uint64(32) | low.astype(np.uint64)
+    return (high ^ low).astype(np.dtype(f"uint{bit_width}"))
 
 
 _IMPLEMENTATION: Any = jax.extend.random.threefry_prng_impl

@@ -169,5 +169,7 @@ def draw(
     """
     refuse_permuted("ix.draw", scheme=scheme, key=key, shape=shape, **({} if dtype is None else {"dtype": dtype}))
     check_key(key)
-    array = alone(scheme, shape, dtype, axes=axes, sizes=sizes, role=role, fan_in=fan_in, fan_out=fan_out)
-    return draw_one(Program(array.recipe.kernel, array.shape, array.dtype), array.recipe.numbers, key_of(key))
+    recipe, shape, dtype = alone(
+        scheme, shape, dtype, axes=axes, sizes=sizes, role=role, fan_in=fan_in, fan_out=fan_out
+    )
+    return draw_one(Program(recipe.kernel, shape, dtype), recipe.numbers, key_of(key))

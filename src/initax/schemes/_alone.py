@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,15 +18,6 @@ from initax.schemes._initializer import Initializer, Recipe
 from initax.schemes._scheme import Scheme, as_scheme
 
 
-@dataclass(frozen=True, slots=True)
-class Alone:
-    """An array that is to be drawn: how, in which shape, of which type."""
-
-    recipe: Recipe
-    shape: tuple[int, ...]
-    dtype: Any
-
-
 def alone(
     scheme: Any,
     shape: Any,
@@ -38,8 +28,8 @@ def alone(
     role: Role = "weight",
     fan_in: float | None = None,
     fan_out: float | None = None,
-) -> Alone:
-    """Return how a scheme draws one array.
+) -> tuple[Recipe, tuple[int, ...], Any]:
+    """Return how a scheme draws one array: its recipe, its shape and its type.
 
     Args:
         scheme: anything a rule accepts.
@@ -78,7 +68,7 @@ def alone(
         fan_out = resolved.fan_out if fan_out is None else fan_out
     if role == "bias" and fan_in is not None and fan_out is None:
         fan_out = math.nan  # no law of a bias asks for it
-    fans = None if fan_in is None or fan_out is None else (fan_in, fan_out)
+    fans = None if fan_in is None or fan_out is None else Fans((fan_in, fan_out), (fan_in, fan_out))
     parameter = Parameter(
         path="",
         name=role,
@@ -86,10 +76,10 @@ def alone(
         shape=shape,
         dtype=dtype,
         axes=None if without_axes else resolved,
-        fans=None if fans is None else Fans(fans, fans),
+        fans=fans,
     )
     layer = Layer(path="", kind="Linear", cls=type(None), parameters=(parameter,))
-    return Alone(drawn_part(chosen, role).recipe(parameter, layer), shape, dtype)
+    return drawn_part(chosen, role).recipe(parameter, layer), shape, dtype
 
 
 def drawn_part(scheme: Scheme, role: Role) -> Initializer:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._centered import Centered
 from initax.schemes._distributions import Normal
-from initax.schemes._initializer import Initializer, Recipe, fans_of, positive_fan
+from initax.schemes._initializer import Initializer, Recipe
 from initax.schemes._named import Share, scheme
 from initax.schemes._scheme import Parts, weights_only
 from initax.schemes._variance import Distribution, of_variance
@@ -30,11 +30,11 @@ class Auto(Initializer):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         is_output = parameter.role == "embedding" and parameter.input_second_moment is not None
-        fan_in, _ = fans_of(self.name, parameter, "nominal" if is_output else "effective")
+        fan_in, _ = self.fans_of(parameter, "nominal" if is_output else "effective")
         input_second_moment = 1.0 if parameter.input_second_moment is None else parameter.input_second_moment
         has_bias = parameter.role != "embedding" and any(array.role == "bias" for array in layer.parameters)
         share = 1 - self.bias_share if has_bias else 1.0
-        variance = share / (positive_fan(self.name, parameter, "fan_in", fan_in) * input_second_moment)
+        variance = share / (self.positive_fan(parameter, "fan_in", fan_in) * input_second_moment)
         return of_variance(self.distribution, variance, parameter.dtype)
 
 
@@ -80,4 +80,4 @@ def auto(*, distribution: Distribution = "truncated_normal", bias_share: Share =
     parts = weights_only(drawn, bias)
     if not center:
         return parts
-    return {**parts, **dict.fromkeys(("weight", "recurrent"), Centered(drawn))}
+    return {**parts, **dict.fromkeys(("weight", "recurrent"), Centered(replace(drawn, name="auto")))}

@@ -14,7 +14,7 @@ from initax._errors import SchemeError, listing
 from initax._math._axes import Axes
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import Constant, filled
-from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, plain, where
+from initax.schemes._initializer import Initializer, Kernel, Recipe, plain, where
 from initax.schemes._named import Number, Values, scheme
 from initax.schemes._scheme import Parts, Scheme, weights_only
 
@@ -74,7 +74,7 @@ class ForgetGate(Initializer):
         if len(parameter.gates) == 1:  # the gates stand in arrays of their own
             value = self.value if parameter.gates == ("forget",) else 0.0
             return Constant(value).recipe(parameter, layer)
-        kernel = GateKernel(known_axes(self.name, parameter), parameter.gates.index("forget"))
+        kernel = GateKernel(self.known_axes(parameter), parameter.gates.index("forget"))
         return Recipe(kernel, (self.value,), 0.0)
 
 

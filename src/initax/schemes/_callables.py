@@ -23,7 +23,7 @@ from initax._errors import SchemeError
 from initax._math._axes import Axes
 from initax._math._keys import as_others_know_it, vmap_is_exact
 from initax._model._parameter import WEIGHT_ROLES, FrameworkInit, Layer, Parameter
-from initax.schemes._initializer import Initializer, Kernel, Recipe, drawing_dtype, known_axes, where
+from initax.schemes._initializer import Initializer, Kernel, Recipe, drawing_dtype, where
 from initax.schemes._jax_closures import OwnAxes, fit, moments, own_axes
 
 
@@ -49,27 +49,9 @@ def identity_of(function: Any) -> Any:
     return inner
 
 
-def _for_each_key(draw: Callable[[jax.Array], jax.Array], key: jax.Array, count: int) -> jax.Array:
-    """What a function draws from each of the keys that one is split into, along a new first axis."""
-    keys = jax.random.split(key, count)
-    entries: jax.Array = jax.vmap(draw)(keys) if vmap_is_exact(key) else lax.map(draw, keys)
-    return entries
-
-
 def _of_entry(shape: tuple[int, ...], stack_axis: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of one entry of a stack."""
     return tuple(size for axis, size in enumerate(shape) if axis not in stack_axis)
-
-
-def _stacked(entries: jax.Array, shape: tuple[int, ...], stack_axis: tuple[int, ...]) -> jax.Array:
-    """The entries of a stack, each with its axes in stored order, as the stored array."""
-    stack = (shape[axis] for axis in stack_axis)
-    return jnp.moveaxis(entries.reshape(*stack, *_of_entry(shape, stack_axis)), range(len(stack_axis)), stack_axis)
-
-
-def _key_for(function: Any, key: jax.Array) -> jax.Array:
-    """The key as the function may see it. JAX's own functions only hand it on to samplers, which take any."""
-    return key if str(getattr(function, "__module__", "")).startswith("jax.") else as_others_know_it(key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +78,19 @@ class CallingKernel(Kernel):
             return _opened(self.function(key, self.entry_shape, dtype=dtype, **keywords))
         return _opened(self.function(key, self.entry_shape, dtype, **keywords))
 
-    def one(self, key: jax.Array, dtype: Any) -> jax.Array:
-        """Return one array."""
-        return jnp.asarray(self.called(key, dtype)).astype(dtype)
-
     def entries(self, key: jax.Array, count: int, dtype: Any) -> jax.Array:
         """Return several arrays along a new first axis, each from a key of its own; one alone has the key itself."""
+
+        def one(key: jax.Array) -> jax.Array:
+            return jnp.asarray(self.called(key, dtype)).astype(dtype)
+
+        # JAX's own functions only hand the key on to samplers, which take any.
+        if not str(getattr(self.function, "__module__", "")).startswith("jax."):
+            key = as_others_know_it(key)
         if count == 1:
-            return self.one(key, dtype)[None]
-        return _for_each_key(functools.partial(self.one, dtype=dtype), key, count)
+            return one(key)[None]
+        keys = jax.random.split(key, count)
+        return jax.vmap(one)(keys) if vmap_is_exact(key) else lax.map(one, keys)
 
     def lowest(self, numbers: tuple[float, ...]) -> float:
         """Return the least entry of one array drawn for that purpose: nothing else is known of a callable."""
@@ -131,25 +117,25 @@ class CanonicalKernel(CallingKernel):
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        key = _key_for(self.function, key)
         if self.axes is None:
-            return self.one(key, dtype)
+            return self.entries(key, 1, dtype)[0]
         batch = self.axes.batch_size
-        entries = self.entries(key, batch, dtype)
-        return self.axes.from_canonical(jnp.reshape(entries, (batch, *self.axes.canonical_shape)))
+        entries = jnp.reshape(self.entries(key, batch, dtype), (batch, *self.axes.canonical_shape))
+        return self.axes.from_canonical(entries)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredKernel(CallingKernel):
-    """A callable with axes of its own, once per entry of a stack in the layout in which that is stored."""
+    """A callable with axes of its own or of its framework, once per entry of a stack, in the order that is stored."""
 
     stack_axis: tuple[int, ...]
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Return the array."""
-        count = math.prod(shape[axis] for axis in self.stack_axis)
-        entries = self.entries(_key_for(self.function, key), count, dtype)
-        return _stacked(entries, shape, self.stack_axis)
+        stack = tuple(shape[axis] for axis in self.stack_axis)
+        entries = self.entries(key, math.prod(stack), dtype)
+        split = jnp.reshape(entries, (*stack, *_of_entry(shape, self.stack_axis)))
+        return jnp.moveaxis(split, range(len(stack)), self.stack_axis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +149,7 @@ class CallableInitializer(Initializer):
         """Return the recipe for one parameter."""
         axes = parameter.axes
         if parameter.role in WEIGHT_ROLES:
-            axes = known_axes(self.name, parameter)
+            axes = self.known_axes(parameter)
             entry_shape = axes.canonical_shape
         elif axes is not None:
             *receptive, _, outputs = axes.canonical_shape
@@ -193,34 +179,6 @@ class CallableInitializer(Initializer):
 
 
 @dataclass(frozen=True, slots=True)
-class FrameworkKernel(Kernel):
-    """A framework's own initializer, called the way the framework calls it, once per stack entry."""
-
-    identity: Any
-    function: Callable[..., Any] = field(compare=False)
-    call_shape: tuple[int, ...]
-    stack_axis: tuple[int, ...]
-    elementwise: ClassVar[bool] = False
-
-    def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """Return the array."""
-        key = _key_for(self.function, key)
-
-        def one(entry_key: jax.Array) -> jax.Array:
-            return jnp.asarray(_opened(self.function(entry_key, self.call_shape, dtype))).astype(dtype)
-
-        if not self.stack_axis:
-            return one(key).reshape(shape)
-        return _stacked(
-            _for_each_key(one, key, math.prod(shape[axis] for axis in self.stack_axis)), shape, self.stack_axis
-        )
-
-    def moments(self, numbers: tuple[float, ...], std: float | None) -> tuple[float, float] | None:
-        """Return them for one of JAX's initializers."""
-        return moments(self.function, self.call_shape)
-
-
-@dataclass(frozen=True, slots=True)
 class Framework(Initializer):
     """A framework's own initializer, whatever axes it assumes."""
 
@@ -236,7 +194,7 @@ class Framework(Initializer):
                 f"the array has shape {parameter.shape}",
             )
         function = self.init.function
-        return Recipe(FrameworkKernel(identity_of(function), function, self.init.shape, stack_axis), (), None)
+        return Recipe(StoredKernel(identity_of(function), function, self.init.shape, None, stack_axis), (), None)
 
 
 def from_callable(function: Callable[..., Any]) -> CallableInitializer:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from initax._errors import SchemeError
 from initax._math._axes import Axes
 from initax._model._parameter import Layer, Parameter, Role
-from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, known_axes, where
+from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, where
 from initax.schemes._named import SchemeLike
 from initax.schemes._named import scheme as named
 from initax.schemes._scheme import Scheme
@@ -48,18 +48,14 @@ class Centered(InitializerAround):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        axes = known_axes("centered", parameter)
+        axes = self.known_axes(parameter)
         _refuse_unsuited(parameter, axes)
         recipe = self.inner_recipe(parameter, layer)
         return replace(recipe, kernel=CenteredKernel(recipe.kernel, axes))
 
-    def spec(self) -> Any:
-        """Return what JSON keeps of it."""
-        return [self.name, {"scheme": self.inner.spec()}]
-
     def __str__(self) -> str:
         """Return the initializer as a call: name and arguments."""
-        return f"centered({self.inner})"
+        return f"centered({self.inner})" if self.name == "centered" else Initializer.__str__(self)
 
 
 @named("centered")
@@ -92,10 +88,10 @@ def centered(scheme: SchemeLike) -> Scheme:
     """
 
     def of_part(part: Initializer, role: Role) -> Initializer:
-        return Centered(part, name="centered") if role in ("weight", "recurrent") else part
+        is_centered = role in ("weight", "recurrent")
+        return Centered(part, name="centered", args=(("scheme", part),)) if is_centered else part
 
-    changed: Scheme = scheme.changed(of_part, centered)
-    return changed
+    return scheme.changed(of_part, centered)
 
 
 def _refuse_unsuited(parameter: Parameter, axes: Axes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -84,14 +84,6 @@ class KnownFactor(float):
     Attributes:
         recipe: the recipe.
     """
-
-    __slots__ = ("recipe",)
-
-    def __new__(cls, value: float, recipe: str) -> KnownFactor:
-        """Return the number."""
-        factor = super().__new__(cls, value)
-        factor.recipe = recipe
-        return factor
 
     recipe: str
 
@@ -249,7 +241,8 @@ def depth_factor(recipe: str, **sizes: int) -> float | DepthFactor:
             did_you_mean(recipe, (*RECIPES, *BY_STREAM)) if isinstance(recipe, str) else "",
             "recipes: " + listing((f"{name}({listing(_sizes(name))})" for name in RECIPES), 60),
         )
-    if recipe not in FORWARD and _traced(recipe, sizes):
+    untraced = GIVEN & set(_sizes(recipe)) if recipe in RECIPES else set()
+    if recipe not in FORWARD and set(sizes) == untraced:
         return DepthFactor(recipe, tuple((name, _whole(recipe, name, size)) for name, size in sizes.items()))
     if recipe not in RECIPES:
         raise SchemeError(
@@ -262,12 +255,9 @@ def depth_factor(recipe: str, **sizes: int) -> float | DepthFactor:
         raise SchemeError(
             f'the depth factor "{recipe}" needs the sizes {listing(needed)}.', given, f"write {_call(recipe)}"
         )
-    return KnownFactor(RECIPES[recipe](**{name: _whole(recipe, name, sizes[name]) for name in needed}), recipe)
-
-
-def _traced(recipe: str, sizes: Mapping[str, Any]) -> bool:
-    """Whether all sizes that are missing are those that a forward pass tells, and no others are given."""
-    return set(sizes) == (GIVEN & set(_sizes(recipe)) if recipe in RECIPES else set())
+    factor = KnownFactor(RECIPES[recipe](**{name: _whole(recipe, name, sizes[name]) for name in needed}))
+    factor.recipe = recipe
+    return factor
 
 
 def _only(streams: list[ResidualStream]) -> ResidualStream | None:

@@ -12,7 +12,7 @@ import numpy as np
 from initax._errors import SchemeError, warn
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS, Constant
-from initax.schemes._initializer import Initializer, Recipe, drawing_dtype, is_complex, refuse_complex, where
+from initax.schemes._initializer import Initializer, Recipe, drawing_dtype, is_complex, where
 from initax.schemes._kernels import IntervalKernel, NormalKernel, TruncatedNormalKernel, UniformKernel, truncated_std
 from initax.schemes._named import NonNegative, Number, Positive, Values, scheme
 from initax.schemes._scheme import Parts, weights_only
@@ -83,8 +83,7 @@ class TruncatedNormal(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        refuse_complex(
-            "truncated_normal",
+        self.refuse_complex(
             parameter,
             'a cut modulus is ("variance_scaling", {"distribution": "truncated_normal", ...})',
         )

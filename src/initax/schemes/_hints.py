@@ -61,25 +61,17 @@ NAMES_ELSEWHERE = {
 }
 """Names that other packages give to schemes → what to write."""
 
-ARGUMENTS_ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "corr": ("correlation",),
-    "var": ("variance",),
-    "target_var": ("variance",),
-    "target_corr": ("correlation",),
-    "constrained_weight_init": ("weight",),
-    "constrained_bias_init": ("bias",),
-    "std": ("stddev",),
-    "val": ("value",),
-    "nonlinearity": ("gain",),
-    "a": ("lower",),
-    "b": ("upper",),
-    "low": ("lower",),
-    "high": ("upper",),
-    "minval": ("lower",),
-    "maxval": ("upper",),
-    "scale": ("factor",),
-    "gain": ("factor",),
-    "multiplier": ("factor",),
+ARGUMENTS_ELSEWHERE = {
+    **dict.fromkeys(("corr", "target_corr"), "correlation"),
+    **dict.fromkeys(("var", "target_var"), "variance"),
+    "constrained_weight_init": "weight",
+    "constrained_bias_init": "bias",
+    "std": "stddev",
+    "val": "value",
+    "nonlinearity": "gain",
+    **dict.fromkeys(("a", "low", "minval"), "lower"),
+    **dict.fromkeys(("b", "high", "maxval"), "upper"),
+    **dict.fromkeys(("scale", "gain", "multiplier"), "factor"),
 }
 """Arguments in PyTorch, NumPy, JAX, Keras, the authors' code and klax → what they may be called here."""
 
@@ -140,8 +132,7 @@ def needed(factory: Callable[..., Any]) -> list[str]:
         factory: the function that makes it.
     """
     parameters = parameters_of(factory).values()
-    named = [parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
-    return [parameter.name for parameter in named if parameter.default is parameter.empty]
+    return [each.name for each in parameters if each.kind is not each.VAR_KEYWORD and each.default is each.empty]
 
 
 def pairs_text(args: Mapping[Any, Any]) -> str:
@@ -188,8 +179,8 @@ def unknown_argument(name: str, factory: Callable[..., Any], argument: str, valu
         value: its value.
     """
     parameters = tuple(parameters_of(factory))
-    here = next((known for known in ARGUMENTS_ELSEWHERE.get(argument, ()) if known in parameters), None)
-    hint = f'here it is called "{here}"' if here else did_you_mean(argument, parameters)
+    here = ARGUMENTS_ELSEWHERE.get(argument)
+    hint = f'here it is called "{here}"' if here in parameters else did_you_mean(argument, parameters)
     if argument in LAWS_ELSEWHERE and not needed(factory):
         hint = _as_variance_scaling(factory().part("weight"), argument, value) or hint
     if argument == "scale" and "gain" in parameters:

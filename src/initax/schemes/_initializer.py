@@ -149,6 +149,80 @@ class Initializer:
         """
         raise NotImplementedError
 
+    def known_axes(self, parameter: Parameter) -> Axes:
+        """Return the axes of a parameter.
+
+        Raises:
+            SchemeError: they are not known.
+        """
+        if parameter.axes is None:
+            raise SchemeError(f"{self.name} needs the axes of {where(parameter)}, and they are not declared.")
+        return parameter.axes
+
+    def fans_of(self, parameter: Parameter, fans: str) -> tuple[float, float]:
+        """Return fan_in and fan_out of a parameter, nominal or effective.
+
+        Raises:
+            SchemeError: the parameter has no fans, or a mask takes away one knows not how much of the effective ones.
+        """
+        fan_in, fan_out = parameter.fan_in, parameter.fan_out
+        if fans == "effective":
+            fan_in, fan_out = parameter.effective_fan_in, parameter.effective_fan_out
+        if parameter.fan_in is not None and fan_in is None:
+            raise SchemeError(
+                f"{self.name} needs the effective fans of {where(parameter)}, and what its mask lets through "
+                "is not known here: the mask is traced or abstract.",
+                f"shape {parameter.shape}, nominal fan_in {parameter.fan_in:g}, fan_out {parameter.fan_out:g}",
+                "plan where it is an array, outside jax.jit: plan = ix.plan(model, ...); then inside: plan.draw(key)",
+            )
+        if fan_in is None or fan_out is None:
+            line = "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})"
+            if parameter.role == "bias" and not parameter.path:
+                line = f'give those of its weight: ix.draw("{self.name}", key, shape, role="bias", fan_in=...)'
+            head = f"{self.name} needs the fans of {where(parameter)}, and they are not known."
+            raise SchemeError(head, f"shape {parameter.shape}, role {parameter.role}", line)
+        return float(fan_in), float(fan_out)
+
+    def positive_fan(self, parameter: Parameter, name: str, value: float) -> float:
+        """Return a fan used as a divisor.
+
+        Raises:
+            SchemeError: it is zero.
+        """
+        if value <= 0:
+            raise SchemeError(
+                f"{self.name} divides by {name}, which is 0 for {where(parameter)}.",
+                f"shape {parameter.shape}, axes {parameter.axes.pattern if parameter.axes else None}",
+                'an array with a zero-sized axis has nothing to scale by: use "zeros" or leave it out',
+            )
+        return value
+
+    def fan_in_of(self, parameter: Parameter, fans: str) -> float:
+        """Return the fan_in of a parameter, nominal or effective, as a divisor.
+
+        Raises:
+            SchemeError: it is not known, or zero.
+        """
+        return self.positive_fan(parameter, "fan_in", self.fans_of(parameter, fans)[0])
+
+    @staticmethod
+    def without_inputs(parameter: Parameter, fans: str) -> bool:
+        """Return whether this is the bias of a weight without inputs, whose fan_in nothing can be divided by."""
+        fan_in = parameter.effective_fan_in if fans == "effective" else parameter.fan_in
+        return parameter.role == "bias" and fan_in == 0
+
+    def refuse_complex(self, parameter: Parameter, instead: str) -> None:
+        """Raise where an initializer is defined for reals only.
+
+        Raises:
+            SchemeError: the parameter is complex.
+        """
+        if is_complex(parameter.dtype):
+            raise SchemeError(
+                f"{self.name} is defined for real arrays; {where(parameter)} is {np.dtype(parameter.dtype).name}.",
+                instead,
+            )
+
     def spec(self) -> Any:
         """Return what JSON keeps of it: its name, or its name and arguments."""
         return self.name if not self.args else [self.name, {name: plain(value) for name, value in self.args}]
@@ -218,11 +292,18 @@ def argument_text(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return an argument as JSON can keep it: nested tuples as lists, complex numbers as texts."""
+    """Return an argument as JSON can keep it: nested tuples as lists, complex numbers as texts.
+
+    Raises:
+        SchemeError: it is a function.
+    """
     if isinstance(value, tuple):
         return [plain(entry) for entry in value]
     if hasattr(value, "spec"):
         return value.spec()
+    if callable(value):
+        name = getattr(value, "__name__", type(value).__name__)
+        raise SchemeError(f"the function {name} among a scheme's arguments can't be stored.", "use a name")
     return str(value).strip("()") if isinstance(value, complex) else value
 
 
@@ -245,8 +326,7 @@ def real_dtype(dtype: Any) -> Any:
 @functools.lru_cache(maxsize=256)
 def number_type(dtype: Any, x64: bool) -> Callable[[float], Any]:
     """Return the type in which the numbers that scale an array of type `dtype` are handed over."""
-    scalar: Callable[[float], Any] = np.dtype(jax.dtypes.canonicalize_dtype(real_dtype(dtype))).type
-    return scalar
+    return np.dtype(jax.dtypes.canonicalize_dtype(real_dtype(dtype))).type
 
 
 @functools.lru_cache(maxsize=256)
@@ -332,36 +412,11 @@ def choice(scheme: str, name: str, value: Any, options: tuple[str, ...]) -> str:
     return str(value)
 
 
-def gain_number(scheme: str, value: float | str | Callable[[Any], Any]) -> float:
+def gain_number(scheme: str, name: str, value: float | str | Callable[[Any], Any]) -> float:
     """Return a gain given as a number, an activation or the name of one."""
     if isinstance(value, str) or (callable(value) and not hasattr(value, "dtype")):
         return exact_gain(value)
-    return number(scheme, "gain", value)
-
-
-def fans_of(initializer: str, parameter: Parameter, fans: str) -> tuple[float, float]:
-    """Return fan_in and fan_out of a parameter, nominal or effective.
-
-    Raises:
-        SchemeError: the parameter has no fans, or a mask takes away one knows not how much of the effective ones.
-    """
-    fan_in, fan_out = parameter.fan_in, parameter.fan_out
-    if fans == "effective":
-        fan_in, fan_out = parameter.effective_fan_in, parameter.effective_fan_out
-    if parameter.fan_in is not None and fan_in is None:
-        raise SchemeError(
-            f"{initializer} needs the effective fans of {where(parameter)}, and what its mask lets through "
-            "is not known here: the mask is traced or abstract.",
-            f"shape {parameter.shape}, nominal fan_in {parameter.fan_in:g}, fan_out {parameter.fan_out:g}",
-            "plan where it is an array, outside jax.jit: plan = ix.plan(model, ...); then inside: plan.draw(key)",
-        )
-    if fan_in is None or fan_out is None:
-        line = "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})"
-        if parameter.role == "bias" and not parameter.path:
-            line = f'give those of its weight: ix.draw("{initializer}", key, shape, role="bias", fan_in=...)'
-        head = f"{initializer} needs the fans of {where(parameter)}, and they are not known."
-        raise SchemeError(head, f"shape {parameter.shape}, role {parameter.role}", line)
-    return float(fan_in), float(fan_out)
+    return number(scheme, name, value)
 
 
 def averages(fan_in: float, fan_out: float) -> dict[str, float]:
@@ -374,52 +429,6 @@ def averages(fan_in: float, fan_out: float) -> dict[str, float]:
     }
 
 
-def positive_fan(initializer: str, parameter: Parameter, name: str, value: float) -> float:
-    """Return a fan used as a divisor.
-
-    Raises:
-        SchemeError: it is zero.
-    """
-    if value <= 0:
-        raise SchemeError(
-            f"{initializer} divides by {name}, which is 0 for {where(parameter)}.",
-            f"shape {parameter.shape}, axes {parameter.axes.pattern if parameter.axes else None}",
-            'an array with a zero-sized axis has nothing to scale by: use "zeros" or leave it out',
-        )
-    return value
-
-
-def without_inputs(parameter: Parameter, fans: str) -> bool:
-    """Return whether this is the bias of a weight without inputs, whose fan_in nothing can be divided by."""
-    if parameter.role != "bias":
-        return False
-    return (parameter.effective_fan_in if fans == "effective" else parameter.fan_in) == 0
-
-
-def known_axes(initializer: str, parameter: Parameter) -> Axes:
-    """Return the axes of a parameter.
-
-    Raises:
-        SchemeError: they are not known.
-    """
-    if parameter.axes is None:
-        raise SchemeError(f"{initializer} needs the axes of {where(parameter)}, and they are not declared.")
-    return parameter.axes
-
-
 def where(parameter: Parameter) -> str:
     """Return how an error names a parameter."""
     return f'"{parameter.path}"' if parameter.path else "the array"
-
-
-def refuse_complex(initializer: str, parameter: Parameter, instead: str) -> None:
-    """Raise where an initializer is defined for reals only.
-
-    Raises:
-        SchemeError: the parameter is complex.
-    """
-    if is_complex(parameter.dtype):
-        raise SchemeError(
-            f"{initializer} is defined for real arrays; {where(parameter)} is {np.dtype(parameter.dtype).name}.",
-            instead,
-        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._distributions import normal
-from initax.schemes._initializer import Initializer, Recipe, known_axes, where
+from initax.schemes._initializer import Initializer, Recipe, where
 from initax.schemes._named import NonNegative, Number, scheme
 from initax.schemes._scheme import Parts, weights_only
 from initax.schemes._structured import Eye
@@ -21,7 +21,7 @@ class RecurrentIdentity(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        axes = known_axes("irnn", parameter)
+        axes = self.known_axes(parameter)
         *_, inputs, outputs = axes.canonical_shape
         if inputs != outputs:
             raise SchemeError(

@@ -93,13 +93,9 @@ def moments(function: Any, shape: tuple[int, ...]) -> tuple[float, float] | None
 
 def _inside(function: Any) -> Any:
     """What wrappers are around: partials, and those that name it."""
-    while True:
-        if hasattr(function, "__wrapped__"):
-            function = function.__wrapped__
-        elif isinstance(function, functools.partial):
-            function = function.func
-        else:
-            return function
+    if isinstance(function, functools.partial):
+        return _inside(function.func)
+    return _inside(function.__wrapped__) if hasattr(function, "__wrapped__") else function
 
 
 def _looked_into(function: Any) -> tuple[str, Mapping[str, Any]]:

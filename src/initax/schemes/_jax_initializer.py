@@ -51,21 +51,20 @@ class JaxInitializer:
             AxesError: the axes do not fit the shape, or no mesh is around for `out_sharding`.
             KeyTypeError: `key` is not one JAX key.
         """
-        drawing = alone(self.scheme, shape, dtype, axes=self.axes, sizes=dict(self.sizes), role=self.role)
-        kernel = drawing.recipe.kernel
+        recipe, shape, dtype = alone(self.scheme, shape, dtype, axes=self.axes, sizes=dict(self.sizes), role=self.role)
+        kernel = recipe.kernel
         if kernel.sees_old:
             raise SchemeError(
                 f"{self.scheme} keeps a part of what an array holds, and an initializer sees none.",
                 "draw it anew over the model: ix.reinit(model, rules, key)",
             )
         typed = as_key(key)
-        numbers = tuple(map(number_type(drawing.dtype, bool(CONFIG.jax_enable_x64)), drawing.recipe.numbers))
+        numbers = tuple(map(number_type(dtype, bool(CONFIG.jax_enable_x64)), recipe.numbers))
         if isinstance(jax.random.key_data(typed), jax.core.Tracer):
-            return _placed(_compiled(kernel, drawing.shape, drawing.dtype, None)(typed, numbers), out_sharding)
+            return _placed(_compiled(kernel, shape, dtype, None)(typed, numbers), out_sharding)
         sharding = _as_sharding(out_sharding)
         with no_mesh():
-            drawn: jax.Array = _compiled(kernel, drawing.shape, drawing.dtype, sharding)(typed, numbers)
-        return drawn
+            return _compiled(kernel, shape, dtype, sharding)(typed, numbers)
 
     def __repr__(self) -> str:
         """Return it as one would write it."""
@@ -149,7 +148,5 @@ def _placed(array: jax.Array, out_sharding: Any) -> jax.Array:
     named = isinstance(out_sharding, NamedSharding)
     mesh = out_sharding.mesh if named else jax.sharding.get_abstract_mesh()
     if not mesh.empty and all(kind == AxisType.Explicit for kind in mesh.axis_types):
-        moved: jax.Array = jax.sharding.reshard(array, out_sharding)
-        return moved
-    placed: jax.Array = lax.with_sharding_constraint(array, out_sharding)
-    return placed
+        return jax.sharding.reshard(array, out_sharding)
+    return lax.with_sharding_constraint(array, out_sharding)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS
-from initax.schemes._initializer import Initializer, Recipe, known_axes, positive_fan, where
+from initax.schemes._initializer import Initializer, Recipe, where
 from initax.schemes._named import Positive, scheme
 from initax.schemes._scheme import Parts
 from initax.schemes._variance import Distribution, of_variance
@@ -25,7 +25,7 @@ class Mup(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        axes = known_axes(self.name, parameter)
+        axes = self.known_axes(parameter)
         if not axes.in_axis:
             raise SchemeError(
                 f"{self.name} needs an input axis; {where(parameter)} has shape {parameter.shape}, "
@@ -33,7 +33,7 @@ class Mup(Initializer):
                 "its variance follows from the number of inputs",
             )
         *receptive, inputs, _ = axes.canonical_shape
-        multiplier = positive_fan(self.name, parameter, "fan_in", inputs) / self.base_width
+        multiplier = self.positive_fan(parameter, "fan_in", inputs) / self.base_width
         at_base = 1 / (self.base_width * math.prod(receptive)) if self.stddev is None else self.stddev**2
         return of_variance(self.distribution, at_base / multiplier ** (2 * self.power), parameter.dtype)
 

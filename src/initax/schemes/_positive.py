@@ -20,17 +20,18 @@ def refuse_out_of_range(initializer: Initializer, recipe: Recipe, parameter: Par
     """
     if not constraint.positive:
         return
-    lowest = recipe.kernel.lowest(recipe.numbers)
-    instead = (
-        'for positive weights: "hoedt", ("icnn", {"activation": ...}), ("constant", {"value": ...}), ("uniform", ...)'
-    )
-    whole = "for a whole input-convex network: ix.convex.rules(model, activation)"
+    lowest, wrong = recipe.kernel.lowest(recipe.numbers), ""
     if lowest < 0:
-        head = f"{initializer} gives negative values, and {where(parameter)} is positive ({constraint.name})."
-        raise SchemeError(head, instead, whole)
-    if lowest == 0 and not constraint.reaches_zero and not recipe.kernel.random:
-        head = f"{initializer} gives zeros, and {where(parameter)} is never zero ({constraint.name})."
-        raise SchemeError(head, instead, whole)
+        wrong = f"{initializer} gives negative values, and {where(parameter)} is positive"
+    elif lowest == 0 and not constraint.reaches_zero and not recipe.kernel.random:
+        wrong = f"{initializer} gives zeros, and {where(parameter)} is never zero"
+    if wrong:
+        raise SchemeError(
+            f"{wrong} ({constraint.name}).",
+            'for positive weights: "hoedt", ("icnn", {"activation": ...}), ("constant", {"value": ...}), '
+            '("uniform", ...)',
+            "for a whole input-convex network: ix.convex.rules(model, activation)",
+        )
     if math.isinf(constraint.most):
         return
     share = recipe.kernel.above(recipe.numbers, constraint.most)

@@ -13,19 +13,11 @@ import numpy as np
 from jax import lax
 
 from initax._errors import SchemeError, count
+from initax._math._axes import Axes
 from initax._model._parameter import Layer, Parameter, Role
 from initax.schemes._depth import DepthFactor, KnownFactor, depth_factor
-from initax.schemes._initializer import (
-    Initializer,
-    InitializerAround,
-    KernelAround,
-    Recipe,
-    known_axes,
-    number,
-    plain,
-    where,
-)
-from initax.schemes._named import Check, SchemeLike
+from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, number, where
+from initax.schemes._named import SchemeLike
 from initax.schemes._named import scheme as named
 from initax.schemes._scheme import Scheme
 
@@ -55,8 +47,7 @@ class ScaledKernel(KernelAround):
             return drawn * factor
         # Without the barrier XLA may merge the factors with the kernel's own, and a layer differs in its last bit.
         along = jnp.expand_dims(factor, [axis for axis in range(len(shape)) if axis != self.axis])
-        scaled: jax.Array = lax.optimization_barrier(drawn) * along
-        return scaled
+        return lax.optimization_barrier(drawn) * along
 
     def moments(self, numbers: tuple[Any, ...], std: float | None) -> tuple[float, float] | None:
         """Return those of the inner kernel, times the mean factor and the mean square of the factors."""
@@ -92,13 +83,9 @@ class Scaled(InitializerAround):
         recipe = self.inner_recipe(parameter, layer)
         factor = self.factor.of(parameter) if isinstance(self.factor, DepthFactor) else self.factor
         std = None if recipe.std is None else recipe.std * _root_mean_square(_all(factor))
-        axis = _stack_of(parameter, factor) if isinstance(factor, tuple) else None
+        axis = _stack_of(parameter, self.known_axes(parameter), factor) if isinstance(factor, tuple) else None
         numbers = (*recipe.numbers, factor if isinstance(factor, tuple) else float(factor))
         return replace(recipe, kernel=ScaledKernel(recipe.kernel, axis), numbers=numbers, std=std)
-
-    def spec(self) -> Any:
-        """Return what JSON keeps of it."""
-        return [self.name, {"scheme": self.inner.spec(), "factor": plain(self.factor)}]
 
     @property
     def depth_recipe(self) -> str:
@@ -128,7 +115,7 @@ def _factor(_scheme: str, _name: str, factor: Any) -> Factor:
     return number("scaled", "factor", factor)
 
 
-ByFactor = Annotated[Any, Check(_factor)]
+ByFactor = Annotated[Any, _factor]
 """A number, one for each layer of a stack, or the recipe of a depth factor, with or without its sizes."""
 
 
@@ -160,10 +147,10 @@ def scaled(scheme: SchemeLike, factor: ByFactor, *, biases: bool = False) -> Sch
     """
 
     def of_part(part: Initializer, role: Role) -> Initializer:
-        return part if role in ("bias", "scale") and not biases else Scaled(part, factor, name="scaled")
+        args = (("scheme", part), ("factor", factor))
+        return part if role in ("bias", "scale") and not biases else Scaled(part, factor, name="scaled", args=args)
 
-    changed: Scheme = scheme.changed(of_part, lambda array: scaled(array, factor, biases=biases))
-    return changed
+    return scheme.changed(of_part, lambda array: scaled(array, factor, biases=biases))
 
 
 def _all(factor: float | tuple[float, ...]) -> tuple[float, ...]:
@@ -174,9 +161,8 @@ def _root_mean_square(factors: tuple[float, ...]) -> float:
     return math.sqrt(sum(factor**2 for factor in factors) / len(factors)) if len(factors) > 1 else abs(factors[0])
 
 
-def _stack_of(parameter: Parameter, factors: tuple[float, ...]) -> int:
+def _stack_of(parameter: Parameter, axes: Axes, factors: tuple[float, ...]) -> int:
     """The stored axis with one layer for each factor: the first axis of a stack, or of what a rule says is one."""
-    axes = known_axes("scaled", parameter)
     axis = next(iter(axes.stack_axis), next(iter(axes.entry_axis), None))
     many = f"{len(factors)} factors" if len(factors) > 1 else "one factor in a list"
     seen = f'shape {parameter.shape}, axes "{axes.pattern}"'

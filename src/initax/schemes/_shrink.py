@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from initax._errors import SchemeError
-from initax._model._parameter import Layer, Parameter
-from initax.schemes._initializer import InitializerAround, KernelAround, Recipe, where
+from initax._model._parameter import Layer, Parameter, Role
+from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, where
 from initax.schemes._named import Number, SchemeLike
 from initax.schemes._named import scheme as named
 from initax.schemes._scheme import Scheme
@@ -57,10 +57,6 @@ class ShrinkPerturb(InitializerAround):
         numbers = (*recipe.numbers, self.perturb, self.shrink)
         return replace(recipe, kernel=ShrinkPerturbKernel(recipe.kernel), numbers=numbers, std=None)
 
-    def spec(self) -> Any:
-        """Return what JSON keeps of it."""
-        return [self.name, {"shrink": self.shrink, "scheme": self.inner.spec(), "perturb": self.perturb}]
-
     def __str__(self) -> str:
         """Return the initializer as a call: name and arguments."""
         return f"{self.name}({self.shrink:.6g}, {self.inner}, {self.perturb:.6g})"
@@ -93,13 +89,14 @@ def shrink_perturb(shrink: Number, scheme: SchemeLike, perturb: Number = 1.0) ->
     References:
         Ash & Adams 2020, "On warm-starting neural network training", arXiv 1910.08475, section 4.
     """
+
+    def of_part(part: Initializer, _: Role) -> Initializer:
+        args = (("shrink", shrink), ("scheme", part), ("perturb", perturb))
+        return ShrinkPerturb(part, shrink, perturb, name="shrink_perturb", args=args)
+
     if any(part is not None and part.needs_input_second_moment for part in scheme.parts.values()):
         raise SchemeError(
             "shrink_perturb can't add to what auto draws: auto scales a whole weight to what reaches it.",
             'name a scheme that needs no inputs, "he_normal"',
         )
-    changed: Scheme = scheme.changed(
-        lambda part, _: ShrinkPerturb(part, shrink, perturb, name="shrink_perturb"),
-        lambda array: shrink_perturb(shrink, array, perturb),
-    )
-    return changed
+    return scheme.changed(of_part, lambda array: shrink_perturb(shrink, array, perturb))

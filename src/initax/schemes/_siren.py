@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from initax._model._parameter import Layer, Parameter
-from initax.schemes._initializer import FanKind, Initializer, Recipe, fans_of, positive_fan, refuse_complex
+from initax.schemes._initializer import FanKind, Initializer, Recipe
 from initax.schemes._kernels import UniformKernel
 from initax.schemes._named import Positive, scheme
 from initax.schemes._scheme import Parts, weights_only
@@ -23,8 +23,8 @@ class Siren(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        refuse_complex("siren", parameter, 'for complex weights: ("variance_scaling", {"distribution": "uniform"})')
-        fan_in = positive_fan("siren", parameter, "fan_in", fans_of("siren", parameter, self.fans)[0])
+        self.refuse_complex(parameter, 'for complex weights: ("variance_scaling", {"distribution": "uniform"})')
+        fan_in = self.fan_in_of(parameter, self.fans)
         bound = 1 / fan_in if self.first else math.sqrt(6 / fan_in) / self.w0
         return Recipe(UniformKernel(), (bound,), bound / math.sqrt(3))
 

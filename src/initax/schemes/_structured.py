@@ -20,8 +20,8 @@ from initax._math._polar import polar
 from initax._math._sharding import Split, split_of
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS
-from initax.schemes._initializer import Initializer, Kernel, Recipe, known_axes, number, where
-from initax.schemes._named import Check, Gain, NonNegative, Share, scheme
+from initax.schemes._initializer import Initializer, Kernel, Recipe, number, where
+from initax.schemes._named import Gain, NonNegative, Share, scheme
 from initax.schemes._scheme import Parts, weights_only
 
 Method = Literal["auto", "householder", "polar"]
@@ -31,13 +31,19 @@ temporaries take five times that. It depends on no device, mesh or backend, and 
 
 
 @dataclass(frozen=True, slots=True)
-class _Structured(Kernel):
+class Structured(Kernel):
+    """A kernel that has to see an array as a whole.
+
+    Attributes:
+        axes: the axes of the array.
+    """
+
     axes: Axes
     elementwise: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)
-class HaarKernel(_Structured):
+class HaarKernel(Structured):
     """Haar-distributed (semi-)orthogonal matrices `(receptive * in, out)`, one per batch entry.
 
     Attributes:
@@ -59,8 +65,7 @@ class HaarKernel(_Structured):
         spread = jax.sharding.auto_axes(
             lambda key, gain: self._drawn(key, gain, dtype, split), out_sharding=split.stored
         )
-        drawn: jax.Array = spread(key, numbers[0])
-        return drawn
+        return spread(key, numbers[0])
 
     @property
     def may_round(self) -> bool:  # type: ignore[override]
@@ -119,7 +124,7 @@ class DeltaHaarKernel(HaarKernel):
 
 
 @dataclass(frozen=True, slots=True)
-class EyeKernel(_Structured):
+class EyeKernel(Structured):
     """The identity from inputs to outputs at the center tap, then rolled along the axes of the canonical layout."""
 
     shift: tuple[int, ...]
@@ -138,7 +143,7 @@ class EyeKernel(_Structured):
 
 
 @dataclass(frozen=True, slots=True)
-class SparseKernel(_Structured):
+class SparseKernel(Structured):
     """Normal with `zeros` of the incoming weights of every unit set to zero, chosen at random."""
 
     zeros: int = 0
@@ -177,7 +182,7 @@ class OfMatrix(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        axes = known_axes(self.name, parameter)
+        axes = self.known_axes(parameter)
         seen = f'shape {parameter.shape}, axes "{axes.pattern}"'
         if not (axes.in_axis and axes.out_axis):
             head = f"{self.name} needs input and output axes; {where(parameter)} has {seen}."
@@ -346,7 +351,7 @@ def _shift(name: str, argument: str, value: Any) -> int | tuple[int, ...]:
     return tuple(map(int, steps)) if isinstance(value, tuple | list) else int(steps[0])
 
 
-Shift = Annotated[Any, Check(_shift)]
+Shift = Annotated[Any, _shift]
 """By how much the outputs are rolled, or each axis."""
 
 

@@ -11,18 +11,7 @@ import numpy as np
 
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS
-from initax.schemes._initializer import (
-    FanKind,
-    Initializer,
-    Kernel,
-    Recipe,
-    averages,
-    fans_of,
-    is_complex,
-    positive_fan,
-    real_dtype,
-    without_inputs,
-)
+from initax.schemes._initializer import FanKind, Initializer, Kernel, Recipe, averages, is_complex, real_dtype
 from initax.schemes._kernels import (
     ComplexTruncatedNormalKernel,
     DiskKernel,
@@ -55,8 +44,8 @@ class VarianceScaling(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        fan_in, fan_out = fans_of(self.name, parameter, self.fans)
-        variance = self.scale / positive_fan(self.name, parameter, self.mode, averages(fan_in, fan_out)[self.mode])
+        fan_in, fan_out = self.fans_of(parameter, self.fans)
+        variance = self.scale / self.positive_fan(parameter, self.mode, averages(fan_in, fan_out)[self.mode])
         return of_variance(self.distribution, variance, parameter.dtype)
 
 
@@ -97,10 +86,10 @@ class UniformFanIn(Initializer):
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
-        if self.fan is None and without_inputs(parameter, self.fans):
+        if self.fan is None and self.without_inputs(parameter, self.fans):
             return ZEROS.recipe(parameter, layer)
-        fan = self.fan if self.fan is not None else fans_of(self.name, parameter, self.fans)[0]
-        bound = 1 / math.sqrt(positive_fan(self.name, parameter, "fan_in", fan))
+        fan = self.fan if self.fan is not None else self.fans_of(parameter, self.fans)[0]
+        bound = 1 / math.sqrt(self.positive_fan(parameter, "fan_in", fan))
         std = bound / math.sqrt(3) * (math.sqrt(2) if is_complex(parameter.dtype) else 1.0)
         return Recipe(UniformKernel(), (bound,), std)
 
@@ -137,11 +126,6 @@ def variance_scaling(
     return weights_only(VarianceScaling(scale, mode, distribution, fans))
 
 
-def _scaled(scale: float, mode: str, fans: str, truncated: bool) -> Parts:
-    distribution = "truncated_normal" if truncated else "normal"
-    return weights_only(VarianceScaling(scale, mode, distribution, fans))
-
-
 @scheme("he_normal", "kaiming_normal")
 def he_normal(*, fans: FanKind = "nominal", truncated: bool = True) -> Parts:
     """Return truncated normal weights of variance `2 / fan_in`, zero biases; also called `kaiming_normal`.
@@ -160,7 +144,7 @@ def he_normal(*, fans: FanKind = "nominal", truncated: bool = True) -> Parts:
     References:
         He et al. 2015, arXiv 1502.01852, eq. 10.
     """
-    return _scaled(2.0, "fan_in", fans, truncated)
+    return weights_only(VarianceScaling(2.0, "fan_in", "truncated_normal" if truncated else "normal", fans))
 
 
 @scheme("he_uniform", "kaiming_uniform")
@@ -199,7 +183,7 @@ def glorot_normal(*, fans: FanKind = "nominal", truncated: bool = True) -> Parts
     References:
         Glorot & Bengio 2010, AISTATS, eq. 12.
     """
-    return _scaled(1.0, "fan_avg", fans, truncated)
+    return weights_only(VarianceScaling(1.0, "fan_avg", "truncated_normal" if truncated else "normal", fans))
 
 
 @scheme("glorot_uniform", "xavier_uniform")
@@ -236,7 +220,7 @@ def lecun_normal(*, fans: FanKind = "nominal", truncated: bool = True) -> Parts:
     References:
         LeCun et al. 1998, "Efficient BackProp", eq. 16.
     """
-    return _scaled(1.0, "fan_in", fans, truncated)
+    return weights_only(VarianceScaling(1.0, "fan_in", "truncated_normal" if truncated else "normal", fans))
 
 
 @scheme("lecun_uniform")

@@ -11,18 +11,16 @@ from jax import lax
 
 from initax._math._axes import Axes
 from initax._model._parameter import Parameter
-from initax.schemes._initializer import Kernel, Recipe
+from initax.schemes._initializer import Recipe
 from initax.schemes._named import scheme
 from initax.schemes._scheme import Parts, weights_only
-from initax.schemes._structured import Eye, OfMatrix, at_center
+from initax.schemes._structured import Eye, OfMatrix, Structured, at_center
 
 
 @dataclass(frozen=True, slots=True)
-class HadamardKernel(Kernel):
+class HadamardKernel(Structured):
     """The first columns of a Hadamard matrix, at the center tap of a convolution; the number is their entry's size."""
 
-    axes: Axes
-    elementwise: ClassVar[bool] = False
     random: ClassVar[bool] = False
 
     def __call__(self, key: jax.Array, numbers: tuple[Any, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
