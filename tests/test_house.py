@@ -124,8 +124,8 @@ def test_no_module_imports_itself_in_a_circle():
 FRAMEWORKS = {
     "_adapters/_bridges",
     "_adapters/_equinox", "_adapters/_haliax", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen",
-    "_adapters/_linen_boxes", "_adapters/_linen_run", "_adapters/_optax_muon",
-    "_adapters/_optax_scale", "convex/_equinox", "convex/_nnx",
+    "_adapters/_linen_boxes", "_adapters/_linen_run", "_adapters/_optax_transforms",
+    "convex/_equinox", "convex/_nnx",
 }  # fmt: skip
 """Modules that are there for one framework, and loaded when it is asked for."""
 

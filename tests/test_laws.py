@@ -227,9 +227,9 @@ def test_a_draw_does_not_depend_on_other_layers_or_rules(key):
 def test_a_bucket_of_many_equal_layers_equals_the_single_draws(scheme, implementation):
     """As many as are drawn in short rows; the last program that copies them is not full."""
     key = jax.random.key(3, impl=implementation)
-    model = [{"w": jnp.ones((6, 5)), "b": jnp.ones(5)} for _ in range(_rows.MANY + 11)]
+    model = [{"w": jnp.ones((6, 5)), "b": jnp.ones(5)} for _ in range(_rows.MIN_SHORT + 11)]
     many = ix.reinit(model, {"*": scheme}, key)
-    for place in (0, _rows.HANDS - 1, _rows.HANDS, len(model) - 1):
+    for place in (0, _rows.MAX_OUTPUTS - 1, _rows.MAX_OUTPUTS, len(model) - 1):
         single = ix.reinit({str(place): model[place]}, {"*": scheme}, key)[str(place)]
         for name in ("w", "b"):
             assert np.array_equal(many[place][name], single[name])

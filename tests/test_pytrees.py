@@ -379,6 +379,12 @@ def test_whole_modules_may_be_tied(key):
         ix.plan(shared, {"pytree.1": "zeros"})
 
 
+def test_the_owner_of_tied_modules_holds_all_of_their_arrays():
+    pair = [nn.Sequential([nn.Linear(5, 5, key=KEY), nn.Linear(5, 5, key=KEY)]) for _ in range(2)]
+    shared = nn.Shared(pair, lambda pair: pair[1], lambda pair: pair[0])
+    assert ix.survey(shared).aliases == {"pytree.1": "pytree.0.layers"}
+
+
 def test_batch_norm_state_is_kept(key):
     model, state = nn.make_with_state(
         lambda: nn.Sequential([nn.Linear(3, 5, key=KEY), nn.BatchNorm(5, "b", mode="batch")])

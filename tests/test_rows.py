@@ -48,9 +48,16 @@ CASES += [(name, kernel, "complex64") for name, kernel in COMPLEX.items()]
 @pytest.fixture
 def tiny(monkeypatch):
     """Make rows and calls so small that arrays of a few entries span several."""
-    for name, size in {"LONG": Size(4, 16), "SHORT": Size(4, 4)}.items():
+    for name, size in {"LONG": Size(4, 16, 4), "LONGER": Size(8, 16, 4), "SHORT": Size(4, 4, 4)}.items():
         monkeypatch.setattr(_rows, name, size)
-    for name, number in {"LITTLE_MOST": 0, "SHORT_MOST": 36, "MANY": 3, "HANDS": 3, "HELD": 100}.items():
+    for name, number in {
+        "FEW_MAX": 0,
+        "LONGER_MIN": 200,
+        "SHORT_MAX": 36,
+        "MIN_SHORT": 3,
+        "MAX_OUTPUTS": 3,
+        "MAX_TOGETHER": 100,
+    }.items():
         monkeypatch.setattr(_rows, name, number)
 
 
@@ -132,7 +139,7 @@ def test_the_number_of_programs_does_not_grow_with_shapes(key):
 
 @pytest.mark.parametrize("most", [10, 2**22], ids=["alone", "in rows"])
 def test_without_the_width_of_vectors_a_compiler_draws_the_same(most, key, monkeypatch):
-    monkeypatch.setattr(_rows, "MOST", most)
+    monkeypatch.setattr(_rows, "MAX_ENTRIES", most)
     wide = _draw.draw(jobs_of(NormalKernel(), (0.5,), "float32"), key)
     monkeypatch.setattr(_program, "WIDE", {"no_such_option": 512})
     for cache in (_rows._drawer, _program.sampler):
@@ -153,7 +160,7 @@ def test_one_array_is_drawn_inside_jit_as_outside(key):
 
 
 def test_an_array_with_a_program_of_its_own_is_drawn_as_a_vector_with_the_bits_of_jax(key, monkeypatch):
-    monkeypatch.setattr(_rows, "MOST", 10)
+    monkeypatch.setattr(_rows, "MAX_ENTRIES", 10)
     drawn = _draw.draw(jobs_of(NormalKernel(), (0.5,), "float32"), key)
     for path, shape in SHAPES.items():
         theirs = jax.nn.initializers.normal(0.5)(ix.parameter_key(key, path), shape, jnp.float32)
@@ -197,7 +204,7 @@ GIVEN = {
 @pytest.mark.parametrize("case", GIVEN)
 def test_new_arrays_take_the_memory_of_old_ones_that_are_given_up(case, key, monkeypatch):
     kernel, numbers, most = GIVEN[case]
-    monkeypatch.setattr(_rows, "MOST", most)
+    monkeypatch.setattr(_rows, "MAX_ENTRIES", most)
 
     def old():
         return {name: jnp.arange(float(np.prod(shape))).reshape(shape) + 1.0 for name, shape in LARGE.items()}
@@ -245,7 +252,7 @@ def test_constants_of_a_small_model_cost_no_program_and_keep_their_type(count, d
     _rows._drawer.cache_clear()
     _rows._assembler.cache_clear()
     jax.tree.map(jnp.copy, model)
-    assert compilations(lambda: call(0.0)) <= 2 + (count > _rows.HANDS)
+    assert compilations(lambda: call(0.0)) <= 2 + (count > _rows.MAX_OUTPUTS)
     assert compilations(lambda: call(0.3)) == 0
     for drawn in (call(0.3), call(0.3, donate=True)):
         for layer in drawn.values():
@@ -258,7 +265,7 @@ def test_constants_of_a_small_model_cost_no_program_and_keep_their_type(count, d
 
 
 def test_many_constants_are_filled_several_at_a_time(key):
-    count = _draw.MANY + 3
+    count = _draw.MANY_EQUAL + 3
     model = [jnp.zeros((2, 2)) for _ in range(count)]
     rules = {"*": ("constant", {"value": 0.5}), "3": "ones"}
     assert compilations(lambda: ix.reinit(model, rules, key)) == 2

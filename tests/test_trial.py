@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from initax._adapters import survey
-from initax._model import _parameter as _layer
+from initax._model import _declared
 from initax._model._parameter import WEIGHT_ROLES
 from initax._model._reason import Why
 from initax._trace._infer import compare, read_parameter, trace
@@ -122,7 +122,7 @@ def test_a_wrong_row_would_be_found(name, monkeypatch):
     """The trial can fail: with inputs and outputs exchanged in one row it does."""
     case = next(each for each in EVERY if each.name == name)
     cls = type(case.make()) if name in ("linear", "lstm") else type(case.make()).__mro__[1]
-    declared = _layer.declaration_of(cls)
+    declared = _declared.declaration_of(cls)
     field = "weight_ih" if name == "lstm" else "weight"
     swap = str.maketrans("io", "oi")
     pattern = declared.fields[field].pattern
@@ -134,7 +134,7 @@ def test_a_wrong_row_would_be_found(name, monkeypatch):
         },
     )
     monkeypatch.setitem(
-        _layer._DECLARED, cls, replace(declared, fields={**declared.fields, field: wrong}, static=False)
+        _declared._DECLARED, cls, replace(declared, fields={**declared.fields, field: wrong}, static=False)
     )
     forward, inputs = TRIALS[name]
     with pytest.raises(AssertionError):

@@ -17,8 +17,8 @@ from initax._later import later as _later
 from initax._math._axes import Axes as Axes
 from initax._math._gaussian import gain as gain
 from initax._math._keys import parameter_key as parameter_key
+from initax._model._declared import Field as Field
 from initax._model._parameter import Evidence as Evidence
-from initax._model._parameter import Field as Field
 from initax._model._parameter import Layer as Layer
 from initax._model._parameter import Parameter as Parameter
 from initax._model._reason import Reason as Reason

@@ -147,7 +147,8 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
     """
     describe = _describer()
     flat = jax.tree_util.tree_flatten(model)
-    if not _is_registered(model):
+    registered = (_REGISTERED[package] for package in packages_of(type(model)) if package in _REGISTERED)
+    if all(describe_model(model) is None for describe_model in registered):
         refuse_foreign(model, flat[0])
         if len(flat[0]) == 1 and flat[0][0] is model and describe(model) is None:
             refuse_closed(model)
@@ -157,8 +158,10 @@ def survey(model: Any, *, module: Any = None, inputs: Any = None, forward: Calla
         if claimed is not None:
             return _walk(model, describe, flat, claimed) if isinstance(claimed, Node) else claimed
     if are_variables(model):
-        hint = _how_to_tell(model)
-        named = survey_variables(take_apart(model), Readings(hint=hint))
+        hint = "pass the Linen module and what it is called on: module=module, inputs=x"
+        if LINEN in packages_of(type(carried_module(model))):
+            hint = "pass what the Linen module is called on: inputs=x"
+        named = survey_variables(*take_apart(model), Readings(hint=hint))
         named.hint = hint
         return named
     return _walk(model, describe, flat)
@@ -184,12 +187,6 @@ def parameters_of(model: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf if is_floating(leaf) else None, model)
 
 
-def _is_registered(model: Any) -> bool:
-    """Whether a registered adapter describes this object."""
-    describes = (_REGISTERED[package] for package in packages_of(type(model)) if package in _REGISTERED)
-    return any(describe(model) is not None for describe in describes)
-
-
 def _claiming(model: Any, call: Call) -> list[Any]:
     """The adapters that may read a whole model: those of its class, of its module, and of the module it carries."""
     objects = (model, call.module, carried_module(model))
@@ -202,13 +199,6 @@ def _claiming(model: Any, call: Call) -> list[Any]:
 
 def _load(package: str) -> Any:
     return importlib.import_module(ADAPTERS[package])
-
-
-def _how_to_tell(model: Any) -> str:
-    """Return what to pass so that classes are known, too: a train state carries its module."""
-    if LINEN in packages_of(type(carried_module(model))):
-        return "pass what the Linen module is called on: inputs=x"
-    return "pass the Linen module and what it is called on: module=module, inputs=x"
 
 
 def _describer() -> Describe:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,22 +12,12 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from initax._adapters._nodes import Awaited, Node, Tie, entry_name
+from initax._adapters._nodes import ARRAYS, Awaited, Node, Tie, leaves_below, once_a_class
 from initax._adapters._shared_patterns import looked_up, numbered, of_stride, of_transposed_stride
 from initax._adapters._spectral_norm import SpectralNormPreimage
 from initax._model._constraint import weight_norm
-from initax._model._parameter import (
-    GRU_GATES,
-    LSTM_GATES,
-    Constraint,
-    Declaration,
-    DefaultSpec,
-    Field,
-    bias,
-    declare,
-    row,
-    weight,
-)
+from initax._model._declared import GRU_GATES, LSTM_GATES, Declaration, Field, bias, declare, row, weight
+from initax._model._parameter import Constraint, DefaultSpec
 from initax._model._reason import Reason, Why
 
 
@@ -131,23 +121,14 @@ for _cls, _row in LAYERS.items():
 
 def describe(node: Any) -> Node | None:
     """Return what a node is to Equinox, and what its wrappers and shared nodes mean for the arrays below."""
-    cls = type(node)
-    try:
-        describe_node = _DESCRIBES[cls]
-    except KeyError:
-        describe_node = _describes(cls)
+    describe_node = _describes(type(node))
     return None if describe_node is None else describe_node(node)
 
 
-Describe = Callable[[Any], Node]
-_DESCRIBES: weakref.WeakKeyDictionary[type, Describe | None] = weakref.WeakKeyDictionary()
-"""What describes the nodes of a class; an `isinstance` check on an Equinox module costs more than all else here."""
-
-
-def _describes(cls: type) -> Describe | None:
-    special = next((describe for base, describe in SPECIAL.items() if issubclass(cls, base)), None)
-    _DESCRIBES[cls] = special or ((lambda node: MODULE) if issubclass(cls, eqx.Module) else None)
-    return _DESCRIBES[cls]
+@once_a_class
+def _describes(cls: type) -> Callable[[Any], Node] | None:
+    """What describes the nodes of a class."""
+    return next((describe for base, describe in SPECIAL.items() if issubclass(cls, base)), None)
 
 
 STATE = Reason(
@@ -196,10 +177,10 @@ def _spectral_norm(node: Any) -> Node:
 
 
 def _common(paths: list[str]) -> str:
-    """The dotted path all of these begin with."""
+    """The dotted path of what holds all of these."""
     parts = [path.split(".") for path in paths]
-    same = [names[0] for names in zip(*parts, strict=False) if len(set(names)) == 1]
-    return ".".join(same[: min(map(len, parts)) - 1])
+    same = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))
+    return ".".join([name for name, *_ in same][: min(map(len, parts)) - 1])
 
 
 class _Mark:
@@ -213,9 +194,8 @@ class _Mark:
 def _shared(node: Any) -> Node:
     if not callable(node.where) or not callable(node.get) or not jax.tree_util.tree_leaves(node.pytree):
         return MODULE  # a part of one, from `eqx.partition`: the functions, or the arrays, are in the other part
-    treedef: Any
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(node.pytree)
-    marked = treedef.unflatten([_Mark(".".join(("pytree", *map(entry_name, keys))), leaf) for keys, leaf in leaves])
+    marks = [_Mark(f"pytree.{path}", leaf) for path, leaf in leaves_below(node.pytree)]
+    marked = jax.tree.unflatten(jax.tree.structure(node.pytree), marks)
     tied = jax.tree_util.tree_leaves(node.where(marked))
     try:
         sources = jax.tree_util.tree_leaves(node.get(marked))
@@ -239,16 +219,15 @@ def _shared(node: Any) -> Node:
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct | None:
-    if eqx.is_array_like(leaf) or isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    return None
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, ARRAYS) else None
 
 
-SPECIAL: dict[type, Describe] = {
+SPECIAL: dict[type, Callable[[Any], Node]] = {
     eqx.nn.State: _state,
     eqx.nn.StateIndex: lambda node: Node("state"),
     eqx.nn.WeightNorm: _weight_norm,
     eqx.nn.SpectralNorm: _spectral_norm,
     eqx.nn.Shared: _shared,
+    eqx.Module: lambda node: MODULE,
 }
-"""Classes that say something about arrays elsewhere → what describes their nodes."""
+"""Classes → what describes their nodes: those that say something about arrays elsewhere, and all others."""

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 from initax._adapters._nodes import Awaited, Node, absolute
-from initax._model._parameter import FROM_KEY, WEIGHT_ROLES, Constraint, Declaration, Layer, Parameter, declaration_of
+from initax._model._declared import Declaration, declaration_of
+from initax._model._parameter import FROM_KEY, WEIGHT_ROLES, Constraint, Layer, Parameter
 from initax._model._reason import Reason, Why, follows, tied
 from initax._model._survey import Stream
 
@@ -62,9 +63,10 @@ class Facts:
                 self.ties[alias] = self.aliases[alias]
                 self.placeholders[alias] = tie.array
 
-    def keep(self, path: str, reason: Reason) -> None:
-        """Add the reason of a framework why an array is never drawn: it is state, or not trainable."""
-        (self.reasons if reason.why is Why.NOT_TRAINABLE else self.states)[path] = reason
+    def keep(self, path: str, reason: Reason | None) -> None:
+        """Add the reason of a framework why an array is never drawn, if there is one: it is state, or not trainable."""
+        if reason is not None:
+            (self.reasons if reason.why is Why.NOT_TRAINABLE else self.states)[path] = reason
 
     def _constrain(self, weight: str, constraint: Constraint, base: str) -> None:
         """Add a constraint whose companions are paths below `base`; they are set with the weight."""
@@ -101,9 +103,7 @@ class Facts:
         elif path in self.streams:
             parameter = replace(parameter, role="state", default=FROM_KEY, excluded=None)
         elif path in self.states and path not in self.reasons:
-            # State that was never made takes the value its framework starts it with, once a rule selects its layer.
-            starts = parameter.default is not None and isinstance(leaf_at(path), jax.ShapeDtypeStruct)
-            parameter = replace(parameter, role="state", excluded=None if starts else self.states[path])
+            parameter = kept_state(replace(parameter, excluded=self.states[path]), leaf_at(path))
         elif path in self.reasons:
             parameter = replace(parameter, excluded=self.reasons[path])
         elif path in self.constraints:
@@ -120,3 +120,12 @@ class Facts:
             return row.of if row is not None else None
         weights = [array.name for array in layer.parameters if array.role in WEIGHT_ROLES]
         return weights[0] if len(weights) == 1 else None
+
+
+def kept_state(parameter: Parameter, leaf: Any) -> Parameter:
+    """Return an excluded parameter as state.
+
+    State that was never made takes the value its framework starts it with, once a rule selects its layer.
+    """
+    starts = parameter.default is not None and isinstance(leaf, jax.ShapeDtypeStruct)
+    return replace(parameter, role="state", excluded=None if starts else parameter.excluded)

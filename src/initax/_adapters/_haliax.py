@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import haliax
@@ -14,7 +13,8 @@ from haliax.nn.normalization import LayerNormBase
 from initax._adapters._nodes import Node
 from initax._adapters._shared_patterns import looked_up, numbered, of_stride, of_transposed_stride
 from initax._math._axis_names import STACK_NAMES
-from initax._model._parameter import DefaultSpec, Field
+from initax._model._declared import Field
+from initax._model._parameter import DefaultSpec
 
 BIASES = frozenset({"bias", "b"})
 """Names of arrays over the outputs that are added to them; one of another name may be a scale."""
@@ -27,12 +27,8 @@ def describe(node: Any) -> Node | None:
 
 def _module(module: Any) -> Node | None:
     """What a module is whose arrays have named axes: its own attributes say which of them are inputs and outputs."""
-    values = {attribute.name: getattr(module, attribute.name, None) for attribute in fields(module)}
-    arrays = {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, haliax.NamedArray) and hasattr(value.array, "shape")
-    }
+    named = {name: value for name, value in vars(module).items() if isinstance(value, haliax.NamedArray)}
+    arrays = {name: value for name, value in named.items() if hasattr(value.array, "shape")}
     if isinstance(module, LayerNormBase):
         return _norm(module, arrays)
     if isinstance(module, haliax.nn.Embedding):
@@ -44,8 +40,6 @@ def _module(module: Any) -> Node | None:
 
 def _names(spec: Any) -> tuple[str, ...]:
     """The names of one axis or of several."""
-    if spec is None:
-        return ()
     if isinstance(spec, str):
         return (spec,)
     if isinstance(spec, haliax.Axis):
@@ -82,7 +76,7 @@ def _linear(module: Any, arrays: Mapping[str, Any]) -> Node | None:
     weights = [name for name, array in arrays.items() if {*inputs, *outputs} <= set(_names(array.axes))]
     if not inputs or not outputs or len(weights) != 1:  # of two weights, one may well lead back
         return None
-    rows: dict[str, Any] = {weights[0]: {"role": "weight", "default": functools.partial(_default, "In")}}
+    rows: dict[str, Any] = {weights[0]: {"role": "weight", "default": functools.partial(_default, "In", "Out")}}
     for name, array in arrays.items():
         axes = set(_names(array.axes))
         if name in BIASES and set(outputs) <= axes and not set(inputs) & axes:
@@ -90,22 +84,16 @@ def _linear(module: Any, arrays: Mapping[str, Any]) -> Node | None:
     return Node(kind="Linear", fields=_fields(arrays, sides, rows))
 
 
-def _default(inputs: str, module: Any) -> DefaultSpec:
+def _default(inputs: str, outputs: str, module: Any) -> DefaultSpec:
     """What Haliax draws: a normal cut at three deviations, scaled by the module's parametrization."""
-    spec = getattr(module, inputs)
-    reparam = getattr(module, "reparam", None)
-    if reparam is None:
-        scale = 1 / math.sqrt(haliax.axis_size(spec))
-    elif inputs == "In":
-        scale = reparam.init_scale(module.In, module.Out)
-    else:
-        scale = reparam.init_scale(module.Vocab, module.Embed)
+    sides, reparam = (getattr(module, inputs), getattr(module, outputs)), getattr(module, "reparam", None)
+    scale = 1 / math.sqrt(haliax.axis_size(sides[0])) if reparam is None else reparam.init_scale(*sides)
     return ("truncated_normal", {"stddev": float(scale), "lower": -3.0, "upper": 3.0})
 
 
 def _embedding(module: Any, arrays: Mapping[str, Any]) -> Node:
     sides = _sides("o", module.Vocab) | _sides("i", module.Embed)
-    row = {"role": "embedding", "default": functools.partial(_default, "Vocab"), "effective": looked_up}
+    row = {"role": "embedding", "default": functools.partial(_default, "Vocab", "Embed"), "effective": looked_up}
     return Node(kind="Embedding", fields=_fields(arrays, sides, {"weight": row}))
 
 

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from initax._adapters._wrappers import describe as describe  # noqa: PLC0414  klax has wrappers, too
-from initax._model._parameter import bias, declare, row, weight
+from initax._model._declared import bias, declare, row, weight
 
 MOST_INPUTS = 16
 """Largest number of inputs of an `InputSplitLinear` that is known; it has one weight for each."""

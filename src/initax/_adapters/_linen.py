@@ -17,7 +17,9 @@ from initax._adapters._linen_run import Record, apply, run
 from initax._adapters._nodes import Call, carried_module, packages_of
 from initax._adapters._plain import Arrays, unknown
 from initax._adapters._shared_patterns import (
+    as_tuple,
     einsum_patterns,
+    flax_weight_norm,
     general_pattern,
     kernel_size,
     looked_up,
@@ -33,7 +35,6 @@ from initax._adapters._variables import (
     Entry,
     Names,
     Readings,
-    Variables,
     are_variables,
     nested,
     survey_variables,
@@ -41,25 +42,20 @@ from initax._adapters._variables import (
 )
 from initax._errors import ModelError
 from initax._math._axes import Axes
-from initax._model._constraint import weight_norm
-from initax._model._declared import declared_parameters
-from initax._model._parameter import (
+from initax._model._declared import (
     GRU_GATES,
     LSTM_GATES,
-    UNDECLARED,
-    Constraint,
+    NOBODYS,
     Declaration,
-    DefaultSpec,
     Field,
-    FrameworkInit,
-    Parameter,
-    Role,
     bias,
     declaration_of,
     declare,
+    declared_parameters,
     row,
     weight,
 )
+from initax._model._parameter import Constraint, DefaultSpec, FrameworkInit, Parameter
 from initax._model._reason import Reason, follows, undeclared
 from initax._model._survey import Survey
 
@@ -69,7 +65,8 @@ BRIDGES = "initax._adapters._bridges"
 """What knows it, loaded where there is one."""
 
 MGU_GATES = ("forget", "new")
-CONV_LSTM_GATES = ("input", "cell", "forget", "output")
+CONV_GATES: dict[str, Any] = {"sizes": {"gate": 4}, "gates": ("input", "cell", "forget", "output")}
+"""Gates of `ConvLSTMCell`, which are not in the order of the others."""
 
 
 class Seen:
@@ -97,12 +94,8 @@ def _own(attribute: str, name: str, flat: Callable[[Seen], tuple[int, ...]] | No
     return default
 
 
-def _tuple(value: Any) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(value or ())
-
-
 def _counts(seen: Seen) -> tuple[int, int, int]:
-    return len(_tuple(seen.batch_dims)), len(_tuple(seen.axis)), len(_tuple(seen.features))
+    return len(as_tuple(seen.batch_dims)), len(as_tuple(seen.axis)), len(as_tuple(seen.features))
 
 
 def _flat(seen: Seen) -> tuple[int, ...]:
@@ -151,12 +144,11 @@ def _outputs(name: str) -> Callable[[Any], str]:
     return lambda seen: " ".join(numbered("o", len(seen.shapes[name])))
 
 
-def _norm(*names: str) -> Declaration:
-    rows = {
-        "scale": weight(_outputs("scale"), "scale", default=_own("scale_init", "scale")),
-        "bias": bias(_outputs("bias"), None, default=_own("bias_init", "bias")),
-    }
-    return row("Norm", {name: rows[name] for name in names or rows})
+NORM = row(
+    "Norm",
+    scale=weight(_outputs("scale"), "scale", default=_own("scale_init", "scale")),
+    bias=bias(_outputs("bias"), None, default=_own("bias_init", "bias")),
+)
 
 
 def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hidden: Mapping[str, str]) -> Declaration:
@@ -187,19 +179,6 @@ def _cell(gates: Mapping[str, tuple[str, str]], *, inner: Mapping[str, str], hid
 
 def _lettered(gates: tuple[str, ...], letters: str) -> dict[str, tuple[str, str]]:
     return {gate: (f"i{letter}", f"h{letter}") for gate, letter in zip(gates, letters, strict=True)}
-
-
-def _conv_lstm() -> Declaration:
-    shared: dict[str, Any] = {"sizes": {"gate": len(CONV_LSTM_GATES)}, "gates": CONV_LSTM_GATES}
-    roles: tuple[tuple[str, Role], ...] = (("ih", "weight"), ("hh", "recurrent"))
-    fields: dict[str, Field] = {}
-    for name, role in roles:
-        kernel = f"{name}.kernel"
-        fields |= {
-            kernel: weight("... i (gate o)", role, default="lecun_normal", **shared),
-            f"{name}.bias": bias("(gate o)", kernel, default="zeros", **shared),
-        }
-    return row("RNNCell", fields)
 
 
 LSTM = _cell(_lettered(LSTM_GATES, "ifgo"), inner={}, hidden=dict.fromkeys(LSTM_GATES, "bias_init"))
@@ -242,12 +221,16 @@ LAYERS: dict[type, Declaration] = {
         hidden={"new": "activation_bias_init"},
     ),
     nn.SimpleCell: _cell({"": ("i", "h")}, inner={"": "bias_init"}, hidden={}),
-    nn.ConvLSTMCell: _conv_lstm(),
-    nn.BatchNorm: _norm(),
-    nn.LayerNorm: _norm(),
-    nn.RMSNorm: _norm("scale"),
-    nn.GroupNorm: _norm(),
-    nn.InstanceNorm: _norm(),
+    nn.ConvLSTMCell: row(
+        "RNNCell",
+        {
+            "ih.kernel": weight("... i (gate o)", default="lecun_normal", **CONV_GATES),
+            "ih.bias": bias("(gate o)", "ih.kernel", default="zeros", **CONV_GATES),
+            "hh.kernel": weight("... i (gate o)", "recurrent", default="lecun_normal", **CONV_GATES),
+            "hh.bias": bias("(gate o)", "hh.kernel", default="zeros", **CONV_GATES),
+        },
+    ),
+    **dict.fromkeys((nn.BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.InstanceNorm), NORM),
     nn.WeightNorm: row("WeightNorm"),
     nn.PReLU: row(
         "PReLU",
@@ -274,13 +257,11 @@ def survey(model: Any, call: Call) -> Survey | None:
         ModelError: the model is a module, `module` is none, there are no variables or inputs, or they do not fit.
     """
     module, inputs, forward = call.module, call.inputs, call.forward
+    line = "variables = {}(...).init(key, x); ix.reinit(variables, rules, key, module=module, inputs=x)"
     if module is None:
         if isinstance(model, nn.Module):
-            raise ModelError(
-                f"a Linen module holds no arrays: {type(model).__name__}.",
-                f"variables = {type(model).__name__}(...).init(key, x); "
-                "ix.reinit(variables, rules, key, module=module, inputs=x)",
-            )
+            name = type(model).__name__
+            raise ModelError(f"a Linen module holds no arrays: {name}.", line.format(name))
         module = None if inputs is None else carried_module(model)
         if not isinstance(module, nn.Module):
             return None
@@ -291,42 +272,41 @@ def survey(model: Any, call: Call) -> Survey | None:
         )
     name = type(module).__name__
     if not isinstance(model, Mapping) and not are_variables(model):
-        raise ModelError(
-            f"module={name} goes with its variables, not with {type(model).__name__}.",
-            f"variables = {name}(...).init(key, x); ix.reinit(variables, rules, key, module=module, inputs=x)",
-        )
+        raise ModelError(f"module={name} goes with its variables, not with {type(model).__name__}.", line.format(name))
     if inputs is None:
         raise ModelError(
             f"module={name} needs inputs=, what the module is called on.",
             "shapes will do: inputs=jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)",
         )
-    variables = take_apart(model)
-    record = run(module, _collections(model, variables), inputs, forward)
-    constraints, reasons = wrappers(record, variables)
-    if any(BRIDGE in packages_of(type(inside)) for inside in record.modules.values()):
-        bridges = importlib.import_module(BRIDGES)
-        further, why = bridges.open_wrappers(record, variables)
-        constraints, reasons = {**constraints, **further}, {**reasons, **why}
-    readings = Readings(
-        owner=functools.partial(_owner, record),
-        classes={names: type(module) for names, module in record.modules.items()},
-        read=functools.partial(_read, record),
-        constraints=constraints,
-        notes=reasons,
-        order=tuple(record.modules),
-    )
-    surveyed = survey_variables(variables, readings)
+    entries, rebuild = take_apart(model)
+    record = run(module, _collections(model, entries), inputs, forward)
+    surveyed = survey_variables(entries, rebuild, readings(record, entries))
     surveyed.call = functools.partial(_call, module, forward)
     return surveyed
 
 
+def readings(record: Record, entries: Sequence[Entry]) -> Readings:
+    """Return what a run of a module shows of its parameters."""
+    constraints, notes = _wrappers(record, entries)
+    if any(BRIDGE in packages_of(type(inside)) for inside in record.modules.values()):
+        further, why = importlib.import_module(BRIDGES).open_wrappers(record, entries)
+        constraints, notes = constraints | further, notes | why
+    return Readings(
+        owner=functools.partial(_owner, record),
+        classes={names: type(module) for names, module in record.modules.items()},
+        read=functools.partial(_read, record),
+        constraints=constraints,
+        notes=notes,
+    )
+
+
 def _call(module: Any, forward: Callable[..., Any] | None, model: Any, *inputs: Any) -> Any:
     """Call the module with variables in whatever form they were passed."""
-    variables = jax.tree_util.tree_map(lambda entry: entry.leaf, _collections(model, take_apart(model)))
+    variables = jax.tree_util.tree_map(lambda entry: entry.leaf, _collections(model, take_apart(model)[0]))
     return apply(module, variables, inputs, forward)[0]
 
 
-def _collections(model: Any, variables: Variables) -> dict[str, Any]:
+def _collections(model: Any, entries: Sequence[Entry]) -> dict[str, Any]:
     """The collections as nested dicts of entries, by the very keys of the model unless that is flattened.
 
     A module of NNX inside one of Linen's has keys that are not names: numbers and tuples.
@@ -340,7 +320,7 @@ def _collections(model: Any, variables: Variables) -> dict[str, Any]:
         return entry.names if isinstance(keys[0], tuple) else keys
 
     leaves, _ = jax.tree_util.tree_flatten_with_path(model)
-    both = zip(leaves, variables.entries, strict=True)
+    both = zip(leaves, entries, strict=True)
     return nested((entry, keys_of(path, entry)) for (path, _), entry in both if entry.collection is not None)
 
 
@@ -355,18 +335,14 @@ def _owner(record: Record, names: Names) -> Names | None:
 
 def _read(record: Record, names: Names, arrays: Arrays) -> tuple[str, tuple[Parameter, ...]]:
     module = record.modules[names]
-    declared = declaration_of(type(module))
+    declared = declaration_of(type(module)) or NOBODYS
     inside = {name: (*names, *name.split(".")) for name in arrays}
-    if declared is None:
-        used = {name: arrays[name] for name, key in inside.items() if key in record.shapes}
-        rest = {name: entry for name, entry in arrays.items() if name not in used}
-        return UNDECLARED, (*unknown(used, undeclared()), *unknown(rest, UNUSED))
     mapped = {name: arrays[name] for name, key in inside.items() if key in record.mapped}
     shapes = {name: record.shapes[key] for name, key in inside.items() if key in record.shapes and name not in mapped}
     stacks = {name: record.stacks[key] for name, key in inside.items() if key in record.stacks}
     order = [*declared.fields, *arrays]
     known = {name: arrays[name] for name in sorted(arrays, key=order.index) if name in shapes}
-    seen = module if names in record.inside else Seen(module, shapes, record.calls[names])
+    seen = Seen(module, shapes, record.calls[names]) if names in record.calls else module
     parameters = declared_parameters(seen, declared, known, stacks)
     rest = {name: entry for name, entry in arrays.items() if name not in known and name not in mapped}
     # What a module sees after `nn.map_variables` tells nothing of the axes that are stored; the forward pass does.
@@ -376,25 +352,25 @@ def _read(record: Record, names: Names, arrays: Arrays) -> tuple[str, tuple[Para
 Notes = tuple[dict[str, Constraint], dict[str, Reason]]
 
 
-def wrappers(record: Record, variables: Variables) -> Notes:
+def _wrappers(record: Record, entries: Sequence[Entry]) -> Notes:
     """Return what weight norm and spectral norm mean for the arrays of layers they wrap, which stand beside them."""
     constraints: dict[str, Constraint] = {}
     notes: dict[str, Reason] = {}
-    entries = {(entry.collection, *entry.names): entry for entry in variables.entries}
+    by_names = {(entry.collection, *entry.names): entry for entry in entries}
     for names, module in record.modules.items():
         if not isinstance(module, nn.WeightNorm | nn.SpectralNorm):
             continue
         name = str(module.layer_instance.name)
         inside = (*names, name) if (*names, name) in record.modules else (*names[:-1], name)
-        for entry in variables.entries:
+        for entry in entries:
             if entry.collection != PARAMS or entry.names[: len(inside)] != inside:
                 continue
             text = "/".join((inside[-1], *entry.names[len(inside) :]))
             if isinstance(module, nn.WeightNorm):
-                constraint = _weight_norm(module, entry, entries.get((PARAMS, *names, f"{text}/scale")), record)
+                constraint = _weight_norm(module, entry, by_names.get((PARAMS, *names, f"{text}/scale")), record)
             else:
                 keys = [(module.collection_name, *names, f"{text}/{name}") for name in ("u", "sigma")]
-                constraint = _spectral_norm(module, entry, list(map(entries.get, keys)), record)
+                constraint = _spectral_norm(module, entry, list(map(by_names.get, keys)), record)
             if constraint is not None:
                 constraints[entry.path] = constraint.at(entry.path)
                 notes |= dict.fromkeys(constraint.companions, follows(entry.path))
@@ -405,14 +381,8 @@ def _weight_norm(module: Any, entry: Any, scale: Any, record: Record) -> Constra
     text = "/".join(entry.names)
     if module.variable_filter and not any(part in text for part in module.variable_filter):
         return None
-    if scale is None:
-        return weight_norm((), None)
-    shape, stacks = tuple(entry.leaf.shape), record.stacks.get(entry.names, ())
-    layer_axes = [axis for axis in range(len(shape)) if axis not in stacks]
-    features = () if module.feature_axes is None else _tuple(module.feature_axes)
-    kept = {layer_axes[axis] for axis in features} | set(stacks)
-    reduced = tuple(axis for axis in range(len(shape)) if axis not in kept)
-    return weight_norm(reduced, scale.path, tuple(scale.leaf.shape))
+    magnitude = None if scale is None else (scale.path, scale.leaf)
+    return flax_weight_norm(entry.leaf.shape, module.feature_axes, record.stacks.get(entry.names, ()), magnitude)
 
 
 def _spectral_norm(module: Any, entry: Any, stored: list[Any], record: Record) -> Constraint | None:

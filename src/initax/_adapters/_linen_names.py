@@ -10,18 +10,7 @@ from initax._adapters._plain import Arrays, of_array
 from initax._math._axes import Axes, resolve
 from initax._math._sharding import placement
 from initax._model._kinds import LINEN_KINDS
-from initax._model._parameter import (
-    UNDECLARED,
-    WEIGHT_ROLES,
-    Ancestor,
-    Evidence,
-    Fans,
-    Layer,
-    Parameter,
-    Role,
-    moved,
-    new_layer,
-)
+from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Evidence, Fans, Parameter, Role, moved
 from initax._model._reason import undeclared
 
 AUTOMATIC = re.compile(r"(?P<cls>[A-Za-z]\w*?)_\d+")
@@ -41,16 +30,12 @@ Named = dict[Any, tuple[str, tuple[Parameter, ...]]]
 """What names and shapes tell → the kind of a layer, and its parameters, wherever they are."""
 
 
-def named_layer(
-    path: str, names: tuple[str, ...], arrays: Arrays, ancestors: tuple[Ancestor, ...], hint: str, known: Named
-) -> Layer:
-    """Return the layer that a module's name and the names and ranks of its arrays suggest.
+def read_by_name(names: tuple[str, ...], arrays: Arrays, hint: str, known: Named) -> tuple[str, tuple[Parameter, ...]]:
+    """Return the kind and the parameters that a module's name and the names and ranks of its arrays suggest.
 
     Args:
-        path: its path.
-        names: the names that the path is made of.
+        names: the module's name, behind those of the modules around it.
         arrays: its arrays.
-        ancestors: the modules around it.
         hint: what to pass where names do not tell.
         known: what was read before, with this hint; what is read now is added.
     """
@@ -62,8 +47,7 @@ def named_layer(
         known[likeness] = (UNDECLARED if all(array.role is None for array in parameters) else kind), parameters
     kind, alike = known[likeness]
     both = zip(alike, arrays.values(), strict=True)
-    parameters = tuple([moved(parameter, array_path, placement(array)) for parameter, (array_path, array) in both])
-    return new_layer(path, kind, dict, parameters, ancestors)
+    return kind, tuple([moved(parameter, path, placement(array)) for parameter, (path, array) in both])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -123,10 +107,11 @@ def _is_projection(names: tuple[str, ...], arrays: Arrays) -> bool:
 
 def _parameter(name: str, names: tuple[str, ...], kind: str, arrays: Arrays, hint: str) -> Parameter:
     path, array = arrays[name]
-    role, pattern = _reading(name, names, kind, arrays)
-    if role is None:
+    reading = _reading(name, names, kind, arrays)
+    if reading is None:
         return of_array(path, name, array, undeclared(UNNAMED, hint=hint))
-    axes = resolve(pattern, tuple(array.shape)) if pattern is not None else None
+    role, pattern = reading
+    axes = resolve(pattern, tuple(array.shape))
     weight = axes if role in WEIGHT_ROLES else _weight_axes(name, names, kind, arrays)
     fans = Fans.of(weight) if weight is not None else None
     if fans is not None and role == "embedding":
@@ -142,52 +127,43 @@ def _weight_axes(bias: str, names: tuple[str, ...], kind: str, arrays: Arrays) -
         weight = inner
     if kind == "Norm" or weight not in arrays:
         return None
-    role, pattern = _reading(weight, names, kind, arrays)
-    return resolve(pattern, tuple(arrays[weight][1].shape)) if role and pattern else None
+    reading = _reading(weight, names, kind, arrays)
+    return None if reading is None else resolve(reading[1], tuple(arrays[weight][1].shape))
 
 
-def _reading(name: str, names: tuple[str, ...], kind: str, arrays: Arrays) -> tuple[Role | None, str | None]:
+def _reading(name: str, names: tuple[str, ...], kind: str, arrays: Arrays) -> tuple[Role, str] | None:
     """The role and axes that names and rank tell, or nothing."""
     rank = len(arrays[name][1].shape)
     if kind == "RNNCell":
-        if name.endswith("kernel"):
-            role: Role = "recurrent" if name.startswith("h") else "weight"
-            return (role, "i o") if rank == 2 else (None, None)
-        return ("bias", "o") if name.endswith("bias") and rank == 1 else (None, None)
+        if name.endswith("kernel") and rank == 2:
+            return "recurrent" if name.startswith("h") else "weight", "i o"
+        return ("bias", "o") if name.endswith("bias") and rank == 1 else None
     if name == "kernel":
-        pattern = _kernel_pattern(rank, names, kind, arrays)
-        return ("weight", pattern) if pattern else (None, None)
+        pattern = _kernel_pattern(names, kind, arrays)
+        return ("weight", pattern) if pattern else None
     if name == "embedding":
-        return ("embedding", "o i") if rank == 2 else (None, None)
-    if name == "scale":
-        return "scale", "o" if rank == 1 else "..."
+        return ("embedding", "o i") if rank == 2 else None
     if name == "negative_slope":
         return "scale", "..."
-    if name == "bias":
-        if kind == "Norm":
-            return "bias", "o" if rank == 1 else "..."
-        kernel_rank = len(arrays["kernel"][1].shape) if "kernel" in arrays else 0
-        pattern = _kernel_pattern(kernel_rank, names, kind, arrays)
+    if name == "scale" or (name == "bias" and kind == "Norm"):
+        return "scale" if name == "scale" else "bias", "o" if rank == 1 else "..."
+    if name == "bias" and "kernel" in arrays:
+        pattern = _kernel_pattern(names, kind, arrays)
         outputs = [axis for axis in (pattern or "").split() if axis.startswith("o")]
         if pattern and len(outputs) == rank:
             return "bias", " ".join(outputs)
-    return None, None
+    return None
 
 
-def _is_readable(arrays: Arrays) -> bool:
-    """Return whether the shape of an einsum's kernel, or its bias, tells which of its axes are the outputs."""
-    shape = arrays["kernel"][1].shape if "kernel" in arrays else ()
-    return "bias" in arrays or len(set(shape)) == 1
-
-
-def _kernel_pattern(rank: int, names: tuple[str, ...], kind: str, arrays: Arrays) -> str | None:
-    """The axes of a kernel of that many axes, where its name tells them."""
-    cls = _class(names[-1]) if names else ""
-    if "kernel" in arrays and _is_projection(names, arrays):
+def _kernel_pattern(names: tuple[str, ...], kind: str, arrays: Arrays) -> str | None:
+    """The axes of a layer's kernel, where its name tells them."""
+    cls, shape = _class(names[-1]) if names else "", arrays["kernel"][1].shape
+    rank = len(shape)
+    if _is_projection(names, arrays):
         return ATTENTION[names[-1]] if rank == 3 else None
-    if (cls in ("DenseGeneral", "Einsum") and rank > 2) or (cls == "Einsum" and not _is_readable(arrays)):
+    if (cls in ("DenseGeneral", "Einsum") and rank > 2) or (names and names[-1] in PACKED):
         return None
-    if names and names[-1] in PACKED:
+    if cls == "Einsum" and "bias" not in arrays and len(set(shape)) != 1:  # its outputs may come first
         return None
     if kind == "Linear" and rank == 2:
         return "i o"

@@ -32,11 +32,10 @@ class Record:
 
     Attributes:
         modules: names of each module → the module as it was called.
-        calls: names of each module → arguments of its first call.
+        calls: names of each module of Linen → arguments of its first call.
         shapes: names of each parameter → its shape inside its own module.
         removed: names of each parameter → the axes that lifted transforms took away before, one after the other.
         stacks: names of each parameter → the same axes, counted in the stored array.
-        inside: names of each module that another framework made, inside one of Linen's → that module.
         mapped: names of each parameter that `nn.map_variables` made something else of before its module saw it.
     """
 
@@ -45,24 +44,17 @@ class Record:
     shapes: dict[Names, tuple[int, ...]] = field(default_factory=dict)
     removed: dict[Names, tuple[int, ...]] = field(default_factory=dict)
     stacks: dict[Names, tuple[int, ...]] = field(default_factory=dict)
-    inside: dict[Names, Any] = field(default_factory=dict)
     mapped: set[Names] = field(default_factory=set)
 
 
-class _Origin(int):
+@dataclass(frozen=True, slots=True)
+class _Origin:
     """The identity of an array in a box that was taken apart; any two are equal.
 
     It is a part of the box's structure, by which JAX compares and caches.
     """
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Origin)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __hash__(self) -> int:
-        return 0
+    identity: int = field(compare=False)
 
 
 def _is_mapping() -> bool:
@@ -110,7 +102,7 @@ class _Box(AxisMetadata[Any]):
     def tree_unflatten(cls, rest: Any, children: Any) -> _Box:
         (value,), (*fields, origin) = children, rest
         box = cls(value, *fields)
-        if id(value) != int(origin) and _is_mapping():
+        if id(value) != origin.identity and _is_mapping():
             box.record.mapped.add(box.names)
         return box
 
@@ -172,10 +164,7 @@ def _unboxed(tree: Any) -> Any:
 def apply(module: Any, variables: Any, inputs: Sequence[Any], forward: Callable[..., Any] | None) -> tuple[Any, Any]:
     """Return what a module gives on inputs, and its collections afterwards; a missing parameter is an error."""
     key = jax.random.key(0)  # every stream of random numbers falls back on this one
-    result: tuple[Any, Any] = module.apply(
-        variables, *inputs, rngs={"params": key}, mutable=DenyList(PARAMS), method=forward
-    )
-    return result
+    return module.apply(variables, *inputs, rngs={"params": key}, mutable=DenyList(PARAMS), method=forward)
 
 
 def run(
@@ -195,8 +184,7 @@ def run(
     record = Record()
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     flat, structure = jax.tree_util.tree_flatten(arguments)
-    are_arrays = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in flat]
-    arrays = [_abstract(leaf) for leaf, is_array in zip(flat, are_arrays, strict=True) if is_array]
+    arrays = [_abstract(leaf) if _is_array(leaf) else None for leaf in flat]
     # The wrappers name their arrays by the weight's path with every key of the tree on the way, and a box would be one
     # more. So these weights are left bare.
     bare = wrapped(jax.tree_util.tree_leaves(dict(collections)))
@@ -206,8 +194,7 @@ def run(
     }
 
     def call(variables: Any, traced: list[Any]) -> Any:
-        following = iter(traced)
-        leaves = [next(following) if is_array else leaf for leaf, is_array in zip(flat, are_arrays, strict=True)]
+        leaves = [leaf if array is None else array for leaf, array in zip(flat, traced, strict=True)]
         restored = jax.tree_util.tree_unflatten(structure, leaves)
         return apply(module, variables, restored, forward)[1]
 
@@ -242,13 +229,17 @@ def run(
     return record
 
 
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
 def _abstract(array: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(array.shape), array.dtype)
 
 
 def _boxed(entry: Entry, record: Record, bare: Mapping[Names, Entry]) -> Any:
     leaf = entry.leaf
-    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+    if not _is_array(leaf):
         return leaf
     shaped = _abstract(leaf)
     if entry.collection != PARAMS or entry.names in bare:

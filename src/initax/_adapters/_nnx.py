@@ -6,8 +6,7 @@ import functools
 import itertools
 import math
 import types
-import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +16,11 @@ from flax import nnx
 from jax.nn import initializers
 from jax.tree_util import tree_flatten_with_path
 
-from initax._adapters._nodes import NOTHING, Form, Node, entry_name, join
+from initax._adapters._nodes import NOTHING, Form, Node, entry_name, join, leaves_below, once_a_class
 from initax._adapters._shared_patterns import (
+    as_tuple,
     einsum_patterns,
+    flax_weight_norm,
     general_pattern,
     looked_up,
     of_flax_conv,
@@ -29,32 +30,17 @@ from initax._adapters._spectral_norm import FlaxSpectralNormPreimage
 from initax._errors import KeyTypeError
 from initax._math._keys import as_key, parameter_key
 from initax._math._sharding import with_named_sharding
-from initax._model._constraint import weight_norm
-from initax._model._parameter import (
-    GRU_GATES,
-    LSTM_GATES,
-    Constraint,
-    Declaration,
-    DefaultSpec,
-    Field,
-    FrameworkInit,
-    Role,
-    bias,
-    declare,
-    row,
-    weight,
-)
+from initax._model._declared import GRU_GATES, LSTM_GATES, Declaration, Field, bias, declare, row, weight
+from initax._model._parameter import Constraint, DefaultSpec, FrameworkInit
 from initax._model._quick import copier
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
 
 LECUN: DefaultSpec = "lecun_normal"
+LINEAR = {"i": "in_features", "o": "out_features"}
+CELL = {"i": "in_features", "o": "hidden_features"}
 MASK = weight("...", "state")
 FLAT = undeclared("a state of NNX does not tell its axes", hint="pass the module itself, or nnx.merge(graphdef, state)")
 LORA_B = Reason(Why.RESERVED, "LoRA's zero matrix: drawn, the adapter would not start at zero")
-
-
-def _linear_sizes(module: Any) -> dict[str, int]:
-    return {"i": module.in_features, "o": module.out_features}
 
 
 def _general_sizes(module: Any) -> dict[str, int]:
@@ -72,14 +58,12 @@ def _general_bias_pattern(module: Any) -> str:
 
 def _general_default(module: Any) -> DefaultSpec:
     """Flax flattens the kernel before it draws, and takes the batch axes for inputs."""
-    batch, outputs = tuple(module.batch_axis.values()), math.prod(module.out_features)
-    return FrameworkInit(
-        function=initializers.lecun_normal(), shape=(math.prod((*batch, *module.in_features)), outputs)
-    )
+    inputs = math.prod((*module.batch_axis.values(), *module.in_features))
+    return _drawn_as((inputs, math.prod(module.out_features)))
 
 
-def _einsum_default(module: Any) -> DefaultSpec:
-    return FrameworkInit(function=initializers.lecun_normal(), shape=tuple(module.kernel_shape))
+def _drawn_as(shape: Iterable[int]) -> FrameworkInit:
+    return FrameworkInit(function=initializers.lecun_normal(), shape=tuple(shape))
 
 
 def _einsum_patterns(module: Any) -> tuple[str, str]:
@@ -120,17 +104,21 @@ def _transposed_default(module: Any) -> DefaultSpec:
     """Flax draws a transposed kernel `(*k, out, in)` as if it were `(*k, in, out)`."""
     features = (module.out_features, module.in_features)
     shape = features if module.transpose_kernel else features[::-1]
-    return FrameworkInit(function=initializers.lecun_normal(), shape=(*module.kernel_size, *shape))
+    return _drawn_as((*module.kernel_size, *shape))
 
 
-def _norm(sizes: Any = None, state: Mapping[str, str] | None = None) -> Declaration:
-    sizes = sizes or {"o": "num_features"}
-    defaults = {"scale": "ones", "bias": "zeros", **(state or {})}
-    roles: dict[str, Role] = {"scale": "scale", "bias": "bias"}
-    fields = {
-        name: weight("o", roles.get(name, "state"), sizes=sizes, default=default) for name, default in defaults.items()
-    }
-    return row("Norm", fields)
+def _norm_sizes(module: Any) -> dict[str, int]:
+    is_grouped = isinstance(module, nnx.GroupNorm)
+    return {"o": module.num_groups * module.group_size if is_grouped else module.num_features}
+
+
+NORM = row(
+    "Norm",
+    scale=weight("o", "scale", sizes=_norm_sizes, default="ones"),
+    bias=bias("o", None, sizes=_norm_sizes, default="zeros"),
+    mean=weight("o", "state", sizes=_norm_sizes, default="zeros"),
+    var=weight("o", "state", sizes=_norm_sizes, default="ones"),
+)
 
 
 def _bias(pattern: Any, sizes: Any) -> Field:
@@ -156,12 +144,11 @@ def _packed_bias(gates: tuple[str, ...]) -> Field:
 
 def _single(inner: str, hidden: str, *, biased: str, gates: tuple[str, ...] = ()) -> dict[str, Field]:
     """The arrays of a cell, or of one of its gates, in a module for the input and one for the hidden state."""
-    sizes = {"i": "in_features", "o": "hidden_features"}
-    across = {"i": "hidden_features", "o": "hidden_features"}
+    across = {**CELL, "i": "hidden_features"}
     return {
-        f"{inner}.kernel": weight("i o", sizes=sizes, default=LECUN, gates=gates),
+        f"{inner}.kernel": weight("i o", sizes=CELL, default=LECUN, gates=gates),
         f"{hidden}.kernel": weight("i o", "recurrent", sizes=across, default="orthogonal", gates=gates),
-        f"{biased}.bias": bias("o", f"{inner}.kernel", sizes={"o": "hidden_features"}, default="zeros", gates=gates),
+        f"{biased}.bias": bias("o", f"{inner}.kernel", sizes=CELL, default="zeros", gates=gates),
     }
 
 
@@ -172,7 +159,7 @@ def _lstm() -> Declaration:
 
 
 LAYERS: dict[type, Declaration] = {
-    nnx.Linear: row("Linear", kernel=weight("i o", sizes=_linear_sizes, default=LECUN), bias=_bias("o", _linear_sizes)),
+    nnx.Linear: row("Linear", kernel=weight("i o", sizes=LINEAR, default=LECUN), bias=_bias("o", LINEAR)),
     nnx.LinearGeneral: row(
         "Linear",
         kernel=weight(_general_pattern, sizes=_general_sizes, default=_general_default),
@@ -180,7 +167,11 @@ LAYERS: dict[type, Declaration] = {
     ),
     nnx.Einsum: row(
         "Linear",
-        kernel=weight(lambda module: _einsum_patterns(module)[0], sizes=_einsum_sizes, default=_einsum_default),
+        kernel=weight(
+            lambda module: _einsum_patterns(module)[0],
+            sizes=_einsum_sizes,
+            default=lambda module: _drawn_as(module.kernel_shape),
+        ),
         bias=_bias(lambda module: _einsum_patterns(module)[1], _einsum_sizes),
     ),
     nnx.Conv: row(
@@ -193,12 +184,12 @@ LAYERS: dict[type, Declaration] = {
         "ConvTranspose",
         kernel=weight(
             lambda module: "... o i" if module.transpose_kernel else "... i o",
-            sizes=_linear_sizes,
+            sizes=LINEAR,
             receptive="kernel_size",
             default=_transposed_default,
             effective=of_flax_transposed,
         ),
-        bias=_bias("o", {"o": "out_features"}),
+        bias=_bias("o", LINEAR),
         mask=MASK,
     ),
     nnx.Embed: row(
@@ -234,11 +225,7 @@ LAYERS: dict[type, Declaration] = {
         lora_a=weight("i o", sizes=_lora_a_sizes, default="he_uniform"),
         lora_b=weight("i o", sizes=_lora_b_sizes, default="zeros", reserved=LORA_B),
     ),
-    nnx.BatchNorm: _norm(state={"mean": "zeros", "var": "ones"}),
-    nnx.LayerNorm: _norm(),
-    nnx.RMSNorm: _norm(),
-    nnx.GroupNorm: _norm(lambda module: {"o": module.num_groups * module.group_size}),
-    nnx.InstanceNorm: _norm(),
+    **dict.fromkeys((nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.InstanceNorm), NORM),
     nnx.WeightNorm: row("WeightNorm"),
     nnx.PReLU: row("PReLU", negative_slope=weight("...", "scale", default=("constant", {"value": 0.01}))),
 }
@@ -247,14 +234,15 @@ LAYERS: dict[type, Declaration] = {
 for _cls, _row in LAYERS.items():
     declare(_cls, replace(_row, static=True))
 
-STATE: tuple[tuple[type, Reason], ...] = (
+STATE: tuple[tuple[type, Reason | None], ...] = (
     (nnx.BatchStat, Reason(Why.STATISTICS, "running statistics")),
     (nnx.Cache, state("a cache")),
     (nnx.RngState, state("random state")),
     (nnx.optimizer.OptState, OPTIMIZER_STATE),
     (nnx.Intermediate, state("an intermediate value")),
+    (nnx.Param, None),
 )
-"""Types of Variables that hold no parameters → what they hold."""
+"""Types of Variables → what those hold that hold no parameters; the first counts."""
 
 
 new_box = copier(Node, "value", "identity", "reason", "streams")
@@ -280,7 +268,7 @@ def describe(node: Any) -> Node | None:
         return Node("unread", reason=FLAT)
     if form is None:
         return None
-    children = {str(name): child for name, child in vars(node).items() if not str(name).startswith("_pytree__")}
+    children = children_of(node)
     constraints: Mapping[str, Constraint] = NOTHING
     if issubclass(cls, nnx.WeightNorm):
         constraints = _weight_norm(node)
@@ -289,12 +277,15 @@ def describe(node: Any) -> Node | None:
     return new_module(MODULE, form, children, constraints, _structure(children) if form == "module" else None)
 
 
+def children_of(node: Any) -> dict[str, Any]:
+    """Return the attributes of a module without what NNX itself keeps there."""
+    return {str(name): child for name, child in vars(node).items() if not str(name).startswith("_pytree__")}
+
+
+@once_a_class
 def _form(cls: type) -> Form | None:
-    """What the objects of a class are, asked once of each: `isinstance` on a Variable costs more than all else here."""
-    forms = _KNOWN.get(cls)
-    if forms is None:
-        forms = _KNOWN[cls] = tuple(form for bases, form in FORMS if issubclass(cls, bases))[:1]
-    return forms[0] if forms else None
+    """What the objects of a class are."""
+    return next((form for bases, form in FORMS if issubclass(cls, bases)), None)
 
 
 FORMS: tuple[tuple[tuple[type, ...], Form], ...] = (
@@ -304,8 +295,6 @@ FORMS: tuple[tuple[tuple[type, ...], Form], ...] = (
     ((nnx.Pytree,), "module"),
 )
 """Classes → what their objects are; the first counts."""
-
-_KNOWN: weakref.WeakKeyDictionary[type, tuple[Form, ...]] = weakref.WeakKeyDictionary()
 
 STATIC = frozenset({bool, int, float, str, tuple, type(None), types.FunctionType})
 """Types of attributes that hold neither arrays nor modules, as most do."""
@@ -325,12 +314,8 @@ def parameters(model: Any) -> Any:
 
 def _why_no_parameter(variable: Any) -> Reason | None:
     """Return why an optimizer leaves a Variable alone: it trains those that are an `nnx.Param`."""
-    for cls, reason in STATE:
-        if isinstance(variable, cls):
-            return reason
-    if isinstance(variable, nnx.Param):
-        return None
-    return Reason(Why.NOT_TRAINABLE, f"a Variable of type {type(variable).__name__}, which is not an nnx.Param")
+    other = Reason(Why.NOT_TRAINABLE, f"a Variable of type {type(variable).__name__}, which is not an nnx.Param")
+    return next((reason for cls, reason in STATE if isinstance(variable, cls)), other)
 
 
 RAW = Reason(Why.CONSTANT, "an array in no Variable, which NNX treats as a constant")
@@ -384,15 +369,11 @@ def _weight_norm(node: Any) -> dict[str, Constraint]:
         weight = f"layer_instance.{_dotted(names)}"
         if not node.variable_filter(names, variable):
             continue
-        shape = tuple(variable.shape)
         scale = node.scales.get(names) if node.use_scale else None
-        features = node.feature_axes if isinstance(node.feature_axes, tuple | list) else (node.feature_axes,)
         # The wrapper counts axes in its own layer; stack axes, if there are any, stand in front of them.
-        stacks = len(scale.shape) - len(features) if scale is not None else 0
-        kept = {stacks + axis % (len(shape) - stacks) for axis in features} | set(range(stacks))
-        reduced = tuple(axis for axis in range(len(shape)) if axis not in kept)
-        magnitude = (None, None) if scale is None else (f"scales.{_dotted(names)}", tuple(scale.shape))
-        constraints[weight] = weight_norm(reduced, *magnitude)
+        stacks = len(scale.shape) - len(as_tuple(node.feature_axes)) if scale is not None else 0
+        magnitude = None if scale is None else (f"scales.{_dotted(names)}", scale)
+        constraints[weight] = flax_weight_norm(variable.shape, node.feature_axes, range(stacks), magnitude)
     return constraints
 
 
@@ -445,9 +426,8 @@ def _renewed(value: Any, path: str, leaves: Mapping[str, Any]) -> Any:
     if path in leaves:
         new = leaves[path]
         return value.copy() if new is raw else value.copy(new)
-    inside, structure = tree_flatten_with_path(raw)
-    below = [leaves.get(join(path, ".".join(map(entry_name, entries))), leaf) for entries, leaf in inside]
-    return value.copy(jax.tree_util.tree_unflatten(structure, below))
+    below = [leaves.get(join(path, name), leaf) for name, leaf in leaves_below(raw)]
+    return value.copy(jax.tree.unflatten(jax.tree.structure(raw), below))
 
 
 BOX = Node("box", rebuild_model=rebuild)
@@ -459,16 +439,14 @@ def gives_keys(source: Any) -> bool:
     return isinstance(source, nnx.Rngs | nnx.RngStream)
 
 
-def key_of(source: Any) -> jax.Array | None:
-    """Return a new key from an `nnx.Rngs` (its stream `params`) or one of its streams; `None` for anything else.
+def key_of(source: Any) -> jax.Array:
+    """Return a new key from an `nnx.Rngs` (its stream `params`) or one of its streams.
 
     Raises:
         KeyTypeError: the Rngs has neither a stream `params` nor a default one.
     """
     if isinstance(source, nnx.RngStream):
         return jnp.asarray(source())
-    if not isinstance(source, nnx.Rngs):
-        return None
     try:
         return jnp.asarray(source.params())
     except (AttributeError, KeyError, ValueError) as error:

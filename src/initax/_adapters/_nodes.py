@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
-from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey, tree_flatten_with_path
 
-from initax._model._parameter import UNDECLARED, Constraint, Declaration, Field
+from initax._model._declared import Declaration, Field
+from initax._model._parameter import UNDECLARED, Constraint
 from initax._model._reason import Reason
 
 ARRAYS = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)
 
 Form = Literal["module", "container", "named", "box", "wrapper", "state", "unread"]
+
+Answer = TypeVar("Answer")
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
@@ -81,10 +85,7 @@ class Node:
         holder: of a box, function from the module that holds it to what that is, where nobody else says.
         structure: of a module whose children are given, a hashable value, equal for those of its class whose arrays of
             equal shapes read alike: one of them is read for all. `None` where each is to be read.
-        stacks: of a module, where the stack axes of its arrays stand, by name, where that is known.
-        hint: of a named mapping, what to pass where names do not tell.
-        module: what the fields' functions are given; the node itself unless said otherwise.
-        cls: the class of the layer; the node's own unless said otherwise.
+        readings: of a named mapping, what is known of it beside its names.
         rebuild: function from new children by name, or from the new value of a box, to a new node. Without it, JAX
             flattens the node as the children say, and unflattens it.
         rebuild_model: function from the whole model and its new leaves by path to a new model, where modules are
@@ -108,10 +109,7 @@ class Node:
     streams: Mapping[str, Callable[[str, jax.Array], Any]] = field(default_factory=_nothing)
     holder: Callable[[Any], Node | None] | None = None
     structure: Any = None
-    stacks: Mapping[str, tuple[int, ...]] = field(default_factory=_nothing)
-    hint: str | None = None
-    module: Any = None
-    cls: type | None = None
+    readings: Any = None
     rebuild: Callable[[Any], Any] | None = None
     rebuild_model: Callable[[Any, Mapping[str, Any]], Any] | None = None
 
@@ -169,17 +167,31 @@ def holds_arrays(tree: Any) -> bool:
     return any(isinstance(leaf, ARRAYS) for leaf in jax.tree_util.tree_leaves(tree))
 
 
-_PACKAGES: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
+def once_a_class(ask: Callable[[type], Answer]) -> Callable[[type], Answer]:
+    """Return a function that is asked once of each class; `isinstance` on many a module costs more than all else."""
+    answers: weakref.WeakKeyDictionary[type, Answer] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(ask)
+    def answer(cls: type) -> Answer:
+        try:
+            return answers[cls]
+        except KeyError:
+            return answers.setdefault(cls, ask(cls))
+
+    return answer
 
 
+@once_a_class
 def packages_of(cls: type) -> tuple[str, ...]:
-    """The packages and modules that a class and its bases come from, the nearest first."""
-    packages = _PACKAGES.get(cls)
-    if packages is None:
-        modules = [base.__module__.split(".") for base in cls.__mro__]
-        names = (".".join(module[:depth]) for module in modules for depth in range(len(module), 0, -1))
-        packages = _PACKAGES[cls] = tuple(dict.fromkeys(names))
-    return packages
+    """Return the packages and modules that a class and its bases come from, the nearest first."""
+    modules = [base.__module__.split(".") for base in cls.__mro__]
+    names = (".".join(module[:depth]) for module in modules for depth in range(len(module), 0, -1))
+    return tuple(dict.fromkeys(names))
+
+
+def leaves_below(node: Any) -> list[tuple[str, Any]]:
+    """Return the leaves of a node as JAX flattens it, each with its dotted path from there."""
+    return [(".".join(map(entry_name, entries)), leaf) for entries, leaf in tree_flatten_with_path(node)[0]]
 
 
 def carried_module(model: Any) -> Any:

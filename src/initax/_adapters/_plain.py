@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,18 +14,8 @@ from initax._adapters._nodes import join
 from initax._math._axes import Axes, resolve
 from initax._math._sharding import placement
 from initax._model._evidence import TABLES, may_be_bias
-from initax._model._parameter import (
-    UNDECLARED,
-    Ancestor,
-    Evidence,
-    Fans,
-    Layer,
-    Parameter,
-    Role,
-    new_layer,
-    why_not_drawable,
-)
-from initax._model._reason import Reason, undeclared
+from initax._model._parameter import UNDECLARED, Ancestor, Evidence, Fans, Layer, Parameter, Role, new_layer
+from initax._model._reason import Reason, undeclared, why_not_drawable
 
 PLAIN_PATTERN = "... i o"
 """How a weight in a plain container is read unless a rule restates the axes: receptive field, inputs, outputs."""
@@ -66,7 +56,6 @@ def unknown(arrays: Arrays, reason: Reason | None, role: Role | None = None) -> 
     return tuple(of_array(path, name, array, reason, role) for name, (path, array) in arrays.items())
 
 
-@dataclass(frozen=True, slots=True)
 class _Container:
     """The arrays of one container, with lookups over all of them.
 
@@ -77,22 +66,14 @@ class _Container:
         ranks: name that the bias of a weight here would have → the most axes of such a weight.
     """
 
-    arrays: Arrays
-    order: list[str]
-    places: dict[str, int]
-    ranks: dict[str, int]
-
-    @classmethod
-    def of(cls, arrays: Arrays) -> _Container:
-        """Return arrays side by side."""
-        order = sorted(arrays, key=int) if all(name.isdecimal() for name in arrays) else list(arrays)
-        ranks: dict[str, int] = {}
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = arrays
+        self.order = sorted(arrays, key=int) if all(name.isdecimal() for name in arrays) else list(arrays)
+        self.places = {name: index for index, name in enumerate(self.order)}
+        self.ranks: dict[str, int] = {}
         for name, (_, array) in arrays.items():
-            for part, bias in BIAS_OF.items():
-                if part in name:
-                    bias_name = name.replace(part, bias, 1)
-                    ranks[bias_name] = max(ranks.get(bias_name, 0), len(array.shape))
-        return cls(arrays, order, {name: index for index, name in enumerate(order)}, ranks)
+            for bias_name in _bias_names(name):
+                self.ranks[bias_name] = max(self.ranks.get(bias_name, 0), len(array.shape))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of an array."""
@@ -102,7 +83,7 @@ class _Container:
 def plain_layers(path: str, cls: type, arrays: Arrays, ancestors: tuple[Ancestor, ...]) -> list[Layer]:
     """Return the layers that the arrays of one container suggest: each weight, with its bias where names tell it."""
     floats = {name: entry for name, entry in arrays.items() if jnp.issubdtype(entry[1].dtype, np.inexact)}
-    inexact, container = _Container.of(floats), _Container.of(arrays)
+    inexact, container = _Container(floats), _Container(arrays)
     weights = {
         name: None for name, entry in floats.items() if len(entry[1].shape) > 1 and not _is_no_weight(name, inexact)
     }
@@ -121,11 +102,8 @@ def plain_layers(path: str, cls: type, arrays: Arrays, ancestors: tuple[Ancestor
         if bias is not None:
             group[bias] = left.pop(bias)
             vectors.pop(bias, None)
-        if alone:
-            layers.append(plain_layer(path, cls, group, ancestors, name, bias))
-        else:
-            around = (*ancestors, Ancestor(path, cls))
-            layers.append(plain_layer(join(path, name), cls, group, around, name, bias))
+        inside, around = (path, ancestors) if alone else (join(path, name), (*ancestors, Ancestor(path, cls)))
+        layers.append(plain_layer(inside, cls, group, around, name, bias))
     if left:
         detail = "a bias or a scale, and of which weight, can't be told" if weights else "no weight beside it"
         layers.append(new_layer(path, UNDECLARED, cls, unknown(left, undeclared(detail)), ancestors))
@@ -143,10 +121,9 @@ def _norm_parameter(array: Parameter) -> Parameter:
     """Return an array beside a norm's scale as what its name says."""
     if array.excluded is not None:
         return array
-    if array.name.lower() in SCALES:
-        return replace(array, role="scale", evidence=Evidence.NAMED)
-    if may_be_bias(array.name):
-        return replace(array, role="bias", evidence=Evidence.NAMED)
+    is_scale = array.name.lower() in SCALES
+    if is_scale or may_be_bias(array.name):
+        return replace(array, role="scale" if is_scale else "bias", evidence=Evidence.NAMED)
     return replace(array, excluded=undeclared("beside a norm's scale, and neither scale nor bias by its name"))
 
 
@@ -191,8 +168,12 @@ def _row_behind(weight: str, left: Arrays, container: _Container) -> str | None:
 
 def _partner(weight: str, vectors: Collection[str]) -> str | None:
     """Return the vector that is a weight's bias by its name: `w1` and `b1`."""
-    names = (weight.replace(part, bias, 1) for part, bias in BIAS_OF.items() if part in weight)
-    return next((name for name in names if name in vectors), None)
+    return next((name for name in _bias_names(weight) if name in vectors), None)
+
+
+def _bias_names(weight: str) -> Iterator[str]:
+    """Yield the names that the bias of a weight may have."""
+    return (weight.replace(part, bias, 1) for part, bias in BIAS_OF.items() if part in weight)
 
 
 JOINED = re.compile(r"[./](kernel|embedding)$")

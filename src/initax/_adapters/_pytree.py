@@ -6,7 +6,6 @@ its framework's adapter says: a `Node`, or nothing.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,13 +16,13 @@ import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, default_registry, tree_flatten_with_path
 
 from initax._adapters._facts import Facts
-from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name, join
+from initax._adapters._nodes import ARRAYS, MODULE, Node, absolute, entry_name, join, leaves_below
 from initax._adapters._plain import Arrays, plain_layer, plain_layers, unknown
-from initax._adapters._variables import are_named, read_by_name, ungrouped
+from initax._adapters._variables import Readings, are_named, read_inside, ungrouped
 from initax._errors import ModelError, listing, message
-from initax._model._declared import declared_parameters
+from initax._model._declared import NOBODYS, declaration_of, declared_parameters
 from initax._model._evidence import settled
-from initax._model._parameter import UNDECLARED, Ancestor, Declaration, Layer, Parameter, declaration_of, new_layer
+from initax._model._parameter import UNDECLARED, Ancestor, Layer, Parameter, new_layer
 from initax._model._reason import Reason, Why, follows, state, undeclared
 from initax._model._states import BOXES
 from initax._model._survey import Survey
@@ -111,8 +110,7 @@ class Walk:
                 flat = jax.tree_util.tree_flatten(model, is_leaf=_is_shape)
             leaves, structure = flat
             self._refuse_other_leaves(leaves)
-            unflatten: Callable[[list[Any]], Any] = structure.unflatten
-            return unflatten
+            return structure.unflatten
         seen: list[Any] = []
 
         def as_it_is(leaf: Any) -> Any:
@@ -167,15 +165,16 @@ class Walk:
             self.leaf_types.add(cls)
             return None
         children = tuple(flattened[0])
-        structure = (cls, flattened[1], len(children))
+        structure: Any = (cls, flattened[1], len(children))
+        names = None
         try:
             names = self.names.get(structure)
         except (TypeError, ValueError):  # a static field that can't be hashed or compared, e.g. a list or an array
-            names = None
+            structure = None
         if names is None:
             named, _ = tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
             names = tuple(entry_name(path[0]) for path, _ in named)
-            with contextlib.suppress(TypeError, ValueError):
+            if structure is not None:
                 self.names[structure] = names
         return list(zip(names, children, strict=True)), structure
 
@@ -207,7 +206,7 @@ class Walk:
         if cls in self.leaf_types:
             self._leaf(node, path, owner or container)
             return
-        described = described or (node if cls is Node else self.describe(node)) or PLAIN
+        described = described or self.describe(node) or PLAIN
         holder = owner or container
         if described.form == "wrapper" and holder is None:
             described = MODULE
@@ -240,14 +239,13 @@ class Walk:
             self._keep_below(node, path, ancestors, described.reason or state())
             return
         is_module = described.form == "module" or declaration_of(cls) is not None
-        hint = APART if described.hint is None else described.hint
         if described.form == "named":
-            self._named(node, children, path, ancestors, hint)
+            self._named(node, children, path, ancestors, described.readings or APART)
         elif not is_module and len(children) == 1 and children[0][0] in BOXES and isinstance(children[0][1], ARRAYS):
             # A box that a checkpoint was restored without: the array goes by the box's name.
             self._leaf(children[0][1], join(path, children[0][0]), holder, name=path)
         elif not is_module and owner is None and are_named(node):
-            self._named(node, children, path, ancestors, hint)
+            self._named(node, children, path, ancestors, APART)
         elif not is_module and owner is None:
             self._container(node, children, path, ancestors)
         elif not is_module or absorbed:
@@ -260,9 +258,7 @@ class Walk:
         self, node: Any, described: Node, children: Children, structure: Any, path: str, ancestors: Ancestors
     ) -> None:
         """A module: a layer, if it owns arrays, with the layers inside it behind."""
-        cls = described.cls or type(node)
-        if described.cls is not None and described.cls is not type(node) and not isinstance(node, Node):
-            ancestors = (*ancestors, Ancestor(path, type(node)))
+        cls = type(node)
         holder = Holder(path, {})
         inner = (*ancestors, Ancestor(path, cls))
         index = len(self.layers)
@@ -279,21 +275,15 @@ class Walk:
         if not holder.arrays:
             return
         if declared is None:
-            rows = (_declaration_by(describe, node) for describe in holder.described_by)
-            declared = next((row for row in rows if row is not None), None)
-            if declared is not None:
-                self.facts.declarations[path] = declared
-        elif declared is not declaration_of(cls):
+            nodes = filter(None, (describe(node) for describe in holder.described_by))
+            declared = next(filter(None, (each.declaration for each in nodes)), NOBODYS)
+        if declared is not NOBODYS and declared is not declaration_of(cls):
             self.facts.declarations[path] = declared
-        if declared is not None:
-            module, stacks = node if described.module is None else described.module, described.stacks
-            parameters = declared_parameters(module, declared, holder.arrays, stacks, structure, self.readings)
-        else:
-            parameters = unknown(holder.arrays, undeclared())
+        parameters = declared_parameters(node, declared, holder.arrays, {}, structure, self.readings)
         constant = described.constant
         if constant is not None and any(array.excluded is not None for array in parameters):
             parameters = tuple(self._unless_constant(array, holder, constant) for array in parameters)
-        kind = declared.kind if declared is not None else UNDECLARED
+        kind = declared.kind
         if kind == UNDECLARED and all(array_path in self.facts.states for array_path, _ in holder.arrays.values()):
             kind = "State"
         self.layers.insert(index, new_layer(path, kind, cls, parameters, ancestors))
@@ -316,16 +306,14 @@ class Walk:
             owner.described_by.append(described.holder)
         if hasattr(value, "shape") and hasattr(value, "dtype"):
             self.boxed.add(path)
-            if described.reason is not None:
-                self.facts.keep(path, described.reason)
+            self.facts.keep(path, described.reason)
             self._leaf(value, path, owner or container, identity=described.identity)
             return
         before = len(self.places)
         self.visit(value, path, ancestors, owner, container)
         for inside in list(itertools.islice(self.places, before, None)):
             self.boxed.add(inside)
-            if described.reason is not None:
-                self.facts.keep(inside, described.reason)
+            self.facts.keep(inside, described.reason)
 
     def _leaf(
         self,
@@ -353,7 +341,7 @@ class Walk:
         if self.has_shapes and _is_shape(leaf):
             leaf = jax.ShapeDtypeStruct(leaf, jnp.result_type(float))
         if path in self.facts.placeholders and holder is not None:
-            holder.arrays[_within(holder.path, path)] = (path, self.facts.placeholders[path])
+            holder.arrays[_within(holder.path, name or path)] = (path, self.facts.placeholders[path])
             return
         if not isinstance(leaf, ARRAYS) and identity is None:
             return
@@ -370,8 +358,7 @@ class Walk:
         first = path if mark is None else self.owners.setdefault(mark, path)
         if first != path:
             self.places[first] += (index,)
-            self.facts.aliases[path] = first
-            self.facts.ties[path] = first
+            self.facts.aliases[path] = self.facts.ties[path] = first
             if identity is None:
                 self.same[path] = first
         if holder is None:  # the model is a single array
@@ -383,12 +370,9 @@ class Walk:
         """A wrapper in an array's place: the array it stands for belongs to the holder, under the wrapper's name."""
         main = absolute(path, described.array or "")
         others = Holder(path, {})
-        for entries, leaf in tree_flatten_with_path(node)[0]:
-            below = join(path, ".".join(map(entry_name, entries)))
-            self._leaf(leaf, below, holder if below == main else others)
-            name = _within(holder.path, below)
-            if below == main and name in holder.arrays:
-                holder.arrays[_within(holder.path, path)] = holder.arrays.pop(name)
+        for name, leaf in leaves_below(node):
+            below = join(path, name)
+            self._leaf(leaf, below, holder if below == main else others, name=path if below == main else below)
         if others.arrays:
             parameters = unknown(others.arrays, described.reason or follows(main), "scale")
             self.layers.append(new_layer(path, "Wrapper", type(node), parameters, ancestors))
@@ -413,23 +397,20 @@ class Walk:
             self.visit(child, join(path, name), inner, None, container=holder)
         self.layers[index:index] = plain_layers(path, type(node), holder.arrays, ancestors)
 
-    def _named(self, node: Any, children: Children, path: str, ancestors: Ancestors, hint: str) -> None:
-        """A mapping with Flax's names inside something else, e.g. a list: read by its names, as it would be alone."""
+    def _named(self, node: Any, children: Children, path: str, ancestors: Ancestors, readings: Readings) -> None:
+        """Variables of Linen inside something else, e.g. a list: read as they would be alone."""
         holder = Holder("", {})
         index = len(self.layers)
         for name, child in children:
             self.visit(child, join(path, name), ancestors, holder)
-        root = tuple(path.split(".")) if path else ()
         is_whole = isinstance(node, Mapping) and hasattr(node.get("params"), "items")
-        layers, reasons = read_by_name(root, holder.arrays, hint, whole=is_whole)
-        known = {ancestor.path: ancestor for ancestor in (*ancestors, Ancestor(path, type(node)))}
-        self.layers[index:index] = [
-            replace(layer, ancestors=tuple(known.get(ancestor.path, ancestor) for ancestor in layer.ancestors))
-            for layer in layers
-        ]
+        around = (*ancestors, Ancestor(path, type(node)))
+        layers, reasons = read_inside(around, holder.arrays, readings, whole=is_whole)
+        self.layers[index:index] = layers
         self.facts.reasons |= reasons
-        self.messages += ungrouped(layers, hint)
-        self.hint = hint
+        if readings.read is None:
+            self.messages += ungrouped(layers, readings.hint)
+            self.hint = readings.hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,14 +462,10 @@ def _is_shape(node: Any) -> bool:
     return type(node) is tuple and bool(node) and all(type(size) is int for size in node)
 
 
-def _declaration_by(describe: Describe, module: Any) -> Declaration | None:
-    """The row of a module by which it is read, where the box of one of its arrays describes it."""
-    described = describe(module)
-    return None if described is None else described.declaration
-
-
 def _within(base: str, path: str) -> str:
     return path[len(base) + 1 :] if base else path
 
 
-APART = "pass each model alone, its Linen module with module= and inputs=, or the NNX module instead of its arrays"
+APART = Readings(
+    hint="pass each model alone, its Linen module with module= and inputs=, or the NNX module instead of its arrays"
+)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from initax._math._axes import Axes
-from initax._model._constraint import share_of
+from initax._model._constraint import Constraint, share_of, weight_norm
 
 FanPair = tuple[float, float] | tuple[None, None]
 
@@ -48,6 +48,27 @@ def einsum_patterns(equation: str) -> tuple[str, str]:
     return " ".join(named[index] for index in kernel), " ".join(bias)
 
 
+def as_tuple(value: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Return axes that Flax takes as one number or several; `None` is none."""
+    return (value,) if isinstance(value, int) else tuple(value or ())
+
+
+def flax_weight_norm(
+    shape: Sequence[int], features: Any, stacks: Sequence[int], scale: tuple[str, Any] | None
+) -> Constraint:
+    """Return the constraint of a weight under weight norm of Flax.
+
+    Args:
+        shape: shape of the weight.
+        features: axes that have a norm of their own, as Flax takes them, counted without those of a stack.
+        stacks: axes of a stack.
+        scale: path of the magnitudes, and the array; `None` where every norm is 1.
+    """
+    layer_axes = [axis for axis in range(len(shape)) if axis not in stacks]
+    reduced = set(layer_axes) - {layer_axes[axis] for axis in as_tuple(features)}
+    return weight_norm(tuple(sorted(reduced)), *((None, None) if scale is None else (scale[0], tuple(scale[1].shape))))
+
+
 def per_axis(value: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
     """Return a stride or dilation for each spatial axis; `None` is one everywhere."""
     if value is None or isinstance(value, int):
@@ -59,20 +80,13 @@ def conv_effective(axes: Axes, strides: Sequence[int], input_dilation: Sequence[
     """Return the effective fans of a convolution.
 
     A stride skips outputs: each input reaches `1 / stride` of the kernel's. Spread inputs leave `1 / dilation` of the
-    taps something to multiply. A mask takes taps away; how many is not known where it is traced or abstract.
+    taps something to multiply; the stride of a transposed convolution spreads them. A mask takes taps away; how many is
+    not known where it is traced or abstract.
     """
     kept = 1.0 if mask is None else share_of(mask)
     if kept is None:
         return None, None
     return axes.fan_in * kept / math.prod(input_dilation), axes.fan_out * kept / math.prod(strides)
-
-
-def transposed_effective(axes: Axes, strides: Sequence[int], mask: Any) -> FanPair:
-    """Return the effective fans of a transposed convolution, whose stride spreads the inputs."""
-    kept = 1.0 if mask is None else share_of(mask)
-    if kept is None:
-        return None, None
-    return axes.fan_in * kept / math.prod(strides), axes.fan_out * kept
 
 
 def of_stride(module: Any, axes: Axes) -> FanPair:
@@ -82,7 +96,7 @@ def of_stride(module: Any, axes: Axes) -> FanPair:
 
 def of_transposed_stride(module: Any, axes: Axes) -> FanPair:
     """Return the same of a transposed convolution."""
-    return transposed_effective(axes, module.stride, None)
+    return conv_effective(axes, (), module.stride, None)
 
 
 def kernel_size(module: Any) -> tuple[int, ...]:
@@ -98,7 +112,7 @@ def of_flax_conv(module: Any, axes: Axes) -> FanPair:
 
 def of_flax_transposed(module: Any, axes: Axes) -> FanPair:
     """Return the same of a transposed convolution."""
-    return transposed_effective(axes, per_axis(module.strides, len(kernel_size(module))), module.mask)
+    return conv_effective(axes, (), per_axis(module.strides, len(kernel_size(module))), module.mask)
 
 
 def looked_up(module: Any, axes: Axes) -> FanPair:

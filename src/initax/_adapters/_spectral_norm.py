@@ -58,5 +58,4 @@ def leading_pair(matrix: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
     # The row of largest norm is never orthogonal to the leading direction of a matrix that is not zero.
     start = unit(matrix[jnp.argmax(jnp.sum(matrix**2, axis=1))])
     start = jnp.where(jnp.sum(start**2) > 0, start, jnp.full_like(start, matrix.shape[1] ** -0.5))
-    pair: tuple[jax.Array, jax.Array] = lax.fori_loop(0, POWER_ITERATIONS, step, (unit(matrix @ start), start))
-    return pair
+    return lax.fori_loop(0, POWER_ITERATIONS, step, (unit(matrix @ start), start))

@@ -7,16 +7,16 @@ such mappings stand inside something else, e.g. a list, they are read by their n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 from jax.tree_util import DictKey, GetAttrKey, tree_flatten_with_path
 
-from initax._adapters._facts import Facts
-from initax._adapters._linen_names import Named, cell_of, is_automatic, named_layer
-from initax._adapters._nodes import ARRAYS, entry_name, packages_of
+from initax._adapters._facts import Facts, kept_state
+from initax._adapters._linen_names import Named, cell_of, is_automatic, read_by_name
+from initax._adapters._nodes import ARRAYS, absolute, entry_name, packages_of
 from initax._adapters._plain import Arrays, of_array, unknown
 from initax._errors import ModelError, listing
 from initax._model._evidence import settled
@@ -60,25 +60,6 @@ class Entry:
 new_entry = maker(Entry)
 
 
-@dataclass(frozen=True, slots=True)
-class Variables:
-    """A model taken apart.
-
-    Attributes:
-        entries: the leaves, in JAX's order.
-        leaves: the same, bare.
-        rebuild: function from new leaves to a model.
-    """
-
-    entries: tuple[Entry, ...]
-    leaves: list[Any]
-    rebuild: Callable[[list[Any]], Any]
-
-    def collections(self) -> dict[str, dict[str, Any]]:
-        """Return the collections as nested dicts of entries."""
-        return nested((entry, entry.names) for entry in self.entries if entry.collection is not None)
-
-
 def nested(entries: Iterable[tuple[Entry, Sequence[Any]]]) -> dict[str, dict[str, Any]]:
     """Return collections as nested dicts of entries.
 
@@ -94,18 +75,17 @@ def nested(entries: Iterable[tuple[Entry, Sequence[Any]]]) -> dict[str, dict[str
     return collections
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Readings:
     """What a run of the module shows of its parameters; empty where there is no module to run.
 
     Attributes:
         owner: function from the names of a parameter to those of the module it belongs to; `None` where none was seen.
-        classes: names of a module → its class.
+        classes: names of each module → its class, in the order in which they were called.
         read: function from a module's names and its own arrays to its kind and its parameters.
         constraints: path of a weight → what stands between the stored arrays and the effective weight.
         notes: path of an array that is never drawn alone → why.
         hint: what to pass where names do not tell.
-        order: names of modules in the order in which they were called.
     """
 
     owner: Callable[[Names], Names | None] = cell_of
@@ -114,7 +94,6 @@ class Readings:
     constraints: Mapping[str, Constraint] = field(default_factory=dict)
     notes: Mapping[str, Reason] = field(default_factory=dict)
     hint: str = ""
-    order: Sequence[Names] = ()
 
 
 def are_variables(model: Any) -> bool:
@@ -127,7 +106,7 @@ def are_variables(model: Any) -> bool:
         return True
     if not _is_mapping(model) or not model:
         return False
-    return _is_mapping(model.get(PARAMS)) or (are_named(model) and not _holds_variables(model))
+    return _is_mapping(model.get(PARAMS)) or (are_named(model) and not any(map(_is_variable, _values(model))))
 
 
 def are_named(node: Any) -> bool:
@@ -138,7 +117,7 @@ def are_named(node: Any) -> bool:
     return (
         _is_mapping(node)
         and bool(node)
-        and _holds_arrays_alone(node)
+        and not any(map(_is_container, _values(node)))
         and (FROZEN in packages_of(type(node)) or _names_are_flax(node))
     )
 
@@ -152,20 +131,10 @@ def _is_train_state(model: Any) -> bool:
     return hasattr(model, "apply_fn") and _is_mapping(getattr(model, PARAMS, None))
 
 
-def _holds_arrays_alone(tree: Any) -> bool:
-    return all(
-        _holds_arrays_alone(child)
-        if _is_mapping(child)
-        else isinstance(child, ARRAYS)
-        or hasattr(child, "replace_boxed")
-        or _is_variable(child)
-        or not _is_container(child)
-        for child in tree.values()
-    )
-
-
-def _holds_variables(tree: Any) -> bool:
-    return any(_holds_variables(child) if _is_mapping(child) else _is_variable(child) for child in tree.values())
+def _values(tree: Any) -> Iterator[Any]:
+    """What is in a mapping, and in the mappings in it."""
+    for child in tree.values():
+        yield from _values(child) if _is_mapping(child) else (child,)
 
 
 def _is_variable(node: Any) -> bool:
@@ -173,7 +142,10 @@ def _is_variable(node: Any) -> bool:
 
 
 def _is_container(node: Any) -> bool:
-    return bool(jax.tree_util.tree_leaves(node)) and not jax.tree_util.all_leaves([node])
+    """Whether JAX looks for arrays in something that is not a box around one."""
+    if isinstance(node, ARRAYS) or hasattr(node, "replace_boxed") or _is_variable(node):
+        return False
+    return bool(jax.tree.leaves(node)) and not jax.tree_util.all_leaves([node])
 
 
 def _names_are_flax(tree: Any) -> bool:
@@ -199,10 +171,9 @@ def _names(key: Any) -> Names:
     return tuple(map(str, key)) if isinstance(key, tuple) and key else (str(key),)
 
 
-def take_apart(model: Any) -> Variables:
-    """Return the leaves of variables, each with its collection and names."""
+def take_apart(model: Any) -> tuple[list[Entry], Callable[[list[Any]], Any]]:
+    """Return the leaves of variables, in JAX's order, and a function from new leaves to a model."""
     leaves, structure = tree_flatten_with_path(_boxes_with_shardings(model))
-    tree: Any = structure
     whole = _is_mapping(model) and _is_mapping(model.get(PARAMS))
     is_train_state = _is_train_state(model)
     inner = is_train_state and _is_mapping(getattr(model, PARAMS).get(PARAMS))
@@ -227,7 +198,7 @@ def take_apart(model: Any) -> Variables:
         inside = ".".join(names).replace("/", ".")
         path = inside if collection in (PARAMS, None) else f"{collection}.{inside}"
         entries.append(new_entry(collection, unboxed(names), path, leaf, index))
-    return Variables(tuple(entries), [leaf for _, leaf in leaves], tree.unflatten)
+    return entries, lambda new: jax.tree.unflatten(structure, new)
 
 
 def _boxes_with_shardings(model: Any) -> Any:
@@ -250,11 +221,12 @@ def _is_box(node: Any) -> bool:
     )
 
 
-def survey_variables(variables: Variables, readings: Readings) -> Survey:
+def survey_variables(entries: Sequence[Entry], rebuild: Callable[[list[Any]], Any], readings: Readings) -> Survey:
     """Return the layers of variables.
 
     Args:
-        variables: what the user passed, taken apart.
+        entries: what the user passed, taken apart.
+        rebuild: function from new leaves to a model.
         readings: what running the module told.
 
     Raises:
@@ -263,7 +235,7 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
     places: dict[str, list[int]] = {}
     firsts: dict[int, str] = {}
     ties: dict[str, str] = {}
-    for entry in variables.entries:
+    for entry in entries:
         if not isinstance(entry.leaf, ARRAYS):
             continue
         if entry.path in places:
@@ -274,35 +246,54 @@ def survey_variables(variables: Variables, readings: Readings) -> Survey:
             if first != entry.path:
                 places[first].append(entry.index)
                 ties[entry.path] = first
-    layers: Sequence[Layer] = _layers([entry for entry in variables.entries if entry.path in places], readings)
+    layers: Sequence[Layer] = _layers([entry for entry in entries if entry.path in places], readings)
+    notes = readings.notes
     if readings.read is None:
-        readings.notes = _wrapped_notes(variables.entries)
-        layers = settled(layers, ((entry.path, entry.leaf) for entry in variables.entries), readings.hint)
-    facts = Facts(ties=ties, reasons=dict(readings.notes), constraints=dict(readings.constraints))
+        notes = _wrapped_notes(entries)
+        layers = settled(layers, ((entry.path, entry.leaf) for entry in entries), readings.hint)
+    facts = Facts(ties=ties, reasons=dict(notes), constraints=dict(readings.constraints))
     return Survey(
         layers=tuple(facts.applied(layer) for layer in layers),
         places={path: tuple(indices) for path, indices in places.items()},
         aliases=dict(ties),
-        leaves=variables.leaves,
-        rebuild=variables.rebuild,
+        leaves=[entry.leaf for entry in entries],
+        rebuild=rebuild,
         notes=ungrouped(layers, "pass module= and inputs=") if readings.read is None else (),
     )
 
 
-def read_by_name(root: Names, arrays: Arrays, hint: str, *, whole: bool) -> tuple[list[Layer], dict[str, Reason]]:
+def read_inside(
+    around: Sequence[Ancestor], arrays: Arrays, readings: Readings, *, whole: bool
+) -> tuple[list[Layer], dict[str, Reason]]:
     """Return the layers of a mapping that stands inside something else, and why some of their arrays are kept.
 
     Args:
-        root: the names around the mapping.
+        around: what is around the mapping, and the mapping, or the object whose attributes it is.
         arrays: its arrays by their paths.
-        hint: what to pass where names do not tell.
+        readings: what running the module told, if there is one.
         whole: whether it is the dict of collections.
     """
+    base = around[-1].path
+    root = tuple(filter(None, base.split(".")))
     entries = []
     for index, (path, leaf) in enumerate(arrays.values()):
         names = unboxed(tuple(path.split(".")))
-        entries.append(Entry(names[len(root)] if whole else PARAMS, names, path, leaf, index))
-    return _layers(entries, Readings(hint=hint)), _wrapped_notes(entries)
+        collection = names[len(root)] if whole else PARAMS
+        entries.append(Entry(collection, names[len(root) :] if readings.read else names, path, leaf, index))
+    layers = _layers(entries, readings)
+    if readings.read is None:
+        known = {ancestor.path: ancestor for ancestor in around}
+        return [
+            replace(layer, ancestors=tuple(known.get(each.path, each) for each in layer.ancestors)) for layer in layers
+        ], _wrapped_notes(entries)
+    return [
+        replace(
+            layer,
+            path=absolute(base, layer.path),
+            ancestors=(*around, *(Ancestor(absolute(base, each.path), each.cls) for each in layer.ancestors)),
+        )
+        for layer in layers
+    ], {}
 
 
 def _layers(entries: Iterable[Entry], readings: Readings) -> list[Layer]:
@@ -316,7 +307,7 @@ def _layers(entries: Iterable[Entry], readings: Readings) -> list[Layer]:
         else:
             group = entry.names[0] if entry.collection is None else entry.path[: -len(entry.names[-1]) - 1]
             states.setdefault(group, []).append(entry)
-    order = {names: index for index, names in enumerate(readings.order)}
+    order = {names: index for index, names in enumerate(readings.classes)}
     ordered = sorted(owners, key=lambda names: order.get(names, len(order)))
     known: Named = {}
     layers = [_layer(names, owners[names], readings, known) for names in ordered]
@@ -361,16 +352,16 @@ def ungrouped(layers: Sequence[Layer], line: str) -> tuple[str, ...]:
 def _layer(names: Names, entries: list[Entry], readings: Readings, known: Named) -> Layer:
     depth = len(names)
     arrays: Arrays = {".".join(entry.names[depth:]): (entry.path, entry.leaf) for entry in entries}
-    path = ".".join(names)
     around = tuple(
         Ancestor(".".join(names[:count]), readings.classes.get(names[:count], dict)) for count in range(depth)
     )
     if readings.read is None:
-        return named_layer(path, names, arrays, around, readings.hint, known)
-    if names not in readings.classes:
-        return new_layer(path, UNDECLARED, dict, unknown(arrays, UNUSED), around)
-    kind, parameters = readings.read(names, arrays)
-    return new_layer(path, kind, readings.classes[names], parameters, around)
+        kind, parameters = read_by_name(names, arrays, readings.hint, known)
+    elif names in readings.classes:
+        kind, parameters = readings.read(names, arrays)
+    else:
+        kind, parameters = UNDECLARED, unknown(arrays, UNUSED)
+    return new_layer(".".join(names), kind, readings.classes.get(names, dict), parameters, around)
 
 
 def _state_layer(group: str, entries: list[Entry]) -> Layer:
@@ -387,8 +378,5 @@ START = {"mean": "zeros", "var": "ones"}
 
 
 def _state(entry: Entry, reason: Reason) -> Parameter:
-    """State is kept, but for running statistics that were never made: they take the value they start with."""
     start = START.get(entry.names[-1]) if entry.collection == "batch_stats" else None
-    parameter = of_array(entry.path, entry.path, entry.leaf, reason, "state", default=start)
-    starts = start is not None and isinstance(entry.leaf, jax.ShapeDtypeStruct)
-    return replace(parameter, excluded=None) if starts else parameter
+    return kept_state(of_array(entry.path, entry.path, entry.leaf, reason, default=start), entry.leaf)

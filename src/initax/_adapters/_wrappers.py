@@ -7,7 +7,6 @@ become stored ones. Wrappers may stand inside one another.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from initax._adapters._nodes import Node, absolute, entry_name, join
+from initax._adapters._nodes import Node, absolute, join, leaves_below, once_a_class
 from initax._math._positivity import Map, map_of
 from initax._model._constraint import STORED, Constraint, behind, masked, weight_norm
 from initax._model._reason import Reason, Why, undeclared
@@ -74,25 +73,25 @@ def describe(node: Any) -> Node | None:
     if opened is None:
         return None
     if opened.array is None:
-        below = (".".join(map(entry_name, keys)) for keys, _ in jax.tree_util.tree_flatten_with_path(node)[0])
         reason = opened.kept or Reason(Why.FROZEN, f"inside {type(node).__name__}")
-        return Node("module", reasons=dict.fromkeys(below, reason))
+        return Node("module", reasons={path: reason for path, _ in leaves_below(node)})
     if opened.kept is not None:
         return Node("wrapper", array=opened.array, reasons={opened.array: opened.kept}, reason=opened.kept)
     return Node("wrapper", array=opened.array, constraints={opened.array: opened.constraint})
 
 
 Handler = Callable[[Any], Opened]
-_HANDLERS: weakref.WeakKeyDictionary[type, Handler | None] = weakref.WeakKeyDictionary()
 
 
 def _open(node: Any) -> Opened | None:
-    cls = type(node)
-    if cls not in _HANDLERS:
-        names = [f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in cls.__mro__]
-        _HANDLERS[cls] = next((WRAPPERS[name] for name in names if name in WRAPPERS), None)
-    handler = _HANDLERS[cls]
+    handler = _handler(type(node))
     return handler(node) if handler is not None else None
+
+
+@once_a_class
+def _handler(cls: type) -> Handler | None:
+    names = [f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in cls.__mro__]
+    return next((WRAPPERS[name] for name in names if name in WRAPPERS), None)
 
 
 def _below(child: Any, name: str) -> Opened:
@@ -156,8 +155,7 @@ def _parameter_behind(outer: Map) -> Handler:
 
 def _unknown(node: Any) -> Opened:
     """A wrapper nobody described: the first array it holds stands for it, and is kept."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(node)
-    arrays = [".".join(map(entry_name, entries)) for entries, leaf in leaves if isinstance(leaf, ARRAYS)]
+    arrays = [path for path, leaf in leaves_below(node) if isinstance(leaf, ARRAYS)]
     reason = undeclared(f"behind {type(node).__name__}, whose inverse is not known")
     return Opened(arrays[0] if arrays else None, kept=reason)
 

@@ -1,4 +1,4 @@
-"""What is to be drawn, and the way in which a group of it is."""
+"""`Job`, one array to be drawn, and `Strategy`, how a group of jobs is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from initax._drawing._program import Arrays, Need, Program, default_device
+from initax._drawing._program import Arrays, Compilation, Program, default_device
 
 
 @dataclass(slots=True, eq=False)
@@ -40,21 +40,28 @@ class Job:
         if not self.free or len(self.paths) > 1:
             return None
         program = self.program
-        (home,) = program.shardings
-        for each in self.free:
-            alike = each.shape == program.shape and each.dtype == program.dtype and not each.is_deleted()
-            if alike and (each.sharding == home if home is not None else each.devices() == {default_device()}):
-                return each
+        (sharding,) = program.shardings
+        for old in self.free:
+            alike = old.shape == program.shape and old.dtype == program.dtype and not old.is_deleted()
+            if alike and (old.sharding == sharding if sharding is not None else old.devices() == {default_device()}):
+                return old
         return None
 
 
 Groups = Mapping[Program, list[int]]
+"""Programs, each with its jobs by their index."""
 Drawn = Iterable[tuple[int, Arrays]]
+"""Index of each job with its arrays."""
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How one group is drawn: what it needs compiled, and its rows with their arrays, drawn one after the other."""
+class Strategy:
+    """How one group is drawn.
 
-    needs: tuple[Need, ...]
-    made: Drawn
+    Attributes:
+        compilations: what has to be compiled for it.
+        drawn: index of each job with its arrays, which are drawn when they are asked for.
+    """
+
+    compilations: tuple[Compilation, ...]
+    drawn: Drawn

@@ -28,7 +28,7 @@ Arrays = tuple[jax.Array, ...]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is compiled once: everything about a row that is not a number or a key.
+    """What is compiled once: everything about a job that is not a number or a key.
 
     Attributes:
         kernel: what draws the effective weight.
@@ -61,7 +61,7 @@ class Program:
     def stored(self, effective: jax.Array) -> Arrays:
         """Return the arrays to store of an effective weight."""
         stored = (effective,) if self.preimage is None else self.preimage(effective)
-        return tuple(each.astype(self.dtype) for each in stored)
+        return tuple(array.astype(self.dtype) for array in stored)
 
     def numbers(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the run-time numbers in the type that scales the drawn array; a tuple becomes an array."""
@@ -91,22 +91,24 @@ class Program:
     @property
     def device(self) -> Any:
         """The device its arrays live on whole, `None` where they live on several."""
-        (home, *others) = self.shardings
-        if others or (home is not None and len(home.device_set) > 1):
+        (sharding, *others) = self.shardings
+        if others or (sharding is not None and len(sharding.device_set) > 1):
             return None
-        return default_device() if home is None else next(iter(home.device_set))
+        return _first_device(sharding)
 
     @property
     def platform(self) -> str:
         """What kind of device its arrays live on."""
-        home = self.shardings[0]
-        device: Any = default_device() if home is None else next(iter(home.device_set))
-        return str(device.platform)
+        return str(_first_device(self.shardings[0]).platform)
 
     @property
     def spans_processes(self) -> bool:
         """Whether some device it draws on belongs to another process."""
-        return any(each is not None and not each.is_fully_addressable for each in self.shardings)
+        return any(sharding is not None and not sharding.is_fully_addressable for sharding in self.shardings)
+
+
+def _first_device(sharding: jax.sharding.Sharding | None) -> Any:
+    return default_device() if sharding is None else next(iter(sharding.device_set))
 
 
 WIDE: dict[str, Any] = {"xla_cpu_prefer_vector_width": 512, "xla_cpu_enable_fast_min_max": True}
@@ -142,46 +144,46 @@ class Compiled:
     def __call__(self, *arguments: Any) -> Any:
         """Call the function."""
         try:
-            made = self.jitted(*arguments)
+            result = self.jitted(*arguments)
         except jax.errors.JaxRuntimeError as error:
             if "No such compile option" not in str(error):
                 raise
             self.jitted = self.plain
-            made = self.jitted(*arguments)
+            result = self.jitted(*arguments)
         self.is_ready = True
-        return made
+        return result
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """A compiled function and arguments of the shapes it will be called with."""
+class Compilation:
+    """A function to be compiled, and arguments of the shapes it will be called with."""
 
     compiled: Compiled
     arguments: tuple[Any, ...]
 
 
-def compile_together(needs: Iterable[Need]) -> None:
+def compile_together(compilations: Iterable[Compilation]) -> None:
     """Compile what is not compiled yet, several at a time.
 
     What can't be compiled is left to its call, which knows what to do about it.
     """
-    waiting = {id(need.compiled): need for need in needs if not need.compiled.is_ready}
+    waiting = {id(new.compiled): new for new in compilations if not new.compiled.is_ready}
     if len(waiting) < 2:
         return
     with ThreadPoolExecutor(max_workers=min(len(waiting), os.cpu_count() or 1)) as pool:
         # One compiles while the next is still lowered.
         futures = [
-            (need.compiled, pool.submit(_compile, lowered))
-            for need in waiting.values()
-            if (lowered := _lowered(need)) is not None
+            (compilation.compiled, pool.submit(_compile, lowered))
+            for compilation in waiting.values()
+            if (lowered := _lowered(compilation)) is not None
         ]
         for compiled, future in futures:
             compiled.is_ready = future.result()
 
 
-def _lowered(need: Need) -> Any:
+def _lowered(compilation: Compilation) -> Any:
     try:
-        return need.compiled.jitted.lower(*need.arguments)
+        return compilation.compiled.jitted.lower(*compilation.arguments)
     except (NotImplementedError, jax.errors.JaxRuntimeError):
         return None
 
@@ -214,12 +216,11 @@ def sampler(program: Program, implementation: Any, *, donates: bool = False) -> 
         return program(key, numbers, *(old if program.kernel.sees_old else ()))
 
     is_wide = program.platform == "cpu" and (program.is_entrywise or program.may_round)
-    given_up = _GIVEN_UP | {"donate_argnums": 2} if donates else {}
-    return Compiled(sample, WIDE if is_wide else None, **_placement(program), **given_up)
+    return Compiled(sample, WIDE if is_wide else None, **_placement(program), **(_donating(2) if donates else {}))
 
 
 @functools.lru_cache(maxsize=1024)
-def filler(program: Program, numbers: tuple[Any, ...], *, count: int = 1, donates: bool = False) -> Compiled:
+def constant_program(program: Program, numbers: tuple[Any, ...], *, count: int = 1, donates: bool = False) -> Compiled:
     """Return the program, which uses no key, as a function of nothing: a call costs a tenth of one with a key.
 
     Args:
@@ -232,7 +233,7 @@ def filler(program: Program, numbers: tuple[Any, ...], *, count: int = 1, donate
     def fill(*old: jax.Array) -> Arrays:
         return program(jax.random.key(0), numbers) * count
 
-    return Compiled(fill, **_placement(program), **(_GIVEN_UP | {"donate_argnums": 0} if donates else {}))
+    return Compiled(fill, **_placement(program), **(_donating(0) if donates else {}))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -247,26 +248,24 @@ def finisher(program: Program, *, donates: bool = False) -> Compiled:
     def finish(drawn: jax.Array, *old: jax.Array) -> Arrays:
         return program.stored(program.kernel.laid_out(drawn))
 
-    return Compiled(finish, **_placement(program), **(_GIVEN_UP | {"donate_argnums": 1} if donates else {}))
+    return Compiled(finish, **_placement(program), **(_donating(1) if donates else {}))
 
 
 @functools.lru_cache(maxsize=1024)
-def shaper(shape: tuple[int, ...], home: Any) -> Compiled:
+def shaper(shape: tuple[int, ...], sharding: Any) -> Compiled:
     """Return what gives an array another shape without a copy."""
-    return Compiled(lambda array: jnp.reshape(array, shape), donate_argnums=0, **_at(home))
+    placement = {} if sharding is None else {"out_shardings": sharding}
+    return Compiled(lambda array: jnp.reshape(array, shape), donate_argnums=0, **placement)
 
 
-_GIVEN_UP: dict[str, Any] = {"keep_unused": True}
-"""An old array is handed over for its memory alone."""
+def _donating(argument: int) -> dict[str, Any]:
+    """Return options for a function that is handed an old array for its memory alone."""
+    return {"donate_argnums": argument, "keep_unused": True}
 
 
 def _placement(program: Program) -> dict[str, Any]:
     placed = any(sharding is not None for sharding in program.shardings)
     return {"out_shardings": program.shardings} if placed else {}
-
-
-def _at(home: Any) -> dict[str, Any]:
-    return {} if home is None else {"out_shardings": home}
 
 
 def run(build: Callable[[Program], Compiled], program: Program, path: str, *arguments: Any) -> Arrays:
@@ -297,17 +296,16 @@ def run(build: Callable[[Program], Compiled], program: Program, path: str, *argu
 
 def _run_on_cpu(build: Callable[[Program], Compiled], program: Program, arguments: tuple[Any, ...]) -> Arrays:
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        homeless = (None,) * len(program.shardings)
-        anywhere = replace(program, kernel=program.kernel.anywhere(), shardings=homeless)
-        drawn = build(anywhere)(*(np.asarray(each) if isinstance(each, jax.Array) else each for each in arguments))
+        anywhere = replace(program, kernel=program.kernel.anywhere(), shardings=(None,) * len(program.shardings))
+        hosted = (np.asarray(value) if isinstance(value, jax.Array) else value for value in arguments)
+        drawn = build(anywhere)(*hosted)
     # Through the host, and back to where the parameter lives.
-    return tuple(_brought(np.asarray(each), sharding) for each, sharding in zip(drawn, program.shardings, strict=True))
+    return tuple(_placed(np.asarray(array), sharding) for array, sharding in zip(drawn, program.shardings, strict=True))
 
 
-def _brought(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
+def _placed(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
     if sharding is None or sharding.is_fully_addressable:
-        put: jax.Array = jax.device_put(array, sharding)
-        return put
+        return jax.device_put(array, sharding)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 

@@ -21,43 +21,55 @@ import jax
 import numpy as np
 from jax import lax
 
-from initax._drawing._job import Drawn, Groups, Job, Way
-from initax._drawing._program import COPYING, WIDE, Arrays, Compiled, Need, Program, failure
+from initax._drawing._job import Drawn, Groups, Job, Strategy
+from initax._drawing._program import COPYING, WIDE, Arrays, Compilation, Compiled, Program, failure
 from initax._math._keys import CONFIG
 from initax._math._threefry import placed, placed_rows
 from initax.schemes._initializer import number_type
 from initax.schemes._kernels import Full
 
-MOST = 1 << 22
+MAX_ENTRIES = 1 << 22
 """Entries of an array from which a program of its own pays off: it needs no memory beside the array."""
-MUCH = 1 << 24
+MAX_OF_ONE_SIZE = 1 << 24
 """Entries of all arrays of one size from which a program of its own pays off: it saves a fifth of the time."""
-HANDS = 32
+MAX_OUTPUTS = 32
 """Arrays that one program puts rows into; what they hold is held twice meanwhile."""
-HELD = 1 << 19
+MAX_TOGETHER = 1 << 19
 """Entries that such arrays have together at most, or as many as the largest array has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What one call draws: a number of rows, and the entries of each."""
+    """What one call draws.
+
+    Attributes:
+        rows: number of rows.
+        entries: entries of each row.
+        cut: rows after which arrays are cut into pieces, a divisor of `rows`.
+    """
 
     rows: int
     entries: int
+    cut: int
 
 
-LONG = Size(16, 4096)
-"""A quarter of a megabyte of float32. A larger call is dispatched less often, but cuts equal arrays in more ways, each
-a program: with 64 rows a ViT took 27."""
-SHORT = Size(256, 256)
+LONG = Size(16, 4096, cut=16)
+"""A quarter of a megabyte of float32."""
+LONGER = Size(64, 4096, cut=16)
+"""A megabyte, for models with many entries: larger calls are dispatched less often, which saves a sixth of the time.
+Arrays are cut as by long calls. Cut where these calls end, equal arrays would come in more pieces that differ, each of
+which needs a program: a ViT took 27."""
+LONGER_MIN = 1 << 21
+"""Entries of all arrays from which longer calls serve them better."""
+SHORT = Size(256, 256, cut=256)
 """For many arrays of few entries."""
-LITTLE = Size(32, 1024)
+FEW = Size(32, 1024, cut=32)
 """For what a long call or two would draw, of which half would be for nobody."""
-LITTLE_MOST = 1 << 17
-"""Entries of all arrays up to which little calls serve them better."""
-SHORT_MOST = 1024
+FEW_MAX = 1 << 17
+"""Entries of all arrays up to which these calls serve them better."""
+SHORT_MAX = 1024
 """Entries of an array up to which short rows serve it better."""
-MANY = 256
+MIN_SHORT = 256
 """Arrays from which short rows are worth a program of their own."""
 
 NO_GROUPS: Groups = MappingProxyType({})
@@ -69,8 +81,8 @@ Fill = tuple[tuple[int, ...], Any]
 
 
 def serves(program: Program, numbers: tuple[Any, ...]) -> bool:
-    """Whether rows serve a program: it draws entries alone, of an array that is whole on one device of a CPU."""
-    if not program.is_alone or not 0 < program.entries <= MOST or any(isinstance(each, tuple) for each in numbers):
+    """Return whether rows serve a program: it draws entries alone, of an array that is whole on one device of a CPU."""
+    if not program.is_alone or not 0 < program.entries <= MAX_ENTRIES or any(isinstance(one, tuple) for one in numbers):
         return False
     device = program.device
     return device is not None and device.platform == "cpu" and not program.spans_processes
@@ -82,127 +94,136 @@ def may_join(groups: Groups, constants: Groups, jobs: Sequence[Job]) -> bool:
     An array from the host takes 30 µs, one more that such a program gives back 1 µs.
 
     Args:
-        groups: the rows of each program that rows serve, as places among the jobs.
-        constants: the rows of each program without random numbers.
+        groups: the programs that rows serve, with their jobs.
+        constants: the programs without random numbers, with their jobs.
         jobs: all jobs.
     """
-    programs, rows = [*groups, *constants], list(itertools.chain(*groups.values(), *constants.values()))
+    programs = [*groups, *constants]
+    together = [jobs[index] for index in itertools.chain(*groups.values(), *constants.values())]
     return (
         bool(groups)
-        and len(rows) <= HANDS
-        and sum(jobs[row].program.entries for row in rows) <= HELD
-        and all(isinstance(each.kernel, Full) and each.preimage is None for each in constants)
-        and len({each.shardings for each in programs}) == 1
-        and len({(each.kernel, each.dtype) for each in groups}) == 1
-        and len({len(jobs[row].numbers) for found in groups.values() for row in found}) == 1
+        and len(together) <= MAX_OUTPUTS
+        and sum(job.program.entries for job in together) <= MAX_TOGETHER
+        and all(isinstance(program.kernel, Full) and program.preimage is None for program in constants)
+        and len({program.shardings for program in programs}) == 1
+        and len({(program.kernel, program.dtype) for program in groups}) == 1
+        and len({len(jobs[index].numbers) for index in itertools.chain(*groups.values())}) == 1
     )
 
 
 def drawn_in_rows(
     groups: Groups, jobs: Sequence[Job], keys: np.ndarray, constants: Groups = NO_GROUPS
-) -> Iterator[Way]:
-    """Yield how to draw jobs of programs that rows serve, one way for each stream of rows.
+) -> Iterator[Strategy]:
+    """Yield how to draw jobs of programs that rows serve, one strategy for each stream of rows.
 
     Args:
-        groups: the rows of each program, as places among the jobs.
+        groups: the programs, with their jobs.
         jobs: all jobs.
         keys: data of their keys, one row for each.
-        constants: the rows of each program of one number that are made beside them; `may_join` says whether they can.
+        constants: programs of one number that are made beside them, with their jobs; `may_join` says whether they can.
     """
     streams: dict[Any, list[int]] = {}
-    for program, found in groups.items():
-        for count, rows in itertools.groupby(found, lambda row: len(jobs[row].numbers)):
-            streams.setdefault((program.kernel, program.dtype, program.shardings, count), []).extend(rows)
+    for program, indices in groups.items():
+        for index in indices:
+            alike = (program.kernel, program.dtype, program.shardings, len(jobs[index].numbers))
+            streams.setdefault(alike, []).append(index)
     for stream in streams.values():
         # Equal arrays after one another, which the same programs put together.
-        stream.sort(key=lambda row: (jobs[row].program.entries, jobs[row].program.shape), reverse=True)
-        small = [row for row in stream if jobs[row].program.entries <= SHORT_MOST]
-        if len(small) < MANY:
+        stream.sort(key=lambda index: (jobs[index].program.entries, jobs[index].program.shape), reverse=True)
+        small = [index for index in stream if jobs[index].program.entries <= SHORT_MAX]
+        if len(small) < MIN_SHORT:
             small = []
         large = stream[: len(stream) - len(small)]
         if large:
-            is_little = sum(jobs[row].program.entries for row in large) <= LITTLE_MOST
-            yield _Stream(large, jobs, keys, LITTLE if is_little else LONG, constants).way()
+            total = sum(jobs[index].program.entries for index in large)
+            size = FEW if total <= FEW_MAX else LONG if total < LONGER_MIN else LONGER
+            yield _Stream(large, jobs, keys, size, constants).strategy()
         if small:
-            yield _Stream(small, jobs, keys, SHORT).way()
+            yield _Stream(small, jobs, keys, SHORT).strategy()
 
 
 class _Stream:
-    """Arrays of one kernel, type and home, whose rows follow one another; and constants, where these join."""
+    """Arrays of one kernel, type and sharding, whose rows follow one another; and constants, where these join."""
 
     def __init__(
-        self, rows: list[int], jobs: Sequence[Job], keys: np.ndarray, size: Size, constants: Groups = NO_GROUPS
+        self, indices: list[int], jobs: Sequence[Job], keys: np.ndarray, size: Size, constants: Groups = NO_GROUPS
     ) -> None:
-        self.rows, self.size = rows, size
+        self.indices, self.size = indices, size
         self.filled = list(itertools.chain(*constants.values()))
-        self.fills = [program for program, found in constants.items() for _ in found]
-        self.values = [each.numbers(jobs[row].numbers)[0] for each, row in zip(self.fills, self.filled, strict=True)]
-        self.jobs = [jobs[row] for row in rows]
+        self.fills = [program for program, alike in constants.items() for _ in alike]
+        self.values = [
+            program.numbers(jobs[index].numbers)[0] for program, index in zip(self.fills, self.filled, strict=True)
+        ]
+        self.jobs = [jobs[index] for index in indices]
         self.program = self.jobs[0].program
-        counts = np.array([job.program.entries for job in self.jobs])
-        each = -(-counts // size.entries)
-        ends = np.cumsum(each)
+        entries = np.array([job.program.entries for job in self.jobs])
+        rows = -(-entries // size.entries)
+        ends = np.cumsum(rows)
         calls = -(-int(ends[-1]) // size.rows)
         # The last call draws some rows for nobody.
-        each[-1] += calls * size.rows - ends[-1]
-        owner = np.repeat(np.arange(len(rows)), each)
+        rows[-1] += calls * size.rows - ends[-1]
+        owner = np.repeat(np.arange(len(indices)), rows)
         starts = np.concatenate([[0], ends[:-1]])
-        self.keys = placed(keys[np.array(rows)[owner]], (np.arange(len(owner)) - starts[owner]) * size.entries)
+        self.keys = placed(keys[np.array(indices)[owner]], (np.arange(len(owner)) - starts[owner]) * size.entries)
         kind: Any = number_type(self.program.dtype, bool(CONFIG.jax_enable_x64))
         self.numbers = tuple(np.array([job.numbers for job in self.jobs], kind).T[:, owner, None])
         self.draw = _drawer(self.program.kernel, self.program.dtype, size)
-        begin = (starts * size.entries).tolist()
-        self.pieces = list(map(self._pieces, begin, counts.tolist()))
-        self.groups = list(self._grouped(counts.tolist()))
+        self.pieces = list(map(self._pieces, (starts * size.entries).tolist(), entries.tolist()))
+        self.groups = list(self._grouped(entries.tolist()))
 
-    def way(self) -> Way:
+    def strategy(self) -> Strategy:
         """Return how it is drawn."""
-        needs = [Need(self.draw, self._inputs(0))]
+        compilations = [Compilation(self.draw, self._inputs(0))]
         for group in self.groups:
             if not (assembler := self._assembler(group)).is_ready:
-                needs.append(Need(assembler, (self._donors(group), self._abstract(group), self.values)))
-        return Way(tuple(needs), self._made())
+                compilations.append(Compilation(assembler, (self._donors(group), self._abstract(group), self.values)))
+        return Strategy(tuple(compilations), self._drawn())
 
     def _pieces(self, begin: int, count: int) -> list[tuple[int, int, int]]:
-        """Return the pieces of an array: the call that draws each, and where in it the piece begins and ends."""
-        length = self.size.rows * self.size.entries
-        call, inside = divmod(begin, length)
-        found = []
+        """Return the pieces of an array: the part of the stream each is in, and where in that it begins and ends."""
+        length = self.size.cut * self.size.entries
+        part, inside = divmod(begin, length)
+        pieces = []
         while inside + count > length:
-            found.append((call, inside, length))
-            call, inside, count = call + 1, 0, count - (length - inside)
-        return [*found, (call, inside, inside + count)]
+            pieces.append((part, inside, length))
+            part, inside, count = part + 1, 0, count - (length - inside)
+        return [*pieces, (part, inside, inside + count)]
 
     def _grouped(self, counts: list[int]) -> Iterator[range]:
         """Yield the arrays that are put together at a time."""
-        first, held, most = 0, 0, max(HELD, *counts)
+        first, held, most = 0, 0, max(MAX_TOGETHER, *counts)
         for place, count in enumerate(counts):
-            if place > first and (place - first == HANDS or held + count > most):
+            if place > first and (place - first == MAX_OUTPUTS or held + count > most):
                 yield range(first, place)
                 first, held = place, 0
             held += count
         yield range(first, len(counts))
 
-    def _made(self) -> Drawn:
-        chunks: dict[int, Any] = {}
+    def _drawn(self) -> Drawn:
+        parts_of_call = self.size.rows // self.size.cut
+        parts: dict[int, np.ndarray] = {}
         for group, following in itertools.zip_longest(self.groups, self.groups[1:]):
-            called = range(self.pieces[group[0]][0][0], self.pieces[group[-1]][-1][0] + 1)
-            drawn = {call: self.draw(*self._inputs(call)) for call in called if call not in chunks}
-            chunks |= {call: np.asarray(chunk).reshape(-1) for call, chunk in drawn.items()}
-            del drawn
-            arrays = self._assembled(group, list(self._parts(group, chunks)))
+            first, last = self.pieces[group[0]][0][0], self.pieces[group[-1]][-1][0]
+            calls = sorted({part // parts_of_call for part in range(first, last + 1) if part not in parts})
+            drawn = [self.draw(*self._inputs(call)) for call in calls]  # all are under way before one is awaited
+            of_calls = [np.asarray(rows).reshape(parts_of_call, -1) for rows in drawn]
+            if calls:
+                parts |= enumerate(itertools.chain(*of_calls), calls[0] * parts_of_call)
+            del drawn, of_calls
+            arrays = self._assembled(group, list(self._cut(group, parts)))
             # Where the last array ends, the next may begin. The others go before more is drawn.
-            needed = self.pieces[following[0]][0][0] if following else None
-            chunks = {call: chunk for call, chunk in chunks.items() if call == needed}
-            rows = itertools.chain((self.rows[place] for place in group), self.filled)
-            yield from ((row, (array,)) for row, array in zip(rows, arrays, strict=True))
+            needed = self.pieces[following[0]][0][0] if following else last + 1
+            parts = {part: entries for part, entries in parts.items() if part >= needed}
+            indices = itertools.chain((self.indices[place] for place in group), self.filled)
+            yield from ((index, (array,)) for index, array in zip(indices, arrays, strict=True))
             del arrays
 
-    def _parts(self, group: range, chunks: dict[int, Any]) -> Iterator[np.ndarray]:
+    def _cut(self, group: range, parts: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the pieces of a group of arrays."""
         for place in group:
             is_vector = len(self.jobs[place].program.shape) == 1
-            for call, begin, end in self.pieces[place]:
-                piece = chunks[call][begin:end]
+            for part, begin, end in self.pieces[place]:
+                piece = parts[part][begin:end]
                 yield piece[:, None] if is_vector else piece
 
     def _inputs(self, call: int) -> tuple[Any, ...]:
@@ -214,7 +235,7 @@ class _Stream:
             (self.jobs[place].program.shape, tuple([end - begin for _, begin, end in self.pieces[place]]))
             for place in group
         )
-        fills = tuple([(each.shape, each.dtype) for each in self.fills])
+        fills = tuple([(program.shape, program.dtype) for program in self.fills])
         return _assembler(forms, self.program.dtype, self.program.shardings[0], fills)
 
     def _donors(self, group: range) -> list[Any]:
@@ -249,7 +270,7 @@ def _drawer(kernel: Any, dtype: Any, size: Size) -> Compiled:
 
 
 @functools.lru_cache(maxsize=1024)
-def _assembler(forms: tuple[Form, ...], dtype: Any, home: Any, fills: tuple[Fill, ...]) -> Compiled:
+def _assembler(forms: tuple[Form, ...], dtype: Any, sharding: Any, fills: tuple[Fill, ...]) -> Compiled:
     """Return what puts pieces together to arrays, in the memory of old ones that are given up, and fills others.
 
     A piece comes in another rank than the array it belongs to: JAX would hand back an input that nothing is done to.
@@ -258,13 +279,13 @@ def _assembler(forms: tuple[Form, ...], dtype: Any, home: Any, fills: tuple[Fill
     def put(old: list[jax.Array], parts: list[jax.Array], values: list[jax.Array]) -> list[jax.Array]:
         left = iter(parts)
         pieces = [list(itertools.islice(left, len(lengths))) for _, lengths in forms]
-        whole = [each[0] if len(each) == 1 else lax.concatenate(each, 0) for each in pieces]
-        shaped = [lax.reshape(each, shape) for each, (shape, _) in zip(whole, forms, strict=True)]
+        whole = [parts[0] if len(parts) == 1 else lax.concatenate(parts, 0) for parts in pieces]
+        shaped = [lax.reshape(vector, shape) for vector, (shape, _) in zip(whole, forms, strict=True)]
         filled = [
             lax.broadcast(lax.convert_element_type(value, dtype), shape)
             for value, (shape, dtype) in zip(values, fills, strict=True)
         ]
         return shaped + filled
 
-    placed = {} if home is None else {"out_shardings": home}
-    return Compiled(put, COPYING, donate_argnums=0, keep_unused=True, **placed)
+    placement = {} if sharding is None else {"out_shardings": sharding}
+    return Compiled(put, COPYING, donate_argnums=0, keep_unused=True, **placement)

@@ -74,10 +74,6 @@ class Constraint:
         warning = self.warning and self.warning.replace("{weight}", weight)
         return replace(self, warning=warning, companions=self.companions if companions is None else companions)
 
-    def masked_fan(self, fan: float | None) -> float | None:
-        """Return what its mask leaves of an effective fan; `None` where that is not known."""
-        return None if fan is None or self.share is None else fan * self.share
-
 
 STORED = Constraint(name="", scales=True)
 """What stands between an array and a weight that are the same: nothing."""

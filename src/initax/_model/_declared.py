@@ -1,25 +1,133 @@
-"""The parameters of a module of a declared class: its arrays, read by its row of the table of layers."""
+"""The table of declared classes of layers, and the parameters of a module, read by its row of the table."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from initax._errors import AxesError
-from initax._math._axes import Axes, fit, other_placements, own_shape, parse, resolve
+from initax._math._axes import Axes, fit, names_in, other_placements, own_shape, parse, resolve
 from initax._math._sharding import placement
-from initax._model._parameter import (
-    WEIGHT_ROLES,
-    Declaration,
-    Evidence,
-    Fans,
-    Field,
-    Parameter,
-    moved,
-    why_not_drawable,
-)
-from initax._model._reason import Reason, Why, state, undeclared
+from initax._model._constraint import Constraint
+from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, DefaultSpec, Evidence, Fans, Parameter, Role, moved
+from initax._model._reason import Reason, Why, state, undeclared, why_not_drawable
+
+LSTM_GATES = ("input", "forget", "cell", "output")
+GRU_GATES = ("reset", "update", "new")
+"""Gates in the order in which Equinox and Flax store them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """How one array field of a layer class is to be read: a row's cell in the table of layers.
+
+    Attributes:
+        pattern: the axes of one layer, or a function from the module to them.
+        role: what the array is for.
+        sizes: sizes of named axes, of which those count that the pattern names: numbers or attribute names, or a
+            function from the module to them.
+        receptive: name of the attribute that holds the receptive field's sizes.
+        of: for a bias, the name of the weight it belongs to.
+        default: what the framework gives it, or a function from the module to that.
+        gates: names of the entries along a gate axis, or the one gate of an array that holds no other.
+        reserved: why no scheme but `default` draws it.
+        effective: function from module and axes to effective fan_in and fan_out, where they differ.
+        nominal: function from module and axes to fan_in and fan_out, where the axes alone do not give them.
+        constraint: the map that the layer itself applies to the array, or a function from the module to it.
+    """
+
+    pattern: str | Callable[[Any], str]
+    role: Role
+    sizes: Mapping[str, int | str] | Callable[[Any], Mapping[str, int]] = field(default_factory=dict)
+    receptive: str | None = None
+    of: str | None = None
+    default: DefaultSpec | Callable[[Any], DefaultSpec] | None = None
+    gates: tuple[str, ...] = ()
+    reserved: Reason | None = None
+    effective: Callable[[Any, Axes], tuple[float | None, float | None]] | None = None
+    nominal: Callable[[Any, Axes], tuple[float, float]] | None = None
+    constraint: Constraint | Callable[[Any], Constraint | None] | None = None
+
+    def pattern_of(self, module: Any) -> str:
+        """Return the pattern for this module."""
+        return self.pattern(module) if callable(self.pattern) else self.pattern
+
+    def sizes_of(self, module: Any) -> tuple[tuple[str, int], ...]:
+        """Return the sizes the module knows, as sorted pairs."""
+        stated = self.sizes(module) if callable(self.sizes) else self.sizes
+        names = names_in(self.pattern_of(module)) if stated else ()
+        sizes = {name: getattr(module, size) if isinstance(size, str) else size for name, size in stated.items()}
+        return tuple(sorted(item for item in sizes.items() if item[0] in names))
+
+    def receptive_of(self, module: Any) -> tuple[int, ...] | None:
+        """Return the receptive field's sizes, where the module knows them."""
+        return tuple(getattr(module, self.receptive)) if self.receptive else None
+
+    def default_of(self, module: Any) -> DefaultSpec | None:
+        """Return what the framework gives this field."""
+        return self.default(module) if callable(self.default) else self.default
+
+    def constraint_of(self, module: Any) -> Constraint | None:
+        """Return what the layer itself puts between the stored array and the effective weight."""
+        return self.constraint(module) if callable(self.constraint) else self.constraint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """A row of the table of layers.
+
+    Attributes:
+        kind: framework-free name.
+        fields: the array fields, by name.
+        static: everything the fields ask of a module is static, so that modules of equal structure read alike.
+        inside: names of the modules inside it whose arrays are its own fields.
+    """
+
+    kind: str
+    fields: Mapping[str, Field]
+    static: bool = False
+    inside: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Work out which modules inside it it declares the arrays of."""
+        inside = frozenset(name.partition(".")[0] for name in self.fields if "." in name)
+        object.__setattr__(self, "inside", inside)
+
+
+def weight(pattern: str | Callable[[Any], str], role: Role = "weight", **further: Any) -> Field:
+    """Return the cell of a weight, or of an array of another role that has axes of its own."""
+    return Field(pattern=pattern, role=role, **further)
+
+
+def bias(pattern: str | Callable[[Any], str], of: str | None, **further: Any) -> Field:
+    """Return the cell of the bias that goes with a weight."""
+    return Field(pattern=pattern, role="bias", of=of, **further)
+
+
+def row(kind: str, fields: Mapping[str, Field] | None = None, **named: Field) -> Declaration:
+    """Return a row: the kind, and the cells by name, in a mapping where names have dots."""
+    return Declaration(kind=kind, fields={**(fields or {}), **named})
+
+
+NOBODYS = Declaration(kind=UNDECLARED, fields={}, static=True)
+"""The row of a class that nobody declared."""
+
+_DECLARED: dict[type, Declaration] = {}
+
+
+def declare(cls: type, declaration: Declaration) -> None:
+    """Add a row to the table of layers."""
+    _DECLARED[cls] = declaration
+
+
+def declaration_of(cls: type, *, inherited: bool = True) -> Declaration | None:
+    """Return the row of a class, or else of the nearest of its bases unless only its own is asked for."""
+    own = _DECLARED.get(cls)
+    if own is not None or not inherited:
+        return own
+    return next((_DECLARED[base] for base in cls.__mro__ if base in _DECLARED), None)
 
 
 def declared_parameters(
@@ -61,20 +169,27 @@ def _read(
     stacks_at: Mapping[str, tuple[int, ...]],
 ) -> tuple[Parameter, ...]:
     rows = declaration.fields
+    stated: dict[str, Any] = {}
     fitted: dict[str, Axes | str] = {}
     stacks: set[int] = set()
     for name, (_, array) in arrays.items():
         if name in rows:
-            pattern = rows[name].pattern_of(module)
-            axes = fitted[name] = _fitted(module, rows[name], pattern, array, stacks_at.get(name))
-            if isinstance(axes, Axes):
+            cell, shape = rows[name], tuple(array.shape)
+            pattern = cell.pattern_of(module)
+            try:
+                stated[name] = (pattern, shape, cell.sizes_of(module), cell.receptive_of(module))
+                axes = fitted[name] = fit(*stated[name], stacks_at.get(name))
                 stacks.add(len(axes.batch_axis) - _own_batch(pattern))
+            except AxesError as error:
+                fitted[name] = str(error).replace("\n", ";")
+    # Where else the stack axes of every array of the layer may stand, by the sizes.
     elsewhere = {
-        name: _placements(module, rows[name], arrays[name][1])
+        name: () if rows[name].role == "state" else other_placements(*stated[name])
         for name, axes in (fitted if any(stacks) else {}).items()
         if isinstance(axes, Axes) and name not in stacks_at
     }
-    shared = _shared_placements(elsewhere)
+    by_array = [{places for places, _ in placements} for placements in elsewhere.values()]
+    shared = set.intersection(*by_array) if by_array else set()
     parameters: list[Parameter] = []
     for name, (path, array) in arrays.items():
         row, known_axes = rows.get(name), fitted.get(name)
@@ -112,29 +227,6 @@ def _why_excluded(row: Field | None, axes: Axes | str | None, array: Any, uneven
     if row.role == "state":
         return state()
     return undeclared("the layer's arrays do not have the same stack axes", Why.MISFIT) if uneven else None
-
-
-def _fitted(module: Any, row: Field, pattern: str, array: Any, stacks: tuple[int, ...] | None) -> Axes | str:
-    try:
-        return fit(pattern, tuple(array.shape), row.sizes_of(module), row.receptive_of(module), stacks)
-    except AxesError as error:
-        return str(error).replace("\n", ";")
-
-
-Placements = tuple[tuple[tuple[int, ...], Axes], ...]
-
-
-def _placements(module: Any, row: Field, array: Any) -> Placements:
-    """Return where else the stack axes of an array may stand, by its sizes."""
-    if row.role == "state":
-        return ()
-    return other_placements(row.pattern_of(module), tuple(array.shape), row.sizes_of(module), row.receptive_of(module))
-
-
-def _shared_placements(elsewhere: Mapping[str, Placements]) -> set[tuple[int, ...]]:
-    """Return the places at which the stack axes of every array of a layer may stand."""
-    by_array = [{axes for axes, _ in placements} for placements in elsewhere.values()]
-    return set.intersection(*by_array) if by_array else set()
 
 
 @functools.lru_cache(maxsize=1024)

@@ -76,19 +76,23 @@ def _vectors_alone(layers: Sequence[Layer]) -> Sequence[Layer]:
     arrays = [array for layer in layers for array in layer.parameters]
     if any(len(array.shape) > 1 or re.search("scale|gamma|norm|bn", array.path, re.IGNORECASE) for array in arrays):
         return layers
+    known = {"role": "weight", "evidence": Evidence.GUESSED, "excluded": None}
     return [
-        replace(
-            layer,
-            kind="Vector" if any(map(_is_vector, layer.parameters)) else layer.kind,
-            parameters=tuple(
-                replace(array, role="weight", evidence=Evidence.GUESSED, excluded=None) if _is_vector(array) else array
-                for array in layer.parameters
-            ),
-        )
+        _changed(layer, {array.path: known for array in layer.parameters if _is_vector(array)}, "Vector")
         if issubclass(layer.cls, dict | list | tuple)
         else layer
         for layer in layers
     ]
+
+
+def _changed(layer: Layer, changes: Mapping[str, Mapping[str, Any]], kind: str | None = None) -> Layer:
+    """Return a layer with other fields of some parameters, by their paths, and of another kind if there are any."""
+    if not changes:
+        return layer
+    parameters = (
+        replace(array, **changes[array.path]) if array.path in changes else array for array in layer.parameters
+    )
+    return replace(layer, kind=kind or layer.kind, parameters=tuple(parameters))
 
 
 def _is_vector(parameter: Parameter) -> bool:
@@ -105,16 +109,13 @@ def _is_weak(layer: Layer) -> bool:
 
 def _without_states(layer: Layer, states: Mapping[str, Reason]) -> Layer:
     """Return a layer with the arrays that are state by their form kept."""
-    if not any(array.path in states for array in layer.parameters):
-        return layer
-    parameters = tuple(
-        replace(array, role="state", axes=None, fans=None, evidence=None, excluded=array.excluded or states[array.path])
-        if array.path in states
-        else array
+    state = {"role": "state", "axes": None, "fans": None, "evidence": None}
+    changes = {
+        array.path: {**state, "excluded": array.excluded or states[array.path]}
         for array in layer.parameters
-    )
-    kind = "State" if all(array.path in states for array in layer.parameters) else layer.kind
-    return replace(layer, kind=kind, parameters=parameters)
+        if array.path in states
+    }
+    return _changed(layer, changes, "State" if len(changes) == len(layer.parameters) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +139,7 @@ class _Judge:
             if weight.evidence not in WEAK or weight.role not in WEIGHT_ROLES or weight.axes is None:
                 continue
             bias = _bias_of(weight, layer)
-            if bias is not None and not _fits(bias, weight.axes):
-                read = f'{weight.name} {weight.shape} read as "{weight.axes.pattern}"'
-                text = f"{bias.name} {bias.shape} does not fit {read}"
-                hint = self._module_hint(weight) or _layout_hint(weight, bias)
-                reason: Reason | None = undeclared(text, Why.CONTRADICTED, hint)
-            else:
-                reason = self._contradiction(weight, bias, layer)
+            reason = self._contradiction(weight, weight.axes, bias, layer)
             if reason is not None:
                 doubts |= {array.path: reason for array in (weight, bias) if array is not None}
         return _with_reasons(layer, doubts)
@@ -152,9 +147,12 @@ class _Judge:
     def _module_hint(self, weight: Parameter) -> str | None:
         return self.hint if weight.evidence is Evidence.NAMED else None
 
-    def _contradiction(self, weight: Parameter, bias: Parameter | None, layer: Layer) -> Reason | None:
+    def _contradiction(self, weight: Parameter, axes: Axes, bias: Parameter | None, layer: Layer) -> Reason | None:
         """Return what contradicts the axes that a name or a guess gives a weight."""
         name, shape = weight.name, weight.shape
+        if bias is not None and not _fits(bias, axes):
+            text = f'{bias.name} {bias.shape} does not fit {name} {shape} read as "{axes.pattern}"'
+            return undeclared(text, Why.CONTRADICTED, self._module_hint(weight) or _layout_hint(weight, bias))
         is_square = len(shape) == 2 and shape[0] == shape[1]
         if weight.evidence is Evidence.GUESSED:
             if bias is None and LEARNED_INPUTS.search(name):
@@ -164,37 +162,29 @@ class _Judge:
             if name.endswith(".weight") and not is_square and (bias is None or len(shape) > 2):
                 text = f"a weight that PyTorch or a path calls {name} has its outputs first"
                 return undeclared(text, Why.CONTRADICTED, axes_line({name: "o i ..."}))
-        if (
-            self.outputs_first is not None
-            and bias is None
-            and weight.role == "weight"
-            and not is_square
-            and not _is_typed(layer)
-        ):
+        is_alone = bias is None and weight.role == "weight" and not is_square
+        if self.outputs_first is not None and is_alone and not _is_typed(layer):
             text = f"{self.outputs_first} has its outputs first, by its bias, so this one may, too"
             return undeclared(text, Why.CONTRADICTED, self._module_hint(weight) or axes_line({name: "o i ..."}))
-        return self._stack_or_window(weight, bias, layer)
+        return self._stack_or_window(weight, bias, layer) if axes.receptive_axis else None
 
     def _stack_or_window(self, weight: Parameter, bias: Parameter | None, layer: Layer) -> Reason | None:
         """Return why three axes and more may be something else than a window, inputs and outputs."""
-        if weight.axes is None or not weight.axes.receptive_axis:
-            return None
         # A scale or bias near it that has an axis of its own for each entry of the weight's first one.
         stacked = self.stacked.get((layer.path.rpartition(".")[0], weight.shape[0]))
         if stacked is not None:
             text = f"{stacked.path} {stacked.shape} says that its first axis may be a stack of {weight.shape[0]} layers"
             return undeclared(text, Why.CONTRADICTED, self._module_hint(weight))
         shape, rank = weight.shape, len(weight.shape) - 2
+        by_name = WINDOWS.search(weight.path) is not None
         if weight.evidence is Evidence.NAMED:
             if bias is not None or rank == 1 or (rank == 2 and (_is_window(shape[:2]) or shape[0] == shape[1])):
                 return None
         elif bias is not None:
             if not (shape[-1] in shape[:2] and _is_window(shape[-rank:])):
                 return None
-        elif rank < 3 and not _is_window(shape[-rank:]) and _is_window(shape[:rank]):
-            by_name = WINDOWS.search(weight.path) is not None
-            if by_name or rank > 1:
-                return None
+        elif rank < 3 and _is_window(shape[:rank]) and not _is_window(shape[-rank:]) and (rank == 2 or by_name):
+            return None
         text = f"{len(weight.shape)} axes may be a window, heads, or a stack of layers"
         return undeclared(text, Why.CONTRADICTED, self._module_hint(weight))
 
@@ -203,11 +193,10 @@ def _stacked_vectors(layers: Sequence[Layer]) -> dict[tuple[str, int], Parameter
     """Return scales and biases with two axes by the path around their layers and the size of the first axis."""
     vectors: dict[tuple[str, int], Parameter] = {}
     for layer in layers:
-        outside = layer.path.rpartition(".")[0]
         for array in layer.parameters:
             is_vector = array.role in ("scale", "bias") or (array.role is None and VECTORS.match(array.name))
             if is_vector and len(array.shape) == 2 and array.shape[0] > 1:
-                vectors.setdefault((outside, array.shape[0]), array)
+                vectors.setdefault((layer.path.rpartition(".")[0], array.shape[0]), array)
     return vectors
 
 
@@ -218,13 +207,8 @@ def _is_window(sizes: Sequence[int]) -> bool:
 
 def _with_reasons(layer: Layer, reasons: Mapping[str, Reason]) -> Layer:
     """Return a layer some of whose arrays are excluded for these reasons."""
-    if not reasons:
-        return layer
-    parameters = (
-        replace(array, excluded=reasons[array.path]) if array.path in reasons and array.excluded is None else array
-        for array in layer.parameters
-    )
-    return replace(layer, parameters=tuple(parameters))
+    kept = (array.path for array in layer.parameters if array.path in reasons and array.excluded is None)
+    return _changed(layer, {path: {"excluded": reasons[path]} for path in kept})
 
 
 def _bias_of(weight: Parameter, layer: Layer) -> Parameter | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -18,8 +18,7 @@ def maker(cls: type[Record]) -> Callable[..., Record]:
     Args:
         cls: a frozen dataclass with slots. Its `__post_init__` is not called.
     """
-    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    return _written(cls, names, names)
+    return copier(cls, *(field.name for field in fields(cls)))  # type: ignore[arg-type]
 
 
 def copier(cls: type[Record], *changed: str) -> Callable[..., Record]:
@@ -27,19 +26,14 @@ def copier(cls: type[Record], *changed: str) -> Callable[..., Record]:
 
     Args:
         cls: as for `maker`.
-        changed: names of fields.
+        changed: names of fields; if these are all there are, the function takes no record.
     """
-    return _written(cls, [field.name for field in fields(cls)], changed)  # type: ignore[arg-type]
-
-
-def _written(cls: type[Record], names: Sequence[str], given: Sequence[str]) -> Callable[..., Record]:
-    """Return the function of the given fields' values; if there are others, of a record to copy them from, first."""
-    arguments = [*(["_old"] if len(given) < len(names) else []), *given]
-    values = [name if name in given else f"_old.{name}" for name in names]
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    arguments = [*(["_old"] if len(changed) < len(names) else []), *changed]
+    values = [name if name in changed else f"_old.{name}" for name in names]
     sets = [f"_set_{each}(_new, {value})" for each, value in zip(names, values, strict=True)]
     lines = [f"def make({', '.join(arguments)}):", "_new = _empty(_cls)", *sets, "return _new"]
     scope: dict[str, Any] = {f"_set_{name}": getattr(cls, name).__set__ for name in names}
     scope |= {"_empty": object.__new__, "_cls": cls}
     exec("\n    ".join(lines), scope)
-    make: Callable[..., Record] = scope["make"]
-    return make
+    return scope["make"]

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import enum
+import functools
 from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 
 class Why(enum.StrEnum):
@@ -141,3 +147,23 @@ def state(what: str = "state") -> Reason:
 
 
 OPTIMIZER_STATE = Reason(Why.OPTIMIZER, "optimizer state")
+
+
+def why_not_drawable(shape: tuple[int, ...], dtype: Any) -> Reason | None:
+    """Return why an array is never drawn whatever its role, or `None`."""
+    if 0 in shape and _of_type(dtype) is None:
+        return Reason(Why.EMPTY, f"empty: shape {shape} has no entries")
+    return _of_type(dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _of_type(dtype: Any) -> Reason | None:
+    """Return why no array of a type is ever drawn, or `None`."""
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return Reason(Why.KEY, "a random key")
+    if not jnp.issubdtype(dtype, np.inexact):
+        return Reason(Why.NOT_FLOATING, f"{np.dtype(dtype).name}: only floating and complex arrays are drawn")
+    if np.finfo(dtype).bits > 64 if isinstance(dtype, np.dtype) and dtype.kind in "fc" else False:
+        hint = "convert it: array.astype(np.float64)"
+        return Reason(Why.NOT_FLOATING, f"{dtype.name}: JAX has no such type", hint=hint)
+    return None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Any, Final
 
 from initax._errors import AxesError, InitaxError, did_you_mean, listing, with_line
 from initax._math._axes import names_in, refuse_unsided
 from initax._model._constraint import behind
+from initax._model._declared import Declaration, Field, declare
 from initax._model._kinds import KINDS
-from initax._model._parameter import ROLES, WEIGHT_ROLES, Declaration, DefaultSpec, Field, Role, declare
+from initax._model._parameter import ROLES, WEIGHT_ROLES, DefaultSpec, Role
 
 ARGUMENTS: Final = frozenset({"kind", "roles", "sizes", "of", "default", "positivity"})
 """Keywords of `register_layer`; a field of such a name goes into its mapping."""
@@ -68,15 +69,11 @@ def register_layer(
             f'ix.register_layer({cls.__name__}, kind="{kind}", weight="o i", bias="o")',
         )
     _refuse_unknown(cls, kind, fields)
-    named = {"roles": roles or {}, "of": of or {}, "default": default or {}, "positivity": positivity or {}}
-    for argument, mapping in named.items():
+    given: dict[str, Mapping[str, Any]]
+    given = {"roles": roles or {}, "of": of or {}, "default": default or {}, "positivity": positivity or {}}
+    for argument, mapping in given.items():
         for name in mapping:
-            if name not in fields:
-                raise InitaxError(
-                    f'register_layer({cls.__name__}): {argument} names the field "{name}", which is not declared.',
-                    f"fields: {listing(fields)}",
-                    did_you_mean(name, fields),
-                )
+            _require(name, fields, cls, f'{argument} names the field "{name}", which is not declared.')
     axis_names = {name: names_in(pattern) for name, pattern in fields.items()}
     for axis in sizes or {}:
         if not any(axis in names for names in axis_names.values()):
@@ -84,20 +81,15 @@ def register_layer(
                 f'register_layer({cls.__name__}): sizes name the axis "{axis}", which no pattern has.',
                 "patterns: " + listing(f'{name}="{pattern}"' for name, pattern in fields.items()),
             )
-    stated = dict(roles or {})
-    role_of = {name: stated.get(name) or guess_role(name, axis_names[name], kind) for name in fields}
+    role_of = {name: given["roles"].get(name) or guess_role(name, axis_names[name], kind) for name in fields}
     for name, role in role_of.items():
-        if role not in ROLES:
-            raise InitaxError(
-                f'register_layer({cls.__name__}): "{role}" is not a role (field "{name}").',
-                f"roles: {listing(ROLES)}",
-                did_you_mean(str(role), ROLES),
-            )
+        _require(str(role), ROLES, cls, f'"{role}" is not a role (field "{name}").', "roles")
     for name, pattern in fields.items():
-        if role_of[name] in WEIGHT_ROLES or (name not in stated and len(axis_names[name]) > 1):
+        if role_of[name] in WEIGHT_ROLES or (name not in given["roles"] and len(axis_names[name]) > 1):
             refuse_unsided(pattern)
     weights = [name for name, role in role_of.items() if role in WEIGHT_ROLES]
-    maps = positivity or {}
+    only = weights[0] if len(weights) == 1 else None
+    maps = given["positivity"]
     declare(
         cls,
         Declaration(
@@ -106,9 +98,9 @@ def register_layer(
                 name: Field(
                     pattern=pattern,
                     role=role_of[name],
-                    sizes={axis: size for axis, size in (sizes or {}).items() if axis in axis_names[name]},
-                    of=(of or {}).get(name) or (weights[0] if len(weights) == 1 and role_of[name] == "bias" else None),
-                    default=(default or {}).get(name),
+                    sizes=sizes or {},
+                    of=given["of"].get(name) or (only if role_of[name] == "bias" else None),
+                    default=given["default"].get(name),
                     constraint=behind(maps[name]) if name in maps else None,
                 )
                 for name, pattern in fields.items()
@@ -129,12 +121,15 @@ def _refuse_unknown(cls: type, kind: str, fields: Mapping[str, str]) -> None:
     if not has or "parent" in has:  # the fields of a Linen module are its settings, not its arrays
         return
     for name in fields:
-        if not hasattr(cls, name) and name.partition(".")[0] not in has:
-            raise InitaxError(
-                f'register_layer({cls.__name__}): {cls.__name__} has no field "{name}".',
-                f"fields: {listing(has)}",
-                did_you_mean(name, has),
-            )
+        if not hasattr(cls, name):
+            _require(name.partition(".")[0], has, cls, f'{cls.__name__} has no field "{name}".')
+
+
+def _require(name: str, options: Collection[str], cls: type, head: str, known: str = "fields") -> None:
+    """Raise unless a name is one of the options, which are known by a word."""
+    if name not in options:
+        lines = f"{known}: {listing(options)}", did_you_mean(name, options)
+        raise InitaxError(f"register_layer({cls.__name__}): {head}", *lines)
 
 
 BIASES = ("bias", "beta", "b")

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from initax._model._reason import Reason, Why
 
@@ -71,7 +68,7 @@ def states_by_form(leaves: Iterable[tuple[str, Any]]) -> dict[str, Reason]:
             paths[parts] = path
     if not counted and not timed and not any(map(_is_telling, {name for parts in shapes for name in parts})):
         return {}
-    known = _Shapes.of(shapes, counted, timed)
+    known = _Shapes(shapes, counted, timed)
     reasons: dict[str, Reason] = {}
     for root, shapes_below in known.below.items():
         if paths[(*root, *next(iter(shapes_below)))] in reasons:  # what is around it is state
@@ -87,7 +84,6 @@ def _is_telling(name: str) -> bool:
     return name in MOMENTS or OPTIMIZERS.fullmatch(name) is not None or COPIES.fullmatch(name) is not None
 
 
-@dataclass(frozen=True, slots=True)
 class _Shapes:
     """The shapes of all arrays of a model.
 
@@ -100,24 +96,16 @@ class _Shapes:
         outside: what was found of `ends` apart from what is below some path.
     """
 
-    shapes: Mapping[Parts, Shape]
-    below: Mapping[Parts, Mapping[Parts, Shape]]
-    ends: Mapping[tuple[Parts, Shape], list[Parts]]
-    counted: set[Parts]
-    timed: set[Parts]
-    outside: dict[tuple[Parts, Shape, Parts], list[Parts]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, shapes: Mapping[Parts, Shape], counted: set[Parts], timed: set[Parts]) -> _Shapes:
-        """Return the shapes of a model by all that is asked of them."""
-        below: dict[Parts, dict[Parts, Shape]] = {}
-        ends: dict[tuple[Parts, Shape], list[Parts]] = {}
+    def __init__(self, shapes: Mapping[Parts, Shape], counted: set[Parts], timed: set[Parts]) -> None:
+        self.shapes, self.counted, self.timed = shapes, counted, timed
+        self.below: dict[Parts, dict[Parts, Shape]] = {}
+        self.ends: dict[tuple[Parts, Shape], list[Parts]] = {}
+        self.outside: dict[tuple[Parts, Shape, Parts], list[Parts]] = {}
         for parts, shape in shapes.items():
             for depth in range(1, len(parts) + 1):
-                below.setdefault(parts[:depth], {})[parts[depth:]] = shape
+                self.below.setdefault(parts[:depth], {})[parts[depth:]] = shape
             for depth in range(len(parts)):
-                ends.setdefault((parts[depth:], shape), []).append(parts[:depth])
-        return cls(shapes, below, ends, counted, timed)
+                self.ends.setdefault((parts[depth:], shape), []).append(parts[:depth])
 
     def mirrored(self, root: Parts, around: Parts = ()) -> Iterator[Parts]:
         """Yield the paths elsewhere below which the same names hold arrays of the same shapes.
@@ -200,9 +188,5 @@ def _are_twins(one: Parts, other: Parts, below: Mapping[Parts, Mapping[Parts, Sh
 
 def _is_count(leaf: Any) -> bool:
     """Return whether a leaf is one whole number, in an array or not."""
-    if isinstance(leaf, bool):
-        return False
-    if isinstance(leaf, int | np.integer):
-        return True
-    dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and getattr(leaf, "shape", None) == () and getattr(dtype, "kind", "") in "iu"
+    kind = getattr(getattr(leaf, "dtype", None), "kind", None)
+    return type(leaf) is int or (kind in ("i", "u") and getattr(leaf, "shape", None) == ())

@@ -15,19 +15,10 @@ import numpy as np
 from initax._errors import InitaxError, ModelError, first_of, listing, message, warn
 from initax._math._axes import Axes, resolve
 from initax._model._constraint import COMPLEX_PART
+from initax._model._declared import declaration_of
 from initax._model._evidence import may_be_traced
-from initax._model._parameter import (
-    UNDECLARED,
-    WEIGHT_ROLES,
-    Evidence,
-    Fans,
-    Layer,
-    Parameter,
-    Role,
-    declaration_of,
-    why_not_drawable,
-)
-from initax._model._reason import Reason, Why, undeclared
+from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Evidence, Fans, Layer, Parameter, Role
+from initax._model._reason import Reason, Why, undeclared, why_not_drawable
 from initax._model._residual import Residual, asked_later
 from initax._model._survey import Survey, Traced, shape_text
 from initax._trace._reading import Reading

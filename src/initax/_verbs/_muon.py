@@ -19,7 +19,7 @@ from initax._planning._misuse import refuse_permuted
 from initax._trace._take_survey import survey
 from initax._verbs._labels import Label, Labels, never_trained, read_rules_of
 
-OPTAX = "initax._adapters._optax_muon"
+OPTAX = "initax._adapters._optax_transforms"
 """What knows optax's Muon, loaded where it is asked for."""
 
 READ_NOWHERE = frozenset({Why.UNDECLARED, Why.MISFIT, Why.CONTRADICTED, Why.UNREADABLE, Why.TRANSFORMED})
@@ -91,7 +91,7 @@ def muon_dimensions(
             "ix.muon(learning_rate, model) shows optax each of them alone",
             f'or give them to Adam: ix.muon_dimensions(model, {{"{merged[0]}": False}})',
         )
-    numbers = _optax("muon_dimensions").numbers
+    numbers = _optax("muon_dimensions").MuonDimensionNumbers
     dimensions = {path: numbers(*matrix.stored_sides) for path, matrix in axes.items() if matrix.stored_sides}
     return _labelled("muon_dimensions", surveyed, matrices, dimensions)
 
@@ -174,7 +174,7 @@ def muon(
             "leave adaptive out, or give these to Adam by a rule",
         )
     dimensions = {
-        path: adapter.numbers((*of_array.receptive_axis, *of_array.in_axis), of_array.out_axis)
+        path: adapter.MuonDimensionNumbers((*of_array.receptive_axis, *of_array.in_axis), of_array.out_axis)
         for path, of_array in axes.items()
     }
     splits = {path: of_array.split for path, of_array in axes.items() if of_array.split != of_array.shape}

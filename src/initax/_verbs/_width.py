@@ -22,7 +22,7 @@ from initax.schemes._initializer import Initializer
 from initax.schemes._scaled import scaled
 from initax.schemes._scheme import Scheme, as_initializer
 
-OPTAX = "initax._adapters._optax_scale"
+OPTAX = "initax._adapters._optax_transforms"
 """What makes a transformation of optax, loaded where it is asked for."""
 
 COLUMNS = ("array", "kind", "role", "shape", "grows", "std", "lr", "why")

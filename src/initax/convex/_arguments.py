@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from initax._errors import ArgumentError, ModelError, shown
 from initax._math._keys import is_typed
 from initax.convex._klax_names import ANSWERS
 
-P = ParamSpec("P")
-Self = TypeVar("Self")
-
 EXAMPLES = {"key": "jax.random.key(0)", "rngs": "nnx.Rngs(0)", "width_sizes": "[64, 64]"}
 """What stands in a line for an argument that is missing."""
 
 
-def checks_arguments(init: Callable[Concatenate[Self, P], None]) -> Callable[Concatenate[Self, P], None]:
-    """Return an `__init__` that answers a wrong call with the call that may be meant, and is otherwise the same.
+def checked_arguments(
+    cls: type, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a call of a network by name, those left out included.
 
     Args:
-        init: the `__init__` of a network.
+        cls: the network.
+        signature: the signature of its `__init__`.
+        args: the positional arguments of the call.
+        kwargs: those given by name.
 
     Raises:
-        ArgumentError: on the call, if it lacks an argument, or has one too many.
-        ModelError: on the call, if an argument is one of klax's, or sizes of the hidden layers are not a list.
+        ArgumentError: the call lacks an argument, or has one too many.
+        ModelError: an argument is one of klax's, or sizes of the hidden layers are not a list.
     """
-    signature = inspect.signature(init)
-
-    @functools.wraps(init)
-    def checked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        cls = type(self)
-        for name in kwargs:
-            if name in ANSWERS and name not in signature.parameters:
-                raise ModelError(f'{cls.__name__} has no argument "{name}", which klax\'s has.', *ANSWERS[name])
-        try:
-            arguments = signature.bind(self, *args, **kwargs).arguments
-        except TypeError as error:
-            raise ArgumentError(f"{cls.__name__}: {error}.", _meant(cls, signature, args, kwargs)) from None
-        for name in ("width_sizes", "context_width_sizes"):
-            sizes = arguments.get(name)
-            if not isinstance(sizes, Sequence | None) or isinstance(sizes, str):
-                head = f"{cls.__name__}: {name} is a list, one size for each hidden layer, not {shown(sizes)}."
-                raise ModelError(head, _meant(cls, signature, args, kwargs))
-        init(self, *args, **kwargs)
-
-    return checked
+    for name in kwargs:
+        if name in ANSWERS and name not in signature.parameters:
+            raise ModelError(f'{cls.__name__} has no argument "{name}", which klax\'s has.', *ANSWERS[name])
+    try:
+        bound = signature.bind(None, *args, **kwargs)
+    except TypeError as error:
+        raise ArgumentError(f"{cls.__name__}: {error}.", _meant(cls, signature, args, kwargs)) from None
+    for name in ("width_sizes", "context_width_sizes"):
+        sizes = bound.arguments.get(name)
+        if not isinstance(sizes, Sequence | None) or isinstance(sizes, str):
+            head = f"{cls.__name__}: {name} is a list, one size for each hidden layer, not {shown(sizes)}."
+            raise ModelError(head, _meant(cls, signature, args, kwargs))
+    bound.apply_defaults()
+    return {name: value for name, value in bound.arguments.items() if name != "self"}
 
 
 def _meant(cls: type, signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

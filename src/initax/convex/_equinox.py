@@ -12,14 +12,11 @@ import jax.numpy as jnp
 from initax._errors import ModelError
 from initax._math._gaussian import Activation
 from initax._math._positivity import positivity as positivity_of
-from initax._model._parameter import declare
-from initax.convex._arguments import checks_arguments
+from initax._model._declared import declare
 from initax.convex._network import (
-    WEIGHTS,
-    Network,
-    Shape,
+    Framework,
     Size,
-    arrays_of,
+    built,
     declaration,
     fully_convex,
     number_of,
@@ -28,7 +25,6 @@ from initax.convex._network import (
     partially_convex,
     pre_activations,
 )
-from initax.schemes._icnn import icnn
 
 
 class ConvexLinear(eqx.Module):
@@ -50,12 +46,6 @@ class ConvexLinear(eqx.Module):
     positivity: str = eqx.field(static=True)
     non_decreasing: bool = eqx.field(static=True)
 
-    def __init__(self, shape: Shape, *, positivity: str, non_decreasing: bool, dtype: Any) -> None:
-        arrays = arrays_of(shape, "o i", dtype)
-        self.weight, self.passthrough, self.context = (arrays[name] for name in WEIGHTS)
-        self.bias = arrays["bias"]
-        self.positivity, self.non_decreasing = positivity, non_decreasing
-
     def __call__(self, z: jax.Array | None, x: jax.Array, u: jax.Array | None = None) -> jax.Array:
         """Return the pre-activations.
 
@@ -75,20 +65,12 @@ class ConvexLinear(eqx.Module):
         return total
 
 
-declare(ConvexLinear, declaration("o i"))
+def _linear(inputs: int, outputs: int, dtype: Any) -> Any:
+    return eqx.filter_eval_shape(eqx.nn.Linear, inputs, outputs, dtype=dtype, key=jax.random.key(0))
 
 
-def _fill(module: eqx.Module, network: Network, *, positivity: str, non_decreasing: bool, dtype: Any, key: Any) -> None:
-    """Set the attributes of a module in its `__init__`: its layers, drawn, and the settings of the network."""
-
-    def layer(shape: Shape) -> ConvexLinear:
-        return ConvexLinear(shape, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype)
-
-    def linear(inputs: int, outputs: int) -> Any:
-        return eqx.filter_eval_shape(eqx.nn.Linear, inputs, outputs, dtype=dtype, key=jax.random.key(0))
-
-    for name, value in {**network.settings, **network.drawn(layer, linear, key)}.items():
-        setattr(module, name, value)
+EQUINOX = Framework(pattern="o i", layer=ConvexLinear, linear=_linear, listed=tuple)
+declare(ConvexLinear, declaration(EQUINOX.pattern))
 
 
 def _vector(x: Any, size: Size, what: str) -> jax.Array:
@@ -154,7 +136,7 @@ class FICNN(eqx.Module):
     use_passthrough: bool = eqx.field(static=True)
     non_decreasing: bool = eqx.field(static=True)
 
-    @checks_arguments
+    @built(fully_convex, EQUINOX)
     def __init__(
         self,
         in_size: Size,
@@ -172,13 +154,7 @@ class FICNN(eqx.Module):
         input_square: float = 1.0,
         dtype: Any = None,
         key: Any,
-    ) -> None:
-        scheme = icnn(activation, correlation, k=k, tau=tau, input_square=input_square)
-        network = fully_convex(
-            in_size, out_size, width_sizes, scheme, activation, final_activation, use_passthrough=use_passthrough
-        )
-        self.width_sizes, self.non_decreasing = tuple(width_sizes), non_decreasing
-        _fill(self, network, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype, key=key)
+    ) -> None: ...
 
     def pre_activations(self, x: Any) -> tuple[jax.Array, ...]:
         """Return what every layer gives before its activation, the last one's included.
@@ -194,8 +170,7 @@ class FICNN(eqx.Module):
         Args:
             x: the input, of shape (in_size,); for a batch use `jax.vmap`.
         """
-        output: jax.Array = output_of(self, self.pre_activations(x)[-1], self.final_activation)
-        return output
+        return output_of(self, self.pre_activations(x)[-1], self.final_activation)
 
 
 class PICNN(eqx.Module):
@@ -247,7 +222,7 @@ class PICNN(eqx.Module):
     context_size: Size = eqx.field(static=True)
     out_size: Size = eqx.field(static=True)
 
-    @checks_arguments
+    @built(partially_convex, EQUINOX)
     def __init__(
         self,
         in_size: Size,
@@ -265,12 +240,7 @@ class PICNN(eqx.Module):
         input_square: float = 1.0,
         dtype: Any = None,
         key: Any,
-    ) -> None:
-        scheme = icnn(activation, k=k, tau=tau, input_square=input_square)
-        network = partially_convex(
-            in_size, context_size, out_size, width_sizes, context_width_sizes, scheme, activation, context_activation
-        )
-        _fill(self, network, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype, key=key)
+    ) -> None: ...
 
     def __call__(self, x: Any, u: Any) -> jax.Array:
         """Return the output, of shape (out_size,), convex in `x`.
@@ -280,5 +250,4 @@ class PICNN(eqx.Module):
             u: the context, of shape (context_size,).
         """
         row = _vector(x, self.in_size, "the convex input")
-        output: jax.Array = partial_output(self, row, _vector(u, self.context_size, "the context"))
-        return output
+        return partial_output(self, row, _vector(u, self.context_size, "the context"))

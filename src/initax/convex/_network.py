@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 
 from initax._errors import ModelError, SchemeError, warn
-from initax._math._gaussian import Activation, as_function, gain
+from initax._math._gaussian import as_function, gain
 from initax._model._constraint import Constraint, behind
-from initax._model._parameter import Declaration, bias, row, weight
+from initax._model._declared import Declaration, bias, row, weight
 from initax._verbs._reinit import reinit
+from initax.convex._arguments import checked_arguments
 from initax.schemes._icnn import icnn
-from initax.schemes._scheme import Scheme
 
 Size = int | Literal["scalar"]
+Given = SimpleNamespace
+"""The arguments of a network by name; the `__init__` of `FICNN` and `PICNN` say their types and what they are."""
 
 KIND = "ConvexLinear"
 """Kind of a layer that sums functions of the layer before, of the network's input and of a context."""
@@ -35,26 +40,8 @@ def number_of(size: Size) -> int:
     return 1 if size == "scalar" else size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """Sizes of one layer; zero where it has no such weight.
-
-    Attributes:
-        hidden: units of the layer before.
-        inputs: inputs of the network that the layer sees.
-        context: context that the layer sees.
-        outputs: units of the layer.
-    """
-
-    hidden: int
-    inputs: int
-    context: int = 0
-    outputs: int
-
-    def sizes(self) -> dict[str, int]:
-        """Return the inputs of each weight there is."""
-        sizes = zip(WEIGHTS, (self.hidden, self.inputs, self.context), strict=True)
-        return {name: size for name, size in sizes if size}
+Shape = tuple[Mapping[str, int], int]
+"""Inputs of each weight of a layer, zero where it has no such weight, and the units of the layer."""
 
 
 def declaration(pattern: str) -> Declaration:
@@ -103,7 +90,7 @@ def shapes(
         raise ModelError(f"every size of a convex network must be positive: {sizes}.")
     sides = zip((0, *width_sizes), contexts or (0,) * len(outputs), outputs, strict=True)
     return tuple(
-        Shape(hidden=hidden, inputs=inputs if use_passthrough or hidden == 0 else 0, context=context, outputs=units)
+        (dict(zip(WEIGHTS, (hidden, inputs if use_passthrough or hidden == 0 else 0, context), strict=True)), units)
         for hidden, context, units in sides
     )
 
@@ -120,130 +107,151 @@ def warn_if_too_deep(layers: int, *, use_passthrough: bool) -> None:
     )
 
 
-def arrays_of(shape: Shape, pattern: str, dtype: Any) -> dict[str, Any]:
-    """Return the abstract arrays of one layer by name, `None` where it has no such weight.
-
-    Args:
-        shape: sizes of the layer.
-        pattern: axes of a weight in the stored layout.
-        dtype: type of the arrays; JAX's default float if `None`.
-    """
-    dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(float) if dtype is None else dtype)
-    arrays: dict[str, Any] = dict.fromkeys(WEIGHTS)
-    for name, inputs in shape.sizes().items():
-        sizes = {"i": inputs, "o": shape.outputs}
-        arrays[name] = jax.ShapeDtypeStruct(tuple(sizes[axis] for axis in pattern.split()), dtype)
-    return arrays | {"bias": jax.ShapeDtypeStruct((shape.outputs,), dtype)}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """The modules of a network, the rules that draw them, and what else it holds.
+class Framework:
+    """How a framework makes the modules of a network, with abstract arrays.
 
     Attributes:
-        layers: sizes of the convex layers.
-        linears: attribute → inputs and outputs of each of the ordinary linear layers under it.
-        rules: selector → scheme, for a mapping from attributes to modules.
-        settings: attribute → sizes and functions of the network.
+        pattern: axes of a weight in the stored layout.
+        layer: function from the arrays of a convex layer by name, and its settings, to the layer.
+        linear: function from inputs, outputs and the type of the arrays to an ordinary linear layer.
+        listed: what holds the modules under one attribute.
     """
 
-    layers: tuple[Shape, ...]
-    linears: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    rules: dict[str, Any]
-    settings: dict[str, Any]
+    pattern: str
+    layer: Callable[..., Any]
+    linear: Callable[[int, int, Any], Any]
+    listed: Callable[[Any], Any]
 
-    def drawn(self, layer: Callable[[Shape], Any], linear: Callable[[int, int], Any], key: Any) -> dict[str, Any]:
-        """Return the modules, attribute by attribute, drawn by the rules.
-
-        Args:
-            layer: makes an abstract convex layer.
-            linear: makes an abstract linear layer.
-            key: a JAX random key.
-
-        Raises:
-            SchemeError: a scheme can't serve an array; the message names no rule, as the user wrote none.
-        """
-        modules: dict[str, Any] = {"layers": tuple(map(layer, self.layers))}
-        modules |= {name: tuple(linear(*sizes) for sizes in layers) for name, layers in self.linears.items()}
-        try:
-            return reinit(modules, self.rules, key)
-        except SchemeError as error:
-            raise SchemeError(re.sub('^rule ".*?": ', "", str(error))) from error
+    def convex_layer(self, shape: Shape, given: Given) -> Any:
+        """Return a convex layer of these sizes, with `None` where it has no such weight."""
+        dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(float) if given.dtype is None else given.dtype)
+        inputs_of, outputs = shape
+        arrays: dict[str, Any] = dict.fromkeys(inputs_of)
+        for name, inputs in inputs_of.items():
+            if inputs:
+                sizes = {"i": inputs, "o": outputs}
+                arrays[name] = jax.ShapeDtypeStruct(tuple(sizes[axis] for axis in self.pattern.split()), dtype)
+        arrays["bias"] = jax.ShapeDtypeStruct((outputs,), dtype)
+        return self.layer(**arrays, positivity=given.positivity, non_decreasing=given.non_decreasing)
 
 
-def fully_convex(
-    in_size: Size,
-    out_size: Size,
-    width_sizes: Sequence[int],
-    scheme: Scheme,
-    activation: Activation,
-    final_activation: Activation | None,
-    *,
-    use_passthrough: bool,
-) -> Network:
-    """Return a fully convex network; the arguments are those of `ix.convex.FICNN`, and the scheme of its layers.
+def drawn_modules(
+    framework: Framework,
+    given: Given,
+    key: Any,
+    layers: Sequence[Shape],
+    rules: Mapping[str, Any],
+    linears: Mapping[str, Sequence[tuple[int, int]]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Return the modules of a network by attribute, drawn by rules.
+
+    Args:
+        framework: what makes them.
+        given: the arguments of the network, of which the layers' settings and type count.
+        key: a JAX random key, or a framework's source of keys.
+        layers: sizes of the convex layers.
+        rules: selector → scheme, for a mapping from attributes to modules.
+        linears: attribute → inputs and outputs of each of the ordinary linear layers under it.
 
     Raises:
-        SchemeError: `final_activation` is not convex and non-decreasing.
+        SchemeError: a scheme can't serve an array; the message names no rule, as the user wrote none.
+    """
+    modules = {"layers": [framework.convex_layer(shape, given) for shape in layers]}
+    modules |= {name: [framework.linear(*sizes, given.dtype) for sizes in linears[name]] for name in linears}
+    try:
+        drawn = reinit(modules, rules, key)
+    except SchemeError as error:
+        raise SchemeError(re.sub('^rule ".*?": ', "", str(error))) from error
+    return {name: framework.listed(alike) for name, alike in drawn.items()}
+
+
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def built(describe: Callable[[Framework, Given, Any], dict[str, Any]], framework: Framework) -> Callable[[Init], Init]:
+    """Return a decorator that makes the `__init__` of a network from its signature.
+
+    Args:
+        describe: function from the framework, the arguments and the key to the attributes of the network.
+        framework: what makes its modules.
+    """
+
+    def decorate(declared: Init) -> Init:
+        signature = inspect.signature(declared)
+
+        @functools.wraps(declared)
+        def init(self: Any, /, *args: Any, **kwargs: Any) -> None:
+            *arguments, (_, key) = checked_arguments(type(self), signature, args, kwargs).items()
+            for name, value in describe(framework, Given(**dict(arguments)), key).items():
+                setattr(self, name, value)
+
+        return cast("Init", init)
+
+    return decorate
+
+
+def fully_convex(framework: Framework, given: Given, key: Any) -> dict[str, Any]:
+    """Return the attributes of a fully convex network; the arguments given are those of `ix.convex.FICNN`.
+
+    Raises:
+        SchemeError: an activation is not convex and non-decreasing, or an argument of `icnn` is out of range.
         ModelError: a size is not positive.
     """
-    if final_activation is not None:
-        icnn(final_activation)  # the same check: convex and non-decreasing
-    layers = shapes(in_size, out_size, width_sizes, use_passthrough=use_passthrough)
-    warn_if_too_deep(len(layers), use_passthrough=use_passthrough)
-    settings = {
-        "activation": as_function(activation),
-        "final_activation": None if final_activation is None else as_function(final_activation),
-        "in_size": in_size,
-        "out_size": out_size,
-        "use_passthrough": use_passthrough,
+    scheme = icnn(given.activation, given.correlation, k=given.k, tau=given.tau, input_square=given.input_square)
+    if given.final_activation is not None:
+        icnn(given.final_activation)  # the same check: convex and non-decreasing
+    layers = shapes(given.in_size, given.out_size, given.width_sizes, use_passthrough=given.use_passthrough)
+    warn_if_too_deep(len(layers), use_passthrough=given.use_passthrough)
+    return {
+        **drawn_modules(framework, given, key, layers, {"*": scheme}),
+        "activation": as_function(given.activation),
+        "final_activation": None if given.final_activation is None else as_function(given.final_activation),
+        "in_size": given.in_size,
+        "out_size": given.out_size,
+        "width_sizes": tuple(given.width_sizes),
+        "use_passthrough": given.use_passthrough,
+        "non_decreasing": given.non_decreasing,
     }
-    return Network(layers=layers, rules={"*": scheme}, settings=settings)
 
 
-def partially_convex(
-    in_size: Size,
-    context_size: Size,
-    out_size: Size,
-    width_sizes: Sequence[int],
-    context_width_sizes: Sequence[int] | None,
-    scheme: Scheme,
-    activation: Activation,
-    context_activation: Activation,
-) -> Network:
-    """Return a partially convex network, whose context path keeps the mean square of its units.
+def partially_convex(framework: Framework, given: Given, key: Any) -> dict[str, Any]:
+    """Return the attributes of a partially convex network; the arguments given are those of `ix.convex.PICNN`.
 
-    The arguments are those of `ix.convex.PICNN`, and the scheme of its convex layers.
+    Its context path keeps the mean square of its units.
 
     Raises:
+        SchemeError: the activation is not convex and non-decreasing, or an argument of `icnn` is out of range.
         ModelError: a size is not positive, or the two paths are not of the same length.
     """
-    context_sizes = tuple(context_width_sizes if context_width_sizes is not None else width_sizes)
-    if len(context_sizes) != len(width_sizes):
+    scheme = icnn(given.activation, k=given.k, tau=given.tau, input_square=given.input_square)
+    widths, in_size = given.width_sizes, given.in_size
+    context_widths = tuple(widths if given.context_width_sizes is None else given.context_width_sizes)
+    if len(context_widths) != len(widths):
         raise ModelError(
-            f"the context path has {len(context_sizes)} layers, the convex path {len(width_sizes)}.",
-            f"context_width_sizes={list(context_sizes)}, width_sizes={list(width_sizes)}",
+            f"the context path has {len(context_widths)} layers, the convex path {len(widths)}.",
+            f"context_width_sizes={list(context_widths)}, width_sizes={list(widths)}",
             "give one size of the context for every hidden layer",
         )
-    contexts = (number_of(context_size), *context_sizes)
-    layers = shapes(in_size, out_size, width_sizes, use_passthrough=True, contexts=contexts)
+    contexts = (number_of(given.context_size), *context_widths)
+    layers = shapes(in_size, given.out_size, widths, use_passthrough=True, contexts=contexts)
     linears = {
-        "gates": list(zip(context_sizes, width_sizes, strict=True)),
+        "gates": list(zip(context_widths, widths, strict=True)),
         "input_gates": [(context, number_of(in_size)) for context in contexts],
         "context_layers": list(itertools.pairwise(contexts)),
     }
     rules: dict[str, Any] = {"*": GATE, "layers.*": scheme}
-    if context_sizes:
-        scale = gain(as_function(context_activation)) ** 2
+    if context_widths:
+        scale = gain(as_function(given.context_activation)) ** 2
         rules["context_layers.*"] = ("variance_scaling", {"scale": scale, "distribution": "normal"})
-    settings = {
-        "activation": as_function(activation),
-        "context_activation": as_function(context_activation),
+    return {
+        **drawn_modules(framework, given, key, layers, rules, linears),
+        "activation": as_function(given.activation),
+        "context_activation": as_function(given.context_activation),
         "in_size": in_size,
-        "context_size": context_size,
-        "out_size": out_size,
+        "context_size": given.context_size,
+        "out_size": given.out_size,
     }
-    return Network(layers=layers, linears=linears, rules=rules, settings=settings)
 
 
 def pre_activations(network: Any, x: Any) -> tuple[Any, ...]:

@@ -12,14 +12,11 @@ from flax import nnx
 from initax._errors import ModelError
 from initax._math._gaussian import Activation
 from initax._math._positivity import positivity as positivity_of
-from initax._model._parameter import declare
-from initax.convex._arguments import checks_arguments
+from initax._model._declared import declare
 from initax.convex._network import (
-    WEIGHTS,
-    Network,
-    Shape,
+    Framework,
     Size,
-    arrays_of,
+    built,
     declaration,
     fully_convex,
     output_of,
@@ -27,17 +24,17 @@ from initax.convex._network import (
     partially_convex,
     pre_activations,
 )
-from initax.schemes._icnn import icnn
 
 
 class ConvexLinear(nnx.Module):
     """`z map(weight) + x passthrough + u context + bias`, convex in `z` and `x` together; weights are (in, out)."""
 
-    def __init__(self, shape: Shape, *, positivity: str, non_decreasing: bool, dtype: Any) -> None:
-        arrays = arrays_of(shape, "i o", dtype)
-        parameters = (None if arrays[name] is None else nnx.Param(arrays[name]) for name in WEIGHTS)
-        self.weight, self.passthrough, self.context = parameters
-        self.bias = nnx.Param(arrays["bias"])
+    def __init__(
+        self, weight: Any, passthrough: Any, context: Any, bias: Any, *, positivity: str, non_decreasing: bool
+    ) -> None:
+        arrays = (None if array is None else nnx.Param(array) for array in (weight, passthrough, context))
+        self.weight, self.passthrough, self.context = arrays
+        self.bias = nnx.Param(bias)
         self.positivity, self.non_decreasing = positivity, non_decreasing
 
     def __call__(self, z: Any, x: Any, u: Any = None) -> Any:
@@ -60,25 +57,13 @@ class ConvexLinear(nnx.Module):
         return total + jnp.reshape(self.bias[...], (1,) * (jnp.ndim(total) - 1) + (-1,))
 
 
-declare(ConvexLinear, declaration("i o"))
+def _linear(inputs: int, outputs: int, dtype: Any) -> Any:
+    param_dtype = dtype or jnp.result_type(float)
+    return nnx.eval_shape(lambda: nnx.Linear(inputs, outputs, param_dtype=param_dtype, rngs=nnx.Rngs(0)))
 
 
-def _fill(
-    module: nnx.Module, network: Network, *, positivity: str, non_decreasing: bool, dtype: Any, rngs: Any
-) -> None:
-    """Set the attributes of a module in its `__init__`: its layers, drawn, and the settings of the network."""
-
-    def layer(shape: Shape) -> ConvexLinear:
-        return ConvexLinear(shape, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype)
-
-    def linear(inputs: int, outputs: int) -> Any:
-        param_dtype = dtype or jnp.result_type(float)
-        return nnx.eval_shape(lambda: nnx.Linear(inputs, outputs, param_dtype=param_dtype, rngs=nnx.Rngs(0)))
-
-    key = rngs.params() if isinstance(rngs, nnx.Rngs) else rngs  # the key of the stream `params`
-    lists = {name: nnx.List(layers) for name, layers in network.drawn(layer, linear, key).items()}
-    for name, value in {**network.settings, **lists}.items():
-        setattr(module, name, value)
+NNX = Framework(pattern="i o", layer=ConvexLinear, linear=_linear, listed=nnx.List)
+declare(ConvexLinear, declaration(NNX.pattern))
 
 
 def _rows(x: Any, size: Size, what: str) -> Any:
@@ -125,7 +110,7 @@ class FICNN(nnx.Module):
     in_size: Size
     out_size: Size
 
-    @checks_arguments
+    @built(fully_convex, NNX)
     def __init__(
         self,
         in_size: Size,
@@ -143,13 +128,7 @@ class FICNN(nnx.Module):
         input_square: float = 1.0,
         dtype: Any = None,
         rngs: Any,
-    ) -> None:
-        scheme = icnn(activation, correlation, k=k, tau=tau, input_square=input_square)
-        network = fully_convex(
-            in_size, out_size, width_sizes, scheme, activation, final_activation, use_passthrough=use_passthrough
-        )
-        self.non_decreasing = non_decreasing
-        _fill(self, network, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype, rngs=rngs)
+    ) -> None: ...
 
     def pre_activations(self, x: Any) -> tuple[Any, ...]:
         """Return what every layer gives before its activation, the last one's included.
@@ -202,7 +181,7 @@ class PICNN(nnx.Module):
     context_size: Size
     out_size: Size
 
-    @checks_arguments
+    @built(partially_convex, NNX)
     def __init__(
         self,
         in_size: Size,
@@ -220,12 +199,7 @@ class PICNN(nnx.Module):
         input_square: float = 1.0,
         dtype: Any = None,
         rngs: Any,
-    ) -> None:
-        scheme = icnn(activation, k=k, tau=tau, input_square=input_square)
-        network = partially_convex(
-            in_size, context_size, out_size, width_sizes, context_width_sizes, scheme, activation, context_activation
-        )
-        _fill(self, network, positivity=positivity, non_decreasing=non_decreasing, dtype=dtype, rngs=rngs)
+    ) -> None: ...
 
     def __call__(self, x: Any, u: Any) -> Any:
         """Return the output, of shape (..., out_size), convex in `x`.

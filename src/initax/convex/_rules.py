@@ -103,10 +103,10 @@ def _is_mixed(layer: Layer) -> bool:
 
 def _given_parts(layers: list[Layer], parts: Mapping[str, str]) -> dict[str, str]:
     given_parts: dict[str, str] = {}
+    options = (*get_args(Part), "none")
     for pattern, part in parts.items():
-        options = ", ".join((*get_args(Part), "none"))
-        if part not in (*get_args(Part), "none"):
-            raise RuleError(f'parts: "{part}" is not a part of a convex network.', f"parts: {options}")
+        if part not in options:
+            raise RuleError(f'parts: "{part}" is not a part of a convex network.', f"parts: {', '.join(options)}")
         matching = [layer.path for layer in layers if fnmatchcase(layer.path, pattern)]
         if not matching:
             raise RuleError(f'parts: "{pattern}" matches no layer.', f"layers: {_paths(layers)}")
@@ -137,18 +137,13 @@ def _parts_of(layers: list[Layer], given_parts: Mapping[str, str]) -> PartRows:
     if not beside and alone:
         beside = _beside(others, first, alone)
     # A layer that names its passthrough shows that it is the first, and whether it sees a context too.
-    rows: PartRows = [(first, "auto" if names_passthrough(first) else "first", "auto")]
+    rows = {first.path: ("auto" if names_passthrough(first) else "first", "auto")}
     bias_is_own = all(any(array.role == "bias" for array in layer.parameters) for layer in alone)
-    for layer in hidden:
-        if _is_mixed(layer):
-            rows.append((layer, "auto", "auto"))
-        elif beside:
-            rows.append((layer, "positive", "own" if bias_is_own else "elsewhere"))
-        else:
-            rows.append((layer, "alone", "auto"))
-    rows += [(layer, PASSTHROUGH, "elsewhere" if bias_is_own else "own") for layer in beside]
-    order = [id(layer) for layer in layers]
-    return sorted(rows, key=lambda row: order.index(id(row[0])))
+    of_hidden, of_passthrough = ("own", "elsewhere") if bias_is_own else ("elsewhere", "own")
+    rows |= {layer.path: ("auto", "auto") for layer in hidden}
+    rows |= {layer.path: ("positive", of_hidden) if beside else ("alone", "auto") for layer in alone}
+    rows |= {layer.path: (PASSTHROUGH, of_passthrough) for layer in beside}
+    return [(layer, *rows[layer.path]) for layer in layers if layer.path in rows]
 
 
 def _first(layers: list[Layer], hidden: list[Layer], others: list[Layer], given_parts: Mapping[str, str]) -> Layer:

@@ -57,8 +57,7 @@ def standardize(model: Model, inputs: Any) -> Model:
     warn_if_too_deep(len(network.layers), use_passthrough=network.use_passthrough)
     for index in range(len(network.layers)):
         network = _with_layer(network, index, data)
-    result: Model = network
-    return result
+    return network
 
 
 def _with_layer(network: Any, index: int, data: jax.Array) -> Any:

@@ -1,4 +1,4 @@
-"""optax's Muon, applied to every matrix alone: merged axes are split for the step and merged again after it."""
+"""Transformations of optax: Muon, applied to every matrix alone, and updates times a number for each array."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import optax
-from optax.contrib import MuonDimensionNumbers
+from optax.contrib import MuonDimensionNumbers as MuonDimensionNumbers  # noqa: PLC0414  taken from here
 
 Trees = Callable[[Any], Any]
 """Function from parameters to a tree of their structure, with one thing for each array."""
@@ -17,13 +17,8 @@ ARGUMENTS = tuple(inspect.signature(optax.contrib.muon).parameters)
 """The arguments of optax's Muon."""
 
 
-def numbers(reduction: tuple[int, ...], output: tuple[int, ...]) -> Any:
-    """Return optax's name for the axes of a matrix."""
-    return MuonDimensionNumbers(reduction, output)
-
-
 def muon(learning_rate: Any, dimensions: Trees, splits: Trees, options: dict[str, Any]) -> Any:
-    """Return `optax.contrib.muon` of arrays whose merged axes are split.
+    """Return `optax.contrib.muon` of arrays whose merged axes are split for the step and merged again after it.
 
     The state is that of optax, in the shapes in which the parameters are stored: it can be sharded, stored and reset
     like them. Muon's own start, zeros, is the same in any shape.
@@ -64,3 +59,17 @@ def muon(learning_rate: Any, dimensions: Trees, splits: Trees, options: dict[str
         return merge(new, updates), closed
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def scale_by(multipliers: Trees) -> Any:
+    """Return an `optax.GradientTransformation` without a state that multiplies updates.
+
+    Args:
+        multipliers: function from a tree of updates to a tree of numbers of its structure.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        return jax.tree.map(lambda update, factor: update * factor, updates, multipliers(updates)), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
