@@ -125,21 +125,23 @@ def _bias(pattern: Any, sizes: Any) -> Field:
     return bias(pattern, "kernel", sizes=sizes, default="zeros")
 
 
-def _packed(gates: tuple[str, ...], inputs: str, *, recurrent: bool = False) -> Field:
-    """A kernel `(in, gates * hidden)`; Flax draws it whole, so that no gate's own matrix is orthogonal."""
-    count = len(gates)
+def _packed(gates: tuple[str, ...], *, biased: str) -> Declaration:
+    """A cell with kernels `(in, gates * hidden)`; Flax draws them whole, so that no gate's own matrix is orthogonal."""
+    sizes: dict[str, Any] = {"gate": len(gates), **CELL}
+    across = {**sizes, "i": "hidden_features"}
 
-    def default(module: Any) -> DefaultSpec:
-        whole = (getattr(module, inputs), count * module.hidden_features)
-        return FrameworkInit(function=initializers.orthogonal(), shape=whole) if recurrent else LECUN
+    def whole(module: Any) -> DefaultSpec:
+        hidden = module.hidden_features
+        return FrameworkInit(function=initializers.orthogonal(), shape=(hidden, len(gates) * hidden))
 
-    sizes = {"gate": count, "i": inputs, "o": "hidden_features"}
-    return weight("i (gate o)", "recurrent" if recurrent else "weight", sizes=sizes, default=default, gates=gates)
-
-
-def _packed_bias(gates: tuple[str, ...]) -> Field:
-    sizes = {"gate": len(gates), "o": "hidden_features"}
-    return bias("(gate o)", "dense_i.kernel", sizes=sizes, default="zeros", gates=gates)
+    return row(
+        "RNNCell",
+        {
+            "dense_i.kernel": weight("i (gate o)", sizes=sizes, default=LECUN, gates=gates),
+            "dense_h.kernel": weight("i (gate o)", "recurrent", sizes=across, default=whole, gates=gates),
+            f"{biased}.bias": bias("(gate o)", "dense_i.kernel", sizes=sizes, default="zeros", gates=gates),
+        },
+    )
 
 
 def _single(inner: str, hidden: str, *, biased: str, gates: tuple[str, ...] = ()) -> dict[str, Field]:
@@ -203,22 +205,8 @@ LAYERS: dict[type, Declaration] = {
         ),
     ),
     nnx.LSTMCell: _lstm(),
-    nnx.OptimizedLSTMCell: row(
-        "RNNCell",
-        {
-            "dense_i.kernel": _packed(LSTM_GATES, "in_features"),
-            "dense_h.kernel": _packed(LSTM_GATES, "hidden_features", recurrent=True),
-            "dense_h.bias": _packed_bias(LSTM_GATES),
-        },
-    ),
-    nnx.GRUCell: row(
-        "RNNCell",
-        {
-            "dense_i.kernel": _packed(GRU_GATES, "in_features"),
-            "dense_i.bias": _packed_bias(GRU_GATES),
-            "dense_h.kernel": _packed(GRU_GATES, "hidden_features", recurrent=True),
-        },
-    ),
+    nnx.OptimizedLSTMCell: _packed(LSTM_GATES, biased="dense_h"),
+    nnx.GRUCell: _packed(GRU_GATES, biased="dense_i"),
     nnx.SimpleCell: row("RNNCell", _single("dense_i", "dense_h", biased="dense_i")),
     nnx.LoRA: row(
         "LoRA",
