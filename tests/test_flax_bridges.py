@@ -236,6 +236,18 @@ def test_modules_of_nnx_are_known_inside_networks_of_linen_and_stacked(key):
     assert module.apply(plan.draw(key), X).shape == (2, 2)
 
 
+def test_bridges_may_stand_inside_one_another(key):
+    model = in_nnx(Outer(), (X,))
+    layers = [each for each in ix.layers(model, inputs=X) if each.kind == "Linear"]
+    assert [(each.path, each.cls, each["kernel"].axes.pattern, each["kernel"].evidence) for each in layers] == [
+        ("Dense_0", nn.Dense, "i o", ix.Evidence.DECLARED),
+        ("inside", nnx.Linear, "i o", ix.Evidence.DECLARED),
+        ("stacked", nnx.Linear, "stack i o", ix.Evidence.DECLARED),
+        ("Dense_1", nn.Dense, "i o", ix.Evidence.DECLARED),
+    ]
+    assert ix.reinit(model, RULES, key, inputs=X)(X).shape == (2, 2)
+
+
 class Spectral(nnx.Module):
     def __init__(self, rngs):
         self.normed = nnx.SpectralNorm(nnx.Linear(12, 4, rngs=rngs), rngs=rngs)
