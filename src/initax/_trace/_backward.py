@@ -36,8 +36,7 @@ def cotangents(eqn: Any, results: list[Value], uses: Uses, line: str) -> list[Va
     """
     signals = []
     for result, var in zip(results, eqn.outvars, strict=True):
-        is_met = any(view.fed_by_constant for view in result.weights)
-        value = settle(result, uses, line) if is_met else result
+        value = settle(result, uses, line) if result.fed_by_constant else result
         is_first = not value.weights and jnp.issubdtype(getattr(var.aval, "dtype", bool), jnp.inexact)
         signals.append(
             Value(shape=value.shape, data=value.data or is_first, weights=value.weights, constant=value.constant)

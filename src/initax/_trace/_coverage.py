@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from initax._trace._factors import LARGEST, Factor, Slot
+from initax._trace._factors import LARGEST, Factor, Slot, digits, length
 from initax._trace._sums import as_inputs, sums
 from initax._trace._uses import Part, Use
 from initax._trace._views import View
@@ -40,26 +40,23 @@ def taken(view: View, axis: int, size: int) -> Mask:
 
 def along(slot: Slot, axis: int) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
     """Return the index along a stored axis of each entry in a slot, as far as the slot determines it."""
-    known, found, step = slot.known, np.zeros(len(slot.known), np.intp), 1
-    for factor in reversed(slot.factors):
-        if factor.axis == axis:
-            found += known // step % factor.size * factor.inner
-        step *= factor.size
-    return found
+    pairs = zip(slot.factors, digits(slot.known, slot.factors), strict=True)
+    found = np.zeros(len(slot.known), np.intp)
+    return sum((digit * factor.inner for factor, digit in pairs if factor.axis == axis), found)
 
 
 def refused(use: Use) -> str:
     """Return why the fans of the entries that a use takes are not defined; empty where they are."""
-    for step in use.view.steps if use.view is not None else ():
+    for step in use.view.steps:
         entries = step.entries() if any(isinstance(factor, Slot) for factor in step.axis) else None
         if entries is not None and (entries < 0).all():
             return "a loop takes no entry of it"
-    for slot in use.view.slots if use.view is not None else ():
+    for slot in use.view.slots:
         if not slot.partial:
             continue
         axes = sorted({factor.axis for factor in slot.factors})
         if len(slot.known) < math.prod(len(np.unique(along(slot, axis))) for axis in axes):
-            total = math.prod(factor.size for factor in slot.factors)
+            total = length(slot.factors)
             return f"{len(slot.known)} of the {total} entries of its axes {_words(axes)} are picked one by one"
     return ""
 
@@ -76,15 +73,15 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
     reasons: dict[int, str] = {}
     for axis, size in enumerate(shape):
         cut = [use for use in uses if _is_cut(use, axis) and _said(use, axis) & {"in", "field"}]
-        if not cut or any(use.view is None or not all(link.plain for link in use.view.links) for use in uses):
+        if not cut or not all(link.plain for use in uses for link in use.view.links):
             continue
         reasons[axis] = ""
-        never = ~np.any([_of(use, axis, size) for use in uses], axis=0)
+        never = ~np.any([taken(use.view, axis, size) for use in uses], axis=0)
         if any(_said(use, axis) - {"in", "field"} for use in cut):
             reasons[axis] = f"parts of its axis {axis}, which is not only an input, are used one by one"
         elif never.any():
             reasons[axis] = _left(never, f"its axis {axis}, over which it is summed,")
-        elif any((np.sum([_of(use, axis, size) for use in sum_], axis=0) != 1).any() for sum_ in sums(uses)):
+        elif any((np.sum([taken(use.view, axis, size) for use in sum_], axis=0) != 1).any() for sum_ in sums(uses)):
             reasons[axis] = "parts of it along an input axis are used one by one"
     return reasons
 
@@ -102,16 +99,16 @@ def shares(uses: Sequence[Use]) -> dict[int, float]:
 
 
 def _share(use: Use) -> float:
-    if use.view is None or use.view.links:
+    if use.is_of_a_constant or use.view.links:
         return 1.0
-    later = (f.size for f, part in use.parts.items() if part in ("in", "field") and f not in use.inside)
-    share = 1 / math.prod(later)
+    later = (factor for factor, part in use.parts.items() if part in ("in", "field") and factor not in use.inside)
+    share = 1 / length(later)
     for factor, _ in use.view.fixed:
         summed_over = use.parts.get(factor) != "in" and _said(use, factor.axis) & {"in", "field"}
         share /= factor.size if summed_over else 1
     for slot in use.view.slots:
         if any(_said(use, factor.axis) & {"in", "field"} for factor in slot.factors):
-            share *= len(slot.known) / math.prod(factor.size for factor in slot.factors)
+            share *= len(slot.known) / length(slot.factors)
     return share
 
 
@@ -136,7 +133,7 @@ def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
         if said & {"in", "field"} and not all(_said(use, axis) for use in uses):
             continue  # one use sums over it, and another takes one entry of it
         # Outer parts of which all take one entry, as layers of a stack, stay what they are.
-        if len(said) == 1 and inner * math.prod(factor.size for factor in alike) == size:
+        if len(said) == 1 and inner * length(alike) == size:
             joined = [_as_one(use, Factor(axis, 1, inner), next(iter(said))) for use in joined]
     return joined
 
@@ -155,20 +152,18 @@ def uneven(shape: Sequence[int], uses: Sequence[Use]) -> list[int]:
         if axis not in together
         and any(_listed(use, axis) for use in uses)
         and all(_said(use, axis) <= {"out"} for use in uses)
-        and len({_of(use, axis, shape[axis]).tobytes() for use in uses}) > 1
+        and len({taken(use.view, axis, shape[axis]).tobytes() for use in uses}) > 1
     ]
 
 
 def _listed(use: Use, axis: int) -> bool:
     """Return whether a use takes entries of a stored axis that are not one of equal parts of it."""
-    slots = use.view.slots if use.view is not None else ()
-    return any(slot.partial and any(f.axis == axis and f.size > 1 for f in slot.factors) for slot in slots)
+    return any(slot.partial and any(f.axis == axis and f.size > 1 for f in slot.factors) for slot in use.view.slots)
 
 
 def _fixed(use: Use, axis: int) -> set[Factor]:
     """Return the factors of a stored axis of which a use takes one entry."""
-    fixed = use.view.fixed if use.view is not None else ()
-    return {factor for factor, _ in fixed if factor.axis == axis and factor.size > 1}
+    return {factor for factor, _ in use.view.fixed if factor.axis == axis and factor.size > 1}
 
 
 def _said(use: Use, axis: int) -> set[Part]:
@@ -191,7 +186,7 @@ def _as_one(use: Use, whole: Factor, part: Part) -> Use:
 def apart(shape: Sequence[int], uses: Sequence[Use]) -> bool:
     """Return whether there are several uses and they take different entries along some axis."""
     for axis in _cut(shape, uses):
-        masks = [_of(use, axis, shape[axis]) for use in uses]
+        masks = [taken(use.view, axis, shape[axis]) for use in uses]
         if len(uses) > 1 and int(np.max(np.sum(masks, axis=0))) == 1:
             return True
     return False
@@ -201,7 +196,7 @@ def unused(shape: Sequence[int], uses: Sequence[Use]) -> list[str]:
     """Return, in words, the entries along each axis that no use takes."""
     notes = []
     for axis in _cut(shape, uses):
-        left = ~np.any([_of(use, axis, shape[axis]) for use in uses], axis=0)
+        left = ~np.any([taken(use.view, axis, shape[axis]) for use in uses], axis=0)
         if left.any():
             notes.append(_left(left, f"its axis {axis}"))
     return notes
@@ -214,10 +209,6 @@ def _cut(shape: Sequence[int], uses: Sequence[Use]) -> list[int]:
 
 def _is_cut(use: Use, axis: int) -> bool:
     return _listed(use, axis) or bool(_fixed(use, axis))
-
-
-def _of(use: Use, axis: int, size: int) -> Mask:
-    return taken(use.view, axis, size) if use.view is not None else np.ones(size, bool)
 
 
 def _left(mask: Mask, axis: str) -> str:

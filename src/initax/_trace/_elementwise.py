@@ -11,25 +11,30 @@ import numpy as np
 
 from initax._model._reason import Why
 from initax._trace._contract import constants_met, settle
-from initax._trace._factors import FOREIGN, Factor, beside, pieces_of, regroup, stands
+from initax._trace._factors import FOREIGN, Factor, beside, foreign, is_foreign, pieces_of, regroup, stands
+from initax._trace._indices import shapes_of
 from initax._trace._layout import broadcast
 from initax._trace._sums import added_up, apart
-from initax._trace._uses import Biased, Part, Use, Uses, Value, assign
-from initax._trace._views import Stop, View
+from initax._trace._uses import MetAs, Part, Uses, Value, assign, parts_of
+from initax._trace._views import Stop, View, first_stop, opened, scaled
 
 
 def fitted(value: Value, shape: tuple[int, ...]) -> Value:
-    """Return an operand broadcast to the shape of the result, as elementwise equations broadcast scalars."""
+    """Return an operand broadcast to the shape of the result, as elementwise equations broadcast scalars.
+
+    Of an operand of another rank the axes are not known there.
+    """
     if value.shape == shape:
         return value
-    return broadcast(value, shape, range(len(shape)) if value.shape else ())
+    if len(value.shape) in (0, len(shape)):
+        return broadcast(value, shape, range(len(shape)) if value.shape else ())
+    views = (replace(view, axes=tuple(map(foreign, shape))) for view in value.weights)
+    return Value(shape=shape, data=value.data, weights=tuple(views))
 
 
 def halted(value: Value, stop: Stop) -> Value:
     """Return parameters halted for a reason; look-ups and weights of constants are signals already."""
-    signals = [view.looked or view.picked or view.fed_by_constant for view in value.weights]
-    views = (view if own else view.halted(stop) for view, own in zip(value.weights, signals, strict=True))
-    return replace(value, weights=tuple(views))
+    return replace(value, weights=tuple(view if view.is_signal else view.halted(stop) for view in value.weights))
 
 
 def nonlinear(
@@ -50,14 +55,14 @@ def nonlinear(
         line: the line.
         altered: the axes along which entries are mixed; `None` where nothing is known of them.
     """
-    values = [fitted(value, shape) if len(value.shape) in (0, len(shape)) else value for value in values]
-    if any(value.data for value in values) or any(view.fed_by_constant for value in values for view in value.weights):
+    values = [fitted(value, shape) for value in values]
+    if any(value.data or value.fed_by_constant for value in values):
         for value in values:
             settle(value, uses, line, "factor")
         outputs = tuple(
             replace(view, scaled=True, bent=True)
             for value in values
-            if altered is not None and value.shape == shape
+            if altered is not None
             for view in value.outputs
             if not any(_marks(view, axis) for axis in altered)
         )
@@ -80,26 +85,19 @@ def _shared(values: Sequence[Value]) -> frozenset[int]:
 def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line: str) -> Value:
     """Follow a sum or a difference: of parameters, of signals, or of a signal and a bias."""
     left, right = (
-        fitted(
-            settle(value, uses, line, "bias" if other.data and not other.looked else "factor")
-            if value.looked and not _goes_with(value, other, uses)
-            else value,
-            shape,
-        )
+        fitted(_met(value, other, "bias", uses, line) if value.looked else value, shape)
         for value, other in ((left, right), (right, left))
     )
     if left.weights and right.weights:
-        views, same = _merged(left, right, line, "added to")
-        return Value(shape=shape, weights=views, data=same)
+        return _merged(left, right, line, product=False)
     if not left.weights and not right.weights:
         added_up(left, right, uses, line)
         left, right = apart(left, right, uses)
         return replace(_both(left, right, shape), products=_added_products(left, right))
     params, signal = (left, right) if left.weights else (right, left)
     if not signal.data:
-        views = tuple(replace(view, shifted=True) for view in params.weights)
-        return replace(params, weights=views)
-    if any(view.fed_by_constant for view in params.weights):
+        return replace(params, weights=tuple(replace(view, shifted=True) for view in params.weights))
+    if params.fed_by_constant:
         return _both(settle(params, uses, line), signal, shape)
     minus = "" if name != "sub" else MINUEND if params is left else SUBTRACTED
     outputs = list(signal.outputs)
@@ -111,10 +109,24 @@ def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Us
     )
 
 
+def _met(value: Value, other: Value, met_as: MetAs, uses: Uses, line: str) -> Value:
+    """Return what is looked up as a signal; a bias that is looked up together with the weight before it stays one.
+
+    Args:
+        value: what is looked up, or comes out of a weight with a constant.
+        other: what it is combined with.
+        met_as: what it is to a signal.
+        uses: where uses are entered.
+        line: the line.
+    """
+    if met_as == "bias" and _goes_with(value, other, uses):
+        return value
+    return settle(value, uses, line, met_as if other.data and not other.looked else "factor")
+
+
 def _goes_with(looked_up: Value, signal: Value, uses: Uses) -> bool:
     """Return whether the indices that look a bias up looked up the weight, too, to whose outputs it is added."""
-    weights = [uses.found[view.use].view for view in signal.outputs if not view.scaled]
-    by = {view.by for view in weights if view is not None and view.by}
+    by = {uses.found[view.use].view.by for view in signal.outputs if not view.scaled} - {0}
     return all(view.by in by and view.looked and not view.tables for view in looked_up.weights)
 
 
@@ -123,57 +135,40 @@ MINUEND = "a signal is subtracted from it"
 
 
 def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus: str) -> tuple[View, ...]:
-    own = [index for index, axis in enumerate(view.axes) if any(f.axis != FOREIGN and f.size > 1 for f in axis)]
+    own = view.marked
     if view.stop and len(params.stretched) == len(params.shape):
         return ()  # a regularizer added to a loss, a statistic of the weights
-    if not view.own and not params.shape and any(link.number > 0 for link in view.links):
+    if not view.own and not params.shape and view.is_linked:
         return ()  # the same, as a contraction of the weights with each other
     before = (*signal.outputs, *signal.products)
     covered = all(any(_marks(each, index) for each in before) for index in own)
     # Of the weights before it, the nearest are those that reach along every axis of the bias, or of its only entry.
     places = own or [at for at, axis in enumerate(view.axes) if axis and all(f.axis != FOREIGN for f in axis)]
-    weights = tuple(
-        output
-        for output in signal.outputs
-        if places and not output.scaled and all(_marks(output, at) and _meets(output, view, at) for at in places)
-    )
-    parts: dict[Factor, Part] = {}
-    assign(parts, view.own, "out")
+    nearest = [output for output in signal.outputs if covered and places and not output.scaled]
+    weights = [each for each in nearest if all(_marks(each, at) and _meets(each, view, at) for at in places)]
+    parts = parts_of(("out", view.own))
     for index in own:
-        nearest = next((each for each in before if _marks(each, index) and not each.scaled), None)
-        _like_the_weight(parts, view, nearest, index, uses)
-    assign(parts, (*view.batch, *view.opened(view.looked)), "batch")
-    stop = view.stop
-    if minus:
-        stop = stop or Stop(minus, line)
-    elif view.added_up:
-        stop = stop or Stop("a sum over its axes is added to the signal", line)
-    elif view.times or any(link.number > 0 for link in view.links):
-        stop = stop or Stop("it is combined with another parameter and then added to the signal", line)
-    elif view.scaled and not covered:
-        stop = stop or Stop("it is scaled and mixed with the signal, as a running mean would be", line)
-    elif not covered and len(own) > 1:
-        stop = stop or Stop(f"it is added to the signal along {len(own)} axes that are no outputs of a weight", line)
-    use = Use(
-        param=view.param,
-        what="bias",
-        line=line,
-        parts=parts,
-        biased=Biased(
-            params=tuple(dict.fromkeys(weight.param for weight in weights)),
-            uses=tuple(weight.use for weight in weights),
-        )
-        if covered
-        else Biased(),
-        stop=stop,
-        view=view,
+        weight = next((each for each in before if _marks(each, index) and not each.scaled), None)
+        _like_the_weight(parts, view, weight, index, uses)
+    assign(parts, (*view.batch, *opened(view.looked)), "batch")
+    stop = view.stop or first_stop(
+        line,
+        (minus, minus),
+        (view.added_up, "a sum over its axes is added to the signal"),
+        (view.times or view.is_linked, "it is combined with another parameter and then added to the signal"),
+        (view.scaled and not covered, "it is scaled and mixed with the signal, as a running mean would be"),
+        (
+            not covered and len(own) > 1,
+            f"it is added to the signal along {len(own)} axes that are no outputs of a weight",
+        ),
     )
-    return uses.with_axes((View(param=view.param, axes=view.axes, use=uses.add(use)),))
+    biased = tuple(uses.found[weight.use] for weight in weights)
+    return uses.with_axes((uses.enter(view, "bias", line, parts, biased=biased, stop=stop, view=view),))
 
 
 def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None, at: int, uses: Uses) -> None:
     """Give a bias the batch axes of its weight, such as groups of a convolution or members of a stack."""
-    if before is None or all(factor.axis == FOREIGN for factor in before.axes[at]):
+    if before is None or is_foreign(before.axes[at]):
         return
     theirs = uses.found[before.use].parts
     first, second = beside(before.axes[at], view.axes[at])
@@ -188,7 +183,7 @@ def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None,
 
 
 def _marks(view: View, axis: int) -> bool:
-    return any(factor.axis != FOREIGN for factor in view.axes[axis])
+    return not is_foreign(view.axes[axis])
 
 
 def _meets(weight: View, bias: View, axis: int) -> bool:
@@ -199,19 +194,21 @@ def _meets(weight: View, bias: View, axis: int) -> bool:
 def _added_products(left: Value, right: Value) -> tuple[View, ...]:
     """Return the products that a sum holds; beside another signal they count as scaled."""
     products = (*left.products, *right.products)
-    if left.data and right.data:
-        products = tuple(replace(view, scaled=True) for view in products)
-    return tuple(dict.fromkeys(products))[:KEPT]
+    return _first(scaled(products) if left.data and right.data else products)
+
+
+def _first(views: Sequence[View]) -> tuple[View, ...]:
+    """Return the first of some outputs, each once."""
+    return tuple(dict.fromkeys(views))[:KEPT]
 
 
 def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:
     """Return the sum of two signals, which holds the outputs of both."""
-    outputs = tuple(dict.fromkeys((*left.outputs, *right.outputs)))
     return Value(
         shape=shape,
         data=left.data or right.data,
-        outputs=outputs[:KEPT],
-        joined=tuple(dict.fromkeys((*left.joined, *right.joined)))[:KEPT],
+        outputs=_first((*left.outputs, *right.outputs)),
+        joined=_first((*left.joined, *right.joined)),
         stretched=_shared([left, right]),
     )
 
@@ -240,22 +237,16 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, li
         other, factor = (right, left) if constants[0] else (left, right)
         other = fitted(other, shape)
         number = factor.constant.number if factor.constant is not None and other.weights else None
-        views = tuple(replace(view, scaled=True) for view in other.weights)
+        views = scaled(other.weights)
         if number is not None:
             views = tuple(masked(view, np.asarray(number) != 0) for view in views)
         return replace(other, weights=views)
     left, right = (
-        fitted(
-            settle(value, uses, line, "scale" if other.data and not other.looked else "factor")
-            if _is_signal(value)
-            else value,
-            shape,
-        )
+        fitted(_met(value, other, "scale", uses, line) if value.is_signal else value, shape)
         for value, other in ((left, right), (right, left))
     )
     if left.weights and right.weights:
-        views, same = _merged(left, right, line, "multiplied with")
-        return Value(shape=shape, weights=views, data=same)
+        return _merged(left, right, line)
     if not left.weights and not right.weights:
         constants_met(left, right, uses, line)
         _vary(left.products, right, uses)
@@ -266,32 +257,22 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, li
     for view in params.weights:
         parts: dict[Factor, Part] = {}
         for index, axis in enumerate(view.axes):
-            assign(parts, view.opened(axis), "out" if index in signal.stretched else "along")
+            assign(parts, opened(axis), "out" if index in signal.stretched else "along")
         assign(parts, view.batch, "batch")
-        stop = view.stop
-        if view.shifted:
-            stop = stop or Stop("a constant is added to it before it scales the signal", line)
-        if view.added_up:
-            stop = stop or Stop("a sum over its axes scales the signal", line)
-        elif view.times or view.links:
-            stop = stop or Stop("it is combined with another parameter and then scales the signal", line)
-        use = Use(
-            param=view.param,
-            what="scale",
-            line=line,
-            parts=parts,
-            normalized=view.normalized,
-            stop=stop,
-            view=view,
-            product=True,
+        stop = view.stop or first_stop(
+            line,
+            (view.shifted, "a constant is added to it before it scales the signal"),
+            (view.added_up, "a sum over its axes scales the signal"),
+            (view.times or view.links, "it is combined with another parameter and then scales the signal"),
         )
-        products.append(View(param=view.param, axes=view.axes, use=uses.add(use)))
-    scaled = _scaled(signal)
+        products.append(
+            uses.enter(view, "scale", line, parts, normalized=view.normalized, stop=stop, view=view, product=True)
+        )
     return Value(
         shape=shape,
         data=True,
-        outputs=scaled.outputs,
-        joined=scaled.joined,
+        outputs=scaled(signal.outputs),
+        joined=scaled(signal.joined),
         products=tuple(products),
         stretched=signal.stretched & params.stretched,
     )
@@ -314,31 +295,26 @@ def _vary(products: Sequence[View], other: Value, uses: Uses) -> None:
     for view in products:
         use = uses.found[view.use]
         for index, axis in enumerate(view.axes):
-            for factor in view.opened(axis):
+            for factor in opened(axis):
                 if index not in other.stretched and use.product and use.parts.get(factor) == "out":
                     use.parts[factor] = "along"
 
 
 def _scaled(value: Value) -> Value:
     """Return a signal with its outputs marked as scaled: a bias that is added now does not belong to their weight."""
-    outputs, beside = (tuple(replace(view, scaled=True) for view in views) for views in (value.outputs, value.joined))
-    return replace(value, outputs=outputs, joined=beside)
+    return replace(value, outputs=scaled(value.outputs), joined=scaled(value.joined))
 
 
-def _is_signal(value: Value) -> bool:
-    return value.looked or any(view.fed_by_constant for view in value.weights)
-
-
-def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line: str) -> Value:
+def div(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value:
     """Follow a quotient: by a constant, by a signal, or by a statistic of the weight, which normalizes it."""
+    (left, right), shape = values, shapes_of(eqn)[0]
     if not right.data and not right.weights:
         return multiplied(left, right, shape, uses, line)
     left, right = fitted(left, shape), fitted(right, shape)
-    if left.weights and right.weights and not (_is_signal(left) or _is_signal(right)):
+    if left.weights and right.weights and not (left.is_signal or right.is_signal):
         below = tuple(view.halted(Stop("another parameter is divided by it", line)) for view in right.weights)
-        views, same = _merged(left, replace(right, weights=below), line, "divided by")
-        return Value(shape=shape, weights=views, data=same)
-    if right.data and any(view.fed_by_constant for view in left.weights):
+        return _merged(left, replace(right, weights=below), line)
+    if right.data and left.fed_by_constant:
         left = settle(left, uses, line)
     if right.data and not left.weights and not right.weights:
         constants_met(left, right, uses, line)
@@ -348,29 +324,26 @@ def divided(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line:
         left, right = (
             replace(each, weights=tuple(replace(view, links=()) for view in each.weights)) for each in (left, right)
         )
-    if left.data and not _is_signal(right):
+    if left.data and not right.is_signal:
         stop = Stop("the signal is divided by it", line)
         right = replace(right, weights=tuple(view.halted(stop) for view in right.weights))
     return nonlinear("a division", [left, right], shape, uses, line, altered=())
 
 
-def _merged(left: Value, right: Value, line: str, how: str) -> tuple[tuple[View, ...], bool]:
+def _merged(left: Value, right: Value, line: str, *, product: bool = True) -> Value:
     """Return the parameters of two operands; one that is combined with a statistic of itself is normalized."""
-    groups = [left.weights, right.weights]
-    product = how != "added to"
     kept: list[View] = []
-    for place, views in enumerate(groups):
-        others = groups[1 - place]
-        for view in views:
-            twins = [each for each in others if each.param == view.param]
+    for place, (value, other) in enumerate(((left, right), (right, left))):
+        for view in value.weights:
+            twins = [each for each in other.weights if each.param == view.param]
             if not twins:
-                met = frozenset(each.param for each in others) if product else frozenset()
+                met = frozenset(each.param for each in other.weights) if product else frozenset()
                 kept.append(replace(view, times=view.times | met))
                 continue
             kept += _with_twins(view, twins, place, product, line)
     own = {view.param for view in kept if view.normalized or view.quantized}
     kept = [replace(view, times=view.times - own) if view.param in own else view for view in kept]
-    return tuple(dict.fromkeys(kept)), left.data or right.data
+    return Value(shape=left.shape, weights=tuple(dict.fromkeys(kept)), data=left.data or right.data)
 
 
 def _is_statistic(view: View) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from initax._trace._factors import FOREIGN, Factor, Slot, digits, length
+from initax._trace._factors import FOREIGN, Axis, Factor, Fixed, Slot, digits, flat, length
 from initax._trace._views import View
 
 Whole = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
@@ -31,7 +31,7 @@ class Reader:
 
     param: int
     units: Whole
-    fixed: tuple[tuple[Factor, int], ...] = ()
+    fixed: Fixed = ()
 
 
 def covers(view: View, shape: Sequence[int], axes: Sequence[int]) -> bool:
@@ -43,18 +43,9 @@ def covers(view: View, shape: Sequence[int], axes: Sequence[int]) -> bool:
         axes: stored axes of it.
     """
     held = set(view.own) | set(view.batch)
-    known = math.prod(factor.size for factor in held if factor.axis in axes)
+    known = length(factor for factor in held if factor.axis in axes)
     whole = known == math.prod(shape[axis] for axis in axes) and not any(slot.partial for slot in view.slots)
     return whole and all(factor.axis in axes for factor in held)
-
-
-def marked(view: View) -> tuple[int, ...]:
-    """Return the axes of a signal along which it holds different units, or something beside them."""
-    return tuple(
-        index
-        for index, axis in enumerate(view.axes)
-        if any(factor.axis != FOREIGN and factor.size > 1 for factor in axis)
-    )
 
 
 def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: Sequence[int]) -> Whole:
@@ -62,7 +53,7 @@ def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: S
 
     Args:
         view: the outputs, in the signal.
-        along: axes of the signal, all that `marked` gives.
+        along: axes of the signal, all that are marked.
         shape: the stored shape of the weight that made them.
         axes: its output axes, in stored order; the last one counts fastest.
     """
@@ -73,16 +64,10 @@ def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: S
     missing = np.zeros([1] * len(along), bool)
     for place, axis in enumerate(along):
         lengthwise = [-1 if index == place else 1 for index in range(len(along))]
-        factors = view.axes[axis]
-        for factor, digit in zip(factors, digits(np.arange(length(factors)), factors), strict=True):
-            inside = [(factor, digit)]
-            if isinstance(factor, Slot):
-                here = factor.index[digit]
-                missing = missing | (here < 0).reshape(lengthwise)
-                inside = list(zip(factor.factors, digits(here, factor.factors), strict=True))
-            for each, own in inside:
-                if each.axis != FOREIGN:
-                    numbers = numbers + (own * each.inner * stride[each.axis]).reshape(lengthwise)
+        factors, here = flat(view.axes[axis])
+        missing = missing | (here < 0).reshape(lengthwise)
+        for factor, digit in zip(factors, digits(here, factors), strict=True):
+            numbers = numbers + (digit * factor.inner * stride[factor.axis]).reshape(lengthwise)
     return np.where(missing, -1, numbers)
 
 
@@ -132,33 +117,25 @@ def coordinates(view: View, axes: Sequence[int], shape: Sequence[int]) -> tuple[
     grid = [np.arange(size).reshape(alone[axis]) for axis, size in enumerate(shape)]
 
     def digit(factor: Factor) -> Whole:
-        own: Whole = grid[factor.axis] // factor.inner % factor.size
-        return own
+        return grid[factor.axis] // factor.inner % factor.size
 
-    def place(slot: Slot) -> Whole:
-        """Return the place of each stored entry in a slot, -1 where it is not in it."""
+    def place(axis: Axis) -> Whole:
+        """Return the index of each stored entry along an axis, -1 where it is not there."""
+        own, index = flat(axis)
         number: Whole = np.zeros([1] * len(shape), np.intp)
-        for factor in slot.factors:
+        for factor in own:
             number = number * factor.size + digit(factor)
-        known = np.flatnonzero(slot.index >= 0)
-        back: Whole = np.full(math.prod(factor.size for factor in slot.factors), -1, np.intp)
-        back[slot.index[known]] = known
-        there: Whole = back[number]
-        return there
+        known = np.flatnonzero(index >= 0)
+        back: Whole = np.full(length(own), -1, np.intp)
+        back[index[known]] = known
+        return back[number]
 
-    found = []
-    for each in factors:
-        index: Whole = np.zeros([1] * len(shape), np.intp)
-        for factor in each:
-            own = place(factor) if isinstance(factor, Slot) else digit(factor) if factor.axis != FOREIGN else 0
-            index = index * factor.size + own
-        found.append(index)
     inside = np.ones([1] * len(shape), bool)
     for slot in view.slots:
-        inside = inside & (place(slot) >= 0)
+        inside = inside & (place((slot,)) >= 0)
     for factor, at in view.fixed:
         inside = inside & (digit(factor) == at)
-    return found, inside
+    return list(map(place, factors)), inside
 
 
 def apart(one: Sequence[tuple[Factor, int]], other: Sequence[tuple[Factor, int]]) -> bool:

@@ -15,21 +15,14 @@ import numpy as np
 
 from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
-from initax._trace._contract import convolution, dot_general
-from initax._trace._entries import marked
-from initax._trace._factors import FOREIGN, Factor
-from initax._trace._indices import Constant, Series
+from initax._trace._factors import foreign, is_foreign, without
+from initax._trace._indices import Constant, Series, shapes_of
 from initax._trace._pairs import imaginary, paired, turned
 from initax._trace._sums import SHARED, joined_summed, mixed, shared, summed, summed_product, taken_steps
 from initax._trace._uses import Uses, Value
-from initax._trace._views import Link, Stop, View, entries_at
+from initax._trace._views import Link, Stop, View, entries_at, in_place
 
 Values = Sequence[Value]
-
-
-def shapes_of(eqn: Any) -> list[tuple[int, ...]]:
-    """Return the shapes of an equation's results."""
-    return [tuple(getattr(var.aval, "shape", ())) for var in eqn.outvars]
 
 
 def keep(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
@@ -62,27 +55,6 @@ def broadcast_in_dim(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     return layout.broadcast(values[0], shapes_of(eqn)[0], eqn.params["broadcast_dimensions"])
 
 
-def rev(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
-    """Follow entries in reversed order."""
-    return layout.turn(values[0], eqn.params["dimensions"], uses, line)
-
-
-def tile(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
-    """Follow entries that are repeated."""
-    return layout.tile(values[0], eqn.params["reps"], shapes_of(eqn)[0])
-
-
-def cumsum(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
-    """Follow a running sum."""
-    mixed(values[0].outputs, [eqn.params["axis"]], uses, line)
-    return layout.running(values[0], eqn.params["axis"], eqn.primitive.name, line)
-
-
-def gather(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
-    """Follow a look-up by an array of indices."""
-    return layout.gather(values[0], values[1], eqn, uses, line)
-
-
 def concatenate(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a concatenation."""
     return layout.join(values, shapes_of(eqn)[0], eqn.params["dimension"], uses, line)
@@ -94,16 +66,6 @@ def stack(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     places = [*range(axis), None, *range(axis, len(shape) - 1)]
     rows = [layout.rearrange(value, places, (*shape[:axis], 1, *shape[axis + 1 :])) for value in values]
     return layout.join(rows, shape, axis, uses, line)
-
-
-def contract(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
-    """Follow a contraction."""
-    return dot_general(values[0], values[1], eqn, uses, line)
-
-
-def convolve(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
-    """Follow a convolution."""
-    return convolution(values[0], values[1], eqn, uses, line)
 
 
 def add(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
@@ -121,11 +83,6 @@ def mul(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     for use in uses.found[first:]:
         use.signal = uses.whole(eqn.invars[1 if values[0].weights else 0])
     return turned(eqn, result)
-
-
-def div(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
-    """Follow a quotient."""
-    return elementwise.divided(values[0], values[1], shapes_of(eqn)[0], uses, line)
 
 
 def complex_of(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
@@ -177,21 +134,19 @@ def dynamic_slice(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
         elif size == 1:
             value = layout.entry(value, axis, starts[axis], uses.at, 1 + axis, uses.whole(eqn.invars[1 + axis]))
         else:
-            value = _lost(value, axis, size, line)
+            value = _window(value, axis, size, line)
     return value
 
 
-def _lost(value: Value, axis: int, size: int, line: str) -> Value:
+def _window(value: Value, axis: int, size: int, line: str) -> Value:
     """Return a window of an axis at a place that is not known."""
+
+    def move(view: View) -> View | None:
+        return view.with_axis(axis, foreign(size)) if is_foreign(view.axes[axis]) else None
+
+    held = Value(shape=value.shape, data=value.data, weights=value.weights)
     shape = (*value.shape[:axis], size, *value.shape[axis + 1 :])
-    stop = Stop("a window at a changing place is taken of it", line)
-    views = tuple(
-        replace(view, axes=(*view.axes[:axis], (Factor(FOREIGN, 1, size),), *view.axes[axis + 1 :]))
-        if all(factor.axis == FOREIGN for factor in view.axes[axis])
-        else replace(view.halted(stop), axes=tuple((Factor(FOREIGN, 1, each),) for each in shape))
-        for view in value.weights
-    )
-    return Value(shape=shape, data=value.data, weights=views)
+    return layout.moved(held, shape, move, (), "a window at a changing place is taken of it", line)
 
 
 def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
@@ -210,51 +165,44 @@ def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, line: str) -> Val
 def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     """Follow a value some of whose entries are overwritten, or added to."""
     under, indices, over = values
-    adds = eqn.primitive.name == "scatter-add"
+    adds, numbers = eqn.primitive.name == "scatter-add", eqn.params["dimension_numbers"]
+    axes, gone = numbers.scatter_dims_to_operand_dims, numbers.inserted_window_dims
+    batched = numbers.operand_batching_dims
+    kept = [axis for axis in range(len(under.shape)) if axis not in (*gone, *batched)]
+    window = dict(zip(kept, numbers.update_window_dims, strict=True))
+    block = None
+    if math.prod(indices.shape[:-1]) == 1 and not batched:
+        places = [window.get(axis) for axis in range(len(under.shape))]
+        block = layout.rearrange(over, places, [1 if index is None else over.shape[index] for index in places])
     number = None if indices.data else indices.numbers
     holds = under.outputs or under.joined or over.outputs or over.joined
     if number is None and not adds and holds:
-        numbers = eqn.params["dimension_numbers"]
-        places = [None if axis in numbers.inserted_window_dims else 0 for axis in range(len(under.shape))]
-        window = iter(numbers.update_window_dims)
-        places = [None if place is None else next(window) for place in places]
-        block = layout.rearrange(over, places, [1 if index is None else over.shape[index] for index in places])
-        where = dict.fromkeys(numbers.scatter_dims_to_operand_dims, indices.constant)
-        one = math.prod(indices.shape[:-1]) == 1
-        return (one and _put_in(under, block, where, uses)) or _overwritten(eqn, (under, over), uses)
-    if number is None or not (_readable((under, over)) or (holds and not under.weights and not over.weights)):
+        found = block and _put_in(under, block, dict.fromkeys(axes, indices.constant), uses)
+        return found or _overwritten(eqn, (under, over), uses)
+    no_weights = not under.weights and not over.weights
+    if number is None or not (_readable((under, over)) or (holds and no_weights)):
         return _overwritten(eqn, (under, over), uses)
-    if adds and under.weights and over.weights:
-        return None
-    numbers = eqn.params["dimension_numbers"]
-    axes, gone = numbers.scatter_dims_to_operand_dims, numbers.inserted_window_dims
-    if numbers.operand_batching_dims:
+    if batched or (adds and under.weights and over.weights):
         return None
     rows = number.reshape(math.prod(number.shape[:-1]), number.shape[-1])
-    kept = [axis for axis in range(len(under.shape)) if axis not in gone]
-    window = dict(zip(kept, numbers.update_window_dims, strict=True))
-    if len(rows) == 1:
-        places = [window.get(axis) for axis in range(len(under.shape))]
-        block = layout.rearrange(over, places, [1 if index is None else over.shape[index] for index in places])
+    if block is not None:
         starts = [int(rows[0][axes.index(axis)]) if axis in axes else 0 for axis in range(len(under.shape))]
-        fits = all(
-            0 <= start <= total - size for start, total, size in zip(starts, under.shape, block.shape, strict=True)
-        )
-        if fits and not under.weights and not over.weights:
-            return _placed(eqn, under, block, starts, uses, line)
-        return layout.write(under, block, starts, uses, line, adds) if fits else None
-    if not under.weights and not over.weights:
+        sizes = zip(starts, under.shape, block.shape, strict=True)
+        if not all(0 <= start <= total - size for start, total, size in sizes):
+            return None
+        write = _placed if no_weights else layout.write
+        return write(under, block, starts, uses, line, adds)
+    if no_weights:
         mixed(over.outputs if adds else (), range(len(over.shape)), uses, line)
         return _overwritten(eqn, (under, over), uses)
     around = [index for index in range(len(over.shape)) if index not in numbers.update_window_dims]
     if len(axes) != 1 or axes != gone or len(around) != 1:
         return None
-    places = [around[0] if axis in axes else window[axis] for axis in range(len(under.shape))]
-    shape = [over.shape[index] for index in places if index is not None]
-    if any(shape[axis] != under.shape[axis] for axis in kept):
+    if any(over.shape[index] != under.shape[axis] for axis, index in window.items()):
         return None
-    block = layout.rearrange(over, places, shape)
-    return layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, line, adds)
+    places = [around[0] if axis in axes else window[axis] for axis in range(len(under.shape))]
+    rearranged = layout.rearrange(over, places, [over.shape[index] for index in places])
+    return layout.write_rows(under, rearranged, axes[0], rows[:, 0].astype(np.intp), uses, line, adds)
 
 
 def _put_in(under: Value, over: Value, where: Mapping[int, Constant | None], uses: Uses) -> Value | None:
@@ -274,17 +222,14 @@ def _put_in(under: Value, over: Value, where: Mapping[int, Constant | None], use
         steps = [step for step in taken_steps(view, uses, number.loop) if step.loop is not None]
         held = entries_at(number, steps[0], under.shape[axis]) if len(steps) == 1 else None
         if held is not None:
-            views.append(replace(view, axes=(*view.axes[:axis], held, *view.axes[axis + 1 :])))
+            views.append(view.with_axis(axis, held))
     return Value(shape=under.shape, data=True, joined=(*under.joined, *views)) if views else None
 
 
-def _placed(eqn: Any, under: Value, block: Value, starts: Sequence[int], uses: Uses, line: str) -> Value:
+def _placed(under: Value, block: Value, starts: Sequence[int], uses: Uses, line: str, adds: bool) -> Value:
     """Return a signal of which a block is overwritten, or added to, at a known place."""
-    config = [
-        (start, total - start - size, 0) for start, total, size in zip(starts, under.shape, block.shape, strict=True)
-    ]
-    over = layout.pad(block, config, uses, line)
-    if eqn.primitive.name == "scatter-add":
+    over = layout.put(block, starts, under.shape, uses, line)
+    if adds:
         return elementwise.added("add", under, over, under.shape, uses, line)
     layout.together((*under.outputs, *over.outputs), uses)
     views = (*under.outputs, *under.joined, *over.outputs, *over.joined)
@@ -320,15 +265,12 @@ def select(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     which, *cases = (elementwise.fitted(value, shape) for value in values)
     held = [case for case in cases if case.weights]
     if not held:
-        if which.weights:
-            return None
-        return elementwise.chosen(which, cases, shape)
-    plain = not which.weights and all(case.weights or not case.data for case in cases)
+        return None if which.weights else elementwise.chosen(which, cases, shape)
     if which.data and not which.weights and not all(case.looked for case in held):
         stop = Stop("the data choose between it and something else", line)
         stopped = [elementwise.halted(case, stop) for case in cases]
         return elementwise.nonlinear("select_n", [*stopped, which], shape, uses, line)
-    if not plain:
+    if which.weights or any(case.data and not case.weights for case in cases):
         return None
     views = tuple(dict.fromkeys(view for case in held for view in case.weights))
     chosen = which.constant.number if which.constant is not None else None
@@ -345,18 +287,15 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
         return layout.rearrange(value, [axis for axis in range(len(value.shape)) if axis not in axes], shape)
     if value.weights:
         if not value.data and all(_is_plain_sum(view, axes) for view in value.weights):
-            number = -uses.link()
+            number = -next(uses.links)
+            gone = (tuple(factor for axis in axes for factor in view.axes[axis]) for view in value.weights)
             sums = (
-                replace(
-                    view,
-                    axes=_without(view.axes, axes),
-                    links=(*view.links, Link(number, tuple(f for index in axes for f in view.axes[index]), plain=True)),
-                )
-                for view in value.weights
+                replace(view, axes=without(view.axes, *axes), links=(*view.links, Link(number, factors, plain=True)))
+                for view, factors in zip(value.weights, gone, strict=True)
             )
             return Value(shape=shape, weights=tuple(sums))
         # Of a constant's outputs, too, it is a sum: what is contracted with a constant is no signal by that.
-        views = (replace(view, axes=_without(view.axes, axes), links=()) for view in value.weights)
+        views = (replace(view, axes=without(view.axes, *axes), links=()) for view in value.weights)
         smaller = replace(value, shape=shape, weights=tuple(views))
         return elementwise.nonlinear("a sum over its axes", [smaller], shape, uses, line)
     rest = [index for index in range(len(value.shape)) if index not in axes]
@@ -364,18 +303,20 @@ def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
         value = replace(value, outputs=(), joined=(), products=())  # the mean of a norm
     elif uses.is_shared(eqn.invars[0]):
         mixed(value.outputs, axes, uses, line, SHARED)
-    apart, together = joined_summed(value.joined, axes, rest, uses, line)
+    apart, together = joined_summed(value.joined, axes, uses, line)
     outputs = [
-        *(summed_product(view, axes, rest, uses, line) for view in value.products),
-        *(summed(view, axes, rest, uses, line) for view in value.outputs),
+        *(summed_product(view, axes, uses, line) for view in value.products),
+        *(summed(view, axes, uses, line) for view in value.outputs),
         *together,
     ]
-    found = tuple(filter(None, outputs))
-    products = tuple(
-        replace(view, axes=_without(view.axes, axes)) for view in value.products if not set(axes) & set(marked(view))
+    return Value(
+        shape=shape,
+        data=value.data,
+        outputs=tuple(filter(None, outputs)),
+        joined=tuple(apart),
+        products=in_place(value.products, rest, shape),
+        stretched=frozenset(index for index, old in enumerate(rest) if old in value.stretched),
     )
-    flat = frozenset(index for index, old in enumerate(rest) if old in value.stretched)
-    return Value(shape=shape, data=value.data, outputs=found, joined=tuple(apart), products=products, stretched=flat)
 
 
 def psum(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
@@ -395,7 +336,3 @@ def _is_plain_sum(view: View, axes: Sequence[int]) -> bool:
     gone = [factor for index in axes for factor in view.axes[index] if factor.size > 1]
     whole = all(factor.axis >= 0 for factor in gone)
     return whole and not (view.links or view.stop or view.running or view.looked or view.picked)
-
-
-def _without(every: Sequence[Any], gone: Sequence[int]) -> tuple[Any, ...]:
-    return tuple(each for index, each in enumerate(every) if index not in gone)

@@ -18,14 +18,11 @@ import numpy as np
 FOREIGN = -1
 """The stored axis of a factor that belongs to no parameter: an axis of the signal, or one that was broadcast."""
 
-
 SLOT = -2
 """The stored axis of a `Slot`."""
 
-
 LARGEST = 1 << 22
 """Axes longer than this are not listed entry by entry."""
-
 
 Index = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
 """For each entry of an axis the entry of another that stands there, -1 where none does."""
@@ -59,9 +56,26 @@ class Factor:
         return self.inner * self.size
 
 
-def foreign(size: int) -> tuple[Factor, ...]:
+Axis = tuple[Factor, ...]
+"""An axis of a value: its factors, outermost first."""
+
+Fixed = tuple[tuple[Factor, int], ...]
+"""Factors of which one entry was taken, and which."""
+
+
+def foreign(size: int) -> Axis:
     """Return an axis that belongs to no parameter."""
     return (Factor(FOREIGN, 1, size),)
+
+
+def is_foreign(axis: Axis) -> bool:
+    """Return whether an axis is one of the signal, or was broadcast."""
+    return all(factor.axis == FOREIGN for factor in axis)
+
+
+def without(axes: Sequence[Axis], *gone: int) -> tuple[Axis, ...]:
+    """Return the axes that are left."""
+    return tuple(axis for index, axis in enumerate(axes) if index not in gone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +87,7 @@ class Slot(Factor):
         entries: for each entry of the axis the index along the product, -1 where something else stands; as bytes.
     """
 
-    factors: tuple[Factor, ...]
+    factors: Axis
     entries: bytes
 
     @property
@@ -89,7 +103,7 @@ class Slot(Factor):
     @property
     def partial(self) -> bool:
         """Whether it lacks some entries of the product."""
-        return len(self.known) < math.prod(factor.size for factor in self.factors)
+        return len(self.known) < length(self.factors)
 
     @property
     def repeats(self) -> bool:
@@ -97,18 +111,18 @@ class Slot(Factor):
         return len(self.known) < int(np.count_nonzero(self.index >= 0))
 
 
-def slot(factors: tuple[Factor, ...], index: Index) -> Slot:
+def slot(factors: Axis, index: Index) -> Slot:
     """Return the slot of some factors along an axis."""
     return Slot(SLOT, 1, len(index), factors, np.ascontiguousarray(index, np.intp).tobytes())
 
 
-def regroup(factors: Sequence[Factor], shape: Sequence[int]) -> tuple[tuple[Factor, ...], ...] | None:
+def regroup(factors: Sequence[Factor], shape: Sequence[int]) -> tuple[Axis, ...] | None:
     """Return the factors distributed over axes of these sizes, in row-major order, or `None` where they don't divide.
 
     Axes of size one have no factors to speak of; those there are go to axes of size one while there are such.
     """
     rest = list(factors)
-    groups: list[tuple[Factor, ...]] = []
+    groups: list[Axis] = []
     for size in shape:
         group: list[Factor] = []
         left = size
@@ -136,7 +150,7 @@ def regroup(factors: Sequence[Factor], shape: Sequence[int]) -> tuple[tuple[Fact
     return tuple(groups) if all(factor.size == 1 for factor in rest) else None
 
 
-def joined(factors: Sequence[Factor]) -> tuple[Factor, ...]:
+def joined(factors: Sequence[Factor]) -> Axis:
     """Return the factors with neighbors of one stored axis put together again."""
     result: list[Factor] = []
     for factor in factors:
@@ -156,7 +170,8 @@ def pieces_of(factor: Factor, among: Iterable[Factor]) -> list[Factor]:
     return inside if length(inside) == factor.size else [factor]
 
 
-def length(axis: Sequence[Factor]) -> int:
+def length(axis: Iterable[Factor]) -> int:
+    """Return the number of entries of a product of factors."""
     return math.prod(factor.size for factor in axis)
 
 
@@ -178,17 +193,17 @@ def blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list
     return blocks
 
 
-def flat(axis: Sequence[Factor]) -> tuple[tuple[Factor, ...], Index]:
+def flat(axis: Sequence[Factor]) -> tuple[Axis, Index]:
     """Return the factors of an axis and, for each of its entries, the index along their product."""
     index: Index = np.zeros(1, np.intp)
     own: list[Factor] = []
     for factor in axis:
-        inside: tuple[Factor, ...] = (factor,) if factor.axis >= 0 else ()
+        inside: Axis = (factor,) if factor.axis >= 0 else ()
         along: Index = np.arange(factor.size, dtype=np.intp) * (factor.axis >= 0)
         if isinstance(factor, Slot):
             inside, along = factor.factors, factor.index
         own += inside
-        both = index[:, None] * math.prod(each.size for each in inside) + along
+        both = index[:, None] * length(inside) + along
         index = np.where((index[:, None] < 0) | (along < 0), -1, both).ravel()
     return tuple(own), index
 
@@ -200,7 +215,7 @@ def stands(axis: Sequence[Factor]) -> np.ndarray[tuple[int, ...], np.dtype[np.bo
     return flat(axis)[1] >= 0
 
 
-def beside(one: tuple[Factor, ...], other: tuple[Factor, ...]) -> tuple[tuple[Factor, ...], tuple[Factor, ...]]:
+def beside(one: Axis, other: Axis) -> tuple[Axis, Axis]:
     """Return the factors of two axes, opened where both are slots with the same entries."""
     if len(one) != 1 or len(other) != 1 or not (isinstance(one[0], Slot) and isinstance(other[0], Slot)):
         return one, other
@@ -208,9 +223,7 @@ def beside(one: tuple[Factor, ...], other: tuple[Factor, ...]) -> tuple[tuple[Fa
     return (one[0].factors, other[0].factors) if alike else (one, other)
 
 
-def normal(
-    factors: tuple[Factor, ...], index: Index
-) -> tuple[tuple[Factor, ...], tuple[tuple[Factor, int], ...]] | None:
+def normal(factors: Axis, index: Index) -> tuple[Axis, Fixed] | None:
     """Return an axis of these entries of a product of factors, and factors of which it holds one entry, and which.
 
     Equal parts are factors, everything else is a slot. `None` where the axis holds nothing of the product.
@@ -223,15 +236,13 @@ def normal(
         return foreign(len(index)), gone
     step = int(index[1]) - start
     if step > 0 and start >= 0 and (np.diff(index) == step).all():
-        found = equal_part(factors, start, len(index), step, math.prod(factor.size for factor in factors))
+        found = equal_part(factors, start, len(index), step, length(factors))
         if found is not None:
             return found
     return (slot(factors, index),), ()
 
 
-def equal_part(
-    factors: Sequence[Factor], start: int, size: int, stride: int, total: int
-) -> tuple[tuple[Factor, ...], tuple[tuple[Factor, int], ...]] | None:
+def equal_part(factors: Sequence[Factor], start: int, size: int, stride: int, total: int) -> tuple[Axis, Fixed] | None:
     """Return the factors that a slice of one equal part leaves, and those of which it takes one entry, and which."""
     if stride == 1:
         if size == 0 or total % size or start % size:
@@ -253,15 +264,13 @@ def equal_part(
     return groups[kept] or foreign(size), taken
 
 
-def divided(
-    factors: Sequence[Factor], sizes: Sequence[int]
-) -> tuple[tuple[tuple[Factor, ...], ...], tuple[tuple[Factor, int], ...]] | None:
+def divided(factors: Sequence[Factor], sizes: Sequence[int]) -> tuple[tuple[Axis, ...], Fixed] | None:
     """Return an axis split into axes of other sizes, entry by entry; `None` where that is not a product of axes."""
     if math.prod(sizes) > LARGEST:
         return None
     own, index = flat(factors)
-    axes: list[tuple[Factor, ...]] = []
-    fixed: tuple[tuple[Factor, int], ...] = ()
+    axes: list[Axis] = []
+    fixed: Fixed = ()
     for at, outer in enumerate(sizes):
         inner = math.prod(sizes[at + 1 :])
         pair = _pair(own, index.reshape(outer, inner))
@@ -276,17 +285,14 @@ def divided(
     return tuple(axes), fixed
 
 
-Listed = tuple[tuple[Factor, ...], Index]
-
-
-def _pair(factors: tuple[Factor, ...], index: Index) -> tuple[Listed, Listed] | None:
+def _pair(factors: Axis, index: Index) -> tuple[tuple[Axis, Index], tuple[Axis, Index]] | None:
     """Return a matrix of entries of a product of factors as two axes, each a part of the product."""
     here = index >= 0
     rows, columns = here.any(1), here.any(0)
     if not here.any() or (here != rows[:, None] & columns).any():
         return None
-    total = math.prod(factor.size for factor in factors)
-    tails = [math.prod(factor.size for factor in factors[at:]) for at in range(len(factors) + 1)]
+    total = length(factors)
+    tails = [length(factors[at:]) for at in range(len(factors) + 1)]
     first, second = int(rows.argmax()), int(columns.argmax())
     for inner in dict.fromkeys([index.shape[1], *tails]):
         if total % inner:

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
 
 from initax._trace._backward import carries_back
 from initax._trace._flow_graph import Exit, Flow, Label, Node, Step
@@ -61,13 +60,9 @@ class _Flowing(Interpreter[Node]):
         self.flow.nodes.append(node)
         return node
 
-    def literal(self, literal: Literal) -> Node:
+    def constant(self, atom: Any, number: Any) -> Node:
         """Return a constant."""
-        return self.new((), (), literal.aval, constant=True)
-
-    def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Node]:
-        """Return constants."""
-        return [self.new((), (), var.aval, constant=True) for var in jaxpr.constvars]
+        return self.new((), (), atom.aval, constant=True)
 
     def step(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
         """Return the results of an equation; those of the backward part of a gradient are known as such."""
@@ -110,8 +105,8 @@ class _Flowing(Interpreter[Node]):
         for place, var in enumerate(eqn.outvars):
             copies = [results_of_step[place] for results_of_step in opened]
             if place < len(carry):
-                leaves = Exit(copies[0], copies[-1], steps)
-                results.append(self.new([(copies[-1], "carry")], at, var.aval, exit=leaves, **shared(copies[-1:])))
+                facts = {"exit": Exit(copies[0], steps), **shared(copies[-1:])}
+                results.append(self.new([(copies[-1], "carry")], at, var.aval, **facts))
             else:
                 results.append(self.new([(copy, "row") for copy in copies], at, var.aval, **shared(copies)))
         return results

@@ -73,18 +73,13 @@ class Node:
         return [operand for operand, _ in self.operands if operand.inexact]
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """What a loop leaves of what it carries.
+class Exit(NamedTuple):
+    """What a loop leaves of what it carries: the value behind the first step, and how many steps there are.
 
-    Attributes:
-        first: the value behind the first step.
-        last: the value behind the second one; the same where there is one step.
-        steps: how many steps there are, infinitely many where that is not known.
+    These are infinitely many where that is not known.
     """
 
     first: Node
-    last: Node
     steps: float
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 Numbers = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
@@ -99,6 +100,14 @@ class Series(Constant):
         found = self._numbers() if self._numbers is not None else super().number
         return None if found is None else np.asarray(found)
 
+    def indices(self, which: int, size: int) -> Numbers | None:
+        """Return an entry of it at each step as an index of an axis of some size; `None` where it is not always one."""
+        steps = self.steps
+        if steps is None:
+            return None
+        entries = steps.reshape(len(steps), -1)[:, which]
+        return entries.astype(np.intp) if ((entries >= 0) & (entries < size)).all() else None
+
     def _evaluated(self, eqn: Any) -> Any:
         each = [operand.steps if isinstance(operand, Series) else operand.number for operand in self._operands]
         if any(number is None or number.size > LARGEST for number in each):
@@ -106,6 +115,19 @@ class Series(Constant):
         operands = [jnp.asarray(number, atom.aval.dtype) for number, atom in zip(each, eqn.invars, strict=True)]
         axes = [0 if isinstance(operand, Series) else None for operand in self._operands]
         return jax.vmap(lambda *values: evaluated(eqn, values)[self._place], axes)(*operands)
+
+
+def constant_of(atom: Any, number: Any) -> Constant | None:
+    """Return a literal, or a constant of a jaxpr; `None` where its numbers are not known.
+
+    Args:
+        atom: the literal, or the variable of the constant.
+        number: what it is.
+    """
+    if isinstance(atom, Literal):
+        return Constant(np.asarray(number, atom.aval.dtype))
+    is_known = isinstance(getattr(number, "dtype", None), np.dtype) and not isinstance(number, jax.core.Tracer)
+    return Constant(number) if is_known else None
 
 
 def after(eqn: Any, operands: Sequence[Constant], place: int) -> Constant | None:
@@ -121,6 +143,11 @@ def after(eqn: Any, operands: Sequence[Constant], place: int) -> Constant | None
         return None
     loop = next(iter(loops), None)
     return Constant(None, eqn, operands, place) if loop is None else Series(loop, None, eqn, operands, place)
+
+
+def shapes_of(eqn: Any) -> list[tuple[int, ...]]:
+    """Return the shapes of an equation's results."""
+    return [tuple(getattr(var.aval, "shape", ())) for var in eqn.outvars]
 
 
 def evaluated(eqn: Any, values: Sequence[Any], *, in_context: bool = True) -> list[Any]:

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,13 @@ from initax._model._declared import declaration_of
 from initax._model._evidence import may_be_traced
 from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Evidence, Fans, Layer, Parameter, Role
 from initax._model._reason import Reason, Why, undeclared, why_not_drawable
-from initax._model._residual import Residual, asked_later
+from initax._model._residual import asked_later
 from initax._model._survey import Survey, Traced, shape_text
 from initax._trace._reading import Reading
 from initax._trace._residual import residuals
 from initax._trace._walk import readings_of
+
+T = TypeVar("T")
 
 
 def trace(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Traced:
@@ -69,9 +71,9 @@ def trace(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Tr
     except Exception as error:
         raise ModelError(
             message(
-                f"the forward pass fails on these inputs: {type(error).__name__}: {str(error).splitlines()[0]}"
-                if str(error)
-                else f"the forward pass fails on these inputs: {type(error).__name__}",
+                ": ".join(
+                    ["the forward pass fails on these inputs", type(error).__name__, *str(error).splitlines()[:1]]
+                ),
                 f"inputs: {listing(map(_shown_whole, arguments))}",
                 _how_to_call(survey, inputs)
                 if forward is None
@@ -209,11 +211,7 @@ def completed(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -
 def _with_residuals(layers: tuple[Layer, ...], traced: Traced) -> tuple[Layer, ...]:
     """Return the layers with what the forward pass says of each array and residual streams, once somebody asks."""
     known = functools.cache(lambda: residuals(traced.closed, traced.paths))
-
-    def residual_of(path: str) -> Residual:
-        return known()[path]
-
-    pending = {path: asked_later(functools.partial(residual_of, path)) for path in traced.paths}
+    pending = {path: asked_later(functools.partial(lambda path: known()[path], path)) for path in traced.paths}
     return tuple(
         _changed(layer, lambda parameter: replace(parameter, residual=pending.get(parameter.path))) for layer in layers
     )
@@ -243,7 +241,7 @@ def with_readings(survey: Survey, readings: Mapping[str, Reading]) -> tuple[Surv
             reading = readings.get(parameter.path)
             if reading is not None and reading.pattern is not None and not may_be_traced(parameter):
                 _held_against(parameter, reading, disagree, split)
-    layers = [_with_own_fans(layer, readings) for layer in _with_biases_joined(layers, readings, paths)]
+    layers = _with_biases(layers, readings, paths)
     if disagree:
         text = message(
             f"the forward pass disagrees with the declared axes of {len(disagree)} of the arrays; declarations stand:",
@@ -272,21 +270,13 @@ def _with_stacks_placed(layer: Layer, readings: Mapping[str, Reading]) -> Layer:
         if not weight.placements or weight.role not in WEIGHT_ROLES or reading is None or reading.pattern is None:
             continue
         traced = resolve(reading.pattern, weight.shape, reading.sizes)
-        agreeing = {
-            index: axes for index, axes in [(None, weight.axes), *weight.placements] if _agrees(weight, axes, reading)
-        }
-        exact = [index for index, axes in agreeing.items() if axes is not None and _outputs(axes) == _outputs(traced)]
+        outputs = _cells(traced, traced.out_axis)
+        every = {index: replace(weight, axes=axes) for index, axes in [(None, weight.axes), *weight.placements]}
+        agreeing = {index: one.axes for index, one in every.items() if compare(one, reading) == "agree"}
+        exact = [index for index, axes in agreeing.items() if axes and _cells(axes, axes.out_axis) == outputs]
         chosen, *others = exact or agreeing or [None]
         return _changed(layer, functools.partial(_placed, chosen=chosen, others=others))
     return layer
-
-
-def _agrees(parameter: Parameter, axes: Axes | None, reading: Reading) -> bool:
-    return compare(replace(parameter, axes=axes), reading) == "agree"
-
-
-def _outputs(axes: Axes) -> set[int]:
-    return _cells(axes, axes.out_axis)
 
 
 Place = tuple[int, ...] | None
@@ -317,11 +307,10 @@ def _read_layer(layer: Layer, readings: Mapping[str, Reading], paths: Sequence[s
             continue
         parameters[parameter.path] = read_parameter(parameter, reading)
         notes += [f"{parameter.path or '(model)'}: {note}" for note in reading.notes]
+    own_weights = {path: parameter for path, parameter in parameters.items() if parameter.role in WEIGHT_ROLES}
     for path, parameter in parameters.items():
-        if parameter.role == "bias" and path in readings and readings[path].pattern is not None:
-            weight = _weight_of(readings[path], parameters, paths)
-            if weight is not None:
-                parameters[path] = replace(parameter, fans=weight.fans)
+        if parameter.role == "bias" and path in readings and (met := _met(readings[path], own_weights, paths)):
+            parameters[path] = replace(parameter, fans=met[0].fans)
     if declaration_of(layer.cls) is not None:
         return replace(layer, parameters=tuple(parameters.values()))
     parameters |= _no_norm(parameters)
@@ -331,53 +320,36 @@ def _read_layer(layer: Layer, readings: Mapping[str, Reading], paths: Sequence[s
     return replace(layer, kind=kind, parameters=tuple(parameters.values()))
 
 
-def _with_biases_joined(layers: list[Layer], readings: Mapping[str, Reading], paths: Sequence[str]) -> list[Layer]:
-    """Return the layers with biases of a plain container at the weights beside them that they are added to."""
+def _with_biases(layers: list[Layer], readings: Mapping[str, Reading], paths: Sequence[str]) -> list[Layer]:
+    """Return the layers with the fans of biases whose weights are somewhere else: of what they are added to.
+
+    Biases of a plain container go to the layer of the weight beside them.
+    """
     weights = {
         parameter.path: (index, parameter)
         for index, layer in enumerate(layers)
         for parameter in layer.parameters
         if parameter.role in WEIGHT_ROLES and parameter.evidence is Evidence.TRACED
     }
-    joined: dict[int, list[Parameter]] = {}
-    for layer in layers:
+    own: list[list[Parameter]] = [[] for _ in layers]
+    joined: list[list[Parameter]] = [[] for _ in layers]
+    for layer, kept in zip(layers, own, strict=True):
         for parameter in layer.parameters:
             if parameter.role != "bias" or parameter.fans is not None or parameter.evidence is not Evidence.TRACED:
+                kept.append(parameter)
                 continue
-            partners = (weights.get(paths[place]) for place in reversed(readings[parameter.path].partners))
-            index, weight = next(filter(None, partners), (None, None))
-            if index is None or weight is None:
-                continue
-            owner = layers[index]
-            if layer.path in (owner.path, *(around.path for around in owner.ancestors[-1:])):
-                joined.setdefault(index, []).append(replace(parameter, fans=weight.fans))
-    gone = {bias.path for biases in joined.values() for bias in biases}
-    if not gone:
-        return layers
-    left = (
-        replace(
-            layer,
-            parameters=(
-                *(parameter for parameter in layer.parameters if parameter.path not in gone),
-                *joined.get(index, ()),
-            ),
-        )
-        for index, layer in enumerate(layers)
-    )
-    return [layer for layer in left if layer.parameters]
-
-
-def _with_own_fans(layer: Layer, readings: Mapping[str, Reading]) -> Layer:
-    """Return a layer whose biases have the fans of what they are added to, where their weights are somewhere else."""
-
-    def whole(parameter: Parameter) -> Parameter:
-        fans = readings[parameter.path].fans if parameter.path in readings else None
-        is_bias = parameter.role == "bias" and parameter.evidence is Evidence.TRACED
-        if not is_bias or parameter.fans is not None or fans is None:
-            return parameter
-        return replace(parameter, fans=Fans(fans, (float(fans[0]), float(fans[1]))))
-
-    return _changed(layer, whole)
+            reading = readings[parameter.path]
+            for index, weight in _met(reading, weights, paths)[:1]:
+                if layer.path in (layers[index].path, *(around.path for around in layers[index].ancestors[-1:])):
+                    joined[index].append(replace(parameter, fans=weight.fans))
+                    break
+            else:
+                fans = reading.fans and Fans(reading.fans, (float(reading.fans[0]), float(reading.fans[1])))
+                kept.append(replace(parameter, fans=fans))
+    parts = zip(layers, own, joined, strict=True)
+    return [
+        replace(layer, parameters=(*kept, *late)) for layer, kept, late in parts if kept or late or not layer.parameters
+    ]
 
 
 def _no_norm(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
@@ -424,13 +396,9 @@ def read_parameter(parameter: Parameter, reading: Reading) -> Parameter:
     )
 
 
-def _weight_of(reading: Reading, parameters: Mapping[str, Parameter], paths: Sequence[str]) -> Parameter | None:
-    """Return the weight of a bias: of those whose outputs it is added to, the last that its layer owns."""
-    for place in reversed(reading.partners):
-        weight = parameters.get(paths[place])
-        if weight is not None and weight.role in WEIGHT_ROLES:
-            return weight
-    return None
+def _met(reading: Reading, weights: Mapping[str, T], paths: Sequence[str]) -> list[T]:
+    """Return those of some weights to whose outputs a bias is added, the last one first."""
+    return [weights[paths[place]] for place in reversed(reading.partners) if paths[place] in weights]
 
 
 def _held_against(parameter: Parameter, reading: Reading, disagree: list[str], split: list[str]) -> None:

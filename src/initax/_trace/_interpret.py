@@ -1,6 +1,6 @@
 """Interpreters of a jaxpr: what they share, and the walk, which finds every use of the parameters.
 
-The second moments and the replay are interpreters too; units are followed by the walk, through a hook.
+The second moments and the replay are interpreters too; units are followed by a walk that knows more of each value.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from initax._model._reason import Why
 from initax._trace._backward import carries_back, cotangents
 from initax._trace._contract import settle
 from initax._trace._elementwise import halted, nonlinear
-from initax._trace._entries import marked
-from initax._trace._equations import shapes_of
 from initax._trace._factors import FOREIGN, LARGEST, Factor, Index, foreign, length, normal, slot
-from initax._trace._indices import Constant, Series, after
+from initax._trace._indices import Series, after, constant_of, shapes_of
+from initax._trace._layout import moved
 from initax._trace._loops import Loop, loop_of, steps_of
 from initax._trace._primitives import UNKNOWN, called, row_of
 from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._sums import accumulated, after_loop, taken_steps
-from initax._trace._uses import Part, Place, Use, Uses, Value, assign
-from initax._trace._views import CHANGED, Step, Stop, View
+from initax._trace._uses import Place, Uses, Value, parts_of
+from initax._trace._views import CHANGED, Step, Stop, View, scaled
 from initax._trace._windows import note_windows
 
 T = TypeVar("T")
@@ -52,37 +51,34 @@ def line_of(eqn: Any) -> str:
 class Interpreter(abc.ABC, Generic[T]):
     """Goes through a jaxpr equation by equation, from what its operands hold to what its results hold.
 
-    A call is opened. What a pass does at a loop, a branch or any other equation is its own.
+    A call is opened. What a pass does at a loop, a branch or any other equation is its own; a loop and a branch are
+    equations like any other where it says nothing of them.
     """
 
     @abc.abstractmethod
-    def literal(self, literal: Literal) -> T:
-        """Return what a number written into a jaxpr holds."""
-
-    @abc.abstractmethod
-    def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[T]:
-        """Return what the constants of a jaxpr hold.
+    def constant(self, atom: Any, number: Any) -> T:
+        """Return what a number written into a jaxpr holds, or a constant of one.
 
         Args:
-            jaxpr: the open jaxpr.
-            numbers: their numbers, where it is a closed one.
+            atom: the literal, or the variable of the constant.
+            number: what it is; `None` for a constant of an open jaxpr.
         """
 
     @abc.abstractmethod
+    def equation(self, eqn: Any, values: list[T], at: Place) -> list[T]:
+        """Return what the results of an equation hold."""
+
     def scan(self, eqn: Any, values: list[T], at: Place) -> list[T]:
         """Return what the results of a scan hold."""
+        return self.equation(eqn, values, at)
 
-    @abc.abstractmethod
     def while_loop(self, eqn: Any, values: list[T], at: Place) -> list[T]:
         """Return what the results of a `while` loop hold."""
+        return self.equation(eqn, values, at)
 
-    @abc.abstractmethod
     def cond(self, eqn: Any, values: list[T], at: Place) -> list[T]:
         """Return what the results of a branch hold."""
-
-    @abc.abstractmethod
-    def equation(self, eqn: Any, values: list[T], at: Place) -> list[T]:
-        """Return what the results of any other equation hold."""
+        return self.equation(eqn, values, at)
 
     def handed_on(self, eqn: Any, values: list[T], at: Place) -> list[T]:
         """Return what the results of an equation hold whose results are its operands."""
@@ -102,12 +98,12 @@ class Interpreter(abc.ABC, Generic[T]):
             at: the equation that holds it.
         """
         jaxpr = getattr(inner, "jaxpr", inner)
-        consts = self.constants(jaxpr, getattr(inner, "consts", ()))
-        known: dict[Any, T] = dict(zip(jaxpr.constvars, consts, strict=True))
+        numbers = getattr(inner, "consts", ()) or [None] * len(jaxpr.constvars)
+        known = {var: self.constant(var, number) for var, number in zip(jaxpr.constvars, numbers, strict=True)}
         known |= zip(jaxpr.invars, values, strict=True)
 
         def read(atom: Any) -> T:
-            return self.literal(atom) if isinstance(atom, Literal) else known[atom]
+            return self.constant(atom, atom.val) if isinstance(atom, Literal) else known[atom]
 
         for number, eqn in enumerate(jaxpr.eqns):
             results = self.step(eqn, [read(atom) for atom in eqn.invars], (*at, number))
@@ -148,9 +144,9 @@ def equation(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> list[V
     """
     rule, shapes = row_of(eqn).read, shapes_of(eqn)
     found = rule(eqn, values, uses, line) if rule is not None else None
-    results = found if isinstance(found, list) else [found]
-    if all(result is not None for result in results) and [result.shape for result in results if result] == shapes:
-        return [result for result in results if result is not None]
+    results = [found] if isinstance(found, Value) else found
+    if results is not None and [result.shape for result in results] == shapes:
+        return results
     return _unread(eqn, values, shapes, uses, line)
 
 
@@ -161,10 +157,7 @@ def _unread(eqn: Any, values: Sequence[Value], shapes: Sequence[tuple[int, ...]]
         stop = Stop(f"{name} stands between it and the signal", line)
         values = [settle(halted(value, stop), uses, line) for value in values]
     ordered = [*values[1:], values[0]] if name == "select_n" else values  # what is chosen says more than the condition
-    found = [
-        nonlinear(name, [_fitted(each, shape) for each in ordered], shape, uses, line, _altered(eqn))
-        for shape in shapes
-    ]
+    found = [nonlinear(name, ordered, shape, uses, line, _altered(eqn)) for shape in shapes]
     return [replace(each, data=True) for each in found] if changes else found
 
 
@@ -180,19 +173,6 @@ def _altered(eqn: Any) -> list[int] | None:
 def _is_mutation(eqn: Any) -> bool:
     """Return whether an equation reads or changes a reference, whose contents are not followed."""
     return any(hasattr(atom.aval, "inner_aval") for atom in eqn.invars)
-
-
-def _fitted(value: Value, shape: tuple[int, ...]) -> Value:
-    """Return a value with the shape of the result; axes of a value of another rank are not known there."""
-    if len(value.shape) in (0, len(shape)):
-        return value
-    views = (replace(view, axes=tuple(map(foreign, shape))) for view in value.weights)
-    return Value(shape=shape, data=value.data, weights=tuple(views))
-
-
-def _is_number(constant: Any) -> bool:
-    """Return whether the numbers of a constant of a jaxpr are known."""
-    return isinstance(getattr(constant, "dtype", None), np.dtype) and not isinstance(constant, jax.core.Tracer)
 
 
 def readers_in(jaxpr: Any) -> defaultdict[int, list[str]]:
@@ -216,16 +196,9 @@ class Walk(Interpreter[Value]):
     def __init__(self, uses: Uses) -> None:
         self.uses = uses
 
-    def literal(self, literal: Literal) -> Value:
-        """Return what a literal holds."""
-        aval: Any = literal.aval
-        return Value(shape=tuple(np.shape(literal.val)), constant=Constant(np.asarray(literal.val, aval.dtype)))
-
-    def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Value]:
-        """Return what constants hold."""
-        shapes = [tuple(var.aval.shape) for var in jaxpr.constvars]
-        held = [Constant(number) if _is_number(number) else None for number in numbers] or [None] * len(shapes)
-        return [Value(shape=shape, constant=each) for shape, each in zip(shapes, held, strict=True)]
+    def constant(self, atom: Any, number: Any) -> Value:
+        """Return what a constant holds."""
+        return Value(shape=tuple(atom.aval.shape), constant=constant_of(atom, number))
 
     def call(self, inner: Any, values: Sequence[Value], at: Place) -> list[Value]:
         """Return what the results of a jaxpr hold."""
@@ -276,14 +249,12 @@ class Walk(Interpreter[Value]):
         return [replace(value, shape=shape) for value, shape in zip(values, shapes_of(eqn), strict=True)]
 
     def equation(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
-        """Return what the results of an equation hold, with units where they are followed."""
-        follow = self.uses.follow
-        line = line_of(eqn) if follow is not None or any(value.weights for value in values) else ""
-        first = len(self.uses.found)
-        results = equation(eqn, values, self.uses, line)
-        if follow is None or self.uses.goes_back:
-            return results
-        return follow.after(eqn, values, results, self.uses, first, line)
+        """Return what the results of an equation hold."""
+        line = line_of(eqn) if any(value.weights for value in values) else ""
+        return equation(eqn, values, self.uses, line)
+
+    def go_round(self, values: Sequence[Value], line: str) -> None:
+        """Take note of values that a loop carries, and changes: before a step and after it."""
 
     def scan(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
         """Follow a scan: each step takes one entry of what it runs over."""
@@ -344,45 +315,31 @@ class Walk(Interpreter[Value]):
             replace(value, data=True) if changed and not same and not value.weights else value
             for value, changed, same in zip(carry, loop.changed_by(signals), fixed, strict=True)
         ]
-        mark = uses.mark()
+        first = len(uses.found)
         while True:
-            uses.forget(mark)
+            del uses.found[first:]
             entered = [
-                value if same else replace(_started(value, uses, line), constant=None if value.data else counter)
+                value if same else _entered(value, counter, uses, at, line)
                 for value, same, counter in zip(state, fixed, counters, strict=True)
             ]
-            entered = [
-                value if same else uses.behind_loop(value, at) for value, same in zip(entered, fixed, strict=True)
-            ]
             results = self.call(loop.body, [*loop.fixed, *entered, *loop.rows], at)
-            if uses.follow is not None:
-                moving = [place for place, same in enumerate(fixed) if not same]
-                uses.follow.round_a_loop([each[place] for each in (state, results) for place in moving], line)
+            moving = [place for place, same in enumerate(fixed) if not same]
+            self.go_round([each[place] for each in (state, results) for place in moving], line)
             changed = False
             for place, (before, left) in enumerate(zip(entered, results[: len(carry)], strict=True)):
                 if fixed[place] or before.data or not (left.data or left.weights):
                     continue
-                if _holds_parameters_alone(left):
-                    changed |= not before.weights
-                    state[place] = _changed(left, line)
-                else:
+                changed |= left.data or left.is_signal or not before.weights
+                if left.data or left.is_signal:
                     state[place] = replace(state[place], data=True, weights=())
-                    changed = True
+                else:
+                    state[place] = _changed(left, line)
             if not changed:
                 break
         sums = accumulated(loop.jaxpr, len(loop.fixed), carry, results, uses, line)
         handed = [
-            before
-            if same
-            else Value(
-                shape=before.shape,
-                data=left.data or before.data,
-                weights=before.weights,
-                outputs=outputs,
-                products=products,
-                joined=tuple(after_loop(view, uses) for view in left.joined),
-            )
-            for before, left, same, (outputs, products) in zip(entered, results[: len(carry)], fixed, sums, strict=True)
+            before if same else replace(after, data=left.data or before.data, weights=before.weights)
+            for before, left, same, after in zip(entered, results[: len(carry)], fixed, sums, strict=True)
         ]
         summed = {view.param for value in entered if not value.data for view in value.weights if view.is_changed}
         collected = [
@@ -398,16 +355,10 @@ def _frozen(value: Value, line: str) -> Value:
     return replace(value, weights=tuple(replace(view.halted(stop), frozen=True) for view in value.weights))
 
 
-def _holds_parameters_alone(value: Value) -> bool:
-    """Return whether a value is a function of parameters that no signal and no constant was contracted with."""
-    return not value.data and not value.looked and not any(view.fed_by_constant for view in value.weights)
-
-
 def _changed(value: Value, line: str) -> Value:
     """Return what a loop makes of parameters from step to step, starting with a constant."""
     stop = Stop(CHANGED, line)
-    axes = tuple(map(foreign, value.shape))
-    return Value(shape=value.shape, weights=tuple(replace(view.halted(stop), axes=axes) for view in value.weights))
+    return Value(shape=value.shape, weights=tuple(view.lost(value.shape, stop) for view in value.weights))
 
 
 def _counter(change: float | None, start: Value, steps: Index | None, at: Place) -> Series | None:
@@ -431,7 +382,7 @@ def _counter(change: float | None, start: Value, steps: Index | None, at: Place)
 
 def _is_cut_row(value: Value) -> bool:
     """Return whether a loop over a value takes the rows apart that were looked up."""
-    return value.looked and any(0 in marked(view) for view in value.weights)
+    return value.looked and any(0 in view.marked for view in value.weights)
 
 
 def _row(value: Value, steps: Series) -> Value:
@@ -446,17 +397,14 @@ def _row(value: Value, steps: Series) -> Value:
     def move(view: View) -> View:
         return view.one_by_one(Step(view.axes[0], steps, 0, steps.loop), view.axes[1:])
 
-    return Value(
-        shape=value.shape[1:],
-        data=value.data,
-        weights=tuple(map(move, value.weights)),
-        outputs=tuple(map(move, value.outputs)),
-        joined=tuple(map(move, value.joined)),
-        products=tuple(map(move, value.products)),
-        stretched=frozenset(index - 1 for index in value.stretched if index),
+    return replace(
+        moved(value, value.shape[1:], move, (index - 1 for index in value.stretched if index)),
+        inputless=False,
+        gates=(),
+        behind=0,
         constant=None if held is None or isinstance(held, Series) else Series(steps.loop, lambda: held.number),
-        units=tuple(replace(view, axes=view.axes[1:]) for view in value.units if 0 not in marked(view)),
-        mixed=Stop("a loop takes them one by one") if any(0 in marked(view) for view in value.units) else value.mixed,
+        units=tuple(replace(view, axes=view.axes[1:]) for view in value.units if 0 not in view.marked),
+        mixed=Stop("a loop takes them one by one") if any(0 in view.marked for view in value.units) else value.mixed,
     )
 
 
@@ -473,11 +421,8 @@ def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, lin
     """
     if value.weights and not value.data:
         stop = Stop("a loop collects it", line)
-        views = tuple(
-            _restacked(view, uses, shape[0]) or replace(view.halted(stop), axes=tuple(map(foreign, shape)))
-            for view in value.weights
-        )
-        return Value(shape=shape, weights=views)
+        views = (_restacked(view, uses, shape[0]) or view.lost(shape, stop) for view in value.weights)
+        return Value(shape=shape, weights=tuple(views))
     value = settle(value, uses, line)
     axes = [foreign(shape[0]) if is_shared else _steps(view, uses, shape[0]) for view in value.outputs]
     outputs = tuple(
@@ -508,7 +453,7 @@ def _steps(output: View, uses: Uses, count: int) -> tuple[Factor, ...]:
 def _restacked(view: View, uses: Uses, steps: int) -> View | None:
     """Return a parameter whose entries a loop collects step by step; `None` where it collects something else."""
     taken, fixed = uses.loops[uses.at].get(view.param, ()), {factor for factor, _ in view.fixed}
-    counted = any(pick.at[: len(uses.at)] == uses.at for pick in view.picks)
+    counted = any(step.operand is not None and step.at[: len(uses.at)] == uses.at for step in view.steps)
     if counted or not set(taken) <= set(view.batch) - fixed:
         return None
     return _unstepped(view, taken, steps)
@@ -522,16 +467,29 @@ def _unstepped(view: View, taken: tuple[Factor, ...], steps: int) -> View:
     return replace(view, axes=(taken or foreign(steps), *view.axes), batch=left)
 
 
+def _entered(value: Value, counter: Series | None, uses: Uses, at: Place, line: str) -> Value:
+    """Return a carried value that changes as a step sees it: a counter, a signal, or what a loop makes of parameters.
+
+    Args:
+        value: what it is before the first step, or what other steps left.
+        counter: its numbers, where it is one.
+        uses: where uses are entered.
+        at: the place of the loop.
+        line: its line.
+    """
+    started = _started(value, uses, line)
+    behind = uses.loop_bit(at) if started.data else 0
+    return replace(started, constant=None if value.data else counter, behind=behind)
+
+
 def _started(value: Value, uses: Uses, line: str) -> Value:
     """Return a carried value that changes, as a signal; a parameter that starts it is a state."""
-    if value.looked or any(view.fed_by_constant for view in value.weights):
+    if value.is_signal:
         return replace(settle(value, uses, line), inputless=False, outputs=())
     if value.weights:
         for view in value.weights:
-            parts: dict[Factor, Part] = {}
-            assign(parts, view.own, "out")
             stop = view.stop or Stop("it is the first value of a loop's state", line)
-            uses.add(Use(param=view.param, what="other", line=line, parts=parts, stop=stop))
+            uses.enter(view, "other", line, parts_of(("out", view.own)), stop=stop)
         return Value(shape=value.shape, data=True)
     return Value(shape=value.shape, data=value.data)
 
@@ -540,7 +498,7 @@ def _either(cases: Sequence[Value], which: Value, shape: tuple[int, ...], uses: 
     if any(case.data for case in cases):
         cases = [settle(case, uses, line) for case in cases]
     weights = tuple(dict.fromkeys(view for case in cases for view in case.weights))
-    outputs = tuple(dict.fromkeys(replace(view, scaled=True) for case in cases for view in case.outputs))
+    outputs = tuple(dict.fromkeys(scaled(view for case in cases for view in case.outputs)))
     data = any(case.data for case in cases) or (which.data and not weights)
     units = cases[0].units
     mixed = next((case.mixed for case in (which, *cases) if case.mixed), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,28 +12,50 @@ from typing import Any
 import numpy as np
 
 from initax._trace._contract import settle
-from initax._trace._factors import FOREIGN, LARGEST, Factor, Index, Slot, foreign, joined
-from initax._trace._indices import Numbers, Series
+from initax._trace._factors import FOREIGN, LARGEST, Factor, Index, Slot, foreign, is_foreign, joined
+from initax._trace._indices import Numbers, Series, shapes_of
+from initax._trace._sums import mixed
 from initax._trace._uses import Place, Uses, Value
-from initax._trace._views import Pick, Step, Stop, View, in_slot, merged, part, picked, placed, reshaped
+from initax._trace._views import (
+    Step,
+    Stop,
+    View,
+    in_place,
+    in_slot,
+    merged,
+    opened,
+    part,
+    picked,
+    placed,
+    reshaped,
+    scaled,
+)
 
 
-def _each(
-    value: Value, shape: Sequence[int], move: Callable[[View], View | None], stop: Stop, flat: frozenset[int]
+def moved(
+    value: Value,
+    shape: Sequence[int],
+    move: Callable[[View], View | None],
+    flat: Iterable[int] = (),
+    reason: str = "",
+    line: str = "",
 ) -> Value:
-    """Return a value with its entries moved: weights that can't be followed are halted, outputs are dropped."""
-    shape = tuple(shape)
-    weights = []
-    for view in value.weights:
-        moved = move(view)
-        lost = replace(view, axes=tuple(map(foreign, shape)))
-        weights.append(lost.halted(stop) if moved is None else moved)
+    """Return a value with its entries moved.
+
+    Args:
+        value: the value.
+        shape: its new shape.
+        move: gives what a view is then; where that is `None`, parameters are halted and outputs are dropped.
+        flat: the axes along which the new value is constant.
+        reason: why parameters are halted.
+        line: the line.
+    """
+    weights = (move(view) or view.lost(shape, Stop(reason, line)) for view in value.weights)
     outputs, beside, products, gates = (
-        tuple(moved for view in views if (moved := move(view)) is not None)
-        for views in (value.outputs, value.joined, value.products, value.gates)
+        tuple(filter(None, map(move, views))) for views in (value.outputs, value.joined, value.products, value.gates)
     )
     return Value(
-        shape=shape,
+        shape=tuple(shape),
         data=value.data,
         inputless=value.inputless,
         weights=tuple(weights),
@@ -41,28 +63,23 @@ def _each(
         joined=beside,
         products=products,
         gates=gates,
-        stretched=flat,
+        stretched=frozenset(flat),
         behind=value.behind,
     )
 
 
 def reshape(value: Value, shape: Sequence[int], line: str) -> Value:
     """Follow a reshape."""
-    flat = frozenset(_kept_axes(value, shape))
-    stop = Stop("a reshape cuts its axes unevenly", line)
-    return _each(value, shape, lambda view: reshaped(view, shape), stop, flat)
-
-
-def _kept_axes(value: Value, shape: Sequence[int]) -> list[int]:
-    """Return the axes of the new shape that are broadcast axes of the old one."""
+    # An axis of the new shape is one of the old where it is as long, and has as many entries in front of it.
     before = {(math.prod(value.shape[:index]), value.shape[index]) for index in value.stretched}
-    return [index for index in range(len(shape)) if (math.prod(shape[:index]), shape[index]) in before]
+    flat = [index for index in range(len(shape)) if (math.prod(shape[:index]), shape[index]) in before]
+    return moved(value, shape, lambda view: reshaped(view, shape), flat, "a reshape cuts its axes unevenly", line)
 
 
 def rearrange(value: Value, places: Sequence[int | None], shape: Sequence[int]) -> Value:
     """Follow a transpose, a squeeze, or new axes: for each new axis the old one, `None` where it is broadcast."""
-    flat = frozenset(index for index, old in enumerate(places) if old is None or old in value.stretched)
-    return _each(value, shape, lambda view: placed(view, places, shape), Stop(""), flat)
+    flat = [index for index, old in enumerate(places) if old is None or old in value.stretched]
+    return moved(value, shape, lambda view: placed(view, places, shape), flat)
 
 
 def broadcast(value: Value, shape: Sequence[int], dimensions: Sequence[int]) -> Value:
@@ -133,7 +150,7 @@ def _chosen(
             if after is None and not too_long:
                 after = picked(view, axis, index())
             elif after is None and view.use < 0:
-                after = replace(view, axes=tuple(map(foreign, shape))).halted(stop)
+                after = view.lost(shape, stop)
             if after is None:
                 continue
             left_out.discard(view.use)
@@ -179,20 +196,20 @@ def entry(value: Value, axis: int, which: Value, at: Place, operand: int, by: in
     number = which.constant if isinstance(which.constant, Series) else None
 
     def move(view: View) -> View:
-        whole, axes = view.axes[axis], (*view.axes[:axis], foreign(1), *view.axes[axis + 1 :])
+        whole, one = view.axes[axis], view.with_axis(axis, foreign(1))
         if which.data:
             looked = tuple(factor for factor in whole if factor.axis != FOREIGN)
-            return replace(view, axes=axes, looked=view.looked + looked, before=len(view.fixed), by=by)
-        one = view.one_by_one(Step(whole, number, 0, at), axes)
-        picks = (Pick(whole, at, operand),) if all(factor.axis >= 0 for factor in whole) else ()
-        return replace(one, picks=one.picks + picks)
+            return replace(one, looked=view.looked + looked, before=len(view.fixed), by=by)
+        is_whole = all(factor.axis >= 0 for factor in whole)
+        return view.one_by_one(Step(whole, number, 0, at, operand if is_whole else None), one.axes)
 
-    moved = _each(value, shape, move, Stop(""), value.stretched)
-    return replace(moved, data=moved.data or which.data)
+    found = moved(value, shape, move, value.stretched)
+    return replace(found, data=value.data or which.data)
 
 
-def gather(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) -> Value:
+def gather(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value:
     """Follow a look-up of entries by an array of indices: constants pick entries, the data looks them up."""
+    value, indices = values
     number = None if indices.data else indices.numbers
     found = None if number is None else _gathered(value, number, eqn, uses, line)
     return found if found is not None else _looked_up(value, indices, eqn, uses, line)
@@ -201,7 +218,7 @@ def gather(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) -> Val
 def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, line: str) -> Value | None:
     """Return a look-up by known indices; `None` where the result is not a product of axes."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    shape = tuple(eqn.outvars[0].aval.shape)
+    shape = shapes_of(eqn)[0]
     if numbers.operand_batching_dims or 0 in indices.shape:
         return None
     rows = indices.reshape(-1, indices.shape[-1])
@@ -227,26 +244,26 @@ def _gathered(value: Value, indices: Numbers, eqn: Any, uses: Uses, line: str) -
     front = [value.shape[axis] for axis in single]
     columns = [rows[:, numbers.start_index_map.index(axis)] for axis in single]
     flat = np.ravel_multi_index(columns, front)
-    moved = rearrange(value, [*single, *others], [value.shape[axis] for axis in (*single, *others)])
-    moved = reshape(moved, (math.prod(front), *moved.shape[len(front) :]), line)
-    moved = pick(moved, 0, len(rows), lambda: np.where(inside | (not fills), flat, -1), uses, line)
+    found = rearrange(value, [*single, *others], [value.shape[axis] for axis in (*single, *others)])
+    found = reshape(found, (math.prod(front), *found.shape[len(front) :]), line)
+    found = pick(found, 0, len(rows), lambda: np.where(inside | (not fills), flat, -1), uses, line)
     around = indices.shape[:-1]
-    moved = reshape(moved, (*around, *moved.shape[1:]), line)
+    found = reshape(found, (*around, *found.shape[1:]), line)
     before = {view.param for view in value.weights if view.stop}
-    if any(view.stop and view.param not in before for view in moved.weights):
+    if any(view.stop and view.param not in before for view in found.weights):
         return None
     for own, axis in zip(numbers.offset_dims, rest, strict=True):
         places[own] = None if axis in single else len(around) + others.index(axis)
     new = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
     for index, axis in enumerate(new):
         places[axis] = index
-    return rearrange(moved, places, shape)
+    return rearrange(found, places, shape)
 
 
 def _looked_up(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) -> Value:
     """Return a look-up by indices that come with the data or a loop, or that do not make a product of axes."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    shape = tuple(eqn.outvars[0].aval.shape)
+    shape = shapes_of(eqn)[0]
     paired = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
     paired |= _numbered(value, indices, eqn)
     gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
@@ -260,7 +277,6 @@ def _looked_up(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) ->
     whole = {axis for axis in range(len(value.shape)) if sizes[axis] == value.shape[axis] or axis in paired}
     single = [axis for axis in range(len(value.shape)) if axis not in whole]
     many = math.prod(indices.shape[:-1]) > 1
-    stop = Stop("a gather takes windows of it", line)
     number = indices.constant if isinstance(indices.constant, Series) else None
     at, by = uses.at, uses.whole(eqn.invars[1])
     by_data = dict.fromkeys(single, indices.data)
@@ -272,46 +288,42 @@ def _looked_up(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) ->
         taken: list[Factor] = []
         members: list[Factor] = []
         steps: list[Step] = []
-        picks: list[Pick] = []
         for axis in single:
             own = tuple(factor for factor in view.axes[axis] if factor.axis != FOREIGN)
             if own and sizes[axis] != 1:
                 return None
-            taken += own if by_data[axis] else () if indices.data else view.opened(own)
-            members += view.opened(own) if indices.data and not by_data[axis] else ()
+            taken += own if by_data[axis] else () if indices.data else opened(own)
+            members += opened(own) if indices.data and not by_data[axis] else ()
             if own and axis in numbers.start_index_map:
                 column = numbers.start_index_map.index(axis)
-                steps.append(Step(view.axes[axis], number, column, at))
-                picks += (Pick(own, at, 1, column),) if own == view.axes[axis] else ()
+                operand = None if many or own != view.axes[axis] else 1
+                steps.append(Step(view.axes[axis], number, column, at, operand))
         one = replace(view, axes=tuple(foreign(1) if at in single else axis for at, axis in enumerate(view.axes)))
         # An axis of one entry that the look-up collapses is no axis of the result, but still one of the parameter.
-        moved = placed(one, places, shape)
-        apart = tuple(factor for axis in paired for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
+        one = placed(one, places, shape)
         if indices.data:
             return replace(
-                moved,
-                batch=moved.batch + tuple(members),
-                looked=moved.looked + tuple(taken),
-                tables=moved.tables + apart,
-                before=len(moved.fixed),
+                one,
+                batch=view.batch + tuple(members),
+                looked=view.looked + tuple(taken),
+                tables=view.tables + tuple(factor for axis in paired for factor in view.along(axis)),
+                before=len(view.fixed),
                 by=by,
             )
-        moved = replace(moved, batch=moved.batch + tuple(taken), picked=moved.picked or (many and bool(taken)))
-        moved = replace(moved, steps=moved.steps + tuple(steps))
-        return moved if many else replace(moved, picks=moved.picks + tuple(picks))
+        return replace(
+            one,
+            batch=view.batch + tuple(taken),
+            picked=view.picked or (many and bool(taken)),
+            steps=view.steps + tuple(steps),
+        )
 
     held = value
     if indices.data or many:
-        kept = tuple(view for view in value.outputs if all(_is_foreign(view.axes[axis]) for axis in single))
+        kept = tuple(view for view in value.outputs if all(is_foreign(view.axes[axis]) for axis in single))
         held = replace(value, outputs=kept, joined=(), products=())
-    moved = _each(held, shape, move, stop, frozenset())
     is_repeated = value.stretched.issuperset(single)  # whatever the indices are, they find the same
-    return replace(moved, data=moved.data or (indices.data and not is_repeated))
-
-
-def _is_foreign(axis: Sequence[Factor]) -> bool:
-    """Return whether an axis is one of the signal, or was broadcast."""
-    return all(factor.axis == FOREIGN for factor in axis)
+    found = moved(held, shape, move, (), "a gather takes windows of it", line)
+    return replace(found, data=value.data or (indices.data and not is_repeated))
 
 
 def _numbered(value: Value, indices: Value, eqn: Any) -> dict[int, int]:
@@ -352,37 +364,45 @@ def _spread(low: int, total: int, size: int, between: int) -> Index:
     return index
 
 
-def tile(value: Value, times: Sequence[int], shape: Sequence[int]) -> Value:
+def tile(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value:
     """Follow a value that is repeated along its axes."""
 
     def move(view: View) -> View:
-        axes = (each if n == 1 else joined((*foreign(n), *each)) for n, each in zip(times, view.axes, strict=True))
-        return replace(view, axes=tuple(axes))
+        pairs = zip(eqn.params["reps"], view.axes, strict=True)
+        return replace(view, axes=tuple(axis if n == 1 else joined((*foreign(n), *axis)) for n, axis in pairs))
 
-    return _each(value, shape, move, Stop(""), value.stretched)
+    return moved(values[0], shapes_of(eqn)[0], move, values[0].stretched)
 
 
-def turn(value: Value, axes: Sequence[int], uses: Uses, line: str) -> Value:
+def rev(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value:
     """Follow entries in reversed order."""
-    for axis in axes:
+    value = values[0]
+    for axis in eqn.params["dimensions"]:
         size = value.shape[axis]
         value = pick(value, axis, size, partial(np.arange, size - 1, -1, -1), uses, line)
     return value
 
 
-def running(value: Value, axis: int, name: str, line: str) -> Value | None:
-    """Follow a running sum along an axis of parameters: all of its entries are in a sum over that axis."""
+def cumsum(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value | None:
+    """Follow a running sum along an axis: all entries of a parameter are in a sum over that axis."""
+    value, axis = values[0], eqn.params["axis"]
+    mixed(value.outputs, [axis], uses, line)
     if value.data:
         return None
 
     def move(view: View) -> View:
-        own = tuple(factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN)
         if view.stop and not view.running:
             return view
-        stopped = view.halted(Stop(f"{name} stands between it and the signal", line))
-        return replace(stopped, running=view.running + own)
+        stopped = view.halted(Stop(f"{eqn.primitive.name} stands between it and the signal", line))
+        return replace(stopped, running=view.running + view.along(axis))
 
     return replace(value, weights=tuple(map(move, value.weights)))
+
+
+def put(over: Value, starts: Sequence[int], shape: Sequence[int], uses: Uses, line: str) -> Value:
+    """Return a value as a block of a larger one, which begins at a place."""
+    config = [(start, total - start - size, 0) for start, total, size in zip(starts, shape, over.shape, strict=True)]
+    return pad(over, config, uses, line)
 
 
 def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, line: str, adds: bool = False) -> Value | None:
@@ -396,48 +416,13 @@ def write(under: Value, over: Value, starts: Sequence[int], uses: Uses, line: st
         line: the line.
         adds: whether it is added to what is there.
     """
-    config = [
-        (start, total - start - size, 0) for start, total, size in zip(starts, under.shape, over.shape, strict=True)
-    ]
-    narrow = [axis for axis, each in enumerate(config) if any(each)]
-    left = under
+    narrow = [axis for axis, total in enumerate(under.shape) if over.shape[axis] < total]
+    if len(narrow) == 1:
+        (axis,) = narrow
+        return write_rows(under, over, axis, starts[axis] + np.arange(over.shape[axis]), uses, line, adds)
     if under.weights and not adds:
-        if len(narrow) > 1:
-            return None
-        for axis in narrow:
-            start, stop, total = starts[axis], starts[axis] + over.shape[axis], under.shape[axis]
-            around = partial(_around, start, stop, total)
-            left = pick(under, axis, total, around, uses, line)
-    return _beside([left, pad(over, config, uses, line)], narrow[0] if len(narrow) == 1 else None, under.shape, uses)
-
-
-def _around(start: int, stop: int, total: int) -> Index:
-    """Return the indices of an axis, -1 within a block of it."""
-    index: Index = np.arange(total)
-    index[start:stop] = -1
-    return index
-
-
-def scattered(over: Value, numbers: Any, shape: Sequence[int]) -> tuple[View, ...]:
-    """Return the outputs in rows of a signal that are added up in places that are not known, as messages at nodes.
-
-    Args:
-        over: the rows.
-        numbers: the dimension numbers of the scatter.
-        shape: the shape of the result.
-    """
-    kept = [axis for axis in range(len(shape)) if axis not in numbers.inserted_window_dims]
-    if numbers.operand_batching_dims or len(kept) != len(numbers.update_window_dims):
-        return ()
-    window = dict(zip(kept, numbers.update_window_dims, strict=True))
-    around = [axis for axis in range(len(over.shape)) if axis not in numbers.update_window_dims]
-    if any(over.shape[index] != shape[axis] for axis, index in window.items()):
-        return ()
-    return tuple(
-        replace(placed(view, [window.get(axis) for axis in range(len(shape))], shape), scaled=True)
-        for view in over.outputs
-        if all(_is_foreign(view.axes[axis]) for axis in around)
-    )
+        return None if narrow else over
+    return _beside([under, put(over, starts, under.shape, uses, line)], None, under.shape)
 
 
 def write_rows(
@@ -463,39 +448,50 @@ def write_rows(
     left = under
     if under.weights and not adds:
         left = pick(under, axis, total, lambda: np.where(index < 0, np.arange(total), -1), uses, line)
-    return _beside([left, pick(over, axis, total, lambda: index, uses, line)], axis, under.shape, uses)
+    return _beside([left, pick(over, axis, total, lambda: index, uses, line)], axis, under.shape)
+
+
+def scattered(over: Value, numbers: Any, shape: Sequence[int]) -> tuple[View, ...]:
+    """Return the outputs in rows of a signal that are added up in places that are not known, as messages at nodes.
+
+    Args:
+        over: the rows.
+        numbers: the dimension numbers of the scatter.
+        shape: the shape of the result.
+    """
+    if numbers.operand_batching_dims:
+        return ()
+    kept = [axis for axis in range(len(shape)) if axis not in numbers.inserted_window_dims]
+    window = dict(zip(kept, numbers.update_window_dims, strict=True))
+    if any(over.shape[index] != shape[axis] for axis, index in window.items()):
+        return ()
+    return scaled(in_place(over.outputs, [window.get(axis) for axis in range(len(shape))], shape))
 
 
 def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, line: str) -> Value:
     """Follow a concatenation; parts of one output axis that come together again are not gates."""
-    together([view for value in values for view in value.outputs if not _is_foreign(view.axes[axis])], uses)
+    together([view for value in values for view in value.outputs if not is_foreign(view.axes[axis])], uses)
     if any(value.data for value in values):
         values = [settle(value, uses, line) for value in values]
     if not any(value.weights for value in values):
-        columns = tuple(values) if axis == len(shape) - 1 and any(value.constant for value in values) else ()
-        beside, common = _outputs_beside(values, shape, axis), _outputs_of_all(values, shape, axis)
-        data = any(value.data for value in values)
-        return Value(shape=tuple(shape), data=data, columns=columns, outputs=common, joined=beside)
+        return Value(
+            shape=tuple(shape),
+            data=any(value.data for value in values),
+            columns=tuple(values) if axis == len(shape) - 1 and any(value.constant for value in values) else (),
+            outputs=_outputs_of_all(values, shape, axis),
+            joined=_outputs_beside(values, shape, axis),
+        )
     apart, offset = [], 0
     for value in values:
-        behind = shape[axis] - offset - value.shape[axis]
-        config = [(offset, behind, 0) if index == axis else (0, 0, 0) for index in range(len(shape))]
-        apart.append(pad(value, config, uses, line))
+        apart.append(put(value, [offset if index == axis else 0 for index in range(len(shape))], shape, uses, line))
         offset += value.shape[axis]
-    return _beside(apart, axis, shape, uses)
+    return _beside(apart, axis, shape)
 
 
 def _outputs_of_all(values: Sequence[Value], shape: Sequence[int], axis: int) -> tuple[View, ...]:
     """Return the outputs that all signals hold which are joined along an axis of the signal, such as tokens."""
-    held = [
-        {
-            replace(view, axes=(*view.axes[:axis], foreign(shape[axis]), *view.axes[axis + 1 :]), scaled=True)
-            for view in value.outputs
-            if _is_foreign(view.axes[axis])
-        }
-        for value in values
-        if value.data
-    ]
+    places = [None if index == axis else index for index in range(len(shape))]
+    held = [set(scaled(in_place(value.outputs, places, shape))) for value in values if value.data]
     common = set.intersection(*held) if held else set()
     return tuple(sorted(common, key=lambda view: view.use))
 
@@ -514,7 +510,7 @@ def _outputs_beside(values: Sequence[Value], shape: Sequence[int], axis: int) ->
     return tuple(found)
 
 
-def _beside(values: Sequence[Value], axis: int | None, shape: Sequence[int], uses: Uses) -> Value:
+def _beside(values: Sequence[Value], axis: int | None, shape: Sequence[int]) -> Value:
     """Return the sum of values that have entries in different places; parts of one parameter become one again."""
     views: list[View] = []
     for view in (view for value in values for view in value.weights):

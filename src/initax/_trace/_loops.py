@@ -118,14 +118,9 @@ def steps_of(eqn: Any) -> float:
         return 0
     if step <= 0:
         return math.inf
-    match name:
-        case "lt" | "gt":
-            return math.ceil(gap / step)
-        case "le" | "ge":
-            return math.floor(gap / step) + 1
-        case "ne" if gap % step == 0:
-            return gap / step
-    return math.inf
+    steps = gap / step
+    counts = {"lt": math.ceil(steps), "le": math.floor(steps) + 1, "ne": steps if steps.is_integer() else math.inf}
+    return counts.get({"gt": "lt", "ge": "le"}.get(name, name), math.inf)
 
 
 def _change(body: Any, start: Any, end: Any) -> float | None:

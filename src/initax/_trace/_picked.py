@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from initax._trace._uses import CONTRACTIONS, Part, Use, assign
-from initax._trace._views import Stop, View
+from initax._trace._uses import CONTRACTIONS, Use, parts_of
+from initax._trace._views import opened
 
 CHANGED_FIRST = "the data pick a matrix of it that is changed before it meets the signal: a member of a stack or a row"
 WITH_MEMBERS = "the data pick a row of it and a member of a weight by one number; what the row is can't be told"
@@ -20,29 +20,23 @@ def tell_members(uses: Sequence[Use]) -> None:
     Args:
         uses: all uses; those of members are changed.
     """
-    looked_up = [(use, use.view) for use in uses if use.view is not None and use.view.by]
-    of_weights = {view.by for use, view in looked_up if use.what in CONTRACTIONS or _is_changed(use, view)}
-    for use, view in looked_up:
+    looked_up = [use for use in uses if use.view.by]
+    of_weights = {use.view.by for use in looked_up if use.what in CONTRACTIONS or _is_changed(use)}
+    for use in looked_up:
+        view, is_bias = use.view, use.met_as == "bias"
         if use.what != "embedding" or use.stop is not None:
             continue
-        if _is_changed(use, view):
-            use.stop = Stop(CHANGED_FIRST, use.line)
+        if _is_changed(use):
+            use.halt(CHANGED_FIRST, use.line)
         elif view.by in of_weights and use.met_as in ("bias", "scale"):
-            _as_member(use, view)
+            use.what = "bias" if is_bias else "scale"
+            batch = (*view.batch, *opened(view.looked), *view.tables)
+            use.parts = parts_of(("out" if is_bias else "along", view.own), ("batch", batch))
         elif view.by in of_weights:
-            use.stop = Stop(WITH_MEMBERS, use.line)
+            use.halt(WITH_MEMBERS, use.line)
 
 
-def _is_changed(use: Use, view: View) -> bool:
+def _is_changed(use: Use) -> bool:
     """Return whether what is looked up has several axes, and is combined with something before it is contracted."""
-    is_matrix = sum(factor.size > 1 for factor in view.own) > 1
+    is_matrix = sum(factor.size > 1 for factor in use.view.own) > 1
     return use.what == "embedding" and is_matrix and use.met_as in ("scale", "factor")
-
-
-def _as_member(use: Use, view: View) -> None:
-    """Make a look-up the bias or the scale of a member."""
-    part: Part = "out" if use.met_as == "bias" else "along"
-    use.what = "bias" if use.met_as == "bias" else "scale"
-    use.parts = {}
-    assign(use.parts, view.own, part)
-    assign(use.parts, (*view.batch, *view.opened(view.looked), *view.tables), "batch")

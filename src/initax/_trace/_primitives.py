@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from initax._trace import _elementwise as elementwise
 from initax._trace import _equations as equations
 from initax._trace import _flow_rules as flow
+from initax._trace import _layout as layout
 from initax._trace import _quantized as quantized
+from initax._trace._contract import convolution, dot_general
 from initax._trace._ragged import ragged_dot_general
 from initax._trace._shard_map import on_whole_arrays
 from initax._trace._uses import Uses, Value
@@ -105,10 +108,10 @@ PRIMITIVES: dict[str, Primitive] = {
     "broadcast_in_dim": replace(LAYOUT, read=equations.broadcast_in_dim),
     "slice": replace(LAYOUT, read=equations.cut, flow=flow.sliced),
     "dynamic_slice": replace(LAYOUT, read=equations.dynamic_slice, flow=flow.looked_up),
-    "gather": replace(LAYOUT, read=equations.gather, flow=flow.looked_up),
+    "gather": replace(LAYOUT, read=layout.gather, flow=flow.looked_up),
     "split": replace(LAYOUT, read=equations.split, moments="parts"),
     "unstack": replace(LAYOUT, read=equations.unstack, moments="parts"),
-    "rev": replace(LAYOUT, read=equations.rev, units=lambda params: params["dimensions"]),
+    "rev": replace(LAYOUT, read=layout.rev, units=lambda params: params["dimensions"]),
     "pad": Primitive(
         read=equations.pad,
         flow=flow.moved,
@@ -118,16 +121,16 @@ PRIMITIVES: dict[str, Primitive] = {
     "stack": Primitive(read=equations.stack, moments="join", flow=flow.joined, units="stack"),
     "dynamic_update_slice": Primitive(read=equations.dynamic_update_slice, flow=flow.written),
     **_each(("scatter", "scatter-add"), Primitive(read=equations.scatter, flow=flow.written)),
-    "tile": Primitive(read=equations.tile, flow=flow.moved),
+    "tile": Primitive(read=layout.tile, flow=flow.moved),
     "sort": Primitive(units="sort"),
     # Contractions of a parameter with the signal.
-    "dot_general": replace(CONTRACTION, read=equations.contract, units="contraction"),
+    "dot_general": replace(CONTRACTION, read=dot_general, units="contraction"),
     "ragged_dot_general": replace(CONTRACTION, read=ragged_dot_general),
-    "conv_general_dilated": replace(CONTRACTION, read=equations.convolve),
+    "conv_general_dilated": replace(CONTRACTION, read=convolution),
     # Entry by entry: sums and products, where biases and scales come in.
     **_each(("add", "add_any", "sub"), replace(FUNCTION, read=equations.add, flow=flow.added)),
     "mul": replace(PRODUCT, read=equations.mul, flow=flow.multiplied),
-    "div": replace(PRODUCT, read=equations.div, flow=flow.multiplied),
+    "div": replace(PRODUCT, read=elementwise.div, flow=flow.multiplied),
     "select_n": replace(FUNCTION, read=equations.select, flow=flow.selected),
     "complex": Primitive(read=equations.complex_of, flow=flow.added, units="function"),
     # Entry by entry, and a weight stays a weight.
@@ -154,7 +157,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "reduce_max": replace(REDUCTION, moments="largest"),
     **_each(("reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"), REDUCTION),
     "psum": Primitive(read=equations.psum),
-    "cumsum": replace(CUMULATIVE, read=equations.cumsum, flow=flow.mixed),
+    "cumsum": replace(CUMULATIVE, read=layout.cumsum, flow=flow.mixed),
     **_each(("cumprod", "cummax", "cummin", "cumlogsumexp"), CUMULATIVE),
     "reduce_window_sum": replace(POOLING, read=equations.pooled, moments="sum", flow=flow.summed),
     "reduce_window_max": replace(POOLING, moments="largest"),

@@ -25,14 +25,14 @@ def cast(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value:
     dtype = eqn.params["new_dtype"]
     if jnp.issubdtype(dtype, jnp.inexact):
         return values[0]
-    kept = rounded(eqn, values, uses, line)
-    return kept or nonlinear(f"a cast to {np.dtype(dtype).name}", values, values[0].shape, uses, line)
+    name = f"a cast to {np.dtype(dtype).name}"
+    return rounded(eqn, values, uses, line) or nonlinear(name, values, values[0].shape, uses, line)
 
 
 def rounded(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value | None:
     """Follow rounding, and a sign: within a function with a gradient of its own a weight stays a weight."""
     value = values[0]
-    if not uses.own_gradient or not value.weights or value.data or any(view.fed_by_constant for view in value.weights):
+    if not uses.own_gradient or not value.weights or value.data or value.fed_by_constant:
         return None
     return replace(value, weights=tuple(replace(view, quantized=True) for view in value.weights))
 

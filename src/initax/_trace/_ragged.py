@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from initax._trace._contract import consume, settle
+from initax._trace._indices import shapes_of
 from initax._trace._uses import Part, Uses, Value
 
 
@@ -26,14 +26,14 @@ def ragged_dot_general(eqn: Any, values: Sequence[Value], uses: Uses, line: str)
     rows = settle(rows, uses, line) if rows.looked else rows
     if not groups or rows.weights or sizes.weights or not weight.weights or weight.looked:
         return None
-    if any(view.fed_by_constant for view in weight.weights) or not rows.data:
+    if weight.fed_by_constant or not rows.data:
         return None
-    shape = tuple(eqn.outvars[0].aval.shape)
+    shape = shapes_of(eqn)[0]
     free_left = len(rows.shape) - len(left_sum) - len(left_batch)
     free_right = [axis for axis in range(len(weight.shape)) if axis not in (*right_sum, *right_batch, *groups)]
     roles: list[Part] = [
         "in" if axis in right_sum else "out" if axis in free_right else "batch" for axis in range(len(weight.shape))
     ]
     places = [*right_batch, *[None] * free_left, *free_right]
-    outputs = consume(replace(weight, data=False), roles, places, shape, uses, line)
+    outputs = consume(weight.weights, roles, places, shape, uses, line)
     return Value(shape=shape, data=True, outputs=uses.with_axes(outputs))

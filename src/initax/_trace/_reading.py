@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from initax._model._reason import Why
 from initax._trace._coverage import apart, inputs, levelled, refused, uneven, unused
@@ -13,26 +13,17 @@ from initax._trace._factors import Factor
 from initax._trace._sums import as_inputs
 from initax._trace._uses import CONSTANT_FIRST, Part, Use
 
-ROLE = {
-    "weight": "weight",
-    "conv": "weight",
-    "transposed": "weight",
-    "embedding": "embedding",
-    "scale": "scale",
-    "bias": "bias",
+USED_AS = {
+    "weight": ("weight", "Linear"),
+    "conv": ("weight", "Conv"),
+    "transposed": ("weight", "ConvTranspose"),
+    "embedding": ("embedding", "Embedding"),
+    "scale": ("scale", "Norm"),
+    "bias": ("bias", ""),
 }
-KIND = {
-    "weight": "Linear",
-    "conv": "Conv",
-    "transposed": "ConvTranspose",
-    "embedding": "Embedding",
-    "scale": "Norm",
-    "bias": "",
-}
+"""What a parameter is to the signal → its role, and the kind of layer that uses one so."""
+
 WORDS = {"in": "an input", "out": "an output", "batch": "a batch axis", "field": "a receptive axis", "along": "its own"}
-
-
-EMPTY: Mapping[int, Use] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +43,7 @@ class Reading:
         paired: it is one of two real arrays that are a complex weight together.
         uneven: output axes whose parts, which are of unequal size, are used one by one.
         notes: what one should know about a reading.
-        line: the lines at which it is used.
+        lines: the lines at which it is used.
     """
 
     pattern: str | None = None
@@ -70,67 +61,83 @@ class Reading:
     lines: tuple[str, ...] = ()
 
 
-def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every: Mapping[int, Use] = EMPTY) -> Reading:
+class _UnreadableError(Exception):
+    """The axes of a parameter can't be told.
+
+    Args:
+        reason: why.
+        why: the kind of reason.
+    """
+
+    def __init__(self, reason: str, why: Why = Why.UNREADABLE) -> None:
+        super().__init__(reason)
+        self.why = why
+
+
+def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str]) -> Reading:
     """Return the one reading that all uses of a parameter agree on.
 
     Args:
         shape: its stored shape.
         uses: its uses, in the order of the forward pass.
         names: paths of all parameters, for notes.
-        every: number → use, of all parameters.
     """
     lines = tuple(dict.fromkeys(use.line for use in uses if use.line))
+    try:
+        return replace(_agreed_on(shape, uses, names, next(iter(lines), "")), lines=lines)
+    except _UnreadableError as error:
+        return Reading(reason=str(error), why=error.why, lines=lines)
+
+
+def _agreed_on(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], line: str) -> Reading:
+    """Return the reading without its lines, of which the first is known.
+
+    Raises:
+        _UnreadableError: there is none.
+    """
     if 0 in shape:
-        return Reading(reason=f"shape {tuple(shape)} has no entries")
+        raise _UnreadableError(f"shape {tuple(shape)} has no entries")
     if not uses:
-        return Reading(reason="the forward pass does not use it", why=Why.UNUSED)
+        raise _UnreadableError("the forward pass does not use it", Why.UNUSED)
     if all(use.goes_back for use in uses):
-        reason = "it meets nothing but cotangents, on the way back of a gradient"
-        return Reading(reason=_at(reason, next(iter(lines), "")), lines=lines)
-    frozen = [use for use in uses if use.stop is not None and use.stop.why is Why.NOT_TRAINABLE]
-    if len(frozen) == len(uses):
-        return Reading(
-            reason="no gradient reaches it: it stands behind stop_gradient", why=Why.NOT_TRAINABLE, lines=lines
-        )
-    uses = [use for use in uses if use not in frozen]
+        raise _UnreadableError(_at("it meets nothing but cotangents, on the way back of a gradient", line))
+    uses = [use for use in uses if use.stop is None or use.stop.why is not Why.NOT_TRAINABLE]
+    if not uses:
+        raise _UnreadableError("no gradient reaches it: it stands behind stop_gradient", Why.NOT_TRAINABLE)
     if any(use.stop is None and not use.is_of_a_constant for use in uses):
         uses = [use for use in uses if use.stop is None or use.stop.reason != CONSTANT_FIRST]
         uses = [use for use in uses if use.stop is not None or not use.is_of_a_constant]  # a first state of zeros
-    stopped = next((use for use in uses if use.stop), None)
-    if stopped is not None and stopped.stop is not None:
-        return Reading(reason=_at(str(stopped.stop), stopped.line), why=stopped.stop.why, lines=lines)
-    roles = {ROLE[use.what] for use in uses}
+    for use in uses:
+        if use.stop is not None:
+            raise _UnreadableError(_at(str(use.stop), use.line), use.stop.why)
+    roles = {_role(use) for use in uses}
     if len(roles - {"embedding"}) > 1 or (roles > {"embedding"} and not _is_tied(shape, uses, roles)):
-        used_as = {ROLE[use.what]: use.line for use in uses}
-        said = ", ".join(_at(f"a {role}", line) for role, line in used_as.items())
-        return Reading(reason=f"{_many(shape, uses)} disagree: it is {said}", lines=lines)
+        used_as = {_role(use): use.line for use in uses}
+        said = ", ".join(_at(f"a {role}", place) for role, place in used_as.items())
+        raise _UnreadableError(f"{_many(shape, uses)} disagree: it is {said}")
     joined = as_inputs(uses)
     unfit = joined if isinstance(joined, str) else _unfit(shape, joined)
     if isinstance(joined, str) or unfit:
-        return Reading(reason=_at(unfit, next(iter(lines), "")), lines=lines)
-    uses = joined
-    unlike, parted = _many(shape, uses), tuple(uneven(shape, uses))
-    uses = _whole_rows(levelled(shape, uses))
+        raise _UnreadableError(_at(unfit, line))
+    unlike, parted = _many(shape, joined), tuple(uneven(shape, joined))
+    uses = _whole_rows(levelled(shape, joined))
     cells = _cells(shape, uses)
-    if isinstance(cells, str):
-        return Reading(reason=cells, lines=lines)
     parts = _agreed(cells, uses, unlike)
-    if isinstance(parts, str):
-        return Reading(reason=parts, lines=lines)
-    written = _no_scale(cells, parts, uses) or _written(shape, cells, parts, uses)
-    if isinstance(written, str):
-        return Reading(reason=_at(written, next(iter(lines), "")), lines=lines)
-    if ROLE[uses[0].what] not in ("weight", "embedding"):
+    if reason := _no_scale(cells, parts, uses):
+        raise _UnreadableError(_at(reason, line))
+    pattern, sizes = _written(shape, cells, parts, uses, line)
+    if _role(uses[0]) not in ("weight", "embedding"):
         parted = ()
     leading = next((use for use in uses if use.what == "embedding"), uses[0])
+    role, kind = USED_AS[leading.what]
     return Reading(
-        pattern=written[0],
-        sizes=written[1],
-        role=ROLE[leading.what],
-        kind=KIND[leading.what],
+        pattern=pattern,
+        sizes=sizes,
+        role=role,
+        kind=kind,
         strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
-        partners=tuple(dict.fromkeys(each for use in uses for each in use.biased.params)),
-        fans=next((every[each].fans() for use in uses for each in reversed(use.biased.uses) if each in every), None),
+        partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
+        fans=next((each.fans() for use in uses for each in reversed(use.biased) if not each.goes_back), None),
         paired=_is_paired(uses),
         uneven=parted,
         notes=(
@@ -139,14 +146,17 @@ def read(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], every:
             *_gated(shape, cells, parts, uses, names),
             *(f"parts of its axis {axis} are of unequal size; its fan_out counts all of them" for axis in parted),
         ),
-        lines=lines,
     )
+
+
+def _role(use: Use) -> str:
+    return USED_AS[use.what][0]
 
 
 def _whole_rows(uses: Sequence[Use]) -> list[Use]:
     """Return the uses with looked-up rows as whole ones where parts of the rows are never used."""
     digits: dict[Factor, set[int]] = {}
-    for view in (use.view for use in uses if use.view is not None and use.view.looked):
+    for view in (use.view for use in uses if use.view.looked):
         for factor, digit in view.fixed[view.before :]:
             if not any(map(factor.is_inside, view.tables)):
                 digits.setdefault(factor, set()).add(digit)
@@ -156,8 +166,8 @@ def _whole_rows(uses: Sequence[Use]) -> list[Use]:
 
 def _is_tied(shape: Sequence[int], uses: Sequence[Use], roles: set[str]) -> bool:
     """Return whether an embedding is also the weight of a head: both use some of the same entries."""
-    looked_up = [use for use in uses if ROLE[use.what] == "embedding"]
-    others = [use for use in uses if ROLE[use.what] != "embedding"]
+    looked_up = [use for use in uses if _role(use) == "embedding"]
+    others = [use for use in uses if _role(use) != "embedding"]
     return roles == {"embedding", "weight"} and any(not apart(shape, [one, two]) for one in looked_up for two in others)
 
 
@@ -175,14 +185,14 @@ def _no_scale(cells: Sequence[Factor], parts: Sequence[Part | None], uses: Seque
     if any(part == "out" and factor.size > 1 for use in products for factor, part in use.parts.items()):
         return "it is multiplied with a signal that is the same along it: the weight of one input, or a scale"
     along = {cell.axis for cell, part in zip(cells, parts, strict=True) if cell.size > 1 and part in ("along", "out")}
-    if ROLE[uses[0].what] != "scale" or len(along) < 2:
+    if _role(uses[0]) != "scale" or len(along) < 2:
         return ""
     return f"it is multiplied with the signal entry by entry along {len(along)} of its axes: a weight or a scale"
 
 
 def _is_paired(uses: Sequence[Use]) -> bool:
     """Return whether every use is of one part of a complex weight."""
-    return all(use.view is not None and use.view.paired for use in uses)
+    return all(use.view.paired for use in uses)
 
 
 def _notes(uses: Sequence[Use], names: Sequence[str]) -> tuple[str, ...]:
@@ -192,7 +202,7 @@ def _notes(uses: Sequence[Use], names: Sequence[str]) -> tuple[str, ...]:
         notes.append(
             "it is combined with a function of itself before it is used, as weight norm does; see that its scale counts"
         )
-    if any(use.view is not None and use.view.quantized for use in uses):
+    if any(use.view.quantized for use in uses):
         notes.append("it is quantized on the way, past its gradient; what is drawn is what the gradient changes")
     if _is_paired(uses):
         notes.append("its entries are parts of a complex weight, real or imaginary; each has half of its variance")
@@ -220,15 +230,18 @@ def _gated(
     stack: list[Part | None] = [
         "batch" if member and part == "in" else part for member, part in zip(members, parts, strict=True)
     ]
-    written = _written(shape, cells, stack, uses)
-    if stack == list(parts) or isinstance(written, str):
+    if stack == list(parts):
+        return ()
+    try:
+        pattern, sizes = _written(shape, cells, stack, uses)
+    except _UnreadableError:
         return ()
     axes = ", ".join(str(cell.axis) for cell, member in zip(cells, members, strict=True) if member and cell.size > 1)
-    line = f'axes={{"{names[uses[0].param].rpartition(".")[2]}": "{written[0]}"}}'
-    sizes = f", sizes={dict(written[1])}" if written[1] else ""
+    line = f'axes={{"{names[uses[0].param].rpartition(".")[2]}": "{pattern}"}}'
+    shown = f", sizes={dict(sizes)}" if sizes else ""
     return (
         f"a factor of the signal gates what it is summed over along axis {axes}; if that is a stack whose outputs are "
-        f"weighted, restate the axes: ix.Scheme(..., {line}{sizes})",
+        f"weighted, restate the axes: ix.Scheme(..., {line}{shown})",
     )
 
 
@@ -236,8 +249,12 @@ def _at(text: str, line: str) -> str:
     return f"{text} ({line})" if line and not text.endswith(")") else text
 
 
-def _cells(shape: Sequence[int], uses: Sequence[Use]) -> list[Factor] | str:
-    """Return the coarsest split of the stored axes that fits all uses, outermost first; or why there is none."""
+def _cells(shape: Sequence[int], uses: Sequence[Use]) -> list[Factor]:
+    """Return the coarsest split of the stored axes that fits all uses, outermost first.
+
+    Raises:
+        _UnreadableError: there is none.
+    """
     cells = []
     for axis, size in enumerate(shape):
         borders = {1, size}
@@ -247,7 +264,7 @@ def _cells(shape: Sequence[int], uses: Sequence[Use]) -> list[Factor] | str:
                     borders |= {factor.inner, factor.inner * factor.size}
         order = sorted(borders)
         if any(outer % inner for inner, outer in itertools.pairwise(order)):
-            return f"axis {axis} of size {size} is cut in ways that don't fit each other"
+            raise _UnreadableError(f"axis {axis} of size {size} is cut in ways that don't fit each other")
         pairs = list(itertools.pairwise(order)) or [(1, 1)]
         cells += [Factor(axis, inner, outer // inner) for inner, outer in reversed(pairs)]
     return cells
@@ -257,8 +274,12 @@ def _many(shape: Sequence[int], uses: Sequence[Use]) -> str:
     return "its parts" if apart(shape, uses) else "its uses"
 
 
-def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[Part | None] | str:
-    """Return what each part of the axes does, on which all uses must agree; or how they disagree."""
+def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[Part | None]:
+    """Return what each part of the axes does, on which all uses must agree.
+
+    Raises:
+        _UnreadableError: they disagree.
+    """
     found: list[Part | None] = []
     for cell in cells:
         said: dict[Part, str] = {}
@@ -268,9 +289,9 @@ def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[P
                 said.setdefault(part, use.line)
         if len(said) > 1 and cell.size > 1:
             words = ", ".join(_at(WORDS[part], place) for part, place in said.items())
-            return f"{unlike} disagree: axis {cell.axis} is {words}"
+            raise _UnreadableError(f"{unlike} disagree: axis {cell.axis} is {words}")
         if not said and cell.size > 1:
-            return f"what its axis {cell.axis} of size {cell.size} does can't be told"
+            raise _UnreadableError(f"what its axis {cell.axis} of size {cell.size} does can't be told")
         found.append(next(iter(said), None))
     return found
 
@@ -279,37 +300,38 @@ def _part_of(cell: Factor, use: Use) -> Part | None:
     part = next((part for factor, part in use.parts.items() if cell.is_inside(factor)), None)
     if part == "out" and any(cell.is_inside(factor) for factor in use.gates()):
         return "batch"
-    if part == "along" and ROLE[use.what] == "weight":
+    if part == "along" and _role(use) == "weight":
         return "batch"
     return part
 
 
 def _written(
-    shape: Sequence[int], cells: Sequence[Factor], parts: Sequence[Part | None], uses: Sequence[Use]
-) -> tuple[str, dict[str, int]] | str:
-    """Return the pattern and the sizes of axes merged in it, or why it can't be written."""
+    shape: Sequence[int], cells: Sequence[Factor], parts: Sequence[Part | None], uses: Sequence[Use], line: str = ""
+) -> tuple[str, dict[str, int]]:
+    """Return the pattern and the sizes of axes merged in it.
+
+    Raises:
+        _UnreadableError: it can't be written.
+    """
     axes: list[list[tuple[str, int]]] = []
     for axis, size in enumerate(shape):
         own = [(part, cell.size) for cell, part in zip(cells, parts, strict=True) if cell.axis == axis]
         named = _merged([(_letter(part), entries) for part, entries in own if part is not None])
-        if ROLE[uses[0].what] in ("scale", "bias") and size == 1 < max(shape):
+        if _role(uses[0]) in ("scale", "bias") and size == 1 < max(shape):
             named = []  # there to be broadcast
         merged = len(named) > 1
         axes.append([("group" if name == "stack" and merged else name, entries) for name, entries in named])
     fields = [index for index, axis in enumerate(axes) if any(name == "..." for name, _ in axis)]
     if any(len(axes[index]) > 1 for index in fields) or (fields and fields != list(range(fields[0], fields[-1] + 1))):
-        return "the axes of its receptive field do not stand together"
-    counts: dict[str, int] = {}
-    for each in axes:
-        for name, _ in each:
-            counts[name] = counts.get(name, 0) + 1
-    seen: dict[str, int] = {}
+        raise _UnreadableError(_at("the axes of its receptive field do not stand together", line))
+    counts = Counter(name for each in axes for name, _ in each)
+    seen: Counter[str] = Counter()
     sizes: dict[str, int] = {}
     written: list[str] = []
     for each in axes:
         names = []
         for name, entries in each:
-            seen[name] = seen.get(name, 0) + 1
+            seen[name] += 1
             numbered = _named(name, counts[name], seen[name])
             if len(each) > 1:
                 sizes[numbered] = entries

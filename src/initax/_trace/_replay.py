@@ -5,6 +5,7 @@ Loops stay loops and branches stay branches: what is carried from equation to eq
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -69,14 +70,9 @@ class Player(Interpreter[Any]):
         """
         return self.call(closed, values, ())
 
-    def literal(self, literal: Literal) -> Any:
-        """Return a literal with the type it stands for."""
-        aval: Any = literal.aval
-        return jnp.asarray(literal.val, aval.dtype)
-
-    def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Any]:
-        """Return the constants."""
-        return list(numbers)
+    def constant(self, atom: Any, number: Any) -> Any:
+        """Return a constant, a literal with the type it stands for."""
+        return jnp.asarray(number, atom.aval.dtype) if isinstance(atom, Literal) else number
 
     def step(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
         """Go into an equation that holds one of the places, and evaluate any other."""
@@ -91,8 +87,10 @@ class Player(Interpreter[Any]):
                 self.emitted[at] = emitted
         return results
 
-    def _child(self, state: State) -> Player:
-        return Player(self.hook, self.places, self.fresh, state, self.trips)
+    def _run(self, closed: Any, at: Place, state: State, *values: Any) -> tuple[list[Any], State, dict[Place, Any]]:
+        """Return the results of a jaxpr, the state behind it, and what is emitted in it."""
+        inner = Player(self.hook, self.places, self.fresh, state, self.trips)
+        return inner.call(closed, values, at), inner.state, inner.emitted
 
     def scan(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
         """Evaluate a scan, with the state among what it carries."""
@@ -100,11 +98,10 @@ class Player(Interpreter[Any]):
         carries, fresh = len(carry), self.fresh.get(at, {})
 
         def step(held: tuple[list[Any], State], row: list[Any]) -> tuple[Any, Any]:
-            inner = self._child({**held[1], **fresh})
-            results = inner.call(body, [*fixed, *held[0], *row], at)
-            carried = {key: inner.state[key] for key in held[1]}
-            stacked = {key: inner.state[key] for key in fresh}
-            return (results[:carries], carried), (results[carries:], stacked, inner.emitted)
+            results, state, emitted = self._run(body, at, {**held[1], **fresh}, *fixed, *held[0], *row)
+            carried = {key: state[key] for key in held[1]}
+            stacked = {key: state[key] for key in fresh}
+            return (results[:carries], carried), (results[carries:], stacked, emitted)
 
         kept = {key: value for key, value in self.state.items() if key not in fresh}
         (carry, state), (collected, stacked, emitted) = lax.scan(
@@ -122,20 +119,15 @@ class Player(Interpreter[Any]):
         def goes_on(held: tuple[list[Any], State, Any, Any]) -> Any:
             return jax.core.eval_jaxpr(test.jaxpr, test.consts, *asked, *held[0])[0]
 
-        def step(values: list[Any], state: State) -> tuple[list[Any], State, dict[Place, Any]]:
-            inner = self._child(state)
-            results = inner.call(body, [*fixed, *values], at)
-            return results, inner.state, inner.emitted
-
         def onward(held: tuple[list[Any], State, Any, Any]) -> tuple[list[Any], State, Any, Any]:
-            results, state, emitted = step(held[0], held[1])
+            results, state, emitted = self._run(body, at, held[1], *fixed, *held[0])
             room = jax.tree_util.tree_map(lambda rows, row: rows.at[held[2]].set(row), held[3], emitted)
             return results, state, held[2] + 1, room
 
-        first = (carry, self.state)
-        rows = jax.eval_shape(step, *first)[2]
+        rows = jax.eval_shape(functools.partial(self._run, body, at), self.state, *fixed, *carry)[2]
         room = jax.tree_util.tree_map(lambda row: jnp.zeros((max(self.trips[at], 1), *row.shape), row.dtype), rows)
-        results, self.state, steps, emitted = lax.while_loop(goes_on, onward, (*first, jnp.zeros((), jnp.int32), room))
+        first = (carry, self.state, jnp.zeros((), jnp.int32), room)
+        results, self.state, steps, emitted = lax.while_loop(goes_on, onward, first)
         self.emitted |= emitted
         if TRIPS in self.state:
             longest = jnp.maximum(self.state[TRIPS][at], steps)
@@ -145,28 +137,19 @@ class Player(Interpreter[Any]):
     def cond(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
         """Evaluate a branch."""
         which, operands = values[0], values[1:]
-
-        def branch(number: int, closed: Any) -> Callable[..., Any]:
-            def run(state: State, *arguments: Any) -> tuple[list[Any], State, dict[Place, Any]]:
-                inner = self._child(state)
-                return inner.call(closed, arguments, (*at, number)), inner.state, inner.emitted
-
-            return run
-
-        branches = [branch(number, closed) for number, closed in enumerate(eqn.params["branches"])]
+        branches = enumerate(eqn.params["branches"])
+        runs = [functools.partial(self._run, closed, (*at, number)) for number, closed in branches]
         every: dict[Place, Any] = {}
-        for run in branches:
+        for run in runs:
             every |= jax.eval_shape(run, self.state, *operands)[2]
 
-        def whole(run: Callable[..., Any]) -> Callable[..., Any]:
-            def filled(*arguments: Any) -> tuple[list[Any], State, dict[Place, Any]]:
-                results, state, emitted = run(*arguments)
-                return results, state, {**jax.tree_util.tree_map(_zeros, every), **emitted}
-
-            return filled
+        def filled(run: Callable[..., Any], *arguments: Any) -> tuple[list[Any], State, dict[Place, Any]]:
+            results, state, emitted = run(*arguments)
+            return results, state, {**jax.tree_util.tree_map(_zeros, every), **emitted}
 
         which = jnp.asarray(which, jnp.int32)
-        results, self.state, emitted = lax.switch(which, [whole(run) for run in branches], self.state, *operands)
+        whole = [functools.partial(filled, run) for run in runs]
+        results, self.state, emitted = lax.switch(which, whole, self.state, *operands)
         self.emitted |= emitted
         return list(results)
 
@@ -189,5 +172,4 @@ def longest_trips(
     counts = {loop: jnp.zeros((), jnp.int32) for loop in loops}
     player = Player(lambda place, operands, result, state: (result, state, None), places, state={TRIPS: counts})
     player.play(closed, values)
-    found: dict[Place, jax.Array] = player.state[TRIPS]
-    return found
+    return player.state[TRIPS]

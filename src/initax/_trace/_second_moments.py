@@ -25,7 +25,7 @@ from initax._trace._indices import evaluated
 from initax._trace._interpret import Interpreter
 from initax._trace._loops import loop_of
 from initax._trace._primitives import row_of
-from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
+from initax._trace._uses import CONTRACTIONS, Place, Uses, by_parameter
 
 NORMAL = 0
 """Stands for the numbers that are constants: they vary with no signal."""
@@ -119,6 +119,8 @@ class Law:
 class Lengths(Interpreter[Known]):
     """The second moments of what reaches the weights.
 
+    Branches are not followed, nor are `while` loops: which one is taken, and how often they run, is not known.
+
     Args:
         uses: where the weights are used.
         laws: what is known of the parameters, by parameter.
@@ -145,14 +147,12 @@ class Lengths(Interpreter[Known]):
         self.tables = tables
         self.places: dict[Place, list[int]] = {}
         self.shares: dict[Place, float] = {}
-        uses_of: dict[int, list[Use]] = {}
         for use in uses.found:
-            uses_of.setdefault(use.param, []).append(use)
-            if use.what in CONTRACTIONS and use.view is not None and not (use.stop and use.stop.hides):
+            if use.what in CONTRACTIONS and not use.is_of_a_constant and not (use.stop and use.stop.hides):
                 self.places.setdefault(use.at, []).append(use.param)
-        for uses_of_one in uses_of.values():
-            share_of = shares(uses_of_one)
-            self.shares |= {use.at: share_of[use.number] for use in uses_of_one}
+        for own in by_parameter(uses.found).values():
+            share_of = shares(own)
+            self.shares |= {use.at: share_of[use.number] for use in own}
         self.reached: dict[int, list[float | None]] = {}
         self.leaning: dict[int, frozenset[int]] = {}
         self.looked: set[int] = set()
@@ -190,21 +190,9 @@ class Lengths(Interpreter[Known]):
         self.normals += 1
         return Moment(mean + math.sqrt(variance) * quadrature()[0], self.normals, assumed)
 
-    def literal(self, literal: Literal) -> Known:
-        """Return a number as a signal that does not vary."""
-        return _constant(float(literal.val)) if np.isrealobj(literal.val) else None
-
-    def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Known]:
-        """Return that nothing is known of constants."""
-        return [None] * len(jaxpr.constvars)
-
-    def while_loop(self, eqn: Any, values: list[Known], at: Place) -> list[Known]:
-        """Follow no `while` loop: how often it runs is not known."""
-        return self.equation(eqn, values, at)
-
-    def cond(self, eqn: Any, values: list[Known], at: Place) -> list[Known]:
-        """Follow no branch: which is taken is not known."""
-        return self.equation(eqn, values, at)
+    def constant(self, atom: Any, number: Any) -> Known:
+        """Return a number as a signal that does not vary; of constants nothing is known."""
+        return _constant(float(number)) if isinstance(atom, Literal) and np.isrealobj(number) else None
 
     def equation(self, eqn: Any, values: list[Known], at: Place) -> list[Known]:
         """Return what is known of the results of an equation."""
@@ -392,8 +380,7 @@ def _agreed(lengths: Sequence[float | None]) -> float | None:
 def _count(eqn: Any) -> int:
     """How many entries of its operand an entry of an equation's result is made of."""
     if "window_dimensions" in eqn.params:
-        entries: int = math.prod(eqn.params["window_dimensions"])
-        return entries
+        return math.prod(eqn.params["window_dimensions"])
     before, after = (math.prod(atom.aval.shape) for atom in (eqn.invars[0], eqn.outvars[0]))
     return int(max(before // max(after, 1), 1))
 

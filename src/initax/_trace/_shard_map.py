@@ -106,8 +106,7 @@ def _evaluated(inner: Any, values: Sequence[Any]) -> list[Any]:
     known |= zip(jaxpr.invars, values, strict=True)
 
     def read(atom: Any) -> Any:
-        aval: Any = atom.aval
-        return jnp.asarray(atom.val, aval.dtype) if isinstance(atom, Literal) else known[atom]
+        return jnp.asarray(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else known[atom]
 
     for eqn in jaxpr.eqns:
         known |= zip(eqn.outvars, _stepped(eqn, [read(atom) for atom in eqn.invars]), strict=True)
@@ -167,10 +166,9 @@ def _looped(eqn: Any, values: list[Any]) -> list[Any]:
     """Return the results of a `while` loop on all devices."""
     body, fixed, first, _ = loop_of(eqn, values)
     test, asked = eqn.params["cond_jaxpr"], values[: eqn.params["cond_nconsts"]]
-    results: list[Any] = lax.while_loop(
+    return lax.while_loop(
         lambda carry: _evaluated(test, [*asked, *carry])[0], lambda carry: _evaluated(body, [*fixed, *carry]), first
     )
-    return results
 
 
 def _inner(params: Any) -> list[Any]:

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from jax.extend.core import Literal
 
 from initax._model._survey import Traced
 from initax._trace import _flow_rules as flow
-from initax._trace._equations import shapes_of
-from initax._trace._indices import Constant
+from initax._trace._indices import Constant, constant_of, shapes_of
 from initax._trace._interpret import Interpreter, line_of
 from initax._trace._loops import loop_of
 from initax._trace._primitives import called, row_of
@@ -115,14 +113,8 @@ class _Walk(Interpreter[Origin]):
     def __init__(self) -> None:
         self.products = SignalProducts()
 
-    def literal(self, literal: Literal) -> Origin:
-        aval: Any = literal.aval
-        return Origin(constant=Constant(np.asarray(literal.val, aval.dtype)))
-
-    def constants(self, jaxpr: Any, numbers: Sequence[Any]) -> list[Origin]:
-        is_small = [isinstance(getattr(number, "dtype", None), np.dtype) and np.size(number) == 1 for number in numbers]
-        known = [Constant(number) if small else None for number, small in zip(numbers, is_small, strict=True)]
-        return [Origin(constant=constant) for constant in known or [None] * len(jaxpr.constvars)]
+    def constant(self, atom: Any, number: Any) -> Origin:
+        return Origin(constant=constant_of(atom, number) if math.prod(atom.aval.shape) == 1 else None)
 
     def scan(self, eqn: Any, values: list[Origin], at: Place) -> list[Origin]:
         """What a loop leaves: what it hands on stays what it was, and what changes is a signal that nobody knows."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from initax._trace._factors import FOREIGN, Factor, Slot, length, pieces_of, stands
+from initax._trace._factors import FOREIGN, Factor, Slot, length, pieces_of, stands, without
 from initax._trace._uses import CONTRACTIONS, Part, Place, Taken, Use, Uses, Value, assign
-from initax._trace._views import Step, Stop, View
+from initax._trace._views import Step, View
 
 SUMS = frozenset({"add", "add_any", "scatter-add"})
 SHARED = "outputs of its entries are added up, and used one by one"
@@ -24,8 +24,13 @@ def shared(left: Value, right: Value, uses: Uses, line: str) -> None:
     """Note that outputs of one parameter are added up, some of which are used elsewhere, too."""
     for one, other in _twins(left.outputs, right.outputs, uses):
         if not _of_same_entries(one, other, uses):
-            for use in (uses.found[one.use], uses.found[other.use]):
-                use.stop = use.stop or Stop(SHARED, line)
+            _halt((one, other), SHARED, uses, line)
+
+
+def _halt(views: Iterable[View], reason: str, uses: Uses, line: str) -> None:
+    """Note why the uses that made some outputs can't be read."""
+    for view in views:
+        uses.found[view.use].halt(reason, line)
 
 
 def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
@@ -56,14 +61,11 @@ def note_sum(one: View, other: View, uses: Uses, line: str) -> None:
         if first is not second and first.signal == second.signal and one.axes == other.axes:
             _add(one, other, uses)  # a convolution, window by window
         else:
-            for use in (first, second):
-                use.stop = use.stop or Stop(SUMMED, line)
-        return
-    if one.axes == other.axes:
+            _halt((one, other), SUMMED, uses, line)
+    elif one.axes == other.axes:
         _add(one, other, uses)
     elif one.slots or other.slots:
-        for use in (first, second):
-            use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
+        _halt((one, other), ENTRIES_SUMMED, uses, line)
 
 
 def _add(one: View, other: View, uses: Uses) -> None:
@@ -76,7 +78,7 @@ def _add(one: View, other: View, uses: Uses) -> None:
 def _of_same_entries(one: View, other: View, uses: Uses) -> bool:
     """Return whether two parts of outputs are the same part, of the same entries of a parameter."""
     first, second = (uses.found[view.use].view for view in (one, other))
-    return one.fixed == other.fixed and (first and first.fixed) == (second and second.fixed)
+    return one.fixed == other.fixed and first.fixed == second.fixed
 
 
 def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tuple[View, View]]:
@@ -84,12 +86,11 @@ def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tupl
 
     They are of different uses, or of different members of a stack in one use.
     """
-    again = {view.param for view in left} & {view.param for view in right}
     return [
         (one, other)
         for one in left
         for other in right
-        if one.param == other.param and one.param in again
+        if one.param == other.param
         if one.use != other.use or _adds(one, other, uses.found[one.use])
         if uses.found[one.use].what == "scale" or not (one.scaled or other.scaled)
         if not uses.depends(one.use, other.use) and not uses.depends(other.use, one.use)
@@ -187,7 +188,7 @@ def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
     if not groups:
         return list(uses)
     by_number = {use.number: use for use in uses}
-    of_weights = {use.number: dict(use.view.fixed) if use.view is not None else {} for use in uses}
+    of_weights = {use.number: dict(use.view.fixed) for use in uses}
     fixed = {
         part: {**of_weights[part[0]], **dict(part[1])} for group in every for part in group if part[0] in by_number
     }
@@ -219,7 +220,7 @@ def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
 def _is_cut_inside(uses: Sequence[Use]) -> bool:
     """Return whether the uses take parts of an input axis."""
     inputs = {factor.axis for use in uses for factor, part in use.parts.items() if part in ("in", "field")}
-    return any(factor.axis in inputs for use in uses if use.view is not None for factor, _ in use.view.fixed)
+    return any(factor.axis in inputs for use in uses for factor, _ in use.view.fixed)
 
 
 def _with_inputs(use: Use, inputs: set[Factor]) -> Use:
@@ -236,23 +237,22 @@ def _contracting(use: Use) -> Use:
     return replace(use, what="weight", parts=parts)
 
 
-def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:
+def summed(view: View, axes: Sequence[int], uses: Uses, line: str) -> View | None:
     """Follow outputs through a sum over axes: a batch axis that is summed over is an input axis.
 
     Args:
         view: the outputs.
         axes: the axes of the value that are summed over.
-        rest: the others.
         uses: the uses so far.
         line: the line.
 
     Returns:
         The outputs after the sum, `None` where they are no outputs of one weight any more.
     """
-    use, left = uses.found[view.use], tuple(view.axes[axis] for axis in rest)
+    use, left = uses.found[view.use], without(view.axes, *axes)
     gone = [piece for axis in axes for factor in _own(view, axis) for piece in _within(factor, use)]
     if use.what == "scale" and any(use.parts.get(factor) != "batch" for factor in gone):
-        use.stop = use.stop or Stop(SCALE_SUMMED, line)
+        use.halt(SCALE_SUMMED, line)
         return None
     if use.is_of_a_constant:
         return replace(view, axes=left, scaled=True)
@@ -264,10 +264,9 @@ def summed(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, lin
     if "batch" not in kinds:
         return None
     if kinds != {"batch"} or any(factor.axis < FOREIGN for axis in axes for factor in view.axes[axis]):
-        use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
+        use.halt(ENTRIES_SUMMED, line)
         return None
-    for factor in gone:
-        use.parts[factor] = "in"
+    use.parts |= dict.fromkeys(gone, "in")
     return replace(view, axes=left)
 
 
@@ -285,38 +284,34 @@ def mixed(views: Sequence[View], axes: Sequence[int], uses: Uses, line: str, rea
         use = uses.found[view.use]
         pieces = [piece for axis in axes for factor in _own(view, axis) for piece in _within(factor, use)]
         if not view.scaled and any(use.parts.get(piece) == "batch" for piece in pieces):
-            use.stop = use.stop or Stop(reason, line)
+            use.halt(reason, line)
 
 
-def joined_summed(
-    views: Sequence[View], axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str
-) -> tuple[list[View], list[View]]:
+def joined_summed(views: Sequence[View], axes: Sequence[int], uses: Uses, line: str) -> tuple[list[View], list[View]]:
     """Follow outputs that stand beside each other through a sum over axes.
 
     Args:
         views: the outputs.
         axes: the axes of the value that are summed over.
-        rest: the others.
         uses: the uses so far.
         line: the line.
 
     Returns:
         Those that still stand beside others, and those that do not any more.
     """
-    left = [after for view in views if (after := summed(view, axes, rest, uses, line)) is not None]
+    left = [after for view in views if (after := summed(view, axes, uses, line)) is not None]
     for place, view in enumerate(left):
         for one, other in _twins([view], left[place + 1 :], uses):
             note_sum(one, other, uses, line)
     return [view for view in left if view.slots], [view for view in left if not view.slots]
 
 
-def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: Uses, line: str) -> View | None:
+def summed_product(view: View, axes: Sequence[int], uses: Uses, line: str) -> View | None:
     """Follow a product with the signal through a sum over axes: a contraction, written out.
 
     Args:
         view: the product.
         axes: the axes of the value that are summed over.
-        rest: the others.
         uses: the uses so far.
         line: the line.
 
@@ -327,22 +322,23 @@ def summed_product(view: View, axes: Sequence[int], rest: Sequence[int], uses: U
     gone = [factor for axis in axes for factor in _own(view, axis)]
     if not gone or use.what != "scale":
         return None
+    rest = (axis for axis in range(len(view.axes)) if axis not in axes)
     if view.scaled:
         if use.outputs.added_to:  # windows of a convolution, whose channels are added up
-            use.stop = use.stop or Stop(SCALE_SUMMED, line)
+            use.halt(SCALE_SUMMED, line)
         return None
     if not any(use.parts.get(factor) == "out" for axis in rest for factor in _own(view, axis)):
-        use.stop = use.stop or Stop(SCALE_SUMMED, line)
+        use.halt(SCALE_SUMMED, line)
         return None
     assign(use.parts, gone, "in")
     weight = _contracting(use)
     use.parts, use.what = weight.parts, weight.what
-    return replace(view, axes=tuple(view.axes[axis] for axis in rest))
+    return replace(view, axes=without(view.axes, *axes))
 
 
 def _own(view: View, axis: int) -> list[Factor]:
     """Return the factors of a parameter along an axis."""
-    return [factor for factor in view.opened(view.axes[axis]) if factor.axis != FOREIGN and factor.size > 1]
+    return [factor for factor in view.along(axis) if factor.size > 1]
 
 
 def _within(factor: Factor, use: Use) -> list[Factor]:
@@ -360,7 +356,7 @@ def _within(factor: Factor, use: Use) -> list[Factor]:
 
 def accumulated(
     jaxpr: Any, consts: int, carry: Sequence[Value], results: Sequence[Value], uses: Uses, line: str
-) -> list[tuple[tuple[View, ...], tuple[View, ...]]]:
+) -> list[Value]:
     """Note what a loop adds up: the axis of which each step takes an entry is an input axis then.
 
     Args:
@@ -372,26 +368,25 @@ def accumulated(
         line: the line.
 
     Returns:
-        For each value that the loop carries, the outputs and the products that it holds after the last step.
+        For each value that the loop carries, what it holds of outputs and of products after the last step.
     """
-    found: list[tuple[tuple[View, ...], tuple[View, ...]]] = []
+    found: list[Value] = []
     for place, (first, left) in enumerate(zip(carry, results, strict=False)):
         start, end = jaxpr.invars[consts + place], jaxpr.outvars[place]
+        joined = tuple(after_loop(view, uses) for view in left.joined)
         if not _is_accumulated(jaxpr, start, end):
             _onto_state(left, uses, line)
-            found.append(((), ()))
+            found.append(Value(shape=left.shape, joined=joined))
             continue
         collected = any(var is start for var in jaxpr.outvars)
-        outputs = [_over_steps(view, uses, collected) for view in (*left.outputs, *left.products)]
-        added_up(first, left, uses, line)
-        joined_summed(left.joined, (), range(len(left.shape)), uses, line)
-        after, products = outputs[: len(left.outputs)], outputs[len(left.outputs) :]
-        found.append(
-            (
-                (*first.outputs, *after),
-                tuple(replace(view, scaled=view.scaled and first.data) for view in (*first.products, *products)),
-            )
+        outputs, products = (
+            (*before, *(_over_steps(view, uses, collected) for view in views))
+            for before, views in ((first.outputs, left.outputs), (first.products, left.products))
         )
+        products = tuple(replace(view, scaled=view.scaled and first.data) for view in products)
+        added_up(first, left, uses, line)
+        joined_summed(left.joined, (), uses, line)
+        found.append(Value(shape=left.shape, outputs=outputs, products=products, joined=joined))
     return found
 
 
@@ -404,7 +399,7 @@ def _onto_state(left: Value, uses: Uses, line: str) -> None:
             continue
         pieces = [piece for step in taken_steps(view, uses, uses.at) for f in step.factors for piece in _within(f, use)]
         if any(use.parts.get(piece) == "batch" and piece.size > 1 for piece in pieces):
-            use.stop = use.stop or Stop(ENTRIES_SUMMED, line)
+            use.halt(ENTRIES_SUMMED, line)
 
 
 def _over_steps(output: View, uses: Uses, collected: bool) -> View:
@@ -423,18 +418,17 @@ def _over_steps(output: View, uses: Uses, collected: bool) -> View:
         batch = [piece for piece in pieces if use.parts.get(piece) == "batch"]
         if len(batch) < len(pieces):
             scaled = True
-            use.stop = use.stop or (Stop(SCALE_SUMMED, use.line) if use.what == "scale" else None)
+            if use.what == "scale":
+                use.halt(SCALE_SUMMED, use.line)
         if not batch:
             continue
         entries = step.entries()
         if entries is None or not np.array_equal(np.sort(entries), np.arange(length(step.factors))):
-            use.stop = use.stop or Stop(SOME_SUMMED, use.line)
-        elif scaled and use.what in CONTRACTIONS:
-            use.stop = use.stop or Stop(ENTRIES_SUMMED, use.line)  # with different outputs of each of them
+            use.halt(SOME_SUMMED, use.line)
         elif use.what == "scale":
-            use.stop = use.stop or Stop(SUMMED, use.line)
-        elif use.what in CONTRACTIONS and collected:
-            use.stop = use.stop or Stop(ENTRIES_SUMMED, use.line)
+            use.halt(SUMMED, use.line)
+        elif use.what in CONTRACTIONS and (scaled or collected):
+            use.halt(ENTRIES_SUMMED, use.line)  # with different outputs of each of them, or used one by one, too
         elif use.what in CONTRACTIONS:
             use.parts |= dict.fromkeys(batch, "in")
     return replace(after_loop(output, uses), scaled=scaled)
@@ -451,8 +445,7 @@ def taken_steps(output: View, uses: Uses, loop: Place) -> list[Step]:
     use = uses.found[output.use]
     is_inside = use.at[: len(loop)] == loop
     taken = use.view if is_inside else output
-    steps = taken.steps if taken is not None else ()
-    return [step for step in steps if (step.at[: len(loop)] == loop if step.loop is None else step.loop == loop)]
+    return [step for step in taken.steps if (step.at[: len(loop)] == loop if step.loop is None else step.loop == loop)]
 
 
 def after_loop(output: View, uses: Uses) -> View:

@@ -49,27 +49,22 @@ def survey(model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None
                 )
             )
         return model
-    adapted = found_by_adapters(model, module=module, inputs=inputs, forward=forward)
-    adapted.model = type(model)
-    read = _completed(adapted, inputs, adapted.call or forward)
-    read.notes = (*read.notes, *_unplaced(read))
-    return read
-
-
-def _completed(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Survey:
-    """Return a survey with what its forward pass says, where it is known what the model is called on."""
+    read = found_by_adapters(model, module=module, inputs=inputs, forward=forward)
+    read.model = type(model)
+    call = read.call or forward
     if inputs is not None:
         from initax._trace._infer import completed  # what follows a forward pass is a third of what there is to load
 
-        return completed(survey, inputs, forward)
-    if forward is not None:
+        read = completed(read, inputs, call)
+    elif call is not None:
         raise ModelError(
             message(
                 "forward= says how the model is called, but not on what.",
                 "give inputs=, arrays or jax.ShapeDtypeStruct((8, 3), jnp.float32); () where it takes none",
             )
         )
-    return survey
+    read.notes = (*read.notes, *_unplaced(read))
+    return read
 
 
 def _unplaced(read: Survey) -> tuple[str, ...]:

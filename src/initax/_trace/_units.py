@@ -8,34 +8,32 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from initax._trace import _elementwise as elementwise
+from initax._trace._contract import sides_of
 from initax._trace._entries import (
     Reader,
     Whole,
     apart,
     coordinates,
     covers,
-    marked,
     step_numbers,
     steps_of,
     unit_numbers,
 )
-from initax._trace._equations import shapes_of
-from initax._trace._factors import Factor, foreign, length, stands
-from initax._trace._interpret import equation
+from initax._trace._factors import Axis, Factor, foreign, length, stands, without
+from initax._trace._indices import shapes_of
+from initax._trace._interpret import Walk, equation, line_of
 from initax._trace._primitives import PRIMITIVES, row_of
 from initax._trace._uses import CONTRACTIONS, Place, Uses, Value
 from initax._trace._views import Stop, View, in_slot, placed
 
 ADDED = {
-    "add": "they are added to another signal",
-    "add_any": "they are added to another signal",
-    "sub": "they are added to another signal",
+    **dict.fromkeys(("add", "add_any", "sub"), "they are added to another signal"),
     "select_n": "they are chosen entry by entry from beside another signal",
 }
 """Functions of two signals after which what takes in the units takes in the other too."""
@@ -57,55 +55,50 @@ class LostError(Exception):
         super().__init__(str(stop))
 
 
-@dataclass(slots=True, kw_only=True)
-class Follow:
-    """What is followed, and what takes it in.
+class Following(Walk):
+    """Finds every use of the parameters, and what takes in the units of one.
+
+    Args:
+        param: the weight whose units are followed.
+        shapes: stored shapes of all parameters.
+        axes: its output axes, in stored order.
 
     Attributes:
-        param: the weight whose units are followed.
-        shape: its stored shape.
-        axes: its output axes, in stored order.
-        shapes: stored shapes of all parameters.
         started: places where units come out of it.
         readers: place of an equation → the weights that take in units there.
     """
 
-    param: int
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
-    shapes: Sequence[tuple[int, ...]]
-    started: set[Place] = field(default_factory=set)
-    readers: dict[Place, list[Reader]] = field(default_factory=dict)
+    def __init__(self, param: int, shapes: Sequence[tuple[int, ...]], axes: Sequence[int]) -> None:
+        super().__init__(Uses())
+        self.param, self.shapes, self.axes = param, shapes, tuple(axes)
+        self.shape = shapes[param]
+        self.started: set[Place] = set()
+        self.readers: dict[Place, list[Reader]] = {}
 
-    def after(
-        self, eqn: Any, values: Sequence[Value], results: Sequence[Value], uses: Uses, first: int, line: str
-    ) -> list[Value]:
-        """Return the results of an equation with what they hold of the units.
-
-        Args:
-            eqn: the equation.
-            values: what its operands hold.
-            results: what the walk found for its results.
-            uses: all uses.
-            first: how many there were before the equation.
-            line: its line.
+    def equation(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
+        """Return what the results of an equation hold, with units.
 
         Raises:
             LostError: the units can't be followed.
         """
-        fresh = [use for use in uses.found[first:] if use.what in CONTRACTIONS and use.view is not None]
+        uses, line = self.uses, line_of(eqn)
+        first = len(uses.found)
+        results = equation(eqn, values, uses, line)
+        if uses.goes_back:
+            return results
+        fresh = [use for use in uses.found[first:] if use.what in CONTRACTIONS and not use.is_of_a_constant]
         moved: list[State] = [((), None)] * len(results)
         if any(value.units or value.mixed for value in values):
             if fresh:
-                self._taken_in(eqn, values, uses, line)
+                self._taken_in(eqn, values, line)
             else:
                 moved = _moved(eqn, values, line)
         followed = (
             replace(result, units=units, mixed=mixed) for result, (units, mixed) in zip(results, moved, strict=True)
         )
-        return [self._started(result, uses, first, line) for result in followed]
+        return [self._started(result, first, line) for result in followed]
 
-    def round_a_loop(self, values: Sequence[Value], line: str) -> None:
+    def go_round(self, values: Sequence[Value], line: str) -> None:
         """Raise where values that a loop carries, and changes, hold units.
 
         Raises:
@@ -114,22 +107,24 @@ class Follow:
         if any(value.units or value.mixed for value in values):
             raise LostError(Stop("they go round a loop", line))
 
-    def _started(self, result: Value, uses: Uses, first: int, line: str) -> Value:
+    def _started(self, result: Value, first: int, line: str) -> Value:
         """A result in which units come out of the weight."""
-        views = []
+        uses, views = self.uses, []
         for view in result.outputs:
-            weight = uses.found[view.use].view if view.param == self.param and view.use >= first else None
-            if weight is None or uses.found[view.use].what not in CONTRACTIONS:
+            use = uses.found[view.use]
+            is_weight = use.what in CONTRACTIONS and not use.is_of_a_constant
+            if not is_weight or view.param != self.param or view.use < first:
                 continue
+            weight = use.view
             unit = View(param=self.param, axes=view.axes, batch=weight.batch, fixed=weight.fixed)
-            loops = [factor for _, factors in _loops(uses, self.param) for factor in factors]
+            loops = [factor for _, factors in self._loops() for factor in factors]
             if list(steps_of(weight)) != loops or not covers(unit, self.shape, self.axes):
                 raise LostError(Stop("a loop or a look-up takes parts of the weight one by one", line))
             views.append(unit)
-            self.started.add(uses.found[view.use].at)
+            self.started.add(use.at)
         return replace(result, units=tuple(views), mixed=None) if views else result
 
-    def _taken_in(self, eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> None:
+    def _taken_in(self, eqn: Any, values: Sequence[Value], line: str) -> None:
         """Enter the weights that take in units."""
         if len(values) != 2:
             raise LostError(Stop(_mixing(eqn.primitive.name), line))
@@ -142,11 +137,11 @@ class Follow:
         if not weights or not beside or not all(map(_is_plain, weights)):
             raise LostError(Stop("they meet a weight that is made of others, or looked up", line))
         pairs = _pairs(eqn, signal)
-        readers = [self._reader(pairs, units, weight, uses, line) for units in value.units for weight in weights]
-        self.readers[uses.at] = [reader for reader in readers if (reader.units >= 0).any()]
+        readers = [self._reader(pairs, units, weight, line) for units in value.units for weight in weights]
+        self.readers[self.uses.at] = [reader for reader in readers if (reader.units >= 0).any()]
 
-    def _reader(self, pairs: Mapping[int, Pairs], units: View, weight: View, uses: Uses, line: str) -> Reader:
-        along = marked(units)
+    def _reader(self, pairs: Mapping[int, Pairs], units: View, weight: View, line: str) -> Reader:
+        along = units.marked
         asked = sorted({axis for unit_axis in along for axis, *_ in pairs.get(unit_axis, ())})
         entries = coordinates(weight, asked, self.shapes[weight.param])
         if entries is None or not set(along) <= pairs.keys():
@@ -157,15 +152,15 @@ class Follow:
             tuple(sum(index[axis] // div % mod * times for axis, div, mod, times in pairs[one]) for one in along)
         ]
         if steps_of(units):
-            taken = np.where(taken < 0, -1, taken + self._step(weight, uses, line))
+            taken = np.where(taken < 0, -1, taken + self._step(weight, line))
         return Reader(param=weight.param, units=np.where(is_there, taken, -1), fixed=weight.fixed)
 
-    def _step(self, weight: View, uses: Uses, line: str) -> Whole:
+    def _step(self, weight: View, line: str) -> Whole:
         """What the steps of the loops around add to the numbers of the units, entry by entry of a weight."""
         added: Whole = np.zeros([1] * len(self.shapes[weight.param]), np.intp)
         taken: list[Factor] = []
-        for place, factors in _loops(uses, self.param):
-            theirs = uses.loops[place].get(weight.param, ())
+        for place, factors in self._loops():
+            theirs = self.uses.loops[place].get(weight.param, ())
             steps = coordinates(replace(weight, axes=(theirs,), fixed=()), (0,), self.shapes[weight.param])
             if not theirs or steps is None:
                 raise LostError(Stop("the same entries of a weight take in several of them", line))
@@ -175,17 +170,22 @@ class Follow:
             raise LostError(Stop("they meet a weight that another loop takes entries of", line))
         return added
 
-    def finish(self, uses: Uses, results: Sequence[Value]) -> list[Reader]:
+    def _loops(self) -> list[tuple[Place, Axis]]:
+        """The loops around the equation the walk is at that take entries of the weight, and the factors they take."""
+        around = (self.uses.at[:end] for end in range(1, len(self.uses.at)))
+        every = ((place, self.uses.loops.get(place, {}).get(self.param, ())) for place in around)
+        return [(place, factors) for place, factors in every if factors]
+
+    def finish(self, results: Sequence[Value]) -> list[Reader]:
         """Return the weights that take in units, once the walk is over.
 
         Args:
-            uses: all uses.
             results: what the forward pass returns.
 
         Raises:
             LostError: one of them does something else as well, or units went where they can't be followed.
         """
-        uses_of_it = [use for use in uses.found if use.param == self.param]
+        uses_of_it = [use for use in self.uses.found if use.param == self.param]
         if not uses_of_it:
             raise LostError(Stop("the forward pass does not use it"))
         for use in uses_of_it:
@@ -197,11 +197,10 @@ class Follow:
         readers = [reader for readers_there in self.readers.values() for reader in readers_there]
         if any(reader.param == self.param for reader in readers):
             raise LostError(Stop("it takes in its own outputs"))
-        for use in uses.found:
+        for use in self.uses.found:
             if use.at in self.readers or use.what == "bias":
                 continue
-            fixed = use.view.fixed if use.view is not None else ()
-            if any(reader.param == use.param and not apart(reader.fixed, fixed) for reader in readers):
+            if any(reader.param == use.param and not apart(reader.fixed, use.view.fixed) for reader in readers):
                 raise LostError(Stop("a weight that takes them in takes in another signal too", use.line))
         for one, other in itertools.combinations(self.readers.values(), 2):
             if _differ(one, other):
@@ -217,16 +216,8 @@ def _differ(one: Sequence[Reader], other: Sequence[Reader]) -> bool:
 
 def _is_plain(view: View) -> bool:
     """Whether the entries of a weight in an operand are its stored ones, up to layout and constants."""
-    altered = (
-        (view.stop and view.stop.hides)
-        or view.links
-        or view.looked
-        or view.picked
-        or view.times
-        or view.normalized
-        or view.shifted
-    )
-    return not altered
+    is_hidden = view.stop is not None and view.stop.hides
+    return not (is_hidden or view.links or view.is_signal or view.times or view.normalized or view.shifted)
 
 
 def _is_beside(one: View, other: View) -> bool:
@@ -235,23 +226,13 @@ def _is_beside(one: View, other: View) -> bool:
     return any(not (stands(mine) & stands(theirs)).any() for mine, theirs in pairs)
 
 
-def _loops(uses: Uses, param: int) -> list[tuple[Place, tuple[Factor, ...]]]:
-    """The loops around the equation the walk is at that take entries of a parameter, and the factors they take."""
-    around = (uses.at[:end] for end in range(1, len(uses.at)))
-    every = ((place, uses.loops.get(place, {}).get(param, ())) for place in around)
-    return [(place, factors) for place, factors in every if factors]
-
-
 def _pairs(eqn: Any, signal: int) -> Mapping[int, Pairs]:
     """For each axis of the signal that meets axes of the weight: which, and how an index along it is made of theirs."""
     if eqn.primitive.name == "dot_general":
         summed, batched = eqn.params["dimension_numbers"]
-        axes = [
-            *zip(summed[signal], summed[1 - signal], strict=True),
-            *zip(batched[signal], batched[1 - signal], strict=True),
-        ]
+        mine, theirs = ((*summed[side], *batched[side]) for side in (signal, 1 - signal))
         sizes = eqn.invars[signal].aval.shape
-        return {mine: ((theirs, 1, sizes[mine], 1),) for mine, theirs in axes}
+        return {own: ((other, 1, sizes[own], 1),) for own, other in zip(mine, theirs, strict=True)}
     if signal != 0 or eqn.params["batch_group_count"] > 1:
         return {}
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
@@ -278,7 +259,7 @@ def _moved(eqn: Any, values: Sequence[Value], line: str) -> list[State]:
         axis = eqn.params["axis"] % len(shapes[0])
         return [_beside([_widened(value, axis) for value in values], axis, shapes[0], line)]
     if how == "sort":
-        is_along = any(eqn.params["dimension"] in marked(view) for value in values for view in value.units)
+        is_along = any(eqn.params["dimension"] in view.marked for value in values for view in value.units)
         return [lost if is_along else _joined(name, values, shapes[0], line)] * len(shapes)
     if how == "contraction":
         return [_contracted(eqn, values, shapes[0]) or lost]
@@ -299,10 +280,10 @@ def _beside_altered(view: View, altered: Iterable[int], shape: tuple[int, ...]) 
         shape: the shape of its result.
     """
     axes = {axis % len(view.axes) for axis in altered}
-    if axes & set(marked(view)):
+    if axes & set(view.marked):
         return None
     if len(shape) < len(view.axes):
-        return replace(view, axes=tuple(factors for axis, factors in enumerate(view.axes) if axis not in axes))
+        return replace(view, axes=without(view.axes, *axes))
     pairs = zip(view.axes, shape, strict=True)
     return replace(view, axes=tuple(factors if length(factors) == size else foreign(size) for factors, size in pairs))
 
@@ -339,12 +320,13 @@ def _beside(values: Sequence[Value], axis: int, shape: tuple[int, ...], line: st
     offset = 0
     for value in values:
         for view in value.units:
-            if axis in marked(view):
+            if axis in view.marked:
                 units.append(in_slot(view, axis, offset, shape[axis]))
                 continue
-            if any(other.data and not any(_alike(view, unit, axis) for unit in other.units) for other in values):
+            alone = view.with_axis(axis, ())
+            if any(other.data and all(unit.with_axis(axis, ()) != alone for unit in other.units) for other in values):
                 raise LostError(Stop("they are joined with another signal along another axis", line))
-            units.append(replace(view, axes=(*view.axes[:axis], foreign(shape[axis]), *view.axes[axis + 1 :])))
+            units.append(view.with_axis(axis, foreign(shape[axis])))
         offset += value.shape[axis]
     return tuple(dict.fromkeys(units)), None
 
@@ -356,12 +338,6 @@ def _widened(value: Value, axis: int) -> Value:
     return replace(value, shape=shape, units=tuple(units))
 
 
-def _alike(one: View, other: View, but: int) -> bool:
-    return replace(one, axes=(*one.axes[:but], *one.axes[but + 1 :])) == replace(
-        other, axes=(*other.axes[:but], *other.axes[but + 1 :])
-    )
-
-
 def _laid(eqn: Any, values: Sequence[Value], line: str) -> list[State | None]:
     """A reshape, a transpose, a slice: as the walk lays out a weight, so lie the units."""
     blank = [Value(shape=value.shape, constant=value.constant) for value in values[1:]]
@@ -370,8 +346,8 @@ def _laid(eqn: Any, values: Sequence[Value], line: str) -> list[State | None]:
     for view in values[0].units:
         moved = equation(eqn, [Value(shape=values[0].shape, weights=(view,)), *blank], Uses(), line)
         for place, result in enumerate(moved):
-            clear = [weight for weight in result.weights if steps_of(weight) == steps_of(view)]
-            clear = [weight for weight in clear if not (weight.stop or weight.looked or weight.picked)]
+            clear = [weight for weight in result.weights if not (weight.stop or weight.is_signal)]
+            clear = [weight for weight in clear if steps_of(weight) == steps_of(view)]
             units[place] += clear
             lost[place] = lost[place] or len(clear) < len(result.weights)
     return [None if gone else (tuple(views), None) for views, gone in zip(units, lost, strict=True)]
@@ -379,16 +355,8 @@ def _laid(eqn: Any, values: Sequence[Value], line: str) -> list[State | None]:
 
 def _contracted(eqn: Any, values: Sequence[Value], shape: tuple[int, ...]) -> State | None:
     """A contraction with a signal or a constant: of axes along which all is of one unit."""
-    summed, batched = eqn.params["dimension_numbers"]
-    free = [
-        [axis for axis in range(len(value.shape)) if axis not in (*gone, *kept)]
-        for value, gone, kept in zip(values, summed, batched, strict=True)
-    ]
-    places: list[list[int | None]] = [
-        [*batched[0], *free[0], *[None] * len(free[1])],
-        [*batched[1], *[None] * len(free[0]), *free[1]],
-    ]
-    if any(set(marked(view)) & set(gone) for value, gone in zip(values, summed, strict=True) for view in value.units):
+    sides = sides_of(eqn, values)
+    if any(set(view.marked) & set(side.summed) for side in sides for view in side.value.units):
         return None
-    views = (placed(view, axes, shape) for value, axes in zip(values, places, strict=True) for view in value.units)
+    views = (placed(view, side.places, shape) for side in sides for view in side.value.units)
     return tuple(dict.fromkeys(views)), None

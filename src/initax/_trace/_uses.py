@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-import math
+import itertools
 import operator
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
-from initax._trace._factors import FOREIGN, Factor
+from initax._trace._factors import Factor, is_foreign, length
 from initax._trace._indices import Constant, Numbers
 from initax._trace._views import Stop, View
 
@@ -28,6 +29,9 @@ CONSTANT_FIRST = "it is contracted with a constant first, and then multiplied wi
 CONTRACTIONS: tuple[What, ...] = ("weight", "conv", "transposed")
 """Uses that make outputs from the signal."""
 
+
+UNSEEN = View(param=-1, axes=())
+"""Stands for a parameter in a use that tells nothing of its axes."""
 
 Taken = tuple[int, frozenset[tuple[Factor, int]]]
 """A part of the outputs of a use: the number of the use, and the factors of which one entry was taken, and which."""
@@ -68,19 +72,6 @@ class Outputs:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Biased:
-    """The weights that a bias goes with.
-
-    Attributes:
-        params: the parameters to whose outputs it is added, in the order of the forward pass.
-        uses: the uses that make these outputs.
-    """
-
-    params: tuple[int, ...] = ()
-    uses: tuple[int, ...] = ()
-
-
 @dataclass(slots=True, kw_only=True)
 class Use:
     """One place where a parameter meets the signal. Later equations add to it what they do with its outputs.
@@ -93,11 +84,11 @@ class Use:
         inside: the factors that its equation sums over; sums of its outputs may follow.
         strides: by how much a convolution's strides divide the effective fan_in and fan_out.
         outputs: what later equations do with its outputs.
-        biased: for a bias, the weights that it goes with.
+        biased: for a bias, the uses to whose outputs it is added, in the order of the forward pass.
         through: other parameters that it was contracted with before it met the signal.
         normalized: it is divided by a statistic of itself.
         stop: why it can't be read.
-        view: the parameter as a contraction, a convolution or a sum takes it, where it meets the signal so.
+        view: the parameter as a contraction, a convolution or a sum takes it, `UNSEEN` where it meets no signal so.
         at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
         goes_back: it meets a cotangent, which a gradient inside the forward pass carries back, and no signal.
         met_as: for rows that the data look up, what they are to what they meet: `bias` or `scale` of a signal, or
@@ -118,11 +109,11 @@ class Use:
     inside: frozenset[Factor] = frozenset()
     strides: tuple[float, float] = (1, 1)
     outputs: Outputs = field(default_factory=Outputs)
-    biased: Biased = Biased()
+    biased: tuple[Use, ...] = ()
     through: frozenset[int] = frozenset()
     normalized: bool = False
     stop: Stop | None = None
-    view: View | None = None
+    view: View = UNSEEN
     at: Place = ()
     goes_back: bool = False
     met_as: MetAs = ""
@@ -133,11 +124,16 @@ class Use:
     gated: frozenset[Factor] = frozenset()
     makes_weights: bool = False
 
+    @property
+    def partners(self) -> tuple[int, ...]:
+        """For a bias, the parameters to whose outputs it is added, in the order of the forward pass."""
+        return tuple(dict.fromkeys(use.param for use in self.biased))
+
     def fans(self) -> tuple[int, int]:
         """Return the number of inputs of an output, and of outputs of an input, by this use alone."""
-        inputs = (factor.size for factor, part in self.parts.items() if part in ("in", "field"))
-        outputs = (factor.size for factor, part in self.parts.items() if part in ("out", "field"))
-        return math.prod(inputs), math.prod(outputs) // math.prod(factor.size for factor in self.gates())
+        inputs = length(factor for factor, part in self.parts.items() if part in ("in", "field"))
+        outputs = length(factor for factor, part in self.parts.items() if part in ("out", "field"))
+        return inputs, outputs // length(self.gates())
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the output factors that are batch axes: of gates, and of a stack where other outputs are left."""
@@ -150,6 +146,10 @@ class Use:
         ]
         return (*outputs.gates(), *(members if left else ()))
 
+    def halt(self, reason: str, line: str) -> None:
+        """Note why it can't be read; the first reason stays."""
+        self.stop = self.stop or Stop(reason, line)
+
     @property
     def is_summed_later(self) -> bool:
         """Whether it sums over inputs after its equation."""
@@ -158,7 +158,7 @@ class Use:
     @property
     def is_of_a_constant(self) -> bool:
         """Whether the weight is contracted with a constant here, and with no signal."""
-        return self.what == "weight" and self.view is None
+        return self.what == "weight" and self.view is UNSEEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,17 +210,15 @@ class Value:
         """Whether it holds entries that are looked up in a parameter."""
         return any(view.looked or view.picked for view in self.weights)
 
+    @property
+    def fed_by_constant(self) -> bool:
+        """Whether it holds a parameter that was contracted with a constant."""
+        return any(view.fed_by_constant for view in self.weights)
 
-class Follows(Protocol):
-    """Follows units from equation to equation."""
-
-    def after(
-        self, eqn: Any, values: Sequence[Value], results: Sequence[Value], uses: Uses, first: int, line: str
-    ) -> list[Value]:
-        """Return the results of an equation with what they hold of the units."""
-
-    def round_a_loop(self, values: Sequence[Value], line: str) -> None:
-        """Raise where values that a loop carries, and changes, hold units."""
+    @property
+    def is_signal(self) -> bool:
+        """Whether it holds something of a parameter that is a signal already."""
+        return any(view.is_signal for view in self.weights)
 
 
 class Uses:
@@ -228,11 +226,10 @@ class Uses:
 
     Attributes:
         found: the uses, in the order of the forward pass.
-        links: number of contractions of parameters with each other.
+        links: numbers for contractions of parameters with each other.
         at: the equation the walk is at.
         loops: the equations that are loops → the parameters of which each step takes one entry.
         whiles: those of them whose number of steps is not known before they run.
-        follow: what follows units from equation to equation, where that was asked for.
         real: the parameters that are real.
         goes_back: whether the equation carries a cotangent back.
         own_gradient: whether it is of a function with a gradient of its own.
@@ -241,10 +238,9 @@ class Uses:
         wholes: variable → the one of which it holds entries, moved; by their `id`s.
     """
 
-    def __init__(self, follow: Follows | None = None) -> None:
-        self.follow = follow
+    def __init__(self) -> None:
         self.found: list[Use] = []
-        self.links = 0
+        self.links = itertools.count(1)
         self.at: Place = ()
         self.loops: dict[Place, dict[int, tuple[Factor, ...]]] = {}
         self.whiles: set[Place] = set()
@@ -255,11 +251,21 @@ class Uses:
         self.readers: Mapping[int, Sequence[str]] = {}
         self.wholes: dict[int, int] = {}
 
-    def add(self, use: Use) -> int:
-        """Enter a use and return its number."""
-        use.at, use.goes_back, use.number = self.at, self.goes_back, len(self.found)
+    def enter(self, outputs: View, what: What, line: str, parts: dict[Factor, Part], **more: Any) -> View:
+        """Enter a use of a parameter, and return its outputs.
+
+        Args:
+            outputs: its outputs, of which the parameter and the axes count.
+            what: what the parameter is to the signal.
+            line: the line of the forward pass.
+            parts: what each factor does.
+            more: other fields of the use.
+        """
+        number = len(self.found)
+        use = Use(param=outputs.param, what=what, line=line, parts=parts, at=self.at, number=number, **more)
+        use.goes_back = self.goes_back
         self.found.append(use)
-        return use.number
+        return View(param=outputs.param, axes=outputs.axes, use=number)
 
     def after(self, first: int, operands: Sequence[Value], results: Sequence[Value]) -> list[Value]:
         """Return the results of an equation with what they depend on: uses of parameters, and inputs.
@@ -288,10 +294,6 @@ class Uses:
         """Return the bit of the state of a loop."""
         return 2 << 2 * list(self.loops).index(at)
 
-    def behind_loop(self, value: Value, at: Place) -> Value:
-        """Return a value that a loop carries, with the bit of its state."""
-        return replace(value, behind=value.behind | self.loop_bit(at)) if value.data else value
-
     def depends(self, use: int, other: int) -> bool:
         """Return whether the signal that a use meets depends on the outputs of another use."""
         return bool(self.found[use].behind & self.bit(other))
@@ -311,27 +313,22 @@ class Uses:
     def with_axes(self, views: tuple[View, ...]) -> tuple[View, ...]:
         """Note in the uses of some outputs along which axes they lie, and return the outputs."""
         for view in views:
-            axes = (index for index, axis in enumerate(view.axes) if any(factor.axis != FOREIGN for factor in axis))
-            self.found[view.use].outputs.axes = tuple(axes)
+            axes = tuple(index for index, axis in enumerate(view.axes) if not is_foreign(axis))
+            self.found[view.use].outputs.axes = axes
         return views
 
-    def by_number(self) -> dict[int, Use]:
-        """Return the uses by their numbers, which do not change when uses are left out."""
-        return {use.number: use for use in self.found}
 
-    def link(self) -> int:
-        """Return a new number for a contraction of two parameters."""
-        self.links += 1
-        return self.links
+def by_parameter(uses: Iterable[Use]) -> defaultdict[int, list[Use]]:
+    """Return the uses of each parameter, by its number."""
+    found: defaultdict[int, list[Use]] = defaultdict(list)
+    for use in uses:
+        found[use.param].append(use)
+    return found
 
-    def mark(self) -> tuple[int, int]:
-        """Return where the list stands, for `forget`."""
-        return len(self.found), self.links
 
-    def forget(self, mark: tuple[int, int]) -> None:
-        """Drop what was entered since a mark."""
-        del self.found[mark[0] :]
-        self.links = mark[1]
+def parts_of(*said: tuple[Part, Iterable[Factor]]) -> dict[Factor, Part]:
+    """Return what each of some factors does, as it is said last; those of no parameter are left out."""
+    return {factor: part for part, factors in said for factor in factors if factor.axis >= 0}
 
 
 def assign(parts: dict[Factor, Part], factors: Iterable[Factor], part: Part) -> None:
@@ -348,30 +345,17 @@ def resolve_links(views: tuple[View, ...], parts: list[dict[Factor, Part]]) -> N
     sides, or on none, stays open.
     """
     fed = [any(part == "in" for part in each.values()) for each in parts]
-    done: set[int] = set()
+    left = {link.number for view in views for link in view.links if link.number > 0}
     moved = True
     while moved:
         moved = False
-        for number in {link.number for view in views for link in view.links if link.number > 0} - done:
-            sides: dict[int, list[int]] = {}
-            for place, view in enumerate(views):
-                if any(link.number == number for link in view.links):
-                    sides.setdefault(view.param, []).append(place)
-            up = [place for places in sides.values() for place in places if fed[place]]
-            down = [place for places in sides.values() for place in places if not fed[place]]
-            if not up or not down:
+        for number in sorted(left):
+            linked = [place for place, view in enumerate(views) if any(link.number == number for link in view.links)]
+            if len({fed[place] for place in linked}) == 1:
                 continue
-            done.add(number)
+            left.remove(number)
             moved = True
-            sides_of: tuple[tuple[list[int], Part], ...] = ((up, "out"), (down, "in"))
-            for places, part in sides_of:
-                for place in places:
-                    for link in views[place].links:
-                        if link.number == number:
-                            assign(parts[place], link.factors, part)
-                    fed[place] = True
-
-
-def size(factors: Iterable[Factor]) -> int:
-    """Return the number of entries of a product of factors."""
-    return math.prod(factor.size for factor in factors)
+            for place in linked:
+                factors = (factor for link in views[place].links if link.number == number for factor in link.factors)
+                assign(parts[place], factors, "out" if fed[place] else "in")
+                fed[place] = True

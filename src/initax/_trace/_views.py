@@ -5,8 +5,7 @@ Nothing here knows an equation; the arithmetic of axes is that of `_factors`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,14 +13,18 @@ import numpy as np
 from initax._model._reason import Why
 from initax._trace._factors import (
     FOREIGN,
+    Axis,
     Factor,
+    Fixed,
     Index,
     Slot,
     blocks,
+    digits,
     divided,
     equal_part,
     flat,
     foreign,
+    is_foreign,
     joined,
     length,
     normal,
@@ -54,6 +57,11 @@ class Stop:
         return f"{self.reason} ({self.line})" if self.line else self.reason
 
 
+def first_stop(line: str, *reasons: tuple[object, str]) -> Stop | None:
+    """Return the first reason that holds, of pairs of whether it does and the words; `None` where none does."""
+    return next((Stop(reason, line) for holds, reason in reasons if holds), None)
+
+
 CHANGED = "a loop changes it from step to step"
 """Why a parameter can't be followed that is in the state of a loop in which there is no signal."""
 
@@ -69,25 +77,8 @@ class Link:
     """
 
     number: int
-    factors: tuple[Factor, ...]
+    factors: Axis
     plain: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pick:
-    """Factors of which one entry was taken, by a number that is known when the equation runs.
-
-    Attributes:
-        factors: the factors, outermost first.
-        at: the place of the equation.
-        operand: which of its operands holds the number, clamped to what there is.
-        entry: which entry of that operand it is.
-    """
-
-    factors: tuple[Factor, ...]
-    at: tuple[int, ...]
-    operand: int
-    entry: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +90,15 @@ class Step:
         number: which entry it is, where that depends on nothing but the step.
         column: which entry of that number it is.
         at: the place of the equation, or of the loop where it runs over the axis.
+        operand: which operand of the equation holds the number, clamped to what there is; `None` for a scan, for many
+            numbers, and for an axis that is not of the parameter alone.
     """
 
-    axis: tuple[Factor, ...]
+    axis: Axis
     number: Series | None = field(compare=False)
     column: int
     at: tuple[int, ...]
+    operand: int | None = None
 
     @property
     def loop(self) -> tuple[int, ...] | None:
@@ -112,21 +106,17 @@ class Step:
         return None if self.number is None else self.number.loop
 
     @property
-    def factors(self) -> tuple[Factor, ...]:
+    def factors(self) -> Axis:
         """The factors of the parameter."""
         return flat(self.axis)[0]
 
     def entries(self) -> Index | None:
         """Return which entry of the product of the factors each step takes, `None` where that is not known."""
-        steps = self.number.steps if self.number is not None else None
-        if steps is None:
-            return None
-        taken = steps.reshape(len(steps), -1)[:, self.column]
-        inside = ((taken >= 0) & (taken < length(self.axis))).all()
-        return flat(self.axis)[1][taken.astype(np.intp)] if inside else None
+        taken = self.number.indices(self.column, length(self.axis)) if self.number is not None else None
+        return None if taken is None else flat(self.axis)[1][taken]
 
 
-def entries_at(number: Series, step: Step, size: int) -> tuple[Factor, ...] | None:
+def entries_at(number: Series, step: Step, size: int) -> Axis | None:
     """Return an axis into which each step of a loop puts what it made of an entry; `None` where it is not known.
 
     Args:
@@ -134,14 +124,11 @@ def entries_at(number: Series, step: Step, size: int) -> tuple[Factor, ...] | No
         step: which entry each step takes.
         size: the size of the axis.
     """
-    places, entries = number.steps, step.entries()
-    if places is None or entries is None or len(places) != len(entries):
-        return None
-    places = places.reshape(len(places), -1)[:, 0]
-    if len(np.unique(places)) < len(places) or ((places < 0) | (places >= size)).any():
+    places, entries = number.indices(0, size), step.entries()
+    if places is None or entries is None or len(places) != len(entries) or len(np.unique(places)) < len(places):
         return None
     index: Index = np.full(size, -1, np.intp)
-    index[places.astype(np.intp)] = entries
+    index[places] = entries
     found = normal(step.factors, index)
     return found[0] if found is not None else None
 
@@ -160,7 +147,6 @@ class View:
         by: the indices that come with the data, see `Uses.whole`.
         picked: the look-up was by many constant indices, which are no data but no single entry either.
         fixed: factors of which one entry was taken, and which.
-        picks: those of `batch` that a loop counter picks, and where.
         steps: the axes that loops go through entry by entry; their factors are in `batch`.
         links: contractions with other parameters or constants.
         scaled: it was multiplied with a constant; of outputs, with a signal or a norm's scale.
@@ -180,15 +166,14 @@ class View:
     """
 
     param: int
-    axes: tuple[tuple[Factor, ...], ...]
-    batch: tuple[Factor, ...] = ()
-    looked: tuple[Factor, ...] = ()
-    tables: tuple[Factor, ...] = ()
+    axes: tuple[Axis, ...]
+    batch: Axis = ()
+    looked: Axis = ()
+    tables: Axis = ()
     before: int = 0
     by: int = 0
     picked: bool = False
-    fixed: tuple[tuple[Factor, int], ...] = ()
-    picks: tuple[Pick, ...] = ()
+    fixed: Fixed = ()
     steps: tuple[Step, ...] = ()
     links: tuple[Link, ...] = ()
     scaled: bool = False
@@ -202,21 +187,33 @@ class View:
     quantized: bool = False
     frozen: bool = False
     stop: Stop | None = None
-    running: tuple[Factor, ...] = ()
+    running: Axis = ()
     share: float = 1.0
     use: int = -1
 
     @property
-    def own(self) -> tuple[Factor, ...]:
+    def own(self) -> Axis:
         """The factors of the parameter that are still axes of the value."""
-        return tuple(factor for axis in self.axes for factor in self.opened(axis) if factor.axis != FOREIGN)
+        return tuple(factor for axis in self.axes for factor in opened(axis) if factor.axis != FOREIGN)
 
-    def opened(self, axis: tuple[Factor, ...]) -> tuple[Factor, ...]:
-        """Return the factors of an axis, with what stands in a slot in the place of the slot."""
-        found: list[Factor] = []
-        for factor in axis:
-            found += factor.factors if isinstance(factor, Slot) else (factor,)
-        return tuple(found)
+    def along(self, axis: int) -> Axis:
+        """Return the factors of the parameter along an axis of the value."""
+        return tuple(factor for factor in opened(self.axes[axis]) if factor.axis != FOREIGN)
+
+    @property
+    def marked(self) -> tuple[int, ...]:
+        """The axes of the value along which it holds different entries of the parameter, or something beside them."""
+        return tuple(
+            index
+            for index, axis in enumerate(self.axes)
+            if any(factor.axis != FOREIGN and factor.size > 1 for factor in axis)
+        )
+
+    @property
+    def picks(self) -> tuple[Step, ...]:
+        """The steps that go by a number which an equation takes in, and which is an index along stored axes."""
+        steps = (step for step in self.steps if step.operand is not None)
+        return tuple(step for step in steps if all(factor.axis >= 0 for factor in step.axis))
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -230,18 +227,32 @@ class View:
         return any(link.number < 0 and not link.plain for link in self.links)
 
     @property
-    def added_up(self) -> tuple[Factor, ...]:
+    def is_linked(self) -> bool:
+        """Whether it was contracted with another parameter."""
+        return any(link.number > 0 for link in self.links)
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether it is a signal already: looked up in a parameter, or what comes out of a weight with a constant."""
+        return bool(self.looked or self.picked or self.fed_by_constant)
+
+    @property
+    def added_up(self) -> Axis:
         """The factors along which its own entries were added up."""
         return tuple(factor for link in self.links if link.plain for factor in link.factors)
 
-    def one_by_one(self, step: Step, axes: tuple[tuple[Factor, ...], ...]) -> View:
+    def with_axis(self, axis: int, factors: Axis) -> View:
+        """Return the view with other factors along an axis of the value."""
+        return replace(self, axes=(*self.axes[:axis], factors, *self.axes[axis + 1 :]))
+
+    def one_by_one(self, step: Step, axes: tuple[Axis, ...]) -> View:
         """Return the view of one entry along an axis at a time, by a loop.
 
         Args:
             step: the axis, and which entry it is.
             axes: the axes of the entry.
         """
-        gone = tuple(factor for factor in self.opened(step.axis) if factor.axis != FOREIGN)
+        gone = tuple(factor for factor in opened(step.axis) if factor.axis != FOREIGN)
         return replace(self, axes=axes, batch=self.batch + gone, steps=(*self.steps, step) if gone else self.steps)
 
     @property
@@ -253,6 +264,18 @@ class View:
         """Return the view with a reason why it can't be read; the first reason stays."""
         return replace(self, running=(), stop=self.stop or stop)
 
+    def lost(self, shape: Sequence[int], stop: Stop) -> View:
+        """Return a view with a reason why it can't be read, in a value in which its axes are not known."""
+        return replace(self.halted(stop), axes=tuple(map(foreign, shape)))
+
+
+def opened(axis: Axis) -> Axis:
+    """Return the factors of an axis, with what stands in a slot in the place of the slot."""
+    found: list[Factor] = []
+    for factor in axis:
+        found += factor.factors if isinstance(factor, Slot) else (factor,)
+    return tuple(found)
+
 
 def whole(param: int, shape: Sequence[int]) -> View:
     """Return the view of a parameter as it is stored."""
@@ -263,8 +286,8 @@ def reshaped(view: View, shape: Sequence[int]) -> View | None:
     """Return the view of the value reshaped, or `None` where an axis is cut in a way that can't be told."""
     if 0 in shape:
         return None
-    axes: list[tuple[Factor, ...]] = []
-    fixed: tuple[tuple[Factor, int], ...] = ()
+    axes: list[Axis] = []
+    fixed: Fixed = ()
     for old, new in blocks([length(axis) for axis in view.axes], shape):
         factors = [factor for index in old for factor in view.axes[index]]
         sizes = [shape[index] for index in new]
@@ -279,10 +302,15 @@ def reshaped(view: View, shape: Sequence[int]) -> View | None:
     return _with_fixed(replace(view, axes=tuple(axes)), fixed)
 
 
-def _with_fixed(view: View, fixed: tuple[tuple[Factor, int], ...]) -> View:
+def _with_fixed(view: View, fixed: Fixed) -> View:
     """Return the view with one entry of some more factors taken."""
     gone = tuple(factor for factor, _ in fixed)
     return replace(view, fixed=view.fixed + fixed, batch=view.batch + gone) if fixed else view
+
+
+def _with_entries(view: View, axis: int, entries: tuple[Axis, Fixed] | None) -> View | None:
+    """Return the view with some entries along an axis, and of other factors one."""
+    return None if entries is None else _with_fixed(view.with_axis(axis, entries[0]), entries[1])
 
 
 def placed(view: View, axes: Sequence[int | None], shape: Sequence[int]) -> View:
@@ -291,6 +319,22 @@ def placed(view: View, axes: Sequence[int | None], shape: Sequence[int]) -> View
         view,
         axes=tuple(foreign(size) if old is None else view.axes[old] for old, size in zip(axes, shape, strict=True)),
     )
+
+
+def in_place(views: Sequence[View], places: Sequence[int | None], shape: Sequence[int]) -> tuple[View, ...]:
+    """Return the views that an equation leaves as they are along the axes that it keeps.
+
+    Args:
+        views: the views of its operand; those with entries of the parameter along an axis that goes are left out.
+        places: for each axis of its result the axis that it was, `None` where it is new.
+        shape: the shape of its result.
+    """
+    return tuple(placed(view, places, shape) for view in views if set(view.marked) <= set(places))
+
+
+def scaled(views: Iterable[View]) -> tuple[View, ...]:
+    """Return views marked as scaled: a bias that is added to outputs now does not belong to their weight."""
+    return tuple(replace(view, scaled=True) for view in views)
 
 
 def picked(view: View, axis: int, index: Index) -> View | None:
@@ -304,13 +348,9 @@ def picked(view: View, axis: int, index: Index) -> View | None:
     factors, before = flat(view.axes[axis])
     if not len(before):
         return None
-    if all(factor.axis == FOREIGN for factor in view.axes[axis]) and (index >= 0).all():
-        entries: tuple[tuple[Factor, ...], tuple[tuple[Factor, int], ...]] | None = (foreign(len(index)), ())
-    else:
-        entries = normal(factors, np.where(index < 0, -1, before[index]))
-    if entries is None:
-        return None
-    return _with_fixed(replace(view, axes=(*view.axes[:axis], entries[0], *view.axes[axis + 1 :])), entries[1])
+    if is_foreign(view.axes[axis]) and (index >= 0).all():
+        return view.with_axis(axis, foreign(len(index)))
+    return _with_entries(view, axis, normal(factors, np.where(index < 0, -1, before[index])))
 
 
 def in_slot(view: View, axis: int, offset: int, total: int) -> View:
@@ -327,17 +367,13 @@ def part(view: View, axis: int, start: int, size: int, stride: int) -> View | No
     """Return the view of a slice of the value, or `None` where the slice is not one of equal parts of the axis."""
     if any(isinstance(factor, Slot) for factor in view.axes[axis]):
         return None
-    entries = equal_part(view.axes[axis], start, size, stride, length(view.axes[axis]))
-    if entries is None:
-        return None
-    return _with_fixed(replace(view, axes=(*view.axes[:axis], entries[0], *view.axes[axis + 1 :])), entries[1])
+    return _with_entries(view, axis, equal_part(view.axes[axis], start, size, stride, length(view.axes[axis])))
 
 
 def merged(one: View, other: View, axis: int) -> View | None:
     """Return two views of one parameter as one, where they differ only in which entries stand along one axis."""
-    if replace(one, axes=_without(one.axes, axis), fixed=(), batch=()) != replace(
-        other, axes=_without(other.axes, axis), fixed=(), batch=()
-    ):
+    alone = [replace(view.with_axis(axis, ()), fixed=(), batch=()) for view in (one, other)]
+    if alone[0] != alone[1]:
         return None
     common = [each for each in one.fixed if each in other.fixed]
     left, right = (_framed(each, axis, common) for each in (one, other))
@@ -345,19 +381,11 @@ def merged(one: View, other: View, axis: int) -> View | None:
         return None
     if ((left[1] >= 0) & (right[1] >= 0)).any() or left[2] != right[2]:
         return None
-    found = normal(left[0], np.where(left[1] < 0, right[1], left[1]))
-    assert found is not None
-    view = replace(one, axes=(*one.axes[:axis], found[0], *one.axes[axis + 1 :]), fixed=tuple(common), batch=left[2])
-    return _with_fixed(view, found[1])
+    entries = normal(left[0], np.where(left[1] < 0, right[1], left[1]))
+    return _with_entries(replace(one, fixed=tuple(common), batch=left[2]), axis, entries)
 
 
-def _without(axes: Sequence[tuple[Factor, ...]], axis: int) -> tuple[tuple[Factor, ...], ...]:
-    return (*axes[:axis], *axes[axis + 1 :])
-
-
-def _framed(
-    view: View, axis: int, common: Sequence[tuple[Factor, int]]
-) -> tuple[tuple[Factor, ...], Index, tuple[Factor, ...]] | None:
+def _framed(view: View, axis: int, common: Sequence[tuple[Factor, int]]) -> tuple[Axis, Index, Axis] | None:
     """Return an axis with factors of which one entry was taken, the index along all, and the other batch factors."""
     own, index = flat(view.axes[axis])
     taken = [each for each in view.fixed if each not in common]
@@ -365,8 +393,7 @@ def _framed(
     frame = joined(sorted(pieces, key=lambda factor: (factor.axis, -factor.inner)))
     if len({each.axis for each in frame}) < len(frame):
         return None
-    inner = [math.prod(each.size for each in own[at + 1 :]) for at in range(len(own))]
-    digit = {factor: index // step % factor.size for factor, step in zip(own, inner, strict=True)}
+    digit = dict(zip(own, digits(index, own), strict=True))
     digit |= {factor: np.full(len(index), which, np.intp) for factor, which in taken}
     result: Index = np.zeros(len(index), np.intp)
     for each in frame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,8 @@ from initax._trace._entries import Reader
 from initax._trace._interpret import Walk
 from initax._trace._picked import tell_members
 from initax._trace._reading import Reading, read
-from initax._trace._units import Follow
-from initax._trace._uses import Use, Uses, Value
+from initax._trace._units import Following
+from initax._trace._uses import Uses, Value, by_parameter
 from initax._trace._views import Stop, whole
 
 
@@ -51,20 +50,11 @@ def readings_of(closed: Any, names: Sequence[str], constants: int = 0) -> dict[s
         constants: how many arguments behind them are constants; the rest are inputs.
     """
     uses = uses_of(closed, len(names), constants)
-    by_number = uses.by_number()
-    forward, backward = _by_array(uses.found), _by_array(uses.backward)
+    forward, backward = by_parameter(uses.found), by_parameter(uses.backward)
     return {
-        name: read(tuple(var.aval.shape), forward[index] or backward[index], names, by_number)
+        name: read(tuple(var.aval.shape), forward[index] or backward[index], names)
         for index, (name, var) in enumerate(zip(names, closed.jaxpr.invars, strict=False))
     }
-
-
-def _by_array(uses: Sequence[Use]) -> defaultdict[int, list[Use]]:
-    """Return the uses of each array, by its number."""
-    found: defaultdict[int, list[Use]] = defaultdict(list)
-    for use in uses:
-        found[use.param].append(use)
-    return found
 
 
 def uses_of(closed: Any, arrays: int, constants: int = 0) -> Uses:
@@ -75,9 +65,9 @@ def uses_of(closed: Any, arrays: int, constants: int = 0) -> Uses:
         arrays: how many arguments are arrays that may be weights.
         constants: how many arguments behind them are constants; the rest are inputs.
     """
-    uses = Uses()
-    _walked(closed, arrays, constants, uses)
-    return uses
+    walk = Walk(Uses())
+    _walked(closed, arrays, constants, walk)
+    return walk.uses
 
 
 def readers_of(closed: Any, arrays: int, constants: int, param: int, axes: Sequence[int]) -> list[Reader]:
@@ -93,14 +83,13 @@ def readers_of(closed: Any, arrays: int, constants: int, param: int, axes: Seque
     Raises:
         LostError: the outputs can't be followed everywhere.
     """
-    shapes = [tuple(var.aval.shape) for var in closed.jaxpr.invars[:arrays]]
-    follow = Follow(param=param, shape=shapes[param], axes=tuple(axes), shapes=shapes)
-    uses = Uses(follow)
-    return follow.finish(uses, _walked(closed, arrays, constants, uses))
+    walk = Following(param, [tuple(var.aval.shape) for var in closed.jaxpr.invars[:arrays]], axes)
+    return walk.finish(_walked(closed, arrays, constants, walk))
 
 
-def _walked(closed: Any, arrays: int, constants: int, uses: Uses) -> list[Value]:
+def _walked(closed: Any, arrays: int, constants: int, walk: Walk) -> list[Value]:
     """Enter every use, and return what the results hold."""
+    uses = walk.uses
     shapes: list[tuple[int, ...]] = [tuple(var.aval.shape) for var in closed.jaxpr.invars]
     operands = [
         Value(shape=shape, weights=(whole(index, shape),))
@@ -111,15 +100,15 @@ def _walked(closed: Any, arrays: int, constants: int, uses: Uses) -> list[Value]
     uses.real = frozenset(
         index for index, var in enumerate(closed.jaxpr.invars[:arrays]) if not jnp.iscomplexobj(var.aval)
     )
-    results = Walk(uses).call(closed, operands, ())
+    results = walk.call(closed, operands, ())
     for result in results:
-        if result.data or any(view.fed_by_constant for view in result.weights):
+        if result.data or result.fed_by_constant:
             settle(result, uses, "")
     met = {use.param for use in uses.found}
     for view in (view for result in results for view in result.weights):
         if view.param not in met:
             stop = Stop("the forward pass returns it, and no signal meets it", why=Why.RETURNED)
-            uses.add(Use(param=view.param, what="other", stop=view.stop or stop))
+            uses.enter(view, "other", "", {}, stop=view.stop or stop)
     tell_members(uses.found)
     uses.backward = [use for use in uses.found if use.goes_back]
     uses.found = [use for use in uses.found if not use.goes_back]

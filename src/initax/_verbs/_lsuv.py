@@ -25,7 +25,7 @@ from initax._trace._factors import Factor
 from initax._trace._replay import Player
 from initax._trace._take_survey import called
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
-from initax._trace._views import Pick, View
+from initax._trace._views import Step, View
 from initax._trace._walk import uses_of
 from initax._verbs._finite import refuse_not_finite, widened
 
@@ -203,7 +203,7 @@ class _Job:
 
     key: Key
     loops: tuple[Place, ...]
-    picks: tuple[Pick, ...]
+    picks: tuple[Step, ...]
     factors: tuple[tuple[Factor, ...], ...]
     axes: tuple[int, ...] | None = None
     sizes: tuple[int, ...] = ()
@@ -217,8 +217,8 @@ class _Job:
         return ones, jnp.zeros(picked, bool), UNSEEN * ones, ones, jnp.zeros(picked, jnp.int32)
 
 
-def _sizes(picks: Sequence[Pick]) -> tuple[int, ...]:
-    return tuple(math.prod(factor.size for factor in pick.factors) for pick in picks)
+def _sizes(picks: Sequence[Step]) -> tuple[int, ...]:
+    return tuple(math.prod(factor.size for factor in pick.axis) for pick in picks)
 
 
 def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[Place, _Job], dict[str, str]]:
@@ -237,7 +237,6 @@ def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[P
             skipped[path] = reason
             continue
         for use in own_uses:
-            assert use.view is not None
             loops, factors = _entry_factors(use, use.view, uses)
             jobs[use.at] = _Job(key=(param, use.view.fixed), loops=loops, picks=use.view.picks, factors=factors)
     return jobs, skipped
@@ -246,7 +245,7 @@ def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[P
 def _entry_factors(use: Use, view: View, uses: Uses) -> tuple[tuple[Place, ...], tuple[tuple[Factor, ...], ...]]:
     """The loops that take one entry of a parameter each, and the parts of its axes that they and the picks run over."""
     loops = _loops_of(use, uses)
-    return loops, (*(uses.loops[loop][use.param] for loop in loops), *(pick.factors for pick in view.picks))
+    return loops, (*(uses.loops[loop][use.param] for loop in loops), *(pick.axis for pick in view.picks))
 
 
 def _selected(survey: Survey, skip: Any) -> set[str]:
@@ -284,14 +283,14 @@ def _why_not(parameter: Parameter, own_uses: Sequence[Use], sharing: Mapping[Pla
         return str(stopped.stop)
     if any(use.what not in CONTRACTIONS for use in own_uses):
         return "it is used as something else than a weight too"
-    if any(use.view is None or not use.inside for use in own_uses):
+    if any(not use.inside for use in own_uses):
         return "its operation is written out, or fed by constants"
     if any(sharing[use.at] > 1 for use in own_uses):
         return "it shares its operation with other parameters"
     loops = {_loops_of(use, uses) for use in own_uses}
     if len(loops) > 1 or any(_is_reentered(use, uses) for use in own_uses):
         return "several loops run over its stack"
-    if any(use.view and use.view.looked for use in own_uses):
+    if any(use.view.looked for use in own_uses):
         return "its entries are picked by the data"
     if not all(_is_known(use, uses) for use in own_uses):
         return "its entries are picked in a way that can't be followed"
@@ -304,20 +303,16 @@ def _why_not(parameter: Parameter, own_uses: Sequence[Use], sharing: Mapping[Pla
 
 def _is_known(use: Use, uses: Uses) -> bool:
     """Whether it is known which entry of each batch axis a use takes: by a loop, by a counter or always the same."""
-    if use.view is None:
-        return False
     loops = [factor for loop in _loops_of(use, uses) for factor in uses.loops[loop][use.param]]
-    picked = [factor for pick in use.view.picks for factor in pick.factors]
+    picked = [factor for pick in use.view.picks for factor in pick.axis]
     known = (*loops, *picked, *(factor for factor, _ in use.view.fixed))
     return not use.view.looked and all(factor in known for factor in use.view.batch)
 
 
 def _parts(use: Use) -> tuple[Any, ...]:
     """The parts of the stored axes of which a use takes single entries."""
-    if use.view is None:
-        return ()
     unequal = tuple(slot for slot in use.view.slots if slot.partial)
-    return tuple(pick.factors for pick in use.view.picks), frozenset(factor for factor, _ in use.view.fixed), unequal
+    return tuple(pick.axis for pick in use.view.picks), frozenset(factor for factor, _ in use.view.fixed), unequal
 
 
 def _is_reentered(use: Use, uses: Uses) -> bool:
@@ -333,7 +328,7 @@ def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Job]:
     places: dict[int, set[Any]] = {}
     for use in uses.found:
         view = use.view
-        if use.what != "bias" or view is None or use.stop or not calibrated & set(use.biased.params):
+        if use.what != "bias" or use.stop or not calibrated & set(use.partners):
             continue
         axes = tuple(
             axis for axis, parts in enumerate(view.axes) if any(part.axis >= 0 and part.size > 1 for part in parts)
@@ -375,7 +370,7 @@ def _replayed(
     ) -> tuple[Any, dict[Any, Any], None]:
         for pick in picks:
             if pick.at == place:
-                number = jnp.ravel(operands[pick.operand])[pick.entry].astype(jnp.int32)
+                number = jnp.ravel(operands[pick.operand])[pick.column].astype(jnp.int32)
                 state = {**state, _number(pick): jnp.clip(number, 0, _sizes([pick])[0] - 1)}
         job = changes.get(place)
         if job is None:
@@ -404,9 +399,9 @@ def _replayed(
     return new, {job.key: player.state[job.key] for job in jobs.values()}
 
 
-def _number(pick: Pick) -> tuple[int, tuple[int, ...]]:
+def _number(pick: Step) -> tuple[int, tuple[int, ...]]:
     """The key of the state under which it is kept which entry was picked last; no parameter has a number below zero."""
-    return -1, (*pick.at, pick.operand, pick.entry)
+    return -1, (*pick.at, pick.operand, pick.column)
 
 
 def _measured(operands: Sequence[Any], output: Any, record: Any, target: float, tolerance: float) -> tuple[Any, Record]:

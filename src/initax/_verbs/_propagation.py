@@ -206,12 +206,10 @@ def operations_of(uses: Uses, examples: int | None) -> dict[Place, Operation]:
         uses: the uses of all parameters.
         examples: how many examples the inputs hold, where that is known.
     """
-    biases = [
-        use for use in uses.found if use.what == "bias" and len(use.biased.params) == 1 and not use.stop and use.view
-    ]
+    biases = [use for use in uses.found if use.what == "bias" and len(use.partners) == 1 and not use.stop]
     operations: dict[Place, Operation] = {}
     for use in uses.found:
-        if use.what not in CONTRACTIONS or use.view is None or not use.at:
+        if use.what not in CONTRACTIONS or use.is_of_a_constant or not use.at:
             continue
         complete = use
         bias = next((bias for bias in biases if _follows(bias, use)), None)
@@ -250,7 +248,7 @@ def _stack_axes(use: Use, around: Sequence[Place], uses: Uses) -> tuple[int, ...
 def _follows(bias: Use, weight: Use) -> bool:
     """Whether a bias is added to the output of this use of a weight: later in the same jaxpr, along all its units."""
     is_later = bias.at[:-1] == weight.at[:-1] and bias.at > weight.at
-    return is_later and bias.biased.params == (weight.param,) and len(bias.outputs.axes) == len(weight.outputs.axes)
+    return is_later and bias.partners == (weight.param,) and len(bias.outputs.axes) == len(weight.outputs.axes)
 
 
 def _trips(
@@ -330,8 +328,7 @@ def _correlation(output: jax.Array, others: Sequence[int], examples: int | None)
 
 def _gradient(gradient: Any, operation: Operation) -> dict[str, jax.Array]:
     """Norm and variance of a weight's gradient, of each entry of a stack on its own; `nan` where that can't be had."""
-    axes, view = operation.stack, operation.use.view
-    alone = view.fixed if view is not None else ()
+    axes, alone = operation.stack, operation.use.view.fixed
     inner = any(factor.size != gradient.shape[factor.axis] for factor, _ in alone)
     if axes is None or inner or (axes and alone) or len(operation.params) > 1:
         return {}
@@ -358,7 +355,7 @@ def _reported(
         numbers = {name: np.asarray(value) for name, value in measured[place].items()}
         keys, *steps = numbers["ran"].shape
         path = " + ".join(traced.paths[param] for param in operation.params)
-        alone = operation.use.view.fixed if operation.use.view else ()
+        alone = operation.use.view.fixed
         path += f"[{', '.join(str(digit) for _, digit in alone)}]" if alone else ""
         for step in itertools.product(*map(range, steps)):
             ran = _entry(numbers["ran"], step, keys)
