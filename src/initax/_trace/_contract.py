@@ -403,7 +403,8 @@ def _settled(left: Side, right: Side, uses: Uses, line: str) -> tuple[Side, Side
         return bool(own & taken) and bool(own - taken)
 
     def ready(side: Side, other: Value) -> Side:
-        value, met_as = side.value, "factor" if other.weights and not other.looked else ""
+        value = side.value
+        met_as: MetAs = "factor" if other.weights and not other.looked else ""
         if value.looked and not is_member(side, other):
             return replace(side, value=settle(value, uses, line, met_as))
         if value.fed_by_constant and other.weights:

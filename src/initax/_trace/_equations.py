@@ -200,9 +200,9 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
         return None
     if any(over.shape[index] != under.shape[axis] for axis, index in window.items()):
         return None
-    places = [around[0] if axis in axes else window[axis] for axis in range(len(under.shape))]
-    rearranged = layout.rearrange(over, places, [over.shape[index] for index in places])
-    return layout.write_rows(under, rearranged, axes[0], rows[:, 0].astype(np.intp), uses, line, adds)
+    order = [around[0] if axis in axes else window[axis] for axis in range(len(under.shape))]
+    block = layout.rearrange(over, order, [over.shape[index] for index in order])
+    return layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, line, adds)
 
 
 def _put_in(under: Value, over: Value, where: Mapping[int, Constant | None], uses: Uses) -> Value | None:

@@ -124,7 +124,8 @@ def constant_of(atom: Any, number: Any) -> Constant | None:
         atom: the literal, or the variable of the constant.
         number: what it is.
     """
-    if isinstance(atom, Literal):
+    is_literal = isinstance(atom, Literal)
+    if is_literal:
         return Constant(np.asarray(number, atom.aval.dtype))
     is_known = isinstance(getattr(number, "dtype", None), np.dtype) and not isinstance(number, jax.core.Tracer)
     return Constant(number) if is_known else None

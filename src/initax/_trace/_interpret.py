@@ -453,7 +453,7 @@ def _steps(output: View, uses: Uses, count: int) -> tuple[Factor, ...]:
 def _restacked(view: View, uses: Uses, steps: int) -> View | None:
     """Return a parameter whose entries a loop collects step by step; `None` where it collects something else."""
     taken, fixed = uses.loops[uses.at].get(view.param, ()), {factor for factor, _ in view.fixed}
-    counted = any(step.operand is not None and step.at[: len(uses.at)] == uses.at for step in view.steps)
+    counted = any(step.operand >= 0 and step.at[: len(uses.at)] == uses.at for step in view.steps)
     if counted or not set(taken) <= set(view.batch) - fixed:
         return None
     return _unstepped(view, taken, steps)

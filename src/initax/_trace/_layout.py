@@ -201,7 +201,7 @@ def entry(value: Value, axis: int, which: Value, at: Place, operand: int, by: in
             looked = tuple(factor for factor in whole if factor.axis != FOREIGN)
             return replace(one, looked=view.looked + looked, before=len(view.fixed), by=by)
         is_whole = all(factor.axis >= 0 for factor in whole)
-        return view.one_by_one(Step(whole, number, 0, at, operand if is_whole else None), one.axes)
+        return view.one_by_one(Step(whole, number, 0, at, operand if is_whole else -1), one.axes)
 
     found = moved(value, shape, move, value.stretched)
     return replace(found, data=value.data or which.data)
@@ -296,7 +296,7 @@ def _looked_up(value: Value, indices: Value, eqn: Any, uses: Uses, line: str) ->
             members += opened(own) if indices.data and not by_data[axis] else ()
             if own and axis in numbers.start_index_map:
                 column = numbers.start_index_map.index(axis)
-                operand = None if many or own != view.axes[axis] else 1
+                operand = -1 if many or own != view.axes[axis] else 1
                 steps.append(Step(view.axes[axis], number, column, at, operand))
         one = replace(view, axes=tuple(foreign(1) if at in single else axis for at, axis in enumerate(view.axes)))
         # An axis of one entry that the look-up collapses is no axis of the result, but still one of the parameter.

@@ -72,7 +72,8 @@ class Player(Interpreter[Any]):
 
     def constant(self, atom: Any, number: Any) -> Any:
         """Return a constant, a literal with the type it stands for."""
-        return jnp.asarray(number, atom.aval.dtype) if isinstance(atom, Literal) else number
+        is_literal = isinstance(atom, Literal)
+        return jnp.asarray(number, atom.aval.dtype) if is_literal else number
 
     def step(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
         """Go into an equation that holds one of the places, and evaluate any other."""

@@ -106,7 +106,8 @@ def _evaluated(inner: Any, values: Sequence[Any]) -> list[Any]:
     known |= zip(jaxpr.invars, values, strict=True)
 
     def read(atom: Any) -> Any:
-        return jnp.asarray(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else known[atom]
+        is_literal = isinstance(atom, Literal)
+        return jnp.asarray(atom.val, atom.aval.dtype) if is_literal else known[atom]
 
     for eqn in jaxpr.eqns:
         known |= zip(eqn.outvars, _stepped(eqn, [read(atom) for atom in eqn.invars]), strict=True)

@@ -90,7 +90,7 @@ class Step:
         number: which entry it is, where that depends on nothing but the step.
         column: which entry of that number it is.
         at: the place of the equation, or of the loop where it runs over the axis.
-        operand: which operand of the equation holds the number, clamped to what there is; `None` for a scan, for many
+        operand: which operand of the equation holds the number, clamped to what there is; -1 for a scan, for many
             numbers, and for an axis that is not of the parameter alone.
     """
 
@@ -98,7 +98,7 @@ class Step:
     number: Series | None = field(compare=False)
     column: int
     at: tuple[int, ...]
-    operand: int | None = None
+    operand: int = -1
 
     @property
     def loop(self) -> tuple[int, ...] | None:
@@ -212,7 +212,7 @@ class View:
     @property
     def picks(self) -> tuple[Step, ...]:
         """The steps that go by a number which an equation takes in, and which is an index along stored axes."""
-        steps = (step for step in self.steps if step.operand is not None)
+        steps = (step for step in self.steps if step.operand >= 0)
         return tuple(step for step in steps if all(factor.axis >= 0 for factor in step.axis))
 
     @property
