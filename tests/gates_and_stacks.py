@@ -83,6 +83,10 @@ def parts(go_on, p, x):
     return go_on(*jnp.split(x @ p["w"], 3, -1))
 
 
+def gates_apart(gate, p, x):
+    return gate(*((x @ p["w"] + p["b"])[:, 4 * number : 4 * number + 4] for number in range(3)))
+
+
 def attention(query, key, value):
     return jax.nn.softmax(query @ key.T) @ value
 
@@ -218,6 +222,12 @@ GATES_AND_STACKS = (
     ),
     Model("three parts that come together", lambda p, x: parts(lambda *each: jnp.concatenate(each, -1) * 2, p, x),
           {"w": S(7, 12)}, (S(5, 7),), {"w": (W, 7, 12, 1)}),
+    Model("gates, each of a product of its own",
+          lambda p, x: gates_apart(lambda one, two, three: jnp.tanh(one) * two + jax.nn.sigmoid(three), p, x),
+          {"w": S(7, 12), "b": S(12)}, (S(5, 7),), {"w": (W, 7, 4, 3), "b": (B, None, None, 3)}),
+    Model("parts, each of a product of its own, that come together",
+          lambda p, x: gates_apart(lambda *each: jnp.concatenate(each, -1) * 2, p, x),
+          {"w": S(7, 12), "b": S(12)}, (S(5, 7),), {"w": (W, 7, 12, 1), "b": (B, None, None, 1)}),
     Model("a network picked by the data", picked_network, NETWORKS, (S(5, 6), tokens()), OF_EACH),
     Model("networks picked by the data, mapped", jax.vmap(picked_network, (None, 0, 0)),
           NETWORKS, (S(5, 6), tokens(5)), OF_EACH),

@@ -546,10 +546,11 @@ def together(views: Sequence[View], uses: Uses) -> None:
         views: outputs that stand beside each other now.
         uses: the uses so far.
     """
-    seen: dict[tuple[int, Factor], set[int]] = {}
+    seen: dict[tuple[int, Factor], set[tuple[int, int]]] = {}
     for view in views:
         for factor, digit in view.fixed if not (view.summed or view.bent) else ():
-            seen.setdefault((view.use, factor), set()).add(digit)
-    for (use, factor), digits in seen.items():
-        if 1 < len(digits) == factor.size:
-            uses.found[use].outputs.rejoined.add(factor)
+            seen.setdefault((view.param, factor), set()).add((view.use, digit))
+    for (_, factor), taken in seen.items():
+        if 1 < len({digit for _, digit in taken}) == factor.size:
+            for use, _ in taken:
+                uses.found[use].outputs.rejoined.add(factor)

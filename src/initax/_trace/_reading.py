@@ -120,7 +120,7 @@ def _agreed_on(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], 
     if isinstance(joined, str) or unfit:
         raise _UnreadableError(_at(unfit, line))
     unlike, parted = _many(shape, joined), tuple(uneven(shape, joined))
-    uses = _whole_rows(levelled(shape, joined))
+    uses = _whole_rows(levelled(shape, _gated_apart(joined)))
     cells = _cells(shape, uses)
     parts = _agreed(cells, uses, unlike)
     if reason := _no_scale(cells, parts, uses):
@@ -151,6 +151,22 @@ def _agreed_on(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], 
 
 def _role(use: Use) -> str:
     return USED_AS[use.what][0]
+
+
+def _gated_apart(uses: Sequence[Use]) -> Sequence[Use]:
+    """Return the uses with the entries that all of them take of their outputs, where each makes one of several gates.
+
+    They do the same with the parameter, as the products of `(x @ w)[:, :n]` and `(x @ w)[:, n:]` do.
+    """
+    outputs = [use.outputs for use in uses]
+    common = set.intersection(*({factor for factor, _ in own.entries} for own in outputs))
+    if not common or any(use.parts != uses[0].parts for use in uses):
+        return uses
+    entries = {entry for own in outputs for entry in own.entries if entry[0] in common}
+    uneven = set[Factor]().union(*(own.uneven for own in outputs))
+    rejoined = set[Factor]().union(*(own.rejoined for own in outputs))
+    every = (replace(own, entries=own.entries | entries, uneven=uneven, rejoined=rejoined) for own in outputs)
+    return [replace(use, outputs=own) for use, own in zip(uses, every, strict=True)]
 
 
 def _whole_rows(uses: Sequence[Use]) -> list[Use]:
