@@ -150,17 +150,22 @@ def test_every_public_name_has_an_entry() -> None:
     listed = set(re.findall(r"^::: (\S+)$", (ROOT / "docs/api.md").read_text("utf-8"), re.MULTILINE))
     convex = {f"initax.convex.{name}" for name in ix.convex.__all__} - {"initax.convex.nnx"}
     networks = {f"initax.convex.nnx.{name}" for name in ("FICNN", "PICNN")}
-    assert listed == (public(ix) - {"initax.schemes", "initax.convex"}) | public(ix.schemes) | convex | networks
+    exported = (public(ix) - {"initax.schemes", "initax.convex"}) | public(ix.schemes) | convex | networks
+    assert not (missing := exported - listed), f"add to docs/api.md: {[f'::: {name}' for name in sorted(missing)]}"
+    assert not (gone := listed - exported), f"nobody exports them, take them off docs/api.md: {sorted(gone)}"
 
 
 @pytest.mark.parametrize("name", get_args(ix.schemes.SchemeName))
 def test_every_scheme_is_in_the_table_of_schemes(name: str) -> None:
-    assert re.search(rf"^\|[^|]*`{name}`", (ROOT / "docs/schemes.md").read_text("utf-8"), re.MULTILINE)
+    rows = [row for row in (ROOT / "docs/schemes.md").read_text("utf-8").splitlines() if row.startswith("|")]
+    assert any(f"`{name}`" in row.split("|")[1] for row in rows), f"add a row to a table of docs/schemes.md: `{name}`"
 
 
 @pytest.mark.parametrize("cls", LAYERS, ids=lambda cls: cls.__name__)
 def test_every_layer_is_in_the_table_of_layers(cls: type) -> None:
-    assert re.search(rf"^\| `{cls.__name__}", (ROOT / "docs/layers.md").read_text("utf-8"), re.MULTILINE)
+    rows = (ROOT / "docs/layers.md").read_text("utf-8").splitlines()
+    starts = f"| `{cls.__name__}"
+    assert any(row.startswith(starts) for row in rows), f"add a row to docs/layers.md that starts with {starts}"
 
 
 @pytest.mark.parametrize("cls", [*NNX, *LINEN], ids=lambda cls: f"{cls.__module__.split('.')[1]}-{cls.__name__}")
@@ -176,7 +181,8 @@ def test_every_column_of_a_plan_is_in_the_table_of_columns() -> None:
     named = {
         name.strip() for line in table.splitlines() if line.startswith("|") for name in line.split("|")[1].split(",")
     }
-    assert {column.name for column in COLUMNS} <= named
+    missing = {column.name for column in COLUMNS} - named
+    assert not missing, f'add to the table of "Reading it" in docs/plan.md: {sorted(missing)}'
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,15 +1,11 @@
 """The house: what is public, what is named, and that imports go down."""
 
 import ast
-import builtins
 import dataclasses
 import functools
 import graphlib
 import importlib
 import importlib.util
-import math
-import sys
-import types
 from pathlib import Path
 from typing import get_args
 
@@ -18,9 +14,7 @@ import pytest
 
 import initax as ix
 from initax._adapters._equinox import LAYERS
-from initax._later import later
 
-BUILTIN_IMPORT = builtins.__import__
 PACKAGE = Path(importlib.util.find_spec("initax").origin).parent
 
 PUBLIC = {
@@ -36,7 +30,7 @@ PUBLIC = {
 }  # fmt: skip
 
 FLOORS = (
-    "_errors", "_text", "_later", "_math", "_model", "schemes", "_drawing", "_adapters", "_trace", "_planning",
+    "_errors", "_text", "_math", "_model", "schemes", "_drawing", "_adapters", "_trace", "_planning",
     "_verbs", "_ablation", "convex", "__init__",
 )  # fmt: skip
 """Folders, and modules at the top, lowest first: each knows those below it alone."""
@@ -57,40 +51,28 @@ def test_the_public_names_are_exactly_the_public_names():
     assert all(getattr(ix, name) is not None for name in PUBLIC)
 
 
-@functools.cache
-def later_imports(package):
-    """Name → its module and its name there, of what a package imports when it is first asked for."""
-    module = f"{package.__name__}.".removeprefix("initax.").replace(".", "/") + "__init__"
-    (block,) = [node for node in ast.parse(modules()[module].read_text()).body if isinstance(node, ast.With)]
-    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
-    return {alias.asname: (node.module, alias.name) for node in imports for alias in node.names}
-
-
 @pytest.mark.parametrize("package", [ix, ix.schemes])
-def test_what_is_imported_later_is_there_when_it_is_asked_for(package):
-    names = later_imports(package)
-    assert set(names) <= set(dir(package)) & set(package.__all__)
-    for name, (module, of) in names.items():
-        assert getattr(package, name) is getattr(importlib.import_module(module), of)
-    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'he_norml'"):
+def test_every_name_of_a_stub_is_there_when_it_is_asked_for(package):
+    stub = ast.parse(Path(package.__file__).with_suffix(".pyi").read_text())
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    modules_of = {alias.name: node.module for node in imports for alias in node.names}
+    assert set(modules_of) == set(dir(package)) == set(package.__all__)
+    for name, module in modules_of.items():
+        if module is None:
+            assert getattr(package, name) is importlib.import_module(f"{package.__name__}.{name}")
+        else:
+            assert getattr(package, name) is getattr(importlib.import_module(f"{package.__name__}.{module}"), name)
+    with pytest.raises(AttributeError, match=r"attribute '?he_norml"):
         getattr(package, "he_norml")  # noqa: B009  as a user writes it
 
 
-def test_imports_wait_until_their_names_are_asked_for_and_no_others_do(monkeypatch):
-    def elsewhere():
-        from fractions import Fraction
-
-        return Fraction(1, 3)
-
-    package = types.ModuleType("some_package")
-    monkeypatch.setitem(sys.modules, "some_package", package)
-    vars(package).update(later=later, elsewhere=elsewhere)
-    for _ in range(2):  # a package that is loaded again forgets what it had
-        exec("with later(globals()):\n  from math import tau as turn\n  third = elsewhere()", vars(package))
-        assert "turn" not in vars(package)
-        assert {"turn", "third"} <= {*dir(package)} & {*package.__all__}
-        assert package.turn == vars(package)["turn"] == math.tau
-    assert builtins.__import__ is BUILTIN_IMPORT
+def test_a_scheme_in_the_place_of_a_function_is_answered_with_the_line():
+    with pytest.raises(AttributeError) as caught:
+        getattr(ix, "he_normal")  # noqa: B009  as a user writes it
+    assert str(caught.value) == (
+        "module 'initax' has no attribute 'he_normal'; it is a scheme: "
+        'write ix.reinit(model, {"Linear": "he_normal"}, key), or ix.schemes.he_normal()'
+    )
 
 
 @functools.cache
@@ -151,7 +133,14 @@ def test_only_an_adapter_names_its_framework(name):
 
 def test_the_names_for_type_checkers_are_the_names():
     shipped = set(get_args(ix.schemes.SchemeName))
-    assert shipped == set(later_imports(ix.schemes)) - {"depth_factor", "initializer"}
+    assert shipped == set(ix.schemes.__all__) - {
+        "depth_factor",
+        "get",
+        "initializer",
+        "names",
+        "register",
+        "SchemeName",
+    }
     assert shipped <= set(ix.schemes.names())
     assert {name for name in ix.schemes.names() if not name.startswith(("test_", "doc_"))} == shipped
 

@@ -1,5 +1,8 @@
 """Element-wise draws in rows, in vectors and in the memory of old arrays have the bits of JAX's draws of each array."""
 
+import importlib
+import pkgutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +15,12 @@ from initax._drawing._job import Job
 from initax._drawing._program import Program
 from initax._drawing._rows import Size
 from initax._math import _threefry
+from initax.schemes._initializer import Kernel
 from initax.schemes._kernels import (
     ComplexTruncatedNormalKernel,
     DiskKernel,
     Full,
+    HalfNormalKernel,
     IntervalKernel,
     LogNormalKernel,
     NormalKernel,
@@ -33,6 +38,7 @@ REAL = {
     "uniform": (UniformKernel(), (0.3,)),
     "interval": (IntervalKernel(), (-1.0, 2.0)),
     "log-normal": (LogNormalKernel(), (0.1, 0.2)),
+    "half-normal": (HalfNormalKernel(), (0.5,)),
 }
 COMPLEX = {
     "normal": (NormalKernel(), (0.5, 0.25, 1.0)),
@@ -43,6 +49,20 @@ COMPLEX = {
 CASES = [(name, kernel, "float32") for name, kernel in REAL.items()]
 CASES += [("normal", REAL["normal"], dtype) for dtype in ("bfloat16", "float16")]
 CASES += [(name, kernel, "complex64") for name, kernel in COMPLEX.items()]
+
+
+def test_every_kernel_that_draws_entry_by_entry_is_here():
+    for module in pkgutil.iter_modules(ix.schemes.__path__, "initax.schemes."):
+        importlib.import_module(module.name)
+    here = {type(kernel).__name__ for kernel, _ in (*REAL.values(), *COMPLEX.values())}
+    missing = entrywise(Kernel) - here - {"Kernel", "_Between"}
+    assert not missing, f"add to REAL or COMPLEX, with numbers of a recipe: {missing}"
+
+
+def entrywise(kernel):
+    """Return the names of a class of kernels and its subclasses that draw entry by entry."""
+    names = {kernel.__name__} if kernel.elementwise is True and kernel.random else set()
+    return names.union(*map(entrywise, kernel.__subclasses__()))
 
 
 @pytest.fixture

@@ -86,7 +86,9 @@ def put_on_trial(model: Any, forward: Callable[..., Any], inputs: tuple[Any, ...
             if case_is_matrix_scale(parameter):
                 continue
             assert reading.pattern is not None, (parameter.path, reading.reason)
-            assert compare(parameter, reading) == "agree", (parameter.path, reading)
+            verdict = compare(parameter, reading)
+            text = f"{parameter.path}: declared {parameter.axes.pattern!r}, the forward pass says {reading.pattern!r}"
+            assert verdict == "agree", f"{text} ({verdict})"
             if parameter.role in WEIGHT_ROLES:
                 held_fans = fans_of(parameter, reading)
                 assert held_fans == (
