@@ -42,7 +42,7 @@ def read_by_name(names: tuple[str, ...], arrays: Arrays, hint: str, known: Named
     words = tuple(map(_word, names[-2:]))
     likeness = (words, *((name, array.shape, array.dtype) for name, (_, array) in arrays.items()))
     if likeness not in known:
-        kind = "RNNCell" if _is_cell(names) else _kind(names, arrays)
+        kind = _kind(names, arrays)
         parameters = tuple(_parameter(name, names, kind, arrays, hint) for name in arrays)
         known[likeness] = (UNDECLARED if all(array.role is None for array in parameters) else kind), parameters
     kind, alike = known[likeness]

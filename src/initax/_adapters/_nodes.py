@@ -168,7 +168,7 @@ def holds_arrays(tree: Any) -> bool:
 
 
 def once_a_class(ask: Callable[[type], Answer]) -> Callable[[type], Answer]:
-    """Return a function that is asked once of each class; `isinstance` on many a module costs more than all else."""
+    """Return the function with its answer kept for each class: `isinstance` on a framework's modules is slow."""
     answers: weakref.WeakKeyDictionary[type, Answer] = weakref.WeakKeyDictionary()
 
     @functools.wraps(ask)

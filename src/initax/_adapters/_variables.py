@@ -268,7 +268,7 @@ def read_inside(
     """Return the layers of a mapping that stands inside something else, and why some of their arrays are kept.
 
     Args:
-        around: what is around the mapping, and the mapping, or the object whose attributes it is.
+        around: what is around the mapping, and last the mapping itself, or the object whose attributes it is.
         arrays: its arrays by their paths.
         readings: what running the module told, if there is one.
         whole: whether it is the dict of collections.
