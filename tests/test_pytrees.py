@@ -379,6 +379,18 @@ def test_whole_modules_may_be_tied(key):
         ix.plan(shared, {"pytree.1": "zeros"})
 
 
+def test_a_number_may_be_tied(key):
+    class Tempered(eqx.Module):
+        linear: nn.Linear
+        temperature: float
+
+    pair = (Tempered(nn.Linear(5, 5, key=KEY), 0.5), Tempered(nn.Linear(5, 5, key=KEY), 0.5))
+    shared = nn.Shared(pair, lambda pair: pair[1].temperature, lambda pair: pair[0].temperature)
+    plan = ix.plan(shared, {"Linear": "he_normal"})
+    assert [each.parameter.path for each in plan.draws][::2] == ["pytree.0.linear.weight", "pytree.1.linear.weight"]
+    assert plan.draw(key)()[1].temperature == 0.5
+
+
 def test_the_owner_of_tied_modules_holds_all_of_their_arrays():
     pair = [nn.Sequential([nn.Linear(5, 5, key=KEY), nn.Linear(5, 5, key=KEY)]) for _ in range(2)]
     shared = nn.Shared(pair, lambda pair: pair[1], lambda pair: pair[0])
