@@ -250,14 +250,14 @@ def dot_general(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Val
     left, right = _settled(*sides_of(eqn, values), uses, line)
     if left.value.weights and right.value.weights:
         number = next(uses.links)
-        return Value(shape=shape, weights=(*_linked(left, number, shape), *_linked(right, number, shape)))
+        views = (view for side in (left, right) for view in _linked(side, side.value.weights, number, shape))
+        return Value(shape=shape, weights=tuple(views))
     if not left.value.weights and not right.value.weights:
         return _of_signals(left, right, shape, uses, line)
     one, other = (left, right) if left.value.weights else (right, left)
     if not other.value.data:
-        whole = tuple(_whole_or_halted(view, one.summed, line) for view in one.value.weights)
-        linked = replace(one, value=replace(one.value, weights=whole))
-        return Value(shape=shape, data=one.value.data, weights=_linked(linked, -next(uses.links), shape))
+        whole = [_whole_or_halted(view, one.summed, line) for view in one.value.weights]
+        return Value(shape=shape, data=one.value.data, weights=_linked(one, whole, -next(uses.links), shape))
     roles: list[Part] = [
         "in" if axis in one.summed else "batch" if axis in one.batch else "out" for axis in range(len(one.value.shape))
     ]
@@ -301,11 +301,10 @@ def _of_signals(left: Side, right: Side, shape: tuple[int, ...], uses: Uses, lin
     )
 
 
-def _linked(side: Side, number: int, shape: tuple[int, ...]) -> tuple[View, ...]:
+def _linked(side: Side, views: Sequence[View], number: int, shape: tuple[int, ...]) -> tuple[View, ...]:
     """Return the parameters of an operand in a contraction with others, or with a constant."""
     return tuple(
-        replace(placed(view, side.places, shape), links=(*view.links, Link(number, side.goes(view))))
-        for view in side.value.weights
+        replace(placed(view, side.places, shape), links=(*view.links, Link(number, side.goes(view)))) for view in views
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -52,10 +52,8 @@ def refused(use: Use) -> str:
         if entries is not None and (entries < 0).all():
             return "a loop takes no entry of it"
     for slot in use.view.slots:
-        if not slot.partial:
-            continue
         axes = sorted({factor.axis for factor in slot.factors})
-        if len(slot.known) < math.prod(len(np.unique(along(slot, axis))) for axis in axes):
+        if slot.partial and len(slot.known) < math.prod(len(np.unique(along(slot, axis))) for axis in axes):
             total = length(slot.factors)
             return f"{len(slot.known)} of the {total} entries of its axes {_words(axes)} are picked one by one"
     return ""
@@ -112,15 +110,15 @@ def _share(use: Use) -> float:
     return share
 
 
-def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
+def levelled(shape: Sequence[int], uses: Sequence[Use], together: Mapping[int, str]) -> list[Use]:
     """Return the uses with unequal parts of an axis put together again, where all parts do the same.
 
     Args:
         shape: the stored shape of the array.
         uses: its uses.
+        together: its input axes of which parts are used one by one.
     """
     joined = list(uses)
-    together = inputs(shape, uses)
     for axis, size in enumerate(shape):
         if axis in together:
             joined = [_as_one(use, Factor(axis, 1, size), "in") for use in joined]
@@ -138,14 +136,14 @@ def levelled(shape: Sequence[int], uses: Sequence[Use]) -> list[Use]:
     return joined
 
 
-def uneven(shape: Sequence[int], uses: Sequence[Use]) -> list[int]:
+def uneven(shape: Sequence[int], uses: Sequence[Use], together: Mapping[int, str]) -> list[int]:
     """Return the output axes of which the uses take parts of unequal size.
 
     Args:
         shape: the stored shape of the array.
         uses: its uses.
+        together: its input axes of which parts are used one by one.
     """
-    together = inputs(shape, uses)
     return [
         axis
         for axis in _cut(shape, uses)

@@ -64,7 +64,7 @@ def nonlinear(
             for value in values
             if altered is not None
             for view in value.outputs
-            if not any(_marks(view, axis) for axis in altered)
+            if all(is_foreign(view.axes[axis]) for axis in altered)
         )
         return Value(shape=shape, data=True, outputs=outputs[:KEPT], stretched=_shared(values))
 
@@ -141,14 +141,14 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus
     if not view.own and not params.shape and view.is_linked:
         return ()  # the same, as a contraction of the weights with each other
     before = (*signal.outputs, *signal.products)
-    covered = all(any(_marks(each, index) for each in before) for index in own)
+    covered = all(any(not is_foreign(each.axes[index]) for each in before) for index in own)
     # Of the weights before it, the nearest are those that reach along every axis of the bias, or of its only entry.
     places = own or [at for at, axis in enumerate(view.axes) if axis and all(f.axis != FOREIGN for f in axis)]
     nearest = [output for output in signal.outputs if covered and places and not output.scaled]
-    weights = [each for each in nearest if all(_marks(each, at) and _meets(each, view, at) for at in places)]
+    weights = [each for each in nearest if all(_meets(each, view, at) for at in places)]
     parts = parts_of(("out", view.own))
     for index in own:
-        weight = next((each for each in before if _marks(each, index) and not each.scaled), None)
+        weight = next((each for each in before if not is_foreign(each.axes[index]) and not each.scaled), None)
         _like_the_weight(parts, view, weight, index, uses)
     assign(parts, (*view.batch, *opened(view.looked)), "batch")
     stop = view.stop or first_stop(
@@ -182,13 +182,9 @@ def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None,
         assign(parts, factors, "batch" if theirs.get(piece) == "batch" else "out")
 
 
-def _marks(view: View, axis: int) -> bool:
-    return not is_foreign(view.axes[axis])
-
-
 def _meets(weight: View, bias: View, axis: int) -> bool:
     """Return whether a bias and the outputs of a weight share entries along an axis."""
-    return bool((stands(weight.axes[axis]) & stands(bias.axes[axis])).any())
+    return not is_foreign(weight.axes[axis]) and bool((stands(weight.axes[axis]) & stands(bias.axes[axis])).any())
 
 
 def _added_products(left: Value, right: Value) -> tuple[View, ...]:

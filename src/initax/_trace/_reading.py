@@ -23,6 +23,7 @@ USED_AS = {
 }
 """What a parameter is to the signal → its role, and the kind of layer that uses one so."""
 
+LETTERS = {"in": "i", "out": "o", "along": "o", "field": "...", "batch": "stack"}
 WORDS = {"in": "an input", "out": "an output", "batch": "a batch axis", "field": "a receptive axis", "along": "its own"}
 
 
@@ -116,11 +117,14 @@ def _agreed_on(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], 
         said = ", ".join(_at(f"a {role}", place) for role, place in used_as.items())
         raise _UnreadableError(f"{_many(shape, uses)} disagree: it is {said}")
     joined = as_inputs(uses)
-    unfit = joined if isinstance(joined, str) else _unfit(shape, joined)
-    if isinstance(joined, str) or unfit:
+    if isinstance(joined, str):
+        raise _UnreadableError(_at(joined, line))
+    together = inputs(shape, joined)
+    picked = (_at(reason, use.line) for use in joined if (reason := refused(use)))
+    for unfit in filter(None, (*picked, *together.values())):
         raise _UnreadableError(_at(unfit, line))
-    unlike, parted = _many(shape, joined), tuple(uneven(shape, joined))
-    uses = _whole_rows(levelled(shape, _gated_apart(joined)))
+    unlike, parted = _many(shape, joined), tuple(uneven(shape, joined, together))
+    uses = _whole_rows(levelled(shape, _gated_apart(joined), together))
     cells = _cells(shape, uses)
     parts = _agreed(cells, uses, unlike)
     if reason := _no_scale(cells, parts, uses):
@@ -185,14 +189,6 @@ def _is_tied(shape: Sequence[int], uses: Sequence[Use], roles: set[str]) -> bool
     looked_up = [use for use in uses if _role(use) == "embedding"]
     others = [use for use in uses if _role(use) != "embedding"]
     return roles == {"embedding", "weight"} and any(not apart(shape, [one, two]) for one in looked_up for two in others)
-
-
-def _unfit(shape: Sequence[int], uses: Sequence[Use]) -> str:
-    """Return why parts that are used one by one can't be read as one array; empty where they can."""
-    for use in uses:
-        if picked := refused(use):
-            return _at(picked, use.line)
-    return next(filter(None, inputs(shape, uses).values()), "")
 
 
 def _no_scale(cells: Sequence[Factor], parts: Sequence[Part | None], uses: Sequence[Use]) -> str:
@@ -332,7 +328,7 @@ def _written(
     axes: list[list[tuple[str, int]]] = []
     for axis, size in enumerate(shape):
         own = [(part, cell.size) for cell, part in zip(cells, parts, strict=True) if cell.axis == axis]
-        named = _merged([(_letter(part), entries) for part, entries in own if part is not None])
+        named = _merged([(LETTERS[part], entries) for part, entries in own if part is not None])
         if _role(uses[0]) in ("scale", "bias") and size == 1 < max(shape):
             named = []  # there to be broadcast
         merged = len(named) > 1
@@ -356,10 +352,6 @@ def _written(
             continue
         written.append(names[0] if len(names) == 1 else f"({' '.join(names)})" if names else "1")
     return " ".join(written), sizes
-
-
-def _letter(part: Part) -> str:
-    return {"in": "i", "out": "o", "along": "o", "field": "...", "batch": "stack"}[part]
 
 
 def _merged(axis: list[tuple[str, int]]) -> list[tuple[str, int]]:

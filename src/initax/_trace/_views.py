@@ -271,10 +271,7 @@ class View:
 
 def opened(axis: Axis) -> Axis:
     """Return the factors of an axis, with what stands in a slot in the place of the slot."""
-    found: list[Factor] = []
-    for factor in axis:
-        found += factor.factors if isinstance(factor, Slot) else (factor,)
-    return tuple(found)
+    return tuple(part for factor in axis for part in (factor.factors if isinstance(factor, Slot) else (factor,)))
 
 
 def whole(param: int, shape: Sequence[int]) -> View:
