@@ -87,7 +87,8 @@ def put_on_trial(model: Any, forward: Callable[..., Any], inputs: tuple[Any, ...
                 continue
             assert reading.pattern is not None, (parameter.path, reading.reason)
             verdict = compare(parameter, reading)
-            text = f"{parameter.path}: declared {parameter.axes.pattern!r}, the forward pass says {reading.pattern!r}"
+            declared = parameter.axes and parameter.axes.pattern  # what follows another array may have none
+            text = f"{parameter.path}: declared {declared!r}, the forward pass says {reading.pattern!r}"
             assert verdict == "agree", f"{text} ({verdict})"
             if parameter.role in WEIGHT_ROLES:
                 held_fans = fans_of(parameter, reading)
