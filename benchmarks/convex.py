@@ -82,6 +82,13 @@ def network(activation: Any, widths: Sequence[int], size: int = 8, **options: An
         )
 
 
+@eqx.filter_jit
+def moments(model: Model, x: jax.Array) -> jax.Array:
+    """Return mean and variance of every layer's pre-activations but the output's, of shape (2, layers)."""
+    layers = jax.vmap(model.pre_activations)(x)[:-1]
+    return jnp.stack([jnp.stack([statistic(each) for each in layers]) for statistic in (jnp.mean, jnp.var)])
+
+
 def signals(model: Model, draw: Draw, seeds: int, samples: int = 256) -> np.ndarray:
     """Return mean and variance of every layer's pre-activations, of shape (2, layers), medians over seeds."""
     found = []
@@ -90,8 +97,7 @@ def signals(model: Model, draw: Draw, seeds: int, samples: int = 256) -> np.ndar
             warnings.simplefilter("ignore", ix.InitaxWarning)
             drawn = draw(model, jax.random.key(100 + seed))
         x = jax.random.normal(jax.random.key(seed), (samples, model.in_size))
-        every = eqx.filter_jit(lambda net, rows: jax.vmap(net.pre_activations)(rows))(drawn, x)
-        found.append([[float(each.mean()) for each in every[:-1]], [float(each.var()) for each in every[:-1]]])
+        found.append(moments(drawn, x))
     return np.median(np.array(found), axis=0)
 
 

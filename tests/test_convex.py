@@ -250,7 +250,7 @@ def test_the_hessian_has_no_negative_eigenvalue(name, key, x64):
 
 def test_a_network_that_is_not_convex_would_be_caught(key):
     model = eqx.nn.MLP(4, "scalar", 8, 2, key=KEY)
-    worst, scale = excess(model, 3 * jax.random.normal(key, (2, 200, 4)), jnp.float32)
+    worst, scale = excess(model, 3 * some_normals(2, 200, 4), jnp.float32)
     assert worst > 1e-3 * scale
 
 
@@ -300,31 +300,25 @@ def test_a_partial_network_is_convex_in_one_input_and_not_in_the_other(kind, non
     model: Any
     if kind == "nnx":
         model = ix.convex.nnx.PICNN(4, 3, "scalar", [8, 8], rngs=KEY, **options)
-        graph, state = nnx.split(model)
-        noise = jax.random.normal(key, (10_000,))
-        state = jax.tree.map(lambda leaf: leaf + noise[: leaf.size].reshape(leaf.shape), state)
-        model = nnx.merge(graph, state)
     else:
         model = ix.convex.PICNN(4, 3, "scalar", [8, 8], key=KEY, **options)
-        leaves, structure = jax.tree.flatten(model)
-        keys = jax.random.split(key, len(leaves))
-        noisy = [leaf + jax.random.normal(each, leaf.shape) for leaf, each in zip(leaves, keys, strict=True)]
-        model = jax.tree.unflatten(structure, noisy)  # gates at work, as after training
+    random = np.random.default_rng(0)  # gates at work, as after training
+    model = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf) + random.normal(size=leaf.shape), "float32"), model)
     context = jnp.array([0.3, -1.0, 2.0])
     check_convex(lambda x: model(x, context), key, jnp.float32)
-    gradients = jax.jit(jax.vmap(jax.grad(lambda x: model(x, context))))(3 * jax.random.normal(key, (100, 4)))
+    gradients = jax.jit(jax.vmap(jax.grad(lambda x: model(x, context))))(3 * some_normals(100, 4))
     assert (float(gradients.min()) >= 0) == non_decreasing
     point = jnp.ones(4)
-    worst, scale = excess(lambda u: model(point, u), 3 * jax.random.normal(key, (2, 300, 3)), jnp.float32)
+    worst, scale = excess(lambda u: model(point, u), 3 * some_normals(2, 300, 3), jnp.float32)
     assert worst > 1e-3 * scale
 
 
 def test_a_partial_network_starts_as_a_full_one_of_unit_variance():
     totals = []
+    forward = eqx.filter_jit(lambda each, x, u: jax.vmap(each)(x, u))
     for seed in range(20):
         model = ix.convex.PICNN(8, 8, 64, [64] * 4, activation="relu", key=jax.random.key(seed))
-        x, u = jax.random.normal(jax.random.key(seed), (2, 64, 8))
-        found = eqx.filter_jit(lambda each, x, u: jax.vmap(each)(x, u))(model, x, u)
+        found = forward(model, *jax.random.normal(jax.random.key(seed), (2, 64, 8)))
         totals.append([float(found.mean()), float(found.var())])
     mean, variance = np.median(np.array(totals), axis=0)
     assert -0.4 < mean < 0.3
@@ -444,14 +438,18 @@ def test_standardized_layers_have_mean_zero_and_unit_variance_on_the_data(kind, 
     else:
         model = ix.convex.FICNN(4, 1, [32] * 6, key=KEY, **options)
     x = jax.random.normal(key, (256, 4))
-    before = [np.asarray(each) for each in jax.vmap(model.pre_activations)(x)]
-    after = [np.asarray(each) for each in jax.vmap(ix.convex.standardize(model, x).pre_activations)(x)]
+
+    @eqx.filter_jit
+    def layers_of(model):
+        return jax.vmap(model.pre_activations)(x)
+
+    before, after = (list(map(np.asarray, layers_of(each))) for each in (model, ix.convex.standardize(model, x)))
     assert min(each.var(axis=0).mean() for each in before) < 0.3
     for each in after:
         assert each.mean() == pytest.approx(0, abs=1e-3)
         assert each.var(axis=0).mean() == pytest.approx(1, rel=1e-3)
     check_convex(lambda row: ix.convex.standardize(model, x)(row)[0], key, jnp.float32, samples=20)
-    assert np.array_equal(before[-1], jax.vmap(model.pre_activations)(x)[-1])
+    assert np.array_equal(before[-1], layers_of(model)[-1])
 
 
 def test_deep_networks_without_passthrough_warn():
@@ -471,14 +469,12 @@ def test_deep_networks_without_passthrough_warn():
 
 
 def test_a_deep_network_trains_and_others_draws_do_not():
-    model = network("softplus", [32] * 12)
+    model, methods = network("softplus", [32] * 12), ("initax", "klax 0.2.0", "sign flipped", "zero bias")
+    models = [each for method in methods for each in drawn(model, method, 2)]
     with jax.numpy_dtype_promotion("standard"):  # optax counts its steps in integers
-        errors = {
-            method: float(np.median(train(drawn(model, method, 2), 400)[0]))
-            for method in ("initax", "klax 0.2.0", "sign flipped", "zero bias")
-        }
+        errors = dict(zip(methods, np.median(train(models, 400)[0].reshape(-1, 2), axis=1), strict=True))
     assert errors["initax"] < 0.3
-    for method in ("klax 0.2.0", "sign flipped", "zero bias"):
+    for method in methods[1:]:
         assert errors[method] > 10 * errors["initax"], errors
 
 
