@@ -91,8 +91,8 @@ def outputs(framework, rules, *, bias=True):
     layers = dict(zip(("first", "second", "third", "head"), names(framework), strict=True))
     plan = ix.plan(model, {layers.get(name, name): rule for name, rule in rules.items()}, **options)
     keys = jax.random.split(jax.random.key(2), DRAWS)
-    x = jax.random.normal(jax.random.key(1), (DRAWS, BATCH, WIDTH))
-    return plan, np.array([call(plan.draw(key), each) for key, each in zip(keys, x, strict=True)])
+    x, call = jax.random.normal(jax.random.key(1), (DRAWS, BATCH, WIDTH)), eqx.filter_jit(call)
+    return plan, np.array([call(plan.draw(key), each) for key, each in zip(keys, np.asarray(x), strict=True)])
 
 
 def assert_length_one(found):
