@@ -474,11 +474,12 @@ def test_an_update_of_muon_changes_outputs_alike_at_every_width():
         found = {}
         for model in (base, wide):
             width = ix.mup(base, model, optimizer=("muon", options))
+            steps = ix.muon(1.0, model, ns_steps=8, **options)
+            parameters = eqx.filter(model, eqx.is_inexact_array)
+            grads = jax.tree.map(lambda leaf: np.random.default_rng(0).normal(size=leaf.shape), parameters)
+            plain, _ = jax.jit(steps.update)(grads, steps.init(parameters), parameters)
             for name, after in (("muP", width.scale_updates()), ("standard", optax.identity())):
-                steps = optax.chain(ix.muon(1.0, model, ns_steps=8, **options), after)
-                parameters = eqx.filter(model, eqx.is_inexact_array)
-                grads = jax.tree.map(lambda leaf: np.random.default_rng(0).normal(size=leaf.shape), parameters)
-                updates, _ = jax.jit(steps.update)(grads, steps.init(parameters), parameters)
+                updates, _ = after.update(plain, after.init(parameters), parameters)
                 norms = [
                     np.linalg.norm(each.weight, 2) * (each.weight.shape[1] / len(each.weight)) ** 0.5
                     for each in updates
