@@ -44,9 +44,9 @@ OPTIMIZED = frozenset(
 """Files about bits, memory and collectives, which are those of optimized programs, those that compare with other
 processes, and those that draw millions of numbers; all others compile faster.
 
-They are optimized at LLVM's first level, which compiles in about half the time of its third. Of 245 draws of all schemes
-the two levels differed in the bits of three, orthogonal ones; without optimizations 117 differed, since products and
-sums are not fused. A level that `XLA_FLAGS` names comes before this one.
+They are optimized at LLVM's first level, which compiles in about half the time of its third. Of 245 draws, of every
+scheme, the two levels differed in the bits of three, orthogonal ones; without optimizations 117 differed, since no
+product and sum are fused. A level that is named in `XLA_FLAGS` is used instead.
 """
 
 
