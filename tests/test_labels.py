@@ -282,6 +282,13 @@ ERRORS = {
         "  arrays: weight, bias\n"
         "  roles: weight, recurrent, bias, embedding, scale, state",
     ),
+    "a key of another framework": (
+        lambda model: ix.labels(model, {"*": "adam", "Linear": {"kernel": "muon"}}),
+        'RuleError: rule "Linear": "kernel" is neither a role nor an array of what the rule selects.\n'
+        '  an array "kernel" has the role "weight"\n'
+        "  arrays: weight, bias\n"
+        "  roles: weight, recurrent, bias, embedding, scale, state",
+    ),
     "arrays without a label": (
         lambda model: ix.labels(model, {"Linear": "adam"}),
         "RuleError: labels: no rule says anything of 2 arrays: norm.weight, norm.bias\n"

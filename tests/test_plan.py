@@ -49,6 +49,38 @@ def test_a_plan_is_short_in_a_list():
     assert repr(ix.plan(model(), {"Conv": "he_normal"})) == "Plan(2 drawn, 5 kept)"
 
 
+def test_a_plan_is_asked_for_one_array():
+    plan = ix.plan(model(), {"Conv": "he_normal"})
+    assert plan["conv.weight"] is plan.draws[0]
+    assert plan["steps"] is plan.kept[0]
+    shared = jnp.ones((3, 3))
+    tied = ix.plan({"up": {"w": shared}, "down": {"w": shared}}, {"*": "he_normal"})
+    assert [tied[f"{name}.w"].parameter.path for name in ("down", "up")] == ["down.w", "up.w"]
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("conv.wieght", 'the model has no array "conv.wieght".\n  did you mean "conv.weight"?'),
+        ("conv", 'the model has no array "conv".\n  it holds: conv.weight, conv.bias'),
+        (
+            "x",
+            'the model has no array "x".\n'
+            "  arrays: conv.weight, conv.bias, norm.weight, norm.bias, out.weight, out.bias, … (1 more)",
+        ),
+        (
+            0,
+            "plan[...] takes the path of an array, not 0 (int).\n"
+            "  write plan.draws or plan.kept for all of them, in the order of the model",
+        ),
+    ],
+)
+def test_what_is_not_an_array_of_a_plan_is_answered(path, text):
+    with pytest.raises(ix.PlanError) as error:
+        ix.plan(model(), {"Conv": "he_normal"})[path]
+    assert str(error.value) == text
+
+
 def test_diff_says_what_changes():
     before = ix.plan(model(), {"Conv": "he_normal"})
     after = ix.plan(model(), {"Conv": "lecun_normal", "out": "zeros"})

@@ -112,10 +112,8 @@ def ablate(
     if baseline is not None:
         check_baseline(baseline, schemes)
     typed = as_keys(keys)
-    together = len(typed) if how == "vmap" else 1
-    models = models_of(
-        model, schemes, typed, inputs=inputs, forward=forward, module=module, default=default, cache=together
-    )
+    call = {"inputs": inputs, "forward": forward, "module": module}
+    models = models_of(model, schemes, typed, call, default, cache=len(typed) if how == "vmap" else 1)
     plans = {name: plan_data(name, rules, models) for name, rules in schemes.items()}
     words = np.asarray(jax.random.key_data(typed))
     header = header_of(plans, {"implementation": str(jax.random.key_impl(typed)), "data": words.tolist()})
@@ -136,7 +134,7 @@ def ablate(
     visible = bool(missing) and (sys.stderr.isatty() if progress is None else progress)
     with bar(len(typed) * len(schemes), shown=visible, done=len(done), counted=True) as step:
         step("ablation", 0)
-        for outcomes in EXECUTORS[how](models, run)(missing) if missing else ():
+        for outcomes in EXECUTORS[how](models, run, missing) if missing else ():
             fresh = [recorded(outcome) for outcome in outcomes]
             if file:
                 file.append(fresh)
@@ -169,5 +167,4 @@ def as_keys(keys: Any) -> jax.Array:
             raise InitaxError(
                 f"keys {first} and {index} are the same: a run counted twice narrows the intervals.", line
             )
-    stacked: jax.Array = jnp.stack(typed)
-    return stacked
+    return jnp.stack(typed)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from statistics import NormalDist
 
 RESAMPLES = 9999
 """Resamples of the bootstrap; with 9999 the ends of a 95 % interval are themselves known to some 2 % of its width."""
@@ -56,6 +52,8 @@ def interval(
 
 
 def _ends(columns: np.ndarray, weights: np.ndarray, confidence: float) -> np.ndarray:
+    from statistics import NormalDist  # an import of some milliseconds that few need
+
     mean = columns.mean(axis=0)
     apart = columns - mean
     scale = np.abs(apart).max(axis=0)
@@ -63,23 +61,17 @@ def _ends(columns: np.ndarray, weights: np.ndarray, confidence: float) -> np.nda
     means = np.sort(weights @ unit, axis=0)
     close = 1e-12  # sums of the same numbers in another order are the same mean
     below = ((means < -close).mean(axis=0) + (means <= close).mean(axis=0)) / 2
-    center = np.array(list(map(_normal().inv_cdf, np.clip(below, 1e-9, 1 - 1e-9))))
+    center = np.array(list(map(NormalDist().inv_cdf, np.clip(below, 1e-9, 1 - 1e-9))))
     square = (unit**2).sum(axis=0)
     acceleration = (unit**3).sum(axis=0) / (6 * np.where(square > 0, square, 1) ** 1.5)
-    outside = _normal().inv_cdf((1 - confidence) / 2)
+    outside = NormalDist().inv_cdf((1 - confidence) / 2)
     ends = []
     for normal in (outside, -outside):
         moved = center + normal
-        level = np.array(list(map(_normal().cdf, center + moved / (1 - acceleration * moved))))
+        level = np.array(list(map(NormalDist().cdf, center + moved / (1 - acceleration * moved))))
         rank = level * (len(means) - 1)
         under = np.floor(rank).astype(int)
         over = np.minimum(under + 1, len(means) - 1)
         lower, upper = (np.take_along_axis(means, index[None], axis=0)[0] for index in (under, over))
         ends.append(mean + scale * (lower + (rank - under) * (upper - lower)))
     return np.array(ends)
-
-
-def _normal() -> NormalDist:
-    from statistics import NormalDist  # an import of some milliseconds that few need
-
-    return NormalDist()

@@ -26,9 +26,6 @@ Outcome = tuple[Task, dict[str, Metric], str | None, float]
 """Which run, what it measured, why it failed, and the seconds it took."""
 
 
-Executor = Callable[[Sequence[Task]], Iterator[list[Outcome]]]
-"""Function that executes the missing runs, and yields their outcomes."""
-
 CALL = 'write def run(model, key): ... return {"loss": loss}'
 
 
@@ -67,39 +64,36 @@ def _misfit(function: Any, *, follow_wrapped: bool) -> tuple[str, str] | None:
     return None
 
 
-def in_python(models: Models, run: Experiment) -> Executor:
-    """Return an executor that calls a function of a model and a key, one run after the other."""
+def in_python(models: Models, run: Experiment, missing: Sequence[Task]) -> Iterator[list[Outcome]]:
+    """Yield the outcomes of a function of a model and a key that is called for one run after the other."""
 
     def prepare(task: Task) -> tuple[Any, jax.Array]:
         # What no rule draws is shared by all runs, and a run may donate it or change it in place: it gets copies.
         arrays = {path: array.copy() for path, array in models.arrays(*task).items()}
         return models.write(arrays), models.keys[task[1]]
 
-    return lambda missing: ([_tried(task, prepare, run)] for task in _by_seed(missing))
+    return ([_tried(task, prepare, run)] for task in _by_seed(missing))
 
 
-def in_jit(models: Models, run: Experiment) -> Executor:
-    """Return an executor that compiles a function of a model and a key once, and calls it run by run."""
+def in_jit(models: Models, run: Experiment, missing: Sequence[Task]) -> Iterator[list[Outcome]]:
+    """Yield the outcomes of a function of a model and a key that is compiled once, and called run by run."""
+    compiled = Compiled(models, run)
 
-    def execute(missing: Sequence[Task]) -> Iterator[list[Outcome]]:
-        compiled = Compiled(models, run)
+    def prepare(task: Task) -> Any:
+        return compiled.place(models.arrays(*task), models.keys[task[1]])
 
-        def prepare(task: Task) -> Any:
-            return compiled.place(models.arrays(*task), models.keys[task[1]])
-
-        return ([_tried(task, prepare, compiled)] for task in _by_seed(missing))
-
-    return execute
+    return ([_tried(task, prepare, compiled)] for task in _by_seed(missing))
 
 
-def in_vmap(models: Models, run: Experiment) -> Executor:
-    """Return an executor that compiles a function of a model and a key for all seeds, and calls it for each scheme.
+def in_vmap(models: Models, run: Experiment, missing: Sequence[Task]) -> Iterator[list[Outcome]]:
+    """Yield the outcomes of a function of a model and a key that is compiled for all seeds, and called for each scheme.
 
     Where a call fails its seeds are run one at a time, by a second program, so that those that can go through do.
     """
     number = len(models.keys)
+    together = Compiled(models, run, number)
 
-    def batch(together: Compiled, scheme: str) -> tuple[list[dict[str, Metric]], float]:
+    def batch(scheme: str) -> tuple[list[dict[str, Metric]], float]:
         of_seeds = [models.arrays(scheme, seed) for seed in range(number)]
         stacks = {
             path: jnp.stack([arrays[path] for arrays in of_seeds]) if path in models.varying else array
@@ -111,22 +105,22 @@ def in_vmap(models: Models, run: Experiment) -> Executor:
         seconds = (time.perf_counter() - began) / number
         return [read_metrics({name: array[seed] for name, array in metrics.items()}) for seed in range(number)], seconds
 
-    def execute(missing: Sequence[Task]) -> Iterator[list[Outcome]]:
-        together = Compiled(models, run, number)
-        for scheme in dict.fromkeys(scheme for scheme, _ in missing):
-            tasks = [task for task in missing if task[0] == scheme]
-            try:
-                metrics, seconds = batch(together, scheme)
-            except Exception:
-                yield from in_jit(models, run)(tasks)
-                continue
-            # A part of the seeds would be another program: all are run again, and what is known already is dropped.
-            yield [(task, metrics[task[1]], None, seconds) for task in tasks]
-
-    return execute
+    for scheme in dict.fromkeys(scheme for scheme, _ in missing):
+        tasks = [task for task in missing if task[0] == scheme]
+        try:
+            metrics, seconds = batch(scheme)
+        except Exception:
+            yield from in_jit(models, run, tasks)
+            continue
+        # A part of the seeds would be another program: all are run again, and what is known already is dropped.
+        yield [(task, metrics[task[1]], None, seconds) for task in tasks]
 
 
-EXECUTORS: dict[str, Callable[[Models, Experiment], Executor]] = {"vmap": in_vmap, "jit": in_jit, "python": in_python}
+EXECUTORS: dict[str, Callable[[Models, Experiment, Sequence[Task]], Iterator[list[Outcome]]]] = {
+    "vmap": in_vmap,
+    "jit": in_jit,
+    "python": in_python,
+}
 
 
 def _by_seed(missing: Sequence[Task]) -> list[Task]:
@@ -159,21 +153,19 @@ class Compiled:
 
     def __init__(self, models: Models, run: Experiment, seeds: int | None = None) -> None:
         self._names: tuple[str, ...] = ()
-        self._varying = models.varying
 
-        def ablated(fixed: Arrays, moving: Arrays, key: jax.Array) -> dict[str, Any]:
-            returned = run(models.write({**fixed, **moving}), key)
+        def ablated(arrays: Arrays, key: jax.Array) -> dict[str, Any]:
+            returned = run(models.write(arrays), key)
             check_metrics(returned)
             self._names = tuple(returned)  # JAX sorts the names
             return {name: jnp.asarray(value) for name, value in returned.items()}
 
         base = models.base(0)
-        fixed = {path: _abstract(array, None) for path, array in base.items() if path not in models.varying}
-        moving = {path: _abstract(array, seeds) for path, array in base.items() if path in models.varying}
-        key = _abstract(models.keys[0], seeds)
-        function = ablated if seeds is None else jax.vmap(ablated, in_axes=(None, 0, 0))
+        axes = {path: 0 if path in models.varying else None for path in base}
+        arrays = {path: _abstract(array, None if axes[path] is None else seeds) for path, array in base.items()}
+        function = ablated if seeds is None else jax.vmap(ablated, in_axes=(axes, 0))
         try:
-            self._compiled = jax.jit(function).lower(fixed, moving, key).compile()
+            self._compiled = jax.jit(function).lower(arrays, _abstract(models.keys[0], seeds)).compile()
         except InitaxError:
             raise
         except Exception as error:
@@ -186,14 +178,12 @@ class Compiled:
 
     def place(self, arrays: Arrays, key: jax.Array) -> tuple[Any, ...]:
         """Return the arguments on the devices for which the program was compiled."""
-        fixed = {path: _strong(array) for path, array in arrays.items() if path not in self._varying}
-        moving = {path: _strong(array) for path, array in arrays.items() if path in self._varying}
-        placed: tuple[Any, ...] = jax.device_put((fixed, moving, key), self._compiled.input_shardings[0])
-        return placed
+        strong = {path: _strong(array) for path, array in arrays.items()}
+        return jax.device_put((strong, key), self._compiled.input_shardings[0])
 
     def __call__(self, *arguments: Any) -> dict[str, Any]:
         """Return the metrics, once they are computed."""
-        metrics: dict[str, Any] = jax.block_until_ready(self._compiled(*arguments))
+        metrics = jax.block_until_ready(self._compiled(*arguments))
         return {name: metrics[name] for name in self._names}
 
 

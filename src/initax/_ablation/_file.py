@@ -28,8 +28,7 @@ def header_of(plans: Mapping[str, Any], keys: Mapping[str, Any]) -> Header:
         plans: name of each scheme → its plan, plain data with a fingerprint.
         keys: the keys, plain data.
     """
-    plain: Header = json.loads(json.dumps({"initax": "ablation", "format": FORMAT, "schemes": plans, "keys": keys}))
-    return plain
+    return json.loads(json.dumps({"initax": "ablation", "format": FORMAT, "schemes": plans, "keys": keys}))
 
 
 class RunFile:

@@ -50,15 +50,7 @@ class Models:
 
 
 def models_of(
-    model: Any,
-    schemes: Mapping[str, Any],
-    keys: jax.Array,
-    *,
-    inputs: Any,
-    forward: Callable[..., Any] | None,
-    module: Any,
-    default: Any,
-    cache: int,
+    model: Any, schemes: Mapping[str, Any], keys: jax.Array, call: Mapping[str, Any], default: Any, cache: int
 ) -> Models:
     """Return the models of an ablation; every decision is made here, and nothing is drawn.
 
@@ -66,9 +58,7 @@ def models_of(
         model: a model, or a function from a key to one.
         schemes: name → rules.
         keys: one typed key for each seed.
-        inputs: as for `ix.plan`.
-        forward: as for `ix.plan`.
-        module: as for `ix.plan`.
+        call: `inputs`, `forward` and `module`, as for `ix.plan`.
         default: as for `ix.plan`.
         cache: of how many seeds to keep the model that a function makes.
 
@@ -78,16 +68,15 @@ def models_of(
     """
     build: Callable[[Any], Any] | None = model if is_builder(model) else None
     skeleton = model if build is None else _first(build, keys[0])
-    surveyed = survey(skeleton, inputs=inputs, forward=forward, module=module)
+    surveyed = survey(skeleton, **call)
     plans = named_plans("scheme", surveyed, schemes, default)
-    again = functools.partial(survey_model, module=module, inputs=inputs, forward=forward)
     arrays = _arrays(surveyed)
     drawn = {draw.parameter.path for plan in plans.values() for draw in plan.draws}
     _refuse_abstract(arrays, plans)
 
     @functools.lru_cache(maxsize=cache)
     def built(seed: int) -> Arrays:
-        return arrays if build is None or seed == 0 else _arrays(again(build(keys[seed])))
+        return arrays if build is None or seed == 0 else _arrays(survey_model(build(keys[seed]), **call))
 
     for seed in range(1, len(keys)) if build is not None else ():
         _refuse_changed(arrays, built(seed), seed)

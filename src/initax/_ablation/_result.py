@@ -15,9 +15,8 @@ import numpy as np
 from initax._ablation._bootstrap import RESAMPLES, interval
 from initax._ablation._file import read_file
 from initax._ablation._plot import draw_panels
-from initax._ablation._run import Run
-from initax._ablation._summary import Summary, mean_of
-from initax._ablation._tables import failure_list, metric_table
+from initax._ablation._run import Run, failure_list
+from initax._ablation._summary import Summary, mean_of, metric_table
 from initax._errors import InitaxError, did_you_mean, listing
 
 

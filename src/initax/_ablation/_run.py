@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError
+from initax._errors import InitaxError, count, first_of, message
 
 Metric = float | np.ndarray
 
@@ -66,6 +66,18 @@ class Run:
         )
 
 
+FAILURES = 12
+"""Failed runs that are listed one by one."""
+
+
+def failure_list(runs: Sequence[Run]) -> str:
+    """Return the failed runs with the first line of each error, or nothing."""
+    errors = [f"{run.scheme}, seed {run.seed}: {run.error.splitlines()[0]}" for run in runs if run.error]
+    if not errors:
+        return ""
+    return message(f"failed: {count(len(errors), 'run')}", *first_of(errors, FAILURES))
+
+
 def read_metrics(returned: Any) -> dict[str, Metric]:
     """Return what a run returned as numbers of double precision.
 
@@ -101,8 +113,7 @@ def _is_real(value: Any) -> bool:
         dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
     except (TypeError, ValueError):
         return False
-    real = jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating)
-    return bool(real or jnp.issubdtype(dtype, np.bool_))
+    return any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, np.integer, np.floating))
 
 
 def _number(array: np.ndarray) -> Metric:

@@ -1,12 +1,14 @@
-"""One metric under one scheme over the seeds: mean, interval, and difference from the baseline."""
+"""One metric under one scheme over the seeds: mean, interval, difference from the baseline, and a table of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from initax._ablation._bootstrap import Numbers
+from initax._text import table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,5 +47,34 @@ def mean_of(values: np.ndarray) -> Numbers:
     if not len(values):
         return np.full(values.shape[1:], np.nan)[()]
     with np.errstate(invalid="ignore"):
-        mean: Numbers = values.mean(axis=0)
-    return mean
+        return values.mean(axis=0)
+
+
+def metric_table(title: str, summaries: Sequence[Summary], baseline: str) -> str:
+    """Return a table of one metric, a row for each scheme; of a curve the last entry."""
+    rows = [
+        (
+            summary.scheme,
+            f"{summary.runs}" + (f" ({summary.diverged} diverged)" if summary.diverged else ""),
+            _text(summary.mean),
+            _span(summary.low, summary.high),
+            "" if summary.scheme == baseline else _text(summary.difference, "+"),
+            "" if summary.scheme == baseline else _span(summary.difference_low, summary.difference_high, "+"),
+        )
+        for summary in summaries
+    ]
+    heads = ("scheme", "runs", "mean", "95 % interval", f"difference from {baseline}", "95 % interval")
+    return table(title, heads, rows)
+
+
+def _last(number: Numbers) -> float:
+    return float(np.ravel(number)[-1]) if np.size(number) else float("nan")
+
+
+def _text(number: Numbers, sign: str = "") -> str:
+    last = _last(number)
+    return "" if sign and np.isnan(last) else f"{last:{sign}.4g}"
+
+
+def _span(low: Numbers, high: Numbers, sign: str = "") -> str:
+    return "" if np.isnan(_last(low)) else f"{_text(low, sign)} … {_text(high, sign)}"

@@ -42,12 +42,16 @@ def misplaced(draws: Iterable[Any]) -> tuple[list[str], list[str]]:
         if len(astray) == len(weights):
             warnings.append(_misses(rule, recipe, weights))
         elif astray and parts_of(recipe) == ENDS:
-            which = "end no residual branch"
+            head = f'rule "{rule}": the depth factor "{recipe}" multiplies {count(len(astray), "weight")}'
+            notes.append(f"{head} that end no residual branch: {_paths(astray)}")
+        normalized = [array for array in weights if array.residual is not None and array.residual.normalized]
+        if normalized:
             head = (
-                f'rule "{rule}": the depth factor "{recipe}" multiplies {count(len(astray), "weight")} that {which}: '
+                f'rule "{rule}": a norm stands between {count(len(normalized), "weight")} and the stream, so that the '
+                f'depth factor "{recipe}" does not change what is added: {_paths(normalized)}'
             )
-            notes.append(head + _paths(astray))
-        notes += _behind_norms(rule, recipe, weights)
+            line = 'the scale of the norm does: {"residual:end": {"scale": ("constant", {"value": ...})}}'
+            notes.append(message(head, line))
     return warnings, notes
 
 
@@ -67,19 +71,6 @@ def _misses(rule: str, recipe: str, weights: Sequence[Parameter]) -> str:
         f"weights that end a branch: {listing(ends, FEW)}" if ends else "the forward pass adds to no residual stream",
         'write {"residual:end": ...}' if ends and is_for_ends else "",
     )
-
-
-def _behind_norms(rule: str, recipe: str, weights: Sequence[Parameter]) -> list[str]:
-    found = [array for array in weights if array.residual is not None and array.residual.normalized]
-    if not found:
-        return []
-    return [
-        message(
-            f'rule "{rule}": a norm stands between {count(len(found), "weight")} and the stream, so that the depth '
-            f'factor "{recipe}" does not change what is added: {_paths(found)}',
-            'the scale of the norm does: {"residual:end": {"scale": ("constant", {"value": ...})}}',
-        )
-    ]
 
 
 def _paths(weights: Sequence[Parameter]) -> str:

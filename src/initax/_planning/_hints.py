@@ -33,15 +33,14 @@ def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str,
     have = "layers: " + listing(f"{name} ({count})" for name, count in kinds.items())
     if not isinstance(value, str | type):
         return message(head, have)
-    if isinstance(value, type):
-        name = value.__name__
+    name = value.__name__ if isinstance(value, type) else name
     if name in aliases:
         return message(head, f'"{name}" is tied to "{aliases[name]}", which owns it; write "{aliases[name]}"')
     meant = _meant(value, name, layers, have, is_path=is_path)
     if meant:
         return message(head, *meant)
-    drawable = (array for layer in layers for array in layer.parameters if not _is_optimizers(array))
-    arrays = dict.fromkeys(array.name for array in drawable)
+    known = (array for layer in layers for array in layer.parameters)
+    arrays = dict.fromkeys(array.name for array in known if _why(array) is not Why.OPTIMIZER)
     words = list(_words(layers)) if isinstance(value, type) or name in ROLES else _words_and_paths(name, layers)
     near = _by_another_name(value, name, layers) or _by_another_role(name, layers) or did_you_mean(name, words)
     if isinstance(value, type):
@@ -67,9 +66,9 @@ def _meant(value: Any, name: str, layers: Sequence[Layer], have: str, *, is_path
             return have, several
         if len(name.split()) > 1:
             return have, _sequence_hint(name.split(), layers)
-    inside = [layer for layer in layers if _is_inside(name, layer)]
+    inside = [layer for layer in layers if layer.path.startswith(f"{name}.") or _selects_any_of(name, layer.ancestors)]
     if inside:
-        is_class = any(name in class_names(ancestor.cls) for ancestor in _around(inside))
+        is_class = any(name in class_names(ancestor.cls) for layer in inside for ancestor in layer.ancestors)
         line = f'"{name} *"' if is_class else f'"{name}.**"'
         holds = f'"{name}" holds {count(len(inside), "layer")} but owns no array itself'
         return (f"{holds}; for all of them write {line}",)
@@ -78,8 +77,9 @@ def _meant(value: Any, name: str, layers: Sequence[Layer], have: str, *, is_path
     return _entry_of_a_stack(name, layers) if is_path else ()
 
 
-def _is_optimizers(array: Parameter) -> bool:
-    return array.excluded is not None and array.excluded.why is Why.OPTIMIZER
+def _why(array: Parameter) -> Why | None:
+    """Why an array is not drawn."""
+    return array.excluded.why if array.excluded is not None else None
 
 
 def _several(text: str, layers: Sequence[Layer]) -> str:
@@ -92,8 +92,12 @@ def _several(text: str, layers: Sequence[Layer]) -> str:
 
 def _selects(word: str, layers: Sequence[Layer]) -> bool:
     """Whether one word selects a layer or an array."""
-    modules = any(matches_one(word, layer.path, layer.cls, layer.kind) for layer in layers)
-    return modules or bool(selects_any(word, layers))
+    return _selects_any_of(word, layers) or bool(selects_any(word, layers))
+
+
+def _selects_any_of(word: str, modules: Iterable[Layer | Ancestor]) -> bool:
+    """Whether one word selects a layer, or a module around one, by class, kind or path."""
+    return any(matches_one(word, module.path, module.cls, getattr(module, "kind", "")) for module in modules)
 
 
 def _written_otherwise(text: str, layers: Sequence[Layer]) -> str:
@@ -113,22 +117,12 @@ def _written_otherwise(text: str, layers: Sequence[Layer]) -> str:
 def _by_another_role(text: str, layers: Sequence[Layer]) -> str:
     """What an array of a layer is called here, where another framework's name stands for it."""
     module, dot, name = text.rpartition(".")
-    paths = [f"{module}.{other}" for other in SAME_ROLE.get(name, ()) if dot]
+    paths = [f"{module}.{other}" for names in SAME_ROLE if dot and name in names for other in names]
     return next((f'did you mean "{path}"?' for path in paths if selects_any(path, layers)), "")
 
 
-SAME_ROLE = {
-    "weight": ("kernel", "embedding", "scale", "w"),
-    "kernel": ("weight", "w", "embedding"),
-    "w": ("weight", "kernel"),
-    "gamma": ("scale", "weight"),
-    "scale": ("weight",),
-    "beta": ("bias", "offset"),
-    "b": ("bias",),
-    "bias": ("b", "beta", "offset"),
-    "embedding": ("weight",),
-}
-"""Names of arrays → what the same array is called in another framework."""
+SAME_ROLE = (("weight", "kernel", "embedding", "scale", "w", "gamma"), ("bias", "b", "beta", "offset"))
+"""Names by which frameworks call the same array."""
 
 
 def _no_branch(selector: Selector, layers: Sequence[Layer]) -> str:
@@ -164,21 +158,26 @@ def decided_later(rule: str, what: str, winners: Iterable[str]) -> str:
     return f'rule "{rule}" {what} is decided by {by}, which comes later; the last rule that matches wins'
 
 
-def no_array(rule: str, key: str, names: Sequence[str]) -> str:
-    """Return the message for a key of a scheme that is neither a role nor an array of what the rule selects.
+def no_array(rule: str, key: str, names: Sequence[str], *, of_scheme: bool = True) -> str:
+    """Return the message for a key that is neither a role nor an array of what the rule selects.
 
     Args:
         rule: the rule.
         key: the key.
         names: names of the arrays, within their layers.
+        of_scheme: whether it is the key of a scheme, or else of a label by role.
     """
     nearby = nearest(key, names, len(names))
     known = ROLES_ELSEWHERE.get(key)
     return message(
         f'rule "{rule}": "{key}" is neither a role nor an array of what the rule selects.',
-        f'an array "{key}" has the role "{known}"' if known else did_you_mean(key, (*names, *WORDS)),
+        f'an array "{key}" has the role "{known}"'
+        if known
+        else did_you_mean(key, (*names, *(WORDS if of_scheme else ROLES))),
         f"arrays: {listing([*nearby, *(name for name in names if name not in nearby)])}",
-        f"roles: {listing(ROLES[:-1])}; also axes, sizes, base, or name with arguments",
+        f"roles: {listing(ROLES[:-1])}; also axes, sizes, base, or name with arguments"
+        if of_scheme
+        else f"roles: {listing(ROLES)}",
     )
 
 
@@ -232,16 +231,6 @@ def _public_name(cls: type) -> str:
     return f"{cls.__module__.partition('._')[0]}.{cls.__qualname__}".removeprefix("builtins.")
 
 
-def _is_inside(name: str, layer: Layer) -> bool:
-    return layer.path.startswith(f"{name}.") or any(
-        matches_one(name, ancestor.path, ancestor.cls, "") for ancestor in layer.ancestors
-    )
-
-
-def _around(layers: Sequence[Layer]) -> Iterable[Ancestor]:
-    return (ancestor for layer in layers for ancestor in layer.ancestors)
-
-
 def _path_hint(text: str, layers: Sequence[Layer]) -> str:
     """The path that was meant: further inside the model, one level up, or with an index counted from the end."""
     path = _from_the_front(text, layers)
@@ -269,18 +258,13 @@ def _from_the_front(text: str, layers: Sequence[Layer]) -> str:
 
 def _sequence_hint(tokens: Sequence[str], layers: Sequence[Layer]) -> str:
     """Say which word of a sequence is at fault."""
+    modules = [module for layer in layers for module in (layer, *layer.ancestors)]
+    arrays = selects_any(f"**.{tokens[-1]}", layers)
     for token in tokens:
-        modules = any(matches_one(token, ancestor.path, ancestor.cls, "") for ancestor in _around(layers))
-        last = token is tokens[-1] and bool(selects_any(f"**.{token}", layers))
-        if (
-            not modules
-            and not last
-            and not any(matches_one(token, layer.path, layer.cls, layer.kind) for layer in layers)
-        ):
+        if not _selects_any_of(token, modules) and not (token is tokens[-1] and arrays):
             near = did_you_mean(token, _words(layers))
             return f'nothing in the model is "{token}"' + (f"; {near}" if near else "")
-    arrays = selects_any(f"**.{tokens[-1]}", layers)
-    if arrays and not any(matches_one(tokens[-1], layer.path, layer.cls, layer.kind) for layer in layers):
+    if arrays and not _selects_any_of(tokens[-1], layers):
         return f'for arrays of that name write "{" ".join((*tokens[:-1], f"**.{tokens[-1]}"))}"'
     outer = " inside ".join(f'a "{token}"' for token in reversed(tokens))
     return f"each word names something, but there is no {outer[2:]}"
@@ -300,9 +284,8 @@ def no_mapping(rules: Any) -> str:
     head = f"rules must be a mapping from selectors to schemes, not {shown(rules)}."
     if isinstance(rules, str):
         is_file = rules.lower().endswith((".toml", ".json"))
-        return message(
-            head, f'write ix.load_rules("{rules}")' if is_file else f'for every layer write {{"*": "{rules}"}}'
-        )
+        line = f'write ix.load_rules("{rules}")' if is_file else f'for every layer write {{"*": "{rules}"}}'
+        return message(head, line)
     if isinstance(rules, Sequence) and all(isinstance(rule, Sequence) and len(rule) == 2 for rule in rules):
         return message(head, "write dict(rules)")
     return message(head, 'write {"Linear": "he_normal"}, or {"*": "he_normal"} for every layer')
@@ -394,6 +377,16 @@ def cover(left: Iterable[tuple[Layer, Any, Any]], selected: Collection[str], dra
     return f"{kept}say what their axes are: ix.Scheme(..., axes=...), inputs=... or ix.register_layer(...)"
 
 
+def no_row(path: Any, paths: Sequence[str]) -> str:
+    """Return the message for what is not the path of an array of a plan and was to be one."""
+    if not isinstance(path, str):
+        line = "write plan.draws or plan.kept for all of them, in the order of the model"
+        return message(f"plan[...] takes the path of an array, not {shown(path)}.", line)
+    inside = [each for each in paths if each.startswith(f"{path}.")]
+    near = did_you_mean(path, paths) or f"arrays: {listing(paths, 6)}"
+    return message(f'the model has no array "{path}".', f"it holds: {listing(inside, 6)}" if inside else near)
+
+
 def no_plan_to_compare(other: Any) -> str:
     """Return the message for something that is not a plan and was to be compared with one."""
     line = "plan.diff(ix.plan(model, rules))"
@@ -406,17 +399,14 @@ def no_stored_plan(text: Any, error: Exception | None) -> str:
     """Return the message for something that is not a stored plan."""
     head = f"this is not a stored plan: {shown(text)}."
     if isinstance(text, os.PathLike) or (isinstance(text, str) and re.fullmatch(r"[^\n{}]+\.\w+", text)):
-        return message(head, "from_json takes the text and not its path", _from_file(os.fspath(text)))
+        line = f'ix.Plan.from_json(pathlib.Path("{os.fspath(text)}").read_text(), model)'
+        return message(head, "from_json takes the text and not its path", line)
     if hasattr(text, "read"):
         return message(head, "from_json takes the text and not the file: ix.Plan.from_json(file.read(), model)")
     if isinstance(text, Mapping):
         return message(head, "from_json takes the text: ix.Plan.from_json(json.dumps(stored), model)")
     why = f"{type(error).__name__}: {error}" if isinstance(error, ValueError | KeyError) else ""
     return message(head, why, "from_json takes what plan.to_json() returned: ix.Plan.from_json(plan.to_json(), model)")
-
-
-def _from_file(path: Any) -> str:
-    return f"ix.Plan.from_json(pathlib.Path({str(path)!r}).read_text(), model)".replace("'", '"')
 
 
 def array_text(layer: Layer, parameter: Parameter, reason: Reason | None = None) -> str:
@@ -433,12 +423,12 @@ def declaration(layer: Layer) -> tuple[str, ...]:
     if hints:
         return (hints[0],)
     arrays = [array for array in layer.parameters if array.axes or (array.excluded and array.excluded.is_about_axes)]
-    returned = [array for array in arrays if array.excluded and array.excluded.why is Why.RETURNED]
+    returned = [array for array in arrays if _why(array) is Why.RETURNED]
     arrays = [array for array in arrays if array not in returned]
     if returned and not any(array.excluded for array in arrays):
         path = returned[0].path
         return (f'it has no axes to declare; a rule can set it, {{"{path}": "zeros"}}, or keep it, {{"{path}": None}}',)
-    misfits = any(array.excluded and array.excluded.why is Why.CONTRADICTED for array in arrays)
+    misfits = any(_why(array) is Why.CONTRADICTED for array in arrays)
     if all(array.axes for array in arrays) and not misfits:
         default = ", ".join(f'"{array.name}": "lecun_normal"' for array in arrays if array.role in WEIGHT_ROLES)
         return (f"declare it: ix.register_layer({layer.cls.__name__}, ..., default={{{default}}})",)
@@ -474,9 +464,7 @@ def declaration(layer: Layer) -> tuple[str, ...]:
 
 def is_learned_input(array: Parameter) -> bool:
     """Return whether an array seems to stand where a signal does: a learned position, a token."""
-    return LEARNED_INPUTS.search(array.name) is not None or (
-        array.excluded is not None and array.excluded.why is Why.SIGNAL
-    )
+    return LEARNED_INPUTS.search(array.name) is not None or _why(array) is Why.SIGNAL
 
 
 def _guess_wide(arrays: list[Parameter]) -> dict[str, str]:

@@ -6,8 +6,9 @@ that is drawn, `auto`'s or not, and with these laws the trace tells what really 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
@@ -57,12 +58,7 @@ def with_input_moments(decisions: Decisions, survey: Survey, traced: Traced | No
         scaled = replace(parameter, input_second_moment=1.0) if parameter.path in unknown else parameter
         recipe = draw.initializer.recipe(scaled, layers[parameter.path])
         draws.append(replace(draw, parameter=parameter, recipe=recipe))
-    notes = (
-        *decisions.notes,
-        *_blind(unknown, traced is None),
-        *_assuming(followed.assumed),
-        *_unstable(followed.slopes),
-    )
+    notes = (*decisions.notes, *_notes(unknown, followed, traced))
     return replace(decisions, draws=tuple(draws), notes=notes)
 
 
@@ -85,14 +81,11 @@ def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Foll
     paths, arrays = traced.paths, len(traced.paths)
     known = {array.path: array for layer in survey.layers for array in layer.parameters}
     norms = {array.path for layer in survey.layers for array in layer.parameters if layer.kind == "Norm"}
-    laws = {
-        index: law
-        for index, path in enumerate(paths)
-        if (law := _law(known[path], drawn.get(path), path in norms)) is not None
-    }
-    tables = frozenset(
-        index for index, path in enumerate(paths) if _now(known[path], drawn.get(path)).role == "embedding"
-    )
+    # A rule may restate axes, so that a row of the plan knows more of an array than the survey.
+    now = [drawn[path].parameter if path in drawn else known[path] for path in paths]
+    all_laws = {index: _law(array, drawn.get(array.path), array.path in norms) for index, array in enumerate(now)}
+    laws = {index: law for index, law in all_laws.items() if law is not None}
+    tables = frozenset(index for index, array in enumerate(now) if array.role == "embedding")
     uses = uses_of(traced.closed, arrays, traced.constants)
     searches: dict[int, _Search] = {}
     for _ in range(PASSES):
@@ -156,27 +149,20 @@ class _Search:
         return math.exp(tried - gap / slope)
 
 
-def _now(parameter: Parameter, draw: Draw | None) -> Parameter:
-    """The parameter with the axes that a rule may restate."""
-    return parameter if draw is None else draw.parameter
-
-
-def _law(parameter: Parameter, draw: Draw | None, is_norm: bool) -> Law | None:
+def _law(now: Parameter, draw: Draw | None, is_norm: bool) -> Law | None:
     """What the plan knows of an array; `None` where that is nothing. Norms are taken to do what norms do."""
-    now = _now(parameter, draw)
     is_real = jnp.issubdtype(now.dtype, np.floating)
     recipe = draw.recipe if draw is not None and is_real else None
     moments = recipe.moments if recipe is not None else None
     if now.role in WEIGHT_ROLES:
         inputs = now.fan_in if now.role == "embedding" else now.effective_fan_in
-        if draw is None or recipe is None or inputs is None or now.effective_fan_in is None:
+        initializer = None if draw is None else draw.initializer
+        if initializer is None or recipe is None or inputs is None or now.effective_fan_in is None:
             return None
-        if draw.initializer is not None and draw.initializer.needs_input_second_moment and recipe.std:
-            square = recipe.std**2
-            length = square * now.effective_fan_in
-            return Law(mean=0.0, square=square, inputs=inputs, length=length, centered=draw.initializer.centers)
-        centers = draw.initializer is not None and draw.initializer.centers
-        return None if moments is None else Law(mean=moments[0], square=moments[1], inputs=inputs, centered=centers)
+        of_weight = functools.partial(Law, inputs=inputs, centered=initializer.centers)
+        if initializer.needs_input_second_moment and recipe.std:
+            return of_weight(mean=0.0, square=recipe.std**2, length=recipe.std**2 * now.effective_fan_in)
+        return None if moments is None else of_weight(mean=moments[0], square=moments[1])
     if moments is not None and now.role in ("bias", "scale") and now.constraint is None:
         return Law(mean=moments[0], square=moments[1])
     value = _taken(now)
@@ -195,45 +181,33 @@ def _taken(parameter: Parameter) -> float | None:
     return 1.0
 
 
-def _blind(unknown: list[str], without_inputs: bool) -> tuple[str, ...]:
-    """A note on weights whose input `auto` does not know."""
-    if not unknown:
-        return ()
-    text = message(
-        f"auto can't tell what reaches {count(len(unknown), 'weight')} and uses gain 1: "
-        + listing((path or "(model)" for path in unknown), 6),
-        "say what the model is called on, inputs=..."
-        if without_inputs
-        else "ix.signal_propagation measures how far they are off, ix.lsuv sets them on data",
-    )
-    warn(text)
-    return (text,)
-
-
-def _assuming(assumed: tuple[str, ...]) -> tuple[str, ...]:
-    """A note on what `auto` assumes of arrays that are kept, or drawn by initializers without a known law."""
-    if not assumed:
-        return ()
-    return (
-        message(
-            f"auto assumes what it does not know of {count(len(assumed), 'array')} on the way to what it scales: "
-            + listing((path or "(model)" for path in assumed), 6),
+def _notes(unknown: Sequence[str], followed: Followed, traced: Traced | None) -> Iterator[str]:
+    """Yield what `auto` can't do, with a warning, and what it assumes."""
+    if unknown:
+        yield _warned(
+            f"auto can't tell what reaches {count(len(unknown), 'weight')} and uses gain 1: "
+            + listing((path or "(model)" for path in unknown), 6),
+            "say what the model is called on, inputs=..."
+            if traced is None
+            else "ix.signal_propagation measures how far they are off, ix.lsuv sets them on data",
+        )
+    if followed.assumed:
+        yield message(
+            f"auto assumes what it does not know of {count(len(followed.assumed), 'array')} on the way to what it "
+            f"scales: {listing((path or '(model)' for path in followed.assumed), 6)}",
             "weights give length one, biases are zero and scales are one; a plan sees no values",
-        ),
-    )
+        )
+    if slopes := followed.slopes:
+        share = math.ceil(round(100 * (1 - 1 / max(slopes.values())), 3)) / 100
+        yield _warned(
+            f"auto can't keep the length of the signal behind {count(len(slopes), 'function')}, and what is off grows "
+            "from layer to layer: 1 % too much in front becomes "
+            + listing((f"{slope:.2g} % at {path or '(model)'}" for path, slope in slopes.items()), 6),
+            "put a norm in front of each, or where layers have biases write "
+            f'{{"*": ("auto", {{"bias_share": {share:g}}})}}',
+        )
 
 
-def _unstable(slopes: Mapping[str, float]) -> tuple[str, ...]:
-    """A note on functions that enlarge every deviation of the second moment."""
-    if not slopes:
-        return ()
-    share = math.ceil(round(100 * (1 - 1 / max(slopes.values())), 3)) / 100
-    text = message(
-        f"auto can't keep the length of the signal behind {count(len(slopes), 'function')}, and what is off grows from "
-        "layer to layer: 1 % too much in front becomes "
-        + listing((f"{slope:.2g} % at {path or '(model)'}" for path, slope in slopes.items()), 6),
-        "put a norm in front of each, or where layers have biases write "
-        f'{{"*": ("auto", {{"bias_share": {share:g}}})}}',
-    )
-    warn(text)
-    return (text,)
+def _warned(head: str, line: str) -> str:
+    warn(head, line)
+    return message(head, line)

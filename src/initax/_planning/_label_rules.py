@@ -9,39 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import AxesError, RuleError, count, did_you_mean, listing, shown, warn
+from initax._errors import AxesError, RuleError, count, listing, shown, warn
 from initax._math._axes import Axes, parse, resolve
 from initax._model._parameter import ROLES, Layer, Parameter
 from initax._model._survey import Survey
-from initax._planning._hints import decided_later
+from initax._planning._hints import decided_later, no_array
 from initax._planning._rules import Rule, match
 from initax._planning._selectors import read_selector
-
-
-@dataclass(frozen=True, slots=True)
-class LabelRule:
-    """A selector and the values of the arrays it selects.
-
-    Attributes:
-        rule: the selector.
-        values: role or name of an array → its value; `""` for all others.
-    """
-
-    rule: Rule
-    values: Mapping[str, Any]
-
-    def label(self, parameter: Parameter, *, is_named: bool) -> ArrayLabel | None:
-        """Return the label that it gives an array, `None` where it gives none.
-
-        Args:
-            parameter: the array, which the rule selects.
-            is_named: whether the selector names it.
-        """
-        # A word for a role is one, whatever the array is called: the scale of a norm may be called "weight".
-        is_key = parameter.name not in ROLES and parameter.name in self.values
-        role = parameter.role or ""
-        key = parameter.name if is_key else role if role in self.values else ""
-        return ArrayLabel(self.values[key], self.rule.text, is_named or is_key) if key in self.values else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +32,20 @@ class ArrayLabel:
     rule: str
     is_named: bool
 
-    def axes(self, verb: str, path: str, shape: tuple[int, ...]) -> Axes:
+    def axes(self, verb: str, parameter: Parameter) -> Axes:
         """Return the axes that the value, a pattern with sizes, gives an array.
 
         Args:
             verb: who asks, for errors.
-            path: path of the array, for errors.
-            shape: its shape.
+            parameter: the array.
 
         Raises:
             AxesError: the pattern does not fit.
         """
         try:
-            return resolve(self.value["axes"], shape, self.value["sizes"])
+            return resolve(self.value["axes"], parameter.shape, self.value["sizes"])
         except AxesError as error:
-            raise AxesError(f'{verb}: rule "{self.rule}": {path or "(model)"}: {error}') from None
+            raise AxesError(f'{verb}: rule "{self.rule}": {parameter.path or "(model)"}: {error}') from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +141,7 @@ def is_rule_file(rules: Any) -> bool:
     return isinstance(rules, os.PathLike) or (isinstance(rules, str) and rules.lower().endswith((".toml", ".json")))
 
 
-def read_label_rules(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ...]:
+def read_label_rules(of: str, rules: Any, verb: str = "") -> tuple[Rule, ...]:
     """Return rules whose values are not schemes, in order.
 
     Args:
@@ -187,27 +160,23 @@ def read_label_rules(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ..
     return tuple(_read(kind, verb or of, selector, value) for selector, value in rules.items())
 
 
-def _read(kind: Kind, verb: str, selector: Any, value: Any) -> LabelRule:
+def _read(kind: Kind, verb: str, selector: Any, value: Any) -> Rule:
     if isinstance(selector, tuple) and len(selector) == 2 and all(isinstance(part, str | type) for part in selector):
         name = selector[0].__name__ if isinstance(selector[0], type) else selector[0]
         line = f'write {{"{name}": {{"{selector[1]}": {value!r}}}}}'
         raise RuleError(f"{verb}: a selector can't be a pair, {selector!r}.", line)
     values = value if isinstance(value, Mapping) and not set(value) & kind.keys else {"": value}
-    rule = Rule(read_selector(selector), None, frozenset(filter(None, map(str, values))))
+    rule = Rule(read_selector(selector), None, {str(key): kind.check(part) for key, part in values.items()})
     if not values:
         raise RuleError(f'{verb}: rule "{rule.text}" says nothing.', f"write {kind.example}")
-    return LabelRule(rule, {str(key): _checked(kind, verb, rule.text, str(key), part) for key, part in values.items()})
+    for key, part in values.items():
+        if rule.labels[str(key)] is None:
+            inside = f', key "{key}"' if key else ""
+            raise RuleError(f'{verb}: rule "{rule.text}"{inside}: {shown(part)} is not {kind.one}.', kind.hint)
+    return rule
 
 
-def _checked(kind: Kind, verb: str, rule: str, key: str, value: Any) -> Any:
-    checked = kind.check(value)
-    if checked is None:
-        inside = f', key "{key}"' if key else ""
-        raise RuleError(f'{verb}: rule "{rule}"{inside}: {shown(value)} is not {kind.one}.', kind.hint)
-    return checked
-
-
-def decide_labels(rules: Sequence[LabelRule], survey: Survey) -> dict[str, ArrayLabel]:
+def decide_labels(rules: Sequence[Rule], survey: Survey) -> dict[str, ArrayLabel]:
     """Return the label that the last matching rule gives each array of a model, by path.
 
     A rule that decides nothing, because later ones decide all that it selects, is warned of.
@@ -215,28 +184,40 @@ def decide_labels(rules: Sequence[LabelRule], survey: Survey) -> dict[str, Array
     Raises:
         RuleError: a selector matches nothing, or a key is neither a role nor an array of what its rule selects.
     """
-    matching = match([rule.rule for rule in rules], survey.layers, survey.aliases, survey.hint)
+    matching = match(rules, survey.layers, survey.aliases, survey.hint)
     arrays = {array.path: array for _, array in rows_of(survey)}
     decided: dict[str, ArrayLabel] = {}
     labels_of: list[dict[str, ArrayLabel]] = []
     for rule, selected in zip(rules, matching.selected, strict=True):
-        _refuse_unknown_keys(rule, [arrays[path] for path in selected])
-        labels = {path: rule.label(arrays[path], is_named=is_named) for path, is_named in selected.items()}
+        names = tuple(dict.fromkeys(arrays[path].name for path in selected))
+        for key in rule.labels:
+            if key not in ("", *ROLES, *names):
+                raise RuleError(no_array(rule.text, key, names, of_scheme=False))
+        labels = {path: _label_of(rule, arrays[path], is_named=is_named) for path, is_named in selected.items()}
         labels_of.append({path: label for path, label in labels.items() if label is not None})
         decided |= labels_of[-1]
     for rule, given in zip(rules, labels_of, strict=True):
         winners = dict.fromkeys(decided[path].rule for path in given)
-        if given and rule.rule.text not in winners:
-            warn(decided_later(rule.rule.text, "decides nothing: every array it selects", winners))
+        if given and rule.text not in winners:
+            warn(decided_later(rule.text, "decides nothing: every array it selects", winners))
     _warn_of_roles(rules, matching.selected, [array for path, array in arrays.items() if path not in decided])
     return decided
 
 
+def _label_of(rule: Rule, parameter: Parameter, *, is_named: bool) -> ArrayLabel | None:
+    """The label that a rule gives an array that it selects, `None` where it gives none."""
+    # A word for a role is one, whatever the array is called: the scale of a norm may be called "weight".
+    is_key = parameter.name not in ROLES and parameter.name in rule.labels
+    role = parameter.role or ""
+    key = parameter.name if is_key else role if role in rule.labels else ""
+    return ArrayLabel(rule.labels[key], rule.text, is_named or is_key) if key in rule.labels else None
+
+
 def _warn_of_roles(
-    rules: Sequence[LabelRule], selected: Sequence[Mapping[str, bool]], unlabelled: Sequence[Parameter]
+    rules: Sequence[Rule], selected: Sequence[Mapping[str, bool]], unlabelled: Sequence[Parameter]
 ) -> None:
     """Warn of arrays that rules select and leave out, because these go by roles and theirs are not known."""
-    by_role = [index for index, rule in enumerate(rules) if set(rule.values) & set(ROLES)]
+    by_role = [index for index, rule in enumerate(rules) if set(rule.labels) & set(ROLES)]
     left = [
         array.path
         for array in unlabelled
@@ -244,24 +225,12 @@ def _warn_of_roles(
         if any(array.path in selected[index] for index in by_role)
     ]
     if left:
-        text = rules[by_role[-1]].rule.text
+        text = rules[by_role[-1]].text
         warn(
             f'rule "{text}" goes by roles, and those of {count(len(left), "array")} are not known: '
             + listing((path or "(model)" for path in left), 4),
             f'name them, {{"{left[0] or "*"}": ...}}; or say what the model is called on, inputs=...',
         )
-
-
-def _refuse_unknown_keys(rule: LabelRule, selected: Sequence[Parameter]) -> None:
-    names = dict.fromkeys(parameter.name for parameter in selected)
-    for key in rule.values:
-        if key and key not in ROLES and key not in names:
-            raise RuleError(
-                f'rule "{rule.rule.text}": "{key}" is neither a role nor an array of what the rule selects.',
-                did_you_mean(key, (*names, *ROLES)),
-                f"arrays: {listing(names)}",
-                f"roles: {listing(ROLES)}",
-            )
 
 
 def rows_of(survey: Survey) -> list[tuple[Layer, Parameter]]:

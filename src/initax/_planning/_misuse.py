@@ -61,13 +61,8 @@ def _is_function(value: Any) -> bool:
 
 def _are_rules(value: Any) -> bool:
     """Whether every value of a mapping is a scheme, or keeps."""
-    if (
-        not isinstance(value, Mapping)
-        or not value
-        or not all(scheme is None or _is_scheme(scheme) for scheme in value.values())
-    ):
-        return False
-    return any(scheme is not None for scheme in value.values())
+    schemes = list(value.values()) if isinstance(value, Mapping) else []
+    return any(scheme is not None for scheme in schemes) and all(each is None or _is_scheme(each) for each in schemes)
 
 
 def _are_maps_of_rules(value: Any) -> bool:
@@ -79,11 +74,6 @@ def _may_be_model(value: Any) -> bool:
     if value is None or isinstance(value, str | Scheme | Initializer) or is_key(value):
         return False
     return not _are_rules(value) and not _are_maps_of_rules(value)
-
-
-def _is_passed(value: Any) -> bool:
-    """Whether it may be inputs: anything but a module."""
-    return not (callable(value) and holds_arrays(value))
 
 
 def _is_shape(value: Any) -> bool:
@@ -99,10 +89,6 @@ def _is_type(value: Any) -> bool:
         return False
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
 def _is_learning_rate(value: Any) -> bool:
     """Whether it is a number or a schedule."""
     if isinstance(value, (int, float, *ARRAYS)):
@@ -110,35 +96,24 @@ def _is_learning_rate(value: Any) -> bool:
     return callable(value) and not holds_arrays(value)
 
 
-LOOKS_LIKE: dict[str, Callable[[Any], bool]] = {
-    "key": is_key,
-    "keys": _are_keys,
-    "rules": _are_rules,
-    "schemes": _are_maps_of_rules,
-    "model": _may_be_model,
-    "inputs": _is_passed,
-    "scheme": _is_scheme,
-    "shape": _is_shape,
-    "dtype": _is_type,
-    "layer": _is_text,
-    "mask": lambda value: not is_key(value) and not isinstance(value, str) and not callable(value),
-    "text": _is_text,
-    "run": _is_function,
-    "learning_rate": _is_learning_rate,
-    "activation": lambda value: isinstance(value, str) or _is_function(value),
+ARGUMENTS: dict[str, tuple[Callable[[Any], bool], type[InitaxError]]] = {
+    "key": (is_key, KeyTypeError),
+    "keys": (_are_keys, KeyTypeError),
+    "rules": (_are_rules, RuleError),
+    "schemes": (_are_maps_of_rules, RuleError),
+    "text": (lambda value: isinstance(value, str), PlanError),
+    "scheme": (_is_scheme, SchemeError),
+    "shape": (_is_shape, AxesError),
+    "model": (_may_be_model, ModelError),
+    "inputs": (lambda value: not (callable(value) and holds_arrays(value)), ModelError),
+    "dtype": (_is_type, ModelError),
+    "layer": (lambda value: isinstance(value, str), ModelError),
+    "mask": (lambda value: not is_key(value) and not isinstance(value, str) and not callable(value), ModelError),
+    "run": (_is_function, ModelError),
+    "learning_rate": (_is_learning_rate, ModelError),
+    "activation": (lambda value: isinstance(value, str) or _is_function(value), ModelError),
 }
-"""Name of an argument → whether a value looks like one."""
-
-ERRORS: dict[str, type[InitaxError]] = {
-    "key": KeyTypeError,
-    "keys": KeyTypeError,
-    "rules": RuleError,
-    "schemes": RuleError,
-    "text": PlanError,
-    "scheme": SchemeError,
-    "shape": AxesError,
-}
-"""Name of an argument that stands elsewhere → the error; the first that does decides, in this order."""
+"""Name of an argument → whether a value looks like one, and the error where it stands elsewhere: the first one's."""
 
 
 def refuse_permuted(verb: str, **arguments: Any) -> None:
@@ -146,20 +121,20 @@ def refuse_permuted(verb: str, **arguments: Any) -> None:
 
     Args:
         verb: the function, as a user writes it.
-        **arguments: its arguments in its order, by names of `LOOKS_LIKE`.
+        **arguments: its arguments in its order, by names of `ARGUMENTS`.
 
     Raises:
         InitaxError: the arguments are permuted; its class fits the first one that is misplaced.
     """
     names = tuple(arguments)
-    if all(LOOKS_LIKE[name](value) for name, value in arguments.items()):
+    if all(ARGUMENTS[name][0](value) for name, value in arguments.items()):
         return
-    fits = {name: [LOOKS_LIKE[name](value) for value in arguments.values()] for name in names}
+    fits = {name: [ARGUMENTS[name][0](value) for value in arguments.values()] for name in names}
     for order in itertools.permutations(names):
         if not all(fits[name][index] for index, name in enumerate(order)):
             continue
         moved = [name for name, meant in zip(names, order, strict=True) if name != meant]
-        error = next((ERRORS[name] for name in ERRORS if name in moved), ModelError)
+        error = next(error for name, (_, error) in ARGUMENTS.items() if name in moved)
         raise error(
             f"{verb} takes {listing(names)} in this order, and was given {listing(order)}.",
             *(f"{name} is {shown(arguments[name])}" for name in moved),

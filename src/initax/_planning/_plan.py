@@ -17,7 +17,7 @@ from initax._errors import InitaxError, PlanError, count, first_of, warn, with_l
 from initax._math._sharding import refuse_undivided
 from initax._model._survey import Survey
 from initax._planning._decide import decide
-from initax._planning._hints import no_plan_to_compare, no_stored_plan
+from initax._planning._hints import no_plan_to_compare, no_row, no_stored_plan
 from initax._planning._misuse import is_key, refuse_flattened, refuse_no_rules, refuse_permuted
 from initax._planning._plan_text import render
 from initax._planning._records import Decisions, Draw, Kept
@@ -255,6 +255,24 @@ class Plan:
         if changes:
             raise PlanError("the stored plan decides otherwise on this model.", *changes[:20])
         return planned
+
+    def __getitem__(self, path: str) -> Draw | Kept:
+        """Return what is decided for the array at a path: its row of `draws` or of `kept`.
+
+        Raises:
+            PlanError: the model has no such array.
+
+        Examples:
+            >>> import equinox as eqx, jax, initax as ix
+            >>> plan = ix.plan(eqx.nn.Linear(3, 2, key=jax.random.key(0)), {"*": "he_normal"})
+            >>> plan["weight"].rule, plan["bias"].std
+            ('*', 0.0)
+        """
+        rows: dict[Any, Draw | Kept] = {row.parameter.path: row for row in (*self.draws, *self.kept)}
+        owner = path if path in rows else self._survey.aliases.get(path)
+        if owner not in rows:
+            raise PlanError(no_row(path, tuple(rows)))
+        return rows[owner]
 
     def __len__(self) -> int:
         """Return the number of arrays that will be drawn."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 
 from initax._model._parameter import Evidence, Parameter
 from initax._model._reason import Why
@@ -87,9 +87,6 @@ def _kept_rows(kept: Sequence[Kept]) -> list[tuple[str, ...]]:
 
 def _around(paths: Sequence[str]) -> str:
     """The part that dotted paths have in common, as a pattern."""
-    shared: list[str] = []
-    for names in zip(*(path.split(".") for path in paths), strict=False):
-        if len(set(names)) > 1:
-            break
-        shared.append(names[0])
-    return ".".join((*shared, "*"))
+    levels = zip(*(path.split(".") for path in paths), strict=False)
+    shared = takewhile(lambda names: len(set(names)) == 1, levels)
+    return ".".join([*(names[0] for names in shared), "*"])

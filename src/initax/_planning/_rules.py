@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from initax._errors import RuleError, SchemeError
@@ -20,12 +20,12 @@ class Rule:
     Attributes:
         selector: the selector.
         scheme: what it draws; `None` keeps what is selected.
-        roles: the roles for which it has a value, where it has no scheme.
+        labels: where it has labels for arrays and no scheme, role or name of an array → its label; `""` for all others.
     """
 
     selector: Selector
     scheme: Scheme | None
-    roles: frozenset[str] = frozenset()
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -37,7 +37,7 @@ class Rule:
 
         Scales, and the arrays of a norm, stay with earlier rules unless it has the key `scale`.
         """
-        keys = self.roles if self.scheme is None else self.scheme.parts
+        keys = self.labels if self.scheme is None else self.scheme.parts
         roles, role = set(keys) & set(ROLES), parameter.role or "weight"
         if is_beside_weights(layer, parameter):
             return {"scale", role} <= roles

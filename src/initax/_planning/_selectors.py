@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from initax._errors import RuleError, did_you_mean, listing, message
-from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
+from initax._errors import RuleError, did_you_mean, listing
+from initax._model._parameter import WEIGHT_ROLES, Ancestor, Layer, Parameter
 from initax._model._residual import PARTS
 
 EVERY = "*"
@@ -53,49 +53,40 @@ def read_selector(value: Any) -> Selector:
     if isinstance(value, type):
         return Selector(value, value.__qualname__, lambda layer: issubclass(layer.cls, value))
     if isinstance(value, str) and value.strip():
-        tokens = tuple(value.split())
+        tokens = value.split()
+        words = tuple(map(_word, tokens))
         if tokens[-1].startswith(RESIDUAL):
             part = _part(tokens[-1])
-            names = functools.partial(_names_part, tokens, part)
+            names = functools.partial(_names_part, words[:-1], part)
             return Selector(value, value, lambda layer: False, names, ends_open=True, part=part)
         return Selector(
             value,
             value,
-            functools.partial(_matches_words, tuple(map(_word, tokens))),
-            None if tokens[-1] == EVERY else functools.partial(_names_tokens, tokens, _names_one(tokens[-1])),
+            functools.partial(_matches_words, words),
+            None if tokens[-1] == EVERY else functools.partial(_names_path, words[:-1], _names_one(tokens[-1])),
             not tokens[-1].rpartition(".")[2].strip("*?"),
         )
     if callable(value):
         return Selector(value, getattr(value, "__name__", repr(value)), lambda layer: bool(value(layer)))
     raise RuleError(
-        message(
-            f"a selector can't be {value!r} ({type(value).__name__}).",
-            'it is a class (eqx.nn.Linear), a name ("Linear"), a path ("layers.*.attn"), names in sequence for nesting',
-            '("MultiheadAttention Linear"), or a function of a layer',
-        )
+        f"a selector can't be {value!r} ({type(value).__name__}).",
+        'it is a class (eqx.nn.Linear), a name ("Linear"), a path ("layers.*.attn"), names in sequence for nesting',
+        '("MultiheadAttention Linear"), or a function of a layer',
     )
 
 
 def _matches_words(words: tuple[Word, ...], layer: Layer) -> bool:
-    if not words[-1](layer.path, layer.cls, layer.kind):
-        return False
-    outside = iter(layer.ancestors)
-    return all(any(word(module.path, module.cls, "") for module in outside) for word in words[:-1])
+    return words[-1](layer.path, layer.cls, layer.kind) and _select_in_order(words[:-1], layer.ancestors)
 
 
-def _names_tokens(tokens: tuple[str, ...], names: Callable[[str], Any], layer: Layer, parameter: Parameter) -> bool:
-    if not names(parameter.path):
-        return False
-    return _is_inside(tokens[:-1], layer)
+def _names_path(words: tuple[Word, ...], is_it: Callable[[str], Any], layer: Layer, parameter: Parameter) -> bool:
+    return bool(is_it(parameter.path)) and _select_in_order(words, (*layer.ancestors, layer))
 
 
-def _is_inside(tokens: tuple[str, ...], layer: Layer) -> bool:
-    """Whether words select, one after the other, modules around a layer or the layer itself."""
-    if not tokens:
-        return True
-    outside = ((ancestor.path, ancestor.cls, "") for ancestor in layer.ancestors)
-    modules = iter([*outside, (layer.path, layer.cls, layer.kind)])
-    return all(any(matches_one(token, *module) for module in modules) for token in tokens)
+def _select_in_order(words: Iterable[Word], modules: Iterable[Ancestor | Layer]) -> bool:
+    """Whether words select, one after the other, some of these modules."""
+    left = iter(modules)
+    return all(any(word(module.path, module.cls, getattr(module, "kind", "")) for module in left) for word in words)
 
 
 def _part(token: str) -> str:
@@ -110,14 +101,11 @@ def _part(token: str) -> str:
     return part
 
 
-def _names_part(tokens: tuple[str, ...], part: str, layer: Layer, parameter: Parameter) -> bool:
+def _names_part(words: tuple[Word, ...], part: str, layer: Layer, parameter: Parameter) -> bool:
     """Whether an array is of a part of a residual branch, inside of what the words in front select."""
-    residual = parameter.residual
-    if residual is None or residual.part is None:
-        return False
-    if residual.part != part and (part, residual.part) != ("inner", "scores"):
-        return False
-    return _is_inside(tokens[:-1], layer)
+    parts = (part, "scores") if part == "inner" else (part,)
+    is_of_part = parameter.residual is not None and parameter.residual.part in parts
+    return is_of_part and _select_in_order(words, (*layer.ancestors, layer))
 
 
 def is_beside_weights(layer: Layer, parameter: Parameter) -> bool:
@@ -167,21 +155,13 @@ def class_names(cls: type) -> frozenset[str]:
 @functools.lru_cache(maxsize=1024)
 def glob(pattern: str) -> re.Pattern[str]:
     """Return a path glob, compiled: `*` and `?` stay within one part of the path, `**` crosses dots."""
-    parts: list[str] = []
-    for token in re.findall(r"\*\*\.|\.\*\*$|\*\*|\*|\?|\[[^\]]*\]|.", pattern):
-        match token:
-            case "**.":
-                parts.append(r"(?:.*\.)?")
-            case ".**":
-                parts.append(r"\..*")
-            case "**":
-                parts.append(".*")
-            case "*":
-                parts.append(r"[^.]*")
-            case "?":
-                parts.append(r"[^.]")
-            case _ if token.startswith("["):
-                parts.append("[" + token[1:-1].replace("!", "^", 1) + "]" if len(token) > 2 else re.escape(token))
-            case _:
-                parts.append(re.escape(token))
-    return re.compile("".join(parts))
+    tokens = re.findall(r"\*\*\.|\.\*\*$|\*\*|\*|\?|\[[^\]]*\]|.", pattern)
+    return re.compile("".join(WILDCARDS.get(token) or _one_of(token) or re.escape(token) for token in tokens))
+
+
+WILDCARDS = {"**.": r"(?:.*\.)?", ".**": r"\..*", "**": ".*", "*": r"[^.]*", "?": r"[^.]"}
+
+
+def _one_of(token: str) -> str:
+    """One of some characters, `[ab]`, or none of them, `[!ab]`; empty for any other token."""
+    return f"[{token[1:-1].replace('!', '^', 1)}]" if len(token) > 2 and token[0] == "[" else ""

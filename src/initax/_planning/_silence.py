@@ -28,8 +28,7 @@ def why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> R
             return reason
     if parameter.reserved and not part.draws_reserved:
         return parameter.reserved
-    declined: Reason | None = part.declines(parameter)
-    return declined
+    return part.declines(parameter)
 
 
 def would_draw(rule: Rule, selected: Mapping[str, bool], layer: Layer, parameter: Parameter) -> bool:
@@ -57,8 +56,7 @@ def why_named_is_kept(parameter: Parameter, initializer: Initializer | None, rul
         return Reason(Why.RULE, f'rule "{rule}" keeps every {parameter.role or "weight"}')
     if parameter.excluded is not None and not initializer.fits_bias:
         return parameter.excluded
-    declined: Reason | None = initializer.declines(parameter)
-    return declined
+    return initializer.declines(parameter)
 
 
 def _why_bias_is_kept(bias: Parameter, layer: Layer, scheme: Scheme) -> Reason | None:

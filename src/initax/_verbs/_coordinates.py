@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from initax._trace._uses import Place
 from initax._trace._walk import uses_of
 from initax._verbs._coordinate_report import CoordinateCheck
 from initax._verbs._propagation import as_keys, operations_of
+from initax._verbs._signal_report import numbered
 
 
 @with_line(
@@ -86,21 +87,21 @@ def coordinate_check(
     widths = _widths(widths)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InitaxError(f"coordinate_check: steps is a number of steps, not {shown(steps)}.", "steps=5")
-    changes: dict[str, list[list[float]]] = {}
-    products: dict[str, bool] = {}
+    changes: dict[Operation, list[list[float]]] = {}
     for width in widths:
-        rows, products = _at_width(make, width, as_keys(keys), step, inputs, steps, forward, module and module(width))
+        call = {"inputs": inputs, "forward": forward, "module": module and module(width)}
+        rows = _at_width(make, width, as_keys(keys), step, steps, call)
         if changes and list(changes) != list(rows):
-            in_one = [path for path in {**changes, **rows} if (path in changes) != (path in rows)]
+            in_one = [key[0] for key in {**changes, **rows} if (key in changes) != (key in rows)]
             raise ModelError(
                 f"coordinate_check: the models of width {widths[0]} and {width} do different things.",
                 f"in one alone: {listing(in_one, 4)}" if in_one else "",
                 "make both by one function, of one depth",
             )
-        for path, row in rows.items():
-            changes.setdefault(path, []).append(row)
-    arrays = {path: np.asarray(rows, float) for path, rows in changes.items()}
-    return CoordinateCheck.of(widths, steps, arrays, [path for path, is_product in products.items() if is_product])
+        for operation, row in rows.items():
+            changes.setdefault(operation, []).append(row)
+    arrays = {path: np.asarray(rows, float) for (path, _), rows in changes.items()}
+    return CoordinateCheck.of(widths, steps, arrays, [path for path, is_product in changes if is_product])
 
 
 def _widths(widths: Any) -> tuple[int, ...]:
@@ -113,42 +114,45 @@ def _widths(widths: Any) -> tuple[int, ...]:
     return several
 
 
+Operation = tuple[str, bool]
+"""Name of an output that is measured, and whether it is a product of two signals."""
+
+
 def _at_width(
     make: Callable[[int, Any], Any],
     width: int,
     keys: jax.Array,
     step: Callable[[Any, int], Any],
-    inputs: Any,
     steps: int,
-    forward: Callable[..., Any] | None,
-    module: Any,
-) -> tuple[dict[str, list[float]], dict[str, bool]]:
-    """The mean change of each output, with each key; and which are products of signals."""
-    changes: dict[str, list[float]] = {}
-    products: dict[str, bool] = {}
-    measure: Callable[[list[Any], list[Any]], dict[str, Any]] | None = None
+    call: Mapping[str, Any],
+) -> dict[Operation, list[float]]:
+    """The mean change of each output, with each key."""
+    changes: dict[Operation, list[float]] = {}
+    places: Mapping[Place, _Measured] = {}
     for key in keys:
         state = make(width, key)
-        survey, traced, before = called(_model(state), inputs, forward, module)
+        survey, traced, before = called(_model(state), **call)
         if any(isinstance(value, jax.ShapeDtypeStruct) for value in before):
             raise InitaxError(
                 f"coordinate_check trains models; what make({width}, key) returns is abstract.",
                 "draw it: ix.reinit(model, rules, key)",
             )
-        if measure is None:
-            products, measure = _measure(traced)
+        if not changes:
+            places = _measured(traced)
+            change = _change(traced, places)
         for _ in range(steps):
             state = step(state, width)
-        model = _model(state)
-        after = found_by_adapters(model, module=module, inputs=inputs, forward=forward)
+        after = found_by_adapters(_model(state), **call)
         if set(after.places) != set(survey.places):
             raise ModelError(
                 "coordinate_check: what step returns holds another model than what it was given.",
                 "step(state, width) returns a state of the same form: a model, or a tuple that begins with one",
             )
-        for path, change in measure(before, values_of(_moved(survey, after), inputs)).items():
-            changes.setdefault(path, []).append(float(change))
-    return changes, products
+        moved = change(before, values_of(_moved(survey, after), call["inputs"]))
+        for place, output in places.items():
+            if place in moved:
+                changes.setdefault((output.name, output.is_product), []).append(float(moved[place]))
+    return changes
 
 
 def _moved(before: Survey, after: Survey) -> Survey:
@@ -165,44 +169,44 @@ def _model(state: Any) -> Any:
     return state[0] if type(state) is tuple and state else state
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """An output that is measured: where, under which name, and what the forward pass multiplies it with."""
+class _Measured(NamedTuple):
+    """An output that is measured: its name, what the forward pass multiplies it with, whether it is a product."""
 
     name: str
-    factor: float = 1.0
-    is_product: bool = False
+    factor: float
+    is_product: bool
 
 
 def _measured(traced: Traced) -> dict[Place, _Measured]:
-    """What is measured: outputs of weights; of queries and keys, whose sizes mean nothing alone, their products."""
+    """What is measured: outputs of weights; of queries and keys, whose sizes mean nothing alone, their products.
+
+    Raises:
+        InitaxError: there is nothing.
+    """
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
     products = signal_products(traced)
-    measured: dict[Place, tuple[str, float, bool]] = {}
+    measured: dict[Place, _Measured] = {}
     taken: set[int] = set()
     for place, product in products.found.items():
         if all(product.sides):
             taken |= {param for side in product.sides for param in side if products.sinks.get(param) == {place}}
             name = " × ".join(traced.paths[min(side)] for side in product.sides)
-            measured[place] = name, 1.0 if product.factor is None else product.factor, True
+            measured[place] = _Measured(name, 1.0 if product.factor is None else product.factor, is_product=True)
     for place, operation in operations_of(uses, None).items():
         # How many steps a `while` loop makes is not known before it runs, and what happens in it is left out.
         in_loop = any(place[: len(loop)] == loop for loop in uses.whiles)
         if not in_loop and not set(operation.params) <= taken:
-            measured[place] = " + ".join(traced.paths[param] for param in operation.params), 1.0, False
-    named: dict[Place, _Measured] = {}
-    seen: dict[str, int] = {}
-    for place, (name, factor, is_product) in sorted(measured.items()):
-        seen[name] = seen.get(name, 0) + 1
-        named[place] = _Measured(name if seen[name] == 1 else f"{name}#{seen[name]}", factor, is_product)
-    return named
-
-
-def _measure(traced: Traced) -> tuple[dict[str, bool], Callable[[list[Any], list[Any]], dict[str, Any]]]:
-    """Names of what is measured, each with whether it is a product; and the function that measures the mean changes."""
-    places = _measured(traced)
-    if not places:
+            name = " + ".join(traced.paths[param] for param in operation.params)
+            measured[place] = _Measured(name, 1.0, is_product=False)
+    if not measured:
         raise InitaxError("coordinate_check finds no contraction or convolution with a weight.")
+    places = sorted(measured)
+    names = numbered(measured[place].name for place in places)
+    return {place: measured[place]._replace(name=name) for place, name in zip(places, names, strict=True)}
+
+
+def _change(traced: Traced, places: Mapping[Place, _Measured]) -> Callable[[list[Any], list[Any]], dict[Place, Any]]:
+    """The function from the arrays before and after some steps to the mean change of each output."""
 
     def outputs(values: list[Any]) -> dict[Place, Any]:
         player = Player(lambda place, operands, output, state: (output, state, output), places)
@@ -217,8 +221,4 @@ def _measure(traced: Traced) -> tuple[dict[str, bool], Callable[[list[Any], list
             for place in new
         }
 
-    def measure(before: list[Any], after: list[Any]) -> dict[str, Any]:
-        changes = change(before, after)
-        return {output.name: changes[place] for place, output in places.items() if place in changes}
-
-    return {output.name: output.is_product for output in places.values()}, measure
+    return change

@@ -15,8 +15,7 @@ from initax._model._survey import Survey
 
 def widened(array: Any) -> jax.Array:
     """Return an array in single precision, real or complex, in which statistics are taken."""
-    wide: jax.Array = array.astype(jnp.complex64 if jnp.iscomplexobj(array) else jnp.float32)
-    return wide
+    return array.astype(jnp.complex64 if jnp.iscomplexobj(array) else jnp.float32)
 
 
 def refuse_not_finite(verb: str, survey: Survey, inputs: Any, drawn: Collection[str] = ()) -> None:

@@ -16,9 +16,10 @@ from initax._errors import InitaxError, ModelError, RuleError, count, listing, m
 from initax._model._parameter import ROLES, Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
-from initax._planning._label_rules import LabelRule, decide_labels, is_rule_file, read_label_rules, rows_of
+from initax._planning._label_rules import decide_labels, is_rule_file, read_label_rules, rows_of
 from initax._planning._misuse import refuse_rules_first
 from initax._planning._rule_file import load_rules
+from initax._planning._rules import Rule
 from initax._text import table
 from initax._trace._take_survey import survey
 
@@ -199,8 +200,13 @@ class Labels:
         if key is not None:
             return self._by_path[key]
         if hasattr(leaf, "shape") and hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, np.inexact):
-            if not parts:
-                raise ModelError(_alone(self._verb, leaf))
+            if not parts:  # eqx.partition(model, mask) calls a function with one leaf after the other
+                tree = f"{self._verb}(model)"
+                raise ModelError(
+                    f"ix.{self._verb} was given one array {tuple(leaf.shape)} without its path, and takes the tree of "
+                    "all parameters.",
+                    f"write eqx.partition(model, {tree})" if self._verb == "mask" else f"write {tree}",
+                )
             raise ModelError(_unknown(self._verb, f"{'.'.join(parts)} {tuple(leaf.shape)}", self._by_path))
         return False if self._verb == "mask" else None
 
@@ -221,15 +227,6 @@ def value_text(value: Any) -> str:
     if hasattr(value, "reduction_axis"):
         return f"{value.reduction_axis} → {value.output_axis}"
     return str(value)
-
-
-def _alone(verb: str, leaf: Any) -> str:
-    """What `eqx.partition(model, mask)` is answered with: it calls a function with one leaf after the other."""
-    tree = f"{verb}(model)"
-    return message(
-        f"ix.{verb} was given one array {tuple(leaf.shape)} without its path, and takes the tree of all parameters.",
-        f"write eqx.partition(model, {tree})" if verb == "mask" else f"write {tree}",
-    )
 
 
 def _unknown(verb: str, path: str, known: Iterable[str]) -> str:
@@ -285,15 +282,8 @@ def labels(
     refuse_rules_first("ix.labels", model, rules)
     label_rules = read_rules_of("labels", rules)
     surveyed = survey(model, inputs=inputs, forward=forward, module=module)
-    decided = decide_labels(label_rules, surveyed)
-    rows, left = [], []
-    for layer, array in rows_of(surveyed):
-        value, why = default, "default=" if default is not None else str(array.excluded)
-        if array.path in decided:
-            value, why = decided[array.path].value, decided[array.path].rule
-        elif default is None and not never_trained(array):
-            left.append(array.path or "(model)")
-        rows.append(Label(parameter=array, kind=layer.kind, value=value, why=why))
+    rows = _labelled(label_rules, surveyed, default, "" if default is None else "default=")
+    left = [row.parameter.path or "(model)" for row in rows if row.value is None and not never_trained(row.parameter)]
     if left:
         raise RuleError(
             f"labels: no rule says anything of {count(len(left), 'array')}: {listing(left, 6)}",
@@ -342,22 +332,30 @@ def mask(
         rules = _of_roles([rules])
     label_rules = read_rules_of("mask", rules)
     surveyed = survey(model, inputs=inputs, forward=forward, module=module)
-    decided = decide_labels(label_rules, surveyed)
-    rows = []
-    for layer, array in rows_of(surveyed):
-        value, why = False, "no rule selects it"
-        if array.path in decided:
-            value, why = decided[array.path].value, decided[array.path].rule
-        if value and never_trained(array):
-            value, why = False, str(array.excluded)
-        rows.append(Label(parameter=array, kind=layer.kind, value=value, why=why))
+    rows = [
+        replace(row, value=False, why=str(row.parameter.excluded))
+        if row.value and never_trained(row.parameter)
+        else row
+        for row in _labelled(label_rules, surveyed, False, "no rule selects it")
+    ]
     if not any(row.value for row in rows):
         raise RuleError(
             "mask: no array is true, so that the mask would switch everything off.",
-            f"rules: {listing(rule.rule.text for rule in label_rules)}",
+            f"rules: {listing(rule.text for rule in label_rules)}",
             'what no rule selects is false; write {"*": True, ...} first',
         )
     return Labels("mask", surveyed, rows)
+
+
+def _labelled(rules: Sequence[Rule], surveyed: Survey, default: Any, why: str) -> list[Label]:
+    """The label of each array: that of the last matching rule, else the default with why, or why it is never drawn."""
+    decided = decide_labels(rules, surveyed)
+    rows = []
+    for layer, array in rows_of(surveyed):
+        label = decided.get(array.path)
+        value, reason = (default, why or str(array.excluded)) if label is None else (label.value, label.rule)
+        rows.append(Label(parameter=array, kind=layer.kind, value=value, why=reason))
+    return rows
 
 
 def never_trained(parameter: Parameter) -> bool:
@@ -371,7 +369,7 @@ def _of_roles(selectors: Sequence[Any]) -> dict[Any, Any]:
     return {**({"*": roles} if roles else {}), **{selector: True for selector in selectors if selector not in roles}}
 
 
-def read_rules_of(of: str, rules: Any, verb: str = "") -> tuple[LabelRule, ...]:
+def read_rules_of(of: str, rules: Any, verb: str = "") -> tuple[Rule, ...]:
     """Return rules whose values are not schemes, as they are written, or from a file.
 
     Args:

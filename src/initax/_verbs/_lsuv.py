@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -147,13 +148,7 @@ def lsuv(
     if not jobs:
         lines = (f"{path}: {reason}" for path, reason in list(skipped.items())[:8])
         raise InitaxError("lsuv finds no weight to calibrate.", *lines)
-    fresh: dict[Place, dict[Any, Any]] = {}
-    changes: tuple[_Job, ...] = (*jobs.values(), *shifts.values())
-    blank: dict[Key, Any] = {job.key: job.blank() for job in changes}
-    for job in changes:
-        for loop in job.loops:
-            fresh.setdefault(loop, {})[job.key] = blank[job.key]
-    replay = functools.partial(_replayed, traced, jobs, shifts, blank, fresh, float(target), float(tolerance))
+    replay = functools.partial(_replayed, traced, {**jobs, **shifts}, float(target), float(tolerance))
     new, state = jax.jit(replay)(values)
     if any(np.any(np.asarray(record[4])) for record in state.values()):
         refuse_not_finite("lsuv", surveyed, surveyed.inputs if inputs is None else inputs)
@@ -163,9 +158,7 @@ def lsuv(
     changed = {path: new[param] for param, path in enumerate(traced.paths) if param in scaled | centered}
     for path, array in changed.items():
         _refuse_overflow(path, array, surveyed.at(path))
-    report = LsuvReport(layers=layers, skipped={**skipped, **idle})
-    result: Model = surveyed.write(changed)
-    return result, report
+    return surveyed.write(changed), LsuvReport(layers=layers, skipped={**skipped, **idle})
 
 
 def _refuse_overflow(path: str, new: Any, old: Any) -> None:
@@ -250,9 +243,8 @@ def _entry_factors(use: Use, view: View, uses: Uses) -> tuple[tuple[Place, ...],
 
 def _selected(survey: Survey, skip: Any) -> set[str]:
     """The paths of the arrays to leave alone."""
-    selectors = list(skip) if isinstance(skip, list | tuple | set) else [skip]
-    rules = read_rules(dict.fromkeys(selectors)) if selectors else ()
-    return set(match(rules, survey.layers, survey.aliases).choices)
+    selectors = skip if isinstance(skip, list | tuple | set) else [skip]
+    return set(match(read_rules(dict.fromkeys(selectors)), survey.layers, survey.aliases).choices)
 
 
 def _loops_of(use: Use, uses: Uses) -> tuple[Place, ...]:
@@ -261,51 +253,34 @@ def _loops_of(use: Use, uses: Uses) -> tuple[Place, ...]:
     return tuple(place for place in around if uses.loops.get(place, {}).get(use.param))
 
 
-def _why_fixed(parameter: Parameter) -> str:
-    """Why an array can't be multiplied, whatever its uses; empty where it can."""
+def _why_not(parameter: Parameter, own_uses: Sequence[Use], sharing: Mapping[Place, int], uses: Uses) -> str:
+    """Why a weight can't be calibrated; empty where it can."""
     if parameter.role == "state":
         return "state"
     if parameter.excluded is not None and parameter.excluded.why is Why.FROZEN:
         return parameter.excluded.text
     if parameter.constraint is not None and not parameter.constraint.scales:
         return f"behind {parameter.constraint.name}: only a weight stored as it is, or masked, can be multiplied"
-    return ""
-
-
-def _why_not(parameter: Parameter, own_uses: Sequence[Use], sharing: Mapping[Place, int], uses: Uses) -> str:
-    """Why a weight can't be calibrated; empty where it can."""
-    if reason := _why_fixed(parameter):
-        return reason
-    if any(use.normalized for use in own_uses):
-        return "it is normalized: its scale has no effect"
-    stopped = next((use for use in own_uses if use.stop), None)
-    if stopped is not None:
-        return str(stopped.stop)
-    if any(use.what not in CONTRACTIONS for use in own_uses):
-        return "it is used as something else than a weight too"
-    if any(not use.inside for use in own_uses):
-        return "its operation is written out, or fed by constants"
-    if any(sharing[use.at] > 1 for use in own_uses):
-        return "it shares its operation with other parameters"
-    loops = {_loops_of(use, uses) for use in own_uses}
-    if len(loops) > 1 or any(_is_reentered(use, uses) for use in own_uses):
-        return "several loops run over its stack"
-    if any(use.view.looked for use in own_uses):
-        return "its entries are picked by the data"
-    if not all(_is_known(use, uses) for use in own_uses):
-        return "its entries are picked in a way that can't be followed"
-    if min(shares(own_uses).values()) < 1:
-        return "parts of its inputs are summed over one by one"
-    if len({_parts(use) for use in own_uses}) > 1:
-        return "its uses take different parts of it"
-    return ""
+    stops = [str(use.stop) for use in own_uses if use.stop]
+    loops = _loops_of(own_uses[0], uses)
+    faults: tuple[tuple[str, Callable[[Use], bool]], ...] = (
+        ("it is normalized: its scale has no effect", lambda use: use.normalized),
+        (stops[0] if stops else "", lambda use: bool(use.stop)),
+        ("it is used as something else than a weight too", lambda use: use.what not in CONTRACTIONS),
+        ("its operation is written out, or fed by constants", lambda use: not use.inside),
+        ("it shares its operation with other parameters", lambda use: sharing[use.at] > 1),
+        ("several loops run over its stack", lambda use: _loops_of(use, uses) != loops or _is_reentered(use, uses)),
+        ("its entries are picked by the data", lambda use: bool(use.view.looked)),
+        ("its entries are picked in a way that can't be followed", lambda use: not _is_known(use, uses)),
+        ("parts of its inputs are summed over one by one", lambda use: min(shares(own_uses).values()) < 1),
+        ("its uses take different parts of it", lambda use: _parts(use) != _parts(own_uses[0])),
+    )
+    return next((why for why, has_fault in faults if any(map(has_fault, own_uses))), "")
 
 
 def _is_known(use: Use, uses: Uses) -> bool:
     """Whether it is known which entry of each batch axis a use takes: by a loop, by a counter or always the same."""
-    loops = [factor for loop in _loops_of(use, uses) for factor in uses.loops[loop][use.param]]
-    picked = [factor for pick in use.view.picks for factor in pick.axis]
-    known = (*loops, *picked, *(factor for factor, _ in use.view.fixed))
+    known = {*itertools.chain(*_entry_factors(use, use.view, uses)[1]), *(factor for factor, _ in use.view.fixed)}
     return not use.view.looked and all(factor in known for factor in use.view.batch)
 
 
@@ -351,17 +326,14 @@ def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Job]:
 
 
 def _replayed(
-    traced: Traced,
-    jobs: Mapping[Place, _Job],
-    shifts: Mapping[Place, _Job],
-    blank: Mapping[Key, Any],
-    fresh: Mapping[Place, Mapping[Any, Any]],
-    target: float,
-    tolerance: float,
-    values: Sequence[Any],
+    traced: Traced, changes: Mapping[Place, _Job], target: float, tolerance: float, values: Sequence[Any]
 ) -> tuple[dict[int, Any], dict[Key, Record]]:
     """Evaluate the forward pass with hooks, and return the new arrays and what was measured."""
-    changes: dict[Place, _Job] = {**jobs, **shifts}
+    blank: dict[Any, Any] = {job.key: job.blank() for job in changes.values()}
+    fresh: dict[Place, dict[Any, Any]] = {}
+    for job in changes.values():
+        for loop in job.loops:
+            fresh.setdefault(loop, {})[job.key] = blank[job.key]
     picks = {pick for job in changes.values() for pick in job.picks}
     numbers = {_number(pick): jnp.zeros((), jnp.int32) for pick in picks}
 
@@ -387,7 +359,7 @@ def _replayed(
         return output, {**state, job.key: record}, None
 
     places = {*changes, *(pick.at for pick in picks)}
-    player = Player(hook, places, {loop: dict(records) for loop, records in fresh.items()}, {**blank, **numbers})
+    player = Player(hook, places, fresh, {**blank, **numbers})
     player.play(traced.closed, list(values))
     new: dict[int, Any] = {}
     for key, job in {job.key: job for job in changes.values()}.items():
@@ -396,7 +368,7 @@ def _replayed(
         change = _spread(player.state[key][0], job, array.shape, 0.0 if job.axes is not None else 1.0)
         changed = wide + change if job.axes is not None else wide * change.astype(wide.dtype)
         new[key[0]] = changed.astype(array.dtype)
-    return new, {job.key: player.state[job.key] for job in jobs.values()}
+    return new, {job.key: player.state[job.key] for job in changes.values() if job.axes is None}
 
 
 def _number(pick: Step) -> tuple[int, tuple[int, ...]]:
@@ -473,7 +445,9 @@ def _rows(
         factor, known, before, after, fault = map(np.asarray, state[key])
         path = traced.paths[key[0]] + _alone(digit for _, digit in key[1])
         unseen = "it did not run on these inputs"
-        reasons = np.where(before == UNSEEN, unseen, _why_unknown(known, before)).astype(object)
+        constant = np.where(before == 0, "its output is one number, without variance, on these inputs", "")
+        told = np.where(known, constant, "its output is zero on these inputs")
+        reasons = np.where(before == UNSEEN, unseen, told).astype(object)
         for entry, code in np.ndenumerate(fault):
             if code != FINITE and not known[entry]:
                 reasons[entry] = _why_lost(int(code), first)
@@ -489,12 +463,6 @@ def _rows(
         before, after = (np.where(known, std.astype(float) ** 2, np.nan) for std in (before, after))
         rows[key] = Calibrated(path=path, before=before, after=after, factor=factor)
     return tuple(rows.values()), idle
-
-
-def _why_unknown(known: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Why the variance of an output that was computed gives no factor, per entry; empty where it does."""
-    constant = np.where(known & (before == 0), "its output is one number, without variance, on these inputs", "")
-    return np.where(known, constant, "its output is zero on these inputs")
 
 
 def _why_lost(code: int, first: str | None) -> str:

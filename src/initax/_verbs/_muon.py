@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 from initax._adapters._nodes import holds_arrays
 from initax._errors import AxesError, InitaxError, RuleError, count, did_you_mean, first_of, listing, warn, with_line
 from initax._math._axes import Axes
-from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
+from initax._model._parameter import WEIGHT_ROLES, Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
 from initax._planning._label_rules import ArrayLabel, decide_labels, rows_of
@@ -19,25 +20,8 @@ from initax._planning._misuse import refuse_permuted
 from initax._trace._take_survey import survey
 from initax._verbs._labels import Label, Labels, never_trained, read_rules_of
 
-OPTAX = "initax._adapters._optax_transforms"
-"""What knows optax's Muon, loaded where it is asked for."""
-
 READ_NOWHERE = frozenset({Why.UNDECLARED, Why.MISFIT, Why.CONTRADICTED, Why.UNREADABLE, Why.TRANSFORMED})
 """Reasons for which an array may be a matrix all the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """An array as a matrix, or stack of matrices; `axes` is `None` where it is not one, and `why` says why."""
-
-    layer: Layer
-    parameter: Parameter
-    axes: Axes | None
-    why: str
-
-    def __str__(self) -> str:
-        """Return how a message lists it."""
-        return f"{self.parameter.path or '(model)'} {self.parameter.shape}: {self.why}"
 
 
 @with_line("ix.muon_dimensions", "write ix.muon_dimensions(model)")
@@ -82,7 +66,7 @@ def muon_dimensions(
     """
     surveyed = survey(model, inputs=inputs, forward=forward, module=module)
     matrices = matrices_of("muon_dimensions", surveyed, rules)
-    axes = {matrix.parameter.path: matrix.axes for matrix in matrices if matrix.axes is not None}
+    axes = {row.parameter.path: row.value for row in matrices if row.value is not None}
     merged = [path for path in axes if axes[path].stored_sides is None]
     if merged:
         raise AxesError(
@@ -91,8 +75,8 @@ def muon_dimensions(
             "ix.muon(learning_rate, model) shows optax each of them alone",
             f'or give them to Adam: ix.muon_dimensions(model, {{"{merged[0]}": False}})',
         )
-    numbers = _optax("muon_dimensions").MuonDimensionNumbers
-    dimensions = {path: numbers(*matrix.stored_sides) for path, matrix in axes.items() if matrix.stored_sides}
+    numbers = optax_transforms("ix.muon_dimensions").MuonDimensionNumbers
+    dimensions = {path: numbers(*of_array.stored_sides) for path, of_array in axes.items()}
     return _labelled("muon_dimensions", surveyed, matrices, dimensions)
 
 
@@ -158,14 +142,14 @@ def muon(
         raise InitaxError(
             "muon: muon_weight_dimension_numbers is what ix.muon finds out.", "leave it out, or use rules"
         )
-    adapter = _optax("muon")
+    adapter = optax_transforms("ix.muon")
     unknown = [name for name in options if name not in adapter.ARGUMENTS]
     if unknown:
         near = did_you_mean(unknown[0], adapter.ARGUMENTS)
         line = _muon_line((learning_rate, model), options) if unknown[0] == "lr" else ""
         raise InitaxError(f'muon: optax.contrib.muon has no argument "{unknown[0]}".', near, line)
     matrices = matrices_of("muon", surveyed, rules)
-    axes = {matrix.parameter.path: matrix.axes for matrix in matrices if matrix.axes is not None}
+    axes = {row.parameter.path: row.value for row in matrices if row.value is not None}
     several = [path for path, of_array in axes.items() if of_array.batch_size > 1]
     if options.get("adaptive") and several:
         raise InitaxError(
@@ -182,28 +166,28 @@ def muon(
     return adapter.muon(learning_rate, *trees, options)
 
 
-def _optax(verb: str) -> Any:
+def optax_transforms(verb: str, line: str = "pip install optax") -> ModuleType:
+    """Return our transformations of optax, which import it.
+
+    Args:
+        verb: who asks, for the error.
+        line: what to do without optax.
+
+    Raises:
+        InitaxError: optax is not installed.
+    """
     try:
-        return importlib.import_module(OPTAX)
+        return importlib.import_module("initax._adapters._optax_transforms")
     except ModuleNotFoundError as error:
-        raise InitaxError(f"ix.{verb} needs optax, which is not installed.", "pip install optax") from error
+        raise InitaxError(f"{verb} needs optax, which is not installed.", line) from error
 
 
-def _labelled(verb: str, surveyed: Survey, matrices: list[Matrix], values: Mapping[str, Any]) -> Labels:
-    rows = (
-        Label(
-            parameter=matrix.parameter if matrix.axes is None else replace(matrix.parameter, axes=matrix.axes),
-            kind=matrix.layer.kind,
-            value=values.get(matrix.parameter.path),
-            why=matrix.why,
-        )
-        for matrix in matrices
-    )
-    return Labels(verb, surveyed, rows)
+def _labelled(verb: str, surveyed: Survey, matrices: list[Label], values: Mapping[str, Any]) -> Labels:
+    return Labels(verb, surveyed, [replace(row, value=values.get(row.parameter.path)) for row in matrices])
 
 
-def matrices_of(verb: str, surveyed: Survey, rules: Any) -> list[Matrix]:
-    """Return what each array of a model is as a matrix.
+def matrices_of(verb: str, surveyed: Survey, rules: Any) -> list[Label]:
+    """Return each array of a model, labelled with its axes as a matrix; `None` where it is not one, with the reason.
 
     Args:
         verb: who asks, for errors.
@@ -214,21 +198,29 @@ def matrices_of(verb: str, surveyed: Survey, rules: Any) -> list[Matrix]:
         RuleError: no array is a matrix, or a rule is wrong.
     """
     decided = decide_labels(read_rules_of("muon", rules, verb), surveyed) if rules is not None else {}
-    matrices = [_matrix(verb, layer, array, decided.get(array.path)) for layer, array in rows_of(surveyed)]
+    matrices = []
+    for layer, array in rows_of(surveyed):
+        axes, why = _matrix(verb, array, decided.get(array.path))
+        parameter = array if axes is None else replace(array, axes=axes)
+        matrices.append(Label(parameter=parameter, kind=layer.kind, value=axes, why=why))
     trace_line = "" if surveyed.traced is not None else "say what the model is called on, inputs=..."
-    if not any(matrix.axes is not None for matrix in matrices):
+    if all(row.value is None for row in matrices):
         head = f"{verb}: no array is a matrix of known axes, so that Adam would get all of them."
-        raise RuleError(head, *map(str, matrices[:6]), trace_line)
-    blind = [matrix for matrix in matrices if matrix.axes is None and _may_be_matrix(matrix.parameter, decided)]
+        raise RuleError(head, *map(_text, matrices[:6]), trace_line)
+    blind = [row for row in matrices if row.value is None and _may_be_matrix(row.parameter, decided)]
     if blind:
         first = blind[0].parameter
         warn(
             f"{verb} can't tell the axes of {count(len(blind), 'array')}, and Adam gets them:",
-            *first_of(map(str, blind)),
+            *first_of(map(_text, blind)),
             trace_line,
             f'or say their axes, {{"{first.path}": "{_example(first)}"}}, or False for Adam',
         )
     return matrices
+
+
+def _text(row: Label) -> str:
+    return f"{row.parameter.path or '(model)'} {row.parameter.shape}: {row.why}"
 
 
 def _example(parameter: Parameter) -> str:
@@ -243,15 +235,16 @@ def _may_be_matrix(parameter: Parameter, decided: Mapping[str, ArrayLabel]) -> b
     return sum(size > 1 for size in parameter.shape) > 1 and parameter.role in (None, *WEIGHT_ROLES)
 
 
-def _matrix(verb: str, layer: Layer, parameter: Parameter, label: ArrayLabel | None) -> Matrix:
+def _matrix(verb: str, parameter: Parameter, label: ArrayLabel | None) -> tuple[Axes | None, str]:
+    """The axes of an array as a matrix, or stack of matrices, and the rule that says so; else why it is not one."""
     if never_trained(parameter):
-        return Matrix(layer, parameter, None, str(parameter.excluded))
+        return None, str(parameter.excluded)
     if label is not None and label.value is False:
-        return Matrix(layer, parameter, None, f'rule "{label.rule}"')
+        return None, f'rule "{label.rule}"'
     asked = label is not None and (label.is_named or parameter.role in WEIGHT_ROLES)
     axes = parameter.axes
     if label is not None and asked and isinstance(label.value, Mapping):
-        axes = label.axes(verb, parameter.path, parameter.shape)
+        axes = label.axes(verb, parameter)
     elif parameter.excluded is not None and parameter.excluded.why is not Why.TIED:
         axes = None
     why = _why_none(parameter, axes, asked=asked)
@@ -262,7 +255,7 @@ def _matrix(verb: str, layer: Layer, parameter: Parameter, label: ArrayLabel | N
             'say its axes, "i o", or False for Adam',
         )
     by_rule = f'rule "{label.rule}"' if label is not None and asked else ""
-    return Matrix(layer, parameter, None if why else axes, why or by_rule)
+    return (None, why) if why else (axes, by_rule)
 
 
 def _why_none(parameter: Parameter, axes: Axes | None, *, asked: bool) -> str:

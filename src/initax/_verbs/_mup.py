@@ -5,23 +5,24 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from initax._errors import ModelError, RuleError, listing, shown, with_line
 from initax._math._axes import Axes
-from initax._model._parameter import WEIGHT_ROLES, Ancestor, Layer
+from initax._model._parameter import WEIGHT_ROLES
 from initax._model._reason import Why
 from initax._model._survey import Survey, Traced, shape_text
 from initax._planning._label_rules import decide_labels, rows_of
-from initax._trace._signal_products import OTHER, SignalProduct, SignalProducts, signal_products
+from initax._trace._signal_products import OTHER, SignalProduct, signal_products
 from initax._trace._take_survey import survey
 from initax._trace._uses import Place
 from initax._verbs._labels import read_rules_of
 from initax._verbs._muon import matrices_of
 from initax._verbs._width import CLOSE, Width
-from initax._verbs._width_factors import Fold, Grown, Optimizer, Pair, WidthFactor, decided, glob_of, refuse_odd
+from initax._verbs._width_factors import Optimizer, Pair, decided, glob_of, refuse_odd
 
 QUERY = re.compile(r"(^|[._])(w?q|q(uer(y|ies))?_?\w*|\w*_q)([._]|$)", re.IGNORECASE)
 """Names of what makes queries. Which side of attention's logits takes over their factor is a matter of taste."""
@@ -117,16 +118,16 @@ def mup(
     deepens = _is_depth(depth, steps, after)
     pairs = _paired(before, after, rules, deepens=deepens)
     _refuse_grown_data(before, after)
-    grown = {path: (pair, pair.grown()) for path, pair in pairs.items()}
-    refuse_odd(grown)
-    folding = _Folding(before, after, grown)
-    folds = folding.found(attention=attention)
+    refuse_odd(pairs.values())
+    folding = _Folding(before, after, pairs)
+    folding.fold(attention=attention)
     rates = {} if depth is None else folding.deepened(float(depth))
     matrices = _matrices(before, after, steps, pairs)
-    rows: dict[str, WidthFactor] = {}
-    for path, (pair, growth) in grown.items():
-        rows[path] = decided(pair, growth, folds.get(path), steps, matrices.get(path), rates.get(path, 1.0))
-    for path, (pair, _) in grown.items():
+    rows = {
+        path: decided(pair, folding.folds[path], steps, matrices.get(path), rates.get(path, 1.0))
+        for path, pair in pairs.items()
+    }
+    for path, pair in pairs.items():
         reason = pair.parameter.excluded
         if reason is not None and reason.why is Why.TIED and reason.owner in rows:
             owner = rows[reason.owner]
@@ -251,67 +252,65 @@ def _matrices(
     """The axes, in both models, of the arrays whose updates Muon makes orthogonal."""
     if steps.name != "muon":
         return {}
-    old = {matrix.parameter.path: matrix.axes for matrix in matrices_of("mup", before, steps.rules)}
+    old = {row.parameter.path: row.value for row in matrices_of("mup", before, steps.rules)}
     both = {}
-    for matrix in matrices_of("mup", after, steps.rules):
-        path, axes = matrix.parameter.path, old[pairs[matrix.parameter.path].base.path]
-        if matrix.axes is None or axes is None:
+    for row in matrices_of("mup", after, steps.rules):
+        path, axes = row.parameter.path, old[pairs[row.parameter.path].base.path]
+        if row.value is None or axes is None:
             continue
-        if matrix.parameter.role == "embedding":
+        if row.parameter.role == "embedding":
             raise RuleError(
-                f"mup: Muon gets the embedding {path} {matrix.parameter.shape}, for which there is no rule of width.",
+                f"mup: Muon gets the embedding {path} {row.parameter.shape}, for which there is no rule of width.",
                 f'give it to Adam: optimizer=("muon", {{"rules": {{"{path}": False}}}})',
             )
-        both[path] = axes, matrix.axes
+        both[path] = axes, row.value
     return both
 
 
 class _Folding:
-    """Factors of the forward pass that parameters take over, by path."""
+    """Factors of the forward pass that parameters take over.
 
-    def __init__(self, before: Survey, after: Survey, grown: Mapping[str, tuple[Pair, Grown]]) -> None:
-        self.before, self.after, self.grown = before, after, grown
-        self.words = {path: pair.word for path, (pair, _) in grown.items()}
-        self.folds: dict[str, Fold] = {}
+    Attributes:
+        folds: path of a parameter → the factors, each with what it is.
+    """
 
-    def found(self, *, attention: bool) -> dict[str, Fold]:
-        """Return them.
+    def __init__(self, before: Survey, after: Survey, pairs: Mapping[str, Pair]) -> None:
+        self.before, self.after, self.pairs = before, after, pairs
+        self.folds: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
+
+    def fold(self, *, attention: bool) -> None:
+        """Find the factors of multiplications, of attention and of tied embeddings.
 
         Raises:
             ModelError: which parameter takes one over can't be told.
         """
         if self.before.traced is None or self.after.traced is None:
             self._refuse_unseen(attention=attention)
-            return {}
-        old, new = signal_products(self.before.traced), signal_products(self.after.traced)
-        self.paths, self.of_base = self.after.traced.paths, self.before.traced.paths
-        self._multipliers(old, new)
+            return
+        self.of_base, self.paths = self.before.traced.paths, self.after.traced.paths
+        self.old, self.new = signal_products(self.before.traced), signal_products(self.after.traced)
+        self._multipliers()
         if attention:
-            self._products(old, new)
-        self._tied(new)
-        return self.folds
+            self._products()
+        self._tied()
 
     def _fold(self, params: Sequence[str], factor: float, why: str) -> None:
         for path in params:
-            before = self.folds.get(path)
-            self.folds[path] = Fold(factor=factor, why=why) if before is None else before.times(factor, why)
+            self.folds[path].append((factor, why))
 
     def _refuse_unseen(self, *, attention: bool) -> None:
         """Raise where the factors depend on the forward pass, which is not known."""
-        if not any(grown.axes for _, grown in self.grown.values()):
-            return
-        modules: list[Ancestor | Layer] = [module for layer in self.after.layers for module in layer.ancestors]
-        modules += self.after.layers
+        growing = [pair for pair in self.pairs.values() if pair.grown.axes]
+        modules = [*(module for layer in self.after.layers for module in layer.ancestors), *self.after.layers]
         heads = [module for module in modules if "attention" in module.cls.__name__.lower()]
-        if heads and attention and "query" not in self.words.values():
+        if growing and heads and attention and not any(pair.word == "query" for pair in self.pairs.values()):
             raise ModelError(
                 "mup: whether heads grow is seen in the forward pass, and what the models are called on is not known.",
                 f"attention: {heads[0].path or '(model)'} ({heads[0].cls.__name__})",
                 "give inputs=x; or, where heads keep their size, attention=False",
             )
-        unlabelled = [pair for pair, grown in self.grown.values() if grown.axes and pair.word is None]
-        is_read = any(grown.inputs != 1 and grown.outputs == 1 for _, grown in self.grown.values())
-        tables = [pair for pair in unlabelled if pair.parameter.role == "embedding"]
+        is_read = any(pair.grown.inputs != 1 and pair.grown.outputs == 1 for pair in growing)
+        tables = [pair for pair in growing if pair.word is None and pair.parameter.role == "embedding"]
         if tables and not is_read:
             raise ModelError(
                 f"mup: nothing reads the model out; is {tables[0].text} tied to a head?",
@@ -319,19 +318,20 @@ class _Folding:
                 f'or, where nothing is, say so: rules={{"{tables[0].parameter.path}": "input"}}',
             )
 
-    def _multipliers(self, old: SignalProducts, new: SignalProducts) -> None:
+    def _multipliers(self) -> None:
         """Make up for what the forward pass multiplies with and that goes with the width."""
         at_base = {path: param for param, path in enumerate(self.of_base)}
-        for param, factors in new.factors.items():
+        for param, factors in self.new.factors.items():
             path = self.paths[param]
-            before = old.factors.get(at_base[self.grown[path][0].base.path], [])
-            if self.words[path] == "fixed" or set(factors) == set(before):
+            pair = self.pairs[path]
+            before = self.old.factors.get(at_base[pair.base.path], [])
+            if pair.word == "fixed" or set(factors) == set(before):
                 continue
             # Blocks that the base does not have meet a shared array once more.
             pairs = zip(before, factors, strict=True) if len(before) == len(factors) else ()
             ratios = [1.0 if old == new else new / old for old, new in pairs if old and new]
             if not ratios or max(ratios) - min(ratios) > CLOSE:
-                if self.words[path] == "input" and param in new.looked_up and param in new.read:
+                if pair.word == "input" and param in self.new.looked_up and param in self.new.read:
                     continue  # a tied table of which the user says that the model itself scales what is read out
                 raise ModelError(
                     f"mup: the forward pass multiplies {path} by numbers that go with the width, and not by one alone.",
@@ -342,11 +342,11 @@ class _Folding:
             if abs(ratios[0] - 1) > CLOSE:
                 self._fold([path], 1 / ratios[0], f"the forward pass multiplies it by {ratios[0]:.4g}")
 
-    def _products(self, old: SignalProducts, new: SignalProducts) -> None:
+    def _products(self) -> None:
         """Let sums over products of signals be divided by what they sum over."""
-        alike = {self._sides(product, place, of_base=True): product for place, product in old.found.items()}
-        for place, product in new.found.items():
-            before = alike.get(self._sides(product, place, of_base=False))
+        alike = {self._sides(product, place, self.of_base): product for place, product in self.old.found.items()}
+        for place, product in self.new.found.items():
+            before = alike.get(self._sides(product, place, self.paths))
             if before is None:
                 raise ModelError("mup: the forward passes of the base and the model differ.", product.line)
             growth = product.size / before.size
@@ -356,13 +356,12 @@ class _Folding:
                 raise self._unknown(product.line, growth, "what the forward pass multiplies it with")
             factor = before.factor / (growth * product.factor)
             if abs(factor - 1) > CLOSE:
-                self._fold(self._side(product.sides, place, new, growth, product.line), factor, "attention: 1/d")
+                self._fold(self._side(product, place, growth), factor, "attention: 1/d")
 
-    def _sides(self, product: SignalProduct, place: Place, *, of_base: bool) -> Any:
+    def _sides(self, product: SignalProduct, place: Place, paths: Sequence[str]) -> Any:
         """What a product is known by in both models: where it stands, or, where depths may differ, what makes it."""
-        if not any(pair.deepens for pair, _ in self.grown.values()):
+        if not any(pair.deepens for pair in self.pairs.values()):
             return place
-        paths = self.of_base if of_base else self.paths
         return product.line, tuple(frozenset(glob_of(paths[param]) for param in side) for side in product.sides)
 
     def deepened(self, exponent: float) -> dict[str, float]:
@@ -375,7 +374,7 @@ class _Folding:
             ModelError: how many branches there are is not known, or the scale of what ends one does not matter.
         """
         rates: dict[str, float] = {}
-        for path, (pair, _) in self.grown.items():
+        for path, pair in self.pairs.items():
             old, new = pair.base.residual, pair.parameter.residual
             if new is None or new.part is None or new.own is None or old is None or old.own is None:
                 continue
@@ -392,12 +391,12 @@ class _Folding:
             if new.part == "end":
                 self._fold([path], times**-exponent, f"{new}")
             rates[path] = times ** (exponent - 1)
-        others = {path: self._of_neighbours(path, rates) for path in self.grown if path not in rates}
+        others = {path: self._of_neighbours(path, rates) for path in self.pairs if path not in rates}
         return rates | {path: rate for path, rate in others.items() if rate is not None}
 
     def _of_neighbours(self, path: str, rates: Mapping[str, float]) -> float | None:
         """The factor of a norm's scale or bias: that of the module around it, if all weights there are in a branch."""
-        if self.grown[path][0].parameter.role not in ("scale", "bias"):
+        if self.pairs[path].parameter.role not in ("scale", "bias"):
             return None
         parts = path.split(".")
         for depth in range(len(parts) - 1, 0, -1):
@@ -410,25 +409,19 @@ class _Folding:
     @functools.cached_property
     def weights(self) -> list[str]:
         """Paths of the weights."""
-        return [path for path, (pair, _) in self.grown.items() if pair.parameter.role in WEIGHT_ROLES]
+        return [path for path, pair in self.pairs.items() if pair.parameter.role in WEIGHT_ROLES]
 
-    def _side(
-        self,
-        sides: tuple[frozenset[int], frozenset[int]],
-        place: Place,
-        products: SignalProducts,
-        growth: float,
-        where: str,
-    ) -> list[str]:
+    def _side(self, product: SignalProduct, place: Place, growth: float) -> list[str]:
         """The parameters that make one of two signals, and nothing else."""
+        sides = product.sides
         paths = [[self.paths[param] for param in sorted(side)] for side in sides]
-        named = [side for side in paths if any(self.words[path] == "query" for path in side)]
+        named = [side for side in paths if any(self.pairs[path].word == "query" for path in side)]
         if len(named) == 1:
             return named[0]
-        makes_nothing_else = [side and all(products.sinks.get(param) == {place} for param in side) for side in sides]
+        makes_nothing_else = [side and all(self.new.sinks.get(param) == {place} for param in side) for side in sides]
         alone = list(itertools.compress(paths, makes_nothing_else))
         if sides[0] & sides[1] or not alone:
-            raise self._unknown(where, growth, "what makes either side, and nothing else,", sides)
+            raise self._unknown(product.line, growth, "what makes either side, and nothing else,", sides)
         return next((side for side in alone if any(QUERY.search(path) for path in side)), alone[0])
 
     def _unknown(self, where: str, growth: float, what: str, sides: Sequence[frozenset[int]] = ()) -> ModelError:
@@ -449,19 +442,19 @@ class _Folding:
             "or divide by the size of a head in the forward pass, not by its root, and write attention=False",
         )
 
-    def _tied(self, products: SignalProducts) -> None:
+    def _tied(self) -> None:
         """Refuse arrays that are looked up and read out, unless a rule says what they are."""
-        for param in sorted(products.looked_up & set(products.read)):
+        for param in sorted(self.new.looked_up & set(self.new.read)):
             path = self.paths[param]
-            pair, grown = self.grown[path]
-            if not grown.axes or pair.word not in (None, "tied"):
+            pair = self.pairs[path]
+            if not pair.grown.axes or pair.word not in (None, "tied"):
                 continue
-            read = products.read[param]
+            read = self.new.read[param]
             makers = {maker for by_place in read.values() for maker in by_place}
             whole = all(read.values()) and OTHER not in read
-            alone = whole and all(products.sinks.get(maker, set()) <= set(read) for maker in makers)
+            alone = whole and all(self.new.sinks.get(maker, set()) <= set(read) for maker in makers)
             before = [self.paths[maker] for maker in sorted(makers)]
-            times = grown.outputs
+            times = pair.grown.outputs
             if pair.word == "tied" and alone:
                 self._fold(before, 1 / times, f"{path} reads out what it makes")
                 continue

@@ -154,8 +154,7 @@ def _forgetful(opt_state: State, drawn: Mapping[tuple[str, ...], Any], fresh: An
     inner = getattr(opt_state, "opt_state", None)
     if inner is not None and hasattr(opt_state, "replace") and hasattr(opt_state, "apply_fn"):
         started = getattr(fresh, "opt_state", fresh)
-        new_state: State = opt_state.replace(opt_state=_forgetful(inner, drawn, started, counts))
-        return new_state
+        return opt_state.replace(opt_state=_forgetful(inner, drawn, started, counts))
     places = list(_places(opt_state))
     owners = [_owner(place, drawn) for place in places]
     resets = [False if owner is None else drawn[owner] for owner in owners]
@@ -166,17 +165,11 @@ def _forgetful(opt_state: State, drawn: Mapping[tuple[str, ...], Any], fresh: An
     unknown = [place for place in forgotten if not place.starts_at_zero]
     if unknown and fresh is None:
         raise PlanError(_unknown(opt_state, unknown))
-    leaves = []
-    for place, owner, reset in zip(places, owners, resets, strict=True):
-        starts_over = counts == "reset" and owner is None and _is_count(place)
-        if reset is False and not starts_over:
-            leaves.append(place.leaf)
-        elif reset is True or starts_over:
-            leaves.append(_restarted(place.leaf, starts.get(place.path)))
-        else:
-            leaves.append(_restarted_in_part(place, reset))
-    result: State = jax.tree_util.tree_unflatten(jax.tree.structure(opt_state), leaves)
-    return result
+    if counts == "reset":
+        counting = [owner is None and _is_count(place) for place, owner in zip(places, owners, strict=True)]
+        resets = [reset or is_count for reset, is_count in zip(resets, counting, strict=True)]
+    leaves = [_restarted(place, reset, starts.get(place.path)) for place, reset in zip(places, resets, strict=True)]
+    return jax.tree_util.tree_unflatten(jax.tree.structure(opt_state), leaves)
 
 
 def _no_plan(opt_state: Any, plan: Any) -> str:
@@ -246,29 +239,30 @@ def _is_count(place: _Place) -> bool:
     return not setting and getattr(leaf, "ndim", None) == 0 and jnp.issubdtype(leaf.dtype, np.integer)
 
 
-def _restarted(leaf: Any, started: Any) -> Any:
-    if started is not None:
-        return started
-    if isinstance(leaf, np.ndarray):
-        return np.zeros_like(leaf)
-    if not isinstance(leaf, jax.Array):
-        return leaf
-    return jnp.zeros(leaf.shape, leaf.dtype, device=placement(leaf))
+def _restarted(place: _Place, reset: Any, started: Any) -> Any:
+    """An array of the state as at the start, where it is known, else with zeros; a placeholder for an array stays.
 
-
-def _restarted_in_part(place: _Place, entries: Any) -> Any:
-    """An array of the state with zeros at these entries; a placeholder for one stays."""
+    Args:
+        place: the array.
+        reset: whether it starts again, or which of its entries do.
+        started: the array at the start.
+    """
     leaf = place.leaf
-    if not hasattr(leaf, "shape") or leaf.size <= 1 < np.size(entries):
+    if reset is False or (reset is True and started is not None):
+        return started if reset else leaf
+    if not isinstance(leaf, np.ndarray | jax.Array):
         return leaf
-    if leaf.shape != np.shape(entries):
+    xp = np if isinstance(leaf, np.ndarray) else jnp
+    if reset is True:
+        return np.zeros_like(leaf) if xp is np else jnp.zeros(leaf.shape, leaf.dtype, device=placement(leaf))
+    if leaf.size <= 1 < reset.size:
+        return leaf
+    if leaf.shape != reset.shape:
         raise PlanError(
-            f'"{".".join(place.path)}" {leaf.shape} does not remember each entry of its parameter '
-            f"{np.shape(entries)} alone.",
+            f'"{".".join(place.path)}" {leaf.shape} does not remember each entry of its parameter {reset.shape} alone.',
             "reset the whole layer: ix.reset_optimizer(opt_state, plan)",
         )
-    xp = np if isinstance(leaf, np.ndarray) else jnp
-    return xp.where(entries, xp.zeros((), leaf.dtype), leaf)
+    return xp.where(reset, xp.zeros((), leaf.dtype), leaf)
 
 
 def _starts(fresh: Any, forgotten: list[_Place], number: int) -> dict[tuple[str, ...], Any]:

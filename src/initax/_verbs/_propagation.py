@@ -177,8 +177,7 @@ def as_keys(keys: Any) -> jax.Array:
     """
     if not is_typed(keys):
         raise KeyTypeError(f"keys must be JAX random keys, not {keys!r}.", "jax.random.split(jax.random.key(0), 16)")
-    typed: jax.Array = keys[None] if keys.ndim == 0 else keys.ravel()
-    return typed
+    return keys.ravel()
 
 
 def _examples(inputs: Any) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -50,6 +51,16 @@ class Signal:
         return float(np.median(getattr(self, number)[self.ran]))
 
 
+def numbered(paths: Iterable[str]) -> list[str]:
+    """Return paths, those that are there again with `#2`, `#3`, ... behind them."""
+    times: Counter[str] = Counter()
+    names = []
+    for path in paths:
+        times[path] += 1
+        names.append(path if times[path] == 1 else f"{path}#{times[path]}")
+    return names
+
+
 NUMBERS = tuple(number.name for number in fields(Signal) if number.name not in ("path", "ran"))
 
 
@@ -74,13 +85,7 @@ class SignalReport:
 
     def _by_path(self) -> dict[str, Signal]:
         """The signals by path; a weight used again has `#2` behind its path."""
-        signals: dict[str, Signal] = {}
-        for signal in self.signals:
-            path, again = signal.path, 2
-            while path in signals:
-                path, again = f"{signal.path}#{again}", again + 1
-            signals[path] = signal
-        return signals
+        return dict(zip(numbered(signal.path for signal in self.signals), self.signals, strict=True))
 
     def to_dict(self) -> dict[str, dict[str, list[float]]]:
         """Return path → number → values, one per key; a weight used again has `#2` behind its path."""
@@ -141,12 +146,12 @@ class SignalReport:
             >>> report.assert_healthy(mean_square=(0.001, 10))
         """
         bounds = {
-            "mean_square": _interval("mean_square", mean_square),
-            "dead": (0.0, _largest("dead", dead)),
-            "saturated": (0.0, _largest("saturated", saturated)),
-            "correlation": (-math.inf, _largest("correlation", correlation)),
+            "mean_square": _bounds("mean_square", mean_square),
+            "dead": _bounds("dead", dead, least=0.0),
+            "saturated": _bounds("saturated", saturated, least=0.0),
+            "correlation": _bounds("correlation", correlation, least=-math.inf),
         }
-        _largest("gradient_ratio", gradient_ratio)
+        _bounds("gradient_ratio", gradient_ratio, least=0.0)
         wrong = []
         for signal in self.signals:
             for name, (low, high) in bounds.items():
@@ -269,34 +274,21 @@ def _figure(reports: Mapping[str, SignalReport]) -> Any:
     return figure
 
 
-def _largest(name: str, value: Any) -> float:
-    """A bound as a number.
+def _bounds(name: str, value: Any, *, least: float | None = None) -> tuple[float, float]:
+    """Return the bounds of a number: two that are given, or the least and the one that is given.
 
     Raises:
-        InitaxError: it is not one number.
+        InitaxError: what is given are not two numbers, or not one where the least is known.
     """
-    if _is_number(value):
-        return float(value)
-    meant = value[1] if _is_pair(value) else 0.6
-    head = f"assert_healthy: {name} is one number, the largest, not {shown(value)}."
-    raise InitaxError(head, f"assert_healthy({name}={meant})")
-
-
-def _interval(name: str, value: Any) -> tuple[float, float]:
-    """Two bounds as numbers.
-
-    Raises:
-        InitaxError: they are not two numbers.
-    """
-    if _is_pair(value):
-        return float(value[0]), float(value[1])
-    meant = value if _is_number(value) else 10.0
-    head = f"assert_healthy: {name} is two numbers, the least and the largest, not {shown(value)}."
-    raise InitaxError(head, f"assert_healthy({name}=(0.1, {meant}))")
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value))
+    pair = value if isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_number, value)) else None
+    if least is None and pair is not None:
+        return float(pair[0]), float(pair[1])
+    if least is not None and _is_number(value):
+        return least, float(value)
+    what, meant = "one number, the largest", pair[1] if pair else 0.6
+    if least is None:
+        what, meant = "two numbers, the least and the largest", f"(0.1, {value if _is_number(value) else 10.0})"
+    raise InitaxError(f"assert_healthy: {name} is {what}, not {shown(value)}.", f"assert_healthy({name}={meant})")
 
 
 def _is_number(value: Any) -> bool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
 from typing import Any
 
-from initax._errors import InitaxError, ModelError, RuleError, count, first_of, listing, nearest
+from initax._errors import ModelError, RuleError, count, first_of, listing, nearest
 from initax._model._parameter import Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
@@ -17,13 +15,11 @@ from initax._planning._records import Draw, Kept
 from initax._planning._rules import match, read_rules
 from initax._text import table
 from initax._verbs._labels import Label, Labels, never_trained
+from initax._verbs._muon import optax_transforms
 from initax._verbs._width_factors import Optimizer, WidthFactor, glob_of
 from initax.schemes._initializer import Initializer
 from initax.schemes._scaled import scaled
 from initax.schemes._scheme import Scheme, as_initializer
-
-OPTAX = "initax._adapters._optax_transforms"
-"""What makes a transformation of optax, loaded where it is asked for."""
 
 COLUMNS = ("array", "kind", "role", "shape", "grows", "std", "lr", "why")
 
@@ -99,12 +95,8 @@ class Width:
         Raises:
             InitaxError: optax is not installed.
         """
-        try:
-            adapter: ModuleType = importlib.import_module(OPTAX)
-        except ModuleNotFoundError as error:
-            line = "pip install optax, or multiply updates by width.multipliers(updates)"
-            raise InitaxError("scale_updates needs optax, which is not installed.", line) from error
-        return adapter.scale_by(self.multipliers)
+        line = "pip install optax, or multiply updates by width.multipliers(updates)"
+        return optax_transforms("scale_updates", line).scale_by(self.multipliers)
 
     def rules(self, rules: Any = None) -> dict[Any, Any]:
         """Return rules that draw the wide model as other rules draw the base, times the factors.
@@ -257,7 +249,5 @@ def _shapes(row: WidthFactor) -> str:
 
 def _scaled(parameter: Parameter, initializer: Initializer | None, factor: float) -> Scheme:
     """A scheme for one array: an initializer of its role, times a factor."""
-    if initializer is None:
-        raise RuleError(f'mup: nothing draws "{parameter.path}".')
     role = parameter.role or "weight"
     return scaled(Scheme.of({role: initializer}), factor, biases=role in ("bias", "scale"))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from initax._errors import ModelError, RuleError, listing, shown
@@ -68,67 +69,16 @@ class Grown:
         axes: name of each axis that grows → its factor.
         inputs: how many times as many inputs an output has.
         outputs: how many times as many outputs there are, all batch entries together.
-        each: how many times as many outputs one batch entry has.
     """
 
     axes: Mapping[str, float]
     inputs: float = 1.0
     outputs: float = 1.0
-    each: float = 1.0
-
-    @classmethod
-    def of(cls, before: Axes, after: Axes, *, looked_up: bool, stacks: bool = False) -> Grown:
-        """Return what becomes of some axes.
-
-        Args:
-            before: the axes in the base model.
-            after: the axes in the wide model, with the same names.
-            looked_up: rows are looked up, along what the pattern calls outputs, and what it calls inputs comes out.
-            stacks: stacks are depth, and do not count.
-        """
-        ratios = [new / old for old, new in zip(before.split, after.split, strict=True)]
-        names = _numbered(after)
-        ratios = [1.0 if stacks and name in STACK_NAMES else ratio for name, ratio in zip(names, ratios, strict=True)]
-        side = [math.prod(ratios[axis] for axis in axes) for axes in (after.in_axis, after.out_axis, after.batch_axis)]
-        inputs, outputs, batch = (side[1], side[0], side[2]) if looked_up else side
-        axes = {name: ratio for name, ratio in zip(names, ratios, strict=True) if ratio != 1}
-        return cls(axes=axes, inputs=inputs, outputs=outputs * batch, each=outputs)
-
-    @property
-    def size(self) -> float:
-        """How many times as many entries there are."""
-        return math.prod(self.axes.values())
-
-    def __str__(self) -> str:
-        """Return which axes grow and by how much."""
-        return ", ".join(f"{name} ×{ratio:.4g}" for name, ratio in self.axes.items())
 
 
 def glob_of(path: str) -> str:
     """Return a path with a wildcard for each of its numbers."""
     return ".".join("*" if part.isdigit() else part for part in path.split("."))
-
-
-def _numbered(axes: Axes) -> list[str]:
-    """The names of the axes; those of the window, which share one, with numbers."""
-    return [f"window {axis}" if name == RECEPTIVE else name for axis, name in enumerate(axes.names)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fold:
-    """A factor that stands, or should stand, in the forward pass, and that a parameter takes over.
-
-    Attributes:
-        factor: the factor.
-        why: what it is.
-    """
-
-    factor: float
-    why: str
-
-    def times(self, factor: float, why: str) -> Fold:
-        """Return this factor times another one."""
-        return Fold(factor=self.factor * factor, why=f"{self.why}; {why}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,22 +109,14 @@ class WidthFactor:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain data."""
-        return {
-            "kind": self.kind,
-            "role": self.parameter.role,
-            "base_path": self.base_path,
-            "base_shape": list(self.base_shape),
-            "shape": list(self.parameter.shape),
-            "axes": self.parameter.axes.pattern if self.parameter.axes is not None else None,
-            "grows": dict(self.grows),
-            "use": self.use,
-            "std": self.std,
-            "learning_rate": self.learning_rate,
-            "why": self.why,
-        }
+        array = self.parameter
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "parameter"}
+        axes = None if array.axes is None else array.axes.pattern
+        shapes = {"base_shape": list(self.base_shape), "shape": list(array.shape)}
+        return {**own, **shapes, "role": array.role, "axes": axes, "grows": dict(self.grows)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pair:
     """One array in the base model and in the wide one.
 
@@ -203,8 +145,9 @@ class Pair:
         old, new = self.base.shape, self.parameter.shape
         return f"{self.parameter.path or '(model)'} {old}" + (f" → {new}" if old != new else "")
 
+    @functools.cached_property
     def grown(self) -> Grown:
-        """Return by how much its sizes grow.
+        """By how much its sizes grow.
 
         Raises:
             ModelError: its axes are not known, differ, or a size grows that is not a width.
@@ -215,28 +158,30 @@ class Pair:
             return Grown(axes={})
         if len(old.shape) != len(new.shape):
             raise ModelError(f"mup: {self.text} has another number of axes in the two models.")
-        axes = self._axes()
-        if axes is None:
+        asked = self.label if self.label is not None and isinstance(self.label.value, Mapping) else None
+        before, after = (array.axes if asked is None else asked.axes("mup", array) for array in (old, new))
+        if before is None or after is None:
             return self._without_axes()
-        before, after = axes
         if before.names != after.names:
             raise ModelError(
                 f'mup: {self.text} is "{before.pattern}" in the base and "{after.pattern}" in the model.',
                 f'say its axes: rules={{"{new.path}": "{after.pattern}"}}',
             )
-        looked_up = new.role == "embedding" and self.word in (None, "input", "tied")
-        grown = Grown.of(before, after, looked_up=looked_up, stacks=self.deepens)
         if self.word is None:
             self._refuse_no_width(before, after)
-        return grown
-
-    def _axes(self) -> tuple[Axes, Axes] | None:
-        path = self.parameter.path
-        if self.label is not None and isinstance(self.label.value, Mapping):
-            return self.label.axes("mup", path, self.base.shape), self.label.axes("mup", path, self.parameter.shape)
-        if self.base.axes is None or self.parameter.axes is None:
-            return None
-        return self.base.axes, self.parameter.axes
+        # Entries of the window share a name. Stacks do not count where they are depth.
+        names = [f"window {axis}" if name == RECEPTIVE else name for axis, name in enumerate(after.names)]
+        ratios = [
+            1.0 if self.deepens and name in STACK_NAMES else wide / narrow
+            for name, narrow, wide in zip(names, before.split, after.split, strict=True)
+        ]
+        sides = (after.in_axis, after.out_axis, after.batch_axis)
+        inputs, outputs, batch = (math.prod(ratios[axis] for axis in side) for side in sides)
+        if new.role == "embedding" and self.word in (None, "input", "tied"):
+            # Rows are looked up, along what the pattern calls outputs, and what it calls inputs comes out.
+            inputs, outputs = outputs, inputs
+        growing = {name: ratio for name, ratio in zip(names, ratios, strict=True) if ratio != 1}
+        return Grown(axes=growing, inputs=inputs, outputs=outputs * batch)
 
     def _without_axes(self) -> Grown:
         """An array whose axes are not known: a vector is one however it is used, and a word may say what it is."""
@@ -246,10 +191,10 @@ class Pair:
         size = math.prod(axes.values())
         stands = new.excluded is not None and new.excluded.why is Why.SIGNAL and len(axes) == 1
         if self.word in ("input", "fixed") or stands:
-            return Grown(axes=axes, outputs=size, each=size)
+            return Grown(axes=axes, outputs=size)
         if self.word in ("hidden", "output") and len(set(axes.values())) == 1:
             one = next(iter(axes.values()))
-            return Grown(axes=axes, inputs=one, outputs=size / one, each=size / one)
+            return Grown(axes=axes, inputs=one, outputs=size / one)
         path = new.path or "*"
         raise ModelError(
             f"mup: the axes of {self.text} are not known.",
@@ -261,13 +206,12 @@ class Pair:
     def _refuse_no_width(self, before: Axes, after: Axes) -> None:
         """Raise where a size grows that is not a width: a window, a stack, rows that are looked up."""
         what = instead = ""
-        for axis, name in enumerate(_numbered(after)):
-            old, new = before.split[axis], after.split[axis]
+        for axis, (name, old, new) in enumerate(zip(after.names, before.split, after.split, strict=True)):
             if old == new:
                 continue
             if axis in after.receptive_axis:
                 what = "its window grows"
-            elif axis in after.batch_axis and not self._is_group(after.names[axis]):
+            elif axis in after.batch_axis and not self._is_group(name):
                 what = f'axis "{name}" holds layers of their own, {old} → {new}'
                 instead = "hidden"
             elif self.parameter.role == "embedding" and axis in after.out_axis:
@@ -288,8 +232,7 @@ class Pair:
 
 def decided(
     pair: Pair,
-    grown: Grown,
-    fold: Fold | None,
+    folds: Iterable[tuple[float, str]],
     optimizer: Optimizer,
     muon: tuple[Axes, Axes] | None,
     depth: float = 1.0,
@@ -298,13 +241,13 @@ def decided(
 
     Args:
         pair: the array in both models.
-        grown: by how much it grows.
-        fold: a factor of the forward pass that it takes over.
+        folds: factors that stand, or should stand, in the forward pass and that it takes over, each with what it is.
         optimizer: what takes the steps.
         muon: its axes in both models, where Muon makes its updates orthogonal.
         depth: what its learning rate is multiplied with because there are more residual branches.
     """
-    use, why = _use(pair, grown)
+    grown = pair.grown
+    use, why = _use(pair)
     std = {"hidden": grown.inputs**-0.5, "output": 1 / grown.inputs}.get(use, 1.0)
     if use == "fixed":
         rate = 1.0
@@ -315,10 +258,10 @@ def decided(
         rate = {"hidden": 1.0, "output": 1 / grown.inputs}.get(use, grown.outputs)
     else:
         rate = 1 / grown.inputs if use in ("hidden", "output") else 1.0
-    if fold is not None:
-        std *= fold.factor
-        rate *= fold.factor ** (2 if optimizer.name == "sgd" else 1)
-        why += f"; {fold.why}"
+    for factor, reason in folds:
+        std *= factor
+        rate *= factor ** (2 if optimizer.name == "sgd" else 1)
+        why += f"; {reason}"
     if depth != 1:
         why += f"; in {pair.parameter.residual or 'a branch'}"
     return WidthFactor(
@@ -338,11 +281,13 @@ WORDS = {
     "hidden": "hidden: inputs and outputs grow",
     "output": "output: its inputs grow, its outputs do not",
     "input": "input: its inputs do not grow",
+    "vector": "vector: an entry for each unit",
 }
 
 
-def _use(pair: Pair, grown: Grown) -> tuple[str, str]:
+def _use(pair: Pair) -> tuple[str, str]:
     """What an array is to the network, and why."""
+    grown = pair.grown
     if pair.word is not None and pair.label is not None:
         word = {"query": "hidden", "tied": "input"}.get(pair.word, pair.word)
         return word, f'{word}: rule "{pair.label.rule}"'
@@ -350,11 +295,8 @@ def _use(pair: Pair, grown: Grown) -> tuple[str, str]:
         return "fixed", str(pair.parameter.excluded)
     if not grown.axes:
         return "fixed", "no axis grows"
-    if pair.parameter.role in ("bias", "scale"):
-        return "vector", "vector: an entry for each unit"
-    if grown.inputs == 1:
-        return "input", WORDS["input"]
-    use = "output" if grown.outputs == 1 else "hidden"
+    is_vector = pair.parameter.role in ("bias", "scale")
+    use = "vector" if is_vector else "input" if grown.inputs == 1 else "output" if grown.outputs == 1 else "hidden"
     return use, WORDS[use]
 
 
@@ -375,19 +317,18 @@ def _orthogonal(before: Axes, after: Axes, optimizer: Optimizer) -> float:
     return wanted_over_given(after) / wanted_over_given(before)
 
 
-def refuse_odd(pairs: Mapping[str, tuple[Pair, Grown]]) -> None:
+def refuse_odd(pairs: Iterable[Pair]) -> None:
     """Raise where a size grows by another order of magnitude than the others, or shrinks where they grow.
 
     Raises:
         ModelError: such a size grows, or one shrinks.
     """
-    logarithms = [math.log(ratio) for _, grown in pairs.values() for ratio in grown.axes.values()]
-    largest = max(logarithms, key=abs, default=0.0)
-    for pair, grown in pairs.values():
-        for name, ratio in grown.axes.items():
-            if pair.word is None and math.log(ratio) / largest < ODD:
-                raise ModelError(
-                    f'mup: {pair.text}: axis "{name}" grows by {ratio:.4g}, others by {math.exp(largest):.4g}.',
-                    "a size that is not a width is the same in both models",
-                    f'or say what the array is: rules={{"{pair.parameter.path}": "output"}}',
-                )
+    ratios = [(pair, name, ratio) for pair in pairs for name, ratio in pair.grown.axes.items()]
+    largest = max((math.log(ratio) for _, _, ratio in ratios), key=abs, default=0.0)
+    for pair, name, ratio in ratios:
+        if pair.word is None and math.log(ratio) / largest < ODD:
+            raise ModelError(
+                f'mup: {pair.text}: axis "{name}" grows by {ratio:.4g}, others by {math.exp(largest):.4g}.',
+                "a size that is not a width is the same in both models",
+                f'or say what the array is: rules={{"{pair.parameter.path}": "output"}}',
+            )
