@@ -61,12 +61,15 @@ def test_a_plan_is_asked_for_one_array():
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("conv.wieght", 'the model has no array "conv.wieght".\n  did you mean "conv.weight"?'),
+        (
+            "conv.wieght",
+            'the model has no array "conv.wieght".\n  did you mean "conv.weight" or "out.weight" or "norm.weight"?',
+        ),
         ("conv", 'the model has no array "conv".\n  it holds: conv.weight, conv.bias'),
         (
             "x",
             'the model has no array "x".\n'
-            "  arrays: conv.weight, conv.bias, norm.weight, norm.bias, out.weight, out.bias, … (1 more)",
+            "  arrays: conv.weight, conv.bias, steps, norm.weight, norm.bias, out.weight, … (1 more)",
         ),
         (
             0,

@@ -226,6 +226,20 @@ def test_healthy_is_what_stays_within_bounds():
     )
 
 
+@pytest.mark.parametrize("names", ["wv", "vw"])
+def test_gradients_that_steps_of_a_loop_share_are_not_compared(names):
+    params = {"w": jnp.eye(2), "v": jnp.eye(2)}
+
+    def forward(params, x):
+        for name in names:
+            x = x @ params[name] if name == "v" else lax.scan(lambda x, _: (x @ params["w"], None), x, length=2)[0]
+        return x
+
+    report = ix.signal_propagation(params, jnp.array([[1.0, -1.0], [-1.0, 1.0]]), forward=forward, loss=mean_square)
+    assert report.without_gradient == {"w[0]", "w[1]"}
+    report.assert_healthy(gradient_ratio=1)
+
+
 def test_not_a_number_is_not_healthy():
     report = ix.signal_propagation({"w": jnp.ones((2, 2))}, -jnp.ones((3, 2)), forward=lambda p, x: jnp.log(x) @ p["w"])
     with pytest.raises(AssertionError, match="w: mean_square nan"):

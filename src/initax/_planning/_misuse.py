@@ -96,7 +96,15 @@ def _is_learning_rate(value: Any) -> bool:
     return callable(value) and not holds_arrays(value)
 
 
-ARGUMENTS: dict[str, tuple[Callable[[Any], bool], type[InitaxError]]] = {
+def _holds_arrays(value: Any) -> bool:
+    """Whether there is an array in it; JAX sorts the keys of a mapping, and those of rules may be of several types."""
+    return any(map(holds_arrays, value.values() if isinstance(value, Mapping) else [value]))
+
+
+Looks = Mapping[str, tuple[Callable[[Any], bool], type[InitaxError]]]
+"""Name of an argument → whether a value looks like one, and the error where it stands elsewhere: the first one's."""
+
+ARGUMENTS: Looks = {
     "key": (is_key, KeyTypeError),
     "keys": (_are_keys, KeyTypeError),
     "rules": (_are_rules, RuleError),
@@ -113,53 +121,39 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], bool], type[InitaxError]]] = {
     "learning_rate": (_is_learning_rate, ModelError),
     "activation": (lambda value: isinstance(value, str) or _is_function(value), ModelError),
 }
-"""Name of an argument → whether a value looks like one, and the error where it stands elsewhere: the first one's."""
+
+LABEL_ARGUMENTS: Looks = {
+    "rules": (lambda value: not _holds_arrays(value), RuleError),
+    "model": (_holds_arrays, ModelError),
+}
+"""The same where the values of rules are not schemes."""
 
 
-def refuse_permuted(verb: str, **arguments: Any) -> None:
+def refuse_permuted(verb: str, looks: Looks = ARGUMENTS, /, **arguments: Any) -> None:
     """Raise where the arguments of a verb stand in another order than it takes them in.
 
     Args:
         verb: the function, as a user writes it.
-        **arguments: its arguments in its order, by names of `ARGUMENTS`.
+        looks: what its arguments look like.
+        **arguments: its arguments in its order, by name.
 
     Raises:
         InitaxError: the arguments are permuted; its class fits the first one that is misplaced.
     """
     names = tuple(arguments)
-    if all(ARGUMENTS[name][0](value) for name, value in arguments.items()):
+    if all(looks[name][0](value) for name, value in arguments.items()):
         return
-    fits = {name: [ARGUMENTS[name][0](value) for value in arguments.values()] for name in names}
+    fits = {name: [looks[name][0](value) for value in arguments.values()] for name in names}
     for order in itertools.permutations(names):
         if not all(fits[name][index] for index, name in enumerate(order)):
             continue
         moved = [name for name, meant in zip(names, order, strict=True) if name != meant]
-        error = next(error for name, (_, error) in ARGUMENTS.items() if name in moved)
+        error = next(error for name, (_, error) in looks.items() if name in moved)
         raise error(
             f"{verb} takes {listing(names)} in this order, and was given {listing(order)}.",
             *(f"{name} is {shown(arguments[name])}" for name in moved),
             f"write {verb}({', '.join(names)})",
         )
-
-
-def refuse_rules_first(verb: str, model: Any, rules: Any) -> None:
-    """Raise where rules whose values are not schemes stand in the place of the model, and the model in theirs.
-
-    Raises:
-        RuleError: rules and model are swapped.
-    """
-    if _holds_arrays(rules) and not _holds_arrays(model):
-        raise RuleError(
-            f"{verb} takes model, rules in this order, and was given rules, model.",
-            f"model is {shown(model)}",
-            f"rules is {shown(rules)}",
-            f"write {verb}(model, rules)",
-        )
-
-
-def _holds_arrays(value: Any) -> bool:
-    """Whether there is an array in it; JAX sorts the keys of a mapping, and those of rules may be of several types."""
-    return any(map(holds_arrays, value.values() if isinstance(value, Mapping) else [value]))
 
 
 def refuse_no_rules(model: Any, rules: Any, default: Any) -> None:

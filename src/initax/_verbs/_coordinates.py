@@ -87,7 +87,7 @@ def coordinate_check(
     widths = _widths(widths)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InitaxError(f"coordinate_check: steps is a number of steps, not {shown(steps)}.", "steps=5")
-    changes: dict[Operation, list[list[float]]] = {}
+    changes: dict[Output, list[list[float]]] = {}
     for width in widths:
         call = {"inputs": inputs, "forward": forward, "module": module and module(width)}
         rows = _at_width(make, width, as_keys(keys), step, steps, call)
@@ -98,8 +98,8 @@ def coordinate_check(
                 f"in one alone: {listing(in_one, 4)}" if in_one else "",
                 "make both by one function, of one depth",
             )
-        for operation, row in rows.items():
-            changes.setdefault(operation, []).append(row)
+        for output, row in rows.items():
+            changes.setdefault(output, []).append(row)
     arrays = {path: np.asarray(rows, float) for (path, _), rows in changes.items()}
     return CoordinateCheck.of(widths, steps, arrays, [path for path, is_product in changes if is_product])
 
@@ -114,7 +114,7 @@ def _widths(widths: Any) -> tuple[int, ...]:
     return several
 
 
-Operation = tuple[str, bool]
+Output = tuple[str, bool]
 """Name of an output that is measured, and whether it is a product of two signals."""
 
 
@@ -125,9 +125,9 @@ def _at_width(
     step: Callable[[Any, int], Any],
     steps: int,
     call: Mapping[str, Any],
-) -> dict[Operation, list[float]]:
+) -> dict[Output, list[float]]:
     """The mean change of each output, with each key."""
-    changes: dict[Operation, list[float]] = {}
+    changes: dict[Output, list[float]] = {}
     places: Mapping[Place, _Measured] = {}
     for key in keys:
         state = make(width, key)

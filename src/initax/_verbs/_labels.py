@@ -17,7 +17,7 @@ from initax._model._parameter import ROLES, Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey
 from initax._planning._label_rules import decide_labels, is_rule_file, read_label_rules, rows_of
-from initax._planning._misuse import refuse_rules_first
+from initax._planning._misuse import LABEL_ARGUMENTS, refuse_permuted
 from initax._planning._rule_file import load_rules
 from initax._planning._rules import Rule
 from initax._text import table
@@ -239,9 +239,7 @@ def _unknown(verb: str, path: str, known: Iterable[str]) -> str:
     )
 
 
-@with_line(
-    "ix.labels", lambda args, kwargs: 'write ix.labels(model, {"*": "adam"}); what follows the rules goes by name'
-)
+@with_line("ix.labels", 'write ix.labels(model, {"*": "adam"}); what follows the rules goes by name')
 def labels(
     model: Any,
     rules: Any,
@@ -279,7 +277,7 @@ def labels(
         >>> labels
         Labels(sgd: 3, adam: 1)
     """
-    refuse_rules_first("ix.labels", model, rules)
+    refuse_permuted("ix.labels", LABEL_ARGUMENTS, model=model, rules=rules)
     label_rules = read_rules_of("labels", rules)
     surveyed = survey(model, inputs=inputs, forward=forward, module=module)
     rows = _labelled(label_rules, surveyed, default, "" if default is None else "default=")
@@ -292,7 +290,7 @@ def labels(
     return Labels("labels", surveyed, rows)
 
 
-@with_line("ix.mask", lambda args, kwargs: 'write ix.mask(model, "weight"); what follows the rules goes by name')
+@with_line("ix.mask", 'write ix.mask(model, "weight"); what follows the rules goes by name')
 def mask(
     model: Any, rules: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
 ) -> Labels:
@@ -325,7 +323,7 @@ def mask(
         >>> ix.mask(model, {"*": True, "**.bias": False})
         Labels(True: 2, False: 2)
     """
-    refuse_rules_first("ix.mask", model, rules)
+    refuse_permuted("ix.mask", LABEL_ARGUMENTS, model=model, rules=rules)
     if isinstance(rules, list | tuple):
         rules = _of_roles(rules)
     elif not isinstance(rules, Mapping) and not is_rule_file(rules) and (isinstance(rules, str) or callable(rules)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 from collections import defaultdict
@@ -37,9 +36,7 @@ DECAY = (
 )
 
 
-@with_line(
-    "ix.mup", lambda args, kwargs: "write ix.mup(make(64), make(256)): a narrow and a wide model of one function"
-)
+@with_line("ix.mup", "write ix.mup(make(64), make(256)): a narrow and a wide model of one function")
 def mup(
     base: Any,
     model: Any,
@@ -267,6 +264,17 @@ def _matrices(
     return both
 
 
+def _rate_around(path: str, weights: Sequence[str], rates: Mapping[str, float]) -> float | None:
+    """The factor of a norm's scale or bias: that of the module around it, if all weights there are in a branch."""
+    parts = path.split(".")
+    for depth in range(len(parts) - 1, 0, -1):
+        around = ".".join(parts[:depth]) + "."
+        inside = [rates.get(weight) for weight in weights if weight.startswith(around)]
+        if inside:
+            return inside[0] if len(set(inside)) == 1 else None
+    return None
+
+
 class _Folding:
     """Factors of the forward pass that parameters take over.
 
@@ -391,25 +399,10 @@ class _Folding:
             if new.part == "end":
                 self._fold([path], times**-exponent, f"{new}")
             rates[path] = times ** (exponent - 1)
-        others = {path: self._of_neighbours(path, rates) for path in self.pairs if path not in rates}
+        weights = [path for path, pair in self.pairs.items() if pair.parameter.role in WEIGHT_ROLES]
+        beside = [path for path, pair in self.pairs.items() if pair.parameter.role in ("scale", "bias")]
+        others = {path: _rate_around(path, weights, rates) for path in beside if path not in rates}
         return rates | {path: rate for path, rate in others.items() if rate is not None}
-
-    def _of_neighbours(self, path: str, rates: Mapping[str, float]) -> float | None:
-        """The factor of a norm's scale or bias: that of the module around it, if all weights there are in a branch."""
-        if self.pairs[path].parameter.role not in ("scale", "bias"):
-            return None
-        parts = path.split(".")
-        for depth in range(len(parts) - 1, 0, -1):
-            around = ".".join(parts[:depth]) + "."
-            inside = [rates.get(weight) for weight in self.weights if weight.startswith(around)]
-            if inside:
-                return inside[0] if len(set(inside)) == 1 else None
-        return None
-
-    @functools.cached_property
-    def weights(self) -> list[str]:
-        """Paths of the weights."""
-        return [path for path, pair in self.pairs.items() if pair.parameter.role in WEIGHT_ROLES]
 
     def _side(self, product: SignalProduct, place: Place, growth: float) -> list[str]:
         """The parameters that make one of two signals, and nothing else."""

@@ -55,7 +55,7 @@ def reset_units(
 
 @with_line(
     "ix.reset_units",
-    lambda args, kwargs: 'write ix.reset_units(model, "layers.0", mask, key, inputs=x), with a key: jax.random.key(0)',
+    'write ix.reset_units(model, "layers.0", mask, key, inputs=x), with a key: jax.random.key(0)',
 )
 def reset_units(
     model: Any,

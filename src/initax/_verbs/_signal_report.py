@@ -71,12 +71,15 @@ class SignalReport:
     Attributes:
         signals: one per weighted operation, in the order of the forward pass, steps of a loop one by one.
         unmeasured: paths of weights none of whose operations was seen: they did not run, or are written out.
+        without_gradient: paths of outputs whose weight has no gradient of its own: steps of a loop that share it, sums
+            of several weights; all of them without a loss.
 
     The table names the first output that is not finite with some key.
     """
 
     signals: tuple[Signal, ...]
     unmeasured: tuple[str, ...] = ()
+    without_gradient: frozenset[str] = frozenset()
 
     @property
     def not_finite(self) -> tuple[str, ...]:
@@ -132,7 +135,7 @@ class SignalReport:
             dead: the largest fraction of dead units.
             saturated: the largest fraction of saturated entries.
             correlation: the largest mean correlation between examples.
-            gradient_ratio: the largest ratio between two gradient norms; needs a loss.
+            gradient_ratio: the largest ratio between two gradient norms, of weights that have one; needs a loss.
 
         Raises:
             AssertionError: a number is out of bounds, or not finite; the message lists each.
@@ -160,14 +163,15 @@ class SignalReport:
                     continue
                 if not low <= value <= high:
                     wrong.append(f"{signal.path}: {name} {value:.4g}, not in [{low:g}, {high:g}]")
-        norms = [signal.median("gradient_norm") for signal in self.signals]
         if math.isfinite(gradient_ratio):
-            if all(np.isnan(signal.gradient_norm).all() for signal in self.signals):
+            having = [signal for signal in self.signals if signal.path not in self.without_gradient]
+            norms = [signal.median("gradient_norm") for signal in having]
+            if not norms:
                 raise InitaxError(
                     "assert_healthy: gradient_ratio compares gradients, and none was measured.",
                     "ix.signal_propagation(model, inputs, loss=lambda output: (output**2).mean())",
                 )
-            ratio = max(norms) / min(norms) if min(norms) > 0 else math.inf
+            ratio = np.max(norms) / np.min(norms) if np.min(norms) != 0 else math.inf
             if not ratio <= gradient_ratio:
                 wrong.append(f"gradient norms: largest over smallest {ratio:.4g}, not at most {gradient_ratio:g}")
         if wrong:
