@@ -6,6 +6,7 @@ Compiled runs take the arrays of the model as arguments, so that one program ser
 from __future__ import annotations
 
 import inspect
+import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,6 +26,9 @@ Task = tuple[str, int]
 Outcome = tuple[Task, dict[str, Metric], str | None, float]
 """Which run, what it measured, why it failed, and the seconds it took."""
 
+
+BY_SEED = operator.itemgetter(1)
+"""Order of runs: an ablation that is cut short has as many of one scheme as of another."""
 
 CALL = 'write def run(model, key): ... return {"loss": loss}'
 
@@ -72,7 +76,7 @@ def in_python(models: Models, run: Experiment, missing: Sequence[Task]) -> Itera
         arrays = {path: array.copy() for path, array in models.arrays(*task).items()}
         return models.write(arrays), models.keys[task[1]]
 
-    return ([_tried(task, prepare, run)] for task in _by_seed(missing))
+    return ([_tried(task, prepare, run)] for task in sorted(missing, key=BY_SEED))
 
 
 def in_jit(models: Models, run: Experiment, missing: Sequence[Task]) -> Iterator[list[Outcome]]:
@@ -82,7 +86,7 @@ def in_jit(models: Models, run: Experiment, missing: Sequence[Task]) -> Iterator
     def prepare(task: Task) -> Any:
         return compiled.place(models.arrays(*task), models.keys[task[1]])
 
-    return ([_tried(task, prepare, compiled)] for task in _by_seed(missing))
+    return ([_tried(task, prepare, compiled)] for task in sorted(missing, key=BY_SEED))
 
 
 def in_vmap(models: Models, run: Experiment, missing: Sequence[Task]) -> Iterator[list[Outcome]]:
@@ -121,11 +125,6 @@ EXECUTORS: dict[str, Callable[[Models, Experiment, Sequence[Task]], Iterator[lis
     "jit": in_jit,
     "python": in_python,
 }
-
-
-def _by_seed(missing: Sequence[Task]) -> list[Task]:
-    """Seed by seed: an ablation that is cut short has as many runs of one scheme as of another."""
-    return sorted(missing, key=lambda task: task[1])
 
 
 def _tried(task: Task, prepare: Callable[[Task], tuple[Any, ...]], call: Callable[..., Any]) -> Outcome:

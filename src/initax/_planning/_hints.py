@@ -85,14 +85,9 @@ def _why(array: Parameter) -> Why | None:
 def _several(text: str, layers: Sequence[Layer]) -> str:
     """The rules that several selectors in one text mean."""
     parts = [part for part in re.split(r"\s*[,|;]\s*|\s+(?:or|and)\s+", text.strip()) if part]
-    if len(parts) < 2 or not all(_selects(part, layers) for part in parts):
+    if len(parts) < 2 or not all(_selects_any_of(part, layers) or selects_any(part, layers) for part in parts):
         return ""
     return f"each has a rule of its own: {{{', '.join(f'{json.dumps(part)}: ...' for part in parts)}}}"
-
-
-def _selects(word: str, layers: Sequence[Layer]) -> bool:
-    """Whether one word selects a layer or an array."""
-    return _selects_any_of(word, layers) or bool(selects_any(word, layers))
 
 
 def _selects_any_of(word: str, modules: Iterable[Layer | Ancestor]) -> bool:

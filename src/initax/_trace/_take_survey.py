@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 from initax._adapters import survey as found_by_adapters
 from initax._errors import ModelError, listing, message, with_line
 from initax._model._parameter import WEIGHT_ROLES
 from initax._model._survey import Survey, Traced
+
+
+class Call(TypedDict, total=False):
+    """How a model is called, in signatures that are there for type checkers."""
+
+    forward: Callable[..., Any] | None
+    module: Any
 
 
 @with_line("ix.survey", "write ix.survey(model), or ix.survey(model, inputs=x)")

@@ -28,10 +28,11 @@ def named_rules(verb: str, rules: Any, survey: Survey) -> dict[str, Any] | None:
     """
     if not isinstance(rules, Mapping):
         return None
-    whole = next((name for name, value in rules.items() if _is_rule_map(value, survey)), None)
+    maps = {name: each for name, each in rules.items() if isinstance(each, Mapping) and not _is_scheme(each, survey)}
+    whole = next((name for name, each in maps.items() if any(_selects(key, survey) for key in each)), None)
     if whole is None:
         return None
-    schemes = [name for name, value in rules.items() if not isinstance(value, Mapping) or _is_scheme(value, survey)]
+    schemes = [name for name in rules if name not in maps]
     if not schemes:
         return {str(name): value for name, value in rules.items()}
     rule = schemes[0]
@@ -74,12 +75,6 @@ def _is_scheme(value: Mapping[Any, Any], survey: Survey) -> bool:
         return True
     names = {parameter.name for layer in survey.layers for parameter in layer.parameters}
     return set(value) <= names.union(WORDS)
-
-
-def _is_rule_map(value: Any, survey: Survey) -> bool:
-    if not isinstance(value, Mapping) or _is_scheme(value, survey):
-        return False
-    return any(_selects(key, survey) for key in value)
 
 
 def _selects(selector: Any, survey: Survey) -> bool:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from initax._model._survey import Survey, Traced
 from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import Plan
 from initax._trace._replay import Player, longest_trips
-from initax._trace._take_survey import called, survey
+from initax._trace._take_survey import Call, called, survey
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
 from initax._trace._walk import uses_of
 from initax._verbs._finite import refuse_not_finite, widened
@@ -31,25 +31,13 @@ SATURATED = 3.0
 
 @overload
 def signal_propagation(
-    model: Any,
-    inputs: Any = None,
-    *,
-    forward: Callable[..., Any] | None = None,
-    module: Any = None,
-    loss: Callable[[Any], Any] | None = None,
+    model: Any, inputs: Any = None, *, loss: Callable[[Any], Any] | None = None, **call: Unpack[Call]
 ) -> SignalReport: ...
 
 
 @overload
 def signal_propagation(
-    model: Any,
-    inputs: Any = None,
-    *,
-    forward: Callable[..., Any] | None = None,
-    module: Any = None,
-    loss: Callable[[Any], Any] | None = None,
-    rules: Mapping[Any, Any] | None,
-    keys: Any,
+    model: Any, inputs: Any = None, *, rules: Any, keys: Any, loss: Any = None, **call: Unpack[Call]
 ) -> Any: ...
 
 

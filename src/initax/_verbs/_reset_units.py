@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._survey import Survey
 from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import plan
+from initax._trace._take_survey import Call
 from initax._trace._take_survey import survey as take_survey
 from initax._trace._units import LostError
 from initax._trace._walk import readers_of
@@ -26,15 +27,7 @@ State = TypeVar("State")
 
 @overload
 def reset_units(
-    model: Model,
-    layer: str,
-    mask: Any,
-    key: Any,
-    *,
-    inputs: Any,
-    forward: Callable[..., Any] | None = None,
-    module: Any = None,
-    scheme: Any = "default",
+    model: Model, layer: str, mask: Any, key: Any, *, inputs: Any = None, scheme: Any = "default", **call: Unpack[Call]
 ) -> Model: ...
 
 
@@ -45,11 +38,10 @@ def reset_units(
     mask: Any,
     key: Any,
     *,
-    inputs: Any,
-    forward: Callable[..., Any] | None = None,
-    module: Any = None,
+    inputs: Any = None,
     scheme: Any = "default",
     opt_state: State,
+    **call: Unpack[Call],
 ) -> tuple[Model, State]: ...
 
 
