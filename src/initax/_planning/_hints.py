@@ -253,7 +253,7 @@ def _from_the_front(text: str, layers: Sequence[Layer]) -> str:
 
 def _sequence_hint(tokens: Sequence[str], layers: Sequence[Layer]) -> str:
     """Say which word of a sequence is at fault."""
-    modules = [module for layer in layers for module in (layer, *layer.ancestors)]
+    modules: list[Layer | Ancestor] = [*layers, *(ancestor for layer in layers for ancestor in layer.ancestors)]
     arrays = selects_any(f"**.{tokens[-1]}", layers)
     for token in tokens:
         if not _selects_any_of(token, modules) and not (token is tokens[-1] and arrays):

@@ -268,7 +268,8 @@ class Plan:
             >>> plan["weight"].rule, plan["bias"].std
             ('*', 0.0)
         """
-        rows: dict[Any, Draw | Kept] = {row.parameter.path: row for row in (*self.draws, *self.kept)}
+        every: list[Draw | Kept] = [*self.draws, *self.kept]
+        rows: dict[Any, Draw | Kept] = {row.parameter.path: row for row in every}
         owner = path if path in rows else self._survey.aliases.get(path)
         if owner not in rows:
             raise PlanError(no_row(path, tuple(rows)))

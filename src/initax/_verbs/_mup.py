@@ -11,7 +11,7 @@ from typing import Any
 
 from initax._errors import ModelError, RuleError, listing, shown, with_line
 from initax._math._axes import Axes
-from initax._model._parameter import WEIGHT_ROLES
+from initax._model._parameter import WEIGHT_ROLES, Ancestor, Layer
 from initax._model._reason import Why
 from initax._model._survey import Survey, Traced, shape_text
 from initax._planning._label_rules import decide_labels, rows_of
@@ -309,7 +309,8 @@ class _Folding:
     def _refuse_unseen(self, *, attention: bool) -> None:
         """Raise where the factors depend on the forward pass, which is not known."""
         growing = [pair for pair in self.pairs.values() if pair.grown.axes]
-        modules = [*(module for layer in self.after.layers for module in layer.ancestors), *self.after.layers]
+        layers = self.after.layers
+        modules: list[Ancestor | Layer] = [*(module for layer in layers for module in layer.ancestors), *layers]
         heads = [module for module in modules if "attention" in module.cls.__name__.lower()]
         if growing and heads and attention and not any(pair.word == "query" for pair in self.pairs.values()):
             raise ModelError(
