@@ -75,15 +75,6 @@ def test_a_scheme_in_the_place_of_a_function_is_answered_with_the_line():
     )
 
 
-def test_a_scheme_that_is_looked_for_in_the_package_is_found():
-    with pytest.raises(AttributeError) as error:
-        getattr(ix, "he_normal")  # noqa: B009  as a user writes it
-    assert str(error.value) == (
-        "module 'initax' has no attribute 'he_normal'\n"
-        '  it is a scheme: ix.reinit(model, {"Linear": "he_normal"}, key), or ix.schemes.he_normal'
-    )
-
-
 @functools.cache
 def imports_of(name):
     """The modules of initax that a module imports."""
