@@ -133,7 +133,7 @@ def test_only_an_adapter_names_its_framework(name):
 
 def test_the_names_for_type_checkers_are_the_names():
     shipped = set(get_args(ix.schemes.SchemeName))
-    assert shipped == set(ix.schemes.__all__) - {
+    assert shipped == set(vars(ix.schemes)["__all__"]) - {
         "depth_factor",
         "get",
         "initializer",
