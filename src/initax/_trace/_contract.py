@@ -229,7 +229,7 @@ class Side:
     places: Sequence[int | None]
 
     def goes(self, view: View) -> Axis:
-        """Return the factors of an axis that is summed over."""
+        """Return the factors of a parameter in it that are summed over."""
         return tuple(factor for axis in self.summed for factor in opened(view.axes[axis]))
 
 
@@ -280,7 +280,7 @@ def _of_signals(left: Side, right: Side, shape: tuple[int, ...], uses: Uses, lin
             _noisy(side, uses, line)
         elif len(other.value.shape) == len(side.summed) + len(side.batch):
             mixed(side.value.outputs, side.summed, uses, line)  # weighed by constants, and added up
-        note_kernels(side.value, other.value, side.summed, side.free, uses)
+        _note_kernels(side.value, other.value, side.summed, side.free, uses)
         outputs += _beside_a_sum(side, other.value, shape, uses)
     is_flat = (
         all(side.places[axis] is None or side.places[axis] in side.value.stretched for side in (left, right))
@@ -289,7 +289,7 @@ def _of_signals(left: Side, right: Side, shape: tuple[int, ...], uses: Uses, lin
     data, batch = (left.value.data, right.value.data), len(left.batch)
     gates: tuple[View, ...] = ()
     if all(data) and batch and not left.summed and bool(left.free) != bool(right.free):
-        # It is the same along its last axes.
+        # One of them is a factor, the same along the last axes of the result.
         axes = ((Factor(axis, 1, size),) if axis < batch else foreign(size) for axis, size in enumerate(shape))
         gates = (View(param=FOREIGN, axes=tuple(axes)),)
     return Value(
@@ -328,7 +328,7 @@ def _beside_a_sum(side: Side, other: Value, shape: tuple[int, ...], uses: Uses) 
     return found
 
 
-def note_kernels(signal: Value, other: Value, summed: Sequence[int], free: Sequence[int], uses: Uses) -> None:
+def _note_kernels(signal: Value, other: Value, summed: Sequence[int], free: Sequence[int], uses: Uses) -> None:
     """Note outputs that are contracted with the signal as a weight is: kernels that the data make, or mix.
 
     Args:
@@ -425,7 +425,7 @@ def convolution(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Val
         kernel = settle(kernel, uses, line)
     if not kernel.weights:
         constants_met(signal, kernel, uses, line)
-        note_kernels(kernel, signal, [in_axis], [out_axis], uses)
+        _note_kernels(kernel, signal, [in_axis], [out_axis], uses)
         return Value(shape=shape, data=signal.data or kernel.data, outputs=beside)
     kernel = _ungrouped(kernel, out_axis, groups, eqn.params["batch_group_count"], line)
     # The output axis of the kernel counts for two while its use is entered: groups, and outputs of one group.
