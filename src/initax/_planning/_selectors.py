@@ -76,11 +76,12 @@ def read_selector(value: Any) -> Selector:
 
 
 def _matches_words(words: tuple[Word, ...], layer: Layer) -> bool:
-    return words[-1](layer.path, layer.cls, layer.kind) and _select_in_order(words[:-1], layer.ancestors)
+    is_selected = words[-1](layer.path, layer.cls, layer.kind)
+    return is_selected and (len(words) == 1 or _select_in_order(words[:-1], layer.ancestors))
 
 
 def _names_path(words: tuple[Word, ...], is_it: Callable[[str], Any], layer: Layer, parameter: Parameter) -> bool:
-    return bool(is_it(parameter.path)) and _select_in_order(words, (*layer.ancestors, layer))
+    return bool(is_it(parameter.path)) and (not words or _select_in_order(words, (*layer.ancestors, layer)))
 
 
 def _select_in_order(words: Iterable[Word], modules: Iterable[Ancestor | Layer]) -> bool:
