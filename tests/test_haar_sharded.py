@@ -124,12 +124,14 @@ def test_where_an_array_lives_means_nothing_inside_somebody_elses_shard_map(meth
     home = NamedSharding(mesh(8), PartitionSpec("data"))
     model = {"w": jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=home)}
     rules = {"*": ix.Scheme(("orthogonal", {"method": method}), axes="o i")}
-    everywhere = jax.shard_map(
-        lambda each: ix.reinit(model, rules, each)["w"][None],
-        mesh=home.mesh,
-        in_specs=PartitionSpec(),
-        out_specs=PartitionSpec("data"),
-        check_vma=False,
+    everywhere = jax.jit(
+        jax.shard_map(
+            lambda each: ix.reinit(model, rules, each)["w"][None],
+            mesh=home.mesh,
+            in_specs=PartitionSpec(),
+            out_specs=PartitionSpec("data"),
+            check_vma=False,
+        )
     )(key)
     alone = ix.reinit({"w": jnp.ones((16, 8))}, rules, key)["w"]
     for shard in everywhere:
