@@ -353,7 +353,7 @@ def test_updates_are_multiplied_array_by_array(name):
 def test_optimizers_of_flax_take_it():
     _, _, width = made("NNX transformer")
     model = NnxTransformer(WIDE)
-    grads = nnx.grad(lambda model: model(TOKENS[None]).sum())(model)
+    grads = nnx.jit(nnx.grad(lambda model: model(TOKENS[None]).sum()))(model)
     before = nnx.clone(model)
     steps = optax.chain(optax.sign_sgd(0.5), width.scale_updates())
     nnx.Optimizer(model, steps, wrt=nnx.Param).update(model, grads)
@@ -383,7 +383,7 @@ def train(model, width, rules, steps, optimizer):
 
     for _ in range(steps):
         model, state = step(model, state)
-    return model(TOKENS)
+    return eqx.filter_jit(model)(TOKENS)
 
 
 @pytest.mark.parametrize(
