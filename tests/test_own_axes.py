@@ -89,7 +89,6 @@ def opened(made):
     return getattr(made, "raw_value", getattr(made, "value", made)) if not isinstance(made, jax.Array) else made
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3))
 def by_hand(own, key, shape, axes):
     """An initializer called once per entry of a stack, with the shape of one entry."""
     if not axes:
