@@ -51,7 +51,9 @@ def oldest(session: nox.Session) -> None:
     if PYTHON is None:
         session.error(f"no Python {OLDEST} that can make environments, neither on the path nor among pyenv's")
     session.install(".", *group("test"), *floors())
-    session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "loadfile", "tests"]))
+    # As users compile; `test` has LLVM optimize less.
+    optimized = {"XLA_FLAGS": "--xla_backend_optimization_level=3"}
+    session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "loadfile", "tests"]), env=optimized)
 
 
 @nox.session
