@@ -336,7 +336,7 @@ def _reported(
 ) -> SignalReport:
     rows: list[tuple[tuple[int, ...], Signal]] = []
     seen: set[int] = set()
-    without_gradient: set[str] = set()
+    without_gradient: list[str] = []
     for place, operation in operations.items():
         if place not in measured:
             continue
@@ -352,14 +352,15 @@ def _reported(
             seen |= set(operation.params)
             values = {name: np.where(ran, _entry(numbers.get(name), step, keys), np.nan) for name in NUMBERS}
             label = path + (f"[{', '.join(map(str, step))}]" if step else "")
-            without_gradient |= {label} if "gradient_norm" not in numbers else set()
+            if "gradient_norm" not in numbers:
+                without_gradient.append(label)
             rows.append((tuple(_order(place, operation.loops, step)), Signal(path=label, ran=ran, **values)))
     weights = {use.param for use in uses.found if use.what in CONTRACTIONS}
     rows.sort(key=lambda row: row[0])
     return SignalReport(
         signals=tuple(signal for _, signal in rows),
         unmeasured=tuple(traced.paths[param] for param in sorted(weights - seen)),
-        without_gradient=frozenset(without_gradient),
+        without_gradient=tuple(without_gradient),
     )
 
 

@@ -79,7 +79,7 @@ class SignalReport:
 
     signals: tuple[Signal, ...]
     unmeasured: tuple[str, ...] = ()
-    without_gradient: frozenset[str] = frozenset()
+    without_gradient: tuple[str, ...] = ()
 
     @property
     def not_finite(self) -> tuple[str, ...]:
