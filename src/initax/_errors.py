@@ -84,8 +84,25 @@ def nearest(name: str, options: Iterable[str], count: int = 3) -> list[str]:
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return a `did you mean ...` line, or nothing where no option is near."""
-    close = nearest(name, options)
-    return "did you mean " + " or ".join(f'"{option}"' for option in close) + "?" if close else ""
+    return meant(nearest(name, options))
+
+
+def meant(names: Sequence[str]) -> str:
+    """Return the line that asks whether one of some names was meant, or nothing where there are none."""
+    return "did you mean " + " or ".join(f'"{name}"' for name in names) + "?" if names else ""
+
+
+def alternatives(kind: str, name: object, options: Iterable[str], limit: int = 12) -> tuple[str, str]:
+    """Return the lines that say what exists in place of an unknown name: `maps: abs, exp`, `did you mean "exp"?`.
+
+    Args:
+        kind: what the options are, in the plural.
+        name: the unknown name.
+        options: the names that exist.
+        limit: how many of them to list.
+    """
+    names = list(options)
+    return f"{kind}: {listing(names, limit)}", did_you_mean(str(name), names)
 
 
 def count(number: int, noun: str) -> str:
@@ -93,10 +110,35 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def path_text(path: str) -> str:
+    """Return the path of a layer or an array as it is printed; that of the model itself is empty."""
+    return path or "(model)"
+
+
 def first_of(items: Iterable[str], limit: int = 4) -> list[str]:
     """Return the first items, one a line, and where there are more a line with the count of the rest."""
     items = list(items)
     return [*items[:limit], f"… {len(items) - limit} more"] if len(items) > limit else items
+
+
+def mapping_text(entries: Mapping[Any, str]) -> str:
+    """Return a mapping as one writes it, from its keys and the texts of its values: `{"w": "o i", "b": None}`."""
+    return "{" + ", ".join(f'"{key}": {text}' for key, text in entries.items()) + "}"
+
+
+def written(value: Any) -> str:
+    """Return plain data as one writes it, and three dots for all else."""
+    match value:
+        case str():
+            return f'"{value}"'
+        case Mapping():
+            return mapping_text({key: written(entry) for key, entry in value.items()})
+        case tuple() | list():
+            inside = ", ".join(map(written, value))
+            return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' if len(value) == 1 else ''})"
+        case None | bool() | int() | float():
+            return str(value)
+    return "..."
 
 
 def warn(head: str, *lines: str) -> None:

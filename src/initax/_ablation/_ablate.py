@@ -17,7 +17,7 @@ from initax._ablation._models import models_of, plan_data
 from initax._ablation._result import Ablation, check_baseline
 from initax._ablation._run import Run
 from initax._drawing._progress import bar
-from initax._errors import InitaxError, KeyTypeError, did_you_mean, listing, with_line
+from initax._errors import InitaxError, KeyTypeError, alternatives, with_line
 from initax._math._keys import as_key
 from initax._planning._misuse import refuse_permuted
 
@@ -108,7 +108,7 @@ def ablate(
         )
     check_run(run)
     if how not in EXECUTORS:
-        raise InitaxError(f"how can't be {how!r}.", f"ways: {listing(EXECUTORS)}", did_you_mean(str(how), EXECUTORS))
+        raise InitaxError(f"how can't be {how!r}.", *alternatives("ways", how, EXECUTORS))
     if baseline is not None:
         check_baseline(baseline, schemes)
     typed = as_keys(keys)

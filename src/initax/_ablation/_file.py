@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from initax._ablation._run import Run
-from initax._errors import InitaxError, listing, message
+from initax._errors import InitaxError, listing, message, path_text
 
 FORMAT = 1
 """Version of the file."""
@@ -137,7 +137,7 @@ def _changes(name: str, old: Any, new: Any) -> Iterator[str]:
         return
     old, new = old["decisions"], new["decisions"]
     path = next(path for path in {**old, **new} if old.get(path) != new.get(path))
-    shown = path or "(model)"
+    shown = path_text(path)
     if path not in old or path not in new:
         news = "is new" if path in new else "is gone"
         yield f'scheme "{name}": {shown} {tuple({**old, **new}[path]["shape"])} {news}'

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import survey as survey_model
-from initax._errors import ModelError, SchemeError, listing
+from initax._errors import ModelError, SchemeError, listing, path_text
 from initax._model._survey import Survey
 from initax._planning._plan import Plan
 from initax._planning._records import Draw, Kept
@@ -124,7 +124,7 @@ def _refuse_abstract(arrays: Arrays, plans: Mapping[str, Plan]) -> None:
         missing = [path for path in shapes if path not in drawn]
         if missing:
             raise ModelError(
-                f'scheme "{name}" draws no {missing[0] or "(model)"}, and the model has only its shape.',
+                f'scheme "{name}" draws no {path_text(missing[0])}, and the model has only its shape.',
                 f"without arrays: {listing(missing)}",
                 "draw them too, or pass a function that makes the model: ix.ablate(lambda key: ..., ...)",
             )
@@ -140,7 +140,7 @@ def _refuse_changed(arrays_of_first: Arrays, arrays_of_seed: Arrays, seed: int) 
         path = next(path for path in {**old, **new} if old.get(path) != new.get(path))
         raise ModelError(
             "the function that makes the model makes another one for another key.",
-            f"{path or '(model)'}: {old.get(path, 'none')} for key 0, {new.get(path, 'none')} for key {seed}",
+            f"{path_text(path)}: {old.get(path, 'none')} for key 0, {new.get(path, 'none')} for key {seed}",
         )
 
 

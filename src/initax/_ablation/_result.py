@@ -17,7 +17,7 @@ from initax._ablation._file import read_file
 from initax._ablation._plot import draw_panels
 from initax._ablation._run import Run, failure_list
 from initax._ablation._summary import Summary, mean_of, metric_table
-from initax._errors import InitaxError, did_you_mean, listing
+from initax._errors import InitaxError, alternatives, listing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,11 +81,8 @@ class Ablation:
             InitaxError: no run has this metric, or runs have it in different shapes.
         """
         if metric not in self.metrics:
-            raise InitaxError(
-                f'no run has a metric "{metric}".',
-                f"metrics: {listing(self.metrics)}" if self.metrics else "every run failed",
-                did_you_mean(metric, self.metrics),
-            )
+            lines = alternatives("metrics", metric, self.metrics) if self.metrics else ("every run failed",)
+            raise InitaxError(f'no run has a metric "{metric}".', *lines)
         having = [run for run in self.runs if metric in run.metrics]
         shapes = list(dict.fromkeys(np.shape(run.metrics[metric]) for run in having))
         if len(shapes) > 1:
@@ -147,7 +144,7 @@ class Ablation:
         for run in self.runs:
             for name, value in run.metrics.items():
                 shapes[name].add(np.shape(value))
-        return {name: min(found) for name, found in shapes.items() if len(found) == 1 and len(min(found)) < 2}
+        return {name: min(of_runs) for name, of_runs in shapes.items() if len(of_runs) == 1 and len(min(of_runs)) < 2}
 
     def __str__(self) -> str:
         """Return a table of every metric that is a number or a curve, and what failed."""
@@ -188,5 +185,4 @@ def check_baseline(name: str, schemes: Collection[str]) -> str:
     """
     if name in schemes:
         return name
-    near = did_you_mean(str(name), schemes)
-    raise InitaxError(f'baseline: no scheme is called "{name}".', f"schemes: {listing(schemes)}", near)
+    raise InitaxError(f'baseline: no scheme is called "{name}".', *alternatives("schemes", name, schemes))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import SchemeError, did_you_mean, listing, with_line
+from initax._errors import SchemeError, alternatives, listing, with_line
 
 Activation = str | Callable[[Any], Any]
 
@@ -366,8 +366,7 @@ def as_function(activation: Activation) -> Callable[[Any], Any]:
         if activation not in ACTIVATIONS:
             raise SchemeError(
                 f'no activation is called "{activation}".',
-                f"activations: {listing(sorted(ACTIVATIONS), limit=40)}",
-                did_you_mean(activation, ACTIVATIONS),
+                *alternatives("activations", activation, sorted(ACTIVATIONS), 40),
             )
         return ACTIVATIONS[activation]
     if not callable(activation):

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 
-from initax._errors import did_you_mean, listing, message
+from initax._errors import alternatives, listing, message
 from initax._math._axis_names import RECEPTIVE, RESERVED, SIDED, Groups, late_side, meaning, written
 
 
@@ -99,7 +99,7 @@ def unknown_size(pattern: str, groups: Groups, name: str) -> str:
     """Return the message for a size for an axis that a pattern does not have."""
     names = [known for group in groups for known in group if known != RECEPTIVE]
     head = f'sizes name the axis "{name}", which pattern "{pattern}" does not have.'
-    return message(head, f"axes: {listing(names)}", did_you_mean(name, names))
+    return message(head, *alternatives("axes", name, names))
 
 
 def wrong_rank(pattern: str, shape: tuple[int, ...], groups: Groups) -> str:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, did_you_mean, listing, with_line
+from initax._errors import InitaxError, alternatives, with_line
 
 Elementwise = Callable[[Any], Any]
 
@@ -122,8 +122,7 @@ def positivity(name: str | Map) -> Map:
     if name not in POSITIVITY:
         raise InitaxError(
             f"no positivity map is called {name!r}.",
-            f"maps: {listing(POSITIVITY)}",
-            did_you_mean(str(name), POSITIVITY),
+            *alternatives("maps", name, POSITIVITY),
             'for one of your own: ix.convex.register_positivity("name", forward, inverse=...)',
         )
     return POSITIVITY[name]

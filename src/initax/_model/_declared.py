@@ -124,9 +124,9 @@ def declare(cls: type, declaration: Declaration) -> None:
 
 def declaration_of(cls: type, *, inherited: bool = True) -> Declaration | None:
     """Return the row of a class, or else of the nearest of its bases unless only its own is asked for."""
-    own = _DECLARED.get(cls)
-    if own is not None or not inherited:
-        return own
+    declaration = _DECLARED.get(cls)
+    if declaration is not None or not inherited:
+        return declaration
     return next((_DECLARED[base] for base in cls.__mro__ if base in _DECLARED), None)
 
 
@@ -254,6 +254,6 @@ def _fans(
 def _axes_by_size(module: Any, row: Field) -> Axes | None:
     """The axes of a weight that is not there (tied elsewhere), from the sizes its module knows."""
     pattern, sizes = row.pattern_of(module), dict(row.sizes_of(module))
-    own = own_shape(parse(pattern), sizes, row.receptive_of(module))
-    known = tuple(size for size in own if size is not None)
-    return resolve(pattern, known, sizes) if len(known) == len(own) else None
+    layer_shape = own_shape(parse(pattern), sizes, row.receptive_of(module))
+    known = tuple(size for size in layer_shape if size is not None)
+    return resolve(pattern, known, sizes) if len(known) == len(layer_shape) else None

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from initax._errors import mapping_text
 from initax._math._axes import Axes
 from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Evidence, Layer, Parameter
 from initax._model._reason import Reason, Why, undeclared
@@ -261,13 +262,13 @@ def _containers_whose_biases_fit_nothing(layers: Sequence[Layer]) -> dict[str, P
             for parameter in layer.parameters:
                 if parameter.evidence is Evidence.GUESSED and parameter.role == "weight":
                     weights.setdefault(around, []).append(parameter.shape)
-    found: dict[str, Parameter] = {}
+    unfitting: dict[str, Parameter] = {}
     for holder in layers:
         if holder.kind != UNDECLARED or holder.path not in weights:
             continue
         shapes = weights[holder.path]
-        firsts, lasts = ({shape[at] for shape in shapes} for at in (0, -1))
-        ahead, behind = ({shape[at] for shape in shapes if shape[0] != shape[-1]} for at in (0, -1))
+        firsts, lasts = ({shape[index] for shape in shapes} for index in (0, -1))
+        ahead, behind = ({shape[index] for shape in shapes if shape[0] != shape[-1]} for index in (0, -1))
         vectors = [array for array in holder.parameters if len(array.shape) == 1]
         named = [array for array in vectors if may_be_bias(array.name)]
         are_told = any(array.shape[0] in behind - ahead for array in named)
@@ -275,8 +276,8 @@ def _containers_whose_biases_fit_nothing(layers: Sequence[Layer]) -> dict[str, P
             size, is_named = array.shape[0], may_be_bias(array.name)
             by_squares = is_named and not are_told and size in ahead - behind
             if by_squares or ((is_named or array.name.isdecimal()) and size in firsts - lasts):
-                found.setdefault(holder.path, array)
-    return found
+                unfitting.setdefault(holder.path, array)
+    return unfitting
 
 
 def _around(layer: Layer) -> tuple[str, ...]:
@@ -326,5 +327,9 @@ def _layout_hint(weight: Parameter, bias: Parameter) -> str | None:
 
 def axes_line(patterns: Mapping[str, str]) -> str:
     """Return the line that states the axes of arrays, name → pattern."""
-    pairs = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
-    return f"say what the axes are, in stored order: ix.Scheme(..., axes={{{pairs}}})"
+    return f"say what the axes are, in stored order: ix.Scheme(..., axes={patterns_text(patterns)})"
+
+
+def patterns_text(patterns: Mapping[str, str]) -> str:
+    """Return axis patterns by the names of arrays, as one writes them."""
+    return mapping_text({name: f'"{pattern}"' for name, pattern in patterns.items()})

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from initax._errors import path_text
 from initax._math._axes import Axes
 from initax._model._constraint import Constraint as Constraint  # noqa: PLC0414  adapters take it from here
 from initax._model._quick import copier, maker
@@ -83,7 +84,7 @@ class Fans:
 
         nominal = (axes.fan_in, axes.fan_out)
         both = zip(nominal, self.nominal, self.effective, strict=True)
-        fan_in, fan_out = (left(*each) for each in both)
+        fan_in, fan_out = (left(*fans) for fans in both)
         return Fans(nominal, (fan_in, fan_out))
 
 
@@ -174,6 +175,12 @@ class Parameter:
         return str(self.dtype) if is_key else str(jnp.dtype(self.dtype))
 
 
+def leading_cells(parameter: Parameter, kind: str) -> tuple[str, str, str, str, str]:
+    """Return the cells with which a table's row of an array begins: path, kind of its layer, role, shape and axes."""
+    axes = "" if parameter.axes is None else parameter.axes.pattern
+    return path_text(parameter.path), kind, parameter.role or "", str(parameter.shape), axes
+
+
 moved = copier(Parameter, "path", "sharding")
 """Function from a parameter, a path and a sharding to the same parameter there."""
 
@@ -209,7 +216,7 @@ class Layer:
         for parameter in self.parameters:
             if parameter.name == name:
                 return parameter
-        arrays = ", ".join(each.name for each in self.parameters)
+        arrays = ", ".join(parameter.name for parameter in self.parameters)
         raise KeyError(f"{name}: the arrays of {self.path or 'the layer'} are {arrays}")
 
 

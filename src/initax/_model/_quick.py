@@ -31,7 +31,7 @@ def copier(cls: type[Record], *changed: str) -> Callable[..., Record]:
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     arguments = [*(["_old"] if len(changed) < len(names) else []), *changed]
     values = [name if name in changed else f"_old.{name}" for name in names]
-    sets = [f"_set_{each}(_new, {value})" for each, value in zip(names, values, strict=True)]
+    sets = [f"_set_{name}(_new, {value})" for name, value in zip(names, values, strict=True)]
     lines = [f"def make({', '.join(arguments)}):", "_new = _empty(_cls)", *sets, "return _new"]
     scope: dict[str, Any] = {f"_set_{name}": getattr(cls, name).__set__ for name in names}
     scope |= {"_empty": object.__new__, "_cls": cls}

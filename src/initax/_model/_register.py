@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from initax._errors import AxesError, InitaxError, did_you_mean, listing, with_line
+from initax._errors import AxesError, InitaxError, alternatives, listing, with_line
 from initax._math._axes import names_in, refuse_unsided
 from initax._model._constraint import behind
 from initax._model._declared import Declaration, Field, declare
@@ -128,8 +128,7 @@ def _refuse_unknown(cls: type, kind: str, fields: Mapping[str, str]) -> None:
 def _require(name: str, options: Collection[str], cls: type, head: str, known: str = "fields") -> None:
     """Raise unless a name is one of the options, which are known by a word."""
     if name not in options:
-        lines = f"{known}: {listing(options)}", did_you_mean(name, options)
-        raise InitaxError(f"register_layer({cls.__name__}): {head}", *lines)
+        raise InitaxError(f"register_layer({cls.__name__}): {head}", *alternatives(known, name, options))
 
 
 BIASES = ("bias", "beta", "b")

@@ -181,9 +181,9 @@ def _has_twin_moment(root: Parts, known: _Shapes) -> bool:
     return any(known.below.get((*around, other)) == shapes for other in MOMENTS - {root[-1]})
 
 
-def _are_twins(one: Parts, other: Parts, below: Mapping[Parts, Mapping[Parts, Shape]]) -> bool:
+def _are_twins(path: Parts, other: Parts, below: Mapping[Parts, Mapping[Parts, Shape]]) -> bool:
     """Return whether two paths mirror each other only because what is around them does."""
-    return bool(one[:-1] and other[:-1]) and one[-1] == other[-1] and below[one[:-1]] == below.get(other[:-1])
+    return bool(path[:-1] and other[:-1]) and path[-1] == other[-1] and below[path[:-1]] == below.get(other[:-1])
 
 
 def _is_count(leaf: Any) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from initax._errors import ModelError
+from initax._errors import ModelError, path_text
 from initax._math._sharding import varying_like
-from initax._model._parameter import Layer
+from initax._model._parameter import Layer, leading_cells
 from initax._model._residual import ResidualStream
 from initax._text import table
 
@@ -146,7 +146,7 @@ class Survey:
             leaf = self.leaves[places[0]]
             if places[0] not in new and isinstance(leaf, jax.Array) and _is_gone(leaf):
                 raise ModelError(
-                    f'the array at "{path or "(model)"}" {leaf.shape} is deleted, and no rule draws a new one.',
+                    f'the array at "{path_text(path)}" {leaf.shape} is deleted, and no rule draws a new one.',
                     "it was donated to a jitted function or deleted; keep what that function returned instead",
                 )
 
@@ -161,11 +161,7 @@ COLUMNS = ("array", "kind", "role", "shape", "axes", "fan_in", "fan_out", "resid
 def _printed(survey: Survey) -> str:
     rows = [
         (
-            array.path or "(model)",
-            layer.kind,
-            array.role or "",
-            str(array.shape),
-            array.axes.pattern if array.axes is not None else "",
+            *leading_cells(array, layer.kind),
             fan_text(array.fan_in, array.effective_fan_in),
             fan_text(array.fan_out, array.effective_fan_out),
             str(array.residual or ""),

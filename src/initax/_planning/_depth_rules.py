@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from initax._errors import count, listing, message
+from initax._errors import count, listing, message, path_text
 from initax._model._parameter import WEIGHT_ROLES, Parameter
 from initax.schemes._depth import ENDS, parts_of
 
@@ -74,4 +74,4 @@ def _misses(rule: str, recipe: str, weights: Sequence[Parameter]) -> str:
 
 
 def _paths(weights: Sequence[Parameter]) -> str:
-    return listing((array.path or "(model)" for array in weights), FEW)
+    return listing((path_text(array.path) for array in weights), FEW)

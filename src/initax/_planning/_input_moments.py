@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import count, listing, message, warn
+from initax._errors import count, listing, message, path_text, warn
 from initax._model._parameter import WEIGHT_ROLES, Parameter
 from initax._model._survey import Survey, Traced
 from initax._planning._records import Decisions, Draw
@@ -186,7 +186,7 @@ def _notes(unknown: Sequence[str], followed: Followed, traced: Traced | None) ->
     if unknown:
         yield _warned(
             f"auto can't tell what reaches {count(len(unknown), 'weight')} and uses gain 1: "
-            + listing((path or "(model)" for path in unknown), 6),
+            + listing(map(path_text, unknown), 6),
             "say what the model is called on, inputs=..."
             if traced is None
             else "ix.signal_propagation measures how far they are off, ix.lsuv sets them on data",
@@ -194,7 +194,7 @@ def _notes(unknown: Sequence[str], followed: Followed, traced: Traced | None) ->
     if followed.assumed:
         yield message(
             f"auto assumes what it does not know of {count(len(followed.assumed), 'array')} on the way to what it "
-            f"scales: {listing((path or '(model)' for path in followed.assumed), 6)}",
+            f"scales: {listing(map(path_text, followed.assumed), 6)}",
             "weights give length one, biases are zero and scales are one; a plan sees no values",
         )
     if slopes := followed.slopes:
@@ -202,7 +202,7 @@ def _notes(unknown: Sequence[str], followed: Followed, traced: Traced | None) ->
         yield _warned(
             f"auto can't keep the length of the signal behind {count(len(slopes), 'function')}, and what is off grows "
             "from layer to layer: 1 % too much in front becomes "
-            + listing((f"{slope:.2g} % at {path or '(model)'}" for path, slope in slopes.items()), 6),
+            + listing((f"{slope:.2g} % at {path_text(path)}" for path, slope in slopes.items()), 6),
             "put a norm in front of each, or where layers have biases write "
             f'{{"*": ("auto", {{"bias_share": {share:g}}})}}',
         )

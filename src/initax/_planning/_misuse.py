@@ -25,6 +25,7 @@ from initax._errors import (
     RuleError,
     SchemeError,
     listing,
+    mapping_text,
     shown,
 )
 from initax._math._keys import is_typed
@@ -62,7 +63,9 @@ def _is_function(value: Any) -> bool:
 def _are_rules(value: Any) -> bool:
     """Whether every value of a mapping is a scheme, or keeps."""
     schemes = list(value.values()) if isinstance(value, Mapping) else []
-    return any(scheme is not None for scheme in schemes) and all(each is None or _is_scheme(each) for each in schemes)
+    return any(scheme is not None for scheme in schemes) and all(
+        scheme is None or _is_scheme(scheme) for scheme in schemes
+    )
 
 
 def _are_maps_of_rules(value: Any) -> bool:
@@ -205,5 +208,5 @@ def refuse_flattened(model: Any, schemes: Iterable[Scheme | None]) -> None:
     if flax:
         raise ModelError(head, 'take the names apart: flax.traverse_util.unflatten_dict(params, sep=".")')
     kinds = dict.fromkeys("Linear" if len(shape) == 2 else "Conv" for shape in sorted(torch.values(), key=len))
-    line = ", ".join(f'"{kind}": ix.Scheme("he_normal", axes="o i ...")' for kind in kinds)
-    raise ModelError(head, "PyTorch's have their outputs first, and a rule has to say so", f"write {{{line}}}")
+    line = mapping_text(dict.fromkeys(kinds, 'ix.Scheme("he_normal", axes="o i ...")'))
+    raise ModelError(head, "PyTorch's have their outputs first, and a rule has to say so", f"write {line}")

@@ -13,7 +13,7 @@ from initax._adapters import check_key, key_of
 from initax._drawing._draw import draw, lower
 from initax._drawing._job import Job
 from initax._drawing._program import Program
-from initax._errors import InitaxError, PlanError, count, first_of, warn, with_line
+from initax._errors import InitaxError, PlanError, count, first_of, path_text, warn, with_line
 from initax._math._sharding import refuse_undivided
 from initax._model._survey import Survey
 from initax._planning._decide import decide
@@ -154,7 +154,7 @@ class Plan:
         unselected = any(row.rule is None and row.parameter.excluded is None for row in left)
         warn(
             f"{count(len(left), 'array')} of the model {'stay' if len(left) > 1 else 'stays'} abstract:",
-            *first_of(f"{row.parameter.path or '(model)'} {row.parameter.shape}: {row.reason}" for row in left),
+            *first_of(f"{path_text(row.parameter.path)} {row.parameter.shape}: {row.reason}" for row in left),
             'what no rule selects is drawn as its framework draws it: add {"*": "default"} first' if unselected else "",
         )
 
@@ -342,13 +342,13 @@ def plan(
     if module is None:
         refuse_flattened(model, (scheme for scheme in schemes if isinstance(scheme, Scheme)))
     needs_moments = any(_asks_for_input_moments(scheme) for scheme in schemes if isinstance(scheme, Scheme))
-    found = survey(model, inputs=inputs, forward=forward, module=module)
-    decisions = decide(found.layers, found.aliases, read, fallback, found.model, found.hint)
+    surveyed = survey(model, inputs=inputs, forward=forward, module=module)
+    decisions = decide(surveyed.layers, surveyed.aliases, read, fallback, surveyed.model, surveyed.hint)
     if needs_moments:
         from initax._planning._input_moments import with_input_moments  # loads what follows a forward pass
 
-        decisions = with_input_moments(decisions, found, found.traced)
-    return Plan(found, read, fallback, decisions)
+        decisions = with_input_moments(decisions, surveyed, surveyed.traced)
+    return Plan(surveyed, read, fallback, decisions)
 
 
 def _native(dtype: Any) -> Any:
@@ -370,7 +370,7 @@ def _asks_for_input_moments(scheme: Scheme) -> bool:
 def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
     lines = []
     for path in {**before, **after}:
-        shown = path or "(model)"
+        shown = path_text(path)
         if path not in before:
             lines.append(f"+ {shown}: {_row_text(after[path])}")
         elif path not in after:

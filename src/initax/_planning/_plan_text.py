@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 
-from initax._model._parameter import Evidence, Parameter
+from initax._errors import path_text
+from initax._model._parameter import Evidence, Parameter, leading_cells
 from initax._model._reason import Why
 from initax._model._survey import fan_text
 from initax._planning._records import Draw, Kept
@@ -37,7 +38,7 @@ def _known(parameter: Parameter) -> str:
 
 
 COLUMNS = (
-    Column("parameter", lambda draw: draw.parameter.path or "(model)"),
+    Column("parameter", lambda draw: path_text(draw.parameter.path)),
     Column("kind", lambda draw: draw.kind),
     Column("shape", lambda draw: str(draw.parameter.shape)),
     Column("axes", lambda draw: draw.parameter.axes.pattern if draw.parameter.axes else ""),
@@ -74,15 +75,17 @@ def render(draws: Sequence[Draw], kept: Sequence[Kept], notes: Sequence[str]) ->
 
 
 def _kept_rows(kept: Sequence[Kept]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    for optimizer, group in groupby(kept, key=lambda row: row.reason.why is Why.OPTIMIZER):
-        found = [(row.parameter.path, row.kind, str(row.parameter.shape), row.reason.text) for row in group]
-        if optimizer and len(found) > FEW:
-            _, kind, _, text = found[0]
-            rows.append((_around([path for path, *_ in found]), kind, f"{len(found)} arrays", text))
-        else:
-            rows += [(path or "(model)", *cells) for path, *cells in found]
-    return rows
+    cells: list[tuple[str, ...]] = []
+    for is_optimizer, group in groupby(kept, key=lambda row: row.reason.why is Why.OPTIMIZER):
+        rows = list(group)
+        if is_optimizer and len(rows) > FEW:
+            around = _around([row.parameter.path for row in rows])
+            cells.append((around, rows[0].kind, f"{len(rows)} arrays", rows[0].reason.text))
+            continue
+        for row in rows:
+            path, kind, _, shape, _ = leading_cells(row.parameter, row.kind)
+            cells.append((path, kind, shape, row.reason.text))
+    return cells
 
 
 def _around(paths: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, first_of
+from initax._errors import InitaxError, first_of, path_text
 from initax._model._survey import Survey
 
 
@@ -56,5 +56,5 @@ def _lines(arrays: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
             continue
         index = tuple(map(int, np.argwhere(faulty)[0]))
         value = np.asarray(array)[index]
-        shown = f"{name or '(model)'} {jnp.result_type(array)}{list(faulty.shape)}"
+        shown = f"{path_text(name)} {jnp.result_type(array)}{list(faulty.shape)}"
         yield name, f"{shown}: {int(faulty.sum()):,} of {faulty.size:,} entries, the first {value} at {list(index)}"

@@ -12,8 +12,8 @@ from jax.tree_util import tree_flatten_with_path, tree_unflatten
 
 from initax._adapters import parameters_of
 from initax._adapters._nodes import entry_name
-from initax._errors import InitaxError, ModelError, RuleError, count, listing, message, nearest, with_line
-from initax._model._parameter import ROLES, Parameter
+from initax._errors import InitaxError, ModelError, RuleError, count, listing, message, nearest, path_text, with_line
+from initax._model._parameter import ROLES, Parameter, leading_cells
 from initax._model._reason import Why
 from initax._model._survey import Survey
 from initax._planning._label_rules import decide_labels, is_rule_file, read_label_rules, rows_of
@@ -163,7 +163,7 @@ class Labels:
             ModelError: the model has no such array.
         """
         key = self._known(tuple(path.split(".")))
-        inside = [each for each in self._by_path if each.startswith(f"{path}.")]
+        inside = [known for known in self._by_path if known.startswith(f"{path}.")]
         if key is None and inside:
             raise ModelError(
                 f'"{path}" is not an array, and {self._verb}[...] takes the path of one.',
@@ -175,18 +175,7 @@ class Labels:
 
     def __str__(self) -> str:
         """Return a table."""
-        rows = [
-            (
-                row.parameter.path or "(model)",
-                row.kind,
-                row.parameter.role or "",
-                str(row.parameter.shape),
-                row.parameter.axes.pattern if row.parameter.axes is not None else "",
-                value_text(row.value),
-                row.why,
-            )
-            for row in self.rows
-        ]
+        rows = [(*leading_cells(row.parameter, row.kind), value_text(row.value), row.why) for row in self.rows]
         columns = ("parameter", "kind", "role", "shape", "axes", self._verb, "why")
         return table(f"{self._verb}: {count(len(rows), 'array')}", columns, rows, right=())
 
@@ -233,7 +222,7 @@ def _unknown(verb: str, path: str, known: Iterable[str]) -> str:
     paths = list(known)
     near = nearest(path.partition(" ")[0], paths, 6) or paths
     return message(
-        f"ix.{verb} was given another model, without an array {path or '(model)'}.",
+        f"ix.{verb} was given another model, without an array {path_text(path)}.",
         f"it has: {listing(near, 6)}",
         f"make it of the model that is trained: ix.{verb}(model, ...)",
     )
@@ -281,7 +270,7 @@ def labels(
     label_rules = read_rules_of("labels", rules)
     surveyed = survey(model, inputs=inputs, forward=forward, module=module)
     rows = _labelled(label_rules, surveyed, default, "" if default is None else "default=")
-    left = [row.parameter.path or "(model)" for row in rows if row.value is None and not never_trained(row.parameter)]
+    left = [path_text(row.parameter.path) for row in rows if row.value is None and not never_trained(row.parameter)]
     if left:
         raise RuleError(
             f"labels: no rule says anything of {count(len(left), 'array')}: {listing(left, 6)}",

@@ -10,7 +10,18 @@ from types import ModuleType
 from typing import Any
 
 from initax._adapters._nodes import holds_arrays
-from initax._errors import AxesError, InitaxError, RuleError, count, did_you_mean, first_of, listing, warn, with_line
+from initax._errors import (
+    AxesError,
+    InitaxError,
+    RuleError,
+    count,
+    did_you_mean,
+    first_of,
+    listing,
+    path_text,
+    warn,
+    with_line,
+)
 from initax._math._axes import Axes
 from initax._model._parameter import WEIGHT_ROLES, Parameter
 from initax._model._reason import Why
@@ -220,7 +231,7 @@ def matrices_of(verb: str, surveyed: Survey, rules: Any) -> list[Label]:
 
 
 def _text(row: Label) -> str:
-    return f"{row.parameter.path or '(model)'} {row.parameter.shape}: {row.why}"
+    return f"{path_text(row.parameter.path)} {row.parameter.shape}: {row.why}"
 
 
 def _example(parameter: Parameter) -> str:
@@ -250,7 +261,7 @@ def _matrix(verb: str, parameter: Parameter, label: ArrayLabel | None) -> tuple[
     why = _why_none(parameter, axes, asked=asked)
     if why and label is not None and label.is_named:
         raise RuleError(
-            f'{verb}: rule "{label.rule}" asks for a matrix, and {parameter.path or "(model)"} is none: {why}.',
+            f'{verb}: rule "{label.rule}" asks for a matrix, and {path_text(parameter.path)} is none: {why}.',
             f"shape {parameter.shape}" + (f', axes "{axes.pattern}"' if axes is not None else ""),
             'say its axes, "i o", or False for Adam',
         )

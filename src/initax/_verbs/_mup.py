@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from initax._errors import ModelError, RuleError, listing, shown, with_line
+from initax._errors import ModelError, RuleError, listing, path_text, shown, with_line
 from initax._math._axes import Axes
 from initax._model._parameter import WEIGHT_ROLES, Ancestor, Layer
 from initax._model._reason import Why
@@ -315,7 +315,7 @@ class _Folding:
         if growing and heads and attention and not any(pair.word == "query" for pair in self.pairs.values()):
             raise ModelError(
                 "mup: whether heads grow is seen in the forward pass, and what the models are called on is not known.",
-                f"attention: {heads[0].path or '(model)'} ({heads[0].cls.__name__})",
+                f"attention: {path_text(heads[0].path)} ({heads[0].cls.__name__})",
                 "give inputs=x; or, where heads keep their size, attention=False",
             )
         is_read = any(pair.grown.inputs != 1 and pair.grown.outputs == 1 for pair in growing)
@@ -418,7 +418,7 @@ class _Folding:
             raise self._unknown(product.line, growth, "what makes either side, and nothing else,", sides)
         return next((side for side in alone if any(QUERY.search(path) for path in side)), alone[0])
 
-    def _unknown(self, where: str, growth: float, what: str, sides: Sequence[frozenset[int]] = ()) -> ModelError:
+    def _unknown(self, line_of_code: str, growth: float, what: str, sides: Sequence[frozenset[int]] = ()) -> ModelError:
         paths = [[self.paths[param] for param in sorted(side)] for side in sides if side]
         both = [listing(side, 4) for side in paths]
         seen = line = ""
@@ -430,7 +430,7 @@ class _Folding:
             line = f'say which array takes over the factor: rules={{"{paths[0][0]}": "query"}}'
         return ModelError(
             f"mup: a product of two signals is summed over {growth:.4g} times as many entries.",
-            f"{what} can't be told" + (f" ({where})" if where else ""),
+            f"{what} can't be told" + (f" ({line_of_code})" if line_of_code else ""),
             seen,
             line,
             "or divide by the size of a head in the forward pass, not by its root, and write attention=False",

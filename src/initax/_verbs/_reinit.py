@@ -10,7 +10,7 @@ import jax
 from initax._adapters import check_key, key_of
 from initax._drawing._draw import draw_one
 from initax._drawing._program import Program
-from initax._errors import with_line
+from initax._errors import mapping_text, with_line
 from initax._model._parameter import Layer, Role
 from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import plan
@@ -118,11 +118,10 @@ def _draw_line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     if any(name.endswith("_axis") for name in of_scheme):
         return f'the axes are said by a pattern: ix.draw("{scheme}", key, shape, axes="o i")'
     if of_scheme and isinstance(scheme, str):
-        pairs = ", ".join(
-            f'"{name}": {value!r}' if isinstance(value, int | float | str) else f'"{name}": ...'
-            for name, value in of_scheme.items()
-        )
-        return f'arguments of a scheme go with its name: ix.draw(("{scheme}", {{{pairs}}}), key, shape)'
+        texts = {
+            name: repr(value) if isinstance(value, int | float | str) else "..." for name, value in of_scheme.items()
+        }
+        return f'arguments of a scheme go with its name: ix.draw(("{scheme}", {mapping_text(texts)}), key, shape)'
     return 'write ix.draw("he_normal", jax.random.key(0), (64, 32), axes="i o")'
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import check_key
-from initax._errors import ModelError, RuleError, count, did_you_mean, listing, with_line
+from initax._errors import ModelError, RuleError, count, did_you_mean, listing, path_text, with_line
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._survey import Survey
 from initax._planning._misuse import refuse_permuted
@@ -128,13 +128,13 @@ def _only(path: str) -> Callable[[Layer], bool]:
     def is_it(layer: Layer) -> bool:
         return layer.path == path
 
-    is_it.__name__ = path or "(model)"
+    is_it.__name__ = path_text(path)
     return is_it
 
 
 def _layer_of(survey: Survey, path: Any) -> Layer:
     by_path = {layer.path: layer for layer in survey.layers}
-    all_layers = f"layers: {listing(path or '(model)' for path in by_path)}"
+    all_layers = f"layers: {listing(map(path_text, by_path))}"
     if not isinstance(path, str):
         held = _held_by(survey, path)
         shown = repr(path) if isinstance(path, int | float | None) else f"a {type(path).__name__}"
@@ -171,7 +171,7 @@ def _held_by(survey: Survey, value: Any) -> list[str]:
 def _weight_of(layer: Layer) -> Parameter:
     """The one weight whose outputs are the layer's units."""
     weights = [parameter for parameter in layer.parameters if parameter.role in WEIGHT_ROLES]
-    shown = f'"{layer.path or "(model)"}" ({layer.kind})'
+    shown = f'"{path_text(layer.path)}" ({layer.kind})'
     if len(weights) != 1 or weights[0].role != "weight" or weights[0].axes is None:
         roles = listing(f"{array.name} ({array.role or 'undeclared'})" for array in layer.parameters)
         raise ModelError(
@@ -203,7 +203,7 @@ def _mask_of(mask: Any, weight: Parameter, layer: Layer) -> Any:
         if len(units) == mask.ndim == 1 and np.issubdtype(mask.dtype, np.integer):
             hint = f"if these are indices, write jnp.zeros({units[0]}, bool).at[indices].set(True)"
     shown = f"{mask.dtype.name}{list(mask.shape)}"
-    raise RuleError(f'the mask is {shown}, the units of "{layer.path or "(model)"}" are bool{list(units)}.', hint)
+    raise RuleError(f'the mask is {shown}, the units of "{path_text(layer.path)}" are bool{list(units)}.', hint)
 
 
 def _spread(mask: Any, parameter: Parameter) -> Any:
