@@ -51,7 +51,7 @@ def test_the_public_names_are_exactly_the_public_names():
     assert all(getattr(ix, name) is not None for name in PUBLIC)
 
 
-@pytest.mark.parametrize("package", [ix, ix.schemes])
+@pytest.mark.parametrize("package", [ix, ix.schemes, ix.convex])
 def test_every_name_of_a_stub_is_there_when_it_is_asked_for(package):
     stub = ast.parse(Path(package.__file__).with_suffix(".pyi").read_text())
     imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
@@ -107,7 +107,7 @@ FRAMEWORKS = {
     "_adapters/_bridges",
     "_adapters/_equinox", "_adapters/_haliax", "_adapters/_klax", "_adapters/_nnx", "_adapters/_linen",
     "_adapters/_linen_boxes", "_adapters/_linen_run", "_adapters/_optax_transforms",
-    "convex/_equinox", "convex/_nnx",
+    "convex/_equinox", "convex/nnx",
 }  # fmt: skip
 """Modules that are there for one framework, and loaded when it is asked for."""
 

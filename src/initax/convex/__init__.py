@@ -1,44 +1,25 @@
-"""Input-convex networks: `FICNN` and `PICNN` for Equinox, `nnx` for Flax NNX, and `rules` for a model that exists.
+"""Input-convex networks: `FICNN` and `PICNN` for Equinox, `nnx` for Flax NNX, and `rules` for a model that exists."""
 
-The networks are loaded when they are asked for, so that `import initax` loads no framework.
-"""
+import sys as _sys
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
+import lazy_loader as _lazy_loader
 
 from initax._errors import message as _message
-from initax._math._positive_moments import k_max as k_max
-from initax._math._positivity import register_positivity as register_positivity
-from initax.convex._rules import rules as rules
-from initax.convex._standardize import standardize as standardize
 
-if TYPE_CHECKING:
-    from initax.convex import _nnx as nnx
-    from initax.convex._equinox import FICNN as FICNN
-    from initax.convex._equinox import PICNN as PICNN
+_load, __dir__, __all__ = _lazy_loader.attach_stub(__name__, __file__)
 
-__all__ = ["FICNN", "PICNN", "k_max", "nnx", "register_positivity", "rules", "standardize"]
-
-_LAZY = {"FICNN": ("_equinox", "equinox"), "PICNN": ("_equinox", "equinox"), "nnx": ("_nnx", "flax")}
+_NEEDS = {"FICNN": "equinox", "PICNN": "equinox", "nnx": "flax"}
+"""Name → the framework that it is written in."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, extra = _LAZY[name]
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'", name=name, obj=_sys.modules[__name__])
     try:
-        loaded = importlib.import_module(f"{__name__}.{module}")
+        return _load(name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != extra:
+        framework = _NEEDS.get(name)
+        if framework is None or (error.name or "").partition(".")[0] != framework:
             raise
-        needs = _message(f"ix.convex.{name} needs {extra}.", f'pip install "initax[{extra}]"')
+        needs = _message(f"ix.convex.{name} needs {framework}.", f'pip install "initax[{framework}]"')
         raise ModuleNotFoundError(needs, name=error.name) from None
-    value = loaded if name == module.removeprefix("_") else getattr(loaded, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
