@@ -189,8 +189,8 @@ def parameters_of(model: Any) -> Any:
 
 def _claiming(model: Any, call: Call) -> list[Any]:
     """The adapters that may read a whole model: those of its class, of its module, and of the module it carries."""
-    objects = (model, call.module, carried_module(model))
-    names = dict.fromkeys(name for each in objects for name in packages_of(type(each)))
+    sources = (model, call.module, carried_module(model))
+    names = dict.fromkeys(name for source in sources for name in packages_of(type(source)))
     if call.module is not None:
         names[LINEN] = None
     adapters = [_load(package) for package in names if package in ADAPTERS]

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from initax._adapters._nodes import Awaited, Node, absolute
+from initax._errors import ModelError, path_text
 from initax._model._declared import Declaration, declaration_of
 from initax._model._parameter import FROM_KEY, WEIGHT_ROLES, Constraint, Layer, Parameter
 from initax._model._reason import Reason, Why, follows, tied
@@ -18,9 +19,11 @@ from initax._model._survey import Stream
 
 @dataclass(slots=True)
 class Facts:
-    """Facts that adapters state about arrays, collected over a walk.
+    """What is known of the arrays of a model beside their classes: where they are, and what adapters state about them.
 
     Attributes:
+        places: path of each array → indices of the leaves that hold it.
+        owners: identity of each array → path at which it was first seen.
         ties: path of an array that another one owns → what owns it.
         aliases: the same of whole modules, too.
         placeholders: path at which a framework left something in place of a tied array → that array's shape and type.
@@ -33,6 +36,8 @@ class Facts:
         declarations: path of a layer → the row by which it was read, where its node said so.
     """
 
+    places: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    owners: dict[int, str] = field(default_factory=dict)
     ties: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     placeholders: dict[str, jax.ShapeDtypeStruct] = field(default_factory=dict)
@@ -57,11 +62,31 @@ class Facts:
             self.streams[absolute(path, below)] = functools.partial(start, absolute(path, below))
         for below, tie in node.ties.items():
             alias = absolute(path, below)
-            computed = f"what {cls.__name__} at {path or '(model)'} computes"
+            computed = f"what {cls.__name__} at {path_text(path)} computes"
             self.aliases[alias] = computed if tie.owner is None else absolute(path, tie.owner)
             if tie.array is not None:
                 self.ties[alias] = self.aliases[alias]
                 self.placeholders[alias] = tie.array
+
+    def enter(self, path: str, index: int, identity: int | None, hint: str) -> None:
+        """Add an array, which is tied to the one of the same identity that was added before it.
+
+        Args:
+            path: its path.
+            index: index of the leaf that holds it.
+            identity: what makes it the same as another one; `None` where nothing does.
+            hint: what to do where another array has that path, for the error.
+
+        Raises:
+            ModelError: another array has that path.
+        """
+        if path in self.places:
+            raise ModelError(f'two arrays have the path "{path}".', hint)
+        self.places[path] = (index,)
+        owner = path if identity is None else self.owners.setdefault(identity, path)
+        if owner != path:
+            self.places[owner] += (index,)
+            self.aliases[path] = self.ties[path] = owner
 
     def keep(self, path: str, reason: Reason | None) -> None:
         """Add the reason of a framework why an array is never drawn, if there is one: it is state, or not trainable."""

@@ -40,10 +40,10 @@ def muon(learning_rate: Any, dimensions: Trees, splits: Trees, options: dict[str
         return jax.tree.map(lambda leaf, old: leaf.reshape(old.shape), tree, like)
 
     def in_momentum(state: Any, change: Callable[[Any], Any]) -> Any:
-        def one(node: Any) -> Any:
+        def changed(node: Any) -> Any:
             return node._replace(mu=change(node.mu)) if is_momentum(node) else node
 
-        return jax.tree.map(one, state, is_leaf=is_momentum)
+        return jax.tree.map(changed, state, is_leaf=is_momentum)
 
     def is_momentum(node: Any) -> bool:
         return isinstance(node, optax.contrib.MuonState)

@@ -50,9 +50,7 @@ class Walk:
         layers: the layers found so far.
         leaves: the leaves seen so far; their number is the next leaf's index.
         indices: path of each leaf, reached again or not → its index.
-        places: path of each array → indices of the leaves that hold it.
         same: path of an array that another path holds, too → that path, where nothing but the object ties them.
-        owners: identity of each array → path at which it was first seen.
         facts: what the nodes state about arrays.
         boxed: paths of the arrays in boxes.
         leaf_types: types that JAX was seen to treat as leaves.
@@ -70,9 +68,7 @@ class Walk:
     layers: list[Layer] = field(default_factory=list)
     leaves: list[Any] = field(default_factory=list)
     indices: dict[str, int] = field(default_factory=dict)
-    places: dict[str, tuple[int, ...]] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
-    owners: dict[int, str] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
     boxed: set[str] = field(default_factory=set)
     leaf_types: set[type] = field(default_factory=set)
@@ -275,8 +271,8 @@ class Walk:
         if not holder.arrays:
             return
         if declared is None:
-            nodes = filter(None, (describe(node) for describe in holder.described_by))
-            declared = next(filter(None, (each.declaration for each in nodes)), NOBODYS)
+            descriptions = filter(None, (describe(node) for describe in holder.described_by))
+            declared = next(filter(None, (description.declaration for description in descriptions)), NOBODYS)
         if declared is not NOBODYS and declared is not declaration_of(cls):
             self.facts.declarations[path] = declared
         parameters = declared_parameters(node, declared, holder.arrays, {}, structure, self.readings)
@@ -309,9 +305,9 @@ class Walk:
             self.facts.keep(path, described.reason)
             self._leaf(value, path, owner or container, identity=described.identity)
             return
-        before = len(self.places)
+        before = len(self.facts.places)
         self.visit(value, path, ancestors, owner, container)
-        for inside in list(itertools.islice(self.places, before, None)):
+        for inside in list(itertools.islice(self.facts.places, before, None)):
             self.boxed.add(inside)
             self.facts.keep(inside, described.reason)
 
@@ -345,22 +341,15 @@ class Walk:
             return
         if not isinstance(leaf, ARRAYS) and identity is None:
             return
-        if path in self.places:
-            raise ModelError(
-                f'two arrays have the path "{path}".',
-                "a mapping key that holds a dot reads like a nested one; rename one of them",
-            )
-        self.places[path] = (index,)
         # Frameworks with boxes tie boxes: two that hold one array are two parameters.
-        mark = identity
-        if mark is None and not is_state and not isinstance(leaf, jax.ShapeDtypeStruct):
-            mark = id(leaf)
-        first = path if mark is None else self.owners.setdefault(mark, path)
-        if first != path:
-            self.places[first] += (index,)
-            self.facts.aliases[path] = self.facts.ties[path] = first
-            if identity is None:
-                self.same[path] = first
+        is_tied_by_box = identity is not None
+        if identity is None and not is_state and not isinstance(leaf, jax.ShapeDtypeStruct):
+            identity = id(leaf)
+        self.facts.enter(
+            path, index, identity, "a mapping key that holds a dot reads like a nested one; rename one of them"
+        )
+        if path in self.facts.ties and not is_tied_by_box:
+            self.same[path] = self.facts.ties[path]
         if holder is None:  # the model is a single array
             self.layers.append(plain_layer("", type(leaf), {"": (path, leaf)}, (), "", None))
             return
@@ -448,7 +437,7 @@ def survey(model: Any, describe: Describe, flat: tuple[list[Any], Any], root: No
     by_path = ((path, walk.leaves[index]) for path, index in walk.indices.items())
     return Survey(
         layers=tuple(walk.facts.applied(layer, walk.leaf_at) for layer in settled(walk.layers, by_path, walk.hint)),
-        places=walk.places,
+        places=walk.facts.places,
         aliases=walk.facts.aliases,
         leaves=walk.leaves,
         rebuild=walk.rebuilding(model, flat),

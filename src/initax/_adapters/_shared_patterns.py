@@ -14,7 +14,7 @@ FanPair = tuple[float, float] | tuple[None, None]
 
 def numbered(letter: str, count: int) -> list[str]:
     """Return `count` axis names: the letter alone where there is one, numbered from 1 otherwise."""
-    return [letter] if count == 1 else [f"{letter}{place}" for place in range(1, count + 1)]
+    return [letter] if count == 1 else [f"{letter}{index}" for index in range(1, count + 1)]
 
 
 def general_pattern(batch: int, inputs: int, outputs: int) -> str:

@@ -18,7 +18,7 @@ from initax._adapters._facts import Facts, kept_state
 from initax._adapters._linen_names import Named, cell_of, is_automatic, read_by_name
 from initax._adapters._nodes import ARRAYS, absolute, entry_name, packages_of
 from initax._adapters._plain import Arrays, of_array, unknown
-from initax._errors import ModelError, listing
+from initax._errors import listing
 from initax._model._evidence import settled
 from initax._model._parameter import UNDECLARED, Ancestor, Constraint, Layer, Parameter, new_layer
 from initax._model._quick import maker
@@ -232,30 +232,20 @@ def survey_variables(entries: Sequence[Entry], rebuild: Callable[[list[Any]], An
     Raises:
         ModelError: two arrays have the same dotted path.
     """
-    places: dict[str, list[int]] = {}
-    firsts: dict[int, str] = {}
-    ties: dict[str, str] = {}
-    for entry in entries:
-        if not isinstance(entry.leaf, ARRAYS):
-            continue
-        if entry.path in places:
-            raise ModelError(f'two arrays have the path "{entry.path}".', "rename the collection or the module")
-        places[entry.path] = [entry.index]
-        if entry.collection == PARAMS and not isinstance(entry.leaf, jax.ShapeDtypeStruct):
-            first = firsts.setdefault(id(entry.leaf), entry.path)
-            if first != entry.path:
-                places[first].append(entry.index)
-                ties[entry.path] = first
-    layers: Sequence[Layer] = _layers([entry for entry in entries if entry.path in places], readings)
-    notes = readings.notes
+    facts = Facts(reasons=dict(readings.notes), constraints=dict(readings.constraints))
+    arrays = [entry for entry in entries if isinstance(entry.leaf, ARRAYS)]
+    for entry in arrays:
+        may_be_tied = entry.collection == PARAMS and not isinstance(entry.leaf, jax.ShapeDtypeStruct)
+        identity = id(entry.leaf) if may_be_tied else None
+        facts.enter(entry.path, entry.index, identity, "rename the collection or the module")
+    layers: Sequence[Layer] = _layers(arrays, readings)
     if readings.read is None:
-        notes = _wrapped_notes(entries)
+        facts.reasons = _wrapped_notes(entries)
         layers = settled(layers, ((entry.path, entry.leaf) for entry in entries), readings.hint)
-    facts = Facts(ties=ties, reasons=dict(notes), constraints=dict(readings.constraints))
     return Survey(
         layers=tuple(facts.applied(layer) for layer in layers),
-        places={path: tuple(indices) for path, indices in places.items()},
-        aliases=dict(ties),
+        places=facts.places,
+        aliases=facts.aliases,
         leaves=[entry.leaf for entry in entries],
         rebuild=rebuild,
         notes=ungrouped(layers, "pass module= and inputs=") if readings.read is None else (),
@@ -284,13 +274,17 @@ def read_inside(
     if readings.read is None:
         known = {ancestor.path: ancestor for ancestor in around}
         return [
-            replace(layer, ancestors=tuple(known.get(each.path, each) for each in layer.ancestors)) for layer in layers
+            replace(layer, ancestors=tuple(known.get(ancestor.path, ancestor) for ancestor in layer.ancestors))
+            for layer in layers
         ], _wrapped_notes(entries)
     return [
         replace(
             layer,
             path=absolute(base, layer.path),
-            ancestors=(*around, *(Ancestor(absolute(base, each.path), each.cls) for each in layer.ancestors)),
+            ancestors=(
+                *around,
+                *(Ancestor(absolute(base, ancestor.path), ancestor.cls) for ancestor in layer.ancestors),
+            ),
         )
         for layer in layers
     ], {}
