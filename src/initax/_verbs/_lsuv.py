@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,7 +19,8 @@ from initax._model._parameter import Parameter
 from initax._model._reason import Why
 from initax._model._survey import Survey, Traced
 from initax._planning._misuse import refuse_permuted
-from initax._planning._rules import match, read_rules
+from initax._planning._rules import Rule, match
+from initax._planning._selectors import read_selector
 from initax._text import table
 from initax._trace._coverage import shares
 from initax._trace._factors import Factor
@@ -221,15 +222,18 @@ def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[P
     jobs: dict[Place, _Job] = {}
     skipped: dict[str, str] = {}
     sharing = Counter(use.at for use in uses.found if use.what in (*CONTRACTIONS, "scale"))
+    uses_of_param: defaultdict[int, list[Use]] = defaultdict(list)
+    for use in uses.found:
+        uses_of_param[use.param].append(use)
     for param, path in enumerate(traced.paths):
-        own_uses = [use for use in uses.found if use.param == param]
-        if not any(use.what in CONTRACTIONS for use in own_uses):
+        uses_of_weight = uses_of_param[param]
+        if not any(use.what in CONTRACTIONS for use in uses_of_weight):
             continue
-        reason = "skipped as asked" if path in skipping else _why_not(parameters[path], own_uses, sharing, uses)
+        reason = "skipped as asked" if path in skipping else _why_not(parameters[path], uses_of_weight, sharing, uses)
         if reason:
             skipped[path] = reason
             continue
-        for use in own_uses:
+        for use in uses_of_weight:
             loops, factors = _entry_factors(use, use.view, uses)
             jobs[use.at] = _Job(key=(param, use.view.fixed), loops=loops, picks=use.view.picks, factors=factors)
     return jobs, skipped
@@ -244,7 +248,8 @@ def _entry_factors(use: Use, view: View, uses: Uses) -> tuple[tuple[Place, ...],
 def _selected(survey: Survey, skip: Any) -> set[str]:
     """The paths of the arrays to leave alone."""
     selectors = skip if isinstance(skip, list | tuple | set) else [skip]
-    return set(match(read_rules(dict.fromkeys(selectors)), survey.layers, survey.aliases).choices)
+    rules = [Rule(read_selector(selector), None) for selector in selectors]
+    return set(match(rules, survey.layers, survey.aliases).choices)
 
 
 def _loops_of(use: Use, uses: Uses) -> tuple[Place, ...]:
@@ -253,7 +258,7 @@ def _loops_of(use: Use, uses: Uses) -> tuple[Place, ...]:
     return tuple(place for place in around if uses.loops.get(place, {}).get(use.param))
 
 
-def _why_not(parameter: Parameter, own_uses: Sequence[Use], sharing: Mapping[Place, int], uses: Uses) -> str:
+def _why_not(parameter: Parameter, uses_of_weight: Sequence[Use], sharing: Mapping[Place, int], uses: Uses) -> str:
     """Why a weight can't be calibrated; empty where it can."""
     if parameter.role == "state":
         return "state"
@@ -261,8 +266,9 @@ def _why_not(parameter: Parameter, own_uses: Sequence[Use], sharing: Mapping[Pla
         return parameter.excluded.text
     if parameter.constraint is not None and not parameter.constraint.scales:
         return f"behind {parameter.constraint.name}: only a weight stored as it is, or masked, can be multiplied"
-    stops = [str(use.stop) for use in own_uses if use.stop]
-    loops = _loops_of(own_uses[0], uses)
+    stops = [str(use.stop) for use in uses_of_weight if use.stop]
+    loops = _loops_of(uses_of_weight[0], uses)
+    least_share = functools.cache(lambda: min(shares(uses_of_weight).values()))
     faults: tuple[tuple[str, Callable[[Use], bool]], ...] = (
         ("it is normalized: its scale has no effect", lambda use: use.normalized),
         (stops[0] if stops else "", lambda use: bool(use.stop)),
@@ -272,10 +278,10 @@ def _why_not(parameter: Parameter, own_uses: Sequence[Use], sharing: Mapping[Pla
         ("several loops run over its stack", lambda use: _loops_of(use, uses) != loops or _is_reentered(use, uses)),
         ("its entries are picked by the data", lambda use: bool(use.view.looked)),
         ("its entries are picked in a way that can't be followed", lambda use: not _is_known(use, uses)),
-        ("parts of its inputs are summed over one by one", lambda use: min(shares(own_uses).values()) < 1),
-        ("its uses take different parts of it", lambda use: _parts(use) != _parts(own_uses[0])),
+        ("parts of its inputs are summed over one by one", lambda use: least_share() < 1),
+        ("its uses take different parts of it", lambda use: _parts(use) != _parts(uses_of_weight[0])),
     )
-    return next((why for why, has_fault in faults if any(map(has_fault, own_uses))), "")
+    return next((why for why, has_fault in faults if any(map(has_fault, uses_of_weight))), "")
 
 
 def _is_known(use: Use, uses: Uses) -> bool:
@@ -334,16 +340,17 @@ def _replayed(
     for job in changes.values():
         for loop in job.loops:
             fresh.setdefault(loop, {})[job.key] = blank[job.key]
-    picks = {pick for job in changes.values() for pick in job.picks}
-    numbers = {_number(pick): jnp.zeros((), jnp.int32) for pick in picks}
+    picks_at: defaultdict[Place, list[Step]] = defaultdict(list)
+    for pick in {pick for job in changes.values() for pick in job.picks}:
+        picks_at[pick.at].append(pick)
+    numbers = {_number(pick): jnp.zeros((), jnp.int32) for picks in picks_at.values() for pick in picks}
 
     def hook(
         place: Place, operands: Sequence[Any], output: Any, state: dict[Any, Any]
     ) -> tuple[Any, dict[Any, Any], None]:
-        for pick in picks:
-            if pick.at == place:
-                number = jnp.ravel(operands[pick.operand])[pick.column].astype(jnp.int32)
-                state = {**state, _number(pick): jnp.clip(number, 0, _sizes([pick])[0] - 1)}
+        for pick in picks_at[place]:
+            number = jnp.ravel(operands[pick.operand])[pick.column].astype(jnp.int32)
+            state = {**state, _number(pick): jnp.clip(number, 0, _sizes([pick])[0] - 1)}
         job = changes.get(place)
         if job is None:
             return output, state, None
@@ -358,8 +365,7 @@ def _replayed(
             record = tuple(old.at[entry].set(new) for old, new in zip(kept, record, strict=True))
         return output, {**state, job.key: record}, None
 
-    places = {*changes, *(pick.at for pick in picks)}
-    player = Player(hook, places, fresh, {**blank, **numbers})
+    player = Player(hook, {*changes, *picks_at}, fresh, {**blank, **numbers})
     player.play(traced.closed, list(values))
     new: dict[int, Any] = {}
     for key, job in {job.key: job for job in changes.values()}.items():
@@ -446,8 +452,8 @@ def _rows(
         path = traced.paths[key[0]] + _alone(digit for _, digit in key[1])
         unseen = "it did not run on these inputs"
         constant = np.where(before == 0, "its output is one number, without variance, on these inputs", "")
-        told = np.where(known, constant, "its output is zero on these inputs")
-        reasons = np.where(before == UNSEEN, unseen, told).astype(object)
+        of_seen = np.where(known, constant, "its output is zero on these inputs")
+        reasons = np.where(before == UNSEEN, unseen, of_seen).astype(object)
         for entry, code in np.ndenumerate(fault):
             if code != FINITE and not known[entry]:
                 reasons[entry] = _why_lost(int(code), first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack, overload
@@ -193,15 +194,18 @@ def operations_of(uses: Uses, examples: int | None) -> dict[Place, Operation]:
         uses: the uses of all parameters.
         examples: how many examples the inputs hold, where that is known.
     """
-    biases = [use for use in uses.found if use.what == "bias" and len(use.partners) == 1 and not use.stop]
+    biases: defaultdict[int, list[Use]] = defaultdict(list)
+    for use in uses.found:
+        if use.what == "bias" and len(use.partners) == 1 and not use.stop:
+            biases[use.partners[0]].append(use)
     operations: dict[Place, Operation] = {}
     for use in uses.found:
         if use.what not in CONTRACTIONS or use.is_of_a_constant or not use.at:
             continue
         complete = use
-        bias = next((bias for bias in biases if _follows(bias, use)), None)
+        bias = next((bias for bias in biases[use.param] if _follows(bias, use)), None)
         if bias is not None and use.at not in operations:
-            biases = [other for other in biases if other is not bias]
+            biases[use.param] = [other for other in biases[use.param] if other is not bias]
             complete = bias
         place = complete.at
         params = (*operations[place].params, use.param) if place in operations else (use.param,)
@@ -233,9 +237,9 @@ def _stack_axes(use: Use, around: Sequence[Place], uses: Uses) -> tuple[int, ...
 
 
 def _follows(bias: Use, weight: Use) -> bool:
-    """Whether a bias is added to the output of this use of a weight: later in the same jaxpr, along all its units."""
+    """Whether the bias of a weight is added to the output of this use: later in the same jaxpr, along all its units."""
     is_later = bias.at[:-1] == weight.at[:-1] and bias.at > weight.at
-    return is_later and bias.partners == (weight.param,) and len(bias.outputs.axes) == len(weight.outputs.axes)
+    return is_later and len(bias.outputs.axes) == len(weight.outputs.axes)
 
 
 def _trips(
