@@ -233,7 +233,10 @@ def test_the_factors_are_those_of_the_table(name):
         assert own[path] == pytest.approx((std, adam)), path
         assert steps[path] == pytest.approx((std, plain_steps)), path
     assert set(own) == set(MODELS[name][1])
-    json.loads(width.to_json())
+    rows = json.loads(width.to_json())["arrays"]
+    names = ["kind", "role", "shape", "axes", "base_path", "base_shape", "grows", "use", "std", "learning_rate", "why"]
+    assert all(list(row) == names for row in rows.values())
+    assert [list(row.to_dict()) for row in width.rows] == [["path", *names]] * len(rows)
 
 
 def test_a_model_that_is_narrower_than_its_base_is_noted():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from initax._errors import ModelError, RuleError, count, first_of, listing, nearest
-from initax._model._parameter import Parameter
+from initax._model._parameter import Parameter, leading_cells
 from initax._model._reason import Why
 from initax._model._survey import Survey
 from initax._planning._plan import Plan, plan
@@ -187,9 +187,13 @@ class Width:
             alike.setdefault(glob_of(path), []).append(path)
         rules: dict[str, Scheme] = {}
         for glob, paths in alike.items():
-            own = {path: schemes[path] for path in paths if path in schemes}
-            is_whole = len(own) == len(paths) and "*" in glob and all(own[path] == own[paths[0]] for path in paths)
-            rules |= {glob: own[paths[0]]} if is_whole and self._selects(glob) == set(paths) else own
+            of_paths = {path: schemes[path] for path in paths if path in schemes}
+            is_whole = (
+                len(of_paths) == len(paths)
+                and "*" in glob
+                and all(of_paths[path] == of_paths[paths[0]] for path in paths)
+            )
+            rules |= {glob: of_paths[paths[0]]} if is_whole and self._selects(glob) == set(paths) else of_paths
         return rules
 
     def _selects(self, glob: str) -> set[str]:
@@ -201,7 +205,7 @@ class Width:
         """Return everything as plain data: the optimizer, and what each array needs, by path."""
         return {
             "optimizer": self._optimizer.to_dict(),
-            "arrays": {row.parameter.path: row.to_dict() for row in self.rows},
+            "arrays": {row.pop("path"): row for row in map(WidthFactor.to_dict, self.rows)},
             "notes": list(self.notes),
         }
 
@@ -213,9 +217,7 @@ class Width:
         """Return a table of the arrays: which axes grow, both factors, and why."""
         rows = [
             (
-                row.parameter.path or "(model)",
-                row.kind,
-                row.parameter.role or "",
+                *leading_cells(row.parameter, row.kind)[:3],
                 _shapes(row),
                 ", ".join(f"{name} ×{ratio:.4g}" for name, ratio in row.grows.items()),
                 f"{row.std:.4g}",

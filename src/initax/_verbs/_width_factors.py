@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from initax._errors import ModelError, RuleError, listing, shown
+from initax._errors import ModelError, RuleError, listing, path_text, shown
 from initax._math._axes import Axes
 from initax._math._axis_names import RECEPTIVE, STACK_NAMES
 from initax._model._parameter import Evidence, Layer, Parameter
@@ -108,12 +108,22 @@ class WidthFactor:
     why: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the row as plain data."""
-        array = self.parameter
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "parameter"}
-        axes = None if array.axes is None else array.axes.pattern
-        shapes = {"base_shape": list(self.base_shape), "shape": list(array.shape)}
-        return {**own, **shapes, "role": array.role, "axes": axes, "grows": dict(self.grows)}
+        """Return the row as plain data, as `Width.to_dict` holds it, with its path."""
+        parameter = self.parameter
+        return {
+            "path": parameter.path,
+            "kind": self.kind,
+            "role": parameter.role,
+            "shape": list(parameter.shape),
+            "axes": None if parameter.axes is None else parameter.axes.pattern,
+            "base_path": self.base_path,
+            "base_shape": list(self.base_shape),
+            "grows": dict(self.grows),
+            "use": self.use,
+            "std": self.std,
+            "learning_rate": self.learning_rate,
+            "why": self.why,
+        }
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ class Pair:
     def text(self) -> str:
         """The array with both shapes."""
         old, new = self.base.shape, self.parameter.shape
-        return f"{self.parameter.path or '(model)'} {old}" + (f" → {new}" if old != new else "")
+        return f"{path_text(self.parameter.path)} {old}" + (f" → {new}" if old != new else "")
 
     @functools.cached_property
     def grown(self) -> Grown:
@@ -193,8 +203,8 @@ class Pair:
         if self.word in ("input", "fixed") or stands:
             return Grown(axes=axes, outputs=size)
         if self.word in ("hidden", "output") and len(set(axes.values())) == 1:
-            one = next(iter(axes.values()))
-            return Grown(axes=axes, inputs=one, outputs=size / one)
+            growth = next(iter(axes.values()))
+            return Grown(axes=axes, inputs=growth, outputs=size / growth)
         path = new.path or "*"
         raise ModelError(
             f"mup: the axes of {self.text} are not known.",
