@@ -183,7 +183,8 @@ ERRORS = {
     ),
     "a selector of nothing in one": (
         {"he": {"Linear": "he_normal"}, "lecun": {"Linaer": "lecun_normal"}},
-        'rules "lecun": selector "Linaer" matches no layer.\n  layers: Linear (3)\n  did you mean "Linear"?',
+        'rules "lecun": selector "Linaer" matches no layer.\n  layers: Linear (3)\n  did you mean "Linear"?\n'
+        '  write {"Linear": "lecun_normal"}',
     ),
     "a scheme that is none in one": (
         {"he": {"Linear": 3}, "lecun": {"Linear": "lecun_normal"}},

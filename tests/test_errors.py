@@ -100,7 +100,48 @@ ERRORS = {
         """\
 selector "Conv2D" matches no layer.
   layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
-  did you mean "Conv2d" or "Conv"?""",
+  did you mean "Conv2d" or "Conv"?
+  write {"Conv2d": "he_normal"}""",
+    ),
+    "misspelled selector among others": (
+        planned({nn.Linear: ("orthogonal", {"gain": 0.5}), "mlp.layer.1": {"weight": "zeros", "bias": None}}),
+        ix.RuleError,
+        """\
+selector "mlp.layer.1" matches no layer and no array.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  arrays: weight, bias, w, b
+  did you mean "mlp.layers.1" or "mlp.layers.0" or "mlp.layers.1.bias"?
+  write {"Linear": ("orthogonal", {"gain": 0.5}), "mlp.layers.1": {"weight": "zeros", "bias": None}}""",
+    ),
+    "misspelled selector beside the right one": (
+        planned({"Conv2d": "he_normal", "Conv2D": ix.Scheme("zeros")}),
+        ix.RuleError,
+        """\
+selector "Conv2D" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  did you mean "Conv2d" or "Conv"?
+  write {"Conv2d": ...} in its place""",
+    ),
+    "misspelled selector beside a function": (
+        planned({(lambda layer: True): "he_normal", "Conv2D": "zeros"}),
+        ix.RuleError,
+        """\
+selector "Conv2D" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  did you mean "Conv2d" or "Conv"?
+  write {"Conv2d": "zeros"} in its place""",
+    ),
+    "misspelled selector among many": (
+        planned(
+            {"*": "he_normal", "Conv2D": "zeros"}
+            | {f"mlp.layers.{i}.{name}": "lecun_normal" for i in (0, 1) for name in ("weight", "bias")}
+        ),
+        ix.RuleError,
+        """\
+selector "Conv2D" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  did you mean "Conv2d" or "Conv"?
+  write {"Conv2d": "zeros"} in its place""",
     ),
     "role as a selector": (
         planned({"recurrent": "orthogonal"}, lambda: nn.GRUCell(2, 3, key=KEY)),
@@ -141,7 +182,8 @@ selector "w" matches no layer.
         """\
 selector "weigth" matches no layer.
   layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
-  did you mean "**.weight"?""",
+  did you mean "**.weight"?
+  write {"**.weight": "zeros"}""",
     ),
     "name of arrays in a sequence": (
         planned({"Mixer w": "zeros"}),
@@ -158,7 +200,8 @@ selector "Mixer w" matches no layer.
 selector "mlp.layers.0.wieght" matches no layer and no array.
   layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
   arrays: weight, bias, w, b
-  did you mean "mlp.layers.0.weight" or "mlp.layers.1.weight" or "mlp.layers.0.bias"?""",
+  did you mean "mlp.layers.0.weight" or "mlp.layers.1.weight" or "mlp.layers.0.bias"?
+  write {"mlp.layers.0.weight": "zeros"}""",
     ),
     "glob of arrays, misspelled": (
         planned({"mlp.layers.*.wieght": "zeros"}),
@@ -167,7 +210,8 @@ selector "mlp.layers.0.wieght" matches no layer and no array.
 selector "mlp.layers.*.wieght" matches no layer and no array.
   layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
   arrays: weight, bias, w, b
-  did you mean "mlp.layers.*.weight" or "mlp.layers.*.bias" or "mlp.layers.*"?""",
+  did you mean "mlp.layers.*.weight" or "mlp.layers.*.bias" or "mlp.layers.*"?
+  write {"mlp.layers.*.weight": "zeros"}""",
     ),
     "array that needs axes": (
         planned({"**.w": "he_normal"}),
@@ -296,7 +340,8 @@ selector "blocks.-1" matches no layer and no array.
 selector "blocks.2.weight" matches no layer and no array.
   layers: Linear (2)
   arrays: weight, bias
-  did you mean "blocks.1.weight" or "blocks.0.weight" or "blocks.1.bias"?""",
+  did you mean "blocks.1.weight" or "blocks.0.weight" or "blocks.1.bias"?
+  write {"blocks.1.weight": "zeros"}""",
     ),
     "path in a wrapped model": (
         planned({"mixer": "he_normal"}, lambda: {"inner": Net()}),
@@ -354,7 +399,8 @@ selector "-1" matches no layer.
 selector "q.*.-1" matches no layer and no array.
   layers: Linear (3)
   arrays: weight, bias
-  did you mean "q.*.*"?""",
+  did you mean "q.*.*"?
+  write {"q.*.*": "zeros"}""",
     ),
     "path that leads nowhere": (
         planned({"decoder.*": "zeros"}, lambda: [nn.Linear(2, 2, key=KEY) for _ in range(8)]),
@@ -387,7 +433,8 @@ selector "Conv" matches no layer.
         """\
 selector "Dense" matches no layer.
   layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
-  did you mean the kind "Linear"?""",
+  did you mean the kind "Linear"?
+  write {"Linear": "he_normal"}""",
     ),
     "class of the same framework that is not there": (
         planned({nn.BatchNorm: "zeros"}),
@@ -395,7 +442,8 @@ selector "Dense" matches no layer.
         """\
 selector "BatchNorm" matches no layer.
   layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
-  did you mean "Norm"?""",
+  did you mean "Norm"?
+  write {"Norm": "zeros"}""",
     ),
     "container by name": (
         planned({"MultiheadAttention": "he_normal"}),
@@ -1105,7 +1153,8 @@ selector "blocks\\.\\d+\\.query_proj" matches no layer and no array.
 selector "mlp.layers.*.kernel" matches no layer and no array.
   layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
   arrays: weight, bias, w, b
-  did you mean "mlp.layers.*.weight"?""",
+  did you mean "mlp.layers.*.weight"?
+  write {"mlp.layers.*.weight": "zeros"}""",
     ),
     "name near nothing": (
         planned({"head": "zeros"}, lambda: nn.MLP(3, 2, 5, 1, key=KEY)),

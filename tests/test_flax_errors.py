@@ -182,6 +182,7 @@ def test_a_class_where_only_names_are_known(selector):
         'selector "Dense" matches no layer.\n'
         "  layers: dict (1)\n"
         '  did you mean the kind "Linear"?\n'
+        '  write {"Linear": "zeros"}\n'
         f"  only names are known here, not classes; {TOLD}",
     )
 
@@ -189,7 +190,10 @@ def test_a_class_where_only_names_are_known(selector):
 def test_a_path_where_only_names_are_known():
     assert error(VARIABLES, {"dense": "zeros"}, KEY) == (
         ix.RuleError,
-        'selector "dense" matches no layer.\n  layers: dict (1)\n  did you mean "Dense_0"?',
+        'selector "dense" matches no layer.\n'
+        "  layers: dict (1)\n"
+        '  did you mean "Dense_0"?\n'
+        '  write {"Dense_0": "zeros"}',
     )
 
 
@@ -200,6 +204,7 @@ def test_a_class_in_a_train_state_without_inputs():
         'selector "Dense" matches no layer.\n'
         "  layers: dict (1)\n"
         '  did you mean the kind "Linear"?\n'
+        '  write {"Linear": "zeros"}\n'
         "  only names are known here, not classes; pass what the Linen module is called on: inputs=x",
     )
 

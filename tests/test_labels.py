@@ -273,7 +273,8 @@ ERRORS = {
         lambda model: ix.mask(model, {"Lineer": True}),
         'RuleError: selector "Lineer" matches no layer.\n'
         "  layers: Net (1), Linear (2), LayerNorm (1)\n"
-        '  did you mean "Linear"?',
+        '  did you mean "Linear"?\n'
+        '  write {"Linear": True}',
     ),
     "a key that is no array": (
         lambda model: ix.labels(model, {"*": "adam", "Linear": {"wieght": "muon"}}),

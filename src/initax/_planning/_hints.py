@@ -6,11 +6,11 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from initax._errors import count, did_you_mean, listing, message, nearest, shown
-from initax._model._evidence import LEARNED_INPUTS, axes_line
+from initax._errors import count, did_you_mean, listing, mapping_text, meant, message, nearest, path_text, shown
+from initax._model._evidence import LEARNED_INPUTS, axes_line, patterns_text
 from initax._model._kinds import KIND_OF
 from initax._model._parameter import ROLES, UNDECLARED, WEIGHT_ROLES, Ancestor, Layer, Parameter
 from initax._model._reason import Reason, Why, undeclared
@@ -22,8 +22,17 @@ from initax.schemes._hints import ROLES_ELSEWHERE
 from initax.schemes._scheme import WORDS
 
 
-def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str, str]) -> str:
-    """Return the message for a selector that selects no layer and no array."""
+def unmatched(
+    selector: Selector, layers: Sequence[Layer], aliases: Mapping[str, str], corrected: Callable[[str], str]
+) -> str:
+    """Return the message for a selector that selects no layer and no array.
+
+    Args:
+        selector: the selector.
+        layers: the layers of the model.
+        aliases: path at which something is reached again → path of its owner.
+        corrected: function from the selector that may be meant to the line to write.
+    """
     value, name = selector.value, selector.text
     if selector.part:
         return _no_branch(selector, layers)
@@ -36,30 +45,30 @@ def unmatched(selector: Selector, layers: Sequence[Layer], aliases: Mapping[str,
     name = value.__name__ if isinstance(value, type) else name
     if name in aliases:
         return message(head, f'"{name}" is tied to "{aliases[name]}", which owns it; write "{aliases[name]}"')
-    meant = _meant(value, name, layers, have, is_path=is_path)
-    if meant:
-        return message(head, *meant)
+    lines = _otherwise(value, name, layers, have, is_path=is_path)
+    if lines:
+        return message(head, *lines)
     known = (array for layer in layers for array in layer.parameters)
     arrays = dict.fromkeys(array.name for array in known if _why(array) is not Why.OPTIMIZER)
     words = list(_words(layers)) if isinstance(value, type) or name in ROLES else _words_and_paths(name, layers)
-    near = _by_another_name(value, name, layers) or _by_another_role(name, layers) or did_you_mean(name, words)
+    near, word = _by_another_name(value, name, layers)
+    close = list(filter(None, [word])) if near else _by_another_role(name, layers) or nearest(name, words)
+    near = near or meant(close)
     if isinstance(value, type):
-        return message(head, have, near)
+        return message(head, have, near, *map(corrected, close[:1]))
     if name in ROLES and name != "state":
         whole = f'"{name}": ...' if name == "weight" else f'"weight": ..., "{name}": ...'
         role = f'"{name}" is a role of arrays, which a scheme speaks of: {{"*": {{{whole}}}}}'
         return message(head, have, near, role)
     if path := _path_hint(name, layers):
         return message(head, have, path)
-    similar = [f'"**.{array}"' for array in nearest(name, arrays)]
-    if not near and similar:
-        near = f"did you mean {' or '.join(similar)}?"
     if not near:
-        near = f"paths: {listing((layer.path or '(model)' for layer in layers), 6)}"
-    return message(head, have, f"arrays: {listing(arrays)}" if is_path else "", near)
+        close = [f"**.{array}" for array in nearest(name, arrays)]
+        near = meant(close) or f"paths: {listing((path_text(layer.path) for layer in layers), 6)}"
+    return message(head, have, f"arrays: {listing(arrays)}" if is_path else "", near, *map(corrected, close[:1]))
 
 
-def _meant(value: Any, name: str, layers: Sequence[Layer], have: str, *, is_path: bool) -> tuple[str, ...]:
+def _otherwise(value: Any, name: str, layers: Sequence[Layer], have: str, *, is_path: bool) -> tuple[str, ...]:
     """The lines where it is clear what was meant: several selectors, a path as JAX writes it, a container, a stack."""
     if isinstance(value, str):
         if several := _several(name, layers):
@@ -103,17 +112,22 @@ def _written_otherwise(text: str, layers: Sequence[Layer]) -> str:
     path = re.sub(r"\.value$|^(?:model|self|params)\.", "", path)
     paths = selects_any(path, layers) if path and path != text else ()
     if paths:
-        return f'write "{path}", which selects {listing(paths, 3)}'
+        return _write(path, paths)
     if re.search(r"\\|^\^|\$$|\.\+", text):
         return 'a selector is a glob and not a regular expression: "blocks.*.attn", "**.bias"'
     return ""
 
 
-def _by_another_role(text: str, layers: Sequence[Layer]) -> str:
+def _write(selector: str, paths: Sequence[str]) -> str:
+    """The line for a selector that selects these paths."""
+    return f'write "{selector}", which selects {listing(paths, 3)}'
+
+
+def _by_another_role(text: str, layers: Sequence[Layer]) -> list[str]:
     """What an array of a layer is called here, where another framework's name stands for it."""
     module, dot, name = text.rpartition(".")
     paths = [f"{module}.{other}" for names in SAME_ROLE if dot and name in names for other in names]
-    return next((f'did you mean "{path}"?' for path in paths if selects_any(path, layers)), "")
+    return [path for path in paths if selects_any(path, layers)][:1]
 
 
 SAME_ROLE = (("weight", "kernel", "embedding", "scale", "w", "gamma"), ("bias", "b", "beta", "offset"))
@@ -197,29 +211,27 @@ def _entry_of_a_stack(text: str, layers: Sequence[Layer]) -> tuple[str, ...]:
             continue
         whole = whole if index < len(parts) - 1 else f"{whole}.**"
         paths = selects_any(whole, layers)
-        factors = ", ".join(["...", *(["..."] if sizes[0] > 1 else [])])
+        factors = "..., ..." if sizes[0] > 1 else "..."
         return (
             f'"{stack}" is one stack of {count(sizes[0], "layer")}, and a rule decides all of them',
-            f'write "{whole}", which selects {listing(paths, 3)}'
-            if paths
-            else f"arrays: {listing((array.path for array in arrays), 6)}",
+            _write(whole, paths) if paths else f"arrays: {listing((array.path for array in arrays), 6)}",
             f'for a factor per layer: ("scaled", {{"scheme": "he_normal", "factor": [{factors}]}}), {sizes[0]} numbers',
         )
     return ()
 
 
-def _by_another_name(selector: Any, name: str, layers: Sequence[Layer]) -> str:
-    """Say which name selects the layers that are meant by a class, or by a name, of another framework."""
+def _by_another_name(selector: Any, name: str, layers: Sequence[Layer]) -> tuple[str, str]:
+    """Say which name selects the layers that are meant by a class, or a name, of another framework; and a near name."""
     for word in filter(None, (name, KIND_OF.get(name, ""))):
-        meant = [layer for layer in layers if matches_one(word, layer.path, layer.cls, layer.kind)]
-        if not meant:
+        layer = next((layer for layer in layers if matches_one(word, layer.path, layer.cls, layer.kind)), None)
+        if layer is None:
             continue
-        if not isinstance(selector, type) or meant[0].cls.__module__ == "builtins":
-            return f'did you mean the kind "{word}"?'
-        theirs, ours = _public_name(selector), _public_name(meant[0].cls)
+        if not isinstance(selector, type) or layer.cls.__module__ == "builtins":
+            return f'did you mean the kind "{word}"?', word
+        theirs, ours = _public_name(selector), _public_name(layer.cls)
         if word == name or theirs.split(".")[:2] != ours.split(".")[:2]:
-            return f'it is {theirs}, and "{meant[0].path}" is {ours}; write "{word}"'
-    return ""
+            return f'it is {theirs}, and "{layer.path}" is {ours}; write "{word}"', ""
+    return "", ""
 
 
 def _public_name(cls: type) -> str:
@@ -233,7 +245,7 @@ def _path_hint(text: str, layers: Sequence[Layer]) -> str:
     for pattern in (path, inside, f"**.{path}", f"**.{inside}"):
         paths = selects_any(pattern, layers)
         if paths:
-            return f'write "{pattern}", which selects {listing(paths, 3)}'
+            return _write(pattern, paths)
     return ""
 
 
@@ -344,8 +356,8 @@ def instead(rule: str, rows: Sequence[Kept], paths: Collection[str], *, zeros: b
         return f'write {{"{rule}": {{"scale": "ones", "bias": "zeros"}}}}, or "default"'
     learned = [row.parameter.name for row in rows if is_learned_input(row.parameter)]
     if learned:
-        roles = ", ".join(f'"{name}": "embedding"' for name in learned)
-        return f"learned positions and tokens are no biases: ix.register_layer(..., roles={{{roles}}})"
+        roles = mapping_text(dict.fromkeys(learned, '"embedding"'))
+        return f"learned positions and tokens are no biases: ix.register_layer(..., roles={roles})"
     if any(row.reason.why is Why.FOLLOWS for row in rows):
         return f'for the layers inside write {{"{rule} *": ...}}'
     owners = [row.reason.owner for row in rows if row.reason.why is Why.TIED]
@@ -367,8 +379,8 @@ def cover(left: Iterable[tuple[Layer, Any, Any]], selected: Collection[str], dra
     whole = [
         path for path, layer in layers.items() if path and not any(array.path in drawn for array in layer.parameters)
     ]
-    rules = ", ".join(f'"{path}": None' for path in whole)
-    kept = f"keep them with rules behind the others: {{{rules}}}; or " if whole else ""
+    rules = mapping_text(dict.fromkeys(whole, "None"))
+    kept = f"keep them with rules behind the others: {rules}; or " if whole else ""
     return f"{kept}say what their axes are: ix.Scheme(..., axes=...), inputs=... or ix.register_layer(...)"
 
 
@@ -377,7 +389,7 @@ def no_row(path: Any, paths: Sequence[str]) -> str:
     if not isinstance(path, str):
         line = "write plan.draws or plan.kept for all of them, in the order of the model"
         return message(f"plan[...] takes the path of an array, not {shown(path)}.", line)
-    inside = [each for each in paths if each.startswith(f"{path}.")]
+    inside = [other for other in paths if other.startswith(f"{path}.")]
     near = did_you_mean(path, paths) or f"arrays: {listing(paths, 6)}"
     return message(f'the model has no array "{path}".', f"it holds: {listing(inside, 6)}" if inside else near)
 
@@ -407,7 +419,7 @@ def no_stored_plan(text: Any, error: Exception | None) -> str:
 def array_text(layer: Layer, parameter: Parameter, reason: Reason | None = None) -> str:
     """Return an array as errors list it."""
     inside = f" of {layer.cls.__name__}"
-    return f"{parameter.path or '(model)'} {parameter.shape}{inside}" + (f": {reason}" if reason else "")
+    return f"{path_text(parameter.path)} {parameter.shape}{inside}" + (f": {reason}" if reason else "")
 
 
 def declaration(layer: Layer) -> tuple[str, ...]:
@@ -425,8 +437,9 @@ def declaration(layer: Layer) -> tuple[str, ...]:
         return (f'it has no axes to declare; a rule can set it, {{"{path}": "zeros"}}, or keep it, {{"{path}": None}}',)
     misfits = any(_why(array) is Why.CONTRADICTED for array in arrays)
     if all(array.axes for array in arrays) and not misfits:
-        default = ", ".join(f'"{array.name}": "lecun_normal"' for array in arrays if array.role in WEIGHT_ROLES)
-        return (f"declare it: ix.register_layer({layer.cls.__name__}, ..., default={{{default}}})",)
+        weights = [array.name for array in arrays if array.role in WEIGHT_ROLES]
+        default = mapping_text(dict.fromkeys(weights, '"lecun_normal"'))
+        return (f"declare it: ix.register_layer({layer.cls.__name__}, ..., default={default})",)
     shapes = [array.shape for array in arrays]
     patterns = {
         array.name: array.axes.pattern
@@ -441,17 +454,16 @@ def declaration(layer: Layer) -> tuple[str, ...]:
     learned = [array.name for array in arrays if is_learned_input(array)]
     args = 'kind="Embedding"' if len(learned) == len(patterns) else 'kind="Linear"'
     if learned and len(learned) < len(patterns):
-        args += ", roles={" + ", ".join(f'"{name}": "embedding"' for name in learned) + "}"
+        args += ", roles=" + mapping_text(dict.fromkeys(learned, '"embedding"'))
     if all(name.isidentifier() and name not in ARGUMENTS for name in patterns):
         args += "".join(f', {name}="{pattern}"' for name, pattern in patterns.items())
     else:
-        pairs = ", ".join(f'"{name}": "{pattern}"' for name, pattern in patterns.items())
-        args = f"{{{pairs}}}, {args}"
+        args = f"{patterns_text(patterns)}, {args}"
     line = f"declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, {args})"
     if len(learned) == len(patterns):
-        named = ", ".join(f'"{array.path}": ("normal", {{"stddev": 0.02}})' for array in arrays[:2])
+        rules = mapping_text(dict.fromkeys((array.path for array in arrays[:2]), '("normal", {"stddev": 0.02})'))
         them = "it by a rule that names it" if len(arrays) == 1 else "them by rules that name them"
-        return line, f"or draw {them}: {{{named}}}"
+        return line, f"or draw {them}: {rules}"
     if any(array.excluded != undeclared() for array in arrays):
         return (line,)
     return ("let a trace find the axes: inputs=x, what the model is called on", f"or {line}")

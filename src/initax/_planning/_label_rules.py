@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import AxesError, RuleError, count, listing, shown, warn
+from initax._errors import AxesError, RuleError, count, listing, path_text, shown, warn
 from initax._math._axes import Axes, parse, resolve
 from initax._model._parameter import ROLES, Layer, Parameter
 from initax._model._survey import Survey
@@ -45,7 +45,7 @@ class ArrayLabel:
         try:
             return resolve(self.value["axes"], parameter.shape, self.value["sizes"])
         except AxesError as error:
-            raise AxesError(f'{verb}: rule "{self.rule}": {parameter.path or "(model)"}: {error}') from None
+            raise AxesError(f'{verb}: rule "{self.rule}": {path_text(parameter.path)}: {error}') from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Kind:
 
     Attributes:
         words: what they are, for errors.
-        one: what one of them is.
+        word: what one of them is.
         example: rules to paste.
         check: function from a value to itself in a form of its own, or to `None` where it is none.
         hint: what to write in the place of a wrong one.
@@ -62,7 +62,7 @@ class Kind:
     """
 
     words: str
-    one: str
+    word: str
     example: str
     check: Callable[[Any], Any]
     hint: str
@@ -104,21 +104,21 @@ def _use(value: Any) -> Any:
 LABEL_KINDS = {
     "labels": Kind(
         words="labels",
-        one="a label",
+        word="a label",
         example='{"*": "adam", "Linear": {"weight": "muon"}}',
         check=_label,
         hint='a label is a string, as the keys of optax.multi_transform: "adam"',
     ),
     "mask": Kind(
         words="true or false",
-        one="true or false",
+        word="true or false",
         example='{"*": True, "Norm": False, "**.bias": False}',
         check=_truth,
         hint="write True or False",
     ),
     "muon": Kind(
         words="true, false or axes",
-        one="true, false or axes",
+        word="true, false or axes",
         example='{"head": False}',
         check=_matrix,
         hint='write True, False, or the axes of each matrix: "i head o", {"axes": "(head o) i", "sizes": {"head": 8}}',
@@ -126,7 +126,7 @@ LABEL_KINDS = {
     ),
     "mup": Kind(
         words="words or axes",
-        one="a word for a weight or axes",
+        word="a word for a weight or axes",
         example='{"head": "output"}',
         check=_use,
         hint=f'write one of {listing(USES)}; or axes, "i o"',
@@ -166,13 +166,13 @@ def _read(kind: Kind, verb: str, selector: Any, value: Any) -> Rule:
         line = f'write {{"{name}": {{"{selector[1]}": {value!r}}}}}'
         raise RuleError(f"{verb}: a selector can't be a pair, {selector!r}.", line)
     values = value if isinstance(value, Mapping) and not set(value) & kind.keys else {"": value}
-    rule = Rule(read_selector(selector), None, {str(key): kind.check(part) for key, part in values.items()})
+    rule = Rule(read_selector(selector), None, {str(key): kind.check(part) for key, part in values.items()}, value)
     if not values:
         raise RuleError(f'{verb}: rule "{rule.text}" says nothing.', f"write {kind.example}")
     for key, part in values.items():
         if rule.labels[str(key)] is None:
             inside = f', key "{key}"' if key else ""
-            raise RuleError(f'{verb}: rule "{rule.text}"{inside}: {shown(part)} is not {kind.one}.', kind.hint)
+            raise RuleError(f'{verb}: rule "{rule.text}"{inside}: {shown(part)} is not {kind.word}.', kind.hint)
     return rule
 
 
@@ -228,7 +228,7 @@ def _warn_of_roles(
         text = rules[by_role[-1]].text
         warn(
             f'rule "{text}" goes by roles, and those of {count(len(left), "array")} are not known: '
-            + listing((path or "(model)" for path in left), 4),
+            + listing(map(path_text, left), 4),
             f'name them, {{"{left[0] or "*"}": ...}}; or say what the model is called on, inputs=...',
         )
 

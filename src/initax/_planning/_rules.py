@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from initax._errors import RuleError, SchemeError
+from initax._errors import RuleError, SchemeError, mapping_text, written
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Layer, Parameter
 from initax._planning._hints import by_name, no_array, no_mapping, unmatched
 from initax._planning._selectors import Selector, is_beside_weights, read_selector
@@ -21,11 +22,13 @@ class Rule:
         selector: the selector.
         scheme: what it draws; `None` keeps what is selected.
         labels: where it has labels for arrays and no scheme, role or name of an array → its label; `""` for all others.
+        value: what the user wrote beside the selector; an ellipsis where a selector stands alone.
     """
 
     selector: Selector
     scheme: Scheme | None
     labels: Mapping[str, Any] = field(default_factory=dict)
+    value: Any = ...
 
     @property
     def text(self) -> str:
@@ -59,7 +62,7 @@ def read_rules(rules: Any) -> tuple[Rule, ...]:
 def _read(value: Any, scheme: Any) -> Rule:
     selector = read_selector(value)
     try:
-        return Rule(selector, None if scheme is None else as_scheme(scheme))
+        return Rule(selector, None if scheme is None else as_scheme(scheme), value=scheme)
     except SchemeError as error:
         raise type(error)(f'rule "{selector.text}": {error}') from None
 
@@ -107,7 +110,7 @@ def match(rules: Sequence[Rule], layers: Sequence[Layer], aliases: Mapping[str, 
         SchemeError: a scheme names an array that nothing it is chosen for has.
     """
     choices: dict[str, Choice] = {}
-    selected = tuple(_selected(rule, layers, aliases, hint) for rule in rules)
+    selected = tuple(_selected(rule, rules, layers, aliases, hint) for rule in rules)
     for rule, arrays in zip(rules, selected, strict=True):
         whole, single = Choice(rule, is_named=False), Choice(rule, is_named=True)
         choices |= {path: single if is_named else whole for path, is_named in arrays.items()}
@@ -119,8 +122,10 @@ def match(rules: Sequence[Rule], layers: Sequence[Layer], aliases: Mapping[str, 
     return Matching(choices, selected, tuple(shadowed))
 
 
-def _selected(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], hint: str) -> dict[str, bool]:
-    """The arrays that a rule selects, each with whether it names it."""
+def _selected(
+    rule: Rule, rules: Sequence[Rule], layers: Sequence[Layer], aliases: Mapping[str, str], hint: str
+) -> dict[str, bool]:
+    """The arrays that one of some rules selects, each with whether it names it."""
     names, ends_open = rule.selector.names, rule.selector.ends_open
     is_for_arrays = rule.scheme is not None and not rule.scheme.parts and bool(rule.scheme.arrays)
     whole = [layer for layer in layers if _applies(rule, layer) or (is_for_arrays and _owns(rule, layer))]
@@ -135,8 +140,24 @@ def _selected(rule: Rule, layers: Sequence[Layer], aliases: Mapping[str, str], h
                 selected |= {array.path: not ends_open for array in named}
                 in_part.append(layer)
     if not whole and not in_part:
-        raise RuleError(unmatched(rule.selector, layers, aliases), by_name(rule.selector, hint))
+        corrected = functools.partial(_corrected, rule, rules)
+        raise RuleError(unmatched(rule.selector, layers, aliases, corrected), by_name(rule.selector, hint))
     return decided_arrays(rule.text, rule.scheme, [*whole, *in_part], selected)
+
+
+LONGEST = 100
+"""Characters of the rules that an error shows; of longer ones it shows the wrong one alone."""
+
+
+def _corrected(wrong: Rule, rules: Sequence[Rule], selector: str) -> str:
+    """The line with the rules as they were written, and another selector for one of them; nothing for `skip=`."""
+    if wrong.value is ...:
+        return ""
+    entries = {selector if rule is wrong else rule.text: written(rule.value) for rule in rules}
+    line, can_be_written = mapping_text(entries), all(isinstance(rule.selector.value, str | type) for rule in rules)
+    if len(entries) == len(rules) and len(line) <= LONGEST and can_be_written:
+        return f"write {line}"
+    return f"write {mapping_text({selector: written(wrong.value)})} in its place"
 
 
 def _owns(rule: Rule, layer: Layer) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from initax._errors import InitaxError, RuleError
+from initax._errors import InitaxError, RuleError, written
 from initax._model._survey import Survey
 from initax._planning._plan import Plan, plan
 from initax._planning._rules import match, read_rules
@@ -28,15 +28,17 @@ def named_rules(verb: str, rules: Any, survey: Survey) -> dict[str, Any] | None:
     """
     if not isinstance(rules, Mapping):
         return None
-    maps = {name: each for name, each in rules.items() if isinstance(each, Mapping) and not _is_scheme(each, survey)}
-    whole = next((name for name, each in maps.items() if any(_selects(key, survey) for key in each)), None)
+    maps = {
+        name: value for name, value in rules.items() if isinstance(value, Mapping) and not _is_scheme(value, survey)
+    }
+    whole = next((name for name, rule_map in maps.items() if any(_selects(key, survey) for key in rule_map)), None)
     if whole is None:
         return None
     schemes = [name for name in rules if name not in maps]
     if not schemes:
         return {str(name): value for name, value in rules.items()}
     rule = schemes[0]
-    line = f'rules={{{_shown(whole)}: {_line(rules[whole])}, "other": {{{_shown(rule)}: {_line(rules[rule])}}}}}'
+    line = f'rules={{{_shown(whole)}: {written(rules[whole])}, "other": {{{_shown(rule)}: {written(rules[rule])}}}}}'
     raise RuleError(
         f"{verb}: {_shown(whole)} has a rule map for its value, and {_shown(rule)} a scheme: rules are one rule "
         "map, or several with a name each.",
@@ -64,10 +66,6 @@ def named_plans(word: str, survey: Survey, maps: Mapping[str, Any], default: Any
 
 def _shown(key: Any) -> str:
     return f'"{key}"' if isinstance(key, str) else repr(getattr(key, "__name__", key))
-
-
-def _line(value: Any) -> str:
-    return repr(value).replace("'", '"')
 
 
 def _is_scheme(value: Mapping[Any, Any], survey: Survey) -> bool:
