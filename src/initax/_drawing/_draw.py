@@ -257,8 +257,8 @@ def _traced(groups: Groups, jobs: Sequence[Job], keys: jax.Array) -> Drawn:
             stacked = tuple(jnp.asarray(np.array(column)) for column in columns)
             olds = tuple(jnp.stack(column) for column in zip(*(jobs[index].inputs for index in indices), strict=True))
             arrays = lax.map(lambda row, program=program: program(*row), (faster[np.array(indices)], stacked, *olds))
-            for place, index in enumerate(indices):
-                yield index, tuple(lax.index_in_dim(array, place, keepdims=False) for array in arrays)
+            for row, index in enumerate(indices):
+                yield index, tuple(lax.index_in_dim(array, row, keepdims=False) for array in arrays)
 
 
 def _filled(program: Program, indices: list[int], jobs: Sequence[Job]) -> Strategy:
@@ -275,7 +275,9 @@ def _filled(program: Program, indices: list[int], jobs: Sequence[Job]) -> Strate
             sharding, hosted = program.shardings[0], itertools.chain((first,), on_host)
             # All at once is ten times faster; one by one leaves room, where old arrays are to make it.
             frees = any(jobs[index].free for index in indices)
-            arrays = (jax.device_put(one, sharding) for one in hosted) if frees else jax.device_put([*hosted], sharding)
+            arrays = (
+                (jax.device_put(array, sharding) for array in hosted) if frees else jax.device_put([*hosted], sharding)
+            )
             return Strategy((), ((index, (array,)) for index, array in zip(indices, arrays, strict=True)))
     count = MAX_OUTPUTS if is_small and len(indices) >= MANY_EQUAL else 1
     compilations = [

@@ -311,17 +311,17 @@ def _placed(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Ar
 
 def failure(error: Exception, program: Program, path: str) -> DrawError:
     """Return the error that says which parameter could not be drawn, and whether it was for want of memory."""
-    where = f'"{path}"' if path else "the array"
+    name = f'"{path}"' if path else "the array"
     size = program.entries * np.dtype(program.dtype).itemsize
     what = f"{size / 2**20:,.1f} MiB as {np.dtype(program.dtype).name} of shape {program.shape}"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "ut of memory" in str(error):
         return DrawError(
             message(
-                f"there is not enough memory to draw {where}: {what}.",
+                f"there is not enough memory to draw {name}: {what}.",
                 "to give up old arrays one by one write donate=True; to draw shard by shard, a model with shardings",
             )
         )
-    return DrawError(message(f"drawing {where} failed, {what}.", str(error).split("\n", maxsplit=1)[0]))
+    return DrawError(message(f"drawing {name} failed, {what}.", str(error).split("\n", maxsplit=1)[0]))
 
 
 _only_on_cpu: set[tuple[type[Kernel], str]] = set()

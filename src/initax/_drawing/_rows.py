@@ -82,7 +82,8 @@ Fill = tuple[tuple[int, ...], Any]
 
 def serves(program: Program, numbers: tuple[Any, ...]) -> bool:
     """Return whether rows serve a program: it draws entries alone, of an array that is whole on one device of a CPU."""
-    if not program.is_alone or not 0 < program.entries <= MAX_ENTRIES or any(isinstance(one, tuple) for one in numbers):
+    holds_arrays = any(isinstance(number, tuple) for number in numbers)
+    if holds_arrays or not program.is_alone or not 0 < program.entries <= MAX_ENTRIES:
         return False
     device = program.device
     return device is not None and device.platform == "cpu" and not program.spans_processes
@@ -192,10 +193,10 @@ class _Stream:
     def _grouped(self, counts: list[int]) -> Iterator[range]:
         """Yield the arrays that are put together at a time."""
         first, held, most = 0, 0, max(MAX_TOGETHER, *counts)
-        for place, count in enumerate(counts):
-            if place > first and (place - first == MAX_OUTPUTS or held + count > most):
-                yield range(first, place)
-                first, held = place, 0
+        for position, count in enumerate(counts):
+            if position > first and (position - first == MAX_OUTPUTS or held + count > most):
+                yield range(first, position)
+                first, held = position, 0
             held += count
         yield range(first, len(counts))
 
@@ -214,15 +215,15 @@ class _Stream:
             # Where the last array ends, the next may begin. The others go before more is drawn.
             needed = self.pieces[following[0]][0][0] if following else last + 1
             parts = {part: entries for part, entries in parts.items() if part >= needed}
-            indices = itertools.chain((self.indices[place] for place in group), self.filled)
+            indices = itertools.chain((self.indices[position] for position in group), self.filled)
             yield from ((index, (array,)) for index, array in zip(indices, arrays, strict=True))
             del arrays
 
     def _cut(self, group: range, parts: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the pieces of a group of arrays."""
-        for place in group:
-            is_vector = len(self.jobs[place].program.shape) == 1
-            for part, begin, end in self.pieces[place]:
+        for position in group:
+            is_vector = len(self.jobs[position].program.shape) == 1
+            for part, begin, end in self.pieces[position]:
                 piece = parts[part][begin:end]
                 yield piece[:, None] if is_vector else piece
 
@@ -232,20 +233,20 @@ class _Stream:
 
     def _assembler(self, group: range) -> Compiled:
         forms = tuple(
-            (self.jobs[place].program.shape, tuple([end - begin for _, begin, end in self.pieces[place]]))
-            for place in group
+            (self.jobs[position].program.shape, tuple([end - begin for _, begin, end in self.pieces[position]]))
+            for position in group
         )
         fills = tuple([(program.shape, program.dtype) for program in self.fills])
         return _assembler(forms, self.program.dtype, self.program.shardings[0], fills)
 
     def _donors(self, group: range) -> list[Any]:
-        return [donor for place in group if (donor := self.jobs[place].donor) is not None]
+        return [donor for position in group if (donor := self.jobs[position].donor) is not None]
 
     def _abstract(self, group: range) -> list[Any]:
         lengths = (
-            (end - begin, len(self.jobs[place].program.shape))
-            for place in group
-            for _, begin, end in self.pieces[place]
+            (end - begin, len(self.jobs[position].program.shape))
+            for position in group
+            for _, begin, end in self.pieces[position]
         )
         shapes = ((length, 1) if rank == 1 else (length,) for length, rank in lengths)
         return [jax.ShapeDtypeStruct(shape, self.program.dtype) for shape in shapes]

@@ -37,7 +37,7 @@ def plainer_programs(programs: Iterable[Program]) -> dict[Program, Program]:
             if max(shape) < COUNTERS:
                 replacing[program] = replace(program, shape=shape, shardings=(sharding,))
     uses = Counter(replacing.values())
-    return {program: one for program, one in replacing.items() if uses[one] > 1 or program.platform == "cpu"}
+    return {program: other for program, other in replacing.items() if uses[other] > 1 or program.platform == "cpu"}
 
 
 def singly(

@@ -292,16 +292,16 @@ def fit(
         AxesError: no placement of stack axes makes the shape fit.
     """
     groups = parse(pattern)
-    own = own_shape(groups, dict(sizes), receptive)
-    extra = len(shape) - len(own)
+    layer_shape = own_shape(groups, dict(sizes), receptive)
+    extra = len(shape) - len(layer_shape)
     if (RECEPTIVE,) in groups and receptive is None and extra >= 0:
         if not stacks:
             return _resolve(pattern, shape, sizes)
         return _resolve(_with_stacks(groups, stacks, extra - len(stacks)), shape, sizes)
-    for axes in _placements(own, shape):
+    for axes in _placements(layer_shape, shape):
         if stacks is None or axes == stacks:
             return _resolve(_with_stacks(groups, axes, len(receptive or ())) if axes else pattern, shape, sizes)
-    text = ", ".join("?" if size is None else str(size) for size in own)
+    text = ", ".join("?" if size is None else str(size) for size in layer_shape)
     raise AxesError(f'shape {shape} does not fit the layer\'s own ({text}), pattern "{pattern}".')
 
 
@@ -326,26 +326,26 @@ def other_placements(
     return tuple(placements[1:])
 
 
-def _placements(own: Sequence[int | None], shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+def _placements(layer_shape: Sequence[int | None], shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Yield the axes of a shape that can be stack axes because the others have a layer's own sizes."""
-    extra = len(shape) - len(own)
+    extra = len(shape) - len(layer_shape)
     for axes in itertools.combinations(range(len(shape)), extra) if extra >= 0 else ():
         rest = [size for axis, size in enumerate(shape) if axis not in axes]
-        if all(size is None or size == stored for size, stored in zip(own, rest, strict=True)):
+        if all(size is None or size == stored for size, stored in zip(layer_shape, rest, strict=True)):
             yield axes
 
 
 def own_shape(groups: Groups, sizes: Mapping[str, int], receptive: tuple[int, ...] | None) -> list[int | None]:
     """Return the shape that a layer's own sizes give a parsed pattern, `None` along the axes it does not know."""
-    own: list[int | None] = []
+    sizes_of_axes: list[int | None] = []
     for group in groups:
         if group == (RECEPTIVE,):
-            own += receptive or ()
+            sizes_of_axes += receptive or ()
         elif all(name in sizes for name in group):
-            own.append(math.prod(sizes[name] for name in group))
+            sizes_of_axes.append(math.prod(sizes[name] for name in group))
         else:
-            own.append(None)
-    return own
+            sizes_of_axes.append(None)
+    return sizes_of_axes
 
 
 def _with_stacks(groups: Groups, stacks: tuple[int, ...], receptive: int) -> str:

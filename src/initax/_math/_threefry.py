@@ -54,8 +54,8 @@ def _operations(words: Any) -> tuple[Any, Any, Any, Any]:
     return (_sum_of_traced, _xor_of_traced, _rotated_traced, np.uint32) if isinstance(words, jax.Array) else _ARRAYS
 
 
-def _sum_of_integers(one: int, other: int) -> int:
-    return one + other & ONES
+def _sum_of_integers(word: int, other: int) -> int:
+    return word + other & ONES
 
 
 def _rotated_integer(word: int, by: int) -> int:
@@ -69,16 +69,16 @@ def _rotated(words: Any, by: int) -> Any:
 _ARRAYS = (operator.add, operator.xor, _rotated, np.uint32)
 
 
-def _sum_of_traced(one: Any, other: Any) -> jax.Array:
-    return lax.add(*_of_one_shape(one, other))
+def _sum_of_traced(words: Any, other: Any) -> jax.Array:
+    return lax.add(*_of_one_shape(words, other))
 
 
-def _xor_of_traced(one: Any, other: Any) -> jax.Array:
-    return lax.bitwise_xor(*_of_one_shape(one, other))
+def _xor_of_traced(words: Any, other: Any) -> jax.Array:
+    return lax.bitwise_xor(*_of_one_shape(words, other))
 
 
 def _rotated_traced(words: jax.Array, by: int) -> jax.Array:
-    left, right = (lax.full(words.shape, each, np.uint32) for each in (by, 32 - by))
+    left, right = (lax.full(words.shape, shift, np.uint32) for shift in (by, 32 - by))
     return lax.bitwise_or(lax.shift_left(words, left), lax.shift_right_logical(words, right))
 
 

@@ -7,7 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from initax._errors import ModelError, RuleError, SchemeError, count, first_of, listing, message, warn
+from initax._errors import (
+    ModelError,
+    RuleError,
+    SchemeError,
+    count,
+    first_of,
+    listing,
+    mapping_text,
+    message,
+    path_text,
+    warn,
+)
 from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why
 from initax._planning._depth_rules import misplaced
@@ -16,7 +27,7 @@ from initax._planning._override_axes import restated, restated_alone
 from initax._planning._records import Decisions, Draw, Kept, new_draw
 from initax._planning._rules import Matching, Rule, decided_arrays, match
 from initax._planning._silence import keeps_all, why_kept, why_named_is_kept, would_draw
-from initax.schemes._initializer import NO_DEFAULT, Initializer, where
+from initax.schemes._initializer import NO_DEFAULT, Initializer, array_name
 from initax.schemes._positive import refuse_out_of_range
 from initax.schemes._scheme import UNSET, Scheme, as_initializer, as_scheme
 
@@ -173,7 +184,7 @@ class _Deciding:
                 raise SchemeError(f"{by}: {error}") from None
             selector = "Norm" if layer.kind == "Norm" else parameter.path
             later = f'to keep {"norms" if layer.kind == "Norm" else "it"} add a later rule: {{"{selector}": None}}'
-            raise SchemeError(f"{by}, {where(parameter)}: {error}", later) from None
+            raise SchemeError(f"{by}, {array_name(parameter)}: {error}", later) from None
         reason = why_named_is_kept(parameter, initializer, text)
         if reason is None and initializer is not None:
             self.served.add(key)
@@ -237,7 +248,7 @@ class _Deciding:
         scheme = choice.rule.scheme
         if scheme is None or scheme.arrays.get(self.companions[path][0].name, scheme) is None:
             raise RuleError(
-                f'rule "{choice.rule.text}" keeps "{path}", which is set with {where(owner)} when that is drawn.',
+                f'rule "{choice.rule.text}" keeps "{path}", which is set with {array_name(owner)} when that is drawn.',
                 f'keep both: {{"{owner.path}": None}}',
             )
 
@@ -334,12 +345,12 @@ class _Deciding:
                 continue
             parts = list(rule.scheme.parts)
             roles = [role for role in ROLES if role in {*parts, *(parameter.role for _, parameter in arrays)}]
-            whole = ", ".join(f'"{key}": ...' for key in (*roles, *rule.scheme.arrays))
+            whole = mapping_text(dict.fromkeys((*roles, *rule.scheme.arrays), "..."))
             self.note(
                 f'rule "{rule.text}" speaks of {" and ".join((*parts, *rule.scheme.arrays))} only; what an '
                 "earlier rule would draw is kept:",
                 *first_of(array_text(*array) for array in arrays),
-                f'write {{"{rule.text}": {{{whole}}}}}, with None for what is to be kept',
+                f'write {{"{rule.text}": {whole}}}, with None for what is to be kept',
             )
 
     def _is_drawn_before(self, index: int, layer: Layer, parameter: Parameter) -> bool:
@@ -361,7 +372,7 @@ class _Deciding:
             arrays = self.undeclared[rule.text]
             return message(head, *map(_undrawn_text, arrays[:4]), *self._remedy(*arrays[0]))
         rows = [row for row in self.kept if row.rule == rule.text]
-        lines = first_of(f"{row.parameter.path or '(model)'}: {row.reason}" for row in rows)
+        lines = first_of(f"{path_text(row.parameter.path)}: {row.reason}" for row in rows)
         elsewhere = self._statistics_elsewhere(rule)
         if elsewhere:
             return message(head, *lines, elsewhere)
@@ -378,8 +389,7 @@ class _Deciding:
 
 def _start_anew(layers: Iterable[Layer]) -> str:
     """Rules that start the running statistics of layers anew."""
-    selectors = dict.fromkeys(map(selector_of, layers))
-    return "{" + ", ".join(f'"{selector}": {{"state": "default"}}' for selector in selectors) + "}"
+    return mapping_text(dict.fromkeys(map(selector_of, layers), '{"state": "default"}'))
 
 
 def _undrawn_text(array: tuple[Layer, Parameter]) -> str:

@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from initax._errors import AxesError, did_you_mean, listing
+from initax._errors import AxesError, alternatives, path_text
 from initax._math._axes import Axes, names_in, refuse_unsided, resolve
 from initax._model._parameter import WEIGHT_ROLES, Evidence, Fans, Layer, Parameter
 from initax._model._reason import Reason
 from initax._model._register import guess_role
-from initax.schemes._initializer import where as where_is
+from initax.schemes._initializer import array_name
 from initax.schemes._scheme import Scheme
 
 
-def restated(layer: Layer, scheme: Scheme, where: str) -> Layer:
+def restated(layer: Layer, scheme: Scheme, rule: str) -> Layer:
     """Return a layer with the axes restated that a scheme has patterns for."""
     if not scheme.axes:
         return layer
@@ -26,7 +26,7 @@ def restated(layer: Layer, scheme: Scheme, where: str) -> Layer:
         weights[0] if name == "weight" and name not in names and weights else name: pattern
         for name, pattern in scheme.axes.items()
     }
-    return with_axes(layer, patterns, scheme.sizes, where)
+    return with_axes(layer, patterns, scheme.sizes, rule)
 
 
 def restated_alone(
@@ -38,7 +38,7 @@ def restated_alone(
     for name, pattern in patterns.items():
         if name not in names:
             raise AxesError(
-                f'{rule}: axes are given for "{name}", and the rule names {where_is(parameter)}.',
+                f'{rule}: axes are given for "{name}", and the rule names {array_name(parameter)}.',
                 f'one pattern is for the array itself: axes="{pattern}"',
             )
     if parameter.name not in patterns:
@@ -52,14 +52,14 @@ def restated_alone(
     return replace(layer, parameters=tuple(new if array.path == new.path else array for array in layer.parameters))
 
 
-def with_axes(layer: Layer, patterns: Mapping[str, str], sizes: Mapping[str, int], where: str) -> Layer:
+def with_axes(layer: Layer, patterns: Mapping[str, str], sizes: Mapping[str, int], rule: str) -> Layer:
     """Return the layer with the axes of some parameters restated.
 
     Args:
         layer: the layer.
         patterns: name within the layer → pattern.
         sizes: sizes of named axes, each used where a pattern has it.
-        where: the rule, for errors.
+        rule: the rule, for errors.
 
     Raises:
         AxesError: a name is not in the layer, or a pattern does not fit the array.
@@ -68,37 +68,35 @@ def with_axes(layer: Layer, patterns: Mapping[str, str], sizes: Mapping[str, int
     for name in patterns:
         if name not in names:
             raise AxesError(
-                f'{where}: axes are given for "{name}", which layer "{layer.path}" ({layer.cls.__name__}) lacks.',
-                f"it has: {listing(names)}",
-                did_you_mean(name, names),
+                f'{rule}: axes are given for "{name}", which layer "{layer.path}" ({layer.cls.__name__}) lacks.',
+                *alternatives("it has", name, names),
             )
     axes = set().union(*map(names_in, patterns.values())) - {"..."}
     for axis in sizes:
         if axis not in axes:
             raise AxesError(
-                f'{where}: sizes name the axis "{axis}", which no pattern has.',
-                f"axes: {listing(sorted(axes))}",
-                did_you_mean(axis, axes),
+                f'{rule}: sizes name the axis "{axis}", which no pattern has.',
+                *alternatives("axes", axis, sorted(axes)),
             )
-    restated = {name: _restated(layer[name], pattern, sizes, layer, where) for name, pattern in patterns.items()}
+    restated = {name: _restated(layer[name], pattern, sizes, layer, rule) for name, pattern in patterns.items()}
     weight = next((array for array in restated.values() if array.role in WEIGHT_ROLES), None)
     return replace(
         layer,
         parameters=tuple(
-            _following(restated.get(old.name, old), weight, where) if weight else restated.get(old.name, old)
+            _following(restated.get(old.name, old), weight, rule) if weight else restated.get(old.name, old)
             for old in layer.parameters
         ),
     )
 
 
-def _following(bias: Parameter, weight: Parameter, where: str) -> Parameter:
+def _following(bias: Parameter, weight: Parameter, rule: str) -> Parameter:
     """The parameter, with the fans of the restated weight if it is its bias."""
     if bias.role != "bias" or weight.axes is None:
         return bias
     outputs = math.prod(weight.axes.split[axis] for axis in weight.axes.out_axis)
     if math.prod(bias.shape) not in (outputs, outputs * weight.axes.batch_size):
         raise AxesError(
-            f'{where}: {bias.path} of shape {bias.shape} does not fit {weight.path} read as "{weight.axes.pattern}".',
+            f'{rule}: {bias.path} of shape {bias.shape} does not fit {weight.path} read as "{weight.axes.pattern}".',
             f"{weight.path} of shape {weight.shape} would have {outputs} outputs",
         )
     return replace(bias, fans=weight.fans, excluded=_unless_about_axes(bias.excluded))
@@ -108,14 +106,14 @@ def _unless_about_axes(reason: Reason | None) -> Reason | None:
     return None if reason is not None and reason.may_be_restated else reason
 
 
-def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Layer, where: str) -> Parameter:
+def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Layer, rule: str) -> Parameter:
     names = names_in(pattern)
     try:
         if old.role in WEIGHT_ROLES or (old.role is None and len(names) > 1):
             refuse_unsided(pattern)
         axes = resolve(pattern, old.shape, {name: size for name, size in sizes.items() if name in names})
     except AxesError as error:
-        raise AxesError(f"{where}: {old.path or '(model)'}: {error}") from None
+        raise AxesError(f"{rule}: {path_text(old.path)}: {error}") from None
     role = old.role or guess_role(old.name, names, layer.kind)
     fans = _fans(axes, old) if role in WEIGHT_ROLES else old.fans
     excluded = _unless_about_axes(old.excluded)

@@ -101,8 +101,8 @@ def _parsed(text: str, name: str, is_json: bool) -> Any:
     except json.JSONDecodeError as error:
         line, why = error.lineno, error.msg
     except tomllib.TOMLDecodeError as error:
-        place = re.search(r"\(at line (\d+), column \d+\)", str(error))
-        line = int(place[1]) if place else text.count("\n") + 1
+        position = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        line = int(position[1]) if position else text.count("\n") + 1
         why = str(error).partition(" (at ")[0]
     except KeyError as error:
         line = [number for keys, number in _json_keys(text) if keys[-1] == error.args[0]][-1]

@@ -38,10 +38,10 @@ def would_draw(rule: Rule, selected: Mapping[str, bool], layer: Layer, parameter
         return False
     if not selected[parameter.path]:
         return parameter.excluded is None and why_kept(parameter, layer, scheme, rule.text) is None
-    own = scheme.arrays.get(parameter.name, scheme)
-    if own is None or parameter.excluded is None:
-        return own is not None
-    weight = own.part("weight")
+    array_scheme = scheme.arrays.get(parameter.name, scheme)
+    if array_scheme is None or parameter.excluded is None:
+        return array_scheme is not None
+    weight = array_scheme.part("weight")
     return parameter.excluded.is_about_axes and isinstance(weight, Initializer) and weight.fits_bias
 
 

@@ -61,7 +61,7 @@ SETTINGS = ("InjectHyperparamsState.hyperparams", "InjectStatefulHyperparamsStat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
+class _StateArray:
     """Where an array is in an optimizer's state.
 
     Attributes:
@@ -155,20 +155,20 @@ def _forgetful(opt_state: State, drawn: Mapping[tuple[str, ...], Any], fresh: An
     if inner is not None and hasattr(opt_state, "replace") and hasattr(opt_state, "apply_fn"):
         started = getattr(fresh, "opt_state", fresh)
         return opt_state.replace(opt_state=_forgetful(inner, drawn, started, counts))
-    places = list(_places(opt_state))
-    owners = [_owner(place, drawn) for place in places]
+    arrays = list(_state_arrays(opt_state))
+    owners = [_owner(array, drawn) for array in arrays]
     resets = [False if owner is None else drawn[owner] for owner in owners]
     if all(reset is False for reset in resets):
-        raise PlanError(_nothing(drawn, places))
-    forgotten = [place for place, reset in zip(places, resets, strict=True) if reset is not False]
-    starts = {} if fresh is None else _starts(fresh, forgotten, len(places))
-    unknown = [place for place in forgotten if not place.starts_at_zero]
+        raise PlanError(_nothing(drawn, arrays))
+    forgotten = [array for array, reset in zip(arrays, resets, strict=True) if reset is not False]
+    starts = {} if fresh is None else _starts(fresh, forgotten, len(arrays))
+    unknown = [array for array in forgotten if not array.starts_at_zero]
     if unknown and fresh is None:
         raise PlanError(_unknown(opt_state, unknown))
     if counts == "reset":
-        counting = [owner is None and _is_count(place) for place, owner in zip(places, owners, strict=True)]
+        counting = [owner is None and _is_count(array) for array, owner in zip(arrays, owners, strict=True)]
         resets = [reset or is_count for reset, is_count in zip(resets, counting, strict=True)]
-    leaves = [_restarted(place, reset, starts.get(place.path)) for place, reset in zip(places, resets, strict=True)]
+    leaves = [_restarted(array, reset, starts.get(array.path)) for array, reset in zip(arrays, resets, strict=True)]
     return jax.tree_util.tree_unflatten(jax.tree.structure(opt_state), leaves)
 
 
@@ -189,15 +189,15 @@ def _drawn(plan: Plan) -> dict[tuple[str, ...], bool]:
     return {tuple(path.split(".")): aliases.get(path, path) in drawn for path in (*every, *aliases)}
 
 
-def _places(tree: Any, field: str = "", above: tuple[str, ...] = ()) -> Iterator[_Place]:
+def _state_arrays(tree: Any, field: str = "", above: tuple[str, ...] = ()) -> Iterator[_StateArray]:
     """Where each array of a state is, in the order in which JAX flattens them."""
     for path, node in tree_flatten_with_path(tree, is_leaf=_is_state)[0]:
         below = tuple(part for entry in path for part in entry_name(entry).split("."))
         if not _is_state(node):
-            yield _Place(path=(*above, *below), field=field, below=below, leaf=node)
+            yield _StateArray(path=(*above, *below), field=field, below=below, leaf=node)
             continue
         for name in node._fields:
-            yield from _places(getattr(node, name), f"{type(node).__name__}.{name}", (*above, *below, name))
+            yield from _state_arrays(getattr(node, name), f"{type(node).__name__}.{name}", (*above, *below, name))
 
 
 def _is_state(node: Any) -> bool:
@@ -207,18 +207,18 @@ def _is_state(node: Any) -> bool:
     return named and cls.__module__.partition(".")[0] == "optax"
 
 
-def _owner(place: _Place, drawn: Mapping[tuple[str, ...], Any]) -> tuple[str, ...] | None:
+def _owner(array: _StateArray, drawn: Mapping[tuple[str, ...], Any]) -> tuple[str, ...] | None:
     """The parameter whose path this path goes through; where the model is a single array, it owns all that has axes.
 
     A field that holds a tree of the parameters' structure holds a parameter's path first, and what is below, as numbers
     of axes, after it. Elsewhere, as in a state that is not optax's, numbers of a chain come first.
     """
-    if place.field in SETTINGS:
+    if array.field in SETTINGS:
         return None
     if ("",) in drawn:
-        has_axes = getattr(place.leaf, "ndim", 0) > 0 and jnp.issubdtype(place.leaf.dtype, np.inexact)
-        return ("",) if place.starts_at_zero or has_axes else None
-    names = place.below
+        has_axes = getattr(array.leaf, "ndim", 0) > 0 and jnp.issubdtype(array.leaf.dtype, np.inexact)
+        return ("",) if array.starts_at_zero or has_axes else None
+    names = array.below
     spans = [
         (first, last)
         for first in range(len(names))
@@ -227,27 +227,27 @@ def _owner(place: _Place, drawn: Mapping[tuple[str, ...], Any]) -> tuple[str, ..
     ]
     if not spans:
         return None
-    if place.starts_at_zero:
+    if array.starts_at_zero:
         first, last = min(spans, key=lambda span: (span[0], -span[1]))
     else:
         first, last = max(spans, key=lambda span: (span[1], -span[0]))
     return names[first:last]
 
 
-def _is_count(place: _Place) -> bool:
-    leaf, setting = place.leaf, place.field in SETTINGS
+def _is_count(array: _StateArray) -> bool:
+    leaf, setting = array.leaf, array.field in SETTINGS
     return not setting and getattr(leaf, "ndim", None) == 0 and jnp.issubdtype(leaf.dtype, np.integer)
 
 
-def _restarted(place: _Place, reset: Any, started: Any) -> Any:
+def _restarted(array: _StateArray, reset: Any, started: Any) -> Any:
     """An array of the state as at the start, where it is known, else with zeros; a placeholder for an array stays.
 
     Args:
-        place: the array.
+        array: the array.
         reset: whether it starts again, or which of its entries do.
         started: the array at the start.
     """
-    leaf = place.leaf
+    leaf = array.leaf
     if reset is False or (reset is True and started is not None):
         return started if reset else leaf
     if not isinstance(leaf, np.ndarray | jax.Array):
@@ -259,20 +259,20 @@ def _restarted(place: _Place, reset: Any, started: Any) -> Any:
         return leaf
     if leaf.shape != reset.shape:
         raise PlanError(
-            f'"{".".join(place.path)}" {leaf.shape} does not remember each entry of its parameter {reset.shape} alone.',
+            f'"{".".join(array.path)}" {leaf.shape} does not remember each entry of its parameter {reset.shape} alone.',
             "reset the whole layer: ix.reset_optimizer(opt_state, plan)",
         )
     return xp.where(reset, xp.zeros((), leaf.dtype), leaf)
 
 
-def _starts(fresh: Any, forgotten: list[_Place], number: int) -> dict[tuple[str, ...], Any]:
+def _starts(fresh: Any, forgotten: list[_StateArray], number: int) -> dict[tuple[str, ...], Any]:
     """Path → array of a fresh state, which has to have those that are forgotten; what it measures may come later.
 
     Raises:
         PlanError: it has not, or they have other shapes.
     """
-    starts = {place.path: place.leaf for place in _places(fresh)}
-    if any(place.path not in starts or np.shape(starts[place.path]) != np.shape(place.leaf) for place in forgotten):
+    starts = {array.path: array.leaf for array in _state_arrays(fresh)}
+    if any(array.path not in starts or np.shape(starts[array.path]) != np.shape(array.leaf) for array in forgotten):
         raise PlanError(
             "fresh is not a state of the same optimizer and parameters.",
             f"the state has {number} arrays, fresh has {len(starts)}",
@@ -281,22 +281,22 @@ def _starts(fresh: Any, forgotten: list[_Place], number: int) -> dict[tuple[str,
     return starts
 
 
-def _unknown(opt_state: Any, places: list[_Place]) -> str:
+def _unknown(opt_state: Any, arrays: list[_StateArray]) -> str:
     is_nnx = hasattr(opt_state, "tx") and hasattr(opt_state, "wrt")
     fresh = "nnx.Optimizer(new_model, optimizer.tx, wrt=optimizer.wrt)" if is_nnx else "optimizer.init(new_params)"
     return message(
         "what belongs to what is drawn is not known to start at zero.",
-        f"in the state: {listing(('.'.join(place.path) for place in places), 4)}",
+        f"in the state: {listing(('.'.join(array.path) for array in arrays), 4)}",
         f"write ix.reset_optimizer(opt_state, plan, fresh={fresh})",
     )
 
 
-def _nothing(drawn: Mapping[tuple[str, ...], Any], places: list[_Place]) -> str:
+def _nothing(drawn: Mapping[tuple[str, ...], Any], arrays: list[_StateArray]) -> str:
     asked = [".".join(path) for path, reset in drawn.items() if reset is not False]
     return message(
         "no array of the optimizer's state belongs to what is drawn.",
         f"drawn: {listing(asked, 4)}",
-        f"the state holds: {listing(('.'.join(place.path) for place in places), 4)}",
+        f"the state holds: {listing(('.'.join(array.path) for array in arrays), 4)}",
         "pass the state of this model's optimizer: optimizer.init(eqx.filter(model, eqx.is_array)), an nnx.Optimizer, "
         "a TrainState",
     )

@@ -14,7 +14,7 @@ from initax._errors import SchemeError, listing
 from initax._math._axes import Axes
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import Constant, filled
-from initax.schemes._initializer import Initializer, Kernel, Recipe, plain, where
+from initax.schemes._initializer import Initializer, Kernel, Recipe, array_name, plain
 from initax.schemes._named import Number, Values, scheme
 from initax.schemes._scheme import Parts, Scheme, weights_only
 
@@ -67,7 +67,7 @@ class ForgetGate(Initializer):
         if "forget" not in known or not parameter.gates:
             gates = f"its gates: {listing(known)}" if known else "it has no gates"
             raise SchemeError(
-                f"forget_gate needs a forget gate; {where(parameter)} of {layer.cls.__name__} has none.",
+                f"forget_gate needs a forget gate; {array_name(parameter)} of {layer.cls.__name__} has none.",
                 gates,
                 'select the LSTM cells alone: {"LSTMCell": ...}',
             )

@@ -23,7 +23,7 @@ from initax._errors import SchemeError
 from initax._math._axes import Axes
 from initax._math._keys import as_others_know_it, vmap_is_exact
 from initax._model._parameter import WEIGHT_ROLES, FrameworkInit, Layer, Parameter
-from initax.schemes._initializer import Initializer, Kernel, Recipe, drawing_dtype, where
+from initax.schemes._initializer import Initializer, Kernel, Recipe, array_name, drawing_dtype
 from initax.schemes._jax_closures import OwnAxes, fit, moments, own_axes
 
 
@@ -190,7 +190,8 @@ class Framework(Initializer):
         stack_axis = parameter.axes.stack_axis if parameter.axes else ()
         if math.prod(_of_entry(parameter.shape, stack_axis)) != math.prod(self.init.shape):
             raise SchemeError(
-                f"the initializer that {layer.cls.__name__} has for {where(parameter)} asks for {self.init.shape}.",
+                f"the initializer that {layer.cls.__name__} has for {array_name(parameter)} asks for "
+                f"{self.init.shape}.",
                 f"the array has shape {parameter.shape}",
             )
         function = self.init.function
@@ -249,7 +250,7 @@ def _refuse_other_result(kernel: CallingKernel, name: str, parameter: Parameter)
     except Exception as error:
         first = str(error).split("\n")[0]
         raise SchemeError(
-            f"the initializer {name} fails on {where(parameter)}: {type(error).__name__}: {first}",
+            f"the initializer {name} fails on {array_name(parameter)}: {type(error).__name__}: {first}",
             f"it was called with shape {kernel.entry_shape} and type {dtype}",
             "an initializer takes (key, shape, dtype), and fan_in if it names it",
         ) from error
@@ -257,7 +258,7 @@ def _refuse_other_result(kernel: CallingKernel, name: str, parameter: Parameter)
         is_array = hasattr(returned, "dtype")
         shape = f"an array of shape {tuple(returned.shape)}" if is_array else returned
         raise SchemeError(
-            f"the initializer {name} returned {shape} for shape {kernel.entry_shape} ({where(parameter)}).",
+            f"the initializer {name} returned {shape} for shape {kernel.entry_shape} ({array_name(parameter)}).",
             "it is called with the shape (*receptive, in, out), and has to return an array of it"
             if is_array
             else f"is it a factory? write {name}()",

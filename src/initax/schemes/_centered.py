@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from initax._errors import SchemeError
 from initax._math._axes import Axes
 from initax._model._parameter import Layer, Parameter, Role
-from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, where
+from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, array_name
 from initax.schemes._named import SchemeLike
 from initax.schemes._named import scheme as named
 from initax.schemes._scheme import Scheme
@@ -106,4 +106,4 @@ def _refuse_unsuited(parameter: Parameter, axes: Axes) -> None:
         why = f"one output has {axes.fan_in} inputs, fewer than {FEWEST}"
     else:
         return
-    raise SchemeError(f"centered can't serve {where(parameter)}: {why}.", seen, keep)
+    raise SchemeError(f"centered can't serve {array_name(parameter)}: {why}.", seen, keep)

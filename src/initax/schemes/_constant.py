@@ -12,7 +12,7 @@ import numpy as np
 from initax._errors import SchemeError
 from initax._math._axes import Axes
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
-from initax.schemes._initializer import Initializer, Kernel, Recipe, is_complex, where
+from initax.schemes._initializer import Initializer, Kernel, Recipe, array_name, is_complex
 from initax.schemes._kernels import Full
 
 Entries = float | complex | tuple["Entries", ...]
@@ -73,7 +73,7 @@ def filled(scheme: str, value: Entries, parameter: Parameter) -> Recipe:
     target = parameter.shape if axes is None else axes.canonical_shape
     if np.iscomplexobj(entries) and not is_complex(parameter.dtype):
         raise SchemeError(
-            f"{scheme} has complex values, and {where(parameter)} is {np.dtype(parameter.dtype).name}.",
+            f"{scheme} has complex values, and {array_name(parameter)} is {np.dtype(parameter.dtype).name}.",
             "a real array takes real values",
         )
     try:
@@ -83,7 +83,7 @@ def filled(scheme: str, value: Entries, parameter: Parameter) -> Recipe:
     if not fits:
         layout = "" if axes is None else " in the layout (*receptive, in, out)"
         raise SchemeError(
-            f"{scheme} has values of shape {entries.shape}, which do not broadcast to {where(parameter)}.",
+            f"{scheme} has values of shape {entries.shape}, which do not broadcast to {array_name(parameter)}.",
             f"shape {tuple(target)}{layout}",
             "a vector has one value for each output; a number is the same for all",
         )

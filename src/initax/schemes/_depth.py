@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, overload
 
-from initax._errors import SchemeError, did_you_mean, listing, with_line
+from initax._errors import SchemeError, did_you_mean, listing, mapping_text, path_text, with_line
 from initax._model._parameter import Parameter
 from initax._model._residual import Part, Residual, ResidualStream
 
@@ -106,7 +106,7 @@ class DepthFactor:
         Raises:
             SchemeError: the forward pass is not known, or does not tell the sizes.
         """
-        residual, path = parameter.residual, parameter.path or "(model)"
+        residual, path = parameter.residual, path_text(parameter.path)
         if residual is None:
             raise self._error(
                 "takes the number of residual branches from the forward pass, which is not known.",
@@ -160,8 +160,8 @@ class DepthFactor:
 
     def _error(self, what: str, *lines: str) -> SchemeError:
         recipe = BY_STREAM[self.recipe][0] if self.recipe not in RECIPES else self.recipe
-        sizes = ", ".join(f'"{name}": {USUAL[name]}' for name in _sizes(recipe))
-        line = f'or write the sizes: ("{recipe}", {{{sizes}}})'
+        sizes = mapping_text({name: str(USUAL[name]) for name in _sizes(recipe)})
+        line = f'or write the sizes: ("{recipe}", {sizes})'
         return SchemeError(f'the depth factor "{self.recipe}" {what}', *lines, line)
 
     def spec(self) -> Any:

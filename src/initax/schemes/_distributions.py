@@ -12,7 +12,7 @@ import numpy as np
 from initax._errors import SchemeError, warn
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS, Constant
-from initax.schemes._initializer import Initializer, Recipe, drawing_dtype, is_complex, where
+from initax.schemes._initializer import Initializer, Recipe, array_name, drawing_dtype, is_complex
 from initax.schemes._kernels import IntervalKernel, NormalKernel, TruncatedNormalKernel, UniformKernel, truncated_std
 from initax.schemes._named import NonNegative, Number, Positive, Values, scheme
 from initax.schemes._scheme import Parts, weights_only
@@ -36,7 +36,7 @@ class Normal(Initializer):
         if isinstance(self.mean, complex):
             if not is_complex(parameter.dtype):
                 raise SchemeError(
-                    f"{self.name} has a complex mean, {self.mean}, and {where(parameter)} is "
+                    f"{self.name} has a complex mean, {self.mean}, and {array_name(parameter)} is "
                     f"{np.dtype(parameter.dtype).name}.",
                     "a real array has a real mean",
                 )

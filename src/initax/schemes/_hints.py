@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from initax._errors import did_you_mean, listing, message, shown
+from initax._errors import did_you_mean, listing, mapping_text, message, shown
 from initax._model._parameter import ROLES
 
 KEPT = 'what a rule selects is kept by None, written without quotes; in a file by "keep"'
@@ -131,13 +131,14 @@ def needed(factory: Callable[..., Any]) -> list[str]:
     Args:
         factory: the function that makes it.
     """
-    parameters = parameters_of(factory).values()
-    return [each.name for each in parameters if each.kind is not each.VAR_KEYWORD and each.default is each.empty]
+    empty, open_ended = inspect.Parameter.empty, inspect.Parameter.VAR_KEYWORD
+    parameters = parameters_of(factory).items()
+    return [name for name, argument in parameters if argument.kind is not open_ended and argument.default is empty]
 
 
 def pairs_text(args: Mapping[Any, Any]) -> str:
     """Return arguments as they are written beside a scheme's name."""
-    return "{" + ", ".join(f'"{name}": {value!r}' for name, value in args.items()) + "}"
+    return mapping_text({name: repr(value) for name, value in args.items()})
 
 
 def no_name(name: Any, names: Iterable[str]) -> str:
@@ -161,12 +162,12 @@ def _as_a_call(name: str, names: Iterable[str]) -> str:
         return ""
     try:
         keywords = ast.parse(f"f({called[2]})", mode="eval").body.keywords  # type: ignore[attr-defined]
-        pairs = [f'"{each.arg}": {ast.unparse(each.value)}' for each in keywords if each.arg]
+        arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in keywords if keyword.arg}
     except SyntaxError:
-        pairs = []
-    if called[2] and not pairs:
+        arguments = {}
+    if called[2] and not arguments:
         return f'arguments stand beside the name, by name: ("{called[1]}", {{...}})'
-    return f'write ("{called[1]}", {{{", ".join(pairs)}}})' if pairs else f'write "{called[1]}"'
+    return f'write ("{called[1]}", {mapping_text(arguments)})' if arguments else f'write "{called[1]}"'
 
 
 def unknown_argument(name: str, factory: Callable[..., Any], argument: str, value: Any) -> str:
@@ -198,7 +199,7 @@ def _as_variance_scaling(law: Any, argument: str, value: Any) -> str:
     here, write = LAWS_ELSEWHERE[argument]
     args = {"scale": str(law.scale), "mode": f'"{law.mode}"', "distribution": f'"{law.distribution}"'}
     args[here] = write(law.scale, f'"{value}"' if isinstance(value, str) else repr(value))
-    return 'write ("variance_scaling", {' + ", ".join(f'"{name}": {text}' for name, text in args.items()) + "})"
+    return f'write ("variance_scaling", {mapping_text(args)})'
 
 
 def number_beside(name: str, factory: Callable[..., Any], value: float) -> str:
@@ -249,7 +250,7 @@ def unknown_role(key: str, scheme: str = "", value: Any = None) -> str:
 
 def no_role(scheme: Any, role: str) -> str:
     """Return what to say of a scheme that keeps every array of a role, and is asked for one."""
-    drawn = [each for each, part in scheme.parts.items() if part is not None]
+    drawn = [other for other, part in scheme.parts.items() if part is not None]
     line = f'write role="{drawn[0]}"' if len(drawn) == 1 else ""
     return message(f"{scheme} draws no {role}.", f"it draws: {listing(drawn)}" if drawn else "it draws nothing", line)
 

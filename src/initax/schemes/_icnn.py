@@ -13,7 +13,7 @@ from initax._math._positive_moments import PositiveMoments, ensemble, refuse_uns
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax.schemes._constant import ZEROS, Constant
 from initax.schemes._distributions import Normal
-from initax.schemes._initializer import FanKind, Initializer, Recipe, number, where
+from initax.schemes._initializer import FanKind, Initializer, Recipe, array_name, number
 from initax.schemes._kernels import HalfNormalKernel, LogNormalKernel, NormalKernel
 from initax.schemes._named import Number, Positive, Share, scheme
 from initax.schemes._scheme import Parts, weights_only
@@ -70,7 +70,7 @@ class _Icnn(Initializer):
                 return "first"
             cls = "" if layer.cls is type(None) else f" of {layer.cls.__name__}"
             raise SchemeError(
-                f"icnn can't tell what {where(parameter)}{cls} is: no weight beside it is known to be positive.",
+                f"icnn can't tell what {array_name(parameter)}{cls} is: no weight beside it is known to be positive.",
                 'say it: ("icnn", {"part": "first"}), "positive" (with a passthrough), "alone" (without) or '
                 '"passthrough"',
                 "or let it be found for a whole network: ix.convex.rules(model, activation)",
@@ -85,8 +85,8 @@ class _Icnn(Initializer):
 
     def _positive(self, part: str, fan_in: float) -> PositiveMoments:
         if part == "alone":
-            found = ensemble(self.activation, fan_in, self.variance, self.correlation, self.bias_noise)
-            return replace(found, weight_var=found.weight_var / (1 + self.alpha**2))
+            moments = ensemble(self.activation, fan_in, self.variance, self.correlation, self.bias_noise)
+            return replace(moments, weight_var=moments.weight_var / (1 + self.alpha**2))
         refuse_unstable(self.activation, self.k, self.tau, self.variance)
         return with_passthrough(self.activation, fan_in, self.variance, self.tau, self.k)
 
@@ -104,7 +104,8 @@ class IcnnWeight(_Icnn):
             needs_bias = self.bias != "elsewhere" and layer.cls is not type(None) and parameter.role != "embedding"
             if needs_bias and not any(array.role == "bias" for array in layer.parameters):
                 raise SchemeError(
-                    f"{self.name} needs a bias beside {where(parameter)} of {layer.cls.__name__}, and there is none.",
+                    f"{self.name} needs a bias beside {array_name(parameter)} of {layer.cls.__name__}, and there is "
+                    "none.",
                     f"positive weights shift the mean by {-moments.bias_mean:+.4g}; a bias has to take that off",
                     "build the layer with one, or say that another layer holds it: "
                     f'("{self.name}", {{"bias": "elsewhere"}})',

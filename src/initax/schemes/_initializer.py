@@ -156,7 +156,7 @@ class Initializer:
             SchemeError: they are not known.
         """
         if parameter.axes is None:
-            raise SchemeError(f"{self.name} needs the axes of {where(parameter)}, and they are not declared.")
+            raise SchemeError(f"{self.name} needs the axes of {array_name(parameter)}, and they are not declared.")
         return parameter.axes
 
     def fans_of(self, parameter: Parameter, fans: str) -> tuple[float, float]:
@@ -170,7 +170,7 @@ class Initializer:
             fan_in, fan_out = parameter.effective_fan_in, parameter.effective_fan_out
         if parameter.fan_in is not None and fan_in is None:
             raise SchemeError(
-                f"{self.name} needs the effective fans of {where(parameter)}, and what its mask lets through "
+                f"{self.name} needs the effective fans of {array_name(parameter)}, and what its mask lets through "
                 "is not known here: the mask is traced or abstract.",
                 f"shape {parameter.shape}, nominal fan_in {parameter.fan_in:g}, fan_out {parameter.fan_out:g}",
                 "plan where it is an array, outside jax.jit: plan = ix.plan(model, ...); then inside: plan.draw(key)",
@@ -179,7 +179,7 @@ class Initializer:
             line = "a bias takes its weight's; of several it has to be told: ix.register_layer(..., of={bias: weight})"
             if parameter.role == "bias" and not parameter.path:
                 line = f'give those of its weight: ix.draw("{self.name}", key, shape, role="bias", fan_in=...)'
-            head = f"{self.name} needs the fans of {where(parameter)}, and they are not known."
+            head = f"{self.name} needs the fans of {array_name(parameter)}, and they are not known."
             raise SchemeError(head, f"shape {parameter.shape}, role {parameter.role}", line)
         return float(fan_in), float(fan_out)
 
@@ -191,7 +191,7 @@ class Initializer:
         """
         if value <= 0:
             raise SchemeError(
-                f"{self.name} divides by {name}, which is 0 for {where(parameter)}.",
+                f"{self.name} divides by {name}, which is 0 for {array_name(parameter)}.",
                 f"shape {parameter.shape}, axes {parameter.axes.pattern if parameter.axes else None}",
                 'an array with a zero-sized axis has nothing to scale by: use "zeros" or leave it out',
             )
@@ -219,7 +219,7 @@ class Initializer:
         """
         if is_complex(parameter.dtype):
             raise SchemeError(
-                f"{self.name} is defined for real arrays; {where(parameter)} is {np.dtype(parameter.dtype).name}.",
+                f"{self.name} is defined for real arrays; {array_name(parameter)} is {np.dtype(parameter.dtype).name}.",
                 instead,
             )
 
@@ -273,7 +273,7 @@ class InitializerAround(Initializer):
         recipe = self.inner.recipe(parameter, layer)
         if recipe.kernel.sees_old:
             raise SchemeError(
-                f"{self.name} can't take a scheme that keeps a part of what {where(parameter)} holds.",
+                f"{self.name} can't take a scheme that keeps a part of what {array_name(parameter)} holds.",
                 'write it the other way around: ("shrink_perturb", {"shrink": ..., "scheme": ("scaled", ...)})',
             )
         return recipe
@@ -429,6 +429,6 @@ def averages(fan_in: float, fan_out: float) -> dict[str, float]:
     }
 
 
-def where(parameter: Parameter) -> str:
+def array_name(parameter: Parameter) -> str:
     """Return how an error names a parameter."""
     return f'"{parameter.path}"' if parameter.path else "the array"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._distributions import normal
-from initax.schemes._initializer import Initializer, Recipe, where
+from initax.schemes._initializer import Initializer, Recipe, array_name
 from initax.schemes._named import NonNegative, Number, scheme
 from initax.schemes._scheme import Parts, weights_only
 from initax.schemes._structured import Eye
@@ -25,7 +25,7 @@ class RecurrentIdentity(Initializer):
         *_, inputs, outputs = axes.canonical_shape
         if inputs != outputs:
             raise SchemeError(
-                f"irnn needs square recurrent weights; {where(parameter)} has {inputs} inputs, {outputs} outputs.",
+                f"irnn needs square recurrent weights; {array_name(parameter)} has {inputs} inputs, {outputs} outputs.",
                 f'shape {parameter.shape}, axes "{axes.pattern}"',
                 'for a partial identity: ix.Scheme("irnn", recurrent="identity")',
             )

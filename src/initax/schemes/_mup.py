@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS
-from initax.schemes._initializer import Initializer, Recipe, where
+from initax.schemes._initializer import Initializer, Recipe, array_name
 from initax.schemes._named import Positive, scheme
 from initax.schemes._scheme import Parts
 from initax.schemes._variance import Distribution, of_variance
@@ -28,7 +28,7 @@ class Mup(Initializer):
         axes = self.known_axes(parameter)
         if not axes.in_axis:
             raise SchemeError(
-                f"{self.name} needs an input axis; {where(parameter)} has shape {parameter.shape}, "
+                f"{self.name} needs an input axis; {array_name(parameter)} has shape {parameter.shape}, "
                 f'axes "{axes.pattern}".',
                 "its variance follows from the number of inputs",
             )

@@ -6,7 +6,7 @@ import math
 
 from initax._errors import SchemeError
 from initax._model._parameter import Constraint, Parameter
-from initax.schemes._initializer import Initializer, Recipe, where
+from initax.schemes._initializer import Initializer, Recipe, array_name
 
 EXPECTED = 1e-3
 """Entries of an array that may be expected beyond a map's upper bound: one draw in a thousand has one, and is cut."""
@@ -22,9 +22,9 @@ def refuse_out_of_range(initializer: Initializer, recipe: Recipe, parameter: Par
         return
     lowest, wrong = recipe.kernel.lowest(recipe.numbers), ""
     if lowest < 0:
-        wrong = f"{initializer} gives negative values, and {where(parameter)} is positive"
+        wrong = f"{initializer} gives negative values, and {array_name(parameter)} is positive"
     elif lowest == 0 and not constraint.reaches_zero and not recipe.kernel.random:
-        wrong = f"{initializer} gives zeros, and {where(parameter)} is never zero"
+        wrong = f"{initializer} gives zeros, and {array_name(parameter)} is never zero"
     if wrong:
         raise SchemeError(
             f"{wrong} ({constraint.name}).",
@@ -38,7 +38,7 @@ def refuse_out_of_range(initializer: Initializer, recipe: Recipe, parameter: Par
     expected = share * math.prod(parameter.shape)
     if expected > EXPECTED:
         raise SchemeError(
-            f"{initializer} gives weights above {constraint.most:g}, which {where(parameter)} can't hold "
+            f"{initializer} gives weights above {constraint.most:g}, which {array_name(parameter)} can't hold "
             f"({constraint.name}).",
             f"expected: {expected:.3g} of {math.prod(parameter.shape)} entries",
             "use a map without an upper bound: softplus, exp, square",

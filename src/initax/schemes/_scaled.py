@@ -16,7 +16,7 @@ from initax._errors import SchemeError, count
 from initax._math._axes import Axes
 from initax._model._parameter import Layer, Parameter, Role
 from initax.schemes._depth import DepthFactor, KnownFactor, depth_factor
-from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, number, where
+from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, array_name, number
 from initax.schemes._named import SchemeLike
 from initax.schemes._named import scheme as named
 from initax.schemes._scheme import Scheme
@@ -168,13 +168,13 @@ def _stack_of(parameter: Parameter, axes: Axes, factors: tuple[float, ...]) -> i
     seen = f'shape {parameter.shape}, axes "{axes.pattern}"'
     if axis is None:
         raise SchemeError(
-            f"scaled has {many}, one for each layer of a stack; {where(parameter)} is not a stack.",
+            f"scaled has {many}, one for each layer of a stack; {array_name(parameter)} is not a stack.",
             seen,
             f'write one number, ("scaled", {{"scheme": ..., "factor": {factors[0]:g}}}), or select the stack alone',
         )
     if parameter.shape[axis] != len(factors):
         raise SchemeError(
-            f"scaled has {many}; {where(parameter)} is a stack of {parameter.shape[axis]}.",
+            f"scaled has {many}; {array_name(parameter)} is a stack of {parameter.shape[axis]}.",
             f"{seen}: one factor for each entry of axis {axis}",
             f'write "factor": [{factors[0]:g}, ...] with {count(parameter.shape[axis], "number")}, or one number',
         )

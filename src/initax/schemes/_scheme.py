@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from initax._errors import AxesError, SchemeError, listing, shown, with_line
+from initax._errors import AxesError, SchemeError, listing, mapping_text, shown, with_line
 from initax._math._axes import parse
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Role
 from initax.schemes._constant import ZEROS
@@ -323,12 +323,8 @@ def get(name: str, **args: Any) -> Scheme:
         raise SchemeError(unknown_argument(name, factory, unknown[0], args[unknown[0]]))
     missing = [key for key in needed(factory) if key not in args]
     if missing:
-        pairs = ", ".join(
-            f'"{key}": {args[key]!r}' if key in args else f'"{key}": ...'
-            for key in parameters
-            if key in args or key in missing
-        )
-        raise SchemeError(f"{name} needs {listing(missing)}.", f'write ("{name}", {{{pairs}}})')
+        texts = {key: repr(args[key]) if key in args else "..." for key in parameters if key in {*args, *missing}}
+        raise SchemeError(f"{name} needs {listing(missing)}.", f'write ("{name}", {mapping_text(texts)})')
     return factory(**args)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter, Role
-from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, where
+from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, array_name
 from initax.schemes._named import Number, SchemeLike
 from initax.schemes._named import scheme as named
 from initax.schemes._scheme import Scheme
@@ -48,7 +48,7 @@ class ShrinkPerturb(InitializerAround):
         """Return the recipe for one parameter."""
         if parameter.constraint is not None:
             raise SchemeError(
-                f"shrink_perturb adds to what is stored; {where(parameter)} is stored behind "
+                f"shrink_perturb adds to what is stored; {array_name(parameter)} is stored behind "
                 f"{parameter.constraint.name}.",
                 "the sum would not be the effective weight's",
                 "draw it anew, or keep it",

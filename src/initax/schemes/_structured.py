@@ -20,7 +20,7 @@ from initax._math._polar import polar
 from initax._math._sharding import Split, split_of
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._constant import ZEROS
-from initax.schemes._initializer import Initializer, Kernel, Recipe, number, where
+from initax.schemes._initializer import Initializer, Kernel, Recipe, array_name, number
 from initax.schemes._named import Gain, NonNegative, Share, scheme
 from initax.schemes._scheme import Parts, weights_only
 
@@ -185,11 +185,11 @@ class OfMatrix(Initializer):
         axes = self.known_axes(parameter)
         seen = f'shape {parameter.shape}, axes "{axes.pattern}"'
         if not (axes.in_axis and axes.out_axis):
-            head = f"{self.name} needs input and output axes; {where(parameter)} has {seen}."
+            head = f"{self.name} needs input and output axes; {array_name(parameter)} has {seen}."
             raise SchemeError(head, 'for a vector use "normal" or "zeros"')
         if self.name in ("dirac", "delta_orthogonal") and not axes.receptive_axis:
             line = 'for a matrix use "identity"' if self.name == "dirac" else 'for a matrix use "orthogonal"'
-            raise SchemeError(f"{self.name} needs a receptive field; {where(parameter)} has {seen}.", line)
+            raise SchemeError(f"{self.name} needs a receptive field; {array_name(parameter)} has {seen}.", line)
         return self.of_matrix(axes, parameter) if 0 not in parameter.shape else ZEROS.recipe(parameter, layer)
 
     def of_matrix(self, axes: Axes, parameter: Parameter) -> Recipe:
@@ -224,7 +224,7 @@ class DeltaOrthogonal(OfMatrix):
         *receptive, inputs, outputs = axes.canonical_shape
         if inputs > outputs:
             raise SchemeError(
-                f"delta_orthogonal needs at least as many outputs as inputs; {where(parameter)} has {inputs} "
+                f"delta_orthogonal needs at least as many outputs as inputs; {array_name(parameter)} has {inputs} "
                 f"inputs and {outputs} outputs per group.",
                 f'shape {parameter.shape}, axes "{axes.pattern}"',
                 'a convolution that narrows can\'t preserve norms: use "orthogonal"',
@@ -246,7 +246,7 @@ class Eye(OfMatrix):
         shift = self.shift if isinstance(self.shift, tuple) else (*[0] * (rank - 1), self.shift)
         if len(shift) != rank:
             raise SchemeError(
-                f"identity has {len(shift)} shifts, one for each axis, and {where(parameter)} has "
+                f"identity has {len(shift)} shifts, one for each axis, and {array_name(parameter)} has "
                 f"{rank} axes in the layout (*receptive, in, out).",
                 f'shape {parameter.shape}, axes "{axes.pattern}"',
                 "a single number shifts the outputs",
