@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import initax as ix
 from initax._math._axes import resolve
@@ -131,6 +132,51 @@ def test_what_it_can_not_serve_is_refused(name):
     assert str(caught.value) == (
         f'rule "*": centered can\'t serve {text}\n  for it write a rule of its own: {{"weight": "he_normal"}}'
     )
+
+
+CONSTANT = {
+    "zeros": (("centered", {"scheme": "zeros"}), "zeros"),
+    "ones": (("centered", {"scheme": "ones"}), "ones"),
+    "a number": (("centered", {"scheme": ("constant", {"value": 0.5})}), "constant(value=0.5)"),
+    "a number for each output": (
+        ("centered", {"scheme": ("constant", {"value": [1.0, 2.0, 3.0]})}),
+        "constant(value=[1.0, 2.0, 3.0])",
+    ),
+    "nothing of something": (
+        ("centered", {"scheme": ("scaled", {"scheme": "he_normal", "factor": 0})}),
+        "scaled(he_normal, 0)",
+    ),
+    "auto, all for the bias": (("auto", {"bias_share": 1.0, "center": True}), "auto"),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_of_a_constant_nothing_would_be_left(name):
+    scheme, shown = CONSTANT[name]
+    with pytest.raises(ix.SchemeError) as caught:
+        ix.plan(eqx.nn.Linear(16, 3, key=KEY), {"*": scheme})
+    assert str(caught.value) == (
+        f'rule "*": centered can\'t serve "weight": {shown} gives each output equal weights, and less their mean '
+        "these are zero.\n"
+        '  shape (3, 16), axes "o i"\n'
+        '  for it write a rule of its own: {"weight": "zeros"}'
+    )
+
+
+def test_what_a_framework_starts_with_zeros_stays_zero_under_default():
+    module = nn.Sequential([nn.Dense(8), nn.Dense(8, kernel_init=nn.initializers.zeros)])
+    x = jnp.ones((1, 16))
+    rules = {"*": ("centered", {"scheme": "default"})}
+    drawn = ix.plan(module.init(KEY, x), rules, module=module, inputs=x).arrays(KEY)
+    assert (drawn["layers_1.kernel"] == 0).all()
+    np.testing.assert_allclose(drawn["layers_0.kernel"].mean(0), 0, atol=1e-7)
+
+
+@pytest.mark.parametrize("scheme", ["identity", "zero_init"])
+def test_a_matrix_without_chance_is_centered(scheme):
+    weight = ix.draw(("centered", {"scheme": scheme}), KEY, (16, 16))
+    np.testing.assert_allclose(weight.mean(0), 0, atol=1e-7)
+    assert float(jnp.abs(weight).max()) > 0.5
 
 
 def test_positive_weights_are_refused():

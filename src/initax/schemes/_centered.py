@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from initax._errors import SchemeError
 from initax._math._axes import Axes
 from initax._model._parameter import Layer, Parameter, Role
+from initax.schemes._constant import FilledKernel
 from initax.schemes._initializer import Initializer, InitializerAround, KernelAround, Recipe, array_name
 from initax.schemes._named import SchemeLike
 from initax.schemes._named import scheme as named
@@ -49,8 +51,14 @@ class Centered(InitializerAround):
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
         axes = self.known_axes(parameter)
-        _refuse_unsuited(parameter, axes)
+        if why := _why_unsuited(parameter, axes):
+            raise _unsuited(parameter, axes, why, "he_normal")
         recipe = self.inner_recipe(parameter, layer)
+        # What a framework itself starts with zeros, a last layer, stays zero under `default`.
+        starts_at_zero = self.inner.draws_reserved and recipe.moments == (0, 0)
+        if _is_constant(recipe) and not starts_at_zero:
+            why = f"{self.inner} gives each output equal weights, and less their mean these are zero"
+            raise _unsuited(parameter, axes, why, "zeros")
         return replace(recipe, kernel=CenteredKernel(recipe.kernel, axes))
 
     def __str__(self) -> str:
@@ -73,8 +81,8 @@ def centered(scheme: SchemeLike) -> Scheme:
         scheme: the scheme, written in any way a rule accepts.
 
     Raises:
-        SchemeError: the scheme is wrong; when a plan is made, a weight is positive, depthwise, or has fewer than eight
-            inputs.
+        SchemeError: the scheme is wrong; when a plan is made, a weight is positive, depthwise, has fewer than eight
+            inputs, or is a constant.
 
     Examples:
         >>> import initax as ix, jax
@@ -94,16 +102,27 @@ def centered(scheme: SchemeLike) -> Scheme:
     return scheme.changed(of_part, centered)
 
 
-def _refuse_unsuited(parameter: Parameter, axes: Axes) -> None:
+def _is_constant(recipe: Recipe) -> bool:
+    """Whether all weights of an output are known to be one number."""
+    if isinstance(recipe.kernel, FilledKernel):
+        return np.ndim(recipe.kernel.values) < 2
+    return recipe.std == 0 and recipe.moments is not None
+
+
+def _why_unsuited(parameter: Parameter, axes: Axes) -> str:
+    """Why a weight can't be centered, whatever draws it; nothing where it can."""
     inputs = math.prod(axes.split[axis] for axis in axes.in_axis)
-    seen = f'shape {parameter.shape}, axes "{axes.pattern}"'
-    keep = f'for it write a rule of its own: {{"{parameter.path or "*"}": "he_normal"}}'
     if parameter.constraint is not None and not parameter.constraint.scales:
-        why = f"it is stored behind {parameter.constraint.name}, and its mean may have to stay"
-    elif axes.receptive_axis and axes.batch_size > 1 and inputs == 1:
-        why = "it is depthwise: its mean is the channel itself"
-    elif axes.fan_in < FEWEST:
-        why = f"one output has {axes.fan_in} inputs, fewer than {FEWEST}"
-    else:
-        return
-    raise SchemeError(f"centered can't serve {array_name(parameter)}: {why}.", seen, keep)
+        return f"it is stored behind {parameter.constraint.name}, and its mean may have to stay"
+    if axes.receptive_axis and axes.batch_size > 1 and inputs == 1:
+        return "it is depthwise: its mean is the channel itself"
+    return f"one output has {axes.fan_in} inputs, fewer than {FEWEST}" if axes.fan_in < FEWEST else ""
+
+
+def _unsuited(parameter: Parameter, axes: Axes, why: str, scheme: str) -> SchemeError:
+    """The error for a weight that can't be centered, with a scheme that serves it."""
+    return SchemeError(
+        f"centered can't serve {array_name(parameter)}: {why}.",
+        f'shape {parameter.shape}, axes "{axes.pattern}"',
+        f'for it write a rule of its own: {{"{parameter.path or "*"}": "{scheme}"}}',
+    )
