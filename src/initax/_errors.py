@@ -110,43 +110,20 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def path_text(path: str) -> str:
-    """Return the path of a layer or an array as it is printed; that of the model itself is empty."""
-    return path or "(model)"
-
-
 def first_of(items: Iterable[str], limit: int = 4) -> list[str]:
     """Return the first items, one a line, and where there are more a line with the count of the rest."""
     items = list(items)
     return [*items[:limit], f"… {len(items) - limit} more"] if len(items) > limit else items
 
 
-def mapping_text(entries: Mapping[Any, str]) -> str:
-    """Return a mapping as one writes it, from its keys and the texts of its values: `{"w": "o i", "b": None}`."""
-    return "{" + ", ".join(f'"{key}": {text}' for key, text in entries.items()) + "}"
-
-
-def written(value: Any) -> str:
-    """Return plain data as one writes it, and three dots for all else."""
-    match value:
-        case str():
-            return f'"{value}"'
-        case Mapping():
-            return mapping_text({key: written(entry) for key, entry in value.items()})
-        case tuple() | list():
-            inside = ", ".join(map(written, value))
-            return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' if len(value) == 1 else ''})"
-        case None | bool() | int() | float():
-            return str(value)
-    return "..."
-
-
-def warn(head: str, *lines: str) -> None:
-    """Warn the user, on the line that called initax."""
+def warn(head: str, *lines: str) -> str:
+    """Warn the user, on the line that called initax, and return the text."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "initax":
         level, frame = level + 1, frame.f_back
-    warnings.warn(message(head, *lines), InitaxWarning, stacklevel=level)
+    text = message(head, *lines)
+    warnings.warn(text, InitaxWarning, stacklevel=level)
+    return text
 
 
 def shown(value: object) -> str:

@@ -122,26 +122,25 @@ def ablate(
     done = {task for task, result in runs.items() if result.error is None or not retry}
     missing = [(name, seed) for name in schemes for seed in range(len(typed)) if (name, seed) not in done]
 
-    def recorded(outcome: Outcome) -> Run:
-        (scheme, seed), metrics, error, seconds = outcome
-        key = tuple(map(int, words[seed]))
-        plan = plans[scheme]["fingerprint"]
-        return Run(
-            scheme=scheme, seed=seed, key=key, plan=plan, metrics=metrics, error=error, seconds=round(seconds, 6)
-        )
-
     failed = 0
     visible = bool(missing) and (sys.stderr.isatty() if progress is None else progress)
     with bar(len(typed) * len(schemes), shown=visible, done=len(done), counted=True) as step:
         step("ablation", 0)
         for outcomes in EXECUTORS[how](models, run, missing) if missing else ():
-            fresh = [recorded(outcome) for outcome in outcomes]
+            fresh = [_recorded(outcome, words, plans) for outcome in outcomes]
             if file:
                 file.append(fresh)
             runs |= {(result.scheme, result.seed): result for result in fresh}
             failed += sum(result.error is not None for result in fresh)
             step(fresh[-1].scheme + (f", {failed} failed" if failed else ""), len(fresh))
     return Ablation.of(tuple(runs.values()), header["schemes"], typed, baseline)
+
+
+def _recorded(outcome: Outcome, words: np.ndarray, plans: Mapping[str, Any]) -> Run:
+    """The run of an outcome, with the words of its key and the fingerprint of its plan."""
+    (scheme, seed), metrics, error, seconds = outcome
+    key, plan = tuple(map(int, words[seed])), plans[scheme]["fingerprint"]
+    return Run(scheme=scheme, seed=seed, key=key, plan=plan, metrics=metrics, error=error, seconds=round(seconds, 6))
 
 
 def as_keys(keys: Any) -> jax.Array:

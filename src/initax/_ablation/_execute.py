@@ -37,7 +37,7 @@ def check_run(run: Any) -> None:
     """Raise where a function can't be called with a model and a key, as far as its signature says.
 
     Raises:
-        InitaxError: it can't be, or it is no function.
+        InitaxError: it can't be, or it is not a function.
     """
     if not callable(run):
         raise InitaxError(f"run must be a function of a model and a key, not {shown(run)}.", CALL)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from initax._ablation._run import Run
-from initax._errors import InitaxError, listing, message, path_text
+from initax._errors import InitaxError, listing, message
+from initax._text import differing, path_text
 
 FORMAT = 1
 """Version of the file."""
@@ -136,12 +137,12 @@ def _changes(name: str, old: Any, new: Any) -> Iterator[str]:
         yield f'scheme "{name}": it has {len(before)} rules, now there are {len(after)}'
         return
     old, new = old["decisions"], new["decisions"]
-    path = next(path for path in {**old, **new} if old.get(path) != new.get(path))
+    path = differing(old, new)[0]
     shown = path_text(path)
     if path not in old or path not in new:
         news = "is new" if path in new else "is gone"
         yield f'scheme "{name}": {shown} {tuple({**old, **new}[path]["shape"])} {news}'
         return
     was, now = old[path], new[path]
-    entries = [entry for entry in {**was, **now} if was.get(entry) != now.get(entry)]
-    yield f'scheme "{name}": {shown}: ' + ", ".join(f"{entry} {was.get(entry)} → {now.get(entry)}" for entry in entries)
+    changes = (f"{entry} {was.get(entry)} → {now.get(entry)}" for entry in differing(was, now))
+    yield f'scheme "{name}": {shown}: {", ".join(changes)}'

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import survey as survey_model
-from initax._errors import ModelError, SchemeError, listing, path_text
+from initax._errors import ModelError, SchemeError, listing
 from initax._model._survey import Survey
 from initax._planning._plan import Plan
 from initax._planning._records import Draw, Kept
 from initax._planning._rules import read_rules
+from initax._text import differing, path_text
 from initax._trace._take_survey import survey
 from initax._verbs._named_rules import named_plans
 
@@ -136,8 +137,7 @@ def _refuse_changed(arrays_of_first: Arrays, arrays_of_seed: Arrays, seed: int) 
         {path: f"{array.dtype}{list(array.shape)}" for path, array in arrays.items()}
         for arrays in (arrays_of_first, arrays_of_seed)
     )
-    if old != new:
-        path = next(path for path in {**old, **new} if old.get(path) != new.get(path))
+    for path in differing(old, new):
         raise ModelError(
             "the function that makes the model makes another one for another key.",
             f"{path_text(path)}: {old.get(path, 'none')} for key 0, {new.get(path, 'none')} for key {seed}",

@@ -10,11 +10,12 @@ from typing import Any
 import jax
 
 from initax._adapters._nodes import Awaited, Node, absolute
-from initax._errors import ModelError, path_text
+from initax._errors import ModelError
 from initax._model._declared import Declaration, declaration_of
 from initax._model._parameter import FROM_KEY, WEIGHT_ROLES, Constraint, Layer, Parameter
 from initax._model._reason import Reason, Why, follows, tied
 from initax._model._survey import Stream
+from initax._text import path_text
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ from initax._model._evidence import settled
 from initax._model._parameter import UNDECLARED, Ancestor, Constraint, Layer, Parameter, new_layer
 from initax._model._quick import maker
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
-from initax._model._states import BOXES
+from initax._model._states import BOXES, unboxed
 from initax._model._survey import Survey
 
 PARAMS = "params"
@@ -159,11 +159,6 @@ def _names_are_flax(tree: Any) -> bool:
         if is_automatic(last) or _names_are_flax(child) if is_module else last in NAMES:
             return True
     return False
-
-
-def unboxed(names: Names) -> Names:
-    """Return names without that of a restored box around an array, which is not a name of the array."""
-    return names[:-1] if len(names) > 1 and names[-1] in BOXES else names
 
 
 def _names(key: Any) -> Names:

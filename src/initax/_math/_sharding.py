@@ -57,7 +57,7 @@ def varying_like(array: Any, old: Any) -> Any:
 
     Args:
         array: the array.
-        old: the one whose place it takes; of one that is no tracer, nothing is asked.
+        old: the one whose place it takes; nothing is asked of one that is not a tracer.
     """
     if not isinstance(old, jax.core.Tracer):
         return array

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from initax._errors import mapping_text
 from initax._math._axes import Axes
 from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Evidence, Layer, Parameter
 from initax._model._reason import Reason, Why, undeclared
 from initax._model._states import parts_of, states_by_form
+from initax._text import mapping_text
 
 WEAK = (Evidence.NAMED, Evidence.GUESSED)
 """Evidence that a contradiction outweighs."""

@@ -13,12 +13,12 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from initax._errors import path_text
 from initax._math._axes import Axes
 from initax._model._constraint import Constraint as Constraint  # noqa: PLC0414  adapters take it from here
 from initax._model._quick import copier, maker
 from initax._model._reason import Reason
 from initax._model._residual import Residual
+from initax._text import path_text
 
 Role = Literal["weight", "recurrent", "bias", "embedding", "scale", "state"]
 ROLES: tuple[Role, ...] = get_args(Role)

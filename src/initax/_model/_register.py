@@ -74,8 +74,24 @@ def register_layer(
     for argument, mapping in given.items():
         for name in mapping:
             _require(name, fields, cls, f'{argument} names the field "{name}", which is not declared.')
+    declare(cls, _declaration(cls, kind, fields, sizes or {}, given))
+    return cls
+
+
+def _declaration(
+    cls: type, kind: str, fields: Mapping[str, str], sizes: Mapping[str, int | str], given: Mapping[str, Any]
+) -> Declaration:
+    """The row of a class in the table of layers.
+
+    Args:
+        cls: the class.
+        kind: its kind.
+        fields: axis patterns by field name.
+        sizes: sizes of named axes.
+        given: name of a further argument → what it says of single fields.
+    """
     axis_names = {name: names_in(pattern) for name, pattern in fields.items()}
-    for axis in sizes or {}:
+    for axis in sizes:
         if not any(axis in names for names in axis_names.values()):
             raise AxesError(
                 f'register_layer({cls.__name__}): sizes name the axis "{axis}", which no pattern has.',
@@ -90,24 +106,18 @@ def register_layer(
     weights = [name for name, role in role_of.items() if role in WEIGHT_ROLES]
     only = weights[0] if len(weights) == 1 else None
     maps = given["positivity"]
-    declare(
-        cls,
-        Declaration(
-            kind=kind,
-            fields={
-                name: Field(
-                    pattern=pattern,
-                    role=role_of[name],
-                    sizes=sizes or {},
-                    of=given["of"].get(name) or (only if role_of[name] == "bias" else None),
-                    default=given["default"].get(name),
-                    constraint=behind(maps[name]) if name in maps else None,
-                )
-                for name, pattern in fields.items()
-            },
-        ),
-    )
-    return cls
+    rows = {
+        name: Field(
+            pattern=pattern,
+            role=role_of[name],
+            sizes=sizes,
+            of=given["of"].get(name) or (only if role_of[name] == "bias" else None),
+            default=given["default"].get(name),
+            constraint=behind(maps[name]) if name in maps else None,
+        )
+        for name, pattern in fields.items()
+    }
+    return Declaration(kind=kind, fields=rows)
 
 
 def _refuse_unknown(cls: type, kind: str, fields: Mapping[str, str]) -> None:

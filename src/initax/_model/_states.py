@@ -42,8 +42,12 @@ BOXES = ("value", "raw_value")
 
 def parts_of(path: str) -> Parts:
     """Return the names in a path, joined ones apart, without those of boxes around an array."""
-    parts = tuple(path.replace("/", ".").split("."))
-    return parts[:-1] if len(parts) > 1 and parts[-1] in BOXES else parts
+    return unboxed(tuple(path.replace("/", ".").split(".")))
+
+
+def unboxed(names: Parts) -> Parts:
+    """Return names without that of a restored box around an array, which is not a name of the array."""
+    return names[:-1] if len(names) > 1 and names[-1] in BOXES else names
 
 
 def states_by_form(leaves: Iterable[tuple[str, Any]]) -> dict[str, Reason]:

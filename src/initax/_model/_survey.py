@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from initax._errors import ModelError, path_text
+from initax._errors import ModelError
 from initax._math._sharding import varying_like
-from initax._model._parameter import Layer, leading_cells
+from initax._model._parameter import Layer, Parameter, leading_cells
 from initax._model._residual import ResidualStream
-from initax._text import table
+from initax._text import path_text, table
 
 Stream = Callable[[jax.Array], Any]
 """Function from the user's key to the start of a stream of random numbers."""
@@ -72,8 +72,7 @@ class Survey:
 
     def __repr__(self) -> str:
         """Return the survey in one line."""
-        count = sum(len(layer.parameters) for layer in self.layers)
-        return f"Survey({self.model.__name__}: {len(self.layers)} layers, {count} arrays)"
+        return f"Survey({self.model.__name__}: {len(self.layers)} layers, {len(arrays_of(self))} arrays)"
 
     def __str__(self) -> str:
         """Return the survey as a table of arrays, with how the axes of each are known, and notes."""
@@ -82,7 +81,7 @@ class Survey:
     @property
     def residual_streams(self) -> tuple[ResidualStream, ...]:
         """The residual streams of the forward pass; none where it is not known."""
-        known = (array.residual for layer in self.layers for array in layer.parameters if array.residual is not None)
+        known = (array.residual for _, array in arrays_of(self) if array.residual is not None)
         return next((residual.streams for residual in known), ())
 
     def write(self, arrays: Mapping[str, Any]) -> Any:
@@ -155,6 +154,16 @@ def _is_gone(array: jax.Array) -> bool:
     return not isinstance(array, jax.core.Tracer) and bool(array.is_deleted())
 
 
+def arrays_of(survey: Survey) -> list[tuple[Layer, Parameter]]:
+    """Return the arrays of a model with their layers."""
+    return [(layer, array) for layer in survey.layers for array in layer.parameters]
+
+
+def parameters_by_path(survey: Survey) -> dict[str, Parameter]:
+    """Return path of each array → the array."""
+    return {array.path: array for _, array in arrays_of(survey)}
+
+
 COLUMNS = ("array", "kind", "role", "shape", "axes", "fan_in", "fan_out", "residual", "known")
 
 
@@ -167,11 +176,8 @@ def _printed(survey: Survey) -> str:
             str(array.residual or ""),
             str(array.evidence) if array.excluded is None and array.evidence else str(array.excluded or ""),
         )
-        for layer in survey.layers
-        for array in layer.parameters
+        for layer, array in arrays_of(survey)
     ]
-    shown = [index for index, name in enumerate(COLUMNS) if name != "residual" or any(row[index] for row in rows)]
-    columns, cells = [COLUMNS[index] for index in shown], [tuple(row[index] for index in shown) for row in rows]
     lines = [f"tied: {path} is {owner}" for path, owner in survey.aliases.items()]
     if survey.traced is not None:
         inputs = survey.inputs if isinstance(survey.inputs, tuple) else (survey.inputs,)
@@ -179,8 +185,8 @@ def _printed(survey: Survey) -> str:
         lines.append(f"called: {'model' if survey.forward is None else 'forward(model, ...)'} on {texts or 'nothing'}")
     lines += [f"note: {note}" for note in survey.notes]
     title = f"{survey.model.__name__}: {len(rows)} arrays"
-    parts = [table(title, columns, cells, right=("fan_in", "fan_out")), "\n".join(lines)]
-    return "\n\n".join(filter(None, parts))
+    shown = table(title, COLUMNS, rows, right=("fan_in", "fan_out"), optional=("residual",))
+    return "\n\n".join(filter(None, (shown, "\n".join(lines))))
 
 
 def shape_text(leaf: Any) -> str:

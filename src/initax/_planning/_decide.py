@@ -7,18 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from initax._errors import (
-    ModelError,
-    RuleError,
-    SchemeError,
-    count,
-    first_of,
-    listing,
-    mapping_text,
-    message,
-    path_text,
-    warn,
-)
+from initax._errors import ModelError, RuleError, SchemeError, count, first_of, listing, message, warn
 from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why
 from initax._planning._depth_rules import misplaced
@@ -27,6 +16,7 @@ from initax._planning._override_axes import restated, restated_alone
 from initax._planning._records import Decisions, Draw, Kept, new_draw
 from initax._planning._rules import Matching, Rule, decided_arrays, match
 from initax._planning._silence import keeps_all, why_kept, why_named_is_kept, would_draw
+from initax._text import mapping_text, path_text
 from initax.schemes._initializer import NO_DEFAULT, Initializer, array_name
 from initax.schemes._positive import refuse_out_of_range
 from initax.schemes._scheme import UNSET, Scheme, as_initializer, as_scheme
@@ -80,6 +70,11 @@ def decide(
 NO_RULE = Reason(Why.NO_RULE, "no rule selects it")
 
 
+def _text_of(rule: Rule | None) -> str:
+    """The rule that chose a scheme, as errors and plans show it."""
+    return "default=" if rule is None else rule.selector.text
+
+
 class _Deciding:
     """The rows of a plan while they are decided."""
 
@@ -109,56 +104,56 @@ class _Deciding:
         return {array.path: (array, layer.kind) for layer in self.layers for array in layer.parameters}
 
     def note(self, head: str, *lines: str) -> None:
-        self.notes.append(message(head, *lines))
-        warn(head, *lines)
+        self.notes.append(warn(head, *lines))
 
     def layer(self, layer: Layer) -> None:
         """Decide the arrays of a layer, each by the rule that is for it."""
         with_axes: dict[Rule | None, Layer] = {}
         for index, parameter in enumerate(layer.parameters):
             choice = self.matching.choices.get(parameter.path)
+            rule = scheme = None
+            is_named = False
             if choice is not None:
-                rule, is_named, scheme, text = choice.rule, choice.is_named, choice.rule.scheme, choice.rule.text
-            else:
-                rule, is_named, scheme, text = None, False, None, "default="
-                if parameter.path in self.by_default:
-                    scheme, is_named = self.default, self.by_default[parameter.path]
+                rule, is_named, scheme = choice.rule, choice.is_named, choice.rule.scheme
+            elif parameter.path in self.by_default:
+                scheme, is_named = self.default, self.by_default[parameter.path]
             if parameter.default == FROM_KEY and parameter.excluded is None and (rule is None or scheme is not None):
                 # Random state that was never made starts whatever the scheme: no rule is for it.
-                self._follow(parameter, layer.kind, "default", text if scheme else "", "the key")
+                self._follow(parameter, layer.kind, "default", _text_of(rule) if scheme else "", "the key")
             elif scheme is None:
                 self._keep_anyway(layer, parameter, rule)
             elif is_named:
-                self._named(layer, parameter, scheme, rule, text)
+                self._named(layer, parameter, scheme, rule)
             elif not scheme.axes:
-                self._by_role(layer, parameter, scheme, rule, text)
+                self._by_role(layer, parameter, scheme, rule)
             else:
                 if rule not in with_axes:
-                    with_axes[rule] = restated(layer, scheme, f'rule "{text}"')
-                self._by_role(with_axes[rule], with_axes[rule].parameters[index], scheme, rule, text)
+                    with_axes[rule] = restated(layer, scheme, f'rule "{_text_of(rule)}"')
+                self._by_role(with_axes[rule], with_axes[rule].parameters[index], scheme, rule)
 
-    def _by_role(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None, text: str) -> None:
+    def _by_role(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None) -> None:
         """Decide an array whose layer a rule selects."""
         role, excluded = parameter.role, parameter.excluded
         if role == "state" and excluded is None:
-            self._draw(layer, parameter, as_scheme("default"), as_scheme("default").part("weight"), rule, text)
+            self._draw(layer, parameter, as_scheme("default"), as_scheme("default").part("weight"), rule)
             return
         if excluded is not None and excluded.why is Why.STATISTICS:
             start = scheme.part("state")
             if isinstance(start, Initializer) and parameter.default is not None:
-                self._draw(layer, replace(parameter, excluded=None), scheme, start, rule, text)
+                self._draw(layer, replace(parameter, excluded=None), scheme, start, rule)
                 return
-        reason = excluded or why_kept(parameter, layer, scheme, text)
+        reason = excluded or why_kept(parameter, layer, scheme, _text_of(rule))
         if reason is None:
-            self._draw(layer, parameter, scheme, scheme.part(role or "weight"), rule, text)
+            self._draw(layer, parameter, scheme, scheme.part(role or "weight"), rule)
             return
         self._keep(layer, parameter, reason, rule)
         if role in WEIGHT_ROLES and not excluded and scheme.part(role) is UNSET:
             self.silent.setdefault(rule, []).append((layer, parameter))
-        self._leave(layer, parameter, reason, text)
+        self._leave(layer, parameter, reason, rule)
 
-    def _named(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None, text: str) -> None:
+    def _named(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None) -> None:
         """Decide an array that a rule names: its own role's initializer draws it, whatever its layer is."""
+        text = _text_of(rule)
         is_key = parameter.name in scheme.arrays
         array_scheme = scheme.arrays[parameter.name] if is_key else scheme
         key = (text, parameter.name if is_key else "")
@@ -188,14 +183,14 @@ class _Deciding:
         reason = why_named_is_kept(parameter, initializer, text)
         if reason is None and initializer is not None:
             self.served.add(key)
-            self._draw(layer, parameter, array_scheme, initializer, rule, text)
+            self._draw(layer, parameter, array_scheme, initializer, rule)
         elif reason is not None:
             self._keep(layer, parameter, reason, rule)
-            self._leave(layer, parameter, reason, text)
+            self._leave(layer, parameter, reason, rule)
 
-    def _leave(self, layer: Layer, parameter: Parameter, reason: Reason, text: str) -> None:
+    def _leave(self, layer: Layer, parameter: Parameter, reason: Reason, rule: Rule | None) -> None:
         if reason.is_about_axes or reason.why is Why.NO_DEFAULT:
-            self.undeclared.setdefault(text, []).append((layer, parameter))
+            self.undeclared.setdefault(_text_of(rule), []).append((layer, parameter))
             self.uncovered.append((layer, parameter, reason))
 
     def _keep_anyway(self, layer: Layer, parameter: Parameter, rule: Rule | None) -> None:
@@ -216,8 +211,9 @@ class _Deciding:
         self.kept.append(Kept(parameter=parameter, kind=layer.kind, reason=reason, rule=rule.text if rule else None))
 
     def _draw(
-        self, layer: Layer, parameter: Parameter, scheme: Scheme, initializer: Initializer, rule: Rule | None, text: str
+        self, layer: Layer, parameter: Parameter, scheme: Scheme, initializer: Initializer, rule: Rule | None
     ) -> None:
+        text, shown = _text_of(rule), self._text(scheme, rule)
         # An array without a role is read as a weight, so that an initializer that needs a weight's axes refuses it.
         read = replace(parameter, role="weight") if parameter.role is None else parameter
         try:
@@ -227,7 +223,6 @@ class _Deciding:
         except SchemeError as error:
             remedy = self._remedy(layer, parameter) if parameter.excluded is not None else ()
             raise SchemeError(f'rule "{text}": {error}', *remedy) from error.__cause__
-        shown = self._text(scheme, rule)
         self.draws.append(new_draw(parameter, layer.kind, shown, text, initializer, recipe, None))
         self.drew.add(rule)
         constraint = parameter.constraint
@@ -238,7 +233,7 @@ class _Deciding:
         for path in constraint.companions:
             self._refuse_kept_companion(path, parameter)
             self.set_with.add(path)
-            self._follow(*self.companions[path], self._text(scheme, rule), text, parameter.path)
+            self._follow(*self.companions[path], shown, text, parameter.path)
 
     def _refuse_kept_companion(self, path: str, owner: Parameter) -> None:
         """Raise where a rule names an array to keep it, and another array's draw sets it."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from initax._errors import count, listing, message, path_text
+from initax._errors import count, listing, message
 from initax._model._parameter import WEIGHT_ROLES, Parameter
+from initax._text import path_text
 from initax.schemes._depth import ENDS, parts_of
 
 FEW = 4

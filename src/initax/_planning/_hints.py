@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from initax._errors import count, did_you_mean, listing, mapping_text, meant, message, nearest, path_text, shown
+from initax._errors import count, did_you_mean, listing, meant, message, nearest, shown
 from initax._model._evidence import LEARNED_INPUTS, axes_line, patterns_text
 from initax._model._kinds import KIND_OF
 from initax._model._parameter import ROLES, UNDECLARED, WEIGHT_ROLES, Ancestor, Layer, Parameter
@@ -17,7 +16,9 @@ from initax._model._reason import Reason, Why, undeclared
 from initax._model._register import ARGUMENTS
 from initax._model._residual import PARTS
 from initax._planning._records import Kept
+from initax._planning._rule_file_hints import is_rule_file
 from initax._planning._selectors import RESIDUAL, Selector, class_names, glob, is_glob, matches_one, selects_any
+from initax._text import mapping_text, path_text
 from initax.schemes._hints import ROLES_ELSEWHERE
 from initax.schemes._scheme import WORDS
 
@@ -96,7 +97,7 @@ def _several(text: str, layers: Sequence[Layer]) -> str:
     parts = [part for part in re.split(r"\s*[,|;]\s*|\s+(?:or|and)\s+", text.strip()) if part]
     if len(parts) < 2 or not all(_selects_any_of(part, layers) or selects_any(part, layers) for part in parts):
         return ""
-    return f"each has a rule of its own: {{{', '.join(f'{json.dumps(part)}: ...' for part in parts)}}}"
+    return f"each has a rule of its own: {mapping_text(dict.fromkeys(parts, '...'))}"
 
 
 def _selects_any_of(word: str, modules: Iterable[Layer | Ancestor]) -> bool:
@@ -290,9 +291,8 @@ def no_mapping(rules: Any) -> str:
     """Return the message for something that is not a mapping and was to be rules."""
     head = f"rules must be a mapping from selectors to schemes, not {shown(rules)}."
     if isinstance(rules, str):
-        is_file = rules.lower().endswith((".toml", ".json"))
-        line = f'write ix.load_rules("{rules}")' if is_file else f'for every layer write {{"*": "{rules}"}}'
-        return message(head, line)
+        every = f'for every layer write {{"*": "{rules}"}}'
+        return message(head, f'write ix.load_rules("{rules}")' if is_rule_file(rules) else every)
     if isinstance(rules, Sequence) and all(isinstance(rule, Sequence) and len(rule) == 2 for rule in rules):
         return message(head, "write dict(rules)")
     return message(head, 'write {"Linear": "he_normal"}, or {"*": "he_normal"} for every layer')

@@ -9,15 +9,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import count, listing, message, path_text, warn
+from initax._errors import count, listing, message, warn
 from initax._model._parameter import WEIGHT_ROLES, Parameter
-from initax._model._survey import Survey, Traced
+from initax._model._survey import Survey, Traced, arrays_of, parameters_by_path
 from initax._planning._records import Decisions, Draw
+from initax._text import path_text
 from initax._trace._second_moments import NUDGE, Law, Lengths
 from initax._trace._walk import uses_of
 
@@ -43,8 +44,8 @@ def with_input_moments(decisions: Decisions, survey: Survey, traced: Traced | No
         traced: its forward pass, where there is one.
     """
     drawn = {draw.parameter.path: draw for draw in decisions.draws}
-    followed = _followed(drawn, survey, traced) if traced is not None else Followed({}, (), {})
-    layers = {array.path: layer for layer in survey.layers for array in layer.parameters}
+    followed = _followed(drawn, survey, traced) if traced is not None else Followed()
+    layers = {array.path: layer for layer, array in arrays_of(survey)}
     draws, unknown = [], []
     for draw in decisions.draws:
         if draw.initializer is None or not draw.initializer.needs_input_second_moment:
@@ -72,15 +73,15 @@ class Followed:
         slopes: path → slope of the length map in front of a weight, where deviations of the length grow.
     """
 
-    input_second_moment: Mapping[str, float | None]
-    assumed: tuple[str, ...]
-    slopes: Mapping[str, float]
+    input_second_moment: Mapping[str, float | None] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+    slopes: Mapping[str, float] = field(default_factory=dict)
 
 
 def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Followed:
     paths, arrays = traced.paths, len(traced.paths)
-    known = {array.path: array for layer in survey.layers for array in layer.parameters}
-    norms = {array.path for layer in survey.layers for array in layer.parameters if layer.kind == "Norm"}
+    known = parameters_by_path(survey)
+    norms = {array.path for layer, array in arrays_of(survey) if layer.kind == "Norm"}
     # A rule may restate axes, so that a row of the plan knows more of an array than the survey.
     now = [drawn[path].parameter if path in drawn else known[path] for path in paths]
     all_laws = {index: _law(array, drawn.get(array.path), array.path in norms) for index, array in enumerate(now)}
@@ -184,7 +185,7 @@ def _taken(parameter: Parameter) -> float | None:
 def _notes(unknown: Sequence[str], followed: Followed, traced: Traced | None) -> Iterator[str]:
     """Yield what `auto` can't do, with a warning, and what it assumes."""
     if unknown:
-        yield _warned(
+        yield warn(
             f"auto can't tell what reaches {count(len(unknown), 'weight')} and uses gain 1: "
             + listing(map(path_text, unknown), 6),
             "say what the model is called on, inputs=..."
@@ -199,15 +200,10 @@ def _notes(unknown: Sequence[str], followed: Followed, traced: Traced | None) ->
         )
     if slopes := followed.slopes:
         share = math.ceil(round(100 * (1 - 1 / max(slopes.values())), 3)) / 100
-        yield _warned(
+        yield warn(
             f"auto can't keep the length of the signal behind {count(len(slopes), 'function')}, and what is off grows "
             "from layer to layer: 1 % too much in front becomes "
             + listing((f"{slope:.2g} % at {path_text(path)}" for path, slope in slopes.items()), 6),
             "put a norm in front of each, or where layers have biases write "
             f'{{"*": ("auto", {{"bias_share": {share:g}}})}}',
         )
-
-
-def _warned(head: str, line: str) -> str:
-    warn(head, line)
-    return message(head, line)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from initax._errors import AxesError, RuleError, count, listing, path_text, shown, warn
+from initax._errors import AxesError, RuleError, count, listing, shown, warn
 from initax._math._axes import Axes, parse, resolve
-from initax._model._parameter import ROLES, Layer, Parameter
-from initax._model._survey import Survey
+from initax._model._parameter import ROLES, Parameter
+from initax._model._survey import Survey, parameters_by_path
 from initax._planning._hints import decided_later, no_array
 from initax._planning._rules import Rule, match
 from initax._planning._selectors import read_selector
+from initax._text import path_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Kind:
         words: what they are, for errors.
         word: what one of them is.
         example: rules to paste.
-        check: function from a value to itself in a form of its own, or to `None` where it is none.
+        check: function from a value to the form in which it is kept, or to `None` where it is not such a value.
         hint: what to write in the place of a wrong one.
         keys: keys of a mapping that is a value and not one of roles and arrays.
     """
@@ -136,11 +136,6 @@ LABEL_KINDS = {
 """Kind of rules → what their values are."""
 
 
-def is_rule_file(rules: Any) -> bool:
-    """Return whether this is the path of a file with rules."""
-    return isinstance(rules, os.PathLike) or (isinstance(rules, str) and rules.lower().endswith((".toml", ".json")))
-
-
 def read_label_rules(of: str, rules: Any, verb: str = "") -> tuple[Rule, ...]:
     """Return rules whose values are not schemes, in order.
 
@@ -185,7 +180,7 @@ def decide_labels(rules: Sequence[Rule], survey: Survey) -> dict[str, ArrayLabel
         RuleError: a selector matches nothing, or a key is neither a role nor an array of what its rule selects.
     """
     matching = match(rules, survey.layers, survey.aliases, survey.hint)
-    arrays = {array.path: array for _, array in rows_of(survey)}
+    arrays = parameters_by_path(survey)
     decided: dict[str, ArrayLabel] = {}
     labels_of: list[dict[str, ArrayLabel]] = []
     for rule, selected in zip(rules, matching.selected, strict=True):
@@ -231,8 +226,3 @@ def _warn_of_roles(
             + listing(map(path_text, left), 4),
             f'name them, {{"{left[0] or "*"}": ...}}; or say what the model is called on, inputs=...',
         )
-
-
-def rows_of(survey: Survey) -> list[tuple[Layer, Parameter]]:
-    """Return the arrays of a model with their layers."""
-    return [(layer, array) for layer in survey.layers for array in layer.parameters]

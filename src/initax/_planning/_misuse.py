@@ -25,10 +25,10 @@ from initax._errors import (
     RuleError,
     SchemeError,
     listing,
-    mapping_text,
     shown,
 )
 from initax._math._keys import is_typed
+from initax._text import mapping_text
 from initax.schemes._initializer import Initializer
 from initax.schemes._scheme import WORDS, Scheme
 

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from initax._errors import AxesError, alternatives, path_text
+from initax._errors import AxesError, alternatives
 from initax._math._axes import Axes, names_in, refuse_unsided, resolve
 from initax._model._parameter import WEIGHT_ROLES, Evidence, Fans, Layer, Parameter
 from initax._model._reason import Reason
 from initax._model._register import guess_role
+from initax._text import path_text
 from initax.schemes._initializer import array_name
 from initax.schemes._scheme import Scheme
 
@@ -93,7 +94,7 @@ def _following(bias: Parameter, weight: Parameter, rule: str) -> Parameter:
     """The parameter, with the fans of the restated weight if it is its bias."""
     if bias.role != "bias" or weight.axes is None:
         return bias
-    outputs = math.prod(weight.axes.split[axis] for axis in weight.axes.out_axis)
+    outputs = weight.axes.canonical_shape[-1]
     if math.prod(bias.shape) not in (outputs, outputs * weight.axes.batch_size):
         raise AxesError(
             f'{rule}: {bias.path} of shape {bias.shape} does not fit {weight.path} read as "{weight.axes.pattern}".',

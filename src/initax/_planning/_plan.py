@@ -13,7 +13,7 @@ from initax._adapters import check_key, key_of
 from initax._drawing._draw import draw, lower
 from initax._drawing._job import Job
 from initax._drawing._program import Program
-from initax._errors import InitaxError, PlanError, count, first_of, path_text, warn, with_line
+from initax._errors import InitaxError, PlanError, count, first_of, warn, with_line
 from initax._math._sharding import refuse_undivided
 from initax._model._survey import Survey
 from initax._planning._decide import decide
@@ -22,6 +22,7 @@ from initax._planning._misuse import is_key, refuse_flattened, refuse_no_rules, 
 from initax._planning._plan_text import render
 from initax._planning._records import Decisions, Draw, Kept
 from initax._planning._rules import Rule, read_rules
+from initax._text import differing, path_text
 from initax._trace._take_survey import survey
 from initax.schemes._scheme import Scheme, as_scheme
 
@@ -369,13 +370,13 @@ def _asks_for_input_moments(scheme: Scheme) -> bool:
 
 def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
     lines = []
-    for path in {**before, **after}:
+    for path in differing(before, after):
         shown = path_text(path)
         if path not in before:
             lines.append(f"+ {shown}: {_row_text(after[path])}")
         elif path not in after:
             lines.append(f"- {shown}: {_row_text(before[path])}")
-        elif before[path] != after[path]:
+        else:
             lines.append(f"~ {shown}: {_changes(before[path], after[path])}")
     return tuple(lines)
 
@@ -391,11 +392,8 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     def text(value: Any) -> str:
         return f"{value:.6}" if isinstance(value, float) else str(value)
 
-    return ", ".join(
-        f"{name} {text(before.get(name))} → {text(after.get(name))}"
-        for name in {**before, **after}
-        if before.get(name) != after.get(name)
-    )
+    names = differing(before, after)
+    return ", ".join(f"{name} {text(before.get(name))} → {text(after.get(name))}" for name in names)
 
 
 def _selector_spec(rule: Rule) -> str:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 
-from initax._errors import path_text
 from initax._model._parameter import Evidence, Parameter, leading_cells
 from initax._model._reason import Why
 from initax._model._survey import fan_text
 from initax._planning._records import Draw, Kept
-from initax._text import printed, table
+from initax._text import path_text, printed, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +59,11 @@ def render(draws: Sequence[Draw], kept: Sequence[Kept], notes: Sequence[str]) ->
     """Return the tables of what is drawn and what is kept, and the notes below them."""
     parts = []
     if draws:
-        cells = {column: [column.text(draw) for draw in draws] for column in COLUMNS}
-        shown = [column for column in COLUMNS if column.always or any(cells[column])]
-        rows = list(zip(*(cells[column] for column in shown), strict=True))
-        names, numbers = [column.name for column in shown], [column.name for column in shown if column.right]
-        parts.append(table(f"drawn: {len(draws)}", names, rows, right=numbers))
+        rows = [[column.text(draw) for column in COLUMNS] for draw in draws]
+        numbers = [column.name for column in COLUMNS if column.right]
+        optional = [column.name for column in COLUMNS if not column.always]
+        names = [column.name for column in COLUMNS]
+        parts.append(table(f"drawn: {len(draws)}", names, rows, right=numbers, optional=optional))
     if kept:
         parts.append(table(f"kept: {len(kept)}", KEPT, _kept_rows(kept), right=()))
     if notes:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 from initax._errors import message, shown
-from initax._model._parameter import ROLES
+from initax.schemes._scheme import WORDS
 
-WORDS = frozenset({*ROLES, "axes", "sizes", "base", "name"})
-"""Keys of a table that stands for a scheme."""
+
+def is_rule_file(rules: Any) -> bool:
+    """Return whether this is the path of a file with rules."""
+    return isinstance(rules, os.PathLike) or (isinstance(rules, str) and rules.lower().endswith((".toml", ".json")))
 
 
 def no_source_of_rules(source: Any) -> str:
@@ -19,11 +22,10 @@ def no_source_of_rules(source: Any) -> str:
     head = f"rules are loaded from the path of a file .toml or .json, or from a text, not from {shown(source)}."
     name = getattr(source, "name", None)
     if hasattr(source, "read"):
-        is_path = isinstance(name, str) and name.lower().endswith((".toml", ".json"))
         read = "file.read().decode()" if "b" in str(getattr(source, "mode", "")) else "file.read()"
         return message(
             f"rules are loaded from the path of a file or from a text, not from an open file: {type(source).__name__}.",
-            f'ix.load_rules("{name}")' if is_path else f"ix.load_rules({read})",
+            f'ix.load_rules("{name}")' if is_rule_file(name) else f"ix.load_rules({read})",
         )
     if isinstance(source, bytes | bytearray):
         return message(head, "ix.load_rules(source.decode())")
@@ -53,7 +55,7 @@ def quoted(line: str) -> str:
 def unquoted(selector: str, value: Any, *, is_json: bool) -> str:
     """Return what to write where tables stand in tables: around all rules, or, in TOML, for a path without quotes."""
     keys = [selector]
-    while isinstance(value, Mapping) and value and not set(value) & WORDS:
+    while isinstance(value, Mapping) and value and not {"base", "name", *WORDS} & set(value):
         key, value = next(iter(value.items()))
         keys.append(key)
     if len(keys) > 1 and selector == "rules":

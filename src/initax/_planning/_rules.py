@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from initax._errors import RuleError, SchemeError, mapping_text, written
+from initax._errors import RuleError, SchemeError
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Layer, Parameter
 from initax._planning._hints import by_name, no_array, no_mapping, unmatched
 from initax._planning._selectors import Selector, is_beside_weights, read_selector
+from initax._text import mapping_text, written
 from initax.schemes._scheme import Scheme, as_scheme
 
 

@@ -29,7 +29,7 @@ class Selector:
         value: as the user wrote it.
         text: how it is shown.
         matches: whether it selects a layer.
-        names: whether its path is that of an array; `None` where it is no path.
+        names: whether its path is that of an array; `None` where it is not a path.
         ends_open: its path ends in nothing but wildcards, `layers.*`: it selects layers, and where there are none all
             arrays at such paths, as if their layers were selected.
         part: for arrays of residual branches, which ones: a key of `PARTS`; they too are selected as if their layers

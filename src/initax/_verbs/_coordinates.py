@@ -192,7 +192,7 @@ def _measured(traced: Traced) -> dict[Place, _Measured]:
             taken |= {param for side in product.sides for param in side if products.sinks.get(param) == {place}}
             name = " × ".join(traced.paths[min(side)] for side in product.sides)
             measured[place] = _Measured(name, 1.0 if product.factor is None else product.factor, is_product=True)
-    for place, operation in operations_of(uses, None).items():
+    for place, operation in operations_of(uses).items():
         # How many steps a `while` loop makes is not known before it runs, and what happens in it is left out.
         in_loop = any(place[: len(loop)] == loop for loop in uses.whiles)
         if not in_loop and not set(operation.params) <= taken:

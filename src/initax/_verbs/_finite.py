@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from initax._errors import InitaxError, first_of, path_text
+from initax._errors import InitaxError, first_of
 from initax._model._survey import Survey
+from initax._text import path_text
 
 
 def widened(array: Any) -> jax.Array:

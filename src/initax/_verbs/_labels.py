@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,15 +13,16 @@ from jax.tree_util import tree_flatten_with_path, tree_unflatten
 
 from initax._adapters import parameters_of
 from initax._adapters._nodes import entry_name
-from initax._errors import InitaxError, ModelError, RuleError, count, listing, message, nearest, path_text, with_line
+from initax._errors import InitaxError, ModelError, RuleError, count, listing, message, nearest, with_line
 from initax._model._parameter import ROLES, Parameter, leading_cells
 from initax._model._reason import Why
-from initax._model._survey import Survey
-from initax._planning._label_rules import decide_labels, is_rule_file, read_label_rules, rows_of
+from initax._model._survey import Survey, arrays_of
+from initax._planning._label_rules import decide_labels, read_label_rules
 from initax._planning._misuse import LABEL_ARGUMENTS, refuse_permuted
 from initax._planning._rule_file import load_rules
+from initax._planning._rule_file_hints import is_rule_file
 from initax._planning._rules import Rule
-from initax._text import table
+from initax._text import path_text, table, tally
 from initax._trace._take_survey import survey
 
 NEVER_TRAINED = frozenset(
@@ -118,7 +120,7 @@ class Labels:
         Raises:
             InitaxError: these are labels, not masks, or masks of different models.
         """
-        return self._with(other, "&", lambda one, two: one and two)
+        return self._with(other, "&", operator.and_)
 
     def __or__(self, other: Labels) -> Labels:
         """Return the mask that is true where one of the two is.
@@ -126,7 +128,7 @@ class Labels:
         Raises:
             InitaxError: these are labels, not masks, or masks of different models.
         """
-        return self._with(other, "|", lambda one, two: one or two)
+        return self._with(other, "|", operator.or_)
 
     def _with(self, other: Labels, sign: str, combine: Callable[[bool, bool], bool]) -> Labels:
         if not isinstance(other, Labels):
@@ -139,9 +141,10 @@ class Labels:
                 f"{self._verb}: these are masks of different models, of {count(len(self.rows), 'array')} and "
                 f"{count(len(other.rows), 'array')}."
             )
-        combined = [
-            replace(one, value=combine(one.value, two.value), why=f"{one.why} {sign} {two.why}") for one, two in rows
-        ]
+        combined = (
+            replace(row, value=combine(row.value, with_row.value), why=f"{row.why} {sign} {with_row.why}")
+            for row, with_row in rows
+        )
         return Labels(self._verb, self._model, combined)
 
     def __bool__(self) -> bool:
@@ -163,15 +166,15 @@ class Labels:
             ModelError: the model has no such array.
         """
         key = self._known(tuple(path.split(".")))
+        if key is not None:
+            return self._by_path[key]
         inside = [known for known in self._by_path if known.startswith(f"{path}.")]
-        if key is None and inside:
-            raise ModelError(
-                f'"{path}" is not an array, and {self._verb}[...] takes the path of one.',
-                f"it holds: {listing(inside, 6)}",
-            )
-        if key is None:
+        if not inside:
             raise ModelError(_unknown(self._verb, path, self._by_path))
-        return self._by_path[key]
+        raise ModelError(
+            f'"{path}" is not an array, and {self._verb}[...] takes the path of one.',
+            f"it holds: {listing(inside, 6)}",
+        )
 
     def __str__(self) -> str:
         """Return a table."""
@@ -181,8 +184,7 @@ class Labels:
 
     def __repr__(self) -> str:
         """Return it in one line, with how many arrays have each value."""
-        values = [value_text(row.value) for row in self.rows]
-        return f"Labels({listing(f'{value}: {values.count(value)}' for value in dict.fromkeys(values))})"
+        return f"Labels({tally(value_text(row.value) for row in self.rows)})"
 
     def _of(self, parts: tuple[str, ...], leaf: Any) -> Any:
         key = self._known(tuple(name for part in parts for name in part.split(".")))
@@ -338,7 +340,7 @@ def _labelled(rules: Sequence[Rule], surveyed: Survey, default: Any, why: str) -
     """The label of each array: that of the last matching rule, else the default with why, or why it is never drawn."""
     decided = decide_labels(rules, surveyed)
     rows = []
-    for layer, array in rows_of(surveyed):
+    for layer, array in arrays_of(surveyed):
         label = decided.get(array.path)
         value, reason = (default, why or str(array.excluded)) if label is None else (label.value, label.rule)
         rows.append(Label(parameter=array, kind=layer.kind, value=value, why=reason))

@@ -17,7 +17,7 @@ import numpy as np
 from initax._errors import InitaxError, with_line
 from initax._model._parameter import Parameter
 from initax._model._reason import Why
-from initax._model._survey import Survey, Traced
+from initax._model._survey import Survey, Traced, parameters_by_path
 from initax._planning._misuse import refuse_permuted
 from initax._planning._rules import Rule, match
 from initax._planning._selectors import read_selector
@@ -27,7 +27,7 @@ from initax._trace._factors import Factor
 from initax._trace._replay import Player
 from initax._trace._take_survey import called
 from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
-from initax._trace._views import Step, View
+from initax._trace._views import Step
 from initax._trace._walk import uses_of
 from initax._verbs._finite import refuse_not_finite, widened
 
@@ -217,7 +217,7 @@ def _sizes(picks: Sequence[Step]) -> tuple[int, ...]:
 
 def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[Place, _Job], dict[str, str]]:
     """The equations to measure, and why the other weights are left alone."""
-    parameters = {parameter.path: parameter for layer in survey.layers for parameter in layer.parameters}
+    parameters = parameters_by_path(survey)
     skipping = _selected(survey, skip)
     jobs: dict[Place, _Job] = {}
     skipped: dict[str, str] = {}
@@ -234,15 +234,15 @@ def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[P
             skipped[path] = reason
             continue
         for use in uses_of_weight:
-            loops, factors = _entry_factors(use, use.view, uses)
+            loops, factors = _entry_factors(use, uses)
             jobs[use.at] = _Job(key=(param, use.view.fixed), loops=loops, picks=use.view.picks, factors=factors)
     return jobs, skipped
 
 
-def _entry_factors(use: Use, view: View, uses: Uses) -> tuple[tuple[Place, ...], tuple[tuple[Factor, ...], ...]]:
+def _entry_factors(use: Use, uses: Uses) -> tuple[tuple[Place, ...], tuple[tuple[Factor, ...], ...]]:
     """The loops that take one entry of a parameter each, and the parts of its axes that they and the picks run over."""
     loops = _loops_of(use, uses)
-    return loops, (*(uses.loops[loop][use.param] for loop in loops), *(pick.axis for pick in view.picks))
+    return loops, (*(uses.loops[loop][use.param] for loop in loops), *(pick.axis for pick in use.view.picks))
 
 
 def _selected(survey: Survey, skip: Any) -> set[str]:
@@ -286,7 +286,7 @@ def _why_not(parameter: Parameter, uses_of_weight: Sequence[Use], sharing: Mappi
 
 def _is_known(use: Use, uses: Uses) -> bool:
     """Whether it is known which entry of each batch axis a use takes: by a loop, by a counter or always the same."""
-    known = {*itertools.chain(*_entry_factors(use, use.view, uses)[1]), *(factor for factor, _ in use.view.fixed)}
+    known = {*itertools.chain(*_entry_factors(use, uses)[1]), *(factor for factor, _ in use.view.fixed)}
     return not use.view.looked and all(factor in known for factor in use.view.batch)
 
 
@@ -318,7 +318,7 @@ def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Job]:
         is_odd = any(factor.axis < 0 for parts in of_axes for factor in parts)
         if is_odd or _is_reentered(use, uses) or not _is_known(use, uses):
             continue
-        loops, factors = _entry_factors(use, view, uses)
+        loops, factors = _entry_factors(use, uses)
         places.setdefault(use.param, set()).add((loops, _parts(use)))
         shifts[use.at] = _Job(
             key=(use.param, view.fixed),

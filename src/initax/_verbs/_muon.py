@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 from initax._adapters._nodes import holds_arrays
-from initax._errors import (
-    AxesError,
-    InitaxError,
-    RuleError,
-    count,
-    did_you_mean,
-    first_of,
-    listing,
-    path_text,
-    warn,
-    with_line,
-)
+from initax._errors import AxesError, InitaxError, RuleError, count, did_you_mean, first_of, listing, warn, with_line
 from initax._math._axes import Axes
 from initax._model._parameter import WEIGHT_ROLES, Parameter
 from initax._model._reason import Why
-from initax._model._survey import Survey
-from initax._planning._label_rules import ArrayLabel, decide_labels, rows_of
+from initax._model._survey import Survey, arrays_of
+from initax._planning._label_rules import ArrayLabel, decide_labels
 from initax._planning._misuse import refuse_permuted
+from initax._text import path_text
 from initax._trace._take_survey import survey
 from initax._verbs._labels import Label, Labels, never_trained, read_rules_of
 
@@ -210,7 +199,7 @@ def matrices_of(verb: str, surveyed: Survey, rules: Any) -> list[Label]:
     """
     decided = decide_labels(read_rules_of("muon", rules, verb), surveyed) if rules is not None else {}
     matrices = []
-    for layer, array in rows_of(surveyed):
+    for layer, array in arrays_of(surveyed):
         axes, why = _matrix(verb, array, decided.get(array.path))
         parameter = array if axes is None else replace(array, axes=axes)
         matrices.append(Label(parameter=parameter, kind=layer.kind, value=axes, why=why))
@@ -275,8 +264,7 @@ def _why_none(parameter: Parameter, axes: Axes | None, *, asked: bool) -> str:
         return parameter.role or str(parameter.excluded or "its role is not known")
     if axes is None:
         return str(parameter.excluded or "its axes are not known")
-    inputs = math.prod(axes.split[axis] for axis in axes.in_axis)
-    outputs = math.prod(axes.split[axis] for axis in axes.out_axis)
+    *_, inputs, outputs = axes.canonical_shape
     if 0 in axes.shape:
         return "empty"
     if axes.receptive_axis and inputs == 1 and axes.batch_size > 1:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from initax._errors import ModelError, RuleError, listing, path_text, shown, with_line
+from initax._errors import ModelError, RuleError, listing, shown, with_line
 from initax._math._axes import Axes
 from initax._model._parameter import WEIGHT_ROLES, Ancestor, Layer
 from initax._model._reason import Why
-from initax._model._survey import Survey, Traced, shape_text
-from initax._planning._label_rules import decide_labels, rows_of
+from initax._model._survey import Survey, Traced, arrays_of, parameters_by_path, shape_text
+from initax._planning._label_rules import decide_labels
+from initax._text import path_text
 from initax._trace._signal_products import OTHER, SignalProduct, signal_products
 from initax._trace._take_survey import survey
 from initax._trace._uses import Place
@@ -185,8 +186,8 @@ def _block_alike(path: str, others: Iterable[str]) -> str | None:
 
 def _paired(before: Survey, after: Survey, rules: Any, *, deepens: bool) -> dict[str, Pair]:
     """The arrays of the two models, by path; a block that the base does not have goes with one that it has."""
-    old = {parameter.path: parameter for _, parameter in rows_of(before)}
-    new = {parameter.path: (layer, parameter) for layer, parameter in rows_of(after)}
+    old = parameters_by_path(before)
+    new = {parameter.path: (layer, parameter) for layer, parameter in arrays_of(after)}
     of_base = {path: path for path in old}
     if deepens:
         of_base |= {path: alike for path in new if path not in old and (alike := _block_alike(path, old))}
@@ -264,15 +265,25 @@ def _matrices(
     return both
 
 
-def _rate_around(path: str, weights: Sequence[str], rates: Mapping[str, float]) -> float | None:
-    """The factor of a norm's scale or bias: that of the module around it, if all weights there are in a branch."""
-    parts = path.split(".")
-    for depth in range(len(parts) - 1, 0, -1):
-        around = ".".join(parts[:depth]) + "."
-        inside = [rates.get(weight) for weight in weights if weight.startswith(around)]
-        if inside:
-            return inside[0] if len(set(inside)) == 1 else None
-    return None
+def _around(path: str) -> Iterator[tuple[str, ...]]:
+    """Yield the names in the paths of what is around an array, the innermost first."""
+    parts = tuple(path.split("."))
+    return (parts[:depth] for depth in range(len(parts) - 1, 0, -1))
+
+
+def _rates_beside(
+    paths: Iterable[str], weights: Iterable[str], rates: Mapping[str, float]
+) -> Iterator[tuple[str, float]]:
+    """Yield the factors of norms' scales and biases: that of the module around one, if all weights there have it."""
+    inside: defaultdict[tuple[str, ...], set[float | None]] = defaultdict(set)
+    for weight in weights:
+        for around in _around(weight):
+            inside[around].add(rates.get(weight))
+    for path in paths:
+        rates_there = next((inside[around] for around in _around(path) if around in inside), set())
+        for rate in rates_there if len(rates_there) == 1 else ():
+            if rate is not None:
+                yield path, rate
 
 
 class _Folding:
@@ -284,6 +295,7 @@ class _Folding:
 
     def __init__(self, before: Survey, after: Survey, pairs: Mapping[str, Pair]) -> None:
         self.before, self.after, self.pairs = before, after, pairs
+        self.deepens = any(pair.deepens for pair in pairs.values())
         self.folds: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
 
     def fold(self, *, attention: bool) -> None:
@@ -369,7 +381,7 @@ class _Folding:
 
     def _sides(self, product: SignalProduct, place: Place, paths: Sequence[str]) -> Any:
         """What a product is known by in both models: where it stands, or, where depths may differ, what makes it."""
-        if not any(pair.deepens for pair in self.pairs.values()):
+        if not self.deepens:
             return place
         return product.line, tuple(frozenset(glob_of(paths[param]) for param in side) for side in product.sides)
 
@@ -402,8 +414,7 @@ class _Folding:
             rates[path] = times ** (exponent - 1)
         weights = [path for path, pair in self.pairs.items() if pair.parameter.role in WEIGHT_ROLES]
         beside = [path for path, pair in self.pairs.items() if pair.parameter.role in ("scale", "bias")]
-        others = {path: _rate_around(path, weights, rates) for path in beside if path not in rates}
-        return rates | {path: rate for path, rate in others.items() if rate is not None}
+        return rates | dict(_rates_beside((path for path in beside if path not in rates), weights, rates))
 
     def _side(self, product: SignalProduct, place: Place, growth: float) -> list[str]:
         """The parameters that make one of two signals, and nothing else."""

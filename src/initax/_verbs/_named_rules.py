@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from initax._errors import InitaxError, RuleError, written
-from initax._model._survey import Survey
+from initax._errors import InitaxError, RuleError
+from initax._model._survey import Survey, arrays_of
 from initax._planning._plan import Plan, plan
 from initax._planning._rules import match, read_rules
+from initax._text import written
 from initax.schemes._scheme import WORDS
 
 
@@ -71,7 +72,7 @@ def _shown(key: Any) -> str:
 def _is_scheme(value: Mapping[Any, Any], survey: Survey) -> bool:
     if {"name", "base"} & set(value):
         return True
-    names = {parameter.name for layer in survey.layers for parameter in layer.parameters}
+    names = {parameter.name for _, parameter in arrays_of(survey)}
     return set(value) <= names.union(WORDS)
 
 

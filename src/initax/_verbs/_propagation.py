@@ -114,7 +114,7 @@ def signal_propagation(
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
         raise InitaxError("signal_propagation measures on real inputs; some are abstract.", "pass arrays")
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
-    operations = operations_of(uses, _examples(inputs))
+    operations = operations_of(uses)
     if not operations:
         raise InitaxError("signal_propagation finds no contraction or convolution with a weight.")
     named = None if rules is None else named_rules("signal_propagation", rules, surveyed)
@@ -132,7 +132,8 @@ def signal_propagation(
         return measured if plans else jax.tree.map(lambda number: number[None], measured)
 
     trips = _trips(traced, operations, uses, every)
-    measured = every(lambda arrays: _measured(traced, operations, trips, loss, arrays))
+    examples = _examples(inputs)
+    measured = every(lambda arrays: _measured(traced, operations, trips, examples, loss, arrays))
     reports = {}
     for name, numbers in measured.items():
         reports[name] = _reported(traced, operations, uses, numbers)
@@ -181,19 +182,13 @@ class Operation:
 
     params: tuple[int, ...]
     units: tuple[int, ...]
-    examples: int | None
     loops: tuple[Place, ...]
     use: Use
     stack: tuple[int, ...] | None
 
 
-def operations_of(uses: Uses, examples: int | None) -> dict[Place, Operation]:
-    """Return the places at which outputs of weights are complete, bias included, in the order of the forward pass.
-
-    Args:
-        uses: the uses of all parameters.
-        examples: how many examples the inputs hold, where that is known.
-    """
+def operations_of(uses: Uses) -> dict[Place, Operation]:
+    """Return the places at which outputs of weights are complete, bias included, in the order of the forward pass."""
     biases: defaultdict[int, list[Use]] = defaultdict(list)
     for use in uses.found:
         if use.what == "bias" and len(use.partners) == 1 and not use.stop:
@@ -213,7 +208,6 @@ def operations_of(uses: Uses, examples: int | None) -> dict[Place, Operation]:
         operations[place] = Operation(
             params=tuple(dict.fromkeys(params)),
             units=complete.outputs.axes,
-            examples=examples,
             loops=tuple(outer for outer in around if outer in uses.loops),
             use=use,
             stack=_stack_axes(use, around, uses),
@@ -257,11 +251,12 @@ def _measured(
     traced: Traced,
     operations: Mapping[Place, Operation],
     trips: Mapping[Place, int],
+    examples: int | None,
     loss: Callable[[Any], Any] | None,
     values: Sequence[Any],
 ) -> dict[Place, Any]:
     def hook(place: Place, operands: Any, output: Any, state: dict[Any, Any]) -> tuple[Any, dict[Any, Any], Any]:
-        return output, state, _statistics(output, operations[place]) if output.size else None
+        return output, state, _statistics(output, operations[place], examples) if output.size else None
 
     player = Player(hook, operations, trips=trips)
     player.play(traced.closed, list(values))
@@ -290,7 +285,7 @@ def _measured(
     return measured
 
 
-def _statistics(output: Any, operation: Operation) -> dict[str, jax.Array]:
+def _statistics(output: Any, operation: Operation, examples: int | None) -> dict[str, jax.Array]:
     wide = widened(output)
     size, mean = jnp.abs(wide), jnp.mean(wide)
     others = tuple(axis for axis in range(wide.ndim) if axis not in operation.units)
@@ -300,7 +295,7 @@ def _statistics(output: Any, operation: Operation) -> dict[str, jax.Array]:
         "mean_square": jnp.mean(size**2),
         "dead": jnp.mean((jnp.max(jnp.real(wide), axis=others) < 0).astype(jnp.float32)),
         "saturated": jnp.mean((size > SATURATED).astype(jnp.float32)),
-        "correlation": _correlation(wide, others, operation.examples),
+        "correlation": _correlation(wide, others, examples),
         "ran": jnp.ones((), bool),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -10,10 +11,11 @@ import jax
 from initax._adapters import check_key, key_of
 from initax._drawing._draw import draw_one
 from initax._drawing._program import Program
-from initax._errors import mapping_text, with_line
+from initax._errors import with_line
 from initax._model._parameter import Layer, Role
 from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import plan
+from initax._text import mapping_text
 from initax._trace._take_survey import survey
 from initax.schemes._alone import alone
 
@@ -114,7 +116,7 @@ def layers(
 
 def _draw_line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     scheme = args[0] if args else kwargs.get("scheme")
-    of_scheme = {name: value for name, value in kwargs.items() if name not in DRAW}
+    of_scheme = {name: value for name, value in kwargs.items() if name not in inspect.signature(draw).parameters}
     if any(name.endswith("_axis") for name in of_scheme):
         return f'the axes are said by a pattern: ix.draw("{scheme}", key, shape, axes="o i")'
     if of_scheme and isinstance(scheme, str):
@@ -123,10 +125,6 @@ def _draw_line(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         }
         return f'arguments of a scheme go with its name: ix.draw(("{scheme}", {mapping_text(texts)}), key, shape)'
     return 'write ix.draw("he_normal", jax.random.key(0), (64, 32), axes="i o")'
-
-
-DRAW = frozenset({"scheme", "key", "shape", "dtype", "axes", "sizes", "role", "fan_in", "fan_out"})
-"""What `draw` takes by name."""
 
 
 @with_line("ix.draw", _draw_line)

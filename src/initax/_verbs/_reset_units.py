@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._adapters import check_key
-from initax._errors import ModelError, RuleError, count, did_you_mean, listing, path_text, with_line
+from initax._errors import ModelError, RuleError, count, did_you_mean, listing, with_line
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
-from initax._model._survey import Survey
+from initax._model._survey import Survey, parameters_by_path
 from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import plan
+from initax._text import path_text
 from initax._trace._take_survey import Call
 from initax._trace._take_survey import survey as take_survey
 from initax._trace._units import LostError
@@ -221,7 +222,7 @@ def _cut_off(survey: Survey, weight: Parameter, mask: Any) -> dict[str, Any]:
     """Path of each weight that takes units in → which of its entries take in one that is reset."""
     traced = survey.traced
     assert traced is not None
-    parameters = {parameter.path: parameter for layer in survey.layers for parameter in layer.parameters}
+    parameters = parameters_by_path(survey)
     axes = weight.axes.unit_axis if weight.axes is not None else ()
     try:
         readers = readers_of(traced.closed, len(traced.paths), traced.constants, traced.paths.index(weight.path), axes)

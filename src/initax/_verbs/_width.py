@@ -13,7 +13,7 @@ from initax._model._survey import Survey
 from initax._planning._plan import Plan, plan
 from initax._planning._records import Draw, Kept
 from initax._planning._rules import match, read_rules
-from initax._text import table
+from initax._text import table, tally
 from initax._verbs._labels import Label, Labels, never_trained
 from initax._verbs._muon import optax_transforms
 from initax._verbs._width_factors import Optimizer, WidthFactor, glob_of
@@ -232,8 +232,7 @@ class Width:
 
     def __repr__(self) -> str:
         """Return it in one line, with how many arrays are of each use."""
-        uses = [row.use for row in self.rows]
-        return f"Width({listing(f'{use}: {uses.count(use)}' for use in dict.fromkeys(uses))})"
+        return f"Width({tally(row.use for row in self.rows)})"
 
 
 def _deviation(draw: Draw) -> float | None:

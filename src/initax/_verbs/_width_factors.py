@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from initax._errors import ModelError, RuleError, listing, path_text, shown
+from initax._errors import ModelError, RuleError, listing, shown
 from initax._math._axes import Axes
 from initax._math._axis_names import RECEPTIVE, STACK_NAMES
 from initax._model._parameter import Evidence, Layer, Parameter
 from initax._model._reason import Why
 from initax._planning._label_rules import ArrayLabel
+from initax._text import path_text
 from initax._verbs._labels import never_trained
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
@@ -119,10 +120,7 @@ class WidthFactor:
             "base_path": self.base_path,
             "base_shape": list(self.base_shape),
             "grows": dict(self.grows),
-            "use": self.use,
-            "std": self.std,
-            "learning_rate": self.learning_rate,
-            "why": self.why,
+            **{name: getattr(self, name) for name in ("use", "std", "learning_rate", "why")},
         }
 
 

@@ -207,11 +207,8 @@ def fully_convex(framework: Framework, given: Given, key: Any) -> dict[str, Any]
         **drawn_modules(framework, given, key, layers, {"*": scheme}),
         "activation": as_function(given.activation),
         "final_activation": None if given.final_activation is None else as_function(given.final_activation),
-        "in_size": given.in_size,
-        "out_size": given.out_size,
         "width_sizes": tuple(given.width_sizes),
-        "use_passthrough": given.use_passthrough,
-        "non_decreasing": given.non_decreasing,
+        **{name: getattr(given, name) for name in ("in_size", "out_size", "use_passthrough", "non_decreasing")},
     }
 
 
@@ -248,9 +245,7 @@ def partially_convex(framework: Framework, given: Given, key: Any) -> dict[str, 
         **drawn_modules(framework, given, key, layers, rules, linears),
         "activation": as_function(given.activation),
         "context_activation": as_function(given.context_activation),
-        "in_size": in_size,
-        "context_size": given.context_size,
-        "out_size": given.out_size,
+        **{name: getattr(given, name) for name in ("in_size", "context_size", "out_size")},
     }
 
 

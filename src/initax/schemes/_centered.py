@@ -111,7 +111,7 @@ def _is_constant(recipe: Recipe) -> bool:
 
 def _why_unsuited(parameter: Parameter, axes: Axes) -> str:
     """Why a weight can't be centered, whatever draws it; nothing where it can."""
-    inputs = math.prod(axes.split[axis] for axis in axes.in_axis)
+    *_, inputs, _ = axes.canonical_shape
     if parameter.constraint is not None and not parameter.constraint.scales:
         return f"it is stored behind {parameter.constraint.name}, and its mean may have to stay"
     if axes.receptive_axis and axes.batch_size > 1 and inputs == 1:

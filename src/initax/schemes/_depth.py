@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, overload
 
-from initax._errors import SchemeError, did_you_mean, listing, mapping_text, path_text, with_line
+from initax._errors import SchemeError, did_you_mean, listing, with_line
 from initax._model._parameter import Parameter
 from initax._model._residual import Part, Residual, ResidualStream
+from initax._text import mapping_text, path_text
 
 RECIPES: dict[str, Callable[..., float]] = {
     # Radford et al. 2019, section 2.3: 1 / sqrt(N), N the residual sums; a block has two.

@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from initax._errors import did_you_mean, listing, mapping_text, message, shown
+from initax._errors import did_you_mean, listing, message, shown
 from initax._model._parameter import ROLES
+from initax._text import mapping_text
 
 KEPT = 'what a rule selects is kept by None, written without quotes; in a file by "keep"'
 """What to write in place of a name that means: draw nothing."""

@@ -163,7 +163,7 @@ class Initializer:
         """Return fan_in and fan_out of a parameter, nominal or effective.
 
         Raises:
-            SchemeError: the parameter has no fans, or a mask takes away one knows not how much of the effective ones.
+            SchemeError: the parameter has no fans, or how much of the effective ones a mask leaves is not known.
         """
         fan_in, fan_out = parameter.fan_in, parameter.fan_out
         if fans == "effective":

@@ -9,9 +9,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from initax._errors import AxesError, SchemeError, listing, mapping_text, shown, with_line
+from initax._errors import AxesError, SchemeError, listing, shown, with_line
 from initax._math._axes import parse
 from initax._model._parameter import ROLES, WEIGHT_ROLES, Role
+from initax._text import mapping_text
 from initax.schemes._constant import ZEROS
 from initax.schemes._hints import (
     needed,
