@@ -133,7 +133,7 @@ def check_units(closed, names, stands):
 
 def check_replay(closed, names):
     uses = uses_of(closed, len(names))
-    places = {use.at for use in uses.found if use.what in CONTRACTIONS and use.view is not None}
+    places = {use.place for use in uses.all if use.what in CONTRACTIONS and use.view is not None}
     seen = set()
 
     def hook(place, operands, result, state):
@@ -181,8 +181,9 @@ def test_a_call_is_read_and_replayed_as_what_it_calls(name):
     closed = jax.make_jaxpr(lambda w, x: function(x, w))(*operands)
     reading = readings_of(closed, ["w"])["w"]
     assert (reading.pattern, reading.role) == ("i o", "weight")
-    (use,) = uses_of(closed, 1).found
-    assert len(use.at) > 1
+    (use,) = uses_of(closed, 1).all
+    assert len(use.place) > 1
     w, x = jnp.eye(4) * 3, jnp.ones((4, 4))
-    (result,) = Player(lambda place, operands, result, state: (result + 1, state, None), [use.at]).play(closed, [w, x])
+    player = Player(lambda place, operands, result, state: (result + 1, state, None), [use.place])
+    (result,) = player.play(closed, [w, x])
     assert np.array_equal(result, np.full((4, 4), 4))

@@ -90,7 +90,7 @@ def moved(view, entries, rng):
     match rng.integers(6):
         case 0:
             order = tuple(rng.permutation(entries.ndim))
-            return _views.placed(view, order, [shape[axis] for axis in order]), entries.transpose(order)
+            return _views.rearranged(view, order, [shape[axis] for axis in order]), entries.transpose(order)
         case 1:
             sizes = [size for size in (2, 3, 2, 3, 5) if rng.random() < 0.5]
             while sizes and entries.size % np.prod(sizes):

@@ -1,6 +1,6 @@
-"""Gradients inside the forward pass: which equations carry a cotangent back, in energies and forces for example.
+"""Gradients inside the forward pass, for example of an energy by positions: which equations carry a cotangent back.
 
-A weight is contracted over its outputs there. That says nothing of what it is: the forward part does.
+These contract a weight over its outputs. So its axes are read from the forward equations alone.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from initax._trace._uses import Uses, Value
 def carries_back(eqn: Any) -> bool:
     """Return whether an equation is of the transposed part of a gradient.
 
-    JAX names the transformations an equation came through; those of a cotangent are `transpose(jvp(...))`. A linear
-    function that is transposed on its own, by `jax.linear_transpose`, is a forward pass like any other, and so is what
-    is computed again for a cotangent.
+    JAX names the transformations an equation came through; those of a cotangent are `transpose(jvp(...))`. A transpose
+    without a derivative, by `jax.linear_transpose`, is part of the forward pass, and so is what is recomputed for a
+    cotangent.
     """
     frames = list(eqn.source_info.name_stack.stack)
     names = [getattr(frame, "name", "") for frame in frames if type(frame).__name__ == "Transform"]
@@ -26,11 +26,11 @@ def carries_back(eqn: Any) -> bool:
 
 
 def cotangents(eqn: Any, results: list[Value], uses: Uses, line: str) -> list[Value]:
-    """Return the results of such an equation: signals, in which no weight's outputs are known.
+    """Return the results of an equation that carries a cotangent back: signals without outputs of weights.
 
     Args:
         eqn: the equation.
-        results: what it leaves.
+        results: its results.
         uses: where uses are entered.
         line: its line.
     """

@@ -1,4 +1,4 @@
-"""What is in a residual branch: the weights that end it, the others, and what stands between them and the stream."""
+"""What is in a residual branch: its last weights, the other weights, and the scales and biases behind the last."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from initax._trace._branches import Branch
 from initax._trace._flow_graph import Label, Node, reached
 
 LINEAR: tuple[Label, ...] = ("carry", "part", "join", "add", "scale", "norm", "linear", "row")
-"""What a weight's output goes through and stays linear in the weight; a norm is let through, and noted."""
+"""Labels of operands in which a result is linear; a norm counts as linear here, and is noted."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,15 +18,15 @@ class Contents:
 
     Attributes:
         branch: the branch.
-        ends: weights in which it is linear, with no weight behind them.
+        ends: the last weights, in which the branch is linear.
         vectors: scales and biases between these and the sum.
-        inner: the other weights that the signal passes.
-        beside: weights that take in other signals first: keys and values of another stream, a condition.
-        scores: those of both of which nothing but the weights of averages are made.
-        biases: bias → the inner weights it goes with.
-        normalized: ends behind which a norm stands.
-        layers: most weights on a way from the fork to the sum.
-        reads: residual sums that reach it by other ways than from the fork.
+        inner: the other weights between the fork and the sum.
+        beside: weights of other signals: keys and values of another stream, a condition.
+        scores: those of `inner` and `beside` that only make weights of averages, such as queries and keys.
+        biases: bias → the weights to whose outputs it is added.
+        normalized: ends behind which there is a norm.
+        layers: the largest number of weights on a path from the fork to the sum.
+        reads: residual sums that the branch depends on, other than by the fork.
     """
 
     branch: Branch
@@ -77,11 +77,11 @@ class Inside:
         return node.number in self.by_sum and node.number not in self.forked
 
     def _is_vector(self, node: Node) -> bool:
-        """Whether a value is made of parameters alone; a fork may be, as learned queries are."""
+        """Whether a value is made of parameters alone, and not of the fork, which may be learned queries."""
         return node.plain and node.number not in self.forked
 
     def weight_of(self, node: Node) -> tuple[Node, Node] | None:
-        """Return the weight and the signal of a contraction, `None` where it is none of a weight."""
+        """Return the weight and the signal of a contraction with a weight, `None` for any other value."""
         if len(node.operands) != 2 or not node.by("weight"):
             return None
         (left, _), (right, _) = node.operands
@@ -89,7 +89,7 @@ class Inside:
         return min(pairs, key=lambda pair: pair[0].looked and not pair[1].looked, default=None)
 
     def _before(self, node: Node) -> list[Node]:
-        """The operands on the way back to the fork; on other ways it goes no further than to the first weight."""
+        """The operands that may lead back to the fork; those of another signal end at its first weight."""
         pair = self.weight_of(node)
         if self._is_another_sum(node) or (pair is not None and pair[1].number not in self.forked):
             return []
@@ -97,12 +97,12 @@ class Inside:
         return [operand for operand in operands if operand is not self.fork]
 
     def _last(self, node: Node) -> frozenset[int]:
-        """The contractions with weights in which a value is linear."""
+        """The last contractions with weights in which a value is linear."""
         if self.weight_of(node) is not None:
             return frozenset({node.number})
         if not node.by("gate", "mix", "weight"):
             return frozenset[int]().union(*(self._last_of(operand) for operand in node.by(*LINEAR)))
-        # Of a product of two signals, one of which is no function of the fork, the other ends the branch.
+        # In a product of two signals, only one of which is a function of the fork, that one ends the branch.
         factors = [operand for operand, label in node.operands if label != "function" and self._last_of(operand)]
         if len(factors) == 2:
             factors = [operand for operand in factors if operand.number in self.forked]
@@ -116,9 +116,8 @@ class Inside:
         contents = Contents(branch=self.branch)
         ends = self._last_of(self.branch.branch)
         contents.ends = self._params(ends)
-        self._tail(ends, contents)
+        self._note_tail(ends, contents)
         passed = self._passed()
-        depth: dict[int, int] = {self.fork.number: 0}
         for number in sorted(self.nodes):
             node = self.nodes[number]
             pair = self.weight_of(node)
@@ -127,25 +126,31 @@ class Inside:
                 (contents.inner if pair[1].number in self.forked else contents.beside).update(params)
                 if number not in passed:
                     contents.scores |= params
-            before = [depth[operand.number] for operand in self._main(node) if operand.number in depth]
-            if before:
-                depth[number] = max(before) + (pair is not None)
             for vector in self._vectors(node, "add"):
-                ended = frozenset[int]().union(*(self._last_of(operand) for operand, _ in node.operands))
-                weights = self._params(ended)
+                last = frozenset[int]().union(*(self._last_of(operand) for operand, _ in node.operands))
+                weights = self._params(last)
                 if weights:
                     contents.biases.setdefault(vector, set()).update(weights)
         contents.scores -= self._params(passed)
-        contents.layers = depth.get(self.branch.branch.number, 0)
+        contents.layers = self._layers()
         contents.inner -= contents.ends
         contents.beside -= contents.ends | contents.inner
         contents.scores -= contents.ends
-        ways = reached(self.outside, lambda node: () if node.number in self.by_sum else node.inexact_operands)
-        contents.reads = [self.by_sum[node.number] for node in ways if node.number in self.by_sum]
+        upstream = reached(self.outside, lambda node: () if node.number in self.by_sum else node.inexact_operands)
+        contents.reads = [self.by_sum[node.number] for node in upstream if node.number in self.by_sum]
         return contents
 
+    def _layers(self) -> int:
+        """The largest number of weights on a path from the fork to the sum."""
+        depth: dict[int, int] = {self.fork.number: 0}
+        for number, node in sorted(self.nodes.items()):
+            before = [depth[operand.number] for operand in self._main(node) if operand.number in depth]
+            if before:
+                depth[number] = max(before) + (self.weight_of(node) is not None)
+        return depth.get(self.branch.branch.number, 0)
+
     def _params(self, contractions: Iterable[int]) -> set[int]:
-        """The parameters of the weights of some contractions, of a sum of weights those that are added as they are."""
+        """The parameters of the weights of some contractions; of a weight `w + b @ a` that is `w`."""
         pairs = (self.weight_of(self.nodes[number]) for number in contractions if number in self.nodes)
         return set[int]().union(*(_linear_params(pair[0]) for pair in pairs if pair is not None))
 
@@ -154,8 +159,8 @@ class Inside:
         vectors = [operand for operand in node.by(*labels) if self._is_vector(operand)]
         return set[int]().union(*(vector.params for vector in vectors)) if len(vectors) < len(node.operands) else set()
 
-    def _tail(self, ends: frozenset[int], contents: Contents) -> None:
-        """Note what stands between the ends and the sum."""
+    def _note_tail(self, ends: frozenset[int], contents: Contents) -> None:
+        """Note the scales, biases and norms between the ends and the sum."""
 
         def before(node: Node) -> list[Node]:
             operands = [operand for operand, _ in node.operands if node.number not in ends]
@@ -169,29 +174,31 @@ class Inside:
                     contents.vectors |= self._scales_of_statistics(node)
 
     def _scales_of_statistics(self, node: Node) -> set[int]:
-        """The scales that a norm multiplies its statistic with before its signal, as Flax writes it."""
-        factors = reached(
-            node.by("statistic"), lambda each: [factor for factor in each.by("scale", "carry") if not factor.plain]
-        )
-        return set[int]().union(*(self._vectors(factor, "scale") for factor in factors))
+        """The scales that a norm multiplies its statistic with before its signal, as in Flax."""
+
+        def factors(statistic: Node) -> list[Node]:
+            return [operand for operand in statistic.by("scale", "carry") if not operand.plain]
+
+        statistics = reached(node.by("statistic"), factors)
+        return set[int]().union(*(self._vectors(statistic, "scale") for statistic in statistics))
 
     def _passed(self) -> set[int]:
-        """The contractions with weights that the signal passes: not those of which only an average's weights are."""
-        way = reached(
+        """The contractions with weights that make more than the weights of an average."""
+        upstream = reached(
             [self.branch.branch], lambda node: self._main(node, gates=False) if node.number in self.nodes else ()
         )
-        return {node.number for node in way if node.number in self.nodes and self.weight_of(node) is not None}
+        return {node.number for node in upstream if node.number in self.nodes and self.weight_of(node) is not None}
 
     def _main(self, node: Node, gates: bool = True) -> list[Node]:
-        """The operands without those by which a product only weighs or gates what comes out of a weight."""
+        """The operands, of a product only the one that is linear in weights if the other weights or gates it."""
         operands = [operand for operand, _ in node.operands]
-        ended = [operand for operand in operands if self._last_of(operand)]
+        linear = [operand for operand in operands if self._last_of(operand)]
         is_product = bool(node.by("mix", "weight")) and self.weight_of(node) is None
-        return ended if (is_product or (gates and node.by("gate"))) and len(ended) == 1 else operands
+        return linear if (is_product or (gates and node.by("gate"))) and len(linear) == 1 else operands
 
 
 def _linear_params(weight: Node) -> set[int]:
-    """The parameters in which a weight is linear by itself: of `w + b @ a` that is `w`; all where there is none."""
+    """The parameters that are added up to a weight as they are: of `w + b @ a` that is `w`; all if there are none."""
 
     def is_scaled(node: Node) -> bool:
         return len(node.operands) == 2 == len(node.by("scale"))

@@ -1,10 +1,10 @@
 """Residual sums of a forward pass: what is added to which stream, and how many of them there are.
 
 A sum is residual if one of its operands, the shortcut, is an earlier value that is carried on, and the other, the
-branch, is a function of that value through a weight. The shortcut may be moved, scaled and gated. A projection may be
-on it where the branch is not linear, no sum lies in the branch, and others of the stream go before or come behind. So
-they must where a parameter scales the shortcut, which a state space's feedthrough is and no stream.
-What is concatenated is no sum, and positions that are added are no function of what they are added to.
+branch, is a function of that value through a weight. The shortcut may be moved, scaled and gated. It may be projected
+if the branch is not linear, holds no other sum, and the stream has other sums before or behind. The stream also needs
+other sums where a parameter scales the shortcut; the feedthrough of a state space is such a sum without a stream.
+Concatenations are not sums, and positions that are added are not a function of the value they are added to.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from initax._trace._flow_graph import Flow, Label, Node, reached
 from initax._trace._uses import Place
 
 CARRIED: tuple[Label, ...] = ("carry", "scale", "add")
-"""What leaves a value one that is carried on."""
+"""Labels of operands that a result carries on."""
 PROJECTED: tuple[Label, ...] = ("carry", "scale", "add", "norm", "linear", "weight")
 """The same, with projections, pooling and norms."""
 STREAMING: tuple[Label, ...] = ("carry", "part", "join", "add", "scale", "norm", "gate", "linear", "function", "row")
-"""What a stream goes through between two sums: all but weights."""
+"""Labels of operands by which a stream goes on from sum to sum: all but those of weights."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -30,12 +30,12 @@ class Branch:
     Attributes:
         sum: the sum.
         shortcut: the operand that is carried on.
-        branch: the other one.
+        branch: the other operand.
         fork: the value that both are made of.
         projected: whether a weight is on the shortcut.
         scaled: whether a parameter scales the shortcut.
-        within: the branch it lies in.
-        before: the sums of its stream that come right before.
+        within: the innermost other branch that contains the sum.
+        before: the previous sums of its stream.
         index: its number in the stream, from 1.
         stream: the number of the stream.
     """
@@ -53,27 +53,27 @@ class Branch:
 
     @property
     def depth(self) -> int:
-        """How many branches it lies in."""
+        """The number of branches that contain the sum."""
         return 0 if self.within is None else self.within.depth + 1
 
     @property
     def start(self) -> Node:
-        """The value at which its stream comes in."""
+        """The value of its stream before the sum."""
         return self.fork if self.projected else self.shortcut
 
 
 @dataclass(slots=True)
 class _Past:
-    """A value and those that it depends on, as bits, of those that may be forks or are sums.
+    """A value and those it depends on, as bits, of the values that may be forks or are sums.
 
     Attributes:
         every: all of them.
-        weighed: those on the way from which there is a weight.
-        curved: those on the way from which there is something that is not linear.
-        bent: those on one way from which there are both.
-        carried: those that it carries on.
-        gated: the same, behind gates too.
-        projected: those that it carries on, or projections of them.
+        weighed: those from which a path to the value goes through a weight.
+        curved: those from which a path goes through a function that is not linear.
+        bent: those from which one path goes through both.
+        carried: those that the value carries on.
+        gated: the same, through gates too.
+        projected: those that it carries on, or projections of these.
     """
 
     every: int = 0
@@ -123,11 +123,11 @@ class Search:
         reach = _Past(every=bit, carried=bit, gated=bit, projected=bit)
         if not node.inexact:
             return reach
-        # As a highway's carry is, by what comes out of a weight.
+        # The gate of a highway network is the output of a weight.
         is_gated = any(self.past[gate.number].weighed for gate in node.by("gate"))
         is_plain = all(operand.plain for operand in node.inexact_operands)
         for operand, label in node.operands:
-            # Nothing is carried from where a weight, a bias or a scale is used to where it is used again.
+            # A parameter that is used twice is not a value that is carried from one use to the other.
             if not operand.inexact or (operand.plain and not operand.contracted and not is_plain):
                 continue
             past = self.past[operand.number]
@@ -154,7 +154,9 @@ class Search:
         projected = [branch for node in others if (branch := self._projected(node, by_bit)) is not None]
         branches = self._in_every_step([*branches, *projected])
         linked = self._linked(branches)
-        branches = [one for one in branches if not (one.projected or one.scaled) or one.sum.number in linked]
+        branches = [
+            branch for branch in branches if not (branch.projected or branch.scaled) or branch.sum.number in linked
+        ]
         self._place(branches)
         return branches
 
@@ -171,7 +173,7 @@ class Search:
     def _fork(self, shortcut: _Past, branch: _Past) -> Node | None:
         """The latest value that a shortcut carries and a branch is a function of through a weight.
 
-        What both are made of since then is no shortcut, but for a gate.
+        There is none if both are made of a later value, but for one behind a gate of the shortcut.
         """
         shared = shortcut.gated & branch.every
         while shared:
@@ -186,23 +188,23 @@ class Search:
     def _projected(self, node: Node, by_bit: Mapping[int, Branch]) -> Branch | None:
         """The sum as one with a projection on its shortcut, and no other sum in its branch."""
         for shortcut, branch in _either(node):
-            short, long = self.past[shortcut.number], self.past[branch.number]
-            shared = short.projected & long.every & ~self._bit(shortcut)
-            fork = self.numbered[shared.bit_length() - 1] if shared else None
-            if fork is None or not self._bit(fork) & long.bent & ~short.bent & ~long.projected:
+            of_shortcut, of_branch = self.past[shortcut.number], self.past[branch.number]
+            common = of_shortcut.projected & of_branch.every & ~self._bit(shortcut)
+            fork = self.numbered[common.bit_length() - 1] if common else None
+            if fork is None or not self._bit(fork) & of_branch.bent & ~of_shortcut.bent & ~of_branch.projected:
                 continue
             candidate = Branch(sum=node, shortcut=shortcut, branch=branch, fork=fork, projected=True)
-            # Weights on both ways are those of a recurrence. The end of a branch takes in what the fork became, while
-            # what only gates it is another signal's.
+            # A weight on both paths is one of a recurrence. The last weight of a branch has to take in a function of
+            # the fork; a branch that the fork only gates is one of another signal.
             is_recurrent = _weights(branch, fork) & _weights(shortcut, fork)
-            last = (operand for weight in _last_weights(branch, fork) for operand in weight.by("weight"))
-            is_ended = any(_depends(operand, fork) for operand in last)
+            operands = (operand for last in _last_weights(branch, fork) for operand in last.by("weight"))
+            is_ended = any(_is_made_of(operand, fork) for operand in operands)
             if is_ended and not is_recurrent and not any(self._inside(candidate, by_bit)):
                 return candidate
         return None
 
     def _uncrossed(self, branches: list[Branch]) -> list[Branch]:
-        """The sums without those that cross others, where there is no stream of them."""
+        """The sums without those that cross others, where they are not part of a stream."""
         by_bit = self._by_bit(branches)
         crossing = [
             (inner.sum.number, outer.sum.number)
@@ -211,17 +213,17 @@ class Search:
             if not self._depends(inner.fork, outer.fork)
         ]
         linked = self._linked(branches) if crossing else set()
-        gone: set[int] = set()
+        dropped: set[int] = set()
         for pair in crossing:
             alone = set(pair) - linked
             if len(alone) == 1:
-                gone |= alone
-            elif alone and not alone & gone:
-                gone.add(max(alone))
-        return [branch for branch in branches if branch.sum.number not in gone]
+                dropped |= alone
+            elif alone and not alone & dropped:
+                dropped.add(max(alone))
+        return [branch for branch in branches if branch.sum.number not in dropped]
 
     def _in_every_step(self, branches: list[Branch]) -> list[Branch]:
-        """The sums of loops as the second step has them: what it adds to is what the first step left."""
+        """The sums, with those of a loop's first step as the second has them, which adds to a result of the first."""
         copies = {(branch.sum.place, branch.sum.copy): branch for branch in branches}
         kept = {branch.sum.number: branch for branch in branches}
         for node in self.flow.sums:
@@ -237,12 +239,12 @@ class Search:
         return list(kept.values())
 
     def _linked(self, branches: Sequence[Branch]) -> set[int]:
-        """The sums in front of which, or behind which, there is another one of their stream."""
+        """The numbers of the sums that are not the only ones of their stream."""
         self._place(branches)
-        return {one.sum.number for branch in branches if branch.before for one in (branch, *branch.before)}
+        return {linked.sum.number for branch in branches if branch.before for linked in (branch, *branch.before)}
 
     def _place(self, branches: Sequence[Branch]) -> None:
-        """Note of each sum the innermost branch that it lies in, with its fork, and number it in its stream."""
+        """Note of each sum the innermost branch that contains it and its fork, and number it in its stream."""
         by_bit = self._by_bit(branches)
         for branch in branches:
             branch.within = None
@@ -256,12 +258,17 @@ class Search:
         return {self._bit(branch.sum): branch for branch in branches}
 
     def _inside(self, outer: Branch, by_bit: Mapping[int, Branch]) -> Iterable[Branch]:
-        """The sums on the way from the fork of one to the end of its branch, of those that are given by their bits."""
-        since = -1 << self._bit(outer.fork).bit_length()
-        within = self.past[outer.branch.number].every & self.sum_bits & since
-        while within:
-            bit = within & -within
-            within ^= bit
+        """The sums between the fork of a branch and its end.
+
+        Args:
+            outer: the branch.
+            by_bit: the sums to choose from, by their bits.
+        """
+        later = -1 << self._bit(outer.fork).bit_length()
+        sums = self.past[outer.branch.number].every & self.sum_bits & later
+        while sums:
+            bit = sums & -sums
+            sums ^= bit
             inner = by_bit.get(bit)
             if inner is not None and inner.sum is not outer.sum and self._depends(inner.sum, outer.fork):
                 yield inner
@@ -272,34 +279,36 @@ class Search:
 
 
 def _either(node: Node) -> Iterable[tuple[Node, Node]]:
+    """The operands of a sum in both orders."""
     (left, _), (right, _) = node.operands
     return ((left, right), (right, left))
 
 
 def _since(node: Node, fork: Node) -> list[Node]:
-    """The values that one is made of since a fork, itself included."""
-    before = reached([node], lambda node: [operand for operand, _ in node.operands if operand.number > fork.number])
-    return before if node.number > fork.number else []
+    """A value and those it is made of, of the values after a fork."""
+    later = reached([node], lambda node: [operand for operand, _ in node.operands if operand.number > fork.number])
+    return later if node.number > fork.number else []
 
 
 def _is_scaled(node: Node, fork: Node) -> bool:
     """Whether a parameter scales a value that is carried on from a fork."""
-    way = reached([node], lambda node: node.by(*CARRIED) if node.number > fork.number else ())
-    return any(operand.plain for node in way if node.number > fork.number for operand in node.by("scale"))
+    carried = reached([node], lambda node: node.by(*CARRIED) if node.number > fork.number else ())
+    return any(operand.plain for node in carried if node.number > fork.number for operand in node.by("scale"))
 
 
-def _depends(node: Node, fork: Node) -> bool:
+def _is_made_of(node: Node, fork: Node) -> bool:
+    """Whether a value is a fork or depends on it."""
     return node is fork or any(operand is fork for later in _since(node, fork) for operand, _ in later.operands)
 
 
 def _weights(node: Node, fork: Node) -> set[int]:
-    """The parameters of the weights that a value is made with since a fork."""
+    """The parameters of the weights between a fork and a value."""
     contractions = (later for later in _since(node, fork) if later.by("weight"))
     return {param for node in contractions for operand, _ in node.operands if operand.plain for param in operand.params}
 
 
 def _last_weights(node: Node, fork: Node) -> list[Node]:
-    """The contractions with weights behind which a value is made with no further weight."""
+    """The last contractions with weights between a fork and a value, in which the value is linear."""
 
     def before(node: Node) -> list[Node]:
         linear = [operand for operand, label in node.operands if label not in ("function", "statistic")]
@@ -309,59 +318,69 @@ def _last_weights(node: Node, fork: Node) -> list[Node]:
 
 
 def number(flow: Flow, branches: Sequence[Branch]) -> None:
-    """Number the sums of each stream, and the streams: what is added side by side has one number."""
+    """Number the streams, and the sums of each stream; branches of one fork that are added up have one number."""
+    _number_sums(flow, branches)
+    _number_streams(branches)
+
+
+def _number_sums(flow: Flow, branches: Sequence[Branch]) -> None:
+    """Note of each sum the previous ones of its stream, and its number."""
     by_sum = {branch.sum.number: branch for branch in branches}
-    # Number of a value → the last sums of the stream it carries → how many branches the stream has there.
-    depths: dict[int, dict[int, float]] = {}
+    # Value → last sums of the streams it carries → the number of branches that the stream has there.
+    counts: dict[int, dict[int, float]] = {}
     for node in flow.nodes:
         branch = by_sum.get(node.number)
         if branch is not None:
-            reached_by = {by_sum[last]: depth for last, depth in depths.get(branch.start.number, {}).items()}
-            before = {last: depth for last, depth in reached_by.items() if last.within is branch.within}
+            last = {by_sum[number]: count for number, count in counts.get(branch.start.number, {}).items()}
+            before = {other: count for other, count in last.items() if other.within is branch.within}
             branch.before = tuple(before)
-            after = (depth + (last.fork is not branch.fork) for last, depth in before.items())
-            branch.index = max(after, default=1)
-            depths[node.number] = {node.number: branch.index}
+            indices = (count + (other.fork is not branch.fork) for other, count in before.items())
+            branch.index = max(indices, default=1)
+            counts[node.number] = {node.number: branch.index}
             continue
         carried: dict[int, float] = {}
         for operand in node.by(*STREAMING):
-            for last, depth in depths.get(operand.number, {}).items() if operand.inexact else ():
-                carried[last] = max(depth, carried.get(last, 0))
-        leaves = node.exit
-        if leaves is not None and leaves.steps > 2:
-            first = {by_sum[last].sum.place: depth for last, depth in depths.get(leaves.first.number, {}).items()}
-            for last, depth in carried.items():
-                added = depth - first.get(by_sum[last].sum.place, depth)
-                carried[last] = depth + (leaves.steps - 2) * added if added else depth
+            for number, count in counts.get(operand.number, {}).items() if operand.inexact else ():
+                carried[number] = max(count, carried.get(number, 0))
+        if node.exit is not None and node.exit.steps > 2:
+            after_first = counts.get(node.exit.first.number, {}).items()
+            first = {by_sum[number].sum.place: count for number, count in after_first}
+            for number, count in carried.items():
+                in_step = count - first.get(by_sum[number].sum.place, count)
+                carried[number] = count + (node.exit.steps - 2) * in_step if in_step else count
         if carried:
-            depths[node.number] = carried
-    # Sums that follow each other are of one stream, and so is a sum in each step of a loop. Sum, place → first sum.
+            counts[node.number] = carried
+
+
+def _number_streams(branches: Sequence[Branch]) -> None:
+    """Number the streams: a sum and the previous ones are of one stream, and so is a sum in all steps of a loop."""
+    # Sum, or place of a sum → the first sum of its stream.
     streams: dict[int | Place, int] = {}
     for branch in branches:
-        keys: list[int | Place] = [branch.sum.number, branch.sum.place, *(last.sum.number for last in branch.before)]
+        keys: list[int | Place] = [branch.sum.number, branch.sum.place, *(other.sum.number for other in branch.before)]
         joined = {streams[key] for key in keys if key in streams}
-        first_sum = min(joined, default=branch.sum.number)
-        streams |= dict.fromkeys(keys, first_sum)
+        first = min(joined, default=branch.sum.number)
+        streams |= dict.fromkeys(keys, first)
         if len(joined) > 1:
-            streams = {key: first_sum if stream in joined else stream for key, stream in streams.items()}
+            streams = {key: first if stream in joined else stream for key, stream in streams.items()}
     order = list(dict.fromkeys(streams[branch.sum.number] for branch in branches))
     for branch in branches:
         branch.stream = order.index(streams[branch.sum.number])
 
 
-def indices(branches: Sequence[Branch]) -> Mapping[Place, tuple[float, list[tuple[float, float]]]]:
-    """Return for each place of a sum its first number, and for each loop around it how far apart and how many are."""
+def indices_of(branches: Sequence[Branch]) -> Mapping[Place, tuple[float, list[tuple[float, float]]]]:
+    """Return equation of a sum → its first number, and for each loop around it the stride and count of its numbers."""
     by_place: dict[Place, dict[tuple[int, ...], Branch]] = {}
     for branch in branches:
         by_place.setdefault(branch.sum.place, {})[branch.sum.copy] = branch
-    numbered = {}
+    numbers = {}
     for place, copies in by_place.items():
         first = min(copies)
         start = copies[first].index
         strides = []
         for depth, step in enumerate(copies[first].sum.loops):
-            later = copies.get((*first[:depth], 1, *first[depth + 1 :]))
-            apart = later.index - start if later is not None and step.which == 0 else 0
-            strides.append((apart, step.steps if apart else 1))
-        numbered[place] = (start, strides)
-    return numbered
+            second = copies.get((*first[:depth], 1, *first[depth + 1 :]))
+            stride = second.index - start if second is not None and step.number == 0 else 0
+            strides.append((stride, step.steps if stride else 1))
+        numbers[place] = (start, strides)
+    return numbers

@@ -1,4 +1,4 @@
-"""Contractions of a parameter with the signal (`dot_general`, convolutions), and what they say of its axes."""
+"""Contractions of a parameter with the signal (`dot_general`, convolutions): which axes are inputs and outputs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from typing import Any
 
 from initax._model._reason import Why
 from initax._trace._factors import FOREIGN, Axis, Factor, Slot, foreign, is_foreign, length
-from initax._trace._indices import shapes_of
-from initax._trace._sums import mixed, note_sum
+from initax._trace._jaxpr import shapes_of
+from initax._trace._sums import note_mixed, note_sum
 from initax._trace._uses import CONSTANT_FIRST, MetAs, Part, Uses, Value, What, assign, parts_of, resolve_links
-from initax._trace._views import Link, Stop, View, first_stop, in_place, opened, placed, reshaped, scaled
+from initax._trace._views import Link, Stop, View, first_stop, kept_whole, opened, rearranged, reshaped, scaled
 
 
 def settle(value: Value, uses: Uses, line: str, met_as: MetAs = "") -> Value:
-    """Return a value as a signal: look-ups are embeddings, weights of constants are weights, others are the signal.
+    """Return a value as a signal, and enter the uses of its parameters.
+
+    Look-ups are embeddings, what is contracted with a constant is a weight, and others are a signal of their own.
 
     Args:
         value: the value.
         uses: where uses are entered.
         line: the line.
-        met_as: for look-ups, what they are to what they meet.
+        met_as: for look-ups, how they are used, see `Use.met_as`.
     """
     if not value.weights:
         return value
@@ -36,25 +38,25 @@ def settle(value: Value, uses: Uses, line: str, met_as: MetAs = "") -> Value:
         )
         stop = view.stop or entangled
         if view.looked or view.picked:
-            looked = opened(view.looked)
-            parts = parts_of(("out", looked), ("in", view.own), ("batch", (*view.batch, *view.tables)))
+            parts = parts_of(("out", opened(view.looked)), ("in", view.factors), ("batch", (*view.batch, *view.tables)))
             stop = stop or first_stop(
                 line,
                 (view.picked and not view.looked, "rows of it are picked by constant indices"),
-                (view.fixed and length(view.own) == 1, "single entries of its rows are looked up"),
+                (view.fixed and length(view.factors) == 1, "single entries of its rows are looked up"),
             )
             uses.enter(view, "embedding", line, parts, stop=stop, view=view, met_as=met_as)
         elif view.fed_by_constant:
-            # A weight that was contracted with a constant, e.g. with a state of zeros.
-            parts = parts_of(*(("in", link.factors) for link in view.links), ("out", view.own), ("batch", view.batch))
+            # A weight that was contracted with a constant, for example with a state of zeros.
+            inputs = tuple(factor for link in view.links for factor in link.factors)
+            parts = parts_of(("in", inputs), ("out", view.factors), ("batch", view.batch))
             stop = view.stop or first_stop(line, (view.is_linked, "it is contracted with a parameter and a constant"))
             outputs.append(uses.enter(view, "weight", line, parts, normalized=view.normalized, stop=stop))
         else:
-            others = value.fed_by_constant
-            if not others:
+            is_bias = value.fed_by_constant
+            if not is_bias:
                 stop = stop or Stop("it is a signal itself, no weight of one", line, Why.SIGNAL)
-            parts = parts_of(("out", view.own), ("batch", view.batch))
-            uses.enter(view, "bias" if others else "other", line, parts, stop=stop)
+            parts = parts_of(("out", view.factors), ("batch", view.batch))
+            uses.enter(view, "bias" if is_bias else "other", line, parts, stop=stop)
     return Value(
         shape=value.shape, data=True, inputless=not value.data, outputs=tuple(outputs), stretched=value.stretched
     )
@@ -63,7 +65,7 @@ def settle(value: Value, uses: Uses, line: str, met_as: MetAs = "") -> Value:
 def constants_met(left: Value, right: Value, uses: Uses, line: str) -> None:
     """Note weights that are contracted with a constant and then multiplied with a signal, without a function between.
 
-    Such a weight may belong to that signal; the constant only mixes its entries first.
+    Such a weight may be one of that signal, whose entries the constant mixes first.
 
     Args:
         left: one signal.
@@ -73,7 +75,7 @@ def constants_met(left: Value, right: Value, uses: Uses, line: str) -> None:
     """
     for value, other in ((left, right), (right, left)):
         if value.inputless and other.data and not other.inputless:
-            for use in (uses.found[view.use] for view in value.outputs):
+            for use in (uses.of(view) for view in value.outputs):
                 if use.is_of_a_constant:
                     use.halt(CONSTANT_FIRST, line)
 
@@ -81,7 +83,7 @@ def constants_met(left: Value, right: Value, uses: Uses, line: str) -> None:
 def consume(
     views: tuple[View, ...],
     roles: Sequence[Part],
-    places: Sequence[int | None],
+    old_axes: Sequence[int | None],
     shape: Sequence[int],
     uses: Uses,
     line: str,
@@ -92,8 +94,8 @@ def consume(
 
     Args:
         views: the parameters in the value.
-        roles: what each axis of it does.
-        places: for each axis of the result, the axis of the value it comes from.
+        roles: what each axis of the value does.
+        old_axes: for each axis of the result, the axis of the value it comes from.
         shape: shape of the result.
         uses: where to enter.
         line: the line.
@@ -103,81 +105,94 @@ def consume(
     Returns:
         The outputs of each parameter, as views of the result.
     """
-    parts: list[dict[Factor, Part]] = [{} for _ in views]
-    for view, own in zip(views, parts, strict=True):
+    every_parts: list[dict[Factor, Part]] = [{} for _ in views]
+    for view, parts in zip(views, every_parts, strict=True):
         for axis, role in zip(view.axes, roles, strict=True):
-            assign(own, opened(axis), role)
-    direct = [any(part == "in" for part in own.values()) for own in parts]
-    resolve_links(views, parts)
+            assign(parts, opened(axis), role)
+    direct = ["in" in parts.values() for parts in every_parts]
+    resolve_links(views, every_parts)
     outputs = []
-    for place, (view, own) in enumerate(zip(views, parts, strict=True)):
-        assign(own, (*view.batch, *opened(view.looked)), "batch")
-        assign(own, view.added_up, "in")
-        if view.fed_by_constant and not direct[place]:
-            # What the signal meets is an axis of the constant: an output sums over what the constant mixes there.
-            assign(own, (factor for link in view.links if link.number < 0 for factor in link.factors), "in")
-        kind, stop = _judged(place, views, parts, direct, roles)
-        through = {each.param for each in views if {a.number for a in each.links} & {b.number for b in view.links}}
-        inside = frozenset(factor for factor, part in own.items() if part in ("in", "field"))
+    for index, (view, parts) in enumerate(zip(views, every_parts, strict=True)):
+        assign(parts, (*view.batch, *opened(view.looked)), "batch")
+        assign(parts, view.added_up, "in")
+        if view.fed_by_constant and not direct[index]:
+            # The axis that is summed over is one of the constant: the inputs are what the constant mixes along it.
+            assign(parts, (factor for link in view.links if link.number < 0 for factor in link.factors), "in")
+        kind, stop = _judged(index, views, every_parts, direct, roles)
+        numbers = {link.number for link in view.links}
+        through = {other.param for other in views if any(link.number in numbers for link in other.links)}
+        inside = frozenset(factor for factor, part in parts.items() if part in ("in", "field"))
         output = uses.enter(
-            placed(view, places, shape),
+            rearranged(view, old_axes, shape),
             what if kind == "weight" else kind,
             line,
-            {factor: "along" if kind == "scale" and factor in inside else part for factor, part in own.items()},
+            {factor: "along" if kind == "scale" and factor in inside else part for factor, part in parts.items()},
             strides=(strides[0] / view.share, strides[1] / view.share) if kind == "weight" else (1, 1),
             inside=inside,
             through=frozenset(through - {view.param}),
             normalized=view.normalized,
-            stop=stop if view.running and _is_whole_sum(view, own) else view.stop or stop,
+            stop=stop if view.running and _is_whole_sum(view, parts) else view.stop or stop,
             view=view,
         )
         outputs.append(output)
-    for (view, output), (_, other) in itertools.combinations(zip(views, outputs, strict=True), 2):
-        if output.param == other.param and not view.paired:
-            note_sum(output, other, uses, line)
+    for (view, left), (_, right) in itertools.combinations(zip(views, outputs, strict=True), 2):
+        if left.param == right.param and not view.paired:
+            note_sum(left, right, uses, line)
     return tuple(outputs)
 
 
-def _is_whole_sum(view: View, own: dict[Factor, Part]) -> bool:
+def _is_whole_sum(view: View, parts: dict[Factor, Part]) -> bool:
     """Return whether all entries of a running sum are summed over, and with them each entry of the parameter."""
-    axes = {each.axis for each in view.running}
+    axes = {factor.axis for factor in view.running}
     cut = [*(f for slot in view.slots if slot.partial for f in slot.factors), *(factor for factor, _ in view.fixed)]
-    return all(own.get(each) == "in" for each in view.running) and all(factor.axis not in axes for factor in cut)
+    return all(parts.get(factor) == "in" for factor in view.running) and all(factor.axis not in axes for factor in cut)
 
 
 def _judged(
-    place: int, views: tuple[View, ...], parts: list[dict[Factor, Part]], direct: list[bool], roles: Sequence[Part]
+    number: int,
+    views: tuple[View, ...],
+    every_parts: list[dict[Factor, Part]],
+    direct: list[bool],
+    roles: Sequence[Part],
 ) -> tuple[What, Stop | None]:
-    """Return what a parameter is in a contraction, in which others may take part, or why that can't be told."""
-    view, own = views[place], parts[place]
+    """Return as what a contraction uses a parameter, and why that can't be told.
+
+    Args:
+        number: the number of the parameter's view.
+        views: the parameters that are contracted with the signal together.
+        every_parts: for each of them, what its factors do.
+        direct: for each of them, whether the contraction sums over an axis of it.
+        roles: what each axis of the operand does.
+    """
+    view, parts = views[number], every_parts[number]
     is_summed = not {"in", "field"}.isdisjoint(roles)
     if view.picked:
         return "weight", Stop("rows of it are picked by constant indices")
-    if view.fed_by_constant and (direct[place] or len(view.links) > 1 or not is_summed):
+    if view.fed_by_constant and (direct[number] or len(view.links) > 1 or not is_summed):
         return "weight", Stop("it is contracted with a constant first")
-    if any(factor not in own for link in view.links for factor in link.factors):
+    if any(factor not in parts for link in view.links for factor in link.factors):
         return "weight", Stop("it is contracted with another parameter, and which comes first can't be told")
-    if view.is_linked and not _is_low_rank(place, views, direct):
+    if view.is_linked and not _is_low_rank(number, views, direct):
         return "weight", Stop(
             "it is contracted with another parameter, with no weight beside them; which comes first can't be told"
         )
     if view.times:
-        full = [{"in", "out"} <= set(part.values()) for part in parts]
-        is_by_weight = any(full[index] for index, each in enumerate(views) if each.param in view.times)
-        if full[place] != is_by_weight:
-            return "scale" if is_by_weight else "weight", None
+        is_matrix = [{"in", "out"} <= set(parts.values()) for parts in every_parts]
+        is_by_matrix = any(is_matrix[index] for index, other in enumerate(views) if other.param in view.times)
+        if is_matrix[number] != is_by_matrix:
+            return "scale" if is_by_matrix else "weight", None
         return "weight", Stop(
             "it is multiplied entry by entry with another parameter; which is the weight can't be told"
         )
-    if not view.own and len(views) > 1:
+    if not view.factors and len(views) > 1:
         return "weight", Stop("it scales another parameter, and has no axes")
-    if {"in", "field"}.isdisjoint(own.values()) or (view.added_up and not is_summed):
+    if {"in", "field"}.isdisjoint(parts.values()) or (view.added_up and not is_summed):
         return "weight", Stop("no axis of it is summed over")
     if not view.links and _is_repeated(view, roles):
         return "weight", Stop("it is repeated along what is summed over")
-    if not view.links and "out" not in own.values() and _is_same(view, roles):
+    if not view.links and "out" not in parts.values() and _is_same(view, roles):
         return "weight", Stop("it is the same for every output")
-    if not view.links and len(views) > 1 and _is_broadcast(place, views):
+    if not view.links and len(views) > 1 and _is_broadcast(view, views):
         return "weight", Stop("it is added to a larger parameter before it meets the signal")
     return "weight", None
 
@@ -194,20 +209,18 @@ def _is_same(view: View, roles: Sequence[Part]) -> bool:
     return any(role == "out" and is_foreign(axis) and length(axis) > 1 for axis, role in pairs)
 
 
-def _is_low_rank(place: int, views: tuple[View, ...], direct: list[bool]) -> bool:
-    """Return whether a product of parameters is read in the order in which the signal goes through them.
+def _is_low_rank(number: int, views: tuple[View, ...], direct: list[bool]) -> bool:
+    """Return whether a product of parameters is added to a weight, and so is a weight of low rank itself.
 
-    `A @ B @ x` may be two factors of one weight, or learned queries times their own weight that meet keys. Another
-    weight that is added to them says that it is the first.
+    Without the weight beside it `A @ B @ x` may also be learned queries times their weight, contracted with keys.
     """
-    return any(
-        index != place and direct[index] and not each.links and len(each.own) > 1 for index, each in enumerate(views)
-    )
+    others = [view for index, view in enumerate(views) if index != number and direct[index]]
+    return any(not view.links and len(view.factors) > 1 for view in others)
 
 
-def _is_broadcast(place: int, views: tuple[View, ...]) -> bool:
-    """Return whether another parameter has entries along an axis along which one is the same."""
-    return any(is_foreign(views[place].axes[axis]) for view in views for axis in view.marked)
+def _is_broadcast(view: View, views: tuple[View, ...]) -> bool:
+    """Return whether a parameter is the same along an axis along which another one has different entries."""
+    return any(is_foreign(view.axes[axis]) for other in views for axis in other.marked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,21 +228,21 @@ class Side:
     """An operand of a contraction.
 
     Attributes:
-        value: what it holds.
+        value: the operand.
         summed: its axes that are summed over.
         batch: its axes that the other operand has, too.
         free: its other axes.
-        places: for each axis of the result, the one of its axes that it comes from.
+        old_axes: for each axis of the result, the axis of the operand it comes from.
     """
 
     value: Value
     summed: Sequence[int]
     batch: Sequence[int]
     free: Sequence[int]
-    places: Sequence[int | None]
+    old_axes: Sequence[int | None]
 
-    def goes(self, view: View) -> Axis:
-        """Return the factors of a parameter in it that are summed over."""
+    def summed_factors(self, view: View) -> Axis:
+        """Return the factors of a view of the operand that are summed over."""
         return tuple(factor for axis in self.summed for factor in opened(view.axes[axis]))
 
 
@@ -237,8 +250,8 @@ def sides_of(eqn: Any, values: Sequence[Value]) -> tuple[Side, Side]:
     """Return the operands of a `dot_general`."""
     summed, batch = eqn.params["dimension_numbers"]
     left, right = (
-        [axis for axis in range(len(value.shape)) if axis not in (*gone, *kept)]
-        for value, gone, kept in zip(values, summed, batch, strict=True)
+        [axis for axis in range(len(value.shape)) if axis not in (*summed_axes, *batch_axes)]
+        for value, summed_axes, batch_axes in zip(values, summed, batch, strict=True)
     )
     first = Side(values[0], summed[0], batch[0], left, [*batch[0], *left, *[None] * len(right)])
     return first, Side(values[1], summed[1], batch[1], right, [*batch[1], *[None] * len(left), *right])
@@ -254,20 +267,19 @@ def dot_general(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Val
         return Value(shape=shape, weights=tuple(views))
     if not left.value.weights and not right.value.weights:
         return _of_signals(left, right, shape, uses, line)
-    one, other = (left, right) if left.value.weights else (right, left)
-    if not other.value.data:
-        whole = [_whole_or_halted(view, one.summed, line) for view in one.value.weights]
-        return Value(shape=shape, data=one.value.data, weights=_linked(one, whole, -next(uses.links), shape))
-    roles: list[Part] = [
-        "in" if axis in one.summed else "batch" if axis in one.batch else "out" for axis in range(len(one.value.shape))
-    ]
-    _confirm_batch(other, one, uses)
-    for view in other.value.outputs:
-        uses.found[view.use].outputs.rejoined |= {factor for axis in other.summed for factor in view.axes[axis]}
-    outputs = uses.with_axes(consume(one.value.weights, roles, one.places, shape, uses, line))
-    _note_gates(other, one, uses)
-    batch = len(one.batch)
-    flat = (index for index, old in enumerate(other.places) if index >= batch and old in other.value.stretched)
+    weight, signal = (left, right) if left.value.weights else (right, left)
+    if not signal.value.data:
+        checked = [_whole_or_halted(view, weight.summed, line) for view in weight.value.weights]
+        return Value(shape=shape, data=weight.value.data, weights=_linked(weight, checked, -next(uses.links), shape))
+    axes = range(len(weight.value.shape))
+    roles: list[Part] = ["in" if axis in weight.summed else "batch" if axis in weight.batch else "out" for axis in axes]
+    _confirm_batch(signal, weight, uses)
+    for view in signal.value.outputs:
+        uses.of(view).outputs.rejoined |= {factor for axis in signal.summed for factor in view.axes[axis]}
+    outputs = uses.with_axes(consume(weight.value.weights, roles, weight.old_axes, shape, uses, line))
+    _note_gates(signal, weight, uses)
+    batch = len(weight.batch)
+    flat = (axis for axis, old in enumerate(signal.old_axes) if axis >= batch and old in signal.value.stretched)
     return Value(shape=shape, data=True, outputs=outputs, stretched=frozenset(flat))
 
 
@@ -277,34 +289,30 @@ def _of_signals(left: Side, right: Side, shape: tuple[int, ...], uses: Uses, lin
     outputs: list[View] = []
     for side, other in ((left, right), (right, left)):
         if other.value.data:
-            _noisy(side, uses, line)
+            _note_noise(side, uses, line)
         elif len(other.value.shape) == len(side.summed) + len(side.batch):
-            mixed(side.value.outputs, side.summed, uses, line)  # weighed by constants, and added up
+            note_mixed(side.value.outputs, side.summed, uses, line)  # weighted by constants, and added up
         _note_kernels(side.value, other.value, side.summed, side.free, uses)
         outputs += _beside_a_sum(side, other.value, shape, uses)
-    is_flat = (
-        all(side.places[axis] is None or side.places[axis] in side.value.stretched for side in (left, right))
+    flat = (
+        axis
         for axis in range(len(shape))
+        if all(side.old_axes[axis] is None or side.old_axes[axis] in side.value.stretched for side in (left, right))
     )
     data, batch = (left.value.data, right.value.data), len(left.batch)
     gates: tuple[View, ...] = ()
     if all(data) and batch and not left.summed and bool(left.free) != bool(right.free):
-        # One of them is a factor, the same along the last axes of the result.
+        # One signal has only the batch axes: it multiplies the other by a factor, constant along the last axes.
         axes = ((Factor(axis, 1, size),) if axis < batch else foreign(size) for axis, size in enumerate(shape))
         gates = (View(param=FOREIGN, axes=tuple(axes)),)
-    return Value(
-        shape=shape,
-        data=any(data),
-        outputs=tuple(outputs),
-        gates=gates,
-        stretched=frozenset(axis for axis, flat in enumerate(is_flat) if flat),
-    )
+    return Value(shape=shape, data=any(data), outputs=tuple(outputs), gates=gates, stretched=frozenset(flat))
 
 
 def _linked(side: Side, views: Sequence[View], number: int, shape: tuple[int, ...]) -> tuple[View, ...]:
     """Return the parameters of an operand in a contraction with others, or with a constant."""
     return tuple(
-        replace(placed(view, side.places, shape), links=(*view.links, Link(number, side.goes(view)))) for view in views
+        replace(rearranged(view, side.old_axes, shape), links=(*view.links, Link(number, side.summed_factors(view))))
+        for view in views
     )
 
 
@@ -317,15 +325,15 @@ def _beside_a_sum(side: Side, other: Value, shape: tuple[int, ...], uses: Uses) 
         shape: the shape of the result.
         uses: the uses so far.
     """
-    found = []
+    outputs = []
     for view in side.value.outputs:
-        use = uses.found[view.use]
-        own = [factor for axis in side.summed for factor in view.along(axis)]
-        constant = not other.data and all(use.parts.get(factor) == "out" for factor in own)
-        if constant or not own or (side.value.inputless and use.is_of_a_constant):
+        use = uses.of(view)
+        factors = view.along(*side.summed)
+        is_by_constant = not other.data and all(use.parts.get(factor) == "out" for factor in factors)
+        if is_by_constant or not factors or (side.value.inputless and use.is_of_a_constant):
             is_scaled, is_summed = view.scaled or other.data or side.value.inputless, view.summed or other.data
-            found.append(replace(placed(view, side.places, shape), scaled=is_scaled, summed=is_summed))
-    return found
+            outputs.append(replace(rearranged(view, side.old_axes, shape), scaled=is_scaled, summed=is_summed))
+    return outputs
 
 
 def _note_kernels(signal: Value, other: Value, summed: Sequence[int], free: Sequence[int], uses: Uses) -> None:
@@ -333,38 +341,38 @@ def _note_kernels(signal: Value, other: Value, summed: Sequence[int], free: Sequ
 
     Args:
         signal: the signal that holds the outputs.
-        other: what they are contracted with.
-        summed: axes of the signal that are summed over.
-        free: axes of the signal that stay, and that the other one does not have.
+        other: the signal they are contracted with.
+        summed: axes of the first signal that are summed over.
+        free: axes of the first signal that are axes of the result, but not of the other signal.
         uses: the uses so far.
     """
     if not other.data or other.outputs:
         return
     for view in signal.outputs:
-        use, own = uses.found[view.use], set(view.marked)
-        if use.what == "weight" and not view.scaled and own & set(summed) and own & set(free):
+        use, axes = uses.of(view), set(view.marked)
+        if use.what == "weight" and not view.scaled and axes & set(summed) and axes & set(free):
             use.makes_weights = True
 
 
-def _noisy(side: Side, uses: Uses, line: str) -> None:
-    """Note that what looks like a bias is a weight with noise added to it, which another signal is contracted with."""
+def _note_noise(side: Side, uses: Uses, line: str) -> None:
+    """Note weights to which noise was added before a signal is contracted with them; they look like biases of it."""
     for view in side.value.outputs:
-        use = uses.found[view.use]
-        alone = use.what == "bias" and not use.biased
-        if alone and len(view.marked) > 1 and not set(view.marked).isdisjoint(side.summed):
+        use = uses.of(view)
+        is_alone = use.what == "bias" and not use.biased
+        if is_alone and len(view.marked) > 1 and not set(view.marked).isdisjoint(side.summed):
             use.halt("a signal is added to it, and another is contracted with the sum", line)
 
 
 def _note_gates(signal: Side, weight: Side, uses: Uses) -> None:
-    """Note along which inputs a factor of the signal varies that is the same along others: it may weigh a stack."""
+    """Note inputs along which a factor of the signal varies that is constant along others: it may weight a stack."""
     for gate in signal.value.gates:
         varies = [not is_foreign(gate.axes[axis]) for axis in signal.summed]
         if all(varies) or not any(length(gate.axes[axis]) > 1 for axis in signal.summed):
             continue
-        gated = [axis for axis, own in zip(weight.summed, varies, strict=True) if own]
-        for use in uses.found[-len(weight.value.weights) :]:
+        gated = [axis for axis, is_gated in zip(weight.summed, varies, strict=True) if is_gated]
+        for use in uses.all[-len(weight.value.weights) :]:
             if use.what == "weight":
-                use.gated |= {factor for axis in gated for factor in use.view.along(axis)}
+                use.gated |= set(use.view.along(*gated))
 
 
 def _whole_or_halted(view: View, summed: Sequence[int], line: str) -> View:
@@ -375,31 +383,31 @@ def _whole_or_halted(view: View, summed: Sequence[int], line: str) -> View:
 
 
 def _confirm_batch(signal: Side, weight: Side, uses: Uses) -> None:
-    """Note output axes along which the next weight has members: they are batch axes of both weights.
+    """Note output axes that are batch axes of the next weight: they are batch axes of both weights.
 
-    A part of a stored axis is none: the outputs of a dense layer are that, whatever takes them in.
+    A part of a stored axis is not one: it is an output axis of a dense layer, even if the next weight is a stack.
     """
-    for there, here in zip(signal.batch, weight.batch, strict=True):
-        if not any(here in view.marked for view in weight.value.weights):
+    for signal_axis, weight_axis in zip(signal.batch, weight.batch, strict=True):
+        if not any(weight_axis in view.marked for view in weight.value.weights):
             continue
         for view in (view for view in signal.value.outputs if not view.summed):
-            use = uses.found[view.use]
-            for factor in view.axes[there]:
-                if factor.size > 1 and any(each.is_inside(factor) and each.axis >= 0 for each in use.parts):
-                    is_part = any(each.axis == factor.axis and not each.is_inside(factor) for each in use.parts)
+            use = uses.of(view)
+            for factor in view.axes[signal_axis]:
+                if factor.size > 1 and any(piece.is_inside(factor) and piece.axis >= 0 for piece in use.parts):
+                    is_part = any(piece.axis == factor.axis and not piece.is_inside(factor) for piece in use.parts)
                     use.outputs.members |= set() if is_part else {factor}
 
 
 def _settled(left: Side, right: Side, uses: Uses, line: str) -> tuple[Side, Side]:
-    """Return the operands, with look-ups and weights of constants turned into signals where they are used as such."""
+    """Return the operands, with look-ups and outputs for constants turned into signals where they are used as such."""
 
     def is_member(side: Side, other: Value) -> bool:
-        """Return whether a look-up picks weights, such as experts, and not rows of an embedding."""
+        """Return whether a look-up picks weights, such as experts, instead of rows of an embedding."""
         if not side.value.looked or other.weights or not other.data:
             return False
-        taken = {factor for view in side.value.weights for factor in side.goes(view)}
-        own = {factor for view in side.value.weights for factor in view.own if factor.size > 1}
-        return bool(own & taken) and bool(own - taken)
+        summed = {factor for view in side.value.weights for factor in side.summed_factors(view)}
+        factors = {factor for view in side.value.weights for factor in view.factors if factor.size > 1}
+        return bool(factors & summed) and bool(factors - summed)
 
     def ready(side: Side, other: Value) -> Side:
         value = side.value
@@ -428,57 +436,53 @@ def convolution(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Val
         _note_kernels(kernel, signal, [in_axis], [out_axis], uses)
         return Value(shape=shape, data=signal.data or kernel.data, outputs=beside)
     kernel = _ungrouped(kernel, out_axis, groups, eqn.params["batch_group_count"], line)
-    # The output axis of the kernel counts for two while its use is entered: groups, and outputs of one group.
-    roles: list[Part] = []
-    for axis in range(len(kernel.shape)):
-        if axis == out_axis:
-            roles += ["batch", "out"]
-        else:
-            roles.append("in" if axis == in_axis else "field")
-    cut = tuple(each for view in kernel.weights if (each := _cut(view, out_axis, groups)) is not None)
+    # The output axis of the kernel is split into two while its use is entered: groups, and outputs of one group.
+    roles: list[Part] = ["in" if axis == in_axis else "field" for axis in range(len(kernel.shape))]
+    roles[out_axis : out_axis + 1] = ["batch", "out"]
+    grouped = tuple(filter(None, (_with_groups(view, out_axis, groups) for view in kernel.weights)))
     channels = numbers.out_spec[1]
-    places: list[int | None] = [None] * len(shape)
-    places[channels : channels + 1] = [out_axis, out_axis + 1]
+    old_axes: list[int | None] = [None] * len(shape)
+    old_axes[channels : channels + 1] = [out_axis, out_axis + 1]
     long = (*shape[:channels], groups, shape[channels] // groups, *shape[channels + 1 :])
     up, down = math.prod(eqn.params["lhs_dilation"]), math.prod(eqn.params["window_strides"])
     what: What = "transposed" if up > 1 else "conv"
-    outputs = consume(cut, roles, places, long, uses, line, what, (up, down))
-    joined = tuple(_uncut(view, channels) for view in outputs)
+    outputs = consume(grouped, roles, old_axes, long, uses, line, what, (up, down))
+    joined = tuple(_without_groups(view, channels) for view in outputs)
     return Value(shape=shape, data=True, outputs=(*uses.with_axes(joined), *beside))
 
 
 def _beside_channels(signal: Value, numbers: Any, groups: int, shape: tuple[int, ...]) -> tuple[View, ...]:
-    """Return the outputs that a convolution leaves where they are, channel by channel."""
-    before, after = numbers.lhs_spec, numbers.out_spec
-    if not groups == signal.shape[before[1]] == shape[after[1]] or shape[after[0]] != signal.shape[before[0]]:
+    """Return the outputs that a depthwise convolution leaves in their channels."""
+    (old_batch, old_channels, *_), (batch, channels, *_) = numbers.lhs_spec, numbers.out_spec
+    if not groups == signal.shape[old_channels] == shape[channels] or shape[batch] != signal.shape[old_batch]:
         return ()
-    places: list[int | None] = [None] * len(shape)
-    places[after[0]], places[after[1]] = before[0], before[1]
-    return scaled(in_place(signal.outputs, places, shape))
+    old_axes: list[int | None] = [None] * len(shape)
+    old_axes[batch], old_axes[channels] = old_batch, old_channels
+    return scaled(kept_whole(signal.outputs, old_axes, shape))
 
 
 def _ungrouped(kernel: Value, out_axis: int, groups: int, batch_groups: int, line: str) -> Value:
     """Return a kernel, halted where its groups can't be read."""
     if batch_groups > 1:
         stop = Stop("its convolution groups the batch", line)
-    elif any(_cut(view, out_axis, groups) is None for view in kernel.weights):
+    elif any(_with_groups(view, out_axis, groups) is None for view in kernel.weights):
         stop = Stop("the groups of its convolution cut an axis unevenly", line)
     else:
         return kernel
     whole = foreign(kernel.shape[out_axis])
-    return replace(kernel, weights=tuple(view.halted(stop).with_axis(out_axis, whole) for view in kernel.weights))
+    return kernel.with_weights(lambda view: view.halted(stop).with_axis(out_axis, whole))
 
 
-def _cut(view: View, axis: int, groups: int) -> View | None:
-    """Return a kernel whose output axis is split into groups and the outputs of one."""
+def _with_groups(view: View, axis: int, groups: int) -> View | None:
+    """Return a kernel whose output axis is split into groups and the outputs of one group."""
     if groups == 1:
         return replace(view, axes=(*view.axes[:axis], foreign(1), *view.axes[axis:]))
-    sizes = [length(each) for each in view.axes]
+    sizes = [length(factors) for factors in view.axes]
     return reshaped(view, (*sizes[:axis], groups, sizes[axis] // groups, *sizes[axis + 1 :]))
 
 
-def _uncut(view: View, axis: int) -> View:
-    """Return the outputs of a convolution with groups and outputs of one as one axis."""
-    both = (*view.axes[axis], *view.axes[axis + 1])
-    kept = tuple(factor for factor in both if factor.size > 1) or both[:1]
-    return replace(view, axes=(*view.axes[:axis], kept, *view.axes[axis + 2 :]))
+def _without_groups(view: View, axis: int) -> View:
+    """Return the outputs of a convolution with the groups and the outputs of one group as one axis."""
+    factors = (*view.axes[axis], *view.axes[axis + 1])
+    channels = tuple(factor for factor in factors if factor.size > 1) or factors[:1]
+    return replace(view, axes=(*view.axes[:axis], channels, *view.axes[axis + 2 :]))

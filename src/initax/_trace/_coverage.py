@@ -1,10 +1,10 @@
-"""Which entries of an array its uses take: parts of unequal size, picked rows, padding."""
+"""Which entries of an array its uses take: parts of unequal size, single rows, padding."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,18 +31,17 @@ def taken(view: View, axis: int, size: int) -> Mask:
         if factor.axis == axis:
             mask &= entries // factor.inner % factor.size == digit
     for slot in view.slots:
-        own = [factor for factor in slot.factors if factor.axis == axis]
-        if own:
-            there = sum(entries // factor.inner % factor.size * factor.inner for factor in own)
-            mask &= np.isin(there, along(slot, axis))
+        factors = [factor for factor in slot.factors if factor.axis == axis]
+        if factors:
+            indices = sum(entries // factor.inner % factor.size * factor.inner for factor in factors)
+            mask &= np.isin(indices, along(slot, axis))
     return mask
 
 
 def along(slot: Slot, axis: int) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
-    """Return the index along a stored axis of each entry in a slot, as far as the slot determines it."""
+    """Return for each entry in a slot its index along a stored axis, by the factors of that axis in the slot."""
     pairs = zip(slot.factors, digits(slot.known, slot.factors), strict=True)
-    found = np.zeros(len(slot.known), np.intp)
-    return sum((digit * factor.inner for factor, digit in pairs if factor.axis == axis), found)
+    return sum((digit * factor.inner for factor, digit in pairs if factor.axis == axis), np.zeros_like(slot.known))
 
 
 def refused(use: Use) -> str:
@@ -60,9 +59,9 @@ def refused(use: Use) -> str:
 
 
 def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
-    """Return the input axes of which parts are used one by one, and why that can't be read; empty where it can.
+    """Return input axis of which parts are used one by one → why that can't be read; empty where it can.
 
-    Parts of an input axis are one axis again where the outputs of all of them are added up.
+    It can where the outputs of all parts are added up: then they are one axis.
 
     Args:
         shape: the stored shape of the array.
@@ -70,24 +69,26 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
     """
     reasons: dict[int, str] = {}
     for axis, size in enumerate(shape):
-        cut = [use for use in uses if _is_cut(use, axis) and _said(use, axis) & {"in", "field"}]
+        cut = [use for use in uses if _is_cut(use, axis) and _parts(use, axis) & {"in", "field"}]
         if not cut or not all(link.plain for use in uses for link in use.view.links):
             continue
-        reasons[axis] = ""
-        never = ~np.any([taken(use.view, axis, size) for use in uses], axis=0)
-        if any(_said(use, axis) - {"in", "field"} for use in cut):
+        masks = {use.number: taken(use.view, axis, size) for use in uses}
+        unused_entries = ~np.any([*masks.values()], axis=0)
+        if any(_parts(use, axis) - {"in", "field"} for use in cut):
             reasons[axis] = f"parts of its axis {axis}, which is not only an input, are used one by one"
-        elif never.any():
-            reasons[axis] = _left(never, f"its axis {axis}, over which it is summed,")
-        elif any((np.sum([taken(use.view, axis, size) for use in sum_], axis=0) != 1).any() for sum_ in sums(uses)):
+        elif unused_entries.any():
+            reasons[axis] = _not_used(unused_entries, f"its axis {axis}, over which it is summed,")
+        elif any((np.sum([masks[use.number] for use in added], axis=0) != 1).any() for added in sums(uses)):
             reasons[axis] = "parts of it along an input axis are used one by one"
+        else:
+            reasons[axis] = ""
     return reasons
 
 
 def shares(uses: Sequence[Use]) -> dict[int, float]:
-    """Return the fraction of its fan_in that each use of an array sums over, by the number of the use.
+    """Return the fraction of the fan_in of an array that each use sums over, by the number of the use.
 
-    It is less than all of it where outputs are added up later: of parts, or of entries of a stack.
+    It is less than one where outputs of parts, or of entries of a stack, are added up later.
 
     Args:
         uses: the uses of the array.
@@ -102,59 +103,59 @@ def _share(use: Use) -> float:
     later = (factor for factor, part in use.parts.items() if part in ("in", "field") and factor not in use.inside)
     share = 1 / length(later)
     for factor, _ in use.view.fixed:
-        summed_over = use.parts.get(factor) != "in" and _said(use, factor.axis) & {"in", "field"}
-        share /= factor.size if summed_over else 1
+        is_summed_over = use.parts.get(factor) != "in" and _parts(use, factor.axis) & {"in", "field"}
+        share /= factor.size if is_summed_over else 1
     for slot in use.view.slots:
-        if any(_said(use, factor.axis) & {"in", "field"} for factor in slot.factors):
+        if any(_parts(use, factor.axis) & {"in", "field"} for factor in slot.factors):
             share *= len(slot.known) / length(slot.factors)
     return share
 
 
-def levelled(shape: Sequence[int], uses: Sequence[Use], together: Mapping[int, str]) -> list[Use]:
-    """Return the uses with unequal parts of an axis put together again, where all parts do the same.
+def with_whole_axes(shape: Sequence[int], uses: Sequence[Use], used_in_parts: Container[int]) -> list[Use]:
+    """Return the uses as uses of whole axes where they take parts of an axis that all do the same.
 
     Args:
         shape: the stored shape of the array.
         uses: its uses.
-        together: its input axes of which parts are used one by one.
+        used_in_parts: its input axes of which parts are used one by one, and added up.
     """
-    joined = list(uses)
+    whole = list(uses)
     for axis, size in enumerate(shape):
-        if axis in together:
-            joined = [_as_one(use, Factor(axis, 1, size), "in") for use in joined]
+        if axis in used_in_parts:
+            whole = [_with_whole(use, Factor(axis, 1, size), "in") for use in whole]
             continue
-        alike = set.intersection(*(_fixed(use, axis) for use in uses))
-        if not any(_listed(use, axis) or _fixed(use, axis) != alike for use in uses):
+        common = set.intersection(*(_fixed(use, axis) for use in uses))
+        if not any(_takes_uneven(use, axis) or _fixed(use, axis) != common for use in uses):
             continue
-        inner = min((factor.inner for factor in alike), default=size)
-        said = {part for use in uses for part in _said(use, axis)}
-        if said & {"in", "field"} and not all(_said(use, axis) for use in uses):
+        inner = min((factor.inner for factor in common), default=size)
+        parts = {part for use in uses for part in _parts(use, axis)}
+        if parts & {"in", "field"} and not all(_parts(use, axis) for use in uses):
             continue  # one use sums over it, and another takes one entry of it
-        # Outer parts of which all take one entry, as layers of a stack, stay what they are.
-        if len(said) == 1 and inner * length(alike) == size:
-            joined = [_as_one(use, Factor(axis, 1, inner), next(iter(said))) for use in joined]
-    return joined
+        # Outer factors of which all uses take one entry, such as layers of a stack, stay as they are.
+        if len(parts) == 1 and inner * length(common) == size:
+            whole = [_with_whole(use, Factor(axis, 1, inner), next(iter(parts))) for use in whole]
+    return whole
 
 
-def uneven(shape: Sequence[int], uses: Sequence[Use], together: Mapping[int, str]) -> list[int]:
+def uneven(shape: Sequence[int], uses: Sequence[Use], used_in_parts: Container[int]) -> list[int]:
     """Return the output axes of which the uses take parts of unequal size.
 
     Args:
         shape: the stored shape of the array.
         uses: its uses.
-        together: its input axes of which parts are used one by one.
+        used_in_parts: its input axes of which parts are used one by one, and added up.
     """
     return [
         axis
         for axis in _cut(shape, uses)
-        if axis not in together
-        and any(_listed(use, axis) for use in uses)
-        and all(_said(use, axis) <= {"out"} for use in uses)
+        if axis not in used_in_parts
+        and any(_takes_uneven(use, axis) for use in uses)
+        and all(_parts(use, axis) <= {"out"} for use in uses)
         and len({taken(use.view, axis, shape[axis]).tobytes() for use in uses}) > 1
     ]
 
 
-def _listed(use: Use, axis: int) -> bool:
+def _takes_uneven(use: Use, axis: int) -> bool:
     """Return whether a use takes entries of a stored axis that are not one of equal parts of it."""
     return any(slot.partial and any(f.axis == axis and f.size > 1 for f in slot.factors) for slot in use.view.slots)
 
@@ -164,21 +165,28 @@ def _fixed(use: Use, axis: int) -> set[Factor]:
     return {factor for factor, _ in use.view.fixed if factor.axis == axis and factor.size > 1}
 
 
-def _said(use: Use, axis: int) -> set[Part]:
+def _parts(use: Use, axis: int) -> set[Part]:
     """Return what a use does with an axis, without the factors of which it takes one entry."""
     fixed = _fixed(use, axis)
     return {part for f, part in use.parts.items() if f.axis == axis and f.size > 1 and f not in fixed}
 
 
-def _as_one(use: Use, whole: Factor, part: Part) -> Use:
-    def outside(factor: Factor) -> bool:
+def _with_whole(use: Use, whole: Factor, part: Part) -> Use:
+    """Return a use with one factor instead of all factors inside of it.
+
+    Args:
+        use: the use.
+        whole: the factor, which is the innermost one of its axis.
+        part: what it does.
+    """
+
+    def is_outside(factor: Factor) -> bool:
         return factor.axis != whole.axis or factor.inner >= whole.size
 
-    others: dict[Factor, Part] = {factor: own for factor, own in use.parts.items() if outside(factor)}
-    single = {entry for entry in use.outputs.entries if outside(entry[0])}
-    members = {factor for factor in use.outputs.members if outside(factor)}
-    outputs = replace(use.outputs, entries=single, members=members)
-    return replace(use, parts={**others, whole: part}, outputs=outputs)
+    outer: dict[Factor, Part] = {factor: outer for factor, outer in use.parts.items() if is_outside(factor)}
+    entries = {entry for entry in use.outputs.entries if is_outside(entry[0])}
+    members = {factor for factor in use.outputs.members if is_outside(factor)}
+    return replace(use, parts={**outer, whole: part}, outputs=replace(use.outputs, entries=entries, members=members))
 
 
 def apart(shape: Sequence[int], uses: Sequence[Use]) -> bool:
@@ -194,9 +202,9 @@ def unused(shape: Sequence[int], uses: Sequence[Use]) -> list[str]:
     """Return, in words, the entries along each axis that no use takes."""
     notes = []
     for axis in _cut(shape, uses):
-        left = ~np.any([taken(use.view, axis, shape[axis]) for use in uses], axis=0)
-        if left.any():
-            notes.append(_left(left, f"its axis {axis}"))
+        entries = ~np.any([taken(use.view, axis, shape[axis]) for use in uses], axis=0)
+        if entries.any():
+            notes.append(_not_used(entries, f"its axis {axis}"))
     return notes
 
 
@@ -206,18 +214,19 @@ def _cut(shape: Sequence[int], uses: Sequence[Use]) -> list[int]:
 
 
 def _is_cut(use: Use, axis: int) -> bool:
-    return _listed(use, axis) or bool(_fixed(use, axis))
+    """Return whether a use takes a part of a stored axis."""
+    return _takes_uneven(use, axis) or bool(_fixed(use, axis))
 
 
-def _left(mask: Mask, axis: str) -> str:
-    """Return what is not used, in words: `entries 0 to 2 and 5 of its axis 1 are not used`."""
+def _not_used(mask: Mask, axis: str) -> str:
+    """Return in words which entries are not used: `entries 0 to 2 and 5 of its axis 1 are not used`."""
     groups = itertools.groupby(enumerate(np.flatnonzero(mask).tolist()), key=lambda pair: pair[1] - pair[0])
     runs = [[entry for _, entry in group] for _, group in groups]
-    said = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
-    entries = _words(said if len(said) < 5 else [*said[:3], "others"])
+    spans = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    entries = _words(spans if len(spans) < 5 else [*spans[:3], "others"])
     return f"entry {entries} of {axis} is not used" if mask.sum() == 1 else f"entries {entries} of {axis} are not used"
 
 
-def _words(each: Sequence[object]) -> str:
-    *first, last = map(str, each)
+def _words(items: Iterable[object]) -> str:
+    *first, last = map(str, items)
     return f"{', '.join(first)} and {last}" if first else last

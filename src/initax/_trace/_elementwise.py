@@ -12,9 +12,9 @@ import numpy as np
 from initax._model._reason import Why
 from initax._trace._contract import constants_met, settle
 from initax._trace._factors import FOREIGN, Factor, beside, foreign, is_foreign, pieces_of, regroup, stands
-from initax._trace._indices import shapes_of
+from initax._trace._jaxpr import shapes_of
 from initax._trace._layout import broadcast
-from initax._trace._sums import added_up, apart
+from initax._trace._sums import note_sums, scaled_by_sum
 from initax._trace._uses import MetAs, Part, Uses, Value, assign, parts_of
 from initax._trace._views import Stop, View, first_stop, opened, scaled
 
@@ -22,7 +22,7 @@ from initax._trace._views import Stop, View, first_stop, opened, scaled
 def fitted(value: Value, shape: tuple[int, ...]) -> Value:
     """Return an operand broadcast to the shape of the result, as elementwise equations broadcast scalars.
 
-    Of an operand of another rank the axes are not known there.
+    The axes of an operand of any other rank are not known in the result.
     """
     if value.shape == shape:
         return value
@@ -33,8 +33,8 @@ def fitted(value: Value, shape: tuple[int, ...]) -> Value:
 
 
 def halted(value: Value, stop: Stop) -> Value:
-    """Return parameters halted for a reason; look-ups and weights of constants are signals already."""
-    return replace(value, weights=tuple(view if view.is_signal else view.halted(stop) for view in value.weights))
+    """Return a value with its parameters halted, but for those that are a signal already."""
+    return value.with_weights(lambda view: view if view.is_signal else view.halted(stop))
 
 
 def nonlinear(
@@ -66,7 +66,7 @@ def nonlinear(
             for view in value.outputs
             if all(is_foreign(view.axes[axis]) for axis in altered)
         )
-        return Value(shape=shape, data=True, outputs=outputs[:KEPT], stretched=_shared(values))
+        return Value(shape=shape, data=True, outputs=outputs[:KEPT], stretched=_stretched(values))
 
     def stopped(view: View) -> View:
         why = Why.UNREADABLE if view.shifted or view.scaled else Why.TRANSFORMED
@@ -76,27 +76,30 @@ def nonlinear(
     return Value(shape=shape, weights=views)
 
 
-def _shared(values: Sequence[Value]) -> frozenset[int]:
+def _stretched(values: Sequence[Value]) -> frozenset[int]:
     """Return the axes along which all operands are constant."""
-    full = [value for value in values if value.data or value.weights]
-    return frozenset.intersection(*(value.stretched for value in full)) if full else frozenset()
+    stretched = [value.stretched for value in values if value.data or value.weights]
+    return frozenset.intersection(*stretched) if stretched else frozenset()
 
 
 def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line: str) -> Value:
     """Follow a sum or a difference: of parameters, of signals, or of a signal and a bias."""
     left, right = (
-        fitted(_met(value, other, "bias", uses, line) if value.looked else value, shape)
+        fitted(_as_signal(value, other, "bias", uses, line) if value.looked else value, shape)
         for value, other in ((left, right), (right, left))
     )
     if left.weights and right.weights:
         return _merged(left, right, line, product=False)
     if not left.weights and not right.weights:
-        added_up(left, right, uses, line)
-        left, right = apart(left, right, uses)
-        return replace(_both(left, right, shape), products=_added_products(left, right))
+        note_sums(left, right, uses, line)
+        left, right = scaled_by_sum(left, right, uses)
+        products = (*left.products, *right.products)
+        if left.data and right.data:
+            products = scaled(products)
+        return replace(_both(left, right, shape), products=_first(products))
     params, signal = (left, right) if left.weights else (right, left)
     if not signal.data:
-        return replace(params, weights=tuple(replace(view, shifted=True) for view in params.weights))
+        return params.with_weights(lambda view: replace(view, shifted=True))
     if params.fed_by_constant:
         return _both(settle(params, uses, line), signal, shape)
     minus = "" if name != "sub" else MINUEND if params is left else SUBTRACTED
@@ -109,25 +112,25 @@ def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Us
     )
 
 
-def _met(value: Value, other: Value, met_as: MetAs, uses: Uses, line: str) -> Value:
-    """Return what is looked up as a signal; a bias that is looked up together with the weight before it stays one.
+def _as_signal(value: Value, other: Value, met_as: MetAs, uses: Uses, line: str) -> Value:
+    """Return an operand as a signal, but for a bias that is looked up together with the weight before it.
 
     Args:
-        value: what is looked up, or comes out of a weight with a constant.
-        other: what it is combined with.
-        met_as: what it is to a signal.
+        value: rows that were looked up, or the outputs of a weight for a constant.
+        other: the other operand.
+        met_as: how the rows are used where the other operand is a signal.
         uses: where uses are entered.
         line: the line.
     """
-    if met_as == "bias" and _goes_with(value, other, uses):
+    if met_as == "bias" and _is_looked_up_with(value, other, uses):
         return value
     return settle(value, uses, line, met_as if other.data and not other.looked else "factor")
 
 
-def _goes_with(looked_up: Value, signal: Value, uses: Uses) -> bool:
-    """Return whether the indices that look a bias up looked up the weight, too, to whose outputs it is added."""
-    by = {uses.found[view.use].view.by for view in signal.outputs if not view.scaled} - {0}
-    return all(view.by in by and view.looked and not view.tables for view in looked_up.weights)
+def _is_looked_up_with(bias: Value, signal: Value, uses: Uses) -> bool:
+    """Return whether a bias is looked up by the same indices as the weight to whose outputs it is added."""
+    by = {uses.of(view).view.by for view in signal.outputs if not view.scaled} - {0}
+    return all(view.by in by and view.looked and not view.tables for view in bias.weights)
 
 
 SUBTRACTED = "it is subtracted, as a running mean would be"
@@ -135,21 +138,23 @@ MINUEND = "a signal is subtracted from it"
 
 
 def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus: str) -> tuple[View, ...]:
-    own = view.marked
+    """Enter the use of a parameter that is added to the signal, and return it as outputs that lie along its axes."""
+    marked = view.marked
     if view.stop and len(params.stretched) == len(params.shape):
         return ()  # a regularizer added to a loss, a statistic of the weights
-    if not view.own and not params.shape and view.is_linked:
+    if not view.factors and not params.shape and view.is_linked:
         return ()  # the same, as a contraction of the weights with each other
     before = (*signal.outputs, *signal.products)
-    covered = all(any(not is_foreign(each.axes[index]) for each in before) for index in own)
-    # Of the weights before it, the nearest are those that reach along every axis of the bias, or of its only entry.
-    places = own or [at for at, axis in enumerate(view.axes) if axis and all(f.axis != FOREIGN for f in axis)]
-    nearest = [output for output in signal.outputs if covered and places and not output.scaled]
-    weights = [each for each in nearest if all(_meets(each, view, at) for at in places)]
-    parts = parts_of(("out", view.own))
-    for index in own:
-        weight = next((each for each in before if not is_foreign(each.axes[index]) and not each.scaled), None)
-        _like_the_weight(parts, view, weight, index, uses)
+    covered = all(any(not is_foreign(output.axes[axis]) for output in before) for axis in marked)
+    # It is the bias of the weights whose outputs lie along each of its axes, or along the axis of its single entry.
+    stored = (index for index, axis in enumerate(view.axes) if axis and all(f.axis != FOREIGN for f in axis))
+    axes = marked or tuple(stored)
+    unscaled = [output for output in signal.outputs if covered and axes and not output.scaled]
+    weights = [output for output in unscaled if all(_overlap(output, view, axis) for axis in axes)]
+    parts = parts_of(("out", view.factors))
+    for axis in marked:
+        lying = (output for output in before if not is_foreign(output.axes[axis]) and not output.scaled)
+        _with_batch_axes(parts, view, next(lying, None), axis, uses)
     assign(parts, (*view.batch, *opened(view.looked)), "batch")
     stop = view.stop or first_stop(
         line,
@@ -158,39 +163,41 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus
         (view.times or view.is_linked, "it is combined with another parameter and then added to the signal"),
         (view.scaled and not covered, "it is scaled and mixed with the signal, as a running mean would be"),
         (
-            not covered and len(own) > 1,
-            f"it is added to the signal along {len(own)} axes that are no outputs of a weight",
+            not covered and len(marked) > 1,
+            f"it is added to the signal along {len(marked)} axes that are no outputs of a weight",
         ),
     )
-    biased = tuple(uses.found[weight.use] for weight in weights)
+    biased = tuple(uses.of(weight) for weight in weights)
     return uses.with_axes((uses.enter(view, "bias", line, parts, biased=biased, stop=stop, view=view),))
 
 
-def _like_the_weight(parts: dict[Factor, Part], view: View, before: View | None, at: int, uses: Uses) -> None:
-    """Give a bias the batch axes of its weight, such as groups of a convolution or members of a stack."""
-    if before is None or is_foreign(before.axes[at]):
+def _with_batch_axes(parts: dict[Factor, Part], bias: View, outputs: View | None, axis: int, uses: Uses) -> None:
+    """Give a bias the batch axes of its weight, such as groups of a convolution or members of a stack.
+
+    Args:
+        parts: what each factor of the bias does.
+        bias: the bias.
+        outputs: the outputs of the weight.
+        axis: the axis of the value along which both lie.
+        uses: the uses so far.
+    """
+    if outputs is None or is_foreign(outputs.axes[axis]):
         return
-    theirs = uses.found[before.use].parts
-    first, second = beside(before.axes[at], view.axes[at])
-    split = [piece for factor in first for piece in pieces_of(factor, theirs)]
-    mine = regroup(second, [piece.size for piece in split])
-    if mine is None or all(theirs.get(piece) != "batch" for piece in split):
+    weight_parts = uses.of(outputs).parts
+    weight_axis, bias_axis = beside(outputs.axes[axis], bias.axes[axis])
+    weight_pieces = [piece for factor in weight_axis for piece in pieces_of(factor, weight_parts)]
+    bias_pieces = regroup(bias_axis, [piece.size for piece in weight_pieces])
+    if bias_pieces is None or all(weight_parts.get(piece) != "batch" for piece in weight_pieces):
         return
-    for factor in second:
+    for factor in bias_axis:
         parts.pop(factor, None)
-    for factors, piece in zip(mine, split, strict=True):
-        assign(parts, factors, "batch" if theirs.get(piece) == "batch" else "out")
+    for factors, piece in zip(bias_pieces, weight_pieces, strict=True):
+        assign(parts, factors, "batch" if weight_parts.get(piece) == "batch" else "out")
 
 
-def _meets(weight: View, bias: View, axis: int) -> bool:
-    """Return whether a bias and the outputs of a weight share entries along an axis."""
-    return not is_foreign(weight.axes[axis]) and bool((stands(weight.axes[axis]) & stands(bias.axes[axis])).any())
-
-
-def _added_products(left: Value, right: Value) -> tuple[View, ...]:
-    """Return the products that a sum holds; beside another signal they count as scaled."""
-    products = (*left.products, *right.products)
-    return _first(scaled(products) if left.data and right.data else products)
+def _overlap(outputs: View, bias: View, axis: int) -> bool:
+    """Return whether a bias and the outputs of a weight have entries in common along an axis."""
+    return not is_foreign(outputs.axes[axis]) and bool((stands(outputs.axes[axis]) & stands(bias.axes[axis])).any())
 
 
 def _first(views: Sequence[View]) -> tuple[View, ...]:
@@ -205,21 +212,21 @@ def _both(left: Value, right: Value, shape: tuple[int, ...]) -> Value:
         data=left.data or right.data,
         outputs=_first((*left.outputs, *right.outputs)),
         joined=_first((*left.joined, *right.joined)),
-        stretched=_shared([left, right]),
+        stretched=_stretched([left, right]),
     )
 
 
 def chosen(which: Value, cases: Sequence[Value], shape: tuple[int, ...]) -> Value:
-    """Follow a choice between signals, entry by entry; outputs that the data choose from are weighed by it.
+    """Follow a choice between signals, entry by entry; a choice by the data scales their outputs.
 
     Args:
-        which: what says which one is chosen.
+        which: the number of the chosen signal.
         cases: the signals.
         shape: the shape of the result.
     """
     result = functools.reduce(lambda left, right: _both(left, right, shape), cases)
-    weighed = _scaled(result) if which.data else result
-    return replace(weighed, data=result.data or which.data, stretched=frozenset())
+    result = replace(result, data=result.data or which.data, stretched=frozenset())
+    return _scaled(result) if which.data else result
 
 
 KEPT = 64
@@ -233,20 +240,18 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, li
         other, factor = (right, left) if constants[0] else (left, right)
         other = fitted(other, shape)
         number = factor.constant.number if factor.constant is not None and other.weights else None
-        views = scaled(other.weights)
-        if number is not None:
-            views = tuple(masked(view, np.asarray(number) != 0) for view in views)
-        return replace(other, weights=views)
+        other = replace(other, weights=scaled(other.weights))
+        return other if number is None else other.with_weights(lambda view: masked(view, np.asarray(number) != 0))
     left, right = (
-        fitted(_met(value, other, "scale", uses, line) if value.is_signal else value, shape)
+        fitted(_as_signal(value, other, "scale", uses, line) if value.is_signal else value, shape)
         for value, other in ((left, right), (right, left))
     )
     if left.weights and right.weights:
         return _merged(left, right, line)
     if not left.weights and not right.weights:
         constants_met(left, right, uses, line)
-        _vary(left.products, right, uses)
-        _vary(right.products, left, uses)
+        _note_varying(left.products, right, uses)
+        _note_varying(right.products, left, uses)
         return _scaled(_both(left, right, shape))
     params, signal = (left, right) if left.weights else (right, left)
     products = []
@@ -279,17 +284,17 @@ def masked(view: View, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> View:
 
     Args:
         view: the view.
-        mask: which entries of the value are left, of a shape that broadcasts to it.
+        mask: which entries of the value are kept, of a shape that broadcasts to the value's.
     """
     share = float(np.mean(mask)) if mask.size else 1.0
     repeats = any(factor.axis == FOREIGN and factor.size > 1 for axis in view.axes for factor in axis)
     return replace(view, share=view.share * share) if 0 < share < 1 and not repeats else view
 
 
-def _vary(products: Sequence[View], other: Value, uses: Uses) -> None:
-    """Note the axes of scales along which the signal varies, after it is multiplied with another signal."""
+def _note_varying(products: Sequence[View], other: Value, uses: Uses) -> None:
+    """Note the axes of scales along which the signal varies once it is multiplied with another signal."""
     for view in products:
-        use = uses.found[view.use]
+        use = uses.of(view)
         for index, axis in enumerate(view.axes):
             for factor in opened(axis):
                 if index not in other.stretched and use.product and use.parts.get(factor) == "out":
@@ -308,38 +313,36 @@ def div(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value:
         return multiplied(left, right, shape, uses, line)
     left, right = fitted(left, shape), fitted(right, shape)
     if left.weights and right.weights and not (left.is_signal or right.is_signal):
-        below = tuple(view.halted(Stop("another parameter is divided by it", line)) for view in right.weights)
-        return _merged(left, replace(right, weights=below), line)
+        divisor = Stop("another parameter is divided by it", line)
+        return _merged(left, right.with_weights(lambda view: view.halted(divisor)), line)
     if right.data and left.fed_by_constant:
         left = settle(left, uses, line)
     if right.data and not left.weights and not right.weights:
         constants_met(left, right, uses, line)
         return replace(_scaled(_both(left, right, shape)), data=True)
     if left.weights and right.weights and not (left.looked or right.looked):
-        # What a constant is contracted with is no outputs yet where it is divided by a statistic of itself.
-        left, right = (
-            replace(each, weights=tuple(replace(view, links=()) for view in each.weights)) for each in (left, right)
-        )
+        # A weight divided by a statistic of itself is not a signal yet, even where a constant is contracted with it.
+        left, right = (value.with_weights(lambda view: replace(view, links=())) for value in (left, right))
     if left.data and not right.is_signal:
         stop = Stop("the signal is divided by it", line)
-        right = replace(right, weights=tuple(view.halted(stop) for view in right.weights))
+        right = right.with_weights(lambda view: view.halted(stop))
     return nonlinear("a division", [left, right], shape, uses, line, altered=())
 
 
 def _merged(left: Value, right: Value, line: str, *, product: bool = True) -> Value:
     """Return the parameters of two operands; one that is combined with a statistic of itself is normalized."""
-    kept: list[View] = []
-    for place, (value, other) in enumerate(((left, right), (right, left))):
+    views: list[View] = []
+    for is_first, value, other in ((True, left, right), (False, right, left)):
         for view in value.weights:
-            twins = [each for each in other.weights if each.param == view.param]
-            if not twins:
-                met = frozenset(each.param for each in other.weights) if product else frozenset()
-                kept.append(replace(view, times=view.times | met))
-                continue
-            kept += _with_twins(view, twins, place, product, line)
-    own = {view.param for view in kept if view.normalized or view.quantized}
-    kept = [replace(view, times=view.times - own) if view.param in own else view for view in kept]
-    return Value(shape=left.shape, weights=tuple(dict.fromkeys(kept)), data=left.data or right.data)
+            twins = [twin for twin in other.weights if twin.param == view.param]
+            if twins:
+                views += _with_twins(view, twins, product=product, is_first=is_first, line=line)
+            else:
+                factors = frozenset(weight.param for weight in other.weights) if product else frozenset()
+                views.append(replace(view, times=view.times | factors))
+    normalized = {view.param for view in views if view.normalized or view.quantized}
+    views = [replace(view, times=view.times - normalized) if view.param in normalized else view for view in views]
+    return Value(shape=left.shape, weights=tuple(dict.fromkeys(views)), data=left.data or right.data)
 
 
 def _is_statistic(view: View) -> bool:
@@ -347,23 +350,30 @@ def _is_statistic(view: View) -> bool:
     return view.stop is not None or bool(view.added_up)
 
 
-def _with_twins(view: View, twins: list[View], place: int, product: bool, line: str) -> list[View]:
-    """Return what is left of a view when the other operand holds the same parameter."""
+def _with_twins(view: View, twins: list[View], *, product: bool, is_first: bool, line: str) -> list[View]:
+    """Return the view that a result holds of a parameter that both operands hold, or none where it holds the twins'.
+
+    Args:
+        view: the view of one operand.
+        twins: the views of the same parameter in the other operand.
+        product: whether the operands are multiplied or divided, and not added.
+        is_first: whether the view is of the first operand.
+        line: the line.
+    """
     changed = next((twin.stop for twin in twins if twin.is_changed), None)
     if changed is not None:
         return [view.halted(changed)]
     if _is_statistic(view) and any(not _is_statistic(twin) for twin in twins):
-        return []  # the statistic; its twin is marked below
-    own = all(_is_statistic(twin) and twin.fixed == view.fixed for twin in twins)
-    if not _is_statistic(view) and own:
-        past = not product and all(twin.frozen for twin in twins)
-        return [replace(view, quantized=True) if past else replace(view, normalized=True)]
+        return []
+    if not _is_statistic(view) and all(_is_statistic(twin) and twin.fixed == view.fixed for twin in twins):
+        is_rounding = not product and all(twin.frozen for twin in twins)  # `w + stop_gradient(round(w) - w)`
+        return [replace(view, quantized=True) if is_rounding else replace(view, normalized=True)]
     if not product:
         return [view]
     if view.stop:
-        return [replace(view, running=())] if place == 0 else []
-    if all(len(twin.own) < len(view.own) for twin in twins):
+        return [replace(view, running=())] if is_first else []
+    if all(len(twin.factors) < len(view.factors) for twin in twins):
         return [replace(view, normalized=True)]
-    if any(len(twin.own) > len(view.own) for twin in twins):
+    if any(len(twin.factors) > len(view.factors) for twin in twins):
         return []
     return [view.halted(Stop("it is multiplied with itself", line))]

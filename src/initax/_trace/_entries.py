@@ -1,13 +1,13 @@
-"""Which entries of an array belong to which unit of another: digits of factors, worked out with whole numbers.
+"""Which entries of an array belong to which unit of another, by the digits of factors.
 
-A unit is an entry along the output axes of a weight. What a signal's axis holds of those axes is known by its factors,
-and so is what a second weight's axis holds of its own; an index along the axis they share joins the two.
+A unit is an entry along the output axes of a weight. The factors of a signal's axis say which units lie along it, and
+those of a second weight's axis which of its entries do; an index along their common axis relates the two.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,10 +42,10 @@ def covers(view: View, shape: Sequence[int], axes: Sequence[int]) -> bool:
         shape: the stored shape of the weight that made them.
         axes: stored axes of it.
     """
-    held = set(view.own) | set(view.batch)
-    known = length(factor for factor in held if factor.axis in axes)
+    factors = set(view.factors) | set(view.batch)
+    known = length(factor for factor in factors if factor.axis in axes)
     whole = known == math.prod(shape[axis] for axis in axes) and not any(slot.partial for slot in view.slots)
-    return whole and all(factor.axis in axes for factor in held)
+    return whole and all(factor.axis in axes for factor in factors)
 
 
 def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: Sequence[int]) -> Whole:
@@ -62,17 +62,17 @@ def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: S
         [1] * len(along), sum(digit * f.inner * stride[f.axis] for f, digit in view.fixed), np.intp
     )
     missing = np.zeros([1] * len(along), bool)
-    for place, axis in enumerate(along):
-        lengthwise = [-1 if index == place else 1 for index in range(len(along))]
-        factors, here = flat(view.axes[axis])
-        missing = missing | (here < 0).reshape(lengthwise)
-        for factor, digit in zip(factors, digits(here, factors), strict=True):
+    for index, axis in enumerate(along):
+        lengthwise = [-1 if dimension == index else 1 for dimension in range(len(along))]
+        factors, entries = flat(view.axes[axis])
+        missing = missing | (entries < 0).reshape(lengthwise)
+        for factor, digit in zip(factors, digits(entries, factors), strict=True):
             numbers = numbers + (digit * factor.inner * stride[factor.axis]).reshape(lengthwise)
     return np.where(missing, -1, numbers)
 
 
-def steps_of(view: View) -> tuple[Factor, ...]:
-    """Return the factors of which a loop around takes one entry at a time, outermost first."""
+def stepped_factors(view: View) -> tuple[Factor, ...]:
+    """Return the factors of which each step of a loop takes one entry, outermost first."""
     fixed = [factor for factor, _ in view.fixed]
     return tuple(factor for factor in view.batch if factor not in fixed)
 
@@ -82,7 +82,7 @@ def step_numbers(index: Whole, factors: Sequence[Factor], shape: Sequence[int], 
 
     Args:
         index: numbers of steps.
-        factors: what the loop takes of the weight's stored axes.
+        factors: the factors of the weight of which each step takes one entry.
         shape: the stored shape of the weight.
         axes: its output axes, in stored order; the last one counts fastest.
     """
@@ -94,51 +94,44 @@ def step_numbers(index: Whole, factors: Sequence[Factor], shape: Sequence[int], 
 
 
 def _strides(shape: Sequence[int], axes: Sequence[int]) -> dict[int, int]:
-    return {axis: math.prod(shape[each] for each in axes[place + 1 :]) for place, axis in enumerate(axes)}
+    return {axis: math.prod(shape[inner] for inner in axes[index + 1 :]) for index, axis in enumerate(axes)}
 
 
 def coordinates(view: View, axes: Sequence[int], shape: Sequence[int]) -> tuple[list[Whole], np.ndarray] | None:
     """Return, for each stored entry of a weight, its index along some axes of the operand; `None` where there is none.
 
     Args:
-        view: the weight as the operand holds it.
+        view: the weight in the operand.
         axes: axes of the operand.
         shape: the weight's stored shape.
 
     Returns:
         For each axis the indices, and which entries are in the operand at all; all broadcast to the stored shape.
     """
-    factors = [view.axes[axis] for axis in axes]
-    if any(f.axis == FOREIGN and f.size > 1 for each in factors for f in each):
+    factors = [factor for axis in axes for factor in view.axes[axis]]
+    if any(factor.axis == FOREIGN and factor.size > 1 for factor in factors):
         return None
-    if any(isinstance(f, Slot) and f.repeats for each in factors for f in each):
+    if any(isinstance(factor, Slot) and factor.repeats for factor in factors):
         return None
-    alone = [[-1 if at == axis else 1 for at in range(len(shape))] for axis in range(len(shape))]
-    grid = [np.arange(size).reshape(alone[axis]) for axis, size in enumerate(shape)]
+    grid = np.indices(shape, np.intp, sparse=True)
 
     def digit(factor: Factor) -> Whole:
         return grid[factor.axis] // factor.inner % factor.size
 
-    def place(axis: Axis) -> Whole:
-        """Return the index of each stored entry along an axis, -1 where it is not there."""
-        own, index = flat(axis)
+    def indices(axis: Axis) -> Whole:
+        """Return the index along an axis of each stored entry, -1 for those that are not there."""
+        inner, index = flat(axis)
         number: Whole = np.zeros([1] * len(shape), np.intp)
-        for factor in own:
+        for factor in inner:
             number = number * factor.size + digit(factor)
         known = np.flatnonzero(index >= 0)
-        back: Whole = np.full(length(own), -1, np.intp)
-        back[index[known]] = known
-        return back[number]
+        inverse: Whole = np.full(length(inner), -1, np.intp)
+        inverse[index[known]] = known
+        return inverse[number]
 
-    inside = np.ones([1] * len(shape), bool)
+    is_there = np.ones([1] * len(shape), bool)
     for slot in view.slots:
-        inside = inside & (place((slot,)) >= 0)
-    for factor, at in view.fixed:
-        inside = inside & (digit(factor) == at)
-    return list(map(place, factors)), inside
-
-
-def apart(one: Sequence[tuple[Factor, int]], other: Sequence[tuple[Factor, int]]) -> bool:
-    """Return whether two uses of one parameter take different entries of it."""
-    taken: Mapping[Factor, int] = dict(one)
-    return any(taken.get(factor, digit) != digit for factor, digit in other)
+        is_there = is_there & (indices((slot,)) >= 0)
+    for factor, entry in view.fixed:
+        is_there = is_there & (digit(factor) == entry)
+    return [indices(view.axes[axis]) for axis in axes], is_there

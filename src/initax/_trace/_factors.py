@@ -1,9 +1,9 @@
 """Parts of stored axes, and axes that are products of them: the arithmetic of reshapes, slices and permutations.
 
-A stored axis is read as a product of factors. A reshape splits and merges factors, a slice of equal parts fixes one, a
-transpose moves them; so a merged axis `(gate o)` taken apart ten equations later is still known for what it was. Where
-entries are moved, left out or joined in any other way, an axis is a slot: a list that says of each of its entries which
-entry of a product of factors stands there, if any does.
+A stored axis is read as a product of factors. A reshape splits and merges factors, a slice of equal parts takes one
+entry of a factor, a transpose moves them. So the gates of a merged axis `(gate o)` are still known when it is split ten
+equations later. Where entries are moved, left out or joined in any other way, an axis is a slot: a list that gives for
+each of its entries the index along a product of factors, or -1 for an entry of something else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LARGEST = 1 << 22
 """Axes longer than this are not listed entry by entry."""
 
 Index = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
-"""For each entry of an axis the entry of another that stands there, -1 where none does."""
+"""For each entry of an axis its index along another one, -1 for an entry of something else."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -63,6 +63,12 @@ Fixed = tuple[tuple[Factor, int], ...]
 """Factors of which one entry was taken, and which."""
 
 
+def unlike(fixed: Fixed, other: Fixed) -> list[Factor]:
+    """Return the factors of which two parts of a parameter hold different entries."""
+    digits_of = dict(other)
+    return [factor for factor, digit in fixed if digits_of.get(factor, digit) != digit]
+
+
 def foreign(size: int) -> Axis:
     """Return an axis that belongs to no parameter."""
     return (Factor(FOREIGN, 1, size),)
@@ -73,9 +79,9 @@ def is_foreign(axis: Axis) -> bool:
     return all(factor.axis == FOREIGN for factor in axis)
 
 
-def without(axes: Sequence[Axis], *gone: int) -> tuple[Axis, ...]:
-    """Return the axes that are left."""
-    return tuple(axis for index, axis in enumerate(axes) if index not in gone)
+def without(axes: Sequence[Axis], *removed: int) -> tuple[Axis, ...]:
+    """Return the axes without some of them."""
+    return tuple(axis for index, axis in enumerate(axes) if index not in removed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,7 @@ class Slot(Factor):
 
     Attributes:
         factors: the factors, outermost first; without any, their product has one entry.
-        entries: for each entry of the axis the index along the product, -1 where something else stands; as bytes.
+        entries: for each entry of the axis the index along the product, -1 for an entry of something else; as bytes.
     """
 
     factors: Axis
@@ -119,7 +125,7 @@ def slot(factors: Axis, index: Index) -> Slot:
 def regroup(factors: Sequence[Factor], shape: Sequence[int]) -> tuple[Axis, ...] | None:
     """Return the factors distributed over axes of these sizes, in row-major order, or `None` where they don't divide.
 
-    Axes of size one have no factors to speak of; those there are go to axes of size one while there are such.
+    Factors of size one go to axes of size one, or are left out.
     """
     rest = list(factors)
     groups: list[Axis] = []
@@ -165,7 +171,7 @@ def joined(factors: Sequence[Factor]) -> Axis:
 
 
 def pieces_of(factor: Factor, among: Iterable[Factor]) -> list[Factor]:
-    """Return the factors that one is split into among others, outermost first; itself where it is not split there."""
+    """Return the factors among others that a factor is split into, outermost first; itself where it is not split."""
     inside = sorted((piece for piece in among if piece.is_inside(factor)), key=lambda piece: -piece.inner)
     return inside if length(inside) == factor.size else [factor]
 
@@ -180,104 +186,104 @@ def blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list
     blocks: list[tuple[list[int], list[int]]] = []
     left, right = 0, 0
     while left < len(old) or right < len(new):
-        one, other = [left] if left < len(old) else [], [right] if right < len(new) else []
-        left, right = left + len(one), right + len(other)
-        while (a := math.prod(old[index] for index in one)) != (b := math.prod(new[index] for index in other)):
+        old_run, new_run = [left] if left < len(old) else [], [right] if right < len(new) else []
+        left, right = left + len(old_run), right + len(new_run)
+        while (a := math.prod(old[index] for index in old_run)) != (b := math.prod(new[index] for index in new_run)):
             if a < b:
-                one.append(left)
+                old_run.append(left)
                 left += 1
             else:
-                other.append(right)
+                new_run.append(right)
                 right += 1
-        blocks.append((one, other))
+        blocks.append((old_run, new_run))
     return blocks
 
 
 def flat(axis: Sequence[Factor]) -> tuple[Axis, Index]:
     """Return the factors of an axis and, for each of its entries, the index along their product."""
     index: Index = np.zeros(1, np.intp)
-    own: list[Factor] = []
+    factors: list[Factor] = []
     for factor in axis:
-        inside: Axis = (factor,) if factor.axis >= 0 else ()
-        along: Index = np.arange(factor.size, dtype=np.intp) * (factor.axis >= 0)
+        inner: Axis = (factor,) if factor.axis >= 0 else ()
+        inner_index: Index = np.arange(factor.size, dtype=np.intp) * (factor.axis >= 0)
         if isinstance(factor, Slot):
-            inside, along = factor.factors, factor.index
-        own += inside
-        both = index[:, None] * length(inside) + along
-        index = np.where((index[:, None] < 0) | (along < 0), -1, both).ravel()
-    return tuple(own), index
+            inner, inner_index = factor.factors, factor.index
+        factors += inner
+        joint_index = index[:, None] * length(inner) + inner_index
+        index = np.where((index[:, None] < 0) | (inner_index < 0), -1, joint_index).ravel()
+    return tuple(factors), index
 
 
 def stands(axis: Sequence[Factor]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Return which entries of an axis belong to the parameter; an array of one where all do."""
+    """Return which entries of an axis belong to the parameter; an array of one entry where all do."""
     if not any(isinstance(factor, Slot) for factor in axis):
         return np.ones(1, bool)
     return flat(axis)[1] >= 0
 
 
-def beside(one: Axis, other: Axis) -> tuple[Axis, Axis]:
-    """Return the factors of two axes, opened where both are slots with the same entries."""
-    if len(one) != 1 or len(other) != 1 or not (isinstance(one[0], Slot) and isinstance(other[0], Slot)):
-        return one, other
-    alike = one[0].entries == other[0].entries
-    return (one[0].factors, other[0].factors) if alike else (one, other)
+def beside(left: Axis, right: Axis) -> tuple[Axis, Axis]:
+    """Return two axes; where both are slots with the same entries, the factors in these."""
+    if len(left) != 1 or len(right) != 1 or not (isinstance(left[0], Slot) and isinstance(right[0], Slot)):
+        return left, right
+    alike = left[0].entries == right[0].entries
+    return (left[0].factors, right[0].factors) if alike else (left, right)
 
 
 def normal(factors: Axis, index: Index) -> tuple[Axis, Fixed] | None:
-    """Return an axis of these entries of a product of factors, and factors of which it holds one entry, and which.
+    """Return an axis of these entries of a product of factors, and the factors of which it holds one entry, and which.
 
-    Equal parts are factors, everything else is a slot. `None` where the axis holds nothing of the product.
+    Equal parts of the product are factors, everything else is a slot. `None` where the axis holds none of its entries.
     """
     if not (index >= 0).any():
         return None
     start = int(index[0])
     if (index == start).all():
-        gone = tuple(zip(factors, digits(start, factors), strict=True))
-        return foreign(len(index)), gone
+        taken = tuple(zip(factors, digits(start, factors), strict=True))
+        return foreign(len(index)), taken
     step = int(index[1]) - start
     if step > 0 and start >= 0 and (np.diff(index) == step).all():
-        found = equal_part(factors, start, len(index), step, length(factors))
-        if found is not None:
-            return found
+        part = equal_part(factors, start, len(index), step, length(factors))
+        if part is not None:
+            return part
     return (slot(factors, index),), ()
 
 
 def equal_part(factors: Sequence[Factor], start: int, size: int, stride: int, total: int) -> tuple[Axis, Fixed] | None:
-    """Return the factors that a slice of one equal part leaves, and those of which it takes one entry, and which."""
+    """Return the factors that a slice leaves, and those of which it takes one entry, and which.
+
+    `None` where the slice is not one of equal parts of the axis.
+    """
     if stride == 1:
         if size == 0 or total % size or start % size:
             return None
-        cut, which, kept = (total // size, size), start // size, 1
+        sizes, entry, kept = (total // size, size), start // size, 1
     else:
         if total % stride or size != total // stride:
             return None
-        cut, which, kept = (total // stride, stride), start % stride, 0
-    groups = regroup(factors, cut)
+        sizes, entry, kept = (total // stride, stride), start % stride, 0
+    groups = regroup(factors, sizes)
     if groups is None:
         return None
-    gone = [factor for factor in groups[1 - kept] if factor.size > 1 or factor.axis != FOREIGN]
-    if any(isinstance(factor, Slot) for factor in gone):
+    dropped = [factor for factor in groups[1 - kept] if factor.size > 1 or factor.axis != FOREIGN]
+    if any(isinstance(factor, Slot) for factor in dropped):
         return None
-    taken = tuple(
-        (factor, digit) for factor, digit in zip(gone, digits(which, gone), strict=True) if factor.axis != FOREIGN
-    )
-    return groups[kept] or foreign(size), taken
+    pairs = zip(dropped, digits(entry, dropped), strict=True)
+    return groups[kept] or foreign(size), tuple((factor, digit) for factor, digit in pairs if factor.axis != FOREIGN)
 
 
 def divided(factors: Sequence[Factor], sizes: Sequence[int]) -> tuple[tuple[Axis, ...], Fixed] | None:
-    """Return an axis split into axes of other sizes, entry by entry; `None` where that is not a product of axes."""
+    """Return an axis split into axes of these sizes, entry by entry; `None` where the entries are not a product."""
     if math.prod(sizes) > LARGEST:
         return None
-    own, index = flat(factors)
+    inner_factors, index = flat(factors)
     axes: list[Axis] = []
     fixed: Fixed = ()
-    for at, outer in enumerate(sizes):
-        inner = math.prod(sizes[at + 1 :])
-        pair = _pair(own, index.reshape(outer, inner))
+    for position, size in enumerate(sizes):
+        pair = _pair(inner_factors, index.reshape(size, math.prod(sizes[position + 1 :])))
         if pair is None:
             return None
-        (left, rows), (own, index) = pair
-        axis = normal(left, rows)
+        outer, (inner_factors, index) = pair
+        axis = normal(*outer)
         if axis is None:
             return None
         axes.append(axis[0])
@@ -286,23 +292,23 @@ def divided(factors: Sequence[Factor], sizes: Sequence[int]) -> tuple[tuple[Axis
 
 
 def _pair(factors: Axis, index: Index) -> tuple[tuple[Axis, Index], tuple[Axis, Index]] | None:
-    """Return a matrix of entries of a product of factors as two axes, each a part of the product."""
-    here = index >= 0
-    rows, columns = here.any(1), here.any(0)
-    if not here.any() or (here != rows[:, None] & columns).any():
+    """Return a matrix of entries of a product of factors as two axes, each of entries of a part of the product."""
+    known = index >= 0
+    rows, columns = known.any(1), known.any(0)
+    if not known.any() or (known != rows[:, None] & columns).any():
         return None
     total = length(factors)
-    tails = [length(factors[at:]) for at in range(len(factors) + 1)]
-    first, second = int(rows.argmax()), int(columns.argmax())
-    for inner in dict.fromkeys([index.shape[1], *tails]):
+    inner_sizes = [length(factors[start:]) for start in range(len(factors) + 1)]
+    row, column = int(rows.argmax()), int(columns.argmax())
+    for inner in dict.fromkeys([index.shape[1], *inner_sizes]):
         if total % inner:
             continue
         groups = regroup(factors, (total // inner, inner))
         if groups is None:
             continue
-        outer, own = np.where(here, index // inner, -1), np.where(here, index % inner, -1)
-        down, across = outer[:, second], own[first]
-        if (outer == np.where(here, down[:, None], -1)).all() and (own == np.where(here, across, -1)).all():
+        of_rows, of_columns = np.where(known, index // inner, -1), np.where(known, index % inner, -1)
+        down, across = of_rows[:, column], of_columns[row]
+        if (of_rows == np.where(known, down[:, None], -1)).all() and (of_columns == np.where(known, across, -1)).all():
             return (groups[0], down), (groups[1], across)
     return None
 

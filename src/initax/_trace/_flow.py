@@ -1,6 +1,6 @@
-"""Where values go in a forward pass: a graph of its floating-point values, with what each equation does to them.
+"""Where values go in a forward pass: a graph of its values, with what each equation does to its operands.
 
-Loops are opened twice, as if two steps were written out: what holds between these two holds between any two.
+Two steps of each loop are in the graph, as if they were written out: any two steps are related as these are.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from initax._trace._backward import carries_back
 from initax._trace._flow_graph import Exit, Flow, Label, Node, Step
-from initax._trace._flow_rules import shared
-from initax._trace._interpret import Interpreter
+from initax._trace._flow_rules import made_of
+from initax._trace._interpreter import Interpreter
 from initax._trace._loops import loop_of, steps_of
 from initax._trace._primitives import row_of
 from initax._trace._uses import Place
@@ -64,62 +64,64 @@ class _Flowing(Interpreter[Node]):
         """Return a constant."""
         return self.new((), (), atom.aval, constant=True)
 
-    def step(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
-        """Return the results of an equation; those of the backward part of a gradient are known as such."""
-        around = self.goes_back
-        self.goes_back = around or carries_back(eqn)
-        results = super().step(eqn, values, at)
-        self.goes_back = around
+    def step(self, eqn: Any, values: list[Node], place: Place) -> list[Node]:
+        """Return the results of an equation; those of the backward part of a gradient are marked."""
+        was_backward = self.goes_back
+        self.goes_back = was_backward or carries_back(eqn)
+        results = super().step(eqn, values, place)
+        self.goes_back = was_backward
         return results
 
-    def cond(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
-        """Return what either branch leaves."""
-        pairs = zip(self.cases(eqn, values, at), eqn.outvars, strict=True)
-        return [self.new([(case, "carry") for case in cases], at, var.aval, **shared(cases)) for cases, var in pairs]
+    def cond(self, eqn: Any, values: list[Node], place: Place) -> list[Node]:
+        """Return the results of a branch, which carry those of either case."""
+        pairs = zip(self.cases(eqn, values, place), eqn.outvars, strict=True)
+        return [
+            self.new([(case, "carry") for case in cases], place, var.aval, **made_of(cases)) for cases, var in pairs
+        ]
 
-    def scan(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
-        """Open two steps of a scan."""
-        return self._loop(eqn, values, eqn.params["length"], at)
+    def scan(self, eqn: Any, values: list[Node], place: Place) -> list[Node]:
+        """Add two steps of a scan."""
+        return self._loop(eqn, values, eqn.params["length"], place)
 
-    def while_loop(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
-        """Open two steps of a `while` loop."""
-        return self._loop(eqn, values, steps_of(eqn), at)
+    def while_loop(self, eqn: Any, values: list[Node], place: Place) -> list[Node]:
+        """Add two steps of a `while` loop."""
+        return self._loop(eqn, values, steps_of(eqn), place)
 
-    def _loop(self, eqn: Any, values: list[Node], steps: float, at: Place) -> list[Node]:
-        """Open two steps of a loop, or the one that there is."""
-        body, fixed, carry, stacked = loop_of(eqn, values)
+    def _loop(self, eqn: Any, values: list[Node], steps: float, place: Place) -> list[Node]:
+        """Add two steps of a loop, or the only one."""
+        loop = loop_of(eqn, values)
+        body, fixed, carry, stacked = loop
         if steps == 0:
-            return [*carry, *(self.new((), at, var.aval, constant=True) for var in eqn.outvars[len(carry) :])]
-        row_vars = getattr(body, "jaxpr", body).invars[len(values) - len(stacked) :] if stacked else ()
-        around, opened = self.loops, []
-        for which in range(2 if steps > 1 else 1):
-            self.loops = (*around, Step(which, steps))
+            return [*carry, *(self.new((), place, var.aval, constant=True) for var in eqn.outvars[len(carry) :])]
+        row_vars = loop.jaxpr.invars[len(values) - len(stacked) :] if stacked else ()
+        outer_loops, results_of_steps = self.loops, []
+        for number in range(2 if steps > 1 else 1):
+            self.loops = (*outer_loops, Step(number, steps))
             rows = [
-                self.new([(whole, "row")], at, var.aval, **shared([whole]))
-                for whole, var in zip(stacked, row_vars, strict=True)
+                self.new([(array, "row")], place, var.aval, **made_of([array]))
+                for array, var in zip(stacked, row_vars, strict=True)
             ]
-            opened.append(self.call(body, [*fixed, *carry, *rows], at))
-            carry = opened[-1][: len(carry)]
-        self.loops = around
+            results_of_steps.append(self.call(body, [*fixed, *carry, *rows], place))
+            carry = results_of_steps[-1][: len(carry)]
+        self.loops = outer_loops
         results = []
-        for place, var in enumerate(eqn.outvars):
-            copies = [results_of_step[place] for results_of_step in opened]
-            if place < len(carry):
-                facts = {"exit": Exit(copies[0], steps), **shared(copies[-1:])}
-                results.append(self.new([(copies[-1], "carry")], at, var.aval, **facts))
+        for index, (var, copies) in enumerate(zip(eqn.outvars, zip(*results_of_steps, strict=True), strict=True)):
+            if index < len(carry):
+                facts = {"exit": Exit(copies[0], steps), **made_of(copies[-1:])}
+                results.append(self.new([(copies[-1], "carry")], place, var.aval, **facts))
             else:
-                results.append(self.new([(copy, "row") for copy in copies], at, var.aval, **shared(copies)))
+                results.append(self.new([(copy, "row") for copy in copies], place, var.aval, **made_of(copies)))
         return results
 
-    def equation(self, eqn: Any, values: list[Node], at: Place) -> list[Node]:
+    def equation(self, eqn: Any, values: list[Node], place: Place) -> list[Node]:
         """Return the results of any other equation."""
         if all(value.constant for value in values):
-            return [self.new((), at, var.aval, constant=True) for var in eqn.outvars]
-        return [self._result(eqn, values, var, at) for var in eqn.outvars]
+            return [self.new((), place, var.aval, constant=True) for var in eqn.outvars]
+        return [self._result(eqn, values, var, place) for var in eqn.outvars]
 
-    def _result(self, eqn: Any, values: list[Node], var: Any, at: Place) -> Node:
-        operands, facts = row_of(eqn).flow(eqn, values, var, shared(values))
-        node = self.new(operands, at, var.aval, **facts)
+    def _result(self, eqn: Any, values: list[Node], var: Any, place: Place) -> Node:
+        operands, facts = row_of(eqn).flow(eqn, values, var, made_of(values))
+        node = self.new(operands, place, var.aval, **facts)
         is_sum = [label for _, label in operands] == ["add", "add"]
         if is_sum and node.inexact and not node.backward:
             self.flow.sums.append(node)

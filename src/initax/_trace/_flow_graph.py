@@ -13,34 +13,34 @@ Label = Literal[
 ]
 """What becomes of an operand in a result.
 
-- `carry`: its entries are there, moved at most; `part`: less than half of them; `join`: among those of others.
-- `add`: it is added to something.
+- `carry`: the result holds its entries; `part`: less than half of them; `join`: all, joined with those of others.
+- `add`: it is added to another operand.
 - `scale`: it is multiplied with constants or parameters; `norm`: with a statistic of data; `gate`: with another signal.
-- `linear`: sums of its entries; `mix`: contracted with another signal; `weight`: with a weight.
-- `function`: anything that is not linear; `statistic`: it is a statistic that another operand is multiplied with.
-- `row`: what a loop runs over, or collects.
+- `linear`: its entries are summed; `mix`: it is contracted with another signal; `weight`: with a weight.
+- `function`: the result is not linear in it; `statistic`: it is the statistic that another operand is multiplied with.
+- `row`: each step of a loop takes a row of it; or the loop collects it as a row.
 """
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Node:
-    """One floating-point value of the forward pass, or one of whole numbers or truth values.
+    """One value of the forward pass.
 
     Attributes:
         number: its number, larger than those of its operands.
         operands: its operands and what becomes of them.
-        place: where its equation stands.
-        inexact: whether it is of a floating-point type: of others no gradient comes.
-        params: the parameters it is made of, where it is made of nothing else.
+        place: its equation.
+        inexact: whether it is of a floating-point type; gradients go through these alone.
+        params: the parameters it is made of, where it is made of parameters and constants alone.
         plain: whether it is made of parameters and constants alone.
-        looked: whether entries of a parameter were taken that data decide.
-        contracted: whether two parameters were contracted with each other to make it.
+        looked: whether it holds entries that the data look up in a parameter.
+        contracted: whether it is made of two parameters that were contracted with each other.
         constant: whether it is made of constants alone.
         statistic: whether it is a sum or a maximum over entries of a signal, or a function of such.
         roots: the values of which it is a function entry by entry.
         backward: whether it carries a cotangent.
         loops: the loops around its equation, outermost first.
-        exit: for a value that a loop leaves of what it carries, what it is.
+        exit: for a carried value after a loop, where it comes from.
     """
 
     number: int
@@ -60,11 +60,11 @@ class Node:
 
     @property
     def copy(self) -> tuple[int, ...]:
-        """In which step of each loop around it that is opened it stands."""
-        return tuple(step.which for step in self.loops)
+        """In which of the two steps of each loop around it is."""
+        return tuple(step.number for step in self.loops)
 
     def by(self, *labels: Label) -> list[Node]:
-        """Return the operands of which one of these things becomes in it."""
+        """Return the operands with one of some labels."""
         return [operand for operand, label in self.operands if label in labels]
 
     @property
@@ -74,9 +74,9 @@ class Node:
 
 
 class Exit(NamedTuple):
-    """What a loop leaves of what it carries: the value behind the first step, and how many steps there are.
+    """Where a carried value after a loop comes from: its value after the first step, and the number of steps.
 
-    These are infinitely many where that is not known.
+    The number is infinity where it is not known.
     """
 
     first: Node
@@ -84,9 +84,9 @@ class Exit(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Where in a loop an equation stands: in which of the two steps that are opened, and how many there are."""
+    """A step of a loop in the graph: its number, 0 or 1, and the number of steps of the loop."""
 
-    which: int
+    number: int
     steps: float
 
 
@@ -104,11 +104,11 @@ class Flow:
 
 
 def reached(starts: Iterable[Node], onward: Callable[[Node], Iterable[Node]]) -> list[Node]:
-    """Return some values and all that one comes to from them, each once.
+    """Return some values and all that are reached from them, each once.
 
     Args:
         starts: the values to start from.
-        onward: the values that come next after one.
+        onward: gives the next values of a value.
     """
     nodes: dict[int, Node] = {}
     todo = list(starts)

@@ -1,7 +1,7 @@
 """What each equation does to its operands: rules that label them, for the graph of values.
 
 A rule returns the operands that a result depends on, each with a label, and what is known of the result. The table in
-`_primitives.py` says which primitive goes by which.
+`_primitives.py` has the rule of each primitive.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from initax._trace._flow_graph import Label, Node
+from initax._trace._jaxpr import size_of
 
 Facts = dict[str, Any]
 """Fields of a node."""
@@ -20,13 +21,13 @@ FlowRule = Callable[[Any, list[Node], Any, Facts], Labelled]
 """From an equation, its operands, the variable of its result and what follows from what they are made of."""
 
 SHRINKS = 2
-"""A slice with less than one in this many entries is a part, and no longer the value itself."""
+"""A slice with less than one in this many entries is a part, not the value itself."""
 MANY = 8
-"""Values of which an activation may be made, entry by entry, before it is taken for a value of its own."""
+"""Number of values of which a value may be a function entry by entry; with more it counts as a value of its own."""
 
 
 def unknown(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    """Label the operands of a function of which nothing is known."""
+    """Label the operands of a primitive without a row."""
     return [(value, "function") for value in values], facts
 
 
@@ -49,7 +50,7 @@ def contracted(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled
     if not left.plain and not right.plain:
         return [(left, "mix"), (right, "mix")], facts
     if facts["looked"]:
-        facts = {}  # what is looked up in a table is a signal where a weight takes it in
+        facts = {}  # rows of a table are a signal when they are contracted with a weight
     elif facts["plain"]:
         facts["contracted"] = True
     return [(left, "weight" if right.plain else "linear"), (right, "weight" if left.plain else "linear")], facts
@@ -95,7 +96,7 @@ def selected(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     if not signals:
         return [(which, "function")], facts
     itself = not which.constant and any(which.roots & case.roots for case in signals)
-    facts = shared(signals) | {"statistic": all(case.statistic for case in signals)}
+    facts = made_of(signals) | {"statistic": all(case.statistic for case in signals)}
     if itself or len(signals) == 1:
         facts["roots"] = _roots(signals)
     return [(case, "function" if itself else "carry") for case in signals], facts
@@ -105,25 +106,26 @@ def looked_up(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     """Label the operands of a look-up."""
     first, *indices = values
     if first.plain:
-        # A table stays one, and which of its entries are taken is data's.
-        taken = any(not index.plain and not index.constant for index in indices)
+        # Entries of a parameter are made of that parameter, even if the data decide which entries.
+        by_data = any(not index.plain and not index.constant for index in indices)
         facts |= {"plain": True, "params": first.params, "contracted": first.contracted}
-        facts["looked"] = first.looked or taken
+        facts["looked"] = first.looked or by_data
     shapes = (eqn.invars[0].aval.shape, var.aval.shape)
     if len(shapes[0]) == len(shapes[1]):
         is_part = any(after * SHRINKS < before for before, after in zip(*shapes, strict=True))
         return [(first, "part" if is_part else "carry")], facts
-    return [(first, _cut(_entries(var), _entries(eqn.invars[0])))], facts
+    return [(first, _carry_or_part(size_of(var), size_of(eqn.invars[0])))], facts
 
 
 def sliced(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    """Label the operand of a slice, a part where its ends say so: strides leave a value what it is."""
+    """Label the operand of a slice: a part if its ends are close enough, whatever the strides are."""
     ends = zip(eqn.params["start_indices"], eqn.params["limit_indices"], strict=True)
-    return [(values[0], _cut(math.prod(last - first for first, last in ends), _entries(eqn.invars[0])))], facts
+    size = math.prod(last - first for first, last in ends)
+    return [(values[0], _carry_or_part(size, size_of(eqn.invars[0])))], facts
 
 
 def joined(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    """Label operands that stand beside each other."""
+    """Label operands that are joined along an axis."""
     signals = [value for value in values if not value.constant]
     return [(signal, "carry" if len(signals) == 1 else "join") for signal in signals], facts
 
@@ -137,39 +139,37 @@ def written(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
 
 def moved(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     """Label the operand whose entries are moved, repeated, left out or multiplied by one number."""
-    size, entries = _entries(var), _entries(eqn.invars[0])
+    size, old_size = size_of(var), size_of(eqn.invars[0])
     facts["statistic"] = values[0].statistic
-    if size >= entries:
+    if size >= old_size:
         facts["roots"] = values[0].roots
-    return [(values[0], _cut(size, entries))], facts
+    return [(values[0], _carry_or_part(size, old_size))], facts
 
 
 def mixed(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    """Label the operand of which sums are made that are no statistic: a running sum, a Fourier transform."""
+    """Label the operand of sums that are not a statistic: of a running sum, or of a Fourier transform."""
     return [(values[0], "linear")], facts
 
 
 def summed(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
-    """Label the operand of a sum over axes; a sum of products is a contraction that is written out, no statistic."""
+    """Label the operand of a sum over axes; a sum of products is not a statistic but a contraction."""
     is_statistic = not facts["plain"] and not values[0].by("gate", "scale", "mix")
     return [(values[0], "linear")], facts | {"statistic": is_statistic}
 
 
-def _entries(atom: Any) -> int:
-    return math.prod(getattr(atom.aval, "shape", ()))
-
-
-def _cut(size: int, entries: int) -> Label:
-    return "part" if size * SHRINKS < entries else "carry"
+def _carry_or_part(size: int, old_size: int) -> Label:
+    """Return the label of an operand by the numbers of its entries that are left, and that there were."""
+    return "part" if size * SHRINKS < old_size else "carry"
 
 
 def _roots(values: Sequence[Node]) -> frozenset[int]:
+    """Return the values of which a function of some values is one entry by entry; none where they are too many."""
     roots = frozenset[int]().union(*(value.roots for value in values if not value.constant))
     return roots if len(roots) <= MANY else frozenset()
 
 
-def shared(nodes: Sequence[Node]) -> Facts:
-    """Return what follows for a value from what it is made of."""
+def made_of(nodes: Sequence[Node]) -> Facts:
+    """Return what is known of a value from the values it is made of."""
     constant = all(node.constant for node in nodes)
     plain = all(node.plain or node.constant for node in nodes) and not constant
     return {

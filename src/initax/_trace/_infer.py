@@ -85,7 +85,7 @@ def trace(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Tr
 
 
 def values_of(survey: Survey, inputs: Any) -> list[Any]:
-    """Return the values of a forward pass's arguments: arrays that may be weights, constants, inputs."""
+    """Return the values of a forward pass's arguments: arrays that may be weights, then constants, then inputs."""
     return [value for values in _arguments(survey, inputs).values(survey) for value in values]
 
 
@@ -97,9 +97,9 @@ class _Arguments:
         weights: paths of the arrays that may be weights.
         others: paths of those that can't be.
         given: the leaves of the inputs.
-        structure: their structure.
-        keys: which of them are random keys.
-        moving: which of them are other arrays.
+        structure: the structure of the inputs.
+        keys: the indices of random keys among the leaves.
+        moving: the indices of other arrays among the leaves.
     """
 
     weights: tuple[str, ...]
@@ -110,7 +110,7 @@ class _Arguments:
     moving: tuple[int, ...]
 
     def values(self, survey: Survey) -> tuple[list[Any], list[Any], list[Any]]:
-        """Return the arrays: those that may be weights, constants, inputs."""
+        """Return the arrays that may be weights, the constants and the inputs."""
 
         def array_at(path: str) -> Any:
             return _array(survey.at(path))
@@ -145,7 +145,7 @@ def _how_to_call(survey: Survey, inputs: Any) -> str:
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     if isinstance(inputs, list) and _is_traced(survey, tuple(inputs), _called):
         return "a list is one argument, and several are a tuple: inputs=" + ("x" if len(inputs) == 1 else "(x, y)")
-    if isinstance(inputs, tuple) and inputs and all(isinstance(each, int) for each in inputs):
+    if isinstance(inputs, tuple) and inputs and all(isinstance(size, int) for size in inputs):
         return f"a shape is written jax.ShapeDtypeStruct({inputs}, jnp.float32)"
     if _is_traced(survey, arguments, lambda model, *given: jax.vmap(model)(*given)):
         x = "x" if len(arguments) == 1 else "*x"
@@ -186,12 +186,12 @@ def _shown_whole(argument: Any) -> str:
 
 
 def completed(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -> Survey:
-    """Return a survey with its forward pass, and with what that says of arrays nobody declared.
+    """Return a survey with its forward pass, and with the arrays that are not declared as the pass uses them.
 
     Args:
         survey: the model.
         inputs: what it is called on.
-        forward: how.
+        forward: function of the model and the inputs; a plain call if left out.
 
     Raises:
         ModelError: the model can't be called, or the call fails.
@@ -209,7 +209,7 @@ def completed(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -
 
 
 def _with_residuals(layers: tuple[Layer, ...], traced: Traced) -> tuple[Layer, ...]:
-    """Return the layers with what the forward pass says of each array and residual streams, once somebody asks."""
+    """Return the layers with the residual branches of each array, which are worked out when they are asked for."""
     known = functools.cache(lambda: residuals(traced.closed, traced.paths))
     pending = {path: asked_later(functools.partial(lambda path: known()[path], path)) for path in traced.paths}
     return tuple(
@@ -223,7 +223,7 @@ def _changed(layer: Layer, change: Callable[[Parameter], Parameter]) -> Layer:
 
 
 def with_readings(survey: Survey, readings: Mapping[str, Reading]) -> tuple[Survey, tuple[str, ...]]:
-    """Return the survey with the axes of undeclared arrays read off the trace, and what disagrees with declarations.
+    """Return the survey with the axes of undeclared arrays read off the trace, and notes on the readings.
 
     Args:
         survey: the model.
@@ -234,13 +234,13 @@ def with_readings(survey: Survey, readings: Mapping[str, Reading]) -> tuple[Surv
     split: list[str] = []
     paths = list(readings)
     layers = []
-    for given in survey.layers:
-        layer = _with_stacks_placed(given, readings)
+    for unread in survey.layers:
+        layer = _with_stack_axes(unread, readings)
         layers.append(_read_layer(layer, readings, paths, notes))
         for parameter in layer.parameters:
             reading = readings.get(parameter.path)
             if reading is not None and reading.pattern is not None and not may_be_traced(parameter):
-                _held_against(parameter, reading, disagree, split)
+                _note_difference(parameter, reading, disagree, split)
     layers = _with_biases(layers, readings, paths)
     if disagree:
         text = message(
@@ -260,10 +260,10 @@ def with_readings(survey: Survey, readings: Mapping[str, Reading]) -> tuple[Surv
     return replace(survey, layers=tuple(layers)), tuple(notes)
 
 
-def _with_stacks_placed(layer: Layer, readings: Mapping[str, Reading]) -> Layer:
-    """Return a layer whose stack axes stand where the forward pass says, of the places that their sizes allow.
+def _with_stack_axes(layer: Layer, readings: Mapping[str, Reading]) -> Layer:
+    """Return a layer with the stack axes that the forward pass shows, of those that their sizes allow.
 
-    Members that all see the same input can't be told from outputs: then several places are left.
+    Several are left where members of the stack all see the same input, and can't be told from outputs.
     """
     for weight in layer.parameters:
         reading = readings.get(weight.path)
@@ -271,23 +271,25 @@ def _with_stacks_placed(layer: Layer, readings: Mapping[str, Reading]) -> Layer:
             continue
         traced = resolve(reading.pattern, weight.shape, reading.sizes)
         outputs = _cells(traced, traced.out_axis)
-        every = {index: replace(weight, axes=axes) for index, axes in [(None, weight.axes), *weight.placements]}
-        agreeing = {index: one.axes for index, one in every.items() if compare(one, reading) == "agree"}
-        exact = [index for index, axes in agreeing.items() if axes and _cells(axes, axes.out_axis) == outputs]
+        candidates = [(None, weight.axes), *weight.placements]
+        agreeing = {
+            placement: axes for placement, axes in candidates if compare(replace(weight, axes=axes), reading) == "agree"
+        }
+        exact = [placement for placement, axes in agreeing.items() if axes and _cells(axes, axes.out_axis) == outputs]
         chosen, *others = exact or agreeing or [None]
-        return _changed(layer, functools.partial(_placed, chosen=chosen, others=others))
+        return _changed(layer, functools.partial(_with_placement, chosen=chosen, others=others))
     return layer
 
 
-Place = tuple[int, ...] | None
+Placement = tuple[int, ...] | None
 """Indices of stack axes; `None` for those that are assumed without a trace."""
 
 
-def _placed(parameter: Parameter, chosen: Place, others: Sequence[Place]) -> Parameter:
-    """Return a parameter with its stack axes at a place, and those that are left beside it."""
-    every = dict(parameter.placements)
-    left = tuple((index, every[index]) for index in others if index in every)
-    axes = None if chosen is None else every.get(chosen)
+def _with_placement(parameter: Parameter, chosen: Placement, others: Sequence[Placement]) -> Parameter:
+    """Return a parameter with the chosen stack axes, and with the others that are possible, too."""
+    axes_of = dict(parameter.placements)
+    left = tuple((placement, axes_of[placement]) for placement in others if placement in axes_of)
+    axes = None if chosen is None else axes_of.get(chosen)
     if axes is None:
         return replace(parameter, placements=left) if parameter.placements else parameter
     fans = parameter.fans
@@ -297,6 +299,7 @@ def _placed(parameter: Parameter, chosen: Place, others: Sequence[Place]) -> Par
 
 
 def _read_layer(layer: Layer, readings: Mapping[str, Reading], paths: Sequence[str], notes: list[str]) -> Layer:
+    """Return a layer with its parameters as they are read; notes on the readings are added to the list."""
     if not any(parameter.path in readings and _is_readable(parameter) for parameter in layer.parameters):
         return layer
     parameters: dict[str, Parameter] = {}
@@ -307,23 +310,24 @@ def _read_layer(layer: Layer, readings: Mapping[str, Reading], paths: Sequence[s
             continue
         parameters[parameter.path] = read_parameter(parameter, reading)
         notes += [f"{parameter.path or '(model)'}: {note}" for note in reading.notes]
-    own_weights = {path: parameter for path, parameter in parameters.items() if parameter.role in WEIGHT_ROLES}
+    weights = {path: parameter for path, parameter in parameters.items() if parameter.role in WEIGHT_ROLES}
     for path, parameter in parameters.items():
-        if parameter.role == "bias" and path in readings and (met := _met(readings[path], own_weights, paths)):
-            parameters[path] = replace(parameter, fans=met[0].fans)
+        if parameter.role == "bias" and path in readings:
+            for weight in _biased(readings[path], weights, paths)[:1]:
+                parameters[path] = replace(parameter, fans=weight.fans)
     if declaration_of(layer.cls) is not None:
         return replace(layer, parameters=tuple(parameters.values()))
-    parameters |= _no_norm(parameters)
-    read = [(parameter.role, readings[path].kind) for path, parameter in parameters.items() if path in readings]
-    weights = (kind for role, kind in read if role in WEIGHT_ROLES)
-    kind = next(weights, "Norm" if any(role == "scale" for role, _ in read) else UNDECLARED)
+    parameters |= _kept_beside_transformed(parameters)
+    kinds = [(parameter.role, readings[path].kind) for path, parameter in parameters.items() if path in readings]
+    kinds_of_weights = (kind for role, kind in kinds if role in WEIGHT_ROLES)
+    kind = next(kinds_of_weights, "Norm" if any(role == "scale" for role, _ in kinds) else UNDECLARED)
     return replace(layer, kind=kind, parameters=tuple(parameters.values()))
 
 
 def _with_biases(layers: list[Layer], readings: Mapping[str, Reading], paths: Sequence[str]) -> list[Layer]:
-    """Return the layers with the fans of biases whose weights are somewhere else: of what they are added to.
+    """Return the layers with the fans of biases whose weights are in other layers.
 
-    Biases of a plain container go to the layer of the weight beside them.
+    A bias in a plain container goes to the layer of its weight where that is in the same container.
     """
     weights = {
         parameter.path: (index, parameter)
@@ -331,33 +335,40 @@ def _with_biases(layers: list[Layer], readings: Mapping[str, Reading], paths: Se
         for parameter in layer.parameters
         if parameter.role in WEIGHT_ROLES and parameter.evidence is Evidence.TRACED
     }
-    own: list[list[Parameter]] = [[] for _ in layers]
-    joined: list[list[Parameter]] = [[] for _ in layers]
-    for layer, kept in zip(layers, own, strict=True):
+    staying: list[list[Parameter]] = [[] for _ in layers]
+    coming: list[list[Parameter]] = [[] for _ in layers]
+    for layer, parameters in zip(layers, staying, strict=True):
         for parameter in layer.parameters:
             if parameter.role != "bias" or parameter.fans is not None or parameter.evidence is not Evidence.TRACED:
-                kept.append(parameter)
+                parameters.append(parameter)
                 continue
             reading = readings[parameter.path]
-            for index, weight in _met(reading, weights, paths)[:1]:
-                if layer.path in (layers[index].path, *(around.path for around in layers[index].ancestors[-1:])):
-                    joined[index].append(replace(parameter, fans=weight.fans))
+            for index, weight in _biased(reading, weights, paths)[:1]:
+                if layer.path in (layers[index].path, *(ancestor.path for ancestor in layers[index].ancestors[-1:])):
+                    coming[index].append(replace(parameter, fans=weight.fans))
                     break
             else:
                 fans = reading.fans and Fans(reading.fans, (float(reading.fans[0]), float(reading.fans[1])))
-                kept.append(replace(parameter, fans=fans))
-    parts = zip(layers, own, joined, strict=True)
+                parameters.append(replace(parameter, fans=fans))
+    triples = zip(layers, staying, coming, strict=True)
     return [
-        replace(layer, parameters=(*kept, *late)) for layer, kept, late in parts if kept or late or not layer.parameters
+        replace(layer, parameters=(*parameters, *biases))
+        for layer, parameters, biases in triples
+        if parameters or biases or not layer.parameters
     ]
 
 
-def _no_norm(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
-    """Return the scales and biases of a layer without weights that is no norm, kept.
+def _kept_beside_transformed(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """Return the scales and biases of a layer that looks like a norm but is not one, kept.
 
-    A norm holds nothing to which a function is applied before anything else, as the logarithms of a state-space model.
+    Such a layer has no weights, and a parameter to which a function is applied first, such as the logarithms of a
+    state-space model.
     """
-    transformed = (one for one in parameters.values() if one.excluded and one.excluded.why is Why.TRANSFORMED)
+    transformed = (
+        parameter
+        for parameter in parameters.values()
+        if parameter.excluded and parameter.excluded.why is Why.TRANSFORMED
+    )
     other = next(transformed, None)
     if other is None or any(parameter.role in WEIGHT_ROLES for parameter in parameters.values()):
         return {}
@@ -371,17 +382,15 @@ def _no_norm(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
 
 
 def _is_readable(parameter: Parameter) -> bool:
-    """Return whether the forward pass decides what a parameter is."""
+    """Return whether a parameter is what the forward pass uses it as."""
     return why_not_drawable(parameter.shape, parameter.dtype) is None and may_be_traced(parameter)
 
 
 def read_parameter(parameter: Parameter, reading: Reading) -> Parameter:
-    """Return the parameter with the axes, role and fans of a reading, or kept for the reason why there is none."""
+    """Return the parameter with the axes, role and fans of a reading, or kept for the reason why there are none."""
     if reading.pattern is None:
-        is_constant = reading.why is Why.NOT_TRAINABLE
-        excluded = (
-            Reason(reading.why, reading.reason or "") if is_constant else undeclared(reading.reason or "", reading.why)
-        )
+        text, is_frozen = reading.reason or "", reading.why is Why.NOT_TRAINABLE
+        excluded = Reason(reading.why, text) if is_frozen else undeclared(text, reading.why)
         return replace(parameter, role=None, axes=None, fans=None, evidence=None, excluded=excluded)
     axes = resolve(reading.pattern, parameter.shape, reading.sizes)
     role = cast("Role", reading.role)
@@ -396,13 +405,13 @@ def read_parameter(parameter: Parameter, reading: Reading) -> Parameter:
     )
 
 
-def _met(reading: Reading, weights: Mapping[str, T], paths: Sequence[str]) -> list[T]:
+def _biased(reading: Reading, weights: Mapping[str, T], paths: Sequence[str]) -> list[T]:
     """Return those of some weights to whose outputs a bias is added, the last one first."""
-    return [weights[paths[place]] for place in reversed(reading.partners) if paths[place] in weights]
+    return [weights[paths[index]] for index in reversed(reading.partners) if paths[index] in weights]
 
 
-def _held_against(parameter: Parameter, reading: Reading, disagree: list[str], split: list[str]) -> None:
-    """Note where a declaration and the forward pass differ."""
+def _note_difference(parameter: Parameter, reading: Reading, disagree: list[str], split: list[str]) -> None:
+    """Add a line to one of two lists where a declaration and a reading differ, see `compare`."""
     if parameter.axes is None or parameter.excluded or reading.pattern is None:
         return
     traced = resolve(reading.pattern, parameter.shape, reading.sizes)
@@ -423,41 +432,41 @@ def _held_against(parameter: Parameter, reading: Reading, disagree: list[str], s
 def compare(parameter: Parameter, reading: Reading) -> str:
     """Return whether a declared parameter and a reading `agree`, `disagree`, or the reading finds a finer `split`.
 
-    Inputs must be the same entries of the same axes. Members of an ensemble that all see the same input can't be told
-    from outputs, so these may differ; `split` says that the reading is the finer one.
+    Inputs must be the same entries of the same axes. Outputs may differ, since members of an ensemble that all see the
+    same input can't be told from outputs; the reading has a finer `split` where it has more members.
     """
     if parameter.axes is None or reading.pattern is None:
         return "agree"
     if parameter.role == "embedding" and not parameter.axes.in_axis and reading.role == "bias":
-        return "agree"  # learned positions are added to a signal, and no bias
+        return "agree"  # learned positions are added to a signal as a bias is
     if (parameter.role in WEIGHT_ROLES) != (reading.role in WEIGHT_ROLES):
         return "disagree"
     if parameter.role not in WEIGHT_ROLES:
         return "agree" if parameter.role == reading.role else "disagree"
     traced = resolve(reading.pattern, parameter.shape, reading.sizes)
-    seen, said = _cells(traced, traced.in_axis), _cells(parameter.axes, parameter.axes.in_axis)
-    if seen != said:
-        # Members of a stack whose outputs are added up, gated by a factor of the signal, are a stack where one says so.
-        is_summed_stack = said < seen <= said | _cells(parameter.axes, parameter.axes.batch_axis)
+    seen, declared = _cells(traced, traced.in_axis), _cells(parameter.axes, parameter.axes.in_axis)
+    if seen != declared:
+        # A declared stack may be read as inputs: its outputs are added up, weighted by a factor of the signal.
+        is_summed_stack = declared < seen <= declared | _cells(parameter.axes, parameter.axes.batch_axis)
         return "agree" if is_summed_stack else "disagree"
     if _cells(parameter.axes, parameter.axes.receptive_axis) != _cells(traced, traced.receptive_axis):
         return "disagree"
     return "split" if traced.batch_size > parameter.axes.batch_size else "agree"
 
 
-def _cells(axes: Axes, which: Iterable[int]) -> set[int]:
+def _cells(axes: Axes, chosen: Iterable[int]) -> set[int]:
     """Return some axes of the split shape as the strides, in the stored array, of their prime factors."""
-    strides = {axis: math.prod(axes.split[axis + 1 :]) for axis in which}
-    return {stride * digit for axis, stride in strides.items() for digit in _chain(axes.split[axis])}
+    strides = {axis: math.prod(axes.split[axis + 1 :]) for axis in chosen}
+    return {stride * factor for axis, stride in strides.items() for factor in _strides_of_primes(axes.split[axis])}
 
 
-def _chain(size: int) -> list[int]:
-    """Return the products of the prime factors before each: 12 → 1, 2, 4."""
-    places, place, prime = [], 1, 2
+def _strides_of_primes(size: int) -> list[int]:
+    """Return the strides of the prime factors of a size, smallest factor innermost: 12 → 1, 2, 4."""
+    strides, stride, prime = [], 1, 2
     while size > 1:
         if size % prime:
             prime += 1
             continue
-        places.append(place)
-        place, size = place * prime, size // prime
-    return places
+        strides.append(stride)
+        stride, size = stride * prime, size // prime
+    return strides

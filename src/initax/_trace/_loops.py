@@ -1,4 +1,4 @@
-"""Loops of a jaxpr: which operands are what, and how often one runs that counts."""
+"""Loops of a jaxpr: their operands, and the number of steps of a `while` loop that counts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from jax.extend.core import Literal
 
+from initax._trace._jaxpr import open_jaxpr
+
 T = TypeVar("T")
 
 
@@ -16,10 +18,10 @@ class Loop(NamedTuple, Generic[T]):
     """The operands of a scan or of a `while` loop.
 
     Attributes:
-        body: the closed jaxpr of a step; it takes what follows, in this order.
-        fixed: what is the same in each step.
-        carry: what is carried from step to step, as it is before the first one.
-        rows: what a scan runs over, whole.
+        body: the closed jaxpr of a step; its arguments are the operands below, in this order.
+        fixed: the operands that are the same in each step.
+        carry: the carried values before the first step.
+        rows: the arrays of which each step of a scan takes one entry along the first axis.
     """
 
     body: Any
@@ -30,7 +32,7 @@ class Loop(NamedTuple, Generic[T]):
     @property
     def jaxpr(self) -> Any:
         """The open jaxpr of a step."""
-        return getattr(self.body, "jaxpr", self.body)
+        return open_jaxpr(self.body)
 
     @property
     def carried_vars(self) -> list[tuple[Any, Any]]:
@@ -40,31 +42,33 @@ class Loop(NamedTuple, Generic[T]):
 
     @property
     def handed_on(self) -> list[bool]:
-        """Which of the carried values each step hands on as they are."""
+        """Which of the carried values each step hands on unchanged."""
         return [before is after for before, after in self.carried_vars]
 
     @property
     def changes(self) -> list[float | None]:
-        """By what a step changes each number that it carries, `None` where that is not known."""
+        """The number that a step adds to each carried value, `None` where that is not known."""
         return [_change(self.jaxpr, before, after) for before, after in self.carried_vars]
 
     def changed_by(self, is_signal: Sequence[bool]) -> list[bool]:
-        """Return which of the carried values depend on a signal after some step, or do so from the start.
+        """Return which of the carried values depend on a signal before the first step, or after some step.
 
         Args:
-            is_signal: which operands of a step are signals before the first one: fixed ones, carried ones, rows.
+            is_signal: which operands are signals before the first step: fixed ones, carried ones, rows.
         """
-        known = {var for var, signal in zip(self.jaxpr.invars, is_signal, strict=True) if signal}
+        signals = {var for var, signal in zip(self.jaxpr.invars, is_signal, strict=True) if signal}
+
+        def depends(atom: Any) -> bool:
+            return not isinstance(atom, Literal) and atom in signals
+
         while True:
             for eqn in self.jaxpr.eqns:
-                if any(not isinstance(atom, Literal) and atom in known for atom in eqn.invars):
-                    known |= set(eqn.outvars)
-            new = {
-                before for before, left in self.carried_vars if not isinstance(left, Literal) and left in known
-            } - known
+                if any(map(depends, eqn.invars)):
+                    signals |= set(eqn.outvars)
+            new = {before for before, after in self.carried_vars if depends(after)} - signals
             if not new:
-                return [before in known for before, _ in self.carried_vars]
-            known |= new
+                return [before in signals for before, _ in self.carried_vars]
+            signals |= new
 
 
 def loop_of(eqn: Any, values: Sequence[T]) -> Loop[T]:
@@ -93,7 +97,7 @@ def _scan_parts(params: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def steps_of(eqn: Any) -> float:
-    """Return how often a `while` loop runs that counts from one number to another, infinity where that is not known.
+    """Return the number of steps of a `while` loop that counts up or down to a number, infinity for any other one.
 
     Args:
         eqn: the loop's equation.
@@ -105,7 +109,7 @@ def steps_of(eqn: Any) -> float:
         return math.inf
     starts = dict(zip(cond.invars, [*eqn.invars[:tests], *loop.carry], strict=True))
     changes = dict(zip(cond.invars[tests:], loop.changes, strict=True))
-    gap = step = 0.0  # of the first operand to the second, and by what a step makes it smaller
+    gap = step = 0.0  # the second operand of the comparison minus the first, and by how much a step makes it smaller
     for atom, sign in zip(compared.invars, (-1, 1), strict=True):
         start, change = (atom, 0.0) if isinstance(atom, Literal) else (starts[atom], changes.get(atom, 0.0))
         if change is None or not isinstance(start, Literal) or np.ndim(start.val) > 0:
@@ -124,6 +128,13 @@ def steps_of(eqn: Any) -> float:
 
 
 def _change(body: Any, start: Any, end: Any) -> float | None:
+    """Return the number that a step adds to a carried value, `None` where that is not known.
+
+    Args:
+        body: the jaxpr of the step.
+        start: the variable of the value before the step.
+        end: the variable of the value after it.
+    """
     if end is start:
         return 0.0
     eqn = next((eqn for eqn in body.eqns if eqn.outvars[0] is end and eqn.primitive.name in ("add", "sub")), None)

@@ -14,8 +14,8 @@ WITH_MEMBERS = "the data pick a row of it and a member of a weight by one number
 def tell_members(uses: Sequence[Use]) -> None:
     """Tell members of a stack from rows of an embedding, once all uses are known.
 
-    What one number picks beside the members of a weight is a member, too: a bias or a scale. Matrices that are picked
-    and changed before they meet the signal, such as weights with a norm of their own, may be members.
+    Rows that are looked up by the same number as a member of a weight are a bias or a scale of that member. Matrices
+    that are looked up and changed before the signal, such as normalized weights, may be members or rows.
 
     Args:
         uses: all uses; those of members are changed.
@@ -31,12 +31,12 @@ def tell_members(uses: Sequence[Use]) -> None:
         elif view.by in of_weights and use.met_as in ("bias", "scale"):
             use.what = "bias" if is_bias else "scale"
             batch = (*view.batch, *opened(view.looked), *view.tables)
-            use.parts = parts_of(("out" if is_bias else "along", view.own), ("batch", batch))
+            use.parts = parts_of(("out" if is_bias else "along", view.factors), ("batch", batch))
         elif view.by in of_weights:
             use.halt(WITH_MEMBERS, use.line)
 
 
 def _is_changed(use: Use) -> bool:
-    """Return whether what is looked up has several axes, and is combined with something before it is contracted."""
-    is_matrix = sum(factor.size > 1 for factor in use.view.own) > 1
+    """Return whether a use is of a matrix that is looked up, and combined with something before it is contracted."""
+    is_matrix = sum(factor.size > 1 for factor in use.view.factors) > 1
     return use.what == "embedding" and is_matrix and use.met_as in ("scale", "factor")

@@ -1,4 +1,4 @@
-"""Every JAX primitive the trace knows: one row for each, with a column for each pass. What has no row is not read."""
+"""Every JAX primitive the trace knows: one row for each, with a column for each pass."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from initax._trace import _flow_rules as flow
 from initax._trace import _layout as layout
 from initax._trace import _quantized as quantized
 from initax._trace._contract import convolution, dot_general
+from initax._trace._gather import gather
+from initax._trace._jaxpr import open_jaxpr
 from initax._trace._ragged import ragged_dot_general
 from initax._trace._shard_map import on_whole_arrays
 from initax._trace._uses import Uses, Value
 
 Rule = Callable[[Any, Sequence[Value], Uses, str], Value | list[Value] | None]
-"""From an equation, what its operands hold, where uses are entered and its line to what its results hold; `None` where
-the rule can't tell."""
+"""From an equation, what its operands hold, the uses so far and its line to what its results hold; `None` where the
+rule can't tell."""
 
 Altered = Callable[[Mapping[str, Any]], Iterable[int]]
 """From an equation's parameters to the axes of its first operand that it sums up, reorders or resizes."""
@@ -26,7 +28,7 @@ Altered = Callable[[Mapping[str, Any]], Iterable[int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Primitive:
-    """What each pass does at the equations of a primitive. The defaults are those of a primitive that nobody taught it.
+    """What each pass does at the equations of a primitive. The defaults are those of a primitive without a row.
 
     Attributes:
         calls: whether it calls the one jaxpr among its parameters with the same operands.
@@ -45,11 +47,11 @@ class Primitive:
         flow: what becomes of its operands in a result, by which residual streams are told.
         units: what becomes of the units of a weight that is followed; without it they are lost.
 
-            - `function`: entry by entry; what takes in the units takes in whatever else is in the result.
-            - `product`: entry by entry, and nothing is left of the other operand where the units are cut off.
-            - `layout`: they lie as `read` lays out a weight.
+            - `function`: entry by entry; a weight that takes in the units takes in the other operands, too.
+            - `product`: entry by entry; where the units are zero, so is the result.
+            - `layout`: they are moved as `read` moves the entries of a weight.
             - `join`, `stack`, `sort`, `contraction`: what the name says.
-            - a function that returns the axes that are altered: units along any of these are made one thing.
+            - a function that returns the altered axes: along these, entries of different units are mixed.
     """
 
     calls: bool = False
@@ -108,7 +110,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "broadcast_in_dim": replace(LAYOUT, read=equations.broadcast_in_dim),
     "slice": replace(LAYOUT, read=equations.cut, flow=flow.sliced),
     "dynamic_slice": replace(LAYOUT, read=equations.dynamic_slice, flow=flow.looked_up),
-    "gather": replace(LAYOUT, read=layout.gather, flow=flow.looked_up),
+    "gather": replace(LAYOUT, read=gather, flow=flow.looked_up),
     "split": replace(LAYOUT, read=equations.split, moments="parts"),
     "unstack": replace(LAYOUT, read=equations.unstack, moments="parts"),
     "rev": replace(LAYOUT, read=layout.rev, units=lambda params: params["dimensions"]),
@@ -172,13 +174,22 @@ def row_of(eqn: Any) -> Primitive:
     return PRIMITIVES.get(eqn.primitive.name, UNKNOWN)
 
 
+def altered_axes(eqn: Any) -> list[int] | None:
+    """Return the axes along which an equation mixes entries, none for a function entry by entry; `None` if unknown."""
+    units = row_of(eqn).units
+    if callable(units):
+        rank = len(eqn.outvars[0].aval.shape)
+        return [axis % rank for axis in units(eqn.params)] if rank else []
+    return [] if units in ("function", "product") else None
+
+
 def called(eqn: Any) -> Any:
     """Return the jaxpr, closed or open, that an equation calls with its operands, `None` where it is not a call."""
     if eqn.primitive.name == "shard_map":
         return on_whole_arrays(eqn)
     if not row_of(eqn).calls:
         return None
-    jaxprs = [value for value in eqn.params.values() if hasattr(getattr(value, "jaxpr", value), "eqns")]
-    jaxpr = getattr(jaxprs[0], "jaxpr", jaxprs[0]) if len(jaxprs) == 1 else None
+    jaxprs = [value for value in eqn.params.values() if hasattr(open_jaxpr(value), "eqns")]
+    jaxpr = open_jaxpr(jaxprs[0]) if len(jaxprs) == 1 else None
     fits = jaxpr is not None and (len(jaxpr.invars), len(jaxpr.outvars)) == (len(eqn.invars), len(eqn.outvars))
     return jaxprs[0] if fits else None

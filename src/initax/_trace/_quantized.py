@@ -1,7 +1,7 @@
-"""Weights that are rounded on their way to the signal.
+"""Weights that are rounded before they are combined with the signal.
 
-Nothing goes back through rounding, a sign or a cast to whole numbers, so that what stands before them can't be trained
-by gradients, unless the function around them has a gradient of its own: then the weight is what that gradient changes.
+The gradient of rounding, of a sign and of a cast to integers is zero. So weights are only trained through these in a
+function with a custom gradient, and there they are read as if they were not rounded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from initax._trace._elementwise import nonlinear
 from initax._trace._uses import Uses, Value
 
 OWN_GRADIENT = frozenset({"custom_jvp_call", "custom_vjp_call"})
-"""Calls of a function that has a gradient of its own."""
+"""Calls of a function with a custom gradient."""
 
 
 def cast(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value:
@@ -30,16 +30,16 @@ def cast(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value:
 
 
 def rounded(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value | None:
-    """Follow rounding, and a sign: within a function with a gradient of its own a weight stays a weight."""
+    """Follow rounding, and a sign: within a function with a custom gradient a weight stays a weight."""
     value = values[0]
     if not uses.own_gradient or not value.weights or value.data or value.fed_by_constant:
         return None
-    return replace(value, weights=tuple(replace(view, quantized=True) for view in value.weights))
+    return value.with_weights(lambda view: replace(view, quantized=True))
 
 
 def clipped(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value | None:
-    """Follow bounds that are constants: what is rounded already stays what it is, of few values."""
-    held = [value for value in values if value.weights or value.data]
-    if len(held) != 1 or held[0].data or not all(view.quantized and not view.stop for view in held[0].weights):
+    """Follow constant bounds: a weight that was rounded before stays one."""
+    bounded = [value for value in values if value.weights or value.data]
+    if len(bounded) != 1 or bounded[0].data or not all(view.quantized and not view.stop for view in bounded[0].weights):
         return None
-    return held[0]
+    return bounded[0]

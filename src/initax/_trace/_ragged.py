@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from initax._trace._contract import consume, settle
-from initax._trace._indices import shapes_of
+from initax._trace._jaxpr import shapes_of
 from initax._trace._uses import Part, Uses, Value
 
 
 def ragged_dot_general(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value | None:
-    """Follow rows in groups that each meet a weight of their own; other forms, which sum over groups, are not followed.
+    """Follow a contraction of each group of rows with the weight of the group; sums over groups are not followed.
 
     Args:
         eqn: the equation.
@@ -29,11 +29,10 @@ def ragged_dot_general(eqn: Any, values: Sequence[Value], uses: Uses, line: str)
     if weight.fed_by_constant or not rows.data:
         return None
     shape = shapes_of(eqn)[0]
+    axes = range(len(weight.shape))
     free_left = len(rows.shape) - len(left_sum) - len(left_batch)
-    free_right = [axis for axis in range(len(weight.shape)) if axis not in (*right_sum, *right_batch, *groups)]
-    roles: list[Part] = [
-        "in" if axis in right_sum else "out" if axis in free_right else "batch" for axis in range(len(weight.shape))
-    ]
-    places = [*right_batch, *[None] * free_left, *free_right]
-    outputs = consume(weight.weights, roles, places, shape, uses, line)
+    free_right = [axis for axis in axes if axis not in (*right_sum, *right_batch, *groups)]
+    roles: list[Part] = ["in" if axis in right_sum else "out" if axis in free_right else "batch" for axis in axes]
+    old_axes = [*right_batch, *[None] * free_left, *free_right]
+    outputs = consume(weight.weights, roles, old_axes, shape, uses, line)
     return Value(shape=shape, data=True, outputs=uses.with_axes(outputs))

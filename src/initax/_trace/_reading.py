@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from initax._model._reason import Why
-from initax._trace._coverage import apart, inputs, levelled, refused, uneven, unused
+from initax._trace._coverage import apart, inputs, refused, uneven, unused, with_whole_axes
 from initax._trace._factors import Factor
 from initax._trace._sums import as_inputs
 from initax._trace._uses import CONSTANT_FIRST, Part, Use
@@ -21,7 +21,7 @@ USED_AS = {
     "scale": ("scale", "Norm"),
     "bias": ("bias", ""),
 }
-"""What a parameter is to the signal → its role, and the kind of layer that uses one so."""
+"""As what a parameter is used → its role, and the kind of layer that uses one so."""
 
 LETTERS = {"in": "i", "out": "o", "along": "o", "field": "...", "batch": "stack"}
 WORDS = {"in": "an input", "out": "an output", "batch": "a batch axis", "field": "a receptive axis", "along": "its own"}
@@ -29,22 +29,22 @@ WORDS = {"in": "an input", "out": "an output", "batch": "a batch axis", "field":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What the forward pass says of one parameter.
+    """What one parameter is in a forward pass.
 
     Attributes:
         pattern: its axes; `None` where they can't be told.
         sizes: sizes of the axes that are merged in the pattern.
-        role: what it is for; `None` likewise.
+        role: its role; `None` where the axes can't be told.
         kind: the kind of layer that uses a parameter so; empty for a bias.
         strides: by how much strides divide the effective fan_in and fan_out.
-        partners: for a bias, the parameters whose outputs it is added to, in the order of the forward pass.
+        partners: for a bias, the parameters to whose outputs it is added, in the order of the forward pass.
         fans: for a bias, the fans of the use to whose outputs it is added.
         reason: why its axes can't be told.
         why: the kind of that reason.
         paired: it is one of two real arrays that are a complex weight together.
-        uneven: output axes whose parts, which are of unequal size, are used one by one.
-        notes: what one should know about a reading.
-        lines: the lines at which it is used.
+        uneven: output axes of which parts of unequal size are used one by one.
+        notes: what users should know about the reading.
+        lines: the lines of the forward pass that use the parameter.
     """
 
     pattern: str | None = None
@@ -96,6 +96,51 @@ def _agreed_on(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], 
     Raises:
         _UnreadableError: there is none.
     """
+    uses = _readable_uses(shape, uses, line)
+    _check_roles(shape, uses)
+    summed = as_inputs(uses)
+    if isinstance(summed, str):
+        raise _UnreadableError(_at(summed, line))
+    used_in_parts = inputs(shape, summed)
+    refusals = (_at(reason, use.line) for use in summed if (reason := refused(use)))
+    for reason in filter(None, (*refusals, *used_in_parts.values())):
+        raise _UnreadableError(_at(reason, line))
+    several, uneven_axes = _several(shape, summed), tuple(uneven(shape, summed, used_in_parts))
+    uses = _with_whole_rows(with_whole_axes(shape, _with_common_gates(summed), used_in_parts))
+    cells = _cells(shape, uses)
+    parts = _agreed(cells, uses, several)
+    if reason := _why_not_scale(cells, parts, uses):
+        raise _UnreadableError(_at(reason, line))
+    pattern, sizes = _written(shape, cells, parts, uses, line)
+    if _role(uses[0]) not in ("weight", "embedding"):
+        uneven_axes = ()
+    leading = next((use for use in uses if use.what == "embedding"), uses[0])
+    role, kind = USED_AS[leading.what]
+    return Reading(
+        pattern=pattern,
+        sizes=sizes,
+        role=role,
+        kind=kind,
+        strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
+        partners=tuple(dict.fromkeys(partner for use in uses for partner in use.partners)),
+        fans=next((biased.fans() for use in uses for biased in reversed(use.biased) if not biased.goes_back), None),
+        paired=_is_paired(uses),
+        uneven=uneven_axes,
+        notes=(
+            *unused(shape, uses),
+            *_notes(uses, names),
+            *_note_on_gated_stack(shape, cells, parts, uses, names),
+            *(f"parts of its axis {axis} are of unequal size; its fan_out counts all of them" for axis in uneven_axes),
+        ),
+    )
+
+
+def _readable_uses(shape: Sequence[int], uses: Sequence[Use], line: str) -> list[Use]:
+    """Return the uses to read, without those that train nothing, and those of a first state of zeros beside others.
+
+    Raises:
+        _UnreadableError: there are none, or one of them can't be read.
+    """
     if 0 in shape:
         raise _UnreadableError(f"shape {tuple(shape)} has no entries")
     if not uses:
@@ -107,91 +152,69 @@ def _agreed_on(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], 
         raise _UnreadableError("no gradient reaches it: it stands behind stop_gradient", Why.NOT_TRAINABLE)
     if any(use.stop is None and not use.is_of_a_constant for use in uses):
         uses = [use for use in uses if use.stop is None or use.stop.reason != CONSTANT_FIRST]
-        uses = [use for use in uses if use.stop is not None or not use.is_of_a_constant]  # a first state of zeros
+        uses = [use for use in uses if use.stop is not None or not use.is_of_a_constant]
     for use in uses:
         if use.stop is not None:
             raise _UnreadableError(_at(str(use.stop), use.line), use.stop.why)
+    return uses
+
+
+def _check_roles(shape: Sequence[int], uses: Sequence[Use]) -> None:
+    """Check that all uses have one role, or are those of an embedding that is a head, too.
+
+    Raises:
+        _UnreadableError: they have several roles.
+    """
     roles = {_role(use) for use in uses}
     if len(roles - {"embedding"}) > 1 or (roles > {"embedding"} and not _is_tied(shape, uses, roles)):
-        used_as = {_role(use): use.line for use in uses}
-        said = ", ".join(_at(f"a {role}", place) for role, place in used_as.items())
-        raise _UnreadableError(f"{_many(shape, uses)} disagree: it is {said}")
-    joined = as_inputs(uses)
-    if isinstance(joined, str):
-        raise _UnreadableError(_at(joined, line))
-    together = inputs(shape, joined)
-    picked = (_at(reason, use.line) for use in joined if (reason := refused(use)))
-    for unfit in filter(None, (*picked, *together.values())):
-        raise _UnreadableError(_at(unfit, line))
-    unlike, parted = _many(shape, joined), tuple(uneven(shape, joined, together))
-    uses = _whole_rows(levelled(shape, _gated_apart(joined), together))
-    cells = _cells(shape, uses)
-    parts = _agreed(cells, uses, unlike)
-    if reason := _no_scale(cells, parts, uses):
-        raise _UnreadableError(_at(reason, line))
-    pattern, sizes = _written(shape, cells, parts, uses, line)
-    if _role(uses[0]) not in ("weight", "embedding"):
-        parted = ()
-    leading = next((use for use in uses if use.what == "embedding"), uses[0])
-    role, kind = USED_AS[leading.what]
-    return Reading(
-        pattern=pattern,
-        sizes=sizes,
-        role=role,
-        kind=kind,
-        strides=leading.strides if all(use.strides == leading.strides for use in uses) else (1, 1),
-        partners=tuple(dict.fromkeys(each for use in uses for each in use.partners)),
-        fans=next((each.fans() for use in uses for each in reversed(use.biased) if not each.goes_back), None),
-        paired=_is_paired(uses),
-        uneven=parted,
-        notes=(
-            *unused(shape, uses),
-            *_notes(uses, names),
-            *_gated(shape, cells, parts, uses, names),
-            *(f"parts of its axis {axis} are of unequal size; its fan_out counts all of them" for axis in parted),
-        ),
-    )
+        lines = {_role(use): use.line for use in uses}
+        words = ", ".join(_at(f"a {role}", line) for role, line in lines.items())
+        raise _UnreadableError(f"{_several(shape, uses)} disagree: it is {words}")
 
 
 def _role(use: Use) -> str:
     return USED_AS[use.what][0]
 
 
-def _gated_apart(uses: Sequence[Use]) -> Sequence[Use]:
-    """Return the uses with the entries that all of them take of their outputs, where each makes one of several gates.
+def _with_common_gates(uses: Sequence[Use]) -> Sequence[Use]:
+    """Return the uses with the entries that any of them takes of its outputs, where each makes one of several gates.
 
     They do the same with the parameter, as the products of `(x @ w)[:, :n]` and `(x @ w)[:, n:]` do.
     """
     outputs = [use.outputs for use in uses]
-    common = set.intersection(*({factor for factor, _ in own.entries} for own in outputs))
+    common = set.intersection(*({factor for factor, _ in output.entries} for output in outputs))
     if not common or any(use.parts != uses[0].parts for use in uses):
         return uses
-    entries = {entry for own in outputs for entry in own.entries if entry[0] in common}
-    uneven = set[Factor]().union(*(own.uneven for own in outputs))
-    rejoined = set[Factor]().union(*(own.rejoined for own in outputs))
-    every = (replace(own, entries=own.entries | entries, uneven=uneven, rejoined=rejoined) for own in outputs)
-    return [replace(use, outputs=own) for use, own in zip(uses, every, strict=True)]
+    entries = {entry for output in outputs for entry in output.entries if entry[0] in common}
+    uneven = set[Factor]().union(*(output.uneven for output in outputs))
+    rejoined = set[Factor]().union(*(output.rejoined for output in outputs))
+    return [
+        replace(use, outputs=replace(output, entries=output.entries | entries, uneven=uneven, rejoined=rejoined))
+        for use, output in zip(uses, outputs, strict=True)
+    ]
 
 
-def _whole_rows(uses: Sequence[Use]) -> list[Use]:
+def _with_whole_rows(uses: Sequence[Use]) -> list[Use]:
     """Return the uses with looked-up rows as whole ones where parts of the rows are never used."""
     digits: dict[Factor, set[int]] = {}
     for view in (use.view for use in uses if use.view.looked):
         for factor, digit in view.fixed[view.before :]:
             if not any(map(factor.is_inside, view.tables)):
                 digits.setdefault(factor, set()).add(digit)
-    part_used: dict[Factor, Part] = {factor: "in" for factor, used in digits.items() if len(used) < factor.size}
-    return [replace(use, parts={**use.parts, **part_used}) for use in uses] if part_used else list(uses)
+    inputs: dict[Factor, Part] = {factor: "in" for factor, used in digits.items() if len(used) < factor.size}
+    return [replace(use, parts={**use.parts, **inputs}) for use in uses] if inputs else list(uses)
 
 
 def _is_tied(shape: Sequence[int], uses: Sequence[Use], roles: set[str]) -> bool:
     """Return whether an embedding is also the weight of a head: both use some of the same entries."""
     looked_up = [use for use in uses if _role(use) == "embedding"]
-    others = [use for use in uses if _role(use) != "embedding"]
-    return roles == {"embedding", "weight"} and any(not apart(shape, [one, two]) for one in looked_up for two in others)
+    heads = [use for use in uses if _role(use) != "embedding"]
+    return roles == {"embedding", "weight"} and any(
+        not apart(shape, [table, head]) for table in looked_up for head in heads
+    )
 
 
-def _no_scale(cells: Sequence[Factor], parts: Sequence[Part | None], uses: Sequence[Use]) -> str:
+def _why_not_scale(cells: Sequence[Factor], parts: Sequence[Part | None], uses: Sequence[Use]) -> str:
     """Return why an array that is multiplied with the signal is not a scale, which is a vector; empty where it is."""
     products = [use for use in uses if use.product and use.what == "scale"]
     if any(part == "out" and factor.size > 1 for use in products for factor, part in use.parts.items()):
@@ -223,13 +246,13 @@ def _notes(uses: Sequence[Use], names: Sequence[str]) -> tuple[str, ...]:
             "its outputs are weights of another signal: its fans are those of the layer that makes them, not of the "
             "weights that are made; where the data mix a stack of weights, restate its axes"
         )
-    through = sorted({names[each] for use in uses for each in use.through})
+    through = sorted({names[param] for use in uses for param in use.through})
     if through:
         notes.append(f"it is contracted with {', '.join(through)} before it meets the signal, and read in that order")
     return tuple(notes)
 
 
-def _gated(
+def _note_on_gated_stack(
     shape: Sequence[int],
     cells: Sequence[Factor],
     parts: Sequence[Part | None],
@@ -282,30 +305,35 @@ def _cells(shape: Sequence[int], uses: Sequence[Use]) -> list[Factor]:
     return cells
 
 
-def _many(shape: Sequence[int], uses: Sequence[Use]) -> str:
+def _several(shape: Sequence[int], uses: Sequence[Use]) -> str:
     return "its parts" if apart(shape, uses) else "its uses"
 
 
-def _agreed(cells: Sequence[Factor], uses: Sequence[Use], unlike: str) -> list[Part | None]:
+def _agreed(cells: Sequence[Factor], uses: Sequence[Use], several: str) -> list[Part | None]:
     """Return what each part of the axes does, on which all uses must agree.
+
+    Args:
+        cells: the parts of the axes.
+        uses: the uses.
+        several: what the uses are called in the reason.
 
     Raises:
         _UnreadableError: they disagree.
     """
-    found: list[Part | None] = []
+    agreed: list[Part | None] = []
     for cell in cells:
-        said: dict[Part, str] = {}
+        lines: dict[Part, str] = {}
         for use in uses:
             part = _part_of(cell, use)
             if part is not None:
-                said.setdefault(part, use.line)
-        if len(said) > 1 and cell.size > 1:
-            words = ", ".join(_at(WORDS[part], place) for part, place in said.items())
-            raise _UnreadableError(f"{unlike} disagree: axis {cell.axis} is {words}")
-        if not said and cell.size > 1:
+                lines.setdefault(part, use.line)
+        if len(lines) > 1 and cell.size > 1:
+            words = ", ".join(_at(WORDS[part], line) for part, line in lines.items())
+            raise _UnreadableError(f"{several} disagree: axis {cell.axis} is {words}")
+        if not lines and cell.size > 1:
             raise _UnreadableError(f"what its axis {cell.axis} of size {cell.size} does can't be told")
-        found.append(next(iter(said), None))
-    return found
+        agreed.append(next(iter(lines), None))
+    return agreed
 
 
 def _part_of(cell: Factor, use: Use) -> Part | None:
@@ -327,34 +355,49 @@ def _written(
     """
     axes: list[list[tuple[str, int]]] = []
     for axis, size in enumerate(shape):
-        own = [(part, cell.size) for cell, part in zip(cells, parts, strict=True) if cell.axis == axis]
-        named = _merged([(LETTERS[part], entries) for part, entries in own if part is not None])
+        letters = [
+            (LETTERS[part], cell.size)
+            for cell, part in zip(cells, parts, strict=True)
+            if cell.axis == axis and part is not None
+        ]
+        fields = _merged(letters)
         if _role(uses[0]) in ("scale", "bias") and size == 1 < max(shape):
-            named = []  # there to be broadcast
-        merged = len(named) > 1
-        axes.append([("group" if name == "stack" and merged else name, entries) for name, entries in named])
-    fields = [index for index, axis in enumerate(axes) if any(name == "..." for name, _ in axis)]
-    if any(len(axes[index]) > 1 for index in fields) or (fields and fields != list(range(fields[0], fields[-1] + 1))):
+            fields = []  # an axis for broadcasting
+        is_merged = len(fields) > 1
+        axes.append([("group" if name == "stack" and is_merged else name, entries) for name, entries in fields])
+    receptive = [index for index, fields in enumerate(axes) if any(name == "..." for name, _ in fields)]
+    is_contiguous = not receptive or receptive == list(range(receptive[0], receptive[-1] + 1))
+    if any(len(axes[index]) > 1 for index in receptive) or not is_contiguous:
         raise _UnreadableError(_at("the axes of its receptive field do not stand together", line))
-    counts = Counter(name for each in axes for name, _ in each)
+    return _numbered(axes)
+
+
+def _numbered(axes: Sequence[Sequence[tuple[str, int]]]) -> tuple[str, dict[str, int]]:
+    """Return a pattern in which equal names are numbered, and the sizes of axes merged in it.
+
+    Args:
+        axes: for each stored axis the names and sizes of the axes merged in it.
+    """
+    counts = Counter(name for fields in axes for name, _ in fields)
     seen: Counter[str] = Counter()
     sizes: dict[str, int] = {}
-    written: list[str] = []
-    for each in axes:
+    words: list[str] = []
+    for fields in axes:
         names = []
-        for name, entries in each:
+        for name, entries in fields:
             seen[name] += 1
-            numbered = _named(name, counts[name], seen[name])
-            if len(each) > 1:
-                sizes[numbered] = entries
-            names.append(numbered)
-        if names == ["..."] and written[-1:] == ["..."]:
+            is_unnumbered = counts[name] == 1 or (seen[name] == 1 and name in ("stack", "group")) or name == "..."
+            names.append(name if is_unnumbered else f"{name}{seen[name]}")
+            if len(fields) > 1:
+                sizes[names[-1]] = entries
+        if names == ["..."] and words[-1:] == ["..."]:
             continue
-        written.append(names[0] if len(names) == 1 else f"({' '.join(names)})" if names else "1")
-    return " ".join(written), sizes
+        words.append(names[0] if len(names) == 1 else f"({' '.join(names)})" if names else "1")
+    return " ".join(words), sizes
 
 
 def _merged(axis: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Return the parts of an axis with neighbors of one name put together, without those of size one."""
     result: list[tuple[str, int]] = []
     for name, size in axis:
         if result and result[-1][0] == name:
@@ -362,9 +405,3 @@ def _merged(axis: list[tuple[str, int]]) -> list[tuple[str, int]]:
         elif size > 1 or len(axis) == 1:
             result.append((name, size))
     return result or axis[:1]
-
-
-def _named(name: str, count: int, place: int) -> str:
-    if name == "..." or count == 1 or (place == 1 and name in ("stack", "group")):
-        return name
-    return f"{name}{place}"

@@ -1,6 +1,6 @@
 """A jaxpr interpreter with hooks: observe or replace the results of chosen equations.
 
-Loops stay loops and branches stay branches: what is carried from equation to equation goes through them too.
+Loops stay loops and branches stay branches; the state of the hooks is carried through them.
 """
 
 from __future__ import annotations
@@ -12,37 +12,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Literal
 
-from initax._trace._indices import evaluated
-from initax._trace._interpret import Interpreter
+from initax._trace._interpreter import Interpreter
+from initax._trace._jaxpr import array_of, evaluated
 from initax._trace._loops import loop_of
 from initax._trace._uses import Place
 
 State = dict[Any, Any]
-"""What is carried from equation to equation, by key: arrays."""
+"""The state of the hooks, carried from equation to equation: key → arrays."""
 
 Hook = Callable[[Place, Sequence[Any], Any, State], tuple[Any, State, Any]]
 """From an equation's place, its operands, its result and the state to the result to go on with, the new state, and what
 to emit: a pytree of arrays, or `None`."""
 
 TRIPS = "trips"
-"""The key of the state under which steps of `while` loops are counted, by loop, where they are."""
+"""The key of the state that holds the numbers of steps of `while` loops, by loop, where these are counted."""
 
 
 class Player(Interpreter[Any]):
     """Evaluates a jaxpr.
 
     Args:
-        hook: what to do at the places.
-        places: equations of one result to call it at.
+        hook: the function to call.
+        places: the equations to call it at, which have one result.
         fresh: for each loop, the keys of the state that start anew in each step, and with what; after the loop they
-            hold what every step left, stacked.
-        state: what is carried, at first.
-        trips: for each `while` loop out of which something is emitted, how many steps there is room for.
+            hold the values of every step, stacked.
+        state: the first state.
+        trips: for each `while` loop in which something is emitted, how many steps there is room for.
 
-    What is emitted in a loop comes out stacked, an entry for each step. A branch that is not taken, and a step that a
-    `while` loop does not make, emit zeros.
+    What is emitted in a loop is stacked, an entry for each step. A branch that is not taken, and a step that a `while`
+    loop does not make, emit zeros.
     """
 
     def __init__(
@@ -71,98 +70,94 @@ class Player(Interpreter[Any]):
         return self.call(closed, values, ())
 
     def constant(self, atom: Any, number: Any) -> Any:
-        """Return a constant, a literal with the type it stands for."""
-        is_literal = isinstance(atom, Literal)
-        return jnp.asarray(number, atom.aval.dtype) if is_literal else number
+        """Return a constant as an array, a literal with the type it stands for."""
+        return array_of(atom, number)
 
-    def step(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
-        """Go into an equation that holds one of the places, and evaluate any other."""
-        return super().step(eqn, values, at) if at in self.around else self.equation(eqn, values, at)
+    def step(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
+        """Go into an equation that contains one of the places, and evaluate any other."""
+        return super().step(eqn, values, place) if place in self.around else self.equation(eqn, values, place)
 
-    def equation(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
+    def equation(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
         """Return the results of an equation, as the hook leaves them where it is one of the places."""
         results = evaluated(eqn, values)
-        if at in self.places:
-            results[0], self.state, emitted = self.hook(at, values, results[0], self.state)
+        if place in self.places:
+            results[0], self.state, emitted = self.hook(place, values, results[0], self.state)
             if emitted is not None:
-                self.emitted[at] = emitted
+                self.emitted[place] = emitted
         return results
 
-    def _run(self, closed: Any, at: Place, state: State, *values: Any) -> tuple[list[Any], State, dict[Place, Any]]:
-        """Return the results of a jaxpr, the state behind it, and what is emitted in it."""
+    def _run(self, closed: Any, place: Place, state: State, *values: Any) -> tuple[list[Any], State, dict[Place, Any]]:
+        """Return the results of a jaxpr, the state after it, and what is emitted in it."""
         inner = Player(self.hook, self.places, self.fresh, state, self.trips)
-        return inner.call(closed, values, at), inner.state, inner.emitted
+        return inner.call(closed, values, place), inner.state, inner.emitted
 
-    def scan(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
+    def scan(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
         """Evaluate a scan, with the state among what it carries."""
         body, fixed, carry, rows = loop_of(eqn, values)
-        carries, fresh = len(carry), self.fresh.get(at, {})
+        carries, fresh = len(carry), self.fresh.get(place, {})
 
-        def step(held: tuple[list[Any], State], row: list[Any]) -> tuple[Any, Any]:
-            results, state, emitted = self._run(body, at, {**held[1], **fresh}, *fixed, *held[0], *row)
-            carried = {key: state[key] for key in held[1]}
-            stacked = {key: state[key] for key in fresh}
-            return (results[:carries], carried), (results[carries:], stacked, emitted)
+        def step(before: tuple[list[Any], State], row: list[Any]) -> tuple[Any, Any]:
+            carry, carried_state = before
+            results, state, emitted = self._run(body, place, {**carried_state, **fresh}, *fixed, *carry, *row)
+            carried_state, stacked = ({key: state[key] for key in keys} for keys in (carried_state, fresh))
+            return (results[:carries], carried_state), (results[carries:], stacked, emitted)
 
-        kept = {key: value for key, value in self.state.items() if key not in fresh}
+        carried_state = {key: value for key, value in self.state.items() if key not in fresh}
         (carry, state), (collected, stacked, emitted) = lax.scan(
-            step, (carry, kept), rows, length=eqn.params["length"], reverse=eqn.params["reverse"]
+            step, (carry, carried_state), rows, length=eqn.params["length"], reverse=eqn.params["reverse"]
         )
         self.state = {**state, **stacked}
         self.emitted |= emitted
         return [*carry, *collected]
 
-    def while_loop(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
+    def while_loop(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
         """Evaluate a `while` loop, with the state among what it carries."""
         body, fixed, carry, _ = loop_of(eqn, values)
-        test, asked = eqn.params["cond_jaxpr"], values[: eqn.params["cond_nconsts"]]
+        test, test_fixed = eqn.params["cond_jaxpr"], values[: eqn.params["cond_nconsts"]]
 
-        def goes_on(held: tuple[list[Any], State, Any, Any]) -> Any:
-            return jax.core.eval_jaxpr(test.jaxpr, test.consts, *asked, *held[0])[0]
+        def goes_on(before: tuple[list[Any], State, Any, Any]) -> Any:
+            return jax.core.eval_jaxpr(test.jaxpr, test.consts, *test_fixed, *before[0])[0]
 
-        def onward(held: tuple[list[Any], State, Any, Any]) -> tuple[list[Any], State, Any, Any]:
-            results, state, emitted = self._run(body, at, held[1], *fixed, *held[0])
-            room = jax.tree_util.tree_map(lambda rows, row: rows.at[held[2]].set(row), held[3], emitted)
-            return results, state, held[2] + 1, room
+        def step(before: tuple[list[Any], State, Any, Any]) -> tuple[list[Any], State, Any, Any]:
+            carry, state, number, emitted = before
+            results, state, rows = self._run(body, place, state, *fixed, *carry)
+            emitted = jax.tree_util.tree_map(lambda all_rows, row: all_rows.at[number].set(row), emitted, rows)
+            return results, state, number + 1, emitted
 
-        rows = jax.eval_shape(functools.partial(self._run, body, at), self.state, *fixed, *carry)[2]
-        room = jax.tree_util.tree_map(lambda row: jnp.zeros((max(self.trips[at], 1), *row.shape), row.dtype), rows)
+        rows = jax.eval_shape(functools.partial(self._run, body, place), self.state, *fixed, *carry)[2]
+        room = jax.tree_util.tree_map(lambda row: jnp.zeros((max(self.trips[place], 1), *row.shape), row.dtype), rows)
         first = (carry, self.state, jnp.zeros((), jnp.int32), room)
-        results, self.state, steps, emitted = lax.while_loop(goes_on, onward, first)
+        results, self.state, steps, emitted = lax.while_loop(goes_on, step, first)
         self.emitted |= emitted
         if TRIPS in self.state:
-            longest = jnp.maximum(self.state[TRIPS][at], steps)
-            self.state = {**self.state, TRIPS: {**self.state[TRIPS], at: longest}}
+            longest = jnp.maximum(self.state[TRIPS][place], steps)
+            self.state = {**self.state, TRIPS: {**self.state[TRIPS], place: longest}}
         return list(results)
 
-    def cond(self, eqn: Any, values: list[Any], at: Place) -> list[Any]:
+    def cond(self, eqn: Any, values: list[Any], place: Place) -> list[Any]:
         """Evaluate a branch."""
-        which, operands = values[0], values[1:]
+        which, *operands = values
         branches = enumerate(eqn.params["branches"])
-        runs = [functools.partial(self._run, closed, (*at, number)) for number, closed in branches]
-        every: dict[Place, Any] = {}
+        runs = [functools.partial(self._run, closed, (*place, number)) for number, closed in branches]
+        shapes: dict[Place, Any] = {}
         for run in runs:
-            every |= jax.eval_shape(run, self.state, *operands)[2]
+            shapes |= jax.eval_shape(run, self.state, *operands)[2]
 
-        def filled(run: Callable[..., Any], *arguments: Any) -> tuple[list[Any], State, dict[Place, Any]]:
+        def with_zeros(run: Callable[..., Any], *arguments: Any) -> tuple[list[Any], State, dict[Place, Any]]:
             results, state, emitted = run(*arguments)
-            return results, state, {**jax.tree_util.tree_map(_zeros, every), **emitted}
+            zeros = jax.tree_util.tree_map(lambda array: jnp.zeros(array.shape, array.dtype), shapes)
+            return results, state, {**zeros, **emitted}
 
-        which = jnp.asarray(which, jnp.int32)
-        whole = [functools.partial(filled, run) for run in runs]
-        results, self.state, emitted = lax.switch(which, whole, self.state, *operands)
+        padded = [functools.partial(with_zeros, run) for run in runs]
+        results, self.state, emitted = lax.switch(jnp.asarray(which, jnp.int32), padded, self.state, *operands)
         self.emitted |= emitted
         return list(results)
-
-
-def _zeros(like: Any) -> jax.Array:
-    return jnp.zeros(like.shape, like.dtype)
 
 
 def longest_trips(
     closed: Any, values: Sequence[Any], places: Iterable[Place], loops: Iterable[Place]
 ) -> dict[Place, jax.Array]:
-    """Return how many steps some `while` loops make at most, each time they are run.
+    """Return the largest number of steps that some `while` loops make when they run.
 
     Args:
         closed: a closed jaxpr.

@@ -1,4 +1,4 @@
-"""What a forward pass says of residual streams: which parameters are in which branch of which."""
+"""The residual streams of a forward pass: which parameters are in which branch of which stream."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from initax._model._residual import Part, Residual, ResidualStream
 from initax._trace._branch_weights import Contents, Inside
-from initax._trace._branches import Branch, Search, indices
+from initax._trace._branches import Branch, Search, indices_of
 from initax._trace._flow import flow_of
 from initax._trace._flow_graph import Flow, Node
 
@@ -22,7 +22,7 @@ ORDER: tuple[Part, ...] = ("end", "inner", "scores")
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """One use of an array in a branch; `beside` where it takes in another signal first."""
+    """One use of an array in a branch; `beside` where it is a weight of another signal."""
 
     part: Part
     contents: Contents
@@ -34,7 +34,7 @@ class _Use:
 
 
 def residuals(closed: Any, paths: Sequence[str]) -> dict[str, Residual]:
-    """Return what a forward pass says of each array and residual streams.
+    """Return for each array of a forward pass in which branches of which residual stream it is.
 
     Args:
         closed: its closed jaxpr, whose first arguments are the arrays.
@@ -51,19 +51,19 @@ def residuals(closed: Any, paths: Sequence[str]) -> dict[str, Residual]:
     flow = flow_of(closed, len(paths))
     branches = Search(flow).accepted()
     by_sum = {branch.sum.number: branch for branch in branches}
-    every = [Inside(branch, by_sum).contents() for branch in branches]
-    _add_late_biases(flow, every)
+    every_contents = [Inside(branch, by_sum).contents() for branch in branches]
+    _add_late_biases(flow, every_contents)
     uses_of: dict[int, list[_Use]] = {}
-    for contents in every:
+    for contents in every_contents:
         for param, use in _uses(contents):
             uses_of.setdefault(param, []).append(use)
     chosen = {param: _chosen(uses) for param, uses in uses_of.items()}
     # The streams of which some branch ends in a weight, and their numbers.
-    with_ends = sorted({contents.branch.stream for contents in every if contents.ends})
+    with_ends = sorted({contents.branch.stream for contents in every_contents if contents.ends})
     kept = {stream: number for number, stream in enumerate(with_ends)}
-    numbered = indices(branches)
-    numbers = {place: _listed(*strided) for place, strided in numbered.items()}
-    streams = tuple(_stream(stream, kept, every, numbered, chosen, paths) for stream in kept)
+    indices = indices_of(branches)
+    listed = {place: _listed(*strided) for place, strided in indices.items()}
+    streams = tuple(_stream(stream, kept, every_contents, indices, chosen, paths) for stream in kept)
     residual_of = dict.fromkeys(paths, Residual(streams=streams))
     for param, uses in chosen.items():
         stream = uses[0].branch.stream
@@ -73,7 +73,7 @@ def residuals(closed: Any, paths: Sequence[str]) -> dict[str, Residual]:
                 streams=streams,
                 part=uses[0].part,
                 stream=kept[stream],
-                branches=tuple(sorted({index for place in places for index in numbers[place]})),
+                branches=tuple(sorted({index for place in places for index in listed[place]})),
                 layers=max(use.contents.layers for use in uses),
                 normalized=any(param in use.contents.normalized for use in uses),
             )
@@ -81,16 +81,18 @@ def residuals(closed: Any, paths: Sequence[str]) -> dict[str, Residual]:
 
 
 def _uses(contents: Contents) -> Iterable[tuple[int, _Use]]:
+    """The uses of all parameters in a branch; a bias is used as its weights are."""
     for param in contents.ends | contents.vectors:
         yield param, _Use("end", contents)
     weights = {param: {param} for param in contents.inner | contents.beside}
     biases = {bias: weights for bias, weights in contents.biases.items() if bias not in contents.vectors}
-    for param, like in (*weights.items(), *biases.items()):
-        yield param, _Use("scores" if like <= contents.scores else "inner", contents, like <= contents.beside)
+    for param, weights_of_param in (*weights.items(), *biases.items()):
+        part: Part = "scores" if weights_of_param <= contents.scores else "inner"
+        yield param, _Use(part, contents, weights_of_param <= contents.beside)
 
 
 def _chosen(uses: list[_Use]) -> list[_Use]:
-    """The uses that say what an array is: those in the innermost branch, and there as the end of one."""
+    """The uses of an array that its part is taken from: those in the innermost branches, first as an end."""
     uses = [use for use in uses if not use.beside] or uses
     depth = max(use.branch.depth for use in uses)
     uses = [use for use in uses if use.branch.depth == depth]
@@ -98,36 +100,46 @@ def _chosen(uses: list[_Use]) -> list[_Use]:
     return [use for use in uses if use.part == part]
 
 
-Numbered = tuple[float, list[tuple[float, float]]]
-"""The first number of a sum, and for each loop around it how far apart the next ones are and how many there are."""
+Strided = tuple[float, list[tuple[float, float]]]
+"""The first number of a sum, and for each loop around it the stride and the count of its numbers."""
 
 
 def _listed(start: float, strides: list[tuple[float, float]]) -> list[int]:
-    """The numbers of the branches that one place adds; those of a loop that runs nobody knows how often as one."""
-    known = [(int(apart), int(count)) for apart, count in strides if math.isfinite(count)]
+    """The numbers of the branches that one equation adds; one number for a loop of which the steps are not known."""
+    known = [(int(stride), int(count)) for stride, count in strides if math.isfinite(count)]
     if not math.isfinite(start) or math.prod(count for _, count in known) > MOST:
         return []
     numbers = {int(start)}
-    for apart, count in known:
-        numbers = {number + apart * step for number in numbers for step in range(count)}
+    for stride, count in known:
+        numbers = {number + stride * step for number in numbers for step in range(count)}
     return sorted(numbers)
 
 
 def _stream(
     stream: int,
     kept: Mapping[int, int],
-    every: Sequence[Contents],
-    numbered: Mapping[Any, Numbered],
+    every_contents: Sequence[Contents],
+    indices: Mapping[Any, Strided],
     chosen: Mapping[int, list[_Use]],
     paths: Sequence[str],
 ) -> ResidualStream:
-    inside = [contents for contents in every if contents.branch.stream == stream]
+    """The record of a stream.
+
+    Args:
+        stream: the stream.
+        kept: stream → its number among those that are kept.
+        every_contents: the contents of all branches.
+        indices: equation of a sum → its numbers.
+        chosen: parameter → the uses that its part is taken from.
+        paths: the paths of the parameters.
+    """
+    own_contents = [contents for contents in every_contents if contents.branch.stream == stream]
     last = max(
-        start + sum(apart * (count - 1) for apart, count in strides)
-        for start, strides in (numbered[contents.branch.sum.place] for contents in inside)
+        start + sum(stride * (count - 1) for stride, count in strides)
+        for start, strides in (indices[contents.branch.sum.place] for contents in own_contents)
     )
-    reads = {other.stream for contents in inside for other in contents.reads} - {stream}
-    around = {contents.branch.within.stream for contents in inside if contents.branch.within is not None}
+    reads = {other.stream for contents in own_contents for other in contents.reads} - {stream}
+    outer = {contents.branch.within.stream for contents in own_contents if contents.branch.within is not None}
     ends = {
         param
         for param, uses in chosen.items()
@@ -137,18 +149,18 @@ def _stream(
     return ResidualStream(
         branches=int(last) if math.isfinite(last) else None,
         reads=tuple(sorted(kept[other] for other in reads & kept.keys())),
-        inside=min((kept[other] for other in around & kept.keys()), default=None),
+        inside=min((kept[other] for other in outer & kept.keys()), default=None),
         ends=tuple(paths[param] for param in sorted(ends)),
     )
 
 
-def _add_late_biases(flow: Flow, every: Sequence[Contents]) -> None:
-    """Note biases that are added to a sum before anything else sees it: `x + h @ w + b` adds them last."""
+def _add_late_biases(flow: Flow, every_contents: Sequence[Contents]) -> None:
+    """Note biases that are added to a sum before any other equation reads it, as in `x + h @ w + b`."""
     readers: dict[int, list[Node]] = {}
     for node in flow.nodes:
         for operand, _ in node.operands:
             readers.setdefault(operand.number, []).append(node)
-    for contents in every:
+    for contents in every_contents:
         node = contents.branch.sum
         while len(readers.get(node.number, ())) == 1:
             (node,) = readers[node.number]

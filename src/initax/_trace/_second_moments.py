@@ -1,10 +1,10 @@
 """Second moment of each weight's input, estimated without data: first and second moments followed along the jaxpr.
 
-A signal is a function of a standard normal, held as its values at the nodes of a quadrature; so an activation written
-in ten equations is as exact as one. What comes out of a weight is taken for a normal of its own: of the length that its
-law gives it, where the law is known, of the length asked for, where the weight is to be scaled by the length of its
-input, and else of length one, which is remembered as an assumption. Where two signals meet they are taken for
-independent, and the sum for normal. What is not known stays unknown, and so does everything behind it.
+A signal is a function of a standard normal, held as its values at the nodes of a quadrature; so an activation is as
+exact in ten equations as in one. The output of a weight is assumed to be normal and independent of all others. Its mean
+square, the length, follows from the law of the weight where that is known. It is the length asked for where the weight
+is scaled by the length of its input. Otherwise it is assumed to be one, and the assumption is noted. Two signals are
+assumed to be independent, and their sum to be normal. A signal that is made of an unknown one is unknown.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from jax.extend.core import Literal
 
 from initax._math._gaussian import quadrature
 from initax._trace._coverage import shares
-from initax._trace._indices import evaluated
-from initax._trace._interpret import Interpreter
+from initax._trace._interpreter import Interpreter
+from initax._trace._jaxpr import evaluated, size_of
 from initax._trace._loops import loop_of
 from initax._trace._primitives import row_of
 from initax._trace._uses import CONTRACTIONS, Place, Uses, by_parameter
 
 NORMAL = 0
-"""Stands for the numbers that are constants: they vary with no signal."""
+"""Stands for the variable of a constant."""
 
 STEADY = 0.02
-"""Relative difference of the lengths that reach a weight, below which they are taken for one."""
+"""Relative difference of the lengths that reach a weight, below which they count as equal."""
 SAME_LENGTH = 1e-4
-"""Relative change of a length from one step of a loop to the next, below which a loop is taken for steady."""
+"""Relative change of a length from one step of a loop to the next, below which a loop counts as steady."""
 STEPS = 64
 """Steps of a loop that are followed one by one."""
 NUDGE = 1e-3
-"""Relative deviation of a length whose growth along the forward pass is followed."""
+"""Relative deviation of the length of the inputs, whose growth along the forward pass is followed."""
 FEW = 4
-"""Steps after which it shows whether a loop can keep the length."""
+"""Steps of a loop after which lengths are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class Moment:
     Attributes:
         values: its values at the nodes of a normal variable.
         of: which variable it is a function of, `NORMAL` for a constant.
-        assumed: the parameters whose laws are not known and had to be assumed for it.
-        statistic: whether it is made of a sum of what is never negative, as the variance in a norm is.
+        assumed: the parameters of which a law was assumed for it.
+        statistic: whether it is made of a sum of numbers that are never negative, as the variance in a norm is.
     """
 
     values: np.ndarray
@@ -81,10 +81,10 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """Stands for a weight, and for whatever is made of weights only.
+    """Stands for a value that is made of weights only.
 
     Attributes:
-        param: which parameter it is, where it is one with nothing but layout since.
+        param: the parameter whose entries it holds, moved at most; `None` for any other value.
     """
 
     param: int | None = None
@@ -102,10 +102,9 @@ class Law:
         mean: the mean of an entry.
         square: the mean of its square.
         inputs: how many entries of a weight one output sums over; `None` for biases and scales.
-        length: mean square that the outputs of a weight have whatever reaches it, because it is scaled by that; `None`
-            for any other.
-        assumed: whether nothing is known, and this is assumed.
-        centered: whether the entries of each output have mean zero, so that the mean of a signal does not pass.
+        length: the mean square of the outputs of a weight that is scaled by the length of its input; `None` for others.
+        assumed: whether the law is not known but assumed.
+        centered: whether the entries of each output have mean zero, so that the mean of the signal has no effect.
     """
 
     mean: float
@@ -117,16 +116,16 @@ class Law:
 
 
 class Lengths(Interpreter[Known]):
-    """The second moments of what reaches the weights.
+    """The second moments of the signals that reach the weights.
 
-    Branches are not followed, nor are `while` loops: which one is taken, and how often they run, is not known.
+    Branches and `while` loops are not followed: which one is taken, and how often they run, is not known.
 
     Args:
         uses: where the weights are used.
-        laws: what is known of the parameters, by parameter.
+        laws: the law of each parameter.
         tables: the parameters that are embeddings.
-        nudged: what reaches each parameter; if given, the inputs and the outputs of weights deviate from their lengths,
-            and what is found shows how that grows.
+        nudged: the second moment that reaches each parameter, from a first pass; if given, the inputs and the outputs
+            of weights deviate from their lengths by `NUDGE`, and the results show how the deviation grows.
 
     Attributes:
         leaning: parameter → the parameters whose laws were assumed for the signal that reaches it.
@@ -147,12 +146,12 @@ class Lengths(Interpreter[Known]):
         self.tables = tables
         self.places: dict[Place, list[int]] = {}
         self.shares: dict[Place, float] = {}
-        for use in uses.found:
+        for use in uses.all:
             if use.what in CONTRACTIONS and not use.is_of_a_constant and not (use.stop and use.stop.hides):
-                self.places.setdefault(use.at, []).append(use.param)
-        for own in by_parameter(uses.found).values():
-            share_of = shares(own)
-            self.shares |= {use.at: share_of[use.number] for use in own}
+                self.places.setdefault(use.place, []).append(use.param)
+        for uses_of_parameter in by_parameter(uses.all).values():
+            share_of = shares(uses_of_parameter)
+            self.shares |= {use.place: share_of[use.number] for use in uses_of_parameter}
         self.reached: dict[int, list[float | None]] = {}
         self.leaning: dict[int, frozenset[int]] = {}
         self.looked: set[int] = set()
@@ -173,7 +172,7 @@ class Lengths(Interpreter[Known]):
         return {param: _agreed(lengths) for param, lengths in self.reached.items()}
 
     def entry(self, param: int) -> Moment | None:
-        """Return an entry of a parameter as a signal of its own: of one whose law is not known one of length one."""
+        """Return an entry of a parameter as a signal; one of length one where the law is not known."""
         law = self.laws.get(param)
         if law is None:
             return self.normal(0.0, 1.0, frozenset({param}))
@@ -194,14 +193,14 @@ class Lengths(Interpreter[Known]):
         """Return a number as a signal that does not vary; of constants nothing is known."""
         return _constant(float(number)) if isinstance(atom, Literal) and np.isrealobj(number) else None
 
-    def equation(self, eqn: Any, values: list[Known], at: Place) -> list[Known]:
+    def equation(self, eqn: Any, values: list[Known], place: Place) -> list[Known]:
         """Return what is known of the results of an equation."""
         count = len(eqn.outvars)
         if row_of(eqn).moments == "parts":
             return [values[0]] * count
         if count != 1:
             return [None] * count
-        result = self._one(eqn, values, at)
+        result = self._one(eqn, values, place)
         if isinstance(result, Moment):
             assumed = result.assumed.union(*(value.assumed for value in values if isinstance(value, Moment)))
             result = replace(result, assumed=assumed)
@@ -261,14 +260,14 @@ class Lengths(Interpreter[Known]):
         return self.normal(inputs * law.mean * signal.mean, max(inputs * variance, 0.0))
 
     def _deviating(self, param: int, signal: Moment | None) -> float:
-        """By what the length of the output of a weight deviates that is scaled by a length that was told before."""
+        """The factor by which the length of a weight's output deviates, if the weight is scaled by the first length."""
         if self.nudged is None:
             return 1.0
-        told = self.nudged.get(param)
-        return max(self._felt(param, signal) / told if signal is not None and told else 1.0, 1 + NUDGE)
+        length = self.nudged.get(param)
+        return max(self._felt(param, signal) / length if signal is not None and length else 1.0, 1 + NUDGE)
 
     def _felt(self, param: int, signal: Moment) -> float:
-        """What a weight feels of a signal: its mean square, of which a centered one feels the variance alone."""
+        """The mean square of a signal, or the variance, on which alone the outputs of a centered weight depend."""
         law = self.laws.get(param)
         return signal.square - signal.mean**2 if law is not None and law.centered else signal.square
 
@@ -286,14 +285,14 @@ class Lengths(Interpreter[Known]):
         return self.entry(table.param)
 
     def _as_signal(self, value: Known) -> Known:
-        """Return an embedding that is added as it is, e.g. learned positions, as a signal."""
+        """Return an embedding that is added without a look-up, such as learned positions, as a signal."""
         return self.entry(value.param) if isinstance(value, Weight) and value.param in self.tables else value
 
     def _entrywise(self, name: str, eqn: Any, signals: Sequence[Moment]) -> Known:
         of = {signal.of for signal in signals} - {NORMAL}
         statistic = any(signal.statistic for signal in signals)
         if name in ("sqrt", "rsqrt") and statistic:
-            # What is divided by it is what it was made of: the length that comes out is one, as its mean says.
+            # The signal it is a statistic of is divided by it, and then has length one; so it counts as a constant.
             return _evaluated(eqn, [_constant(signals[0].mean)], NORMAL)
         if len(of) <= 1:
             result = _evaluated(eqn, signals, next(iter(of), NORMAL))
@@ -309,7 +308,7 @@ class Lengths(Interpreter[Known]):
         return None
 
     def _joined(self, eqn: Any, signals: Sequence[Moment]) -> Known:
-        sizes = np.array([math.prod(atom.aval.shape) for atom in eqn.invars], float)
+        sizes = np.array([size_of(atom) for atom in eqn.invars], float)
         share = sizes / sizes.sum()
         mean = float(share @ [signal.mean for signal in signals])
         return self.normal(mean, float(share @ [signal.square for signal in signals]) - mean**2)
@@ -328,16 +327,16 @@ class Lengths(Interpreter[Known]):
         mean = float(mass @ values)
         return self.normal(mean, float(mass @ values**2) - mean**2)
 
-    def scan(self, eqn: Any, values: list[Known], at: Place) -> list[Known]:
-        """Follow the steps of a scan until what is carried stays as long as it is."""
+    def scan(self, eqn: Any, values: list[Known], place: Place) -> list[Known]:
+        """Follow the steps of a scan until the lengths of the carried values no longer change."""
         body, fixed, carry, rows = loop_of(eqn, values)
         carries, length, before = len(carry), eqn.params["length"], self.reached
         steps: list[dict[int, list[float | None]]] = []
-        results: list[Known] = [*carry, *[None] * (len(eqn.outvars) - carries)]  # what comes out of no steps
+        results: list[Known] = [*carry, *[None] * (len(eqn.outvars) - carries)]  # the results of no steps
         is_steady = False
         while len(steps) < min(length, STEPS) and not is_steady:
             self.reached = {}
-            results = self.call(body, [*fixed, *carry, *rows], at)
+            results = self.call(body, [*fixed, *carry, *rows], place)
             is_steady = all(map(_is_same, carry, results[:carries]))
             carry = results[:carries]
             steps.append(self.reached)
@@ -352,13 +351,13 @@ class Lengths(Interpreter[Known]):
         return results if whole else [*moved, *[None] * (len(results) - carries)]
 
     def _is_torn(self, steps: Sequence[Mapping[int, list[float | None]]]) -> bool:
-        """Whether steps ask for different scales of a weight that has one: then it can keep no length."""
+        """Whether steps need different scales of a weight, so that no single scale keeps the length."""
         asking = {param for step in steps for param in step if (law := self.laws.get(param)) and law.length is not None}
         return any(_agreed([_agreed(step.get(param, [None])) for step in steps]) is None for param in asking)
 
 
 def _is_same(before: Known, after: Known) -> bool:
-    """Return whether a step of a loop leaves the length of a signal as it was."""
+    """Return whether a step of a loop keeps the length of a signal."""
     if not (isinstance(before, Moment) and isinstance(after, Moment)):
         return before == after
     close = math.isclose(before.square, after.square, rel_tol=SAME_LENGTH)
@@ -378,11 +377,10 @@ def _agreed(lengths: Sequence[float | None]) -> float | None:
 
 
 def _count(eqn: Any) -> int:
-    """How many entries of its operand an entry of an equation's result is made of."""
+    """Return how many entries of its operand an entry of an equation's result is made of."""
     if "window_dimensions" in eqn.params:
         return math.prod(eqn.params["window_dimensions"])
-    before, after = (math.prod(atom.aval.shape) for atom in (eqn.invars[0], eqn.outvars[0]))
-    return int(max(before // max(after, 1), 1))
+    return max(size_of(eqn.invars[0]) // max(size_of(eqn.outvars[0]), 1), 1)
 
 
 def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:
@@ -392,7 +390,7 @@ def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:
             jnp.asarray(signal.values).astype(atom.aval.dtype) for signal, atom in zip(signals, eqn.invars, strict=True)
         ]
         values = np.asarray(evaluated(eqn, operands, in_context=False)[0])
-    # A constant may be nan, where JAX's variance gives it for a sum over nothing: another value is chosen.
+    # A constant may be nan, as in JAX's variance of no entries, which then chooses another value.
     finite = of == NORMAL or bool(np.all(np.isfinite(values)))
     if values.shape != quadrature()[0].shape or not np.isrealobj(values) or not finite:
         return None

@@ -1,7 +1,7 @@
 """The program of a `shard_map` on whole arrays: every mesh axis becomes an axis of the arrays that are split over it.
 
-Each device runs the same program on its part. Under `jax.vmap` over the mesh axes it is one program for all parts, in
-which a sum over devices is a sum over an axis; what reads, measures or runs a forward pass needs nothing else.
+Each device runs the same program on its part. Under `jax.vmap` over the mesh axes this is one program for all parts, in
+which a sum over devices is a sum over an axis. So the passes over a forward pass need no rules for devices.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Literal
 
-from initax._trace._indices import evaluated
+from initax._trace._jaxpr import array_of, evaluated, interpret, open_jaxpr
 from initax._trace._loops import loop_of
 
 SUMS = frozenset({"psum", "psum2", "psum_invariant", "unreduced_psum"})
 """Sums over devices."""
 CASTS = frozenset({"pvary", "pcast", "pbroadcast", "reduced_vary_cast", "vary_unreduced_cast"})
-"""Changes of a type that say over which mesh axes a value varies."""
+"""Changes of the type alone, which holds the mesh axes over which a value varies."""
 GATHERS = frozenset({"all_gather", "all_gather_invariant", "all_gather_reduced"})
 """Concatenations of the parts of all devices."""
 CALLS = frozenset({"jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"})
@@ -39,7 +38,7 @@ def on_whole_arrays(eqn: Any) -> Any:
     operands = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in eqn.invars]
     try:
         closed = jax.make_jaxpr(functools.partial(_run_whole, eqn))(*operands)
-    except Exception:  # what a primitive does not allow outside of a shard_map, or nobody taught this: it is not opened
+    except Exception:  # a primitive is not known here, or not allowed outside of a shard_map
         return None
     equations = [inner.replace(source_info=eqn.source_info) for inner in closed.jaxpr.eqns]
     return closed.replace(jaxpr=closed.jaxpr.replace(eqns=equations))
@@ -50,16 +49,16 @@ def _run_whole(eqn: Any, *operands: Any) -> tuple[Any, ...]:
     manual = params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"]
     mesh = [(name, size) for name, size in params["mesh"].shape.items() if name in manual]
     sizes = dict(mesh)
-    given = list(zip(operands, params["in_specs"], strict=True))
-    parts = [_split(x, spec, sizes) for x, spec in given]
-    held = [{name for axis in _axes(spec, x.ndim) for name in axis} for x, spec in given]
+    pairs = list(zip(operands, params["in_specs"], strict=True))
+    parts = [_split(x, spec, sizes) for x, spec in pairs]
+    mesh_axes = [{name for names in _axes(spec, x.ndim) for name in names} for x, spec in pairs]
 
     def run(*values: Any) -> tuple[Any, ...]:
         return tuple(_evaluated(params["jaxpr"], values))
 
     mapped: Callable[..., tuple[Any, ...]] = run
     for name, size in reversed(mesh):
-        in_axes = tuple(0 if name in names else None for names in held)
+        in_axes = tuple(0 if name in names else None for names in mesh_axes)
         mapped = jax.vmap(mapped, in_axes=in_axes, out_axes=0, axis_name=name, axis_size=size)
     results = mapped(*parts)
     return tuple(_joined(y, spec, sizes) for y, spec in zip(results, params["out_specs"], strict=True))
@@ -74,47 +73,37 @@ def _axes(spec: Any, rank: int) -> list[tuple[Any, ...]]:
 def _split(x: Any, spec: Any, sizes: dict[Any, int]) -> Any:
     """Return an array with the mesh axes that split it in front, in the order of the mesh."""
     shape: list[int] = []
-    places: dict[Any, int] = {}
+    axis_of: dict[Any, int] = {}
     for size, names in zip(x.shape, _axes(spec, x.ndim), strict=True):
         for name in names:
-            places[name] = len(shape)
+            axis_of[name] = len(shape)
             shape.append(sizes[name])
         shape.append(size // math.prod(sizes[name] for name in names))
-    front = [places[name] for name in sizes if name in places]
-    rest = [axis for axis in range(len(shape)) if axis not in front]
-    return jnp.transpose(jnp.reshape(x, shape), (*front, *rest)) if front else x
+    front = [axis_of[name] for name in sizes if name in axis_of]
+    others = [axis for axis in range(len(shape)) if axis not in front]
+    return jnp.transpose(jnp.reshape(x, shape), (*front, *others)) if front else x
 
 
 def _joined(y: Any, spec: Any, sizes: dict[Any, int]) -> Any:
     """Return the whole array of a result with all mesh axes in front; those that do not split it are left out."""
-    named = _axes(spec, y.ndim - len(sizes))
-    held = [name for axis in named for name in axis]
-    left = [name for name in sizes if name in held]
-    y = y[tuple(slice(None) if name in held else 0 for name in sizes)]
+    split = _axes(spec, y.ndim - len(sizes))
+    splitting = {name for names in split for name in names}
+    front = [name for name in sizes if name in splitting]
+    y = y[tuple(slice(None) if name in splitting else 0 for name in sizes)]
     order: list[int] = []
     shape: list[int] = []
-    for axis, names in enumerate(named):
-        order += [*(left.index(name) for name in names), len(left) + axis]
-        shape.append(math.prod(sizes[name] for name in names) * y.shape[len(left) + axis])
-    return jnp.reshape(jnp.transpose(y, order), shape) if held else y
+    for axis, names in enumerate(split):
+        order += [*(front.index(name) for name in names), len(front) + axis]
+        shape.append(math.prod(sizes[name] for name in names) * y.shape[len(front) + axis])
+    return jnp.reshape(jnp.transpose(y, order), shape) if splitting else y
 
 
 def _evaluated(inner: Any, values: Sequence[Any]) -> list[Any]:
-    """Return the results of a jaxpr, closed or open, on all devices, without types of what varies over mesh axes."""
-    jaxpr = getattr(inner, "jaxpr", inner)
-    known: dict[Any, Any] = dict(zip(jaxpr.constvars, getattr(inner, "consts", ()), strict=True))
-    known |= zip(jaxpr.invars, values, strict=True)
-
-    def read(atom: Any) -> Any:
-        is_literal = isinstance(atom, Literal)
-        return jnp.asarray(atom.val, atom.aval.dtype) if is_literal else known[atom]
-
-    for eqn in jaxpr.eqns:
-        known |= zip(eqn.outvars, _stepped(eqn, [read(atom) for atom in eqn.invars]), strict=True)
-    return [read(atom) for atom in jaxpr.outvars]
+    """Return the results of a jaxpr, closed or open, on all devices, without the mesh axes that values vary over."""
+    return interpret(inner, values, array_of, lambda _, eqn, operands: _on_all_devices(eqn, operands))
 
 
-def _stepped(eqn: Any, values: list[Any]) -> list[Any]:
+def _on_all_devices(eqn: Any, values: list[Any]) -> list[Any]:
     """Return the results of an equation on all devices."""
     name, params = eqn.primitive.name, eqn.params
     if name in CASTS:
@@ -175,11 +164,11 @@ def _looped(eqn: Any, values: list[Any]) -> list[Any]:
 def _inner(params: Any) -> list[Any]:
     """Return the jaxprs among the parameters of an equation."""
     lists = (value if isinstance(value, tuple | list) else [value] for value in params.values())
-    return [value for values in lists for value in values if hasattr(getattr(value, "jaxpr", value), "eqns")]
+    return [value for values in lists for value in values if hasattr(open_jaxpr(value), "eqns")]
 
 
 def _depends_on_devices(inner: Any) -> bool:
-    """Return whether a jaxpr holds collectives, or the types of what varies over mesh axes."""
+    """Return whether a jaxpr holds collectives, or types with mesh axes."""
     names = CASTS | SUMS | GATHERS | {"shard_map"}
-    equations = getattr(inner, "jaxpr", inner).eqns
+    equations = open_jaxpr(inner).eqns
     return any(eqn.primitive.name in names or any(map(_depends_on_devices, _inner(eqn.params))) for eqn in equations)

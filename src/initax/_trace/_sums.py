@@ -1,14 +1,15 @@
-"""Sums of outputs: a batch axis whose outputs are added up is an input axis of one layer."""
+"""Sums of outputs: a batch axis is an input axis where the outputs of all its entries are added up."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from initax._trace._factors import FOREIGN, Factor, Slot, length, pieces_of, stands, without
+from initax._trace._factors import FOREIGN, Factor, Slot, length, pieces_of, stands, unlike, without
 from initax._trace._uses import CONTRACTIONS, Part, Place, Taken, Use, Uses, Value, assign
 from initax._trace._views import Step, View
 
@@ -20,23 +21,23 @@ SCALE_SUMMED = "it scales the signal, which is then summed: a scale or a weight"
 SUMMED = "its products with the signal are added up: a scale or a weight"
 
 
-def shared(left: Value, right: Value, uses: Uses, line: str) -> None:
+def note_shared(left: Value, right: Value, uses: Uses, line: str) -> None:
     """Note that outputs of one parameter are added up, some of which are used elsewhere, too."""
-    for one, other in _twins(left.outputs, right.outputs, uses):
-        if not _of_same_entries(one, other, uses):
-            _halt((one, other), SHARED, uses, line)
+    for first, second in _twins(left.outputs, right.outputs, uses):
+        if not _of_same_entries(first, second, uses):
+            _halt((first, second), SHARED, uses, line)
 
 
 def _halt(views: Iterable[View], reason: str, uses: Uses, line: str) -> None:
     """Note why the uses that made some outputs can't be read."""
     for view in views:
-        uses.found[view.use].halt(reason, line)
+        uses.of(view).halt(reason, line)
 
 
-def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
+def note_sums(left: Value, right: Value, uses: Uses, line: str) -> None:
     """Note that outputs of one parameter, made by different uses, are added up.
 
-    Uses that follow each other, as in a residual stream, are separate layers and are left alone.
+    Uses that follow each other, as in a residual stream, are separate layers, and nothing is noted.
 
     Args:
         left: one signal.
@@ -44,41 +45,41 @@ def added_up(left: Value, right: Value, uses: Uses, line: str) -> None:
         uses: the uses so far.
         line: the line.
     """
-    every = [(*value.outputs, *value.joined, *value.products) for value in (left, right)]
-    for one, other in _twins(every[0], every[1], uses):
-        note_sum(one, other, uses, line)
+    views, others = ((*value.outputs, *value.joined, *value.products) for value in (left, right))
+    for first, second in _twins(views, others, uses):
+        note_sum(first, second, uses, line)
 
 
-def note_sum(one: View, other: View, uses: Uses, line: str) -> None:
-    """Note that the outputs of two uses of a parameter are added up, where they stand in the same places."""
-    first, second = uses.found[one.use], uses.found[other.use]
-    if not all((stands(here) & stands(there)).any() for here, there in zip(one.axes, other.axes, strict=True)):
+def note_sum(first: View, second: View, uses: Uses, line: str) -> None:
+    """Note that the outputs of two uses of a parameter are added up, where they have entries in common."""
+    axes = zip(first.axes, second.axes, strict=True)
+    if not all((stands(axis) & stands(other)).any() for axis, other in axes):
         return
-    if first.what == "scale":
-        # One scale of two signals may be added up, entry by entry, and its products with other signals.
-        if _of_same_entries(one, other, uses):
+    use, other_use = uses.of(first), uses.of(second)
+    if use.what == "scale":
+        # A scale may be added to itself entry by entry, and so may its products with other signals.
+        if _of_same_entries(first, second, uses):
             return
-        if first is not second and first.signal == second.signal and one.axes == other.axes:
-            _add(one, other, uses)  # a convolution, window by window
+        if use is not other_use and use.signal == other_use.signal and first.axes == second.axes:
+            _add(first, second, uses)  # a convolution, window by window
         else:
-            _halt((one, other), SUMMED, uses, line)
-    elif one.axes == other.axes:
-        _add(one, other, uses)
-    elif one.slots or other.slots:
-        _halt((one, other), ENTRIES_SUMMED, uses, line)
+            _halt((first, second), SUMMED, uses, line)
+    elif first.axes == second.axes:
+        _add(first, second, uses)
+    elif first.slots or second.slots:
+        _halt((first, second), ENTRIES_SUMMED, uses, line)
 
 
-def _add(one: View, other: View, uses: Uses) -> None:
+def _add(first: View, second: View, uses: Uses) -> None:
     """Note that two parts of outputs are added up, entry by entry."""
-    parts: list[Taken] = [(view.use, _members(view, uses)) for view in (one, other)]
-    uses.found[one.use].outputs.added_to.add((parts[0], parts[1]))
-    uses.found[other.use].outputs.added_to.add((parts[1], parts[0]))
+    part, other_part = ((view.use, _members(view, uses)) for view in (first, second))
+    uses.of(first).outputs.added_to.add((part, other_part))
+    uses.of(second).outputs.added_to.add((other_part, part))
 
 
-def _of_same_entries(one: View, other: View, uses: Uses) -> bool:
+def _of_same_entries(first: View, second: View, uses: Uses) -> bool:
     """Return whether two parts of outputs are the same part, of the same entries of a parameter."""
-    first, second = (uses.found[view.use].view for view in (one, other))
-    return one.fixed == other.fixed and first.fixed == second.fixed
+    return first.fixed == second.fixed and uses.of(first).view.fixed == uses.of(second).view.fixed
 
 
 def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tuple[View, View]]:
@@ -87,72 +88,68 @@ def _twins(left: Sequence[View], right: Sequence[View], uses: Uses) -> list[tupl
     They are of different uses, or of different members of a stack in one use.
     """
     return [
-        (one, other)
-        for one in left
-        for other in right
-        if one.param == other.param
-        if one.use != other.use or _adds(one, other, uses.found[one.use])
-        if uses.found[one.use].what == "scale" or not (one.scaled or other.scaled)
-        if not uses.depends(one.use, other.use) and not uses.depends(other.use, one.use)
+        (first, second)
+        for first in left
+        for second in right
+        if first.param == second.param
+        if first.use != second.use or _is_sum_of_parts(first, second, uses.of(first))
+        if uses.of(first).what == "scale" or not (first.scaled or second.scaled)
+        if not uses.depends(first.use, second.use) and not uses.depends(second.use, first.use)
     ]
 
 
-def _adds(one: View, other: View, use: Use) -> bool:
-    """Return whether two parts of what a use makes are told by their sum: members of a stack, products of a scale."""
-    unlike = _differ(one, other, use)
+def _is_sum_of_parts(first: View, second: View, use: Use) -> bool:
+    """Return whether two parts of the outputs of one use are of different members of a stack, or entries of a scale."""
+    parts = _differ(first, second, use)
     if use.what == "scale":
-        return bool(unlike)
-    return unlike == {"batch"} or (not unlike and one.axes != other.axes and _is_moved(one, other, use))
+        return bool(parts)
+    return parts == {"batch"} or (not parts and first.axes != second.axes and _is_moved(first, second, use))
 
 
-def _is_moved(one: View, other: View, use: Use) -> bool:
-    """Return whether two copies of the outputs of a use hold members of a stack in different places."""
+def _is_moved(first: View, second: View, use: Use) -> bool:
+    """Return whether two copies of the outputs of a use hold members of a stack at different indices."""
     return any(
         isinstance(factor, Slot) and any(use.parts.get(piece) == "batch" for piece in factor.factors)
-        for here, there in zip(one.axes, other.axes, strict=True)
-        for factor in (*here, *there)
-        if here != there
+        for axis, other in zip(first.axes, second.axes, strict=True)
+        for factor in (*axis, *other)
+        if axis != other
     )
 
 
 def _members(output: View, uses: Uses) -> frozenset[tuple[Factor, int]]:
     """Return the factors of a stack of which outputs hold one entry, and which."""
-    use = uses.found[output.use]
+    use = uses.of(output)
     return frozenset(
         (factor, digit)
         for factor, digit in output.fixed
-        if all(use.parts.get(piece) == "batch" for piece in _within(factor, use))
+        if all(use.parts.get(piece) == "batch" for piece in _pieces(factor, use))
     )
 
 
-def _differ(one: View, other: View, use: Use) -> set[Part | None]:
+def _differ(first: View, second: View, use: Use) -> set[Part | None]:
     """Return what the factors do of which two parts of the outputs of a use hold different entries."""
-    others = dict(other.fixed)
-    unlike = [factor for factor, digit in one.fixed if others.get(factor, digit) != digit]
-    return {use.parts.get(piece) for factor in unlike for piece in _within(factor, use)}
+    return {use.parts.get(piece) for factor in unlike(first.fixed, second.fixed) for piece in _pieces(factor, use)}
 
 
-def apart(left: Value, right: Value, uses: Uses) -> tuple[Value, Value]:
-    """Return two signals that are added up.
+def scaled_by_sum(left: Value, right: Value, uses: Uses) -> tuple[Value, Value]:
+    """Return two signals that are added up, with those outputs marked as scaled that the sum makes another signal of.
 
-    Of different outputs of one weight, or where one is a function of the other, the sum is a signal like any other.
+    These are different outputs of one weight, and outputs of which the other signal is a function.
     """
-    pairs = [(one, other) for one in left.outputs for other in right.outputs if one.use == other.use]
-    mixed: set[View] = set()
-    for view, twin in pairs:
-        use = uses.found[view.use]
-        if _differ(view, twin, use) - {"batch"}:
-            mixed |= {view, twin}
+    scaled: set[View] = set()
+    for view, twin in itertools.product(left.outputs, right.outputs):
+        if view.use == twin.use and _differ(view, twin, uses.of(view)) - {"batch"}:
+            scaled |= {view, twin}
     for value, other in ((left, right), (right, left)):
         same = {view.use for view in (*other.outputs, *other.joined) if not view.scaled}
-        mixed |= {view for view in value.outputs if view.use not in same and other.behind & uses.bit(view.use)}
-    if not mixed:
+        scaled |= {view for view in value.outputs if view.use not in same and other.behind & uses.bit(view.use)}
+    if not scaled:
         return left, right
-    one, other = (
-        replace(value, outputs=tuple(replace(view, scaled=view.scaled or view in mixed) for view in value.outputs))
+    marked = [
+        replace(value, outputs=tuple(replace(view, scaled=view.scaled or view in scaled) for view in value.outputs))
         for value in (left, right)
-    )
-    return one, other
+    ]
+    return marked[0], marked[1]
 
 
 def sums(uses: Sequence[Use]) -> list[list[Use]]:
@@ -183,36 +180,39 @@ def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
     Returns:
         The uses, or why the sums of their outputs can't be read.
     """
-    every = _groups(uses)
-    groups = [group for group in every if len(group) > 1]
+    every_group = _groups(uses)
+    groups = [group for group in every_group if len(group) > 1]
     if not groups:
         return list(uses)
     by_number = {use.number: use for use in uses}
-    of_weights = {use.number: dict(use.view.fixed) for use in uses}
+    # Part of the outputs → the entries of factors that it is of, of the weight and of the outputs.
     fixed = {
-        part: {**of_weights[part[0]], **dict(part[1])} for group in every for part in group if part[0] in by_number
+        part: {**dict(by_number[part[0]].view.fixed), **dict(part[1])}
+        for group in every_group
+        for part in group
+        if part[0] in by_number
     }
     inputs: set[Factor] = set()
-    for factor in set.intersection(*(set(each) for each in fixed.values())):
-        pieces = {number: _within(factor, use) for number, use in by_number.items()}
-        if factor.size == 1 or any(by_number[n].parts.get(piece) != "batch" for n in pieces for piece in pieces[n]):
+    for factor in set.intersection(*map(set, fixed.values())):
+        parts = [use.parts.get(piece) for use in uses for piece in _pieces(factor, use)]
+        if factor.size == 1 or any(part != "batch" for part in parts):
             continue
         for group in groups:
             digits: dict[object, list[int]] = {}
             for part in group & fixed.keys():
-                rest = tuple(sorted((each, digit) for each, digit in fixed[part].items() if each != factor))
-                digits.setdefault(rest, []).append(fixed[part][factor])
-            if all(sorted(each) == list(range(factor.size)) for each in digits.values()):
+                others = tuple(sorted((other, digit) for other, digit in fixed[part].items() if other != factor))
+                digits.setdefault(others, []).append(fixed[part][factor])
+            if all(sorted(indices) == list(range(factor.size)) for indices in digits.values()):
                 inputs.add(factor)
-            elif any(len(set(each)) > 1 for each in digits.values()):
+            elif any(len(set(indices)) > 1 for indices in digits.values()):
                 return SOME_SUMMED
-    if inputs and len(groups) < len(every):
+    if inputs and len(groups) < len(every_group):
         return SOME_SUMMED
-    left = {
-        part: frozenset(each for each in entries.items() if each[0] not in inputs) for part, entries in fixed.items()
+    others_fixed = {
+        part: frozenset(entry for entry in entries.items() if entry[0] not in inputs) for part, entries in fixed.items()
     }
-    spread = any(len({left[part] for part in group & left.keys()}) > 1 for group in groups)
-    if spread and not _is_cut_inside(uses):
+    is_mixed = any(len({others_fixed[part] for part in group & fixed.keys()}) > 1 for group in groups)
+    if is_mixed and not _is_cut_inside(uses):
         return ENTRIES_SUMMED
     return [_with_inputs(use, inputs) for use in uses]
 
@@ -225,12 +225,12 @@ def _is_cut_inside(uses: Sequence[Use]) -> bool:
 
 def _with_inputs(use: Use, inputs: set[Factor]) -> Use:
     part: Part = "field" if use.what == "scale" else "in"  # windows of a signal
-    pieces: dict[Factor, Part] = {piece: part for factor in inputs for piece in _within(factor, use)}
-    return _contracting(replace(use, parts={**use.parts, **pieces})) if pieces else use
+    pieces: dict[Factor, Part] = {piece: part for factor in inputs for piece in _pieces(factor, use)}
+    return _as_weight(replace(use, parts={**use.parts, **pieces})) if pieces else use
 
 
-def _contracting(use: Use) -> Use:
-    """Return a scale whose products are added up as the weight that it is, with entries of its own for each channel."""
+def _as_weight(use: Use) -> Use:
+    """Return a scale whose products are added up as a weight; its axes in common with the signal are batch axes."""
     if use.what != "scale":
         return use
     parts: dict[Factor, Part] = {factor: "batch" if part == "along" else part for factor, part in use.parts.items()}
@@ -247,31 +247,31 @@ def summed(view: View, axes: Sequence[int], uses: Uses, line: str) -> View | Non
         line: the line.
 
     Returns:
-        The outputs after the sum, `None` where they are no outputs of one weight any more.
+        The outputs after the sum, `None` where they are not outputs of one weight any more.
     """
-    use, left = uses.found[view.use], without(view.axes, *axes)
-    gone = [piece for axis in axes for factor in _own(view, axis) for piece in _within(factor, use)]
-    if use.what == "scale" and any(use.parts.get(factor) != "batch" for factor in gone):
+    use, kept = uses.of(view), without(view.axes, *axes)
+    pieces = _pieces_along(view, axes, use)
+    if use.what == "scale" and any(use.parts.get(piece) != "batch" for piece in pieces):
         use.halt(SCALE_SUMMED, line)
         return None
     if use.is_of_a_constant:
-        return replace(view, axes=left, scaled=True)
-    if view.scaled or use.what not in (*CONTRACTIONS, "scale") or (use.what == "scale" and gone):
+        return replace(view, axes=kept, scaled=True)
+    if view.scaled or use.what not in (*CONTRACTIONS, "scale") or (use.what == "scale" and pieces):
         return None
-    if not gone:
-        return replace(view, axes=left)  # a sum over axes of the signal, e.g. over tokens
-    kinds = {use.parts.get(factor) for factor in gone}
-    if "batch" not in kinds:
+    if not pieces:
+        return replace(view, axes=kept)  # a sum over axes of the signal, for example over tokens
+    parts = {use.parts.get(piece) for piece in pieces}
+    if "batch" not in parts:
         return None
-    if kinds != {"batch"} or any(factor.axis < FOREIGN for axis in axes for factor in view.axes[axis]):
+    if parts != {"batch"} or any(factor.axis < FOREIGN for axis in axes for factor in view.axes[axis]):
         use.halt(ENTRIES_SUMMED, line)
         return None
-    use.parts |= dict.fromkeys(gone, "in")
-    return replace(view, axes=left)
+    use.parts |= dict.fromkeys(pieces, "in")
+    return replace(view, axes=kept)
 
 
-def mixed(views: Sequence[View], axes: Sequence[int], uses: Uses, line: str, reason: str = ENTRIES_SUMMED) -> None:
-    """Note that members of stacks are mixed in another way than by a sum over them.
+def note_mixed(views: Sequence[View], axes: Sequence[int], uses: Uses, line: str, reason: str = ENTRIES_SUMMED) -> None:
+    """Note that members of stacks are mixed otherwise than by a sum over all of them.
 
     Args:
         views: the outputs that hold them.
@@ -281,14 +281,14 @@ def mixed(views: Sequence[View], axes: Sequence[int], uses: Uses, line: str, rea
         reason: why they can't be read then.
     """
     for view in views:
-        use = uses.found[view.use]
-        pieces = [piece for axis in axes for factor in _own(view, axis) for piece in _within(factor, use)]
+        use = uses.of(view)
+        pieces = _pieces_along(view, axes, use)
         if not view.scaled and any(use.parts.get(piece) == "batch" for piece in pieces):
             use.halt(reason, line)
 
 
 def joined_summed(views: Sequence[View], axes: Sequence[int], uses: Uses, line: str) -> tuple[list[View], list[View]]:
-    """Follow outputs that stand beside each other through a sum over axes.
+    """Follow outputs that are joined along an axis through a sum over axes.
 
     Args:
         views: the outputs.
@@ -297,13 +297,13 @@ def joined_summed(views: Sequence[View], axes: Sequence[int], uses: Uses, line: 
         line: the line.
 
     Returns:
-        Those that still stand beside others, and those that do not any more.
+        Those that are still joined with other values, and those that are not any more.
     """
-    left = [after for view in views if (after := summed(view, axes, uses, line)) is not None]
-    for place, view in enumerate(left):
-        for one, other in _twins([view], left[place + 1 :], uses):
-            note_sum(one, other, uses, line)
-    return [view for view in left if view.slots], [view for view in left if not view.slots]
+    sums = [after for view in views if (after := summed(view, axes, uses, line)) is not None]
+    for index, view in enumerate(sums):
+        for first, second in _twins([view], sums[index + 1 :], uses):
+            note_sum(first, second, uses, line)
+    return [view for view in sums if view.slots], [view for view in sums if not view.slots]
 
 
 def summed_product(view: View, axes: Sequence[int], uses: Uses, line: str) -> View | None:
@@ -316,33 +316,38 @@ def summed_product(view: View, axes: Sequence[int], uses: Uses, line: str) -> Vi
         line: the line.
 
     Returns:
-        The outputs, `None` where it is the product of a scale.
+        The outputs, `None` where the parameter is not a weight but a scale.
     """
-    use = uses.found[view.use]
-    gone = [factor for axis in axes for factor in _own(view, axis)]
-    if not gone or use.what != "scale":
+    use = uses.of(view)
+    factors = _factors_along(view, axes)
+    if not factors or use.what != "scale":
         return None
-    rest = (axis for axis in range(len(view.axes)) if axis not in axes)
     if view.scaled:
         if use.outputs.added_to:  # windows of a convolution, whose channels are added up
             use.halt(SCALE_SUMMED, line)
         return None
-    if not any(use.parts.get(factor) == "out" for axis in rest for factor in _own(view, axis)):
+    kept = [axis for axis in range(len(view.axes)) if axis not in axes]
+    if not any(use.parts.get(factor) == "out" for factor in _factors_along(view, kept)):
         use.halt(SCALE_SUMMED, line)
         return None
-    assign(use.parts, gone, "in")
-    weight = _contracting(use)
+    assign(use.parts, factors, "in")
+    weight = _as_weight(use)
     use.parts, use.what = weight.parts, weight.what
     return replace(view, axes=without(view.axes, *axes))
 
 
-def _own(view: View, axis: int) -> list[Factor]:
-    """Return the factors of a parameter along an axis."""
-    return [factor for factor in view.along(axis) if factor.size > 1]
+def _factors_along(view: View, axes: Iterable[int]) -> list[Factor]:
+    """Return the factors of a parameter along some axes, without those of size one."""
+    return [factor for factor in view.along(*axes) if factor.size > 1]
 
 
-def _within(factor: Factor, use: Use) -> list[Factor]:
-    """Return the factors into which a use splits one, after a batch axis around it is split at its borders."""
+def _pieces_along(view: View, axes: Iterable[int], use: Use) -> list[Factor]:
+    """Return the factors of a parameter along some axes, as a use splits them."""
+    return [piece for factor in _factors_along(view, axes) for piece in _pieces(factor, use)]
+
+
+def _pieces(factor: Factor, use: Use) -> list[Factor]:
+    """Return the factors into which a use splits a factor, after splitting a batch factor around it at its borders."""
     for whole, part in list(use.parts.items()):
         is_around = factor.is_inside(whole) and whole != factor
         if part == "batch" and is_around and factor.inner % whole.inner == 0 and whole.end % factor.end == 0:
@@ -357,64 +362,65 @@ def _within(factor: Factor, use: Use) -> list[Factor]:
 def accumulated(
     jaxpr: Any, consts: int, carry: Sequence[Value], results: Sequence[Value], uses: Uses, line: str
 ) -> list[Value]:
-    """Note what a loop adds up: the axis of which each step takes an entry is an input axis then.
+    """Note what a loop adds up: an axis of which each step takes an entry is an input axis then.
 
     Args:
-        jaxpr: the body of the loop, which the walk is at.
+        jaxpr: the body of the current loop.
         consts: how many of its arguments are the same in each step.
-        carry: what the loop carries, before the first step.
-        results: what the body leaves, in the places of what it carries first.
+        carry: the carried values before the first step.
+        results: the results of the body, carried values first.
         uses: the uses so far.
         line: the line.
 
     Returns:
-        For each value that the loop carries, what it holds of outputs and of products after the last step.
+        For each carried value, the outputs and the products it holds after the last step.
     """
-    found: list[Value] = []
-    for place, (first, left) in enumerate(zip(carry, results, strict=False)):
-        start, end = jaxpr.invars[consts + place], jaxpr.outvars[place]
+    after_loops: list[Value] = []
+    for index, (first, left) in enumerate(zip(carry, results, strict=False)):
+        start, end = jaxpr.invars[consts + index], jaxpr.outvars[index]
         joined = tuple(after_loop(view, uses) for view in left.joined)
         if not _is_accumulated(jaxpr, start, end):
-            _onto_state(left, uses, line)
-            found.append(Value(shape=left.shape, joined=joined))
+            _note_added_to_state(left, uses, line)
+            after_loops.append(Value(shape=left.shape, joined=joined))
             continue
-        collected = any(var is start for var in jaxpr.outvars)
+        is_collected = any(var is start for var in jaxpr.outvars)
         outputs, products = (
-            (*before, *(_over_steps(view, uses, collected) for view in views))
+            (*before, *(_over_steps(view, uses, is_collected) for view in views))
             for before, views in ((first.outputs, left.outputs), (first.products, left.products))
         )
         products = tuple(replace(view, scaled=view.scaled and first.data) for view in products)
-        added_up(first, left, uses, line)
+        note_sums(first, left, uses, line)
         joined_summed(left.joined, (), uses, line)
-        found.append(Value(shape=left.shape, outputs=outputs, products=products, joined=joined))
-    return found
+        after_loops.append(Value(shape=left.shape, outputs=outputs, products=products, joined=joined))
+    return after_loops
 
 
-def _onto_state(left: Value, uses: Uses, line: str) -> None:
-    """Note outputs that do not depend on the state of the loop, and that each step adds to a function of the state."""
-    state = uses.loop_bit(uses.at)
-    for view in left.outputs:
-        use = uses.found[view.use]
-        if not left.behind & state or use.behind & state or view.scaled:
+def _note_added_to_state(result: Value, uses: Uses, line: str) -> None:
+    """Note outputs that don't depend on the state of the loop, and that each step adds to a function of the state."""
+    state = uses.loop_bit(uses.place)
+    for view in result.outputs:
+        use = uses.of(view)
+        if not result.behind & state or use.behind & state or view.scaled:
             continue
-        pieces = [piece for step in taken_steps(view, uses, uses.at) for f in step.factors for piece in _within(f, use)]
+        factors = [factor for step in taken_steps(view, uses, uses.place) for factor in step.factors]
+        pieces = [piece for factor in factors for piece in _pieces(factor, use)]
         if any(use.parts.get(piece) == "batch" and piece.size > 1 for piece in pieces):
             use.halt(ENTRIES_SUMMED, line)
 
 
-def _over_steps(output: View, uses: Uses, collected: bool) -> View:
-    """Return outputs as a loop leaves them that adds them up; sums over members of a stack are noted.
+def _over_steps(output: View, uses: Uses, is_collected: bool) -> View:
+    """Return outputs after a loop that adds them up; sums over members of a stack are noted.
 
     Args:
         output: the outputs of one step.
         uses: the uses so far, at the loop.
-        collected: the sums before the last step are used, too.
+        is_collected: whether the sums before the last step are used, too.
     """
-    use = uses.found[output.use]
+    use = uses.of(output)
     scaled = output.scaled
-    # The products of a scale count as scaled beside any other signal.
-    for step in taken_steps(output, uses, uses.at) if not scaled or use.what == "scale" else ():
-        pieces = [piece for factor in step.factors for piece in _within(factor, use) if piece.size > 1]
+    # Products with a scale are marked as scaled wherever they are added to another signal.
+    for step in taken_steps(output, uses, uses.place) if not scaled or use.what == "scale" else ():
+        pieces = [piece for factor in step.factors for piece in _pieces(factor, use) if piece.size > 1]
         batch = [piece for piece in pieces if use.parts.get(piece) == "batch"]
         if len(batch) < len(pieces):
             scaled = True
@@ -427,44 +433,47 @@ def _over_steps(output: View, uses: Uses, collected: bool) -> View:
             use.halt(SOME_SUMMED, use.line)
         elif use.what == "scale":
             use.halt(SUMMED, use.line)
-        elif use.what in CONTRACTIONS and (scaled or collected):
-            use.halt(ENTRIES_SUMMED, use.line)  # with different outputs of each of them, or used one by one, too
+        elif use.what in CONTRACTIONS and (scaled or is_collected):
+            use.halt(ENTRIES_SUMMED, use.line)  # different outputs are added up, or the sums are used one by one, too
         elif use.what in CONTRACTIONS:
             use.parts |= dict.fromkeys(batch, "in")
     return replace(after_loop(output, uses), scaled=scaled)
 
 
 def taken_steps(output: View, uses: Uses, loop: Place) -> list[Step]:
-    """Return the axes of which a loop takes entries: of a weight, or of its outputs.
+    """Return the axes of which a loop takes entries: of the weight, or of its outputs where these are from outside.
 
     Args:
         output: the outputs of one step.
         uses: the uses so far.
-        loop: the place of the loop.
+        loop: the loop.
     """
-    use = uses.found[output.use]
-    is_inside = use.at[: len(loop)] == loop
-    taken = use.view if is_inside else output
-    return [step for step in taken.steps if (step.at[: len(loop)] == loop if step.loop is None else step.loop == loop)]
+
+    def is_inside(place: Place) -> bool:
+        return place[: len(loop)] == loop
+
+    use = uses.of(output)
+    view = use.view if is_inside(use.place) else output
+    return [step for step in view.steps if (is_inside(step.place) if step.loop is None else step.loop == loop)]
 
 
 def after_loop(output: View, uses: Uses) -> View:
-    """Return outputs of a step as what the loop that the walk is at leaves, without the entries that it takes."""
-    inside = [step for step in output.steps if step.at[: len(uses.at)] == uses.at]
-    gone = [factor for step in inside for factor in step.factors]
-    batch = tuple(factor for factor in output.batch if factor not in gone)
+    """Return outputs of a step of the current loop as they are after it, without the steps that take entries."""
+    inside = [step for step in output.steps if step.place[: len(uses.place)] == uses.place]
+    factors = [factor for step in inside for factor in step.factors]
+    batch = tuple(factor for factor in output.batch if factor not in factors)
     return replace(output, batch=batch, steps=tuple(step for step in output.steps if step not in inside))
 
 
 def _is_accumulated(jaxpr: Any, start: Any, end: Any) -> bool:
-    """Return whether a loop only adds to a value that it carries, and uses it for nothing but its results."""
-    seen, var = False, start
+    """Return whether a loop only adds to a carried value, and uses it for nothing but its results."""
+    is_added_to, var = False, start
     while var is not end:
-        readers = [eqn for eqn in jaxpr.eqns if any(each is var for each in eqn.invars)]
+        readers = [eqn for eqn in jaxpr.eqns if any(atom is var for atom in eqn.invars)]
         if len(readers) != 1:
             return False
         (eqn,) = readers
-        if eqn.primitive.name not in SUMS or sum(each is var for each in eqn.invars) != 1:
+        if eqn.primitive.name not in SUMS or sum(atom is var for atom in eqn.invars) != 1:
             return False
-        var, seen = eqn.outvars[0], True
-    return seen and not any(any(each is end for each in eqn.invars) for eqn in jaxpr.eqns)
+        var, is_added_to = eqn.outvars[0], True
+    return is_added_to and not any(atom is end for eqn in jaxpr.eqns for atom in eqn.invars)

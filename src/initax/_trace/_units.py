@@ -1,7 +1,7 @@
 """Where the units of one weight go: through functions, norms, pooling and layout, to the weights that take them in.
 
-The walk tells what weights are; this tells, equation by equation, along which axes of a signal the units of the one
-weight that is followed lie. Nothing may be lost on the way: what can't be followed is an error, with the line.
+The walk finds out what weights are; this follows, equation by equation, along which axes of a signal the units of one
+weight lie. Where a unit can't be followed it raises an error with the line.
 """
 
 from __future__ import annotations
@@ -15,33 +15,25 @@ import numpy as np
 
 from initax._trace import _elementwise as elementwise
 from initax._trace._contract import sides_of
-from initax._trace._entries import (
-    Reader,
-    Whole,
-    apart,
-    coordinates,
-    covers,
-    step_numbers,
-    steps_of,
-    unit_numbers,
-)
-from initax._trace._factors import Axis, Factor, foreign, length, stands, without
-from initax._trace._indices import shapes_of
-from initax._trace._interpret import Walk, equation, line_of
+from initax._trace._entries import Reader, Whole, coordinates, covers, step_numbers, stepped_factors, unit_numbers
+from initax._trace._factors import Axis, Factor, foreign, length, stands, unlike, without
+from initax._trace._interpret import Walk, equation
+from initax._trace._jaxpr import line_of, shapes_of
 from initax._trace._primitives import PRIMITIVES, row_of
-from initax._trace._uses import CONTRACTIONS, Place, Uses, Value
-from initax._trace._views import Stop, View, in_slot, placed
+from initax._trace._uses import CONTRACTIONS, Place, Use, Uses, Value
+from initax._trace._views import Stop, View, in_slot, rearranged
 
 ADDED = {
     **dict.fromkeys(("add", "add_any", "sub"), "they are added to another signal"),
     "select_n": "they are chosen entry by entry from beside another signal",
 }
-"""Functions of two signals after which what takes in the units takes in the other too."""
+"""Functions of two signals whose result holds the units and the other signal in the same entries."""
 
 State = tuple[tuple[View, ...], Stop | None]
 """The units a value holds, and why it holds something that is made of several of them."""
-Pairs = tuple[tuple[int, int, int, int], ...]
-"""Axes of a weight, and how an index along the signal's axis is made of theirs: `index // div % mod * times`."""
+IndexSum = tuple[tuple[int, int, int, int], ...]
+"""Axes of a weight whose indices make an index along an axis of the signal: it is the sum of
+`index // div % mod * times` over tuples `(axis, div, mod, times)`."""
 
 
 class LostError(Exception):
@@ -64,8 +56,8 @@ class Following(Walk):
         axes: its output axes, in stored order.
 
     Attributes:
-        started: places where units come out of it.
-        readers: place of an equation → the weights that take in units there.
+        started: the equations that have units in their results.
+        readers: equation → the weights that take in units there.
     """
 
     def __init__(self, param: int, shapes: Sequence[tuple[int, ...]], axes: Sequence[int]) -> None:
@@ -75,30 +67,28 @@ class Following(Walk):
         self.started: set[Place] = set()
         self.readers: dict[Place, list[Reader]] = {}
 
-    def equation(self, eqn: Any, values: list[Value], at: Place) -> list[Value]:
+    def equation(self, eqn: Any, values: list[Value], place: Place) -> list[Value]:
         """Return what the results of an equation hold, with units.
 
         Raises:
             LostError: the units can't be followed.
         """
         uses, line = self.uses, line_of(eqn)
-        first = len(uses.found)
+        first = len(uses.all)
         results = equation(eqn, values, uses, line)
         if uses.goes_back:
             return results
-        fresh = [use for use in uses.found[first:] if use.what in CONTRACTIONS and not use.is_of_a_constant]
-        moved: list[State] = [((), None)] * len(results)
+        states: list[State] = [((), None)] * len(results)
         if any(value.units or value.mixed for value in values):
-            if fresh:
-                self._taken_in(eqn, values, line)
+            if any(map(_has_outputs, uses.all[first:])):
+                self._note_readers(eqn, values, line)
             else:
-                moved = _moved(eqn, values, line)
-        followed = (
-            replace(result, units=units, mixed=mixed) for result, (units, mixed) in zip(results, moved, strict=True)
-        )
-        return [self._started(result, first, line) for result in followed]
+                states = _moved(eqn, values, line)
+        pairs = zip(results, states, strict=True)
+        moved = (replace(result, units=units, mixed=mixed) for result, (units, mixed) in pairs)
+        return [self._started(result, first, line) for result in moved]
 
-    def go_round(self, values: Sequence[Value], line: str) -> None:
+    def check_carried(self, values: Sequence[Value], line: str) -> None:
         """Raise where values that a loop carries, and changes, hold units.
 
         Raises:
@@ -108,131 +98,147 @@ class Following(Walk):
             raise LostError(Stop("they go round a loop", line))
 
     def _started(self, result: Value, first: int, line: str) -> Value:
-        """A result in which units come out of the weight."""
-        uses, views = self.uses, []
+        """A result with the units that an equation makes, which the uses since a number are of."""
+        units = []
         for view in result.outputs:
-            use = uses.found[view.use]
-            is_weight = use.what in CONTRACTIONS and not use.is_of_a_constant
-            if not is_weight or view.param != self.param or view.use < first:
+            use = self.uses.of(view)
+            if not _has_outputs(use) or view.param != self.param or view.use < first:
                 continue
-            weight = use.view
-            unit = View(param=self.param, axes=view.axes, batch=weight.batch, fixed=weight.fixed)
-            loops = [factor for _, factors in self._loops() for factor in factors]
-            if list(steps_of(weight)) != loops or not covers(unit, self.shape, self.axes):
+            unit = View(param=self.param, axes=view.axes, batch=use.view.batch, fixed=use.view.fixed)
+            loop_factors = [factor for _, factors in self._loops() for factor in factors]
+            if list(stepped_factors(use.view)) != loop_factors or not covers(unit, self.shape, self.axes):
                 raise LostError(Stop("a loop or a look-up takes parts of the weight one by one", line))
-            views.append(unit)
-            self.started.add(use.at)
-        return replace(result, units=tuple(views), mixed=None) if views else result
+            units.append(unit)
+            self.started.add(use.place)
+        return replace(result, units=tuple(units), mixed=None) if units else result
 
-    def _taken_in(self, eqn: Any, values: Sequence[Value], line: str) -> None:
-        """Enter the weights that take in units."""
+    def _note_readers(self, eqn: Any, values: Sequence[Value], line: str) -> None:
+        """Note the weights that take in units."""
         if len(values) != 2:
             raise LostError(Stop(_mixing(eqn.primitive.name), line))
-        signal = next(place for place, value in enumerate(values) if value.units or value.mixed)
-        value, other = values[signal], values[1 - signal]
-        if not value.units:
-            raise LostError(value.mixed or Stop("", line))
-        weights = other.weights
-        beside = all(_is_beside(one, other) for one, other in itertools.combinations(weights, 2))
-        if not weights or not beside or not all(map(_is_plain, weights)):
+        side = next(index for index, value in enumerate(values) if value.units or value.mixed)
+        signal, weights = values[side], values[1 - side].weights
+        if not signal.units:
+            raise LostError(signal.mixed or Stop("", line))
+        are_apart = all(_is_beside(weight, other) for weight, other in itertools.combinations(weights, 2))
+        if not weights or not are_apart or not all(map(_is_plain, weights)):
             raise LostError(Stop("they meet a weight that is made of others, or looked up", line))
-        pairs = _pairs(eqn, signal)
-        readers = [self._reader(pairs, units, weight, line) for units in value.units for weight in weights]
-        self.readers[self.uses.at] = [reader for reader in readers if (reader.units >= 0).any()]
+        sums = _index_sums(eqn, side)
+        readers = [self._reader(sums, units, weight, line) for units in signal.units for weight in weights]
+        self.readers[self.uses.place] = [reader for reader in readers if (reader.units >= 0).any()]
 
-    def _reader(self, pairs: Mapping[int, Pairs], units: View, weight: View, line: str) -> Reader:
-        along = units.marked
-        asked = sorted({axis for unit_axis in along for axis, *_ in pairs.get(unit_axis, ())})
-        entries = coordinates(weight, asked, self.shapes[weight.param])
-        if entries is None or not set(along) <= pairs.keys():
+    def _reader(self, sums: Mapping[int, IndexSum], units: View, weight: View, line: str) -> Reader:
+        """A weight that takes in units.
+
+        Args:
+            sums: axis of the signal → the sum of indices of the weight that is the index along it.
+            units: the units in the signal.
+            weight: the weight in the other operand.
+            line: the line.
+        """
+        weight_axes = sorted({axis for unit_axis in units.marked for axis, *_ in sums.get(unit_axis, ())})
+        entries = coordinates(weight, weight_axes, self.shapes[weight.param])
+        if entries is None or not set(units.marked) <= sums.keys():
             raise LostError(Stop("the same entries of a weight take in several of them", line))
         indices, is_there = entries
-        index = dict(zip(asked, indices, strict=True))
-        taken = unit_numbers(units, along, self.shape, self.axes)[
-            tuple(sum(index[axis] // div % mod * times for axis, div, mod, times in pairs[one]) for one in along)
+        index = dict(zip(weight_axes, indices, strict=True))
+        along = [
+            sum(index[axis] // div % mod * times for axis, div, mod, times in sums[unit_axis])
+            for unit_axis in units.marked
         ]
-        if steps_of(units):
-            taken = np.where(taken < 0, -1, taken + self._step(weight, line))
-        return Reader(param=weight.param, units=np.where(is_there, taken, -1), fixed=weight.fixed)
+        numbers = unit_numbers(units, units.marked, self.shape, self.axes)[tuple(along)]
+        if stepped_factors(units):
+            numbers = np.where(numbers < 0, -1, numbers + self._step(weight, line))
+        return Reader(param=weight.param, units=np.where(is_there, numbers, -1), fixed=weight.fixed)
 
     def _step(self, weight: View, line: str) -> Whole:
         """What the steps of the loops around add to the numbers of the units, entry by entry of a weight."""
         added: Whole = np.zeros([1] * len(self.shapes[weight.param]), np.intp)
-        taken: list[Factor] = []
-        for place, factors in self._loops():
-            theirs = self.uses.loops[place].get(weight.param, ())
-            steps = coordinates(replace(weight, axes=(theirs,), fixed=()), (0,), self.shapes[weight.param])
-            if not theirs or steps is None:
+        loop_factors: list[Factor] = []
+        for place, unit_factors in self._loops():
+            factors = self.uses.loops[place].get(weight.param, ())
+            steps = coordinates(replace(weight, axes=(factors,), fixed=()), (0,), self.shapes[weight.param])
+            if not factors or steps is None:
                 raise LostError(Stop("the same entries of a weight take in several of them", line))
-            added = added + step_numbers(steps[0][0], factors, self.shape, self.axes)
-            taken += theirs
-        if tuple(taken) != steps_of(weight):
+            added = added + step_numbers(steps[0][0], unit_factors, self.shape, self.axes)
+            loop_factors += factors
+        if tuple(loop_factors) != stepped_factors(weight):
             raise LostError(Stop("they meet a weight that another loop takes entries of", line))
         return added
 
     def _loops(self) -> list[tuple[Place, Axis]]:
-        """The loops around the equation the walk is at that take entries of the weight, and the factors they take."""
-        around = (self.uses.at[:end] for end in range(1, len(self.uses.at)))
-        every = ((place, self.uses.loops.get(place, {}).get(self.param, ())) for place in around)
-        return [(place, factors) for place, factors in every if factors]
+        """The loops around the current equation that take entries of the followed weight, and the factors they take."""
+        outer = (self.uses.place[:depth] for depth in range(1, len(self.uses.place)))
+        pairs = ((place, self.uses.loops.get(place, {}).get(self.param, ())) for place in outer)
+        return [(place, factors) for place, factors in pairs if factors]
 
     def finish(self, results: Sequence[Value]) -> list[Reader]:
         """Return the weights that take in units, once the walk is over.
 
         Args:
-            results: what the forward pass returns.
+            results: the results of the forward pass.
 
         Raises:
-            LostError: one of them does something else as well, or units went where they can't be followed.
+            LostError: one of the weights takes in something else, too, or a unit can't be followed.
         """
-        uses_of_it = [use for use in self.uses.found if use.param == self.param]
-        if not uses_of_it:
+        uses = [use for use in self.uses.all if use.param == self.param]
+        if not uses:
             raise LostError(Stop("the forward pass does not use it"))
-        for use in uses_of_it:
-            if (use.stop and use.stop.hides) or use.through or use.at not in self.started:
+        for use in uses:
+            if (use.stop and use.stop.hides) or use.through or use.place not in self.started:
                 raise LostError(use.stop or Stop("what it puts out can't be followed", use.line))
         mixed = next((value.mixed for value in results if value.mixed), None)
         if mixed:
             raise LostError(mixed)
-        readers = [reader for readers_there in self.readers.values() for reader in readers_there]
+        readers = list(itertools.chain.from_iterable(self.readers.values()))
         if any(reader.param == self.param for reader in readers):
             raise LostError(Stop("it takes in its own outputs"))
-        for use in self.uses.found:
-            if use.at in self.readers or use.what == "bias":
+        for use in self.uses.all:
+            if use.place in self.readers or use.what == "bias":
                 continue
-            if any(reader.param == use.param and not apart(reader.fixed, use.view.fixed) for reader in readers):
+            if any(reader.param == use.param and not unlike(reader.fixed, use.view.fixed) for reader in readers):
                 raise LostError(Stop("a weight that takes them in takes in another signal too", use.line))
-        for one, other in itertools.combinations(self.readers.values(), 2):
-            if _differ(one, other):
+        for pair in itertools.combinations(self.readers.values(), 2):
+            if any(itertools.starmap(_differ, itertools.product(*pair))):
                 raise LostError(Stop("the same entries of a weight take in several of them"))
         return readers
 
 
-def _differ(one: Sequence[Reader], other: Sequence[Reader]) -> bool:
-    """Whether what one place and another read of a weight's entries is not the same."""
-    pairs = [(a, b) for a in one for b in other if a.param == b.param and not apart(a.fixed, b.fixed)]
-    return any(bool(np.any(a.units != b.units)) for a, b in pairs)
+def _has_outputs(use: Use) -> bool:
+    """Whether a use makes outputs of a signal."""
+    return use.what in CONTRACTIONS and not use.is_of_a_constant
+
+
+def _differ(reader: Reader, other: Reader) -> bool:
+    """Whether the same entries of a weight take in other units at another equation."""
+    is_same = reader.param == other.param and not unlike(reader.fixed, other.fixed)
+    return is_same and bool(np.any(reader.units != other.units))
 
 
 def _is_plain(view: View) -> bool:
-    """Whether the entries of a weight in an operand are its stored ones, up to layout and constants."""
+    """Whether the entries of a weight in an operand are its stored ones, up to layout and constant factors."""
     is_hidden = view.stop is not None and view.stop.hides
     return not (is_hidden or view.links or view.is_signal or view.times or view.normalized or view.shifted)
 
 
-def _is_beside(one: View, other: View) -> bool:
-    """Whether two weights stand beside each other along an axis, with nothing of one where the other is."""
-    pairs = zip(one.axes, other.axes, strict=True)
-    return any(not (stands(mine) & stands(theirs)).any() for mine, theirs in pairs)
+def _is_beside(weight: View, other: View) -> bool:
+    """Whether two weights have no index in common along some axis."""
+    pairs = zip(weight.axes, other.axes, strict=True)
+    return any(not (stands(axis) & stands(other_axis)).any() for axis, other_axis in pairs)
 
 
-def _pairs(eqn: Any, signal: int) -> Mapping[int, Pairs]:
-    """For each axis of the signal that meets axes of the weight: which, and how an index along it is made of theirs."""
+def _index_sums(eqn: Any, signal: int) -> Mapping[int, IndexSum]:
+    """Axis of the signal → the sum of indices of the weight that is the index along it, for all axes that have one.
+
+    Args:
+        eqn: the contraction.
+        signal: which operand is the signal.
+    """
     if eqn.primitive.name == "dot_general":
         summed, batched = eqn.params["dimension_numbers"]
-        mine, theirs = ((*summed[side], *batched[side]) for side in (signal, 1 - signal))
+        signal_axes, weight_axes = ((*summed[side], *batched[side]) for side in (signal, 1 - signal))
         sizes = eqn.invars[signal].aval.shape
-        return {own: ((other, 1, sizes[own], 1),) for own, other in zip(mine, theirs, strict=True)}
+        return {axis: ((other, 1, sizes[axis], 1),) for axis, other in zip(signal_axes, weight_axes, strict=True)}
     if signal != 0 or eqn.params["batch_group_count"] > 1:
         return {}
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
@@ -245,34 +251,34 @@ def _pairs(eqn: Any, signal: int) -> Mapping[int, Pairs]:
 
 def _moved(eqn: Any, values: Sequence[Value], line: str) -> list[State]:
     """What the results of an equation without weights hold of the units."""
-    name, shapes, how = eqn.primitive.name, shapes_of(eqn), row_of(eqn).units
-    if how in ("function", "product"):
-        return [_joined(name, values, shapes[0], line, alone=how == "product")]
+    name, shapes, rule = eqn.primitive.name, shapes_of(eqn), row_of(eqn).units
+    if rule in ("function", "product"):
+        return [_entrywise(name, values, shapes[0], line, is_product=rule == "product")]
     if not any(value.units for value in values):
         return [((), next(value.mixed for value in values if value.mixed))] * len(shapes)
     lost: State = ((), Stop(_mixing(name), line))
-    if how is None or any(value.mixed for value in values):
+    if rule is None or any(value.mixed for value in values):
         return [lost] * len(shapes)
-    if how == "join":
-        return [_beside(values, eqn.params["dimension"], shapes[0], line)]
-    if how == "stack":
+    if rule == "join":
+        return [_joined(values, eqn.params["dimension"], shapes[0], line)]
+    if rule == "stack":
         axis = eqn.params["axis"] % len(shapes[0])
-        return [_beside([_widened(value, axis) for value in values], axis, shapes[0], line)]
-    if how == "sort":
+        return [_joined([_widened(value, axis) for value in values], axis, shapes[0], line)]
+    if rule == "sort":
         is_along = any(eqn.params["dimension"] in view.marked for value in values for view in value.units)
-        return [lost if is_along else _joined(name, values, shapes[0], line)] * len(shapes)
-    if how == "contraction":
+        return [lost if is_along else _entrywise(name, values, shapes[0], line)] * len(shapes)
+    if rule == "contraction":
         return [_contracted(eqn, values, shapes[0]) or lost]
     if any(value.units for value in values[1:]):
         return [lost] * len(shapes)
-    if isinstance(how, str):
-        return [state or lost for state in _laid(eqn, values, line)]
-    views = [_beside_altered(view, how(eqn.params), shapes[0]) for view in values[0].units]
+    if isinstance(rule, str):
+        return [state or lost for state in _laid_out(eqn, values, line)]
+    views = [_beside_altered(view, rule(eqn.params), shapes[0]) for view in values[0].units]
     return [(tuple(view for view in views if view), None) if all(views) else lost] * len(shapes)
 
 
 def _beside_altered(view: View, altered: Iterable[int], shape: tuple[int, ...]) -> View | None:
-    """Units in the result of an equation that alters some axes, or leaves them out; `None` where units lie along one.
+    """Units in the result of an equation that alters some axes, or removes them; `None` where units lie along one.
 
     Args:
         view: the units in its operand.
@@ -289,18 +295,21 @@ def _beside_altered(view: View, altered: Iterable[int], shape: tuple[int, ...]) 
 
 
 def _mixing(name: str) -> str:
-    words = {"reduce_sum": "they are summed", "dot_general": "they are contracted with something that is no weight"}
+    """Why units can't be followed through a primitive."""
+    reasons = {"reduce_sum": "they are summed", "dot_general": "they are contracted with something that is no weight"}
     unknown = f"what {name} does with them is not known" if name not in PRIMITIVES else ""
-    return words.get(name, unknown or f"{name} makes one thing of several of them")
+    return reasons.get(name, unknown or f"{name} makes one thing of several of them")
 
 
-def _joined(name: str, values: Sequence[Value], shape: tuple[int, ...], line: str, alone: bool = False) -> State:
-    """A function of several signals, entry by entry; `alone` if nothing is left of it where the units are cut off."""
+def _entrywise(
+    name: str, values: Sequence[Value], shape: tuple[int, ...], line: str, *, is_product: bool = False
+) -> State:
+    """A function of several signals, entry by entry; a product is zero where the units are."""
     fitted = [_fitted(value, shape) for value in values]
     units = tuple(dict.fromkeys(view for views in fitted for view in views))
     if not units:
         return (), next(value.mixed for value in values if value.mixed)
-    if not alone:
+    if not is_product:
         first = 1 if name == "select_n" else 0
         for value, views in zip(values[first:], fitted[first:], strict=True):
             if value.data and not views and not value.mixed:
@@ -311,11 +320,12 @@ def _joined(name: str, values: Sequence[Value], shape: tuple[int, ...], line: st
 
 
 def _fitted(value: Value, shape: tuple[int, ...]) -> tuple[View, ...]:
+    """The units of an operand, broadcast to the shape of the result."""
     return elementwise.fitted(Value(shape=value.shape, outputs=value.units), shape).outputs
 
 
-def _beside(values: Sequence[Value], axis: int, shape: tuple[int, ...], line: str) -> State:
-    """Units beside something else along an axis. Along any axis but their own, all must be the same units."""
+def _joined(values: Sequence[Value], axis: int, shape: tuple[int, ...], line: str) -> State:
+    """Units of joined values. Where the axis is not one of the units, all values must hold the same ones."""
     units: list[View] = []
     offset = 0
     for value in values:
@@ -323,8 +333,8 @@ def _beside(values: Sequence[Value], axis: int, shape: tuple[int, ...], line: st
             if axis in view.marked:
                 units.append(in_slot(view, axis, offset, shape[axis]))
                 continue
-            alone = view.with_axis(axis, ())
-            if any(other.data and all(unit.with_axis(axis, ()) != alone for unit in other.units) for other in values):
+            rest = view.with_axis(axis, ())
+            if any(other.data and all(unit.with_axis(axis, ()) != rest for unit in other.units) for other in values):
                 raise LostError(Stop("they are joined with another signal along another axis", line))
             units.append(view.with_axis(axis, foreign(shape[axis])))
         offset += value.shape[axis]
@@ -338,19 +348,22 @@ def _widened(value: Value, axis: int) -> Value:
     return replace(value, shape=shape, units=tuple(units))
 
 
-def _laid(eqn: Any, values: Sequence[Value], line: str) -> list[State | None]:
-    """A reshape, a transpose, a slice: as the walk lays out a weight, so lie the units."""
-    blank = [Value(shape=value.shape, constant=value.constant) for value in values[1:]]
+def _laid_out(eqn: Any, values: Sequence[Value], line: str) -> list[State | None]:
+    """The units in the results of a reshape, a transpose or a slice; `None` for a result in which they are lost.
+
+    They are moved as the walk moves the entries of a weight.
+    """
+    others = [Value(shape=value.shape, constant=value.constant) for value in values[1:]]
     units: list[list[View]] = [[] for _ in eqn.outvars]
-    lost = [False] * len(eqn.outvars)
+    lost: set[int] = set()
     for view in values[0].units:
-        moved = equation(eqn, [Value(shape=values[0].shape, weights=(view,)), *blank], Uses(), line)
-        for place, result in enumerate(moved):
-            clear = [weight for weight in result.weights if not (weight.stop or weight.is_signal)]
-            clear = [weight for weight in clear if steps_of(weight) == steps_of(view)]
-            units[place] += clear
-            lost[place] = lost[place] or len(clear) < len(result.weights)
-    return [None if gone else (tuple(views), None) for views, gone in zip(units, lost, strict=True)]
+        results = equation(eqn, [Value(shape=values[0].shape, weights=(view,)), *others], Uses(), line)
+        for index, result in enumerate(results):
+            for weight in result.weights:
+                if weight.stop or weight.is_signal or stepped_factors(weight) != stepped_factors(view):
+                    lost.add(index)
+                units[index].append(weight)
+    return [None if index in lost else (tuple(views), None) for index, views in enumerate(units)]
 
 
 def _contracted(eqn: Any, values: Sequence[Value], shape: tuple[int, ...]) -> State | None:
@@ -358,5 +371,5 @@ def _contracted(eqn: Any, values: Sequence[Value], shape: tuple[int, ...]) -> St
     sides = sides_of(eqn, values)
     if any(set(view.marked) & set(side.summed) for side in sides for view in side.value.units):
         return None
-    views = (placed(view, side.places, shape) for side in sides for view in side.value.units)
+    views = (rearranged(view, side.old_axes, shape) for side in sides for view in side.value.units)
     return tuple(dict.fromkeys(views)), None

@@ -1,4 +1,4 @@
-"""Uses: the equations in which a parameter meets the signal, and what each of its axes does there."""
+"""Uses: the equations in which a parameter is combined with the signal, and what each of its axes does there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import itertools
 import operator
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,13 +17,13 @@ from initax._trace._indices import Constant, Numbers
 from initax._trace._views import Stop, View
 
 Place = tuple[int, ...]
-"""Where an equation stands: its number in each jaxpr on the way to it. A branch of a `cond` has a number of its own."""
+"""An equation: its number in each jaxpr from the outermost one in. A branch of a `cond` has a number of its own."""
 
 Part = Literal["in", "out", "batch", "field", "along"]
 """What a factor does in a use; `along` is an axis that a scale shares with the signal, entry by entry."""
 What = Literal["weight", "conv", "transposed", "scale", "bias", "embedding", "other"]
 MetAs = Literal["", "bias", "scale", "factor"]
-"""What rows that the data look up are to what they meet, see `Use.met_as`."""
+"""How rows that the data look up are used, see `Use.met_as`."""
 CONSTANT_FIRST = "it is contracted with a constant first, and then multiplied with the signal"
 """Why a use is left out where others are read: a recurrence that starts with zeros has such a use."""
 CONTRACTIONS: tuple[What, ...] = ("weight", "conv", "transposed")
@@ -31,7 +31,7 @@ CONTRACTIONS: tuple[What, ...] = ("weight", "conv", "transposed")
 
 
 UNSEEN = View(param=-1, axes=())
-"""Stands for a parameter in a use that tells nothing of its axes."""
+"""The view in a use from which no axes of the parameter can be read."""
 
 Taken = tuple[int, frozenset[tuple[Factor, int]]]
 """A part of the outputs of a use: the number of the use, and the factors of which one entry was taken, and which."""
@@ -42,12 +42,13 @@ class Outputs:
     """What later equations do with the outputs of a use.
 
     Attributes:
-        axes: the axes of the use's result along which they lie.
+        axes: the axes of the use's result along which the outputs lie.
         entries: factors of which single entries are taken, and which entries.
         members: factors along which the next weight is a stack.
         uneven: factors that are cut into parts of unequal size.
-        rejoined: factors whose parts come together again, or are all contracted with the next weight.
-        added_to: pairs of a part of them and a part of outputs of the same parameter that are added up, entry by entry.
+        rejoined: factors whose parts are joined again later, or are all contracted with the next weight.
+        added_to: pairs of parts of the outputs that are added up, entry by entry; the second part may be of another use
+            of the same parameter.
     """
 
     axes: tuple[int, ...] = ()
@@ -68,38 +69,37 @@ class Outputs:
             if factor.size > 1
             and len(digits) == factor.size
             and not any(map(factor.is_inside, self.rejoined))
-            and not any(factor.is_inside(each) or each.is_inside(factor) for each in self.uneven)
+            and not any(factor.is_inside(other) or other.is_inside(factor) for other in self.uneven)
         )
 
 
 @dataclass(slots=True, kw_only=True)
 class Use:
-    """One place where a parameter meets the signal. Later equations add to it what they do with its outputs.
+    """One equation in which a parameter is combined with the signal, and what later ones do with the outputs.
 
     Attributes:
         param: the number of the parameter.
-        what: what it is to the signal.
+        what: as what the parameter is used.
         line: the line of the forward pass.
         parts: what each factor does.
-        inside: the factors that its equation sums over; sums of its outputs may follow.
+        inside: the factors that the equation itself sums over; later sums of the outputs may add others.
         strides: by how much a convolution's strides divide the effective fan_in and fan_out.
-        outputs: what later equations do with its outputs.
+        outputs: what later equations do with the outputs.
         biased: for a bias, the uses to whose outputs it is added, in the order of the forward pass.
-        through: other parameters that it was contracted with before it met the signal.
-        normalized: it is divided by a statistic of itself.
-        stop: why it can't be read.
-        view: the parameter as a contraction, a convolution or a sum takes it, `UNSEEN` where it meets no signal so.
-        at: the equation: its place in the jaxpr, and in each jaxpr around it, outermost first.
-        goes_back: it meets a cotangent, which a gradient inside the forward pass carries back, and no signal.
-        met_as: for rows that the data look up, what they are to what they meet: `bias` or `scale` of a signal, or
-            `factor` where they are combined with a parameter, or with themselves, before they meet one.
-        product: it is multiplied with the signal, entry by entry.
-        signal: for a product, the value of which the signal is a part, see `Uses.whole`.
-        number: its number, in the order of the forward pass.
-        behind: the uses on whose outputs the signal that it meets depends, and the loops whose state it depends on, as
-            bits of a number.
-        gated: factors that it is summed over, along which a factor of the signal varies that is the same along others.
-        makes_weights: its outputs are contracted with another signal as a weight is.
+        through: other parameters that the parameter was contracted with before.
+        normalized: the parameter is divided by a statistic of itself.
+        stop: why the use can't be read.
+        view: the parameter as the operand of the equation; `UNSEEN` where it is not combined with a signal.
+        place: the equation.
+        goes_back: the parameter is combined with a cotangent of a gradient inside the forward pass, not with a signal.
+        met_as: for rows that the data look up, how they are used: as the `bias` or the `scale` of a signal, or as a
+            `factor` of a parameter, or of themselves.
+        product: the parameter is multiplied with the signal, entry by entry.
+        signal: for a product, the variable whose entries the signal holds, see `Uses.whole`.
+        number: the number of the use, in the order of the forward pass.
+        behind: a bit for each use, and for each loop's state, on which the signal depends.
+        gated: factors summed over along which a factor of the signal varies that is constant along other factors.
+        makes_weights: the outputs are contracted with another signal as a weight is.
     """
 
     param: int
@@ -114,7 +114,7 @@ class Use:
     normalized: bool = False
     stop: Stop | None = None
     view: View = UNSEEN
-    at: Place = ()
+    place: Place = ()
     goes_back: bool = False
     met_as: MetAs = ""
     product: bool = False
@@ -130,7 +130,7 @@ class Use:
         return tuple(dict.fromkeys(use.param for use in self.biased))
 
     def fans(self) -> tuple[int, int]:
-        """Return the number of inputs of an output, and of outputs of an input, by this use alone."""
+        """Return the number of inputs of an output, and of outputs of an input, in this use alone."""
         inputs = length(factor for factor, part in self.parts.items() if part in ("in", "field"))
         outputs = length(factor for factor, part in self.parts.items() if part in ("out", "field"))
         return inputs, outputs // length(self.gates())
@@ -147,17 +147,17 @@ class Use:
         return (*outputs.gates(), *(members if left else ()))
 
     def halt(self, reason: str, line: str) -> None:
-        """Note why it can't be read; the first reason stays."""
+        """Note why the use can't be read; the first reason stays."""
         self.stop = self.stop or Stop(reason, line)
 
     @property
     def is_summed_later(self) -> bool:
-        """Whether it sums over inputs after its equation."""
+        """Whether later equations sum over more inputs."""
         return any(part == "in" and factor not in self.inside for factor, part in self.parts.items())
 
     @property
     def is_of_a_constant(self) -> bool:
-        """Whether the weight is contracted with a constant here, and with no signal."""
+        """Whether the weight is contracted with a constant here, not with a signal."""
         return self.what == "weight" and self.view is UNSEEN
 
 
@@ -167,20 +167,20 @@ class Value:
 
     Attributes:
         shape: its shape.
-        data: whether it depends on the inputs, or is a signal for another reason.
-        inputless: it is a signal that is made of constants and parameters alone, as positions that a network takes in.
-        weights: parameters in it that have not met the signal yet.
-        outputs: weights whose outputs it holds, with nothing but sums, scalings and layout since.
-        joined: weights whose outputs it holds beside other values along an axis, likewise.
-        products: scales it was multiplied with, with nothing but layout since.
-        gates: signals by which a contraction multiplied it, which have some of its axes, with nothing but layout since.
+        data: whether it is a signal: it depends on the inputs, or is treated as if it did.
+        inputless: it is a signal made of constants and parameters alone, such as learned positions.
+        weights: the parameters it holds that have not been combined with the signal yet.
+        outputs: the outputs of weights it holds, after nothing but sums, scalings and changes of layout.
+        joined: the outputs of weights it holds beside other values along an axis, after the same.
+        products: the products with scales it holds, after nothing but changes of layout.
+        gates: for the product of a contraction of two signals, the signal that has only some of its axes.
         stretched: axes along which it is constant because it was broadcast.
-        constant: for a constant, what works it out where somebody asks.
-        columns: for a signal that constants are joined with along its last axis, as indices are, what was joined.
+        constant: for a constant, its numbers, evaluated on demand.
+        columns: for a signal joined with constants along its last axis, as indices are, the values that were joined.
         units: where units are followed, along which axes they lie.
-        mixed: why there is something in it that was made of several units, and is no unit.
-        behind: the uses on whose outputs it depends, and the loops whose state it depends on, as bits of a number.
-        without: the uses of whose outputs an equation has just left every entry out, as bits of a number.
+        mixed: why it holds something that was made of several units.
+        behind: a bit for each use, and for each loop's state, on which it depends.
+        without: a bit for each use of whose outputs the equation left every entry out.
     """
 
     shape: tuple[int, ...]
@@ -201,13 +201,13 @@ class Value:
 
     @property
     def numbers(self) -> Numbers | None:
-        """The numbers of a constant of integers; `None` where it is not one, or not known."""
-        found = self.constant.number if self.constant is not None else None
-        return found if found is not None and np.issubdtype(found.dtype, np.integer) else None
+        """The numbers of a constant of integers; `None` for any other value, or where they are not known."""
+        number = self.constant.number if self.constant is not None else None
+        return number if number is not None and np.issubdtype(number.dtype, np.integer) else None
 
     @property
     def looked(self) -> bool:
-        """Whether it holds entries that are looked up in a parameter."""
+        """Whether it holds entries that were looked up in a parameter."""
         return any(view.looked or view.picked for view in self.weights)
 
     @property
@@ -220,28 +220,32 @@ class Value:
         """Whether it holds something of a parameter that is a signal already."""
         return any(view.is_signal for view in self.weights)
 
+    def with_weights(self, change: Callable[[View], View]) -> Value:
+        """Return the value with each of its parameters changed."""
+        return replace(self, weights=tuple(map(change, self.weights)))
+
 
 class Uses:
-    """The uses found so far, and what the walk knows of the place it is at.
+    """The uses found so far, and the state of the walk.
 
     Attributes:
-        found: the uses, in the order of the forward pass.
+        all: the uses, in the order of the forward pass.
         links: numbers for contractions of parameters with each other.
-        at: the equation the walk is at.
-        loops: the equations that are loops → the parameters of which each step takes one entry.
-        whiles: those of them whose number of steps is not known before they run.
+        place: the current equation.
+        loops: loop → the parameters of which each step takes one entry, and the factors of that entry.
+        whiles: the `while` loops among them.
         real: the parameters that are real.
-        goes_back: whether the equation carries a cotangent back.
-        own_gradient: whether it is of a function with a gradient of its own.
-        backward: the uses in which a cotangent meets a parameter, once the walk is over.
-        readers: the primitives that read each variable of the jaxpr that the walk is in, by its `id`.
-        wholes: variable → the one of which it holds entries, moved; by their `id`s.
+        goes_back: whether the current equation carries a cotangent back.
+        own_gradient: whether the current equation is inside a function with a custom gradient.
+        backward: the uses with cotangents, once the walk is over.
+        readers: variable of the current jaxpr → the primitives that read it; by its `id`.
+        wholes: variable → the variable whose entries it holds, moved; by their `id`s.
     """
 
     def __init__(self) -> None:
-        self.found: list[Use] = []
+        self.all: list[Use] = []
         self.links = itertools.count(1)
-        self.at: Place = ()
+        self.place: Place = ()
         self.loops: dict[Place, dict[int, tuple[Factor, ...]]] = {}
         self.whiles: set[Place] = set()
         self.real: frozenset[int] = frozenset()
@@ -255,28 +259,32 @@ class Uses:
         """Enter a use of a parameter, and return its outputs.
 
         Args:
-            outputs: its outputs, of which the parameter and the axes count.
-            what: what the parameter is to the signal.
+            outputs: a view of the result, of which the parameter and the axes are taken.
+            what: as what the parameter is used.
             line: the line of the forward pass.
             parts: what each factor does.
             more: other fields of the use.
         """
-        number = len(self.found)
-        use = Use(param=outputs.param, what=what, line=line, parts=parts, at=self.at, number=number, **more)
+        number = len(self.all)
+        use = Use(param=outputs.param, what=what, line=line, parts=parts, place=self.place, number=number, **more)
         use.goes_back = self.goes_back
-        self.found.append(use)
+        self.all.append(use)
         return View(param=outputs.param, axes=outputs.axes, use=number)
 
-    def after(self, first: int, operands: Sequence[Value], results: Sequence[Value]) -> list[Value]:
-        """Return the results of an equation with what they depend on: uses of parameters, and inputs.
+    def of(self, outputs: View) -> Use:
+        """Return the use that made some outputs."""
+        return self.all[outputs.use]
+
+    def with_dependencies(self, first: int, operands: Sequence[Value], results: Sequence[Value]) -> list[Value]:
+        """Return the results of an equation with the uses and the inputs they depend on.
 
         Args:
             first: how many uses there were before the equation.
-            operands: what it takes in.
-            results: what it leaves.
+            operands: its operands.
+            results: its results.
         """
         behind = functools.reduce(operator.or_, (value.behind for value in operands), 0)
-        entered = self.found[first:]
+        entered = self.all[first:]
         for use in entered:
             use.behind |= behind
         behind = functools.reduce(operator.or_, (self.bit(use.number) for use in entered), behind)
@@ -290,16 +298,16 @@ class Uses:
         """Return the bit of a use."""
         return 1 << 2 * number
 
-    def loop_bit(self, at: Place) -> int:
+    def loop_bit(self, place: Place) -> int:
         """Return the bit of the state of a loop."""
-        return 2 << 2 * list(self.loops).index(at)
+        return 2 << 2 * list(self.loops).index(place)
 
     def depends(self, use: int, other: int) -> bool:
         """Return whether the signal that a use meets depends on the outputs of another use."""
-        return bool(self.found[use].behind & self.bit(other))
+        return bool(self.all[use].behind & self.bit(other))
 
     def whole(self, atom: Any) -> int:
-        """Return the `id` of the variable of which one holds entries, such as a window; its own where it is no part."""
+        """Return the `id` of the variable whose entries a variable holds, as a window does; else its own `id`."""
         return self.wholes.get(id(atom), id(atom))
 
     def is_shared(self, atom: Any) -> bool:
@@ -307,55 +315,52 @@ class Uses:
         return len(self.readers[id(atom)]) > 1
 
     def is_centered(self, atom: Any) -> bool:
-        """Return whether something is subtracted from a variable, or divides it, as a norm does with its mean."""
+        """Return whether a variable is read by a subtraction or a division, as a norm reads its mean."""
         return not {"sub", "div"}.isdisjoint(self.readers[id(atom)])
 
     def with_axes(self, views: tuple[View, ...]) -> tuple[View, ...]:
         """Note in the uses of some outputs along which axes they lie, and return the outputs."""
         for view in views:
-            axes = tuple(index for index, axis in enumerate(view.axes) if not is_foreign(axis))
-            self.found[view.use].outputs.axes = axes
+            self.of(view).outputs.axes = tuple(index for index, axis in enumerate(view.axes) if not is_foreign(axis))
         return views
 
 
 def by_parameter(uses: Iterable[Use]) -> defaultdict[int, list[Use]]:
     """Return the uses of each parameter, by its number."""
-    found: defaultdict[int, list[Use]] = defaultdict(list)
+    uses_of: defaultdict[int, list[Use]] = defaultdict(list)
     for use in uses:
-        found[use.param].append(use)
-    return found
+        uses_of[use.param].append(use)
+    return uses_of
 
 
-def parts_of(*said: tuple[Part, Iterable[Factor]]) -> dict[Factor, Part]:
-    """Return what each of some factors does, as it is said last; those of no parameter are left out."""
-    return {factor: part for part, factors in said for factor in factors if factor.axis >= 0}
+def parts_of(*pairs: tuple[Part, Iterable[Factor]]) -> dict[Factor, Part]:
+    """Return factor → what it does, by the last pair with the factor; foreign factors are left out."""
+    return {factor: part for part, factors in pairs for factor in factors if factor.axis >= 0}
 
 
 def assign(parts: dict[Factor, Part], factors: Iterable[Factor], part: Part) -> None:
-    """Set what some factors do; those of no parameter are left out."""
-    for factor in factors:
-        if factor.axis >= 0:
-            parts[factor] = part
+    """Set what some factors do; foreign factors are left out."""
+    parts |= parts_of((part, factors))
 
 
 def resolve_links(views: tuple[View, ...], parts: list[dict[Factor, Part]]) -> None:
-    """Follow the signal through contractions of parameters with each other: outputs of one are inputs of the next.
+    """Set what linked factors do where parameters were contracted with each other before they meet the signal.
 
-    Of two parameters contracted first, the one that meets the signal is upstream. A link with the signal on both
-    sides, or on none, stays open.
+    Of two linked parameters, the one with input axes comes first: the linked factors are its outputs, and inputs of the
+    other. A link stays open where both have input axes, or neither has.
     """
-    fed = [any(part == "in" for part in each.values()) for each in parts]
+    fed = [any(part == "in" for part in view_parts.values()) for view_parts in parts]
     left = {link.number for view in views for link in view.links if link.number > 0}
     moved = True
     while moved:
         moved = False
         for number in sorted(left):
-            linked = [place for place, view in enumerate(views) if any(link.number == number for link in view.links)]
-            if len({fed[place] for place in linked}) == 1:
+            linked = [index for index, view in enumerate(views) if any(link.number == number for link in view.links)]
+            if len({fed[index] for index in linked}) == 1:
                 continue
             left.remove(number)
             moved = True
-            for place in linked:
-                factors = (factor for link in views[place].links if link.number == number for factor in link.factors)
-                assign(parts[place], factors, "out" if fed[place] else "in")
-                fed[place] = True
+            for index in linked:
+                factors = (factor for link in views[index].links if link.number == number for factor in link.factors)
+                assign(parts[index], factors, "out" if fed[index] else "in")
+                fed[index] = True

@@ -1,6 +1,6 @@
 """What a value of the forward pass holds of a parameter: which axis of the value is which part of which stored axis.
 
-Nothing here knows an equation; the arithmetic of axes is that of `_factors`.
+No primitive is named here; the arithmetic of axes is in `_factors`.
 """
 
 from __future__ import annotations
@@ -49,31 +49,36 @@ class Stop:
 
     @property
     def hides(self) -> bool:
-        """Whether the entries of the parameter are hidden; behind `stop_gradient` they are what they were."""
+        """Whether the stored entries can't be seen; behind `stop_gradient` they can."""
         return self.why is not Why.NOT_TRAINABLE
 
     def __str__(self) -> str:
-        """Return the reason with its place."""
+        """Return the reason with its line."""
         return f"{self.reason} ({self.line})" if self.line else self.reason
 
 
 def first_stop(line: str, *reasons: tuple[object, str]) -> Stop | None:
-    """Return the first reason that holds, of pairs of whether it does and the words; `None` where none does."""
+    """Return the first of some reasons whose condition holds, `None` where none does.
+
+    Args:
+        line: the line of the forward pass.
+        reasons: pairs of a condition and a reason.
+    """
     return next((Stop(reason, line) for holds, reason in reasons if holds), None)
 
 
 CHANGED = "a loop changes it from step to step"
-"""Why a parameter can't be followed that is in the state of a loop in which there is no signal."""
+"""Why a parameter can't be followed that is part of a loop's state, where the state is not a signal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Factors of a parameter that were contracted with something that is not the signal.
+    """Factors of a parameter that were contracted with another parameter or a constant.
 
     Attributes:
-        number: which contraction; both sides share it. Constants are the other side of negative ones.
-        factors: the factors that are gone.
-        plain: the entries along them were added up, with no factor of their own.
+        number: the number of the contraction, which both parameters share; a constant's is negative.
+        factors: the factors that were summed over.
+        plain: the entries along them were just added up.
     """
 
     number: int
@@ -87,22 +92,22 @@ class Step:
 
     Attributes:
         axis: the factors of the axis, outermost first.
-        number: which entry it is, where that depends on nothing but the step.
-        column: which entry of that number it is.
-        at: the place of the equation, or of the loop where it runs over the axis.
-        operand: which operand of the equation holds the number, clamped to what there is; -1 for a scan, for many
-            numbers, and for an axis that is not of the parameter alone.
+        number: the index of the entry at each step, where that depends on nothing but the step.
+        column: which entry of that number is the index.
+        place: the equation that takes the entry; for a scan over the axis, the loop.
+        operand: which operand of the equation holds the index, which is clamped to the axis; -1 for a scan, for several
+            indices, and for an axis that is not of the parameter alone.
     """
 
     axis: Axis
     number: Series | None = field(compare=False)
     column: int
-    at: tuple[int, ...]
+    place: tuple[int, ...]
     operand: int = -1
 
     @property
     def loop(self) -> tuple[int, ...] | None:
-        """The place of the loop, `None` where it is not known."""
+        """The loop, `None` where it is not known."""
         return None if self.number is None else self.number.loop
 
     @property
@@ -112,73 +117,76 @@ class Step:
 
     def entries(self) -> Index | None:
         """Return which entry of the product of the factors each step takes, `None` where that is not known."""
-        taken = self.number.indices(self.column, length(self.axis)) if self.number is not None else None
-        return None if taken is None else flat(self.axis)[1][taken]
+        indices = self.number.indices(self.column, length(self.axis)) if self.number is not None else None
+        return None if indices is None else flat(self.axis)[1][indices]
 
 
-def entries_at(number: Series, step: Step, size: int) -> Axis | None:
-    """Return an axis into which each step of a loop puts what it made of an entry; `None` where it is not known.
+def written_axis(number: Series, step: Step, size: int) -> Axis | None:
+    """Return an axis into which each step of a loop writes what it made of one entry; `None` where it is not known.
 
     Args:
-        number: the place along the axis at each step.
+        number: the index along the axis at each step.
         step: which entry each step takes.
         size: the size of the axis.
     """
-    places, entries = number.indices(0, size), step.entries()
-    if places is None or entries is None or len(places) != len(entries) or len(np.unique(places)) < len(places):
+    positions, entries = number.indices(0, size), step.entries()
+    if positions is None or entries is None or not len(positions) == len(entries) == len(np.unique(positions)):
         return None
     index: Index = np.full(size, -1, np.intp)
-    index[places] = entries
-    found = normal(step.factors, index)
-    return found[0] if found is not None else None
+    index[positions] = entries
+    written = normal(step.factors, index)
+    return written[0] if written is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """A parameter inside a value, or behind one as the weight whose outputs it holds.
+    """A parameter inside a value; or the outputs of a use of a parameter, which lie along some of its factors.
 
     Attributes:
-        param: which parameter.
+        param: the number of the parameter.
         axes: the factors of each axis of the value, outermost first.
-        batch: factors taken one entry at a time by constants, loop counters or a scan.
-        looked: factors taken by indices that come with the data.
-        tables: factors along which each look-up was in a table of its own.
-        before: how many of `fixed` were taken before the look-up.
-        by: the indices that come with the data, see `Uses.whole`.
-        picked: the look-up was by many constant indices, which are no data but no single entry either.
+        batch: factors of which constants, loop counters or a scan take one entry at a time.
         fixed: factors of which one entry was taken, and which.
         steps: the axes that loops go through entry by entry; their factors are in `batch`.
+        looked: factors along which the data look up entries.
+        scaled: a parameter was multiplied with a constant, outputs with a signal or a norm's scale.
+
+        use: for outputs, the number of the use that made them.
+        summed: for outputs, they were contracted with another signal.
+        bent: for outputs, they went through a function entry by entry.
+
+        tables: factors along which each look-up was in a table of its own.
+        before: how many of `fixed` were taken before the look-up.
+        by: the variable of the indices of the look-up, see `Uses.whole`.
+        picked: several entries were looked up by constant indices.
         links: contractions with other parameters or constants.
-        scaled: it was multiplied with a constant; of outputs, with a signal or a norm's scale.
-        summed: of outputs, they were added up along axes of the signal, weighed by another one.
-        bent: of outputs, they went through a function entry by entry.
         times: other parameters it was multiplied with, entry by entry.
         normalized: it was divided by, or shifted by, a statistic of itself.
         shifted: a constant was added to it.
         imaginary: it was multiplied with the imaginary unit.
         paired: it is one of two real arrays that are a complex weight together.
-        quantized: it was rounded past its gradient, which takes it for what it was.
+        quantized: it was rounded in a function whose gradient skips the rounding.
         frozen: it stands behind `stop_gradient`, whatever happened before.
-        stop: it went through something after which its stored entries are no weights.
-        running: factors along which entries were added up one by one, which is `stop` unless all of them are summed.
-        share: the share of its entries that masks of constants leave.
-        use: for outputs, which use of the parameter made them.
+        stop: why its stored entries can't be read as weights any more.
+        running: factors along which running sums were taken, which is a `stop` unless the sums are summed over, too.
+        share: the share of its entries that constant masks leave.
     """
 
     param: int
     axes: tuple[Axis, ...]
     batch: Axis = ()
+    fixed: Fixed = ()
+    steps: tuple[Step, ...] = ()
     looked: Axis = ()
+    scaled: bool = False
+    use: int = -1
+    summed: bool = False
+    bent: bool = False
     tables: Axis = ()
     before: int = 0
     by: int = 0
     picked: bool = False
-    fixed: Fixed = ()
-    steps: tuple[Step, ...] = ()
     links: tuple[Link, ...] = ()
-    scaled: bool = False
-    summed: bool = False
-    bent: bool = False
     times: frozenset[int] = frozenset()
     normalized: bool = False
     shifted: bool = False
@@ -189,20 +197,19 @@ class View:
     stop: Stop | None = None
     running: Axis = ()
     share: float = 1.0
-    use: int = -1
 
     @property
-    def own(self) -> Axis:
-        """The factors of the parameter that are still axes of the value."""
+    def factors(self) -> Axis:
+        """The factors of the parameter along all axes of the value."""
         return tuple(factor for axis in self.axes for factor in opened(axis) if factor.axis != FOREIGN)
 
-    def along(self, axis: int) -> Axis:
-        """Return the factors of the parameter along an axis of the value."""
-        return tuple(factor for factor in opened(self.axes[axis]) if factor.axis != FOREIGN)
+    def along(self, *axes: int) -> Axis:
+        """Return the factors of the parameter along some axes of the value."""
+        return tuple(factor for axis in axes for factor in opened(self.axes[axis]) if factor.axis != FOREIGN)
 
     @property
     def marked(self) -> tuple[int, ...]:
-        """The axes of the value along which it holds different entries of the parameter, or something beside them."""
+        """The axes of the value along which there are different entries of the parameter, or other things beside it."""
         return tuple(
             index
             for index, axis in enumerate(self.axes)
@@ -211,13 +218,13 @@ class View:
 
     @property
     def picks(self) -> tuple[Step, ...]:
-        """The steps that go by a number which an equation takes in, and which is an index along stored axes."""
+        """The steps whose index is an operand of an equation, and counts along stored axes."""
         steps = (step for step in self.steps if step.operand >= 0)
         return tuple(step for step in steps if all(factor.axis >= 0 for factor in step.axis))
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The slots among its axes, among what is looked up, and among what a loop goes through."""
+        """The slots among its axes, the factors that are looked up, and the axes that loops go through."""
         axes = (*(step.axis for step in self.steps), *self.axes, self.looked)
         return tuple(factor for axis in axes for factor in axis if isinstance(factor, Slot))
 
@@ -233,7 +240,7 @@ class View:
 
     @property
     def is_signal(self) -> bool:
-        """Whether it is a signal already: looked up in a parameter, or what comes out of a weight with a constant."""
+        """Whether it is a signal already: rows of an embedding, or the outputs of a weight for a constant."""
         return bool(self.looked or self.picked or self.fed_by_constant)
 
     @property
@@ -246,18 +253,19 @@ class View:
         return replace(self, axes=(*self.axes[:axis], factors, *self.axes[axis + 1 :]))
 
     def one_by_one(self, step: Step, axes: tuple[Axis, ...]) -> View:
-        """Return the view of one entry along an axis at a time, by a loop.
+        """Return the view of one entry along an axis, which each step of a loop takes.
 
         Args:
             step: the axis, and which entry it is.
             axes: the axes of the entry.
         """
-        gone = tuple(factor for factor in opened(step.axis) if factor.axis != FOREIGN)
-        return replace(self, axes=axes, batch=self.batch + gone, steps=(*self.steps, step) if gone else self.steps)
+        factors = tuple(factor for factor in opened(step.axis) if factor.axis != FOREIGN)
+        steps = (*self.steps, step) if factors else self.steps
+        return replace(self, axes=axes, batch=self.batch + factors, steps=steps)
 
     @property
     def is_changed(self) -> bool:
-        """Whether it is what a loop made of a parameter from step to step."""
+        """Whether a loop changed the parameter from step to step."""
         return self.stop is not None and self.stop.reason == CHANGED
 
     def halted(self, stop: Stop) -> View:
@@ -265,12 +273,12 @@ class View:
         return replace(self, running=(), stop=self.stop or stop)
 
     def lost(self, shape: Sequence[int], stop: Stop) -> View:
-        """Return a view with a reason why it can't be read, in a value in which its axes are not known."""
+        """Return the view with a reason why it can't be read, in a value in which its axes are not known."""
         return replace(self.halted(stop), axes=tuple(map(foreign, shape)))
 
 
 def opened(axis: Axis) -> Axis:
-    """Return the factors of an axis, with what stands in a slot in the place of the slot."""
+    """Return the factors of an axis, with each slot replaced by its factors."""
     return tuple(part for factor in axis for part in (factor.factors if isinstance(factor, Slot) else (factor,)))
 
 
@@ -288,45 +296,49 @@ def reshaped(view: View, shape: Sequence[int]) -> View | None:
     for old, new in blocks([length(axis) for axis in view.axes], shape):
         factors = [factor for index in old for factor in view.axes[index]]
         sizes = [shape[index] for index in new]
-        found = regroup(factors, sizes)
-        if found is None:
+        groups = regroup(factors, sizes)
+        if groups is None:
             split = divided(factors, sizes)
             if split is None:
                 return None
-            found, more = split
-            fixed += more
-        axes += (axis or foreign(size) for axis, size in zip(found, sizes, strict=True))
+            groups, taken = split
+            fixed += taken
+        axes += (axis or foreign(size) for axis, size in zip(groups, sizes, strict=True))
     return _with_fixed(replace(view, axes=tuple(axes)), fixed)
 
 
 def _with_fixed(view: View, fixed: Fixed) -> View:
     """Return the view with one entry of some more factors taken."""
-    gone = tuple(factor for factor, _ in fixed)
-    return replace(view, fixed=view.fixed + fixed, batch=view.batch + gone) if fixed else view
+    factors = tuple(factor for factor, _ in fixed)
+    return replace(view, fixed=view.fixed + fixed, batch=view.batch + factors) if fixed else view
 
 
 def _with_entries(view: View, axis: int, entries: tuple[Axis, Fixed] | None) -> View | None:
-    """Return the view with some entries along an axis, and of other factors one."""
+    """Return the view with other entries along an axis, and with one entry of some factors taken."""
     return None if entries is None else _with_fixed(view.with_axis(axis, entries[0]), entries[1])
 
 
-def placed(view: View, axes: Sequence[int | None], shape: Sequence[int]) -> View:
-    """Return the view with its axes rearranged: for each new axis the old one it was, `None` where it is new."""
-    return replace(
-        view,
-        axes=tuple(foreign(size) if old is None else view.axes[old] for old, size in zip(axes, shape, strict=True)),
-    )
-
-
-def in_place(views: Sequence[View], places: Sequence[int | None], shape: Sequence[int]) -> tuple[View, ...]:
-    """Return the views that an equation leaves as they are along the axes that it keeps.
+def rearranged(view: View, old_axes: Sequence[int | None], shape: Sequence[int]) -> View:
+    """Return the view with its axes in another order.
 
     Args:
-        views: the views of its operand; those with entries of the parameter along an axis that goes are left out.
-        places: for each axis of its result the axis that it was, `None` where it is new.
+        view: the view.
+        old_axes: for each axis of the new value the axis that it was, `None` where it is new.
+        shape: the shape of the new value.
+    """
+    pairs = zip(old_axes, shape, strict=True)
+    return replace(view, axes=tuple(foreign(size) if old is None else view.axes[old] for old, size in pairs))
+
+
+def kept_whole(views: Sequence[View], old_axes: Sequence[int | None], shape: Sequence[int]) -> tuple[View, ...]:
+    """Return the views in the result of an equation that keeps some axes, of those that lie along these axes alone.
+
+    Args:
+        views: the views of its operand.
+        old_axes: for each axis of its result the axis that it was, `None` where it is new.
         shape: the shape of its result.
     """
-    return tuple(placed(view, places, shape) for view in views if set(view.marked) <= set(places))
+    return tuple(rearranged(view, old_axes, shape) for view in views if set(view.marked) <= set(old_axes))
 
 
 def scaled(views: Iterable[View]) -> tuple[View, ...]:
@@ -340,24 +352,24 @@ def picked(view: View, axis: int, index: Index) -> View | None:
     Args:
         view: the view.
         axis: the axis.
-        index: for each new entry which entry of the axis stands there, -1 for something else.
+        index: for each new entry its old index along the axis, -1 for an entry of something else.
     """
-    factors, before = flat(view.axes[axis])
-    if not len(before):
+    factors, old_index = flat(view.axes[axis])
+    if not len(old_index):
         return None
     if is_foreign(view.axes[axis]) and (index >= 0).all():
         return view.with_axis(axis, foreign(len(index)))
-    return _with_entries(view, axis, normal(factors, np.where(index < 0, -1, before[index])))
+    return _with_entries(view, axis, normal(factors, np.where(index < 0, -1, old_index[index])))
 
 
 def in_slot(view: View, axis: int, offset: int, total: int) -> View:
-    """Return the view of a value joined with others along an axis, in which it begins at an offset."""
+    """Return the view of a value that starts at an offset of a longer axis, beside other values."""
     size = length(view.axes[axis])
     index: Index = np.full(total, -1, np.intp)
     index[offset : offset + size] = np.arange(size)
-    found = picked(view, axis, index)
-    assert found is not None
-    return found
+    result = picked(view, axis, index)
+    assert result is not None
+    return result
 
 
 def part(view: View, axis: int, start: int, size: int, stride: int) -> View | None:
@@ -367,38 +379,51 @@ def part(view: View, axis: int, start: int, size: int, stride: int) -> View | No
     return _with_entries(view, axis, equal_part(view.axes[axis], start, size, stride, length(view.axes[axis])))
 
 
-def merged(one: View, other: View, axis: int) -> View | None:
-    """Return two views of one parameter as one, where they differ only in which entries stand along one axis."""
-    alone = [replace(view.with_axis(axis, ()), fixed=(), batch=()) for view in (one, other)]
-    if alone[0] != alone[1]:
+def merged(left: View, right: View, axis: int) -> View | None:
+    """Return two views of one parameter as one, `None` unless they differ only in their entries along one axis."""
+    rest = [replace(view.with_axis(axis, ()), fixed=(), batch=()) for view in (left, right)]
+    if rest[0] != rest[1]:
         return None
-    common = [each for each in one.fixed if each in other.fixed]
-    left, right = (_framed(each, axis, common) for each in (one, other))
-    if left is None or right is None or left[0] != right[0]:
+    common = [entry for entry in left.fixed if entry in right.fixed]
+    left_axis, right_axis = (_along_whole_factors(view, axis, common) for view in (left, right))
+    if left_axis is None or right_axis is None:
         return None
-    if ((left[1] >= 0) & (right[1] >= 0)).any() or left[2] != right[2]:
+    (factors, index, batch), (right_factors, right_index, right_batch) = left_axis, right_axis
+    if factors != right_factors or batch != right_batch or ((index >= 0) & (right_index >= 0)).any():
         return None
-    entries = normal(left[0], np.where(left[1] < 0, right[1], left[1]))
-    return _with_entries(replace(one, fixed=tuple(common), batch=left[2]), axis, entries)
+    entries = normal(factors, np.where(index < 0, right_index, index))
+    return _with_entries(replace(left, fixed=tuple(common), batch=batch), axis, entries)
 
 
-def _framed(view: View, axis: int, common: Sequence[tuple[Factor, int]]) -> tuple[Axis, Index, Axis] | None:
-    """Return an axis with factors of which one entry was taken, the index along all, and the other batch factors."""
-    own, index = flat(view.axes[axis])
-    taken = [each for each in view.fixed if each not in common]
-    pieces = [*own, *(factor for factor, _ in taken)]
-    frame = joined(sorted(pieces, key=lambda factor: (factor.axis, -factor.inner)))
-    if len({each.axis for each in frame}) < len(frame):
+def _along_whole_factors(
+    view: View, axis: int, common: Sequence[tuple[Factor, int]]
+) -> tuple[Axis, Index, Axis] | None:
+    """Return an axis of a view as an axis of larger factors, of parts of which the view took one entry before.
+
+    Args:
+        view: the view.
+        axis: the axis of the value.
+        common: entries that the view took of factors that stay as they are.
+
+    Returns:
+        The factors, the index of each entry of the axis along their product, and the other batch factors; `None` where
+        the factors of a stored axis don't fit together.
+    """
+    factors, index = flat(view.axes[axis])
+    taken = [entry for entry in view.fixed if entry not in common]
+    pieces = [*factors, *(factor for factor, _ in taken)]
+    wholes = joined(sorted(pieces, key=lambda factor: (factor.axis, -factor.inner)))
+    if len({whole.axis for whole in wholes}) < len(wholes):
         return None
-    digit = dict(zip(own, digits(index, own), strict=True))
-    digit |= {factor: np.full(len(index), which, np.intp) for factor, which in taken}
+    digit = dict(zip(factors, digits(index, factors), strict=True))
+    digit |= {factor: np.full(len(index), entry, np.intp) for factor, entry in taken}
     result: Index = np.zeros(len(index), np.intp)
-    for each in frame:
-        result = result * each.size
+    for whole in wholes:
+        result = result * whole.size
         for factor, along in digit.items():
-            if factor.axis == each.axis:
-                result = result + along * (factor.inner // each.inner)
+            if factor.axis == whole.axis:
+                result = result + along * (factor.inner // whole.inner)
     batch = list(view.batch)
     for factor, _ in taken:
         batch.remove(factor)
-    return frame, np.where(index < 0, -1, result), tuple(batch)
+    return wholes, np.where(index < 0, -1, result), tuple(batch)

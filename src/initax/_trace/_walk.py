@@ -1,4 +1,4 @@
-"""The walk over the forward pass: from a function, named arrays and inputs to what each array is for."""
+"""From a forward pass to what each of its arrays is for: the walk, from its start to its results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from initax._trace._views import Stop, whole
 
 
 def readings(forward: Callable[..., Any], arrays: Mapping[str, Any], inputs: Sequence[Any]) -> dict[str, Reading]:
-    """Return what the forward pass says of each array.
+    """Return the reading of each array in a forward pass.
 
     Args:
         forward: function of a mapping from name to array, and of the inputs.
@@ -36,13 +36,13 @@ def readings(forward: Callable[..., Any], arrays: Mapping[str, Any], inputs: Seq
     """
     names = list(arrays)
     closed = jax.make_jaxpr(lambda values, args: forward(dict(zip(names, values, strict=True)), *args))(
-        [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in arrays.values()], list(inputs)
+        [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays.values()], list(inputs)
     )
     return readings_of(closed, names)
 
 
 def readings_of(closed: Any, names: Sequence[str], constants: int = 0) -> dict[str, Reading]:
-    """Return what a closed jaxpr says of its first arguments, which are the arrays of these names.
+    """Return the readings of the first arguments of a closed jaxpr.
 
     Args:
         closed: the jaxpr.
@@ -50,7 +50,7 @@ def readings_of(closed: Any, names: Sequence[str], constants: int = 0) -> dict[s
         constants: how many arguments behind them are constants; the rest are inputs.
     """
     uses = uses_of(closed, len(names), constants)
-    forward, backward = by_parameter(uses.found), by_parameter(uses.backward)
+    forward, backward = by_parameter(uses.all), by_parameter(uses.backward)
     return {
         name: read(tuple(var.aval.shape), forward[index] or backward[index], names)
         for index, (name, var) in enumerate(zip(names, closed.jaxpr.invars, strict=False))
@@ -71,7 +71,7 @@ def uses_of(closed: Any, arrays: int, constants: int = 0) -> Uses:
 
 
 def readers_of(closed: Any, arrays: int, constants: int, param: int, axes: Sequence[int]) -> list[Reader]:
-    """Return the weights that take in the outputs of one, and which of their entries take in which.
+    """Return the weights that take in the outputs of a weight, and which of their entries take in which.
 
     Args:
         closed: the jaxpr.
@@ -88,7 +88,7 @@ def readers_of(closed: Any, arrays: int, constants: int, param: int, axes: Seque
 
 
 def _walked(closed: Any, arrays: int, constants: int, walk: Walk) -> list[Value]:
-    """Enter every use, and return what the results hold."""
+    """Walk over a closed jaxpr, enter every use, and return what the results hold."""
     uses = walk.uses
     shapes: list[tuple[int, ...]] = [tuple(var.aval.shape) for var in closed.jaxpr.invars]
     operands = [
@@ -104,12 +104,12 @@ def _walked(closed: Any, arrays: int, constants: int, walk: Walk) -> list[Value]
     for result in results:
         if result.data or result.fed_by_constant:
             settle(result, uses, "")
-    met = {use.param for use in uses.found}
+    used = {use.param for use in uses.all}
     for view in (view for result in results for view in result.weights):
-        if view.param not in met:
+        if view.param not in used:
             stop = Stop("the forward pass returns it, and no signal meets it", why=Why.RETURNED)
             uses.enter(view, "other", "", {}, stop=view.stop or stop)
-    tell_members(uses.found)
-    uses.backward = [use for use in uses.found if use.goes_back]
-    uses.found = [use for use in uses.found if not use.goes_back]
+    tell_members(uses.all)
+    uses.backward = [use for use in uses.all if use.goes_back]
+    uses.all = [use for use in uses.all if not use.goes_back]
     return results

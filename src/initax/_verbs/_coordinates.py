@@ -187,7 +187,7 @@ def _measured(traced: Traced) -> dict[Place, _Measured]:
     products = signal_products(traced)
     measured: dict[Place, _Measured] = {}
     taken: set[int] = set()
-    for place, product in products.found.items():
+    for place, product in products.by_place.items():
         if all(product.sides):
             taken |= {param for side in product.sides for param in side if products.sinks.get(param) == {place}}
             name = " × ".join(traced.paths[min(side)] for side in product.sides)

@@ -221,9 +221,9 @@ def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[P
     skipping = _selected(survey, skip)
     jobs: dict[Place, _Job] = {}
     skipped: dict[str, str] = {}
-    sharing = Counter(use.at for use in uses.found if use.what in (*CONTRACTIONS, "scale"))
+    sharing = Counter(use.place for use in uses.all if use.what in (*CONTRACTIONS, "scale"))
     uses_of_param: defaultdict[int, list[Use]] = defaultdict(list)
-    for use in uses.found:
+    for use in uses.all:
         uses_of_param[use.param].append(use)
     for param, path in enumerate(traced.paths):
         uses_of_weight = uses_of_param[param]
@@ -235,7 +235,7 @@ def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[P
             continue
         for use in uses_of_weight:
             loops, factors = _entry_factors(use, uses)
-            jobs[use.at] = _Job(key=(param, use.view.fixed), loops=loops, picks=use.view.picks, factors=factors)
+            jobs[use.place] = _Job(key=(param, use.view.fixed), loops=loops, picks=use.view.picks, factors=factors)
     return jobs, skipped
 
 
@@ -254,7 +254,7 @@ def _selected(survey: Survey, skip: Any) -> set[str]:
 
 def _loops_of(use: Use, uses: Uses) -> tuple[Place, ...]:
     """The loops around a use that take one entry of the weight each step, outermost first."""
-    around = [use.at[:depth] for depth in range(1, len(use.at))]
+    around = [use.place[:depth] for depth in range(1, len(use.place))]
     return tuple(place for place in around if uses.loops.get(place, {}).get(use.param))
 
 
@@ -274,7 +274,7 @@ def _why_not(parameter: Parameter, uses_of_weight: Sequence[Use], sharing: Mappi
         (stops[0] if stops else "", lambda use: bool(use.stop)),
         ("it is used as something else than a weight too", lambda use: use.what not in CONTRACTIONS),
         ("its operation is written out, or fed by constants", lambda use: not use.inside),
-        ("it shares its operation with other parameters", lambda use: sharing[use.at] > 1),
+        ("it shares its operation with other parameters", lambda use: sharing[use.place] > 1),
         ("several loops run over its stack", lambda use: _loops_of(use, uses) != loops or _is_reentered(use, uses)),
         ("its entries are picked by the data", lambda use: bool(use.view.looked)),
         ("its entries are picked in a way that can't be followed", lambda use: not _is_known(use, uses)),
@@ -298,7 +298,7 @@ def _parts(use: Use) -> tuple[Any, ...]:
 
 def _is_reentered(use: Use, uses: Uses) -> bool:
     """Whether a loop around goes over the same stack again and again."""
-    around = [use.at[:depth] for depth in range(1, len(use.at)) if use.at[:depth] in uses.loops]
+    around = [use.place[:depth] for depth in range(1, len(use.place)) if use.place[:depth] in uses.loops]
     loops = _loops_of(use, uses)
     return tuple(around[: len(loops)]) != loops
 
@@ -307,7 +307,7 @@ def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Job]:
     """The sums with biases of calibrated weights."""
     shifts: dict[Place, _Job] = {}
     places: dict[int, set[Any]] = {}
-    for use in uses.found:
+    for use in uses.all:
         view = use.view
         if use.what != "bias" or use.stop or not calibrated & set(use.partners):
             continue
@@ -320,7 +320,7 @@ def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Job]:
             continue
         loops, factors = _entry_factors(use, uses)
         places.setdefault(use.param, set()).add((loops, _parts(use)))
-        shifts[use.at] = _Job(
+        shifts[use.place] = _Job(
             key=(use.param, view.fixed),
             loops=loops,
             picks=view.picks,
@@ -342,7 +342,7 @@ def _replayed(
             fresh.setdefault(loop, {})[job.key] = blank[job.key]
     picks_at: defaultdict[Place, list[Step]] = defaultdict(list)
     for pick in {pick for job in changes.values() for pick in job.picks}:
-        picks_at[pick.at].append(pick)
+        picks_at[pick.place].append(pick)
     numbers = {_number(pick): jnp.zeros((), jnp.int32) for picks in picks_at.values() for pick in picks}
 
     def hook(
@@ -379,7 +379,7 @@ def _replayed(
 
 def _number(pick: Step) -> tuple[int, tuple[int, ...]]:
     """The key of the state under which it is kept which entry was picked last; no parameter has a number below zero."""
-    return -1, (*pick.at, pick.operand, pick.column)
+    return -1, (*pick.place, pick.operand, pick.column)
 
 
 def _measured(operands: Sequence[Any], output: Any, record: Any, target: float, tolerance: float) -> tuple[Any, Record]:

@@ -365,8 +365,8 @@ class _Folding:
 
     def _products(self) -> None:
         """Let sums over products of signals be divided by what they sum over."""
-        alike = {self._sides(product, place, self.of_base): product for place, product in self.old.found.items()}
-        for place, product in self.new.found.items():
+        alike = {self._sides(product, place, self.of_base): product for place, product in self.old.by_place.items()}
+        for place, product in self.new.by_place.items():
             before = alike.get(self._sides(product, place, self.paths))
             if before is None:
                 raise ModelError("mup: the forward passes of the base and the model differ.", product.line)

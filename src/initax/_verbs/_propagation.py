@@ -190,19 +190,19 @@ class Operation:
 def operations_of(uses: Uses) -> dict[Place, Operation]:
     """Return the places at which outputs of weights are complete, bias included, in the order of the forward pass."""
     biases: defaultdict[int, list[Use]] = defaultdict(list)
-    for use in uses.found:
+    for use in uses.all:
         if use.what == "bias" and len(use.partners) == 1 and not use.stop:
             biases[use.partners[0]].append(use)
     operations: dict[Place, Operation] = {}
-    for use in uses.found:
-        if use.what not in CONTRACTIONS or use.is_of_a_constant or not use.at:
+    for use in uses.all:
+        if use.what not in CONTRACTIONS or use.is_of_a_constant or not use.place:
             continue
         complete = use
         bias = next((bias for bias in biases[use.param] if _follows(bias, use)), None)
-        if bias is not None and use.at not in operations:
+        if bias is not None and use.place not in operations:
             biases[use.param] = [other for other in biases[use.param] if other is not bias]
             complete = bias
-        place = complete.at
+        place = complete.place
         params = (*operations[place].params, use.param) if place in operations else (use.param,)
         around = [place[:depth] for depth in range(1, len(place))]
         operations[place] = Operation(
@@ -232,7 +232,7 @@ def _stack_axes(use: Use, around: Sequence[Place], uses: Uses) -> tuple[int, ...
 
 def _follows(bias: Use, weight: Use) -> bool:
     """Whether the bias of a weight is added to the output of this use: later in the same jaxpr, along all its units."""
-    is_later = bias.at[:-1] == weight.at[:-1] and bias.at > weight.at
+    is_later = bias.place[:-1] == weight.place[:-1] and bias.place > weight.place
     return is_later and len(bias.outputs.axes) == len(weight.outputs.axes)
 
 
@@ -354,7 +354,7 @@ def _reported(
             if "gradient_norm" not in numbers:
                 without_gradient.append(label)
             rows.append((tuple(_order(place, operation.loops, step)), Signal(path=label, ran=ran, **values)))
-    weights = {use.param for use in uses.found if use.what in CONTRACTIONS}
+    weights = {use.param for use in uses.all if use.what in CONTRACTIONS}
     rows.sort(key=lambda row: row[0])
     return SignalReport(
         signals=tuple(signal for _, signal in rows),
