@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import shutil
 import sys
@@ -68,17 +69,12 @@ def mapping_text(entries: Mapping[Any, str]) -> str:
 
 def written(value: Any) -> str:
     """Return plain data as one writes it, and three dots for all else."""
-    match value:
-        case str():
-            return f'"{value}"'
-        case Mapping():
-            return mapping_text({key: written(entry) for key, entry in value.items()})
-        case tuple() | list():
-            inside = ", ".join(map(written, value))
-            return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' if len(value) == 1 else ''})"
-        case None | bool() | int() | float():
-            return str(value)
-    return "..."
+    text = repr(value)
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return "..."
+    return text.replace("'", '"')
 
 
 def tally(values: Iterable[Any]) -> str:

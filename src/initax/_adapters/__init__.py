@@ -87,7 +87,7 @@ def register_adapter(package: str, describe: Callable[[Any], Node | None]) -> No
         ...         )
         >>> ix.register_adapter(Tensor.__module__, describe)
         >>> model = [Affine(Tensor(jnp.ones((8, 3)), "io"), Tensor(jnp.ones(3), "o"))]
-        >>> [(each.parameter.path, each.parameter.fan_in) for each in ix.plan(model, {"Linear": "he_normal"}).draws]
+        >>> [(draw.parameter.path, draw.parameter.fan_in) for draw in ix.plan(model, {"Linear": "he_normal"}).draws]
         [('0.w', 8), ('0.b', 8)]
     """
     if not isinstance(package, str) or not all(name.isidentifier() for name in package.split(".")):

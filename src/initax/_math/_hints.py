@@ -82,17 +82,17 @@ def wrong_split(
         group: the names merged in it.
         sizes: the sizes that are known.
     """
-    where = f'axis {axis} of shape {shape}, "{written([group])}" in pattern "{pattern}",'
+    axis_text = f'axis {axis} of shape {shape}, "{written([group])}" in pattern "{pattern}",'
     open_names = [name for name in group if name not in sizes]
     if len(open_names) > 1:
         return message(
-            f"{where} can't be told apart.",
+            f"{axis_text} can't be told apart.",
             f"its size {shape[axis]} is the product of {listing(group)}",
             f'give all but one: sizes={{"{open_names[0]}": ...}}',
         )
     product = math.prod(sizes[name] for name in group if name in sizes)
     wrong = f"which {product} does not divide" if open_names else f"not {product}"
-    return message(f"{where} has size {shape[axis]}, {wrong}.", f"sizes given: {dict(sizes)}")
+    return message(f"{axis_text} has size {shape[axis]}, {wrong}.", f"sizes given: {dict(sizes)}")
 
 
 def unknown_size(pattern: str, groups: Groups, name: str) -> str:

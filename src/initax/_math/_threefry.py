@@ -84,9 +84,10 @@ def _rotated_traced(words: jax.Array, by: int) -> jax.Array:
 
 def _of_one_shape(*arrays: Any) -> list[Any]:
     shape = np.broadcast_shapes(*map(np.shape, arrays))
-    last = {each: range(len(shape) - each, len(shape)) for each in map(np.ndim, arrays)}
+    last = {rank: range(len(shape) - rank, len(shape)) for rank in map(np.ndim, arrays)}
     return [
-        each if np.shape(each) == shape else lax.broadcast_in_dim(each, shape, last[np.ndim(each)]) for each in arrays
+        words if np.shape(words) == shape else lax.broadcast_in_dim(words, shape, last[np.ndim(words)])
+        for words in arrays
     ]
 
 
@@ -101,7 +102,7 @@ def fold_in(key: np.ndarray, words: np.ndarray) -> np.ndarray:
     if len(words) <= FEW:
         keys = np.broadcast_to(key, (len(words), _WORDS)).tolist()
         pairs = zip(keys, words.tolist(), strict=True)
-        return np.array([hash_words(tuple(each), (0, word)) for each, word in pairs], np.uint32).reshape(-1, _WORDS)
+        return np.array([hash_words(tuple(data), (0, word)) for data, word in pairs], np.uint32).reshape(-1, _WORDS)
     with np.errstate(over="ignore"):
         halves = hash_words((key[..., 0], key[..., 1]), (np.zeros_like(words), words))
     return np.stack(halves, axis=-1)

@@ -14,7 +14,7 @@ from initax._planning._depth_rules import misplaced
 from initax._planning._hints import array_text, cover, decided_later, instead, no_layers, remedy, selector_of
 from initax._planning._override_axes import restated, restated_alone
 from initax._planning._records import Decisions, Draw, Kept, new_draw
-from initax._planning._rules import Matching, Rule, decided_arrays, match
+from initax._planning._rules import Matching, Rule, decided_arrays, match, rule_text
 from initax._planning._silence import keeps_all, why_kept, why_named_is_kept, would_draw
 from initax._text import mapping_text, path_text
 from initax.schemes._initializer import NO_DEFAULT, Initializer, array_name
@@ -70,11 +70,6 @@ def decide(
 NO_RULE = Reason(Why.NO_RULE, "no rule selects it")
 
 
-def _text_of(rule: Rule | None) -> str:
-    """The rule that chose a scheme, as errors and plans show it."""
-    return "default=" if rule is None else rule.selector.text
-
-
 class _Deciding:
     """The rows of a plan while they are decided."""
 
@@ -119,7 +114,7 @@ class _Deciding:
                 scheme, is_named = self.default, self.by_default[parameter.path]
             if parameter.default == FROM_KEY and parameter.excluded is None and (rule is None or scheme is not None):
                 # Random state that was never made starts whatever the scheme: no rule is for it.
-                self._follow(parameter, layer.kind, "default", _text_of(rule) if scheme else "", "the key")
+                self._follow(parameter, layer.kind, "default", rule_text(rule) if scheme else "", "the key")
             elif scheme is None:
                 self._keep_anyway(layer, parameter, rule)
             elif is_named:
@@ -128,7 +123,7 @@ class _Deciding:
                 self._by_role(layer, parameter, scheme, rule)
             else:
                 if rule not in with_axes:
-                    with_axes[rule] = restated(layer, scheme, f'rule "{_text_of(rule)}"')
+                    with_axes[rule] = restated(layer, scheme, f'rule "{rule_text(rule)}"')
                 self._by_role(with_axes[rule], with_axes[rule].parameters[index], scheme, rule)
 
     def _by_role(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None) -> None:
@@ -142,7 +137,7 @@ class _Deciding:
             if isinstance(start, Initializer) and parameter.default is not None:
                 self._draw(layer, replace(parameter, excluded=None), scheme, start, rule)
                 return
-        reason = excluded or why_kept(parameter, layer, scheme, _text_of(rule))
+        reason = excluded or why_kept(parameter, layer, scheme, rule)
         if reason is None:
             self._draw(layer, parameter, scheme, scheme.part(role or "weight"), rule)
             return
@@ -153,7 +148,7 @@ class _Deciding:
 
     def _named(self, layer: Layer, parameter: Parameter, scheme: Scheme, rule: Rule | None) -> None:
         """Decide an array that a rule names: its own role's initializer draws it, whatever its layer is."""
-        text = _text_of(rule)
+        text = rule_text(rule)
         is_key = parameter.name in scheme.arrays
         array_scheme = scheme.arrays[parameter.name] if is_key else scheme
         key = (text, parameter.name if is_key else "")
@@ -190,7 +185,7 @@ class _Deciding:
 
     def _leave(self, layer: Layer, parameter: Parameter, reason: Reason, rule: Rule | None) -> None:
         if reason.is_about_axes or reason.why is Why.NO_DEFAULT:
-            self.undeclared.setdefault(_text_of(rule), []).append((layer, parameter))
+            self.undeclared.setdefault(rule_text(rule), []).append((layer, parameter))
             self.uncovered.append((layer, parameter, reason))
 
     def _keep_anyway(self, layer: Layer, parameter: Parameter, rule: Rule | None) -> None:
@@ -213,7 +208,7 @@ class _Deciding:
     def _draw(
         self, layer: Layer, parameter: Parameter, scheme: Scheme, initializer: Initializer, rule: Rule | None
     ) -> None:
-        text, shown = _text_of(rule), self._text(scheme, rule)
+        text, shown = rule_text(rule), self._text(scheme, rule)
         # An array without a role is read as a weight, so that an initializer that needs a weight's axes refuses it.
         read = replace(parameter, role="weight") if parameter.role is None else parameter
         try:

@@ -52,9 +52,10 @@ def unmatched(
     known = (array for layer in layers for array in layer.parameters)
     arrays = dict.fromkeys(array.name for array in known if _why(array) is not Why.OPTIMIZER)
     words = list(_words(layers)) if isinstance(value, type) or name in ROLES else _words_and_paths(name, layers)
-    near, word = _by_another_name(value, name, layers)
-    close = list(filter(None, [word])) if near else _by_another_role(name, layers) or nearest(name, words)
-    near = near or meant(close)
+    near, close = _by_another_name(value, name, layers)
+    if not near:
+        close = _by_another_role(name, layers) or nearest(name, words)
+        near = meant(close)
     if isinstance(value, type):
         return message(head, have, near, *map(corrected, close[:1]))
     if name in ROLES and name != "state":
@@ -221,18 +222,18 @@ def _entry_of_a_stack(text: str, layers: Sequence[Layer]) -> tuple[str, ...]:
     return ()
 
 
-def _by_another_name(selector: Any, name: str, layers: Sequence[Layer]) -> tuple[str, str]:
-    """Say which name selects the layers that are meant by a class, or a name, of another framework; and a near name."""
+def _by_another_name(selector: Any, name: str, layers: Sequence[Layer]) -> tuple[str, list[str]]:
+    """Say which kind is meant by a class, or a name, of another framework, and list what could be meant."""
     for word in filter(None, (name, KIND_OF.get(name, ""))):
         layer = next((layer for layer in layers if matches_one(word, layer.path, layer.cls, layer.kind)), None)
         if layer is None:
             continue
         if not isinstance(selector, type) or layer.cls.__module__ == "builtins":
-            return f'did you mean the kind "{word}"?', word
+            return f'did you mean the kind "{word}"?', [word]
         theirs, ours = _public_name(selector), _public_name(layer.cls)
         if word == name or theirs.split(".")[:2] != ours.split(".")[:2]:
-            return f'it is {theirs}, and "{layer.path}" is {ours}; write "{word}"', ""
-    return "", ""
+            return f'it is {theirs}, and "{layer.path}" is {ours}; write "{word}"', []
+    return "", []
 
 
 def _public_name(cls: type) -> str:

@@ -83,10 +83,10 @@ def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Foll
     known = parameters_by_path(survey)
     norms = {array.path for layer, array in arrays_of(survey) if layer.kind == "Norm"}
     # A rule may restate axes, so that a row of the plan knows more of an array than the survey.
-    now = [drawn[path].parameter if path in drawn else known[path] for path in paths]
-    all_laws = {index: _law(array, drawn.get(array.path), array.path in norms) for index, array in enumerate(now)}
-    laws = {index: law for index, law in all_laws.items() if law is not None}
-    tables = frozenset(index for index, array in enumerate(now) if array.role == "embedding")
+    parameters = [drawn[path].parameter if path in drawn else known[path] for path in paths]
+    all_laws = (_law(array, drawn.get(array.path), array.path in norms) for array in parameters)
+    laws = {index: law for index, law in enumerate(all_laws) if law is not None}
+    tables = frozenset(index for index, array in enumerate(parameters) if array.role == "embedding")
     uses = uses_of(traced.closed, arrays, traced.constants)
     searches: dict[int, _Search] = {}
     for _ in range(PASSES):
@@ -150,23 +150,23 @@ class _Search:
         return math.exp(tried - gap / slope)
 
 
-def _law(now: Parameter, draw: Draw | None, is_norm: bool) -> Law | None:
+def _law(parameter: Parameter, draw: Draw | None, is_norm: bool) -> Law | None:
     """What the plan knows of an array; `None` where that is nothing. Norms are taken to do what norms do."""
-    is_real = jnp.issubdtype(now.dtype, np.floating)
+    is_real = jnp.issubdtype(parameter.dtype, np.floating)
     recipe = draw.recipe if draw is not None and is_real else None
     moments = recipe.moments if recipe is not None else None
-    if now.role in WEIGHT_ROLES:
-        inputs = now.fan_in if now.role == "embedding" else now.effective_fan_in
+    if parameter.role in WEIGHT_ROLES:
+        inputs = parameter.fan_in if parameter.role == "embedding" else parameter.effective_fan_in
         initializer = None if draw is None else draw.initializer
-        if initializer is None or recipe is None or inputs is None or now.effective_fan_in is None:
+        if initializer is None or recipe is None or inputs is None or parameter.effective_fan_in is None:
             return None
         of_weight = functools.partial(Law, inputs=inputs, centered=initializer.centers)
         if initializer.needs_input_second_moment and recipe.std:
-            return of_weight(mean=0.0, square=recipe.std**2, length=recipe.std**2 * now.effective_fan_in)
+            return of_weight(mean=0.0, square=recipe.std**2, length=recipe.std**2 * parameter.effective_fan_in)
         return None if moments is None else of_weight(mean=moments[0], square=moments[1])
-    if moments is not None and now.role in ("bias", "scale") and now.constraint is None:
+    if moments is not None and parameter.role in ("bias", "scale") and parameter.constraint is None:
         return Law(mean=moments[0], square=moments[1])
-    value = _taken(now)
+    value = _taken(parameter)
     return None if value is None else Law(mean=value, square=value**2, assumed=not is_norm)
 
 

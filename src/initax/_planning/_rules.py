@@ -48,6 +48,11 @@ class Rule:
         return not roles or bool(roles & {*WEIGHT_ROLES, *(["bias"] if role == "bias" else [])})
 
 
+def rule_text(rule: Rule | None) -> str:
+    """Return the rule that chose a scheme as errors and plans show it; without one the scheme is that of `default=`."""
+    return "default=" if rule is None else rule.selector.text
+
+
 def read_rules(rules: Any) -> tuple[Rule, ...]:
     """Return a rule map as rules, in order.
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why
-from initax._planning._rules import Rule
+from initax._planning._rules import Rule, rule_text
 from initax.schemes._initializer import Initializer
 from initax.schemes._scheme import UNSET, Scheme
 
 
-def why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> Reason | None:
+def why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: Rule | None) -> Reason | None:
     """Return why a scheme leaves a parameter alone, or `None` where it draws it."""
     role = parameter.role or "weight"
     part = scheme.part(role)
@@ -20,7 +20,7 @@ def why_kept(parameter: Parameter, layer: Layer, scheme: Scheme, rule: str) -> R
         why = Why.NORM if role == "scale" else Why.SILENT
         return Reason(why, f"{scheme} says nothing about {article} {role}")
     if part is None:
-        return Reason(Why.RULE, f'rule "{rule}" keeps every {role}')
+        return Reason(Why.RULE, f'rule "{rule_text(rule)}" keeps every {role}')
     weight = scheme.part("weight")
     if role == "bias" and weight is not UNSET and weight is not None:
         reason = _why_bias_is_kept(parameter, layer, scheme)
@@ -37,7 +37,7 @@ def would_draw(rule: Rule, selected: Mapping[str, bool], layer: Layer, parameter
     if scheme is None or parameter.path not in selected:
         return False
     if not selected[parameter.path]:
-        return parameter.excluded is None and why_kept(parameter, layer, scheme, rule.text) is None
+        return parameter.excluded is None and why_kept(parameter, layer, scheme, rule) is None
     array_scheme = scheme.arrays.get(parameter.name, scheme)
     if array_scheme is None or parameter.excluded is None:
         return array_scheme is not None

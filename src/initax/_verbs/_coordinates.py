@@ -87,21 +87,22 @@ def coordinate_check(
     widths = _widths(widths)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InitaxError(f"coordinate_check: steps is a number of steps, not {shown(steps)}.", "steps=5")
-    changes: dict[Output, list[list[float]]] = {}
+    changes: dict[str, list[list[float]]] = {}
+    products: set[str] = set()
     for width in widths:
         call = {"inputs": inputs, "forward": forward, "module": module and module(width)}
-        rows = _at_width(make, width, as_keys(keys), step, steps, call)
+        rows, products = _at_width(make, width, as_keys(keys), step, steps, call)
         if changes and list(changes) != list(rows):
-            in_one = [key[0] for key in {**changes, **rows} if (key in changes) != (key in rows)]
+            in_one = [name for name in {**changes, **rows} if (name in changes) != (name in rows)]
             raise ModelError(
                 f"coordinate_check: the models of width {widths[0]} and {width} do different things.",
                 f"in one alone: {listing(in_one, 4)}" if in_one else "",
                 "make both by one function, of one depth",
             )
-        for output, row in rows.items():
-            changes.setdefault(output, []).append(row)
-    arrays = {path: np.asarray(rows, float) for (path, _), rows in changes.items()}
-    return CoordinateCheck.of(widths, steps, arrays, [path for path, is_product in changes if is_product])
+        for name, row in rows.items():
+            changes.setdefault(name, []).append(row)
+    arrays = {name: np.asarray(rows, float) for name, rows in changes.items()}
+    return CoordinateCheck.of(widths, steps, arrays, products)
 
 
 def _widths(widths: Any) -> tuple[int, ...]:
@@ -114,10 +115,6 @@ def _widths(widths: Any) -> tuple[int, ...]:
     return several
 
 
-Output = tuple[str, bool]
-"""Name of an output that is measured, and whether it is a product of two signals."""
-
-
 def _at_width(
     make: Callable[[int, Any], Any],
     width: int,
@@ -125,9 +122,9 @@ def _at_width(
     step: Callable[[Any, int], Any],
     steps: int,
     call: Mapping[str, Any],
-) -> dict[Output, list[float]]:
-    """The mean change of each output, with each key."""
-    changes: dict[Output, list[float]] = {}
+) -> tuple[dict[str, list[float]], set[str]]:
+    """The mean change of each output by its name, with each key, and which of them are products of two signals."""
+    changes: dict[str, list[float]] = {}
     places: Mapping[Place, _Measured] = {}
     for key in keys:
         state = make(width, key)
@@ -151,8 +148,8 @@ def _at_width(
         moved = change(before, values_of(_moved(survey, after), call["inputs"]))
         for place, output in places.items():
             if place in moved:
-                changes.setdefault((output.name, output.is_product), []).append(float(moved[place]))
-    return changes
+                changes.setdefault(output.name, []).append(float(moved[place]))
+    return changes, {output.name for output in places.values() if output.is_product}
 
 
 def _moved(before: Survey, after: Survey) -> Survey:

@@ -99,7 +99,7 @@ def mup(
         >>> def make(width):
         ...     return eqx.nn.MLP(8, 4, width, depth=2, key=jax.random.key(0))
         >>> width = ix.mup(make(64), make(256))
-        >>> [(each.use, each.std, each.learning_rate) for each in width.rows if each.parameter.role == "weight"]
+        >>> [(row.use, row.std, row.learning_rate) for row in width.rows if row.parameter.role == "weight"]
         [('input', 1.0, 1.0), ('hidden', 0.5, 0.25), ('output', 0.25, 0.25)]
         >>> model = ix.reinit(make(256), width.rules({"Linear": "lecun_normal"}), jax.random.key(1))
         >>> optimizer = optax.chain(optax.adam(1e-3), width.scale_updates())

@@ -110,7 +110,7 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
         >>> import equinox as eqx, initax as ix, jax, optax
         >>> model = eqx.nn.MLP(2, 1, 4, depth=1, key=jax.random.key(0))
         >>> state = optax.adam(1e-3).init(eqx.filter(model, eqx.is_array))
-        >>> state = jax.tree.map(lambda each: each + 1, state)
+        >>> state = jax.tree.map(lambda array: array + 1, state)
         >>> state = reset_optimizer(state, ix.plan(model, {"layers.1": "zeros"}))
         >>> float(state[0].mu.layers[0].bias.sum()), float(state[0].mu.layers[1].bias.sum()), int(state[0].count)
         (4.0, 0.0, 1)

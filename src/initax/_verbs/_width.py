@@ -118,7 +118,7 @@ class Width:
             ...     return eqx.nn.MLP(8, 4, width, depth=2, key=jax.random.key(0))
             >>> width = ix.mup(make(64), make(256))
             >>> drawn = ix.plan(make(256), width.rules({"Linear": ("normal", {"stddev": 0.02})})).draws
-            >>> [each.std for each in drawn if each.std]
+            >>> [draw.std for draw in drawn if draw.std]
             [0.02, 0.01, 0.005]
         """
         rules = {"*": "default"} if rules is None else rules

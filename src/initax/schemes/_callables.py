@@ -81,16 +81,16 @@ class CallingKernel(Kernel):
     def entries(self, key: jax.Array, count: int, dtype: Any) -> jax.Array:
         """Return several arrays along a new first axis, each from a key of its own; one alone has the key itself."""
 
-        def one(key: jax.Array) -> jax.Array:
+        def entry(key: jax.Array) -> jax.Array:
             return jnp.asarray(self.called(key, dtype)).astype(dtype)
 
         # JAX's own functions only hand the key on to samplers, which take any.
         if not str(getattr(self.function, "__module__", "")).startswith("jax."):
             key = as_others_know_it(key)
         if count == 1:
-            return one(key)[None]
+            return entry(key)[None]
         keys = jax.random.split(key, count)
-        return jax.vmap(one)(keys) if vmap_is_exact(key) else lax.map(one, keys)
+        return jax.vmap(entry)(keys) if vmap_is_exact(key) else lax.map(entry, keys)
 
     def lowest(self, numbers: tuple[float, ...]) -> float:
         """Return the least entry of one array drawn for that purpose: nothing else is known of a callable."""
