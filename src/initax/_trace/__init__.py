@@ -1,1 +1,1 @@
-"""What a forward pass tells of the arrays in it: their axes, their roles, where their signals go."""
+"""What can be read off a forward pass about its arrays: their axes, their roles, where their signals go."""

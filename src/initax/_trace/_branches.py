@@ -1,4 +1,4 @@
-"""Residual sums of a forward pass: what is added to which stream, and how many of them there are.
+"""Residual sums of a forward pass: which values are added to which stream, and how many.
 
 A sum is residual if one of its operands, the shortcut, is an earlier value that is carried on, and the other, the
 branch, is a function of that value through a weight. The shortcut may be moved, scaled and gated. It may be projected
@@ -68,7 +68,7 @@ class _Past:
 
     Attributes:
         every: all of them.
-        weighed: those from which a path to the value goes through a weight.
+        weighted: those from which a path to the value goes through a weight.
         curved: those from which a path goes through a function that is not linear.
         bent: those from which one path goes through both.
         carried: those that the value carries on.
@@ -77,7 +77,7 @@ class _Past:
     """
 
     every: int = 0
-    weighed: int = 0
+    weighted: int = 0
     curved: int = 0
     bent: int = 0
     carried: int = 0
@@ -124,7 +124,7 @@ class Search:
         if not node.inexact:
             return reach
         # The gate of a highway network is the output of a weight.
-        is_gated = any(self.past[gate.number].weighed for gate in node.by("gate"))
+        is_gated = any(self.past[gate.number].weighted for gate in node.by("gate"))
         is_plain = all(operand.plain for operand in node.inexact_operands)
         for operand, label in node.operands:
             # A parameter that is used twice is not a value that is carried from one use to the other.
@@ -132,11 +132,11 @@ class Search:
                 continue
             past = self.past[operand.number]
             reach.every |= past.every
-            reach.weighed |= past.every if label == "weight" else past.weighed
+            reach.weighted |= past.every if label == "weight" else past.weighted
             is_curved = label in ("function", "gate", "mix")
-            if label != "statistic":  # a norm leaves what is linear linear
+            if label != "statistic":  # a norm counts as linear
                 reach.curved |= past.every if is_curved else past.curved
-                reach.bent |= past.bent | (past.weighed if is_curved else past.curved if label == "weight" else 0)
+                reach.bent |= past.bent | (past.weighted if is_curved else past.curved if label == "weight" else 0)
             if label in CARRIED:
                 reach.carried |= past.carried
             if label in CARRIED or (label == "gate" and is_gated):
@@ -178,7 +178,7 @@ class Search:
         shared = shortcut.gated & branch.every
         while shared:
             latest = 1 << (shared.bit_length() - 1)
-            if latest & branch.weighed & ~branch.gated:
+            if latest & branch.weighted & ~branch.gated:
                 return self.numbered[latest.bit_length() - 1]
             if latest & shortcut.carried:
                 return None
@@ -368,8 +368,12 @@ def _number_streams(branches: Sequence[Branch]) -> None:
         branch.stream = order.index(streams[branch.sum.number])
 
 
-def indices_of(branches: Sequence[Branch]) -> Mapping[Place, tuple[float, list[tuple[float, float]]]]:
-    """Return equation of a sum → its first number, and for each loop around it the stride and count of its numbers."""
+Strided = tuple[float, list[tuple[float, float]]]
+"""The first number of a sum, and for each loop around it the stride and the count of its numbers."""
+
+
+def indices_of(branches: Sequence[Branch]) -> Mapping[Place, Strided]:
+    """Return equation of a sum → the numbers of its copies in a stream."""
     by_place: dict[Place, dict[tuple[int, ...], Branch]] = {}
     for branch in branches:
         by_place.setdefault(branch.sum.place, {})[branch.sum.copy] = branch

@@ -116,7 +116,7 @@ def consume(
         assign(parts, (*view.batch, *opened(view.looked)), "batch")
         assign(parts, view.added_up, "in")
         if view.fed_by_constant and not direct[index]:
-            # The axis that is summed over is one of the constant: the inputs are what the constant mixes along it.
+            # The axis that is summed over is one of the constant: the inputs are the factors that the constant mixes.
             assign(parts, (factor for link in view.links if link.number < 0 for factor in link.factors), "in")
         kind, stop = _judged(index, views, every_parts, direct, roles)
         numbers = {link.number for link in view.links}
@@ -198,7 +198,7 @@ def _judged(
 
 
 def _is_repeated(view: View, roles: Sequence[Part]) -> bool:
-    """Return whether entries are repeated along what is summed over, so that its fans are not defined."""
+    """Return whether entries are repeated along an axis that is summed over, so that fans are not defined."""
     summed = (factor for axis, role in zip(view.axes, roles, strict=True) if role in ("in", "field") for factor in axis)
     return any((f.axis == FOREIGN and f.size > 1) or (isinstance(f, Slot) and f.repeats) for f in summed)
 
@@ -317,7 +317,7 @@ def _linked(side: Side, views: Sequence[View], number: int, shape: tuple[int, ..
 
 
 def _beside_a_sum(side: Side, other: Value, shape: tuple[int, ...], uses: Uses) -> list[View]:
-    """Return the outputs that a contraction of two signals leaves, along the axes over which it does not sum.
+    """Return the outputs of one of two contracted signals in the result: those along axes that are not summed over.
 
     Args:
         side: the signal that holds them.
@@ -452,7 +452,7 @@ def convolution(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Val
 
 
 def _beside_channels(signal: Value, numbers: Any, groups: int, shape: tuple[int, ...]) -> tuple[View, ...]:
-    """Return the outputs that a depthwise convolution leaves in their channels."""
+    """Return the outputs of a signal in the result of a depthwise convolution, in their channels."""
     (old_batch, old_channels, *_), (batch, channels, *_) = numbers.lhs_spec, numbers.out_spec
     if not groups == signal.shape[old_channels] == shape[channels] or shape[batch] != signal.shape[old_batch]:
         return ()

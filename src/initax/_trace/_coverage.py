@@ -9,12 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from initax._trace._factors import LARGEST, Factor, Slot, digits, length
+from initax._trace._factors import LARGEST, Factor, Index, Mask, Slot, digits, length
 from initax._trace._sums import as_inputs, sums
 from initax._trace._uses import Part, Use
 from initax._trace._views import View
-
-Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 
 def taken(view: View, axis: int, size: int) -> Mask:
@@ -38,7 +36,7 @@ def taken(view: View, axis: int, size: int) -> Mask:
     return mask
 
 
-def along(slot: Slot, axis: int) -> np.ndarray[tuple[int, ...], np.dtype[np.intp]]:
+def along(slot: Slot, axis: int) -> Index:
     """Return for each entry in a slot its index along a stored axis, by the factors of that axis in the slot."""
     pairs = zip(slot.factors, digits(slot.known, slot.factors), strict=True)
     return sum((digit * factor.inner for factor, digit in pairs if factor.axis == axis), np.zeros_like(slot.known))

@@ -45,7 +45,7 @@ def nonlinear(
     line: str,
     altered: Sequence[int] | None = None,
 ) -> Value:
-    """Follow a function behind which a parameter can't be read, and outputs of a weight are another signal.
+    """Follow a function after which a parameter can't be read, and outputs of a weight are another signal.
 
     Args:
         name: the function.
@@ -53,7 +53,7 @@ def nonlinear(
         shape: the shape of the result.
         uses: where uses are entered.
         line: the line.
-        altered: the axes along which entries are mixed; `None` where nothing is known of them.
+        altered: the axes along which entries are mixed, `None` where they are not known.
     """
     values = [fitted(value, shape) for value in values]
     if any(value.data or value.fed_by_constant for value in values):
@@ -280,7 +280,7 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, li
 
 
 def masked(view: View, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> View:
-    """Return a view with the share of its entries that a constant mask leaves.
+    """Return a view with the share of its entries that a constant mask keeps.
 
     Args:
         view: the view.
@@ -351,7 +351,7 @@ def _is_statistic(view: View) -> bool:
 
 
 def _with_twins(view: View, twins: list[View], *, product: bool, is_first: bool, line: str) -> list[View]:
-    """Return the view that a result holds of a parameter that both operands hold, or none where it holds the twins'.
+    """Return what the result of two operands that hold one parameter keeps of the view in one of them.
 
     Args:
         view: the view of one operand.

@@ -7,15 +7,13 @@ those of a second weight's axis which of its entries do; an index along their co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from initax._trace._factors import FOREIGN, Axis, Factor, Fixed, Slot, digits, flat, length
+from initax._trace._factors import FOREIGN, Axis, Factor, Fixed, Index, Slot, digits, flat, length
 from initax._trace._views import View
-
-Whole = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +28,7 @@ class Reader:
     """
 
     param: int
-    units: Whole
+    units: Index
     fixed: Fixed = ()
 
 
@@ -48,7 +46,7 @@ def covers(view: View, shape: Sequence[int], axes: Sequence[int]) -> bool:
     return whole and all(factor.axis in axes for factor in factors)
 
 
-def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: Sequence[int]) -> Whole:
+def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: Sequence[int]) -> Index:
     """Return the number of the unit at each index along some axes of a signal, -1 where there is none.
 
     Args:
@@ -58,7 +56,7 @@ def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: S
         axes: its output axes, in stored order; the last one counts fastest.
     """
     stride = _strides(shape, axes)
-    numbers: Whole = np.full(
+    numbers: Index = np.full(
         [1] * len(along), sum(digit * f.inner * stride[f.axis] for f, digit in view.fixed), np.intp
     )
     missing = np.zeros([1] * len(along), bool)
@@ -66,8 +64,7 @@ def unit_numbers(view: View, along: Sequence[int], shape: Sequence[int], axes: S
         lengthwise = [-1 if dimension == index else 1 for dimension in range(len(along))]
         factors, entries = flat(view.axes[axis])
         missing = missing | (entries < 0).reshape(lengthwise)
-        for factor, digit in zip(factors, digits(entries, factors), strict=True):
-            numbers = numbers + (digit * factor.inner * stride[factor.axis]).reshape(lengthwise)
+        numbers = numbers + _numbers(factors, entries, stride).reshape(lengthwise)
     return np.where(missing, -1, numbers)
 
 
@@ -77,7 +74,7 @@ def stepped_factors(view: View) -> tuple[Factor, ...]:
     return tuple(factor for factor in view.batch if factor not in fixed)
 
 
-def step_numbers(index: Whole, factors: Sequence[Factor], shape: Sequence[int], axes: Sequence[int]) -> Whole:
+def step_numbers(index: Index, factors: Sequence[Factor], shape: Sequence[int], axes: Sequence[int]) -> Index:
     """Return what a loop's step adds to the number of a unit.
 
     Args:
@@ -86,18 +83,20 @@ def step_numbers(index: Whole, factors: Sequence[Factor], shape: Sequence[int], 
         shape: the stored shape of the weight.
         axes: its output axes, in stored order; the last one counts fastest.
     """
-    stride = _strides(shape, axes)
-    added: Whole = np.zeros_like(index)
-    for factor, digit in zip(factors, digits(index, factors), strict=True):
-        added += digit * factor.inner * stride[factor.axis]
-    return added
+    return _numbers(factors, index, _strides(shape, axes))
+
+
+def _numbers(factors: Sequence[Factor], index: Index, stride: Mapping[int, int]) -> Index:
+    """Return what each entry along a product of factors adds to the number of a unit."""
+    pairs = zip(factors, digits(index, factors), strict=True)
+    return sum((digit * factor.inner * stride[factor.axis] for factor, digit in pairs), np.zeros_like(index))
 
 
 def _strides(shape: Sequence[int], axes: Sequence[int]) -> dict[int, int]:
     return {axis: math.prod(shape[inner] for inner in axes[index + 1 :]) for index, axis in enumerate(axes)}
 
 
-def coordinates(view: View, axes: Sequence[int], shape: Sequence[int]) -> tuple[list[Whole], np.ndarray] | None:
+def coordinates(view: View, axes: Sequence[int], shape: Sequence[int]) -> tuple[list[Index], np.ndarray] | None:
     """Return, for each stored entry of a weight, its index along some axes of the operand; `None` where there is none.
 
     Args:
@@ -115,17 +114,17 @@ def coordinates(view: View, axes: Sequence[int], shape: Sequence[int]) -> tuple[
         return None
     grid = np.indices(shape, np.intp, sparse=True)
 
-    def digit(factor: Factor) -> Whole:
+    def digit(factor: Factor) -> Index:
         return grid[factor.axis] // factor.inner % factor.size
 
-    def indices(axis: Axis) -> Whole:
+    def indices(axis: Axis) -> Index:
         """Return the index along an axis of each stored entry, -1 for those that are not there."""
         inner, index = flat(axis)
-        number: Whole = np.zeros([1] * len(shape), np.intp)
+        number: Index = np.zeros([1] * len(shape), np.intp)
         for factor in inner:
             number = number * factor.size + digit(factor)
         known = np.flatnonzero(index >= 0)
-        inverse: Whole = np.full(length(inner), -1, np.intp)
+        inverse: Index = np.full(length(inner), -1, np.intp)
         inverse[index[known]] = known
         return inverse[number]
 

@@ -1,7 +1,6 @@
-"""Rules of single equations: what one does to the parameters and signals in its operands.
+"""Rules of single equations: what an equation does to the parameters and signals in its operands.
 
-A rule returns what the results hold, or `None` where it can't tell. The table in `_primitives.py` says which primitive
-goes by which rule.
+A rule returns the results, or `None` where it can't tell. The table in `_primitives.py` has the rule of each primitive.
 """
 
 from __future__ import annotations
@@ -238,7 +237,7 @@ def _with_block(under: Value, block: Value, starts: Sequence[int], uses: Uses, l
 
 
 def _is_parameter(*values: Value) -> bool:
-    """Return whether some values hold parameters, and none is a signal."""
+    """Return whether some values hold parameters, and no signal."""
     return any(value.weights for value in values) and not any(value.data for value in values)
 
 

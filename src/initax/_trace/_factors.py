@@ -27,6 +27,9 @@ LARGEST = 1 << 22
 Index = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
 """For each entry of an axis its index along another one, -1 for an entry of something else."""
 
+Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+"""For each entry of an axis whether a condition holds."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Factor:
@@ -214,7 +217,7 @@ def flat(axis: Sequence[Factor]) -> tuple[Axis, Index]:
     return tuple(factors), index
 
 
-def stands(axis: Sequence[Factor]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def stands(axis: Sequence[Factor]) -> Mask:
     """Return which entries of an axis belong to the parameter; an array of one entry where all do."""
     if not any(isinstance(factor, Slot) for factor in axis):
         return np.ones(1, bool)

@@ -36,7 +36,7 @@ class Node:
         looked: whether it holds entries that the data look up in a parameter.
         contracted: whether it is made of two parameters that were contracted with each other.
         constant: whether it is made of constants alone.
-        statistic: whether it is a sum or a maximum over entries of a signal, or a function of such.
+        statistic: whether it is a sum or a maximum over entries of a signal, or a function of these.
         roots: the values of which it is a function entry by entry.
         backward: whether it carries a cotangent.
         loops: the loops around its equation, outermost first.

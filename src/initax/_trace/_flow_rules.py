@@ -18,7 +18,7 @@ Facts = dict[str, Any]
 Labelled = tuple[list[tuple[Node, Label]], Facts]
 """Operands and what becomes of them, and what is known of the result."""
 FlowRule = Callable[[Any, list[Node], Any, Facts], Labelled]
-"""From an equation, its operands, the variable of its result and what follows from what they are made of."""
+"""From an equation, its operands, the variable of a result and what its operands tell of it, see `made_of`."""
 
 SHRINKS = 2
 """A slice with less than one in this many entries is a part, not the value itself."""

@@ -59,11 +59,15 @@ class Constant:
             return None  # JAX can't evaluate it here, for whatever reason
 
     def _evaluate_equation(self, eqn: Any) -> Any:
-        numbers = [operand.number for operand in self._operands]
-        if any(number is None for number in numbers):
+        """Return the result of the equation; of a series those of all steps, along a first axis."""
+        numbers = [operand.steps if isinstance(operand, Series) else operand.number for operand in self._operands]
+        if any(number is None or number.size > LARGEST for number in numbers):
             return None
         operands = [jnp.asarray(number, atom.aval.dtype) for number, atom in zip(numbers, eqn.invars, strict=True)]
-        return evaluated(eqn, operands)[self._result]
+        if not isinstance(self, Series):
+            return evaluated(eqn, operands)[self._result]
+        axes = [0 if isinstance(operand, Series) else None for operand in self._operands]
+        return jax.vmap(lambda *values: evaluated(eqn, values)[self._result], axes)(*operands)
 
 
 class Series(Constant):
@@ -112,14 +116,6 @@ class Series(Constant):
             return None
         entries = steps.reshape(len(steps), -1)[:, column]
         return entries.astype(np.intp) if ((entries >= 0) & (entries < size)).all() else None
-
-    def _evaluate_equation(self, eqn: Any) -> Any:
-        numbers = [operand.steps if isinstance(operand, Series) else operand.number for operand in self._operands]
-        if any(number is None or number.size > LARGEST for number in numbers):
-            return None
-        operands = [jnp.asarray(number, atom.aval.dtype) for number, atom in zip(numbers, eqn.invars, strict=True)]
-        axes = [0 if isinstance(operand, Series) else None for operand in self._operands]
-        return jax.vmap(lambda *values: evaluated(eqn, values)[self._result], axes)(*operands)
 
 
 def constant_of(atom: Any, number: Any) -> Constant | None:

@@ -1,4 +1,4 @@
-"""Layers whose axes nobody declared, read off a trace of the forward pass; and declarations held against it."""
+"""Layers with undeclared axes, read off a trace of the forward pass; and declarations compared with it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def values_of(survey: Survey, inputs: Any) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Arguments:
-    """The arrays of a model and of its inputs, sorted by what they are for a forward pass.
+    """The arrays of a model and of its inputs, as arguments of a forward pass.
 
     Attributes:
         weights: paths of the arrays that may be weights.
@@ -209,7 +209,7 @@ def completed(survey: Survey, inputs: Any, forward: Callable[..., Any] | None) -
 
 
 def _with_residuals(layers: tuple[Layer, ...], traced: Traced) -> tuple[Layer, ...]:
-    """Return the layers with the residual branches of each array, which are worked out when they are asked for."""
+    """Return the layers with the residual branches of each array, which are found when they are first needed."""
     known = functools.cache(lambda: residuals(traced.closed, traced.paths))
     pending = {path: asked_later(functools.partial(lambda path: known()[path], path)) for path in traced.paths}
     return tuple(
@@ -382,7 +382,7 @@ def _kept_beside_transformed(parameters: Mapping[str, Parameter]) -> dict[str, P
 
 
 def _is_readable(parameter: Parameter) -> bool:
-    """Return whether a parameter is what the forward pass uses it as."""
+    """Return whether the role and the axes of a parameter are those of the forward pass."""
     return why_not_drawable(parameter.shape, parameter.dtype) is None and may_be_traced(parameter)
 
 

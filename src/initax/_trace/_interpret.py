@@ -184,9 +184,9 @@ class Walk(Interpreter[Value]):
         return [_of_branches(cases, values[0], shape, self.uses, line_of(eqn)) for cases, shape in pairs]
 
     def _loop(self, loop: Loop[Value], steps: Index | None, place: Place, line: str) -> tuple[list[Value], list[Value]]:
-        """Follow the body of a loop until what it carries no longer changes in kind.
+        """Follow the body of a loop until its carried values no longer change from constant to parameter to signal.
 
-        A value that each step hands on stays what it was, a counter stays a constant, any other becomes a signal.
+        A value that each step hands on stays as it is, a counter stays a constant, any other becomes a signal.
 
         Args:
             loop: its operands, with one entry of its rows.
@@ -227,7 +227,7 @@ class Walk(Interpreter[Value]):
                 else:
                     state[index] = _changed(new, line)
                     is_settled &= bool(old.weights)
-        sums = accumulated(loop.jaxpr, len(loop.fixed), loop.carry, results, uses, line)
+        sums = accumulated(loop, results, uses, line)
         carried = [
             old if same else replace(total, data=new.data or old.data, weights=old.weights)
             for old, new, same, total in zip(before, results[:count], handed_on, sums, strict=True)
@@ -309,7 +309,7 @@ def _collected(value: Value, shape: tuple[int, ...], data: bool, uses: Uses, lin
         data: whether the loop holds a signal, so that the result is one.
         uses: the uses so far.
         line: the line.
-        is_shared: whether the step uses the value elsewhere, too; then sums of the collected values tell nothing.
+        is_shared: whether the step uses the value elsewhere, too; then a sum over all steps is not its only use.
     """
     if value.weights and not value.data:
         stop = Stop("a loop collects it", line)
@@ -349,7 +349,7 @@ def _axis_of_steps(output: View, uses: Uses, count: int) -> Axis:
 def _restacked(view: View, uses: Uses, count: int) -> View | None:
     """Return a parameter whose entries a loop collects step by step; `None` where it collects something else."""
     factors, fixed = uses.loops[uses.place].get(view.param, ()), {factor for factor, _ in view.fixed}
-    is_counted = any(step.operand >= 0 and step.place[: len(uses.place)] == uses.place for step in view.steps)
+    is_counted = any(step.operand >= 0 and step.is_in(uses.place) for step in view.steps)
     if is_counted or not set(factors) <= set(view.batch) - fixed:
         return None
     return _with_axis_of_steps(view, factors, count)

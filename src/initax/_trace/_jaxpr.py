@@ -34,7 +34,7 @@ def size_of(atom: Any) -> int:
 
 
 def line_of(eqn: Any) -> str:
-    """Return the line of the forward pass an equation comes from, `file.py:12`, or nothing where it is not known."""
+    """Return the line of the forward pass an equation comes from, `file.py:12`; empty where it is not known."""
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback else ():
         if not frame.file_name.startswith((JAX_ROOT, OWN_ROOT, contextlib.__file__, "<")):

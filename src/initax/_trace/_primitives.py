@@ -34,17 +34,17 @@ class Primitive:
         calls: whether it calls the one jaxpr among its parameters with the same operands.
         control: for a loop or a branch, which one.
         hands_on: whether its results are its operands, one by one.
-        read: the rule that says what its results hold of parameters and signals; without one, parameters stop here.
+        read: the rule for the parameters and signals in its results; without one, parameters are halted here.
         unchanged: whether its one result has the entries of its first operand in the same row-major order.
         moments: how second moments of signals go through it; without it they are not known behind it.
 
-            - `function`: entry by entry, worked out at the nodes of the quadrature.
-            - `layout`: entries are moved or left out, and stay what they are.
+            - `function`: entry by entry, evaluated at the nodes of the quadrature.
+            - `layout`: entries are moved or left out.
             - `parts`: the same, with several results.
-            - `join`: entries of several operands stand beside each other.
+            - `join`: entries of several operands are joined.
             - `sum`, `largest`: of independent entries.
             - `contraction`: of a weight with a signal.
-        flow: what becomes of its operands in a result, by which residual streams are told.
+        flow: the rule that labels its operands in the graph of values, in which residual streams are found.
         units: what becomes of the units of a weight that is followed; without it they are lost.
 
             - `function`: entry by entry; a weight that takes in the units takes in the other operands, too.
@@ -85,24 +85,24 @@ def _windowed(params: Mapping[str, Any]) -> list[int]:
 POOLING = Primitive(units=_windowed)
 
 
-def _each(names: Iterable[str], row: Primitive) -> dict[str, Primitive]:
+def _rows(names: Iterable[str], row: Primitive) -> dict[str, Primitive]:
     return dict.fromkeys(names, row)
 
 
 PRIMITIVES: dict[str, Primitive] = {
     # Calls of another jaxpr.
-    **_each(("jit", "pjit", "call", "closed_call", "remat2", "checkpoint"), CALL),
-    **_each(("custom_jvp_call", "custom_vjp_call", "composite", "custom_partitioning"), CALL),
-    **_each(("custom_dce_call", "custom_vmap_call", "linear_call", "compute_on", "xla_metadata_call"), CALL),
+    **_rows(("jit", "pjit", "call", "closed_call", "remat2", "checkpoint"), CALL),
+    **_rows(("custom_jvp_call", "custom_vjp_call", "composite", "custom_partitioning"), CALL),
+    **_rows(("custom_dce_call", "custom_vmap_call", "linear_call", "compute_on", "xla_metadata_call"), CALL),
     "shard_map": CALL,  # as a program on whole arrays
     # Loops and branches.
     "scan": Primitive(control="scan"),
     "while": Primitive(control="while"),
     "cond": Primitive(control="cond"),
     # Operands handed on.
-    **_each(("stop_gradient", "optimization_barrier", "device_put", "name", "sharding_constraint"), HANDED_ON),
-    **_each(("layout_constraint", "mesh_cast", "reshard", "pvary", "pcast", "shard_alike"), HANDED_ON),
-    **_each(("announce_jaxpr", "nonbatchable", "nondifferentiable_backward", "nontraceable"), HANDED_ON),  # Equinox's
+    **_rows(("stop_gradient", "optimization_barrier", "device_put", "name", "sharding_constraint"), HANDED_ON),
+    **_rows(("layout_constraint", "mesh_cast", "reshard", "pvary", "pcast", "shard_alike"), HANDED_ON),
+    **_rows(("announce_jaxpr", "nonbatchable", "nondifferentiable_backward", "nontraceable"), HANDED_ON),  # Equinox's
     # Layout: entries are moved, left out or joined.
     "reshape": replace(LAYOUT, read=equations.reshape, unchanged=True),
     "squeeze": replace(LAYOUT, read=equations.squeeze, unchanged=True),
@@ -122,7 +122,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "concatenate": Primitive(read=equations.concatenate, moments="join", flow=flow.joined, units="join"),
     "stack": Primitive(read=equations.stack, moments="join", flow=flow.joined, units="stack"),
     "dynamic_update_slice": Primitive(read=equations.dynamic_update_slice, flow=flow.written),
-    **_each(("scatter", "scatter-add"), Primitive(read=equations.scatter, flow=flow.written)),
+    **_rows(("scatter", "scatter-add"), Primitive(read=equations.scatter, flow=flow.written)),
     "tile": Primitive(read=layout.tile, flow=flow.moved),
     "sort": Primitive(units="sort"),
     # Contractions of a parameter with the signal.
@@ -130,7 +130,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "ragged_dot_general": replace(CONTRACTION, read=ragged_dot_general),
     "conv_general_dilated": replace(CONTRACTION, read=convolution),
     # Entry by entry: sums and products, where biases and scales come in.
-    **_each(("add", "add_any", "sub"), replace(FUNCTION, read=equations.add, flow=flow.added)),
+    **_rows(("add", "add_any", "sub"), replace(FUNCTION, read=equations.add, flow=flow.added)),
     "mul": replace(PRODUCT, read=equations.mul, flow=flow.multiplied),
     "div": replace(PRODUCT, read=elementwise.div, flow=flow.multiplied),
     "select_n": replace(FUNCTION, read=equations.select, flow=flow.selected),
@@ -140,30 +140,30 @@ PRIMITIVES: dict[str, Primitive] = {
     "convert_element_type": replace(LINEAR, read=quantized.cast, moments="function", unchanged=True),
     "neg": replace(LINEAR, moments="function"),
     "reduce_precision": replace(LINEAR, moments="layout"),
-    **_each(("real", "imag", "conj"), LINEAR),
+    **_rows(("real", "imag", "conj"), LINEAR),
     # Other functions entry by entry.
-    **_each(("abs", "is_finite"), FUNCTION),
-    **_each(("ceil", "floor", "round", "sign"), replace(FUNCTION, read=quantized.rounded)),
-    **_each(("clamp", "max", "min"), replace(FUNCTION, read=quantized.clipped)),
-    **_each(("cbrt", "exp", "exp2", "expm1", "integer_pow", "pow", "rsqrt", "sqrt", "square"), FUNCTION),
-    **_each(("log", "log1p", "log2"), FUNCTION),
-    **_each(("acos", "asin", "atan", "atan2", "cos", "sin", "tan"), FUNCTION),
-    **_each(("acosh", "asinh", "atanh", "cosh", "sinh", "tanh"), FUNCTION),
-    **_each(("bessel_i0e", "bessel_i1e", "erf", "erf_inv", "erfc", "logistic", "one_minus_square"), FUNCTION),
-    **_each(("and", "not", "or", "xor"), FUNCTION),
-    **_each(("digamma", "lgamma", "nextafter", "rem"), Primitive(flow=flow.entrywise, units="function")),
+    **_rows(("abs", "is_finite"), FUNCTION),
+    **_rows(("ceil", "floor", "round", "sign"), replace(FUNCTION, read=quantized.rounded)),
+    **_rows(("clamp", "max", "min"), replace(FUNCTION, read=quantized.clipped)),
+    **_rows(("cbrt", "exp", "exp2", "expm1", "integer_pow", "pow", "rsqrt", "sqrt", "square"), FUNCTION),
+    **_rows(("log", "log1p", "log2"), FUNCTION),
+    **_rows(("acos", "asin", "atan", "atan2", "cos", "sin", "tan"), FUNCTION),
+    **_rows(("acosh", "asinh", "atanh", "cosh", "sinh", "tanh"), FUNCTION),
+    **_rows(("bessel_i0e", "bessel_i1e", "erf", "erf_inv", "erfc", "logistic", "one_minus_square"), FUNCTION),
+    **_rows(("and", "not", "or", "xor"), FUNCTION),
+    **_rows(("digamma", "lgamma", "nextafter", "rem"), Primitive(flow=flow.entrywise, units="function")),
     # Comparisons.
-    **_each(("eq", "ne", "gt", "ge", "lt", "le"), PRODUCT),
+    **_rows(("eq", "ne", "gt", "ge", "lt", "le"), PRODUCT),
     # Reductions, running reductions and pooling.
     "reduce_sum": replace(REDUCTION, read=equations.reduce_sum, moments="sum", flow=flow.summed),
     "reduce_max": replace(REDUCTION, moments="largest"),
-    **_each(("reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"), REDUCTION),
+    **_rows(("reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"), REDUCTION),
     "psum": Primitive(read=equations.psum),
     "cumsum": replace(CUMULATIVE, read=layout.cumsum, flow=flow.mixed),
-    **_each(("cumprod", "cummax", "cummin", "cumlogsumexp"), CUMULATIVE),
+    **_rows(("cumprod", "cummax", "cummin", "cumlogsumexp"), CUMULATIVE),
     "reduce_window_sum": replace(POOLING, read=equations.pooled, moments="sum", flow=flow.summed),
     "reduce_window_max": replace(POOLING, moments="largest"),
-    **_each(("reduce_window", "reduce_window_min"), POOLING),
+    **_rows(("reduce_window", "reduce_window_min"), POOLING),
     "fft": Primitive(flow=flow.mixed, units=lambda params: range(-len(params["fft_lengths"]), 0)),
 }
 """Primitive → its row."""

@@ -136,7 +136,7 @@ def _agreed_on(shape: Sequence[int], uses: Sequence[Use], names: Sequence[str], 
 
 
 def _readable_uses(shape: Sequence[int], uses: Sequence[Use], line: str) -> list[Use]:
-    """Return the uses to read, without those that train nothing, and those of a first state of zeros beside others.
+    """Return the uses to read: not those behind `stop_gradient`, nor those for a first state of zeros beside others.
 
     Raises:
         _UnreadableError: there are none, or one of them can't be read.
@@ -231,7 +231,7 @@ def _is_paired(uses: Sequence[Use]) -> bool:
 
 
 def _notes(uses: Sequence[Use], names: Sequence[str]) -> tuple[str, ...]:
-    """Return notes on how an array is used before it meets the signal."""
+    """Return notes on how an array is used before it is combined with the signal."""
     notes = []
     if any(use.normalized for use in uses):
         notes.append(

@@ -9,7 +9,7 @@ from typing import Any
 
 from initax._model._residual import Part, Residual, ResidualStream
 from initax._trace._branch_weights import Contents, Inside
-from initax._trace._branches import Branch, Search, indices_of
+from initax._trace._branches import Branch, Search, Strided, indices_of
 from initax._trace._flow import flow_of
 from initax._trace._flow_graph import Flow, Node
 
@@ -98,10 +98,6 @@ def _chosen(uses: list[_Use]) -> list[_Use]:
     uses = [use for use in uses if use.branch.depth == depth]
     part = min((use.part for use in uses), key=ORDER.index)
     return [use for use in uses if use.part == part]
-
-
-Strided = tuple[float, list[tuple[float, float]]]
-"""The first number of a sum, and for each loop around it the stride and the count of its numbers."""
 
 
 def _listed(start: float, strides: list[tuple[float, float]]) -> list[int]:

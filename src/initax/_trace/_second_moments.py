@@ -190,7 +190,7 @@ class Lengths(Interpreter[Known]):
         return Moment(mean + math.sqrt(variance) * quadrature()[0], self.normals, assumed)
 
     def constant(self, atom: Any, number: Any) -> Known:
-        """Return a number as a signal that does not vary; of constants nothing is known."""
+        """Return a literal as a constant signal; the numbers of other constants are not used."""
         return _constant(float(number)) if isinstance(atom, Literal) and np.isrealobj(number) else None
 
     def equation(self, eqn: Any, values: list[Known], place: Place) -> list[Known]:
@@ -200,28 +200,28 @@ class Lengths(Interpreter[Known]):
             return [values[0]] * count
         if count != 1:
             return [None] * count
-        result = self._one(eqn, values, place)
+        result = self._result(eqn, values, place)
         if isinstance(result, Moment):
             assumed = result.assumed.union(*(value.assumed for value in values if isinstance(value, Moment)))
             result = replace(result, assumed=assumed)
         return [result]
 
-    def _one(self, eqn: Any, values: list[Known], place: Place) -> Known:
+    def _result(self, eqn: Any, values: list[Known], place: Place) -> Known:
         name, row = eqn.primitive.name, row_of(eqn)
-        how = row.moments
-        if how == "contraction":
+        rule = row.moments
+        if rule == "contraction":
             return self._contracted(values, place)
-        if how == "function" and any(isinstance(value, Moment) and value.of != NORMAL for value in values):
+        if rule == "function" and any(isinstance(value, Moment) and value.of != NORMAL for value in values):
             values = [self._as_signal(value) for value in values]
         signals = [value for value in values if isinstance(value, Moment)]
         weights = [value for value in values if isinstance(value, Weight)]
         if weights and self._is_look_up(name, values):
             return self._looked_up(weights[0])
-        if weights and len(values) - len(signals) == 1 and (how == "layout" or row.unchanged):
+        if weights and len(values) - len(signals) == 1 and (rule == "layout" or row.unchanged):
             return weights[0]
         if weights:
             return WEIGHT if not any(signal.of != NORMAL for signal in signals) and None not in values else None
-        match how:
+        match rule:
             case "layout":
                 return values[0]
             case "function":

@@ -1,4 +1,4 @@
-"""Products of two signals, such as attention's logits: what is summed over, and which parameters make either side."""
+"""Products of two signals, such as attention's logits: how long the sums are, and which parameters make each signal."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from initax._trace._factors import FOREIGN, Factor, Slot, length, pieces_of, stands, unlike, without
+from initax._trace._loops import Loop
 from initax._trace._uses import CONTRACTIONS, Part, Place, Taken, Use, Uses, Value, assign
 from initax._trace._views import Step, View
 
@@ -127,7 +128,7 @@ def _members(output: View, uses: Uses) -> frozenset[tuple[Factor, int]]:
 
 
 def _differ(first: View, second: View, use: Use) -> set[Part | None]:
-    """Return what the factors do of which two parts of the outputs of a use hold different entries."""
+    """Return what those factors do of which two parts of the outputs of a use hold different entries."""
     return {use.parts.get(piece) for factor in unlike(first.fixed, second.fixed) for piece in _pieces(factor, use)}
 
 
@@ -359,40 +360,34 @@ def _pieces(factor: Factor, use: Use) -> list[Factor]:
     return pieces_of(factor, use.parts)
 
 
-def accumulated(
-    jaxpr: Any, consts: int, carry: Sequence[Value], results: Sequence[Value], uses: Uses, line: str
-) -> list[Value]:
-    """Note what a loop adds up: an axis of which each step takes an entry is an input axis then.
+def accumulated(loop: Loop[Value], results: Sequence[Value], uses: Uses, line: str) -> list[Value]:
+    """Return the outputs and the products in each carried value after a loop.
+
+    An axis of which each step takes an entry is an input axis where the loop adds up the outputs.
 
     Args:
-        jaxpr: the body of the current loop.
-        consts: how many of its arguments are the same in each step.
-        carry: the carried values before the first step.
-        results: the results of the body, carried values first.
+        loop: the current loop.
+        results: the results of a step, carried values first.
         uses: the uses so far.
         line: the line.
-
-    Returns:
-        For each carried value, the outputs and the products it holds after the last step.
     """
-    after_loops: list[Value] = []
-    for index, (first, left) in enumerate(zip(carry, results, strict=False)):
-        start, end = jaxpr.invars[consts + index], jaxpr.outvars[index]
-        joined = tuple(after_loop(view, uses) for view in left.joined)
-        if not _is_accumulated(jaxpr, start, end):
-            _note_added_to_state(left, uses, line)
-            after_loops.append(Value(shape=left.shape, joined=joined))
+    totals: list[Value] = []
+    for (start, end), first, step in zip(loop.carried_vars, loop.carry, results[: len(loop.carry)], strict=True):
+        joined = tuple(after_loop(view, uses) for view in step.joined)
+        if not _is_accumulated(loop.jaxpr, start, end):
+            _note_added_to_state(step, uses, line)
+            totals.append(Value(shape=step.shape, joined=joined))
             continue
-        is_collected = any(var is start for var in jaxpr.outvars)
+        is_collected = any(var is start for var in loop.jaxpr.outvars)
         outputs, products = (
             (*before, *(_over_steps(view, uses, is_collected) for view in views))
-            for before, views in ((first.outputs, left.outputs), (first.products, left.products))
+            for before, views in ((first.outputs, step.outputs), (first.products, step.products))
         )
         products = tuple(replace(view, scaled=view.scaled and first.data) for view in products)
-        note_sums(first, left, uses, line)
-        joined_summed(left.joined, (), uses, line)
-        after_loops.append(Value(shape=left.shape, outputs=outputs, products=products, joined=joined))
-    return after_loops
+        note_sums(first, step, uses, line)
+        joined_summed(step.joined, (), uses, line)
+        totals.append(Value(shape=step.shape, outputs=outputs, products=products, joined=joined))
+    return totals
 
 
 def _note_added_to_state(result: Value, uses: Uses, line: str) -> None:
@@ -448,21 +443,16 @@ def taken_steps(output: View, uses: Uses, loop: Place) -> list[Step]:
         uses: the uses so far.
         loop: the loop.
     """
-
-    def is_inside(place: Place) -> bool:
-        return place[: len(loop)] == loop
-
     use = uses.of(output)
-    view = use.view if is_inside(use.place) else output
-    return [step for step in view.steps if (is_inside(step.place) if step.loop is None else step.loop == loop)]
+    view = use.view if use.place[: len(loop)] == loop else output
+    return [step for step in view.steps if (step.is_in(loop) if step.loop is None else step.loop == loop)]
 
 
 def after_loop(output: View, uses: Uses) -> View:
     """Return outputs of a step of the current loop as they are after it, without the steps that take entries."""
-    inside = [step for step in output.steps if step.place[: len(uses.place)] == uses.place]
-    factors = [factor for step in inside for factor in step.factors]
+    factors = [factor for step in output.steps if step.is_in(uses.place) for factor in step.factors]
     batch = tuple(factor for factor in output.batch if factor not in factors)
-    return replace(output, batch=batch, steps=tuple(step for step in output.steps if step not in inside))
+    return replace(output, batch=batch, steps=tuple(step for step in output.steps if not step.is_in(uses.place)))
 
 
 def _is_accumulated(jaxpr: Any, start: Any, end: Any) -> bool:

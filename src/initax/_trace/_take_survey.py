@@ -28,8 +28,8 @@ def survey(model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None
     Args:
         model: an Equinox or NNX module, Linen variables, or any pytree of arrays, `jax.ShapeDtypeStruct`s or
             shape tuples; or a survey, which comes back as it is.
-        inputs: what the model is called on, a tuple of arguments or one argument, abstract or not. The
-            axes of arrays nobody declared are then read off a trace of the call, in which nothing is computed.
+        inputs: what the model is called on, a tuple of arguments or one argument, abstract or not. Axes that are not
+            declared are then read off a trace of the call, in which nothing is computed.
         forward: function of the model and the inputs, where a plain call `model(*inputs)` is not it; for Linen, of the
             module and the inputs.
         module: where the model is variables of Flax Linen, the module they belong to.
@@ -75,7 +75,7 @@ def survey(model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None
 
 
 def _unplaced(read: Survey) -> tuple[str, ...]:
-    """Return a note on stacks of which the sizes do not tell which axis is the stack."""
+    """Return a note on stacks whose sizes do not show which axis is the stack."""
     open_paths = [
         f"{parameter.path} {parameter.shape}"
         for layer in read.layers
@@ -104,7 +104,7 @@ def called(
         module: the module of Linen variables.
 
     Raises:
-        ModelError: the model can't be called, or nobody says on what.
+        ModelError: the model can't be called, or it is not known on what.
     """
     from initax._trace._infer import trace, values_of
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from initax._trace import _elementwise as elementwise
 from initax._trace._contract import sides_of
-from initax._trace._entries import Reader, Whole, coordinates, covers, step_numbers, stepped_factors, unit_numbers
-from initax._trace._factors import Axis, Factor, foreign, length, stands, unlike, without
+from initax._trace._entries import Reader, coordinates, covers, step_numbers, stepped_factors, unit_numbers
+from initax._trace._factors import Axis, Factor, Index, foreign, length, stands, unlike, without
 from initax._trace._interpret import Walk, equation
 from initax._trace._jaxpr import line_of, shapes_of
 from initax._trace._primitives import PRIMITIVES, row_of
@@ -151,9 +151,9 @@ class Following(Walk):
             numbers = np.where(numbers < 0, -1, numbers + self._step(weight, line))
         return Reader(param=weight.param, units=np.where(is_there, numbers, -1), fixed=weight.fixed)
 
-    def _step(self, weight: View, line: str) -> Whole:
+    def _step(self, weight: View, line: str) -> Index:
         """What the steps of the loops around add to the numbers of the units, entry by entry of a weight."""
-        added: Whole = np.zeros([1] * len(self.shapes[weight.param]), np.intp)
+        added: Index = np.zeros([1] * len(self.shapes[weight.param]), np.intp)
         loop_factors: list[Factor] = []
         for place, unit_factors in self._loops():
             factors = self.uses.loops[place].get(weight.param, ())

@@ -303,7 +303,7 @@ class Uses:
         return 2 << 2 * list(self.loops).index(place)
 
     def depends(self, use: int, other: int) -> bool:
-        """Return whether the signal that a use meets depends on the outputs of another use."""
+        """Return whether the signal of a use depends on the outputs of another use."""
         return bool(self.all[use].behind & self.bit(other))
 
     def whole(self, atom: Any) -> int:
@@ -344,7 +344,7 @@ def assign(parts: dict[Factor, Part], factors: Iterable[Factor], part: Part) -> 
 
 
 def resolve_links(views: tuple[View, ...], parts: list[dict[Factor, Part]]) -> None:
-    """Set what linked factors do where parameters were contracted with each other before they meet the signal.
+    """Set what linked factors do where parameters are contracted with each other before the signal.
 
     Of two linked parameters, the one with input axes comes first: the linked factors are its outputs, and inputs of the
     other. A link stays open where both have input axes, or neither has.

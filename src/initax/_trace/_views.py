@@ -115,6 +115,10 @@ class Step:
         """The factors of the parameter."""
         return flat(self.axis)[0]
 
+    def is_in(self, loop: tuple[int, ...]) -> bool:
+        """Return whether the equation is a loop, or in it."""
+        return self.place[: len(loop)] == loop
+
     def entries(self) -> Index | None:
         """Return which entry of the product of the factors each step takes, `None` where that is not known."""
         indices = self.number.indices(self.column, length(self.axis)) if self.number is not None else None
@@ -166,10 +170,10 @@ class View:
         imaginary: it was multiplied with the imaginary unit.
         paired: it is one of two real arrays that are a complex weight together.
         quantized: it was rounded in a function whose gradient skips the rounding.
-        frozen: it stands behind `stop_gradient`, whatever happened before.
+        frozen: it is behind `stop_gradient`.
         stop: why its stored entries can't be read as weights any more.
         running: factors along which running sums were taken, which is a `stop` unless the sums are summed over, too.
-        share: the share of its entries that constant masks leave.
+        share: the share of its entries that constant masks keep.
     """
 
     param: int
