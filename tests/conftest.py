@@ -1,5 +1,6 @@
 """Eight fake CPU devices, so that sharding is tested anywhere; strict promotion, so that nothing is cast unasked."""
 
+import gc
 import os
 import sys
 
@@ -66,6 +67,17 @@ def optimizations(request):
     if off != jax.config.read("jax_disable_most_optimizations"):
         jax.config.update("jax_disable_most_optimizations", off)
         jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced():
+    """Leave what JAX keeps of a file's programs, millions of objects in the end, out of all later garbage collections.
+
+    Pytest collects five times at the end, and Python twice more when it exits.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
