@@ -441,26 +441,11 @@ def declaration(layer: Layer) -> tuple[str, ...]:
         weights = [array.name for array in arrays if array.role in WEIGHT_ROLES]
         default = mapping_text(dict.fromkeys(weights, '"lecun_normal"'))
         return (f"declare it: ix.register_layer({layer.cls.__name__}, ..., default={default})",)
-    shapes = [array.shape for array in arrays]
-    patterns = {
-        array.name: array.axes.pattern
-        if array.axes and not misfits and array.role in WEIGHT_ROLES
-        else guess_pattern(array, layer, shapes)
-        for array in arrays
-    }
-    if misfits:
-        patterns |= _guess_wide(arrays)
+    patterns = _patterns(arrays, layer, misfits=misfits)
     if layer.cls.__module__ == "builtins":
         return (axes_line(patterns),)
     learned = [array.name for array in arrays if is_learned_input(array)]
-    args = 'kind="Embedding"' if len(learned) == len(patterns) else 'kind="Linear"'
-    if learned and len(learned) < len(patterns):
-        args += ", roles=" + mapping_text(dict.fromkeys(learned, '"embedding"'))
-    if all(name.isidentifier() and name not in ARGUMENTS for name in patterns):
-        args += "".join(f', {name}="{pattern}"' for name, pattern in patterns.items())
-    else:
-        args = f"{patterns_text(patterns)}, {args}"
-    line = f"declare it, axes in stored order: ix.register_layer({layer.cls.__name__}, {args})"
+    line = f"declare it, axes in stored order: {_register_call(layer, patterns, learned)}"
     if len(learned) == len(patterns):
         rules = mapping_text(dict.fromkeys((array.path for array in arrays[:2]), '("normal", {"stddev": 0.02})'))
         them = "it by a rule that names it" if len(arrays) == 1 else "them by rules that name them"
@@ -468,6 +453,30 @@ def declaration(layer: Layer) -> tuple[str, ...]:
     if any(array.excluded != undeclared() for array in arrays):
         return (line,)
     return ("let a trace find the axes: inputs=x, what the model is called on", f"or {line}")
+
+
+def _patterns(arrays: list[Parameter], layer: Layer, *, misfits: bool) -> dict[str, str]:
+    """Axes that arrays may have, by name: those that are known, unless something contradicts them, and guesses."""
+    shapes = [array.shape for array in arrays]
+    patterns = {
+        array.name: array.axes.pattern
+        if array.axes and not misfits and array.role in WEIGHT_ROLES
+        else guess_pattern(array, layer, shapes)
+        for array in arrays
+    }
+    return patterns | _guess_wide(arrays) if misfits else patterns
+
+
+def _register_call(layer: Layer, patterns: Mapping[str, str], learned: Sequence[str]) -> str:
+    """The call that declares a layer with these axes, some of whose arrays are learned positions or tokens."""
+    args = 'kind="Embedding"' if len(learned) == len(patterns) else 'kind="Linear"'
+    if learned and len(learned) < len(patterns):
+        args += ", roles=" + mapping_text(dict.fromkeys(learned, '"embedding"'))
+    if all(name.isidentifier() and name not in ARGUMENTS for name in patterns):
+        args += "".join(f', {name}="{pattern}"' for name, pattern in patterns.items())
+    else:
+        args = f"{patterns_text(patterns)}, {args}"
+    return f"ix.register_layer({layer.cls.__name__}, {args})"
 
 
 def is_learned_input(array: Parameter) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -79,7 +80,7 @@ class Followed:
 
 
 def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Followed:
-    paths, arrays = traced.paths, len(traced.paths)
+    paths, of_call = traced.paths, (traced.closed, len(traced.paths), traced.constants)
     known = parameters_by_path(survey)
     norms = {array.path for layer, array in arrays_of(survey) if layer.kind == "Norm"}
     # A rule may restate axes, so that a row of the plan knows more of an array than the survey.
@@ -87,21 +88,12 @@ def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Foll
     all_laws = (_law(array, drawn.get(array.path), array.path in norms) for array in parameters)
     laws = {index: law for index, law in enumerate(all_laws) if law is not None}
     tables = frozenset(index for index, array in enumerate(parameters) if array.role == "embedding")
-    uses = uses_of(traced.closed, arrays, traced.constants)
-    searches: dict[int, _Search] = {}
+    uses = uses_of(*of_call)
+    searches: defaultdict[int, _Search] = defaultdict(_Search)
     for _ in range(PASSES):
         lengths = Lengths(uses, laws, tables)
-        input_second_moment = lengths.of(traced.closed, arrays, traced.constants)
-        is_moving = False
-        for index in lengths.looked:
-            law, length = laws.get(index), input_second_moment.get(index)
-            if law is None or law.length is None or law.inputs is None or length is None:
-                continue
-            search = searches.setdefault(index, _Search())
-            square = law.length / (law.inputs * length)
-            is_moving = is_moving or abs(square / law.square - 1) > CLOSE
-            laws[index] = replace(law, square=search.next(law.square, square))
-        if not is_moving:
+        input_second_moment = lengths.of(*of_call)
+        if not _found_closer(laws, searches, {index: input_second_moment.get(index) for index in lengths.looked}):
             break
     scaled = {
         index for index, law in laws.items() if law.length is not None and input_second_moment.get(index) is not None
@@ -109,7 +101,7 @@ def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Foll
     leaning = frozenset[int]().union(*(lengths.leaning.get(index, frozenset()) for index in scaled))
     steep = {index: slope for index, slope in sorted(lengths.slopes.items()) if index in scaled and slope > STEEP}
     if steep:
-        nudged = Lengths(uses, laws, tables, input_second_moment).of(traced.closed, arrays, traced.constants)
+        nudged = Lengths(uses, laws, tables, input_second_moment).of(*of_call)
         growth = max(_growth(input_second_moment[index], nudged.get(index)) for index in steep)
         steep = steep if growth > GROWTH else {}
     return Followed(
@@ -117,6 +109,25 @@ def _followed(drawn: Mapping[str, Draw], survey: Survey, traced: Traced) -> Foll
         tuple(paths[index] for index in sorted(leaning)),
         {paths[index]: slope for index, slope in steep.items()},
     )
+
+
+def _found_closer(laws: dict[int, Law], searches: Mapping[int, _Search], lengths: Mapping[int, float | None]) -> bool:
+    """Replace the laws of tables that are looked up by closer ones; return whether any of them still moves.
+
+    Args:
+        laws: the laws of all arrays, by the numbers of these.
+        searches: the search for the variance of each table.
+        lengths: the mean square of what reached each table when it was read out.
+    """
+    is_moving = False
+    for index, length in lengths.items():
+        law = laws.get(index)
+        if law is None or law.length is None or law.inputs is None or length is None:
+            continue
+        square = law.length / (law.inputs * length)
+        is_moving = is_moving or abs(square / law.square - 1) > CLOSE
+        laws[index] = replace(law, square=searches[index].next(law.square, square))
+    return is_moving
 
 
 def _growth(length: float | None, nudged: float | None) -> float:

@@ -117,12 +117,10 @@ def mup(
     pairs = _paired(before, after, rules, deepens=deepens)
     _refuse_grown_data(before, after)
     refuse_odd(pairs.values())
-    folding = _Folding(before, after, pairs)
-    folding.fold(attention=attention)
-    rates = {} if depth is None else folding.deepened(float(depth))
+    folds, rates = _folded(before, after, pairs, attention=attention, depth=depth)
     matrices = _matrices(before, after, steps, pairs)
     rows = {
-        path: decided(pair, folding.folds[path], steps, matrices.get(path), rates.get(path, 1.0))
+        path: decided(pair, folds.get(path, ()), steps, matrices.get(path), rates.get(path, 1.0))
         for path, pair in pairs.items()
     }
     for path, pair in pairs.items():
@@ -286,6 +284,52 @@ def _rates_beside(
                 yield path, rate
 
 
+Folds = Mapping[str, Sequence[tuple[float, str]]]
+"""Path of a parameter → the factors of the forward pass that it takes over, each with what it is."""
+
+
+def _folded(
+    before: Survey, after: Survey, pairs: Mapping[str, Pair], *, attention: bool, depth: float | None
+) -> tuple[Folds, Mapping[str, float]]:
+    """The factors of multiplications, attention, tied embeddings and depth; and those of learning rates, by path.
+
+    Raises:
+        ModelError: which parameter takes one over can't be told.
+    """
+    if before.traced is None or after.traced is None:
+        _refuse_unseen(after, pairs, attention=attention)
+        return {}, {}
+    folding = _Folding(before.traced, after.traced, pairs)
+    folding.multipliers()
+    if attention:
+        folding.products()
+    folding.tied()
+    rates = {} if depth is None else folding.deepened(float(depth))
+    return folding.folds, rates
+
+
+def _refuse_unseen(after: Survey, pairs: Mapping[str, Pair], *, attention: bool) -> None:
+    """Raise where the factors depend on the forward pass, which is not known."""
+    growing = [pair for pair in pairs.values() if pair.grown.axes]
+    modules: list[Ancestor | Layer] = [module for layer in after.layers for module in layer.ancestors]
+    modules += after.layers
+    heads = [module for module in modules if "attention" in module.cls.__name__.lower()]
+    if growing and heads and attention and not any(pair.word == "query" for pair in pairs.values()):
+        raise ModelError(
+            "mup: whether heads grow is seen in the forward pass, and what the models are called on is not known.",
+            f"attention: {path_text(heads[0].path)} ({heads[0].cls.__name__})",
+            "give inputs=x; or, where heads keep their size, attention=False",
+        )
+    is_read = any(pair.grown.inputs != 1 and pair.grown.outputs == 1 for pair in growing)
+    tables = [pair for pair in growing if pair.word is None and pair.parameter.role == "embedding"]
+    if tables and not is_read:
+        raise ModelError(
+            f"mup: nothing reads the model out; is {tables[0].text} tied to a head?",
+            "give inputs=x, which shows what is read out",
+            f'or, where nothing is, say so: rules={{"{tables[0].parameter.path}": "input"}}',
+        )
+
+
 class _Folding:
     """Factors of the forward pass that parameters take over.
 
@@ -293,53 +337,17 @@ class _Folding:
         folds: path of a parameter → the factors, each with what it is.
     """
 
-    def __init__(self, before: Survey, after: Survey, pairs: Mapping[str, Pair]) -> None:
-        self.before, self.after, self.pairs = before, after, pairs
+    def __init__(self, before: Traced, after: Traced, pairs: Mapping[str, Pair]) -> None:
+        self.pairs, self.of_base, self.paths = pairs, before.paths, after.paths
+        self.old, self.new = signal_products(before), signal_products(after)
         self.deepens = any(pair.deepens for pair in pairs.values())
         self.folds: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
-
-    def fold(self, *, attention: bool) -> None:
-        """Find the factors of multiplications, of attention and of tied embeddings.
-
-        Raises:
-            ModelError: which parameter takes one over can't be told.
-        """
-        if self.before.traced is None or self.after.traced is None:
-            self._refuse_unseen(attention=attention)
-            return
-        self.of_base, self.paths = self.before.traced.paths, self.after.traced.paths
-        self.old, self.new = signal_products(self.before.traced), signal_products(self.after.traced)
-        self._multipliers()
-        if attention:
-            self._products()
-        self._tied()
 
     def _fold(self, params: Sequence[str], factor: float, why: str) -> None:
         for path in params:
             self.folds[path].append((factor, why))
 
-    def _refuse_unseen(self, *, attention: bool) -> None:
-        """Raise where the factors depend on the forward pass, which is not known."""
-        growing = [pair for pair in self.pairs.values() if pair.grown.axes]
-        layers = self.after.layers
-        modules: list[Ancestor | Layer] = [*(module for layer in layers for module in layer.ancestors), *layers]
-        heads = [module for module in modules if "attention" in module.cls.__name__.lower()]
-        if growing and heads and attention and not any(pair.word == "query" for pair in self.pairs.values()):
-            raise ModelError(
-                "mup: whether heads grow is seen in the forward pass, and what the models are called on is not known.",
-                f"attention: {path_text(heads[0].path)} ({heads[0].cls.__name__})",
-                "give inputs=x; or, where heads keep their size, attention=False",
-            )
-        is_read = any(pair.grown.inputs != 1 and pair.grown.outputs == 1 for pair in growing)
-        tables = [pair for pair in growing if pair.word is None and pair.parameter.role == "embedding"]
-        if tables and not is_read:
-            raise ModelError(
-                f"mup: nothing reads the model out; is {tables[0].text} tied to a head?",
-                "give inputs=x, which shows what is read out",
-                f'or, where nothing is, say so: rules={{"{tables[0].parameter.path}": "input"}}',
-            )
-
-    def _multipliers(self) -> None:
+    def multipliers(self) -> None:
         """Make up for what the forward pass multiplies with and that goes with the width."""
         at_base = {path: param for param, path in enumerate(self.of_base)}
         for param, factors in self.new.factors.items():
@@ -363,7 +371,7 @@ class _Folding:
             if abs(ratios[0] - 1) > CLOSE:
                 self._fold([path], 1 / ratios[0], f"the forward pass multiplies it by {ratios[0]:.4g}")
 
-    def _products(self) -> None:
+    def products(self) -> None:
         """Let sums over products of signals be divided by what they sum over."""
         alike = {self._sides(product, place, self.of_base): product for place, product in self.old.by_place.items()}
         for place, product in self.new.by_place.items():
@@ -447,7 +455,7 @@ class _Folding:
             "or divide by the size of a head in the forward pass, not by its root, and write attention=False",
         )
 
-    def _tied(self) -> None:
+    def tied(self) -> None:
         """Refuse arrays that are looked up and read out, unless a rule says what they are."""
         for param in sorted(self.new.looked_up & set(self.new.read)):
             path = self.paths[param]
