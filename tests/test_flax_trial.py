@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from initax._adapters import survey
-from initax._trace._infer import compare, trace
+from initax._trace._forward import trace
+from initax._trace._infer import compare
 from initax._trace._walk import readings_of
 from tests.flax_tables import FLAX_EVERY
 from tests.tables import cases

@@ -13,7 +13,8 @@ from initax._adapters import survey
 from initax._model import _declared
 from initax._model._parameter import WEIGHT_ROLES
 from initax._model._reason import Why
-from initax._trace._infer import compare, read_parameter, trace
+from initax._trace._forward import trace
+from initax._trace._infer import compare, read_parameter
 from initax._trace._walk import readings_of
 from tests.tables import CELLS, EVERY, NESTED, NORMS, WEIGHTED, cases
 

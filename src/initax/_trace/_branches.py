@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from initax._trace._flow_graph import Flow, Label, Node, reached
-from initax._trace._uses import Place
+from initax._trace._jaxpr import Place
 
 CARRIED: tuple[Label, ...] = ("carry", "scale", "add")
 """Labels of operands that a result carries on."""
@@ -252,7 +252,8 @@ class Search:
             for inner in self._inside(outer, by_bit):
                 if self._depends(inner.fork, outer.fork):
                     inner.within = outer
-        number(self.flow, branches)
+        _number_sums(self.flow, branches)
+        _number_streams(branches)
 
     def _by_bit(self, branches: Sequence[Branch]) -> dict[int, Branch]:
         return {self._bit(branch.sum): branch for branch in branches}
@@ -317,14 +318,8 @@ def _last_weights(node: Node, fork: Node) -> list[Node]:
     return [node for node in reached([node], before) if node.by("weight")]
 
 
-def number(flow: Flow, branches: Sequence[Branch]) -> None:
-    """Number the streams, and the sums of each stream; branches of one fork that are added up have one number."""
-    _number_sums(flow, branches)
-    _number_streams(branches)
-
-
 def _number_sums(flow: Flow, branches: Sequence[Branch]) -> None:
-    """Note of each sum the previous ones of its stream, and its number."""
+    """Note of each sum the previous ones of its stream, and its number, which branches of one fork share."""
     by_sum = {branch.sum.number: branch for branch in branches}
     # Value → last sums of the streams it carries → the number of branches that the stream has there.
     counts: dict[int, dict[int, float]] = {}

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from initax._model._reason import Why
-from initax._trace._factors import FOREIGN, Axis, Factor, Slot, foreign, is_foreign, length
+from initax._trace._factors import FOREIGN, Axis, Factor, Slot, foreign, is_foreign, length, other_axes
 from initax._trace._jaxpr import shapes_of
 from initax._trace._sums import note_mixed, note_sum
-from initax._trace._uses import CONSTANT_FIRST, MetAs, Part, Uses, Value, What, assign, parts_of, resolve_links
+from initax._trace._uses import CONSTANT_FIRST, MetAs, Part, Parts, Uses, Value, What, assign, parts_of, resolve_links
 from initax._trace._views import Link, Stop, View, first_stop, kept_whole, opened, rearranged, reshaped, scaled
 
 
@@ -105,7 +105,7 @@ def consume(
     Returns:
         The outputs of each parameter, as views of the result.
     """
-    every_parts: list[dict[Factor, Part]] = [{} for _ in views]
+    every_parts: list[Parts] = [{} for _ in views]
     for view, parts in zip(views, every_parts, strict=True):
         for axis, role in zip(view.axes, roles, strict=True):
             assign(parts, opened(axis), role)
@@ -141,7 +141,7 @@ def consume(
     return tuple(outputs)
 
 
-def _is_whole_sum(view: View, parts: dict[Factor, Part]) -> bool:
+def _is_whole_sum(view: View, parts: Parts) -> bool:
     """Return whether all entries of a running sum are summed over, and with them each entry of the parameter."""
     axes = {factor.axis for factor in view.running}
     cut = [*(f for slot in view.slots if slot.partial for f in slot.factors), *(factor for factor, _ in view.fixed)]
@@ -149,11 +149,7 @@ def _is_whole_sum(view: View, parts: dict[Factor, Part]) -> bool:
 
 
 def _judged(
-    number: int,
-    views: tuple[View, ...],
-    every_parts: list[dict[Factor, Part]],
-    direct: list[bool],
-    roles: Sequence[Part],
+    number: int, views: tuple[View, ...], every_parts: list[Parts], direct: list[bool], roles: Sequence[Part]
 ) -> tuple[What, Stop | None]:
     """Return as what a contraction uses a parameter, and why that can't be told.
 
@@ -249,10 +245,7 @@ class Side:
 def sides_of(eqn: Any, values: Sequence[Value]) -> tuple[Side, Side]:
     """Return the operands of a `dot_general`."""
     summed, batch = eqn.params["dimension_numbers"]
-    left, right = (
-        [axis for axis in range(len(value.shape)) if axis not in (*summed_axes, *batch_axes)]
-        for value, summed_axes, batch_axes in zip(values, summed, batch, strict=True)
-    )
+    left, right = (other_axes(len(values[side].shape), (*summed[side], *batch[side])) for side in (0, 1))
     first = Side(values[0], summed[0], batch[0], left, [*batch[0], *left, *[None] * len(right)])
     return first, Side(values[1], summed[1], batch[1], right, [*batch[1], *[None] * len(left), *right])
 

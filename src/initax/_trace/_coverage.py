@@ -11,7 +11,7 @@ import numpy as np
 
 from initax._trace._factors import LARGEST, Factor, Index, Mask, Slot, digits, length
 from initax._trace._sums import as_inputs, sums
-from initax._trace._uses import Part, Use
+from initax._trace._uses import Part, Parts, Use
 from initax._trace._views import View
 
 
@@ -181,7 +181,7 @@ def _with_whole(use: Use, whole: Factor, part: Part) -> Use:
     def is_outside(factor: Factor) -> bool:
         return factor.axis != whole.axis or factor.inner >= whole.size
 
-    outer: dict[Factor, Part] = {factor: outer for factor, outer in use.parts.items() if is_outside(factor)}
+    outer: Parts = {factor: role for factor, role in use.parts.items() if is_outside(factor)}
     entries = {entry for entry in use.outputs.entries if is_outside(entry[0])}
     members = {factor for factor in use.outputs.members if is_outside(factor)}
     return replace(use, parts={**outer, whole: part}, outputs=replace(use.outputs, entries=entries, members=members))

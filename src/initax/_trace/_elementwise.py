@@ -11,11 +11,11 @@ import numpy as np
 
 from initax._model._reason import Why
 from initax._trace._contract import constants_met, settle
-from initax._trace._factors import FOREIGN, Factor, beside, foreign, is_foreign, pieces_of, regroup, stands
+from initax._trace._factors import FOREIGN, beside, foreign, is_foreign, pieces_of, regroup, stands
 from initax._trace._jaxpr import shapes_of
 from initax._trace._layout import broadcast
 from initax._trace._sums import note_sums, scaled_by_sum
-from initax._trace._uses import MetAs, Part, Uses, Value, assign, parts_of
+from initax._trace._uses import MetAs, Parts, Uses, Value, assign, parts_of
 from initax._trace._views import Stop, View, first_stop, opened, scaled
 
 
@@ -171,7 +171,7 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus
     return uses.with_axes((uses.enter(view, "bias", line, parts, biased=biased, stop=stop, view=view),))
 
 
-def _with_batch_axes(parts: dict[Factor, Part], bias: View, outputs: View | None, axis: int, uses: Uses) -> None:
+def _with_batch_axes(parts: Parts, bias: View, outputs: View | None, axis: int, uses: Uses) -> None:
     """Give a bias the batch axes of its weight, such as groups of a convolution or members of a stack.
 
     Args:
@@ -256,7 +256,7 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, li
     params, signal = (left, right) if left.weights else (right, left)
     products = []
     for view in params.weights:
-        parts: dict[Factor, Part] = {}
+        parts: Parts = {}
         for index, axis in enumerate(view.axes):
             assign(parts, opened(axis), "out" if index in signal.stretched else "along")
         assign(parts, view.batch, "batch")

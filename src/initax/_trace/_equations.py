@@ -14,7 +14,7 @@ import numpy as np
 
 from initax._trace import _elementwise as elementwise
 from initax._trace import _layout as layout
-from initax._trace._factors import foreign, is_foreign, without
+from initax._trace._factors import foreign, is_foreign, other_axes, without
 from initax._trace._gather import entry
 from initax._trace._indices import Constant, Series
 from initax._trace._jaxpr import shapes_of
@@ -47,7 +47,7 @@ def transpose(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
 
 def squeeze(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a value without some axes of size one."""
-    old_axes = [axis for axis in range(len(values[0].shape)) if axis not in eqn.params["dimensions"]]
+    old_axes = other_axes(len(values[0].shape), eqn.params["dimensions"])
     return layout.rearrange(values[0], old_axes, shapes_of(eqn)[0])
 
 
@@ -117,7 +117,7 @@ def unstack(eqn: Any, values: Values, uses: Uses, line: str) -> list[Value]:
     value = values[0]
     axis = eqn.params["axis"] % len(value.shape)
     shape = (*value.shape[:axis], *value.shape[axis + 1 :])
-    old_axes = [other for other in range(len(value.shape)) if other != axis]
+    old_axes = other_axes(len(value.shape), (axis,))
     entries = (layout.cut(value, axis, start, 1, 1, uses, line) for start in range(value.shape[axis]))
     return [layout.rearrange(entry, old_axes, shape) for entry in entries]
 
@@ -156,7 +156,7 @@ def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, line: str) -> Val
     known = [int(start.numbers) for start in starts if start.numbers is not None]
     if len(known) < len(starts) or any(start.data for start in starts) or not _is_parameter(*values):
         changing = {axis: start.constant for axis, start in enumerate(starts) if start.numbers is None}
-        return _with_rows_of_steps(under, over, changing, uses) or _overwritten(eqn, values, uses)
+        return _with_step_rows(under, over, changing, uses) or _overwritten(eqn, values, uses)
     last = [total - size for total, size in zip(under.shape, over.shape, strict=True)]
     clamped = [min(max(start, 0), end) for start, end in zip(known, last, strict=True)]
     return layout.write(under, over, clamped, uses, line)
@@ -168,7 +168,7 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     adds, numbers = eqn.primitive.name == "scatter-add", eqn.params["dimension_numbers"]
     axes, inserted = numbers.scatter_dims_to_operand_dims, numbers.inserted_window_dims
     batched = numbers.operand_batching_dims
-    kept = [axis for axis in range(len(under.shape)) if axis not in (*inserted, *batched)]
+    kept = other_axes(len(under.shape), (*inserted, *batched))
     window = dict(zip(kept, numbers.update_window_dims, strict=True))
     block = None
     if math.prod(indices.shape[:-1]) == 1 and not batched:
@@ -177,7 +177,7 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     number = None if indices.data else indices.numbers
     has_outputs = under.outputs or under.joined or over.outputs or over.joined
     if number is None and not adds and has_outputs:
-        written = block and _with_rows_of_steps(under, block, dict.fromkeys(axes, indices.constant), uses)
+        written = block and _with_step_rows(under, block, dict.fromkeys(axes, indices.constant), uses)
         return written or _overwritten(eqn, (under, over), uses)
     has_weights = bool(under.weights or over.weights)
     if number is None or not (_is_parameter(under, over) or (has_outputs and not has_weights)):
@@ -195,7 +195,7 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     if not has_weights:
         note_mixed(over.outputs if adds else (), range(len(over.shape)), uses, line)
         return _overwritten(eqn, (under, over), uses)
-    row_axes = [axis for axis in range(len(over.shape)) if axis not in numbers.update_window_dims]
+    row_axes = other_axes(len(over.shape), numbers.update_window_dims)
     if len(axes) != 1 or axes != inserted or len(row_axes) != 1:
         return None
     if any(over.shape[index] != under.shape[axis] for axis, index in window.items()):
@@ -205,7 +205,7 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     return layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, line, adds)
 
 
-def _with_rows_of_steps(under: Value, row: Value, indices: Mapping[int, Constant | None], uses: Uses) -> Value | None:
+def _with_step_rows(under: Value, row: Value, indices: Mapping[int, Constant | None], uses: Uses) -> Value | None:
     """Return a signal of which each step of a loop overwrites one entry along an axis; `None` where that is not so.
 
     Args:
@@ -290,7 +290,7 @@ def select(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
 def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a sum over axes; after a product with the signal it makes a contraction of it."""
     value, axes, shape = values[0], eqn.params["axes"], shapes_of(eqn)[0]
-    kept = [axis for axis in range(len(value.shape)) if axis not in axes]
+    kept = other_axes(len(value.shape), axes)
     if all(value.shape[axis] == 1 for axis in axes):
         return layout.rearrange(value, kept, shape)
     if value.weights:

@@ -9,7 +9,7 @@ each of its entries the index along a product of factors, or -1 for an entry of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -80,6 +80,11 @@ def foreign(size: int) -> Axis:
 def is_foreign(axis: Axis) -> bool:
     """Return whether an axis is one of the signal, or was broadcast."""
     return all(factor.axis == FOREIGN for factor in axis)
+
+
+def other_axes(rank: int, axes: Container[int]) -> list[int]:
+    """Return the axes of an array without some of them."""
+    return [axis for axis in range(rank) if axis not in axes]
 
 
 def without(axes: Sequence[Axis], *removed: int) -> tuple[Axis, ...]:

@@ -15,9 +15,9 @@ from initax._trace._backward import carries_back
 from initax._trace._flow_graph import Exit, Flow, Label, Node, Step
 from initax._trace._flow_rules import made_of
 from initax._trace._interpreter import Interpreter
+from initax._trace._jaxpr import Place
 from initax._trace._loops import loop_of, steps_of
 from initax._trace._primitives import row_of
-from initax._trace._uses import Place
 
 
 def flow_of(closed: Any, arrays: int) -> Flow:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from initax._trace._uses import Place
+from initax._trace._jaxpr import Place
 
 Label = Literal[
     "carry", "part", "join", "add", "scale", "norm", "gate", "linear", "mix", "weight", "function", "statistic", "row"

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from initax._trace._factors import FOREIGN, Factor, foreign, is_foreign
+from initax._trace._factors import FOREIGN, Factor, foreign, is_foreign, other_axes
 from initax._trace._indices import Numbers, Series
-from initax._trace._jaxpr import shapes_of
+from initax._trace._jaxpr import Place, shapes_of
 from initax._trace._layout import cut, moved, pick, rearrange, reshape
-from initax._trace._uses import Place, Uses, Value
+from initax._trace._uses import Uses, Value
 from initax._trace._views import Step, View, opened, rearranged
 
 
@@ -55,7 +55,7 @@ def _window_axes(eqn: Any, rank: int) -> dict[int, int]:
     """Return axis of the result → axis of the operand that it is a window of."""
     numbers = eqn.params["dimension_numbers"]
     collapsed = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
-    windows = [axis for axis in range(rank) if axis not in collapsed]
+    windows = other_axes(rank, collapsed)
     return dict(zip(numbers.offset_dims, windows, strict=True))
 
 
@@ -75,7 +75,7 @@ def _by_known_indices(value: Value, indices: Numbers, eqn: Any, uses: Uses, line
             value = cut(value, axis, int(start), sizes[axis], 1, uses, line)
         return rearrange(value, [windows.get(axis) for axis in range(len(shape))], shape)
     indexed = [axis for axis in numbers.start_index_map if sizes[axis] < value.shape[axis]]
-    others = [axis for axis in range(len(value.shape)) if axis not in indexed]
+    others = other_axes(len(value.shape), indexed)
     if not indexed or any(sizes[axis] != 1 for axis in indexed):
         return None
     if any(sizes[axis] != value.shape[axis] for axis in others):
@@ -90,8 +90,9 @@ def _by_known_indices(value: Value, indices: Numbers, eqn: Any, uses: Uses, line
     stopped = {view.param for view in value.weights if view.stop}
     if any(view.stop and view.param not in stopped for view in result.weights):
         return None
-    old_axis = {axis: indices.ndim - 1 + others.index(old) for axis, old in windows.items() if old in others}
-    old_axis |= {axis: index for index, axis in enumerate(axis for axis in range(len(shape)) if axis not in windows)}
+    index_axes = other_axes(len(shape), windows)
+    old_axis = {axis: len(index_axes) + others.index(old) for axis, old in windows.items() if old in others}
+    old_axis |= {axis: index for index, axis in enumerate(index_axes)}
     return rearrange(result, [old_axis.get(axis) for axis in range(len(shape))], shape)
 
 
@@ -102,7 +103,7 @@ def _by_unknown_indices(value: Value, indices: Value, eqn: Any, uses: Uses, line
     # Axis of the operand → axis of the indices, where row `i` of the indices looks up in entry `i` of the operand.
     paired = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
     paired |= _counted(value, indices, eqn)
-    index_axes = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
+    index_axes = other_axes(len(shape), numbers.offset_dims)
     old_axis = _window_axes(eqn, rank) | {index_axes[index]: axis for axis, index in paired.items()}
     indexed = [axis for axis in range(rank) if sizes[axis] < value.shape[axis] and axis not in paired]
     is_several = math.prod(indices.shape[:-1]) > 1

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from initax._trace._jaxpr import evaluated, size_of
+from initax._trace._jaxpr import Place, evaluated, size_of
 
 Numbers = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
@@ -85,7 +85,7 @@ class Series(Constant):
 
     def __init__(
         self,
-        loop: tuple[int, ...],
+        loop: Place,
         numbers: Callable[[], Numbers | None] | None = None,
         eqn: Any = None,
         operands: Sequence[Constant] = (),

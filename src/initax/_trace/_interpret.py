@@ -16,13 +16,13 @@ from initax._trace._elementwise import halted, nonlinear
 from initax._trace._factors import FOREIGN, LARGEST, Axis, Index, foreign, length, normal, slot
 from initax._trace._indices import Series, computed, constant_of
 from initax._trace._interpreter import Interpreter
-from initax._trace._jaxpr import line_of, open_jaxpr, shapes_of
+from initax._trace._jaxpr import Place, line_of, open_jaxpr, shapes_of
 from initax._trace._layout import moved
 from initax._trace._loops import Loop, loop_of, steps_of
 from initax._trace._primitives import UNKNOWN, altered_axes, called, row_of
 from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._sums import accumulated, after_loop, taken_steps
-from initax._trace._uses import Place, Uses, Value, parts_of
+from initax._trace._uses import Uses, Value, parts_of
 from initax._trace._views import CHANGED, Step, Stop, View, scaled
 from initax._trace._windows import note_windows
 
@@ -159,13 +159,11 @@ class Walk(Interpreter[Value]):
         data = any(value.data or value.weights for value in (*carry, *loop.rows))
         readers, carries = readers_in(loop.jaxpr), len(carry)
         collected = zip(loop.jaxpr.outvars[carries:], results[carries:], shapes_of(eqn)[carries:], strict=True)
-        return [
-            *results[:carries],
-            *(
-                _collected(value, shape, data, uses, line, is_shared=len(readers[id(var)]) > 1)
-                for var, value, shape in collected
-            ),
-        ]
+        results[carries:] = (
+            _collected(value, shape, data, uses, line, is_shared=len(readers[id(var)]) > 1)
+            for var, value, shape in collected
+        )
+        return results
 
     def while_loop(self, eqn: Any, values: list[Value], place: Place) -> list[Value]:
         """Follow a `while` loop."""

@@ -6,9 +6,8 @@ import abc
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from initax._trace._jaxpr import interpret
+from initax._trace._jaxpr import Place, interpret
 from initax._trace._primitives import called, row_of
-from initax._trace._uses import Place
 
 T = TypeVar("T")
 """What a pass knows of one value."""

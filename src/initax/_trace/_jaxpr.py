@@ -14,6 +14,9 @@ from jax.extend.core import Literal
 
 T = TypeVar("T")
 
+Place = tuple[int, ...]
+"""An equation: its number in each jaxpr from the outermost one in. A branch of a `cond` has a number of its own."""
+
 JAX_ROOT = str(Path(jax.__file__).parent)
 OWN_ROOT = str(Path(__file__).parent.parent)
 

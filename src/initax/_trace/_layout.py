@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from initax._trace._contract import settle
-from initax._trace._factors import LARGEST, Axis, Factor, Index, Slot, foreign, is_foreign, joined
+from initax._trace._factors import LARGEST, Axis, Factor, Index, Slot, foreign, is_foreign, joined, other_axes
 from initax._trace._jaxpr import shapes_of
 from initax._trace._sums import note_mixed
 from initax._trace._uses import Uses, Value
@@ -287,7 +287,7 @@ def scattered(over: Value, numbers: Any, shape: Sequence[int]) -> tuple[View, ..
     """
     if numbers.operand_batching_dims:
         return ()
-    kept = [axis for axis in range(len(shape)) if axis not in numbers.inserted_window_dims]
+    kept = other_axes(len(shape), numbers.inserted_window_dims)
     window = dict(zip(kept, numbers.update_window_dims, strict=True))
     if any(over.shape[index] != shape[axis] for axis, index in window.items()):
         return ()

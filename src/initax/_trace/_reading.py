@@ -11,7 +11,7 @@ from initax._model._reason import Why
 from initax._trace._coverage import apart, inputs, refused, uneven, unused, with_whole_axes
 from initax._trace._factors import Factor
 from initax._trace._sums import as_inputs
-from initax._trace._uses import CONSTANT_FIRST, Part, Use
+from initax._trace._uses import CONSTANT_FIRST, Part, Parts, Use
 
 USED_AS = {
     "weight": ("weight", "Linear"),
@@ -201,7 +201,7 @@ def _with_whole_rows(uses: Sequence[Use]) -> list[Use]:
         for factor, digit in view.fixed[view.before :]:
             if not any(map(factor.is_inside, view.tables)):
                 digits.setdefault(factor, set()).add(digit)
-    inputs: dict[Factor, Part] = {factor: "in" for factor, used in digits.items() if len(used) < factor.size}
+    inputs: Parts = {factor: "in" for factor, used in digits.items() if len(used) < factor.size}
     return [replace(use, parts={**use.parts, **inputs}) for use in uses] if inputs else list(uses)
 
 

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from initax._trace._interpreter import Interpreter
-from initax._trace._jaxpr import array_of, evaluated
+from initax._trace._jaxpr import Place, array_of, evaluated
 from initax._trace._loops import loop_of
-from initax._trace._uses import Place
 
 State = dict[Any, Any]
 """The state of the hooks, carried from equation to equation: key → arrays."""

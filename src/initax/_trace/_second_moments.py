@@ -22,10 +22,10 @@ from jax.extend.core import Literal
 from initax._math._gaussian import quadrature
 from initax._trace._coverage import shares
 from initax._trace._interpreter import Interpreter
-from initax._trace._jaxpr import evaluated, size_of
+from initax._trace._jaxpr import Place, evaluated, size_of
 from initax._trace._loops import loop_of
 from initax._trace._primitives import row_of
-from initax._trace._uses import CONTRACTIONS, Place, Uses, by_parameter
+from initax._trace._uses import CONTRACTIONS, Uses, by_parameter
 
 NORMAL = 0
 """Stands for the variable of a constant."""

@@ -13,10 +13,9 @@ from initax._model._survey import Traced
 from initax._trace import _flow_rules as flow
 from initax._trace._indices import Constant, constant_of
 from initax._trace._interpreter import Interpreter
-from initax._trace._jaxpr import line_of, size_of
+from initax._trace._jaxpr import Place, line_of, size_of
 from initax._trace._loops import loop_of
 from initax._trace._primitives import called, row_of
-from initax._trace._uses import Place
 
 OTHER: Place = (-1,)
 """Stands for any equation with a signal that is not a contraction."""

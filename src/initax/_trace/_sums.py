@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from initax._trace._factors import FOREIGN, Factor, Slot, length, pieces_of, stands, unlike, without
+from initax._trace._factors import FOREIGN, Factor, Slot, length, other_axes, pieces_of, stands, unlike, without
+from initax._trace._jaxpr import Place
 from initax._trace._loops import Loop
-from initax._trace._uses import CONTRACTIONS, Part, Place, Taken, Use, Uses, Value, assign
+from initax._trace._uses import CONTRACTIONS, Part, Parts, Taken, Use, Uses, Value, assign
 from initax._trace._views import Step, View
 
 SUMS = frozenset({"add", "add_any", "scatter-add"})
@@ -133,9 +134,9 @@ def _differ(first: View, second: View, use: Use) -> set[Part | None]:
 
 
 def scaled_by_sum(left: Value, right: Value, uses: Uses) -> tuple[Value, Value]:
-    """Return two signals that are added up, with those outputs marked as scaled that the sum makes another signal of.
+    """Return two signals that are added up, with outputs marked as scaled of which the sum is a signal of its own.
 
-    These are different outputs of one weight, and outputs of which the other signal is a function.
+    These are different outputs of one weight that are added up, and outputs of which the other signal is a function.
     """
     scaled: set[View] = set()
     for view, twin in itertools.product(left.outputs, right.outputs):
@@ -225,8 +226,9 @@ def _is_cut_inside(uses: Sequence[Use]) -> bool:
 
 
 def _with_inputs(use: Use, inputs: set[Factor]) -> Use:
-    part: Part = "field" if use.what == "scale" else "in"  # windows of a signal
-    pieces: dict[Factor, Part] = {piece: part for factor in inputs for piece in _pieces(factor, use)}
+    """Return a use with some batch factors as inputs, or as a window of the signal where it is a scale."""
+    part: Part = "field" if use.what == "scale" else "in"
+    pieces: Parts = {piece: part for factor in inputs for piece in _pieces(factor, use)}
     return _as_weight(replace(use, parts={**use.parts, **pieces})) if pieces else use
 
 
@@ -234,7 +236,7 @@ def _as_weight(use: Use) -> Use:
     """Return a scale whose products are added up as a weight; its axes in common with the signal are batch axes."""
     if use.what != "scale":
         return use
-    parts: dict[Factor, Part] = {factor: "batch" if part == "along" else part for factor, part in use.parts.items()}
+    parts: Parts = {factor: "batch" if part == "along" else part for factor, part in use.parts.items()}
     return replace(use, what="weight", parts=parts)
 
 
@@ -327,7 +329,7 @@ def summed_product(view: View, axes: Sequence[int], uses: Uses, line: str) -> Vi
         if use.outputs.added_to:  # windows of a convolution, whose channels are added up
             use.halt(SCALE_SUMMED, line)
         return None
-    kept = [axis for axis in range(len(view.axes)) if axis not in axes]
+    kept = other_axes(len(view.axes), axes)
     if not any(use.parts.get(factor) == "out" for factor in _factors_along(view, kept)):
         use.halt(SCALE_SUMMED, line)
         return None

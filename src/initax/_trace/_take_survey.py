@@ -106,7 +106,7 @@ def called(
     Raises:
         ModelError: the model can't be called, or it is not known on what.
     """
-    from initax._trace._infer import trace, values_of
+    from initax._trace._forward import trace, values_of
 
     if not isinstance(model, Survey):
         model = found_by_adapters(model, module=module, inputs=inputs, forward=forward)

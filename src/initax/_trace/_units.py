@@ -18,9 +18,9 @@ from initax._trace._contract import sides_of
 from initax._trace._entries import Reader, coordinates, covers, step_numbers, stepped_factors, unit_numbers
 from initax._trace._factors import Axis, Factor, Index, foreign, length, stands, unlike, without
 from initax._trace._interpret import Walk, equation
-from initax._trace._jaxpr import line_of, shapes_of
+from initax._trace._jaxpr import Place, line_of, shapes_of
 from initax._trace._primitives import PRIMITIVES, row_of
-from initax._trace._uses import CONTRACTIONS, Place, Use, Uses, Value
+from initax._trace._uses import CONTRACTIONS, Use, Uses, Value
 from initax._trace._views import Stop, View, in_slot, rearranged
 
 ADDED = {
@@ -302,7 +302,7 @@ def _mixing(name: str) -> str:
 
 
 def _entrywise(
-    name: str, values: Sequence[Value], shape: tuple[int, ...], line: str, *, is_product: bool = False
+    name: str, values: Sequence[Value], shape: tuple[int, ...], line: str, is_product: bool = False
 ) -> State:
     """A function of several signals, entry by entry; a product is zero where the units are."""
     fitted = [_fitted(value, shape) for value in values]

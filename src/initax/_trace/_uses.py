@@ -14,13 +14,12 @@ import numpy as np
 
 from initax._trace._factors import Factor, is_foreign, length
 from initax._trace._indices import Constant, Numbers
+from initax._trace._jaxpr import Place
 from initax._trace._views import Stop, View
-
-Place = tuple[int, ...]
-"""An equation: its number in each jaxpr from the outermost one in. A branch of a `cond` has a number of its own."""
 
 Part = Literal["in", "out", "batch", "field", "along"]
 """What a factor does in a use; `along` is an axis that a scale shares with the signal, entry by entry."""
+Parts = dict[Factor, Part]
 What = Literal["weight", "conv", "transposed", "scale", "bias", "embedding", "other"]
 MetAs = Literal["", "bias", "scale", "factor"]
 """How rows that the data look up are used, see `Use.met_as`."""
@@ -105,7 +104,7 @@ class Use:
     param: int
     what: What
     line: str = ""
-    parts: dict[Factor, Part] = field(default_factory=dict)
+    parts: Parts = field(default_factory=dict)
     inside: frozenset[Factor] = frozenset()
     strides: tuple[float, float] = (1, 1)
     outputs: Outputs = field(default_factory=Outputs)
@@ -255,7 +254,7 @@ class Uses:
         self.readers: Mapping[int, Sequence[str]] = {}
         self.wholes: dict[int, int] = {}
 
-    def enter(self, outputs: View, what: What, line: str, parts: dict[Factor, Part], **more: Any) -> View:
+    def enter(self, outputs: View, what: What, line: str, parts: Parts, **more: Any) -> View:
         """Enter a use of a parameter, and return its outputs.
 
         Args:
@@ -333,34 +332,38 @@ def by_parameter(uses: Iterable[Use]) -> defaultdict[int, list[Use]]:
     return uses_of
 
 
-def parts_of(*pairs: tuple[Part, Iterable[Factor]]) -> dict[Factor, Part]:
+def parts_of(*pairs: tuple[Part, Iterable[Factor]]) -> Parts:
     """Return factor → what it does, by the last pair with the factor; foreign factors are left out."""
     return {factor: part for part, factors in pairs for factor in factors if factor.axis >= 0}
 
 
-def assign(parts: dict[Factor, Part], factors: Iterable[Factor], part: Part) -> None:
+def assign(parts: Parts, factors: Iterable[Factor], part: Part) -> None:
     """Set what some factors do; foreign factors are left out."""
     parts |= parts_of((part, factors))
 
 
-def resolve_links(views: tuple[View, ...], parts: list[dict[Factor, Part]]) -> None:
+def resolve_links(views: tuple[View, ...], every_parts: list[Parts]) -> None:
     """Set what linked factors do where parameters are contracted with each other before the signal.
 
     Of two linked parameters, the one with input axes comes first: the linked factors are its outputs, and inputs of the
     other. A link stays open where both have input axes, or neither has.
+
+    Args:
+        views: the parameters.
+        every_parts: for each of them, what its factors do.
     """
-    fed = [any(part == "in" for part in view_parts.values()) for view_parts in parts]
-    left = {link.number for view in views for link in view.links if link.number > 0}
-    moved = True
-    while moved:
-        moved = False
-        for number in sorted(left):
+    has_inputs = ["in" in parts.values() for parts in every_parts]
+    open_links = {link.number for view in views for link in view.links if link.number > 0}
+    is_new = True
+    while is_new:
+        is_new = False
+        for number in sorted(open_links):
             linked = [index for index, view in enumerate(views) if any(link.number == number for link in view.links)]
-            if len({fed[index] for index in linked}) == 1:
+            if len({has_inputs[index] for index in linked}) == 1:
                 continue
-            left.remove(number)
-            moved = True
+            open_links.remove(number)
+            is_new = True
             for index in linked:
                 factors = (factor for link in views[index].links if link.number == number for factor in link.factors)
-                assign(parts[index], factors, "out" if fed[index] else "in")
-                fed[index] = True
+                assign(every_parts[index], factors, "out" if has_inputs[index] else "in")
+                has_inputs[index] = True

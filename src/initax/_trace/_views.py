@@ -31,6 +31,7 @@ from initax._trace._factors import (
     regroup,
 )
 from initax._trace._indices import Series
+from initax._trace._jaxpr import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +103,11 @@ class Step:
     axis: Axis
     number: Series | None = field(compare=False)
     column: int
-    place: tuple[int, ...]
+    place: Place
     operand: int = -1
 
     @property
-    def loop(self) -> tuple[int, ...] | None:
+    def loop(self) -> Place | None:
         """The loop, `None` where it is not known."""
         return None if self.number is None else self.number.loop
 
@@ -115,7 +116,7 @@ class Step:
         """The factors of the parameter."""
         return flat(self.axis)[0]
 
-    def is_in(self, loop: tuple[int, ...]) -> bool:
+    def is_in(self, loop: Place) -> bool:
         """Return whether the equation is a loop, or in it."""
         return self.place[: len(loop)] == loop
 

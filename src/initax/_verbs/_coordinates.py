@@ -13,11 +13,11 @@ import numpy as np
 from initax._adapters import survey as found_by_adapters
 from initax._errors import InitaxError, ModelError, listing, shown, with_line
 from initax._model._survey import Survey, Traced
-from initax._trace._infer import values_of
+from initax._trace._forward import values_of
+from initax._trace._jaxpr import Place
 from initax._trace._replay import Player
 from initax._trace._signal_products import signal_products
 from initax._trace._take_survey import called
-from initax._trace._uses import Place
 from initax._trace._walk import uses_of
 from initax._verbs._coordinate_report import CoordinateCheck
 from initax._verbs._propagation import as_keys, operations_of

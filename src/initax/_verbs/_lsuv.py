@@ -24,9 +24,10 @@ from initax._planning._selectors import read_selector
 from initax._text import table
 from initax._trace._coverage import shares
 from initax._trace._factors import Factor
+from initax._trace._jaxpr import Place
 from initax._trace._replay import Player
 from initax._trace._take_survey import called
-from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
+from initax._trace._uses import CONTRACTIONS, Use, Uses
 from initax._trace._views import Step
 from initax._trace._walk import uses_of
 from initax._verbs._finite import refuse_not_finite, widened

@@ -16,9 +16,9 @@ from initax._model._reason import Why
 from initax._model._survey import Survey, Traced, arrays_of, parameters_by_path, shape_text
 from initax._planning._label_rules import decide_labels
 from initax._text import path_text
+from initax._trace._jaxpr import Place
 from initax._trace._signal_products import OTHER, SignalProduct, signal_products
 from initax._trace._take_survey import survey
-from initax._trace._uses import Place
 from initax._verbs._labels import read_rules_of
 from initax._verbs._muon import matrices_of
 from initax._verbs._width import CLOSE, Width

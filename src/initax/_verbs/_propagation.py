@@ -18,9 +18,10 @@ from initax._math._keys import is_typed
 from initax._model._survey import Survey, Traced
 from initax._planning._misuse import refuse_permuted
 from initax._planning._plan import Plan
+from initax._trace._jaxpr import Place
 from initax._trace._replay import Player, longest_trips
 from initax._trace._take_survey import Call, called, survey
-from initax._trace._uses import CONTRACTIONS, Place, Use, Uses
+from initax._trace._uses import CONTRACTIONS, Use, Uses
 from initax._trace._walk import uses_of
 from initax._verbs._finite import refuse_not_finite, widened
 from initax._verbs._named_rules import named_plans, named_rules
