@@ -103,6 +103,15 @@ selector "Conv2D" matches no layer.
   did you mean "Conv2d" or "Conv"?
   write {"Conv2d": "he_normal"}""",
     ),
+    "misspelled class of a container": (
+        planned({"MLPP": "he_normal"}),
+        ix.RuleError,
+        """\
+selector "MLPP" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)
+  did you mean "MLP"?
+  write {"MLP *": "he_normal"}""",
+    ),
     "misspelled selector among others": (
         planned({nn.Linear: ("orthogonal", {"gain": 0.5}), "mlp.layer.1": {"weight": "zeros", "bias": None}}),
         ix.RuleError,

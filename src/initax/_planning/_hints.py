@@ -57,7 +57,7 @@ def unmatched(
         close = _by_another_role(name, layers) or nearest(name, words)
         near = meant(close)
     if isinstance(value, type):
-        return message(head, have, near, *map(corrected, close[:1]))
+        return message(head, have, near, corrected(_selecting(close[0], layers)) if close else "")
     if name in ROLES and name != "state":
         whole = f'"{name}": ...' if name == "weight" else f'"weight": ..., "{name}": ...'
         role = f'"{name}" is a role of arrays, which a scheme speaks of: {{"*": {{{whole}}}}}'
@@ -67,7 +67,13 @@ def unmatched(
     if not near:
         close = [f"**.{array}" for array in nearest(name, arrays)]
         near = meant(close) or f"paths: {listing((path_text(layer.path) for layer in layers), 6)}"
-    return message(head, have, f"arrays: {listing(arrays)}" if is_path else "", near, *map(corrected, close[:1]))
+    line = corrected(_selecting(close[0], layers)) if close else ""
+    return message(head, have, f"arrays: {listing(arrays)}" if is_path else "", near, line)
+
+
+def _selecting(word: str, layers: Sequence[Layer]) -> str:
+    """A word that is near a selector as a selector itself: what is inside where it is the class of a container."""
+    return word if _selects_any_of(word, layers) or selects_any(word, layers) else f"{word} *"
 
 
 def _otherwise(value: Any, name: str, layers: Sequence[Layer], have: str, *, is_path: bool) -> tuple[str, ...]:
