@@ -39,7 +39,7 @@ class Plan:
         notes: what the user may not have meant.
     """
 
-    __slots__ = ("_default", "_rules", "_survey", "draws", "kept", "notes")
+    __slots__ = ("_by_path", "_default", "_rules", "_survey", "draws", "kept", "notes")
 
     def __init__(self, survey: Survey, rules: tuple[Rule, ...], default: Any, decisions: Decisions) -> None:
         self._survey = survey
@@ -48,6 +48,7 @@ class Plan:
         self.draws = decisions.draws
         self.kept = decisions.kept
         self.notes = (*survey.notes, *decisions.notes)
+        self._by_path: dict[Any, Draw | Kept] = {}
 
     @with_line("plan.draw", "write plan.draw(jax.random.key(0)); it gives the plan's own model")
     def draw(self, key: Any, *, donate: bool = False, progress: bool = False) -> Any:
@@ -269,12 +270,13 @@ class Plan:
             >>> plan["weight"].rule, plan["bias"].std
             ('*', 0.0)
         """
-        every: list[Draw | Kept] = [*self.draws, *self.kept]
-        rows: dict[Any, Draw | Kept] = {row.parameter.path: row for row in every}
-        owner = path if path in rows else self._survey.aliases.get(path)
-        if owner not in rows:
-            raise PlanError(no_row(path, tuple(rows)))
-        return rows[owner]
+        if not self._by_path:
+            rows: list[Draw | Kept] = [*self.draws, *self.kept]
+            self._by_path = {row.parameter.path: row for row in rows}
+        owner = path if path in self._by_path else self._survey.aliases.get(path)
+        if owner not in self._by_path:
+            raise PlanError(no_row(path, tuple(self._by_path)))
+        return self._by_path[owner]
 
     def __len__(self) -> int:
         """Return the number of arrays that will be drawn."""
