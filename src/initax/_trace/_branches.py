@@ -119,6 +119,7 @@ class Search:
         return self.bits.get(node.number, 0)
 
     def _of(self, node: Node) -> _Past:
+        """The past of a value, from those of its operands."""
         bit = self._bit(node)
         reach = _Past(every=bit, carried=bit, gated=bit, projected=bit)
         if not node.inexact:

@@ -12,7 +12,7 @@ from initax._model._reason import Why
 from initax._trace._factors import FOREIGN, Axis, Factor, Slot, foreign, is_foreign, length, other_axes
 from initax._trace._jaxpr import shapes_of
 from initax._trace._sums import note_mixed, note_sum
-from initax._trace._uses import CONSTANT_FIRST, MetAs, Part, Parts, Uses, Value, What, assign, parts_of, resolve_links
+from initax._trace._uses import CONSTANT_FIRST, INPUTS, MetAs, Part, Parts, Uses, Value, What, assign, parts_of
 from initax._trace._views import Link, Stop, View, first_stop, kept_whole, opened, rearranged, reshaped, scaled
 
 
@@ -110,7 +110,7 @@ def consume(
         for axis, role in zip(view.axes, roles, strict=True):
             assign(parts, opened(axis), role)
     direct = ["in" in parts.values() for parts in every_parts]
-    resolve_links(views, every_parts)
+    _resolve_links(views, every_parts)
     outputs = []
     for index, (view, parts) in enumerate(zip(views, every_parts, strict=True)):
         assign(parts, (*view.batch, *opened(view.looked)), "batch")
@@ -121,7 +121,7 @@ def consume(
         kind, stop = _judged(index, views, every_parts, direct, roles)
         numbers = {link.number for link in view.links}
         through = {other.param for other in views if any(link.number in numbers for link in other.links)}
-        inside = frozenset(factor for factor, part in parts.items() if part in ("in", "field"))
+        inside = frozenset(factor for factor, part in parts.items() if part in INPUTS)
         output = uses.enter(
             rearranged(view, old_axes, shape),
             what if kind == "weight" else kind,
@@ -139,6 +139,33 @@ def consume(
         if left.param == right.param and not view.paired:
             note_sum(left, right, uses, line)
     return tuple(outputs)
+
+
+def _resolve_links(views: tuple[View, ...], every_parts: list[Parts]) -> None:
+    """Set what linked factors do where parameters are contracted with each other before the signal.
+
+    Of two linked parameters, the one with input axes comes first: the linked factors are its outputs, and inputs of the
+    other. A link stays open where both have input axes, or neither has.
+
+    Args:
+        views: the parameters.
+        every_parts: for each of them, what its factors do.
+    """
+    has_inputs = ["in" in parts.values() for parts in every_parts]
+    open_links = {link.number for view in views for link in view.links if link.number > 0}
+    is_new = True
+    while is_new:
+        is_new = False
+        for number in sorted(open_links):
+            linked = [index for index, view in enumerate(views) if any(link.number == number for link in view.links)]
+            if len({has_inputs[index] for index in linked}) == 1:
+                continue
+            open_links.remove(number)
+            is_new = True
+            for index in linked:
+                factors = (factor for link in views[index].links if link.number == number for factor in link.factors)
+                assign(every_parts[index], factors, "out" if has_inputs[index] else "in")
+                has_inputs[index] = True
 
 
 def _is_whole_sum(view: View, parts: Parts) -> bool:
@@ -161,7 +188,7 @@ def _judged(
         roles: what each axis of the operand does.
     """
     view, parts = views[number], every_parts[number]
-    is_summed = not {"in", "field"}.isdisjoint(roles)
+    is_summed = not INPUTS.isdisjoint(roles)
     if view.picked:
         return "weight", Stop("rows of it are picked by constant indices")
     if view.fed_by_constant and (direct[number] or len(view.links) > 1 or not is_summed):
@@ -182,7 +209,7 @@ def _judged(
         )
     if not view.factors and len(views) > 1:
         return "weight", Stop("it scales another parameter, and has no axes")
-    if {"in", "field"}.isdisjoint(parts.values()) or (view.added_up and not is_summed):
+    if INPUTS.isdisjoint(parts.values()) or (view.added_up and not is_summed):
         return "weight", Stop("no axis of it is summed over")
     if not view.links and _is_repeated(view, roles):
         return "weight", Stop("it is repeated along what is summed over")
@@ -195,7 +222,7 @@ def _judged(
 
 def _is_repeated(view: View, roles: Sequence[Part]) -> bool:
     """Return whether entries are repeated along an axis that is summed over, so that fans are not defined."""
-    summed = (factor for axis, role in zip(view.axes, roles, strict=True) if role in ("in", "field") for factor in axis)
+    summed = (factor for axis, role in zip(view.axes, roles, strict=True) if role in INPUTS for factor in axis)
     return any((f.axis == FOREIGN and f.size > 1) or (isinstance(f, Slot) and f.repeats) for f in summed)
 
 

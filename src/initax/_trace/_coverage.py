@@ -11,7 +11,7 @@ import numpy as np
 
 from initax._trace._factors import LARGEST, Factor, Index, Mask, Slot, digits, length
 from initax._trace._sums import as_inputs, sums
-from initax._trace._uses import Part, Parts, Use
+from initax._trace._uses import INPUTS, Part, Parts, Use
 from initax._trace._views import View
 
 
@@ -67,12 +67,12 @@ def inputs(shape: Sequence[int], uses: Sequence[Use]) -> dict[int, str]:
     """
     reasons: dict[int, str] = {}
     for axis, size in enumerate(shape):
-        cut = [use for use in uses if _is_cut(use, axis) and _parts(use, axis) & {"in", "field"}]
+        cut = [use for use in uses if _is_cut(use, axis) and _parts(use, axis) & INPUTS]
         if not cut or not all(link.plain for use in uses for link in use.view.links):
             continue
         masks = {use.number: taken(use.view, axis, size) for use in uses}
         unused_entries = ~np.any([*masks.values()], axis=0)
-        if any(_parts(use, axis) - {"in", "field"} for use in cut):
+        if any(_parts(use, axis) - INPUTS for use in cut):
             reasons[axis] = f"parts of its axis {axis}, which is not only an input, are used one by one"
         elif unused_entries.any():
             reasons[axis] = _not_used(unused_entries, f"its axis {axis}, over which it is summed,")
@@ -96,15 +96,16 @@ def shares(uses: Sequence[Use]) -> dict[int, float]:
 
 
 def _share(use: Use) -> float:
+    """Return the fraction of the fan_in of its array that a use sums over."""
     if use.is_of_a_constant or use.view.links:
         return 1.0
-    later = (factor for factor, part in use.parts.items() if part in ("in", "field") and factor not in use.inside)
+    later = (factor for factor, part in use.parts.items() if part in INPUTS and factor not in use.inside)
     share = 1 / length(later)
     for factor, _ in use.view.fixed:
-        is_summed_over = use.parts.get(factor) != "in" and _parts(use, factor.axis) & {"in", "field"}
+        is_summed_over = use.parts.get(factor) != "in" and _parts(use, factor.axis) & INPUTS
         share /= factor.size if is_summed_over else 1
     for slot in use.view.slots:
-        if any(_parts(use, factor.axis) & {"in", "field"} for factor in slot.factors):
+        if any(_parts(use, factor.axis) & INPUTS for factor in slot.factors):
             share *= len(slot.known) / length(slot.factors)
     return share
 
@@ -127,7 +128,7 @@ def with_whole_axes(shape: Sequence[int], uses: Sequence[Use], used_in_parts: Co
             continue
         inner = min((factor.inner for factor in common), default=size)
         parts = {part for use in uses for part in _parts(use, axis)}
-        if parts & {"in", "field"} and not all(_parts(use, axis) for use in uses):
+        if parts & INPUTS and not all(_parts(use, axis) for use in uses):
             continue  # one use sums over it, and another takes one entry of it
         # Outer factors of which all uses take one entry, such as layers of a stack, stay as they are.
         if len(parts) == 1 and inner * length(common) == size:

@@ -120,6 +120,7 @@ class _Flowing(Interpreter[Node]):
         return [self._result(eqn, values, var, place) for var in eqn.outvars]
 
     def _result(self, eqn: Any, values: list[Node], var: Any, place: Place) -> Node:
+        """Return a result of an equation, and note it where it is a sum."""
         operands, facts = row_of(eqn).flow(eqn, values, var, made_of(values))
         node = self.new(operands, place, var.aval, **facts)
         is_sum = [label for _, label in operands] == ["add", "add"]

@@ -106,6 +106,7 @@ class _Arguments:
 
 
 def _arguments(survey: Survey, inputs: Any) -> _Arguments:
+    """Return the arguments of a forward pass."""
     given, structure = jax.tree_util.tree_flatten(inputs if isinstance(inputs, tuple) else (inputs,))
     arrays = [
         index for index, leaf in enumerate(given) if isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
@@ -140,6 +141,7 @@ def _how_to_call(survey: Survey, inputs: Any) -> str:
 
 
 def _is_traced(survey: Survey, inputs: tuple[Any, ...], forward: Callable[..., Any]) -> bool:
+    """Return whether a model can be called so."""
     try:
         trace(survey, inputs, forward)
     except Exception:

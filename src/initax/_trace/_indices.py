@@ -47,6 +47,7 @@ class Constant:
         return None if self._number is None else np.asarray(self._number)
 
     def _evaluate(self) -> Any:
+        """Return the numbers, `None` where they are too many, or can't be evaluated now."""
         eqn = self._eqn
         is_small = all(size_of(atom) <= LARGEST for atom in (*eqn.invars, *eqn.outvars))
         if not is_small or self.depth > DEEPEST or eqn.effects:

@@ -77,6 +77,7 @@ CUMULATIVE = Primitive(units=lambda params: [params["axis"]])
 
 
 def _windowed(params: Mapping[str, Any]) -> list[int]:
+    """Return the axes along which a window holds several entries, or entries are skipped or padded."""
     names = ("padding", "window_dimensions", "window_strides", "base_dilation", "window_dilation")
     axes = enumerate(zip(*(params[name] for name in names), strict=True))
     return [axis for axis, (padding, *sizes) in axes if any(padding) or set(sizes) != {1}]

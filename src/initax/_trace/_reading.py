@@ -337,6 +337,7 @@ def _agreed(cells: Sequence[Factor], uses: Sequence[Use], several: str) -> list[
 
 
 def _part_of(cell: Factor, use: Use) -> Part | None:
+    """Return what a part of an axis does in a use."""
     part = next((part for factor, part in use.parts.items() if cell.is_inside(factor)), None)
     if part == "out" and any(cell.is_inside(factor) for factor in use.gates()):
         return "batch"

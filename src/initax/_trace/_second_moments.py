@@ -207,6 +207,7 @@ class Lengths(Interpreter[Known]):
         return [result]
 
     def _result(self, eqn: Any, values: list[Known], place: Place) -> Known:
+        """Return what is known of the only result of an equation."""
         name, row = eqn.primitive.name, row_of(eqn)
         rule = row.moments
         if rule == "contraction":
@@ -235,6 +236,7 @@ class Lengths(Interpreter[Known]):
         return None
 
     def _contracted(self, values: Sequence[Known], place: Place) -> Known:
+        """Return the outputs of a contraction, and note what reaches its weights."""
         params = self.places.get(place)
         if not params:
             return WEIGHT if all(isinstance(value, Weight) for value in values) else None
@@ -279,6 +281,7 @@ class Lengths(Interpreter[Known]):
         return None in indices and (name == "gather" or (name == "dynamic_slice" and first.param in self.tables))
 
     def _looked_up(self, table: Weight) -> Moment | None:
+        """Return rows of a table as a signal."""
         if table.param is None:
             return self.normal(0.0, 1.0)
         self.looked.add(table.param)
@@ -289,6 +292,7 @@ class Lengths(Interpreter[Known]):
         return self.entry(value.param) if isinstance(value, Weight) and value.param in self.tables else value
 
     def _entrywise(self, name: str, eqn: Any, signals: Sequence[Moment]) -> Known:
+        """Return a function of some signals, entry by entry."""
         of = {signal.of for signal in signals} - {NORMAL}
         statistic = any(signal.statistic for signal in signals)
         if name in ("sqrt", "rsqrt") and statistic:
@@ -308,12 +312,14 @@ class Lengths(Interpreter[Known]):
         return None
 
     def _joined(self, eqn: Any, signals: Sequence[Moment]) -> Known:
+        """Return joined signals, as entries drawn from one of them."""
         sizes = np.array([size_of(atom) for atom in eqn.invars], float)
         share = sizes / sizes.sum()
         mean = float(share @ [signal.mean for signal in signals])
         return self.normal(mean, float(share @ [signal.square for signal in signals]) - mean**2)
 
     def _summed(self, eqn: Any, signal: Moment) -> Known:
+        """Return a sum of independent entries of a signal."""
         count = _count(eqn)
         result = self.normal(count * signal.mean, count * (signal.square - signal.mean**2))
         return result and replace(result, statistic=bool(np.all(signal.values >= 0)))

@@ -45,6 +45,7 @@ def on_whole_arrays(eqn: Any) -> Any:
 
 
 def _run_whole(eqn: Any, *operands: Any) -> tuple[Any, ...]:
+    """Return the results of a `shard_map` on whole arrays."""
     params = eqn.params
     manual = params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"]
     mesh = [(name, size) for name, size in params["mesh"].shape.items() if name in manual]

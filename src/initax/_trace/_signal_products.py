@@ -114,6 +114,7 @@ class _Walk(Interpreter[Origin]):
         self.products = SignalProducts()
 
     def constant(self, atom: Any, number: Any) -> Origin:
+        """A literal or a constant, of which a single number is kept."""
         return Origin(constant=constant_of(atom, number) if size_of(atom) == 1 else None)
 
     def scan(self, eqn: Any, values: list[Origin], place: Place) -> list[Origin]:
@@ -140,12 +141,14 @@ class _Walk(Interpreter[Origin]):
         return self.scan(eqn, values, place)
 
     def cond(self, eqn: Any, values: list[Origin], place: Place) -> list[Origin]:
+        """The results of a branch: what all branches agree on."""
         return [
             cases[0] if all(case == cases[0] for case in cases) else Origin(data=any(case.data for case in cases))
             for cases in self.cases(eqn, values, place)
         ]
 
     def equation(self, eqn: Any, values: list[Origin], place: Place) -> list[Origin]:
+        """The results of an equation."""
         if not any(value.data for value in values):
             return [self._without_inputs(eqn, values, index) for index in range(len(eqn.outvars))]
         behind = frozenset[int]().union(*(value.behind | value.parameters for value in values))

@@ -12,7 +12,7 @@ import numpy as np
 from initax._trace._factors import FOREIGN, Factor, Slot, length, other_axes, pieces_of, stands, unlike, without
 from initax._trace._jaxpr import Place
 from initax._trace._loops import Loop
-from initax._trace._uses import CONTRACTIONS, Part, Parts, Taken, Use, Uses, Value, assign
+from initax._trace._uses import CONTRACTIONS, INPUTS, Part, Parts, Taken, Use, Uses, Value, assign
 from initax._trace._views import Step, View
 
 SUMS = frozenset({"add", "add_any", "scatter-add"})
@@ -221,7 +221,7 @@ def as_inputs(uses: Sequence[Use]) -> list[Use] | str:
 
 def _is_cut_inside(uses: Sequence[Use]) -> bool:
     """Return whether the uses take parts of an input axis."""
-    inputs = {factor.axis for use in uses for factor, part in use.parts.items() if part in ("in", "field")}
+    inputs = {factor.axis for use in uses for factor, part in use.parts.items() if part in INPUTS}
     return any(factor.axis in inputs for use in uses for factor, _ in use.view.fixed)
 
 

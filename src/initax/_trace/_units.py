@@ -56,7 +56,7 @@ class Following(Walk):
         axes: its output axes, in stored order.
 
     Attributes:
-        started: the equations that have units in their results.
+        started: the equations in which the weight makes units.
         readers: equation → the weights that take in units there.
     """
 
@@ -86,7 +86,7 @@ class Following(Walk):
                 states = _moved(eqn, values, line)
         pairs = zip(results, states, strict=True)
         moved = (replace(result, units=units, mixed=mixed) for result, (units, mixed) in pairs)
-        return [self._started(result, first, line) for result in moved]
+        return [self._with_new_units(result, first, line) for result in moved]
 
     def check_carried(self, values: Sequence[Value], line: str) -> None:
         """Raise where values that a loop carries, and changes, hold units.
@@ -97,8 +97,8 @@ class Following(Walk):
         if any(value.units or value.mixed for value in values):
             raise LostError(Stop("they go round a loop", line))
 
-    def _started(self, result: Value, first: int, line: str) -> Value:
-        """A result with the units that an equation makes, which the uses since a number are of."""
+    def _with_new_units(self, result: Value, first: int, line: str) -> Value:
+        """A result with the units that the weight makes in an equation, whose uses are those from a number on."""
         units = []
         for view in result.outputs:
             use = self.uses.of(view)

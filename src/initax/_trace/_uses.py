@@ -19,6 +19,8 @@ from initax._trace._views import Stop, View
 
 Part = Literal["in", "out", "batch", "field", "along"]
 """What a factor does in a use; `along` is an axis that a scale shares with the signal, entry by entry."""
+INPUTS: frozenset[Part] = frozenset({"in", "field"})
+"""What factors do over which an output sums."""
 Parts = dict[Factor, Part]
 What = Literal["weight", "conv", "transposed", "scale", "bias", "embedding", "other"]
 MetAs = Literal["", "bias", "scale", "factor"]
@@ -130,7 +132,7 @@ class Use:
 
     def fans(self) -> tuple[int, int]:
         """Return the number of inputs of an output, and of outputs of an input, in this use alone."""
-        inputs = length(factor for factor, part in self.parts.items() if part in ("in", "field"))
+        inputs = length(factor for factor, part in self.parts.items() if part in INPUTS)
         outputs = length(factor for factor, part in self.parts.items() if part in ("out", "field"))
         return inputs, outputs // length(self.gates())
 
@@ -340,30 +342,3 @@ def parts_of(*pairs: tuple[Part, Iterable[Factor]]) -> Parts:
 def assign(parts: Parts, factors: Iterable[Factor], part: Part) -> None:
     """Set what some factors do; foreign factors are left out."""
     parts |= parts_of((part, factors))
-
-
-def resolve_links(views: tuple[View, ...], every_parts: list[Parts]) -> None:
-    """Set what linked factors do where parameters are contracted with each other before the signal.
-
-    Of two linked parameters, the one with input axes comes first: the linked factors are its outputs, and inputs of the
-    other. A link stays open where both have input axes, or neither has.
-
-    Args:
-        views: the parameters.
-        every_parts: for each of them, what its factors do.
-    """
-    has_inputs = ["in" in parts.values() for parts in every_parts]
-    open_links = {link.number for view in views for link in view.links if link.number > 0}
-    is_new = True
-    while is_new:
-        is_new = False
-        for number in sorted(open_links):
-            linked = [index for index, view in enumerate(views) if any(link.number == number for link in view.links)]
-            if len({has_inputs[index] for index in linked}) == 1:
-                continue
-            open_links.remove(number)
-            is_new = True
-            for index in linked:
-                factors = (factor for link in views[index].links if link.number == number for factor in link.factors)
-                assign(every_parts[index], factors, "out" if has_inputs[index] else "in")
-                has_inputs[index] = True

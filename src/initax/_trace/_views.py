@@ -147,6 +147,8 @@ def written_axis(number: Series, step: Step, size: int) -> Axis | None:
 class View:
     """A parameter inside a value; or the outputs of a use of a parameter, which lie along some of its factors.
 
+    Of the attributes the first group is of both, the second of outputs alone, the third of parameters alone.
+
     Attributes:
         param: the number of the parameter.
         axes: the factors of each axis of the value, outermost first.
