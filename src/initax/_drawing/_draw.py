@@ -275,9 +275,8 @@ def _filled(program: Program, indices: list[int], jobs: Sequence[Job]) -> Strate
             sharding, hosted = program.shardings[0], itertools.chain((first,), on_host)
             # All at once is ten times faster; one by one leaves room, where old arrays are to make it.
             frees = any(jobs[index].free for index in indices)
-            arrays = (
-                (jax.device_put(array, sharding) for array in hosted) if frees else jax.device_put([*hosted], sharding)
-            )
+            put = functools.partial(jax.device_put, device=sharding)
+            arrays = map(put, hosted) if frees else put([*hosted])
             return Strategy((), ((index, (array,)) for index, array in zip(indices, arrays, strict=True)))
     count = MAX_OUTPUTS if is_small and len(indices) >= MANY_EQUAL else 1
     compilations = [

@@ -61,11 +61,9 @@ def _is_function(value: Any) -> bool:
 
 
 def _are_rules(value: Any) -> bool:
-    """Whether every value of a mapping is a scheme, or keeps."""
-    schemes = list(value.values()) if isinstance(value, Mapping) else []
-    return any(scheme is not None for scheme in schemes) and all(
-        scheme is None or _is_scheme(scheme) for scheme in schemes
-    )
+    """Whether every value of a mapping is a scheme, or keeps, and not all of them keep."""
+    schemes = [scheme for scheme in value.values() if scheme is not None] if isinstance(value, Mapping) else []
+    return bool(schemes) and all(map(_is_scheme, schemes))
 
 
 def _are_maps_of_rules(value: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import groupby, takewhile
 
 from initax._model._parameter import Evidence, Parameter, leading_cells
@@ -13,43 +12,30 @@ from initax._planning._records import Draw, Kept
 from initax._text import path_text, printed, table
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the table of what is drawn.
-
-    Attributes:
-        name: its head.
-        text: from a draw to the cell.
-        right: whether cells are aligned at their right, as numbers are.
-        always: whether it is there where all cells are empty.
-    """
-
-    name: str
-    text: Callable[[Draw], str]
-    right: bool = False
-    always: bool = True
-
-
 def _known(parameter: Parameter) -> str:
     """Return how the axes of a parameter are known, where that is less than a declaration."""
     evidence = parameter.evidence
     return "" if evidence in (None, Evidence.RESTATED, Evidence.DECLARED) else str(evidence)
 
 
-COLUMNS = (
-    Column("parameter", lambda draw: path_text(draw.parameter.path)),
-    Column("kind", lambda draw: draw.kind),
-    Column("shape", lambda draw: str(draw.parameter.shape)),
-    Column("axes", lambda draw: draw.parameter.axes.pattern if draw.parameter.axes else ""),
-    Column("known", lambda draw: _known(draw.parameter), always=False),
-    Column("fan_in", lambda draw: fan_text(draw.parameter.fan_in, draw.parameter.effective_fan_in), right=True),
-    Column("fan_out", lambda draw: fan_text(draw.parameter.fan_out, draw.parameter.effective_fan_out), right=True),
-    Column("scheme", lambda draw: draw.how),
-    Column("std", lambda draw: "" if draw.std is None else f"{draw.std:.4g}", right=True),
-    Column("residual", lambda draw: str(draw.parameter.residual or ""), always=False),
-    Column("rule", lambda draw: draw.rule),
-)
-"""The table of what is drawn: a column is one row here."""
+COLUMNS: dict[str, Callable[[Draw], str]] = {
+    "parameter": lambda draw: path_text(draw.parameter.path),
+    "kind": lambda draw: draw.kind,
+    "shape": lambda draw: str(draw.parameter.shape),
+    "axes": lambda draw: draw.parameter.axes.pattern if draw.parameter.axes else "",
+    "known": lambda draw: _known(draw.parameter),
+    "fan_in": lambda draw: fan_text(draw.parameter.fan_in, draw.parameter.effective_fan_in),
+    "fan_out": lambda draw: fan_text(draw.parameter.fan_out, draw.parameter.effective_fan_out),
+    "scheme": lambda draw: draw.how,
+    "std": lambda draw: "" if draw.std is None else f"{draw.std:.4g}",
+    "residual": lambda draw: str(draw.parameter.residual or ""),
+    "rule": lambda draw: draw.rule,
+}
+"""The table of what is drawn: a column is one row here, its head and the function from a draw to the cell."""
+NUMBERS = ("fan_in", "fan_out", "std")
+"""Columns whose cells are aligned at their right."""
+OPTIONAL = ("known", "residual")
+"""Columns that are left out where all cells are empty."""
 KEPT = ("array", "kind", "shape", "why")
 FEW = 3
 """Arrays of an optimizer's state that are listed one by one; of more there is one row."""
@@ -59,11 +45,8 @@ def render(draws: Sequence[Draw], kept: Sequence[Kept], notes: Sequence[str]) ->
     """Return the tables of what is drawn and what is kept, and the notes below them."""
     parts = []
     if draws:
-        rows = [[column.text(draw) for column in COLUMNS] for draw in draws]
-        numbers = [column.name for column in COLUMNS if column.right]
-        optional = [column.name for column in COLUMNS if not column.always]
-        names = [column.name for column in COLUMNS]
-        parts.append(table(f"drawn: {len(draws)}", names, rows, right=numbers, optional=optional))
+        rows = [[text(draw) for text in COLUMNS.values()] for draw in draws]
+        parts.append(table(f"drawn: {len(draws)}", tuple(COLUMNS), rows, right=NUMBERS, optional=OPTIONAL))
     if kept:
         parts.append(table(f"kept: {len(kept)}", KEPT, _kept_rows(kept), right=()))
     if notes:

@@ -132,9 +132,8 @@ def needed(factory: Callable[..., Any]) -> list[str]:
     Args:
         factory: the function that makes it.
     """
-    empty, open_ended = inspect.Parameter.empty, inspect.Parameter.VAR_KEYWORD
-    parameters = parameters_of(factory).items()
-    return [name for name, argument in parameters if argument.kind is not open_ended and argument.default is empty]
+    parameters = parameters_of(factory).values()
+    return [arg.name for arg in parameters if arg.kind is not arg.VAR_KEYWORD and arg.default is arg.empty]
 
 
 def pairs_text(args: Mapping[Any, Any]) -> str:
