@@ -269,19 +269,14 @@ def _around(path: str) -> Iterator[tuple[str, ...]]:
     return (parts[:depth] for depth in range(len(parts) - 1, 0, -1))
 
 
-def _rates_beside(
-    paths: Iterable[str], weights: Iterable[str], rates: Mapping[str, float]
-) -> Iterator[tuple[str, float]]:
-    """Yield the factors of norms' scales and biases: that of the module around one, if all weights there have it."""
+def _rates_beside(paths: Iterable[str], weights: Iterable[str], rates: Mapping[str, float]) -> dict[str, float]:
+    """The factors of norms' scales and biases, by path: that of the module around one, if all weights there have it."""
     inside: defaultdict[tuple[str, ...], set[float | None]] = defaultdict(set)
     for weight in weights:
         for around in _around(weight):
             inside[around].add(rates.get(weight))
-    for path in paths:
-        rates_there = next((inside[around] for around in _around(path) if around in inside), set())
-        for rate in rates_there if len(rates_there) == 1 else ():
-            if rate is not None:
-                yield path, rate
+    nearest = {path: next((inside[around] for around in _around(path) if around in inside), set()) for path in paths}
+    return {path: rate for path, them in nearest.items() if len(them) == 1 for rate in them if rate is not None}
 
 
 Folds = Mapping[str, Sequence[tuple[float, str]]]
@@ -422,7 +417,7 @@ class _Folding:
             rates[path] = times ** (exponent - 1)
         weights = [path for path, pair in self.pairs.items() if pair.parameter.role in WEIGHT_ROLES]
         beside = [path for path, pair in self.pairs.items() if pair.parameter.role in ("scale", "bias")]
-        return rates | dict(_rates_beside((path for path in beside if path not in rates), weights, rates))
+        return rates | _rates_beside((path for path in beside if path not in rates), weights, rates)
 
     def _side(self, product: SignalProduct, place: Place, growth: float) -> list[str]:
         """The parameters that make one of two signals, and nothing else."""
