@@ -216,11 +216,11 @@ class Search:
         linked = self._linked(branches) if crossing else set()
         dropped: set[int] = set()
         for pair in crossing:
-            alone = set(pair) - linked
-            if len(alone) == 1:
-                dropped |= alone
-            elif alone and not alone & dropped:
-                dropped.add(max(alone))
+            unlinked = set(pair) - linked
+            if len(unlinked) == 1:
+                dropped |= unlinked
+            elif unlinked and not unlinked & dropped:
+                dropped.add(max(unlinked))
         return [branch for branch in branches if branch.sum.number not in dropped]
 
     def _in_every_step(self, branches: list[Branch]) -> list[Branch]:

@@ -448,13 +448,13 @@ def convolution(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Val
     shape, numbers, groups = shapes_of(eqn)[0], eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     out_axis, in_axis, *_ = numbers.rhs_spec
     signal, kernel = settle(values[0], uses, line), values[1]
-    beside = _beside_channels(signal, numbers, groups, shape)
+    kept_outputs = _beside_channels(signal, numbers, groups, shape)
     if kernel.looked and not signal.data:
         kernel = settle(kernel, uses, line)
     if not kernel.weights:
         constants_met(signal, kernel, uses, line)
         _note_kernels(kernel, signal, [in_axis], [out_axis], uses)
-        return Value(shape=shape, data=signal.data or kernel.data, outputs=beside)
+        return Value(shape=shape, data=signal.data or kernel.data, outputs=kept_outputs)
     kernel = _ungrouped(kernel, out_axis, groups, eqn.params["batch_group_count"], line)
     # The output axis of the kernel is split into two while its use is entered: groups, and outputs of one group.
     roles: list[Part] = ["in" if axis == in_axis else "field" for axis in range(len(kernel.shape))]
@@ -468,7 +468,7 @@ def convolution(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Val
     what: What = "transposed" if up > 1 else "conv"
     outputs = consume(grouped, roles, old_axes, long, uses, line, what, (up, down))
     joined = tuple(_without_groups(view, channels) for view in outputs)
-    return Value(shape=shape, data=True, outputs=(*uses.with_axes(joined), *beside))
+    return Value(shape=shape, data=True, outputs=(*uses.with_axes(joined), *kept_outputs))
 
 
 def _beside_channels(signal: Value, numbers: Any, groups: int, shape: tuple[int, ...]) -> tuple[View, ...]:

@@ -135,33 +135,33 @@ def regroup(factors: Sequence[Factor], shape: Sequence[int]) -> tuple[Axis, ...]
 
     Factors of size one go to axes of size one, or are left out.
     """
-    rest = list(factors)
+    remaining = list(factors)
     groups: list[Axis] = []
     for size in shape:
         group: list[Factor] = []
-        left = size
-        if size == 1 and rest and rest[0].size == 1:
-            group.append(rest.pop(0))
-        while left > 1:
-            while rest and rest[0].size == 1:
-                rest.pop(0)
-            if not rest:
+        size_left = size
+        if size == 1 and remaining and remaining[0].size == 1:
+            group.append(remaining.pop(0))
+        while size_left > 1:
+            while remaining and remaining[0].size == 1:
+                remaining.pop(0)
+            if not remaining:
                 return None
-            first = rest.pop(0)
-            if first.size <= left:
-                if left % first.size:
+            first = remaining.pop(0)
+            if first.size <= size_left:
+                if size_left % first.size:
                     return None
                 group.append(first)
-                left //= first.size
+                size_left //= first.size
                 continue
-            if first.size % left or isinstance(first, Slot):
+            if first.size % size_left or isinstance(first, Slot):
                 return None
-            outer, inner = first.split(first.size // left)
+            outer, inner = first.split(first.size // size_left)
             group.append(outer)
-            rest.insert(0, inner)
-            left = 1
+            remaining.insert(0, inner)
+            size_left = 1
         groups.append(joined(group))
-    return tuple(groups) if all(factor.size == 1 for factor in rest) else None
+    return tuple(groups) if all(factor.size == 1 for factor in remaining) else None
 
 
 def joined(factors: Sequence[Factor]) -> Axis:
@@ -233,8 +233,8 @@ def beside(left: Axis, right: Axis) -> tuple[Axis, Axis]:
     """Return two axes; where both are slots with the same entries, the factors in these."""
     if len(left) != 1 or len(right) != 1 or not (isinstance(left[0], Slot) and isinstance(right[0], Slot)):
         return left, right
-    alike = left[0].entries == right[0].entries
-    return (left[0].factors, right[0].factors) if alike else (left, right)
+    are_alike = left[0].entries == right[0].entries
+    return (left[0].factors, right[0].factors) if are_alike else (left, right)
 
 
 def normal(factors: Axis, index: Index) -> tuple[Axis, Fixed] | None:
@@ -246,8 +246,8 @@ def normal(factors: Axis, index: Index) -> tuple[Axis, Fixed] | None:
         return None
     start = int(index[0])
     if (index == start).all():
-        taken = tuple(zip(factors, digits(start, factors), strict=True))
-        return foreign(len(index)), taken
+        entries = tuple(zip(factors, digits(start, factors), strict=True))
+        return foreign(len(index)), entries
     step = int(index[1]) - start
     if step > 0 and start >= 0 and (np.diff(index) == step).all():
         part = equal_part(factors, start, len(index), step, length(factors))

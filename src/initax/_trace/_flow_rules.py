@@ -60,8 +60,8 @@ def added(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     """Label the operands of a sum or a difference."""
     signals = [value for value in values if not value.constant]
     roots = [value.roots for value in signals]
-    alike = len(roots) == 2 and bool(roots[0] & roots[1])
-    if len(signals) == 1 or alike or any(value.plain for value in signals):
+    has_common_root = len(roots) == 2 and bool(roots[0] & roots[1])
+    if len(signals) == 1 or has_common_root or any(value.plain for value in signals):
         facts["roots"] = _roots([signal for signal in signals if not signal.plain] or signals)
     facts["statistic"] = all(value.statistic or value.plain for value in signals) and not facts["plain"]
     return [(signal, "add" if len(signals) > 1 else "scale") for signal in signals], facts
@@ -71,8 +71,8 @@ def multiplied(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled
     """Label the operands of a product or a quotient."""
     left, right = values
     is_div = eqn.primitive.name == "div"
-    fixed = all(value.statistic or value.plain or value.constant for value in values)
-    facts |= {"statistic": fixed and not facts["plain"]}
+    is_fixed = all(value.statistic or value.plain or value.constant for value in values)
+    facts |= {"statistic": is_fixed and not facts["plain"]}
     facts["roots"] = _roots([value for value in values if not value.constant and not value.plain] or values)
     if right.constant or (left.constant and not is_div):
         return [(left if right.constant else right, "scale")], facts
@@ -95,11 +95,11 @@ def selected(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     signals = [case for case in cases if not case.constant]
     if not signals:
         return [(which, "function")], facts
-    itself = not which.constant and any(which.roots & case.roots for case in signals)
+    is_by_itself = not which.constant and any(which.roots & case.roots for case in signals)
     facts = made_of(signals) | {"statistic": all(case.statistic for case in signals)}
-    if itself or len(signals) == 1:
+    if is_by_itself or len(signals) == 1:
         facts["roots"] = _roots(signals)
-    return [(case, "function" if itself else "carry") for case in signals], facts
+    return [(case, "function" if is_by_itself else "carry") for case in signals], facts
 
 
 def looked_up(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
@@ -170,12 +170,12 @@ def _roots(values: Sequence[Node]) -> frozenset[int]:
 
 def made_of(nodes: Sequence[Node]) -> Facts:
     """Return what is known of a value from the values it is made of."""
-    constant = all(node.constant for node in nodes)
-    plain = all(node.plain or node.constant for node in nodes) and not constant
+    is_constant = all(node.constant for node in nodes)
+    is_plain = all(node.plain or node.constant for node in nodes) and not is_constant
     return {
-        "plain": plain,
-        "params": frozenset[int]().union(*(node.params for node in nodes)) if plain else frozenset[int](),
-        "looked": plain and any(node.looked for node in nodes),
-        "contracted": plain and any(node.contracted for node in nodes),
-        "constant": constant,
+        "plain": is_plain,
+        "params": frozenset[int]().union(*(node.params for node in nodes)) if is_plain else frozenset[int](),
+        "looked": is_plain and any(node.looked for node in nodes),
+        "contracted": is_plain and any(node.contracted for node in nodes),
+        "constant": is_constant,
     }

@@ -370,11 +370,11 @@ def note_rejoined(views: Sequence[View], uses: Uses) -> None:
         views: outputs that are joined.
         uses: the uses so far.
     """
-    taken: dict[tuple[int, Factor], set[tuple[int, int]]] = {}
+    entries_of: dict[tuple[int, Factor], set[tuple[int, int]]] = {}
     for view in views:
         for factor, digit in view.fixed if not (view.summed or view.bent) else ():
-            taken.setdefault((view.param, factor), set()).add((view.use, digit))
-    for (_, factor), entries in taken.items():
-        if 1 < len({digit for _, digit in entries}) == factor.size:
-            for use, _ in entries:
+            entries_of.setdefault((view.param, factor), set()).add((view.use, digit))
+    for (_, factor), entries_of_factor in entries_of.items():
+        if 1 < len({digit for _, digit in entries_of_factor}) == factor.size:
+            for use, _ in entries_of_factor:
                 uses.all[use].outputs.rejoined.add(factor)

@@ -293,19 +293,19 @@ class Lengths(Interpreter[Known]):
 
     def _entrywise(self, name: str, eqn: Any, signals: Sequence[Moment]) -> Known:
         """Return a function of some signals, entry by entry."""
-        of = {signal.of for signal in signals} - {NORMAL}
+        variables = {signal.of for signal in signals} - {NORMAL}
         statistic = any(signal.statistic for signal in signals)
         if name in ("sqrt", "rsqrt") and statistic:
             # The signal it is a statistic of is divided by it, and then has length one; so it counts as a constant.
             return _evaluated(eqn, [_constant(signals[0].mean)], NORMAL)
-        if len(of) <= 1:
-            result = _evaluated(eqn, signals, next(iter(of), NORMAL))
+        if len(variables) <= 1:
+            result = _evaluated(eqn, signals, next(iter(variables), NORMAL))
             return result and replace(result, statistic=statistic)
         means, squares = [signal.mean for signal in signals], [signal.square for signal in signals]
         variances = [square - mean**2 for mean, square in zip(means, squares, strict=True)]
         if name in ("add", "add_any", "sub"):
-            both = self.normal(means[0] + (means[1] if name != "sub" else -means[1]), sum(variances))
-            return both and replace(both, statistic=statistic)
+            total = self.normal(means[0] + (means[1] if name != "sub" else -means[1]), sum(variances))
+            return total and replace(total, statistic=statistic)
         if name == "mul":
             mean = means[0] * means[1]
             return self.normal(mean, squares[0] * squares[1] - mean**2)
@@ -352,9 +352,9 @@ class Lengths(Interpreter[Known]):
         for param in {param for step in steps for param in step}:
             lengths = [_agreed(step.get(param, [None])) for step in steps]
             self.reached.setdefault(param, []).append(_agreed(lengths))
-        moved = [value if isinstance(value, Moment) and value.of == NORMAL else None for value in carry]
-        whole = (is_steady or len(steps) == length) and not self._is_torn(steps)
-        return results if whole else [*moved, *[None] * (len(results) - carries)]
+        constants = [value if isinstance(value, Moment) and value.of == NORMAL else None for value in carry]
+        is_whole = (is_steady or len(steps) == length) and not self._is_torn(steps)
+        return results if is_whole else [*constants, *[None] * (len(results) - carries)]
 
     def _is_torn(self, steps: Sequence[Mapping[int, list[float | None]]]) -> bool:
         """Whether steps need different scales of a weight, so that no single scale keeps the length."""

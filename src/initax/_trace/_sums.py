@@ -164,12 +164,12 @@ def _groups(uses: Sequence[Use]) -> list[set[Taken]]:
     """Return parts of the outputs of uses in groups; those of each group are added up."""
     groups: list[set[Taken]] = []
     for use in uses:
-        alone: Taken = (use.number, frozenset())
-        pairs: Iterable[tuple[Taken, ...]] = use.outputs.added_to or [(alone,)]
+        whole: Taken = (use.number, frozenset())
+        pairs: Iterable[tuple[Taken, ...]] = use.outputs.added_to or [(whole,)]
         for pair in pairs:
-            near = [group for group in groups if not group.isdisjoint(pair)]
-            groups = [group for group in groups if group not in near]
-            groups.append(set(pair).union(*near))
+            touching = [group for group in groups if not group.isdisjoint(pair)]
+            groups = [group for group in groups if group not in touching]
+            groups.append(set(pair).union(*touching))
     return groups
 
 

@@ -253,7 +253,7 @@ def _moved(eqn: Any, values: Sequence[Value], line: str) -> list[State]:
     """What the results of an equation without weights hold of the units."""
     name, shapes, rule = eqn.primitive.name, shapes_of(eqn), row_of(eqn).units
     if rule in ("function", "product"):
-        return [_entrywise(name, values, shapes[0], line, is_product=rule == "product")]
+        return [_entrywise(name, values, shapes[0], line, product=rule == "product")]
     if not any(value.units for value in values):
         return [((), next(value.mixed for value in values if value.mixed))] * len(shapes)
     lost: State = ((), Stop(_mixing(name), line))
@@ -301,15 +301,13 @@ def _mixing(name: str) -> str:
     return reasons.get(name, unknown or f"{name} makes one thing of several of them")
 
 
-def _entrywise(
-    name: str, values: Sequence[Value], shape: tuple[int, ...], line: str, is_product: bool = False
-) -> State:
+def _entrywise(name: str, values: Sequence[Value], shape: tuple[int, ...], line: str, product: bool = False) -> State:
     """A function of several signals, entry by entry; a product is zero where the units are."""
     fitted = [_fitted(value, shape) for value in values]
     units = tuple(dict.fromkeys(view for views in fitted for view in views))
     if not units:
         return (), next(value.mixed for value in values if value.mixed)
-    if not is_product:
+    if not product:
         first = 1 if name == "select_n" else 0
         for value, views in zip(values[first:], fitted[first:], strict=True):
             if value.data and not views and not value.mixed:
@@ -333,8 +331,8 @@ def _joined(values: Sequence[Value], axis: int, shape: tuple[int, ...], line: st
             if axis in view.marked:
                 units.append(in_slot(view, axis, offset, shape[axis]))
                 continue
-            rest = view.with_axis(axis, ())
-            if any(other.data and all(unit.with_axis(axis, ()) != rest for unit in other.units) for other in values):
+            layout = view.with_axis(axis, ())
+            if any(other.data and all(unit.with_axis(axis, ()) != layout for unit in other.units) for other in values):
                 raise LostError(Stop("they are joined with another signal along another axis", line))
             units.append(view.with_axis(axis, foreign(shape[axis])))
         offset += value.shape[axis]

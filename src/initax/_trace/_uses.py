@@ -61,12 +61,12 @@ class Outputs:
 
     def gates(self) -> tuple[Factor, ...]:
         """Return the factors of which every entry is used on its own, such as gates."""
-        taken: dict[Factor, set[int]] = {}
+        digits_of: dict[Factor, set[int]] = {}
         for factor, digit in self.entries:
-            taken.setdefault(factor, set()).add(digit)
+            digits_of.setdefault(factor, set()).add(digit)
         return tuple(
             factor
-            for factor, digits in taken.items()
+            for factor, digits in digits_of.items()
             if factor.size > 1
             and len(digits) == factor.size
             and not any(map(factor.is_inside, self.rejoined))

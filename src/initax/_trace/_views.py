@@ -388,8 +388,8 @@ def part(view: View, axis: int, start: int, size: int, stride: int) -> View | No
 
 def merged(left: View, right: View, axis: int) -> View | None:
     """Return two views of one parameter as one, `None` unless they differ only in their entries along one axis."""
-    rest = [replace(view.with_axis(axis, ()), fixed=(), batch=()) for view in (left, right)]
-    if rest[0] != rest[1]:
+    without_axis = [replace(view.with_axis(axis, ()), fixed=(), batch=()) for view in (left, right)]
+    if without_axis[0] != without_axis[1]:
         return None
     common = [entry for entry in left.fixed if entry in right.fixed]
     left_axis, right_axis = (_along_whole_factors(view, axis, common) for view in (left, right))
