@@ -207,6 +207,6 @@ def _unbound(
     if unknown is None:
         return [f"{name}: {error}."]
     free = takes[len(args) - (len(parameters) - len(takes)) :]
-    here = next((key for key in ARGUMENTS_ELSEWHERE.get(unknown, ()) if key in free and key not in kwargs), None)
-    hint = f'here it is called "{here}"' if here else NOT_ARGUMENTS.get(unknown) or did_you_mean(unknown, takes)
+    alias = next((key for key in ARGUMENTS_ELSEWHERE.get(unknown, ()) if key in free and key not in kwargs), None)
+    hint = f'here it is called "{alias}"' if alias else NOT_ARGUMENTS.get(unknown) or did_you_mean(unknown, takes)
     return [f'{name} has no argument "{unknown}".', f"arguments: {listing(takes)}", hint]

@@ -45,8 +45,8 @@ def interval(
         weights = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), resamples) / number
         finite = np.flatnonzero(np.isfinite(columns).all(axis=0))
         for start in range(0, finite.size, ENTRIES):
-            some = finite[start : start + ENTRIES]
-            ends[:, some] = _ends(columns[:, some], weights, confidence)
+            block = finite[start : start + ENTRIES]
+            ends[:, block] = _ends(columns[:, block], weights, confidence)
     low, high = ends.reshape(2, *shape)
     return low[()], high[()]
 
@@ -55,9 +55,9 @@ def _ends(columns: np.ndarray, weights: np.ndarray, confidence: float) -> np.nda
     from statistics import NormalDist  # an import of some milliseconds that few need
 
     mean = columns.mean(axis=0)
-    apart = columns - mean
-    scale = np.abs(apart).max(axis=0)
-    unit = apart / np.where(scale > 0, scale, 1)
+    deviations = columns - mean
+    scale = np.abs(deviations).max(axis=0)
+    unit = deviations / np.where(scale > 0, scale, 1)
     means = np.sort(weights @ unit, axis=0)
     close = 1e-12  # sums of the same numbers in another order are the same mean
     below = ((means < -close).mean(axis=0) + (means <= close).mean(axis=0)) / 2

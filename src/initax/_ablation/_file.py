@@ -119,10 +119,10 @@ def _differences(stored: Header, current: Header) -> Iterator[str]:
     for name in (name for name in new if name in old and old[name] != new[name]):
         yield from _changes(name, old[name], new[name])
     if stored["keys"] != current["keys"]:
-        before, now = (len(header["keys"]["data"]) for header in (stored, current))
-        yield (
-            f"its {before} keys are not these {now}" if before == now else f"it has {before} keys, now there are {now}"
-        )
+        old_count, new_count = (len(header["keys"]["data"]) for header in (stored, current))
+        is_as_many = old_count == new_count
+        changed = f"it has {old_count} keys, now there are {new_count}"
+        yield f"its {old_count} keys are not these {new_count}" if is_as_many else changed
 
 
 def _changes(name: str, old: Any, new: Any) -> Iterator[str]:
@@ -130,8 +130,8 @@ def _changes(name: str, old: Any, new: Any) -> Iterator[str]:
     before, after = old["rules"], new["rules"]
     for old_rule, new_rule in zip(before, after, strict=False):
         if old_rule != new_rule:
-            was, now = (f'"{selector}": {json.dumps(scheme)}' for selector, scheme in (old_rule, new_rule))
-            yield f'scheme "{name}": its rules have {was}, now {now}'
+            old_row, new_row = (f'"{selector}": {json.dumps(scheme)}' for selector, scheme in (old_rule, new_rule))
+            yield f'scheme "{name}": its rules have {old_row}, now {new_row}'
             return
     if len(before) != len(after):
         yield f'scheme "{name}": it has {len(before)} rules, now there are {len(after)}'
@@ -143,6 +143,6 @@ def _changes(name: str, old: Any, new: Any) -> Iterator[str]:
         news = "is new" if path in new else "is gone"
         yield f'scheme "{name}": {shown} {tuple({**old, **new}[path]["shape"])} {news}'
         return
-    was, now = old[path], new[path]
-    changes = (f"{entry} {was.get(entry)} → {now.get(entry)}" for entry in differing(was, now))
+    old_row, new_row = old[path], new[path]
+    changes = (f"{entry} {old_row.get(entry)} → {new_row.get(entry)}" for entry in differing(old_row, new_row))
     yield f'scheme "{name}": {shown}: {", ".join(changes)}'

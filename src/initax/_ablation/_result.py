@@ -117,9 +117,9 @@ class Ablation:
         ends = functools.partial(interval, confidence=confidence, resamples=resamples, seed=seed)
         summaries = []
         for name, array in values.items():
-            numbers, both = array[has[name]], has[name] & has[self.baseline]
+            numbers, paired = array[has[name]], has[name] & has[self.baseline]
             with np.errstate(invalid="ignore"):  # the difference of two infinities is not a number
-                differences = array[both] - values[self.baseline][both]
+                differences = array[paired] - values[self.baseline][paired]
             (low, high), (difference_low, difference_high) = ends(numbers), ends(differences)
             summaries.append(
                 Summary(

@@ -179,8 +179,8 @@ def _spectral_norm(node: Any) -> Node:
 def _common(paths: list[str]) -> str:
     """The dotted path of what holds all of these."""
     parts = [path.split(".") for path in paths]
-    same = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))
-    return ".".join([name for name, *_ in same][: min(map(len, parts)) - 1])
+    shared = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))
+    return ".".join([name for name, *_ in shared][: min(map(len, parts)) - 1])
 
 
 class _Mark:

@@ -320,8 +320,8 @@ def _collections(model: Any, entries: Sequence[Entry]) -> dict[str, Any]:
         return entry.names if isinstance(keys[0], tuple) else keys
 
     leaves, _ = jax.tree_util.tree_flatten_with_path(model)
-    both = zip(leaves, entries, strict=True)
-    return nested((entry, keys_of(path, entry)) for (path, _), entry in both if entry.collection is not None)
+    pairs = zip(leaves, entries, strict=True)
+    return nested((entry, keys_of(path, entry)) for (path, _), entry in pairs if entry.collection is not None)
 
 
 def _owner(record: Record, names: Names) -> Names | None:

@@ -46,8 +46,8 @@ def read_by_name(names: tuple[str, ...], arrays: Arrays, hint: str, known: Named
         parameters = tuple(_parameter(name, names, kind, arrays, hint) for name in arrays)
         known[likeness] = (UNDECLARED if all(array.role is None for array in parameters) else kind), parameters
     kind, alike = known[likeness]
-    both = zip(alike, arrays.values(), strict=True)
-    return kind, tuple([moved(parameter, path, placement(array)) for parameter, (path, array) in both])
+    pairs = zip(alike, arrays.values(), strict=True)
+    return kind, tuple([moved(parameter, path, placement(array)) for parameter, (path, array) in pairs])
 
 
 @functools.lru_cache(maxsize=4096)

@@ -158,8 +158,8 @@ def declared_parameters(
             reading = readings[signature]
         except (TypeError, ValueError):  # a static field that can't be hashed or compared, e.g. a list or an array
             reading = _read(module, declaration, arrays, {})
-    both = zip(reading, arrays.values(), strict=True)
-    return tuple([moved(parameter, path, placement(array)) for parameter, (path, array) in both])
+    pairs = zip(reading, arrays.values(), strict=True)
+    return tuple([moved(parameter, path, placement(array)) for parameter, (path, array) in pairs])
 
 
 def _read(

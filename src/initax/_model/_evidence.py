@@ -240,11 +240,11 @@ def _is_typed(layer: Layer) -> bool:
 
 def _stored_outputs_first(layer: Layer, unfitting: Mapping[str, Parameter]) -> str | None:
     """Return the path of a layer's weight if its bias, or a vector beside it, fits its first axis and not its last."""
-    beside = unfitting.get(layer.path)
+    vector = unfitting.get(layer.path)
     for weight in layer.parameters:
         if weight.evidence not in WEAK or weight.role != "weight" or _is_typed(layer):
             continue
-        bias = _bias_of(weight, layer) or beside
+        bias = _bias_of(weight, layer) or vector
         outputs = tuple(size for size in bias.shape if size != 1) if bias is not None else ()
         if bias is not None and outputs == weight.shape[:1] != weight.shape[-1:]:
             return weight.path

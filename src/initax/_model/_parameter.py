@@ -83,8 +83,8 @@ class Fans:
             return None if effective is None else fan * effective / nominal if nominal else fan
 
         nominal = (axes.fan_in, axes.fan_out)
-        both = zip(nominal, self.nominal, self.effective, strict=True)
-        fan_in, fan_out = (left(*fans) for fans in both)
+        pairs = zip(nominal, self.nominal, self.effective, strict=True)
+        fan_in, fan_out = (left(*fans) for fans in pairs)
         return Fans(nominal, (fan_in, fan_out))
 
 

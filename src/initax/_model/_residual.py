@@ -86,9 +86,9 @@ class Residual(_AskedLater):
         if stream_of_array is None:
             return ""
         total = "?" if stream_of_array.branches is None else str(stream_of_array.branches)
-        which = f"branches {_ranges(self.branches)}" if len(self.branches) > 1 else f"branch {_ranges(self.branches)}"
+        numbers = f"branches {_ranges(self.branches)}" if len(self.branches) > 1 else f"branch {_ranges(self.branches)}"
         stream = f", stream {(self.stream or 0) + 1}" if len(self.streams) > 1 else ""
-        return f"{which} of {total}{stream}"
+        return f"{numbers} of {total}{stream}"
 
     def __str__(self) -> str:
         """Return what it says of the array: `end of branch 3 of 24`."""

@@ -175,8 +175,8 @@ def _is_one_of_two_copies(root: Parts, known: _Shapes) -> bool:
     if min(map(len, known.below[root])) < 2:
         return False
     mirrored = list(known.mirrored(root))
-    beside = any(other[:-1] == root[:-1] for other in mirrored)
-    return beside and any(other[: len(root) - 1] != root[:-1] and other[-1:] != root[-1:] for other in mirrored)
+    is_beside = any(other[:-1] == root[:-1] for other in mirrored)
+    return is_beside and any(other[: len(root) - 1] != root[:-1] and other[-1:] != root[-1:] for other in mirrored)
 
 
 def _has_twin_moment(root: Parts, known: _Shapes) -> bool:

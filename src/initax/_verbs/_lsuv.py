@@ -385,12 +385,12 @@ def _number(pick: Step) -> tuple[int, tuple[int, ...]]:
 
 def _measured(operands: Sequence[Any], output: Any, record: Any, target: float, tolerance: float) -> tuple[Any, Record]:
     factor, known, before, after, fault = record
-    now = jnp.where(_is_finite(operands), jnp.where(_is_finite([output]), FINITE, BROKEN), REACHED)
-    fault = jnp.where(fault == FINITE, now, fault)
+    new_fault = jnp.where(_is_finite(operands), jnp.where(_is_finite([output]), FINITE, BROKEN), REACHED)
+    fault = jnp.where(fault == FINITE, new_fault, fault)
     deviation = _deviation(output)
     goal = math.sqrt(target)
-    apart = (jnp.abs((deviation / goal) ** 2 - 1) > tolerance) & (deviation > 0) & (fault == FINITE)
-    new = jnp.where(apart, goal / jnp.where(apart, deviation, 1), 1).astype(jnp.float32)
+    is_off = (jnp.abs((deviation / goal) ** 2 - 1) > tolerance) & (deviation > 0) & (fault == FINITE)
+    new = jnp.where(is_off, goal / jnp.where(is_off, deviation, 1), 1).astype(jnp.float32)
     factor = jnp.where(known, factor, jnp.where(jnp.isfinite(new), new, 1))
     scaled = output * factor.astype(output.dtype)
     # Any factor leaves an output of zeros as it is, so a later use decides.

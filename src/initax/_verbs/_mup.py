@@ -130,11 +130,11 @@ def mup(
             rows[path] = replace(
                 rows[path], use=owner.use, std=owner.std, learning_rate=owner.learning_rate, why=str(reason)
             )
-    same = all(row.std == row.learning_rate == 1 and not row.grows for row in rows.values())
+    is_same = all(row.std == row.learning_rate == 1 and not row.grows for row in rows.values())
     factors = [factor for row in rows.values() for factor in row.grows.values()]
-    narrower = bool(factors) and all(factor < 1 for factor in factors)
-    notes = [*([SAME] if same else []), *([NARROWER] if narrower else []), *([DECAY] if steps.name == "adamw" else [])]
-    return Width(before, after, rows.values(), steps, tuple(notes))
+    is_narrower = bool(factors) and all(factor < 1 for factor in factors)
+    conditions = ((SAME, is_same), (NARROWER, is_narrower), (DECAY, steps.name == "adamw"))
+    return Width(before, after, rows.values(), steps, tuple(note for note, applies in conditions if applies))
 
 
 def _modules(module: Any) -> tuple[Any, Any]:
@@ -249,7 +249,7 @@ def _matrices(
     if steps.name != "muon":
         return {}
     old = {row.parameter.path: row.value for row in matrices_of("mup", before, steps.rules)}
-    both = {}
+    matrices = {}
     for row in matrices_of("mup", after, steps.rules):
         path, axes = row.parameter.path, old[pairs[row.parameter.path].base.path]
         if row.value is None or axes is None:
@@ -259,8 +259,8 @@ def _matrices(
                 f"mup: Muon gets the embedding {path} {row.parameter.shape}, for which there is no rule of width.",
                 f'give it to Adam: optimizer=("muon", {{"rules": {{"{path}": False}}}})',
             )
-        both[path] = axes, row.value
-    return both
+        matrices[path] = axes, row.value
+    return matrices
 
 
 def _around(path: str) -> Iterator[tuple[str, ...]]:
@@ -416,8 +416,8 @@ class _Folding:
                 self._fold([path], times**-exponent, f"{new}")
             rates[path] = times ** (exponent - 1)
         weights = [path for path, pair in self.pairs.items() if pair.parameter.role in WEIGHT_ROLES]
-        beside = [path for path, pair in self.pairs.items() if pair.parameter.role in ("scale", "bias")]
-        return rates | _rates_beside((path for path in beside if path not in rates), weights, rates)
+        vectors = [path for path, pair in self.pairs.items() if pair.parameter.role in ("scale", "bias")]
+        return rates | _rates_beside((path for path in vectors if path not in rates), weights, rates)
 
     def _side(self, product: SignalProduct, place: Place, growth: float) -> list[str]:
         """The parameters that make one of two signals, and nothing else."""
@@ -434,13 +434,13 @@ class _Folding:
 
     def _unknown(self, line_of_code: str, growth: float, what: str, sides: Sequence[frozenset[int]] = ()) -> ModelError:
         paths = [[self.paths[param] for param in sorted(side)] for side in sides if side]
-        both = [listing(side, 4) for side in paths]
+        side_texts = [listing(side, 4) for side in paths]
         seen = line = ""
         if len(sides) == 2 and sides[0] & sides[1]:
-            seen = f"both sides come out of one array: {both[0]}"
+            seen = f"both sides come out of one array: {side_texts[0]}"
             line = "store queries, keys and values apart, or let heads keep their size and their number grow"
         elif paths:
-            seen = f"the sides come from {' and '.join(both)}"
+            seen = f"the sides come from {' and '.join(side_texts)}"
             line = f'say which array takes over the factor: rules={{"{paths[0][0]}": "query"}}'
         return ModelError(
             f"mup: a product of two signals is summed over {growth:.4g} times as many entries.",

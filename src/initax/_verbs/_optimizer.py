@@ -139,7 +139,7 @@ def forget_entries(opt_state: State, survey: Survey, entries: Mapping[str, Any])
     """
     owned = {path: entries.get(path, False) for path in survey.places}
     owned |= {path: owned[owner] for path, owner in survey.aliases.items() if owner in owned}
-    return _forgetful(opt_state, {tuple(path.split(".")): which for path, which in owned.items()}, None, "keep")
+    return _forgetful(opt_state, {tuple(path.split(".")): reset for path, reset in owned.items()}, None, "keep")
 
 
 def _forgetful(opt_state: State, drawn: Mapping[tuple[str, ...], Any], fresh: Any, counts: Counts) -> State:
@@ -189,15 +189,15 @@ def _drawn(plan: Plan) -> dict[tuple[str, ...], bool]:
     return {tuple(path.split(".")): aliases.get(path, path) in drawn for path in (*every, *aliases)}
 
 
-def _state_arrays(tree: Any, field: str = "", above: tuple[str, ...] = ()) -> Iterator[_StateArray]:
+def _state_arrays(tree: Any, field: str = "", around: tuple[str, ...] = ()) -> Iterator[_StateArray]:
     """Where each array of a state is, in the order in which JAX flattens them."""
     for path, node in tree_flatten_with_path(tree, is_leaf=_is_state)[0]:
         below = tuple(part for entry in path for part in entry_name(entry).split("."))
         if not _is_state(node):
-            yield _StateArray(path=(*above, *below), field=field, below=below, leaf=node)
+            yield _StateArray(path=(*around, *below), field=field, below=below, leaf=node)
             continue
         for name in node._fields:
-            yield from _state_arrays(getattr(node, name), f"{type(node).__name__}.{name}", (*above, *below, name))
+            yield from _state_arrays(getattr(node, name), f"{type(node).__name__}.{name}", (*around, *below, name))
 
 
 def _is_state(node: Any) -> bool:

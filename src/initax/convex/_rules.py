@@ -132,17 +132,17 @@ def _parts_of(layers: list[Layer], given_parts: Mapping[str, str]) -> PartRows:
     others = [layer for layer in layers if layer not in hidden]
     first = _first(layers, hidden, others, given_parts)
     hidden = [layer for layer in hidden if layer is not first]
-    beside = [layer for layer in others if layer is not first and given_parts.get(layer.path) == PASSTHROUGH]
+    passthroughs = [layer for layer in others if layer is not first and given_parts.get(layer.path) == PASSTHROUGH]
     alone = [layer for layer in hidden if not _is_mixed(layer)]
-    if not beside and alone:
-        beside = _beside(others, first, alone)
+    if not passthroughs and alone:
+        passthroughs = _passthroughs(others, first, alone)
     # A layer that names its passthrough shows that it is the first, and whether it sees a context too.
     rows = {first.path: ("auto" if names_passthrough(first) else "first", "auto")}
     bias_is_own = all(any(array.role == "bias" for array in layer.parameters) for layer in alone)
     of_hidden, of_passthrough = ("own", "elsewhere") if bias_is_own else ("elsewhere", "own")
     rows |= {layer.path: ("auto", "auto") for layer in hidden}
-    rows |= {layer.path: ("positive", of_hidden) if beside else ("alone", "auto") for layer in alone}
-    rows |= {layer.path: (PASSTHROUGH, of_passthrough) for layer in beside}
+    rows |= {layer.path: ("positive", of_hidden) if passthroughs else ("alone", "auto") for layer in alone}
+    rows |= {layer.path: (PASSTHROUGH, of_passthrough) for layer in passthroughs}
     return [(layer, *rows[layer.path]) for layer in layers if layer.path in rows]
 
 
@@ -161,8 +161,8 @@ def _first(layers: list[Layer], hidden: list[Layer], others: list[Layer], given_
     likely = [layer for layer in likely if _stem(layer) == _stem(hidden[0])] or likely
     # The layer just in front, unless it is one of a list that holds the first layer and all the passthroughs.
     alike = [layer for layer in others if _stem(layer) == _stem(likely[-1])]
-    apart = len(alike) == len(hidden) + 1 and not any(map(_is_mixed, hidden))
-    return alike[0] if apart else likely[-1] if before else likely[0]
+    is_one_list = len(alike) == len(hidden) + 1 and not any(map(_is_mixed, hidden))
+    return alike[0] if is_one_list else likely[-1] if before else likely[0]
 
 
 def _stem(layer: Layer) -> str:
@@ -170,7 +170,7 @@ def _stem(layer: Layer) -> str:
     return re.sub(r"\d+", "", layer.path)
 
 
-def _beside(others: list[Layer], first: Layer, alone: list[Layer]) -> list[Layer]:
+def _passthroughs(others: list[Layer], first: Layer, alone: list[Layer]) -> list[Layer]:
     """Unconstrained layers of the input's size beside the first: passthroughs that are layers of their own."""
     fan_in = weights_of(first)[0].fan_in
     candidates = [layer for layer in others if layer is not first and weights_of(layer)[0].fan_in == fan_in]

@@ -180,8 +180,8 @@ def unknown_argument(name: str, factory: Callable[..., Any], argument: str, valu
         value: its value.
     """
     parameters = tuple(parameters_of(factory))
-    here = ARGUMENTS_ELSEWHERE.get(argument)
-    hint = f'here it is called "{here}"' if here in parameters else did_you_mean(argument, parameters)
+    alias = ARGUMENTS_ELSEWHERE.get(argument)
+    hint = f'here it is called "{alias}"' if alias in parameters else did_you_mean(argument, parameters)
     if argument in LAWS_ELSEWHERE and not needed(factory):
         hint = _as_variance_scaling(factory().part("weight"), argument, value) or hint
     if argument == "scale" and "gain" in parameters:
@@ -196,9 +196,9 @@ def _as_variance_scaling(law: Any, argument: str, value: Any) -> str:
     """The line for a scheme of fans and an argument of `LAWS_ELSEWHERE`, empty for any other scheme."""
     if not all(hasattr(law, name) for name in ("scale", "mode", "distribution")):
         return ""
-    here, write = LAWS_ELSEWHERE[argument]
+    alias, write = LAWS_ELSEWHERE[argument]
     args = {"scale": str(law.scale), "mode": f'"{law.mode}"', "distribution": f'"{law.distribution}"'}
-    args[here] = write(law.scale, f'"{value}"' if isinstance(value, str) else repr(value))
+    args[alias] = write(law.scale, f'"{value}"' if isinstance(value, str) else repr(value))
     return f'write ("variance_scaling", {mapping_text(args)})'
 
 
