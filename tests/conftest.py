@@ -39,7 +39,7 @@ def pytest_configure(config):
 
 
 OPTIMIZED = frozenset(
-    {"test_auto", "test_draws", "test_haar", "test_haar_sharded", "test_laws", "test_scale", "test_threefry"}
+    {"test_auto", "test_bits", "test_draws", "test_haar_sharded", "test_scale", "test_threefry"}
     | {"test_ablation_file", "test_processes"}
 )
 """Files about bits, memory and collectives, which are those of optimized programs, those that compare with other

@@ -150,21 +150,21 @@ STATED = [
 HELD_BY = {
     "auto": "test_auto.py::test_lengths_are_what_the_closed_form_says",
     "centered": "test_centered.py::test_each_output_has_mean_zero_and_the_variance_stays",
-    "constant": "test_laws.py::PLAIN",
+    "constant": "test_bits.py::PLAIN",
     "default": "test_draws.py::test_default_and_torch_default_have_the_law_of_equinox",
     "delta_orthogonal": "test_draws.py::test_delta_orthogonal_keeps_the_norm_of_a_circular_convolution",
     "dirac": "test_draws.py::test_dirac_taps_are_the_reference",
     "flax_default": "test_draws.py::test_flax_default_has_the_law_of_flax",
     "forget_gate": "test_draws.py::test_the_forget_gate_is_the_one_the_cell_forgets_with",
     "identity": "test_draws.py::test_identity_is_the_reference",
-    "ones": "test_laws.py::PLAIN",
+    "ones": "test_bits.py::PLAIN",
     "orthogonal": "test_draws.py::test_orthogonal_matrices_are_haar_distributed",
     "prior": "test_draws.py::test_bias_initializers",
     "shrink_perturb": "test_shrink.py::test_each_array_is_the_sum_of_the_old_one_and_the_drawn_one",
     "sparse": "test_draws.py::test_sparse_chooses_its_zeros_uniformly_and_the_rest_are_normal",
     "torch_default": "test_draws.py::test_default_and_torch_default_have_the_law_of_equinox",
     "zero_init": "test_papers.py::test_zero_init_is_the_reference",
-    "zeros": "test_laws.py::PLAIN",
+    "zeros": "test_bits.py::PLAIN",
 }
 """Scheme whose entries are not independent draws of one law → the test that knows what it draws."""
 
