@@ -10,13 +10,16 @@ import pytest
 from flax import nnx
 
 import initax as ix
-from tests.tables import KEY, compilations
+from tests.tables import KEY, compilations, filled
 
 FACTORS = [(2 * layer) ** -0.5 for layer in range(1, 5)]
 
 
-def stack(make=lambda key: eqx.nn.Linear(7, 5, key=key), count=4):
-    return eqx.filter_vmap(make)(jax.random.split(KEY, count))
+def stack(make=lambda key: eqx.nn.Linear(7, 5, key=key), *counts):
+    """A stack of 4 layers, or of stacks."""
+    for _ in counts or (4,):
+        make = eqx.filter_vmap(make)
+    return filled(eqx.filter_eval_shape(make, jax.random.split(KEY, counts or (4,))))
 
 
 @nnx.split_rngs(splits=4)
@@ -33,9 +36,8 @@ MODELS = {
     "eqx.Linear": (stack, "weight", 0, {}),
     "eqx.Conv2d": (lambda: stack(lambda key: eqx.nn.Conv2d(4, 6, 3, groups=2, key=key)), "weight", 0, {}),
     "eqx.LSTMCell": (lambda: stack(lambda key: eqx.nn.LSTMCell(3, 5, key=key)), "weight_hh", 0, {}),
-    "twice": (lambda: eqx.filter_vmap(lambda keys: eqx.filter_vmap(lambda key: eqx.nn.Linear(3, 2, key=key))(keys))(
-        jax.random.split(KEY, (4, 6))), "weight", 0, {}),
-    "nnx.Linear": (lambda: stacked_inside(nnx.Rngs(0)), "kernel", 1, {}),
+    "twice": (lambda: stack(lambda key: eqx.nn.Linear(3, 2, key=key), 4, 6), "weight", 0, {}),
+    "nnx.Linear": (lambda: filled(nnx.eval_shape(lambda: stacked_inside(nnx.Rngs(0)))), "kernel", 1, {}),
     "a rule's own axes": (lambda: {"w": jnp.zeros((7, 4, 5))}, "w", 1, {"axes": "i layer o"}),
 }  # fmt: skip
 """A model, a weight, the axis of its layers, and what the rule restates."""
