@@ -317,8 +317,8 @@ def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, l
 def _outputs_in_all(values: Sequence[Value], shape: Sequence[int], axis: int) -> tuple[View, ...]:
     """Return the outputs that all joined signals hold, where the axis is one of the signal, such as tokens."""
     old_axes = [None if index == axis else index for index in range(len(shape))]
-    outputs = [set(scaled(kept_whole(value.outputs, old_axes, shape))) for value in values if value.data]
-    common = set.intersection(*outputs) if outputs else set()
+    outputs = [dict.fromkeys(scaled(kept_whole(value.outputs, old_axes, shape))) for value in values if value.data]
+    common = [view for view in outputs[0] if all(view in others for others in outputs)] if outputs else []
     return tuple(sorted(common, key=lambda view: view.use))
 
 
