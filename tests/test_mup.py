@@ -464,6 +464,64 @@ def test_what_the_forward_pass_multiplies_by_is_made_up_for():
     assert rates == pytest.approx([M / M, M, M])
 
 
+class Scores(eqx.Module):
+    """Queries, keys and a second kind of keys, with scores of one head whose size is the width."""
+
+    query: eqx.nn.Linear
+    key: eqx.nn.Linear
+    position: eqx.nn.Linear
+    scores: object = eqx.field(static=True)
+
+    def __init__(self, width, scores):
+        self.query, self.key, self.position = (eqx.nn.Linear(4, width, use_bias=False, key=KEY) for _ in range(3))
+        self.scores = scores
+
+    def __call__(self, x):
+        q, k, p = (jax.vmap(layer)(x) for layer in (self.query, self.key, self.position))
+        return jax.nn.softmax(self.scores(q, k, p, q.shape[-1]))
+
+
+def row_by_row(q, k, p, d):
+    return jax.lax.fori_loop(0, 5, lambda i, scores: scores.at[i].set((q[i] * k).sum(-1) / d), jnp.zeros((5, 5)))
+
+
+def added_up(q, k, p, d):
+    return jax.lax.while_loop(
+        lambda state: state[0] < 3, lambda state: (state[0] + 1, state[1] + q @ k.T / d), (0, jnp.zeros((5, 5)))
+    )[1]
+
+
+def carried(q, k, p, d):
+    return jax.lax.while_loop(lambda scores: scores[0, 0] < 1, lambda scores: scores * 2, q @ k.T / d)
+
+
+SCORES = {
+    "one product": (lambda q, k, p, d: q @ k.T / d, 1),
+    "the number first": (lambda q, k, p, d: (1 / d) * (q @ k.T), 1),
+    "products summed": (lambda q, k, p, d: (q[:, None] * k).sum(-1) / d, 1),
+    "an array of one number": (lambda q, k, p, d: q @ k.T * jnp.full((5, 5), 1 / d), 1),
+    "a row at a time": (lambda q, k, p, d: jax.lax.map(lambda row: k @ row, q) / d, 1),
+    "written row by row": (row_by_row, 1),
+    "added up in a loop": (added_up, 1),
+    "carried through a loop": (carried, 1),
+    "scaled in a branch": (lambda q, k, p, d: jax.lax.cond(True, lambda: q @ k.T / d, lambda: jnp.ones((5, 5))), 1),
+    "scaled behind a branch": (lambda q, k, p, d: jax.lax.cond(True, lambda: q @ k.T, lambda: jnp.ones((5, 5))) / d, 1),
+    "a branch of queries": (lambda q, k, p, d: jax.lax.cond(k[0, 0] > 0, lambda: q, lambda: 2 * q) @ k.T / d, 1),
+    "two products, scaled together": (lambda q, k, p, d: (q @ k.T + q @ p.T) / d, 1),
+    "two products, one by its root": (lambda q, k, p, d: q @ k.T / d + q @ p.T / d**0.5, M**-0.5),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_what_scores_are_divided_by_is_seen_however_they_are_written(name):
+    """Where they are divided by the size of a head, nothing takes over a factor."""
+    scores, position = SCORES[name]
+    base, model = (eqx.filter_eval_shape(Scores, width, scores) for width in (BASE, WIDE))
+    width = ix.mup(base, model, inputs=jax.ShapeDtypeStruct((5, 4), jnp.float32))
+    factors = {row.parameter.path: row.std for row in width.rows}
+    assert factors == pytest.approx({"query.weight": 1, "key.weight": 1, "position.weight": position})
+
+
 # Muon
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,7 +36,8 @@ class Origin:
         behind: all parameters that it depends on.
         factor: the constant that its parameters, or the signal since these made it, were multiplied with; `None` where
             it is not known.
-        product: the product of signals that it is, times `factor`.
+        products: the products of signals that are added up in it → the constant that each was multiplied with; `None`
+            for one that is not known.
         pair: the two signals whose product entry by entry it is.
     """
 
@@ -46,7 +47,7 @@ class Origin:
     makers: frozenset[int] = frozenset()
     behind: frozenset[int] = frozenset()
     factor: float | None = 1.0
-    product: Place | None = None
+    products: Mapping[Place, float | None] = field(default_factory=dict)
     pair: tuple[Origin, Origin] | None = None
 
 
@@ -122,15 +123,16 @@ class _Walk(Interpreter[Origin]):
         loop = loop_of(eqn, values)
         carry, handed_on = loop.carry, loop.handed_on
         rows = [replace(value, constant=None) for value in loop.rows]
-        self.sink([value for value, same in zip(carry, handed_on, strict=True) if not same], OTHER)
+        self.end([value for value, same in zip(carry, handed_on, strict=True) if not same], OTHER)
         before = [
-            value if same else Origin(data=value.data or bool(value.parameters))
+            value if same else Origin(data=value.data or bool(value.parameters), behind=value.behind | value.parameters)
             for value, same in zip(carry, handed_on, strict=True)
         ]
         while True:
             results = self.call(loop.body, [*loop.fixed, *before, *rows], place)
+            self.end([result for result, same in zip(results, handed_on, strict=False) if not same], OTHER)
             after = [
-                old if same else Origin(data=old.data or new.data)
+                old if same else Origin(data=old.data or new.data, behind=old.behind | new.behind)
                 for old, new, same in zip(before, results, handed_on, strict=False)
             ]
             if after == before:
@@ -141,11 +143,21 @@ class _Walk(Interpreter[Origin]):
         return self.scan(eqn, values, place)
 
     def cond(self, eqn: Any, values: list[Origin], place: Place) -> list[Origin]:
-        """The results of a branch: what all branches agree on."""
+        """The results of a branch: as the sum of the signals that the branches return."""
         return [
-            cases[0] if all(case == cases[0] for case in cases) else Origin(data=any(case.data for case in cases))
+            cases[0] if all(case == cases[0] for case in cases) else self._chosen(cases)
             for cases in self.cases(eqn, values, place)
         ]
+
+    def _chosen(self, cases: Sequence[Origin]) -> Origin:
+        """One of several values."""
+        signals = [case for case in cases if case.data]
+        parameters = frozenset[int]().union(*(case.parameters for case in cases if not case.data))
+        behind = parameters.union(*(case.behind for case in cases))
+        if signals:
+            return replace(self._sum(signals, parameters), behind=behind)
+        factors = {case.factor for case in cases if case.parameters}
+        return Origin(parameters=parameters, factor=factors.pop() if len(factors) == 1 else None)
 
     def equation(self, eqn: Any, values: list[Origin], place: Place) -> list[Origin]:
         """The results of an equation."""
@@ -192,6 +204,8 @@ class _Walk(Interpreter[Origin]):
         is_single = row_of(eqn).control is None and called(eqn) is None and size_of(eqn.outvars[result]) == 1
         constant = Constant(None, eqn, operands, result) if is_known and is_single else None
         name, weights = eqn.primitive.name, [value for value in values if value.parameters]
+        if name in ("broadcast_in_dim", "convert_element_type") and is_known and not is_single:
+            constant = operands[0]  # every entry is this one number
         if name in ("mul", "div") and len(weights) == 1 and not (name == "div" and values[1].parameters):
             other = values[1] if values[0].parameters else values[0]
             return replace(_times(weights[0], other, inverse=name == "div"), constant=None)
@@ -207,7 +221,7 @@ class _Walk(Interpreter[Origin]):
             linears = (side for side, other in sides if side.makers and not side.makers & other.behind)
             linear = next(linears, Origin(data=True))
             self.end([replace(side, makers=side.makers - linear.makers) for side in (left, right)], OTHER)
-            return replace(linear, product=None, pair=None if is_square else (left, right))
+            return replace(linear, products={}, pair=None if is_square else (left, right))
         (summed, _), _ = eqn.params["dimension_numbers"]
         size = math.prod(eqn.invars[0].aval.shape[axis] for axis in summed)
         return self._summed(left, right, size, place, line_of(eqn))
@@ -218,7 +232,7 @@ class _Walk(Interpreter[Origin]):
         sides = (left.makers, right.makers)
         self.products.by_place[place] = SignalProduct(line=line, size=size, sides=sides, factor=factor)
         self.end([left, right], place)
-        return Origin(data=True, product=place, factor=factor)
+        return Origin(data=True, products={place: factor})
 
     def _scaled(self, signal: Origin, other: Origin, *, inverse: bool) -> Origin:
         """A signal times another value, or divided by it."""
@@ -229,18 +243,20 @@ class _Walk(Interpreter[Origin]):
 
     def _sum(self, signals: Sequence[Origin], parameters: frozenset[int]) -> Origin:
         """Signals that are added up or joined, with parameters or without."""
-        products = {signal.product for signal in signals if signal.product is not None}
-        leading = next((signal for signal in signals if signal.product is not None), signals[0])
-        is_linear = all(signal.factor == leading.factor and signal.makers for signal in signals)
-        is_linear = is_linear and (not parameters or leading.factor == 1)
+        factor = signals[0].factor
+        is_linear = all(signal.factor == factor and signal.makers for signal in signals)
+        is_linear = is_linear and (not parameters or factor == 1)
         if not is_linear:
             self.sink(signals, OTHER)
         makers = frozenset[int]().union(*(signal.makers for signal in signals))
+        products: dict[Place, float | None] = {}
+        for place, times in (item for signal in signals for item in signal.products.items()):
+            products[place] = times if products.get(place, times) == times else None
         return Origin(
             data=True,
             makers=makers | parameters if is_linear else frozenset(),
-            factor=leading.factor if is_linear or products else 1.0,
-            product=products.pop() if len(products) == 1 else None,
+            factor=factor if is_linear else 1.0,
+            products=products,
             pair=signals[0].pair if len(signals) == 1 else None,
         )
 
@@ -257,19 +273,25 @@ class _Walk(Interpreter[Origin]):
         """Note an equation in which signals end, and the constants that products of signals were multiplied with."""
         self.sink(signals, place)
         for signal in signals:
-            product = None if signal.product is None else self.products.by_place[signal.product]
-            if product is not None and not product.closed:
-                product.factor, product.closed = signal.factor, True
+            for product_place, factor in signal.products.items():
+                product = self.products.by_place[product_place]
+                if not product.closed:
+                    product.factor, product.closed = factor, True
 
 
 def _times(value: Origin, other: Origin, *, inverse: bool) -> Origin:
     """A value times a constant, or divided by it."""
     number = None if other.constant is None else other.constant.number
-    if number is None or number.size != 1:
+    if other.constant is None or (number is not None and number.size != 1):
         # Arrays, such as the sines by which positions rotate queries and keys, or masks, do not depend on the width.
-        is_array = other.constant is None or number is not None
-        return value if is_array else replace(value, factor=None)
-    times = float(np.real(number.reshape(())))
-    if value.factor is None or times == 0:
-        return replace(value, factor=None)
-    return replace(value, factor=value.factor / times if inverse else value.factor * times)
+        return value
+    times = None if number is None else float(np.real(number.reshape(())))
+
+    def scaled(factor: float | None) -> float | None:
+        """The constant times the number, `None` where one of them is not known, or zero."""
+        if factor is None or not times:
+            return None
+        return factor / times if inverse else factor * times
+
+    products = {product: scaled(factor) for product, factor in value.products.items()}
+    return replace(value, factor=scaled(value.factor), products=products)
