@@ -201,12 +201,12 @@ def some_normals(*shape, dtype=jnp.float32):
 
 def excess(function, inputs, dtype):
     """How far chords lie below the function, at most, and the scale rounding is to be judged by."""
-    ts = np.linspace(0, 1, 9, dtype=dtype)[1:-1, None]
+    ts = np.linspace(0, 1, 9, dtype=dtype)
 
     def of_segment(a, b):
-        ends = jnp.stack([function(a), function(b)])
-        middles = jax.vmap(function)(ts * a[None] + (1 - ts) * b[None])
-        return (middles - ends[0] * ts[:, 0] - ends[1] * (1 - ts[:, 0])).max(), jnp.abs(ends).max()
+        values = jax.vmap(function)(ts[:, None] * a[None] + (1 - ts[:, None]) * b[None])
+        chord = ts * values[-1] + (1 - ts) * values[0]
+        return (values - chord)[1:-1].max(), jnp.abs(values[jnp.array([0, -1])]).max()
 
     below, scale = (np.asarray(each) for each in jax.jit(jax.vmap(of_segment))(*inputs))
     return float(below.max()), float(scale.max()) + 1
