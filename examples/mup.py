@@ -2,8 +2,8 @@
 
 Each width is trained with several learning rates, under standard parametrization and under muP with the narrowest model
 for its base. The losses are printed and drawn: under muP the best learning rate stays where it is. `--full` takes wider
-models, nine rates, more steps and five seeds. `--muon` does something else: it prints how far the outputs of a residual
-network move in five steps of Muon, from width 64 to 1,024.
+models, nine rates, more steps and five seeds; `--quick` takes two widths and few steps. `--muon` does something else:
+it prints how far the outputs of a residual network move in five steps of Muon, from width 64 to 1,024.
 """
 
 import argparse
@@ -197,6 +197,7 @@ def moved_by_muon(widths, use_mup):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="five seeds, 16 times the width, nine learning rates")
+    parser.add_argument("--quick", action="store_true", help="toy size: shows that it runs, not what it shows")
     parser.add_argument("--muon", action="store_true", help="the coordinate check of a residual network under Muon")
     arguments = parser.parse_args()
     if arguments.muon:
@@ -205,6 +206,8 @@ def main() -> None:
         return
     full = arguments.full
     widths, layers, seeds, steps = ((16, 64, 256), 2, 5, 60) if full else ((16, 32, 64), 1, 1, 30)
+    if arguments.quick:
+        widths, steps = widths[:2], LAST
     rates = 2.0 ** np.arange(-11, -2) if full else 2.0 ** np.arange(-9, -1, 2)
     found = {}
     for width in widths:

@@ -106,8 +106,7 @@ def check_readings(closed, names, stands):
         assert told or var not in live or "a weight or a scale" in reading.reason, (path, reading)
 
 
-def check_second_moments(closed, names):
-    uses = uses_of(closed, len(names))
+def check_second_moments(closed, names, uses):
     drawn = Law(mean=0.0, square=1 / 3, inputs=3.0)
     added = Law(mean=0.1, square=1.0)
     laws = {at: added if path.endswith("array") else drawn for at, path in enumerate(names)}
@@ -131,8 +130,7 @@ def check_units(closed, names, stands):
         assert reason is None or names_it(reason, stands), (path, reason)
 
 
-def check_replay(closed, names):
-    uses = uses_of(closed, len(names))
+def check_replay(closed, uses):
     places = {use.place for use in uses.all if use.what in CONTRACTIONS and use.view is not None}
     seen = set()
 
@@ -161,18 +159,19 @@ def stands_for(name, closed):
 
 @pytest.mark.parametrize("name", sorted(primitives()))
 def test_every_pass_ends_with_a_reading_or_a_reason(name):
-    assert (built(name) is None) == (name in UNBUILT)
-    function, *operands = built(name) or (None,)
+    made = built(name)
+    assert (made is None) == (name in UNBUILT)
+    function, *operands = made or (None,)
     for place, held, rest in itertools.product(range(len(operands)), HELD, REST if len(operands) > 1 else REST[:1]):
         if held == "biased" and not jnp.issubdtype(operands[place].dtype, jnp.inexact):
             continue
         forward, arrays, inputs = program(function, operands, place, held, rest)
         closed, names = traced(forward, arrays, inputs), list(arrays)
-        stands = stands_for(name, closed)
+        stands, uses = stands_for(name, closed), uses_of(closed, len(names))
         check_readings(closed, names, stands)
-        check_second_moments(closed, names)
+        check_second_moments(closed, names, uses)
         check_units(closed, names, stands)
-        check_replay(closed, names)
+        check_replay(closed, uses)
 
 
 @pytest.mark.parametrize("name", sorted(name for name in primitives() if PRIMITIVES.get(name, UNKNOWN).calls))

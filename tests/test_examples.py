@@ -15,6 +15,7 @@ OPTIONS = {
     "demo": ["--quick"],
     "ficnn": ["--quick"],
     "gallery": ["--quick"],
+    "mup": ["--quick"],
     "redo": ["--quick"],
 }
 LEFT = {
