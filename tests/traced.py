@@ -375,6 +375,38 @@ def own_sum(p, x):
     return x @ p["w"].sum(0)
 
 
+def counts_down(p, x):
+    return lax.while_loop(lambda s: s[0] > 0, lambda s: (-1 + s[0], s[1] @ p["w"][s[0] - 1]), (3, x))[1]
+
+
+def windows_picked(p, x):
+    windows = jax.vmap(lambda start: lax.dynamic_slice(p["w"], (0, start), (4, 2)))(jnp.arange(3) * 2)
+    return jnp.einsum("ti,nio->tno", x, windows)
+
+
+def picked_in_a_loop(p, x):
+    _, members = lax.scan(lambda _, index: (None, p["w"][index]), None, jnp.array([2, 2, 1]))
+    return jnp.einsum("ti,sio->to", x, members)
+
+
+def scaled_in_a_loop(p, x):
+    return lax.scan(lambda total, scale: (total + x * scale, None), jnp.zeros_like(x), p["s"])[0]
+
+
+def rolled(p, x):
+    return sum(p["s"][step] * jnp.roll(x, step, 0) for step in range(3)).sum(-1)
+
+
+def grouped_batch(p, x):
+    numbers = ("NCH", "OIH", "NCH")
+    return lax.conv_general_dilated(x, p["w"], (1,), "SAME", dimension_numbers=numbers, batch_group_count=2)
+
+
+def uneven_groups(p, x):
+    kernel, numbers = p["w"].reshape(12, 4, 3), ("NCH", "OIH", "NCH")
+    return lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=numbers, feature_group_count=2)
+
+
 W, B, E, N = "weight", "bias", "embedding", "scale"
 NO_WEIGHT_BESIDE = (
     "it is contracted with another parameter, with no weight beside them; which comes first can't be told "
@@ -505,6 +537,29 @@ MODELS = (
           {"codes": "it is subtracted, as a running mean would be (traced.py:LINE)"}),
     Model("a weight with a change from the data", hyper, {"base": S(5, 7)}, (S(7),),
           {"base": "it is added to the signal along 2 axes that are no outputs of a weight (traced.py:LINE)"}),
+    Model("a loop that counts down", counts_down, {"w": S(3, 4, 4)}, (S(5, 4),), {"w": (W, 4, 4, 3)}),
+    Model("a bias added to a weight", lambda p, x: x @ (p["w"] + p["b"]), {"w": S(4, 6), "b": S(6)}, (S(5, 4),),
+          {"w": (W, 4, 6, 1), "b": "no axis of it is summed over (traced.py:LINE)"}),
+    Model("a column added to a weight", lambda p, x: x @ (p["w"] + p["c"]), {"w": S(4, 6), "c": S(4, 1)}, (S(5, 4),),
+          {"w": (W, 4, 6, 1), "c": "it is the same for every output (traced.py:LINE)"}),
+    Model("a weight added to a part of another", lambda p, x: x @ p["w"].at[:, 2:4].add(p["v"]),
+          {"w": S(4, 6), "v": S(4, 2)}, (S(5, 4),),
+          dict.fromkeys("wv", "scatter-add stands between it and the signal (traced.py:LINE)")),
+    Model("padded with a parameter", lambda p, x: x @ lax.pad(p["w"], p["edge"], ((0, 0, 0), (1, 1, 0))),
+          {"w": S(4, 6), "edge": S()}, (S(5, 4),),
+          dict.fromkeys(("w", "edge"), "pad stands between it and the signal (traced.py:LINE)")),
+    Model("windows at constant places", windows_picked, {"w": S(4, 6)}, (S(5, 4),),
+          {"w": "a gather takes windows of it (traced.py:LINE)"}),
+    Model("entries picked in a loop", picked_in_a_loop, {"w": S(3, 4, 6)}, (S(5, 4),),
+          {"w": "a loop collects it (traced.py:LINE)"}),
+    Model("scales in a loop", scaled_in_a_loop, {"s": S(3, 4)}, (S(5, 4),),
+          {"s": "its products with the signal are added up: a scale or a weight (traced.py:LINE)"}),
+    Model("a depthwise convolution summed over channels", rolled, {"s": S(3, 4)}, (S(5, 4),),
+          {"s": "it scales the signal, which is then summed: a scale or a weight (traced.py:LINE)"}),
+    Model("a convolution that groups the batch", grouped_batch, {"w": S(8, 4, 3)}, (S(4, 4, 9),),
+          {"w": "its convolution groups the batch (traced.py:LINE)"}),
+    Model("groups that cut an axis", uneven_groups, {"w": S(3, 4, 4, 3)}, (S(1, 8, 9),),
+          {"w": "the groups of its convolution cut an axis unevenly (traced.py:LINE)"}),
     Model("uneven parts are no gates", uneven, {"w": S(7, 9)}, (S(4, 7),), {"w": (W, 7, 9, 1)}),
 )  # fmt: skip
 """Every row is a model nobody declared."""
