@@ -381,6 +381,10 @@ def error(call):
     return f"{type(caught.value).__name__}: {caught.value}"
 
 
+class OneMatrix(eqx.Module):
+    own: jax.Array
+
+
 ERRORS = {
     "matrices that share an axis": (
         lambda: ix.muon_dimensions(LSTM),
@@ -441,6 +445,21 @@ ERRORS = {
     "a misspelled option": (
         lambda: ix.muon(0.1, LSTM, adaptiv=True),
         'InitaxError: muon: optax.contrib.muon has no argument "adaptiv".\n  did you mean "adaptive"?',
+    ),
+    "a rule that says nothing": (
+        lambda: ix.muon_dimensions(LSTM, {"*": {}}),
+        'RuleError: muon_dimensions: rule "*" says nothing.\n  write {"head": False}',
+    ),
+    "axes that are no text": (
+        lambda: ix.muon_dimensions(LSTM, {"*": {"axes": 3}}),
+        "RuleError: muon_dimensions: rule \"*\": {'axes': 3} (dict) is not true, false or axes.\n"
+        '  write True, False, or the axes of each matrix: "i head o", {"axes": "(head o) i", "sizes": {"head": 8}}',
+    ),
+    "a matrix of unknown axes": (
+        lambda: ix.muon_dimensions(OneMatrix(jnp.ones((8, 4))), {"own": True}),
+        'RuleError: muon_dimensions: rule "own" asks for a matrix, and own is none: undeclared.\n'
+        "  shape (8, 4)\n"
+        '  say its axes, "i o", or False for Adam',
     ),
     "nothing but vectors": (
         lambda: ix.muon(0.1, eqx.nn.LayerNorm(4)),

@@ -522,6 +522,31 @@ def test_what_scores_are_divided_by_is_seen_however_they_are_written(name):
     assert factors == pytest.approx({"query.weight": 1, "key.weight": 1, "position.weight": position})
 
 
+def used_elsewhere(q, k, p, d):
+    return q @ k.T / d**0.5 + jnp.tanh(q).sum() + jnp.tanh(k).sum()
+
+
+def test_a_rule_says_which_side_takes_over_what_neither_can_alone():
+    width = ix.mup(*two(lambda width: Scores(width, used_elsewhere)), {"key": "query"}, inputs=X)
+    assert [row.std for row in width.rows] == pytest.approx([1, M**-0.5, 1])
+
+
+def test_products_of_blocks_that_the_base_does_not_have_are_those_of_a_block_that_it_has():
+    def forward(model, x):
+        x = x @ model["first"]
+        for q, k, v in model["blocks"]:
+            scores = (x @ q) @ (x @ k).T / len(q) ** 0.5
+            x = x + jax.nn.softmax(scores) @ x @ v
+        return x.mean()
+
+    base, model = (
+        {"first": (4, width), "blocks": [[(width, width)] * 3 for _ in range(layers)]}
+        for width, layers in ((BASE, 1), (WIDE, 2))
+    )
+    width = ix.mup(base, model, inputs=X, forward=forward, depth=1.0)
+    assert [width[f"blocks.1.{index}"].std for index in range(3)] == pytest.approx([1 / M, M**-0.5, M**-0.5 / 2])
+
+
 # Muon
 
 
@@ -691,7 +716,46 @@ def cosine(model, x):
     return one @ other.T
 
 
+def stacked(step):
+    """A stack of two residual branches and a wider one of four, with the forward pass."""
+    models = [{"w": (layers, width, width), "out": (width,)} for layers, width in ((2, BASE), (4, WIDE))]
+    inputs = jax.ShapeDtypeStruct((4,), jnp.float32)
+    return (
+        *models,
+        {"w": "stack i o"},
+        inputs,
+        lambda model, x: step(model["w"], jnp.tile(x, model["out"].size // 4)) @ model["out"],
+    )
+
+
+def by_norms(w, x):
+    return jax.lax.scan(lambda x, w: (x + jax.nn.standardize(jnp.tanh(x) @ w), None), x, w)[0]
+
+
+def as_often_as_needed(w, x):
+    return jax.lax.while_loop(
+        lambda state: state[1].sum() < 9,
+        lambda state: (state[0] + 1, state[1] + jnp.tanh(state[1]) @ w[state[0]]),
+        (0, x),
+    )[1]
+
+
+def deepened(step):
+    base, model, rules, inputs, forward = stacked(step)
+    return ix.mup(base, model, rules, inputs=inputs, forward=forward, depth=1.0)
+
+
 ERRORS = {
+    "a norm behind a branch": lambda: deepened(by_norms),
+    "branches of a loop that ends somewhere": lambda: deepened(as_often_as_needed),
+    "scores whose sides go elsewhere": lambda: ix.mup(*two(lambda width: Scores(width, used_elsewhere)), inputs=X),
+    "another number of axes": lambda: ix.mup({"w": (4, 8)}, {"w": (4, 16, 2)}),
+    "another number of outputs": lambda: ix.mup(
+        {"w": (4, 8)},
+        {"w": (4, 32)},
+        inputs=X,
+        forward=lambda model, x: [(x @ model["w"]).mean()] * (model["w"].size // 32),
+    ),
     "widths for models": lambda: ix.mup(BASE, WIDE),
     "one model": lambda: ix.mup(eqx.nn.MLP(4, 2, BASE, depth=1, key=KEY)),
     "another depth": lambda: ix.mup(eqx.nn.MLP(4, 2, BASE, depth=1, key=KEY), eqx.nn.MLP(4, 2, WIDE, depth=3, key=KEY)),
@@ -746,6 +810,24 @@ ERRORS = {
 }
 
 TEXTS = {
+    "a norm behind a branch": (
+        "ModelError: mup: a norm stands between w and the stream that its branch is added to.\n"
+        "  its scale does not matter there; depth= is for norms at the beginning of a branch"
+    ),
+    "branches of a loop that ends somewhere": (
+        "ModelError: mup: how many branches w is one of is not known: a loop adds them."
+    ),
+    "scores whose sides go elsewhere": (
+        "ModelError: mup: a product of two signals is summed over 4 times as many entries.\n"
+        "  what makes either side, and nothing else, can't be told (test_mup.py:LINE)\n"
+        "  the sides come from query.weight and key.weight\n"
+        '  say which array takes over the factor: rules={"query.weight": "query"}\n'
+        "  or divide by the size of a head in the forward pass, not by its root, and write attention=False"
+    ),
+    "another number of axes": "ModelError: mup: w (4, 8) → (4, 16, 2) has another number of axes in the two models.",
+    "another number of outputs": (
+        "ModelError: mup: the forward passes of the base and the model take, or return, other things."
+    ),
     "another depth": (
         "ModelError: mup: the base and the model do not have the same arrays.\n"
         "  only the model has: layers.2.weight, layers.2.bias, layers.3.weight, layers.3.bias\n"

@@ -369,8 +369,13 @@ class _Folding:
     def products(self) -> None:
         """Let sums over products of signals be divided by what they sum over."""
         alike = {self._sides(product, place, self.of_base): product for place, product in self.old.by_place.items()}
+        sizes: defaultdict[str, set[int]] = defaultdict(set)
+        for product in self.old.by_place.values():
+            sizes[product.line].add(product.size)
         for place, product in self.new.by_place.items():
             before = alike.get(self._sides(product, place, self.paths))
+            if before is None and sizes.get(product.line) == {product.size}:
+                continue  # in a block that the base does not have; what it sums over grows nowhere on this line
             if before is None:
                 raise ModelError("mup: the forward passes of the base and the model differ.", product.line)
             growth = product.size / before.size
