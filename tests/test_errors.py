@@ -1070,6 +1070,145 @@ axis pattern "(g o i" is malformed: Imbalanced parentheses in expression: "(g o 
 "he_normal" is a scheme of initax and keeps its meaning.
   choose another name""",
     ),
+    "ends of an interval in the wrong order": (
+        lambda key: ix.schemes.uniform(lower=1.0, upper=0.5),
+        ix.SchemeError,
+        "uniform: lower must be below upper, not lower=1.0, upper=0.5.",
+    ),
+    "cuts in the wrong order": (
+        lambda key: ix.schemes.truncated_normal(lower=2.0, upper=1.0),
+        ix.SchemeError,
+        "truncated_normal: lower must be below upper, not lower=2.0, upper=1.0.",
+    ),
+    "absolute cuts of a constant": (
+        lambda key: ix.schemes.truncated_normal(0.0, absolute=True),
+        ix.SchemeError,
+        "truncated_normal: stddev must be positive where bounds are absolute, not 0.",
+    ),
+    "several means": (
+        lambda key: ix.schemes.normal(mean=(1.0, 2.0)),
+        ix.SchemeError,
+        "normal: mean must be a number, not (1.0, 2.0).",
+    ),
+    "a share and labels": (
+        lambda key: ix.schemes.prior(0.1, labels=[0, 1, 1]),
+        ix.SchemeError,
+        "prior takes p or labels, not both.",
+    ),
+    "a share that is none": (
+        lambda key: ix.schemes.prior(1.5),
+        ix.SchemeError,
+        "prior: p must be strictly between 0 and 1, not 1.5.",
+    ),
+    "a truth value for a constant": (
+        lambda key: ix.schemes.constant(True),
+        ix.SchemeError,
+        "constant: value must be a number or an array of numbers, not True.",
+    ),
+    "a constant with text": (
+        lambda key: ix.schemes.constant([1, "a"]),
+        ix.SchemeError,
+        "constant: value must be a number or an array of numbers, not [1, 'a'].",
+    ),
+    "a constant that is no number": (
+        lambda key: ix.schemes.constant(float("nan")),
+        ix.SchemeError,
+        "constant: value must be a finite number, not nan.",
+    ),
+    "a traced constant": (
+        lambda key: jax.make_jaxpr(ix.schemes.constant)(0.5),
+        ix.SchemeError,
+        """\
+constant: value is a traced value (float32[]).
+  a plan is made of numbers known before anything runs
+  pass a Python number, or mark the argument static: jax.jit(..., static_argnames="value")""",
+    ),
+    "a word that is no option": (
+        lambda key: ix.schemes.variance_scaling(1.0, distribution="cauchy"),
+        ix.SchemeError,
+        "variance_scaling: distribution must be one of 'truncated_normal', 'normal', 'uniform', not 'cauchy'.",
+    ),
+    "no shift of an identity": (
+        lambda key: ix.schemes.identity(shift=0.5),
+        ix.SchemeError,
+        "identity: shift must be a whole number, or one for each axis, not 0.5.",
+    ),
+    "a name that is no identifier": (
+        lambda key: ix.schemes.register("my scheme", "zeros"),
+        ix.SchemeError,
+        "a scheme's name is an identifier, not 'my scheme'.",
+    ),
+    "a recipe of depth with a truth value": (
+        lambda key: ix.schemes.depth_factor("gpt2", layers=True),
+        ix.SchemeError,
+        """\
+the depth factor "gpt2": layers must be a whole number of at least 1, not True.
+  write ix.schemes.depth_factor("gpt2", layers=12)""",
+    ),
+    "gain of a number": (
+        lambda key: ix.gain(3),
+        ix.SchemeError,
+        """\
+gain takes an activation or its name, not 3.
+  ix.gain("relu")""",
+    ),
+    "gain with a truth value": (
+        lambda key: ix.gain("leaky_relu", True),
+        ix.SchemeError,
+        """\
+gain: param must be a number, not True.
+  ix.gain("leaky_relu", 0.2)""",
+    ),
+    "an activation that fails": (
+        lambda key: ix.gain(lambda x: int("x")),
+        ix.SchemeError,
+        "the activation <lambda> can't be applied to an array of reals: invalid literal for int() with base 10: 'x'",
+    ),
+    "a pattern that is no text": (
+        lambda key: ix.draw("he_normal", key, (4, 5), axes=3),
+        ix.AxesError,
+        'an axis pattern is a string such as "o i", not 3.',
+    ),
+    "a receptive field in parentheses": (
+        lambda key: ix.draw("he_normal", key, (4, 5), axes="(o ...) i"),
+        ix.AxesError,
+        """\
+axis pattern "(o ...) i" has "..." inside parentheses.
+  write "..." on its own""",
+    ),
+    "a size that is no number": (
+        lambda key: ix.draw("he_normal", key, (4, 5), axes="(g o) i", sizes={"g": 2.0}),
+        ix.AxesError,
+        'the size of axis "g" must be a whole number, not 2.0.',
+    ),
+    "no class to register": (
+        lambda key: ix.register_layer(Mixer(), kind="Linear", w="o i"),
+        ix.InitaxError,
+        """\
+register_layer takes a class, not Mixer(w=f32[8,3], b=f32[3]).
+  ix.register_layer(MyLayer, kind=..., w=...)""",
+    ),
+    "a size of an axis that no pattern has": (
+        lambda key: ix.register_layer(Mixer, kind="Linear", w="o i", sizes={"g": 2}),
+        ix.AxesError,
+        """\
+register_layer(Mixer): sizes name the axis "g", which no pattern has.
+  patterns: w="o i\"""",
+    ),
+    "a model without arrays": (
+        lambda key: ix.plan(nn.Dropout(0.5), {"*": "zeros"}),
+        ix.ModelError,
+        """\
+the model holds no array: Dropout.
+  a model is an Equinox module, or a pytree of arrays, jax.ShapeDtypeStruct or shape tuples""",
+    ),
+    "a function that selects nothing": (
+        planned({(lambda layer: False): "zeros"}),
+        ix.RuleError,
+        """\
+selector "<lambda>" matches no layer.
+  layers: Linear (6), Conv2d (1), LayerNorm (1), Mixer (1)""",
+    ),
     "declaration without arrays": (
         lambda key: ix.register_layer(Mixer, kind="Linear"),
         ix.InitaxError,
