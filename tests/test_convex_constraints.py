@@ -14,6 +14,13 @@ from scipy import stats
 
 import initax as ix
 from initax._math._positivity import POSITIVITY
+from initax.schemes._kernels import (
+    HalfNormalKernel,
+    IntervalKernel,
+    LogNormalKernel,
+    TruncatedNormalKernel,
+    UniformKernel,
+)
 from tests.tables import KEY
 
 REFERENCE = json.loads((Path(__file__).parent / "reference.json").read_text())["positivity_inverse"]
@@ -206,4 +213,34 @@ def test_positive_schemes_fit():
     model = {"a": linear(behind(jnp.square))}
     for scheme in ("zeros", "ones", "uniform", "identity", ("scaled", {"scheme": "ones", "factor": 0.2})):
         assert len(ix.plan(model, {"*": scheme})) == 2
-    ix.plan({"a": linear(behind(jax.nn.sigmoid))}, {"*": ("constant", {"value": 0.3})})
+    below_one = [
+        ("constant", {"value": 0.3}),
+        ("uniform", {"lower": 0.0, "upper": 1.0}),
+        ("truncated_normal", {"stddev": 0.4, "lower": 0.5, "upper": 2.0}),
+        jax.nn.initializers.uniform(0.5),
+    ]
+    for scheme in below_one:
+        assert len(ix.plan({"a": linear(behind(jax.nn.sigmoid))}, {"*": scheme})) == 2
+
+
+SHARES = [
+    (TruncatedNormalKernel(0.0, 2.0), (0.5,), stats.truncnorm(0, 2, scale=0.5)),
+    (TruncatedNormalKernel(1.0, math.inf), (0.5, 0.1), stats.truncnorm(1, math.inf, loc=0.1, scale=0.5)),
+    (IntervalKernel(), (0.1, 0.6), stats.uniform(0.1, 0.5)),
+    (UniformKernel(0.0), (0.8,), stats.uniform(0, 0.8)),
+    (HalfNormalKernel(), (0.5,), stats.halfnorm(scale=0.5)),
+    (LogNormalKernel(), (-1.0, 0.5), stats.lognorm(0.5, scale=math.exp(-1))),
+]
+
+
+@pytest.mark.parametrize(("kernel", "numbers", "law"), SHARES, ids=lambda part: type(part).__name__)
+def test_the_share_beyond_a_bound_is_that_of_the_law(kernel, numbers, law):
+    for bound in (0.05, 0.3, 0.7, 5.0):
+        assert kernel.above(numbers, bound) == pytest.approx(law.sf(bound), abs=1e-12)
+    assert kernel.lowest(numbers) == pytest.approx(law.support()[0])
+    assert kernel.mean(numbers) == pytest.approx(law.mean())
+
+
+def test_what_has_no_spread_is_beyond_a_bound_or_is_not():
+    for kernel, numbers in ((TruncatedNormalKernel(), (0.0, 0.7)), (LogNormalKernel(), (math.log(0.7), 0.0))):
+        assert [kernel.above(numbers, bound) for bound in (0.6, 0.8)] == [1.0, 0.0]

@@ -94,8 +94,19 @@ class TruncatedNormalKernel(Kernel):
 
     def mean(self, numbers: tuple[float, ...]) -> float:
         """Return the second number, and what is cut off more on one side than on the other."""
-        shift = numbers[1] if len(numbers) > 1 else 0.0
-        return shift + numbers[0] * truncated_mean(self.lower, self.upper)
+        return _shift(numbers) + numbers[0] * truncated_mean(self.lower, self.upper)
+
+    def lowest(self, numbers: tuple[float, ...]) -> float:
+        """Return the lower cut."""
+        return _shift(numbers) + (numbers[0] * self.lower if numbers[0] else 0.0)
+
+    def above(self, numbers: tuple[float, ...], bound: float) -> float:
+        """Return the share of the mass between the cuts that is beyond the bound."""
+        if not numbers[0]:
+            return float(_shift(numbers) >= bound)
+        start = max((bound - _shift(numbers)) / numbers[0], self.lower)
+        whole = _mass(self.lower, self.upper)
+        return _mass(start, self.upper) / whole if start < self.upper and whole else float(start < self.upper)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +242,10 @@ class LogNormalKernel(Kernel):
         if numbers[1] == 0:
             return float(numbers[0] >= math.log(bound))
         return math.erfc((math.log(bound) - numbers[0]) / (numbers[1] * math.sqrt(2))) / 2
+
+
+def _shift(numbers: tuple[float, ...]) -> float:
+    return numbers[1] if len(numbers) > 1 else 0.0
 
 
 def _shifted(scaled: jax.Array, numbers: tuple[Any, ...], dtype: Any) -> jax.Array:
