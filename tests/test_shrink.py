@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import initax as ix
 from initax._adapters import survey
-from tests.tables import KEY, SMALL_SCHEMES, arrays, scheme_id
+from tests.tables import KEY, SMALL_SCHEMES, arrays, filled, scheme_id
 
 MODELS = {
     "linear": lambda: eqx.nn.Linear(7, 5, key=KEY),
@@ -21,6 +21,11 @@ MODELS = {
     "norm": lambda: (eqx.nn.LayerNorm(5), eqx.nn.Linear(5, 5, key=KEY)),
     "nnx": lambda: nnx.Linear(7, 5, rngs=nnx.Rngs(0)),
 }
+
+
+def filled_model(name):
+    """A model of the table with normal numbers in it, for which nothing is compiled."""
+    return filled((nnx.eval_shape if name == "nnx" else eqx.filter_eval_shape)(MODELS[name]))
 
 
 def by_path(model):
@@ -37,7 +42,7 @@ EACH = [("conv", scheme) for scheme in SMALL_SCHEMES] + [
 
 @pytest.mark.parametrize(("model", "scheme"), EACH, ids=scheme_id)
 def test_each_array_is_the_sum_of_the_old_one_and_the_drawn_one(model, scheme, key):
-    old = MODELS[model]()
+    old = filled_model(model)
     kept = {parameter.path for parameter, _ in ix.plan(old, {"*": scheme}).kept}
     drawn = by_path(ix.reinit(old, {"*": scheme}, key))
     mixed = by_path(ix.reinit(old, {"*": ix.schemes.shrink_perturb(0.4, scheme, 0.3)}, key))
@@ -64,7 +69,7 @@ def test_half_precision_is_the_float32_sum_cast_once(key):
 
 
 def test_inside_jit_it_sees_the_traced_values(key):
-    model = MODELS["three alike"]()
+    model = filled_model("three alike")
     rules = {"*": ix.schemes.shrink_perturb(0.4, "he_normal")}
     eager = ix.reinit(model, rules, key)
     jitted = eqx.filter_jit(lambda model, key: ix.reinit(model, rules, key))(model, key)
@@ -90,7 +95,7 @@ def test_on_a_mesh_and_with_donation_it_is_the_same(key):
 
 
 def test_a_plan_of_it_survives_json():
-    model = MODELS["linear"]()
+    model = filled_model("linear")
     plan = ix.plan(model, {"*": ix.schemes.shrink_perturb(0.4, ("orthogonal", {"gain": 2.0}), 0.5)})
     assert ix.Plan.from_json(plan.to_json(), model) == plan
     assert str(plan.draws[0].initializer) == "shrink_perturb(0.4, orthogonal(gain=2), 0.5)"
