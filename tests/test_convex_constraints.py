@@ -219,8 +219,8 @@ def test_positive_schemes_fit():
         ("truncated_normal", {"stddev": 0.4, "lower": 0.5, "upper": 2.0}),
         jax.nn.initializers.uniform(0.5),
     ]
-    for scheme in below_one:
-        assert len(ix.plan({"a": linear(behind(jax.nn.sigmoid))}, {"*": scheme})) == 2
+    for each in below_one:
+        assert len(ix.plan({"a": linear(behind(jax.nn.sigmoid))}, {"*": each})) == 2
 
 
 SHARES = [

@@ -18,8 +18,6 @@ from initax.schemes._scheme import Scheme
 
 def restated(layer: Layer, scheme: Scheme, rule: str) -> Layer:
     """Return a layer with the axes restated that a scheme has patterns for."""
-    if not scheme.axes:
-        return layer
     names = {parameter.name for parameter in layer.parameters}
     weights = [array.name for array in layer.parameters if array.role in WEIGHT_ROLES]
     # One pattern, given as a string, is for the layer's weight, whatever that is called here.
