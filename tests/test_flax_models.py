@@ -665,3 +665,40 @@ def _takes_none():
     except AttributeError:
         return False
     return True
+
+
+class Normalized(nn.Module):
+    use_bias: bool
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.SpectralNorm(nn.Dense(3, use_bias=self.use_bias))(x, update_stats=True)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_a_stack_under_spectral_norm_is_where_the_transform_puts_it(axis, use_bias, key):
+    axes = {"params": axis, "batch_stats": 0}
+    lifted = nn.vmap(Normalized, variable_axes=axes, split_rngs={"params": True}, in_axes=None, axis_size=2)
+    module, inputs = lifted(use_bias), jax.ShapeDtypeStruct((5, 4), jnp.float32)
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), jax.eval_shape(module.init, key, inputs))
+    plan = ix.plan(variables, {"Linear": "he_normal"}, module=module, inputs=inputs)
+    (kernel,) = (row.parameter for row in plan.draws if row.parameter.path.endswith("Dense_0.kernel"))
+    assert (kernel.axes.batch_axis, kernel.fan_in) == ((axis % 3,), 4)
+    drawn = plan.draw(key)
+    vectors = drawn["batch_stats"]["SpectralNorm_0"]
+    kernels = np.moveaxis(drawn["params"]["Dense_0"]["kernel"], axis, 0)
+    np.testing.assert_allclose(
+        vectors["Dense_0/kernel/sigma"], [np.linalg.norm(each, 2) for each in kernels], rtol=1e-5
+    )
+    assert vectors["Dense_0/kernel/u"].shape == (2, 1, 3)
+
+
+def test_vectors_of_spectral_norm_that_are_not_stacked_in_front_are_left(key):
+    axes = {"params": 0, "batch_stats": -1}
+    lifted = nn.vmap(Normalized, variable_axes=axes, split_rngs={"params": True}, in_axes=None, axis_size=2)
+    module, inputs = lifted(True), jax.ShapeDtypeStruct((5, 4), jnp.float32)
+    variables = jax.eval_shape(module.init, key, inputs)
+    with pytest.warns(ix.InitaxWarning, match="are not stacked along their first axes"):
+        plan = ix.plan(variables, {"Linear": "he_normal"}, module=module, inputs=inputs)
+    assert {row.parameter.path.rpartition(".")[2] for row in plan.draws} == {"kernel", "bias"}

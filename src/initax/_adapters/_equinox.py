@@ -162,7 +162,7 @@ def _spectral_norm(node: Any) -> Node:
     weight, index = f"layer.{node.weight_name}", node.uv_index
 
     def with_vectors(vectors: Any, *base: str) -> Constraint:
-        preimage = SpectralNormPreimage(node.eps, stacks=len(vectors[0].shape) - 1)
+        preimage = SpectralNormPreimage(node.eps, stacks=tuple(range(len(vectors[0].shape) - 1)))
         companions = tuple(".".join((*base, index)) for index in ("0", "1"))
         return Constraint(name="spectral norm", preimage=preimage, companions=companions)
 

@@ -396,5 +396,12 @@ def _spectral_norm(module: Any, entry: Any, stored: list[Any], record: Record) -
             warning="the singular vectors that go with {weight} are in the collection "
             f'"{module.collection_name}" and would be stale; pass all variables, not params alone',
         )
-    preimage = FlaxSpectralNormPreimage(module.epsilon, stacks=len(stacks))
+    *_, outputs = (size for axis, size in enumerate(shape) if axis not in stacks)
+    if tuple(stored[0].leaf.shape) != (*(shape[axis] for axis in stacks), 1, outputs):
+        return Constraint(
+            name="spectral norm",
+            warning="the singular vectors that go with {weight} are not stacked along their first axes, and are stale; "
+            "call the module with update_stats=True before it is used",
+        )
+    preimage = FlaxSpectralNormPreimage(module.epsilon, stacks=tuple(stacks))
     return Constraint(name="spectral norm", preimage=preimage, companions=tuple(entry.path for entry in stored))

@@ -7,6 +7,7 @@ its own variables finds arrays in them, as it does in Flax.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -143,6 +144,13 @@ def _places(rank: int, removed: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(left.pop(index) for index in removed))
 
 
+def _of_sizes(shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The first axes of these sizes."""
+    choices = itertools.combinations(range(len(shape)), len(sizes))
+    fitting = (axes for axes in choices if tuple(shape[axis] for axis in axes) == sizes)
+    return next(fitting, tuple(range(len(sizes))))
+
+
 def _reading_arrays(scope: Any) -> None:
     """Let what reads the variables of a module find arrays, not boxes."""
     if "get_variable" in vars(scope):
@@ -219,12 +227,14 @@ def run(
     for entry in jax.tree_util.tree_leaves(collections.get(PARAMS, {})):
         companion = bare.get(entry.names)
         if companion is not None:
-            rank = len(entry.leaf.shape)
-            # What goes with the weight went through the same transforms; running statistics are stacked in front.
-            removed = record.removed.get(companion.names, (0,) * max(len(companion.leaf.shape) - 2, 0))
-            record.stacks[entry.names] = _places(rank, removed)
+            shape = tuple(entry.leaf.shape)
+            # What goes with the weight went through the same transforms, and so did a bias beside it.
+            beside = [companion.names, *(names for names in record.removed if names[:-1] == entry.names[:-1])]
+            removed = next((record.removed[names] for names in beside if names in record.removed), None)
+            places = _of_sizes(shape, companion.leaf.shape[:-2]) if removed is None else _places(len(shape), removed)
+            record.stacks[entry.names] = places
             record.shapes[entry.names] = tuple(
-                size for axis, size in enumerate(entry.leaf.shape) if axis not in record.stacks[entry.names]
+                size for axis, size in enumerate(shape) if axis not in record.stacks[entry.names]
             )
     return record
 

@@ -371,7 +371,8 @@ def _spectral_norm(node: Any) -> dict[str, Constraint]:
     stored: Mapping[Any, Any] = node.batch_stats
     for names in [path[:-1] for path in stored if path[-1] == "u"]:
         companions = tuple(f"batch_stats.{_dotted((*names, name))}" for name in ("u", "sigma"))
-        preimage = FlaxSpectralNormPreimage(node.epsilon, stacks=len(tuple(stored[(*names, "u")].shape)) - 2)
+        stacks = tuple(range(len(tuple(stored[(*names, "u")].shape)) - 2))
+        preimage = FlaxSpectralNormPreimage(node.epsilon, stacks=stacks)
         constraints[f"layer_instance.{_dotted(names)}"] = Constraint(
             name="spectral norm", preimage=preimage, companions=companions
         )

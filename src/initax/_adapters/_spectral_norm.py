@@ -18,18 +18,18 @@ class SpectralNormPreimage:
 
     Attributes:
         eps: the least norm a vector is divided by.
-        stacks: number of leading stack axes.
+        stacks: axes of the stored weight that are those of a stack; those of the vectors stand in front.
     """
 
     eps: float
-    stacks: int = 0
+    stacks: tuple[int, ...] = ()
 
     def __call__(self, effective: jax.Array) -> tuple[jax.Array, ...]:
         """Return the weight and its leading singular vectors, so that the first call divides by the right value."""
         vectors = self._leading
-        for _ in range(self.stacks):
+        for _ in self.stacks:
             vectors = jax.vmap(vectors)
-        return effective, *vectors(effective)
+        return effective, *vectors(jnp.moveaxis(effective, self.stacks, range(len(self.stacks))))
 
     def _leading(self, effective: jax.Array) -> tuple[jax.Array, ...]:
         return leading_pair(jnp.reshape(effective, (effective.shape[0], -1)), self.eps)
