@@ -702,3 +702,37 @@ def test_vectors_of_spectral_norm_that_are_not_stacked_in_front_are_left(key):
     with pytest.warns(ix.InitaxWarning, match="are not stacked along their first axes"):
         plan = ix.plan(variables, {"Linear": "he_normal"}, module=module, inputs=inputs)
     assert {row.parameter.path.rpartition(".")[2] for row in plan.draws} == {"kernel", "bias"}
+
+
+class Rescaled(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.WeightNorm(nn.Dense(3, use_bias=False))(x)
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_a_stack_under_weight_norm_has_the_norms_of_each_of_its_layers(axis, key):
+    module = nn.vmap(Rescaled, variable_axes={"params": axis}, split_rngs={"params": True}, in_axes=None, axis_size=2)()
+    inputs = jax.ShapeDtypeStruct((5, 4), jnp.float32)
+    variables = jax.eval_shape(module.init, key, inputs)
+    params = ix.reinit(variables, {"Linear": "he_normal"}, key, module=module, inputs=inputs)["params"]
+    kernels = np.moveaxis(params["Dense_0"]["kernel"], axis, 0)
+    norms = np.moveaxis(params["WeightNorm_0"]["Dense_0/kernel/scale"], -1, 0)
+    np.testing.assert_allclose(norms, np.linalg.norm(kernels, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrapper", [nnx.WeightNorm, nnx.SpectralNorm])
+def test_a_stack_of_nnx_behind_a_norm_is_where_the_transform_puts_it(wrapper, key):
+    axes = nnx.StateAxes({nnx.Param: 1, ...: 0})
+
+    def make(start):
+        return wrapper(nnx.Linear(4, 3, rngs=nnx.Rngs(start)), rngs=nnx.Rngs(start))
+
+    stack = nnx.eval_shape(lambda: nnx.vmap(make, out_axes=axes)(jax.random.split(key, 2)))
+    new = ix.reinit(stack, {"Linear": "he_normal"}, key)
+    kernels = np.moveaxis(new.layer_instance.kernel[...], 1, 0)
+    if wrapper is nnx.WeightNorm:
+        norms, expected = np.asarray(new.scales[("kernel",)]).T, np.linalg.norm(kernels, axis=1)
+    else:
+        norms, expected = new.batch_stats[("kernel", "sigma")], [np.linalg.norm(each, 2) for each in kernels]
+    np.testing.assert_allclose(norms, expected, rtol=1e-5)

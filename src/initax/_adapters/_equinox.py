@@ -146,7 +146,7 @@ MODULE = Node("module", constant=_constant)
 
 def _weight_norm(node: Any) -> Node:
     shape = tuple(node.g.shape)
-    constraint = weight_norm(tuple(axis for axis, size in enumerate(shape) if size == 1), "g", shape)
+    constraint = weight_norm(tuple(axis for axis, size in enumerate(shape) if size == 1), "g")
     return Node("module", constraints={f"layer.{node.weight_name}": constraint})
 
 

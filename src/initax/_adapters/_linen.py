@@ -381,7 +381,7 @@ def _weight_norm(module: Any, entry: Any, scale: Any, record: Record) -> Constra
     text = "/".join(entry.names)
     if module.variable_filter and not any(part in text for part in module.variable_filter):
         return None
-    magnitude = None if scale is None else (scale.path, scale.leaf)
+    magnitude = None if scale is None else (scale.path, record.stacks.get(scale.names, ()))
     return flax_weight_norm(entry.leaf.shape, module.feature_axes, record.stacks.get(entry.names, ()), magnitude)
 
 

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,10 +27,21 @@ from initax._adapters._shared_patterns import (
     of_flax_transposed,
 )
 from initax._adapters._spectral_norm import FlaxSpectralNormPreimage
-from initax._errors import KeyTypeError
+from initax._errors import AxesError, KeyTypeError
+from initax._math._axes import fit
 from initax._math._keys import as_key, parameter_key
 from initax._math._sharding import with_named_sharding
-from initax._model._declared import GRU_GATES, LSTM_GATES, Declaration, Field, bias, declare, row, weight
+from initax._model._declared import (
+    GRU_GATES,
+    LSTM_GATES,
+    Declaration,
+    Field,
+    bias,
+    declaration_of,
+    declare,
+    row,
+    weight,
+)
 from initax._model._parameter import Constraint, DefaultSpec, FrameworkInit
 from initax._model._quick import copier
 from initax._model._reason import OPTIMIZER_STATE, Reason, Why, state, undeclared
@@ -358,11 +369,28 @@ def _weight_norm(node: Any) -> dict[str, Constraint]:
         if not node.variable_filter(names, variable):
             continue
         scale = node.scales.get(names) if node.use_scale else None
-        # The wrapper counts axes in its own layer; stack axes, if there are any, stand in front of them.
-        stacks = len(scale.shape) - len(as_tuple(node.feature_axes)) if scale is not None else 0
-        magnitude = None if scale is None else (f"scales.{_dotted(names)}", scale)
-        constraints[weight] = flax_weight_norm(variable.shape, node.feature_axes, range(stacks), magnitude)
+        # The wrapper counts axes in its own layer.
+        number = len(scale.shape) - len(as_tuple(node.feature_axes)) if scale is not None else 0
+        stacks, magnitude = _stack_axis(node.layer_instance, names, variable.shape, number), None
+        if scale is not None:  # its stack axes stand where those of the weight do, as far as it has so many axes
+            last = len(scale.shape) - number
+            magnitude = f"scales.{_dotted(names)}", [min(axis, last + index) for index, axis in enumerate(stacks)]
+        constraints[weight] = flax_weight_norm(variable.shape, node.feature_axes, stacks, magnitude)
     return constraints
+
+
+def _stack_axis(layer: Any, names: Sequence[Any], shape: tuple[int, ...], number: int) -> tuple[int, ...]:
+    """The stack axes of an array in a wrapped layer: where the layer's own sizes leave them, or in front."""
+    in_front = tuple(range(number))
+    declared = declaration_of(type(layer))
+    cell = declared.fields.get(_dotted(tuple(names))) if declared is not None else None
+    if cell is None:
+        return in_front
+    try:
+        axes = fit(cell.pattern_of(layer), tuple(shape), cell.sizes_of(layer), cell.receptive_of(layer)).stack_axis
+    except AxesError:
+        return in_front
+    return axes if len(axes) == number else in_front
 
 
 def _spectral_norm(node: Any) -> dict[str, Constraint]:
@@ -371,7 +399,9 @@ def _spectral_norm(node: Any) -> dict[str, Constraint]:
     stored: Mapping[Any, Any] = node.batch_stats
     for names in [path[:-1] for path in stored if path[-1] == "u"]:
         companions = tuple(f"batch_stats.{_dotted((*names, name))}" for name in ("u", "sigma"))
-        stacks = tuple(range(len(tuple(stored[(*names, "u")].shape)) - 2))
+        weight = dict(nnx.to_flat_state(nnx.state(node.layer_instance, nnx.Param)))[names]
+        number = len(tuple(stored[(*names, "u")].shape)) - 2
+        stacks = _stack_axis(node.layer_instance, names, weight.shape, number)
         preimage = FlaxSpectralNormPreimage(node.epsilon, stacks=stacks)
         constraints[f"layer_instance.{_dotted(names)}"] = Constraint(
             name="spectral norm", preimage=preimage, companions=companions

@@ -54,7 +54,7 @@ def as_tuple(value: int | Sequence[int] | None) -> tuple[int, ...]:
 
 
 def flax_weight_norm(
-    shape: Sequence[int], features: Any, stacks: Sequence[int], scale: tuple[str, Any] | None
+    shape: Sequence[int], features: Any, stacks: Sequence[int], scale: tuple[str, Sequence[int]] | None
 ) -> Constraint:
     """Return the constraint of a weight under weight norm of Flax.
 
@@ -62,11 +62,20 @@ def flax_weight_norm(
         shape: shape of the weight.
         features: axes that have a norm of their own, as Flax takes them, counted without those of a stack.
         stacks: axes of a stack.
-        scale: path of the magnitudes, and the array; `None` where every norm is 1.
+        scale: path of the magnitudes, and which of their axes are those of the stack; `None` where every norm is 1.
     """
     layer_axes = [axis for axis in range(len(shape)) if axis not in stacks]
-    reduced = set(layer_axes) - {layer_axes[axis] for axis in as_tuple(features)}
-    return weight_norm(tuple(sorted(reduced)), *((None, None) if scale is None else (scale[0], tuple(scale[1].shape))))
+    own = {layer_axes[axis] for axis in as_tuple(features)}
+    reduced = tuple(axis for axis in layer_axes if axis not in own)
+    if scale is None:
+        return weight_norm(reduced, None)
+    path, stacks_of_scale = scale
+    left = [axis for axis in range(len(shape)) if axis not in reduced]
+    of_stack, of_layer = (
+        iter([index for index, axis in enumerate(left) if (axis in stacks) == is_stack]) for is_stack in (True, False)
+    )
+    order = tuple(next(of_stack if axis in stacks_of_scale else of_layer) for axis in range(len(left)))
+    return weight_norm(reduced, path, order)
 
 
 def per_axis(value: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:

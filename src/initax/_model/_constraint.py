@@ -128,12 +128,13 @@ class WeightNormPreimage:
 
     Attributes:
         reduced: axes that the norm is taken over.
-        shape: shape in which `g` is stored; that of `w` with 1 along the reduced axes if left out.
+        order: order of the other axes in which `g` is stored without the reduced ones; if left out, `g` has the axes
+            of `w`, and size 1 along the reduced ones.
         magnitude: preimage of `g`, where it is behind a constraint, too.
     """
 
     reduced: tuple[int, ...]
-    shape: tuple[int, ...] | None = None
+    order: tuple[int, ...] | None = None
     magnitude: Preimage | None = None
 
     def __call__(self, effective: jax.Array) -> tuple[jax.Array, ...]:
@@ -143,25 +144,25 @@ class WeightNormPreimage:
         """
         magnitude = jnp.sqrt(jnp.sum(jnp.abs(effective) ** 2, axis=self.reduced, keepdims=True))
         direction = jnp.where(magnitude == 0, jnp.ones_like(effective), effective)
-        stored = magnitude if self.shape is None else jnp.reshape(magnitude, self.shape)
+        stored = magnitude if self.order is None else jnp.transpose(jnp.squeeze(magnitude, self.reduced), self.order)
         return direction, *(self.magnitude(stored) if self.magnitude else (stored,))
 
 
 def weight_norm(
-    reduced: tuple[int, ...], scale: str | None, shape: tuple[int, ...] | None = None, magnitude: Constraint = STORED
+    reduced: tuple[int, ...], scale: str | None, order: tuple[int, ...] | None = None, magnitude: Constraint = STORED
 ) -> Constraint:
     """Return the constraint of a weight under weight norm.
 
     Args:
         reduced: axes that the norm is taken over.
         scale: path of the magnitude; `None` where the norm is always 1.
-        shape: shape of the magnitude.
+        order: order of the other axes in the magnitude, where that is stored without the reduced ones.
         magnitude: what stands between the stored magnitude and the one that is used.
     """
     if scale is None:
         warning = "weight norm without a scale holds every norm of {weight} at 1, whatever is drawn"
         return Constraint(name="weight norm", warning=warning)
-    preimage = WeightNormPreimage(reduced, shape, magnitude.preimage)
+    preimage = WeightNormPreimage(reduced, order, magnitude.preimage)
     return Constraint(name="weight norm", preimage=preimage, companions=(scale,))
 
 
