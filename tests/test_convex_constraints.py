@@ -244,3 +244,40 @@ def test_the_share_beyond_a_bound_is_that_of_the_law(kernel, numbers, law):
 def test_what_has_no_spread_is_beyond_a_bound_or_is_not():
     for kernel, numbers in ((TruncatedNormalKernel(), (0.0, 0.7)), (LogNormalKernel(), (math.log(0.7), 0.0))):
         assert [kernel.above(numbers, bound) for bound in (0.6, 0.8)] == [1.0, 0.0]
+
+
+class Doubled(paramax.AbstractUnwrappable):
+    """A wrapper that nobody described."""
+
+    half: jax.Array
+
+    def unwrap(self):
+        return self.half * 2
+
+
+KEPT = {
+    "a wrapper of one's own": (Doubled, "undeclared: behind Doubled, whose inverse is not known"),
+    "a map that is not positive near zero": (
+        lambda weight: softplus_of(behind(jnp.exp)(weight)),
+        "undeclared: behind softplus of exp, which can't be near zero",
+    ),
+    "a mask of numbers": (
+        lambda weight: paramax.Parameterize(jnp.where, jnp.ones(weight.shape), weight, 0),
+        "undeclared: behind Parameterize(where), whose inverse is not known; "
+        'ix.convex.register_positivity("where", where, inverse=...)',
+    ),
+    "a norm whose scale is frozen": (
+        lambda weight: eqx.tree_at(
+            lambda norm: norm.scale,
+            paramax.WeightNormalization(weight),
+            paramax.NonTrainable(jnp.ones((len(weight), 1))),
+        ),
+        "its scale is kept: frozen by NonTrainable",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_behind_no_known_map_is_kept_with_the_reason(name):
+    wrap, reason = KEPT[name]
+    assert str(ix.layers(linear(wrap))[0]["weight"].excluded) == reason
