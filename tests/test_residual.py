@@ -177,3 +177,25 @@ def test_a_stream_gains_exactly_what_its_ends_put_out(name):
                 # The branch is linear in it too, as in values, but a weight is behind it: without that it does nothing.
                 assert np.abs(sum_of(**nothing | moved([weight], 1))[0]).max() < 1e-6
     assert seen == set(model.ends)
+
+
+def block(p, x):
+    return x + jax.nn.relu(x @ p["up"]) @ p["down"]
+
+
+LOOPS = {
+    "end of branch ? of 100000": lambda p, x: jax.lax.fori_loop(0, 100_000, lambda _, x: block(p, x), x),
+    "end of branch 1 of ?": lambda p, x: jax.lax.while_loop(lambda x: x.sum() < 3, lambda x: block(p, x), x),
+    "end of branches 1 to 3 of 3": lambda p, x: jax.lax.while_loop(
+        lambda state: state[0] != 0, lambda state: (state[0] - 1, block(p, state[1])), (3, x)
+    )[1],
+    "end of branch 1 of 1": lambda p, x: block(p, jax.lax.fori_loop(5, 3, lambda _, x: block(p, x), x)),
+}
+
+
+@pytest.mark.parametrize("text", LOOPS)
+def test_a_loop_adds_as_many_branches_as_it_has_steps(text):
+    inputs = jax.ShapeDtypeStruct((5, 4), jnp.float32)
+    survey = ix.survey({"up": (4, 8), "down": (8, 4)}, inputs=inputs, forward=LOOPS[text])
+    (down,) = (array for layer in survey.layers for array in layer.parameters if array.path == "down")
+    assert str(down.residual) == text

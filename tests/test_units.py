@@ -371,10 +371,6 @@ def with_a_token(p, x):
     return jnp.concatenate([x[:1] @ p["k"], jnp.tanh(x @ p["a"])]) @ p["b"]
 
 
-def unused(p, x):
-    return x @ p["k"] @ p["b"]
-
-
 REFUSED = {
     skipped: ({"a": (5, 5), "b": (5, 3)}, "they are added to another signal"),
     asked: ({"a": (5, 6), "k": (5, 6), "b": (5, 3)}, "they are contracted with something that is no weight"),
@@ -407,6 +403,12 @@ def test_what_cant_be_cut_off_alone_is_refused(forward):
     assert lines[0].startswith(head)
     assert lines[0] == f"{head}." or "(test_units.py:" in lines[0]
     assert lines[1:] == ["  draw the layer as a whole with ix.reinit, or the units of a layer inside the branch"]
+
+
+def test_units_that_the_forward_pass_does_not_use_are_refused():
+    model = [eqx.nn.Linear(5, 6, key=KEY), eqx.nn.Linear(5, 3, key=KEY)]
+    with pytest.raises(ix.ModelError, match=r"from them alone: the forward pass does not use it\.\n"):
+        ix.reset_units(model, "0", np.zeros(6, bool), KEY, inputs=jnp.ones(5), forward=lambda model, x: model[1](x))
 
 
 # Models of the frameworks.
