@@ -281,3 +281,13 @@ KEPT = {
 def test_what_is_behind_no_known_map_is_kept_with_the_reason(name):
     wrap, reason = KEPT[name]
     assert str(ix.layers(linear(wrap))[0]["weight"].excluded) == reason
+
+
+def test_vectors_of_a_spectral_norm_that_are_not_stacked_in_front_keep_their_shapes(key):
+    def make(start):
+        return eqx.nn.SpectralNorm(eqx.nn.Linear(5, 3, use_bias=False, key=start), "weight", key=start)
+
+    stack = eqx.filter_vmap(make, out_axes=eqx.if_array(1))(jax.random.split(KEY, 2))
+    with pytest.warns(ix.InitaxWarning, match="are not stacked along their first axes"):
+        plan = ix.plan(stack, {"Linear": "he_normal"})
+    assert [row.parameter.path for row in plan.draws] == ["layer.weight"]

@@ -162,7 +162,17 @@ def _spectral_norm(node: Any) -> Node:
     weight, index = f"layer.{node.weight_name}", node.uv_index
 
     def with_vectors(vectors: Any, *base: str) -> Constraint:
-        preimage = SpectralNormPreimage(node.eps, stacks=tuple(range(len(vectors[0].shape) - 1)))
+        stacks = len(vectors[0].shape) - 1
+        shape = getattr(getattr(node.layer, node.weight_name), "shape", None)
+        if shape is not None:
+            expected = [(*shape[:stacks], size) for size in (shape[stacks], math.prod(shape[stacks + 1 :]))]
+            if [tuple(vector.shape) for vector in vectors] != expected:
+                return Constraint(
+                    name="spectral norm",
+                    warning="{weight} and the singular vectors that go with it are not stacked along their first axes, "
+                    "and these are stale; stack them with out_axes=0",
+                )
+        preimage = SpectralNormPreimage(node.eps, stacks=tuple(range(stacks)))
         companions = tuple(".".join((*base, index)) for index in ("0", "1"))
         return Constraint(name="spectral norm", preimage=preimage, companions=companions)
 
