@@ -397,11 +397,11 @@ def _spectral_norm(node: Any) -> dict[str, Constraint]:
     """The singular vectors and value that go with a weight must change with it."""
     constraints: dict[str, Constraint] = {}
     stored: Mapping[Any, Any] = node.batch_stats
+    weights = dict(nnx.to_flat_state(nnx.state(node.layer_instance, nnx.Param)))
     for names in [path[:-1] for path in stored if path[-1] == "u"]:
         companions = tuple(f"batch_stats.{_dotted((*names, name))}" for name in ("u", "sigma"))
-        weight = dict(nnx.to_flat_state(nnx.state(node.layer_instance, nnx.Param)))[names]
         number = len(tuple(stored[(*names, "u")].shape)) - 2
-        stacks = _stack_axis(node.layer_instance, names, weight.shape, number)
+        stacks = _stack_axis(node.layer_instance, names, weights[names].shape, number)
         preimage = FlaxSpectralNormPreimage(node.epsilon, stacks=stacks)
         constraints[f"layer_instance.{_dotted(names)}"] = Constraint(
             name="spectral norm", preimage=preimage, companions=companions
