@@ -276,6 +276,13 @@ ERRORS = {
         '  did you mean "Linear"?\n'
         '  write {"Linear": True}',
     ),
+    "the same, with an apostrophe in a label": (
+        lambda model: ix.labels(model, {"*": "adam", "Lineer": "Adam's"}),
+        'RuleError: selector "Lineer" matches no layer.\n'
+        "  layers: Net (1), Linear (2), LayerNorm (1)\n"
+        '  did you mean "Linear"?\n'
+        '  write {"*": "adam", "Linear": "Adam\'s"}',
+    ),
     "a key that is no array": (
         lambda model: ix.labels(model, {"*": "adam", "Linear": {"wieght": "muon"}}),
         'RuleError: rule "Linear": "wieght" is neither a role nor an array of what the rule selects.\n'

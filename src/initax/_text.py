@@ -74,7 +74,7 @@ def written(value: Any) -> str:
         ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return "..."
-    return text.replace("'", '"')
+    return text if '"' in text else text.replace("'", '"')  # a text with an apostrophe is in double quotes already
 
 
 def tally(values: Iterable[Any]) -> str:
