@@ -1,7 +1,7 @@
 """What one does twice, `nox -s` and a name.
 
-`demo`, `test`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `peers`, `mup` and
-`fuzz`.
+`demo`, `test`, `slow`, `lint`, `types`, `docs`, `site`, `bench`, `calibration`, `oldest`, `alone`, `wild`, `peers`,
+`mup` and `fuzz`.
 """
 
 import os
@@ -13,7 +13,7 @@ import nox
 
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["test", "lint", "types", "docs", "alone"]
+nox.options.sessions = ["test", "slow", "lint", "types", "docs", "alone"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHON = runpy.run_path(str(Path(__file__).parent / ".ci" / "pythons.py"))["find"](OLDEST := "3.11")
@@ -38,22 +38,38 @@ def floors() -> list[str]:
     return [each.replace(">=", "==") for each in stated]
 
 
+ALL = ("-n", "2", "--dist", "loadfile", "tests")
+KEPT = {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000"}
+"""Has glibc keep what compilers hand back, for the next program: a fifteenth of the tests' time; others ignore it."""
+
+
+def run_tests(session: nox.Session, *arguments: str) -> None:
+    """Run pytest, with arguments of the command line in place of these, against the built wheel."""
+    session.install(".", *group("test"))
+    session.run("pytest", *(session.posargs or arguments), env=KEPT)
+
+
 @nox.session
 def test(session: nox.Session) -> None:
-    """Pass every test, doctest, example and README block against the built wheel, on the Python that nox runs on."""
-    session.install(".", *group("test"))
-    session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "loadfile", "tests", "--pyargs", "initax"]))
+    """Pass the tests and doctests on the Python that nox runs on: each law, but not each slow case of it."""
+    run_tests(session, "-m", "not slow", *ALL, "--pyargs", "initax")
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Pass the tests that `test` leaves out."""
+    run_tests(session, "-m", "slow", *ALL)
 
 
 @nox.session(python=PYTHON)
 def oldest(session: nox.Session) -> None:
-    """Pass the tests with the oldest supported versions, on the oldest supported Python."""
+    """Pass all tests with the oldest supported versions, on the oldest supported Python."""
     if PYTHON is None:
         session.error(f"no Python {OLDEST} that can make environments, neither on the path nor among pyenv's")
     session.install(".", *group("test"), *floors())
     # As users compile; `test` has LLVM optimize less.
     optimized = {"XLA_FLAGS": "--xla_backend_optimization_level=3"}
-    session.run("pytest", *(session.posargs or ["-n", "2", "--dist", "loadfile", "tests"]), env=optimized)
+    session.run("pytest", *(session.posargs or ALL), env=KEPT | optimized)
 
 
 @nox.session

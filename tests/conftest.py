@@ -1,5 +1,6 @@
 """Eight fake CPU devices, so that sharding is tested anywhere; strict promotion, so that nothing is cast unasked."""
 
+import collections
 import gc
 import os
 import sys
@@ -20,6 +21,9 @@ collect_ignore = [] if sys.version_info >= (3, 12) else ["test_haliax.py", "test
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)  # also of what a file makes when it is imported
+# Programs without the lines of Python they come from, here and in processes of tests, are lowered in half the time.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 
 
 def pytest_configure(config):
@@ -55,9 +59,20 @@ def is_optimized(file):
     return file.stem in OPTIMIZED
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Run the optimized files first: what is compiled for the others then stays, and the longest are not the last."""
+    """Run the optimized files first: what is compiled for the others then stays, and the longest are not the last.
+
+    Of a test marked `slow(one_in=7)` the first case of each seven is not slow.
+    """
     items.sort(key=lambda item: not is_optimized(item.path))
+    cases = collections.Counter()
+    for item in items:
+        for mark in [mark for mark in item.own_markers if mark.name == "slow" and "one_in" in mark.kwargs]:
+            test = item.nodeid.partition("[")[0]
+            if cases[test] % mark.kwargs["one_in"] == 0:
+                item.own_markers.remove(mark)
+            cases[test] += 1
 
 
 @pytest.fixture(scope="module", autouse=True)

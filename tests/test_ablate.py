@@ -84,6 +84,7 @@ def weights(pick):
 
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("framework", MODELS)
+@pytest.mark.slow(one_in=5)
 def test_each_run_has_the_model_of_reinit_and_its_key(framework, how):
     """Surgery: bit for bit, in every framework and way to run, and with the metrics in the order of the run."""
     make, kwargs, pick, _ = MODELS[framework]
@@ -146,6 +147,7 @@ def test_the_three_ways_agree(framework):
 
 
 @pytest.mark.parametrize("how", WAYS)
+@pytest.mark.slow(one_in=3)
 def test_an_nnx_module_is_trained_in_place_and_the_skeleton_stays(how):
     """Batch statistics and weights that a run changes in place are the run's own."""
     skeleton = NnxNet()

@@ -128,6 +128,7 @@ def test_a_rest_is_done_as_if_it_had_not_been_a_rest(how, lines, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["vmap", "python"])
+@pytest.mark.slow
 def test_killed_and_restarted_it_ends_with_the_same_records(how, tmp_path):
     """A process is killed at a random moment while it runs, twice; the third goes through."""
     undisturbed, path = tmp_path / "undisturbed.jsonl", tmp_path / "killed.jsonl"

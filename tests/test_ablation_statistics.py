@@ -74,6 +74,7 @@ def test_intervals_of_known_width():
 
 
 @pytest.mark.parametrize(("seeds", "share"), [(5, 0.84), (10, 0.89), (20, 0.93)])
+@pytest.mark.slow
 def test_how_often_intervals_of_few_seeds_hold_the_mean(seeds, share):
     """The shares that the page on ablations names, within a z-score of 4 over 4000 columns and half a percent."""
     low, high = interval(np.random.default_rng(0).normal(size=(seeds, 4000)))

@@ -54,6 +54,7 @@ HERE = [name for name in MODELS if importlib.util.find_spec(NEEDS[name]) is not 
 
 
 @pytest.mark.parametrize("name", HERE)
+@pytest.mark.slow(one_in=4)
 def test_a_model_is_re_initialized_and_loads_nothing_of_another_framework(name):
     code = f"""
 import sys

@@ -164,6 +164,7 @@ def squares_of(name, share, depth, width, draws=20):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.slow(one_in=5)
 def test_the_second_moment_holds_through_thirty_layers(name):
     """The geometric mean over draws stays within [0.5, 2] in every layer, and most draws in a band of their own."""
     each = squares_of(name, SHARES[name], depth=30, width=512)
@@ -198,6 +199,15 @@ def test_a_share_is_between_nothing_and_all():
         ix.schemes.auto(bias_share=1.5)
 
 
+def test_a_share_leaves_something_to_the_weights():
+    with pytest.raises(ix.SchemeError) as caught:
+        ix.plan(eqx.nn.Linear(3, 4, key=KEY), {"*": ("auto", {"bias_share": 1.0})}, inputs=S(3))
+    assert str(caught.value) == (
+        'rule "*": auto: a bias_share of one leaves weights of zero, through which no signal passes.\n'
+        '  to keep the length of a deep network: ("auto", {"bias_share": 0.3})'
+    )
+
+
 @pytest.mark.parametrize(("name", "slope"), [("relu", 1.0), ("tanh", 0.46), ("gelu", 1.14), ("silu", 1.17)])
 def test_where_length_one_is_no_stable_point_no_scale_helps(name, slope):
     """The slope of the length map at one, by quadrature: above one for gelu and silu, as the documentation says."""
@@ -223,6 +233,7 @@ class Residual(eqx.Module):
         return x
 
 
+@pytest.mark.slow
 def test_the_second_moment_holds_in_a_residual_network_without_norms():
     keys = jax.random.split(KEY, 30)
     convs = [nn.Conv2d(12, 12, 3, padding="SAME", padding_mode="CIRCULAR", key=key) for key in keys]

@@ -120,6 +120,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.slow(one_in=7)
 def test_the_output_has_length_one_whatever_other_rules_draw(name, framework):
     plan, found = outputs(framework, {"*": "auto", **OTHERS[name]})
     assert_length_one(found)
@@ -202,6 +203,7 @@ def through(way, x, dense):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("way", ["dense", "a residual sum", "relu"])
+@pytest.mark.slow(one_in=4)
 def test_a_table_that_is_looked_up_and_read_out_gives_logits_of_length_one(way, framework):
     tokens = jnp.arange(0, 200, 8)
     if framework == "linen":
@@ -300,6 +302,7 @@ LAWS = {
 
 
 @pytest.mark.parametrize("name", LAWS)
+@pytest.mark.slow(one_in=5)
 def test_the_law_that_auto_is_told_is_the_law_of_what_is_drawn(name):
     plan = ix.plan(eqx.nn.Linear(60, 40, key=KEY), {"*": LAWS[name]})
     draw = next(each for each in plan.draws if each.parameter.role == "weight")

@@ -56,6 +56,7 @@ def noted(model, x=None, scheme="auto", **options):
 
 @pytest.mark.parametrize("depth", [1, 3, 30])
 @pytest.mark.parametrize("name", STEADY)
+@pytest.mark.slow(one_in=7)
 def test_functions_in_use_are_steady(name, depth):
     assert noted(mlp(STEADY[name], depth)) == ()
 

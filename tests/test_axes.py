@@ -38,6 +38,7 @@ def test_a_pattern_is_read_as_it_is_written(name):
 
 
 @pytest.mark.parametrize("name", [name for name in READINGS if "bias" not in name])
+@pytest.mark.slow(one_in=4)
 def test_fans_are_those_of_jax_for_the_split_shape(name):
     pattern, shape, sizes, *_ = READINGS[name]
     axes = resolve(pattern, shape, sizes)

@@ -39,6 +39,7 @@ def test_a_draw_does_not_depend_on_other_layers_or_rules(key):
         ("he_normal", "rbg"),
     ],
 )
+@pytest.mark.slow(one_in=3)
 def test_a_bucket_of_many_equal_layers_equals_the_single_draws(scheme, implementation):
     """As many as are drawn in short rows; the last program that copies them is not full."""
     key = jax.random.key(3, impl=implementation)
@@ -200,6 +201,7 @@ ROWS = [("conv2d-groups", row) for row in FAMILY] + [
 
 
 @pytest.mark.parametrize(("layer", "row"), ROWS)
+@pytest.mark.slow(one_in=3)
 def test_variance_scaling_has_the_bits_of_jax_with_the_right_axes(layer, row, key):
     name, arguments, build = FAMILY[row]
     check_parity(
@@ -213,6 +215,7 @@ def test_variance_scaling_has_the_bits_of_jax_with_the_right_axes(layer, row, ke
 
 
 @pytest.mark.parametrize("row", [*KERNELS, *PLAIN])
+@pytest.mark.slow(one_in=4)
 def test_float64_has_the_bits_of_jax(row, key, x64):
     name, arguments, build = (FAMILY | PLAIN)[row]
     check_parity(
@@ -229,6 +232,7 @@ def test_float64_has_the_bits_of_jax(row, key, x64):
 
 @pytest.mark.parametrize("layer", ["conv2d-groups", "stack"])
 @pytest.mark.parametrize("row", PLAIN)
+@pytest.mark.slow(one_in=3)
 def test_plain_distributions_have_the_bits_of_jax(row, layer, key):
     name, arguments, initializer = PLAIN[row]
     check_parity(layer, name, arguments, lambda axes: initializer, jnp.float32, key)
@@ -236,6 +240,7 @@ def test_plain_distributions_have_the_bits_of_jax(row, layer, key):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn])
 @pytest.mark.parametrize("row", ["he_normal", "glorot_uniform", "fan_in-normal"])
+@pytest.mark.slow(one_in=3)
 def test_half_precision_is_the_float32_draw_cast_once(row, dtype, key):
     name, arguments, build = FAMILY[row]
     drawn = ix.draw((name, arguments), key, (40, 30), dtype)

@@ -64,6 +64,7 @@ def is_law(law, weight, std):
 
 
 @pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.slow(one_in=7)
 def test_a_scheme_has_the_law_beside_it(name, key):
     text, law, std = SCHEMES[name]
     scheme = eval(text.strip("`"), {"jax": jax})
@@ -85,6 +86,7 @@ def test_a_scheme_has_the_law_beside_it(name, key):
     ],
     ids=["normal", "truncated normal", "uniform", "from zero"],
 )
+@pytest.mark.slow(one_in=2)
 def test_a_wrong_law_or_a_wrong_deviation_is_seen(law, right, wrong, std, key):
     """The test above can fail: five percent of deviation, or another law of the same deviation, is enough."""
     good, bad = (np.asarray(ix.draw(each, key, (FAN_OUT, FAN_IN), axes="o i"), np.float64) for each in (right, wrong))

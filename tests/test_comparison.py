@@ -51,6 +51,7 @@ FRAMEWORKS = {"equinox": lambda: (mlp(), {"forward": batched}), "nnx": of_nnx, "
 
 
 @pytest.mark.parametrize("make", FRAMEWORKS.values(), ids=FRAMEWORKS)
+@pytest.mark.slow(one_in=3)
 def test_each_report_is_that_of_its_rules_alone(make):
     model, options = make()
     both = ix.signal_propagation(model, X, loss=mean_square, rules=MAPS, keys=KEYS, **options)

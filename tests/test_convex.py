@@ -159,6 +159,7 @@ def test_convolutions_count_their_receptive_field_and_the_border_is_as_documente
 
 @pytest.mark.parametrize("name", ["relu", "leaky relu", "softplus"])
 @pytest.mark.parametrize("width", [64, 256])
+@pytest.mark.slow(one_in=6)
 def test_thirty_layers_keep_mean_and_variance(name, width):
     """Median over five draws; single draws have rare large weights, as a log-normal does."""
     activation = {"leaky relu": LEAKY}.get(name, name)
@@ -229,6 +230,7 @@ TRIED = [("equinox", name, jnp.float64) for name in NETWORKS] + [
 @pytest.mark.parametrize(
     ("kind", "name", "dtype"), TRIED, ids=[f"{kind}-{name}-{jnp.dtype(dtype)}" for kind, name, dtype in TRIED]
 )
+@pytest.mark.slow(one_in=5)
 def test_a_network_is_convex_along_segments(kind, name, dtype, key, x64):
     model = build(kind, name, dtype)
     check_convex(model, key, dtype)
@@ -259,6 +261,7 @@ def test_a_network_that_is_not_convex_would_be_caught(key):
     [("square", False), ("square", True), ("softplus", False), ("clip", False), ("exp", False)],
     ids=["square", "square-float64", "softplus", "clip", "exp"],
 )
+@pytest.mark.slow(one_in=5)
 def test_a_network_is_convex_after_training_too(positivity, wide, key):
     dtype = jnp.float64 if wide else jnp.float32
     with jax.enable_x64(wide), jax.numpy_dtype_promotion("standard"):  # optax counts its steps in integers
@@ -295,6 +298,7 @@ def test_an_nnx_network_learns_and_stays_convex(key):
 
 @pytest.mark.parametrize("kind", ["equinox", "nnx"])
 @pytest.mark.parametrize("non_decreasing", [False, True])
+@pytest.mark.slow(one_in=4)
 def test_a_partial_network_is_convex_in_one_input_and_not_in_the_other(kind, non_decreasing, key):
     options: dict[str, Any] = {"non_decreasing": non_decreasing}
     model: Any
@@ -430,6 +434,7 @@ def test_parts_can_be_told(key):
 
 
 @pytest.mark.parametrize("kind", ["equinox", "nnx"])
+@pytest.mark.slow(one_in=2)
 def test_standardized_layers_have_mean_zero_and_unit_variance_on_the_data(kind, key):
     options: dict[str, Any] = {"use_passthrough": False, "activation": "relu"}
     model: Any
@@ -468,6 +473,7 @@ def test_deep_networks_without_passthrough_warn():
 # Training, a small version of `python -m benchmarks.convex training`
 
 
+@pytest.mark.slow
 def test_a_deep_network_trains_and_others_draws_do_not():
     model, methods = network("softplus", [32] * 12), ("initax", "klax 0.2.0", "sign flipped", "zero bias")
     models = [each for method in methods for each in drawn(model, method, 2)]

@@ -130,6 +130,7 @@ def test_derivatives_of_moments_are_their_differences():
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("units", [8, 64])
+@pytest.mark.slow(one_in=5)
 def test_one_layer_keeps_mean_variance_and_correlation(name, units):
     """Inputs at the fixed point; weights and bias as the equations say. No code of a draw is used.
 

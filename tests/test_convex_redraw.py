@@ -122,6 +122,7 @@ def test_square_is_the_default_everywhere():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("non_decreasing", [False, True])
+@pytest.mark.slow(one_in=6)
 def test_no_weight_behind_a_square_starts_without_a_slope(non_decreasing, dtype):
     """At zero a square has no slope. The smallest weights of a wide layer are 1e-10, and zero in float16, but not the
     roots that are stored."""

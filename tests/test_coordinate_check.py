@@ -78,6 +78,7 @@ CASES = {"adam": optax.adam(0.02), "sgd": optax.sgd(0.1)}
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_outputs_move_alike_under_mup_and_not_without(name):
     """The check that passes is one that can fail: slopes of .5 and more are what it is for."""
     flat = check(CASES[name], name=name)
@@ -154,6 +155,7 @@ class LinenNet(nn.Module):
         return nn.Dense(1, name="down")(nn.relu(nn.Dense(self.width, name="up")(x)))
 
 
+@pytest.mark.slow
 def test_states_of_flax_are_states():
     """A pair of a module of NNX and its optimizer, which steps change; variables of Linen with their module."""
 

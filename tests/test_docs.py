@@ -90,6 +90,7 @@ def namespace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, obje
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
+@pytest.mark.slow(one_in=6)
 def test_code_on_a_page_runs_and_prints_what_the_page_shows(page: Path, namespace: dict[str, object]) -> None:
     text = page.read_text("utf-8")
     blocks = blocks_of(text)

@@ -294,6 +294,7 @@ def gram_error(array, axes, gain=1.0):
     ("case", "dtype"),
     [(case, jnp.float32) for case in ORTHOGONAL] + [(case, jnp.complex64) for case in ("tall", "wide", "conv-groups")],
 )
+@pytest.mark.slow(one_in=5)
 def test_orthogonal_is_orthogonal_per_batch_entry(case, dtype, key):
     from initax._math._axes import resolve
 
@@ -467,6 +468,7 @@ OWN = {
 
 @pytest.mark.parametrize("scheme", ["default", "torch_default"])
 @pytest.mark.parametrize("case", OWN)
+@pytest.mark.slow(one_in=5)
 def test_default_and_torch_default_have_the_law_of_equinox(case, scheme, key):
     own = OWN[case](key)
     new = ix.reinit(own, {"*": scheme}, jax.random.fold_in(key, 1))
@@ -569,6 +571,7 @@ def test_a_gain_works_inside_jit(key):
 # A device that can't
 
 
+@pytest.mark.slow
 def test_what_a_backend_cannot_run_is_drawn_on_the_cpu_and_brought_back(key, monkeypatch):
     from initax._drawing import _program
 

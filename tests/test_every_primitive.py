@@ -158,6 +158,7 @@ def stands_for(name, closed):
 
 
 @pytest.mark.parametrize("name", sorted(primitives()))
+@pytest.mark.slow(one_in=7)
 def test_every_pass_ends_with_a_reading_or_a_reason(name):
     made = built(name)
     assert (made is None) == (name in UNBUILT)

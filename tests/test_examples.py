@@ -66,7 +66,11 @@ def test_there_are_examples():
     assert {"demo", "quickstart_equinox", "custom_layer", "ficnn", "gpt2_init"} <= {script.stem for script in SCRIPTS}
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(each, marks=[pytest.mark.slow] if each.stem in OPTIONS else []) for each in SCRIPTS],
+    ids=lambda script: script.stem,
+)
 def test_an_example_runs_and_leaves_its_files(script, folder):
     """An example exits with 0, prints a plan, warns of nothing, and leaves the files it speaks of and no others."""
     error, own = folder / f"{script.stem}.error", folder / script.stem

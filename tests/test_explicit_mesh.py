@@ -101,6 +101,7 @@ SCHEMES = {
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.slow(one_in=6)
 def test_what_is_drawn_has_the_type_and_the_bits_of_what_was_there(way, scheme):
     rules, model = {"*": scheme}, dense()
     over = mesh()
@@ -113,6 +114,7 @@ def test_what_is_drawn_has_the_type_and_the_bits_of_what_was_there(way, scheme):
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.slow(one_in=3)
 def test_models_of_every_framework_keep_their_types(make):
     over, model = mesh(), make()
     with jax.set_mesh(over):

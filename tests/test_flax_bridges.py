@@ -78,6 +78,7 @@ def assert_same_plan(one, other, key):
 
 @pytest.mark.parametrize("rules", [RULES, {"*": "default"}], ids=["he_normal", "default"])
 @pytest.mark.parametrize("name", [*LINEN, *NETWORKS])
+@pytest.mark.slow(one_in=5)
 def test_a_linen_module_in_an_nnx_one_has_the_plan_of_its_own(name, rules, key):
     module, inputs = (LINEN | NETWORKS)[name]
     alone = ix.plan(module.init(KEY, *inputs), rules, module=module, inputs=inputs)
@@ -189,6 +190,7 @@ NNX = {
 @pytest.mark.filterwarnings("ignore:Found unknown module paths in incoming state")  # Flax's, at every call with a list
 @pytest.mark.parametrize("rules", [RULES, {"*": "default"}], ids=["he_normal", "default"])
 @pytest.mark.parametrize("name", NNX)
+@pytest.mark.slow(one_in=5)
 def test_an_nnx_module_in_a_linen_one_has_the_plan_of_its_own(name, rules, key):
     (cls, *arguments), keywords, inputs = NNX[name]
     module = nnx.bridge.to_linen(cls, *arguments, **keywords)

@@ -22,6 +22,7 @@ def first_weight(built):
 
 
 @pytest.mark.parametrize("case", cases(FLAX_WEIGHTED))
+@pytest.mark.slow(one_in=3)
 def test_effective_fans_are_the_row_and_column_sums_of_the_forward_jacobian(case):
     """With every weight one and every bias zero, the Jacobian counts."""
     built = case.make() if "mask" in case.name else case.filled()  # the numbers of a mask count
@@ -121,6 +122,7 @@ WRONG = (
 
 @pytest.mark.parametrize("framework", [0, 1], ids=["nnx", "linen"])
 @pytest.mark.parametrize(("name", "in_nnx", "in_linen", "ratio"), WRONG, ids=[row[0] for row in WRONG])
+@pytest.mark.slow(one_in=3)
 def test_defaults_of_flax_are_kept_to_the_letter_and_their_variance_is_wrong_by_this_much(
     framework, name, in_nnx, in_linen, ratio
 ):

@@ -366,6 +366,7 @@ WITHOUT_WEIGHTS = {
 
 @pytest.mark.parametrize("name", [*BY_NAME, "embedding"])
 @pytest.mark.parametrize("where", INSIDE)
+@pytest.mark.slow(one_in=3)
 def test_variables_inside_something_else_read_as_by_themselves(where, name, key):
     module, x = BY_NAME.get(name, nn.Embed(11, 5)), jnp.ones((2, 7, 8), int if name == "embedding" else float)
     variables = nn.meta.unbox(module.init(jax.random.key(0), x))
@@ -521,6 +522,7 @@ def abstract_noisy():
 
 
 @pytest.mark.parametrize("rules", [{"*": "default"}, {"Linear": "he_normal", "RNNCell": "orthogonal"}])
+@pytest.mark.slow(one_in=2)
 def test_random_state_that_was_never_made_starts_from_the_key_and_its_path(rules, key):
     abstract = abstract_noisy()
     model = ix.reinit(abstract, rules, key)

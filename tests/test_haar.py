@@ -41,6 +41,7 @@ SHAPES = [(1, 1), (40, 33), (33, 40), (2, 3, 7, 4)]
 @pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.slow(one_in=5)
 def test_the_shorter_side_is_orthonormal(shape, method, dtype, key):
     drawn = jax.jit(lambda each: method(each, shape, dtype))(key)
     assert (drawn.shape, drawn.dtype) == (shape, dtype)
@@ -59,6 +60,7 @@ def test_doubles_are_orthonormal_to_double_precision(method, key, x64):
 
 @pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)
 @pytest.mark.parametrize("shape", [(3, 50, 40), (530, 513)], ids=str)
+@pytest.mark.slow(one_in=4)
 def test_blocks_multiply_out_what_reflectors_do_one_by_one(shape, dtype, key):
     vectors = jnp.tril(jax.random.normal(key, shape, dtype))
     inputs = jax.jit(_reflectors)(vectors)
@@ -80,6 +82,7 @@ def test_columns_of_zeros_are_reflected_too():
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 @pytest.mark.parametrize("shape", [(9, 6), (50, 40)], ids=str)
+@pytest.mark.slow(one_in=4)
 def test_values_do_not_depend_on_how_many_are_drawn_together(shape, method, key):
     draw = jax.jit(lambda each: method(each, shape, jnp.float32))
     keys = jax.random.split(key, 3)
@@ -93,6 +96,7 @@ def test_half_precision_is_drawn_in_single(key):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.slow(one_in=2)
 def test_matrices_that_share_their_sides_share_a_program(dtype, key):
     shapes = {"tall": (71, 53), "wide": (53, 71), "stack": (1, 71, 53), "taps": (53, 71, 1)}
     axes = {"tall": "i o", "wide": "i o", "stack": "b o i", "taps": "i o ..."}
@@ -111,6 +115,7 @@ def test_matrices_that_share_their_sides_share_a_program(dtype, key):
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (301, 263)], ids=str)
+@pytest.mark.slow(one_in=2)
 def test_numbers_drawn_in_rows_are_those_drawn_one_by_one(shape, key):
     faster = jax.random.wrap_key_data(jax.random.key_data(key), impl=FUSED)
     draw = jax.jit(lambda each: haar(each, shape, jnp.float32))
@@ -214,6 +219,7 @@ def sample(request, size, dtype):
 
 
 @pytest.mark.parametrize("law", LAWS)
+@pytest.mark.slow(one_in=16)
 def test_square_matrices_are_uniform(law, sample):
     assert np.min(law(sample)) > LEAST
 
@@ -232,6 +238,7 @@ SEMI = {"tall": (6, 3), "wide": (3, 6), "tall, in blocks": (45, 35), "column": (
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 @pytest.mark.parametrize("shape", SEMI.values(), ids=SEMI)
+@pytest.mark.slow(one_in=5)
 def test_rectangles_are_the_first_columns_of_squares(shape, method, dtype):
     """Uniform on the Stiefel manifold, held against SciPy's groups, and invariant on both sides."""
     longer, shorter = max(shape), min(shape)

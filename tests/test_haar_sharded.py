@@ -51,6 +51,7 @@ BATCHES = {
 
 
 @pytest.mark.parametrize(("pattern", "shape", "spec", "sizes"), BATCHES.values(), ids=BATCHES)
+@pytest.mark.slow(one_in=5)
 def test_batch_axes_are_split_without_communication(pattern, shape, spec, sizes):
     home = NamedSharding(mesh(4, 2), PartitionSpec(*spec))
     draw = compiled(pattern, shape, home, sizes)
@@ -69,6 +70,7 @@ MATRICES = {
 
 
 @pytest.mark.parametrize(("pattern", "shape", "spec"), MATRICES.values(), ids=MATRICES)
+@pytest.mark.slow(one_in=4)
 def test_a_matrix_is_drawn_whole_where_a_part_of_it_lives(pattern, shape, spec):
     home = NamedSharding(mesh(4, 2), PartitionSpec(*spec))
     draw = compiled(pattern, shape, home)
@@ -90,6 +92,7 @@ POLAR = {
 
 
 @pytest.mark.parametrize(("pattern", "shape", "devices", "spec"), POLAR.values(), ids=POLAR)
+@pytest.mark.slow(one_in=7)
 def test_a_polar_factor_is_made_by_devices_that_never_hold_it(pattern, shape, devices, spec):
     home = NamedSharding(mesh(*devices), PartitionSpec(*spec))
     draw = compiled(pattern, shape, home, method="polar")

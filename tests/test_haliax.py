@@ -202,12 +202,14 @@ def called(model, x):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("is_abstract", [False, True])
+@pytest.mark.slow(one_in=5)
 def test_named_axes_are_read_without_inputs(name, is_abstract):
     make, _, expected = MODELS[name]
     assert found_in(eqx.filter_eval_shape(make) if is_abstract else make()) == expected
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow(one_in=5)
 def test_the_new_model_is_a_model_of_haliax_with_everything_else_the_same(name, key):
     make, inputs, expected = MODELS[name]
     model = make()

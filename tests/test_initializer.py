@@ -32,6 +32,7 @@ TYPES = ("float32", "bfloat16", "float16")
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.slow(one_in=7)
 def test_it_draws_what_draw_draws(name, dtype):
     scheme, given = SCHEMES[name]
     made = ix.schemes.initializer(scheme, **given)(KEY, (8, 16), dtype)
@@ -40,6 +41,7 @@ def test_it_draws_what_draw_draws(name, dtype):
 
 
 @pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.slow(one_in=4)
 def test_under_jit_and_abstract_it_is_the_same(name):
     scheme, given = SCHEMES[name]
     init = ix.schemes.initializer(scheme, **given)

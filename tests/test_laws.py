@@ -243,6 +243,7 @@ FLAX_AXES = cases(FLAX_WEIGHTED, NNX_OTHERS[1:8], LINEN_OTHERS[1:9])
         ),
     ],
 )
+@pytest.mark.slow(one_in=3)
 def test_element_wise_draws_of_flax_layers_are_jax_initializers_with_the_right_axes(case, name, key):
     built = case.abstract()
     plan = ix.plan(built.model, {"*": name}, **built.options)

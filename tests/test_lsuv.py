@@ -48,6 +48,7 @@ def batched(model, x):
 
 
 @pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+@pytest.mark.slow(one_in=2)
 def test_every_output_of_fifty_layers_has_the_target_variance(residual):
     model, report = ix.lsuv(deep(residual), X, forward=batched)
     assert len(report.layers) == 50
@@ -163,6 +164,7 @@ DOWN = ("a counter going down",)
 
 
 @pytest.mark.parametrize("name", STACKS)
+@pytest.mark.slow(one_in=4)
 def test_weights_picked_by_a_loop_counter_are_calibrated_entry_by_entry(name):
     params = {"w": 3 * jax.random.normal(KEY, (4, 32, 32)), "b": jnp.ones((4, 32))}
     with jax.numpy_rank_promotion("allow"):

@@ -314,6 +314,7 @@ def step_alone(grads, state, matrix):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.slow(one_in=4)
 def test_a_step_in_the_stored_layout_is_a_step_of_each_matrix_by_itself(name):
     parameters, model, given, path, pattern, sizes = LAYOUTS[name]
     axes = resolve(pattern, at(parameters, path).shape, sizes)
@@ -334,6 +335,7 @@ def test_a_step_in_the_stored_layout_is_a_step_of_each_matrix_by_itself(name):
 
 
 @pytest.mark.parametrize("name", ["gates of Equinox", "groups of Linen", "parts that a rule names"])
+@pytest.mark.slow(one_in=3)
 def test_a_step_of_matrices_together_is_another_one(name):
     """What the test above would not see if the wrapper did nothing."""
     parameters, model, given, path, *_ = LAYOUTS[name]

@@ -272,6 +272,7 @@ SCHEMES = ["default", "he_normal", "glorot_uniform", "torch_default", "orthogona
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 @pytest.mark.parametrize("name", ["Equinox transformer", "Linen transformer", "Equinox, recurrent"])
+@pytest.mark.slow(one_in=5)
 def test_the_wide_model_is_drawn_as_the_base_times_the_factors(name, scheme):
     """Whatever the scheme itself does with the width, and with no warning of a rule that decides nothing."""
     make, factors = MODELS[name]
@@ -353,6 +354,7 @@ def test_updates_are_multiplied_array_by_array(name):
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6), labelled, scaled)
 
 
+@pytest.mark.slow
 def test_optimizers_of_flax_take_it():
     _, _, width = made("NNX transformer")
     model = NnxTransformer(WIDE)
@@ -394,6 +396,7 @@ def train(model, width, rules, steps, optimizer):
     [("adam", optax.adam(1e-2, eps=1e-20)), ("sgd", optax.sgd(0.1))],
     ids=["adam", "sgd"],
 )
+@pytest.mark.slow(one_in=2)
 def test_a_factor_taken_over_is_the_factor_in_the_forward_pass(name, optimizer):
     """Training with d^-1/2 and a query that takes over the rest is training with 1/d, step by step."""
     rules = {"*": ("normal", {"stddev": 0.3}), "head": ("normal", {"stddev": 1.0})}
@@ -550,6 +553,7 @@ def test_products_of_blocks_that_the_base_does_not_have_are_those_of_a_block_tha
 # Muon
 
 
+@pytest.mark.slow
 def test_an_update_of_muon_changes_outputs_alike_at_every_width():
     """Its spectral norm over (outputs / inputs)^1/2 is the same, with all of optax's scales, from an update."""
     base = [eqx.nn.Linear(4, BASE, key=KEY), eqx.nn.Linear(BASE, BASE, key=KEY), eqx.nn.Linear(BASE, 3, key=KEY)]
@@ -649,6 +653,7 @@ def test_branches_take_over_the_depth(scanned, exponent):
 # Scale
 
 
+@pytest.mark.slow
 def test_seventy_billion_parameters_take_seconds():
     class Block(eqx.Module):
         attn: eqx.nn.MultiheadAttention

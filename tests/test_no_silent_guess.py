@@ -30,6 +30,7 @@ def made(family, seed):
 
 @pytest.mark.parametrize("seed", range(CASES))
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow(one_in=5)
 def test_what_is_drawn_is_what_it_is_drawn_as(family, seed):
     one = made(family, seed)
     which = tuple(RULES)[seed // 2 % len(RULES)]

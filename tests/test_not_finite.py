@@ -78,6 +78,7 @@ VERBS = {"lsuv": calibrate, "signal_propagation": propagate, "signal_propagation
 
 @frameworks
 @pytest.mark.parametrize("name", VERBS)
+@pytest.mark.slow(one_in=5)
 def test_inputs_that_are_not_finite_are_an_error(name, make):
     model, forward, options, _ = make()
     with pytest.raises(ix.InitaxError) as caught:

@@ -225,6 +225,7 @@ def planned(params, forward):
 
 @pytest.mark.parametrize("verb", [calibrated, propagated, planned], ids=lambda verb: verb.__name__)
 @pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.slow(one_in=7)
 def test_every_weight_is_measured_or_named(name, verb):
     params, forward = PROGRAMS[name]
     with warnings.catch_warnings(), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

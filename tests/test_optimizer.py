@@ -63,6 +63,7 @@ def changed(before, after):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.slow(one_in=5)
 def test_only_what_belongs_to_redrawn_parameters_is_forgotten(name):
     optimizer, moments = OPTIMIZERS[name]
     params = model()
@@ -82,6 +83,7 @@ def test_only_what_belongs_to_redrawn_parameters_is_forgotten(name):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.slow(one_in=4)
 def test_counts_start_over_where_that_is_asked_for(name):
     optimizer, _ = OPTIMIZERS[name]
     params = model()

@@ -173,16 +173,19 @@ def model():
 
 
 def used(optimizer, params):
-    """A state after two updates, so that nothing in it is as at the start by chance."""
+    """A state of the form that an update leaves, in which nothing is as at the start by chance."""
     taken = inspect.signature(optimizer.update).parameters.values()
-    takes_all, state = any(each.kind is each.VAR_KEYWORD for each in taken), optimizer.init(params)
-    for _ in range(2):
-        grads = jax.tree.map(lambda leaf: 0.2 * (leaf - 0.5), params)
-        given = {"value": loss(params), "grad": grads, "value_fn": loss, "obj_fn": loss}
-        extra = {name: given[name] for name in given if takes_all or name in {each.name for each in taken}}
-        updates, state = optimizer.update(grads, state, params, **extra)
-        params = optax.apply_updates(params, updates)
-    return state
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in taken)
+    given = {"value": jnp.float32(0.5), "grad": params, "value_fn": loss, "obj_fn": loss}
+    extra = {name: given[name] for name in given if takes_all or name in {each.name for each in taken}}
+    state = jax.eval_shape(lambda: optimizer.update(params, optimizer.init(params), params, **extra)[1])
+    numbers = np.random.default_rng(0)
+
+    def filled(leaf):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return KEY if is_key else jnp.asarray((2 + numbers.random(leaf.shape)).astype(leaf.dtype))
+
+    return jax.tree.map(filled, state)
 
 
 def named(state):

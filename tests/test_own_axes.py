@@ -120,6 +120,7 @@ SOME = ("variance_scaling", "orthogonal", "nnx.with_partitioning")
 @pytest.mark.parametrize(
     ("layer", "own"), [(layer, own) for layer in LAYERS for own in OWN if layer in EVERY or own in SOME]
 )
+@pytest.mark.slow(one_in=7)
 def test_axes_of_its_own_count_in_the_layout_that_is_stored(layer, own):
     _, name, axes = LAYERS[layer]
     found = drawn(abstract(layer), OWN[own], name)

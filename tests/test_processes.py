@@ -63,6 +63,7 @@ def test_two_processes_draw_the_bits_of_one(tmp_path):
         "another model": "the processes were to draw different models: 5, 4 arrays.",
     }.items(),
 )
+@pytest.mark.slow
 def test_processes_that_mean_different_things_all_say_so(what, found, tmp_path):
     codes, lines, noise = together(what, tmp_path)
     assert codes == [3, 3], noise
@@ -71,6 +72,7 @@ def test_processes_that_mean_different_things_all_say_so(what, found, tmp_path):
     assert lines[1][-1] == "  call initax with the same model, rules and key in every process"
 
 
+@pytest.mark.slow
 def test_where_one_process_dies_the_other_ends_with_an_error(tmp_path):
     codes, lines, _ = together("dies", tmp_path)
     assert codes[1] == 9

@@ -143,11 +143,13 @@ def test_the_measure_leaves_one_fan_in() -> None:
 
 
 @pytest.mark.parametrize("meeting", dict.fromkeys(MEETINGS), ids=lambda each: each.__name__)
+@pytest.mark.slow(one_in=7)
 def test_both_implementations_of_jax_agree(meeting: Callable[..., str]) -> None:
     made = next(each for each in map(seeded, range(2000)) if meeting.__name__ in each.kinds)
     assert agrees(made) == ""
 
 
+@pytest.mark.slow
 def test_readings_of_random_programs_are_right_or_refused() -> None:
     report = Report(seeds=[0])
     for seed in range(400):

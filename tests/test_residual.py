@@ -55,6 +55,7 @@ def test_streams_and_ends_are_those_by_hand(model):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow(one_in=5)
 def test_networks_of_three_frameworks_have_the_ends_that_are_listed(name, framework):
     network = NETWORKS[name]
     model, call = FRAMEWORKS[framework](network.architecture, *network.inputs)
@@ -123,6 +124,7 @@ LINEAR = (
 
 
 @pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.slow(one_in=5)
 def test_a_stream_gains_exactly_what_its_ends_put_out(name):
     """Without its ends a branch is zero, with each alone it is not, and the sum is linear in them and in no other."""
     model = BY_NAME[name]

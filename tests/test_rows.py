@@ -97,6 +97,7 @@ def jobs_of(kernel, numbers, dtype, shapes=SHAPES, old=None):
 
 
 @pytest.mark.parametrize(("name", "recipe", "dtype"), CASES, ids=lambda each: each if isinstance(each, str) else "")
+@pytest.mark.slow(one_in=5)
 def test_arrays_put_together_from_rows_are_those_drawn_alone(name, recipe, dtype, key, tiny):
     kernel, numbers = recipe
     drawn = _draw.draw(jobs_of(kernel, numbers, dtype), key)
@@ -119,6 +120,7 @@ def each_by_jax(sampler, key, dtype="float32"):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.slow(one_in=2)
 def test_arrays_put_together_from_rows_are_those_of_jax(dtype, key, tiny, x64):
     normal = _draw.draw(jobs_of(NormalKernel(), (0.5,), dtype), key)
     uniform = _draw.draw(jobs_of(IntervalKernel(), (0.0, 1.0), dtype), key)

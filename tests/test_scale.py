@@ -50,6 +50,7 @@ def shown(scheme):
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("scheme", ELEMENTWISE, ids=shown)
+@pytest.mark.slow(one_in=7)
 def test_no_bit_depends_on_the_mesh(scheme, mesh, key):
     plain = ix.reinit({"w": (256, 512)}, {"*": scheme}, key)["w"]
     model = over(*MESHES[mesh])
@@ -61,6 +62,7 @@ def test_no_bit_depends_on_the_mesh(scheme, mesh, key):
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("scheme", ["he_normal", "glorot_uniform", ("normal", {"mean": 0.5}), HOEDT], ids=shown)
+@pytest.mark.slow(one_in=7)
 def test_no_device_holds_more_than_its_shard_and_no_word_is_passed(scheme, dtype, mesh):
     where, spec = MESHES[mesh]
     ((_, lowered),) = ix.plan(over(where, spec, dtype=dtype), {"*": scheme}).lower().items()

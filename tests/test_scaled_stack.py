@@ -55,6 +55,7 @@ SCHEMES = {
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow(one_in=7)
 def test_each_layer_is_the_unscaled_draw_times_its_factor(name, scheme):
     make, path, axis, restated = MODELS[name]
     model = make()

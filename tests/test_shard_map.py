@@ -138,6 +138,7 @@ def test_types_of_what_varies_over_devices_are_no_hindrance(name):
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.slow(one_in=4)
 def test_the_program_on_whole_arrays_does_what_the_devices_do(name):
     _, whole, shapes, *_ = PROGRAMS[name]
     values = [jax.random.normal(jax.random.fold_in(KEY, at), each.shape) for at, each in enumerate(shapes)]

@@ -41,6 +41,7 @@ EACH = [("conv", scheme) for scheme in SMALL_SCHEMES] + [
 
 
 @pytest.mark.parametrize(("model", "scheme"), EACH, ids=scheme_id)
+@pytest.mark.slow(one_in=7)
 def test_each_array_is_the_sum_of_the_old_one_and_the_drawn_one(model, scheme, key):
     old = filled_model(model)
     kept = {parameter.path for parameter, _ in ix.plan(old, {"*": scheme}).kept}

@@ -19,6 +19,7 @@ def both(key):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("width", [8, 16, 32, 64])
+@pytest.mark.slow(one_in=5)
 def test_bits_are_those_of_jax(width, shape, both, x64):
     theirs, ours = jax.jit(lambda keys: [jax.random.bits(key, shape, f"uint{width}") for key in keys])(both)
     assert ours.dtype == theirs.dtype
@@ -39,6 +40,7 @@ SAMPLERS = {
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.slow(one_in=4)
 def test_samplers_of_jax_draw_the_same_from_both(name, both):
     theirs, ours = (jax.jit(SAMPLERS[name])(key) for key in both)
     assert np.array_equal(ours, theirs)

@@ -47,6 +47,7 @@ def test_a_model_nobody_declared_is_read_as_its_mathematics_says(model, as_users
 
 
 @pytest.mark.parametrize("model", [pytest.param(each, id=each.name.replace(" ", "-")) for each in MOVED])
+@pytest.mark.slow(one_in=7)
 def test_entries_that_are_moved_are_read_as_a_jacobian_counts_them(model, as_users_write):
     found = readings(model.forward, model.arrays, list(model.inputs))
     said = {name: read.pattern or re.sub(r"\.py:\d+", ".py:LINE", read.reason) for name, read in found.items()}

@@ -277,6 +277,7 @@ def called(forward):
 
 
 @pytest.mark.parametrize("forward", FOLLOWED, ids=lambda forward: forward.__name__)
+@pytest.mark.slow(one_in=7)
 def test_units_are_drawn_and_cut_off(forward):
     shapes, size, mask, entries = FOLLOWED[forward]
     params, x, call = arrays(**shapes), arrays(9, x=size)["x"], called(forward)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from initax._errors import SchemeError
 from initax._model._parameter import Layer, Parameter
 from initax.schemes._centered import Centered
 from initax.schemes._distributions import Normal
@@ -53,8 +54,8 @@ def auto(*, distribution: Distribution = "truncated_normal", bias_share: Share =
 
     Args:
         distribution: `"truncated_normal"`, `"normal"` or `"uniform"`.
-        bias_share: share of each layer's variance that a normal bias has, between 0 and 1; where a layer has no bias,
-            its weight has it all. A chance deviation of the length grows from layer to layer by the slope of the
+        bias_share: share of each layer's variance that a normal bias has, at least 0 and below 1; where a layer has no
+            bias, its weight has it all. A chance deviation of the length grows from layer to layer by the slope of the
             activation's length map, which is above one for gelu (1.14) and silu (1.17); a share `b` makes that
             `1 - b` times as much, so that with 0.3 a deep network keeps its length. Examples grow more alike.
         center: take the mean of each output's weights off, as `centered` does, and scale by the variance of what
@@ -75,6 +76,11 @@ def auto(*, distribution: Distribution = "truncated_normal", bias_share: Share =
         Bingham & Miikkulainen 2023, arXiv 2109.08958, section 3. Schoenholz et al. 2017, arXiv 1611.01232, section 3,
         for the slope of the length map and what a bias does to it.
     """
+    if bias_share == 1:
+        raise SchemeError(
+            "auto: a bias_share of one leaves weights of zero, through which no signal passes.",
+            'to keep the length of a deep network: ("auto", {"bias_share": 0.3})',
+        )
     bias = Normal(math.sqrt(bias_share)) if bias_share else None
     drawn = Auto(distribution, bias_share)
     parts = weights_only(drawn, bias)
