@@ -783,6 +783,36 @@ def test_without_a_trace_the_plan_says_that_sizes_do_not_tell(axis):
     assert (plan.draws[0].parameter.axes.pattern, plan.notes) == ("stack i o", (UNPLACED,))
 
 
+BESIDE_BIASES = {  # where 8 or 12 layers of 8 x 12 are stacked -> the axes, and whether the biases tell them
+    (0, 8): ("stack i o", "stack o", False),  # or in front of the outputs, axis -2
+    (1, 8): ("i stack o", "o stack", True),
+    (-1, 8): ("i o stack", "o stack", True),
+    (0, 12): ("stack i o", "stack o", True),
+    (-1, 12): ("i stack o", "o stack", False),  # or axis 1
+}
+
+
+@pytest.mark.parametrize(("axis", "count"), BESIDE_BIASES)
+def test_sizes_of_biases_tell_which_axis_of_the_weights_is_the_stack(axis, count):
+    plan = ix.plan(stack(lambda rngs: nnx.Linear(8, 12, rngs=rngs), axis, count), {"*": "he_normal"})
+    *patterns, tells = BESIDE_BIASES[axis, count]
+    assert [plan[name].parameter.axes.pattern for name in ("kernel", "bias")] == patterns
+    shape = plan["kernel"].parameter.shape
+    assert plan.notes == (() if tells else (UNPLACED.replace("(8, 8, 8)", str(shape)),))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_a_trace_tells_the_stack_of_weights_and_of_their_biases(axis):
+    """A stack along -1 is axis 2 of the weights and axis 1 of the biases."""
+    placed = eqx.if_array(axis)
+    model = eqx.filter_vmap(lambda key: eqx.nn.Linear(8, 8, key=key), out_axes=placed)(jax.random.split(KEY, 8))
+    together = {"forward": eqx.filter_vmap(lambda layer, x: layer(x), in_axes=(placed, 0))}
+    plan = ix.plan(model, {"*": "orthogonal"}, inputs=Z(8, 8), **together)
+    patterns = {0: ("stack o i", "stack o"), 1: ("o stack i", "o stack"), -1: ("o i stack", "o stack")}
+    assert (plan["weight"].parameter.axes.pattern, plan["bias"].parameter.axes.pattern) == patterns[axis]
+    assert plan.notes == ()
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_one_matrix_of_a_pair_tells_the_stack_of_the_other(axis):
     """`lora_a` (4, 2, 3) may be a stack of 4 or of 3; `lora_b` (2, 5, 3) tells."""

@@ -180,6 +180,8 @@ def test_state_and_what_is_frozen_is_never_true():
     decay = ix.mask(variables, {"*": True}, **WITH_MODULE)
     assert jax.tree.leaves(decay(variables)["batch_stats"]) == [False, False]
     assert decay["head.kernel"] is True
+    assert "head.kernel" in decay
+    assert "head.weight" not in decay
     assert decay["params.head.kernel"] is True
 
 

@@ -53,6 +53,8 @@ def test_a_plan_is_asked_for_one_array():
     plan = ix.plan(model(), {"Conv": "he_normal"})
     assert plan["conv.weight"] is plan.draws[0]
     assert plan["steps"] is plan.kept[0]
+    assert "steps" in plan
+    assert "step" not in plan
     shared = jnp.ones((3, 3))
     tied = ix.plan({"up": {"w": shared}, "down": {"w": shared}}, {"*": "he_normal"})
     assert [tied[f"{name}.w"].parameter.path for name in ("down", "up")] == ["down.w", "up.w"]

@@ -305,10 +305,10 @@ def fit(
     raise AxesError(f'shape {shape} does not fit the layer\'s own ({text}), pattern "{pattern}".')
 
 
-def other_placements(
+def placements_of(
     pattern: str, shape: tuple[int, ...], sizes: tuple[tuple[str, int], ...], receptive: tuple[int, ...] | None
-) -> tuple[tuple[tuple[int, ...], Axes], ...]:
-    """Return the further places at which stack axes fit a shape, beside the one that `fit` takes, with the axes.
+) -> dict[tuple[int, ...], Axes]:
+    """Return every place at which stack axes fit a shape, the one that `fit` takes first, and the axes that each gives.
 
     Args:
         pattern: the pattern of one layer, without stack axes.
@@ -318,12 +318,12 @@ def other_placements(
     """
     groups = parse(pattern)
     if (RECEPTIVE,) in groups and receptive is None:
-        return ()
-    placements = []
+        return {}
+    found = {}
     for axes in _placements(own_shape(groups, dict(sizes), receptive), shape):
         with contextlib.suppress(AxesError):  # a merged axis may not divide there
-            placements.append((axes, _resolve(_with_stacks(groups, axes, len(receptive or ())), shape, sizes)))
-    return tuple(placements[1:])
+            found[axes] = _resolve(_with_stacks(groups, axes, len(receptive or ())), shape, sizes)
+    return found
 
 
 def _placements(layer_shape: Sequence[int | None], shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

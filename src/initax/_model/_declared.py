@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from initax._errors import AxesError
-from initax._math._axes import Axes, fit, names_in, other_placements, own_shape, parse, resolve
+from initax._math._axes import Axes, fit, names_in, own_shape, parse, placements_of, resolve
 from initax._math._sharding import placement
 from initax._model._constraint import Constraint
-from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, DefaultSpec, Evidence, Fans, Parameter, Role, moved
+from initax._model._parameter import (
+    UNDECLARED,
+    WEIGHT_ROLES,
+    DefaultSpec,
+    Evidence,
+    Fans,
+    Parameter,
+    Placement,
+    Placements,
+    Role,
+    moved,
+)
 from initax._model._reason import Reason, Why, state, undeclared, why_not_drawable
 
 LSTM_GATES = ("input", "forget", "cell", "output")
@@ -182,14 +194,14 @@ def _read(
                 stacks.add(len(axes.batch_axis) - _own_batch(pattern))
             except AxesError as error:
                 fitted[name] = str(error).replace("\n", ";")
-    # Where else the stack axes of every array of the layer may stand, by the sizes.
-    elsewhere = {
-        name: () if rows[name].role == "state" else other_placements(*stated[name])
-        for name, axes in (fitted if any(stacks) else {}).items()
-        if isinstance(axes, Axes) and name not in stacks_at
-    }
-    by_array = [{places for places, _ in placements} for placements in elsewhere.values()]
-    shared = set.intersection(*by_array) if by_array else set()
+    placements = _alike(
+        {
+            name: (stated[name][1], placements_of(*stated[name]))
+            for name, axes in (fitted if any(stacks) else {}).items()
+            if isinstance(axes, Axes) and name not in stacks_at and rows[name].role != "state"
+        }
+    )
+    fitted |= {name: found[0][1] for name, found in placements.items() if found}
     parameters: list[Parameter] = []
     for name, (path, array) in arrays.items():
         row, known_axes = rows.get(name), fitted.get(name)
@@ -204,7 +216,7 @@ def _read(
                 axes=known,
                 fans=_fans(module, declaration, row, known, fitted),
                 evidence=Evidence.DECLARED if known is not None else None,
-                placements=tuple([places for places in elsewhere.get(name, ()) if places[0] in shared]),
+                placements=placements.get(name, ())[1:],
                 constraint=row.constraint_of(module) if row else None,
                 default=row.default_of(module) if row else None,
                 gates=row.gates if row else (),
@@ -213,6 +225,33 @@ def _read(
             )
         )
     return tuple(parameters)
+
+
+def _alike(arrays: Mapping[str, tuple[tuple[int, ...], Mapping[Placement, Axes]]]) -> dict[str, Placements]:
+    """Return the places of stack axes at which all arrays of a layer may have theirs, and the axes they give each.
+
+    A transform puts them at one place in every array, counted from the first axis or from behind: a stack along -1 is
+    axis 2 of the weights and axis 1 of the biases.
+
+    Args:
+        arrays: name of an array → its shape, and the indices of axes that may be its stack axes, with the axes.
+    """
+    of_array = {
+        name: {
+            place: axes
+            for indices, axes in found.items()
+            for place in itertools.product(*((index, index - len(shape)) for index in indices))
+        }
+        for name, (shape, found) in arrays.items()
+    }
+    shared: dict[tuple[Axes, ...], Placement] = {}
+    for place in sorted(set.intersection(*map(set, of_array.values())), key=_from_the_front) if of_array else ():
+        shared.setdefault(tuple(found[place] for found in of_array.values()), place)
+    return {name: tuple((place, found[place]) for place in shared.values()) for name, found in of_array.items()}
+
+
+def _from_the_front(place: Placement) -> tuple[bool, Placement]:
+    return any(index < 0 for index in place), place
 
 
 def _why_excluded(row: Field | None, axes: Axes | str | None, array: Any, uneven: bool) -> Reason | None:

@@ -40,6 +40,9 @@ class FrameworkInit:
     shape: tuple[int, ...]
 
 
+Placement = tuple[int, ...]
+"""Indices of stack axes, counted from the first axis or, where negative, from behind."""
+Placements = tuple[tuple[Placement, Axes], ...]
 DefaultSpec = str | tuple[str, Mapping[str, float | str]] | FrameworkInit
 """How a layer's own framework initializes a parameter: the name of an initializer, and its arguments if it has any, or
 the framework's own function."""
@@ -119,7 +122,8 @@ class Parameter:
         axes: in, out, batch and receptive axes; `None` where they are unknown.
         fans: fan_in and fan_out, nominal and effective; a bias has its weight's. `None` where the word has no meaning.
         evidence: how its axes are known; `None` where they are not, or where it has none.
-        placements: further places at which its stack axes may stand, by their sizes, with the axes that they give.
+        placements: further places at which its stack axes may stand, by the sizes of the layer's arrays, with the axes
+            that they give.
         sharding: where the array lives, where the user has said so.
         constraint: the map from stored array to effective weight.
         default: what the layer's own framework gives it.
@@ -138,7 +142,7 @@ class Parameter:
     axes: Axes | None = None
     fans: Fans | None = None
     evidence: Evidence | None = None
-    placements: tuple[tuple[tuple[int, ...], Axes], ...] = ()
+    placements: Placements = ()
     sharding: jax.sharding.Sharding | None = None
     constraint: Constraint | None = None
     default: DefaultSpec | None = None

@@ -270,13 +270,20 @@ class Plan:
             >>> plan["weight"].rule, plan["bias"].std
             ('*', 0.0)
         """
+        row = self._row(path)
+        if row is None:
+            raise PlanError(no_row(path, tuple(self._by_path)))
+        return row
+
+    def __contains__(self, path: object) -> bool:
+        """Return whether the model has an array at a path."""
+        return self._row(path) is not None
+
+    def _row(self, path: Any) -> Draw | Kept | None:
         if not self._by_path:
             rows: list[Draw | Kept] = [*self.draws, *self.kept]
             self._by_path = {row.parameter.path: row for row in rows}
-        owner = path if path in self._by_path else self._survey.aliases.get(path)
-        if owner not in self._by_path:
-            raise PlanError(no_row(path, tuple(self._by_path)))
-        return self._by_path[owner]
+        return self._by_path.get(path if path in self._by_path else self._survey.aliases.get(path))
 
     def __len__(self) -> int:
         """Return the number of arrays that will be drawn."""

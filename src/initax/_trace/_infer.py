@@ -13,7 +13,7 @@ from initax._math._axes import Axes, resolve
 from initax._model._constraint import COMPLEX_PART
 from initax._model._declared import declaration_of
 from initax._model._evidence import may_be_traced
-from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Evidence, Fans, Layer, Parameter, Role
+from initax._model._parameter import UNDECLARED, WEIGHT_ROLES, Evidence, Fans, Layer, Parameter, Placement, Role
 from initax._model._reason import Reason, Why, undeclared, why_not_drawable
 from initax._model._residual import asked_later
 from initax._model._survey import Survey, Traced
@@ -121,12 +121,11 @@ def _with_stack_axes(layer: Layer, readings: Mapping[str, Reading]) -> Layer:
     return layer
 
 
-Placement = tuple[int, ...] | None
-"""Indices of stack axes; `None` for those that are assumed without a trace."""
+def _with_placement(parameter: Parameter, chosen: Placement | None, others: Sequence[Placement | None]) -> Parameter:
+    """Return a parameter with the chosen stack axes, and with the others that are possible, too.
 
-
-def _with_placement(parameter: Parameter, chosen: Placement, others: Sequence[Placement]) -> Parameter:
-    """Return a parameter with the chosen stack axes, and with the others that are possible, too."""
+    `None` stands for those that are assumed without a trace.
+    """
     axes_of = dict(parameter.placements)
     left = tuple((placement, axes_of[placement]) for placement in others if placement in axes_of)
     axes = None if chosen is None else axes_of.get(chosen)

@@ -80,7 +80,7 @@ def _unplaced(read: Survey) -> tuple[str, ...]:
         f"{parameter.path} {parameter.shape}"
         for layer in read.layers
         for parameter in layer.parameters
-        if parameter.placements and parameter.role in WEIGHT_ROLES
+        if parameter.role in WEIGHT_ROLES and any(axes != parameter.axes for _, axes in parameter.placements)
     ]
     if not open_paths:
         return ()

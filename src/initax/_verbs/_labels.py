@@ -176,6 +176,10 @@ class Labels:
             f"it holds: {listing(inside, 6)}",
         )
 
+    def __contains__(self, path: str) -> bool:
+        """Return whether the model has an array at a path."""
+        return self._known(tuple(path.split("."))) is not None
+
     def __str__(self) -> str:
         """Return a table."""
         rows = [(*leading_cells(row.parameter, row.kind), value_text(row.value), row.why) for row in self.rows]

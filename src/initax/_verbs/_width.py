@@ -60,6 +60,10 @@ class Width:
             raise ModelError(f"mup: the model has no array {path}.", f"it has: {listing(near, 6)}")
         return self._by_path[owner]
 
+    def __contains__(self, path: object) -> bool:
+        """Return whether the model has an array at a path."""
+        return self._model.aliases.get(path, path) in self._by_path  # type: ignore[call-overload]
+
     @property
     def multipliers(self) -> Labels:
         """What each learning rate is multiplied with: a function from parameters to a tree; `.tree` is the tree."""
