@@ -200,3 +200,12 @@ def test_a_tied_autoencoder_is_drawn_and_measured(key):
     assert [signal.path for signal in report.signals] == ["enc.kernel", "enc.kernel"]
     _, calibrated = ix.lsuv(new, x, module=Tied())
     assert [layer.path for layer in calibrated.layers] == ["enc.kernel"]
+
+
+@pytest.mark.parametrize("verb", [ix.lsuv, ix.signal_propagation], ids=["lsuv", "signal_propagation"])
+def test_another_method_is_called_on_the_module(verb):
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    variables = Tied().init(KEY, x)
+    report = verb(variables, x, module=Tied(), forward=lambda module, x: x @ module.read())
+    report = report[1] if isinstance(report, tuple) else report
+    assert [each.path for each in getattr(report, "layers", None) or report.signals] == ["enc.kernel"]

@@ -397,3 +397,33 @@ def test_what_is_no_plan_is_refused():
     assert refusal(plan, state) == (
         "plan must be what ix.plan returns, not a tuple.\n  the state comes first: ix.reset_optimizer(opt_state, plan)"
     )
+
+
+@pytest.mark.parametrize("name", ["adam", "adafactor", "clipping and a schedule", "injected hyperparameters"])
+def test_a_new_layer_of_another_size_takes_its_part_of_a_fresh_state(name):
+    optimizer, params = OPTIMIZERS[name][0], model()
+    state = optimizer.init(params)
+    grown = params | {"head": {"w": jnp.ones((3, 5)), "b": jnp.ones(5)}}
+    plan = ix.plan(grown, {"head": "he_normal"})
+    with pytest.raises(ix.PlanError) as caught:
+        ix.reset_optimizer(state, plan)
+    head, _, line = str(caught.value).split("\n")
+    assert head == "what belongs to what is drawn is for parameters of other sizes."
+    assert line == "  write ix.reset_optimizer(opt_state, plan, fresh=optimizer.init(new_params))"
+    fresh = optimizer.init(grown)
+    after = ix.reset_optimizer(state, plan, fresh=fresh)
+    assert jax.tree.structure(after) == jax.tree.structure(fresh)
+    for path, leaf in named(after).items():
+        assert leaf is (named(fresh) if "['head']" in path else named(state))[path]
+
+
+def test_modules_in_a_state_get_the_sizes_of_the_new_layer():
+    network = eqx.nn.MLP(4, 3, 6, depth=1, key=KEY)
+    optimizer = optax.adam(1e-3)
+    state = optimizer.init(eqx.filter(network, eqx.is_array))
+    network = eqx.tree_at(lambda each: each.layers[-1], network, eqx.nn.Linear(6, 5, key=KEY))
+    fresh = optimizer.init(eqx.filter(network, eqx.is_array))
+    after: Any = ix.reset_optimizer(state, ix.plan(network, {"layers.1": "zeros"}), fresh=fresh)
+    assert jax.tree.structure(after) == jax.tree.structure(fresh)
+    assert after[0].mu.layers[1].weight.shape == (5, 6)
+    assert after[0].mu.layers[0].weight is state[0].mu.layers[0].weight  # type: ignore[attr-defined]

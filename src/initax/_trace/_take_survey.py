@@ -110,7 +110,7 @@ def called(
 
     if not isinstance(model, Survey):
         model = found_by_adapters(model, module=module, inputs=inputs, forward=forward)
-        model.forward = model.call or forward
+        forward = model.forward = model.call or forward
     elif inputs is None and forward is None and model.traced is not None:
         return model, model.traced, values_of(model, model.inputs)
     inputs = model.inputs if inputs is None else inputs

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -94,7 +95,7 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
             hyperparameters included. It is not mutated.
         plan: the plan of what is drawn anew, made with `ix.plan` on the model or its parameters.
         fresh: what `optimizer.init` gives for the new parameters, from which the arrays are taken; needed where they
-            are not known to start at zero.
+            are not known to start at zero, or where a new layer has other sizes than the old one.
         counts: `"keep"` leaves counts and schedules where they are. Adam's bias correction then no longer helps the
             new moments, and its first updates are up to three times the learning rate. `"reset"` starts them all over,
             for every parameter.
@@ -104,7 +105,8 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
 
     Raises:
         PlanError: `plan` is not a plan, nothing in the state belongs to what it draws, or what does is not known to
-            start at zero and `fresh` is missing, or is not a state of the same optimizer.
+            start at zero, or is for parameters of other sizes, and `fresh` is missing, or is not a state of the same
+            optimizer.
 
     Examples:
         >>> import equinox as eqx, initax as ix, jax, optax
@@ -122,7 +124,8 @@ def reset_optimizer(opt_state: State, plan: Plan, *, fresh: Any = None, counts: 
         raise PlanError(f'counts must be "keep" or "reset", not {counts!r}.')
     if not isinstance(plan, Plan):
         raise PlanError(_no_plan(opt_state, plan))
-    return _forgetful(opt_state, _drawn(plan), fresh, counts)
+    shapes = {tuple(draw.parameter.path.split(".")): draw.parameter.shape for draw in plan.draws}
+    return _forgetful(opt_state, _drawn(plan), fresh, counts, shapes)
 
 
 def forget_entries(opt_state: State, survey: Survey, entries: Mapping[str, Any]) -> State:
@@ -142,7 +145,16 @@ def forget_entries(opt_state: State, survey: Survey, entries: Mapping[str, Any])
     return _forgetful(opt_state, {tuple(path.split(".")): reset for path, reset in owned.items()}, None, "keep")
 
 
-def _forgetful(opt_state: State, drawn: Mapping[tuple[str, ...], Any], fresh: Any, counts: Counts) -> State:
+Path = tuple[str, ...]
+
+
+def _forgetful(
+    opt_state: State,
+    drawn: Mapping[Path, Any],
+    fresh: Any,
+    counts: Counts,
+    shapes: Mapping[Path, tuple[int, ...]] = MappingProxyType({}),
+) -> State:
     """The state with what belongs to some parameters, or to some entries of them, as it was at the start.
 
     Args:
@@ -150,26 +162,33 @@ def _forgetful(opt_state: State, drawn: Mapping[tuple[str, ...], Any], fresh: An
         drawn: the parts of every parameter's path → whether it is forgotten; or which of its entries are.
         fresh: a state to take the start from.
         counts: what becomes of counts.
+        shapes: the parts of a parameter's path → its shape, which may be another than the state is for.
     """
     inner = getattr(opt_state, "opt_state", None)
     if inner is not None and hasattr(opt_state, "replace") and hasattr(opt_state, "apply_fn"):
         started = getattr(fresh, "opt_state", fresh)
-        return opt_state.replace(opt_state=_forgetful(inner, drawn, started, counts))
+        return opt_state.replace(opt_state=_forgetful(inner, drawn, started, counts, shapes))
     arrays = list(_state_arrays(opt_state))
     owners = [_owner(array, drawn) for array in arrays]
     resets = [False if owner is None else drawn[owner] for owner in owners]
     if all(reset is False for reset in resets):
         raise PlanError(_nothing(drawn, arrays))
-    forgotten = [array for array, reset in zip(arrays, resets, strict=True) if reset is not False]
+    forgotten = [
+        (array, shapes.get(owner or ()))
+        for array, owner, reset in zip(arrays, owners, resets, strict=True)
+        if reset is not False
+    ]
     starts = {} if fresh is None else _starts(fresh, forgotten, len(arrays))
-    unknown = [array for array in forgotten if not array.starts_at_zero]
-    if unknown and fresh is None:
-        raise PlanError(_unknown(opt_state, unknown))
+    unknown = [array for array, _ in forgotten if not array.starts_at_zero]
+    outgrown = [array for array, shape in forgotten if shape is not None and _is_of_other_sizes(array, shape)]
+    if fresh is None and (unknown or outgrown):
+        raise PlanError(_fresh_needed(opt_state, outgrown, unknown))
     if counts == "reset":
         counting = [owner is None and _is_count(array) for array, owner in zip(arrays, owners, strict=True)]
         resets = [reset or is_count for reset, is_count in zip(resets, counting, strict=True)]
     leaves = [_restarted(array, reset, starts.get(array.path)) for array, reset in zip(arrays, resets, strict=True)]
-    return jax.tree_util.tree_unflatten(jax.tree.structure(opt_state), leaves)
+    # Modules in a state know their sizes.
+    return jax.tree_util.tree_unflatten(jax.tree.structure(fresh if outgrown else opt_state), leaves)
 
 
 def _no_plan(opt_state: Any, plan: Any) -> str:
@@ -265,28 +284,50 @@ def _restarted(array: _StateArray, reset: Any, started: Any) -> Any:
     return xp.where(reset, xp.zeros((), leaf.dtype), leaf)
 
 
-def _starts(fresh: Any, forgotten: list[_StateArray], number: int) -> dict[tuple[str, ...], Any]:
+def _is_of_other_sizes(array: _StateArray, shape: tuple[int, ...]) -> bool:
+    """Return whether an array of the state is for a parameter of as many axes as one of this shape, but longer ones."""
+    sizes = np.shape(array.leaf)
+    return len(sizes) == len(shape) and any(size not in (1, own) for size, own in zip(sizes, shape, strict=True))
+
+
+def _starts(
+    fresh: Any, forgotten: list[tuple[_StateArray, tuple[int, ...] | None]], number: int
+) -> dict[tuple[str, ...], Any]:
     """Path → array of a fresh state, which has to have those that are forgotten; what it measures may come later.
 
+    Args:
+        fresh: the fresh state.
+        forgotten: the arrays that are forgotten, with the shape of the parameter that each belongs to.
+        number: number of arrays of the old state.
+
     Raises:
-        PlanError: it has not, or they have other shapes.
+        PlanError: it has not, or one that fits its parameter has another shape.
     """
     starts = {array.path: array.leaf for array in _state_arrays(fresh)}
-    if any(array.path not in starts or np.shape(starts[array.path]) != np.shape(array.leaf) for array in forgotten):
-        raise PlanError(
-            "fresh is not a state of the same optimizer and parameters.",
-            f"the state has {number} arrays, fresh has {len(starts)}",
-            "write fresh=optimizer.init(params) with the optimizer and the parameters that the state is for",
-        )
+    for array, shape in forgotten:
+        fits = shape is None or np.shape(array.leaf) == shape
+        if array.path not in starts or (fits and np.shape(starts[array.path]) != np.shape(array.leaf)):
+            raise PlanError(
+                "fresh is not a state of the same optimizer and parameters.",
+                f"the state has {number} arrays, fresh has {len(starts)}",
+                "write fresh=optimizer.init(params) with the optimizer and the parameters that the state is for",
+            )
     return starts
 
 
-def _unknown(opt_state: Any, arrays: list[_StateArray]) -> str:
+def _fresh_needed(opt_state: Any, outgrown: list[_StateArray], unknown: list[_StateArray]) -> str:
     is_nnx = hasattr(opt_state, "tx") and hasattr(opt_state, "wrt")
     fresh = "nnx.Optimizer(new_model, optimizer.tx, wrt=optimizer.wrt)" if is_nnx else "optimizer.init(new_params)"
+    heads = {
+        "what belongs to what is drawn is for parameters of other sizes.": [
+            f"{'.'.join(array.path)} {np.shape(array.leaf)}" for array in outgrown
+        ],
+        "what belongs to what is drawn is not known to start at zero.": [".".join(array.path) for array in unknown],
+    }
+    head, arrays = next(each for each in heads.items() if each[1])
     return message(
-        "what belongs to what is drawn is not known to start at zero.",
-        f"in the state: {listing(('.'.join(array.path) for array in arrays), 4)}",
+        head,
+        f"in the state: {listing(arrays, 4)}",
         f"write ix.reset_optimizer(opt_state, plan, fresh={fresh})",
     )
 
