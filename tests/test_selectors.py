@@ -1,7 +1,9 @@
 """Selectors that reach single arrays, in every framework: which are decided, by which rule, and what is drawn."""
 
+import ast
 import json
 import math
+import re
 import warnings
 from typing import Any
 
@@ -585,3 +587,84 @@ def test_a_gpt_written_by_hand_in_one_rule_map(key):
         assert drawn.std() == pytest.approx(std, rel=6 / math.sqrt(2 * drawn.size)), path
         assert abs(drawn.mean()) <= 6 * std / math.sqrt(drawn.size), path
     assert all(paths[path] is old[path] for path in paths if path not in expected and eqx.is_array(paths[path]))
+
+
+def linen_variables():
+    head = {"kernel": np.ones((3, 4), np.float32), "bias": np.ones(4, np.float32)}
+    norms = [{"scale": np.ones(4, np.float32), "bias": np.ones(4, np.float32)} for _ in range(2)]
+    return {"params": {"head": head, "LayerNorm_0": norms[0], "LayerNorm_1": norms[1]}}
+
+
+MEANT: dict[str, tuple[Any, str, set[str]]] = {
+    "class and bias": (Net, "Linear.bias", {"head.bias"}),
+    "kind and bias": (Net, "Norm.bias", {"blocks.0.norm.bias", "blocks.1.norm.bias"}),
+    "class and weight": (
+        lambda: nn.MLP(3, 2, 4, 2, key=KEY),
+        "Linear.weight",
+        {f"layers.{place}.weight" for place in range(3)},
+    ),
+    "misspelled class and weight": (Net, "Linaer.weigth", {"head.weight"}),
+    "class and kernel": (NnxNet, "Linear.weights", {"head.kernel"}),
+    "norm and weight": (NnxNet, "LayerNorm.weight", {"blocks.0.norm.scale", "blocks.1.norm.scale"}),
+    "container's class": (Net, "Block.bias", {"blocks.0.norm.bias", "blocks.1.norm.bias"}),
+    "path and weights": (linen_variables, "head.weights", {"head.kernel"}),
+    "path and misspelled": (linen_variables, "head.kernl", {"head.kernel"}),
+    "name of a Linen class": (
+        linen_variables,
+        "LayerNorm.weight",
+        {"LayerNorm_0.scale", "LayerNorm_1.scale"},
+    ),
+    "misspelled container": (Net, "block.*.norm.bias", {"blocks.0.norm.bias", "blocks.1.norm.bias"}),
+    "another framework's word": (lambda: dict_net()[0], "heads.kernel", {"head.w"}),
+    "word alone": (linen_variables, "weights", {"head.kernel"}),
+    "index that is not there": (Net, "blocks.2.norm.bias", set()),
+    "array that is not there": (lambda: nn.Linear(2, 3, use_bias=False, key=KEY), "Linear.bias", set()),
+    "path to a name near another": (Net, "block.0.mlp", set()),
+    "class that a list is near": (lambda: [nn.Linear(2, 3, key=KEY)], "LSTM", set()),
+    "the only array of a role": (lambda: nn.GRUCell(2, 3, key=KEY), "kernel", {"weight_ih"}),
+    "misspelled weight beside a bias": (
+        lambda: nnx.List([nnx.Linear(2, 3, rngs=nnx.Rngs(0))]),
+        "0.wieght",
+        {"0.kernel"},
+    ),
+}
+"""Name → a model, a selector that selects nothing in it, and the arrays that the line selects that the error offers."""
+
+
+def offered(call):
+    """The rules that an error offers to write; none where it offers none."""
+    with pytest.raises(ix.RuleError) as caught:
+        call()
+    found = re.search(r"write (\{.*\})", str(caught.value))
+    return ast.literal_eval(found[1]) if found else {}
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_a_line_that_an_error_offers_works_and_selects_what_was_meant_alone(name):
+    make, selector, meant = MEANT[name]
+    model = make()
+    rules = offered(lambda: ix.plan(model, {"*": None, selector: "ones"}))
+    drawn = ix.plan(model, rules).draws if rules else ()
+    assert {each.parameter.path: str(each.initializer) for each in drawn} == dict.fromkeys(meant, "ones")
+    masked = offered(lambda: ix.mask(model, {"*": True, selector: False}))
+    rows = ix.mask(model, masked).rows if masked else ()
+    assert {row.parameter.path for row in rows if row.value is False} == meant or not meant
+
+
+WORDS_FOR_ROLES = {
+    "all of one name": (lambda: nn.MLP(3, 2, 4, 2, key=KEY), "bias", {"*": True, "**.bias": False}),
+    "of several names": (lambda: [nn.GRUCell(2, 3, key=KEY)], "bias", {"*": True, "**": {"bias": False}}),
+    "another framework's word": (lambda: [nn.Linear(2, 3, key=KEY), nn.LayerNorm(3)], "kernel", None),
+}
+
+
+@pytest.mark.parametrize("name", WORDS_FOR_ROLES)
+def test_a_role_in_the_place_of_a_selector_is_answered_with_a_line_for_masks_and_labels(name):
+    make, word, line = WORDS_FOR_ROLES[name]
+    model = make()
+    role = "bias" if word == "bias" else "weight"
+    masked = offered(lambda: ix.mask(model, {"*": True, word: False}))
+    labelled = offered(lambda: ix.labels(model, {"*": "adam", word: "sgd"}))
+    assert masked == (line or {"*": True, "**": {"weight": False}})
+    for rows in (ix.mask(model, masked).rows, ix.labels(model, labelled).rows):
+        assert all((row.value in (False, "sgd")) == (row.parameter.role == role) for row in rows)

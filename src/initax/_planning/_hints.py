@@ -15,6 +15,7 @@ from initax._model._parameter import ROLES, UNDECLARED, WEIGHT_ROLES, Ancestor, 
 from initax._model._reason import Reason, Why, undeclared
 from initax._model._register import ARGUMENTS
 from initax._model._residual import PARTS
+from initax._planning._array_hints import arrays_meant, is_all_of, path_meant, roles_meant
 from initax._planning._records import Kept
 from initax._planning._rule_file_hints import is_rule_file
 from initax._planning._selectors import RESIDUAL, Selector, class_names, glob, is_glob, matches_one, selects_any
@@ -24,7 +25,12 @@ from initax.schemes._scheme import WORDS
 
 
 def unmatched(
-    selector: Selector, layers: Sequence[Layer], aliases: Mapping[str, str], corrected: Callable[[str], str]
+    selector: Selector,
+    layers: Sequence[Layer],
+    aliases: Mapping[str, str],
+    corrected: Callable[..., str],
+    *,
+    of_scheme: bool = True,
 ) -> str:
     """Return the message for a selector that selects no layer and no array.
 
@@ -32,7 +38,8 @@ def unmatched(
         selector: the selector.
         layers: the layers of the model.
         aliases: path at which something is reached again → path of its owner.
-        corrected: function from the selector that may be meant to the line to write.
+        corrected: function from the selector that may be meant, and the role its value is for, to the line to write.
+        of_scheme: whether its value is a scheme, or else a label.
     """
     value, name = selector.value, selector.text
     if selector.part:
@@ -53,27 +60,64 @@ def unmatched(
     arrays = dict.fromkeys(array.name for array in known if _why(array) is not Why.OPTIMIZER)
     words = list(_words(layers)) if isinstance(value, type) or name in ROLES else _words_and_paths(name, layers)
     near, close = _by_another_name(value, name, layers)
-    if not near:
-        close = _by_another_role(name, layers) or nearest(name, words)
-        near = meant(close)
     if isinstance(value, type):
-        return message(head, have, near, corrected(_selecting(close[0], layers)) if close else "")
+        close = close if near else nearest(name, words)
+        line = corrected(_selecting(close[0], layers)) if close else ""
+        return message(head, have, near or meant(close), line)
     if name in ROLES and name != "state":
-        whole = f'"{name}": ...' if name == "weight" else f'"weight": ..., "{name}": ...'
-        role = f'"{name}" is a role of arrays, which a scheme speaks of: {{"*": {{{whole}}}}}'
-        return message(head, have, near, role)
+        return message(
+            head, have, near or did_you_mean(name, words), _of_role(name, layers, corrected, of_scheme=of_scheme)
+        )
     if path := _path_hint(name, layers):
         return message(head, have, path)
+    has = f"arrays: {listing(arrays)}" if is_path else ""
     if not near:
-        close = [f"**.{array}" for array in nearest(name, arrays)]
-        near = meant(close) or f"paths: {listing((path_text(layer.path) for layer in layers), 6)}"
-    line = corrected(_selecting(close[0], layers)) if close else ""
-    return message(head, have, f"arrays: {listing(arrays)}" if is_path else "", near, line)
+        close = _near(name, words, layers)
+        near = meant(close) or _what_is_there(name, layers)
+    is_meant = bool(close) and _numbers(name) == _numbers(close[0])
+    line = corrected(_selecting(close[0], layers)) if is_meant else ""
+    roles = [] if close or "." in name else roles_meant(name, layers)
+    if roles and roles[0] not in (None, "state"):
+        line = _of_role(str(roles[0]), layers, corrected, of_scheme=of_scheme)
+    return message(head, have, has, near, line)
+
+
+def _near(text: str, words: Sequence[str], layers: Sequence[Layer]) -> list[str]:
+    """The selectors that a text may mean; where its end says what an array is called, that of such arrays alone."""
+    if roles_meant(text, layers):
+        return [selector for selector in [arrays_meant(text, layers)] if selector]
+    if path := path_meant(text, layers) if "." in text else "":
+        return [path]
+    last = text.rpartition(".")[2]
+    return [word for word in nearest(text, words) if "." not in text or nearest(last, [word.rpartition(".")[2]])]
+
+
+def _what_is_there(text: str, layers: Sequence[Layer]) -> str:
+    """The arrays of the layer that a path of an array leads to, else the paths of all layers."""
+    module = text.rpartition(".")[0]
+    names = dict.fromkeys(array.name for layer in layers if layer.path == module for array in layer.parameters)
+    if module and names:
+        return f'"{module}" has: {listing(names, 6)}'
+    return f"paths: {listing((path_text(layer.path) for layer in layers), 6)}"
+
+
+def _numbers(text: str) -> list[str]:
+    """The numbers in a path: a path with others is of other layers."""
+    return [part for part in text.split(".") if part.isdecimal()]
+
+
+def _of_role(role: str, layers: Sequence[Layer], corrected: Callable[..., str], *, of_scheme: bool) -> str:
+    """The line for a role that stands where a selector does."""
+    if not of_scheme:
+        selector = arrays_meant(role, layers)
+        return corrected(selector) if is_all_of(role, selector, layers) else corrected("**", role)
+    whole = f'"{role}": ...' if role == "weight" else f'"weight": ..., "{role}": ...'
+    return f'"{role}" is a role of arrays, which a scheme speaks of: {{"*": {{{whole}}}}}'
 
 
 def _selecting(word: str, layers: Sequence[Layer]) -> str:
     """A word that is near a selector as a selector itself: what is inside where it is the class of a container."""
-    return word if _selects_any_of(word, layers) or selects_any(word, layers) else f"{word} *"
+    return word if " " in word or _selects_any_of(word, layers) or selects_any(word, layers) else f"{word} *"
 
 
 def _otherwise(value: Any, name: str, layers: Sequence[Layer], have: str, *, is_path: bool) -> tuple[str, ...]:
@@ -129,17 +173,6 @@ def _written_otherwise(text: str, layers: Sequence[Layer]) -> str:
 def _write(selector: str, paths: Sequence[str]) -> str:
     """The line for a selector that selects these paths."""
     return f'write "{selector}", which selects {listing(paths, 3)}'
-
-
-def _by_another_role(text: str, layers: Sequence[Layer]) -> list[str]:
-    """What an array of a layer is called here, where another framework's name stands for it."""
-    module, dot, name = text.rpartition(".")
-    paths = [f"{module}.{other}" for names in SAME_ROLE if dot and name in names for other in names]
-    return [path for path in paths if selects_any(path, layers)][:1]
-
-
-SAME_ROLE = (("weight", "kernel", "embedding", "scale", "w", "gamma"), ("bias", "b", "beta", "offset"))
-"""Names by which frameworks call the same array."""
 
 
 def _no_branch(selector: Selector, layers: Sequence[Layer]) -> str:
@@ -288,10 +321,10 @@ def _sequence_hint(tokens: Sequence[str], layers: Sequence[Layer]) -> str:
 def _words(layers: Sequence[Layer]) -> Iterable[str]:
     """Words that would select something."""
     for layer in layers:
-        yield layer.cls.__name__
         yield layer.kind
         yield layer.path
-        yield from (ancestor.cls.__name__ for ancestor in layer.ancestors)
+        classes = [layer.cls, *(ancestor.cls for ancestor in layer.ancestors)]
+        yield from (cls.__name__ for cls in classes if cls.__module__ != "builtins")
 
 
 def no_mapping(rules: Any) -> str:

@@ -147,7 +147,8 @@ def _selected(
                 in_part.append(layer)
     if not whole and not in_part:
         corrected = functools.partial(_corrected, rule, rules)
-        raise RuleError(unmatched(rule.selector, layers, aliases, corrected), by_name(rule.selector, hint))
+        text = unmatched(rule.selector, layers, aliases, corrected, of_scheme=not rule.labels)
+        raise RuleError(text, by_name(rule.selector, hint))
     return decided_arrays(rule.text, rule.scheme, [*whole, *in_part], selected)
 
 
@@ -155,15 +156,21 @@ LONGEST = 100
 """Characters of the rules that an error shows; of longer ones it shows the wrong one alone."""
 
 
-def _corrected(wrong: Rule, rules: Sequence[Rule], selector: str) -> str:
-    """The line with the rules as they were written, and another selector for one of them; nothing for `skip=`."""
+def _corrected(wrong: Rule, rules: Sequence[Rule], selector: str, role: str = "") -> str:
+    """The line with the rules as they were written, and another selector for one of them; nothing for `skip=`.
+
+    Its value is for one role where one is given, unless it speaks of roles itself.
+    """
     if wrong.value is ...:
         return ""
-    entries = {selector if rule is wrong else rule.text: written(rule.value) for rule in rules}
+    value = written({role: wrong.value} if role and not isinstance(wrong.value, Mapping) else wrong.value)
+    entries = {
+        selector if rule is wrong else rule.text: value if rule is wrong else written(rule.value) for rule in rules
+    }
     line, can_be_written = mapping_text(entries), all(isinstance(rule.selector.value, str | type) for rule in rules)
     if len(entries) == len(rules) and len(line) <= LONGEST and can_be_written:
         return f"write {line}"
-    return f"write {mapping_text({selector: written(wrong.value)})} in its place"
+    return f"write {mapping_text({selector: value})} in its place"
 
 
 def _owns(rule: Rule, layer: Layer) -> bool:
