@@ -1,5 +1,6 @@
 """The file of an ablation: nothing is lost when it is cut short, and another ablation's file is refused."""
 
+import functools
 import json
 import os
 import random
@@ -205,6 +206,58 @@ def std_of(function):
 
 noisier.__qualname__ = noisy.__qualname__
 
+
+def level(key, shape, dtype=jnp.float32, *, value):
+    return jnp.full(shape, value, dtype)
+
+
+def later(key, shape, dtype=jnp.float32):
+    return noisy(key, shape, dtype)[::-1]
+
+
+def registered(function):
+    """Register a scheme anew under the same name, as a second run of an edited script does."""
+    ix.schemes.register("test_ablation_file", function)
+    return {"own": {"Linear": "test_ablation_file"}}
+
+
+ONES, TWOS = (jax.nn.initializers.constant(value) for value in (1.0, 2.0))
+SQUARE = eqx.nn.MLP(4, 4, 4, depth=1, key=KEY)
+SAME_TEXTS: dict[str, tuple[Any, Any]] = {
+    "a partial": (functools.partial(level, value=1.0), functools.partial(level, value=2.0)),
+    "a closure of JAX": (ONES, TWOS),
+    "a registered function": (lambda: registered(ONES), lambda: registered(TWOS)),
+    "a registered list": (
+        lambda: registered(("constant", {"value": list(range(40))})),
+        lambda: registered(("constant", {"value": [*range(39), 0]})),
+    ),
+    "a function inside another scheme": (
+        ("scaled", {"scheme": ONES, "factor": 2.0}),
+        ("scaled", {"scheme": TWOS, "factor": 2.0}),
+    ),
+    "axes": (jax.nn.initializers.he_normal(), jax.nn.initializers.he_normal(in_axis=-1, out_axis=-2)),
+    "an order": (noisy, later),
+}
+"""Pairs of schemes that no text tells from each other, and whose entries have one standard deviation."""
+
+
+@pytest.mark.parametrize("name", SAME_TEXTS)
+def test_the_file_of_another_function_is_refused(name, tmp_path):
+    first, second = SAME_TEXTS[name]
+    model = eqx.nn.Linear(4, 40, key=KEY) if name == "a registered list" else SQUARE
+    path = tmp_path / "runs.jsonl"
+
+    def rules(scheme):
+        return scheme() if name.startswith("a registered") else {"own": {"Linear": scheme}}
+
+    ix.ablate(model, rules(first), KEYS, lambda model, key: {"one": 1.0}, path=path, how="python")
+    ix.ablate(model, rules(first), KEYS, lambda model, key: pytest.fail("it ran"), path=path, how="python")
+    before = path.read_bytes()
+    with pytest.raises(ix.InitaxError, match=f"{path} holds another ablation"):
+        ix.ablate(model, rules(second), KEYS, lambda model, key: pytest.fail("it ran"), path=path, how="python")
+    assert path.read_bytes() == before
+
+
 # name → how the ablation changes, what the error says of it
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "a scheme": (
@@ -274,6 +327,43 @@ def test_the_file_of_another_ablation_is_refused(name, tmp_path):
     assert lines[1] == f"  {line}"
     assert lines[-1] == "  pass another path, or delete the file"
     assert path.read_bytes() == before
+
+
+def test_the_last_digits_of_what_a_function_draws_may_differ(tmp_path):
+    """Another machine or version of JAX rounds them otherwise; the fingerprints in the file stay those of the file."""
+    path = tmp_path / "runs.jsonl"
+    rules = {"own": {"Linear": noisy}}
+    ix.ablate(mlp(), rules, KEYS[:1], mean, path=path, how="python")
+    first, *runs = path.read_text("utf-8").splitlines()
+    header = json.loads(first)
+    for row in header["schemes"]["own"]["decisions"].values():
+        if "drawn" in row:
+            row["drawn"] = [f"{float(number) * (1 + 2e-4):.4g}" for number in row["drawn"]]
+    header["schemes"]["own"]["fingerprint"] = "of another machine"
+    path.write_text("\n".join([json.dumps(header), *runs]) + "\n", "utf-8")
+    before = path.read_bytes()
+    again = ix.ablate(mlp(), rules, KEYS[:1], lambda model, key: pytest.fail("it ran"), path=path, how="python")
+    assert path.read_bytes() == before
+    assert again.plans["own"]["fingerprint"] == "of another machine"
+
+
+def test_a_file_that_does_not_say_what_a_function_drew_is_refused(tmp_path):
+    """Files of an older initax held the standard deviation alone."""
+    path = tmp_path / "runs.jsonl"
+    rules = {"own": {"Linear": noisy}}
+    ix.ablate(mlp(), rules, KEYS, mean, path=path, how="python")
+    first, *runs = path.read_text("utf-8").splitlines()
+    header = json.loads(first)
+    for row in header["schemes"]["own"]["decisions"].values():
+        row.pop("drawn", None)
+    path.write_text("\n".join([json.dumps(header), *runs]) + "\n", "utf-8")
+    with pytest.raises(ix.InitaxError) as raised:
+        ix.ablate(mlp(), rules, KEYS, mean, path=path, how="python")
+    assert str(raised.value).splitlines()[1:] == [
+        '  scheme "own": layers.0.weight: what its function draws is not in the file, which is of an older initax',
+        "  pass another path, or delete the file",
+    ]
+    assert len(ix.Ablation.load(path).runs) == 2
 
 
 def test_a_function_that_draws_the_same_is_the_same(tmp_path):

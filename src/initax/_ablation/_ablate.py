@@ -118,6 +118,7 @@ def ablate(
     words = np.asarray(jax.random.key_data(typed))
     header = header_of(plans, {"implementation": str(jax.random.key_impl(typed)), "data": words.tolist()})
     file = None if path is None else RunFile(path, header)
+    header = file.header if file else header
     runs = {(result.scheme, result.seed): result for result in (file.runs if file else ())}
     done = {task for task, result in runs.items() if result.error is None or not retry}
     missing = [(name, seed) for name in schemes for seed in range(len(typed)) if (name, seed) not in done]
@@ -127,7 +128,7 @@ def ablate(
     with bar(len(typed) * len(schemes), shown=visible, done=len(done), counted=True) as step:
         step("ablation", 0)
         for outcomes in EXECUTORS[how](models, run, missing) if missing else ():
-            fresh = [_recorded(outcome, words, plans) for outcome in outcomes]
+            fresh = [_recorded(outcome, words, header["schemes"]) for outcome in outcomes]
             if file:
                 file.append(fresh)
             runs |= {(result.scheme, result.seed): result for result in fresh}

@@ -12,8 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from initax._ablation._run import Run
 from initax._errors import InitaxError, listing, message
+from initax._math._positivity import LIMITS
 from initax._text import differing, path_text
 
 FORMAT = 1
@@ -37,7 +41,8 @@ class RunFile:
 
     Args:
         path: where it is; made, with the folders above, if it is not there.
-        header: what the ablation is about.
+        header: what the ablation is about; then the header of the file, in which what functions draw may differ in its
+            last digits.
 
     Raises:
         InitaxError: the file is not of an ablation, is of another ablation, or damaged.
@@ -50,12 +55,13 @@ class RunFile:
         whole = content[: content.rfind(b"\n") + 1]
         if not whole and not first.startswith(content):
             raise InitaxError(_foreign(self.path))
-        self.runs: tuple[Run, ...] = ()
+        self.header, self.runs = header, tuple[Run, ...]()
         if whole:
             stored, self.runs = _read(self.path, whole)
-            if stored != header:
+            if not _is_same(stored, header):
                 line = "pass another path, or delete the file"
                 raise InitaxError(f"{self.path} holds another ablation.", *_differences(stored, header), line)
+            self.header = stored
         else:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         if content != whole:
@@ -112,11 +118,49 @@ def _read(path: Path, content: bytes) -> tuple[Header, tuple[Run, ...]]:
     return header, tuple(runs.values())
 
 
+def _is_same(stored: Header, current: Header) -> bool:
+    """Whether two headers are of one ablation."""
+    old, new = stored["schemes"], current["schemes"]
+    rest = [{**header, "schemes": list(header["schemes"])} for header in (stored, current)]
+    return rest[0] == rest[1] and all(_is_same_plan(old[name], new[name]) for name in new)
+
+
+def _is_same_plan(old: Any, new: Any) -> bool:
+    """Whether two plans of a scheme are the same."""
+    return old["rules"] == new["rules"] and not _changed(old["decisions"], new["decisions"])
+
+
+def _changed(old: Any, new: Any) -> list[str]:
+    """The paths of which two plans decide differently."""
+    return [path for path in differing(old, new) if path not in old or path not in new or _rows(old[path], new[path])]
+
+
+def _rows(old: Any, new: Any) -> list[str]:
+    """The entries in which two decisions differ; what a function draws may differ in its last digits."""
+    changes = differing(old, new)
+    if "drawn" not in old or "drawn" not in new:
+        return changes
+    if _are_close(old["drawn"], new["drawn"], new["dtype"]):
+        return [entry for entry in changes if entry not in ("std", "drawn")]
+    others = [entry for entry in changes if entry != "drawn"]
+    return others or changes
+
+
+def _are_close(old: list[str], new: list[str], dtype: str) -> bool:
+    """Whether what a function draws is the same but for the last digits, which other machines may round otherwise."""
+    before, after = (np.array(numbers, float) for numbers in (old, new))
+    if before.shape != after.shape:
+        return False
+    eps = float(LIMITS(dtype).eps) if jnp.issubdtype(dtype, jnp.inexact) else 0.0
+    size = float(np.max(np.abs(before), initial=0, where=np.isfinite(before)))
+    return bool(np.allclose(before, after, rtol=0, atol=max(1e-3, 4 * eps) * size, equal_nan=True))
+
+
 def _differences(stored: Header, current: Header) -> Iterator[str]:
     old, new = stored["schemes"], current["schemes"]
     if set(old) != set(new):
         yield f"its schemes: {listing(old)}; now: {listing(new)}"
-    for name in (name for name in new if name in old and old[name] != new[name]):
+    for name in (name for name in new if name in old and not _is_same_plan(old[name], new[name])):
         yield from _changes(name, old[name], new[name])
     if stored["keys"] != current["keys"]:
         old_count, new_count = (len(header["keys"]["data"]) for header in (stored, current))
@@ -137,12 +181,18 @@ def _changes(name: str, old: Any, new: Any) -> Iterator[str]:
         yield f'scheme "{name}": it has {len(before)} rules, now there are {len(after)}'
         return
     old, new = old["decisions"], new["decisions"]
-    path = differing(old, new)[0]
+    path = _changed(old, new)[0]
     shown = path_text(path)
     if path not in old or path not in new:
         news = "is new" if path in new else "is gone"
         yield f'scheme "{name}": {shown} {tuple({**old, **new}[path]["shape"])} {news}'
         return
     old_row, new_row = old[path], new[path]
-    changes = (f"{entry} {old_row.get(entry)} → {new_row.get(entry)}" for entry in differing(old_row, new_row))
+    entries = _rows(old_row, new_row)
+    if entries == ["drawn"] and "drawn" in new_row:
+        drawn = [", ".join(row["drawn"][:3]) for row in (old_row, new_row) if "drawn" in row]
+        told = "what its function draws is not in the file, which is of an older initax"
+        yield f'scheme "{name}": {shown}: ' + (f"draws {drawn[0]}, … → {drawn[1]}, …" if len(drawn) > 1 else told)
+        return
+    changes = (f"{entry} {old_row.get(entry)} → {new_row.get(entry)}" for entry in entries)
     yield f'scheme "{name}": {shown}: {", ".join(changes)}'

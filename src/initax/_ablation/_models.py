@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
@@ -22,6 +23,8 @@ from initax._planning._rules import read_rules
 from initax._text import differing, path_text
 from initax._trace._take_survey import survey
 from initax._verbs._named_rules import named_plans
+from initax.schemes._callables import CallingKernel
+from initax.schemes._initializer import Kernel
 
 Arrays = dict[str, Any]
 """Path → array."""
@@ -147,29 +150,71 @@ def _refuse_changed(arrays_of_first: Arrays, arrays_of_seed: Arrays, seed: int) 
 STORED = ("shape", "dtype", "axes", "initializer", "rule", "std", "kept")
 """Entries of a plan's rows that a file of runs holds."""
 
+LONGEST = 60
+"""Length of a scheme's text up to which the text in a plan shows all of it."""
+
+SAMPLES, SUMS = 8, 3
+"""How many entries stand for an array that a function draws, and how many weighted sums over all of its entries."""
+
 
 def plan_data(name: str, rules: Mapping[Any, Any], models: Models) -> dict[str, Any]:
     """Return a scheme's plan as plain data: rules, every decision, and a fingerprint of both.
 
-    What a function draws has no name that outlives the process. Its arrays are drawn once, under the first key, and
-    their standard deviations stand for it, to three digits.
+    What a function draws has no name that outlives the process, and a name of the user's may stand for another scheme
+    the next time. Where the text of a decision does not tell what is drawn, the arrays are drawn once, under the first
+    key, and a few numbers of each stand for it.
     """
     plan = models.plans[name]
-    specs, callables = [], False
+    specs = []
     for rule in read_rules(rules):
         try:
             spec = None if rule.scheme is None else rule.scheme.spec()
         except SchemeError:
-            spec, callables = str(rule.scheme), True
+            spec = str(rule.scheme)
         specs.append([rule.text, spec])
-    measured = plan.arrays(models.keys[0]) if callables else {}
+    untold = [draw.parameter.path for draw in plan.draws if not _is_told(draw)]
+    measured = plan.arrays(models.keys[0]) if untold else {}
     decisions: dict[str, Any] = {}
     for row in (*map(Draw.to_dict, plan.draws), *map(Kept.to_dict, plan.kept)):
         decisions[row["path"]] = {name: row[name] for name in STORED if name in row}
     for draw in plan.draws:
         path, std = draw.parameter.path, draw.std
-        known = None if std is None else float(f"{std:.9g}")
-        decisions[path]["std"] = f"{jnp.std(measured[path]):.3g}" if std is None and path in measured else known
+        decisions[path]["std"] = None if std is None else float(f"{std:.9g}")
+    for path in untold:
+        if decisions[path]["std"] is None:
+            decisions[path]["std"] = f"{jnp.std(measured[path]):.3g}"
+        decisions[path]["drawn"] = _samples(np.ravel(measured[path]))
     content = {"rules": specs, "decisions": decisions}
     digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
     return {"fingerprint": digest, **content}
+
+
+def _is_told(draw: Draw) -> bool:
+    """Whether the text of a decision tells what is drawn: no function draws it, and no list in it is cut short."""
+    if draw.initializer is None or draw.recipe is None:
+        return True  # it is set with another array
+    try:
+        text = json.dumps(draw.initializer.spec())
+    except SchemeError:
+        return False
+    kernel = draw.recipe.kernel
+    return (kernel.random or len(text) <= LONGEST) and not _calls(kernel)
+
+
+def _calls(kernel: Kernel) -> bool:
+    """Whether a kernel, or one inside it, calls a function of the user's or of a framework."""
+    inner = (getattr(kernel, field.name) for field in fields(kernel))
+    return isinstance(kernel, CallingKernel) or any(_calls(part) for part in inner if isinstance(part, Kernel))
+
+
+def _samples(entries: np.ndarray) -> list[str]:
+    """Return some of an array's entries and some weighted sums over all of them, to four digits."""
+    parts = [entries.real, entries.imag] if np.iscomplexobj(entries) else [entries]
+    numbers = np.concatenate(parts).astype(float)
+    if not numbers.size:
+        return []
+    chosen = numbers[np.unique(np.linspace(0, numbers.size - 1, SAMPLES).astype(int))]
+    root = math.sqrt(numbers.size)
+    phase = math.sqrt(2) * np.arange(numbers.size) / root
+    sums = [np.cos((2 * wave + 1) * phase) @ numbers / root for wave in range(SUMS)]
+    return [f"{number:.4g}" for number in (*chosen, *sums)]
