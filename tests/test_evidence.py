@@ -1250,3 +1250,33 @@ def test_the_work_of_reading_grows_with_the_number_of_arrays(name):
     calls_of(LARGE[name](20))
     few, many_more = (calls_of(LARGE[name](count)) for count in (200, 1600))
     assert many_more < 8 * few * 1.3
+
+
+# Functions between a declared weight and the signal
+
+
+@pytest.mark.parametrize(
+    ("function", "reason", "head"),
+    [
+        (jnp.abs, "abs stands between it and the signal", "the forward pass applies a function to declared weights"),
+        (
+            jax.lax.stop_gradient,
+            "no gradient reaches it: it stands behind stop_gradient",
+            "no gradient reaches declared",
+        ),
+    ],
+    ids=["abs", "stop_gradient"],
+)
+def test_a_function_that_a_declaration_does_not_know_is_noted(function, reason, head, key):
+    layer = eqx.nn.Linear(8, 6, key=key)
+    plan = ix.plan(layer, {"*": "he_normal"}, inputs=Z(8), forward=lambda layer, x: function(layer.weight) @ x)
+    assert plan["weight"].parameter.evidence == "declared"
+    (note,) = plan.notes
+    assert note.startswith(head)
+    assert f"\n  weight (6, 8): {reason}" in note
+
+
+@pytest.mark.parametrize("wrap", [eqx.nn.WeightNorm, lambda layer: layer], ids=["weight norm", "plain"])
+def test_a_function_that_is_known_is_not(wrap, key):
+    plan = ix.plan(wrap(eqx.nn.Linear(8, 6, key=key)), {"*": "he_normal"}, inputs=Z(8))
+    assert plan.notes == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -97,7 +97,34 @@ def with_readings(survey: Survey, readings: Mapping[str, Reading]) -> tuple[Surv
                 'to draw each part on its own restate the axes, ix.Scheme(..., axes="...", sizes={...})',
             )
         )
+    notes += _behind_functions(layers, readings)
     return replace(survey, layers=tuple(layers)), tuple(notes)
+
+
+def _behind_functions(layers: Iterable[Layer], readings: Mapping[str, Reading]) -> Iterator[str]:
+    """Yield a note on declared weights that a function changes first, of which their declarations say nothing."""
+    for why, head, line in (
+        (
+            Why.TRANSFORMED,
+            "the forward pass applies a function to declared weights, which are drawn as if it did not:",
+            'to draw what comes out of it: ix.register_layer(MyLayer, ..., positivity={"weight": "softplus"}), for a '
+            "class of its own",
+        ),
+        (
+            Why.NOT_TRAINABLE,
+            "no gradient reaches declared weights, which are drawn all the same:",
+            'a rule keeps one: {"its.path": None}',
+        ),
+    ):
+        found = [
+            f"{parameter.path or '(model)'} {parameter.shape}: {readings[parameter.path].reason}"
+            for layer in layers
+            for parameter in layer.parameters
+            if parameter.role in WEIGHT_ROLES and not parameter.excluded and parameter.constraint is None
+            if parameter.path in readings and not may_be_traced(parameter) and readings[parameter.path].why is why
+        ]
+        if found:
+            yield message(head, *first_of(found, 6), line)
 
 
 def _with_stack_axes(layer: Layer, readings: Mapping[str, Reading]) -> Layer:
