@@ -10,7 +10,6 @@ import pytest
 from flax import nnx
 
 import initax as ix
-from initax.schemes._scheme import NAMED
 from tests.tables import KEY
 
 nn = eqx.nn
@@ -222,7 +221,7 @@ def test_a_scheme_may_be_written_in_many_ways(written, meant):
 
 def required(name):
     """Arguments that a scheme can't do without."""
-    arguments = inspect.signature(NAMED[name]).parameters.values()
+    arguments = inspect.signature(getattr(ix.schemes, name)).parameters.values()
     return [each.name for each in arguments if each.default is each.empty and each.kind is not each.VAR_KEYWORD]
 
 

@@ -265,6 +265,23 @@ def test_a_complex_weight_in_two_real_arrays_keeps_the_length_of_a_signal(scheme
         assert abs(2 * 300 * float(jnp.mean(part**2)) - 1) < 4.9 * (1.37 / part.size) ** 0.5
 
 
+@pytest.mark.parametrize("scheme", ["ones", "identity"])
+def test_a_part_of_a_complex_weight_is_no_half_of_a_number(scheme, key, as_users_write):
+    params = {"re": jnp.zeros((4, 4)), "im": jnp.zeros((4, 4))}
+    called = {"inputs": S(3, 4), "forward": lambda p, x: x @ jax.lax.complex(p["re"], p["im"])}
+    with pytest.raises(ix.SchemeError) as caught:
+        ix.plan(params, {"*": scheme}, **called)
+    assert str(caught.value) == (
+        f'rule "*": {scheme} says the values of a whole weight, and "im" is the real or imaginary part of a complex '
+        "one.\n"
+        '  for both parts: ("variance_scaling", {"distribution": "normal"}), ("normal", {"stddev": ...})\n'
+        '  for this array as if it were the weight: {"im": ix.Scheme(..., axes="i o")}'
+    )
+    rules = {"re": ix.Scheme(scheme, axes="i o"), "im": "zeros"}
+    drawn = ix.reinit(params, rules, key, **called)
+    np.testing.assert_array_equal(drawn["re"], {"ones": np.ones((4, 4)), "identity": np.eye(4)}[scheme])
+
+
 def test_fans_a_convolution_really_has_are_read_too():
     def forward(p, x):
         up = jax.lax.conv_transpose(x, p["up"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))

@@ -18,7 +18,7 @@ from initax._planning._rules import Matching, Rule, decided_arrays, match, rule_
 from initax._planning._silence import keeps_all, why_kept, why_named_is_kept, would_draw
 from initax._text import mapping_text, path_text
 from initax.schemes._initializer import NO_DEFAULT, Initializer, array_name
-from initax.schemes._positive import refuse_out_of_range
+from initax.schemes._positive import refuse_unfitting
 from initax.schemes._scheme import UNSET, Scheme, as_initializer, as_scheme
 
 
@@ -214,7 +214,7 @@ class _Deciding:
         try:
             recipe = initializer.recipe(read, layer)
             if parameter.constraint is not None:
-                refuse_out_of_range(initializer, recipe, parameter, parameter.constraint)
+                refuse_unfitting(initializer, recipe, parameter, parameter.constraint)
         except SchemeError as error:
             remedy = self._remedy(layer, parameter) if parameter.excluded is not None else ()
             raise SchemeError(f'rule "{text}": {error}', *remedy) from error.__cause__

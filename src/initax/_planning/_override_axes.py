@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from initax._errors import AxesError, alternatives
 from initax._math._axes import Axes, names_in, refuse_unsided, resolve
+from initax._model._constraint import COMPLEX_PART
 from initax._model._parameter import WEIGHT_ROLES, Evidence, Fans, Layer, Parameter
 from initax._model._reason import Reason
 from initax._model._register import guess_role
@@ -115,8 +116,15 @@ def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Lay
         raise AxesError(f"{rule}: {path_text(old.path)}: {error}") from None
     role = old.role or guess_role(old.name, names, layer.kind)
     fans = _fans(axes, old) if role in WEIGHT_ROLES else old.fans
-    excluded = _unless_about_axes(old.excluded)
-    return replace(old, role=role, axes=axes, fans=fans, evidence=Evidence.RESTATED, excluded=excluded)
+    return replace(
+        old,
+        role=role,
+        axes=axes,
+        fans=fans,
+        evidence=Evidence.RESTATED,
+        excluded=_unless_about_axes(old.excluded),
+        constraint=None if old.constraint is COMPLEX_PART else old.constraint,  # which the forward pass said
+    )
 
 
 def _fans(axes: Axes, old: Parameter) -> Fans:

@@ -1,10 +1,13 @@
-"""Checks before a draw whether an initializer's values fit behind a positivity map."""
+"""Checks before a draw whether what an initializer gives fits behind a constraint."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from initax._errors import SchemeError
+from initax._model._constraint import COMPLEX_PART
 from initax._model._parameter import Constraint, Parameter
 from initax.schemes._initializer import Initializer, Recipe, array_name
 
@@ -12,12 +15,21 @@ EXPECTED = 1e-3
 """Entries of an array that may be expected beyond a map's upper bound: one draw in a thousand has one, and is cut."""
 
 
-def refuse_out_of_range(initializer: Initializer, recipe: Recipe, parameter: Parameter, constraint: Constraint) -> None:
-    """Raise where a draw could have values outside the range of the constraint's map.
+def refuse_unfitting(initializer: Initializer, recipe: Recipe, parameter: Parameter, constraint: Constraint) -> None:
+    """Raise where a draw could have values outside the range of the constraint's map, or is no random one of a part.
 
     Raises:
-        SchemeError: entries can be negative, or zero where the map has no zero, or beyond the map's upper bound.
+        SchemeError: entries can be negative, or zero where the map has no zero, or beyond the map's upper bound; or the
+            array is one part of a complex weight, of which random numbers alone have a half of a variance.
     """
+    if constraint is COMPLEX_PART and not recipe.kernel.random and any(map(np.any, recipe.numbers)):
+        pattern = parameter.axes.pattern if parameter.axes else ""
+        raise SchemeError(
+            f"{initializer} says the values of a whole weight, and {array_name(parameter)} is the real or imaginary "
+            "part of a complex one.",
+            'for both parts: ("variance_scaling", {"distribution": "normal"}), ("normal", {"stddev": ...})',
+            f'for this array as if it were the weight: {{"{parameter.path}": ix.Scheme(..., axes="{pattern}")}}',
+        )
     if not constraint.positive:
         return
     lowest, wrong = recipe.kernel.lowest(recipe.numbers), ""
