@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from scipy import stats
 
 import initax as ix
@@ -27,6 +28,53 @@ def test_a_constant_vector_has_an_entry_for_each_output(axes):
     shape = (3, 4) if axes == "o i" else (4, 3)
     drawn = np.asarray(ix.draw(("constant", {"value": value}), KEY, shape, axes=axes))
     assert np.array_equal(drawn if axes == "i o" else drawn.T, np.broadcast_to(value, (4, 3)))
+
+
+def stacked_linear(number, axis):
+    """Linear layers of NNX, stacked along an axis."""
+
+    @nnx.vmap(in_axes=0, out_axes=nnx.StateAxes({...: axis}))
+    def made(key):
+        return nnx.Linear(4, 3, rngs=nnx.Rngs(key))
+
+    return made(jax.random.split(KEY, number))
+
+
+P = np.array([0.1, 0.2, 0.7])
+
+
+@pytest.mark.parametrize("scheme", [("prior", {"p": P, "link": "softmax"}), ("constant", {"value": np.log(P)})])
+def test_a_vector_for_a_bias_has_an_entry_for_each_output_however_it_is_stored(scheme):
+    """With ones behind the outputs, in groups, and in a stack whose axis comes last: as many members as outputs."""
+    rules = {"*": ("zeros", scheme)}
+    conv = ix.reinit(eqx.nn.Conv2d(4, 3, 3, key=KEY), rules, KEY)
+    assert np.allclose(np.exp(conv.bias[:, 0, 0]), P)
+    grouped = ix.reinit(eqx.nn.Conv1d(6, 3, 3, groups=3, key=KEY), rules, KEY)
+    assert np.allclose(np.exp(grouped.bias[:, 0]), P)
+    for axis in (0, 1):
+        stacked = ix.reinit(stacked_linear(3, axis), rules, KEY)
+        assert np.allclose(np.exp(np.moveaxis(stacked.bias[...], axis, 0)), P)
+
+
+def test_a_vector_for_a_bias_is_not_laid_along_a_stack():
+    with pytest.raises(ix.SchemeError) as raised:
+        ix.plan(stacked_linear(2, 1), {"*": ("zeros", ("constant", {"value": [1.0, 2.0]}))})
+    assert 'constant has values of shape (2,), which do not broadcast to "bias".' in str(raised.value)
+    values = np.arange(6.0).reshape(3, 2)
+    whole = ix.reinit(stacked_linear(2, 1), {"*": ("zeros", ("constant", {"value": values}))}, KEY)
+    assert np.array_equal(whole.bias[...], values)
+
+
+def test_the_lines_for_classes_of_one_output_work():
+    labels = [0, 1, 1, 1]
+    with pytest.raises(ix.SchemeError) as raised:
+        bias(("prior", {"labels": labels}), (1,))
+    head, *lines = str(raised.value).splitlines()
+    assert head == "prior has the probabilities of 2 classes, and the array is of one output."
+    for line in lines:
+        written = eval(line[line.index('("') :], {"np": np, "labels": labels})
+        assert np.allclose(jax.nn.sigmoid(bias(written, (1,))), 4 / 6)
+    assert len(lines) == 2
 
 
 def test_constants_of_a_stack_are_those_of_each_entry():

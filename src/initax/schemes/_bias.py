@@ -31,6 +31,12 @@ class Prior(Initializer):
         """Return the recipe for one parameter."""
         if isinstance(self.p, float):
             return Constant(self._bias(self.p)).recipe(parameter, layer)
+        if len(self.p) == 2 and math.prod(parameter.shape) == 1:
+            raise SchemeError(
+                f"{self.name} has the probabilities of 2 classes, and {array_name(parameter)} is of one output.",
+                f'one output before a sigmoid has that of class 1: write ("prior", {{"p": {self.p[1]:.6g}}})',
+                'or give labels of shape (examples, 1): ("prior", {"labels": np.asarray(labels)[:, None]})',
+            )
         return filled(self.name, tuple(map(self._bias, self.p)), parameter)
 
     def _bias(self, p: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import numpy as np
 from initax._errors import SchemeError
 from initax._math._axes import Axes
 from initax._model._parameter import WEIGHT_ROLES, Layer, Parameter
-from initax.schemes._initializer import Initializer, Kernel, Recipe, array_name, is_complex
+from initax.schemes._initializer import Initializer, Kernel, Recipe, array_name, is_complex, nested
 from initax.schemes._kernels import Full
 
 Entries = float | complex | tuple["Entries", ...]
@@ -63,7 +64,8 @@ ZEROS = Constant(name="zeros")
 def filled(scheme: str, value: Entries, parameter: Parameter) -> Recipe:
     """Return the recipe that fills an array with entries, broadcast as NumPy does.
 
-    Those of a weight are in the canonical layout `(*receptive, in, out)`, so a vector has one entry for each output.
+    Those of a weight are in the canonical layout `(*receptive, in, out)`, so a vector has one entry for each output. A
+    vector for a bias has one, too, in whatever axes these are stored, and is the same for all entries of a stack.
 
     Raises:
         SchemeError: they do not broadcast to the array, or are complex where it is real.
@@ -76,15 +78,32 @@ def filled(scheme: str, value: Entries, parameter: Parameter) -> Recipe:
             f"{scheme} has complex values, and {array_name(parameter)} is {np.dtype(parameter.dtype).name}.",
             "a real array takes real values",
         )
-    try:
-        fits = np.broadcast_shapes(entries.shape, target) == tuple(target)
-    except ValueError:
-        fits = False
-    if not fits:
+    placed = _along_outputs(entries, parameter) if entries.ndim == 1 and axes is None else entries
+    if placed is None or not _fits(placed.shape, target):
         layout = "" if axes is None else " in the layout (*receptive, in, out)"
         raise SchemeError(
             f"{scheme} has values of shape {entries.shape}, which do not broadcast to {array_name(parameter)}.",
             f"shape {tuple(target)}{layout}",
             "a vector has one value for each output; a number is the same for all",
         )
-    return Recipe(FilledKernel(value, axes), (), 0.0)
+    return Recipe(FilledKernel(nested(placed.tolist()), axes), (), 0.0)
+
+
+def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether an array broadcasts to a shape."""
+    try:
+        return np.broadcast_shapes(shape, target) == tuple(target)
+    except ValueError:
+        return False
+
+
+def _along_outputs(vector: np.ndarray, parameter: Parameter) -> np.ndarray | None:
+    """Return a vector for a bias with its entries along the axes that hold outputs; `None` where it does not fit."""
+    axes = parameter.axes
+    if axes is None or not axes.out_axis:
+        return vector
+    outputs = [size for axis, size in enumerate(parameter.shape) if axis not in axes.entry_axis]
+    stored = [1 if axis in axes.entry_axis else size for axis, size in enumerate(parameter.shape)]
+    if vector.size == math.prod(outputs):
+        return vector.reshape(stored)
+    return np.broadcast_to(vector, outputs).reshape(stored) if _fits(vector.shape, tuple(outputs)) else None

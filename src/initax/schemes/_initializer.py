@@ -380,11 +380,12 @@ def entries(scheme: str, name: str, value: Any) -> Any:
     if np.isnan(array).any():
         raise SchemeError(f"{scheme}: {name} must be a finite number, not {value!r}.")
     plain = array.astype(complex if array.dtype.kind == "c" else float).tolist()
-    return _nested(plain)
+    return nested(plain)
 
 
-def _nested(value: Any) -> Any:
-    return tuple(map(_nested, value)) if isinstance(value, list) else value
+def nested(value: Any) -> Any:
+    """Return nested lists as nested tuples."""
+    return tuple(map(nested, value)) if isinstance(value, list) else value
 
 
 def positive_number(scheme: str, name: str, value: Any) -> float:
