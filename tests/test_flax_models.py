@@ -738,3 +738,22 @@ def test_a_stack_of_nnx_behind_a_norm_is_where_the_transform_puts_it(wrapper, ke
     else:
         norms, expected = new.batch_stats[("kernel", "sigma")], [np.linalg.norm(each, 2) for each in kernels]
     np.testing.assert_allclose(norms, expected, rtol=1e-5)
+
+
+def test_a_norm_along_other_axes_than_a_trace_shows_is_left_alone(key):
+    """Three equal sizes: without the trace the first axis is taken for the stack, by the norm as well."""
+    axes = nnx.StateAxes({nnx.Param: 1, ...: 0})
+
+    def make(start):
+        return nnx.WeightNorm(nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(start)), rngs=nnx.Rngs(start))
+
+    stack = nnx.eval_shape(lambda: nnx.vmap(make, out_axes=axes)(jax.random.split(key, 2)))
+    each = {"forward": lambda model, x: nnx.vmap(lambda one, x: one(x), in_axes=(axes, 0))(model, x)}
+    with pytest.raises(ix.RuleError) as caught:
+        ix.plan(stack, {"Linear": "he_normal"}, inputs=jax.ShapeDtypeStruct((2, 3, 2), jnp.float32), **each)
+    assert str(caught.value).endswith(
+        "undeclared: weight norm was read along other axes than those of which the forward pass shows the stack\n"
+        "  stack it along the first axis, as nnx.vmap(..., out_axes=0) does"
+    )
+    with pytest.raises(ix.AxesError, match=r'is under weight norm, which was read for stacks as in "stack i o", not'):
+        ix.plan(stack, {"Linear": ix.Scheme("he_normal", axes="i stack o")})

@@ -114,6 +114,14 @@ def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Lay
         axes = resolve(pattern, old.shape, {name: size for name, size in sizes.items() if name in names})
     except AxesError as error:
         raise AxesError(f"{rule}: {path_text(old.path)}: {error}") from None
+    constraint = old.constraint
+    elsewhere = any(axes.split == other.split and axes.batch_axis == other.batch_axis for _, other in old.placements)
+    if constraint is not None and constraint.companions and old.axes and elsewhere:
+        raise AxesError(
+            f"{rule}: {path_text(old.path)} is under {constraint.name}, which was read for stacks as in "
+            f'"{old.axes.pattern}", not "{pattern}".',
+            "stack it along the first axis, as nnx.vmap(..., out_axes=0) does",
+        )
     role = old.role or guess_role(old.name, names, layer.kind)
     fans = _fans(axes, old) if role in WEIGHT_ROLES else old.fans
     return replace(
@@ -123,7 +131,7 @@ def _restated(old: Parameter, pattern: str, sizes: Mapping[str, int], layer: Lay
         fans=fans,
         evidence=Evidence.RESTATED,
         excluded=_unless_about_axes(old.excluded),
-        constraint=None if old.constraint is COMPLEX_PART else old.constraint,  # which the forward pass said
+        constraint=None if constraint is COMPLEX_PART else constraint,  # which the forward pass said
     )
 
 

@@ -158,6 +158,11 @@ def _with_placement(parameter: Parameter, chosen: Placement | None, others: Sequ
     axes = None if chosen is None else axes_of.get(chosen)
     if axes is None:
         return replace(parameter, placements=left) if parameter.placements else parameter
+    constraint = parameter.constraint
+    if constraint is not None and constraint.companions and axes != parameter.axes:
+        text = f"{constraint.name} was read along other axes than those of which the forward pass shows the stack"
+        hint = "stack it along the first axis, as nnx.vmap(..., out_axes=0) does"
+        return replace(parameter, placements=left, excluded=undeclared(text, Why.CONTRADICTED, hint))
     fans = parameter.fans
     if fans is not None and parameter.role in WEIGHT_ROLES:
         fans = fans.restated(axes)
