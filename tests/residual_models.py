@@ -298,6 +298,42 @@ def highway(p, x):
     return x
 
 
+def ts_mixer(p, x):
+    """Chen et al. 2023: ReLU behind the weight over time, and a feed-forward part."""
+    for layer in range(2):
+        own = part(p, f"{layer}.")
+        x = x + jax.nn.relu(own["time"] @ norm(x) + own["bias"][:, None])
+        x = x + jax.nn.relu(norm(x) @ own["up"]) @ own["down"]
+    return x
+
+
+TS_MIXER = {"time": S(LENGTH, LENGTH), "bias": S(LENGTH), "up": S(WIDTH, WIDE), "down": S(WIDE, WIDTH)}
+
+
+def many_ends(p, x):
+    """Functions of which a positive multiple gives that multiple, with scales and biases before and behind them."""
+    h = norm(x) @ p["a"] + p["a_bias"]
+    x = x + p["gamma"] * jnp.where(h >= 0, h, p["slope"] * h)
+    x = x - abs(norm(x) @ p["b"]) + jax.nn.leaky_relu(norm(x) @ p["b"])
+    x = x + lax.reduce_window(norm(x) @ p["c"] + p["c_bias"], -jnp.inf, lax.max, (3, 1), (1, 1), "SAME")
+    x = x + jax.nn.relu(norm(x) @ p["d"] + p["d_bias"]).max(0)
+    return x + jnp.where(norm(x) @ p["e"] > 0, norm(x) @ p["e"], 0).mean(0)
+
+
+MANY_ENDS = {
+    **square("a", "b", "c", "d", "e"),
+    **{name: S(WIDTH) for name in ("a_bias", "c_bias", "d_bias", "gamma", "slope")},
+}
+
+
+def half_ended(p, x):
+    """Branches that end in a function that no positive multiple goes through, between others."""
+    for _ in range(2):
+        x = x + jax.nn.relu(norm(x) @ p["a"] + 1)
+        x = x + jax.nn.softplus(x) @ p["b"] + p["c"]
+    return x
+
+
 def experts(p, x):
     """Experts whose outputs are weighed by a router, beside one that all tokens pass."""
     for layer in range(2):
@@ -594,6 +630,16 @@ cross = prefixed("cross_", square("q", "k", "v", "o"))
 FFN = {name: BLOCK[name] for name in ("up", "bias", "down")}
 
 MODELS = [
+    Model("ts mixer", ts_mixer, layers(2, TS_MIXER), (x,), (4,), of_layers(2, TS_MIXER, ("time", "down"))),
+    Model(
+        "functions behind the ends",
+        many_ends,
+        MANY_ENDS,
+        (x,),
+        (5,),
+        {name: (at,) for at, name in enumerate("abcde", 1)},
+    ),
+    Model("half of the ends", half_ended, square("a", "b") | {"c": S(WIDTH)}, (x,), (4,), {"b": (2, 4)}),
     Model("block", block, BLOCK, (x,), (2,), {"o": (1,), "down": (2,)}, SCORES, {"o": 2, "up": 2}),
     Model(
         "gpt2",

@@ -650,6 +650,41 @@ def test_branches_take_over_the_depth(scanned, exponent):
     assert down == pytest.approx(before["blocks.down.weight" if scanned else "blocks.0.down.weight"] * M**-0.5 * end)
 
 
+class BehindRelu(eqx.Module):
+    """As TSMixer has it: ReLU, and here a scale, between the last weight of a branch and the sum."""
+
+    blocks: list[eqx.nn.Linear]
+    scales: list[eqx.nn.LayerNorm]
+
+    def __init__(self, width, layers):
+        self.blocks = [eqx.nn.Linear(width, width, key=KEY) for _ in range(layers)]
+        self.scales = [eqx.nn.LayerNorm(width, use_bias=False) for _ in range(layers)]
+
+    def __call__(self, x):
+        for block, scale in zip(self.blocks, self.scales, strict=True):
+            x = x + scale.weight * jax.nn.relu(block(x))
+        return x
+
+
+def test_relu_behind_a_branch_hands_on_the_factor_of_its_weight():
+    """Once: a scale behind the weight has none, or a branch would be divided by the square of the depth."""
+    base, model = (eqx.filter_eval_shape(BehindRelu, WIDE, layers) for layers in (2, 64))
+    x = np.random.default_rng(0).normal(size=WIDE).astype(np.float32)
+    width = ix.mup(base, model, depth=1.0, inputs=x)
+    paths = ("blocks.63.weight", "blocks.63.bias", "scales.63.weight")
+    assert [width[path].std for path in paths] == [1 / 32, 1 / 32, 1]
+    sizes = {}
+    for how, rules in {"as it is": {"Linear": "he_normal"}, "divided": width.rules({"Linear": "he_normal"})}.items():
+        weights = jax.tree.leaves(ix.plan(model, {"Norm": {"scale": "ones"}, **rules}).draw(KEY).blocks)
+        y = x
+        for weight, bias in zip(weights[::2], weights[1::2], strict=True):
+            y = y + np.maximum(np.asarray(weight) @ y + np.asarray(bias), 0)
+        sizes[how] = np.mean(y**2) / np.mean(x**2)
+    assert sizes["as it is"] > 1e10
+    assert sizes["divided"] < 1e3
+    assert deepened(by_relu)["w"].std == M**-0.5 / 2
+
+
 # Scale
 
 
@@ -737,6 +772,14 @@ def by_norms(w, x):
     return jax.lax.scan(lambda x, w: (x + jax.nn.standardize(jnp.tanh(x) @ w), None), x, w)[0]
 
 
+def by_tanh(w, x):
+    return jax.lax.scan(lambda x, w: (x + jnp.tanh(x @ w), None), x, w)[0]
+
+
+def by_relu(w, x):
+    return jax.lax.scan(lambda x, w: (x + jax.nn.relu(x @ w), None), x, w)[0]
+
+
 def as_often_as_needed(w, x):
     return jax.lax.while_loop(
         lambda state: state[1].sum() < 9,
@@ -752,6 +795,7 @@ def deepened(step):
 
 ERRORS = {
     "a norm behind a branch": lambda: deepened(by_norms),
+    "a function behind a branch": lambda: deepened(by_tanh),
     "branches of a loop that ends somewhere": lambda: deepened(as_often_as_needed),
     "scores whose sides go elsewhere": lambda: ix.mup(*two(lambda width: Scores(width, used_elsewhere)), inputs=X),
     "another number of axes": lambda: ix.mup({"w": (4, 8)}, {"w": (4, 16, 2)}),
@@ -818,6 +862,13 @@ TEXTS = {
     "a norm behind a branch": (
         "ModelError: mup: a norm stands between w and the stream that its branch is added to.\n"
         "  its scale does not matter there; depth= is for norms at the beginning of a branch"
+    ),
+    "a function behind a branch": (
+        "ModelError: mup: what a branch adds to its stream is a multiple of no weight, which could take over the "
+        "factor.\n"
+        "  w: a function that is not linear (test_mup.py:LINE)\n"
+        "  depth= is for branches that end in a weight, or in ReLU, a maximum or an absolute value behind one; for "
+        "others no rule is published"
     ),
     "branches of a loop that ends somewhere": (
         "ModelError: mup: how many branches w is one of is not known: a loop adds them."

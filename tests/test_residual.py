@@ -1,6 +1,8 @@
 """Residual streams read off the forward pass: which weights end their branches, and how many there are."""
 
+import functools
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
@@ -123,11 +125,8 @@ LINEAR = (
 """Models whose sums can be looked at one by one, with no norm behind the ends, which are no longer linear there."""
 
 
-@pytest.mark.parametrize("name", LINEAR)
-@pytest.mark.slow(one_in=5)
-def test_a_stream_gains_exactly_what_its_ends_put_out(name):
-    """Without its ends a branch is zero, with each alone it is not, and the sum is linear in them and in no other."""
-    model = BY_NAME[name]
+def branches_of(model):
+    """The contents of each branch, by name, and a function that gives its value, and the sum, for other arrays."""
     names = list(model.arrays)
     closed = jax.make_jaxpr(lambda values, inputs: model.forward(dict(zip(names, values, strict=True)), *inputs))(
         list(model.arrays.values()), list(model.inputs)
@@ -137,7 +136,7 @@ def test_a_stream_gains_exactly_what_its_ends_put_out(name):
     by_sum = {each.sum.number: each for each in found}
     places = [each.sum.place for each in found]
     inputs = jax.tree.leaves(randomized(model.inputs, 7))
-    arrays, change = randomized(model.arrays), randomized(model.arrays, 1)
+    arrays = randomized(model.arrays)
 
     @jax.jit
     def played(values):
@@ -145,16 +144,26 @@ def test_a_stream_gains_exactly_what_its_ends_put_out(name):
         player.play(closed, [*values, *inputs])
         return player.emitted
 
-    seen = set()
-    for each in found:
-        contents = Inside(each, by_sum).contents()
+    def sum_of(each, **other):
         side = [operand for operand, _ in each.sum.operands].index(each.branch)
+        operands, result = played([other.get(name, arrays[name]) for name in names])[each.sum.place]
+        return np.asarray(operands[side]), np.asarray(result)
+
+    return arrays, names, [(each, Inside(each, by_sum).contents()) for each in found], sum_of
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.slow(one_in=5)
+def test_a_stream_gains_exactly_what_its_ends_put_out(name):
+    """Without its ends a branch is zero, with each alone it is not, and the sum is linear in them and in no other."""
+    model = BY_NAME[name]
+    arrays, names, branches, sums = branches_of(model)
+    change = randomized(model.arrays, 1)
+    seen = set()
+    for each, contents in branches:
+        sum_of = functools.partial(sums, each)
         ends = {names[at] for at in contents.ends}
         seen |= ends
-
-        def sum_of(place=each.sum.place, side=side, **other):
-            operands, result = played([other.get(name, arrays[name]) for name in names])[place]
-            return np.asarray(operands[side]), np.asarray(result)
 
         # Biases behind the ends are zero with them; a scale of zero would hide everything.
         behind = {names[at] for at in contents.vectors}
@@ -181,13 +190,40 @@ def test_a_stream_gains_exactly_what_its_ends_put_out(name):
     assert seen == set(model.ends)
 
 
+@pytest.mark.parametrize("name", ["ts mixer", "functions behind the ends"])
+def test_a_branch_behind_relu_is_multiplied_if_its_ends_and_their_biases_are(name):
+    """By any positive number; and by none if one of them is not."""
+    arrays, names, branches, sum_of = branches_of(BY_NAME[name])
+    for each, contents in branches:
+        biases = {names[at] for at in contents.vectors if names[at].endswith("bias")}
+        arrays_of_end = {names[at] for at in contents.ends} | biases
+        assert not contents.unended
+        before, _ = sum_of(each)
+        halved, _ = sum_of(each, **{end: 0.5 * arrays[end] for end in arrays_of_end})
+        np.testing.assert_allclose(halved, 0.5 * before, rtol=1e-4, atol=1e-5)
+        for left in arrays_of_end:
+            others = {end: 0.5 * arrays[end] for end in arrays_of_end - {left}}
+            assert np.abs(sum_of(each, **others)[0] - 0.5 * before).max() > 1e-3
+
+
+def test_a_branch_that_no_weight_ends_is_named_and_counts():
+    survey = surveyed(BY_NAME["half of the ends"])
+    residual = parameters(survey)["a"].residual
+    assert (survey.residual_streams[0].branches, survey.residual_streams[0].ends) == (4, ("b",))
+    assert (str(residual), residual.part) == ("branches 1, 3 of 4", "inner")
+    (text,) = residual.without_end
+    assert re.sub(r"\d+\)", "LINE)", text) == "a: a function that is not linear (residual_models.py:LINE)"
+
+
 def block(p, x):
     return x + jax.nn.relu(x @ p["up"]) @ p["down"]
 
 
 LOOPS = {
     "end of branch ? of 100000": lambda p, x: jax.lax.fori_loop(0, 100_000, lambda _, x: block(p, x), x),
-    "end of branch 1 of ?": lambda p, x: jax.lax.while_loop(lambda x: x.sum() < 3, lambda x: block(p, x), x),
+    "end of branch 1 of an unknown number": lambda p, x: jax.lax.while_loop(
+        lambda x: x.sum() < 3, lambda x: block(p, x), x
+    ),
     "end of branches 1 to 3 of 3": lambda p, x: jax.lax.while_loop(
         lambda state: state[0] != 0, lambda state: (state[0] - 1, block(p, state[1])), (3, x)
     )[1],

@@ -1,6 +1,7 @@
 """Rules for residual branches: selectors without names, depth factors without sizes, and where they miss."""
 
 import json
+import re
 import time
 
 import equinox as eqx
@@ -353,6 +354,72 @@ def test_more_than_the_ends_is_a_note():
         'rule "*": the depth factor "gpt2" multiplies 8 weights that end no residual branch: 0.k, 0.q, 0.up, 0.v, … '
         "(4 more)",
     )
+
+
+def without_lines(notes):
+    return tuple(re.sub(r"\.py:\d+", ".py:LINE", note) for note in notes)
+
+
+@pytest.mark.parametrize("scheme", [by_depth("gpt2"), NORMAL], ids=["gpt2", "normal"])
+def test_a_branch_without_an_end_is_a_note(scheme):
+    plan = planned("half of the ends", {"residual:end": scheme})
+    assert without_lines(plan.notes) == (
+        'rule "residual:end" does not reach what is a multiple of no weight, and is added to a stream:\n'
+        "  a: a function that is not linear (residual_models.py:LINE)",
+    )
+
+
+def test_zeros_in_front_of_relu_are_a_note():
+    plan = planned("ts mixer", {"*": NORMAL, "residual:end": "zeros"})
+    assert plan.notes == (
+        'rule "residual:end": a function such as ReLU stands between 2 weights and the stream, through which zeros may '
+        "have no gradient, and stay zero: 0.time, 1.time\n"
+        '  draw them small instead: {"residual:end": ("normal", {"stddev": 1e-3})}',
+    )
+    _, how = call("ts mixer")
+    x = jax.random.normal(KEY, (5, 8))
+    gradient = jax.grad(lambda arrays: (how["forward"](arrays, x) ** 2).sum())(plan.draw(KEY))
+    assert not gradient["0.time"].any()
+    assert gradient["0.down"].any()
+    assert planned("ts mixer", {"residual:end": ("normal", {"stddev": 1e-3})}).notes == ()
+
+
+def ended_by(function):
+    """Three branches that end in a function of their weights, and no other."""
+
+    def forward(arrays, x):
+        for weight in arrays["w"]:
+            x = x + function(x @ weight)
+        return x
+
+    return {"w": [(8, 8)] * 3}, {"inputs": jax.ShapeDtypeStruct((5, 8), jnp.float32), "forward": forward}
+
+
+def test_a_branch_that_jax_has_traced_before_is_named_by_the_line_that_calls():
+    for function in (jax.nn.silu, jax.nn.silu, jnp.tanh):
+        arrays, how = ended_by(function)
+        with pytest.raises(ix.RuleError) as caught:
+            ix.plan(arrays, {"residual:end": "zeros"}, **how)
+        assert without_lines([str(caught.value)]) == (
+            'selector "residual:end" matches no array: weights whose output is added to a stream.\n'
+            "  what it adds to a residual stream is a multiple of no weight:\n"
+            "  w.0, w.1, w.2: a function that is not linear (test_residual_rules.py:LINE)\n"
+            "  name the arrays, or their layers",
+        )
+
+
+def test_a_depth_factor_without_an_end_says_what_stands_behind_the_weights():
+    arrays, how = ended_by(jnp.tanh)
+    with pytest.raises(ix.SchemeError) as caught:
+        ix.plan(arrays, {"*": by_depth("gpt2")}, **how)
+    assert without_lines([str(caught.value)]) == (
+        'rule "*": the depth factor "gpt2" takes the number of residual branches from the forward pass, which has none '
+        "with a weight as its end:\n"
+        "  w.0, w.1, w.2: a function that is not linear (test_residual_rules.py:LINE)\n"
+        f"  {SIZES}",
+    )
+    with pytest.warns(ix.InitaxWarning, match="is a multiple of no weight:\n  w.0, w.1, w.2: a function"):
+        ix.plan(arrays, {"*": by_depth(("gpt2", {"layers": 3}))}, **how)
 
 
 def test_a_norm_behind_the_end_is_a_note():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
+
+from initax._errors import listing
 
 Part = Literal["end", "inner", "scores"]
 """Where in a residual branch an array stands: `end`, its output is added to the stream; `scores`, nothing but the
@@ -37,6 +39,35 @@ class ResidualStream:
     ends: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unended:
+    """What a branch adds to a stream and of which no weight is the end: `tanh(w @ x)` is not a multiple of `w`.
+
+    Attributes:
+        weights: paths of the last weights before it.
+        line: the line of the forward pass, `file.py:12`.
+        product: whether it is a product of signals, and not another function.
+        branches: how many are added to its stream.
+        stream: the number of the stream; `None` where no branch of it has an end.
+    """
+
+    weights: tuple[str, ...]
+    line: str
+    product: bool
+    branches: int | None
+    stream: int | None
+
+
+def unended_texts(unended: Iterable[Unended]) -> list[str]:
+    """Return a text for each line of the forward pass: the last weights, and what stands behind them."""
+    weights: dict[str, dict[str, None]] = {}
+    for each in unended:
+        what = "a product of signals" if each.product else "a function that is not linear"
+        at = f"{what} ({each.line})" if each.line else what
+        weights.setdefault(at, {}).update(dict.fromkeys(each.weights))
+    return [f"{listing(paths, 4)}: {at}" for at, paths in weights.items()]
+
+
 class _AskedLater:
     """A record that can be made without its fields: they are asked for when the first of them is needed."""
 
@@ -65,6 +96,9 @@ class Residual(_AskedLater):
         branches: the branches that it is in, the first is 1; several for a stack, and for an array that is used again.
         layers: how many weights a signal passes on the longest way through its branch.
         normalized: for an end, whether a norm stands between it and the stream, so that its scale does not matter.
+        bent: for an end, whether a function such as ReLU stands between it and the stream, so that positive multiples
+            go through it, and the gradient of zeros may not.
+        unended: what branches add of which no weight is the end, whatever the array.
     """
 
     streams: tuple[ResidualStream, ...]
@@ -73,6 +107,8 @@ class Residual(_AskedLater):
     branches: tuple[int, ...] = ()
     layers: int | None = None
     normalized: bool = False
+    bent: bool = False
+    unended: tuple[Unended, ...] = ()
 
     @property
     def own(self) -> ResidualStream | None:
@@ -80,12 +116,17 @@ class Residual(_AskedLater):
         return None if self.stream is None else self.streams[self.stream]
 
     @property
+    def without_end(self) -> list[str]:
+        """What branches add of which no weight is the end, as texts, without the gates of an LSTM."""
+        return unended_texts(each for each in self.unended if each.stream is not None or not each.product)
+
+    @property
     def place(self) -> str:
         """The branches as text: `branch 3 of 24`; nothing for an array that is in none."""
         stream_of_array = self.own
         if stream_of_array is None:
             return ""
-        total = "?" if stream_of_array.branches is None else str(stream_of_array.branches)
+        total = "an unknown number" if stream_of_array.branches is None else str(stream_of_array.branches)
         numbers = f"branches {_ranges(self.branches)}" if len(self.branches) > 1 else f"branch {_ranges(self.branches)}"
         stream = f", stream {(self.stream or 0) + 1}" if len(self.streams) > 1 else ""
         return f"{numbers} of {total}{stream}"

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from initax._errors import count, listing, message
+from initax._errors import count, first_of, listing, message
 from initax._model._parameter import WEIGHT_ROLES, Parameter
+from initax._model._residual import Residual
+from initax._planning._selectors import RESIDUAL
 from initax._text import path_text
 from initax.schemes._depth import ENDS, parts_of
 
+END = f"{RESIDUAL}end"
 FEW = 4
 """Paths that a note shows."""
 
@@ -24,7 +27,7 @@ def recipe_of(initializer: Any) -> str:
     return ""
 
 
-def misplaced(draws: Iterable[Any]) -> tuple[list[str], list[str]]:
+def misplaced(draws: Sequence[Any]) -> tuple[list[str], list[str]]:
     """Return what to warn of, and what to note, where depth factors multiply what their recipes are not for.
 
     Args:
@@ -53,7 +56,44 @@ def misplaced(draws: Iterable[Any]) -> tuple[list[str], list[str]]:
             )
             line = 'the scale of the norm does: {"residual:end": {"scale": ("constant", {"value": ...})}}'
             notes.append(message(head, line))
-    return warnings, notes
+    return warnings, notes + _unreached(draws) + _lost_gradients(draws)
+
+
+def stream_lines(residual: Residual) -> list[str]:
+    """Return the lines that say why no weight ends a branch."""
+    if not residual.without_end:
+        return ["the forward pass adds to no residual stream"]
+    return ["what it adds to a residual stream is a multiple of no weight:", *first_of(residual.without_end)]
+
+
+def _unreached(draws: Sequence[Any]) -> list[str]:
+    """Notes on rules for ends of branches where some branches have none."""
+    notes: dict[str, None] = {}
+    for draw in draws:
+        residual = draw.parameter.residual
+        is_for_ends = END in draw.rule or parts_of(recipe_of(draw.initializer)) == ENDS
+        if residual is not None and is_for_ends and residual.part == "end" and residual.without_end:
+            head = f'rule "{draw.rule}" does not reach what is a multiple of no weight, and is added to a stream:'
+            notes[message(head, *first_of(residual.without_end))] = None
+    return list(notes)
+
+
+def _lost_gradients(draws: Iterable[Any]) -> list[str]:
+    """Notes on zeros whose gradient a function such as ReLU does not let through."""
+    rules: dict[str, list[Parameter]] = {}
+    for draw in draws:
+        residual = draw.parameter.residual
+        is_zero = draw.std == 0 and draw.parameter.role in WEIGHT_ROLES
+        if residual is not None and is_zero and residual.part == "end" and residual.bent:
+            rules.setdefault(draw.rule, []).append(draw.parameter)
+    return [
+        message(
+            f'rule "{rule}": a function such as ReLU stands between {count(len(weights), "weight")} and the stream, '
+            f"through which zeros may have no gradient, and stay zero: {_paths(weights)}",
+            'draw them small instead: {"residual:end": ("normal", {"stddev": 1e-3})}',
+        )
+        for rule, weights in rules.items()
+    ]
 
 
 def _fits(parameter: Parameter, recipe: str) -> bool:
@@ -62,14 +102,14 @@ def _fits(parameter: Parameter, recipe: str) -> bool:
 
 
 def _misses(rule: str, recipe: str, weights: Sequence[Parameter]) -> str:
-    streams = weights[0].residual.streams if weights[0].residual is not None else ()
+    residual = weights[0].residual or Residual(streams=())
     is_for_ends = parts_of(recipe) == ENDS
     what = "that end a residual branch" if is_for_ends else "in residual branches"
-    ends = [path for stream in streams for path in stream.ends]
+    ends = [path for stream in residual.streams for path in stream.ends]
     return message(
         f'rule "{rule}": the depth factor "{recipe}" is for weights {what}, and the rule draws none of these.',
         f"it draws {_paths(weights)}",
-        f"weights that end a branch: {listing(ends, FEW)}" if ends else "the forward pass adds to no residual stream",
+        *([f"weights that end a branch: {listing(ends, FEW)}"] if ends else stream_lines(residual)),
         'write {"residual:end": ...}' if ends and is_for_ends else "",
     )
 

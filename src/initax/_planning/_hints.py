@@ -16,6 +16,7 @@ from initax._model._reason import Reason, Why, undeclared
 from initax._model._register import ARGUMENTS
 from initax._model._residual import PARTS
 from initax._planning._array_hints import arrays_meant, is_all_of, path_meant, roles_meant
+from initax._planning._depth_rules import stream_lines
 from initax._planning._records import Kept
 from initax._planning._rule_file_hints import is_rule_file
 from initax._planning._selectors import RESIDUAL, Selector, class_names, glob, is_glob, matches_one, selects_any
@@ -187,7 +188,7 @@ def _no_branch(selector: Selector, layers: Sequence[Layer]) -> str:
     head = f'selector "{selector.text}" matches no array: {PARTS[selector.part]}.'
     streams = known[0].streams
     if not streams:
-        return message(head, "the forward pass adds to no residual stream", "name the arrays, or their layers")
+        return message(head, *stream_lines(known[0]), "name the arrays, or their layers")
     paths = [array.path for array in arrays if array.residual is not None and array.residual.part == selector.part]
     word = f"{RESIDUAL}{selector.part}"
     if paths and selector.text != word:

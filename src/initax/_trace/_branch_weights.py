@@ -27,6 +27,8 @@ class Contents:
         normalized: ends behind which there is a norm.
         layers: the largest number of weights on a path from the fork to the sum.
         reads: residual sums that the branch depends on, other than by the fork.
+        bent: ends behind which there is a function such as ReLU: the branch is linear in positive multiples alone.
+        unended: functions and products that are added and of which no weight is the end, each with the last weights.
     """
 
     branch: Branch
@@ -39,6 +41,8 @@ class Contents:
     normalized: set[int] = field(default_factory=set)
     layers: int = 0
     reads: list[Branch] = field(default_factory=list)
+    bent: set[int] = field(default_factory=set)
+    unended: list[tuple[Node, frozenset[int]]] = field(default_factory=list)
 
 
 class Inside:
@@ -57,8 +61,10 @@ class Inside:
         visited = reached([branch.branch], self._before)
         self.nodes = {node.number: node for node in visited if not self._is_another_sum(node)}
         self.last: dict[int, frozenset[int]] = {}
+        self.bent: set[int] = set()
+        self.homogeneous: set[int] = set()
         for number in sorted(self.nodes):
-            self.last[number] = self._last(self.nodes[number])
+            self._note_last(self.nodes[number])
         pairs = map(self.weight_of, self.nodes.values())
         signals = [pair[1] for pair in pairs if pair is not None and pair[1].number not in self.forked]
         self.outside = [*filter(self._is_another_sum, visited), *signals]
@@ -96,17 +102,43 @@ class Inside:
         operands = (operand for operand in node.inexact_operands if not self._is_vector(operand))
         return [operand for operand in operands if operand is not self.fork]
 
-    def _last(self, node: Node) -> frozenset[int]:
-        """The last contractions with weights in which a value is linear."""
+    def _note_last(self, node: Node) -> None:
+        """Note the last contractions with weights in which a value is linear, but for functions such as ReLU.
+
+        `bent` are the values with such a function behind the weights, `homogeneous` those that are multiplied by a
+        positive number if these weights, and the biases behind them, are.
+        """
         if self.weight_of(node) is not None:
-            return frozenset({node.number})
+            self.last[node.number] = frozenset({node.number})
+            self.homogeneous.add(node.number)
+            return
+        operands = self._through(node)
+        self.last[node.number] = frozenset[int]().union(*map(self._last_of, operands))
+        if node.homogeneous or any(operand.number in self.bent for operand in operands):
+            self.bent.add(node.number)
+        is_made_of_these = all(operand.number in self.homogeneous or operand.plain for operand in operands)
+        if operands and is_made_of_these and not node.shifted:
+            self.homogeneous.add(node.number)
+
+    def _through(self, node: Node) -> list[Node]:
+        """The operands with the last weights of a value that is not one's output itself."""
+        if node.homogeneous:
+            operands = [operand for operand, _ in node.operands if operand.inexact and not operand.constant]
+            scaled = [*operands, *(signal for which, _ in node.operands for signal in _compared(which))]
+            is_homogeneous = all(operand.number in self.homogeneous and self._last_of(operand) for operand in scaled)
+            return operands if is_homogeneous else []
         if not node.by("gate", "mix", "weight"):
-            return frozenset[int]().union(*(self._last_of(operand) for operand in node.by(*LINEAR)))
+            return node.by(*LINEAR)
+        factors = self._factors([operand for operand, label in node.operands if label != "function"])
         # In a product of two signals, only one of which is a function of the fork, that one ends the branch.
-        factors = [operand for operand, label in node.operands if label != "function" and self._last_of(operand)]
         if len(factors) == 2:
             factors = [operand for operand in factors if operand.number in self.forked]
-        return self._last_of(factors[0]) if len(factors) == 1 else frozenset()
+        return factors if len(factors) == 1 else []
+
+    def _factors(self, operands: Iterable[Node]) -> list[Node]:
+        """The factors of a product that are linear in weights; those behind a ReLU only where there are no others."""
+        factors = [operand for operand in operands if self._last_of(operand)]
+        return [operand for operand in factors if operand.number not in self.bent] or factors
 
     def _last_of(self, operand: Node) -> frozenset[int]:
         return self.last.get(operand.number, frozenset())
@@ -132,6 +164,7 @@ class Inside:
                 if weights:
                     contents.biases.setdefault(vector, set()).update(weights)
         contents.scores -= self._params(passed)
+        contents.unended = self._unended()
         contents.layers = self._layers()
         contents.inner -= contents.ends
         contents.beside -= contents.ends | contents.inner
@@ -166,12 +199,37 @@ class Inside:
             operands = [operand for operand, _ in node.operands if node.number not in ends]
             return [operand for operand in operands if self._last_of(operand) & self._last_of(node)]
 
-        for node in reached([self.branch.branch], before):
+        tail = reached([self.branch.branch], before)
+        # The slope of a PReLU is a scale of one half of a function.
+        slopes = {operand.number for node in tail if node.homogeneous for operand in node.by("function")}
+        for node in tail:
             if node.number not in ends:
-                contents.vectors |= self._vectors(node, "add") | self._vectors(node, "scale")
+                contents.vectors |= self._vectors(node, "add")
+                contents.vectors |= self._vectors(node, "scale") if node.number not in slopes else set()
+                if node.homogeneous:
+                    contents.bent |= self._params(self._last_of(node))
                 if node.by("norm"):
                     contents.normalized |= self._params(self._last_of(node))
                     contents.vectors |= self._scales_of_statistics(node)
+
+    def _unended(self) -> list[tuple[Node, frozenset[int]]]:
+        """What the branch adds that goes through a weight and of which no weight is the end."""
+
+        def before(node: Node) -> list[Node]:
+            is_open = node.number in self.forked and node is not self.fork and self.weight_of(node) is None
+            return self._through(node) if is_open else []
+
+        def earlier(node: Node) -> list[Node]:
+            is_later = node.number in self.nodes and self.weight_of(node) is None
+            return [operand for operand, _ in node.operands if is_later and operand.number in self.forked]
+
+        found = []
+        for node in reached([self.branch.branch], before):
+            is_open = node.number in self.forked and node is not self.fork and self.weight_of(node) is None
+            if is_open and node.inexact and not self._through(node):
+                weights = self._params(last.number for last in reached([node], earlier) if self.weight_of(last))
+                found += [(node, frozenset(weights))] if weights else []
+        return sorted(found, key=lambda pair: pair[0].number)
 
     def _scales_of_statistics(self, node: Node) -> set[int]:
         """The scales that a norm multiplies its statistic with before its signal, as in Flax."""
@@ -192,9 +250,16 @@ class Inside:
     def _main(self, node: Node, gates: bool = True) -> list[Node]:
         """The operands, of a product only the one that is linear in weights if the other weights or gates it."""
         operands = [operand for operand, _ in node.operands]
-        linear = [operand for operand in operands if self._last_of(operand)]
+        linear = self._factors(operands)
         is_product = bool(node.by("mix", "weight")) and self.weight_of(node) is None
         return linear if (is_product or (gates and node.by("gate"))) and len(linear) == 1 else operands
+
+
+def _compared(which: Node) -> list[Node]:
+    """The signals that are compared with each other, or with zero, to choose by."""
+    while which.signs and len(which.operands) == 1 and which.by("carry"):
+        which = which.operands[0][0]
+    return [operand for operand, _ in which.operands if not operand.constant] if which.signs else []
 
 
 def _linear_params(weight: Node) -> set[int]:

@@ -5,17 +5,19 @@ Two steps of each loop are in the graph, as if they were written out: any two st
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from initax._trace._backward import carries_back
 from initax._trace._flow_graph import Exit, Flow, Label, Node, Step
-from initax._trace._flow_rules import made_of
+from initax._trace._flow_rules import made_of, moved
 from initax._trace._interpreter import Interpreter
-from initax._trace._jaxpr import Place
+from initax._trace._jaxpr import Place, line_of
 from initax._trace._loops import loop_of, steps_of
 from initax._trace._primitives import row_of
 
@@ -43,6 +45,7 @@ class _Flowing(Interpreter[Node]):
         self.flow = Flow()
         self.loops: tuple[Step, ...] = ()
         self.goes_back = False
+        self.eqns: tuple[Any, ...] = ()
 
     def new(self, operands: Sequence[tuple[Node, Label]], place: Place, aval: Any, **facts: Any) -> Node:
         """Return a new value."""
@@ -62,14 +65,15 @@ class _Flowing(Interpreter[Node]):
 
     def constant(self, atom: Any, number: Any) -> Node:
         """Return a constant."""
-        return self.new((), (), atom.aval, constant=True)
+        return self.new((), (), atom.aval, constant=True, zero=_is_zero(number))
 
     def step(self, eqn: Any, values: list[Node], place: Place) -> list[Node]:
         """Return the results of an equation; those of the backward part of a gradient are marked."""
         was_backward = self.goes_back
         self.goes_back = was_backward or carries_back(eqn)
+        outer_eqns, self.eqns = self.eqns, (*self.eqns, eqn)
         results = super().step(eqn, values, place)
-        self.goes_back = was_backward
+        self.goes_back, self.eqns = was_backward, outer_eqns
         return results
 
     def cond(self, eqn: Any, values: list[Node], place: Place) -> list[Node]:
@@ -116,14 +120,25 @@ class _Flowing(Interpreter[Node]):
     def equation(self, eqn: Any, values: list[Node], place: Place) -> list[Node]:
         """Return the results of any other equation."""
         if all(value.constant for value in values):
-            return [self.new((), place, var.aval, constant=True) for var in eqn.outvars]
+            is_zero = row_of(eqn).flow is moved and all(value.zero for value in values)
+            return [self.new((), place, var.aval, constant=True, zero=is_zero) for var in eqn.outvars]
         return [self._result(eqn, values, var, place) for var in eqn.outvars]
 
     def _result(self, eqn: Any, values: list[Node], var: Any, place: Place) -> Node:
         """Return a result of an equation, and note it where it is a sum."""
         operands, facts = row_of(eqn).flow(eqn, values, var, made_of(values))
-        node = self.new(operands, place, var.aval, **facts)
+        node = self.new(operands, place, var.aval, line=functools.partial(_line, self.eqns), **facts)
         is_sum = [label for _, label in operands] == ["add", "add"]
         if is_sum and node.inexact and not node.backward:
             self.flow.sums.append(node)
         return node
+
+
+def _line(eqns: Sequence[Any]) -> str:
+    """The line of an equation; of a function that JAX has traced before, such as `jax.nn.silu`, that of its call."""
+    return next(filter(None, map(line_of, reversed(eqns))), "")
+
+
+def _is_zero(number: Any) -> bool:
+    """Whether a literal or a constant is known to be zero."""
+    return number is not None and not isinstance(number, jax.Array) and not np.any(np.asarray(number))

@@ -36,11 +36,16 @@ class Node:
         looked: whether it holds entries that the data look up in a parameter.
         contracted: whether it is made of two parameters that were contracted with each other.
         constant: whether it is made of constants alone.
+        zero: whether it is a constant of zeros.
+        shifted: whether a constant other than zero is added.
+        signs: whether it compares signals with each other, or with zero: any positive multiple of them gives the same.
+        homogeneous: whether it is a function of which a positive multiple of the operands gives that multiple.
         statistic: whether it is a sum or a maximum over entries of a signal, or a function of these.
         roots: the values of which it is a function entry by entry.
         backward: whether it carries a cotangent.
         loops: the loops around its equation, outermost first.
         exit: for a carried value after a loop, where it comes from.
+        line: gives the line of the forward pass that it comes from, `file.py:12`; empty where it is not known.
     """
 
     number: int
@@ -52,11 +57,16 @@ class Node:
     looked: bool = False
     contracted: bool = False
     constant: bool = False
+    zero: bool = False
+    shifted: bool = False
+    signs: bool = False
+    homogeneous: bool = False
     statistic: bool = False
     roots: frozenset[int] = frozenset()
     backward: bool = False
     loops: tuple[Step, ...] = ()
     exit: Exit | None = None
+    line: Callable[[], str] = str
 
     @property
     def copy(self) -> tuple[int, ...]:

@@ -42,6 +42,28 @@ def entrywise(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     return [(value, "function") for value in values], facts | {"roots": _roots(values)}
 
 
+def largest(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a maximum over entries of one value, or of another choice of some of them."""
+    operands, facts = reduced(eqn, values, var, facts)
+    return operands, facts | {"homogeneous": True}
+
+
+def larger(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a maximum entry by entry, as ReLU is, or of an absolute value."""
+    operands, facts = entrywise(eqn, values, var, facts)
+    return operands, facts | {"homogeneous": _is_of_signals_and_zero(values)}
+
+
+def compared(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
+    """Label the operands of a comparison."""
+    operands, facts = entrywise(eqn, values, var, facts)
+    return operands, facts | {"signs": _is_of_signals_and_zero(values)}
+
+
+def _is_of_signals_and_zero(values: Sequence[Node]) -> bool:
+    return all(value.zero or not value.constant for value in values)
+
+
 def contracted(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     """Label the operands of a contraction or a convolution."""
     left, right = values[:2]
@@ -59,6 +81,7 @@ def contracted(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled
 def added(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     """Label the operands of a sum or a difference."""
     signals = [value for value in values if not value.constant]
+    facts["shifted"] = any(value.constant and not value.zero for value in values)
     roots = [value.roots for value in signals]
     has_common_root = len(roots) == 2 and bool(roots[0] & roots[1])
     if len(signals) == 1 or has_common_root or any(value.plain for value in signals):
@@ -97,6 +120,7 @@ def selected(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
         return [(which, "function")], facts
     is_by_itself = not which.constant and any(which.roots & case.roots for case in signals)
     facts = made_of(signals) | {"statistic": all(case.statistic for case in signals)}
+    facts["homogeneous"] = is_by_itself and which.signs and _is_of_signals_and_zero(cases)
     if is_by_itself or len(signals) == 1:
         facts["roots"] = _roots(signals)
     return [(case, "function" if is_by_itself else "carry") for case in signals], facts
@@ -140,7 +164,7 @@ def written(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
 def moved(eqn: Any, values: list[Node], var: Any, facts: Facts) -> Labelled:
     """Label the operand whose entries are moved, repeated, left out or multiplied by one number."""
     size, old_size = size_of(var), size_of(eqn.invars[0])
-    facts["statistic"] = values[0].statistic
+    facts |= {"statistic": values[0].statistic, "signs": values[0].signs}
     if size >= old_size:
         facts["roots"] = values[0].roots
     return [(values[0], _carry_or_part(size, old_size))], facts

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from initax._model._residual import Part, Residual, ResidualStream
+from initax._model._residual import Part, Residual, ResidualStream, Unended
 from initax._trace._branch_weights import Contents, Inside
 from initax._trace._branches import Branch, Search, Strided, indices_of
 from initax._trace._flow import flow_of
@@ -64,20 +64,46 @@ def residuals(closed: Any, paths: Sequence[str]) -> dict[str, Residual]:
     indices = indices_of(branches)
     listed = {place: _listed(*strided) for place, strided in indices.items()}
     streams = tuple(_stream(stream, kept, every_contents, indices, chosen, paths) for stream in kept)
-    residual_of = dict.fromkeys(paths, Residual(streams=streams))
+    unended = tuple(_unended(kept, every_contents, indices, paths))
+    residual_of = dict.fromkeys(paths, Residual(streams=streams, unended=unended))
     for param, uses in chosen.items():
         stream = uses[0].branch.stream
         if stream in kept:
             places = {use.branch.sum.place for use in uses if use.branch.stream == stream}
             residual_of[paths[param]] = Residual(
                 streams=streams,
+                unended=unended,
                 part=uses[0].part,
                 stream=kept[stream],
                 branches=tuple(sorted({index for place in places for index in listed[place]})),
                 layers=max(use.contents.layers for use in uses),
                 normalized=any(param in use.contents.normalized for use in uses),
+                bent=any(param in use.contents.bent for use in uses),
             )
     return residual_of
+
+
+def _unended(
+    kept: Mapping[int, int],
+    every_contents: Sequence[Contents],
+    indices: Mapping[Any, Strided],
+    paths: Sequence[str],
+) -> Iterable[Unended]:
+    """Yield what is added to a stream and of which no weight is the end, once for each equation and its weights."""
+    seen = set()
+    for contents in every_contents:
+        for node, weights in contents.unended:
+            stream = contents.branch.stream
+            key = node.place, weights, stream
+            if key not in seen:
+                seen.add(key)
+                yield Unended(
+                    weights=tuple(paths[param] for param in sorted(weights)),
+                    line=node.line(),
+                    product=bool(node.by("gate", "mix")),
+                    branches=_count(stream, every_contents, indices),
+                    stream=kept.get(stream),
+                )
 
 
 def _uses(contents: Contents) -> Iterable[tuple[int, _Use]]:
@@ -130,10 +156,6 @@ def _stream(
         paths: the paths of the parameters.
     """
     own_contents = [contents for contents in every_contents if contents.branch.stream == stream]
-    last = max(
-        start + sum(stride * (count - 1) for stride, count in strides)
-        for start, strides in (indices[contents.branch.sum.place] for contents in own_contents)
-    )
     reads = {other.stream for contents in own_contents for other in contents.reads} - {stream}
     outer = {contents.branch.within.stream for contents in own_contents if contents.branch.within is not None}
     ends = {
@@ -143,11 +165,21 @@ def _stream(
         if any(param in use.contents.ends for use in uses)
     }
     return ResidualStream(
-        branches=int(last) if math.isfinite(last) else None,
+        branches=_count(stream, every_contents, indices),
         reads=tuple(sorted(kept[other] for other in reads & kept.keys())),
         inside=min((kept[other] for other in outer & kept.keys()), default=None),
         ends=tuple(paths[param] for param in sorted(ends)),
     )
+
+
+def _count(stream: int, every_contents: Sequence[Contents], indices: Mapping[Any, Strided]) -> int | None:
+    """The number of branches that are added to a stream, `None` where it is not known."""
+    places = {contents.branch.sum.place for contents in every_contents if contents.branch.stream == stream}
+    last = max(
+        start + sum(stride * (count - 1) for stride, count in strides)
+        for start, strides in (indices[place] for place in places)
+    )
+    return int(last) if math.isfinite(last) else None
 
 
 def _add_late_biases(flow: Flow, every_contents: Sequence[Contents]) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from initax._errors import ModelError, RuleError, listing, shown, with_line
+from initax._errors import ModelError, RuleError, first_of, listing, shown, with_line
 from initax._math._axes import Axes
-from initax._model._parameter import WEIGHT_ROLES, Ancestor, Layer
+from initax._model._parameter import WEIGHT_ROLES, Ancestor, Layer, Parameter
 from initax._model._reason import Why
+from initax._model._residual import Unended, unended_texts
 from initax._model._survey import Survey, Traced, arrays_of, parameters_by_path, shape_text
 from initax._planning._label_rules import decide_labels
 from initax._text import path_text
@@ -279,6 +280,11 @@ def _rates_beside(paths: Iterable[str], weights: Iterable[str], rates: Mapping[s
     return {path: rate for path, them in nearest.items() if len(them) == 1 for rate in them if rate is not None}
 
 
+def _unended(parameters: Iterable[Parameter]) -> tuple[Unended, ...]:
+    """What the branches of a forward pass add of which no weight is the end."""
+    return next((array.residual.unended for array in parameters if array.residual is not None), ())
+
+
 Folds = Mapping[str, Sequence[tuple[float, str]]]
 """Path of a parameter → the factors of the forward pass that it takes over, each with what it is."""
 
@@ -402,6 +408,7 @@ class _Folding:
         Raises:
             ModelError: how many branches there are is not known, or the scale of what ends one does not matter.
         """
+        self._refuse_unended()
         rates: dict[str, float] = {}
         for path, pair in self.pairs.items():
             old, new = pair.base.residual, pair.parameter.residual
@@ -417,12 +424,31 @@ class _Folding:
                     f"mup: a norm stands between {path} and the stream that its branch is added to.",
                     "its scale does not matter there; depth= is for norms at the beginning of a branch",
                 )
-            if new.part == "end":
+            # Of a scale behind the weight, a LayerScale, the factor would be a second one.
+            if new.part == "end" and pair.parameter.role != "scale":
                 self._fold([path], times**-exponent, f"{new}")
             rates[path] = times ** (exponent - 1)
         weights = [path for path, pair in self.pairs.items() if pair.parameter.role in WEIGHT_ROLES]
         vectors = [path for path, pair in self.pairs.items() if pair.parameter.role in ("scale", "bias")]
         return rates | _rates_beside((path for path in vectors if path not in rates), weights, rates)
+
+    def _refuse_unended(self) -> None:
+        """Raise where branches that get more add what is a multiple of no weight, which no factor of one can scale."""
+        counts: defaultdict[frozenset[str], set[int | None]] = defaultdict(set)
+        for each in _unended(pair.base for pair in self.pairs.values()):
+            counts[frozenset(map(glob_of, each.weights))].add(each.branches)
+        found = [
+            each
+            for each in _unended(pair.parameter for pair in self.pairs.values())
+            if each.branches is None or counts[frozenset(map(glob_of, each.weights))] != {each.branches}
+        ]
+        if found:
+            raise ModelError(
+                "mup: what a branch adds to its stream is a multiple of no weight, which could take over the factor.",
+                *first_of(unended_texts(found)),
+                "depth= is for branches that end in a weight, or in ReLU, a maximum or an absolute value behind one; "
+                "for others no rule is published",
+            )
 
     def _side(self, product: SignalProduct, place: Place, growth: float) -> list[str]:
         """The parameters that make one of two signals, and nothing else."""

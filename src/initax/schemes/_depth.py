@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, overload
 
-from initax._errors import SchemeError, did_you_mean, listing, with_line
+from initax._errors import SchemeError, did_you_mean, first_of, listing, with_line
 from initax._model._parameter import Parameter
 from initax._model._residual import Part, Residual, ResidualStream
 from initax._text import mapping_text, path_text
@@ -114,7 +114,11 @@ class DepthFactor:
                 "say what the model is called on, inputs=...",
             )
         if not residual.streams:
-            raise self._error("takes the number of residual branches from the forward pass, which has none.")
+            raise self._error(
+                "takes the number of residual branches from the forward pass, which has none"
+                + (" with a weight as its end:" if residual.without_end else "."),
+                *first_of(residual.without_end),
+            )
         number = self._decoder(residual) if residual.stream is None else residual.stream
         if number is None:
             raise self._error(
