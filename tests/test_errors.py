@@ -770,8 +770,8 @@ the model holds no layer that initax knows: Attention.
   wo (4, 2, 8) of Attention: undeclared
   pos (3, 8) of Attention: undeclared
   let a trace find the axes: inputs=x, what the model is called on
-  or declare it, axes in stored order: ix.register_layer(Attention, kind="Linear", roles={"pos": "embedding"}, \
-wq="? ? ?", wo="? ? ?", pos="n o")""",
+  or declare it, axes in stored order, each ? filled in: ix.register_layer(Attention, kind="Linear", \
+roles={"pos": "embedding"}, wq="? ? ?", wo="? ? ?", pos="n o")""",
     ),
     "undeclared positions": (
         planned({"Tokens": ("normal", {"stddev": 0.02})}, Tokens),

@@ -1,6 +1,8 @@
 """Plain pytrees, and what a user's own classes look like to initax."""
 
 import ast
+import collections
+import re
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -304,6 +306,84 @@ def test_learned_positions_are_embeddings_whatever_they_are_called(key):
     stds = {draw.parameter.path: draw.std for draw in plan.draws}
     assert stds == {"cls": 0.02, "kind": 0.02, "pos": 0.02, "head.weight": 0.5, "head.bias": 0.0}
     assert 0.01 < float(ix.reinit(tokens, rules, key).pos.std()) < 0.03
+
+
+def offered(caught):
+    """The call that a warning or an error offers, to declare a layer."""
+    return re.search(r"ix\.register_layer\(.*\)", str(caught))[0]
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_the_line_for_tables_and_positions_declares_both(is_traced):
+    class GPT(eqx.Module):
+        wte: jax.Array
+        wpe: jax.Array
+        head: nn.Linear
+
+        def __call__(self, tokens):
+            return jax.vmap(self.head)(self.wte[tokens] + self.wpe[: tokens.shape[0]])
+
+    gpt = GPT(weight(50, 8), weight(16, 8), nn.Linear(8, 50, key=KEY))
+    inputs = {"inputs": np.arange(5, dtype=np.int32)} if is_traced else {}
+    with pytest.warns(ix.InitaxWarning) as caught:
+        ix.plan(gpt, {"*": "he_normal"}, **inputs)
+    eval(offered(caught[0].message), {"ix": ix, "GPT": GPT})
+    arrays = {array.name: array for array in ix.layers(gpt, **inputs)[0].parameters}
+    known = {name: (array.role, array.fans.nominal) for name, array in arrays.items()}
+    table = ix.layers(nn.Embedding(50, 8, key=KEY))[0]["weight"]
+    assert known == {"wte": ("embedding", table.fans.nominal), "wpe": ("embedding", (1, 8))}
+
+
+class Open(eqx.Module):
+    first: jax.Array
+    second: jax.Array
+    bias: jax.Array | None = None
+
+
+@pytest.mark.parametrize("shapes", [((2, 4), (6, 2)), ((4, 5), (5, 3)), ((4, 5), (5, 3), (5,))], ids=str)
+def test_where_nothing_tells_the_sides_of_a_matrix_the_line_leaves_them_open(shapes):
+    with pytest.raises(ix.ModelError) as caught:
+        ix.plan(Open(*(weight(*shape) for shape in shapes)), {"*": "he_normal"})
+    assert "axes in stored order, each ? filled in: " in str(caught.value)
+    with pytest.raises(ix.AxesError, match="leaves an axis open"):
+        eval(offered(caught.value), {"ix": ix, "Open": Open})
+
+
+def test_a_bias_tells_the_sides_of_the_weight_of_its_number_alone():
+    class Two(eqx.Module):
+        w1: jax.Array
+        b1: jax.Array
+        w2: jax.Array
+        b2: jax.Array
+
+    two = Two(weight(4, 5), weight(5), weight(3, 5), weight(3))
+    with pytest.raises(ix.ModelError) as caught:
+        ix.plan(two, {"*": "he_normal"})
+    eval(offered(caught.value), {"ix": ix, "Two": Two})
+    assert {array.name: array.fan_in for array in ix.layers(two)[0].parameters if array.role == "weight"} == {
+        "w1": 4,
+        "w2": 5,
+    }
+
+
+@pytest.mark.parametrize("cls", [dict, list, tuple, collections.OrderedDict, jax.Array], ids=str)
+def test_a_class_of_any_models_containers_is_not_declared(cls):
+    with pytest.raises(ix.InitaxError) as caught:
+        ix.register_layer(cls, kind="Linear", w="i o", default={"w": "lecun_normal"})
+    assert str(caught.value) == (
+        f"register_layer takes a class of your own; what is in a {cls.__name__} differs from model to model.\n"
+        '  say it in the rule for one: {"path.of.it": ix.Scheme("he_normal", axes={"w": "i o"})}'
+    )
+    assert ix.layers({"w": weight(3, 5)})[0]["w"].fan_in == 3
+
+
+def test_a_plain_container_without_defaults_is_answered_with_a_scheme():
+    model = {"w": weight(3, 5), "b": weight(5)}
+    with pytest.raises(ix.RuleError) as caught:
+        ix.plan(model, {"*": "default"})
+    line = str(caught.value).splitlines()[-1]
+    assert line == '  write a scheme in place of "default": "lecun_normal"; in reset_units scheme="lecun_normal"'
+    assert len(ix.plan(model, {"*": "lecun_normal"}).draws) == 2
 
 
 @pytest.mark.parametrize("table", [EQUINOX, LINEN, NNX], ids=["equinox", "linen", "nnx"])

@@ -22,7 +22,7 @@ WEAK = (Evidence.NAMED, Evidence.GUESSED)
 """Evidence that a contradiction outweighs."""
 
 LEARNED_INPUTS = re.compile(
-    r"(^|[._])(pos|position(al|s)?|cls|class|tok|tokens?|latents?|prompts?)\d*($|_)", re.IGNORECASE
+    r"(^|[._])(wpe|pos|position(al|s)?|cls|class|tok|tokens?|latents?|prompts?)\d*($|_)", re.IGNORECASE
 )
 """Names of what stands in the place of a signal: learned positions, a class token. No axis of theirs is summed over."""
 

@@ -12,6 +12,7 @@ from initax._model._constraint import behind
 from initax._model._declared import Declaration, Field, declare
 from initax._model._kinds import KINDS
 from initax._model._parameter import ROLES, WEIGHT_ROLES, DefaultSpec, Role
+from initax._text import mapping_text
 
 ARGUMENTS: Final = frozenset({"kind", "roles", "sizes", "of", "default", "positivity"})
 """Keywords of `register_layer`; a field of such a name goes into its mapping."""
@@ -48,8 +49,9 @@ def register_layer(
 
     Raises:
         AxesError: a pattern is malformed.
-        InitaxError: there is no field, or one the class does not have; a role, size or bias names something that does
-            not exist; or a kind differs from one of initax by upper and lower case alone.
+        InitaxError: the class is a container of any model's, such as `dict`; there is no field, or one the class does
+            not have; a role, size or bias names something that does not exist; or a kind differs from one of initax by
+            upper and lower case alone.
 
     Examples:
         >>> import equinox as eqx, jax, jax.numpy as jnp, initax as ix
@@ -63,6 +65,12 @@ def register_layer(
     if not isinstance(cls, type):
         raise InitaxError(f"register_layer takes a class, not {cls!r}.", "ix.register_layer(MyLayer, kind=..., w=...)")
     fields = {**(axes or {}), **fields}
+    if is_plain(cls):
+        patterns = mapping_text({name: f'"{pattern}"' for name, pattern in (fields or {"w": "i o", "b": "o"}).items()})
+        raise InitaxError(
+            f"register_layer takes a class of your own; what is in a {cls.__name__} differs from model to model.",
+            f'say it in the rule for one: {{"path.of.it": ix.Scheme("he_normal", axes={patterns})}}',
+        )
     if not fields:
         raise InitaxError(
             f"register_layer({cls.__name__}) declares no array.",
@@ -76,6 +84,11 @@ def register_layer(
             _require(name, fields, cls, f'{argument} names the field "{name}", which is not declared.')
     declare(cls, _declaration(cls, kind, fields, sizes or {}, given))
     return cls
+
+
+def is_plain(cls: type) -> bool:
+    """Return whether a class is a container or an array that any model may hold, such as `dict`, and not a layer."""
+    return cls.__module__.partition(".")[0] in ("builtins", "collections", "types", "numpy", "jax", "jaxlib")
 
 
 def _declaration(

@@ -30,7 +30,7 @@ MISSPELLED = 0.75
 def roles_meant(text: str, layers: Sequence[Layer]) -> tuple[str | None, ...]:
     """Return the roles of the arrays that a selector speaks of by its end; empty where it ends in no array's name."""
     last = text.rpartition(".")[2]
-    known = dict.fromkeys(array.role for array in _arrays(layers) if _last(array) == last)
+    known = dict.fromkeys(array.role for array in known_arrays(layers) if _last(array) == last)
     return tuple(known) or ROLES_OF.get(_name_meant(last), ())
 
 
@@ -62,7 +62,7 @@ def arrays_meant(text: str, layers: Sequence[Layer]) -> str:
 
 def is_all_of(role: str, selector: str, layers: Sequence[Layer]) -> bool:
     """Return whether a selector is for all arrays of a role, and for no other."""
-    paths = {array.path for array in _arrays(layers) if array.role == role}
+    paths = {array.path for array in known_arrays(layers) if array.role == role}
     return bool(selector) and paths == {array.path for array in _selected(selector, layers)}
 
 
@@ -86,7 +86,9 @@ def _modules_meant(module: str, layers: Sequence[Layer]) -> Iterable[str]:
             yield f"{name}."
         if name in words:
             yield f"{name} **."
-        numbered = [array.path for array in _arrays(layers) if re.match(rf"(.*\.)?{re.escape(name)}_\d+\.", array.path)]
+        numbered = [
+            array.path for array in known_arrays(layers) if re.match(rf"(.*\.)?{re.escape(name)}_\d+\.", array.path)
+        ]
         if numbered and len(numbered) == len(_selected(f"**.{name}_*.**", layers)):
             yield f"**.{name}_*."
         if selects_any(f"**.{name}.**", layers):
@@ -113,7 +115,7 @@ def path_meant(text: str, layers: Sequence[Layer]) -> str:
 
 def _path_meant(text: str, layers: Sequence[Layer]) -> str:
     """The path to something in a model with each part of a text as it is spelled there; wildcards and numbers stay."""
-    paths = [array.path.split(".") for array in _arrays(layers)]
+    paths = [array.path.split(".") for array in known_arrays(layers)]
     meant: list[str] = []
     for part in text.split("."):
         here = dict.fromkeys(path[len(meant)] for path in paths if len(path) > len(meant))
@@ -132,8 +134,8 @@ def _selected(selector: str, layers: Sequence[Layer]) -> list[Parameter]:
     return [array for layer in layers for array in layer.parameters if names and names(layer, array)]
 
 
-def _arrays(layers: Sequence[Layer]) -> Iterable[Parameter]:
-    """The arrays of a model, without what an optimizer holds."""
+def known_arrays(layers: Sequence[Layer]) -> Iterable[Parameter]:
+    """Return the arrays of a model, without what an optimizer holds."""
     known = (array for layer in layers for array in layer.parameters)
     return (array for array in known if array.excluded is None or array.excluded.why is not Why.OPTIMIZER)
 

@@ -162,11 +162,10 @@ def _bias(view: View, params: Value, signal: Value, uses: Uses, line: str, minus
         (view.added_up, "a sum over its axes is added to the signal"),
         (view.times or view.is_linked, "it is combined with another parameter and then added to the signal"),
         (view.scaled and not covered, "it is scaled and mixed with the signal, as a running mean would be"),
-        (
-            not covered and len(marked) > 1,
-            f"it is added to the signal along {len(marked)} axes that are no outputs of a weight",
-        ),
     )
+    if stop is None and not covered and len(marked) > 1:
+        text = f"it is added to the signal along {len(marked)} axes that are no outputs of a weight"
+        stop = Stop(text, line, Why.SIGNAL)
     biased = tuple(uses.of(weight) for weight in weights)
     return uses.with_axes((uses.enter(view, "bias", line, parts, biased=biased, stop=stop, view=view),))
 
