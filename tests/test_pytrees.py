@@ -106,7 +106,8 @@ def test_a_bias_of_several_axes_is_never_a_matrix(name):
         'rule "*" selects 2 arrays it can\'t draw; kept as they are:\n'
         f"  0.{first} {size} of dict: {reason}\n"
         f"  0.{second} {other} of dict: {reason}\n"
-        f"  say what the axes are, in stored order: ix.Scheme(..., axes={axes})"
+        "  say what the axes are, in stored order, in a rule of its own: "
+        f'{{"0": ix.Scheme("he_normal", axes={axes})}}'
     ]
     told = ix.plan([own], {"0": ix.Scheme("he_normal", axes=ast.literal_eval(axes))})
     assert {each.parameter.path: (each.parameter.fan_in, str(each.initializer)) for each in told.draws} == {
@@ -384,6 +385,35 @@ def test_a_plain_container_without_defaults_is_answered_with_a_scheme():
     line = str(caught.value).splitlines()[-1]
     assert line == '  write a scheme in place of "default": "lecun_normal"; in reset_units scheme="lecun_normal"'
     assert len(ix.plan(model, {"*": "lecun_normal"}).draws) == 2
+
+
+HEAD = {"head": {"w": weight(5, 3), "b": weight(3)}}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "beside"),
+    [("he_normal", {}), ("default", {}), ("he_normal", HEAD), (("glorot_normal", {"truncated": False}), HEAD)],
+)
+def test_axes_that_one_rule_for_all_can_not_say_are_said_in_a_rule_for_each(scheme, beside):
+    experts = {"w1": weight(4, 12, 20), "b1": weight(4, 20), "w2": weight(4, 20, 12), "b2": weight(4, 12)}
+    model = {"layers": [experts], **beside}
+    if beside:
+        with pytest.warns(ix.InitaxWarning) as warned:
+            ix.plan(model, {"*": scheme})
+        text = str(warned[0].message)
+    else:
+        with pytest.raises(ix.RuleError) as caught:
+            ix.plan(model, {"*": scheme})
+        text = str(caught.value)
+    rules = eval(re.search(r"in a rule for each: (\{.*\})", text)[1], {"ix": ix})
+    plan = ix.plan({"layers": [experts]}, rules)
+    drawn = {draw.parameter.name: (draw.parameter.axes.pattern, draw.parameter.fan_in) for draw in plan.draws}
+    assert drawn == {
+        "w1": ("stack i o", 12),
+        "b1": ("stack o", 12),
+        "w2": ("stack i o", 20),
+        "b2": ("stack o", 20),
+    }
 
 
 @pytest.mark.parametrize("table", [EQUINOX, LINEN, NNX], ids=["equinox", "linen", "nnx"])

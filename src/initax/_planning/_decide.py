@@ -10,13 +10,14 @@ from typing import Any
 from initax._errors import ModelError, RuleError, SchemeError, count, first_of, listing, message, warn
 from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, Layer, Parameter
 from initax._model._reason import Reason, Why
+from initax._planning._declaration_hints import may_have_a_rule, rules_for_each
 from initax._planning._depth_rules import misplaced
 from initax._planning._hints import array_text, cover, decided_later, instead, no_layers, remedy, selector_of
 from initax._planning._override_axes import restated, restated_alone
 from initax._planning._records import Decisions, Draw, Kept, new_draw
 from initax._planning._rules import Matching, Rule, decided_arrays, match, rule_text
 from initax._planning._silence import keeps_all, why_kept, why_named_is_kept, would_draw
-from initax._text import mapping_text, path_text
+from initax._text import mapping_text, path_text, written
 from initax.schemes._initializer import NO_DEFAULT, Initializer, array_name
 from initax.schemes._positive import refuse_unfitting
 from initax.schemes._scheme import UNSET, Scheme, as_initializer, as_scheme
@@ -296,8 +297,18 @@ class _Deciding:
             self.note(
                 f'rule "{text}" selects {count(len(arrays), "array")} it can\'t draw; kept as they are:',
                 *first_of(map(_undrawn_text, arrays)),
-                *self._remedy(*arrays[0]),
+                *self._remedies(text, arrays),
             )
+
+    def _remedies(self, text: str, arrays: Sequence[tuple[Layer, Parameter]]) -> tuple[str, ...]:
+        """What to write for the arrays that a rule can't draw: a rule for each where one for all would not fit."""
+        rule = next((rule for rule in self.rules if rule.text == text), None)
+        paths = self.matching.selected[self.rules.index(rule)] if rule is not None else {}
+        selected = [layer for layer in self.layers if any(array.path in paths for array in layer.parameters)]
+        kept = list({layer.path: layer for layer, _ in arrays}.values())
+        if rule is None or len(selected) < 2 or any(paths.values()) or not all(map(may_have_a_rule, kept)):
+            return self._remedy(*arrays[0])
+        return (rules_for_each(kept, '"lecun_normal"' if str(rule.scheme) == "default" else written(rule.value)),)
 
     def _remedy(self, layer: Layer, parameter: Parameter) -> tuple[str, ...]:
         choice = self.matching.choices.get(parameter.path)
@@ -360,7 +371,7 @@ class _Deciding:
         head = f'rule "{rule.text}": {rule.scheme} draws nothing in the {what} it decides.'
         if rule.text in self.undeclared:
             arrays = self.undeclared[rule.text]
-            return message(head, *map(_undrawn_text, arrays[:4]), *self._remedy(*arrays[0]))
+            return message(head, *map(_undrawn_text, arrays[:4]), *self._remedies(rule.text, arrays))
         rows = [row for row in self.kept if row.rule == rule.text]
         lines = first_of(f"{path_text(row.parameter.path)}: {row.reason}" for row in rows)
         elsewhere = self._statistics_elsewhere(rule)

@@ -48,6 +48,33 @@ def declaration(layer: Layer) -> tuple[str, ...]:
     return ("let a trace find the axes: inputs=x, what the model is called on", f"or {line}")
 
 
+def rules_for_each(layers: Sequence[Layer], scheme: str) -> str:
+    """Return the line with a rule for each of some layers in plain containers, whose axes a rule for all can't say.
+
+    Args:
+        layers: the layers.
+        scheme: what the rules draw, as it is written.
+    """
+    rules = {}
+    for layer in layers[:4]:
+        arrays = [array for array in layer.parameters if array.axes or array.excluded]
+        misfits = any(_why(array) is Why.CONTRADICTED for array in arrays)
+        axes = patterns_text(_patterns(arrays, layer, misfits=misfits))
+        rules[layer.path] = f"ix.Scheme({scheme}, axes={axes})"
+    filled = ", each ? filled in" if any("?" in rule for rule in rules.values()) else ""
+    more = f", and so on for {len(layers) - 4} more" if len(layers) > 4 else ""
+    own = "for each" if len(layers) > 1 else "of its own"
+    return f"say what the axes are, in stored order, in a rule {own}{filled}: {mapping_text(rules)}{more}"
+
+
+def may_have_a_rule(layer: Layer) -> bool:
+    """Return whether a rule for a layer in a plain container says what its arrays are, and nothing else is to do."""
+    has_hint = any(array.excluded is not None and array.excluded.hint for array in layer.parameters)
+    return (
+        is_plain(layer.cls) and bool(layer.path) and not has_hint and any(array.excluded for array in layer.parameters)
+    )
+
+
 def _patterns(arrays: list[Parameter], layer: Layer, *, misfits: bool) -> dict[str, str]:
     """Axes that arrays may have, by name: those that are known, unless something contradicts them, and guesses."""
     patterns = {
