@@ -550,6 +550,234 @@ def test_products_of_blocks_that_the_base_does_not_have_are_those_of_a_block_tha
     assert [width[f"blocks.1.{index}"].std for index in range(3)] == pytest.approx([1 / M, M**-0.5, M**-0.5 / 2])
 
 
+# What the forward pass multiplies by behind other functions
+
+
+def with_weights(forward):
+    def pair(*widths):
+        models = [{"w1": (4, width), "w2": (width, width), "w3": (width, 3)} for width in widths]
+        return models, lambda model, x: forward(x, *(model[name] for name in ("w1", "w2", "w3")), len(model["w2"]))
+
+    return pair
+
+
+def with_scores(forward):
+    def pair(*widths):
+        models = [{"q": (4, width), "k": (4, width)} for width in widths]
+        return models, lambda model, x: forward(x @ model["q"], x @ model["k"], model["q"].shape[1])
+
+    return pair
+
+
+def looped(checkpointed):
+    def forward(x, w1, w2, w3, d):
+        def step(h, _):
+            return jax.nn.relu(h @ w2) / d**0.5, None
+
+        step = jax.checkpoint(step) if checkpointed else step
+        return jax.lax.scan(step, x @ w1, None, length=3)[0] @ w3
+
+    return forward
+
+
+def unit(h):
+    return h / jnp.sqrt((h**2).sum(-1, keepdims=True))
+
+
+def logits(x, w1, w2, w3):
+    return jax.nn.relu(jax.nn.relu(x @ w1) @ w2) @ w3
+
+
+def centred(x):
+    return x - x.mean()
+
+
+relu, softmax = jax.nn.relu, jax.nn.softmax
+
+# The forward pass → standard deviations of w1, w2 and w3, or of q and k, for 4 times the width, by hand.
+FOLLOWED = {
+    "nothing": (with_weights(lambda x, w1, w2, w3, d: logits(x, w1, w2, w3)), (1, 1 / 2, 1 / 4)),
+    "inside of relu": (with_weights(lambda x, w1, w2, w3, d: relu(relu(x @ w1) @ w2 / d**0.5) @ w3), (1, 1, 1 / 4)),
+    "behind relu, twice": (
+        with_weights(lambda x, w1, w2, w3, d: relu(relu(x @ w1) / d**0.5 @ w2) / d**0.5 @ w3),
+        (1, 1, 1 / 2),
+    ),
+    "before the readout": (with_weights(lambda x, w1, w2, w3, d: relu(relu(x @ w1) @ w2) / d @ w3), (1, 1 / 2, 1)),
+    "behind tanh": (with_weights(lambda x, w1, w2, w3, d: jnp.tanh(jnp.tanh(x @ w1) @ w2) / d @ w3), (1, 1 / 2, 1)),
+    "behind a norm": (with_weights(lambda x, w1, w2, w3, d: jax.nn.standardize(x @ w1 @ w2) / d @ w3), (1, 1 / 2, 1)),
+    "a norm's own mean": (
+        with_weights(lambda x, w1, w2, w3, d: jax.nn.standardize(x @ w1 @ w2) @ w3), (1, 1 / 2, 1 / 4),
+    ),
+    "behind a mean": (with_weights(lambda x, w1, w2, w3, d: logits(x, w1, w2, w3).mean(0) / d), (1, 1 / 2, 1)),
+    "behind relu at the end": (with_weights(lambda x, w1, w2, w3, d: relu(logits(x, w1, w2, w3)) / d), (1, 1 / 2, 1)),
+    "behind a difference": (with_weights(lambda x, w1, w2, w3, d: centred(logits(x, w1, w2, w3)) / d), (1, 1 / 2, 1)),
+    "in a residual branch": (
+        with_weights(lambda x, w1, w2, w3, d: (x @ w1 + relu(x @ w1 @ w2) / d) @ w3), (1, 2, 1 / 4),
+    ),
+    "in a loop": (with_weights(looped(False)), (1, 1, 1 / 4)),
+    "in a loop that is computed again": (with_weights(looped(True)), (1, 1, 1 / 4)),
+    "shares of units": (with_weights(lambda x, w1, w2, w3, d: softmax(x @ w1 @ w2) @ w3), (1, 1 / 2, 1)),
+    "units of norm one": (with_weights(lambda x, w1, w2, w3, d: unit(x @ w1 @ w2) @ w3), (1, 1 / 2, 1 / 2)),
+    "scores without their maximum": (with_scores(lambda q, k, d: softmax(centred_rows(q @ k.T) / d)), (1, 1)),
+    "scores behind relu": (with_scores(lambda q, k, d: relu(q @ k.T) / d), (1, 1)),
+    "scores behind abs": (with_scores(lambda q, k, d: abs(q @ k.T) / d), (1, 1)),
+    "scores and an array of one number": (
+        with_scores(lambda q, k, d: softmax(q @ k.T * np.full((5, 1), 1 / d, np.float32))), (1, 1),
+    ),
+    "a mean over the width": (with_scores(lambda q, k, d: ((q[:, None] - k) ** 2).mean(-1)), (1, 1)),
+}  # fmt: skip
+
+DIVIDES = (
+    "the forward pass divides by {} where the base divides by {} (test_mup.py:LINE), and no factor makes up for it"
+)
+SUMS = "the forward pass sums over 4 times as many entries (test_mup.py:LINE), and no factor makes up for it"
+# The forward pass → how the note begins.
+NOTED = {
+    "clipped scores": (with_scores(lambda q, k, d: jnp.clip(q @ k.T, -1, 1) / d), DIVIDES.format(32, 8)),
+    "squared scores": (with_scores(lambda q, k, d: (q @ k.T) ** 2 / d**2), DIVIDES.format(1024, 64)),
+    "totals of scores": (
+        with_scores(lambda q, k, d: jax.scipy.special.logsumexp(q @ k.T, -1) / d), DIVIDES.format(32, 8),
+    ),
+    "distances": (with_scores(lambda q, k, d: ((q[:, None] - k) ** 2).sum(-1)), SUMS),
+    "absolute distances": (with_scores(lambda q, k, d: abs(q[:, None] - k).sum(-1)), SUMS),
+    "products in two steps": (
+        with_scores(lambda q, k, d: (q.reshape(5, 1, -1, 2) * k.reshape(5, -1, 2)).sum(-1).sum(-1)), SUMS,
+    ),
+    "one signal twice": (with_scores(lambda q, k, d: jnp.einsum("td,sd->ts", q, q) + 0 * k.mean()), SUMS),
+    "a sum over units": (with_scores(lambda q, k, d: q.sum(-1) + k.mean(-1)), SUMS),
+    "a product with ones": (with_scores(lambda q, k, d: q @ np.ones(d, np.float32) + k.mean(-1)), SUMS),
+    "a sum of squares": (with_scores(lambda q, k, d: (q**2).sum(-1) + k.mean(-1)), SUMS),
+}  # fmt: skip
+
+
+def centred_rows(scores):
+    return scores - scores.max(-1, keepdims=True)
+
+
+def without_lines(text):
+    return re.sub(r"test_mup.py:\d+", "test_mup.py:LINE", text)
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_what_the_forward_pass_multiplies_by_is_followed_through_functions(name):
+    pair, stds = FOLLOWED[name]
+    models, forward = pair(BASE, WIDE)
+    width = ix.mup(*models, inputs=X, forward=forward)
+    assert [width[path].std for path in models[0]] == pytest.approx(stds)
+    assert width.notes == ()
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_what_no_factor_makes_up_for_is_noted_with_its_line(name):
+    pair, start = NOTED[name]
+    models, forward = pair(BASE, WIDE)
+    (note,) = ix.mup(*models, inputs=X, forward=forward).notes
+    assert without_lines(note).startswith(start)
+
+
+@pytest.mark.parametrize("name", [*FOLLOWED, *NOTED])
+@pytest.mark.slow(one_in=7)
+def test_a_step_changes_the_outputs_alike_at_every_width_or_a_note_says_so(name):
+    """Measured: the first output after a step of signs, times the learning rates' factors, at 8 and 256."""
+    pair = {**FOLLOWED, **NOTED}[name][0]
+    changes, noted = [], False
+    for size in (BASE, 256):
+        (base, model), forward = pair(BASE, size)
+        width = ix.mup(base, model, inputs=X, forward=forward)
+        noted = bool(width.notes)
+        rows = {path: width[path] for path in model}
+
+        @jax.jit
+        def change(params, forward=forward, rows=rows):
+            def loss(params):
+                outputs = forward(params, X)
+                return (outputs * jnp.cos(jnp.arange(outputs.size)).reshape(outputs.shape)).sum(), outputs
+
+            gradients, outputs = jax.grad(loss, has_aux=True)(params)
+            steps = {path: 1e-3 * rows[path].learning_rate * jnp.sign(gradients[path]) for path in params}
+            after = forward({path: params[path] - steps[path] for path in params}, X)
+            return jnp.abs(after - outputs).mean()
+
+        draws = [
+            {
+                path: np.float32(random.normal(0, base[path][0] ** -0.5 * rows[path].std, shape))
+                for path, shape in model.items()
+            }
+            for random in map(np.random.default_rng, range(8))
+        ]
+        changes.append(np.mean([change(params) for params in draws]))
+    slope = np.log(changes[1] / changes[0]) / np.log(256 / BASE)
+    assert (abs(slope) > 0.4) == noted, slope
+
+
+def test_a_weight_that_meets_another_number_at_each_use_is_left_and_noted():
+    def forward(model, x):
+        h = jnp.tanh(x @ model["w1"])
+        return h @ model["w3"] + h / model["w1"].shape[1] @ model["w3"]
+
+    notes = ix.mup({"w1": (4, BASE), "w3": (BASE, 3)}, {"w1": (4, WIDE), "w3": (WIDE, 3)}, inputs=X, forward=forward)
+    assert without_lines(notes.notes[0]).startswith(DIVIDES.format(32, 8))
+
+
+def test_weights_of_one_sign_are_noted():
+    def forward(model, x):
+        return jnp.tanh(x @ model["w1"]) @ jnp.abs(model["w3"])
+
+    models = [{"w1": (4, width), "w3": (width, 3)} for width in (BASE, WIDE)]
+    (note,) = ix.mup(*models, {"w3": "output"}, inputs=X, forward=forward).notes
+    assert without_lines(note) == (
+        "weights that have one sign add up over 4 times as many inputs (test_mup.py:LINE), and factors are those of "
+        "weights around zero; ix.coordinate_check measures what comes out"
+    )
+
+
+def test_a_trained_temperature_is_noted():
+    def forward(model, x):
+        return softmax((x @ model["q"]) @ (x @ model["k"]).T * model["t"])
+
+    models = [{"q": (4, width), "k": (4, width), "t": (1,)} for width in (BASE, WIDE)]
+    (note,) = ix.mup(*models, inputs=X, forward=forward).notes
+    assert without_lines(note) == (
+        "a product of two signals is multiplied by t (test_mup.py:LINE), and is divided by 4 all the same: "
+        "where t holds d^-1/2 itself, write attention=False"
+    )
+    assert ix.mup(*models, inputs=X, forward=forward, attention=False).notes == ()
+
+
+@pytest.mark.parametrize("seen", [jax.lax.stop_gradient, lambda t: 1 + t], ids=["frozen", "added to one"])
+def test_an_array_that_is_not_drawn_takes_over_no_factor(seen):
+    def forward(model, x):
+        return softmax((x @ model["q"] * seen(model["t"])) @ (x @ model["k"]).T / model["t"].size ** 0.5)
+
+    models = [{"q": (4, width), "k": (4, width), "t": (width,)} for width in (BASE, WIDE)]
+    width = ix.mup(*models, {"t": "input"}, inputs=X, forward=forward)
+    assert (width["t"].std, width["k"].std) == pytest.approx((1, M**-0.5))
+    assert width.notes == ()
+
+
+def test_a_scale_that_takes_over_a_factor_starts_from_what_it_holds():
+    def make(width, value):
+        model = NnxTransformer(width, normalize=True)
+        model.attn.query_ln.scale[...] = jnp.full(model.attn.query_ln.scale.shape, value)
+        return model
+
+    base, model = make(BASE, 5.0), make(WIDE, 5.0)
+    width = ix.mup(base, model, inputs=TOKENS[None])
+    drawn = ix.plan(model, width.rules({"Linear": "lecun_normal"})).arrays(KEY)
+    np.testing.assert_allclose(drawn["attn.query_ln.scale"], 5 * M**-0.5, rtol=1e-6)
+    uneven = make(WIDE, np.arange(1.0, 1 + WIDE // 2, dtype=np.float32))
+    with pytest.raises(ix.RuleError, match="holds several numbers") as caught:
+        ix.mup(base, uneven, inputs=TOKENS[None]).rules({"Linear": "lecun_normal"})
+    assert str(caught.value) == (
+        "mup: attn.query_ln.scale holds several numbers, and takes over a factor of 0.5.\n"
+        '  multiply them yourself, and say that it stays: {"attn.query_ln.scale": None}\n'
+        '  or start from one number: {"attn.query_ln.scale": "ones"}'
+    )
+    for line in (None, "ones"):
+        rules = {"Linear": "lecun_normal", "attn.query_ln.scale": line}
+        ix.mup(base, uneven, inputs=TOKENS[None]).rules(rules)
+
+
 # Muon
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from initax._model._survey import Traced
 from initax._trace import _flow_rules as flow
-from initax._trace._indices import Constant, constant_of
+from initax._trace._indices import LARGEST, Constant, constant_of
 from initax._trace._interpreter import Interpreter
 from initax._trace._jaxpr import Place, line_of, size_of
 from initax._trace._loops import loop_of
@@ -22,6 +22,9 @@ OTHER: Place = (-1,)
 
 MOVES = (flow.moved, flow.sliced, flow.looked_up, flow.joined, flow.selected, flow.written)
 """Rules of the equations that move entries of signals, or multiply all of them by one number."""
+
+HOMOGENEOUS = ("abs", "reduce_max", "reduce_min", "cummax", "cummin", "sort", "reduce_window_max", "reduce_sum")
+"""Functions of one signal that, where it is multiplied by a positive number, are multiplied by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,8 @@ class Origin:
         behind: all parameters that it depends on.
         factor: the constant that its parameters, or the signal since these made it, were multiplied with; `None` where
             it is not known.
+        since: the constant that it was multiplied with since, behind a function such as ReLU.
+        is_behind: whether it is a function such as ReLU of what its parameters make.
         products: the products of signals that are added up in it → the constant that each was multiplied with; `None`
             for one that is not known.
         pair: the two signals whose product entry by entry it is.
@@ -47,8 +52,15 @@ class Origin:
     makers: frozenset[int] = frozenset()
     behind: frozenset[int] = frozenset()
     factor: float | None = 1.0
+    since: float | None = 1.0
+    is_behind: bool = False
     products: Mapping[Place, float | None] = field(default_factory=dict)
     pair: tuple[Origin, Origin] | None = None
+
+    @property
+    def total(self) -> float | None:
+        """The constant that its parameters, and the signal, were multiplied with in all."""
+        return _product_of(self.factor, self.since)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,6 +73,7 @@ class SignalProduct:
         sides: for each signal the parameters in which it is linear.
         factor: the constant that it is multiplied with before any other function; `None` where it is not known.
         closed: whether another function was applied.
+        temperatures: the parameters that it is multiplied with first.
     """
 
     line: str
@@ -68,6 +81,7 @@ class SignalProduct:
     sides: tuple[frozenset[int], frozenset[int]]
     factor: float | None
     closed: bool = False
+    temperatures: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,18 +105,19 @@ class SignalProducts:
     read: dict[int, dict[Place, frozenset[int]]] = field(default_factory=dict)
 
 
-def signal_products(traced: Traced) -> SignalProducts:
+def signal_products(traced: Traced, growing: Collection[Place] | None = None) -> SignalProducts:
     """Return the products of signals in a forward pass.
 
     Args:
         traced: the forward pass.
+        growing: the sums over more entries than in the base; `None` where that is not known.
     """
     arrays = len(traced.paths)
     operands = [
         Origin(parameters=frozenset({index})) if index < arrays else Origin(data=index >= arrays + traced.constants)
         for index in range(len(traced.closed.jaxpr.invars))
     ]
-    walk = _Walk()
+    walk = _Walk(growing)
     for result in walk.call(traced.closed, operands, ()):
         walk.end([result], OTHER)
     return walk.products
@@ -111,12 +126,14 @@ def signal_products(traced: Traced) -> SignalProducts:
 class _Walk(Interpreter[Origin]):
     """Follows which parameters make each signal of a forward pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, growing: Collection[Place] | None) -> None:
         self.products = SignalProducts()
+        self.growing = growing
 
     def constant(self, atom: Any, number: Any) -> Origin:
-        """A literal or a constant, of which a single number is kept."""
-        return Origin(constant=constant_of(atom, number) if size_of(atom) == 1 else None)
+        """A literal or a constant, of which a single number is kept, or the one that every entry is."""
+        constant = constant_of(atom, number) if size_of(atom) <= LARGEST else None
+        return Origin(constant=None if constant is None else _one_number(constant))
 
     def scan(self, eqn: Any, values: list[Origin], place: Place) -> list[Origin]:
         """The results of a loop: a carried value that changes is a signal of which no more is known."""
@@ -180,7 +197,11 @@ class _Walk(Interpreter[Origin]):
         if parameters and (is_contraction or name == "mul"):
             for parameter in parameters if is_contraction else ():
                 self.products.read.setdefault(parameter, {})[place] = signals[0].makers
-            self.end(signals, place if is_contraction else OTHER)
+            if name == "mul":
+                self._multiplied_by(parameters, signals)
+            # What stands between a function and the next weight is made up for by that one.
+            before = [replace(signal, since=1.0) for signal in signals] if is_contraction else signals
+            self.end(before, place if is_contraction else OTHER)
             factor = next(value.factor for value in values if value.parameters)
             makers = parameters if len(parameters) == 1 else frozenset[int]()
             return [Origin(data=True, makers=makers, factor=factor) for _ in eqn.outvars]
@@ -193,8 +214,23 @@ class _Walk(Interpreter[Origin]):
             return [self._summed(*values[0].pair, size, place, line_of(eqn))]
         if name in ("add", "add_any", "sub") or row.flow in MOVES:
             return [self._sum(signals, parameters) for _ in eqn.outvars]
+        if self._is_homogeneous(name, values, place):
+            size = size_of(eqn.invars[0]) // max(size_of(eqn.outvars[0]), 1) if name == "reduce_sum" else 1
+            return [_behind(signals[0], size) for _ in eqn.outvars]
         self.end(signals, OTHER)
         return [Origin(data=True) for _ in eqn.outvars]
+
+    def _multiplied_by(self, parameters: frozenset[int], signals: Sequence[Origin]) -> None:
+        """Note that products of signals are multiplied by parameters."""
+        for place in {place for signal in signals for place in signal.products}:
+            product = self.products.by_place[place]
+            product.temperatures = product.temperatures | (frozenset() if product.closed else parameters)
+
+    def _is_homogeneous(self, name: str, values: Sequence[Origin], place: Place) -> bool:
+        """Whether the result is multiplied by the positive number that the signal is multiplied by, at every width."""
+        if name == "reduce_sum":
+            return self.growing is not None and place not in self.growing
+        return name in HOMOGENEOUS or (name in ("max", "min") and _is_zero(values))
 
     def _without_inputs(self, eqn: Any, values: Sequence[Origin], result: int) -> Origin:
         """A result of an equation that does not depend on the inputs: it is made of parameters, or a constant."""
@@ -228,7 +264,7 @@ class _Walk(Interpreter[Origin]):
 
     def _summed(self, left: Origin, right: Origin, size: int, place: Place, line: str) -> Origin:
         """A product of two signals, summed over a number of entries."""
-        factor = None if left.factor is None or right.factor is None else left.factor * right.factor
+        factor = _product_of(left.factor, left.since, right.factor, right.since)
         sides = (left.makers, right.makers)
         self.products.by_place[place] = SignalProduct(line=line, size=size, sides=sides, factor=factor)
         self.end([left, right], place)
@@ -243,8 +279,10 @@ class _Walk(Interpreter[Origin]):
 
     def _sum(self, signals: Sequence[Origin], parameters: frozenset[int]) -> Origin:
         """Signals that are added up or joined, with parameters or without."""
-        factor = signals[0].factor
-        is_linear = all(signal.factor == factor and signal.makers for signal in signals)
+        if len(signals) == 1 and not parameters:
+            return signals[0]
+        factor = signals[0].total
+        is_linear = all(signal.total == factor and signal.makers for signal in signals)
         is_linear = is_linear and (not parameters or factor == 1)
         if not is_linear:
             self.sink(signals, OTHER)
@@ -256,6 +294,7 @@ class _Walk(Interpreter[Origin]):
             data=True,
             makers=makers | parameters if is_linear else frozenset(),
             factor=factor if is_linear else 1.0,
+            is_behind=is_linear and any(signal.is_behind for signal in signals),
             products=products,
             pair=signals[0].pair if len(signals) == 1 else None,
         )
@@ -267,7 +306,7 @@ class _Walk(Interpreter[Origin]):
             for maker in signal.makers:
                 products.sinks.setdefault(maker, set()).add(place)
                 if place not in products.by_place:
-                    products.factors.setdefault(maker, []).append(signal.factor)
+                    products.factors.setdefault(maker, []).append(signal.total)
 
     def end(self, signals: Sequence[Origin], place: Place) -> None:
         """Note an equation in which signals end, and the constants that products of signals were multiplied with."""
@@ -277,6 +316,32 @@ class _Walk(Interpreter[Origin]):
                 product = self.products.by_place[product_place]
                 if not product.closed:
                     product.factor, product.closed = factor, True
+
+
+def _one_number(constant: Constant) -> Constant | None:
+    """The one number that every entry of a constant is, `None` where they differ."""
+    number = constant.number
+    if number is None or not number.size or not (number == number.flat[0]).all():
+        return None
+    return Constant(number.reshape(-1)[:1].reshape(()))
+
+
+def _behind(signal: Origin, size: int) -> Origin:
+    """A signal behind a function that is multiplied by what the signal is multiplied by, or sums over some entries."""
+    products = {place: _product_of(factor, size) for place, factor in signal.products.items()}
+    return replace(signal, pair=None, is_behind=True, since=_product_of(signal.since, size), products=products)
+
+
+def _is_zero(values: Sequence[Origin]) -> bool:
+    """Whether one of two values is zero, so that the larger of them is positively homogeneous in the other."""
+    constants = [value.constant for value in values if value.constant is not None and not value.data]
+    numbers = [constant.number for constant in constants]
+    return len(values) == 2 and len(numbers) == 1 and numbers[0] is not None and not numbers[0].any()
+
+
+def _product_of(*factors: float | None) -> float | None:
+    """The product of some factors, `None` where one is not known."""
+    return None if None in factors else math.prod(factor for factor in factors if factor is not None)
 
 
 def _times(value: Origin, other: Origin, *, inverse: bool) -> Origin:
@@ -294,4 +359,6 @@ def _times(value: Origin, other: Origin, *, inverse: bool) -> Origin:
         return factor / times if inverse else factor * times
 
     products = {product: scaled(factor) for product, factor in value.products.items()}
+    if value.is_behind:
+        return replace(value, since=scaled(value.since), products=products)
     return replace(value, factor=scaled(value.factor), products=products)

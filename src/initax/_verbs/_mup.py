@@ -6,13 +6,11 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from initax._errors import ModelError, RuleError, first_of, listing, shown, with_line
 from initax._math._axes import Axes
 from initax._model._parameter import WEIGHT_ROLES, Ancestor, Layer, Parameter
-from initax._model._reason import Why
 from initax._model._residual import Unended, unended_texts
 from initax._model._survey import Survey, Traced, arrays_of, parameters_by_path, shape_text
 from initax._planning._label_rules import decide_labels
@@ -20,9 +18,11 @@ from initax._text import path_text
 from initax._trace._jaxpr import Place
 from initax._trace._signal_products import OTHER, SignalProduct, signal_products
 from initax._trace._take_survey import survey
+from initax._trace._width_changes import growing_sums
 from initax._verbs._labels import read_rules_of
 from initax._verbs._muon import matrices_of
 from initax._verbs._width import CLOSE, Width
+from initax._verbs._width_compared import Compared, Folds, can_take, with_owners
 from initax._verbs._width_factors import Optimizer, Pair, decided, glob_of, refuse_odd
 
 QUERY = re.compile(r"(^|[._])(w?q|q(uer(y|ies))?_?\w*|\w*_q)([._]|$)", re.IGNORECASE)
@@ -118,24 +118,19 @@ def mup(
     pairs = _paired(before, after, rules, deepens=deepens)
     _refuse_grown_data(before, after)
     refuse_odd(pairs.values())
-    folds, rates = _folded(before, after, pairs, attention=attention, depth=depth)
+    folds, rates, unmade_for = _folded(before, after, pairs, attention=attention, depth=depth)
     matrices = _matrices(before, after, steps, pairs)
     rows = {
         path: decided(pair, folds.get(path, ()), steps, matrices.get(path), rates.get(path, 1.0))
         for path, pair in pairs.items()
     }
-    for path, pair in pairs.items():
-        reason = pair.parameter.excluded
-        if reason is not None and reason.why is Why.TIED and reason.owner in rows:
-            owner = rows[reason.owner]
-            rows[path] = replace(
-                rows[path], use=owner.use, std=owner.std, learning_rate=owner.learning_rate, why=str(reason)
-            )
+    rows = with_owners(rows, pairs)
     is_same = all(row.std == row.learning_rate == 1 and not row.grows for row in rows.values())
     factors = [factor for row in rows.values() for factor in row.grows.values()]
     is_narrower = bool(factors) and all(factor < 1 for factor in factors)
     conditions = ((SAME, is_same), (NARROWER, is_narrower), (DECAY, steps.name == "adamw"))
-    return Width(before, after, rows.values(), steps, tuple(note for note, applies in conditions if applies))
+    notes = [note for note, applies in conditions if applies]
+    return Width(before, after, rows.values(), steps, (*notes, *unmade_for))
 
 
 def _modules(module: Any) -> tuple[Any, Any]:
@@ -285,28 +280,28 @@ def _unended(parameters: Iterable[Parameter]) -> tuple[Unended, ...]:
     return next((array.residual.unended for array in parameters if array.residual is not None), ())
 
 
-Folds = Mapping[str, Sequence[tuple[float, str]]]
-"""Path of a parameter → the factors of the forward pass that it takes over, each with what it is."""
-
-
 def _folded(
     before: Survey, after: Survey, pairs: Mapping[str, Pair], *, attention: bool, depth: float | None
-) -> tuple[Folds, Mapping[str, float]]:
-    """The factors of multiplications, attention, tied embeddings and depth; and those of learning rates, by path.
+) -> tuple[Folds, Mapping[str, float], list[str]]:
+    """The factors of multiplications, attention, tied embeddings and depth, those of learning rates, and notes.
 
     Raises:
         ModelError: which parameter takes one over can't be told.
     """
     if before.traced is None or after.traced is None:
         _refuse_unseen(after, pairs, attention=attention)
-        return {}, {}
+        return {}, {}, []
     folding = _Folding(before.traced, after.traced, pairs)
     folding.multipliers()
     if attention:
         folding.products()
     folding.tied()
+    compared = Compared(before=before.traced, after=after.traced, pairs=pairs, attention=attention)
+    for path, times in compared.taken_over(folding.folds, folding.new.looked_up).items():
+        folding.folds[path].append((1 / times, f"what it multiplies changes {times:.4g} times as much"))
+    notes = [*folding.notes, *compared.notes(folding.folds)]
     rates = {} if depth is None else folding.deepened(float(depth))
-    return folding.folds, rates
+    return folding.folds, rates, notes
 
 
 def _refuse_unseen(after: Survey, pairs: Mapping[str, Pair], *, attention: bool) -> None:
@@ -336,13 +331,16 @@ class _Folding:
 
     Attributes:
         folds: path of a parameter → the factors, each with what it is.
+        notes: what can't be told of them.
     """
 
     def __init__(self, before: Traced, after: Traced, pairs: Mapping[str, Pair]) -> None:
         self.pairs, self.of_base, self.paths = pairs, before.paths, after.paths
-        self.old, self.new = signal_products(before), signal_products(after)
+        growing = growing_sums(before, after)
+        self.old, self.new = signal_products(before, growing), signal_products(after, growing)
         self.deepens = any(pair.deepens for pair in pairs.values())
         self.folds: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
+        self.notes: list[str] = []
 
     def _fold(self, params: Sequence[str], factor: float, why: str) -> None:
         for path in params:
@@ -355,7 +353,7 @@ class _Folding:
             path = self.paths[param]
             pair = self.pairs[path]
             before = self.old.factors.get(at_base[pair.base.path], [])
-            if pair.word == "fixed" or set(factors) == set(before):
+            if pair.word == "fixed" or not can_take(pair) or set(factors) == set(before):
                 continue
             # Blocks that the base does not have meet a shared array once more.
             pairs = zip(before, factors, strict=True) if len(before) == len(factors) else ()
@@ -390,6 +388,12 @@ class _Folding:
             if product.factor is None or before.factor is None:
                 raise self._unknown(product.line, growth, "what the forward pass multiplies it with")
             factor = before.factor / (growth * product.factor)
+            if product.temperatures:
+                names = listing([self.paths[param] for param in sorted(product.temperatures)], 3)
+                self.notes.append(
+                    f"a product of two signals is multiplied by {names} ({product.line}), and is divided by "
+                    f"{1 / factor:.4g} all the same: where {names} holds d^-1/2 itself, write attention=False"
+                )
             if abs(factor - 1) > CLOSE:
                 self._fold(self._side(product, place, growth), factor, "attention: 1/d")
 
@@ -457,7 +461,11 @@ class _Folding:
         named = [side for side in paths if any(self.pairs[path].word == "query" for path in side)]
         if len(named) == 1:
             return named[0]
-        makes_nothing_else = [side and all(self.new.sinks.get(param) == {place} for param in side) for side in sides]
+        makes_nothing_else = [
+            side
+            and all(self.new.sinks.get(param) == {place} and can_take(self.pairs[self.paths[param]]) for param in side)
+            for side in sides
+        ]
         alone = list(itertools.compress(paths, makes_nothing_else))
         if sides[0] & sides[1] or not alone:
             raise self._unknown(product.line, growth, "what makes either side, and nothing else,", sides)

@@ -6,6 +6,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
 from initax._errors import ModelError, RuleError, count, first_of, listing, nearest
 from initax._model._parameter import Parameter, leading_cells
 from initax._model._reason import Why
@@ -178,11 +181,29 @@ class Width:
     def _of_kept_scales(self, after: Plan) -> dict[str, Scheme]:
         """Schemes of norms' scales that take over a factor; schemes of weights have no initializer for them."""
         return {
-            kept.parameter.path: _scaled(kept.parameter, as_initializer("ones", "scale"), row.std)
+            kept.parameter.path: _scaled(kept.parameter, self._held(kept.parameter), row.std)
             for kept in after.kept
             if kept.parameter.role == "scale" and kept.reason.why in (Why.NORM, Why.NO_RULE, Why.SILENT)
             if abs((row := self._by_path[kept.parameter.path]).std - 1) > CLOSE
         }
+
+    def _held(self, scale: Parameter) -> Initializer | None:
+        """An initializer that gives a scale the number it holds; ones, as frameworks make it, where it is abstract.
+
+        Raises:
+            RuleError: it holds several numbers.
+        """
+        value = self._model.leaves[self._model.places[scale.path][0]]
+        if isinstance(value, jax.core.Tracer) or not isinstance(value, jax.Array | np.ndarray):
+            return as_initializer("ones", "scale")
+        numbers = np.unique(np.asarray(value, float))
+        if len(numbers) == 1:
+            return as_initializer("ones" if numbers[0] == 1 else ("constant", {"value": float(numbers[0])}), "scale")
+        raise RuleError(
+            f"mup: {scale.path} holds several numbers, and takes over a factor of {self._by_path[scale.path].std:.4g}.",
+            f'multiply them yourself, and say that it stays: {{"{scale.path}": None}}',
+            f'or start from one number: {{"{scale.path}": "ones"}}',
+        )
 
     def _grouped(self, schemes: Mapping[str, Scheme]) -> dict[str, Scheme]:
         """Rules for some arrays, one for all those of a list of blocks that get the same."""
