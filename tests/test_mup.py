@@ -960,6 +960,62 @@ def test_seventy_billion_parameters_take_seconds():
     assert len(rules) < 12
 
 
+# What no axes are known of
+
+
+def with_positions(p, x):
+    return jax.nn.relu(x @ p["a"] + p["positions"][: len(x)]) @ p["out"]
+
+
+def with_positions_read_out(p, x):
+    return jax.nn.relu(x @ p["a"] + p["positions"][: len(x)]) @ p["positions"].T
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_learned_positions_are_an_input(optimizer):
+    """Table 8: what comes in along axes that do not grow keeps its deviation, as the bias of a layer does."""
+    base, model = ({"a": (4, width), "positions": (9, width), "out": (width, 3)} for width in (BASE, WIDE))
+    width = ix.mup(base, model, inputs=X, forward=with_positions, optimizer=optimizer)
+    row = width["positions"]
+    assert (row.use, row.std, row.learning_rate) == ("input", 1, M if optimizer == "sgd" else 1)
+
+
+def test_positions_that_are_read_out_too_are_refused():
+    base, model = ({"a": (4, width), "positions": (9, width)} for width in (BASE, WIDE))
+    with pytest.raises(ix.ModelError, match="the axes of positions"):
+        ix.mup(base, model, inputs=X, forward=with_positions_read_out)
+
+
+def scaled_and_summed(p, x):
+    return (jax.nn.relu(x @ p["a"]) * p["scale"]).sum(-1)
+
+
+def test_each_line_of_a_refused_array_works_when_it_is_pasted():
+    """A vector that is multiplied and summed over reads out: 1/m by table 8, with the word or with its axis."""
+    base, model = ({"a": (4, width), "scale": (width,)} for width in (BASE, WIDE))
+    with pytest.raises(ix.ModelError) as caught:
+        ix.mup(base, model, inputs=X, forward=scaled_and_summed)
+    text = str(caught.value)
+    assert "inputs=" not in text
+    lines = re.findall(r"rules=(\{.*?\})", text)
+    rows = [ix.mup(base, model, eval(line), inputs=X, forward=scaled_and_summed)["scale"] for line in lines]
+    assert [(row.use, row.std, row.learning_rate) for row in rows] == [("output", 1 / M, 1 / M), ("input", 1, 1)]
+    with pytest.raises(ix.ModelError, match=r"inputs=\.\.\."):
+        ix.mup(base, model)
+    pair = [{"w": (width, 2, width)} for width in (BASE, WIDE)]
+    with pytest.raises(ix.ModelError) as caught:
+        ix.mup(*pair, inputs=X, forward=lambda p, x: jnp.sort(p["w"]).mean() * x.mean())
+    lines = re.findall(r"rules=(\{.*?\})", str(caught.value))
+    assert [ix.mup(*pair, eval(line))["w"].std for line in lines] == [M**-0.5, 1]
+
+
+def test_the_reason_of_an_embedding_speaks_of_its_rows():
+    """Its pattern calls what comes out inputs, as those of the head that it may be tied to."""
+    base, model = (eqx.filter_eval_shape(Transformer, width) for width in (BASE, WIDE))
+    row = ix.mup(base, model, inputs=TOKENS)["embed.weight"]
+    assert (dict(row.grows), row.why) == ({"i": M}, "input: rows are looked up, and what comes out grows")
+
+
 # What is refused
 
 
@@ -1141,8 +1197,8 @@ TEXTS = {
     "unknown axes": (
         "ModelError: mup: the axes of w (4, 8) → (4, 32) are not known.\n"
         "  undeclared: sort stands between it and the signal (test_mup.py:LINE)\n"
-        "  say what the model is called on, inputs=...\n"
-        '  or say its axes, or what it is: rules={"w": "i o"}, rules={"w": "input"}'
+        '  where the forward pass sums over the axis that grows: rules={"w": "output"}\n'
+        '  where it sums over no such axis, as for positions and biases: rules={"w": "input"}'
     ),
     "axes that do not fit": (
         'AxesError: mup: rule "w": w: pattern "o i n" has 3 axes, the array of shape (4, 8) has 2.'

@@ -153,9 +153,11 @@ def _readable_uses(shape: Sequence[int], uses: Sequence[Use], line: str) -> list
     if any(use.stop is None and not use.is_of_a_constant for use in uses):
         uses = [use for use in uses if use.stop is None or use.stop.reason != CONSTANT_FIRST]
         uses = [use for use in uses if use.stop is not None or not use.is_of_a_constant]
+    whys = {None if use.stop is None else use.stop.why for use in uses}
     for use in uses:
         if use.stop is not None:
-            raise _UnreadableError(_at(str(use.stop), use.line), use.stop.why)
+            is_more = use.stop.why is Why.SIGNAL and len(whys) > 1
+            raise _UnreadableError(_at(str(use.stop), use.line), Why.UNREADABLE if is_more else use.stop.why)
     return uses
 
 

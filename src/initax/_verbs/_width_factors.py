@@ -203,13 +203,20 @@ class Pair:
         if self.word in ("hidden", "output") and len(set(axes.values())) == 1:
             growth = next(iter(axes.values()))
             return Grown(axes=axes, inputs=growth, outputs=size / growth)
-        path = new.path or "*"
+        say = "" if new.residual is not None else "say what the model is called on, inputs=..."
         raise ModelError(
-            f"mup: the axes of {self.text} are not known.",
-            str(new.excluded or ""),
-            "say what the model is called on, inputs=...",
-            f'or say its axes, or what it is: rules={{"{path}": "i o"}}, rules={{"{path}": "input"}}',
+            f"mup: the axes of {self.text} are not known.", str(new.excluded or ""), say, *self._lines_to_say(len(axes))
         )
+
+    def _lines_to_say(self, growing: int) -> list[str]:
+        """Lines that say what an array is: an output if what grows is summed over, an input if it is not."""
+        path, rank = self.parameter.path or "*", len(self.parameter.shape)
+        pattern = "i o" if rank == 2 else " ".join(["i", *(f"o{axis}" for axis in range(1, rank))])
+        if growing == 1:
+            line = f'where the forward pass sums over the axis that grows: rules={{"{path}": "output"}}'
+        else:
+            line = f'say its axes, with i for what the forward pass sums over: rules={{"{path}": "{pattern}"}}'
+        return [line, f'where it sums over no such axis, as for positions and biases: rules={{"{path}": "input"}}']
 
     def _refuse_no_width(self, before: Axes, after: Axes) -> None:
         """Raise where a size grows that is not a width: a window, a stack, rows that are looked up."""
@@ -304,6 +311,8 @@ def _use(pair: Pair) -> tuple[str, str]:
     if not grown.axes:
         return "fixed", "no axis grows"
     is_vector = pair.parameter.role in ("bias", "scale")
+    if pair.parameter.role == "embedding" and grown.inputs == 1:
+        return "input", "input: rows are looked up, and what comes out grows"
     use = "vector" if is_vector else "input" if grown.inputs == 1 else "output" if grown.outputs == 1 else "hidden"
     return use, WORDS[use]
 
