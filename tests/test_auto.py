@@ -1,5 +1,7 @@
 """The scheme `auto`: lengths followed along the forward pass, held against closed forms and against measurement."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,8 @@ import pytest
 from jax import lax
 
 import initax as ix
+from initax._trace._second_moments import Lengths, Numbered
+from initax._trace._uses import Uses
 from tests.tables import KEY
 from tests.traced import S
 
@@ -62,6 +66,203 @@ def test_lengths_are_what_the_closed_form_says(name):
     forward, expected = CASES[name]
     found = reach({"a": S(6, 6), "b": S(6, 6)}, S(8, 6), forward)
     assert found["b"] == pytest.approx(expected, rel=1e-4)
+
+
+UP, PACKED, GATES, STACK, CONV = (
+    {"up": (48, 48)},
+    {"packed": (48, 96)},
+    {"gates": (48, 192)},
+    {"stack": (3, 48, 48)},
+    {"conv": (3, 48, 96)},
+)
+
+
+def gated(h):
+    gate, value = jnp.split(h, 2, axis=-1)
+    return jax.nn.silu(gate) * value
+
+
+def lstm(p, x):
+    i, _, g, o = jnp.split(x @ p["gates"], 4, axis=-1)
+    return jax.nn.sigmoid(o) * jnp.tanh(jax.nn.sigmoid(i) * jnp.tanh(g))
+
+
+def half(h, at):
+    return h[:, 48 * at : 48 * at + 48]
+
+
+def convolved(p, x):
+    h = lax.conv_general_dilated(x.reshape(2, 16, 48), p["conv"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+    return gated(h)[:, 1:-1].reshape(-1, 48)
+
+
+def repeated(p, x):
+    h = jnp.broadcast_to((x @ p["up"])[:, None], (32, 2, 48))
+    return h[:, 0] * h[:, 1]
+
+
+def scanned(p, x):
+    first = jax.nn.relu(x @ p["up"])
+    return lambda: lax.scan(lambda x, w: (jax.nn.relu(x @ w), x @ w), first, p["stack"])
+
+
+def with_(shapes, function):
+    """A case in which a function is applied to the outputs of a weight."""
+    ((name, _),) = shapes.items()
+    return shapes, lambda p, x: function(x @ p[name])
+
+
+relu = jax.nn.relu
+PARTS = {
+    "a packed gate": with_(PACKED, gated),
+    "a packed gate of a convolution": (CONV, convolved),
+    "the gates of an LSTM": (GATES, lstm),
+    "halves, multiplied": with_(PACKED, lambda h: half(h, 0) * half(h, 1)),
+    "halves, added up": with_(PACKED, lambda h: half(h, 0) + half(h, 1)),
+    "halves, subtracted": with_(PACKED, lambda h: half(h, 0) - relu(half(h, 1))),
+    "the larger half": with_(PACKED, lambda h: jnp.maximum(half(h, 0), half(h, 1))),
+    "a half where the other is positive": with_(PACKED, lambda h: jnp.where(half(h, 0) > 0, half(h, 1), 0)),
+    "one half twice": with_(PACKED, lambda h: half(h, 1) * relu(half(h, 1))),
+    "every other unit": with_(PACKED, lambda h: h[:, ::2] * h[:, 1::2]),
+    "every other unit twice": with_(PACKED, lambda h: h.reshape(-1, 48, 2)[..., 0] + h[:, ::2]),
+    "parts of a reshaped signal": with_(PACKED, lambda h: h.reshape(-1, 2, 48)[:, 0] + h.reshape(-1, 2, 48)[:, 1]),
+    "an unstacked signal": with_(PACKED, lambda h: jnp.multiply(*jnp.unstack(h.reshape(-1, 2, 48), axis=1))),
+    "taken parts": with_(PACKED, lambda h: jnp.take(h.reshape(-1, 2, 48), 0, 1) * jnp.take(h.reshape(-1, 2, 48), 1, 1)),
+    "a dynamic slice": with_(PACKED, lambda h: lax.dynamic_slice_in_dim(h, 0, 48, 1) * half(h, 1)),
+    "a dynamic slice twice": with_(PACKED, lambda h: lax.dynamic_slice_in_dim(h, 48, 48, 1) * half(h, 1)),
+    "halves of the tokens": with_(UP, lambda h: h[:16] * h[16:]),
+    "neighbours": with_(UP, lambda h: h[:, 1:] * h[:, :-1]),
+    "halves of a function": with_(UP, lambda h: relu(h)[:, :24] + relu(h)[:, 24:]),
+    "a function of a half": with_(UP, lambda h: relu(h[:, :24]) + relu(h)[:, :24]),
+    "halves of a flat signal": with_(UP, lambda h: (h.ravel()[:768] * h.ravel()[768:]).reshape(-1, 48)),
+    "flat and back": with_(UP, lambda h: h.ravel().reshape(32, 48) + relu(h)),
+    "halves of the heads": with_(UP, lambda h: jnp.multiply(*jnp.split(h.reshape(32, 4, 12), 2, 1)).reshape(32, 24)),
+    "shuffled units": with_(UP, lambda h: h * h.reshape(32, 2, 24).swapaxes(1, 2).reshape(32, 48)),
+    "a transposed signal": with_(UP, lambda h: (h.T[:24] + h.T[24:]).T),
+    "a sum with the transpose": with_(UP, lambda h: h[:8, :8] + h[:8, :8].T),
+    "all pairs of tokens": with_(UP, lambda h: (h[None, :4] + h[:4, None]).reshape(16, 48)),
+    "a repeated signal": (UP, repeated),
+    "halves of the input": ({}, lambda p, x: x[:, :24] * relu(x[:, 24:])),
+    "one half of the input twice": ({}, lambda p, x: x[:, :24] * relu(x[:, :24])),
+    "a layer called twice": (UP, lambda p, x: x @ p["up"] + relu(x @ p["up"])),
+    "a layer called twice, multiplied": (UP, lambda p, x: relu(x @ p["up"]) * relu(x @ p["up"] + 1)),
+    "parts of a weight": (PACKED, lambda p, x: relu(x @ p["packed"][:, :48]) * relu(x @ p["packed"][:, 48:])),
+    "one part of a weight twice": (PACKED, lambda p, x: x @ p["packed"][:, :48] + relu(x @ p["packed"][:, :48])),
+    "a map over tokens": (UP, lambda p, x: x @ p["up"] + lax.map(relu, x @ p["up"])),
+    "a map over tokens from the last": (
+        {}, lambda p, x: x + lax.scan(lambda c, row: (c, relu(row)), 0.0, x, reverse=True)[1]
+    ),
+    "a loop called twice": (UP | STACK, lambda p, x: scanned(p, x)()[0] + jnp.sign(scanned(p, x)()[0])),
+    "the steps of a loop called twice": (
+        UP | STACK, lambda p, x: (scanned(p, x)()[1] + relu(scanned(p, x)()[1])).reshape(-1, 48)
+    ),
+    "a stack of layers on one input": (
+        STACK, lambda p, x: sum(relu(x @ p["stack"][at]) for at in range(3))
+    ),
+}  # fmt: skip
+"""Programs in which parts of one signal, or equal signals, meet: shapes of weights, and what is measured."""
+
+
+def parts_of(params, x):
+    return {name: function(params[name], x) for name, (_, function) in PARTS.items()}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Mean square of what each program of `PARTS` gives: what `auto` says, the mean over draws, and its error."""
+    x = S(32, 48)
+    params = {name: {weight: S(*shape) for weight, shape in shapes.items()} for name, (shapes, _) in PARTS.items()}
+    for name, result in jax.eval_shape(parts_of, params, x).items():
+        params[name]["out"] = S(result.shape[-1], 3)
+    plan = ix.plan(
+        params,
+        {"*": "auto"},
+        inputs=x,
+        forward=lambda p, x: {name: result @ p[name]["out"] for name, result in parts_of(p, x).items()},
+    )
+    assert not any("auto can't tell" in note for note in plan.notes), plan.notes
+
+    @jax.jit
+    @jax.vmap
+    def squares(key):
+        drawn, x = plan.arrays(key), jax.random.normal(key, (32, 48))
+        model = {name: {weight: drawn[f"{name}.{weight}"] for weight in PARTS[name][0]} for name in PARTS}
+        return {name: jnp.mean(jnp.square(result)) for name, result in parts_of(model, x).items()}
+
+    found = {draw.parameter.path: draw.parameter.input_second_moment for draw in plan.draws}
+    over_draws = squares(jax.random.split(KEY, 200))
+    return {
+        name: (found[f"{name}.out"], float(np.mean(each)), float(np.std(each)) / len(each) ** 0.5)
+        for name, each in ((name, np.asarray(each)) for name, each in over_draws.items())
+    }
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_a_signal_are_independent_and_equal_signals_are_the_same(name, measured):
+    """A width of 48 adds some per cent to fourth moments."""
+    expected, mean, error = measured[name]
+    assert expected == pytest.approx(mean, abs=4 * error + 0.05 * mean)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda h, i, j: h[:, i] * h[:, j], lambda h, i, j: h[:, i] + h, lambda h, i, j: h[i] - h[:6]],
+    ids=["two that the data pick", "one of them", "one token"],
+)
+def test_where_the_data_pick_the_parts_it_is_not_known_whether_they_are_the_same(function):
+    with pytest.warns(ix.InitaxWarning, match="auto can't tell what reaches 1 weight and uses gain 1: b"):
+        ix.plan(
+            {"a": S(6, 6), "b": S(6, 6)},
+            {"*": "auto"},
+            inputs=(S(8, 6), S(6, dtype="int32"), S(6, dtype="int32")),
+            forward=lambda p, x, i, j: function(x @ p["a"], i, j) @ p["b"],
+        )
+
+
+VIEWS = {
+    "half": lambda h: h[:4],
+    "other half": lambda h: h[4:],
+    "turned": lambda h: h[:, :4].T,
+    "turned again": lambda h: h.T[:4, :4].reshape(4, 4),
+    "merged": lambda h: h.swapaxes(0, 1).reshape(-1),
+    "cut after merging": lambda h: h.swapaxes(0, 1).reshape(-1)[16:32].reshape(4, 4),
+    "every third": lambda h: h.reshape(-1)[2::3],
+    "every other after merging": lambda h: h[:, 1:5].reshape(-1)[::2].reshape(4, 4),
+    "every eighth after merging": lambda h: h[:, 1:5].reshape(-1)[3::8],
+    "within one row after merging": lambda h: h[:, 1:5].reshape(-1)[5:8],
+    "one": lambda h: h[2, 3],
+    "repeated": lambda h: jnp.broadcast_to(h[None, :4, 4:5], (2, 4, 3)),
+    "cut of repeated": lambda h: jnp.broadcast_to(h[:4, None, 1], (4, 4)),
+    "split": lambda h: jnp.split(h.reshape(4, 2, 6), 3, axis=2)[1],
+    "unstacked": lambda h: jnp.unstack(h, axis=1)[5],
+    "taken": lambda h: jnp.take(h, -2, axis=1),
+    "taken by a step": lambda h: h[:, np.array([4, 2, 0])].T,
+    "every other": lambda h: h.T[::2],
+    "inserted": lambda h: h[2:6, None, 1:5].reshape(4, 4),
+    "dynamic": lambda h: lax.dynamic_slice(h, (7, 1), (4, 4)),
+}
+
+
+def test_an_arrangement_holds_what_jax_moves_there():
+    """The places that JAX moves, and those that the strides of an arrangement say; how many two have in common."""
+
+    def views(h):
+        return {name: view(h) for name, view in VIEWS.items()}
+
+    indices = np.arange(48).reshape(8, 6)
+    moved = jax.tree.map(np.asarray, jax.jit(views)(indices))
+    lengths = Lengths(Uses(), {})
+    closed = jax.make_jaxpr(views)(S(8, 6))
+    results = lengths.call(closed, [Numbered(0, lengths.normal(0.0, 1.0, closed.jaxpr.invars[0]))], ())
+    found = {name: each.known.of for name, each in zip(sorted(VIEWS), results, strict=True)}
+    for name, of in found.items():
+        places = np.array(of.arrangement.offset)
+        for size, stride in itertools.chain(*of.arrangement.axes):
+            places = np.add.outer(places, stride * np.arange(size))
+        assert np.array_equal(places.reshape(of.arrangement.shape), moved[name]), name
+    for one, two in itertools.combinations(VIEWS, 2):
+        if moved[one].shape == moved[two].shape:
+            assert found[one].in_common(found[two]) == np.mean(moved[one] == moved[two]), (one, two)
 
 
 @pytest.mark.parametrize(("window", "expected"), [(2, (1.029375, 0.491715)), (3, (1.485013, 0.357353))])

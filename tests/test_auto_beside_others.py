@@ -103,6 +103,67 @@ def assert_length_one(found):
     assert abs(np.mean(squares) - 1) < 4 * error + 0.02, (np.mean(squares), error)
 
 
+class GatedEquinox(eqx.Module):
+    """A packed gate, and a layer that is called twice."""
+
+    into: eqx.nn.Linear
+    again: eqx.nn.Linear
+    out: eqx.nn.Linear
+
+    def __init__(self):
+        self.into = eqx.nn.Linear(WIDTH, 2 * WIDTH, key=KEY)
+        self.again, self.out = (eqx.nn.Linear(WIDTH, WIDTH, key=KEY) for _ in range(2))
+
+    def __call__(self, x):
+        return gated(*(jax.vmap(layer) for layer in (self.into, self.again, self.out)), x)
+
+
+class GatedNnx(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.into = nnx.Linear(WIDTH, 2 * WIDTH, rngs=rngs)
+        self.again, self.out = (nnx.Linear(WIDTH, WIDTH, rngs=rngs) for _ in range(2))
+
+    def __call__(self, x):
+        return gated(self.into, self.again, self.out, x)
+
+
+class GatedLinen(nn.Module):
+    def setup(self):
+        self.into = nn.Dense(2 * WIDTH)
+        self.again, self.out = nn.Dense(WIDTH), nn.Dense(WIDTH)
+
+    def __call__(self, x):
+        return gated(self.into, self.again, self.out, x)
+
+
+def gated(into, again, out, x):
+    gate, value = jnp.split(into(x), 2, axis=-1)
+    h = jax.nn.silu(gate) * value
+    return out(again(h) + jax.nn.relu(again(h)))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_behind_a_packed_gate_and_a_layer_called_twice_the_output_has_length_one(framework):
+    """A gate is independent of the other half: `E silu(z)^2` reaches the next; a layer and its relu: 1 + 1 / 2 + 1."""
+    x = S(BATCH, WIDTH)
+    if framework == "linen":
+        module = GatedLinen()
+        model: Any = module.init(KEY, jnp.zeros((1, WIDTH)))
+        options: dict[str, Any] = {"module": module, "inputs": x}
+    else:
+        model, options = (GatedEquinox() if framework == "equinox" else GatedNnx()), {"inputs": x}
+    plan = ix.plan(model, {"*": "auto"}, **options)
+    found = {
+        layer: draw.parameter.input_second_moment
+        for draw in plan.draws
+        for layer in ("into", "again", "out")
+        if layer in draw.parameter.path and draw.parameter.role == "weight"
+    }
+    assert found == pytest.approx({"into": 1.0, "again": ix.gain("silu") ** -2, "out": 2.5}, rel=1e-4)
+    assert not any("can't tell" in note for note in plan.notes)
+
+
 OTHERS: dict[str, dict[str, Any]] = {
     "a normal that is too wide": {"first": ("normal", {"stddev": 2 / WIDTH**0.5})},
     "one inside": {"second": ("normal", {"stddev": 0.5})},

@@ -39,7 +39,7 @@ class Primitive:
         moments: how second moments of signals go through it; without it they are not known behind it.
 
             - `function`: entry by entry, evaluated at the nodes of the quadrature.
-            - `layout`: entries are moved or left out.
+            - `layout`: entries are moved or left out; which ones its results hold says `RULES` in `_arrangement.py`.
             - `parts`: the same, with several results.
             - `join`: entries of several operands are joined.
             - `sum`, `largest`: of independent entries.

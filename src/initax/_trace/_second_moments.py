@@ -3,32 +3,35 @@
 A signal is a function of a standard normal, held as its values at the nodes of a quadrature; so an activation is as
 exact in ten equations as in one. The output of a weight is assumed to be normal and independent of all others. Its mean
 square, the length, follows from the law of the weight where that is known. It is the length asked for where the weight
-is scaled by the length of its input. Otherwise it is assumed to be one, and the assumption is noted. Two signals are
-assumed to be independent, and their sum to be normal. A signal that is made of an unknown one is unknown.
+is scaled by the length of its input. Otherwise it is assumed to be one, and the assumption is noted. A signal that is
+made of an unknown one is unknown.
+
+Equal equations with equal operands have one result, so that a layer that is called twice on one input gives one signal.
+Different entries of one signal, such as the two halves of its units, are independent, and so are any two other signals;
+their sum is assumed to be normal.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
 from initax._math._gaussian import quadrature
+from initax._trace._arrangement import Entries, whole
 from initax._trace._coverage import shares
+from initax._trace._indices import Constant, computed, constant_of
 from initax._trace._interpreter import Interpreter
-from initax._trace._jaxpr import Place, evaluated, size_of
-from initax._trace._loops import loop_of
+from initax._trace._jaxpr import Place, size_of
+from initax._trace._loops import Loop, loop_of
+from initax._trace._moment import Moment, constant, function_of, moments_of_two
 from initax._trace._primitives import row_of
 from initax._trace._uses import CONTRACTIONS, Uses, by_parameter
-
-NORMAL = 0
-"""Stands for the variable of a constant."""
 
 STEADY = 0.02
 """Relative difference of the lengths that reach a weight, below which they count as equal."""
@@ -40,43 +43,6 @@ NUDGE = 1e-3
 """Relative deviation of the length of the inputs, whose growth along the forward pass is followed."""
 FEW = 4
 """Steps of a loop after which lengths are compared."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A signal.
-
-    Attributes:
-        values: its values at the nodes of a normal variable.
-        of: which variable it is a function of, `NORMAL` for a constant.
-        assumed: the parameters of which a law was assumed for it.
-        statistic: whether it is made of a sum of numbers that are never negative, as the variance in a norm is.
-    """
-
-    values: np.ndarray
-    of: int
-    assumed: frozenset[int] = frozenset()
-    statistic: bool = False
-
-    @property
-    def mean(self) -> float:
-        """Its mean."""
-        return float(quadrature()[1] @ self.values.astype(float))
-
-    @property
-    def square(self) -> float:
-        """The mean of its square."""
-        return float(quadrature()[1] @ self.values.astype(float) ** 2)
-
-    @property
-    def slope(self) -> float:
-        """How much its length deviates, relative to how much that of its variable does: 1 for a relu, 3 for its cube.
-
-        The derivative of `log E f(sqrt(q) z)**2` by `log q` at 1, which is `E f**2 (z**2 - 1) / 2 E f**2`.
-        """
-        nodes, weights = quadrature()
-        squares = weights * self.values.astype(float) ** 2
-        return float(squares @ (nodes**2 - 1) / (2 * squares.sum())) if squares.sum() > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +58,21 @@ class Weight:
 
 WEIGHT = Weight()
 Known = Moment | Weight | None
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """What is known of a value.
+
+    Attributes:
+        number: the number of the value; values of one number are equal.
+        known: what is known of it.
+        constant: its numbers, where they depend on no input and no array.
+    """
+
+    number: int
+    known: Known
+    constant: Constant | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +96,7 @@ class Law:
     centered: bool = False
 
 
-class Lengths(Interpreter[Known]):
+class Lengths(Interpreter[Numbered]):
     """The second moments of the signals that reach the weights.
 
     Branches and `while` loops are not followed: which one is taken, and how often they run, is not known.
@@ -155,7 +136,9 @@ class Lengths(Interpreter[Known]):
         self.reached: dict[int, list[float | None]] = {}
         self.leaning: dict[int, frozenset[int]] = {}
         self.looked: set[int] = set()
-        self.normals = 0
+        self.constants: list[Any] = []
+        self.numbers: dict[Hashable, int] = {}
+        self.results: dict[Hashable, list[Numbered]] = {}
 
     def of(self, closed: Any, arrays: int, constants: int) -> dict[int, float | None]:
         """Return parameter → second moment of the signal that reaches it, `None` where that is not known."""
@@ -163,43 +146,85 @@ class Lengths(Interpreter[Known]):
         for index, var in enumerate(closed.jaxpr.invars):
             if index < arrays:
                 law = self.laws.get(index)
-                operands.append(Weight(index) if law is None or law.inputs is not None else self.entry(index))
+                operands.append(Weight(index) if law is None or law.inputs is not None else self.entry(index, var))
             elif index < arrays + constants or not jnp.issubdtype(var.aval.dtype, np.floating):
                 operands.append(None)
             else:
-                operands.append(self.normal(0.0, 1.0 if self.nudged is None else 1 + NUDGE))
-        self.call(closed, operands, ())
+                operands.append(self.normal(0.0, 1.0 if self.nudged is None else 1 + NUDGE, var))
+        self.call(closed, [Numbered(self.number(), known) for known in operands], ())
         return {param: _agreed(lengths) for param, lengths in self.reached.items()}
 
-    def entry(self, param: int) -> Moment | None:
-        """Return an entry of a parameter as a signal; one of length one where the law is not known."""
+    def number(self, key: Hashable = None) -> int:
+        """Return the number of what a key stands for, a new one without a key."""
+        return self.numbers.setdefault(object() if key is None else key, len(self.numbers))
+
+    def entry(self, param: int, atom: Any) -> Moment | None:
+        """Return the entries of a parameter as a signal, of length one where the law is not known.
+
+        Args:
+            param: the parameter.
+            atom: the variable that holds them.
+        """
         law = self.laws.get(param)
         if law is None:
-            return self.normal(0.0, 1.0, frozenset({param}))
+            return self.normal(0.0, 1.0, atom, frozenset({param}))
         assumed = frozenset({param} if law.assumed else ())
         variance = max(law.square - law.mean**2, 0.0)
         if variance <= 1e-12 * law.square:
-            return replace(_constant(law.mean), assumed=assumed)
-        return self.normal(law.mean, variance, assumed)
+            return replace(constant(law.mean), assumed=assumed)
+        return self.normal(law.mean, variance, atom, assumed)
 
-    def normal(self, mean: float, variance: float, assumed: frozenset[int] = frozenset()) -> Moment | None:
-        """Return a normal signal that is independent of all others."""
+    def normal(self, mean: float, variance: float, atom: Any, assumed: frozenset[int] = frozenset()) -> Moment | None:
+        """Return a normal signal that is independent of all others, in an array like that of a variable."""
         if not (math.isfinite(mean) and math.isfinite(variance) and variance >= 0):
             return None
-        self.normals += 1
-        return Moment(mean + math.sqrt(variance) * quadrature()[0], self.normals, assumed)
+        of = whole(self.number(), atom.aval.shape)
+        return Moment(mean + math.sqrt(variance) * quadrature()[0], of, assumed)
 
-    def constant(self, atom: Any, number: Any) -> Known:
+    def constant(self, atom: Any, number: Any) -> Numbered:
         """Return a literal as a constant signal; the numbers of other constants are not used."""
-        return _constant(float(number)) if isinstance(atom, Literal) and np.isrealobj(number) else None
+        fixed = constant_of(atom, number)
+        if not isinstance(atom, Literal):
+            self.constants.append(number)  # so that no other one has its id
+            return Numbered(self.number(None if number is None else ("constant", id(number))), None, fixed)
+        key = ("literal", str(atom.aval), np.asarray(number).tobytes())
+        return Numbered(self.number(key), constant(float(number)) if np.isrealobj(number) else None, fixed)
 
-    def equation(self, eqn: Any, values: list[Known], place: Place) -> list[Known]:
-        """Return what is known of the results of an equation."""
-        count = len(eqn.outvars)
+    def equation(self, eqn: Any, values: list[Numbered], place: Place) -> list[Numbered]:
+        """Return what is known of the results of an equation, those of an equal one where there was one before."""
+        if row_of(eqn).moments == "contraction":
+            self._note_reached([value.known for value in values], place)
+        key = self._key(eqn, values, place)
+        if key not in self.results:
+            constants = [value.constant for value in values if value.constant is not None]
+            are_constant = len(constants) == len(values)
+            self.results[key] = [
+                Numbered(self.number(), known, computed(eqn, constants, result) if are_constant else None)
+                for result, known in enumerate(self._results(eqn, values, place))
+            ]
+        return self.results[key]
+
+    def _key(self, eqn: Any, values: Sequence[Numbered], place: Place) -> Hashable:
+        """Return what two equations have in common whose results are equal; where that can't be told, a new object."""
+        used = tuple(self.places.get(place, ())), self.shares.get(place)
+        try:
+            params = frozenset(eqn.params.items())
+        except TypeError:  # one of them is an array, or holds one
+            return object()
+        return object() if eqn.effects else (eqn.primitive, params, tuple(value.number for value in values), used)
+
+    def _results(self, eqn: Any, numbered: Sequence[Numbered], place: Place) -> list[Known]:
+        """Return what is known of the results of an equation that had no equal one before."""
+        values, signal = [value.known for value in numbered], next((value.known for value in numbered), None)
+        is_moved = row_of(eqn).moments in ("layout", "parts") and not any(isinstance(each, Weight) for each in values)
+        if is_moved and isinstance(signal, Moment) and signal.of is not None:
+            unknown, *_ = [self.number() for _ in eqn.outvars]
+            moved = signal.of.moved(eqn, [value.constant for value in numbered[1:]], unknown)
+            return [replace(signal, of=of) for of in moved]
         if row_of(eqn).moments == "parts":
-            return [values[0]] * count
-        if count != 1:
-            return [None] * count
+            return [signal] * len(eqn.outvars)
+        if len(eqn.outvars) != 1:
+            return [None] * len(eqn.outvars)
         result = self._result(eqn, values, place)
         if isinstance(result, Moment):
             assumed = result.assumed.union(*(value.assumed for value in values if isinstance(value, Moment)))
@@ -211,17 +236,17 @@ class Lengths(Interpreter[Known]):
         name, row = eqn.primitive.name, row_of(eqn)
         rule = row.moments
         if rule == "contraction":
-            return self._contracted(values, place)
-        if rule == "function" and any(isinstance(value, Moment) and value.of != NORMAL for value in values):
-            values = [self._as_signal(value) for value in values]
+            return self._contracted(eqn, values, place)
+        if rule == "function" and any(isinstance(value, Moment) and value.of is not None for value in values):
+            values = [self._as_signal(value, atom) for value, atom in zip(values, eqn.invars, strict=True)]
         signals = [value for value in values if isinstance(value, Moment)]
         weights = [value for value in values if isinstance(value, Weight)]
         if weights and self._is_look_up(name, values):
-            return self._looked_up(weights[0])
+            return self._looked_up(weights[0], eqn.outvars[0])
         if weights and len(values) - len(signals) == 1 and (rule == "layout" or row.unchanged):
             return weights[0]
         if weights:
-            return WEIGHT if not any(signal.of != NORMAL for signal in signals) and None not in values else None
+            return WEIGHT if not any(signal.of is not None for signal in signals) and None not in values else None
         match rule:
             case "layout":
                 return values[0]
@@ -230,36 +255,40 @@ class Lengths(Interpreter[Known]):
             case "join":
                 return self._joined(eqn, signals) if len(signals) == len(values) else None
             case "sum":
-                return self._summed(eqn, signals[0]) if signals and signals[0].of != NORMAL else None
+                return self._summed(eqn, signals[0]) if signals and signals[0].of is not None else None
             case "largest":
                 return self._largest(eqn, signals[0]) if signals else None
         return None
 
-    def _contracted(self, values: Sequence[Known], place: Place) -> Known:
-        """Return the outputs of a contraction, and note what reaches its weights."""
+    def _contracted(self, eqn: Any, values: Sequence[Known], place: Place) -> Known:
+        """Return the outputs of a contraction."""
         params = self.places.get(place)
         if not params:
             return WEIGHT if all(isinstance(value, Weight) for value in values) else None
         signal = next((value for value in values if isinstance(value, Moment)), None)
-        for param in params:
+        return self._weighed(params[0], signal, self.shares[place], eqn.outvars[0]) if len(params) == 1 else None
+
+    def _note_reached(self, values: Sequence[Known], place: Place) -> None:
+        """Note what reaches the weights of a contraction."""
+        signal = next((value for value in values if isinstance(value, Moment)), None)
+        for param in self.places.get(place, ()):
             self.reached.setdefault(param, []).append(self._felt(param, signal) if signal is not None else None)
             if signal is not None:
                 self.slopes[param] = max(self.slopes.get(param, 0.0), signal.slope)
             self.leaning[param] = self.leaning.get(param, frozenset()) | (signal.assumed if signal else frozenset())
-        return self._weighed(params[0], signal, self.shares[place]) if len(params) == 1 else None
 
-    def _weighed(self, param: int, signal: Moment | None, part: float) -> Moment | None:
+    def _weighed(self, param: int, signal: Moment | None, part: float, atom: Any) -> Moment | None:
         """Return the outputs of a weight, or of a part of it: sums of independent entries times its inputs."""
         law = self.laws.get(param)
         if law is None:
-            return self.normal(0.0, part, frozenset({param}))
+            return self.normal(0.0, part, atom, frozenset({param}))
         if law.length is not None:
-            return self.normal(0.0, law.length * part * self._deviating(param, signal))
+            return self.normal(0.0, law.length * part * self._deviating(param, signal), atom)
         if signal is None or law.inputs is None:
             return None
         variance = law.square * self._felt(param, signal) - (law.mean * signal.mean) ** 2
         inputs = law.inputs * part
-        return self.normal(inputs * law.mean * signal.mean, max(inputs * variance, 0.0))
+        return self.normal(inputs * law.mean * signal.mean, max(inputs * variance, 0.0), atom)
 
     def _deviating(self, param: int, signal: Moment | None) -> float:
         """The factor by which the length of a weight's output deviates, if the weight is scaled by the first length."""
@@ -280,48 +309,61 @@ class Lengths(Interpreter[Known]):
             return False
         return None in indices and (name == "gather" or (name == "dynamic_slice" and first.param in self.tables))
 
-    def _looked_up(self, table: Weight) -> Moment | None:
+    def _looked_up(self, table: Weight, atom: Any) -> Moment | None:
         """Return rows of a table as a signal."""
         if table.param is None:
-            return self.normal(0.0, 1.0)
+            return self.normal(0.0, 1.0, atom)
         self.looked.add(table.param)
-        return self.entry(table.param)
+        return self.entry(table.param, atom)
 
-    def _as_signal(self, value: Known) -> Known:
+    def _as_signal(self, value: Known, atom: Any) -> Known:
         """Return an embedding that is added without a look-up, such as learned positions, as a signal."""
-        return self.entry(value.param) if isinstance(value, Weight) and value.param in self.tables else value
+        param = value.param if isinstance(value, Weight) else None
+        return value if param is None or param not in self.tables else self.entry(param, atom)
 
     def _entrywise(self, name: str, eqn: Any, signals: Sequence[Moment]) -> Known:
         """Return a function of some signals, entry by entry."""
-        variables = {signal.of for signal in signals} - {NORMAL}
         statistic = any(signal.statistic for signal in signals)
         if name in ("sqrt", "rsqrt") and statistic:
             # The signal it is a statistic of is divided by it, and then has length one; so it counts as a constant.
-            return _evaluated(eqn, [_constant(signals[0].mean)], NORMAL)
-        if len(variables) <= 1:
-            result = _evaluated(eqn, signals, next(iter(variables), NORMAL))
-            return result and replace(result, statistic=statistic)
-        means, squares = [signal.mean for signal in signals], [signal.square for signal in signals]
-        variances = [square - mean**2 for mean, square in zip(means, squares, strict=True)]
-        if name in ("add", "add_any", "sub"):
-            total = self.normal(means[0] + (means[1] if name != "sub" else -means[1]), sum(variances))
-            return total and replace(total, statistic=statistic)
-        if name == "mul":
-            mean = means[0] * means[1]
-            return self.normal(mean, squares[0] * squares[1] - mean**2)
-        return None
+            return function_of(eqn, [constant(signals[0].mean)], None)
+        shape = eqn.outvars[0].aval.shape
+        signals = [replace(signal, of=signal.of and signal.of.over(shape)) for signal in signals]
+        variables = list(dict.fromkeys(signal.of for signal in signals if signal.of is not None))
+        in_common = variables[0].in_common(variables[1]) if len(variables) == 2 else None
+        if len(variables) <= 1 or in_common == 1:
+            result = function_of(eqn, signals, variables[0] if variables else None)
+        elif in_common is None:
+            result = None
+        else:
+            result = self._of_two(eqn, signals, in_common)
+        return result and replace(result, statistic=statistic)
+
+    def _of_two(self, eqn: Any, signals: Sequence[Moment], in_common: float) -> Moment | None:
+        """Return a function of signals that hold the same entry at some positions and independent ones elsewhere."""
+        moments = moments_of_two(eqn, signals)
+        if moments is None:
+            return None
+        mean, square = moments
+        if in_common:
+            same = function_of(eqn, signals, next(signal.of for signal in signals if signal.of is not None))
+            if same is None:
+                return None
+            mean = in_common * same.mean + (1 - in_common) * mean
+            square = in_common * same.square + (1 - in_common) * square
+        return self.normal(mean, max(square - mean**2, 0.0), eqn.outvars[0])
 
     def _joined(self, eqn: Any, signals: Sequence[Moment]) -> Known:
         """Return joined signals, as entries drawn from one of them."""
         sizes = np.array([size_of(atom) for atom in eqn.invars], float)
         share = sizes / sizes.sum()
         mean = float(share @ [signal.mean for signal in signals])
-        return self.normal(mean, float(share @ [signal.square for signal in signals]) - mean**2)
+        return self.normal(mean, float(share @ [signal.square for signal in signals]) - mean**2, eqn.outvars[0])
 
     def _summed(self, eqn: Any, signal: Moment) -> Known:
         """Return a sum of independent entries of a signal."""
         count = _count(eqn)
-        result = self.normal(count * signal.mean, count * (signal.square - signal.mean**2))
+        result = self.normal(count * signal.mean, count * (signal.square - signal.mean**2), eqn.outvars[0])
         return result and replace(result, statistic=bool(np.all(signal.values >= 0)))
 
     def _largest(self, eqn: Any, signal: Moment) -> Known:
@@ -331,20 +373,23 @@ class Lengths(Interpreter[Known]):
         mass = np.diff(np.concatenate([[0.0], np.clip(below / below[-1], 0, 1) ** _count(eqn)]))
         values = signal.values[order].astype(float)
         mean = float(mass @ values)
-        return self.normal(mean, float(mass @ values**2) - mean**2)
+        return self.normal(mean, float(mass @ values**2) - mean**2, eqn.outvars[0])
 
-    def scan(self, eqn: Any, values: list[Known], place: Place) -> list[Known]:
+    def scan(self, eqn: Any, values: list[Numbered], place: Place) -> list[Numbered]:
         """Follow the steps of a scan until the lengths of the carried values no longer change."""
-        body, fixed, carry, rows = loop_of(eqn, values)
+        loop = loop_of(eqn, values)
+        body, fixed, carry, rows = loop
         carries, length, before = len(carry), eqn.params["length"], self.reached
         steps: list[dict[int, list[float | None]]] = []
-        results: list[Known] = [*carry, *[None] * (len(eqn.outvars) - carries)]  # the results of no steps
+        made: list[list[Numbered]] = []
         is_steady = False
         while len(steps) < min(length, STEPS) and not is_steady:
             self.reached = {}
-            results = self.call(body, [*fixed, *carry, *rows], place)
-            is_steady = all(map(_is_same, carry, results[:carries]))
+            taken = [self._row(row, _index(eqn, len(steps))) for row in rows]
+            results = self.call(body, [*fixed, *carry, *taken], place)
+            is_steady = all(_is_same(old.known, new.known) for old, new in zip(carry, results, strict=False))
             carry = results[:carries]
+            made.append(results[carries:])
             steps.append(self.reached)
             if len(steps) >= FEW and self._is_torn(steps):
                 break
@@ -352,9 +397,43 @@ class Lengths(Interpreter[Known]):
         for param in {param for step in steps for param in step}:
             lengths = [_agreed(step.get(param, [None])) for step in steps]
             self.reached.setdefault(param, []).append(_agreed(lengths))
-        constants = [value if isinstance(value, Moment) and value.of == NORMAL else None for value in carry]
         is_whole = (is_steady or len(steps) == length) and not self._is_torn(steps)
-        return results if is_whole else [*constants, *[None] * (len(results) - carries)]
+        if is_whole and made:
+            return [*carry, *(self._stacked(eqn, loop, list(each)) for each in zip(*made, strict=True))]
+        kept = [each if is_whole or _is_constant(each.known) else self._unknown() for each in carry]
+        return [*kept, *(self._unknown() for _ in eqn.outvars[carries:])]
+
+    def _unknown(self) -> Numbered:
+        """Return a value of which nothing is known."""
+        return Numbered(self.number(), None)
+
+    def _row(self, rows: Numbered, index: int) -> Numbered:
+        """Return the entry of an array that a step of a scan takes."""
+        number, known = self.number(("row", rows.number, index)), rows.known
+        if isinstance(known, Moment) and known.of is not None:
+            known = replace(known, of=known.of.row(index, number))
+        return Numbered(number, known)
+
+    def _stacked(self, eqn: Any, loop: Loop[Numbered], each: Sequence[Numbered]) -> Numbered:
+        """Return the array of what the steps of a scan give, as far as they were followed."""
+        length = eqn.params["length"]
+        number = self.number(("stacked", length, eqn.params["reverse"], tuple(step.number for step in each)))
+        known = each[-1].known
+        if not isinstance(known, Moment) or known.of is None:
+            return Numbered(number, known)
+        of = known.of
+        row_entries, whole_entries = map(_entries, loop.rows), map(_entries, [*loop.fixed, *loop.carry])
+        strides = {rows.first_stride for rows in row_entries if rows is not None and rows.array == of.array}
+        strides |= {0 for other in whole_entries if other is not None and other.array == of.array}
+        if not strides:  # made in the loop: other entries in each step
+            array = self.number(("steps", length, of.array))
+            of = Entries(array, of.size * length, of.arrangement)
+            return Numbered(number, replace(known, of=of.stacked(length, of.size // length, 0, number)))
+        stride = strides.pop() if len(strides) == 1 else None
+        if stride is None:  # of an array from outside, and which entries is not known
+            return Numbered(number, replace(known, of=replace(of, arrangement=number)))
+        offset = -stride * _index(eqn, len(each) - 1)
+        return Numbered(number, replace(known, of=of.stacked(length, stride, offset, number)))
 
     def _is_torn(self, steps: Sequence[Mapping[int, list[float | None]]]) -> bool:
         """Whether steps need different scales of a weight, so that no single scale keeps the length."""
@@ -370,8 +449,18 @@ def _is_same(before: Known, after: Known) -> bool:
     return close and math.isclose(before.mean, after.mean, rel_tol=SAME_LENGTH, abs_tol=SAME_LENGTH * after.square**0.5)
 
 
-def _constant(number: float) -> Moment:
-    return Moment(np.full(quadrature()[0].size, number), NORMAL)
+def _entries(value: Numbered) -> Entries | None:
+    """Return the normal entries that a value is a function of, `None` where it is none of such."""
+    return value.known.of if isinstance(value.known, Moment) else None
+
+
+def _is_constant(value: Known) -> bool:
+    return isinstance(value, Moment) and value.of is None
+
+
+def _index(eqn: Any, step: int) -> int:
+    """Return which entry of its rows a step of a scan takes."""
+    return eqn.params["length"] - 1 - step if eqn.params["reverse"] else step
 
 
 def _agreed(lengths: Sequence[float | None]) -> float | None:
@@ -387,17 +476,3 @@ def _count(eqn: Any) -> int:
     if "window_dimensions" in eqn.params:
         return math.prod(eqn.params["window_dimensions"])
     return max(size_of(eqn.invars[0]) // max(size_of(eqn.outvars[0]), 1), 1)
-
-
-def _evaluated(eqn: Any, signals: Sequence[Moment], of: int) -> Moment | None:
-    """Return an equation applied entry by entry to the values at the nodes of the quadrature."""
-    with jax.ensure_compile_time_eval():
-        operands = [
-            jnp.asarray(signal.values).astype(atom.aval.dtype) for signal, atom in zip(signals, eqn.invars, strict=True)
-        ]
-        values = np.asarray(evaluated(eqn, operands, in_context=False)[0])
-    # A constant may be nan, as in JAX's variance of no entries, which then chooses another value.
-    finite = of == NORMAL or bool(np.all(np.isfinite(values)))
-    if values.shape != quadrature()[0].shape or not np.isrealobj(values) or not finite:
-        return None
-    return Moment(values, of)
