@@ -387,6 +387,75 @@ def test_centering_reaches_stacks_and_convolutions():
     assert float(jnp.max(jnp.abs(jnp.mean(jax.vmap(conv)(images), (0, 2, 3))))) < 1e-4
 
 
+MOVED: dict[str, Callable[[Any], Any]] = {
+    "twice": lambda c: 2 * c,
+    "a third": lambda c: c / 3,
+    "minus": lambda c: -c,
+    "a number minus it": lambda c: 1 - 2 * c,
+    "reversed": lambda c: c[::-1],
+    "rolled, twice": lambda c: 2 * jnp.roll(c, 3),
+    "transposed": lambda c: c.reshape(2, 8).T.reshape(16),
+}
+HELD: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "a scale between": (
+        lambda y, p: y * p["g"] + p["c"],
+        "it is added to what is not the output of a calibrated weight as it is",
+    ),
+    "subtracted": (lambda y, p: y - p["c"], "it is subtracted, as a running mean would be"),
+    "numbers": (lambda y, p: y + p["c"] * np.arange(16.0), "it is multiplied with what is not one known number"),
+    "a mask": (
+        lambda y, p: y + jnp.where(np.arange(16) > 3, p["c"], 0),
+        "it is multiplied with what is not one known number",
+    ),
+    "two signs": (lambda y, p: y + (p["c"] - 3 * p["c"]), "it is added to the same output several times"),
+    "repeated": (
+        lambda y, p: y + jnp.tile(p["c"][:8], 2),
+        "its entries are repeated along the outputs, or stand beside others",
+    ),
+    "added twice": (lambda y, p: y + p["c"] + p["c"], "it is added to the same output several times"),
+}
+
+
+def biased(change):
+    """A layer with a bias that is changed on its way, and its arrays."""
+    params = {"w": np.asarray(jax.random.normal(KEY, (32, 16))), "c": np.arange(16, dtype=np.float32)}
+    params["g"] = np.full(16, 2, np.float32)
+    return params, lambda p, x: change(x @ p["w"], p)
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_centering_goes_through_known_numbers_and_orders(name):
+    params, forward = biased(lambda y, p: y + MOVED[name](p["c"]) + 0 * p["g"])
+    with jax.numpy_rank_promotion("allow"):
+        new, report = ix.lsuv(params, X + 2, forward=forward, center=True)
+        assert "c" not in report.skipped
+        assert float(jnp.max(jnp.abs(jnp.mean(forward(new, X + 2), 0)))) < 1e-4
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_bias_that_can_not_be_set_is_left_alone_with_a_reason(name):
+    change, reason = HELD[name]
+    params, forward = biased(change)
+    with jax.numpy_rank_promotion("allow"):
+        new, report = ix.lsuv(params, X, forward=forward, center=True)
+        assert "c" not in ix.lsuv(params, X, forward=forward)[1].skipped
+    assert new["c"] is params["c"]
+    assert report.skipped["c"].startswith(reason)
+
+
+def test_a_bias_that_is_skipped_or_frozen_is_not_set():
+    with jax.numpy_rank_promotion("allow"):
+        params, forward = biased(lambda y, p: y + p["c"] + 0 * p["g"])
+        new, report = ix.lsuv(params, X + 2, forward=forward, center=True, skip="c")
+        assert new["c"] is params["c"]
+        assert report.skipped["c"] == "skipped as asked"
+    layer = nn.Linear(32, 16, key=KEY)
+    frozen = eqx.tree_at(lambda layer: layer.bias, layer, replace_fn=paramax.NonTrainable)
+    new, report = ix.lsuv(frozen, X + 2, forward=lambda model, x: batched(paramax.unwrap(model), x), center=True)
+    assert np.array_equal(new.bias.tree, layer.bias)
+    assert any("bias" in path for path in report.skipped)
+
+
 def test_a_tolerance_leaves_what_is_close():
     model = deep(False, depth=1)
     variance = float(jnp.var(X @ model.layers[0].weight.T))
@@ -506,6 +575,59 @@ def test_a_weight_behind_a_map_is_left_alone_and_the_map_is_named(name):
     assert reason == f"behind {name}: only a weight stored as it is, or masked, can be multiplied"
     assert [layer.path for layer in report.layers] == ["0.weight"]
     assert eqx.tree_equal(after[1], before[1])
+
+
+EYE = np.eye(32, dtype=np.float32)
+AFFINE: dict[str, Callable[[Any], Any]] = {
+    "a sum": lambda w: w + 3 * EYE,
+    "a difference": lambda w: EYE - w,
+    "a choice": lambda w: jnp.where(EYE > 0, 9.0, w),
+    "a join": lambda w: jnp.concatenate([w[:, :16], jnp.ones((32, 16))], 1),
+    "padding": lambda w: jnp.pad(w[:, :16], ((0, 0), (0, 16)), constant_values=2),
+    "a block": lambda w: jnp.asarray(w).at[:, :8].set(3.0),
+    "a branch": lambda w: lax.cond(w.shape[0] > 8, lambda: w, lambda: jnp.full(w.shape, 2.0)),
+}
+LINEAR: dict[str, Callable[[Any], Any]] = {
+    "zeros": lambda w: w + jnp.zeros((2000, 2000))[:32, :32],
+    "a mask": lambda w: jnp.where(EYE > 0, 0.0, w),
+    "a triangle": jnp.tril,
+    "a number": lambda w: w / 8,
+    "minus": lambda w: -w,
+    "padding": lambda w: jnp.pad(w[:, :16], ((0, 0), (0, 16))),
+}
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_a_weight_beside_constants_is_left_alone(name):
+    """A factor of the weight is none of the output, which is checked by the outputs of twice the weight."""
+    params = {"w": np.asarray(jax.random.normal(KEY, (32, 32))), "last": np.ones((32, 4), np.float32)}
+    if name != "a branch":
+        twice = AFFINE[name](2 * params["w"])
+        assert not np.allclose(twice, 2 * AFFINE[name](params["w"]))
+    new, report = ix.lsuv(params, X, forward=lambda p, x: x @ AFFINE[name](p["w"]) @ p["last"])
+    assert new["w"] is params["w"]
+    assert list(report.skipped) == ["w"]
+    assert "constants are added to it, or stand among its entries" in report.skipped["w"]
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_weight_beside_zeros_is_calibrated(name):
+    params = {"w": np.asarray(jax.random.normal(KEY, (32, 32)))}
+    new, report = ix.lsuv(params, X, forward=lambda p, x: x @ LINEAR[name](p["w"]))
+    assert report.skipped == {}
+    assert float(jnp.var(X @ LINEAR[name](new["w"]))) == pytest.approx(1, rel=1e-4)
+
+
+def test_a_weight_that_is_rounded_is_left_alone():
+    @jax.custom_jvp
+    def rounded(w):
+        return jnp.round(w)
+
+    rounded.defjvp(lambda primals, tangents: (rounded(*primals), tangents[0]))
+    params = {"w": np.asarray(jax.random.normal(KEY, (32, 32))), "last": np.ones((32, 4), np.float32)}
+    new, report = ix.lsuv(params, X, forward=lambda p, x: x @ rounded(p["w"]) @ p["last"])
+    assert report.skipped == {"w": "it is rounded where it is used: a factor would not go through"}
+    assert new["w"] is params["w"]
 
 
 def test_a_masked_weight_is_scaled_and_keeps_its_mask():

@@ -17,6 +17,7 @@ from initax._trace._layout import broadcast
 from initax._trace._sums import note_sums, scaled_by_sum
 from initax._trace._uses import MetAs, Parts, Uses, Value, assign, parts_of
 from initax._trace._views import Stop, View, first_stop, opened, scaled
+from initax._trace._views import multiplied as with_factor
 
 
 def fitted(value: Value, shape: tuple[int, ...]) -> Value:
@@ -99,7 +100,9 @@ def added(name: str, left: Value, right: Value, shape: tuple[int, ...], uses: Us
         return replace(_both(left, right, shape), products=_first(products))
     params, signal = (left, right) if left.weights else (right, left)
     if not signal.data:
-        return params.with_weights(lambda view: replace(view, shifted=True))
+        turned = -1.0 if name == "sub" and params is right else 1.0
+        shifted = params.with_weights(lambda view: replace(view, shifted=True))
+        return replace(shifted, weights=with_factor(shifted.weights, turned)).beside(signal)
     if params.fed_by_constant:
         return _both(settle(params, uses, line), signal, shape)
     minus = "" if name != "sub" else MINUEND if params is left else SUBTRACTED
@@ -232,14 +235,16 @@ KEPT = 64
 """How many outputs a value remembers at most; a residual stream is a sum of all outputs before it."""
 
 
-def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line: str) -> Value:
-    """Follow a product: of parameters, of signals, or of a signal and a scale."""
+def multiplied(
+    left: Value, right: Value, shape: tuple[int, ...], uses: Uses, line: str, *, divides: bool = False
+) -> Value:
+    """Follow a product: of parameters, of signals, or of a signal and a scale; or a quotient by a constant."""
     constants = [not value.data and not value.weights for value in (left, right)]
     if any(constants):
         other, factor = (right, left) if constants[0] else (left, right)
         other = fitted(other, shape)
         number = factor.constant.number if factor.constant is not None and other.weights else None
-        other = replace(other, weights=scaled(other.weights))
+        other = replace(other, weights=with_factor(scaled(other.weights), _one_number(number, divides=divides)))
         return other if number is None else other.with_weights(lambda view: masked(view, np.asarray(number) != 0))
     left, right = (
         fitted(_as_signal(value, other, "scale", uses, line) if value.is_signal else value, shape)
@@ -278,6 +283,16 @@ def multiplied(left: Value, right: Value, shape: tuple[int, ...], uses: Uses, li
     )
 
 
+def _one_number(number: np.ndarray[Any, Any] | None, *, divides: bool) -> float | None:
+    """Return the number that all entries of a constant are, or its inverse; `None` where they differ, or are zero."""
+    if number is None or not number.size or np.iscomplexobj(number) or not np.all(number == number.flat[0]):
+        return None
+    factor = float(number.flat[0])
+    if factor == 0 or not np.isfinite(factor):
+        return None
+    return 1 / factor if divides else factor
+
+
 def masked(view: View, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> View:
     """Return a view with the share of its entries that a constant mask keeps.
 
@@ -309,7 +324,7 @@ def div(eqn: Any, values: Sequence[Value], uses: Uses, line: str) -> Value:
     """Follow a quotient: by a constant, by a signal, or by a statistic of the weight, which normalizes it."""
     (left, right), shape = values, shapes_of(eqn)[0]
     if not right.data and not right.weights:
-        return multiplied(left, right, shape, uses, line)
+        return multiplied(left, right, shape, uses, line, divides=True)
     left, right = fitted(left, shape), fitted(right, shape)
     if left.weights and right.weights and not (left.is_signal or right.is_signal):
         divisor = Stop("another parameter is divided by it", line)
@@ -368,7 +383,7 @@ def _with_twins(view: View, twins: list[View], *, product: bool, is_first: bool,
         is_rounding = not product and all(twin.frozen for twin in twins)  # `w + stop_gradient(round(w) - w)`
         return [replace(view, quantized=True) if is_rounding else replace(view, normalized=True)]
     if not product:
-        return [view]
+        return [replace(view, factor=None)]
     if view.stop:
         return [replace(view, running=())] if is_first else []
     if all(len(twin.factors) < len(view.factors) for twin in twins):

@@ -21,14 +21,15 @@ from initax._trace._jaxpr import shapes_of
 from initax._trace._pairs import imaginary, paired, turned
 from initax._trace._sums import SHARED, joined_summed, note_mixed, note_shared, summed, summed_product, taken_steps
 from initax._trace._uses import Uses, Value
-from initax._trace._views import Link, Stop, View, kept_whole, written_axis
+from initax._trace._views import Link, Stop, View, kept_whole, multiplied, written_axis
 
 Values = Sequence[Value]
 
 
 def keep(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
     """Follow a function, entry by entry, that leaves a weight a weight."""
-    return replace(values[0], columns=()) if values[0].columns else values[0]
+    value = replace(values[0], columns=()) if values[0].columns else values[0]
+    return replace(value, weights=multiplied(value.weights, -1.0)) if eqn.primitive.name == "neg" else value
 
 
 def reshape(eqn: Any, values: Values, uses: Uses, line: str) -> Value:
@@ -159,7 +160,7 @@ def dynamic_update_slice(eqn: Any, values: Values, uses: Uses, line: str) -> Val
         return _with_step_rows(under, over, changing, uses) or _overwritten(eqn, values, uses)
     last = [total - size for total, size in zip(under.shape, over.shape, strict=True)]
     clamped = [min(max(start, 0), end) for start, end in zip(known, last, strict=True)]
-    return layout.write(under, over, clamped, uses, line)
+    return _written(under, over, layout.write(under, over, clamped, uses, line))
 
 
 def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
@@ -191,7 +192,7 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
         if not all(0 <= start <= total - size for start, total, size in sizes):
             return None
         write = layout.write if has_weights else _with_block
-        return write(under, block, starts, uses, line, adds)
+        return _written(under, over, write(under, block, starts, uses, line, adds))
     if not has_weights:
         note_mixed(over.outputs if adds else (), range(len(over.shape)), uses, line)
         return _overwritten(eqn, (under, over), uses)
@@ -202,7 +203,13 @@ def scatter(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
         return None
     order = [row_axes[0] if axis in axes else window[axis] for axis in range(len(under.shape))]
     block = layout.rearrange(over, order, [over.shape[axis] for axis in order])
-    return layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, line, adds)
+    written = layout.write_rows(under, block, axes[0], rows[:, 0].astype(np.intp), uses, line, adds)
+    return _written(under, over, written)
+
+
+def _written(under: Value, over: Value, result: Value | None) -> Value | None:
+    """Return a value into which another is written, with its parameters marked where either is a constant."""
+    return None if result is None else result.beside(under, over)
 
 
 def _with_step_rows(under: Value, row: Value, indices: Mapping[int, Constant | None], uses: Uses) -> Value | None:
@@ -263,7 +270,7 @@ def pad(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     """Follow padding."""
     if values[1].data or values[1].weights:
         return None
-    return layout.pad(values[0], eqn.params["padding_config"], uses, line)
+    return layout.pad(values[0], eqn.params["padding_config"], uses, line).beside(values[1])
 
 
 def select(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
@@ -284,7 +291,8 @@ def select(eqn: Any, values: Values, uses: Uses, line: str) -> Value | None:
     if mask is not None and len(cases) == 2 and len(weighted) == 1:
         is_second = cases[1] is weighted[0]
         views = tuple(elementwise.masked(view, np.asarray(mask, bool) == is_second) for view in views)
-    return Value(shape=shape, data=any(case.data for case in weighted), weights=views)
+    chosen = Value(shape=shape, data=any(case.data for case in weighted), weights=multiplied(views, None))
+    return chosen.beside(*cases)
 
 
 def reduce_sum(eqn: Any, values: Values, uses: Uses, line: str) -> Value:

@@ -21,6 +21,10 @@ DEEPEST = 100
 """Constants that more equations in a row lead to are not evaluated either."""
 
 
+REPEATED = frozenset({"broadcast_in_dim", "convert_element_type", "copy", "reshape", "slice", "squeeze", "transpose"})
+"""Primitives whose results hold no other numbers than their first operand."""
+
+
 class Constant:
     """A constant of the forward pass, evaluated when it is first needed.
 
@@ -45,6 +49,14 @@ class Constant:
             self._is_evaluated = True
             self._number = self._evaluate()
         return None if self._number is None else np.asarray(self._number)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether all of its numbers are known to be zero; one that was broadcast may be of any size."""
+        if self._eqn is not None and self._eqn.primitive.name in REPEATED:
+            return self._operands[0].is_zero
+        number = self.number
+        return number is not None and not np.any(number)
 
     def _evaluate(self) -> Any:
         """Return the numbers, `None` where they are too many, or can't be evaluated now."""

@@ -23,7 +23,7 @@ from initax._trace._primitives import UNKNOWN, altered_axes, called, row_of
 from initax._trace._quantized import OWN_GRADIENT
 from initax._trace._sums import accumulated, after_loop, taken_steps
 from initax._trace._uses import Uses, Value, parts_of
-from initax._trace._views import CHANGED, Step, Stop, View, scaled
+from initax._trace._views import CHANGED, Step, Stop, View, multiplied, scaled
 from initax._trace._windows import note_windows
 
 
@@ -398,11 +398,12 @@ def _of_branches(cases: Sequence[Value], which: Value, shape: tuple[int, ...], u
     """
     if any(case.data for case in cases):
         cases = [settle(case, uses, line) for case in cases]
-    weights = tuple(dict.fromkeys(view for case in cases for view in case.weights))
+    weights = multiplied(dict.fromkeys(view for case in cases for view in case.weights), None)
     outputs = tuple(dict.fromkeys(scaled(view for case in cases for view in case.outputs)))
     data = any(case.data for case in cases) or (which.data and not weights)
     units = cases[0].units
     mixed = next((case.mixed for case in (which, *cases) if case.mixed), None)
     if which.units or any(set(case.units) != set(units) for case in cases):
         units, mixed = (), Stop("a branch of them goes one way, another goes another", line)
-    return Value(shape=shape, data=data, weights=weights, outputs=outputs, units=units, mixed=mixed)
+    result = Value(shape=shape, data=data, weights=weights, outputs=outputs, units=units, mixed=mixed)
+    return result.beside(*cases)

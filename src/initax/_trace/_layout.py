@@ -311,7 +311,7 @@ def join(values: Sequence[Value], shape: Sequence[int], axis: int, uses: Uses, l
     for value in values:
         blocks.append(put(value, [offset if index == axis else 0 for index in range(len(shape))], shape, uses, line))
         offset += value.shape[axis]
-    return _beside(blocks, axis, shape)
+    return _beside(blocks, axis, shape).beside(*values)
 
 
 def _outputs_in_all(values: Sequence[Value], shape: Sequence[int], axis: int) -> tuple[View, ...]:

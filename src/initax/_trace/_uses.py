@@ -221,6 +221,21 @@ class Value:
         """Whether it holds something of a parameter that is a signal already."""
         return any(view.is_signal for view in self.weights)
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether it is a constant, all zeros."""
+        return self.constant is not None and self.constant.is_zero
+
+    def beside(self, *others: Value) -> Value:
+        """Return the value with its parameters marked as offset where one of some other values is not zero.
+
+        Args:
+            others: what its parameters stand beside, or what is added to them; those that hold parameters don't count.
+        """
+        if all(other.weights or other.data or other.is_zero for other in others):
+            return self
+        return self.with_weights(lambda view: replace(view, offset=True))
+
     def with_weights(self, change: Callable[[View], View]) -> Value:
         """Return the value with each of its parameters changed."""
         return replace(self, weights=tuple(map(change, self.weights)))

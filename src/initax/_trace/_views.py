@@ -170,6 +170,8 @@ class View:
         times: other parameters it was multiplied with, entry by entry.
         normalized: it was divided by, or shifted by, a statistic of itself.
         shifted: a constant was added to it.
+        offset: constants other than zero were added to it, or stand among its entries.
+        factor: the number that all of its entries were multiplied with, `None` where that is not known.
         imaginary: it was multiplied with the imaginary unit.
         paired: it is one of two real arrays that are a complex weight together.
         quantized: it was rounded in a function whose gradient skips the rounding.
@@ -197,6 +199,8 @@ class View:
     times: frozenset[int] = frozenset()
     normalized: bool = False
     shifted: bool = False
+    offset: bool = False
+    factor: float | None = field(default=1.0, compare=False)
     imaginary: bool = False
     paired: bool = False
     quantized: bool = False
@@ -353,6 +357,13 @@ def scaled(views: Iterable[View]) -> tuple[View, ...]:
     return tuple(replace(view, scaled=True) for view in views)
 
 
+def multiplied(views: Iterable[View], factor: float | None) -> tuple[View, ...]:
+    """Return views multiplied with a number, `None` for one that is not known."""
+    return tuple(
+        replace(view, factor=None if factor is None or view.factor is None else view.factor * factor) for view in views
+    )
+
+
 def picked(view: View, axis: int, index: Index) -> View | None:
     """Return the view of the value with other entries along an axis; `None` where none of the parameter is left.
 
@@ -388,7 +399,7 @@ def part(view: View, axis: int, start: int, size: int, stride: int) -> View | No
 
 def merged(left: View, right: View, axis: int) -> View | None:
     """Return two views of one parameter as one, `None` unless they differ only in their entries along one axis."""
-    without_axis = [replace(view.with_axis(axis, ()), fixed=(), batch=()) for view in (left, right)]
+    without_axis = [replace(view.with_axis(axis, ()), fixed=(), batch=(), offset=False) for view in (left, right)]
     if without_axis[0] != without_axis[1]:
         return None
     common = [entry for entry in left.fixed if entry in right.fixed]
@@ -399,7 +410,9 @@ def merged(left: View, right: View, axis: int) -> View | None:
     if factors != right_factors or batch != right_batch or ((index >= 0) & (right_index >= 0)).any():
         return None
     entries = normal(factors, np.where(index < 0, right_index, index))
-    return _with_entries(replace(left, fixed=tuple(common), batch=batch), axis, entries)
+    offset, factor = left.offset or right.offset, left.factor if left.factor == right.factor else None
+    whole = replace(left, fixed=tuple(common), batch=batch, offset=offset, factor=factor)
+    return _with_entries(whole, axis, entries)
 
 
 def _along_whole_factors(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,27 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from initax._errors import InitaxError, with_line
-from initax._model._parameter import Parameter
-from initax._model._reason import Why
-from initax._model._survey import Survey, Traced, parameters_by_path
+from initax._model._survey import Traced
 from initax._planning._misuse import refuse_permuted
-from initax._planning._rules import Rule, match
-from initax._planning._selectors import read_selector
 from initax._text import table
-from initax._trace._coverage import shares
 from initax._trace._factors import Factor
 from initax._trace._jaxpr import Place
 from initax._trace._replay import Player
 from initax._trace._take_survey import called
-from initax._trace._uses import CONTRACTIONS, Use, Uses
 from initax._trace._views import Step
 from initax._trace._walk import uses_of
 from initax._verbs._finite import refuse_not_finite, widened
+from initax._verbs._lsuv_jobs import UNSEEN, Job, Key, jobs_of, shifts_of, sizes_of
 
 Model = TypeVar("Model")
-
-Key = tuple[int, tuple[tuple[Factor, int], ...]]
-"""A weight, and which entries of its batch axes are used alone: `w[0]`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +53,8 @@ class LsuvReport:
 
     Attributes:
         layers: the calibrated weights, in the order of the forward pass.
-        skipped: path of each other weight → why it was left alone.
+        skipped: path of each other weight → why it was left alone; with `center=True` also of each bias that could
+            not be set, but for those of weights that are left alone themselves.
     """
 
     layers: tuple[Calibrated, ...]
@@ -114,7 +106,8 @@ def lsuv(
         tolerance: a weight whose output is this close already, relative to the target, is left as it is.
         skip: selectors of layers and arrays to leave alone, as in a rule: a class, a name, a path, a function, or a
             list of several.
-        center: also set each bias of a calibrated weight so that every unit has mean zero.
+        center: also set each bias of a calibrated weight so that every unit has mean zero, where it is added to the
+            output as it is, in another order, or times a number that is known.
 
     A weight whose output, or what reaches it, is not finite is left alone, and the report names the first.
 
@@ -145,8 +138,10 @@ def lsuv(
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in values):
         raise InitaxError("lsuv measures on real inputs and weights; some are abstract.", "pass arrays")
     uses = uses_of(traced.closed, len(traced.paths), traced.constants)
-    jobs, skipped = _jobs(surveyed, traced, uses, skip)
-    shifts = _shifts(uses, {job.key[0] for job in jobs.values()}) if center else {}
+    jobs, skipped = jobs_of(surveyed, traced, uses, skip)
+    shifts, fixed = (
+        shifts_of(surveyed, traced, uses, {job.key[0] for job in jobs.values()}, skip) if center else ({}, {})
+    )
     if not jobs:
         lines = (f"{path}: {reason}" for path, reason in list(skipped.items())[:8])
         raise InitaxError("lsuv finds no weight to calibrate.", *lines)
@@ -160,7 +155,7 @@ def lsuv(
     changed = {path: new[param] for param, path in enumerate(traced.paths) if param in scaled | centered}
     for path, array in changed.items():
         _refuse_overflow(path, array, surveyed.at(path))
-    return surveyed.write(changed), LsuvReport(layers=layers, skipped={**skipped, **idle})
+    return surveyed.write(changed), LsuvReport(layers=layers, skipped={**skipped, **idle, **fixed})
 
 
 def _refuse_overflow(path: str, new: Any, old: Any) -> None:
@@ -175,165 +170,12 @@ def _refuse_overflow(path: str, new: Any, old: Any) -> None:
 Record = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 """Factor, whether it is known, standard deviation before, the same after, what is not finite."""
 
-UNSEEN = -1.0
-"""The standard deviation of an output that was never computed."""
-
 FINITE, REACHED, BROKEN = 0, 1, 2
 """What is not finite at a weight: nothing, what reaches it, or its output alone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """An equation that is changed: the output of a weight, which is scaled, or a sum with a bias, which is centered.
-
-    Attributes:
-        key: the weight or bias it belongs to.
-        loops: the loops that each take one entry of it, outermost first.
-        picks: where counters pick entries of it.
-        factors: the parts of the stored axes that each of these loops, then each pick, and then each of the axes run
-            over.
-        axes: of a sum, the axes along which each entry has its own bias; `None` for a weight.
-        sizes: their sizes.
-    """
-
-    key: Key
-    loops: tuple[Place, ...]
-    picks: tuple[Step, ...]
-    factors: tuple[tuple[Factor, ...], ...]
-    axes: tuple[int, ...] | None = None
-    sizes: tuple[int, ...] = ()
-
-    def blank(self) -> tuple[jax.Array, ...]:
-        """Return the record of a weight or bias not yet changed, one for each entry that can be picked."""
-        picked = _sizes(self.picks)
-        if self.axes is not None:
-            return jnp.zeros((*picked, *self.sizes), jnp.float32), jnp.zeros(picked, bool)
-        ones = jnp.ones(picked, jnp.float32)
-        return ones, jnp.zeros(picked, bool), UNSEEN * ones, ones, jnp.zeros(picked, jnp.int32)
-
-
-def _sizes(picks: Sequence[Step]) -> tuple[int, ...]:
-    return tuple(math.prod(factor.size for factor in pick.axis) for pick in picks)
-
-
-def _jobs(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict[Place, _Job], dict[str, str]]:
-    """The equations to measure, and why the other weights are left alone."""
-    parameters = parameters_by_path(survey)
-    skipping = _selected(survey, skip)
-    jobs: dict[Place, _Job] = {}
-    skipped: dict[str, str] = {}
-    sharing = Counter(use.place for use in uses.all if use.what in (*CONTRACTIONS, "scale"))
-    uses_of_param: defaultdict[int, list[Use]] = defaultdict(list)
-    for use in uses.all:
-        uses_of_param[use.param].append(use)
-    for param, path in enumerate(traced.paths):
-        uses_of_weight = uses_of_param[param]
-        if not any(use.what in CONTRACTIONS for use in uses_of_weight):
-            continue
-        reason = "skipped as asked" if path in skipping else _why_not(parameters[path], uses_of_weight, sharing, uses)
-        if reason:
-            skipped[path] = reason
-            continue
-        for use in uses_of_weight:
-            loops, factors = _entry_factors(use, uses)
-            jobs[use.place] = _Job(key=(param, use.view.fixed), loops=loops, picks=use.view.picks, factors=factors)
-    return jobs, skipped
-
-
-def _entry_factors(use: Use, uses: Uses) -> tuple[tuple[Place, ...], tuple[tuple[Factor, ...], ...]]:
-    """The loops that take one entry of a parameter each, and the parts of its axes that they and the picks run over."""
-    loops = _loops_of(use, uses)
-    return loops, (*(uses.loops[loop][use.param] for loop in loops), *(pick.axis for pick in use.view.picks))
-
-
-def _selected(survey: Survey, skip: Any) -> set[str]:
-    """The paths of the arrays to leave alone."""
-    selectors = skip if isinstance(skip, list | tuple | set) else [skip]
-    rules = [Rule(read_selector(selector), None) for selector in selectors]
-    return set(match(rules, survey.layers, survey.aliases).choices)
-
-
-def _loops_of(use: Use, uses: Uses) -> tuple[Place, ...]:
-    """The loops around a use that take one entry of the weight each step, outermost first."""
-    around = [use.place[:depth] for depth in range(1, len(use.place))]
-    return tuple(place for place in around if uses.loops.get(place, {}).get(use.param))
-
-
-def _why_not(parameter: Parameter, uses_of_weight: Sequence[Use], sharing: Mapping[Place, int], uses: Uses) -> str:
-    """Why a weight can't be calibrated; empty where it can."""
-    if parameter.role == "state":
-        return "state"
-    if parameter.excluded is not None and parameter.excluded.why is Why.FROZEN:
-        return parameter.excluded.text
-    if parameter.constraint is not None and not parameter.constraint.scales:
-        return f"behind {parameter.constraint.name}: only a weight stored as it is, or masked, can be multiplied"
-    stops = [str(use.stop) for use in uses_of_weight if use.stop]
-    loops = _loops_of(uses_of_weight[0], uses)
-    least_share = functools.cache(lambda: min(shares(uses_of_weight).values()))
-    faults: tuple[tuple[str, Callable[[Use], bool]], ...] = (
-        ("it is normalized: its scale has no effect", lambda use: use.normalized),
-        (stops[0] if stops else "", lambda use: bool(use.stop)),
-        ("it is used as something else than a weight too", lambda use: use.what not in CONTRACTIONS),
-        ("its operation is written out, or fed by constants", lambda use: not use.inside),
-        ("it shares its operation with other parameters", lambda use: sharing[use.place] > 1),
-        ("several loops run over its stack", lambda use: _loops_of(use, uses) != loops or _is_reentered(use, uses)),
-        ("its entries are picked by the data", lambda use: bool(use.view.looked)),
-        ("its entries are picked in a way that can't be followed", lambda use: not _is_known(use, uses)),
-        ("parts of its inputs are summed over one by one", lambda use: least_share() < 1),
-        ("its uses take different parts of it", lambda use: _parts(use) != _parts(uses_of_weight[0])),
-    )
-    return next((why for why, has_fault in faults if any(map(has_fault, uses_of_weight))), "")
-
-
-def _is_known(use: Use, uses: Uses) -> bool:
-    """Whether it is known which entry of each batch axis a use takes: by a loop, by a counter or always the same."""
-    known = {*itertools.chain(*_entry_factors(use, uses)[1]), *(factor for factor, _ in use.view.fixed)}
-    return not use.view.looked and all(factor in known for factor in use.view.batch)
-
-
-def _parts(use: Use) -> tuple[Any, ...]:
-    """The parts of the stored axes of which a use takes single entries."""
-    unequal = tuple(slot for slot in use.view.slots if slot.partial)
-    return tuple(pick.axis for pick in use.view.picks), frozenset(factor for factor, _ in use.view.fixed), unequal
-
-
-def _is_reentered(use: Use, uses: Uses) -> bool:
-    """Whether a loop around goes over the same stack again and again."""
-    around = [use.place[:depth] for depth in range(1, len(use.place)) if use.place[:depth] in uses.loops]
-    loops = _loops_of(use, uses)
-    return tuple(around[: len(loops)]) != loops
-
-
-def _shifts(uses: Uses, calibrated: set[int]) -> dict[Place, _Job]:
-    """The sums with biases of calibrated weights."""
-    shifts: dict[Place, _Job] = {}
-    places: dict[int, set[Any]] = {}
-    for use in uses.all:
-        view = use.view
-        if use.what != "bias" or use.stop or not calibrated & set(use.partners):
-            continue
-        axes = tuple(
-            axis for axis, parts in enumerate(view.axes) if any(part.axis >= 0 and part.size > 1 for part in parts)
-        )
-        of_axes = tuple(view.axes[axis] for axis in axes)
-        is_odd = any(factor.axis < 0 for parts in of_axes for factor in parts)
-        if is_odd or _is_reentered(use, uses) or not _is_known(use, uses):
-            continue
-        loops, factors = _entry_factors(use, uses)
-        places.setdefault(use.param, set()).add((loops, _parts(use)))
-        shifts[use.place] = _Job(
-            key=(use.param, view.fixed),
-            loops=loops,
-            picks=view.picks,
-            factors=(*factors, *of_axes),
-            axes=axes,
-            sizes=tuple(math.prod(factor.size for factor in parts) for parts in of_axes),
-        )
-    return {place: shift for place, shift in shifts.items() if len(places[shift.key[0]]) == 1}
-
-
 def _replayed(
-    traced: Traced, changes: Mapping[Place, _Job], target: float, tolerance: float, values: Sequence[Any]
+    traced: Traced, changes: Mapping[Place, Job], target: float, tolerance: float, values: Sequence[Any]
 ) -> tuple[dict[int, Any], dict[Key, Record]]:
     """Evaluate the forward pass with hooks, and return the new arrays and what was measured."""
     blank: dict[Any, Any] = {job.key: job.blank() for job in changes.values()}
@@ -351,7 +193,7 @@ def _replayed(
     ) -> tuple[Any, dict[Any, Any], None]:
         for pick in picks_at[place]:
             number = jnp.ravel(operands[pick.operand])[pick.column].astype(jnp.int32)
-            state = {**state, _number(pick): jnp.clip(number, 0, _sizes([pick])[0] - 1)}
+            state = {**state, _number(pick): jnp.clip(number, 0, sizes_of([pick])[0] - 1)}
         job = changes.get(place)
         if job is None:
             return output, state, None
@@ -372,7 +214,7 @@ def _replayed(
     for key, job in {job.key: job for job in changes.values()}.items():
         array = new.get(key[0], values[key[0]])
         wide = widened(array)
-        change = _spread(player.state[key][0], job, array.shape, 0.0 if job.axes is not None else 1.0)
+        change = _spread(_stored(player.state[key][0], job), job, array.shape, 0.0 if job.axes is not None else 1.0)
         changed = wide + change if job.axes is not None else wide * change.astype(wide.dtype)
         new[key[0]] = changed.astype(array.dtype)
     return new, {job.key: player.state[job.key] for job in changes.values() if job.axes is None}
@@ -404,13 +246,21 @@ def _is_finite(arrays: Sequence[Any]) -> jax.Array:
     return jnp.asarray([jnp.isfinite(array).all() for array in numbers]).all() if numbers else jnp.ones((), bool)
 
 
-def _centered(output: Any, record: Any, shift: _Job) -> tuple[Any, Any]:
+def _centered(output: Any, record: Any, shift: Job) -> tuple[Any, Any]:
     change, known = record
     others = tuple(axis for axis in range(output.ndim) if axis not in (shift.axes or ()))
     mean = jnp.mean(output.astype(jnp.float32), axis=others)
     change = jnp.where(known, change, -jnp.where(jnp.isfinite(mean), mean, 0))
     wide = jnp.expand_dims(change, others)
     return output + wide.astype(output.dtype), (change, jnp.ones((), bool))
+
+
+def _stored(change: jax.Array, job: Job) -> jax.Array:
+    """The change of a bias, from what is added to the outputs; that of a weight as it is."""
+    for axis, places in enumerate(job.orders, len(job.factors) - len(job.orders)):
+        if places is not None:
+            change = jnp.take(change, np.array(places), axis)
+    return change / job.factor
 
 
 def _deviation(output: Any) -> jax.Array:
@@ -422,7 +272,7 @@ def _deviation(output: Any) -> jax.Array:
     return (unit * jnp.sqrt(jnp.mean(jnp.abs(small - jnp.mean(small)) ** 2))).astype(jnp.float32)
 
 
-def _spread(change: jax.Array, job: _Job, shape: tuple[int, ...], neutral: float) -> jax.Array:
+def _spread(change: jax.Array, job: Job, shape: tuple[int, ...], neutral: float) -> jax.Array:
     """The change of each stored entry, from the digits of its indices."""
     indices = []
     for factors in job.factors:
@@ -442,7 +292,7 @@ def _digit(shape: Sequence[int], factor: Factor) -> jax.Array:
 
 
 def _rows(
-    jobs: Mapping[Place, _Job], state: Mapping[Key, Record], traced: Traced
+    jobs: Mapping[Place, Job], state: Mapping[Key, Record], traced: Traced
 ) -> tuple[tuple[Calibrated, ...], dict[str, str]]:
     """The calibrated weights, and the paths of weights and entries whose factor could not be told, with the reason."""
     rows: dict[Key, Calibrated] = {}
