@@ -834,7 +834,8 @@ rule "mlp.**": dirac needs a receptive field; "mlp.layers.0.weight" has shape (5
         """\
 rule "*": forget_gate needs a forget gate; "bias" of GRUCell has none.
   its gates: reset, update, new
-  select the LSTM cells alone: {"LSTMCell": ...}""",
+  no layer of this model has a forget gate
+  for values of your own: {"bias": ("constant", {"value": [...]})}, 9 numbers""",
     ),
     "real scheme for complex weights": (
         planned({"*": "truncated_normal"}, lambda: nn.Linear(2, 3, dtype=jnp.complex64, key=KEY)),

@@ -1,10 +1,12 @@
 """Selectors, and which rule wins."""
 
+import ast
 import inspect
 import warnings
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -274,3 +276,55 @@ def test_a_name_of_ones_own_may_be_given_anew():
     for stddev in (0.1, 0.2):
         ix.schemes.register("test_anew", ("normal", {"stddev": stddev}))
         assert ix.schemes.get("test_anew").parts["weight"].stddev == stddev
+
+
+class Cell(eqx.Module):
+    """A recurrence by hand, of whose matrices a trace can't tell which one stands between two steps."""
+
+    wx: jax.Array
+    wh: jax.Array
+
+    def __init__(self):
+        self.wx, self.wh = jnp.ones((4, 3)), jnp.ones((4, 4))
+
+    def __call__(self, x, h):
+        return jnp.tanh(self.wx @ x + self.wh @ h)
+
+
+CALL = {"inputs": {"x": np.ones(3, np.float32), "h": np.ones(4, np.float32)}, "forward": lambda cell, at: cell(**at)}
+ORTHOGONAL = {"orthogonal": "orthogonal", "with an argument": ("orthogonal", {"gain": 0.5})}
+
+
+@pytest.mark.parametrize("name", ORTHOGONAL)
+def test_a_scheme_for_another_role_of_an_array_that_a_rule_names_is_answered_with_it_alone(name):
+    with pytest.raises(ix.SchemeError) as caught:
+        ix.plan(Cell(), {"wh": {"recurrent": ORTHOGONAL[name]}}, **CALL)
+    line = str(caught.value).splitlines()[-1]
+    assert line.startswith("  it is a weight here and no recurrent: write {")
+    plan = ix.plan(Cell(), ast.literal_eval(line.partition("write ")[2]), **CALL)
+    assert plan == ix.plan(Cell(), {"wh": ORTHOGONAL[name]}, **CALL)
+    assert [draw.parameter.path for draw in plan.draws] == ["wh"]
+
+
+def test_a_role_that_no_array_has_which_a_rule_selects_is_noted():
+    rules = {"*": {"weight": "glorot_normal", "recurrent": "orthogonal"}}
+    text = 'rule "*" speaks of recurrent, and no array that it selects has this role; roles there: weight'
+    assert ix.plan(Cell(), rules, **CALL).notes == (text,)
+    assert ix.plan([nn.GRUCell(2, 3, key=KEY)], rules).notes == ()
+    assert ix.plan(Cell(), {"*": "irnn"}, **CALL).notes == ()  # a name of initax speaks of all that it can draw
+    assert ix.plan(Cell(), {"*": {"weight": "glorot_normal"}}, **CALL).notes == ()
+    both = [nn.Linear(2, 3, key=KEY), nn.GRUCell(2, 3, key=KEY)]
+    assert ix.plan(both, {"Linear": {"weight": "normal", "recurrent": "orthogonal"}}).notes == (
+        'rule "Linear" speaks of recurrent, and no array that it selects has this role; roles there: weight, bias',
+    )
+
+
+def test_a_forget_gate_is_told_where_the_model_has_one():
+    model = [nn.GRUCell(2, 3, key=KEY), nn.LSTMCell(2, 3, key=KEY)]
+    with pytest.raises(ix.SchemeError) as caught:
+        ix.plan(model, {"*": "forget_gate"})
+    *_, has, own = str(caught.value).splitlines()
+    assert has == '  select what has one: {"1": ...}'
+    assert own == '  for values of your own: {"0.bias": ("constant", {"value": [...]})}, 9 numbers'
+    plan = ix.plan(model, {"1": "forget_gate", "0.bias": ("constant", {"value": [0.0, 1.0, 2.0] * 3})})
+    assert [draw.parameter.path for draw in plan.draws] == ["0.bias", "1.bias"]

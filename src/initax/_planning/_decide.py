@@ -12,7 +12,17 @@ from initax._model._parameter import FROM_KEY, ROLES, UNDECLARED, WEIGHT_ROLES, 
 from initax._model._reason import Reason, Why
 from initax._planning._declaration_hints import may_have_a_rule, rules_for_each
 from initax._planning._depth_rules import misplaced
-from initax._planning._hints import array_text, cover, decided_later, instead, no_layers, remedy, selector_of
+from initax._planning._hints import (
+    alone,
+    array_text,
+    cover,
+    decided_later,
+    instead,
+    no_layers,
+    remedy,
+    selector_of,
+    without_gate,
+)
 from initax._planning._override_axes import restated, restated_alone
 from initax._planning._records import Decisions, Draw, Kept, new_draw
 from initax._planning._rules import Matching, Rule, decided_arrays, match, rule_text
@@ -20,7 +30,7 @@ from initax._planning._silence import keeps_all, why_kept, why_named_is_kept, wo
 from initax._text import mapping_text, path_text, written
 from initax.schemes._initializer import NO_DEFAULT, Initializer, array_name
 from initax.schemes._positive import refuse_unfitting
-from initax.schemes._scheme import UNSET, Scheme, as_initializer, as_scheme
+from initax.schemes._scheme import UNSET, Scheme, as_initializer, as_scheme, spoken_of
 
 
 def decide(
@@ -59,6 +69,7 @@ def decide(
     decided.refuse_excluded()
     decided.refuse_idle()
     decided.note_silent()
+    decided.note_roles()
     decided.note_statistics()
     decided.note_depth()
     for rule, winners in matching.shadowed:
@@ -172,7 +183,8 @@ class _Deciding:
             initializer = as_initializer(array_scheme, parameter.role or "weight")
         except SchemeError as error:
             if text == parameter.path:
-                raise SchemeError(f"{by}: {error}") from None
+                line = alone(text, array_scheme, parameter) if not is_key else ""
+                raise SchemeError(f"{by}: {error}", line) from None
             selector = "Norm" if layer.kind == "Norm" else parameter.path
             later = f'to keep {"norms" if layer.kind == "Norm" else "it"} add a later rule: {{"{selector}": None}}'
             raise SchemeError(f"{by}, {array_name(parameter)}: {error}", later) from None
@@ -218,7 +230,8 @@ class _Deciding:
                 refuse_unfitting(initializer, recipe, parameter, parameter.constraint)
         except SchemeError as error:
             remedy = self._remedy(layer, parameter) if parameter.excluded is not None else ()
-            raise SchemeError(f'rule "{text}": {error}', *remedy) from error.__cause__
+            gate = without_gate(parameter, initializer.needs_gate, self.layers) if initializer.needs_gate else ()
+            raise SchemeError(f'rule "{text}": {error}', *remedy, *gate) from error.__cause__
         self.draws.append(new_draw(parameter, layer.kind, shown, text, initializer, recipe, None))
         self.drew.add(rule)
         constraint = parameter.constraint
@@ -337,6 +350,20 @@ class _Deciding:
         for text in warnings:
             self.note(text)
         self.notes += notes
+
+    def note_roles(self) -> None:
+        """Note roles that a rule speaks of and that no array has which it selects."""
+        for rule, selected in zip(self.rules, self.matching.selected, strict=True):
+            if rule.scheme is None or rule.scheme.is_named or any(selected.values()):
+                continue
+            there = {self.companions[path][0].role for path in selected}
+            missing = [role for role in spoken_of(rule.scheme) if role not in there]
+            if missing and None not in there:
+                known = listing(role for role in ROLES if role in there)
+                self.notes.append(
+                    f'rule "{rule.text}" speaks of {listing(missing)}, and no array that it selects has this role; '
+                    f"roles there: {known}"
+                )
 
     def note_silent(self) -> None:
         """Note weights for which a rule has no initializer and an earlier one would have drawn."""

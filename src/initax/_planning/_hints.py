@@ -10,7 +10,7 @@ from typing import Any
 
 from initax._errors import count, did_you_mean, listing, meant, message, nearest, shown
 from initax._model._kinds import KIND_OF
-from initax._model._parameter import ROLES, UNDECLARED, Ancestor, Layer, Parameter
+from initax._model._parameter import ROLES, UNDECLARED, WEIGHT_ROLES, Ancestor, Layer, Parameter
 from initax._model._reason import Reason, Why
 from initax._model._register import is_plain
 from initax._model._residual import PARTS
@@ -20,9 +20,9 @@ from initax._planning._depth_rules import stream_lines
 from initax._planning._records import Kept
 from initax._planning._rule_file_hints import is_rule_file
 from initax._planning._selectors import RESIDUAL, Selector, class_names, glob, is_glob, matches_one, selects_any
-from initax._text import mapping_text, path_text
+from initax._text import mapping_text, path_text, written
 from initax.schemes._hints import ROLES_ELSEWHERE
-from initax.schemes._scheme import WORDS
+from initax.schemes._scheme import WORDS, Scheme
 
 
 def unmatched(
@@ -458,3 +458,29 @@ def array_text(layer: Layer, parameter: Parameter, reason: Reason | None = None)
     """Return an array as errors list it."""
     inside = f" of {layer.cls.__name__}"
     return f"{path_text(parameter.path)} {parameter.shape}{inside}" + (f": {reason}" if reason else "")
+
+
+def alone(rule: str, scheme: Scheme, parameter: Parameter) -> str:
+    """Return the line for a rule that names an array, and whose scheme speaks of one other role alone."""
+    parts = [(role, part) for role, part in scheme.parts.items() if part is not None]
+    if len(parts) != 1 or parts[0][0] not in WEIGHT_ROLES or parameter.role not in WEIGHT_ROLES:
+        return ""
+    role, part = parts[0]
+    return f'it is a {parameter.role} here and no {role}: write {{"{rule}": {written(part.spec())}}}'
+
+
+def without_gate(parameter: Parameter, gate: str, layers: Sequence[Layer]) -> tuple[str, ...]:
+    """Return the lines for an array without a gate: which layers of the model have it, and how a bias is set else.
+
+    Args:
+        parameter: the array.
+        gate: the gate.
+        layers: the layers of the model.
+    """
+    having = [layer for layer in layers if any(gate in array.gates for array in layer.parameters)]
+    rules = mapping_text(dict.fromkeys((path_text(layer.path) for layer in having[:4]), "..."))
+    line = f'for values of your own: {{"{parameter.path}": ("constant", {{"value": [...]}})}}'
+    return (
+        f"select what has one: {rules}" if having else f"no layer of this model has a {gate} gate",
+        f"{line}, {count(parameter.shape[-1], 'number')}" if parameter.shape and parameter.path else "",
+    )

@@ -66,6 +66,7 @@ class ForgetGate(Initializer):
 
     value: float = 1.0
     fits_bias: ClassVar[bool] = True
+    needs_gate: ClassVar[str] = "forget"
 
     def recipe(self, parameter: Parameter, layer: Layer) -> Recipe:
         """Return the recipe for one parameter."""
@@ -75,7 +76,6 @@ class ForgetGate(Initializer):
             raise SchemeError(
                 f"forget_gate needs a forget gate; {array_name(parameter)} of {layer.cls.__name__} has none.",
                 gates,
-                'select the LSTM cells alone: {"LSTMCell": ...}',
             )
         if len(parameter.gates) == 1:  # the gates stand in arrays of their own
             value = self.value if parameter.gates == ("forget",) else 0.0

@@ -137,6 +137,9 @@ class Initializer:
     centers: ClassVar[bool] = False
     """Whether the mean of each output's weights is zero, so that nothing of the mean of a signal comes through."""
 
+    needs_gate: ClassVar[str] = ""
+    """The gate without which it can't draw a bias."""
+
     def declines(self, parameter: Parameter) -> Reason | None:
         """Return why it does not draw a parameter, which is then kept; `None` where it draws it."""
         return None

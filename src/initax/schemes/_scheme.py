@@ -253,6 +253,13 @@ def weights_only(initializer: Initializer | None, bias: Initializer | None = Non
     }
 
 
+def spoken_of(scheme: Scheme) -> tuple[Role, ...]:
+    """Return the roles that a scheme speaks of by name, besides weights and what follows them."""
+    follows = weights_only(scheme.parts.get("weight"))
+    known = {"weight": scheme.parts.get("weight"), "state": scheme.parts.get("state")} | follows
+    return tuple(role for role, part in scheme.parts.items() if part is not None and part != known.get(role))
+
+
 @with_line("ix.schemes.register", 'write ix.schemes.register("my_scheme", initializer)')
 def register(name: str, scheme: Any) -> None:
     """Give a scheme of your own a name, for rules and for configuration files.
