@@ -343,6 +343,22 @@ def test_a_loop_that_changes_the_length_is_followed_step_by_step():
         assert found["last"] == (None if reach is None else pytest.approx(reach, rel=1e-5))
 
 
+def test_what_the_steps_of_a_loop_give_has_the_length_of_all_of_them():
+    """Outputs of variance two, four, …, 2**7, and of a state of zeros none."""
+
+    def forward(p, x):
+        _, each = jax.lax.scan(lambda x, w: (x @ w, x @ w), x, p["steps"])
+        _, before = jax.lax.scan(lambda state, w: (x @ w, state), jnp.zeros((8, 6)), p["steps"])
+        return each @ p["last"], before @ p["behind"]
+
+    rules = {"last": "auto", "behind": "auto", "steps": ("variance_scaling", {"scale": 2.0})}
+    params = {"steps": S(7, 6, 6), "last": S(6, 6), "behind": S(6, 6)}
+    plan = ix.plan(params, rules, inputs=S(8, 6), forward=forward)
+    found = {each.parameter.path: each.parameter.input_second_moment for each in plan.draws}
+    assert found["last"] == pytest.approx(np.mean(2.0 ** np.arange(1, 8)))
+    assert found["behind"] == pytest.approx(2 * 6 / 7)
+
+
 LAWS = {
     "normal": ("normal", {"stddev": 0.3}),
     "uniform": ("uniform", {"scale": 0.4}),

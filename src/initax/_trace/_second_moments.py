@@ -399,7 +399,8 @@ class Lengths(Interpreter[Numbered]):
             self.reached.setdefault(param, []).append(_agreed(lengths))
         is_whole = (is_steady or len(steps) == length) and not self._is_torn(steps)
         if is_whole and made:
-            return [*carry, *(self._stacked(eqn, loop, list(each)) for each in zip(*made, strict=True))]
+            stacks = zip(eqn.outvars[carries:], zip(*made, strict=True), strict=True)
+            return [*carry, *(self._stacked(eqn, loop, each, atom) for atom, each in stacks)]
         kept = [each if is_whole or _is_constant(each.known) else self._unknown() for each in carry]
         return [*kept, *(self._unknown() for _ in eqn.outvars[carries:])]
 
@@ -414,11 +415,22 @@ class Lengths(Interpreter[Numbered]):
             known = replace(known, of=known.of.row(index, number))
         return Numbered(number, known)
 
-    def _stacked(self, eqn: Any, loop: Loop[Numbered], each: Sequence[Numbered]) -> Numbered:
-        """Return the array of what the steps of a scan give, as far as they were followed."""
+    def _stacked(self, eqn: Any, loop: Loop[Numbered], each: Sequence[Numbered], atom: Any) -> Numbered:
+        """Return the array of what the steps of a scan give, as far as they were followed.
+
+        Args:
+            eqn: the scan.
+            loop: its operands.
+            each: what each step gives.
+            atom: the variable that holds the array.
+        """
         length = eqn.params["length"]
         number = self.number(("stacked", length, eqn.params["reverse"], tuple(step.number for step in each)))
         known = each[-1].known
+        if isinstance(known, Moment) and not all(_is_same(step.known, known) for step in each):
+            return Numbered(
+                number, _of_all_steps([step.known for step in each], length, whole(number, atom.aval.shape))
+            )
         if not isinstance(known, Moment) or known.of is None:
             return Numbered(number, known)
         of = known.of
@@ -447,6 +459,24 @@ def _is_same(before: Known, after: Known) -> bool:
         return before == after
     close = math.isclose(before.square, after.square, rel_tol=SAME_LENGTH)
     return close and math.isclose(before.mean, after.mean, rel_tol=SAME_LENGTH, abs_tol=SAME_LENGTH * after.square**0.5)
+
+
+def _of_all_steps(each: Sequence[Known], length: int, of: Entries) -> Moment | None:
+    """Return the array of what steps of different lengths give, as entries drawn from one of them.
+
+    Args:
+        each: what each step gives; those that were not followed give what the last one does.
+        length: how many steps there are.
+        of: the entries it is made of.
+    """
+    signals = [step for step in each if isinstance(step, Moment)]
+    if len(signals) < len(each):
+        return None
+    share = np.array([1.0] * (len(each) - 1) + [length - len(each) + 1]) / length
+    mean = float(share @ [signal.mean for signal in signals])
+    variance = float(share @ [signal.square for signal in signals]) - mean**2
+    assumed = frozenset[int]().union(*(signal.assumed for signal in signals))
+    return Moment(mean + math.sqrt(max(variance, 0.0)) * quadrature()[0], of, assumed)
 
 
 def _entries(value: Numbered) -> Entries | None:
