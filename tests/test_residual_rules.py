@@ -372,7 +372,7 @@ def test_a_branch_without_an_end_is_a_note(scheme):
 def test_zeros_in_front_of_relu_are_a_note():
     plan = planned("ts mixer", {"*": NORMAL, "residual:end": "zeros"})
     assert plan.notes == (
-        'rule "residual:end": a function such as ReLU stands between 2 weights and the stream, through which zeros may '
+        'rule "residual:end": a function such as ReLU stands between 2 arrays and the stream, through which zeros may '
         "have no gradient, and stay zero: 0.time, 1.time\n"
         '  draw them small instead: {"residual:end": ("normal", {"stddev": 1e-3})}',
     )
@@ -382,6 +382,28 @@ def test_zeros_in_front_of_relu_are_a_note():
     assert not gradient["0.time"].any()
     assert gradient["0.down"].any()
     assert planned("ts mixer", {"residual:end": ("normal", {"stddev": 1e-3})}).notes == ()
+
+
+def test_a_scale_of_zeros_in_front_of_relu_is_a_note_and_one_behind_it_is_none():
+    arrays = {"w": (8, 8), "gamma": (8,)}
+    how = {"inputs": jax.ShapeDtypeStruct((5, 8), jnp.float32)}
+    rules = {"residual:end": {"scale": "zeros"}}
+    before = ix.plan(arrays, rules, forward=lambda p, x: x + jax.nn.relu(x @ p["w"] * p["gamma"]), **how)
+    behind = ix.plan(arrays, rules, forward=lambda p, x: x + jax.nn.relu(x @ p["w"]) * p["gamma"], **how)
+    assert [draw.parameter.path for draw in (*before.draws, *behind.draws)] == ["gamma", "gamma"]
+    assert [note.partition("\n")[0][-5:] for note in before.notes if "ReLU" in note] == ["gamma"]
+    assert not any("ReLU" in note for note in behind.notes)
+
+
+def test_a_product_of_signals_is_named_where_a_stream_has_no_end():
+    inputs = jax.ShapeDtypeStruct((5, 8), jnp.float32)
+    with pytest.raises(ix.RuleError, match="is a multiple of no weight:\n  v, w: a product of signals"):
+        ix.plan(
+            {"v": (8, 8), "w": (8, 8)},
+            {"residual:end": "zeros"},
+            inputs=inputs,
+            forward=lambda p, x: x + jnp.tanh(x @ p["v"]) * jax.nn.sigmoid(x @ p["w"]),
+        )
 
 
 def ended_by(function):

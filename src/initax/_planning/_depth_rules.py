@@ -7,7 +7,7 @@ from typing import Any
 
 from initax._errors import count, first_of, listing, message
 from initax._model._parameter import WEIGHT_ROLES, Parameter
-from initax._model._residual import Residual
+from initax._model._residual import Residual, unended_texts
 from initax._planning._selectors import RESIDUAL
 from initax._text import path_text
 from initax.schemes._depth import ENDS, parts_of
@@ -61,9 +61,9 @@ def misplaced(draws: Sequence[Any]) -> tuple[list[str], list[str]]:
 
 def stream_lines(residual: Residual) -> list[str]:
     """Return the lines that say why no weight ends a branch."""
-    if not residual.without_end:
+    if not residual.unended:
         return ["the forward pass adds to no residual stream"]
-    return ["what it adds to a residual stream is a multiple of no weight:", *first_of(residual.without_end)]
+    return ["what it adds to a residual stream is a multiple of no weight:", *first_of(unended_texts(residual.unended))]
 
 
 def _unreached(draws: Sequence[Any]) -> list[str]:
@@ -83,12 +83,12 @@ def _lost_gradients(draws: Iterable[Any]) -> list[str]:
     rules: dict[str, list[Parameter]] = {}
     for draw in draws:
         residual = draw.parameter.residual
-        is_zero = draw.std == 0 and draw.parameter.role in WEIGHT_ROLES
+        is_zero = draw.std == 0 and draw.parameter.role in (*WEIGHT_ROLES, "scale")
         if residual is not None and is_zero and residual.part == "end" and residual.bent:
             rules.setdefault(draw.rule, []).append(draw.parameter)
     return [
         message(
-            f'rule "{rule}": a function such as ReLU stands between {count(len(weights), "weight")} and the stream, '
+            f'rule "{rule}": a function such as ReLU stands between {count(len(weights), "array")} and the stream, '
             f"through which zeros may have no gradient, and stay zero: {_paths(weights)}",
             'draw them small instead: {"residual:end": ("normal", {"stddev": 1e-3})}',
         )

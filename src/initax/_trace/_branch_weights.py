@@ -27,7 +27,7 @@ class Contents:
         normalized: ends behind which there is a norm.
         layers: the largest number of weights on a path from the fork to the sum.
         reads: residual sums that the branch depends on, other than by the fork.
-        bent: ends behind which there is a function such as ReLU: the branch is linear in positive multiples alone.
+        bent: ends, and scales behind these, with a function such as ReLU before the sum: positive multiples go through.
         unended: functions and products that are added and of which no weight is the end, each with the last weights.
     """
 
@@ -201,13 +201,16 @@ class Inside:
 
         tail = reached([self.branch.branch], before)
         # The slope of a PReLU is a scale of one half of a function.
-        slopes = {operand.number for node in tail if node.homogeneous for operand in node.by("function")}
+        choices = [node.by("function") for node in tail if node.homogeneous]
+        slopes = {half.number for halves in choices for half in halves if {*half.by("scale")} & {*halves}}
         for node in tail:
             if node.number not in ends:
                 contents.vectors |= self._vectors(node, "add")
                 contents.vectors |= self._vectors(node, "scale") if node.number not in slopes else set()
                 if node.homogeneous:
                     contents.bent |= self._params(self._last_of(node))
+                    for earlier in reached([node], before):
+                        contents.bent |= self._vectors(earlier, "scale") if earlier.number not in slopes else set()
                 if node.by("norm"):
                     contents.normalized |= self._params(self._last_of(node))
                     contents.vectors |= self._scales_of_statistics(node)

@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from initax._errors import SchemeError, did_you_mean, first_of, listing, with_line
 from initax._model._parameter import Parameter
-from initax._model._residual import Part, Residual, ResidualStream
+from initax._model._residual import Part, Residual, ResidualStream, unended_texts
 from initax._text import mapping_text, path_text
 
 RECIPES: dict[str, Callable[..., float]] = {
@@ -116,8 +116,8 @@ class DepthFactor:
         if not residual.streams:
             raise self._error(
                 "takes the number of residual branches from the forward pass, which has none"
-                + (" with a weight as its end:" if residual.without_end else "."),
-                *first_of(residual.without_end),
+                + (" with a weight as its end:" if residual.unended else "."),
+                *first_of(unended_texts(residual.unended)),
             )
         number = self._decoder(residual) if residual.stream is None else residual.stream
         if number is None:
