@@ -45,6 +45,37 @@ def test_an_argument_that_no_function_has_is_answered_by_every_function(name):
     assert lines
 
 
+METHODS = {
+    "report.assert_healthy": ix.SignalReport.assert_healthy,
+    "report.plot": ix.SignalReport.plot,
+    "comparison.plot": ix.SignalComparison.plot,
+    "check.assert_flat": ix.CoordinateCheck.assert_flat,
+    "check.plot": ix.CoordinateCheck.plot,
+    "ablation.values": ix.Ablation.values,
+    "ablation.summary": ix.Ablation.summary,
+    "ablation.plot": ix.Ablation.plot,
+    "plan.diff": ix.Plan.diff,
+    "width.rules": ix.Width.rules,
+}
+MAKERS = {"ix.Ablation.load": ix.Ablation.load, "ix.Plan.from_json": ix.Plan.from_json}
+
+
+@pytest.mark.parametrize("name", METHODS | MAKERS)
+def test_a_method_says_which_argument_it_does_not_have_and_how_it_is_called(name):
+    with pytest.raises(ix.ArgumentError) as caught:
+        MAKERS[name](foo=1) if name in MAKERS else METHODS[name](None, foo=1)
+    head, *_, line = str(caught.value).splitlines()
+    assert head == f'{name} has no argument "foo".'
+    assert line.startswith(f"  write {name}(")
+
+
+def test_a_comparison_says_which_bound_there_is_not():
+    maps = {"he": RULES, "lecun": {"*": "lecun_normal"}}
+    comparison = ix.signal_propagation(MLP, X, rules=maps, keys=jax.random.split(KEY, 1))
+    with pytest.raises(ix.ArgumentError, match=r'^report.assert_healthy has no argument "foo"'):
+        comparison.assert_healthy(foo=1)
+
+
 @pytest.mark.parametrize(
     "name",
     [

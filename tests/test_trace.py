@@ -494,6 +494,19 @@ ERRORS = {
         "  inputs: {'flag': True, 'x': float32[5]}\n"
         "  say how the model is called: forward=lambda model, x: ...",
     ),
+    "state of Equinox": (
+        lambda: ix.plan(
+            eqx.nn.Linear(3, 4, key=KEY),
+            {"*": "zeros"},
+            inputs=eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "b", mode="ema")[1],
+        ),
+        "the forward pass fails on these inputs: ERROR\n"
+        "  inputs: State(\n"
+        "  BatchNorm.ema_first_time_index=bool[],\n"
+        "  BatchNorm.ema_state_index=(float32[3], float32[3])\n"
+        ")\n"
+        "  say how the model is called: forward=lambda model, x: ...",
+    ),
     "nothing that can be read": (
         lambda: ix.plan({"a": S(5)}, {"*": "zeros"}, inputs=S(5), forward=lambda p, x: jnp.exp(p["a"]) * x),
         "the model holds no layer that initax knows: dict.\n"

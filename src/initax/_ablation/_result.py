@@ -17,7 +17,7 @@ from initax._ablation._file import read_file
 from initax._ablation._plot import draw_panels
 from initax._ablation._run import Run, failure_list
 from initax._ablation._summary import Summary, mean_of, metric_table
-from initax._errors import InitaxError, alternatives, listing
+from initax._errors import InitaxError, alternatives, listing, with_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +37,7 @@ class Ablation:
     baseline: str
 
     @classmethod
+    @with_line("ix.Ablation.load", 'write ix.Ablation.load("runs.jsonl")')
     def load(cls, path: str | os.PathLike[str], *, baseline: str | None = None) -> Ablation:
         """Return what a file holds so far, without the model and the code it came from.
 
@@ -68,6 +69,7 @@ class Ablation:
         """The names of the metrics, in the order of their first run."""
         return tuple(dict.fromkeys(name for run in self.runs for name in run.metrics))
 
+    @with_line("ablation.values", 'write ablation.values("loss")')
     def values(self, metric: str) -> dict[str, np.ndarray]:
         """Return a metric of every scheme, each an array of shape `(seeds, ...)`.
 
@@ -92,6 +94,7 @@ class Ablation:
             values[run.scheme][run.seed] = run.metrics[metric]
         return values
 
+    @with_line("ablation.summary", 'write ablation.summary("loss")')
     def summary(
         self, metric: str, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
     ) -> tuple[Summary, ...]:
@@ -157,6 +160,7 @@ class Ablation:
         parts = (*tables, f"not in a table: {listing(left)}" if left else "", failure_list(self.runs))
         return "\n\n".join(part for part in parts if part)
 
+    @with_line("ablation.plot", "write ablation.plot()")
     def plot(self, metrics: Sequence[str] | str | None = None, *, confidence: float = 0.95) -> Any:
         """Return a matplotlib figure with a panel for each metric: means with intervals, as bands along a curve.
 

@@ -174,6 +174,7 @@ class Plan:
         """Path at which a tied array is reached again → path of its owner."""
         return {path: owner for path, owner in self._survey.aliases.items() if owner in self._survey.places}
 
+    @with_line("plan.diff", "write plan.diff(ix.plan(model, rules))")
     def diff(self, other: Plan) -> tuple[str, ...]:
         """Return what differs between two plans, one line per parameter: `+` added, `-` gone, `~` changed.
 
@@ -228,6 +229,7 @@ class Plan:
         return json.dumps(stored, indent=1)
 
     @classmethod
+    @with_line("ix.Plan.from_json", "write ix.Plan.from_json(text, model)")
     def from_json(
         cls, text: str, model: Any, *, inputs: Any = None, forward: Callable[..., Any] | None = None, module: Any = None
     ) -> Plan:

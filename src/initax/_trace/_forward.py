@@ -157,11 +157,11 @@ def _abstract(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
-@dataclass(frozen=True, slots=True)
 class _Word:
-    """A text whose representation is the text itself."""
+    """A text whose representation is the text itself: no dataclass, whose fields Equinox would print."""
 
-    text: str
+    def __init__(self, text: str) -> None:
+        self.text = text
 
     def __repr__(self) -> str:
         return self.text

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import InitaxError, count, first_of, message
+from initax._errors import InitaxError, count, first_of, message, with_line
 from initax._text import table
 from initax._verbs._figures import draw_band, new_figure
 
@@ -93,6 +93,7 @@ class CoordinateCheck:
         steepest = max((layer.slope for layer in self.layers), key=abs, default=math.nan)
         return f"CoordinateCheck({count(len(self.layers), 'operation')}, steepest slope {steepest:+.2f})"
 
+    @with_line("check.assert_flat", "write check.assert_flat(), or check.assert_flat(tolerance=0.1)")
     def assert_flat(self, *, tolerance: float = 0.1) -> None:
         """Raise unless every output moves as far at every width. For use in tests.
 
@@ -117,6 +118,7 @@ class CoordinateCheck:
         if wrong:
             raise AssertionError(message("outputs do not move alike at every width.", *first_of(wrong, 8)))
 
+    @with_line("check.plot", "write check.plot(), which returns the figure")
     def plot(self) -> Any:
         """Return a matplotlib figure: a line for each operation, which is flat where the width does not count.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from initax._errors import InitaxError, count, first_of, message, shown
+from initax._errors import InitaxError, count, first_of, message, shown, with_line
 from initax._text import table
 from initax._verbs._figures import draw_band, new_figure
 
@@ -119,6 +119,9 @@ class SignalReport:
         """Return path → number → median over the keys; a weight used again has `#2` behind its path."""
         return {path: {name: signal.median(name) for name in NUMBERS} for path, signal in self._by_path().items()}
 
+    @with_line(
+        "report.assert_healthy", "write report.assert_healthy(), or report.assert_healthy(mean_square=(0.1, 10.0))"
+    )
     def assert_healthy(
         self,
         *,
@@ -177,6 +180,7 @@ class SignalReport:
         if wrong:
             raise AssertionError(message("the signal does not stay within bounds.", *first_of(wrong, 8)))
 
+    @with_line("report.plot", "write report.plot(), which returns the figure")
     def plot(self) -> Any:
         """Return a matplotlib figure: mean square, correlation and gradient norm by depth, as bands over the keys.
 
@@ -237,6 +241,7 @@ class SignalComparison:
             except AssertionError as error:
                 raise AssertionError(f'rules "{name}": {error}') from None
 
+    @with_line("comparison.plot", "write comparison.plot(), which returns the figure")
     def plot(self) -> Any:
         """Return a matplotlib figure: mean square, correlation and gradient norm by depth, a band for each rule map.
 

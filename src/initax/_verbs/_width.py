@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from initax._errors import ModelError, RuleError, count, first_of, listing, nearest
+from initax._errors import ModelError, RuleError, count, first_of, listing, nearest, with_line
 from initax._model._parameter import Parameter, leading_cells
 from initax._model._reason import Why
 from initax._model._survey import Survey
@@ -105,6 +105,7 @@ class Width:
         line = "pip install optax, or multiply updates by width.multipliers(updates)"
         return optax_transforms("scale_updates", line).scale_by(self.multipliers)
 
+    @with_line("width.rules", 'write width.rules({"*": "he_normal"}), or width.rules()')
     def rules(self, rules: Any = None) -> dict[Any, Any]:
         """Return rules that draw the wide model as other rules draw the base, times the factors.
 
