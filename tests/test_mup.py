@@ -624,6 +624,15 @@ FOLLOWED = {
     "scores and an array of one number": (
         with_scores(lambda q, k, d: softmax(q @ k.T * np.full((5, 1), 1 / d, np.float32))), (1, 1),
     ),
+    "weights of norm one": (
+        with_weights(lambda x, w1, w2, w3, d: x @ w1 @ (w2 / jnp.sqrt((w2 * w2).sum(0))) @ w3), (1, 1 / 2, 1 / 4),
+    ),
+    "a Fourier transform of the units": (
+        with_weights(lambda x, w1, w2, w3, d: jnp.fft.fft(x @ w1).real @ w2 @ w3), (1, 1 / 4, 1 / 4),
+    ),
+    "a mean of the weights beside": (
+        with_weights(lambda x, w1, w2, w3, d: (x @ w1 @ w2 @ w3, (w2**2).mean())), (1, 1 / 2, 1 / 4),
+    ),
     "a mean over the width": (with_scores(lambda q, k, d: ((q[:, None] - k) ** 2).mean(-1)), (1, 1)),
 }  # fmt: skip
 
@@ -690,12 +699,12 @@ def test_a_step_changes_the_outputs_alike_at_every_width_or_a_note_says_so(name)
         @jax.jit
         def change(params, forward=forward, rows=rows):
             def loss(params):
-                outputs = forward(params, X)
+                outputs = jax.tree.leaves(forward(params, X))[0]
                 return (outputs * jnp.cos(jnp.arange(outputs.size)).reshape(outputs.shape)).sum(), outputs
 
             gradients, outputs = jax.grad(loss, has_aux=True)(params)
             steps = {path: 1e-3 * rows[path].learning_rate * jnp.sign(gradients[path]) for path in params}
-            after = forward({path: params[path] - steps[path] for path in params}, X)
+            after = jax.tree.leaves(forward({path: params[path] - steps[path] for path in params}, X))[0]
             return jnp.abs(after - outputs).mean()
 
         draws = [

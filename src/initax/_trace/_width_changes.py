@@ -118,7 +118,8 @@ def _walked(both: tuple[Traced, Traced], weights: Weights, takers: Collection[in
     values += [Change(kind="constant")] * after.constants + [Change(kind="signal")] * data
     try:
         for result in walk.call(before.closed, after.closed, values):
-            walk.expect(result, "what the model returns")
+            if result.kind == "signal":
+                walk.expect(result, "what the model returns")
     except _DifferError as error:
         line = f" from {error} on" if str(error) else ""
         walk.met.clear()
@@ -306,7 +307,9 @@ class _Walk:
         if name in ("dot_general", "ragged_dot_general", "conv_general_dilated"):
             return self._contraction(old, new, values)
         if name in ("mul", "div"):
-            return self._product(values, inverse=name == "div", line=line)
+            result = self._product(values, inverse=name == "div", line=line)
+            is_square = name == "mul" and new.invars[0] is new.invars[1]
+            return replace(result, positive=result.positive or is_square)
         if name in POWERS or name in ("integer_pow", "pow"):
             exponent = POWERS.get(name, new.params.get("y"))
             return self._power(values, exponent, name, line)
@@ -317,6 +320,11 @@ class _Walk:
             else:
                 size = changing[0].size * growth
             return replace(_multiplied(changing[0], growth, _sums_text(growth, line)), size=size)
+        if name == "fft":
+            lengths = [math.prod(eqn.params["fft_lengths"]) for eqn in (old, new)]
+            is_inverse = new.params["fft_type"].name in ("IFFT", "IRFFT")
+            growth = (lengths[1] / lengths[0]) ** (-0.5 if is_inverse else 0.5)
+            return _multiplied(changing[0], growth, _sums_text(lengths[1] / lengths[0], line))
         if name in ("add", "add_any", "sub") or name in HOMOGENEOUS or row.flow in SAME:
             cases = values[1:] if name == "select_n" else values[:1] if row.flow is flow.looked_up else values
             result = self._joined([case for case in cases if case.kind != "constant"] or cases, line)
