@@ -610,6 +610,9 @@ FOLLOWED = {
     ),
     "behind a mean": (with_weights(lambda x, w1, w2, w3, d: logits(x, w1, w2, w3).mean(0) / d), (1, 1 / 2, 1)),
     "behind relu at the end": (with_weights(lambda x, w1, w2, w3, d: relu(logits(x, w1, w2, w3)) / d), (1, 1 / 2, 1)),
+    "behind a leaky relu at the end": (
+        with_weights(lambda x, w1, w2, w3, d: jax.nn.leaky_relu(logits(x, w1, w2, w3)) / d), (1, 1 / 2, 1),
+    ),
     "behind a difference": (with_weights(lambda x, w1, w2, w3, d: centred(logits(x, w1, w2, w3)) / d), (1, 1 / 2, 1)),
     "in a residual branch": (
         with_weights(lambda x, w1, w2, w3, d: (x @ w1 + relu(x @ w1 @ w2) / d) @ w3), (1, 2, 1 / 4),

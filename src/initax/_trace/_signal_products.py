@@ -27,6 +27,10 @@ HOMOGENEOUS = ("abs", "reduce_max", "reduce_min", "cummax", "cummin", "sort", "r
 """Functions of one signal that, where it is multiplied by a positive number, are multiplied by it."""
 
 
+COMPARISONS = ("ge", "gt", "le", "lt", "eq", "ne")
+"""Functions that, where one operand is zero, do not see which positive number the other is multiplied by."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """What is known of one value.
@@ -212,11 +216,17 @@ class _Walk(Interpreter[Origin]):
         if name == "reduce_sum" and values[0].pair is not None:
             size = size_of(eqn.invars[0]) // max(size_of(eqn.outvars[0]), 1)
             return [self._summed(*values[0].pair, size, place, line_of(eqn))]
-        if name in ("add", "add_any", "sub") or row.flow in MOVES:
-            return [self._sum(signals, parameters) for _ in eqn.outvars]
+        is_choice = name == "select_n" and values[0].data and not parameters
+        cases = [value for value in values[1:] if value.data] if is_choice else []
+        if cases and cases[0].makers and all(case.makers == cases[0].makers for case in cases):
+            return [_behind(cases[0], 1)]  # as a leaky ReLU of it is
+        if name in COMPARISONS and _is_zero(values):
+            return [Origin(data=True)]
         if self._is_homogeneous(name, values, place):
             size = size_of(eqn.invars[0]) // max(size_of(eqn.outvars[0]), 1) if name == "reduce_sum" else 1
             return [_behind(signals[0], size) for _ in eqn.outvars]
+        if name in ("add", "add_any", "sub") or row.flow in MOVES:
+            return [self._sum(signals, parameters) for _ in eqn.outvars]
         self.end(signals, OTHER)
         return [Origin(data=True) for _ in eqn.outvars]
 
