@@ -24,7 +24,7 @@ PUBLIC = {
     "RuleError", "Run", "Scheme", "SchemeError", "Signal", "SignalReport", "Summary", "Survey", "Why", "ablate",
     "convex", "draw", "gain", "layers", "load_rules", "lsuv", "parameter_key", "plan", "register_layer", "reinit",
     "reset_optimizer", "reset_units", "schemes", "signal_propagation", "survey",
-    "Field", "Node", "register_adapter", "SignalComparison", "Residual", "ResidualStream",
+    "Field", "Node", "register_adapter", "SignalComparison", "Residual", "ResidualStream", "Unended",
     "Label", "Labels", "labels", "mask", "muon", "muon_dimensions", "Width", "WidthFactor", "mup",
     "Coordinate", "CoordinateCheck", "coordinate_check",
 }  # fmt: skip

@@ -30,6 +30,7 @@ from ._model._reason import Why as Why
 from ._model._register import register_layer as register_layer
 from ._model._residual import Residual as Residual
 from ._model._residual import ResidualStream as ResidualStream
+from ._model._residual import Unended as Unended
 from ._model._survey import Survey as Survey
 from ._planning._plan import Plan as Plan
 from ._planning._plan import plan as plan
