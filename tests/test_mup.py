@@ -876,6 +876,8 @@ def test_branches_take_over_the_depth(scanned, exponent):
     width = ix.mup(base, model, depth=exponent, inputs=X[0])
     end, inside = 3**-exponent, 3 ** (exponent - 1)
     block = "blocks" if scanned else "blocks.5"
+    differ = [note for note in width.notes if note.startswith("the forward passes of the base and of the model differ")]
+    assert len(differ) == len(width.notes) == (0 if scanned else 1)
     found = {each.parameter.path: (each.std, each.learning_rate) for each in width.rows}
     assert found["first.weight"] == (1, 1)
     assert found["head.weight"] == pytest.approx(OUTPUT[:2])

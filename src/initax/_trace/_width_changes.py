@@ -124,8 +124,8 @@ def _walked(both: tuple[Traced, Traced], weights: Weights, takers: Collection[in
         line = f" from {error} on" if str(error) else ""
         walk.met.clear()
         walk.notes.append(
-            f"the forward passes of the base and of the model differ{line}: whether numbers of it go with the width "
-            "was not compared; ix.coordinate_check measures it"
+            f"the forward passes of the base and of the model differ{line}, and numbers that go with the width were "
+            "not looked for behind other functions: give two models of one depth, or measure, ix.coordinate_check"
         )
     return walk
 
