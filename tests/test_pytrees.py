@@ -416,6 +416,15 @@ def test_axes_that_one_rule_for_all_can_not_say_are_said_in_a_rule_for_each(sche
     }
 
 
+def test_columns_beside_matrices_are_said_in_a_rule_for_each():
+    model = {"a": {"w1": weight(10, 6), "b1": weight(10, 1)}, "c": {"w2": weight(4, 10), "b2": weight(4, 1)}}
+    with pytest.raises(ix.RuleError) as caught:
+        ix.plan(model, {"*": "he_normal"})
+    rules = eval(re.search(r"in a rule for each: (\{.*\})", str(caught.value))[1], {"ix": ix})
+    fans = {draw.parameter.path: draw.parameter.fan_in for draw in ix.plan(model, rules).draws}
+    assert fans == {"a.w1": 6, "a.b1": 6, "c.w2": 10, "c.b2": 10}
+
+
 @pytest.mark.parametrize("table", [EQUINOX, LINEN, NNX], ids=["equinox", "linen", "nnx"])
 def test_the_kinds_of_the_frameworks_are_all_known(table):
     assert {row.kind for row in table.values()} <= {*KINDS, "State", "Wrapper"}

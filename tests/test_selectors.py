@@ -607,6 +607,8 @@ MEANT: dict[str, tuple[Any, str, set[str]]] = {
     "class and kernel": (NnxNet, "Linear.weights", {"head.kernel"}),
     "norm and weight": (NnxNet, "LayerNorm.weight", {"blocks.0.norm.scale", "blocks.1.norm.scale"}),
     "container's class": (Net, "Block.bias", {"blocks.0.norm.bias", "blocks.1.norm.bias"}),
+    "class and path": (Net, "Block.norm.bias", {"blocks.0.norm.bias", "blocks.1.norm.bias"}),
+    "class and a path that is not there": (Net, "Block.head.bias", set()),
     "path and weights": (linen_variables, "head.weights", {"head.kernel"}),
     "path and misspelled": (linen_variables, "head.kernl", {"head.kernel"}),
     "name of a Linen class": (

@@ -79,7 +79,10 @@ def _modules_meant(module: str, layers: Sequence[Layer]) -> Iterable[str]:
         return
     classes = [cls for layer in layers for cls in (layer.cls, *(around.cls for around in layer.ancestors))]
     words = [word for cls in classes for word in class_names(cls)] + [layer.kind for layer in layers]
-    for name in dict.fromkeys((module, _path_meant(module, layers), *nearest(module, words, 1))):
+    first, dot, rest = module.partition(".")
+    if dot and first in words:
+        yield f"{first} **.{rest}."
+    for name in dict.fromkeys((module, _path_meant(module, layers), *([] if dot else nearest(module, words, 1)))):
         if not name:
             continue
         if selects_any(f"{name}.**", layers):

@@ -69,10 +69,9 @@ def rules_for_each(layers: Sequence[Layer], scheme: str) -> str:
 
 def may_have_a_rule(layer: Layer) -> bool:
     """Return whether a rule for a layer in a plain container says what its arrays are, and nothing else is to do."""
-    has_hint = any(array.excluded is not None and array.excluded.hint for array in layer.parameters)
-    return (
-        is_plain(layer.cls) and bool(layer.path) and not has_hint and any(array.excluded for array in layer.parameters)
-    )
+    reasons = [array.excluded for array in layer.parameters if array.excluded is not None]
+    is_told = bool(_guess_column(layer.parameters)) or not any(reason.hint for reason in reasons)
+    return is_plain(layer.cls) and bool(layer.path and reasons) and is_told
 
 
 def _patterns(arrays: list[Parameter], layer: Layer, *, misfits: bool) -> dict[str, str]:
@@ -83,7 +82,19 @@ def _patterns(arrays: list[Parameter], layer: Layer, *, misfits: bool) -> dict[s
         else guess_pattern(array, layer, arrays)
         for array in arrays
     }
-    return patterns | _guess_wide(arrays) if misfits else patterns
+    return patterns | (_guess_column(arrays) or _guess_wide(arrays)) if misfits else patterns
+
+
+def _guess_column(arrays: Sequence[Parameter]) -> dict[str, str]:
+    """Axes that a matrix and its bias may have that is a column, `(10, 1)` beside `(10, 6)`: outputs come first."""
+    biases = [array for array in arrays if array.role == "bias"]
+    weights = [array for array in arrays if len(array.shape) == 2 and array.role in WEIGHT_ROLES]
+    if len(arrays) != 2 or len(biases) != 1 or len(weights) != 1:
+        return {}
+    shape = biases[0].shape
+    if len(shape) < 2 or tuple(size for size in shape if size != 1) != weights[0].shape[:1]:
+        return {}
+    return {weights[0].name: "o i", biases[0].name: " ".join("o" if size != 1 else "1" for size in shape)}
 
 
 def _register_call(layer: Layer, patterns: Mapping[str, str], learned: Sequence[str]) -> str:
