@@ -242,6 +242,7 @@ SAME_TEXTS: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize("name", SAME_TEXTS)
+@pytest.mark.slow(one_in=3)
 def test_the_file_of_another_function_is_refused(name, tmp_path):
     first, second = SAME_TEXTS[name]
     model = eqx.nn.Linear(4, 40, key=KEY) if name == "a registered list" else SQUARE

@@ -424,6 +424,7 @@ def biased(change):
 
 
 @pytest.mark.parametrize("name", MOVED)
+@pytest.mark.slow(one_in=3)
 def test_centering_goes_through_known_numbers_and_orders(name):
     params, forward = biased(lambda y, p: y + MOVED[name](p["c"]) + 0 * p["g"])
     with jax.numpy_rank_promotion("allow"):
@@ -433,6 +434,7 @@ def test_centering_goes_through_known_numbers_and_orders(name):
 
 
 @pytest.mark.parametrize("name", HELD)
+@pytest.mark.slow(one_in=3)
 def test_a_bias_that_can_not_be_set_is_left_alone_with_a_reason(name):
     change, reason = HELD[name]
     params, forward = biased(change)
@@ -598,6 +600,7 @@ LINEAR: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", AFFINE)
+@pytest.mark.slow(one_in=3)
 def test_a_weight_beside_constants_is_left_alone(name):
     """A factor of the weight is none of the output, which is checked by the outputs of twice the weight."""
     params = {"w": np.asarray(jax.random.normal(KEY, (32, 32))), "last": np.ones((32, 4), np.float32)}
@@ -611,6 +614,7 @@ def test_a_weight_beside_constants_is_left_alone(name):
 
 
 @pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.slow(one_in=3)
 def test_a_weight_beside_zeros_is_calibrated(name):
     params = {"w": np.asarray(jax.random.normal(KEY, (32, 32)))}
     new, report = ix.lsuv(params, X, forward=lambda p, x: x @ LINEAR[name](p["w"]))

@@ -671,6 +671,7 @@ def without_lines(text):
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
+@pytest.mark.slow(one_in=4)
 def test_what_the_forward_pass_multiplies_by_is_followed_through_functions(name):
     pair, stds = FOLLOWED[name]
     models, forward = pair(BASE, WIDE)
@@ -680,6 +681,7 @@ def test_what_the_forward_pass_multiplies_by_is_followed_through_functions(name)
 
 
 @pytest.mark.parametrize("name", NOTED)
+@pytest.mark.slow(one_in=4)
 def test_what_no_factor_makes_up_for_is_noted_with_its_line(name):
     pair, start = NOTED[name]
     models, forward = pair(BASE, WIDE)

@@ -361,6 +361,7 @@ def without_lines(notes):
 
 
 @pytest.mark.parametrize("scheme", [by_depth("gpt2"), NORMAL], ids=["gpt2", "normal"])
+@pytest.mark.slow(one_in=3)
 def test_a_branch_without_an_end_is_a_note(scheme):
     plan = planned("half of the ends", {"residual:end": scheme})
     assert without_lines(plan.notes) == (
