@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +67,7 @@ class Job:
 
 
 def sizes_of(picks: Sequence[Step]) -> tuple[int, ...]:
+    """Return how many entries each of some counters picks from."""
     return tuple(math.prod(factor.size for factor in pick.axis) for pick in picks)
 
 
@@ -77,9 +78,7 @@ def jobs_of(survey: Survey, traced: Traced, uses: Uses, skip: Any) -> tuple[dict
     jobs: dict[Place, Job] = {}
     skipped: dict[str, str] = {}
     sharing = Counter(use.place for use in uses.all if use.what in (*CONTRACTIONS, "scale"))
-    uses_of_param: defaultdict[int, list[Use]] = defaultdict(list)
-    for use in uses.all:
-        uses_of_param[use.param].append(use)
+    uses_of_param = by_parameter(uses.all)
     for param, path in enumerate(traced.paths):
         uses_of_weight = uses_of_param[param]
         if not any(use.what in CONTRACTIONS for use in uses_of_weight):

@@ -285,7 +285,7 @@ def _restarted(array: _StateArray, reset: Any, started: Any) -> Any:
 
 
 def _is_of_other_sizes(array: _StateArray, shape: tuple[int, ...]) -> bool:
-    """Return whether an array of the state is for a parameter of as many axes as one of this shape, but longer ones."""
+    """Return whether an array of the state has as many axes as this shape, and others of its sizes; one fits any."""
     sizes = np.shape(array.leaf)
     return len(sizes) == len(shape) and any(size not in (1, own) for size, own in zip(sizes, shape, strict=True))
 
