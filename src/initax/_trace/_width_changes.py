@@ -296,7 +296,8 @@ class _Walk:
         for first, last in zip(before, after, strict=True):
             if last.kind != "constant" and first.times is not None and last.times is not None:
                 self.expect(
-                    replace(last, times=last.times / first.times), f"what each step of a loop{_at(new)} carries"
+                    replace(last, times=last.times / first.times),
+                    f"what each step of a loop{_at(line_of(new))} carries",
                 )
         return [*before, *(replace(result, numbers=None) for result in results[len(before) :])]
 
@@ -336,7 +337,7 @@ class _Walk:
         if name not in STEPS:
             for value in changing:
                 is_odd = value.kind == "weight" and value.trained and not self.is_one(value.size)
-                self.expect(replace(value, times=value.size) if is_odd else value, f"what goes into {name}{_at(new)}")
+                self.expect(replace(value, times=value.size) if is_odd else value, f"what goes into {name}{_at(line)}")
         return Change(kind="signal", positive=name in POSITIVE)
 
     def _expect_no_start(self, values: Sequence[Change], line: str) -> None:
@@ -346,7 +347,7 @@ class _Walk:
         is_start = len(numbers) == 1 and numbers[0] is not None and _magnitude(numbers[0]) > NEGLIGIBLE
         if is_start and vectors and not self.is_one(vectors[0].size):
             self.notes.append(
-                f"a number is added to a vector before it multiplies{f' ({line})' if line else ''}: its factor of "
+                f"a number is added to a vector before it multiplies{_at(line)}: its factor of "
                 f"{vectors[0].size:.4g} does not reach the number; let the weight before it take over the factor"
             )
 
@@ -373,7 +374,7 @@ class _Walk:
             exponent = float(number.reshape(-1)[0]) if number is not None and number.size else None
         if exponent is None:
             for each in values:
-                self.expect(each, f"what goes into {name}" + (f" ({line})" if line else ""))
+                self.expect(each, f"what goes into {name}{_at(line)}")
             return Change(kind="signal")
         # A quotient by a weight's norm sees its entries, not by how much they change.
         times = value.size if value.kind == "weight" and exponent < 0 else value.times
@@ -394,7 +395,7 @@ class _Walk:
             side = 0 if left.kind == "constant" else 1
             changing, fixed = (values[1 - side], values[side])
             times = _fibers(fixed, new, side, is_random=changing.kind == "signal")
-            text = f"sums over {growth:.4g} times as many entries{_at(new)}"
+            text = _sums_text(growth, line)
             if times is None:
                 times, text = _ratio(fixed, inverse=False, line=line)
                 times *= growth if changing.kind == "weight" else 1.0
@@ -414,7 +415,7 @@ class _Walk:
             return result  # numbers that are not trained are left to the user
         if growth != 1 and any(weight.positive for weight in weights):
             self.notes.append(
-                f"weights that have one sign add up over {growth:.4g} times as many inputs{_at(new)}, and factors are "
+                f"weights that have one sign add up over {growth:.4g} times as many inputs{_at(line)}, and factors are "
                 "those of weights around zero; ix.coordinate_check measures what comes out"
             )
             return replace(result, times=1.0, sources=())
@@ -434,7 +435,7 @@ class _Walk:
             result = next((value for value in trained if value.kind == "signal"), trained[0])
             return result if len(changing) == 1 else replace(result, param=None)
         for value in trained:
-            self.expect(value, "what is added or joined" + (f" ({line})" if line else ""))
+            self.expect(value, f"what is added or joined{_at(line)}")
         return Change(kind="signal")
 
 
@@ -491,8 +492,7 @@ def _ratio(constant: Change, *, inverse: bool, line: str) -> tuple[float, str]:
     if not inverse and max(old, new) <= 1:
         old, new, inverse = 1 / old, 1 / new, True
     verb = "divides" if inverse else "multiplies"
-    place = f" ({line})" if line else ""
-    return times, f"{verb} by {new:.4g} where the base {verb} by {old:.4g}{place}"
+    return times, f"{verb} by {new:.4g} where the base {verb} by {old:.4g}{_at(line)}"
 
 
 def _fibers(constant: Change, eqn: Any, side: int, *, is_random: bool) -> float | None:
@@ -537,9 +537,9 @@ def _contracted(eqn: Any) -> float:
 
 
 def _sums_text(growth: float, line: str) -> str:
-    return f"sums over {growth:.4g} times as many entries" + (f" ({line})" if line else "")
+    return f"sums over {growth:.4g} times as many entries{_at(line)}"
 
 
-def _at(eqn: Any) -> str:
-    line = line_of(eqn)
+def _at(line: str) -> str:
+    """A line of the forward pass, to put behind a text; nothing where it is not known."""
     return f" ({line})" if line else ""
